@@ -1,0 +1,353 @@
+//! Addresses of listeners and peers, written as URLs: `dtls://127.0.0.1:4433`.
+//!
+//! An [`Address`] is what a user writes; [`Address::resolve`] turns it into what the kernel takes.
+//! The text is checked once, in [`Address::from_str`](FromStr::from_str), and every error says in
+//! one sentence what to write instead.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
+use std::str::FromStr;
+
+use crate::sys::if_nametoindex;
+
+mod error;
+
+pub use error::AddressError;
+
+/// Where to listen or whom to call: a scheme, a host and a port.
+///
+/// Accepted are `scheme://host:port` with these hosts:
+///
+/// | host | meaning |
+/// |---|---|
+/// | `127.0.0.1` | an IPv4 address |
+/// | `[::1]` | an IPv6 address, in brackets |
+/// | `[fe80::1%eth0]`, `[fe80::1%25eth0]`, `[fe80::1%2]` | a link-local address with its zone: an interface's name or index |
+/// | `example.org` | a name, looked up by [`resolve`](Self::resolve) |
+/// | `*` | every local address, the same as `[::]` |
+///
+/// The port is required; 0 lets the kernel pick one. A path, a query, a fragment or user
+/// information is refused. The zone may follow a plain `%` or the `%25` of [RFC
+/// 6874](https://www.rfc-editor.org/rfc/rfc6874); a zone that itself begins with `25` needs the
+/// latter.
+///
+/// ```
+/// use peeloff::{Address, Scheme};
+///
+/// let address: Address = "dtls://[::1]:4433".parse()?;
+/// assert_eq!(address.scheme, Scheme::Dtls);
+/// assert_eq!(address.to_string(), "dtls://[::1]:4433");
+/// # Ok::<(), peeloff::AddressError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// What is spoken there.
+    pub scheme: Scheme,
+    /// The host, as it was written.
+    pub host: Host,
+    /// The port; 0 before it is bound means "any".
+    pub port: u16,
+}
+
+/// What is spoken at an [`Address`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Scheme {
+    /// Plain datagrams: nothing is encrypted and nobody is authenticated.
+    Udp,
+    /// DTLS 1.2 over UDP ([RFC 6347](https://www.rfc-editor.org/rfc/rfc6347)).
+    Dtls,
+}
+
+/// The host of an [`Address`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// An IPv4 address.
+    V4(Ipv4Addr),
+    /// An IPv6 address and, if it is link-local, its zone: an interface's name or index. An
+    /// IPv4-mapped address stays as it was given.
+    V6(Ipv6Addr, Option<String>),
+    /// A name for the resolver.
+    Name(String),
+}
+
+impl Address {
+    /// The address of a bound or connected socket.
+    ///
+    /// The scope id of a link-local address becomes a numeric zone; elsewhere it means nothing and
+    /// is left out.
+    pub fn from_socket(scheme: Scheme, socket: SocketAddr) -> Self {
+        let host = match socket {
+            SocketAddr::V4(v4) => Host::V4(*v4.ip()),
+            SocketAddr::V6(v6) => {
+                let zoned = v6.scope_id() != 0 && needs_zone(v6.ip());
+                Host::V6(*v6.ip(), zoned.then(|| v6.scope_id().to_string()))
+            }
+        };
+        Self { scheme, host, port: socket.port() }
+    }
+
+    /// The socket addresses behind this address, in the resolver's order and each once; at least
+    /// one.
+    ///
+    /// A literal address costs at most one system call to look up its zone. A name blocks for as
+    /// long as the system's resolver does.
+    ///
+    /// # Errors
+    ///
+    /// The name is unknown, the zone is no interface of this host, or a link-local address has no
+    /// zone.
+    pub fn resolve(&self) -> Result<Vec<SocketAddr>, AddressError> {
+        match &self.host {
+            Host::V4(v4) => Ok(vec![SocketAddr::new(IpAddr::V4(*v4), self.port)]),
+            Host::V6(v6, zone) => {
+                let scope = match zone {
+                    Some(zone) => scope_id(zone)?,
+                    None if needs_zone(v6) => {
+                        return Err(AddressError::MissingZone {
+                            scheme: self.scheme,
+                            address: *v6,
+                            port: self.port,
+                        });
+                    }
+                    None => 0,
+                };
+                Ok(vec![SocketAddrV6::new(*v6, self.port, 0, scope).into()])
+            }
+            Host::Name(name) => look_up(name, self.port),
+        }
+    }
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(url: &str) -> Result<Self, AddressError> {
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return Err(AddressError::MissingScheme(url.to_owned()));
+        };
+        let scheme: Scheme = scheme.parse()?;
+        refuse_extras(url, rest)?;
+        let (host, port) = split_port(url, scheme, rest)?;
+        Ok(Self { scheme, host: parse_host(url, host)?, port })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}:{}", self.scheme, self.host, self.port)
+    }
+}
+
+impl Scheme {
+    /// Every scheme that can be used, for help texts.
+    pub const ALL: &[Scheme] = &[Scheme::Udp, Scheme::Dtls];
+
+    /// The scheme as it stands in a URL.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Udp => "udp",
+            Scheme::Dtls => "dtls",
+        }
+    }
+
+    /// Whether messages are encrypted and a handshake comes before them.
+    pub const fn is_secure(self) -> bool {
+        match self {
+            Scheme::Udp => false,
+            Scheme::Dtls => true,
+        }
+    }
+}
+
+impl FromStr for Scheme {
+    type Err = AddressError;
+
+    /// Reads a scheme without its `://`, in upper or lower case.
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        Scheme::ALL
+            .iter()
+            .copied()
+            .find(|scheme| scheme.as_str().eq_ignore_ascii_case(text))
+            .ok_or_else(|| AddressError::UnknownScheme(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::V4(v4) => write!(f, "{v4}"),
+            Host::V6(v6, None) => write!(f, "[{v6}]"),
+            // A plain `%25x` would be read back as the zone `x`.
+            Host::V6(v6, Some(zone)) if zone.starts_with("25") && zone.len() > 2 => {
+                write!(f, "[{v6}%25{zone}]")
+            }
+            Host::V6(v6, Some(zone)) => write!(f, "[{v6}%{zone}]"),
+            Host::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Refuses the parts of a URL that an address does not have, before anything is split at a colon.
+fn refuse_extras(url: &str, rest: &str) -> Result<(), AddressError> {
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, extra) = rest.split_at(end);
+    if authority.contains('@') {
+        return Err(AddressError::UserInfo(url.to_owned()));
+    }
+    match extra.chars().next() {
+        None => Ok(()),
+        Some('/') => Err(AddressError::Path { url: url.to_owned(), path: extra.to_owned() }),
+        Some(_) => Err(AddressError::Query { url: url.to_owned(), extra: extra.to_owned() }),
+    }
+}
+
+/// Splits `host:port`; a host in brackets keeps them.
+fn split_port<'a>(url: &str, scheme: Scheme, rest: &'a str) -> Result<(&'a str, u16), AddressError> {
+    let missing_port = |host: &str| match host {
+        "" => AddressError::MissingHost(url.to_owned()),
+        _ => AddressError::MissingPort { url: url.to_owned(), suggestion: format!("{scheme}://{host}:4433") },
+    };
+    let (host, port) = if rest.starts_with('[') {
+        let Some(close) = rest.find(']') else {
+            return Err(AddressError::BadBrackets(url.to_owned()));
+        };
+        let (host, tail) = rest.split_at(close + 1);
+        match tail.strip_prefix(':') {
+            Some(port) => (host, port),
+            None if tail.is_empty() => return Err(missing_port(host)),
+            None => return Err(AddressError::BadBrackets(url.to_owned())),
+        }
+    } else {
+        let Some((host, port)) = rest.rsplit_once(':') else {
+            return Err(missing_port(rest));
+        };
+        if host.contains(':') {
+            // `::1` alone, or `::1:4433` with its port.
+            let suggestion = match rest.parse::<Ipv6Addr>() {
+                Ok(v6) if host.parse::<Ipv6Addr>().is_err() => format!("{scheme}://[{v6}]:4433"),
+                _ => format!("{scheme}://[{host}]:{port}"),
+            };
+            return Err(AddressError::MissingBrackets { url: url.to_owned(), suggestion });
+        }
+        (host, port)
+    };
+    if host.is_empty() {
+        return Err(AddressError::MissingHost(url.to_owned()));
+    }
+    if port.is_empty() {
+        return Err(missing_port(host));
+    }
+    // `u16::from_str` would let a leading `+` through.
+    match port.parse() {
+        Ok(number) if port.bytes().all(|byte| byte.is_ascii_digit()) => Ok((host, number)),
+        _ => Err(AddressError::BadPort { url: url.to_owned(), port: port.to_owned() }),
+    }
+}
+
+fn parse_host(url: &str, host: &str) -> Result<Host, AddressError> {
+    if let Some(inner) = host.strip_prefix('[') {
+        return parse_v6(url, inner.strip_suffix(']').unwrap_or(inner));
+    }
+    if host == "*" {
+        return Ok(Host::V6(Ipv6Addr::UNSPECIFIED, None));
+    }
+    if let Ok(v4) = host.parse() {
+        return Ok(Host::V4(v4));
+    }
+    // The resolver would read `127.1` or `2130706433` as addresses; nobody who writes them here
+    // means that.
+    if host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return Err(AddressError::BadIpv4 { url: url.to_owned(), host: host.to_owned() });
+    }
+    if is_name(host) {
+        Ok(Host::Name(host.to_owned()))
+    } else {
+        Err(AddressError::BadName { url: url.to_owned(), host: host.to_owned() })
+    }
+}
+
+/// Reads what stands between the brackets.
+fn parse_v6(url: &str, inner: &str) -> Result<Host, AddressError> {
+    let (address, zone) = match inner.split_once('%') {
+        Some((address, zone)) => (address, Some(zone)),
+        None => (inner, None),
+    };
+    let Ok(v6) = address.parse::<Ipv6Addr>() else {
+        return Err(AddressError::BadIpv6 { url: url.to_owned(), host: inner.to_owned() });
+    };
+    let Some(zone) = zone else {
+        return Ok(Host::V6(v6, None));
+    };
+    let zone = zone.strip_prefix("25").filter(|rest| !rest.is_empty()).unwrap_or(zone);
+    if !is_zone(zone) {
+        return Err(AddressError::BadZone(url.to_owned()));
+    }
+    if !needs_zone(&v6) {
+        return Err(AddressError::NeedlessZone { url: url.to_owned(), address: v6, zone: zone.to_owned() });
+    }
+    Ok(Host::V6(v6, Some(zone.to_owned())))
+}
+
+/// Whether the address means something on one interface only: link-local unicast, and multicast of
+/// interface or link scope.
+fn needs_zone(v6: &Ipv6Addr) -> bool {
+    v6.is_unicast_link_local() || matches!(v6.segments()[0] & 0xff0f, 0xff01 | 0xff02)
+}
+
+/// Whether the text can be an interface: a name as `dev_valid_name` of the kernel has it (15 bytes,
+/// IFNAMSIZ less its NUL), or an index other than 0.
+fn is_zone(zone: &str) -> bool {
+    if zone.bytes().all(|byte| byte.is_ascii_digit()) {
+        return zone.parse::<u32>().is_ok_and(|index| index != 0);
+    }
+    zone.len() <= 15
+        && zone.chars().all(|c| !c.is_whitespace() && !c.is_control() && !matches!(c, ':' | '%' | '[' | ']'))
+}
+
+/// Whether the text can be asked of a resolver: letters, digits, hyphens and underscores in labels
+/// of at most 63 bytes.
+fn is_name(host: &str) -> bool {
+    let labels = host.strip_suffix('.').unwrap_or(host);
+    labels.len() <= 253
+        && labels.split('.').all(|label| {
+            !label.is_empty()
+                && label.len() <= 63
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        })
+}
+
+/// The index of the interface that a zone names.
+fn scope_id(zone: &str) -> Result<u32, AddressError> {
+    match zone.parse() {
+        Ok(index) => Ok(index),
+        Err(_) => {
+            if_nametoindex(zone).map_err(|cause| AddressError::UnknownZone { zone: zone.to_owned(), cause })
+        }
+    }
+}
+
+/// Asks the system's resolver, which repeats an address when the hosts file does.
+fn look_up(name: &str, port: u16) -> Result<Vec<SocketAddr>, AddressError> {
+    let failed = |cause| AddressError::Resolve { name: name.to_owned(), cause };
+    let mut found: Vec<SocketAddr> = Vec::new();
+    for address in (name, port).to_socket_addrs().map_err(failed)? {
+        if !found.contains(&address) {
+            found.push(address);
+        }
+    }
+    if found.is_empty() {
+        return Err(failed(io::Error::new(io::ErrorKind::NotFound, "the name has no addresses")));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests;

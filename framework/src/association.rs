@@ -1,0 +1,313 @@
+//! The relation to one peer, as every thread sees it: what senders, the dispatcher and shutdown
+//! share with the worker that serves it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use socket2::Socket;
+
+use crate::address::Scheme;
+use crate::error::EndReason;
+use crate::session::Session;
+use crate::sys::epoll::{Epoll, READABLE_EDGE};
+use crate::sys::message;
+
+/// Names an association; unique in this process, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AssociationId(u64);
+
+impl AssociationId {
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The number itself.
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for AssociationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What other threads want the worker to notice; bits of [`Association::signals`].
+pub(crate) mod signal {
+    /// The server drains: end when the peer is quiet.
+    pub(crate) const DRAIN: u8 = 1;
+    /// Somebody called `close`.
+    pub(crate) const CLOSE: u8 = 2;
+    /// The handshake makes way for a newer one.
+    pub(crate) const EVICT: u8 = 4;
+    /// The grace period is over.
+    pub(crate) const STOP: u8 = 8;
+    /// Datagrams wait in the inbox.
+    pub(crate) const INBOX: u8 = 16;
+}
+
+/// Most datagrams that wait in an inbox: those that came before the child socket was there, and
+/// late ones. As many as the listener's receive buffer holds small ones for one peer; memory is
+/// bounded by [`INBOX_BYTES`] too.
+const INBOX_DATAGRAMS: usize = 4096;
+/// Most bytes that wait in an inbox.
+const INBOX_BYTES: usize = 1 << 20;
+
+/// One association. The worker owns its life; everybody else holds it through an `Arc` and can
+/// send, signal or look at it.
+///
+/// Lock order: `link`, `wake` and `inbox` are leaves, never held together and never across a
+/// blocking call or a handler.
+pub(crate) struct Association {
+    pub(crate) id: AssociationId,
+    pub(crate) scheme: Scheme,
+    pub(crate) local: SocketAddr,
+    pub(crate) peer: SocketAddr,
+    pub(crate) opened: Instant,
+    /// Session and socket while the association is open.
+    pub(crate) link: Mutex<Link>,
+    wake: Mutex<Wake>,
+    inbox: Mutex<Inbox>,
+    signals: AtomicU8,
+    /// Counts against the cap on half-open handshakes.
+    pub(crate) half_open: AtomicBool,
+    /// The worker is waiting for the peer, so whatever comes is seen to.
+    pub(crate) reading: AtomicBool,
+    /// The peer has shown that our last flight reached it, or nobody waits for that any more.
+    pub(crate) confirmed: AtomicBool,
+    /// The datagrams of our last flight, until it is confirmed.
+    last_flight: Mutex<Vec<Box<[u8]>>>,
+    pub(crate) received: AtomicU64,
+    pub(crate) sent: AtomicU64,
+}
+
+/// What sending goes through.
+pub(crate) enum Link {
+    /// The handshake has not ended.
+    Opening,
+    /// Session and socket.
+    Open(Session),
+    /// Over, and why.
+    Ended(EndReason),
+}
+
+/// How to interrupt the worker's wait.
+enum Wake {
+    /// No worker yet: it looks at the signals when it starts.
+    Unborn,
+    /// It blocks in a read of the socket: shutting that down for reading wakes it.
+    Blocking(Arc<Socket>),
+    /// It was woken once and waits by epoll since: re-arming the socket there wakes it.
+    Watching(Arc<Socket>, Arc<Epoll>),
+    /// It waits for nothing any more.
+    Gone,
+}
+
+#[derive(Default)]
+struct Inbox {
+    queue: VecDeque<Box<[u8]>>,
+    bytes: usize,
+    closed: bool,
+}
+
+/// What became of a datagram given to [`Association::deliver`].
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// It waits for the worker.
+    Queued,
+    /// No room: it is lost.
+    Full,
+    /// The association has just gone: look for its successor.
+    Gone,
+}
+
+impl Association {
+    pub(crate) fn new(scheme: Scheme, local: SocketAddr, peer: SocketAddr) -> Self {
+        Self {
+            id: AssociationId::next(),
+            scheme,
+            local,
+            peer,
+            opened: Instant::now(),
+            link: Mutex::new(Link::Opening),
+            wake: Mutex::new(Wake::Unborn),
+            inbox: Mutex::default(),
+            signals: AtomicU8::new(0),
+            half_open: AtomicBool::new(false),
+            reading: AtomicBool::new(false),
+            confirmed: AtomicBool::new(false),
+            last_flight: Mutex::default(),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+        }
+    }
+
+    /// The signals raised so far.
+    pub(crate) fn signals(&self) -> u8 {
+        self.signals.load(Ordering::Acquire)
+    }
+
+    /// Raises a signal and wakes the worker if that is news.
+    pub(crate) fn raise(&self, signal: u8) {
+        if self.signals.fetch_or(signal, Ordering::AcqRel) & signal == 0 {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        match &*self.wake.lock() {
+            Wake::Blocking(socket) => message::shutdown_read(&**socket),
+            Wake::Watching(socket, epoll) => {
+                use std::os::fd::AsFd;
+                let _ = epoll.modify(socket.as_fd(), READABLE_EDGE, 0);
+            }
+            Wake::Unborn | Wake::Gone => {}
+        }
+    }
+
+    /// The worker is about to block in reads of `socket`. It must look at the signals after this.
+    pub(crate) fn wake_by_shutdown(&self, socket: &Arc<Socket>) {
+        *self.wake.lock() = Wake::Blocking(Arc::clone(socket));
+    }
+
+    /// The worker waits by `epoll` from now on. It must look at the signals after this.
+    pub(crate) fn wake_by_epoll(&self, socket: &Arc<Socket>, epoll: &Arc<Epoll>) {
+        *self.wake.lock() = Wake::Watching(Arc::clone(socket), Arc::clone(epoll));
+    }
+
+    /// Lets go of the socket: nobody needs to be woken any more.
+    pub(crate) fn wake_no_more(&self) {
+        *self.wake.lock() = Wake::Gone;
+    }
+
+    /// The socket, for whoever watches over the last flight.
+    pub(crate) fn socket(&self) -> Option<Arc<Socket>> {
+        match &*self.wake.lock() {
+            Wake::Blocking(socket) | Wake::Watching(socket, _) => Some(Arc::clone(socket)),
+            Wake::Unborn | Wake::Gone => None,
+        }
+    }
+
+    /// Hands a datagram of this peer to the worker, which gets them in order and before any that
+    /// it reads from the socket later. With `wake` false the worker is known not to have started.
+    pub(crate) fn deliver(&self, datagram: &[u8], wake: bool) -> Delivery {
+        {
+            let mut inbox = self.inbox.lock();
+            if inbox.closed {
+                return Delivery::Gone;
+            }
+            if inbox.queue.len() >= INBOX_DATAGRAMS || inbox.bytes + datagram.len() > INBOX_BYTES {
+                return Delivery::Full;
+            }
+            inbox.bytes += datagram.len();
+            inbox.queue.push_back(datagram.into());
+            let raised = self.signals.fetch_or(signal::INBOX, Ordering::AcqRel) & signal::INBOX;
+            if raised != 0 || !wake {
+                return Delivery::Queued;
+            }
+        }
+        self.wake();
+        Delivery::Queued
+    }
+
+    /// The oldest datagram of the inbox.
+    pub(crate) fn take_delivered(&self) -> Option<Box<[u8]>> {
+        let mut inbox = self.inbox.lock();
+        let datagram = inbox.queue.pop_front();
+        inbox.bytes -= datagram.as_ref().map_or(0, |datagram| datagram.len());
+        if inbox.queue.is_empty() {
+            self.signals.fetch_and(!signal::INBOX, Ordering::AcqRel);
+        }
+        datagram
+    }
+
+    /// Takes what is left in the inbox and lets nothing more in.
+    pub(crate) fn close_inbox(&self) -> VecDeque<Box<[u8]>> {
+        let mut inbox = self.inbox.lock();
+        inbox.closed = true;
+        std::mem::take(&mut inbox.queue)
+    }
+
+    /// Keeps the datagrams of our last flight until the peer shows that it has them.
+    pub(crate) fn keep_last_flight(&self, flight: Vec<Box<[u8]>>) {
+        *self.last_flight.lock() = flight;
+    }
+
+    /// The peer has our last flight, or it is too late to care.
+    pub(crate) fn confirm(&self) {
+        if !self.confirmed.swap(true, Ordering::AcqRel) {
+            *self.last_flight.lock() = Vec::new();
+        }
+    }
+
+    /// Sends the last flight again; `false` where there is none to send.
+    pub(crate) fn resend_last_flight(&self) -> bool {
+        use std::os::fd::AsFd;
+        let Some(socket) = self.socket() else { return false };
+        let flight = self.last_flight.lock();
+        for datagram in flight.iter() {
+            let _ = message::send(socket.as_fd(), datagram);
+        }
+        !flight.is_empty()
+    }
+}
+
+impl fmt::Debug for Association {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "association {} {}://{} from {}", self.id, self.scheme, self.local, self.peer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn association() -> Association {
+        let address = "127.0.0.1:1".parse().unwrap();
+        Association::new(Scheme::Udp, address, address)
+    }
+
+    #[test]
+    fn the_inbox_keeps_order_and_clears_its_signal() {
+        let association = association();
+        assert_eq!(association.deliver(b"one", true), Delivery::Queued);
+        assert_eq!(association.deliver(b"two", true), Delivery::Queued);
+        assert_eq!(association.signals(), signal::INBOX);
+        assert_eq!(association.take_delivered().as_deref(), Some(&b"one"[..]));
+        assert_eq!(association.take_delivered().as_deref(), Some(&b"two"[..]));
+        assert_eq!(association.signals(), 0);
+        assert_eq!(association.take_delivered(), None);
+    }
+
+    #[test]
+    fn the_inbox_is_bounded_in_datagrams_and_in_bytes() {
+        let small = association();
+        for _ in 0..INBOX_DATAGRAMS {
+            assert_eq!(small.deliver(b"", true), Delivery::Queued);
+        }
+        assert_eq!(small.deliver(b"", true), Delivery::Full);
+        let large = association();
+        let datagram = vec![0; INBOX_BYTES / 16];
+        for _ in 0..16 {
+            assert_eq!(large.deliver(&datagram, true), Delivery::Queued);
+        }
+        assert_eq!(large.deliver(b"x", true), Delivery::Full);
+        assert!(large.take_delivered().is_some());
+        assert_eq!(large.deliver(b"x", true), Delivery::Queued);
+    }
+
+    #[test]
+    fn what_is_left_in_a_closed_inbox_is_given_back() {
+        let association = association();
+        association.deliver(b"late", true);
+        assert_eq!(association.close_inbox().len(), 1);
+        assert_eq!(association.deliver(b"later", true), Delivery::Gone);
+    }
+}

@@ -1,0 +1,39 @@
+//! How long things may take.
+
+use std::time::Duration;
+
+/// The deadlines of an association, all on the monotonic clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Timeouts {
+    /// From the ClientHello with the cookie to the last flight. Default: 10 s.
+    pub handshake: Duration,
+    /// Ends an association whose peer sent nothing authentic for so long. Watched while the handler
+    /// waits in `recv`; may be late by 1/256 of itself. `None`: never. Default: 5 minutes.
+    pub idle: Option<Duration>,
+    /// Ends an association so long after it opened, at the handler's next `recv` or `send`.
+    /// `None`: never. Default: `None`.
+    pub lifetime: Option<Duration>,
+    /// How long [`Peer::send`](crate::Peer::send) waits for room in the socket's send buffer.
+    /// Default: 5 s.
+    pub send: Duration,
+    /// How long a worker thread without a peer waits for the next one before it ends.
+    /// Default: 10 s.
+    pub worker_idle: Duration,
+    /// How long a cookie secret makes new cookies; for one period more it is still accepted.
+    /// Default: 60 s.
+    pub cookie_period: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            idle: Some(Duration::from_secs(300)),
+            lifetime: None,
+            send: Duration::from_secs(5),
+            worker_idle: Duration::from_secs(10),
+            cookie_period: Duration::from_secs(60),
+        }
+    }
+}

@@ -1,0 +1,494 @@
+//! Admission: who becomes a peer, decided from counts and rates alone.
+//!
+//! [`Ledger::admit`] goes through the limits from the general to the particular: all peers, those of one
+//! local address, those of one source, those of one prefix, and last the rate at which a prefix brings new
+//! ones. The first that is reached is the [`Refusal`]; a peer that passes them all is booked until
+//! [`Ledger::release`]. What has no memory of its own is bounded by construction: the tables hold one entry
+//! per live source at the most, and the rates live in a [`RateTable`] of constant size.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::hash::Hash;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+mod prefix;
+mod rate;
+
+pub use prefix::{Prefix, canonical};
+pub use rate::RateTable;
+
+use rate::HashKey;
+
+/// How many peers there may be, and how fast new ones may come.
+///
+/// A peer with DTLS costs about 90 KiB of memory, its thread and kernel buffers included, and a plain UDP one
+/// about 37 KiB; what a handler allocates comes on top. In every field 0 lets nobody in, and the type's `MAX`
+/// is no limit.
+///
+/// ```
+/// # use peeloff::Limits;
+/// let limits = Limits { max_peers: 2000, ..Limits::default() };
+/// assert_eq!(limits.max_peers_per_source, 256);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Peers in all. Default: 8192, which is 720 MiB of DTLS peers or 300 MiB of plain ones.
+    ///
+    /// Each has a thread: above about 16,000 the kernel's `vm.max_map_count` has to be raised, above 4,915
+    /// the `TasksMax` of a systemd unit.
+    pub max_peers: usize,
+    /// Peers of one local address and port. Default: 4096, which is 360 MiB of DTLS peers.
+    ///
+    /// The kernel walks a list of all these sockets for each datagram of an unknown peer: about 6 µs at
+    /// 1,000, 130 µs at 5,000 and 500 µs at 15,000. More ports or addresses serve more peers better than a
+    /// higher limit does.
+    pub max_peers_per_local_address: usize,
+    /// Peers of one source address (an IPv4 /32 or an IPv6 /128). Default: 256, which is 23 MiB of DTLS
+    /// peers.
+    pub max_peers_per_source: usize,
+    /// Peers of one network (an IPv4 /24 or an IPv6 /56). Default: 1024, which is 90 MiB of DTLS peers.
+    ///
+    /// A /56 is what many providers give to one subscriber, so a limit per IPv6 address alone would limit
+    /// nobody.
+    pub max_peers_per_prefix: usize,
+    /// Peers that have not completed their handshake. Default: 1024, which is 90 MiB.
+    ///
+    /// Each has proven its address already; before that, nothing is stored for it.
+    pub max_half_open: usize,
+    /// New peers per second and network (/24 or /56), in the long run. Default: 100.
+    pub new_peers_per_second: u32,
+    /// New peers of one network (/24 or /56) that may come at once. Default: 200.
+    ///
+    /// The memory of all rates together is constant: 32 KiB.
+    pub new_peers_burst: u32,
+    /// Whether the limits per source, per prefix and on the rate leave loopback peers alone (127.0.0.0/8 and
+    /// ::1), which is where proxies and tests are. Default: true. The other limits hold for everybody.
+    pub exempt_loopback: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            max_peers: 8192,
+            max_peers_per_local_address: 4096,
+            max_peers_per_source: 256,
+            max_peers_per_prefix: 1024,
+            max_half_open: 1024,
+            new_peers_per_second: 100,
+            new_peers_burst: 200,
+            exempt_loopback: true,
+        }
+    }
+}
+
+/// Why a stranger did not become a peer. It gets no answer; the refusal is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// [`Limits::max_peers`] is reached.
+    MaxPeers,
+    /// [`Limits::max_peers_per_local_address`] is reached.
+    MaxPeersPerLocalAddress,
+    /// [`Limits::max_peers_per_source`] is reached.
+    MaxPeersPerSource,
+    /// [`Limits::max_peers_per_prefix`] is reached.
+    MaxPeersPerPrefix,
+    /// [`Limits::max_half_open`] is reached.
+    MaxHalfOpen,
+    /// The network brings new peers faster than [`Limits::new_peers_per_second`].
+    Rate,
+    /// The handler refused.
+    Handler,
+    /// The server is shutting down.
+    Draining,
+    /// The process or the system has no file descriptor left.
+    NoFileDescriptor,
+    /// No thread could be started.
+    NoThread,
+    /// The kernel has no memory for another socket.
+    NoBuffers,
+}
+
+impl Refusal {
+    /// All of them, in the order of [`index`](Self::index).
+    pub const ALL: [Refusal; 11] = [
+        Refusal::MaxPeers,
+        Refusal::MaxPeersPerLocalAddress,
+        Refusal::MaxPeersPerSource,
+        Refusal::MaxPeersPerPrefix,
+        Refusal::MaxHalfOpen,
+        Refusal::Rate,
+        Refusal::Handler,
+        Refusal::Draining,
+        Refusal::NoFileDescriptor,
+        Refusal::NoThread,
+        Refusal::NoBuffers,
+    ];
+
+    /// The place in [`ALL`](Self::ALL), for an array of counters.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// A short name in snake case, for labels of metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Refusal::MaxPeers => "max_peers",
+            Refusal::MaxPeersPerLocalAddress => "max_peers_per_local_address",
+            Refusal::MaxPeersPerSource => "max_peers_per_source",
+            Refusal::MaxPeersPerPrefix => "max_peers_per_prefix",
+            Refusal::MaxHalfOpen => "max_half_open",
+            Refusal::Rate => "rate",
+            Refusal::Handler => "handler",
+            Refusal::Draining => "draining",
+            Refusal::NoFileDescriptor => "no_file_descriptor",
+            Refusal::NoThread => "no_thread",
+            Refusal::NoBuffers => "no_buffers",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refusal::MaxPeers => "too many peers",
+            Refusal::MaxPeersPerLocalAddress => "too many peers on this local address",
+            Refusal::MaxPeersPerSource => "too many peers from this address",
+            Refusal::MaxPeersPerPrefix => "too many peers from this network",
+            Refusal::MaxHalfOpen => "too many handshakes under way",
+            Refusal::Rate => "new peers from this network come too fast",
+            Refusal::Handler => "refused by the handler",
+            Refusal::Draining => "shutting down",
+            Refusal::NoFileDescriptor => "no file descriptor left",
+            Refusal::NoThread => "no thread can be started",
+            Refusal::NoBuffers => "no memory for another socket",
+        })
+    }
+}
+
+/// The live peers, counted every way there is a limit for. Belongs to one dispatcher; peers that it has
+/// admitted must be released to it.
+#[derive(Debug)]
+pub struct Ledger {
+    limits: Limits,
+    total: usize,
+    half_open: usize,
+    per_local_address: Counts<SocketAddr>,
+    per_source: Counts<Prefix>,
+    per_prefix: Counts<Prefix>,
+    rates: RateTable,
+}
+
+impl Ledger {
+    /// An empty ledger. `key` comes from a secure random source and keeps strangers from choosing which table
+    /// slots they fall into.
+    pub fn new(limits: Limits, key: (u64, u64)) -> Ledger {
+        let key = HashKey(key.0, key.1);
+        Ledger {
+            limits,
+            total: 0,
+            half_open: 0,
+            per_local_address: Counts::new(key),
+            per_source: Counts::new(key),
+            per_prefix: Counts::new(key),
+            rates: RateTable::new(limits.new_peers_per_second, limits.new_peers_burst, (key.0, key.1)),
+        }
+    }
+
+    /// Books `peer` of `local`, unless a limit is reached. [`Limits::max_half_open`] is not looked at: see
+    /// [`begin_handshake`](Self::begin_handshake).
+    ///
+    /// A refusal changes nothing; in particular it does not count towards the rate.
+    ///
+    /// # Errors
+    ///
+    /// The limit that is reached.
+    pub fn admit(&mut self, local: SocketAddr, peer: SocketAddr, now: Instant) -> Result<(), Refusal> {
+        let (local, source, prefix) = keys(local, peer);
+        let limits = &self.limits;
+        below(self.total, limits.max_peers, Refusal::MaxPeers)?;
+        let here = self.per_local_address.get(&local);
+        below(here, limits.max_peers_per_local_address, Refusal::MaxPeersPerLocalAddress)?;
+        if !(limits.exempt_loopback && peer.ip().to_canonical().is_loopback()) {
+            below(self.per_source.get(&source), limits.max_peers_per_source, Refusal::MaxPeersPerSource)?;
+            below(self.per_prefix.get(&prefix), limits.max_peers_per_prefix, Refusal::MaxPeersPerPrefix)?;
+            if !self.rates.allow(prefix, now) {
+                return Err(Refusal::Rate);
+            }
+        }
+        // Exempt peers are booked as well, so that a change of the exemption leaves the books in order.
+        self.total += 1;
+        self.per_local_address.add(local);
+        self.per_source.add(source);
+        self.per_prefix.add(prefix);
+        Ok(())
+    }
+
+    /// Takes `peer` of `local` out of the books again, once for each time that it was admitted.
+    pub fn release(&mut self, local: SocketAddr, peer: SocketAddr) {
+        let (local, source, prefix) = keys(local, peer);
+        debug_assert!(self.total > 0, "released a peer that was not admitted");
+        self.total = self.total.saturating_sub(1);
+        self.per_local_address.remove(local);
+        self.per_source.remove(source);
+        self.per_prefix.remove(prefix);
+    }
+
+    /// Counts one more handshake under way, unless [`Limits::max_half_open`] is reached.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::MaxHalfOpen`].
+    pub fn begin_handshake(&mut self) -> Result<(), Refusal> {
+        below(self.half_open, self.limits.max_half_open, Refusal::MaxHalfOpen)?;
+        self.half_open += 1;
+        Ok(())
+    }
+
+    /// Counts one handshake less, however it ended.
+    pub fn end_handshake(&mut self) {
+        debug_assert!(self.half_open > 0, "ended a handshake that was not begun");
+        self.half_open = self.half_open.saturating_sub(1);
+    }
+
+    /// Changes the limits. Peers above a lowered limit stay; a changed rate grants everybody a new burst.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.rates.set_rate(limits.new_peers_per_second, limits.new_peers_burst);
+        self.limits = limits;
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Live peers.
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Handshakes under way.
+    pub fn half_open(&self) -> usize {
+        self.half_open
+    }
+
+    /// Live peers of a local address.
+    pub fn at_local_address(&self, local: SocketAddr) -> usize {
+        self.per_local_address.get(&canonical(local))
+    }
+
+    /// Live peers of a source address.
+    pub fn from_source(&self, source: IpAddr) -> usize {
+        self.per_source.get(&Prefix::host(source))
+    }
+
+    /// Live peers of the network that `source` is in.
+    pub fn from_prefix_of(&self, source: IpAddr) -> usize {
+        self.per_prefix.get(&Prefix::network(source))
+    }
+
+    /// Whether nothing is booked and no table has an entry.
+    pub fn is_empty(&self) -> bool {
+        let Ledger { total, half_open, per_local_address, per_source, per_prefix, limits: _, rates: _ } =
+            self;
+        *total == 0
+            && *half_open == 0
+            && per_local_address.0.is_empty()
+            && per_source.0.is_empty()
+            && per_prefix.0.is_empty()
+    }
+}
+
+/// The three keys that a peer is booked under.
+fn keys(local: SocketAddr, peer: SocketAddr) -> (SocketAddr, Prefix, Prefix) {
+    (canonical(local), Prefix::host(peer.ip()), Prefix::network(peer.ip()))
+}
+
+fn below(count: usize, limit: usize, refusal: Refusal) -> Result<(), Refusal> {
+    // `MAX` cannot be reached, which makes it no limit.
+    if count < limit { Ok(()) } else { Err(refusal) }
+}
+
+/// Counters that are forgotten at zero.
+#[derive(Debug)]
+struct Counts<K>(HashMap<K, usize, HashKey>);
+
+impl<K: Eq + Hash> Counts<K> {
+    fn new(key: HashKey) -> Counts<K> {
+        Counts(HashMap::with_hasher(key))
+    }
+
+    fn get(&self, key: &K) -> usize {
+        self.0.get(key).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, key: K) {
+        *self.0.entry(key).or_default() += 1;
+    }
+
+    fn remove(&mut self, key: K) {
+        if let Entry::Occupied(mut entry) = self.0.entry(key) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const UNLIMITED: Limits = Limits {
+        max_peers: usize::MAX,
+        max_peers_per_local_address: usize::MAX,
+        max_peers_per_source: usize::MAX,
+        max_peers_per_prefix: usize::MAX,
+        max_half_open: usize::MAX,
+        new_peers_per_second: u32::MAX,
+        new_peers_burst: u32::MAX,
+        exempt_loopback: true,
+    };
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    /// Admits one peer after the other to 192.0.2.1:5, until one is refused.
+    fn fill(ledger: &mut Ledger, peers: &[&str]) -> Result<(), Refusal> {
+        let now = Instant::now();
+        peers.iter().try_for_each(|peer| ledger.admit(at("192.0.2.1:5"), at(peer), now))
+    }
+
+    #[test]
+    fn each_limit_refuses_under_its_own_name() {
+        let peers = ["198.51.100.1:1", "198.51.100.1:2", "198.51.100.1:3"];
+        for (limits, refusal) in [
+            (Limits { max_peers: 2, ..UNLIMITED }, Refusal::MaxPeers),
+            (Limits { max_peers_per_local_address: 2, ..UNLIMITED }, Refusal::MaxPeersPerLocalAddress),
+            (Limits { max_peers_per_source: 2, ..UNLIMITED }, Refusal::MaxPeersPerSource),
+            (Limits { max_peers_per_prefix: 2, ..UNLIMITED }, Refusal::MaxPeersPerPrefix),
+            (Limits { new_peers_per_second: 1, new_peers_burst: 2, ..UNLIMITED }, Refusal::Rate),
+        ] {
+            let mut ledger = Ledger::new(limits, (1, 2));
+            assert_eq!(fill(&mut ledger, &peers), Err(refusal));
+            assert_eq!(ledger.total(), 2);
+        }
+    }
+
+    #[test]
+    fn zero_lets_nobody_in_and_max_everybody() {
+        let peer = ["198.51.100.1:1"; 300];
+        for limits in [
+            Limits { max_peers: 0, ..UNLIMITED },
+            Limits { max_peers_per_local_address: 0, ..UNLIMITED },
+            Limits { max_peers_per_source: 0, ..UNLIMITED },
+            Limits { max_peers_per_prefix: 0, ..UNLIMITED },
+            Limits { new_peers_per_second: 0, ..UNLIMITED },
+            Limits { new_peers_burst: 0, ..UNLIMITED },
+        ] {
+            assert!(fill(&mut Ledger::new(limits, (1, 2)), &peer[..1]).is_err(), "{limits:?}");
+        }
+        assert_eq!(fill(&mut Ledger::new(UNLIMITED, (1, 2)), &peer), Ok(()));
+    }
+
+    #[test]
+    fn a_source_has_its_own_count_inside_its_prefix() {
+        let mut ledger = Ledger::new(Limits { max_peers_per_source: 1, ..UNLIMITED }, (1, 2));
+        assert_eq!(fill(&mut ledger, &["198.51.100.1:1", "198.51.100.2:1", "[2001:db8::1]:1"]), Ok(()));
+        assert_eq!(fill(&mut ledger, &["[::ffff:198.51.100.1]:2"]), Err(Refusal::MaxPeersPerSource));
+        assert_eq!(ledger.from_source("198.51.100.2".parse().unwrap()), 1);
+        assert_eq!(ledger.from_prefix_of("198.51.100.99".parse().unwrap()), 2);
+    }
+
+    #[test]
+    fn loopback_is_exempt_from_all_but_the_totals() {
+        let narrow = Limits {
+            max_peers_per_source: 0,
+            max_peers_per_prefix: 0,
+            new_peers_per_second: 0,
+            max_peers: 3,
+            ..UNLIMITED
+        };
+        let peers = ["127.0.0.1:1", "[::1]:1", "[::ffff:127.9.9.9]:1"];
+        let mut ledger = Ledger::new(narrow, (1, 2));
+        assert_eq!(fill(&mut ledger, &peers), Ok(()));
+        assert_eq!(fill(&mut ledger, &["127.0.0.1:2"]), Err(Refusal::MaxPeers));
+        let mut strict = Ledger::new(Limits { exempt_loopback: false, ..narrow }, (1, 2));
+        for peer in peers {
+            assert_eq!(fill(&mut strict, &[peer]), Err(Refusal::MaxPeersPerSource));
+        }
+    }
+
+    #[test]
+    fn what_is_released_is_forgotten() {
+        let mut ledger = Ledger::new(UNLIMITED, (1, 2));
+        let peers = ["198.51.100.1:1", "198.51.100.1:2", "[2001:db8::1]:1", "127.0.0.1:1"];
+        fill(&mut ledger, &peers).unwrap();
+        ledger.begin_handshake().unwrap();
+        assert_eq!(ledger.at_local_address(at("[::ffff:192.0.2.1]:5")), 4);
+        for peer in peers {
+            assert!(!ledger.is_empty());
+            ledger.release(at("192.0.2.1:5"), at(peer));
+        }
+        ledger.end_handshake();
+        assert!(ledger.is_empty());
+    }
+
+    #[test]
+    fn a_refusal_books_nothing_and_costs_no_rate() {
+        let limits = Limits { max_peers: 1, new_peers_per_second: 1, new_peers_burst: 2, ..UNLIMITED };
+        let mut ledger = Ledger::new(limits, (1, 2));
+        assert_eq!(fill(&mut ledger, &["198.51.100.1:1"]), Ok(()));
+        for _ in 0..10 {
+            assert_eq!(fill(&mut ledger, &["198.51.100.1:2"]), Err(Refusal::MaxPeers));
+        }
+        ledger.release(at("192.0.2.1:5"), at("198.51.100.1:1"));
+        assert!(ledger.is_empty());
+        assert_eq!(fill(&mut ledger, &["198.51.100.1:2"]), Ok(()));
+    }
+
+    #[test]
+    fn handshakes_have_a_limit_of_their_own() {
+        let mut ledger = Ledger::new(Limits { max_half_open: 1, ..UNLIMITED }, (1, 2));
+        assert_eq!(ledger.begin_handshake(), Ok(()));
+        assert_eq!(ledger.begin_handshake(), Err(Refusal::MaxHalfOpen));
+        ledger.end_handshake();
+        assert_eq!((ledger.begin_handshake(), ledger.half_open()), (Ok(()), 1));
+    }
+
+    #[test]
+    fn new_limits_hold_for_the_next_peer() {
+        let mut ledger = Ledger::new(UNLIMITED, (1, 2));
+        fill(&mut ledger, &["198.51.100.1:1", "198.51.100.1:2"]).unwrap();
+        ledger.set_limits(Limits { max_peers: 1, ..UNLIMITED });
+        assert_eq!(fill(&mut ledger, &["203.0.113.1:1"]), Err(Refusal::MaxPeers));
+        assert_eq!((ledger.total(), ledger.limits().max_peers), (2, 1));
+        ledger.set_limits(UNLIMITED);
+        assert_eq!(fill(&mut ledger, &["203.0.113.1:1"]), Ok(()));
+    }
+
+    #[test]
+    fn the_rate_recovers_with_time() {
+        let limits = Limits { new_peers_per_second: 10, new_peers_burst: 1, ..UNLIMITED };
+        let mut ledger = Ledger::new(limits, (1, 2));
+        let (local, peer, now) = (at("192.0.2.1:5"), at("198.51.100.1:1"), Instant::now());
+        assert_eq!(ledger.admit(local, peer, now), Ok(()));
+        assert_eq!(ledger.admit(local, peer, now), Err(Refusal::Rate));
+        assert_eq!(ledger.admit(local, peer, now + Duration::from_millis(100)), Ok(()));
+    }
+
+    #[test]
+    fn refusals_are_numbered_and_named_without_a_gap() {
+        for (index, refusal) in Refusal::ALL.into_iter().enumerate() {
+            assert_eq!(refusal.index(), index);
+            assert!(!refusal.to_string().is_empty());
+        }
+        let names: std::collections::HashSet<_> = Refusal::ALL.map(Refusal::as_str).into();
+        assert_eq!(names.len(), Refusal::ALL.len());
+    }
+}

@@ -1,0 +1,205 @@
+//! Listeners and connected children on one port, without the race between bind and connect.
+//!
+//! Between its bind(2) and its connect(2) a child is an unconnected socket newer than the listener,
+//! and the kernel prefers the newer: a child that binds the listener's own address is given every
+//! stranger's datagrams in that window. Three [recipes](Recipe) are known, best first; which of them
+//! a kernel honours is [probed](Recipes::probe) without chance, with a datagram sent inside the window.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::sys::{message, socket as option};
+
+/// What the kernel is asked to queue on a listener: 4 MiB hold some 5,000 hellos, the default 277.
+const LISTENER_BUFFER: usize = 4 << 20;
+
+/// A way to make a connected child beside a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recipe {
+    /// Bind the wildcard address, then connect: in the window the listener, bound to a specific
+    /// address, outranks the child; connect moves the child to that address. The kernel chooses
+    /// the address by routing, so it can be the wrong one.
+    Wildcard,
+    /// Bind the listener's address inside its SO_REUSEPORT group, whose program always chooses the
+    /// listener; connect; leave the group.
+    Group,
+    /// Bind the listener's address, then connect. Steals in the window; what was stolen is found by
+    /// its source address and given back.
+    Unguarded,
+}
+
+/// The recipes that this kernel honours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recipes {
+    wildcard: bool,
+    group: bool,
+}
+
+/// Options that listeners and children share.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// IPV6_V6ONLY on wildcard listeners.
+    pub v6_only: bool,
+    /// IP_FREEBIND: addresses that the host does not have yet.
+    pub freebind: bool,
+}
+
+impl Recipes {
+    /// Tries out each recipe on `address`, an address of this host, on a port of the kernel's choice:
+    /// between the child's bind and connect a third socket sends, and the listener must get it.
+    /// Takes a few hundred microseconds; a recipe that fails in any way is not used.
+    pub fn probe(address: IpAddr) -> Self {
+        let honoured = |recipe| steals(recipe, address).is_ok_and(|stolen| !stolen);
+        Self { wildcard: honoured(Recipe::Wildcard), group: honoured(Recipe::Group) }
+    }
+
+    /// Whether neither is honoured.
+    pub fn none(self) -> bool {
+        !self.wildcard && !self.group
+    }
+}
+
+/// Whether a datagram that a stranger sends between a child's bind and its connect, both made by
+/// `recipe`, misses the listener.
+///
+/// # Errors
+///
+/// Those of the system calls.
+pub fn steals(recipe: Recipe, address: IpAddr) -> io::Result<bool> {
+    let listener = listen(SocketAddr::new(address, 0), Options::default())?;
+    let local = listener.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let (peer, stranger) = (UdpSocket::bind((address, 0))?, UdpSocket::bind((address, 0))?);
+    let child = bind(recipe, local, Options::default())?;
+    stranger.send_to(b"?", local)?;
+    connect(recipe, &child, peer.local_addr()?)?;
+    listener.set_read_timeout(Some(Duration::from_millis(50)))?;
+    match message::recv(listener.as_fd(), &mut [0; 8], &mut Vec::new(), true) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Binds a listener that children can share the port of. That nobody else has the port is made sure
+/// first by a bind that shares nothing; with port 0 it also finds the port.
+///
+/// # Errors
+///
+/// EADDRINUSE, EADDRNOTAVAIL, EACCES and whatever else the system calls give.
+pub fn listen(address: SocketAddr, options: Options) -> io::Result<Socket> {
+    let exclusive = open(address)?;
+    if address.is_ipv6() {
+        exclusive.set_only_v6(options.v6_only || !address.ip().is_unspecified())?;
+    }
+    free_bind(&exclusive, address, options)?;
+    exclusive.bind(&address.into())?;
+    let found = exclusive.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    drop(exclusive);
+    let mut exact = address;
+    exact.set_port(found.port());
+    anchor(exact, options)
+}
+
+/// Binds a listening socket without asking whether somebody else has the port: for the specific
+/// addresses under a wildcard listener.
+///
+/// # Errors
+///
+/// As [`listen`].
+pub fn anchor(address: SocketAddr, options: Options) -> io::Result<Socket> {
+    let socket = open(address)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(options.v6_only || !address.ip().is_unspecified())?;
+    }
+    free_bind(&socket, address, options)?;
+    packet_info(&socket, address)?;
+    if address.is_ipv6() && address.ip().is_unspecified() && !options.v6_only {
+        option::set_packet_info_v4(&socket)?;
+    }
+    // More than net.core.rmem_max is cut by the kernel in silence.
+    let _ = socket.set_recv_buffer_size(LISTENER_BUFFER);
+    socket.bind(&address.into())?;
+    option::attach_first_of_group(&socket)?;
+    Ok(socket)
+}
+
+/// Makes the connected child of `local` for `peer`, by the best recipe that works here.
+///
+/// # Errors
+///
+/// EMFILE, ENFILE, ENOBUFS, ENOMEM where the system is short; others where the peer's address
+/// cannot be connected to.
+pub fn open_child(
+    recipes: Recipes,
+    local: SocketAddr,
+    peer: SocketAddr,
+    options: Options,
+) -> io::Result<(Socket, Recipe)> {
+    if recipes.wildcard {
+        let child = make(Recipe::Wildcard, local, peer, options)?;
+        if same_address(child.local_addr()?.as_socket(), local) {
+            return Ok((child, Recipe::Wildcard));
+        }
+    }
+    let recipe = if recipes.group { Recipe::Group } else { Recipe::Unguarded };
+    Ok((make(recipe, local, peer, options)?, recipe))
+}
+
+fn make(recipe: Recipe, local: SocketAddr, peer: SocketAddr, options: Options) -> io::Result<Socket> {
+    let child = bind(recipe, local, options)?;
+    connect(recipe, &child, peer)?;
+    Ok(child)
+}
+
+/// The first half of a recipe.
+fn bind(recipe: Recipe, local: SocketAddr, options: Options) -> io::Result<Socket> {
+    let child = open(local)?;
+    child.set_reuse_address(true)?;
+    if recipe == Recipe::Group {
+        child.set_reuse_port(true)?;
+    }
+    if local.is_ipv6() {
+        child.set_only_v6(true)?;
+    }
+    free_bind(&child, local, options)?;
+    packet_info(&child, local)?;
+    let address = match (recipe, local) {
+        (Recipe::Wildcard, SocketAddr::V4(_)) => (Ipv4Addr::UNSPECIFIED, local.port()).into(),
+        (Recipe::Wildcard, SocketAddr::V6(_)) => (Ipv6Addr::UNSPECIFIED, local.port()).into(),
+        _ => local,
+    };
+    child.bind(&address.into())?;
+    Ok(child)
+}
+
+/// The second half.
+fn connect(recipe: Recipe, child: &Socket, peer: SocketAddr) -> io::Result<()> {
+    child.connect(&peer.into())?;
+    if recipe == Recipe::Group {
+        // Else the next child would found a new group with this one at its head.
+        child.set_reuse_port(false)?;
+    }
+    Ok(())
+}
+
+fn open(address: SocketAddr) -> io::Result<Socket> {
+    Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))
+}
+
+fn free_bind(socket: &Socket, address: SocketAddr, options: Options) -> io::Result<()> {
+    if options.freebind { option::set_freebind(socket, address.is_ipv6()) } else { Ok(()) }
+}
+
+fn packet_info(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if address.is_ipv6() { option::set_packet_info_v6(socket) } else { option::set_packet_info_v4(socket) }
+}
+
+fn same_address(found: Option<SocketAddr>, wanted: SocketAddr) -> bool {
+    found.is_some_and(|found| found.ip() == wanted.ip() && found.port() == wanted.port())
+}

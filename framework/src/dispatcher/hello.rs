@@ -1,0 +1,475 @@
+//! The first datagram of a stranger, and the stateless answer to it (RFC 6347 §4.2.1).
+//!
+//! 1. [`classify`] says what the datagram is. Nothing but a well-formed ClientHello is worth an answer.
+//! 2. A hello without a valid cookie gets a [`hello_verify_request`], for which nothing is stored.
+//! 3. A hello that returns the cookie is handed to a worker, whole, as it came.
+//!
+//! # Fragmented and very large hellos
+//!
+//! A hello larger than the path MTU comes in several fragments (RFC 6347 §4.2.3). Putting them together would
+//! cost memory for a peer that has proven nothing, the very thing the cookie is to prevent (RFC 6347 §4.2.1).
+//! The fields the cookie is bound to are at the front, though, so the first fragment is enough where it
+//! reaches through the compression methods; what it cuts off are extensions, which may be the large part
+//! (several key shares, or a post-quantum one). OpenSSL's `DTLSv1_listen` draws the same line. The fragments
+//! after the first are [`FirstDatagram::HelloFragment`]: without meaning before the cookie exchange, and part
+//! of the handshake after it. A first fragment that ends too early is [`FirstDatagram::HelloTooShort`], and
+//! stays without an answer: in datagrams of 256 bytes, OpenSSL's default, a client gets there by offering
+//! some eighty suites. A message that claims more than [`MAX_HELLO_LEN`] bytes is not believed at all.
+
+/// Content type of a handshake record (RFC 5246 §6.2.1).
+pub const HANDSHAKE: u8 = 22;
+/// Length of a record header (RFC 6347 §4.1).
+pub const RECORD_HEADER_LEN: usize = 13;
+/// Length of a handshake header (RFC 6347 §4.2.2).
+pub const HANDSHAKE_HEADER_LEN: usize = 12;
+/// The longest ClientHello message, all fragments together, that is taken for one.
+pub const MAX_HELLO_LEN: usize = 65_536;
+/// Length of a HelloVerifyRequest with a cookie of 32 bytes, headers included.
+pub const HELLO_VERIFY_REQUEST_LEN: usize = RECORD_HEADER_LEN + HANDSHAKE_HEADER_LEN + 2 + 1 + 32;
+
+const CLIENT_HELLO: u8 = 1;
+const HELLO_VERIFY_REQUEST: u8 = 3;
+/// The first byte of every DTLS version: versions are the complement of TLS's (RFC 6347 §4.1).
+const VERSION_MAJOR: u8 = 0xfe;
+const DTLS_1_0: [u8; 2] = [VERSION_MAJOR, 0xff];
+/// Ciphertext may be this much longer than 2^14 (RFC 6347 §4.1.1, RFC 5246 §6.2.3).
+const MAX_RECORD_LEN: usize = (1 << 14) + 2048;
+
+/// What the first datagram of a stranger is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstDatagram<'a> {
+    /// A ClientHello in a record of epoch 0, or its first fragment with everything up to and including the
+    /// compression methods.
+    ClientHello(ClientHello<'a>),
+    /// A later fragment (fragment offset > 0) of a ClientHello.
+    HelloFragment,
+    /// The first fragment of a ClientHello, but it ends before the compression methods do.
+    HelloTooShort,
+    /// A well-formed record of something else: often from a peer whose association is long gone.
+    OtherRecord {
+        /// The record's content type (RFC 5246 §6.2.1).
+        content_type: u8,
+        /// The record's epoch (RFC 6347 §4.1).
+        epoch: u16,
+    },
+    /// Not DTLS, or a malformed ClientHello.
+    NotDtls,
+}
+
+/// The fields of a ClientHello (RFC 6347 §4.2.1), borrowed from its datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientHello<'a> {
+    /// Version in the record header; DTLS 1.0 in the first hello of many clients.
+    pub record_version: u16,
+    /// The 48-bit sequence number of the record.
+    pub record_sequence: u64,
+    /// Number of the handshake message: 0 in a first hello, 1 in the one that returns a cookie (RFC 6347
+    /// §4.2.2).
+    pub message_sequence: u16,
+    /// The version that the client offers.
+    pub client_version: u16,
+    /// The client's random.
+    pub random: &'a [u8; 32],
+    /// The session to resume, or nothing; 32 bytes at most.
+    pub session_id: &'a [u8],
+    /// The cookie that a HelloVerifyRequest asked for, or nothing.
+    pub cookie: &'a [u8],
+    /// The cipher suites, two bytes each; at least one.
+    pub cipher_suites: &'a [u8],
+    /// The compression methods, a byte each; at least one.
+    pub compression_methods: &'a [u8],
+    /// Whether this fragment is the whole message.
+    pub complete: bool,
+}
+
+/// Tells what `datagram`, the first one of a stranger, is. Bytes after the first record are ignored.
+pub fn classify(datagram: &[u8]) -> FirstDatagram<'_> {
+    let Ok((record, _)) = Record::split(datagram) else {
+        return FirstDatagram::NotDtls;
+    };
+    match record {
+        Record { content_type: HANDSHAKE, epoch: 0, body: [CLIENT_HELLO, ..], .. } => client_hello(&record),
+        Record { content_type, epoch, .. } => FirstDatagram::OtherRecord { content_type, epoch },
+    }
+}
+
+/// Builds the HelloVerifyRequest that answers `hello` with `cookie`, or `None` where it would be longer than
+/// the `datagram_len` bytes that asked for it.
+///
+/// That last case does not occur with a hello from [`classify`], which is 67 bytes at the least. The check
+/// makes sure that no reader of forged source addresses ever becomes an amplifier (RFC 6347 §4.2.1).
+///
+/// The version is DTLS 1.0 whatever will be negotiated, and the record repeats the sequence number of the
+/// hello, as RFC 6347 §4.2.1 asks. So does the message: a client whose cookie has expired sends it with
+/// message number 1, and takes no more answers with number 0.
+pub fn hello_verify_request(
+    hello: &ClientHello<'_>,
+    datagram_len: usize,
+    cookie: &[u8; 32],
+) -> Option<[u8; HELLO_VERIFY_REQUEST_LEN]> {
+    const BODY_LEN: u8 = 2 + 1 + 32;
+    if datagram_len < HELLO_VERIFY_REQUEST_LEN {
+        return None;
+    }
+    let mut answer = [0; HELLO_VERIFY_REQUEST_LEN];
+    // The record: content type, version, epoch 0, sequence number, length.
+    answer[0] = HANDSHAKE;
+    answer[1..3].copy_from_slice(&DTLS_1_0);
+    answer[5..11].copy_from_slice(&hello.record_sequence.to_be_bytes()[2..]);
+    answer[12] = BODY_LEN + HANDSHAKE_HEADER_LEN as u8;
+    // The message: type, length, number, fragment offset 0, fragment length.
+    answer[13] = HELLO_VERIFY_REQUEST;
+    answer[16] = BODY_LEN;
+    answer[17..19].copy_from_slice(&hello.message_sequence.to_be_bytes());
+    answer[24] = BODY_LEN;
+    // The body: version, length of the cookie, cookie.
+    answer[25..27].copy_from_slice(&DTLS_1_0);
+    answer[27] = cookie.len() as u8;
+    answer[28..].copy_from_slice(cookie);
+    Some(answer)
+}
+
+/// One record, its header taken apart (RFC 6347 §4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// What the record carries (RFC 5246 §6.2.1).
+    pub content_type: u8,
+    /// The version; its first byte is 0xfe.
+    pub version: u16,
+    /// Counts the changes of keys: 0 is in clear.
+    pub epoch: u16,
+    /// The 48-bit sequence number within the epoch.
+    pub sequence: u64,
+    /// What follows the header: plaintext in epoch 0, ciphertext after it.
+    pub body: &'a [u8],
+}
+
+/// Why there is no record at the front of some bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordFlaw {
+    /// The content type or the version is none of DTLS's.
+    Header,
+    /// The bytes end inside the record.
+    Truncated,
+    /// The record claims to be longer than any record may be (RFC 6347 §4.1, §4.1.1).
+    Oversized,
+}
+
+impl<'a> Record<'a> {
+    /// Splits the first record off `bytes`; what follows it comes back as it is.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the record. Where the next one begins is unknown then.
+    pub fn split(bytes: &'a [u8]) -> Result<(Record<'a>, &'a [u8]), RecordFlaw> {
+        // The range that RFC 7983 §7 leaves to DTLS on a shared port.
+        let Some(&content_type @ 20..=63) = bytes.first() else {
+            return Err(RecordFlaw::Header);
+        };
+        let mut reader = Reader(&bytes[1..]);
+        let version = reader.u16().ok_or(RecordFlaw::Truncated)?;
+        if version >> 8 != u16::from(VERSION_MAJOR) {
+            return Err(RecordFlaw::Header);
+        }
+        let epoch = reader.u16().ok_or(RecordFlaw::Truncated)?;
+        let sequence = reader.uint::<6>().ok_or(RecordFlaw::Truncated)?;
+        let length = usize::from(reader.u16().ok_or(RecordFlaw::Truncated)?);
+        if length > if epoch == 0 { 1 << 14 } else { MAX_RECORD_LEN } {
+            return Err(RecordFlaw::Oversized);
+        }
+        let body = reader.bytes(length).ok_or(RecordFlaw::Truncated)?;
+        Ok((Record { content_type, version, epoch, sequence, body }, reader.0))
+    }
+
+    /// The record's length in the datagram, header included.
+    pub fn wire_len(&self) -> usize {
+        RECORD_HEADER_LEN + self.body.len()
+    }
+}
+
+/// Reads the ClientHello in `record`, which must hold one fragment of it and nothing else.
+fn client_hello<'a>(record: &Record<'a>) -> FirstDatagram<'a> {
+    let Some(fragment) = Fragment::parse(record.body) else {
+        return FirstDatagram::NotDtls;
+    };
+    if fragment.offset > 0 {
+        return FirstDatagram::HelloFragment;
+    }
+    let complete = fragment.body.len() == fragment.message_len;
+    let mut reader = Reader(fragment.body);
+    let Some(fields) = HelloFields::read(&mut reader) else {
+        return if complete { FirstDatagram::NotDtls } else { FirstDatagram::HelloTooShort };
+    };
+    if !fields.are_sound() || (complete && !is_extension_block(reader.0)) {
+        return FirstDatagram::NotDtls;
+    }
+    FirstDatagram::ClientHello(ClientHello {
+        record_version: record.version,
+        record_sequence: record.sequence,
+        message_sequence: fragment.message_sequence,
+        client_version: fields.version,
+        random: fields.random,
+        session_id: fields.session_id,
+        cookie: fields.cookie,
+        cipher_suites: fields.cipher_suites,
+        compression_methods: fields.compression_methods,
+        complete,
+    })
+}
+
+/// A fragment of a handshake message (RFC 6347 §4.2.2).
+struct Fragment<'a> {
+    message_len: usize,
+    message_sequence: u16,
+    offset: usize,
+    body: &'a [u8],
+}
+
+impl<'a> Fragment<'a> {
+    /// Parses the body of a record that holds one fragment, exactly.
+    fn parse(body: &'a [u8]) -> Option<Fragment<'a>> {
+        let mut reader = Reader(body);
+        let _message_type = reader.uint::<1>()?;
+        let message_len = reader.uint::<3>()? as usize;
+        let message_sequence = reader.u16()?;
+        let offset = reader.uint::<3>()? as usize;
+        let length = reader.uint::<3>()? as usize;
+        let fits = message_len <= MAX_HELLO_LEN && offset + length <= message_len && length == reader.0.len();
+        fits.then_some(Fragment { message_len, message_sequence, offset, body: reader.0 })
+    }
+}
+
+/// The fields of a ClientHello in the order of the wire (RFC 6347 §4.2.1).
+struct HelloFields<'a> {
+    version: u16,
+    random: &'a [u8; 32],
+    session_id: &'a [u8],
+    cookie: &'a [u8],
+    cipher_suites: &'a [u8],
+    compression_methods: &'a [u8],
+}
+
+impl<'a> HelloFields<'a> {
+    /// Reads them all, or `None` where the bytes end too early.
+    fn read(reader: &mut Reader<'a>) -> Option<HelloFields<'a>> {
+        Some(HelloFields {
+            version: reader.u16()?,
+            random: reader.array()?,
+            session_id: reader.prefixed::<1>()?,
+            cookie: reader.prefixed::<1>()?,
+            cipher_suites: reader.prefixed::<2>()?,
+            compression_methods: reader.prefixed::<1>()?,
+        })
+    }
+
+    /// Whether the lengths are what RFC 5246 §7.4.1.2 allows.
+    fn are_sound(&self) -> bool {
+        self.version >> 8 == u16::from(VERSION_MAJOR)
+            && self.session_id.len() <= 32
+            && !self.cipher_suites.is_empty()
+            && self.cipher_suites.len().is_multiple_of(2)
+            && !self.compression_methods.is_empty()
+    }
+}
+
+/// Whether a whole hello may end with `bytes`: nothing, or extensions under a length that is right (RFC 5246
+/// §7.4.1.2).
+fn is_extension_block(bytes: &[u8]) -> bool {
+    let mut reader = Reader(bytes);
+    bytes.is_empty() || reader.prefixed::<2>().is_some() && reader.0.is_empty()
+}
+
+/// Takes bytes off the front of a slice; `None` where there are too few.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<&'a [u8; N]> {
+        let (bytes, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(bytes)
+    }
+
+    fn uint<const N: usize>(&mut self) -> Option<u64> {
+        let bytes = self.array::<N>()?;
+        Some(bytes.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(|&bytes| u16::from_be_bytes(bytes))
+    }
+
+    /// A vector under a length of `N` bytes (RFC 5246 §4.3).
+    fn prefixed<const N: usize>(&mut self) -> Option<&'a [u8]> {
+        let length = self.uint::<N>()?;
+        self.bytes(length as usize)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod samples {
+    //! Datagrams for the tests of this crate's pure modules.
+
+    use super::HANDSHAKE;
+
+    /// A record of `content_type` with a DTLS 1.2 header.
+    pub(crate) fn record(content_type: u8, epoch: u16, sequence: u64, body: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![content_type, 0xfe, 0xfd];
+        bytes.extend(epoch.to_be_bytes());
+        bytes.extend(&sequence.to_be_bytes()[2..]);
+        bytes.extend((body.len() as u16).to_be_bytes());
+        bytes.extend(body);
+        bytes
+    }
+
+    /// A datagram with the fragment of a ClientHello message that `range` names.
+    pub(crate) fn hello_fragment(message: &[u8], range: std::ops::Range<usize>) -> Vec<u8> {
+        let mut body = vec![super::CLIENT_HELLO];
+        body.extend(&(message.len() as u32).to_be_bytes()[1..]);
+        body.extend([0, 1]);
+        body.extend(&(range.start as u32).to_be_bytes()[1..]);
+        body.extend(&(range.len() as u32).to_be_bytes()[1..]);
+        body.extend(&message[range]);
+        record(HANDSHAKE, 0, 0x0102_0304_0506, &body)
+    }
+
+    /// The message of a ClientHello with a few suites and six bytes of extensions.
+    pub(crate) fn hello_message(cookie: &[u8]) -> Vec<u8> {
+        let mut message = vec![0xfe, 0xfd];
+        message.extend([7; 32]);
+        message.extend([4, 1, 2, 3, 4]);
+        message.push(cookie.len() as u8);
+        message.extend(cookie);
+        message.extend([0, 4, 0xc0, 0x2b, 0xc0, 0x2f]);
+        message.extend([1, 0]);
+        message.extend([0, 4, 0xff, 0x01, 0, 0]);
+        message
+    }
+
+    /// A datagram with a whole ClientHello.
+    pub(crate) fn hello(cookie: &[u8]) -> Vec<u8> {
+        let message = hello_message(cookie);
+        hello_fragment(&message, 0..message.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::samples::*;
+    use super::*;
+
+    const EXTENSIONS_LEN: usize = 6;
+
+    fn parsed(datagram: &[u8]) -> ClientHello<'_> {
+        match classify(datagram) {
+            FirstDatagram::ClientHello(hello) => hello,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_whole_hello_is_read_field_by_field() {
+        let datagram = hello(&[9; 20]);
+        let hello = parsed(&datagram);
+        assert_eq!((hello.record_version, hello.client_version), (0xfefd, 0xfefd));
+        assert_eq!((hello.record_sequence, hello.message_sequence), (0x0102_0304_0506, 1));
+        assert_eq!((hello.random, hello.session_id), (&[7; 32], &[1, 2, 3, 4][..]));
+        assert_eq!((hello.cookie, hello.cipher_suites), (&[9; 20][..], &[0xc0, 0x2b, 0xc0, 0x2f][..]));
+        assert_eq!((hello.compression_methods, hello.complete), (&[0][..], true));
+    }
+
+    #[test]
+    fn bytes_after_the_hello_are_ignored() {
+        let mut datagram = hello(&[]);
+        datagram.extend(b"anything");
+        assert!(parsed(&datagram).complete);
+    }
+
+    #[test]
+    fn a_first_fragment_is_enough_once_it_holds_the_compression_methods() {
+        let message = hello_message(&[]);
+        let needed = message.len() - EXTENSIONS_LEN;
+        for end in 0..message.len() {
+            let datagram = hello_fragment(&message, 0..end);
+            match classify(&datagram) {
+                FirstDatagram::ClientHello(hello) => assert!(end >= needed && !hello.complete),
+                other => assert!(end < needed && other == FirstDatagram::HelloTooShort),
+            }
+        }
+    }
+
+    #[test]
+    fn later_fragments_are_told_apart() {
+        let message = hello_message(&[]);
+        assert_eq!(classify(&hello_fragment(&message, 10..20)), FirstDatagram::HelloFragment);
+    }
+
+    #[test]
+    fn a_record_cut_short_is_refused() {
+        let datagram = hello(&[]);
+        for end in 0..datagram.len() {
+            assert_eq!(classify(&datagram[..end]), FirstDatagram::NotDtls);
+        }
+    }
+
+    #[test]
+    fn wrong_lengths_versions_and_vectors_are_refused() {
+        let (record, message, suites) = (0, RECORD_HEADER_LEN, RECORD_HEADER_LEN + HANDSHAKE_HEADER_LEN + 41);
+        let body = RECORD_HEADER_LEN + HANDSHAKE_HEADER_LEN;
+        for (offset, value) in [
+            (record, 80),      // content type
+            (record + 1, 3),   // TLS
+            (message + 1, 2),  // 128 KiB
+            (message + 3, 1),  // message shorter than the fragment
+            (message + 11, 1), // fragment shorter than the record
+            (body, 3),         // client version of TLS
+            (body + 34, 33),   // session id too long
+            (body + 39, 255),  // cookie past the end
+            (suites, 3),       // odd suites
+            (suites, 0),       // no suites
+            (suites + 5, 0),   // no compression method
+            (suites + 8, 9),   // extensions past the end
+        ] {
+            let mut datagram = hello(&[]);
+            datagram[offset] = value;
+            assert_eq!(classify(&datagram), FirstDatagram::NotDtls, "byte {offset} is {value}");
+        }
+    }
+
+    #[test]
+    fn other_records_are_named() {
+        let data = record(23, 1, 0, &[0; 40]);
+        assert_eq!(classify(&data), FirstDatagram::OtherRecord { content_type: 23, epoch: 1 });
+        let mut later_epoch = hello(&[]);
+        later_epoch[4] = 1;
+        assert_eq!(classify(&later_epoch), FirstDatagram::OtherRecord { content_type: 22, epoch: 1 });
+        let server_hello = record(22, 0, 0, &[2, 0, 0, 0]);
+        assert_eq!(classify(&server_hello), FirstDatagram::OtherRecord { content_type: 22, epoch: 0 });
+    }
+
+    #[test]
+    fn the_answer_repeats_the_sequence_numbers_and_carries_the_cookie() {
+        let datagram = hello(&[]);
+        let answer = hello_verify_request(&parsed(&datagram), datagram.len(), &[5; 32]).unwrap();
+        let (record, rest) = Record::split(&answer).unwrap();
+        assert!(rest.is_empty());
+        assert_eq!((record.content_type, record.version, record.epoch), (22, 0xfeff, 0));
+        assert_eq!(record.sequence, 0x0102_0304_0506);
+        assert_eq!(record.body[..12], [3, 0, 0, 35, 0, 1, 0, 0, 0, 0, 0, 35]);
+        assert_eq!(record.body[12..15], [0xfe, 0xff, 32]);
+        assert_eq!(record.body[15..], [5; 32]);
+    }
+
+    #[test]
+    fn the_answer_is_never_longer_than_the_question() {
+        let datagram = hello(&[]);
+        let hello = parsed(&datagram);
+        assert_eq!(hello_verify_request(&hello, 59, &[0; 32]), None);
+        assert!(hello_verify_request(&hello, 60, &[0; 32]).is_some());
+    }
+}

@@ -1,0 +1,530 @@
+//! UDP listeners, from a datagram of a stranger to a connected child with its job.
+//!
+//! A datagram is consumed in any case, in batches: there is nothing that leaving it in the queue
+//! could be good for. Then it is
+//!
+//! 1. a known peer's, sent before its child was connected: to its worker, in order;
+//! 2. on DTLS, a ClientHello without a valid cookie: a HelloVerifyRequest, and nothing is kept;
+//! 3. a new peer: admitted or refused, given a child and a job;
+//! 4. nothing.
+//!
+//! A job of a peer whose further datagrams may still be in the listener's queue is *held* until
+//! the queue has been read as far as it reached when the child was connected: then the child's
+//! queue has only later ones.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use socket2::Socket;
+
+use super::Hands;
+use super::admit::Refusal;
+use super::child::{self, Options, Recipe, Recipes};
+use super::hello::{self, FirstDatagram};
+use crate::address::{Address, Scheme};
+use crate::association::{Association, Delivery};
+use crate::error::StartError;
+use crate::handler::{Admission, Incoming};
+use crate::observe::{bump, log_limited};
+use crate::restart::Checked;
+use crate::server::Shared;
+use crate::session::handshake::VerifiedHello;
+use crate::sys::control::PacketInfo;
+use crate::sys::epoll::{Epoll, READABLE};
+use crate::sys::limits;
+use crate::sys::message::{self, BATCH, Batch, DATAGRAM_MAX, Replies};
+use crate::transport::udp::{Stray, is_memory};
+use crate::worker::{Job, Task};
+
+/// Batches read from one listener before the others have their turn.
+const TURN: usize = 16;
+
+/// What a queued datagram costs a receive buffer at the least, in bytes: the kernel's own
+/// bookkeeping for it. Divides the buffer into the most datagrams that can be in it.
+const MIN_QUEUED: usize = 512;
+
+/// Specific listeners made under one wildcard listener at most. Beyond, children are drained and
+/// checked instead.
+const MAX_ANCHORS: usize = 1024;
+
+/// Descriptors that are left for handlers, logs and the end of associations.
+const RESERVED_FDS: u64 = 64;
+
+/// Times that a datagram is offered to associations that end under our hands.
+const MAX_ROUNDS: usize = 8;
+
+/// A listener that is bound and not yet served.
+pub(crate) struct UdpListener {
+    socket: Socket,
+    scheme: Scheme,
+    address: SocketAddr,
+    options: Options,
+    recipes: Recipes,
+}
+
+impl UdpListener {
+    /// Binds, and probes how children can be made here.
+    pub(crate) fn bind(scheme: Scheme, address: SocketAddr, options: Options) -> Result<Self, StartError> {
+        let socket = child::listen(address, options).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => StartError::AddressInUse { address },
+            io::ErrorKind::AddrNotAvailable => StartError::AddressNotAvailable { address },
+            io::ErrorKind::PermissionDenied => StartError::PermissionDenied { address },
+            _ => StartError::Io { doing: format!("listening on {address}"), source },
+        })?;
+        let bound = socket.local_addr().ok().and_then(|found| found.as_socket());
+        let address = SocketAddr::new(address.ip(), bound.map_or(address.port(), |found| found.port()));
+        let address = with_scope_of(address, bound);
+        let probed =
+            if address.ip().is_unspecified() || options.freebind { probe_ip(address) } else { address.ip() };
+        let recipes = Recipes::probe(probed);
+        if recipes.none() {
+            tracing::warn!(%address, "this kernel lets children steal from their listener for a moment; what they steal is given back");
+        }
+        Ok(Self { socket, scheme, address, options, recipes })
+    }
+
+    /// Where it is bound.
+    pub(crate) fn address(&self) -> Address {
+        Address::from_socket(self.scheme, self.address)
+    }
+}
+
+fn with_scope_of(mut address: SocketAddr, bound: Option<SocketAddr>) -> SocketAddr {
+    if let (SocketAddr::V6(address), Some(SocketAddr::V6(bound))) = (&mut address, bound) {
+        address.set_scope_id(bound.scope_id());
+    }
+    address
+}
+
+/// One listening socket: what the user asked for, or an anchor under it.
+struct Listener {
+    socket: Socket,
+    scheme: Scheme,
+    address: SocketAddr,
+    options: Options,
+    recipes: Recipes,
+    /// Datagrams read so far.
+    consumed: u64,
+    /// Most datagrams that the queue can hold.
+    capacity: u64,
+    /// Jobs held until `consumed` reaches the number, or the queue is empty; in ascending order.
+    held: Vec<(u64, Held)>,
+}
+
+/// What waits for a listener's queue to be read.
+enum Held {
+    Job(Job),
+    /// An anchor, which must not be read before what came earlier through the wildcard.
+    Anchor(usize),
+}
+
+/// All UDP listeners of a server.
+pub(super) struct Udp {
+    listeners: Vec<Listener>,
+    /// Anchors by the index of their wildcard listener and their address.
+    anchors: HashMap<(usize, SocketAddr), usize>,
+    /// Taken out while a listener is read.
+    batch: Option<Box<Batch>>,
+    replies: Replies,
+    fd_limit: u64,
+}
+
+impl Udp {
+    pub(super) fn new(shared: &Shared, epoll: &Epoll, bound: Vec<UdpListener>) -> io::Result<Self> {
+        let mut listeners = Vec::new();
+        for UdpListener { socket, scheme, address, options, recipes } in bound {
+            epoll.add(socket.as_fd(), READABLE, listeners.len() as u64)?;
+            listeners.push(Listener::new(socket, scheme, address, options, recipes));
+        }
+        shared.counters.listeners.store(listeners.len() as u64, Ordering::Relaxed);
+        Ok(Self {
+            listeners,
+            anchors: HashMap::new(),
+            batch: Some(Box::new(Batch::new())),
+            replies: Replies::default(),
+            fd_limit: limits::fd_limit()?,
+        })
+    }
+
+    /// The listener at `index` is readable.
+    pub(super) fn ready(&mut self, index: usize, epoll: &Epoll, hands: &mut Hands) {
+        let Some(mut batch) = self.batch.take() else { return };
+        for _ in 0..TURN {
+            let received = match batch.recv(self.listeners[index].socket.as_fd()) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                // A pending ICMP error of an earlier answer; or memory is short, and epoll comes back.
+                Err(_) => break,
+            };
+            hands.shared.counters.datagrams.fetch_add(received as u64, Ordering::Relaxed);
+            for datagram in (0..received).map(|datagram| batch.get(datagram)) {
+                self.listeners[index].consumed += 1;
+                let Some(source) = datagram.source else { continue };
+                let local = self.listeners[index].address_hit(datagram.info);
+                self.route(index, local, source, datagram.info, datagram.payload, epoll, hands);
+            }
+            self.answer(index, &hands.shared);
+            let empty = received < BATCH;
+            self.release(index, empty, epoll, hands);
+            if empty {
+                break;
+            }
+        }
+        self.batch = Some(batch);
+    }
+
+    /// A datagram that was found on a child's socket.
+    pub(super) fn stray(&mut self, stray: Stray, epoll: &Epoll, hands: &mut Hands) {
+        let Stray { local, peer, interface, payload } = stray;
+        let Some(index) = self.listener_of(local) else { return };
+        let info = PacketInfo { local: Some(local.ip()), interface };
+        self.route(index, local, peer, info, &payload, epoll, hands);
+        self.answer(index, &hands.shared);
+        // Nothing of this peer is on the way to the listener: it came by the child.
+        self.release(index, false, epoll, hands);
+    }
+
+    /// The listener that a datagram to this address belongs to: the specific one before the wildcard.
+    fn listener_of(&self, local: SocketAddr) -> Option<usize> {
+        let exact = self.listeners.iter().position(|listener| listener.address == local);
+        exact.or_else(|| {
+            self.listeners.iter().position(|listener| {
+                let ip = listener.address.ip();
+                ip.is_unspecified()
+                    && listener.address.port() == local.port()
+                    && (ip.is_ipv4() == local.is_ipv4() || (ip.is_ipv6() && !listener.options.v6_only))
+            })
+        })
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what is known of a datagram, and where to go with it")]
+    fn route(
+        &mut self,
+        index: usize,
+        local: SocketAddr,
+        peer: SocketAddr,
+        info: PacketInfo,
+        payload: &[u8],
+        epoll: &Epoll,
+        hands: &mut Hands,
+    ) {
+        let shared = Arc::clone(&hands.shared);
+        // Port 0 cannot be answered, and a datagram from ourselves would be answered for ever.
+        if peer.port() == 0 || peer == local {
+            return bump(&shared.counters.ignored);
+        }
+        let task = match self.listeners[index].scheme {
+            Scheme::Udp => None,
+            Scheme::Dtls => match hello::classify(payload) {
+                FirstDatagram::ClientHello(hello) => {
+                    match shared.cookies.check(local, peer, &hello, payload.len()) {
+                        Checked::Valid(proof) => {
+                            let whole = hello.complete;
+                            Some((VerifiedHello::new(payload.to_vec(), proof), whole))
+                        }
+                        Checked::Unproven { refused, reply } => {
+                            if refused {
+                                bump(&shared.counters.cookies_refused);
+                            }
+                            if let Some(reply) = reply {
+                                self.reply(index, peer, info, &reply);
+                            }
+                            return;
+                        }
+                    }
+                }
+                FirstDatagram::HelloTooShort => return bump(&shared.counters.hellos_too_short),
+                _ => {
+                    if !self.forward(local, peer, payload, &shared) {
+                        bump(&shared.counters.ignored);
+                    }
+                    return;
+                }
+            },
+        };
+        if self.forward(local, peer, payload, &shared) {
+            return;
+        }
+        self.open(index, local, peer, payload, task, epoll, hands);
+    }
+
+    /// Hands a datagram to the association of its peer, if there is one.
+    fn forward(&self, local: SocketAddr, peer: SocketAddr, payload: &[u8], shared: &Shared) -> bool {
+        for _ in 0..MAX_ROUNDS {
+            let Some(association) = shared.registry.find(&(local, peer)) else { return false };
+            match association.deliver(payload, true) {
+                Delivery::Queued => {
+                    bump(&shared.counters.forwarded);
+                    return true;
+                }
+                Delivery::Full => {
+                    bump(&shared.counters.strays_lost);
+                    return true;
+                }
+                // It has just gone from the registry, or is about to.
+                Delivery::Gone => std::thread::yield_now(),
+            }
+        }
+        false
+    }
+
+    /// A new peer.
+    #[allow(clippy::too_many_arguments, reason = "what is known of a peer, and where to go with it")]
+    fn open(
+        &mut self,
+        index: usize,
+        local: SocketAddr,
+        peer: SocketAddr,
+        payload: &[u8],
+        task: Option<(VerifiedHello, bool)>,
+        epoll: &Epoll,
+        hands: &mut Hands,
+    ) {
+        let shared = Arc::clone(&hands.shared);
+        let scheme = self.listeners[index].scheme;
+        if let Err(refusal) = shared.registry.book(local, peer) {
+            return hands.refuse(refusal);
+        }
+        let incoming = Incoming { scheme, local, peer };
+        let admitted = catch_unwind(AssertUnwindSafe(|| shared.handler.admit(&incoming)));
+        if !matches!(admitted, Ok(Admission::Accept)) {
+            shared.registry.cancel(local, peer);
+            if admitted.is_err() {
+                bump(&shared.counters.handler_panics);
+            }
+            return hands.refuse(Refusal::Handler);
+        }
+        let association = Arc::new(Association::new(scheme, local, peer));
+        if scheme == Scheme::Dtls {
+            if let Err(refusal) = shared.registry.begin_handshake(&association) {
+                shared.registry.cancel(local, peer);
+                return hands.refuse(refusal);
+            }
+        }
+        let anchor = self.anchor(index, local, epoll, &shared);
+        let (socket, recipe) = match self.child(anchor, local, peer) {
+            Ok(made) => made,
+            Err(error) => {
+                shared.registry.end_handshake(&association);
+                shared.registry.cancel(local, peer);
+                return hands.refuse_for(&error, peer);
+            }
+        };
+        bump(match recipe {
+            Recipe::Wildcard => &shared.counters.children_by_wildcard,
+            Recipe::Group => &shared.counters.children_by_group,
+            Recipe::Unguarded => &shared.counters.children_unguarded,
+        });
+        if !shared.registry.insert(&association) {
+            // Only this thread inserts, and it has looked: cannot be, and must not shadow.
+            shared.registry.end_handshake(&association);
+            shared.registry.cancel(local, peer);
+            return bump(&shared.counters.ignored);
+        }
+        let (task, hold) = match task {
+            None => {
+                association.deliver(payload, false);
+                (Task::Plain, true)
+            }
+            // The fragments behind the first are on their way through the listener.
+            Some((hello, whole)) => (Task::Dtls(hello), !whole),
+        };
+        Self::drain(&socket, &association, hands);
+        let job = Job { association, socket: Arc::new(socket), task, shared };
+        if hold {
+            let listener = &mut self.listeners[anchor];
+            let until = listener.consumed + listener.capacity;
+            listener.held.push((until, Held::Job(job)));
+        } else {
+            hands.hand_over(job);
+        }
+    }
+
+    /// Makes the child, unless too few descriptors are left.
+    fn child(&self, index: usize, local: SocketAddr, peer: SocketAddr) -> io::Result<(Socket, Recipe)> {
+        let listener = &self.listeners[index];
+        let guarded = listener.address == local;
+        let recipes = if guarded { listener.recipes } else { Recipes::default() };
+        let (socket, recipe) = child::open_child(recipes, local, peer, listener.options)?;
+        use std::os::fd::AsRawFd;
+        if socket.as_raw_fd() as u64 + RESERVED_FDS > self.fd_limit {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        Ok((socket, recipe))
+    }
+
+    /// What came to the child between bind and connect: the peer's own goes first into its inbox,
+    /// others' goes where it belongs.
+    fn drain(socket: &Socket, association: &Association, hands: &Hands) {
+        let mut payload = Vec::with_capacity(DATAGRAM_MAX);
+        let mut foreign = Vec::new();
+        for _ in 0..4 * BATCH {
+            let Ok(received) = message::recv(socket.as_fd(), &mut [], &mut payload, false) else { break };
+            let Some(source) = received.source else { break };
+            if source == association.peer {
+                association.deliver(&payload, false);
+            } else {
+                let mut local = association.local;
+                if let Some(hit) = received.info.local {
+                    local.set_ip(hit);
+                }
+                bump(&hands.shared.counters.strays);
+                foreign.push(Stray {
+                    local,
+                    peer: source,
+                    interface: received.info.interface,
+                    payload: payload.as_slice().into(),
+                });
+            }
+        }
+        for stray in foreign {
+            // Through the mailbox, so that a stranger cannot make this recurse.
+            if !hands.shared.mailbox.send(stray) {
+                bump(&hands.shared.counters.strays_lost);
+            }
+        }
+    }
+
+    /// The listener whose children can have this address: itself, or, under a wildcard, the anchor,
+    /// which is made when its first peer comes.
+    fn anchor(&mut self, index: usize, local: SocketAddr, epoll: &Epoll, shared: &Shared) -> usize {
+        let listener = &self.listeners[index];
+        if !listener.address.ip().is_unspecified() {
+            return index;
+        }
+        if let Some(&anchor) = self.anchors.get(&(index, local)) {
+            return anchor;
+        }
+        if self.anchors.len() >= MAX_ANCHORS {
+            log_limited!(warn, %local, "too many local addresses are asked; children are drained and checked");
+            return index;
+        }
+        let (scheme, options) = (listener.scheme, Options { v6_only: true, ..listener.options });
+        let socket = match child::anchor(local, options) {
+            Ok(socket) => socket,
+            Err(error) => {
+                log_limited!(warn, %local, %error, "no listener on this address; children are drained and checked");
+                return index;
+            }
+        };
+        let recipes = Recipes::probe(if options.freebind { probe_ip(local) } else { local.ip() });
+        let anchor = self.listeners.len();
+        if epoll.add(socket.as_fd(), 0, anchor as u64).is_err() {
+            return index;
+        }
+        let until = listener.consumed + listener.capacity;
+        self.listeners[index].held.push((until, Held::Anchor(anchor)));
+        self.listeners.push(Listener::new(socket, scheme, local, options, recipes));
+        self.anchors.insert((index, local), anchor);
+        shared.counters.listeners.store(self.listeners.len() as u64, Ordering::Relaxed);
+        anchor
+    }
+
+    /// Hands over what was held until this listener's queue was read so far.
+    fn release(&mut self, index: usize, empty: bool, epoll: &Epoll, hands: &mut Hands) {
+        let listener = &mut self.listeners[index];
+        let consumed = listener.consumed;
+        let due = if empty {
+            listener.held.len()
+        } else {
+            listener.held.iter().take_while(|(until, _)| *until <= consumed).count()
+        };
+        for (_, held) in listener.held.drain(..due).collect::<Vec<_>>() {
+            match held {
+                Held::Job(job) => hands.hand_over(job),
+                Held::Anchor(anchor) => {
+                    let socket = self.listeners[anchor].socket.as_fd();
+                    if let Err(error) = epoll.modify(socket, READABLE, anchor as u64) {
+                        log_limited!(error, %error, "an anchor cannot be listened to");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Queues an answer to a stranger, from the address that was hit.
+    fn reply(&mut self, index: usize, peer: SocketAddr, info: PacketInfo, payload: &[u8]) {
+        let address = self.listeners[index].address;
+        let source = address.ip().is_unspecified().then_some(info);
+        self.replies.push(peer, source, address.is_ipv6(), payload);
+    }
+
+    fn answer(&mut self, index: usize, shared: &Shared) {
+        if self.replies.is_empty() {
+            return;
+        }
+        let queued = self.replies.len();
+        let sent = self.replies.send(self.listeners[index].socket.as_fd());
+        let counters = &shared.counters;
+        counters.hello_verify_requests.fetch_add(sent as u64, Ordering::Relaxed);
+        counters.hello_verify_requests_lost.fetch_add((queued - sent) as u64, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Udp {
+    fn drop(&mut self) {
+        // Jobs that are still held end here.
+        for listener in &mut self.listeners {
+            for (_, held) in listener.held.drain(..) {
+                if let Held::Job(job) = held {
+                    job.abandon();
+                }
+            }
+        }
+    }
+}
+
+impl Listener {
+    fn new(socket: Socket, scheme: Scheme, address: SocketAddr, options: Options, recipes: Recipes) -> Self {
+        let buffer = socket.recv_buffer_size().unwrap_or(1 << 20);
+        let capacity = (buffer / MIN_QUEUED) as u64;
+        Self { socket, scheme, address, options, recipes, consumed: 0, capacity, held: Vec::new() }
+    }
+
+    /// The local address that a datagram was sent to.
+    fn address_hit(&self, info: PacketInfo) -> SocketAddr {
+        if !self.address.ip().is_unspecified() {
+            return self.address;
+        }
+        let mut local = SocketAddr::new(info.local.unwrap_or(self.address.ip()), self.address.port());
+        if let SocketAddr::V6(v6) = &mut local {
+            if v6.ip().is_unicast_link_local() {
+                v6.set_scope_id(info.interface);
+            }
+        }
+        local
+    }
+}
+
+/// An address of the same family that surely is this host's, for a probe.
+fn probe_ip(like: SocketAddr) -> IpAddr {
+    if like.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
+}
+
+impl Hands {
+    /// No child: which refusal that is.
+    fn refuse_for(&self, error: &io::Error, peer: SocketAddr) {
+        let counters = &self.shared.counters;
+        let refusal = match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => {
+                bump(&counters.out_of_descriptors);
+                Refusal::NoFileDescriptor
+            }
+            _ if is_memory(error) => {
+                bump(&counters.out_of_memory);
+                Refusal::NoBuffers
+            }
+            _ => {
+                log_limited!(info, %peer, %error, "no socket for a peer");
+                return bump(&counters.ignored);
+            }
+        };
+        log_limited!(warn, %peer, %error, "no socket for a new peer");
+        self.refuse(refusal);
+    }
+}

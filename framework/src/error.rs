@@ -1,0 +1,329 @@
+//! What calls on a peer and at start-up can fail with.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Why an association is over.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EndReason {
+    /// The peer said goodbye: a close_notify (RFC 5246 §7.2.1).
+    ClosedByPeer,
+    /// The handler returned, or somebody called `close`.
+    ClosedByUs,
+    /// Nothing authentic came from the peer for [`Timeouts::idle`](crate::Timeouts::idle).
+    Idle,
+    /// [`Timeouts::lifetime`](crate::Timeouts::lifetime) is over.
+    Lifetime,
+    /// The server shut down; the grace period was over, or the handler had finished in it.
+    Shutdown,
+    /// The peer began anew from the same address and port, with a valid cookie (RFC 6347 §4.2.8).
+    Replaced,
+    /// The handshake made way for a newer one at the cap on half-open handshakes.
+    Evicted,
+    /// The handshake was not complete after [`Timeouts::handshake`](crate::Timeouts::handshake).
+    HandshakeTimedOut,
+    /// The handshake failed; the text is OpenSSL's or an alert's name.
+    HandshakeFailed(String),
+    /// The peer sent a fatal alert, or a protocol error that OpenSSL reports.
+    Protocol(String),
+    /// The handler returned an error.
+    HandlerFailed,
+    /// The handler panicked.
+    HandlerPanicked,
+    /// A system call on the association's socket failed for good.
+    Io(io::ErrorKind),
+}
+
+impl EndReason {
+    /// Whether this is how associations end when nothing went wrong: what makes
+    /// [`Peer::recv`](crate::Peer::recv) return `Ok(None)` rather than an error.
+    pub fn is_orderly(&self) -> bool {
+        matches!(
+            self,
+            Self::ClosedByPeer
+                | Self::ClosedByUs
+                | Self::Idle
+                | Self::Lifetime
+                | Self::Shutdown
+                | Self::Replaced
+        )
+    }
+
+    /// The counter of this reason in [`Stats::ended`](crate::Stats::ended).
+    pub fn label(&self) -> &'static str {
+        Self::LABELS[self.index()]
+    }
+
+    /// The labels of all reasons, in the order of [`Stats::ended`](crate::Stats::ended).
+    pub const LABELS: [&'static str; 13] = [
+        "closed_by_peer",
+        "closed_by_us",
+        "idle",
+        "lifetime",
+        "shutdown",
+        "replaced",
+        "evicted",
+        "handshake_timed_out",
+        "handshake_failed",
+        "protocol",
+        "handler_failed",
+        "handler_panicked",
+        "io",
+    ];
+
+    pub(crate) fn index(&self) -> usize {
+        match self {
+            Self::ClosedByPeer => 0,
+            Self::ClosedByUs => 1,
+            Self::Idle => 2,
+            Self::Lifetime => 3,
+            Self::Shutdown => 4,
+            Self::Replaced => 5,
+            Self::Evicted => 6,
+            Self::HandshakeTimedOut => 7,
+            Self::HandshakeFailed(_) => 8,
+            Self::Protocol(_) => 9,
+            Self::HandlerFailed => 10,
+            Self::HandlerPanicked => 11,
+            Self::Io(_) => 12,
+        }
+    }
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ClosedByPeer => f.write_str("the peer closed"),
+            Self::ClosedByUs => f.write_str("closed by this side"),
+            Self::Idle => f.write_str("the peer was silent for the idle timeout"),
+            Self::Lifetime => f.write_str("the lifetime is over"),
+            Self::Shutdown => f.write_str("the server shut down"),
+            Self::Replaced => f.write_str("the peer began anew from the same port"),
+            Self::Evicted => f.write_str("the handshake made way for a newer one"),
+            Self::HandshakeTimedOut => f.write_str("the handshake was not complete in time"),
+            Self::HandshakeFailed(why) => write!(f, "the handshake failed: {why}"),
+            Self::Protocol(why) => write!(f, "protocol error: {why}"),
+            Self::HandlerFailed => f.write_str("the handler returned an error"),
+            Self::HandlerPanicked => f.write_str("the handler panicked"),
+            Self::Io(kind) => write!(f, "the socket failed: {kind}"),
+        }
+    }
+}
+
+/// What a call on a [`Peer`](crate::Peer) can fail with. An error that
+/// [is fatal](Error::is_fatal) means that the association is over; noise from the network never
+/// surfaces here.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The time given to the call is over. The association lives.
+    #[error("nothing came in the time given")]
+    TimedOut,
+    /// The message is longer than the transport can carry. The association lives.
+    #[error("a message of {size} bytes is longer than the {limit} that one datagram carries")]
+    MessageTooLarge {
+        /// Bytes of the message.
+        size: usize,
+        /// Bytes that would have fitted.
+        limit: usize,
+    },
+    /// DTLS has no way to carry an empty message (OpenSSL drops empty records). The association
+    /// lives.
+    #[error("DTLS carries no empty messages")]
+    EmptyMessage,
+    /// The message that came is longer than the buffer. It is kept for the next call, and the
+    /// association lives.
+    #[error("the buffer is too small for a message of {needed} bytes")]
+    BufferTooSmall {
+        /// Bytes of the message.
+        needed: usize,
+    },
+    /// The socket took nothing for [`Timeouts::send`](crate::Timeouts::send). The message was not
+    /// sent and the association lives.
+    #[error("the socket's send buffer stayed full")]
+    SendBufferFull,
+    /// The association is over.
+    #[error("the association is over: {0}")]
+    Ended(EndReason),
+    /// The handler's own error.
+    #[error(transparent)]
+    Handler(Box<dyn StdError + Send + Sync>),
+}
+
+impl Error {
+    /// Wraps an error of the handler's own, so that `?` can end the association with it.
+    pub fn handler(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::Handler(error.into())
+    }
+
+    /// Whether the association is over.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, Self::Ended(_) | Self::Handler(_))
+    }
+}
+
+impl From<io::Error> for Error {
+    /// An I/O error of the handler's own (a file, another socket).
+    fn from(error: io::Error) -> Self {
+        Self::Handler(error.into())
+    }
+}
+
+/// Why [`Sender::try_send`](crate::Sender::try_send) did not send; each gives the message back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrySendError<M> {
+    /// The socket's send buffer is full: nothing was sent; try later, or drop the message.
+    #[error("the socket's send buffer is full")]
+    Full(M),
+    /// Longer (or, on DTLS, shorter: empty) than one datagram carries.
+    #[error("the message does not fit one datagram")]
+    Unsendable(M),
+    /// The association is over.
+    #[error("the association is over")]
+    Ended(M),
+}
+
+impl<M> TrySendError<M> {
+    /// The message that was not sent.
+    pub fn into_message(self) -> M {
+        match self {
+            Self::Full(message) | Self::Unsendable(message) | Self::Ended(message) => message,
+        }
+    }
+}
+
+/// Why a certificate, a key or a list of authorities is of no use.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdentityError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}; check the path and its permissions", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No PEM certificate in it.
+    #[error("{place} holds no PEM certificate; it must have a BEGIN CERTIFICATE block")]
+    NoCertificate {
+        /// The file, or "the certificate chain".
+        place: String,
+    },
+    /// No PEM private key in it, or an encrypted one.
+    #[error("{place} holds no unencrypted PEM private key; it must have a BEGIN PRIVATE KEY block")]
+    NoKey {
+        /// The file, or "the key".
+        place: String,
+    },
+    /// The key is not the certificate's.
+    #[error("the private key does not belong to the certificate; give the pair that was made together")]
+    Mismatch,
+    /// OpenSSL refuses the material.
+    #[error("OpenSSL refuses the credentials: {0}")]
+    Refused(String),
+}
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// No address to listen on.
+    #[error("no address to listen on; give at least one, such as dtls://127.0.0.1:4433")]
+    NoListener,
+    /// The address cannot be used.
+    #[error(transparent)]
+    Address(#[from] crate::address::AddressError),
+    /// Another socket has the port.
+    #[error(
+        "{address} is in use by another socket; choose another port, or end the program that has it (ss -ulpn shows it)"
+    )]
+    AddressInUse {
+        /// What was asked for.
+        address: SocketAddr,
+    },
+    /// The address is not this host's.
+    #[error(
+        "{address} is not an address of this host; choose one that `ip address` lists, or allow addresses that come later (free-bind)"
+    )]
+    AddressNotAvailable {
+        /// What was asked for.
+        address: SocketAddr,
+    },
+    /// A privileged port.
+    #[error(
+        "no permission to listen on {address}; ports below 1024 need CAP_NET_BIND_SERVICE, so choose a higher one or grant it"
+    )]
+    PermissionDenied {
+        /// What was asked for.
+        address: SocketAddr,
+    },
+    /// A DTLS listener without certificate and without PSK.
+    #[error("a dtls:// listener needs an identity (certificate and key) or pre-shared keys")]
+    NoIdentity,
+    /// The credentials are of no use.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A system call failed.
+    #[error("{doing} failed: {source}")]
+    Io {
+        /// What was being done.
+        doing: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Why a client has no association.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The address cannot be used.
+    #[error(transparent)]
+    Address(#[from] crate::address::AddressError),
+    /// The credentials are of no use.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// No handshake in the time given.
+    #[error("no DTLS handshake with {peer} within {timeout:?}{}; check that a DTLS 1.2 server listens there", if *.unreachable { " (the host says that nothing listens on that port)" } else { "" })]
+    TimedOut {
+        /// Who was asked.
+        peer: SocketAddr,
+        /// How long.
+        timeout: Duration,
+        /// Whether an ICMP port unreachable came back.
+        unreachable: bool,
+    },
+    /// The server's certificate does not verify.
+    #[error(
+        "the certificate of {peer} does not verify: {why}; name its authority (CA), or accept any certificate if you must"
+    )]
+    Unverified {
+        /// Whose.
+        peer: SocketAddr,
+        /// OpenSSL's words.
+        why: String,
+    },
+    /// The handshake failed.
+    #[error("the handshake with {peer} failed: {why}")]
+    Handshake {
+        /// With whom.
+        peer: SocketAddr,
+        /// OpenSSL's words, or the alert's name.
+        why: String,
+    },
+    /// A system call failed.
+    #[error("cannot reach {peer}: {source}")]
+    Io {
+        /// Whom.
+        peer: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}

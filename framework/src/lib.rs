@@ -1,0 +1,85 @@
+//! One worker thread per peer, for UDP and DTLS servers on Linux.
+//!
+//! A *dispatcher* thread meets strangers on the listeners, has them prove their address, and makes a
+//! connected socket for each new peer. A *worker* thread then runs that peer's own handshake and
+//! the [`PeerHandler`], which is straight-line, blocking code:
+//!
+//! ```
+//! use peeloff::{CaBundle, Client, Error, Identity, Peer, Server};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let identity = Identity::self_signed()?;
+//! let trust = CaBundle::from_pem(&identity.certificate_pem())?;
+//! let server = Server::builder()
+//!     .listen("dtls://127.0.0.1:0".parse()?)
+//!     .identity(identity)
+//!     .start(|peer: &mut Peer| -> Result<(), Error> {
+//!         let mut buffer = [0; 2048];
+//!         while let Some(len) = peer.recv(&mut buffer)? {
+//!             peer.send(&buffer[..len])?;
+//!         }
+//!         Ok(())
+//!     })?;
+//!
+//! let mut client = Client::builder().ca(trust).connect(&server.addresses()[0])?;
+//! client.send(b"hello")?;
+//! let mut buffer = [0; 2048];
+//! assert_eq!(client.recv(&mut buffer)?, Some(5));
+//! assert_eq!(&buffer[..5], b"hello");
+//! # client.close();
+//! # server.handle().shutdown(std::time::Duration::from_secs(1));
+//! # Ok(()) }
+//! ```
+//!
+//! * [`Server`] and [`ServerBuilder`] start a server, a [`Handle`] shuts it down.
+//! * [`PeerHandler`] or [`PeerEvents`] is what you write; [`Peer`] and [`Sender`] are what you get.
+//! * [`Limits`] and [`Timeouts`] bound everything; [`Stats`] counts everything.
+//! * [`Client`] is the other side.
+//!
+//! Plain UDP has no proof of address: whoever can forge a source can open associations, up to the
+//! limits. DTLS 1.2 (RFC 6347) proves it with a cookie before anything is kept.
+
+#![deny(unsafe_code)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("peeloff runs on Linux only: it relies on epoll, recvmmsg and Linux's UDP socket lookup");
+
+mod address;
+mod association;
+mod client;
+mod config;
+mod credentials;
+mod dispatcher;
+mod error;
+mod handler;
+mod observe;
+mod peer;
+mod registry;
+mod restart;
+mod sender;
+mod server;
+mod session;
+mod sys;
+mod transport;
+mod worker;
+
+pub use address::{Address, AddressError, Host, Scheme};
+pub use association::AssociationId;
+pub use client::Client;
+pub use config::Timeouts;
+pub use credentials::{CaBundle, ClientAuth, Identity, PeerCertificate, PeerIdentity};
+pub use dispatcher::admit::{Limits, Refusal};
+pub use error::{ConnectError, EndReason, Error, IdentityError, StartError, TrySendError};
+pub use handler::{Admission, Callbacks, Incoming, PeerEvents, PeerHandler};
+pub use observe::Stats;
+pub use peer::{Peer, Sender};
+pub use server::{Handle, Report, Server, ServerBuilder, raise_fd_limit};
+
+/// The pure parts and the recipes, for tests, benches and fuzzers. No promises.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::dispatcher::child;
+    pub use crate::dispatcher::{admit, cookie, hello};
+    pub use crate::session::record;
+    pub use crate::sys::control::packet_info as control_messages;
+}

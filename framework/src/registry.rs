@@ -1,0 +1,215 @@
+//! The live associations by their addresses, and the books that admission is decided by.
+
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::association::{Association, signal};
+use crate::dispatcher::admit::{Ledger, Limits, Refusal};
+use crate::observe::{Counters, Stats};
+
+/// A handshake younger than this is not evicted: an honest one has time for a retransmission.
+const EVICTION_AGE: Duration = Duration::from_secs(2);
+
+/// Local and peer address: what makes an association unique among UDP sockets.
+pub(crate) type Addresses = (SocketAddr, SocketAddr);
+
+/// All live associations. The lock is held for look-ups and bookkeeping, never for a system call
+/// other than a wake-up.
+pub(crate) struct Registry {
+    table: Mutex<Table>,
+    emptied: Condvar,
+}
+
+struct Table {
+    associations: HashMap<Addresses, Arc<Association>>,
+    ledger: Ledger,
+    /// Handshakes in the order in which they began; finished ones stay until they come up front.
+    half_open: VecDeque<(Instant, Weak<Association>)>,
+    draining: bool,
+}
+
+impl Registry {
+    /// `key` is random.
+    pub(crate) fn new(limits: Limits, key: (u64, u64)) -> Self {
+        Self {
+            table: Mutex::new(Table {
+                associations: HashMap::new(),
+                ledger: Ledger::new(limits, key),
+                half_open: VecDeque::new(),
+                draining: false,
+            }),
+            emptied: Condvar::new(),
+        }
+    }
+
+    /// The association between these addresses.
+    pub(crate) fn find(&self, addresses: &Addresses) -> Option<Arc<Association>> {
+        self.table.lock().associations.get(addresses).cloned()
+    }
+
+    /// Books a place for a new peer, which [`insert`](Self::insert) or
+    /// [`cancel`](Self::cancel) must follow.
+    pub(crate) fn book(&self, local: SocketAddr, peer: SocketAddr) -> Result<(), Refusal> {
+        let mut table = self.table.lock();
+        if table.draining {
+            return Err(Refusal::Draining);
+        }
+        table.ledger.admit(local, peer, Instant::now())
+    }
+
+    /// Gives a booked place back.
+    pub(crate) fn cancel(&self, local: SocketAddr, peer: SocketAddr) {
+        self.table.lock().ledger.release(local, peer);
+    }
+
+    /// Books a handshake for a new association, before it is inserted. At the cap the oldest
+    /// handshake makes way, if it has had its time; if none has, this one is refused.
+    pub(crate) fn begin_handshake(&self, association: &Arc<Association>) -> Result<(), Refusal> {
+        let now = Instant::now();
+        let mut evicted = None;
+        let mut table = self.table.lock();
+        if table.ledger.begin_handshake().is_err() {
+            evicted = Some(table.oldest_handshake(now).ok_or(Refusal::MaxHalfOpen)?);
+            table.ledger.end_handshake();
+            table.ledger.begin_handshake()?;
+        }
+        association.half_open.store(true, Ordering::Release);
+        // Whatever is done with its handshake leaves the front of the queue, so that the queue is as
+        // long as the oldest handshake is old.
+        while table.half_open.front().is_some_and(|(_, old)| !is_half_open(old)) {
+            table.half_open.pop_front();
+        }
+        table.half_open.push_back((now, Arc::downgrade(association)));
+        drop(table);
+        if let Some(evicted) = evicted {
+            evicted.raise(signal::EVICT);
+        }
+        Ok(())
+    }
+
+    /// The handshake of this association is over, well or not.
+    pub(crate) fn end_handshake(&self, association: &Association) {
+        if association.half_open.swap(false, Ordering::AcqRel) {
+            self.table.lock().ledger.end_handshake();
+        }
+    }
+
+    /// Makes a booked association findable. `false`: there is one between these addresses.
+    pub(crate) fn insert(&self, association: &Arc<Association>) -> bool {
+        let mut table = self.table.lock();
+        if table.draining {
+            association.raise(signal::DRAIN);
+        }
+        match table.associations.entry((association.local, association.peer)) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(entry) => {
+                entry.insert(Arc::clone(association));
+                true
+            }
+        }
+    }
+
+    /// Forgets an association that has ended and given its socket up, and gives its place back.
+    /// Returns the datagrams that came for its successor meanwhile.
+    pub(crate) fn remove(&self, association: &Association, counters: &Counters) -> VecDeque<Box<[u8]>> {
+        self.end_handshake(association);
+        let mut table = self.table.lock();
+        let addresses = (association.local, association.peer);
+        let left = association.close_inbox();
+        if table.associations.get(&addresses).is_some_and(|found| found.id == association.id) {
+            table.associations.remove(&addresses);
+            table.ledger.release(association.local, association.peer);
+        }
+        let fold = |from: &std::sync::atomic::AtomicU64, into: &std::sync::atomic::AtomicU64| {
+            into.fetch_add(from.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+        };
+        fold(&association.received, &counters.messages_received);
+        fold(&association.sent, &counters.messages_sent);
+        if table.associations.is_empty() {
+            table.associations.shrink_to(64);
+            table.half_open.clear();
+            self.emptied.notify_all();
+        }
+        left
+    }
+
+    /// No new peers from now on; signals all that are there.
+    pub(crate) fn drain(&self) -> usize {
+        let associations = {
+            let mut table = self.table.lock();
+            table.draining = true;
+            table.associations.values().cloned().collect::<Vec<_>>()
+        };
+        for association in &associations {
+            association.raise(signal::DRAIN);
+        }
+        associations.len()
+    }
+
+    /// All live associations.
+    pub(crate) fn all(&self) -> Vec<Arc<Association>> {
+        self.table.lock().associations.values().cloned().collect()
+    }
+
+    /// Waits until there is no association any more; `false` if there still is one at `deadline`.
+    pub(crate) fn wait_until_empty(&self, deadline: Instant) -> bool {
+        let mut table = self.table.lock();
+        while !table.associations.is_empty() {
+            if self.emptied.wait_until(&mut table, deadline).timed_out() {
+                return table.associations.is_empty();
+            }
+        }
+        true
+    }
+
+    /// Changes the limits for those who come.
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        self.table.lock().ledger.set_limits(limits);
+    }
+
+    /// Fills in what only the registry knows.
+    pub(crate) fn complete(&self, mut stats: Stats) -> Stats {
+        let table = self.table.lock();
+        stats.peers = table.associations.len() as u64;
+        stats.half_open = table.ledger.half_open() as u64;
+        for association in table.associations.values() {
+            stats.messages_received += association.received.load(Ordering::Relaxed);
+            stats.messages_sent += association.sent.load(Ordering::Relaxed);
+        }
+        stats
+    }
+}
+
+impl Table {
+    /// Takes the oldest handshake out, if it is old enough to make way.
+    fn oldest_handshake(&mut self, now: Instant) -> Option<Arc<Association>> {
+        loop {
+            let (began, association) = self.half_open.front()?;
+            let began = *began;
+            let association = association.upgrade();
+            match association {
+                Some(association) if association.half_open.load(Ordering::Acquire) => {
+                    if now.saturating_duration_since(began) < EVICTION_AGE {
+                        return None;
+                    }
+                    self.half_open.pop_front();
+                    // Its place is taken over: it must not give it back again.
+                    if association.half_open.swap(false, Ordering::AcqRel) {
+                        return Some(association);
+                    }
+                }
+                _ => drop(self.half_open.pop_front()),
+            }
+        }
+    }
+}
+
+fn is_half_open(association: &Weak<Association>) -> bool {
+    association.upgrade().is_some_and(|association| association.half_open.load(Ordering::Acquire))
+}

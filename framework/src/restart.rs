@@ -1,0 +1,141 @@
+//! A ClientHello on an association's own socket: the peer lost its state and begins anew from the
+//! same address and port, or somebody forges one (RFC 6347 §4.2.8).
+//!
+//! The answer is as stateless as the dispatcher's: without a valid cookie a HelloVerifyRequest, and
+//! the association goes on as if nothing had been; with one, the peer owns the address and the old
+//! association ends. The hello then goes to the dispatcher, which opens the new one.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use parking_lot::RwLock;
+
+use crate::config::Timeouts;
+use crate::dispatcher::cookie::{CookieJar, CookieVerdict};
+use crate::dispatcher::hello::{self, ClientHello, FirstDatagram, HELLO_VERIFY_REQUEST_LEN};
+
+/// The cookie secrets, for the dispatcher and all workers. Reads share; a rotation takes
+/// microseconds once in [`Timeouts::cookie_period`].
+pub(crate) struct Cookies {
+    jar: RwLock<CookieJar>,
+}
+
+impl Cookies {
+    /// With secrets from OpenSSL's random source.
+    pub(crate) fn new(timeouts: &Timeouts) -> Result<Self, openssl::error::ErrorStack> {
+        let jar = CookieJar::new(secret()?, secret()?, timeouts.cookie_period, Instant::now());
+        Ok(Self { jar: RwLock::new(jar) })
+    }
+
+    /// Checks the cookie of a hello, and says what to answer to one that has no valid cookie.
+    pub(crate) fn check(
+        &self,
+        local: SocketAddr,
+        peer: SocketAddr,
+        hello: &ClientHello<'_>,
+        datagram_len: usize,
+    ) -> Checked {
+        self.rotate_if_due();
+        let jar = self.jar.read();
+        let verdict = jar.verify(local, peer, hello);
+        if let CookieVerdict::Valid(proof) = verdict {
+            return Checked::Valid(proof);
+        }
+        let refused = matches!(verdict, CookieVerdict::Invalid);
+        // A cookie that was refused in a second hello was not ours, or is long expired. A new
+        // challenge would have to carry a message number that OpenSSL's listener cannot take up.
+        let reply = if refused && hello.message_sequence > 0 {
+            None
+        } else {
+            hello::hello_verify_request(hello, datagram_len, &jar.make(local, peer, hello))
+        };
+        Checked::Unproven { refused, reply }
+    }
+
+    fn rotate_if_due(&self) {
+        let now = Instant::now();
+        if !self.jar.read().rotation_due(now) {
+            return;
+        }
+        let mut jar = self.jar.write();
+        if jar.rotation_due(now) {
+            // Without randomness the old secrets stay: worse than new ones, better than known ones.
+            if let Ok(fresh) = secret() {
+                jar.rotate(fresh, now);
+            }
+        }
+    }
+}
+
+/// What [`Cookies::check`] found.
+pub(crate) enum Checked {
+    /// The sender has received what we sent to its address.
+    Valid(crate::dispatcher::cookie::AddressProven),
+    /// It has not, as far as we know.
+    Unproven {
+        /// There was a cookie, and it is not one of ours.
+        refused: bool,
+        /// The challenge, where there is one to send.
+        reply: Option<[u8; HELLO_VERIFY_REQUEST_LEN]>,
+    },
+}
+
+fn secret() -> Result<[u8; 32], openssl::error::ErrorStack> {
+    let mut secret = [0; 32];
+    openssl::rand::rand_bytes(&mut secret)?;
+    Ok(secret)
+}
+
+/// What an association needs to know to tell a restarted peer from a repeated datagram.
+pub(crate) struct Restart {
+    cookies: std::sync::Arc<Cookies>,
+    /// The random of the hello that the association began with: a hello with the same one is the
+    /// same hello.
+    random: [u8; 32],
+}
+
+/// What a datagram on an association's socket is, as far as beginnings go.
+pub(crate) enum Verdict {
+    /// No ClientHello.
+    NotAHello,
+    /// The hello that this association began with, again.
+    Duplicate,
+    /// A new hello without a cookie: send this.
+    Challenge([u8; HELLO_VERIFY_REQUEST_LEN]),
+    /// A new hello that deserves no answer.
+    Ignore,
+    /// A new hello with a valid cookie.
+    Restarted,
+}
+
+impl Restart {
+    /// For the association that begins with `hello`.
+    pub(crate) fn new(cookies: std::sync::Arc<Cookies>, hello: &[u8]) -> Self {
+        let mut random = [0; 32];
+        if let FirstDatagram::ClientHello(hello) = hello::classify(hello) {
+            random.copy_from_slice(hello.random);
+        }
+        Self { cookies, random }
+    }
+
+    /// Looks at a datagram that arrived between `local` and `peer`.
+    pub(crate) fn check(&self, datagram: &[u8], local: SocketAddr, peer: SocketAddr) -> Verdict {
+        // Content type handshake, epoch 0: everything else is decided here, cheaply.
+        if datagram.first() != Some(&hello::HANDSHAKE) || datagram.get(3..5) != Some(&[0, 0]) {
+            return Verdict::NotAHello;
+        }
+        let hello = match hello::classify(datagram) {
+            FirstDatagram::ClientHello(hello) => hello,
+            FirstDatagram::HelloTooShort => return Verdict::Ignore,
+            _ => return Verdict::NotAHello,
+        };
+        if *hello.random == self.random {
+            return Verdict::Duplicate;
+        }
+        match self.cookies.check(local, peer, &hello, datagram.len()) {
+            Checked::Valid(_) => Verdict::Restarted,
+            Checked::Unproven { reply: Some(reply), .. } => Verdict::Challenge(reply),
+            Checked::Unproven { reply: None, .. } => Verdict::Ignore,
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! The server: built, started, looked at, shut down.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use openssl::ssl::SslContext;
+use parking_lot::{Condvar, Mutex};
+
+use crate::address::{Address, Scheme};
+use crate::association::{Association, Link, signal};
+use crate::config::Timeouts;
+use crate::credentials::{ClientAuth, Identity};
+use crate::dispatcher::admit::Limits;
+use crate::dispatcher::child::Options;
+use crate::dispatcher::{self, Dispatcher, Mailbox, UdpListener};
+use crate::error::{EndReason, StartError};
+use crate::handler::PeerHandler;
+use crate::observe::{Counters, Stats, bump};
+use crate::peer::Home;
+use crate::registry::Registry;
+use crate::restart::Cookies;
+use crate::sender::Sender;
+use crate::session::context::{self, ServerCredentials};
+use crate::sys::limits;
+use crate::transport::udp::{Stray, StrayTaker};
+use crate::worker::pool::Pool;
+
+/// Stack of a worker thread, in bytes: room for OpenSSL's handshake and a handler's buffers.
+const STACK_SIZE: usize = 256 * 1024;
+
+/// Threads kept out of the pool's reach: the dispatcher and the program's own.
+const OTHER_THREADS: u64 = 64;
+
+/// How long a shutdown waits, after the grace period, for workers to let go.
+const LET_GO: Duration = Duration::from_secs(1);
+
+/// What dispatcher, workers and handles share.
+pub(crate) struct Shared {
+    pub(crate) handler: Arc<dyn PeerHandler>,
+    pub(crate) registry: Registry,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) cookies: Arc<Cookies>,
+    /// `None` where no listener speaks DTLS.
+    pub(crate) dtls: Option<SslContext>,
+    pub(crate) mailbox: Mailbox,
+    addresses: Vec<Address>,
+    done: Done,
+}
+
+/// Set when the server has shut down.
+#[derive(Default)]
+struct Done {
+    report: Mutex<Option<Report>>,
+    changed: Condvar,
+}
+
+impl StrayTaker for Shared {
+    fn take(&self, stray: Stray) {
+        if !self.mailbox.send(stray) {
+            bump(&self.counters.strays_lost);
+        }
+    }
+}
+
+impl Home for Shared {
+    fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Box<[u8]>>) {
+        bump(&self.counters.ended[reason.index()]);
+        tracing::debug!(id = %association.id, peer = %association.peer, %reason, "association over");
+        let late = self.registry.remove(association, &self.counters);
+        for payload in leftover.into_iter().chain(late) {
+            let Association { local, peer, .. } = *association;
+            let interface = match local {
+                SocketAddr::V6(v6) => v6.scope_id(),
+                SocketAddr::V4(_) => 0,
+            };
+            self.take(Stray { local, peer, interface, payload });
+        }
+    }
+}
+
+/// What a server is made of. Everything has a default but the listener.
+///
+/// ```
+/// use peeloff::{Error, Identity, Peer, Server};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = Server::builder()
+///     .listen("dtls://127.0.0.1:0".parse()?)
+///     .identity(Identity::self_signed()?)
+///     .start(|peer: &mut Peer| -> Result<(), Error> {
+///         let mut buffer = [0; 2048];
+///         while let Some(len) = peer.recv(&mut buffer)? {
+///             peer.send(&buffer[..len])?;
+///         }
+///         Ok(())
+///     })?;
+/// println!("listening {}", server.addresses()[0]);
+/// # server.handle().shutdown(std::time::Duration::ZERO);
+/// # Ok(()) }
+/// ```
+#[must_use = "a builder does nothing until it is started"]
+pub struct ServerBuilder {
+    listen: Vec<Address>,
+    credentials: ServerCredentials,
+    limits: Limits,
+    timeouts: Timeouts,
+    options: Options,
+    stack_size: usize,
+}
+
+impl ServerBuilder {
+    /// Listens on this address; may be called several times. A wildcard (`0.0.0.0`, `::`) serves
+    /// every address of the host, and answers from the one that was asked.
+    pub fn listen(mut self, address: Address) -> Self {
+        self.listen.push(address);
+        self
+    }
+
+    /// The certificate and key of all DTLS listeners.
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.credentials.identity = Some(identity);
+        self
+    }
+
+    /// Whether clients must show a certificate. Default: they are not asked.
+    pub fn client_auth(mut self, auth: ClientAuth) -> Self {
+        self.credentials.client_auth = auth;
+        self
+    }
+
+    /// Accepts pre-shared keys (RFC 4279): gives the key of an identity, `None` if it is unknown.
+    /// Runs on the worker thread of the peer that asks.
+    pub fn psk(mut self, lookup: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
+        self.credentials.psk = Some(Arc::new(lookup));
+        self
+    }
+
+    /// How many peers, from where, how fast.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// How long things may take.
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// Whether `::` leaves IPv4 alone (IPV6_V6ONLY). Default: `false`, it is dual-stack.
+    pub fn v6_only(mut self, v6_only: bool) -> Self {
+        self.options.v6_only = v6_only;
+        self
+    }
+
+    /// Whether addresses may be listened on that the host does not have yet (IP_FREEBIND).
+    pub fn freebind(mut self, freebind: bool) -> Self {
+        self.options.freebind = freebind;
+        self
+    }
+
+    /// Bytes of stack of a worker thread. Default: 256 KiB, touched as far as used.
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.stack_size = bytes;
+        self
+    }
+
+    /// Binds the listeners and starts the dispatcher thread. Returns when peers can come.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`], after which nothing is left behind.
+    pub fn start(self, handler: impl PeerHandler) -> Result<Server, StartError> {
+        if self.listen.is_empty() {
+            return Err(StartError::NoListener);
+        }
+        let wants_dtls = self.listen.iter().any(|address| address.scheme == Scheme::Dtls);
+        if wants_dtls && self.credentials.identity.is_none() && self.credentials.psk.is_none() {
+            return Err(StartError::NoIdentity);
+        }
+        let dtls = wants_dtls.then(|| context::server(&self.credentials)).transpose()?;
+        let mut listeners = Vec::new();
+        for address in &self.listen {
+            for socket in address.resolve()? {
+                listeners.push(UdpListener::bind(address.scheme, socket, self.options)?);
+            }
+        }
+        let io = |doing: &str| {
+            let doing = doing.to_owned();
+            move |source: io::Error| StartError::Io { doing, source }
+        };
+        let random = |error: openssl::error::ErrorStack| io("reading random bytes")(error.into());
+        let (mailbox, inlet) = dispatcher::mailbox().map_err(io("making the dispatcher's mailbox"))?;
+        let mut key = [0; 16];
+        openssl::rand::rand_bytes(&mut key).map_err(random)?;
+        let (first, second) = key.split_at(8);
+        let word = |bytes: &[u8]| bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        let shared = Arc::new(Shared {
+            handler: Arc::new(handler),
+            registry: Registry::new(self.limits, (word(first), word(second))),
+            counters: Arc::default(),
+            cookies: Arc::new(Cookies::new(&self.timeouts).map_err(random)?),
+            timeouts: self.timeouts,
+            dtls,
+            mailbox,
+            addresses: listeners.iter().map(UdpListener::address).collect(),
+            done: Done::default(),
+        });
+        let most = limits::thread_limit().unwrap_or(16_000).saturating_sub(OTHER_THREADS);
+        warn_of_limits(&self.limits, most);
+        let counters = Arc::clone(&shared.counters);
+        let pool = Pool::new(counters, self.stack_size, shared.timeouts.worker_idle, most);
+        let dispatcher = Dispatcher::new(Arc::clone(&shared), inlet, pool, listeners)
+            .map_err(io("setting up the dispatcher"))?;
+        thread::Builder::new()
+            .name("peeloff-disp".to_owned())
+            .spawn(move || dispatcher.run())
+            .map_err(io("starting the dispatcher thread"))?;
+        Ok(Server { handle: Handle { shared } })
+    }
+}
+
+/// Says where the system allows less than the limits do.
+fn warn_of_limits(limits: &Limits, threads: u64) {
+    let wanted = limits.max_peers as u64;
+    if wanted != u64::MAX && wanted > threads {
+        tracing::warn!(wanted, threads, "fewer threads than max_peers: the system has no more");
+    }
+    if let Ok(fds) = limits::fd_limit() {
+        let room = fds.saturating_sub(128);
+        if wanted != usize::MAX as u64 && wanted > room {
+            tracing::warn!(wanted, room, "fewer descriptors than max_peers: raise the limit (ulimit -n)");
+        }
+    }
+}
+
+/// A server that is running. Dropping it does not end it; [`Handle::shutdown`] does.
+#[derive(Debug)]
+pub struct Server {
+    handle: Handle,
+}
+
+impl Server {
+    /// A builder with the defaults.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder {
+            listen: Vec::new(),
+            credentials: ServerCredentials::default(),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            options: Options::default(),
+            stack_size: STACK_SIZE,
+        }
+    }
+
+    /// The addresses it listens on, with the ports that the kernel chose.
+    pub fn addresses(&self) -> &[Address] {
+        &self.handle.shared.addresses
+    }
+
+    /// A handle for other threads.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Blocks until somebody has shut the server down.
+    pub fn wait(self) -> Report {
+        let done = &self.handle.shared.done;
+        let mut report = done.report.lock();
+        loop {
+            if let Some(report) = &*report {
+                return report.clone();
+            }
+            done.changed.wait(&mut report);
+        }
+    }
+}
+
+/// What a shutdown came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// Peers that were there when it began.
+    pub peers: usize,
+    /// Of these, how many ended within the grace period.
+    pub finished: usize,
+    /// How many were ended when it was over.
+    pub stopped: usize,
+    /// Of these, how many had a handler that did not return: their threads are left behind.
+    pub abandoned: usize,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Looks at a running server, and ends it; clonable, for any thread.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// The numbers as they are now.
+    pub fn stats(&self) -> Stats {
+        self.shared.registry.complete(self.shared.counters.snapshot())
+    }
+
+    /// Senders to all peers whose handshake is complete.
+    pub fn peers(&self) -> Vec<Sender> {
+        let sender = |association: Arc<Association>| {
+            let range = match &*association.link.lock() {
+                Link::Open(session) => {
+                    Some((session.max_message(association.peer.is_ipv4()), session.min_message()))
+                }
+                _ => None,
+            };
+            range.map(|(most, least)| Sender::new(association, most, least))
+        };
+        self.shared.registry.all().into_iter().filter_map(sender).collect()
+    }
+
+    /// Changes the limits for those who come from now on.
+    pub fn set_limits(&self, limits: Limits) {
+        self.shared.registry.set_limits(limits);
+    }
+
+    /// Ends the server: no new peers; every handler's `recv` returns `Ok(None)` once its peer is
+    /// quiet, and it may finish within `grace`; then all that are left are ended. DTLS peers get a
+    /// close_notify. Blocks for `grace` and a second at most. A second call waits for the first.
+    pub fn shutdown(&self, grace: Duration) -> Report {
+        let began = Instant::now();
+        let shared = &self.shared;
+        let mut done = shared.done.report.lock();
+        if let Some(report) = &*done {
+            return report.clone();
+        }
+        let peers = shared.registry.drain();
+        let in_time = began.checked_add(grace).is_none_or(|end| shared.registry.wait_until_empty(end));
+        let late = if in_time { Vec::new() } else { shared.registry.all() };
+        for association in &late {
+            association.raise(signal::STOP);
+        }
+        let abandoned = if late.is_empty() || shared.registry.wait_until_empty(Instant::now() + LET_GO) {
+            0
+        } else {
+            self.abandon()
+        };
+        shared.mailbox.stop();
+        let stopped = late.len();
+        let finished = peers.saturating_sub(stopped);
+        let report = Report { peers, finished, stopped, abandoned, took: began.elapsed() };
+        *done = Some(report.clone());
+        shared.done.changed.notify_all();
+        report
+    }
+
+    /// Says goodbye to the peers of handlers that do not return, in their place.
+    fn abandon(&self) -> usize {
+        let stuck = self.shared.registry.all();
+        for association in &stuck {
+            let mut link = association.link.lock();
+            if let Link::Open(session) = &mut *link {
+                session.close();
+            }
+            *link = Link::Ended(EndReason::Shutdown);
+        }
+        stuck.len()
+    }
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("addresses", &self.shared.addresses).finish_non_exhaustive()
+    }
+}
+
+/// Raises the soft limit on descriptors to the hard one, and returns it: each peer takes one. For
+/// a program's start; the library does not do it by itself.
+///
+/// # Errors
+///
+/// Those of getrlimit(2) and setrlimit(2).
+pub fn raise_fd_limit() -> io::Result<u64> {
+    limits::raise_fd_limit()
+}

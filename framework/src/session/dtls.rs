@@ -1,0 +1,134 @@
+//! A DTLS 1.2 session that is open (RFC 6347), over OpenSSL.
+
+use openssl::ssl::{ErrorCode, SslRef, SslStream};
+
+use super::Sent;
+use super::datagram::DatagramIo;
+use super::record;
+use crate::credentials::{PeerCertificate, PeerIdentity};
+use crate::session::context::psk_identity;
+use crate::sys::ossl;
+
+/// What reading from a session came to.
+#[derive(Debug)]
+pub(crate) enum Read {
+    /// One message of so many bytes is in the buffer.
+    Message(usize),
+    /// One message that is longer than the buffer: here is all of it.
+    Long(Vec<u8>),
+    /// No application data in what was fed.
+    Nothing,
+    /// close_notify.
+    Closed,
+    /// A fatal alert, or an error of OpenSSL's.
+    Broken(String),
+}
+
+/// The security state, with the socket that its records leave by. One thread at a time.
+pub(crate) struct DtlsSession {
+    stream: SslStream<DatagramIo>,
+}
+
+/// What a handshake settled.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) identity: PeerIdentity,
+    pub(crate) cipher: Option<String>,
+    /// Bytes below which a record of this suite is forged; 0 where there are no records.
+    pub(crate) min_ciphertext: usize,
+}
+
+impl Facts {
+    pub(super) fn of(ssl: &SslRef) -> Self {
+        let identity = match (ssl.peer_certificate(), psk_identity(ssl)) {
+            (Some(certificate), _) => PeerIdentity::Certificate(PeerCertificate::from_x509(&certificate)),
+            (None, Some(identity)) => PeerIdentity::Psk(identity),
+            (None, None) => PeerIdentity::Anonymous,
+        };
+        let cipher = ssl.current_cipher().map(|cipher| cipher.name().to_owned());
+        let min_ciphertext = cipher.as_deref().map_or(0, record::min_ciphertext);
+        Self { identity, cipher, min_ciphertext }
+    }
+}
+
+impl DtlsSession {
+    pub(super) fn new(stream: SslStream<DatagramIo>) -> Self {
+        Self { stream }
+    }
+
+    /// Feeds a datagram and reads the first message in it. `datagram` comes back with its memory
+    /// and without its content.
+    pub(crate) fn feed(&mut self, datagram: &mut Vec<u8>, buffer: &mut [u8]) -> Read {
+        self.stream.get_mut().swap(datagram);
+        let read = self.read(buffer);
+        self.stream.get_mut().swap(datagram);
+        datagram.clear();
+        read
+    }
+
+    /// Whether the last datagram may hold more than was read.
+    pub(crate) fn has_more(&self) -> bool {
+        ossl::has_pending(self.stream.ssl())
+    }
+
+    /// Reads the next message of what was fed.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Read {
+        if buffer.is_empty() {
+            // A read into nothing would not even look.
+            let mut byte = [0];
+            return match self.read(&mut byte) {
+                Read::Message(len) => Read::Long(byte[..len].to_vec()),
+                other => other,
+            };
+        }
+        match self.stream.ssl_read(buffer) {
+            Ok(len) => match self.stream.ssl().pending() {
+                rest if rest > 0 && len == buffer.len() => self.read_rest(buffer, rest),
+                _ => Read::Message(len),
+            },
+            Err(error) => match error.code() {
+                ErrorCode::WANT_READ | ErrorCode::WANT_WRITE => Read::Nothing,
+                ErrorCode::ZERO_RETURN => Read::Closed,
+                _ => Read::Broken(describe(&error)),
+            },
+        }
+    }
+
+    /// The rest of a record that is longer than the buffer.
+    fn read_rest(&mut self, start: &[u8], rest: usize) -> Read {
+        let mut whole = start.to_vec();
+        whole.resize(start.len() + rest, 0);
+        match self.stream.ssl_read(&mut whole[start.len()..]) {
+            Ok(len) => {
+                whole.truncate(start.len() + len);
+                Read::Long(whole)
+            }
+            Err(error) => Read::Broken(describe(&error)),
+        }
+    }
+
+    /// Encrypts one message and sends its record; never blocks. A record that finds the send
+    /// buffer full is dropped and its message counts as not sent: DTLS allows gaps.
+    pub(crate) fn write(&mut self, message: &[u8]) -> Sent {
+        self.stream.get_mut().outcome = Sent::Done;
+        match self.stream.ssl_write(message) {
+            Ok(_) => std::mem::replace(&mut self.stream.get_mut().outcome, Sent::Done),
+            Err(error) => Sent::Broken(describe(&error)),
+        }
+    }
+
+    /// Sends close_notify, once.
+    pub(crate) fn close(&mut self) {
+        let _ = self.stream.shutdown();
+    }
+}
+
+/// One line for what OpenSSL reports: the reason of its first error.
+pub(super) fn describe(error: &openssl::ssl::Error) -> String {
+    let reason = error.ssl_error().and_then(|stack| stack.errors().first()?.reason());
+    match (reason, error.io_error()) {
+        (Some(reason), _) => reason.to_owned(),
+        (None, Some(io)) => io.to_string(),
+        (None, None) => error.to_string(),
+    }
+}

@@ -1,0 +1,344 @@
+//! The DTLS handshake of one association, on the thread that will serve it.
+//!
+//! 1. A server starts with the ClientHello whose cookie the dispatcher verified: it is replayed
+//!    through `DTLSv1_listen`, which keeps the record. A client starts with nothing.
+//! 2. OpenSSL is stepped; it writes a flight or wants a datagram.
+//! 3. The wait ends with a datagram (filtered, fed, step again), with the retransmission timer
+//!    (1 s, doubling: RFC 6347 §4.2.4.1), with a signal, or with the deadline. Timers run on the
+//!    monotonic clock; OpenSSL's own is wall clock, so where it does not send when it should, the
+//!    recorded flight is sent again as it was.
+//! 4. After the first and second timeout the datagrams get smaller (1400, 1200, 548 bytes): the path
+//!    may drop large ones in silence.
+//! 5. The last flight is kept until the peer shows that it has it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openssl::error::ErrorStack;
+use openssl::ssl::{ErrorCode, Ssl, SslContext, SslStream};
+use openssl::x509::X509VerifyResult;
+use socket2::Socket;
+
+use super::datagram::DatagramIo;
+use super::dtls::{DtlsSession, Facts, describe};
+use super::record::{self, Filtered, Phase};
+use crate::association::{Association, signal};
+use crate::dispatcher::cookie::AddressProven;
+use crate::error::EndReason;
+use crate::observe::{Counters, bump};
+use crate::restart::{Restart, Verdict};
+use crate::sys::{message::DATAGRAM_MAX, ossl};
+use crate::transport::udp::{Arrival, UdpTransport};
+
+/// Handshake datagrams without IP and UDP headers: Ethernet less a tunnel, then the IPv6 minimum
+/// less headers, then what every IPv4 host reassembles (RFC 6347 §4.1.1.1).
+const MTUS: [u16; 3] = [1400, 1200, 548];
+
+/// First retransmission after this (RFC 6347 §4.2.4.1).
+const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a handshake goes on after an alert that anybody can have forged.
+const ALERT_GRACE: Duration = Duration::from_secs(2);
+
+/// Records of the next epoch that are passed to OpenSSL, which keeps each in a 16 KiB buffer until
+/// the epoch comes (CVE-2026-54874). A client sends one Finished, reordered or again.
+const MAX_EARLY_RECORDS: usize = 8;
+
+/// A ClientHello whose sender proved its address; only a verified cookie makes one.
+pub(crate) struct VerifiedHello {
+    datagram: Vec<u8>,
+}
+
+impl VerifiedHello {
+    /// The proof is what [`CookieJar::verify`](crate::dispatcher::cookie::CookieJar::verify) gave
+    /// for this datagram.
+    pub(crate) fn new(datagram: Vec<u8>, _proof: AddressProven) -> Self {
+        Self { datagram }
+    }
+
+    /// The datagram.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.datagram
+    }
+}
+
+/// A handshake under way.
+pub(crate) struct Handshake {
+    stream: SslStream<DatagramIo>,
+    /// Records of the next epoch fed so far.
+    early_records: usize,
+    /// The last alert that came in clear.
+    alert: Option<u8>,
+}
+
+/// Why there is no session.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The association ends for this reason.
+    Ended(EndReason),
+    /// The peer began anew; the datagram is its ClientHello with a valid cookie.
+    Restarted(Vec<u8>),
+    /// The certificate of the server does not verify.
+    Unverified(String),
+}
+
+impl Handshake {
+    /// The server's side.
+    pub(crate) fn accept(
+        context: &SslContext,
+        socket: Arc<Socket>,
+        hello: &VerifiedHello,
+    ) -> Result<Self, Failure> {
+        let mut ssl = Ssl::new(context).map_err(broken)?;
+        ssl.set_accept_state();
+        let mut handshake = Self::over(ssl, socket)?;
+        let mut datagram = hello.datagram.clone();
+        handshake.stream.get_mut().swap(&mut datagram);
+        if !ossl::dtls_listen(handshake.stream.ssl()) {
+            let why = ErrorStack::get();
+            let why = why.errors().first().and_then(|error| error.reason());
+            let why = why.unwrap_or("OpenSSL does not take the ClientHello").to_owned();
+            return Err(Failure::Ended(EndReason::HandshakeFailed(why)));
+        }
+        Ok(handshake)
+    }
+
+    /// The client's side; `name` is who the server must prove to be.
+    pub(crate) fn connect(
+        context: &SslContext,
+        socket: Arc<Socket>,
+        name: Option<&str>,
+    ) -> Result<Self, Failure> {
+        let mut ssl = Ssl::new(context).map_err(broken)?;
+        if let Some(name) = name {
+            match name.parse::<IpAddr>() {
+                Ok(address) => ssl.param_mut().set_ip(address).map_err(broken)?,
+                Err(_) => {
+                    ssl.set_hostname(name).map_err(broken)?;
+                    ssl.param_mut().set_host(name).map_err(broken)?;
+                }
+            }
+        }
+        ssl.set_connect_state();
+        Self::over(ssl, socket)
+    }
+
+    fn over(ssl: Ssl, socket: Arc<Socket>) -> Result<Self, Failure> {
+        ossl::set_mtu(&ssl, MTUS[0]);
+        let stream = SslStream::new(ssl, DatagramIo::new(socket)).map_err(broken)?;
+        Ok(Self { stream, early_records: 0, alert: None })
+    }
+
+    /// Runs the handshake to its end; blocks until then, at most until `deadline`. `restart` tells
+    /// what to do with a ClientHello that begins anew; a client has none.
+    pub(crate) fn complete(
+        mut self,
+        transport: &mut UdpTransport,
+        association: &Association,
+        counters: &Counters,
+        restart: Option<&Restart>,
+        deadline: Instant,
+    ) -> Result<(DtlsSession, Facts), Failure> {
+        let mut deadline = deadline;
+        let mut timeout = FIRST_TIMEOUT;
+        let mut timeouts = 0;
+        let mut datagram = Vec::with_capacity(DATAGRAM_MAX);
+        if self.step()? {
+            return Ok(self.finish(association));
+        }
+        let mut now = Instant::now();
+        let mut resend_at = now + timeout;
+        loop {
+            let signals = association.signals();
+            if signals & (signal::CLOSE | signal::STOP | signal::DRAIN) != 0 {
+                return Err(Failure::Ended(EndReason::Shutdown));
+            }
+            if signals & signal::EVICT != 0 {
+                return Err(Failure::Ended(EndReason::Evicted));
+            }
+            let delivered = (signals & signal::INBOX != 0).then(|| association.take_delivered());
+            let arrival = match delivered.flatten() {
+                Some(delivered) => {
+                    datagram.clear();
+                    datagram.extend_from_slice(&delivered);
+                    Arrival::Datagram(datagram.len())
+                }
+                None => {
+                    let until = resend_at.min(deadline);
+                    transport.recv(&mut [], &mut datagram, now, Some(until))
+                }
+            };
+            now = Instant::now();
+            match arrival {
+                Arrival::Datagram(_) => {
+                    let written = self.stream.get_ref().written;
+                    let fed = self.feed(&mut datagram, association, counters, restart)?;
+                    if fed == Fed::Alert {
+                        deadline = deadline.min(now + ALERT_GRACE);
+                    }
+                    if fed == Fed::Records && self.step()? {
+                        return Ok(self.finish(association));
+                    }
+                    if self.stream.get_ref().written != written {
+                        // A new flight has a new timer.
+                        timeout = FIRST_TIMEOUT;
+                        resend_at = now + timeout;
+                    }
+                }
+                Arrival::Woken => {}
+                Arrival::TimedOut if now >= deadline => {
+                    return Err(Failure::Ended(match self.alert {
+                        Some(alert) => EndReason::HandshakeFailed(alert_text(alert)),
+                        None => EndReason::HandshakeTimedOut,
+                    }));
+                }
+                Arrival::TimedOut => {
+                    timeouts += 1;
+                    timeout *= 2;
+                    resend_at = now + timeout;
+                    bump(&counters.retransmissions);
+                    if self.retransmit(timeouts)? {
+                        return Ok(self.finish(association));
+                    }
+                }
+                Arrival::Failed(error) => {
+                    return Err(Failure::Ended(EndReason::Io(error.kind())));
+                }
+            }
+        }
+    }
+
+    /// Filters and feeds one datagram.
+    fn feed(
+        &mut self,
+        datagram: &mut Vec<u8>,
+        association: &Association,
+        counters: &Counters,
+        restart: Option<&Restart>,
+    ) -> Result<Fed, Failure> {
+        if let Some(restart) = restart {
+            match restart.check(datagram, association.local, association.peer) {
+                Verdict::NotAHello => {}
+                Verdict::Duplicate => {
+                    bump(&counters.duplicate_hellos);
+                    return Ok(Fed::Nothing);
+                }
+                Verdict::Challenge(reply) => {
+                    bump(&counters.restarts_challenged);
+                    self.stream.get_ref().send(&reply);
+                    return Ok(Fed::Nothing);
+                }
+                Verdict::Ignore => return Ok(Fed::Nothing),
+                Verdict::Restarted => {
+                    return Err(Failure::Restarted(std::mem::take(datagram)));
+                }
+            }
+        }
+        match record::filter(datagram, Phase::Handshake) {
+            Filtered::Pass { len, next_epoch_records } => {
+                self.early_records += next_epoch_records;
+                if self.early_records > MAX_EARLY_RECORDS {
+                    bump(&counters.records_dropped);
+                    return Ok(Fed::Nothing);
+                }
+                datagram.truncate(len);
+                self.stream.get_mut().swap(datagram);
+                Ok(Fed::Records)
+            }
+            Filtered::PlaintextAlert { level: 2, description } => {
+                bump(&counters.plaintext_alerts);
+                self.alert = Some(description);
+                Ok(Fed::Alert)
+            }
+            _ => {
+                bump(&counters.records_dropped);
+                Ok(Fed::Nothing)
+            }
+        }
+    }
+
+    /// One step of OpenSSL's; `true` when the handshake is complete.
+    fn step(&mut self) -> Result<bool, Failure> {
+        match self.stream.do_handshake() {
+            Ok(()) => Ok(true),
+            Err(error) if matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::WANT_WRITE) => Ok(false),
+            Err(error) => {
+                let verified = self.stream.ssl().verify_result();
+                Err(if verified == X509VerifyResult::OK {
+                    Failure::Ended(EndReason::HandshakeFailed(describe(&error)))
+                } else {
+                    Failure::Unverified(verified.error_string().to_owned())
+                })
+            }
+        }
+    }
+
+    /// The timer fired: smaller datagrams, and the flight again.
+    fn retransmit(&mut self, timeouts: usize) -> Result<bool, Failure> {
+        if let Some(mtu) = MTUS.get(timeouts) {
+            ossl::set_mtu(self.stream.ssl(), *mtu);
+        }
+        let written = self.stream.get_ref().written;
+        let complete = self.step()?;
+        if self.stream.get_ref().written == written {
+            self.stream.get_mut().resend();
+        }
+        Ok(complete)
+    }
+
+    fn finish(mut self, association: &Association) -> (DtlsSession, Facts) {
+        let flight = self.stream.get_mut().take_flight();
+        // A client speaks last only where it resumes; a server always keeps what it said last.
+        if self.stream.ssl().is_server() {
+            association.keep_last_flight(flight);
+        }
+        let facts = Facts::of(self.stream.ssl());
+        (DtlsSession::new(self.stream), facts)
+    }
+}
+
+/// What became of a datagram.
+#[derive(PartialEq, Eq)]
+enum Fed {
+    /// OpenSSL has records to look at.
+    Records,
+    /// A fatal alert in clear: perhaps the peer's, perhaps forged.
+    Alert,
+    /// Nothing.
+    Nothing,
+}
+
+fn broken(errors: ErrorStack) -> Failure {
+    Failure::Ended(EndReason::HandshakeFailed(errors.to_string()))
+}
+
+/// The name of an alert (RFC 5246 §7.2, RFC 4279 §2).
+fn alert_text(alert: u8) -> String {
+    let name = match alert {
+        0 => "close_notify",
+        10 => "unexpected_message",
+        20 => "bad_record_mac",
+        40 => "handshake_failure",
+        42 => "bad_certificate",
+        43 => "unsupported_certificate",
+        44 => "certificate_revoked",
+        45 => "certificate_expired",
+        46 => "certificate_unknown",
+        47 => "illegal_parameter",
+        48 => "unknown_ca",
+        49 => "access_denied",
+        50 => "decode_error",
+        51 => "decrypt_error",
+        70 => "protocol_version",
+        71 => "insufficient_security",
+        80 => "internal_error",
+        90 => "user_canceled",
+        110 => "unsupported_extension",
+        112 => "unrecognized_name",
+        115 => "unknown_psk_identity",
+        116 => "certificate_required",
+        other => return format!("the peer sent alert {other}"),
+    };
+    format!("the peer sent the alert {name}")
+}

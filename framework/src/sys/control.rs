@@ -1,0 +1,147 @@
+//! Control messages ([cmsg(3)](https://man7.org/linux/man-pages/man3/cmsg.3.html)) as plain bytes:
+//! a walker that trusts nothing, and the one message that the dispatcher sends.
+//!
+//! No pointers here, so that a fuzzer can feed it anything.
+
+use std::mem::size_of;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Where a datagram was sent to (IP_PKTINFO, see [ip(7)](https://man7.org/linux/man-pages/man7/ip.7.html);
+/// IPV6_PKTINFO, RFC 3542 §6.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PacketInfo {
+    /// The address of this host to reply from: `ipi_spec_dst`, which differs from the header's
+    /// destination for a broadcast; for IPv6 the header's destination.
+    pub local: Option<IpAddr>,
+    /// The index of the interface that the datagram came in on; 0 is unknown.
+    pub interface: u32,
+}
+
+/// The size of `struct cmsghdr`, and what every message is aligned to.
+const HEADER: usize = size_of::<libc::cmsghdr>();
+const ALIGN: usize = size_of::<usize>();
+
+/// Room for the control messages of one datagram: on a dual-stack socket an IPv4 datagram brings
+/// IP_PKTINFO and IPV6_PKTINFO together.
+pub(crate) const SPACE: usize = 128;
+
+/// A buffer aligned as the kernel wants it.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+pub(crate) struct ControlBuffer(pub(crate) [u8; SPACE]);
+
+/// Reads the packet information out of a control buffer. Messages of other kinds, truncated
+/// ones and lengths that lie are passed over. Where IPv4 and IPv6 information come together,
+/// IPv4 wins: its `ipi_spec_dst` is the address to reply from.
+pub fn packet_info(mut control: &[u8]) -> PacketInfo {
+    let mut info = PacketInfo::default();
+    while let Some((level, kind, data, rest)) = next(control) {
+        match (level, kind) {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                if let Some(&[i0, i1, i2, i3, a, b, c, d]) = data.first_chunk::<8>() {
+                    info.interface = u32::from_ne_bytes([i0, i1, i2, i3]);
+                    info.local = Some(Ipv4Addr::new(a, b, c, d).into());
+                }
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                if let Some((address, index)) = data.split_first_chunk::<16>() {
+                    if let (Some(index), None | Some(IpAddr::V6(_))) = (index.first_chunk::<4>(), info.local)
+                    {
+                        info.interface = u32::from_ne_bytes(*index);
+                        info.local = Some(Ipv6Addr::from(*address).to_canonical());
+                    }
+                }
+            }
+            _ => {}
+        }
+        control = rest;
+    }
+    info
+}
+
+/// The first message of a control buffer and what follows it.
+fn next(control: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
+    let header = control.get(..HEADER)?;
+    let (len, kinds) = header.split_first_chunk::<{ size_of::<usize>() }>()?;
+    let len = usize::from_ne_bytes(*len);
+    let level = i32::from_ne_bytes(*kinds.first_chunk()?);
+    let kind = i32::from_ne_bytes(*kinds.get(4..)?.first_chunk()?);
+    let data = control.get(HEADER..len)?;
+    let rest = control.get(len.next_multiple_of(ALIGN)..).unwrap_or_default();
+    Some((level, kind, data, rest))
+}
+
+/// Writes the control message that makes a datagram leave from `local` (and, for a link-local
+/// address, on `interface`); returns its length. An IPv4 source travels as
+/// IP_PKTINFO on an AF_INET6 socket too.
+pub(crate) fn write_source(local: IpAddr, interface: u32, out: &mut ControlBuffer) -> usize {
+    let mut data = [0u8; 20];
+    let (level, kind, used) = match local {
+        IpAddr::V4(address) => {
+            // struct in_pktinfo { int ipi_ifindex; in_addr ipi_spec_dst; in_addr ipi_addr; }
+            data[4..8].copy_from_slice(&address.octets());
+            (libc::IPPROTO_IP, libc::IP_PKTINFO, 12)
+        }
+        IpAddr::V6(address) => {
+            // struct in6_pktinfo { in6_addr ipi6_addr; unsigned ipi6_ifindex; }
+            data[..16].copy_from_slice(&address.octets());
+            if address.is_unicast_link_local() {
+                data[16..].copy_from_slice(&interface.to_ne_bytes());
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, 20)
+        }
+    };
+    let len = HEADER + used;
+    let (size, kinds) = out.0.split_at_mut(size_of::<usize>());
+    size.copy_from_slice(&len.to_ne_bytes());
+    kinds[..4].copy_from_slice(&level.to_ne_bytes());
+    kinds[4..8].copy_from_slice(&kind.to_ne_bytes());
+    out.0[HEADER..len].copy_from_slice(&data[..used]);
+    len.next_multiple_of(ALIGN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(local: IpAddr, interface: u32) -> Vec<u8> {
+        let mut buffer = ControlBuffer([0; SPACE]);
+        let len = write_source(local, interface, &mut buffer);
+        buffer.0[..len].to_vec()
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for local in ["10.0.0.7", "2001:db8::7", "fe80::1"] {
+            let local: IpAddr = local.parse().unwrap();
+            assert_eq!(packet_info(&written(local, 3)).local, Some(local));
+        }
+        assert_eq!(packet_info(&written("fe80::1".parse().unwrap(), 3)).interface, 3);
+    }
+
+    #[test]
+    fn ipv4_information_wins_over_its_mapped_twin_in_either_order() {
+        let v4 = written("10.0.0.7".parse().unwrap(), 0);
+        let v6 = written("2001:db8::7".parse().unwrap(), 0);
+        let expected: Option<IpAddr> = Some("10.0.0.7".parse().unwrap());
+        assert_eq!(packet_info(&[v4.clone(), v6.clone()].concat()).local, expected);
+        assert_eq!(packet_info(&[v6, v4].concat()).local, expected);
+    }
+
+    #[test]
+    fn a_truncated_message_tells_nothing() {
+        let whole = written("2001:db8::7".parse().unwrap(), 0);
+        for len in 0..HEADER + 20 {
+            assert_eq!(packet_info(&whole[..len]), PacketInfo::default(), "cut at {len}");
+        }
+    }
+
+    #[test]
+    fn a_length_that_lies_ends_the_walk() {
+        for len in [0usize, 1, 15, usize::MAX, usize::MAX - 7] {
+            let mut message = written("10.0.0.7".parse().unwrap(), 0);
+            message[..8].copy_from_slice(&len.to_ne_bytes());
+            assert_eq!(packet_info(&message), PacketInfo::default());
+        }
+    }
+}

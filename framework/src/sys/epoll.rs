@@ -1,0 +1,94 @@
+//! [epoll(7)](https://man7.org/linux/man-pages/man7/epoll.7.html).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use super::cvt;
+
+/// Readable, level-triggered.
+pub(crate) const READABLE: u32 = libc::EPOLLIN as u32;
+/// Readable, once for each arrival.
+pub(crate) const READABLE_EDGE: u32 = (libc::EPOLLIN | libc::EPOLLET) as u32;
+
+/// An epoll instance.
+#[derive(Debug)]
+pub(crate) struct Epoll(OwnedFd);
+
+impl Epoll {
+    /// epoll_create1(2) with EPOLL_CLOEXEC.
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: the call takes no pointers.
+        let fd = cvt(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: the kernel just gave us this descriptor, nobody else owns it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// EPOLL_CTL_ADD.
+    pub(crate) fn add(&self, fd: BorrowedFd<'_>, events: u32, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, events, token)
+    }
+
+    /// EPOLL_CTL_MOD: also queues the event anew where its condition holds.
+    pub(crate) fn modify(&self, fd: BorrowedFd<'_>, events: u32, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, fd, events, token)
+    }
+
+    /// EPOLL_CTL_DEL.
+    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
+    }
+
+    fn control(&self, op: i32, fd: BorrowedFd<'_>, events: u32, token: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events, u64: token };
+        let fd = fd.as_raw_fd();
+        // SAFETY: both descriptors are open for the call, `event` is valid for reads.
+        cvt(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), op, fd, &mut event) }).map(drop)
+    }
+
+    /// Blocks until an event or the timeout (`None`: for ever) and appends the tokens of what is
+    /// ready to `tokens`. An interruption by a signal is a return without tokens.
+    pub(crate) fn wait(&self, tokens: &mut Vec<u64>, timeout: Option<Duration>) -> io::Result<()> {
+        const MOST: usize = 64;
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; MOST];
+        // SAFETY: `events` has room for MOST entries.
+        let ready = cvt(unsafe {
+            libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), MOST as libc::c_int, millis(timeout))
+        });
+        match ready {
+            Ok(count) => tokens.extend(events[..count as usize].iter().map(|event| event.u64)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Epoll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Waits until `fd` takes data (POLLOUT) or the timeout is over; `false` means that it is over.
+/// See [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html). Blocks.
+pub(crate) fn wait_writable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one valid pollfd for a count of one.
+    match cvt(unsafe { libc::poll(&mut poll, 1, millis(timeout)) }) {
+        Ok(ready) => Ok(ready > 0),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Milliseconds, rounded up so that a wait never ends before its deadline; -1 is for ever.
+fn millis(timeout: Option<Duration>) -> libc::c_int {
+    match timeout {
+        None => -1,
+        Some(timeout) => {
+            let millis = timeout.as_nanos().div_ceil(1_000_000);
+            libc::c_int::try_from(millis).unwrap_or(libc::c_int::MAX)
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Datagrams in and out:
+//! [recvmsg(2)](https://man7.org/linux/man-pages/man2/recvmsg.2.html),
+//! [recvmmsg(2)](https://man7.org/linux/man-pages/man2/recvmmsg.2.html),
+//! [send(2)](https://man7.org/linux/man-pages/man2/send.2.html),
+//! [sendmmsg(2)](https://man7.org/linux/man-pages/man2/sendmmsg.2.html).
+
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::ptr;
+
+use socket2::{SockAddr, SockAddrStorage};
+
+use super::control::{self, ControlBuffer, PacketInfo, SPACE};
+use super::{cvt, cvt_size};
+
+/// The longest datagram there is, and a little more, so that nothing is ever cut.
+pub(crate) const DATAGRAM_MAX: usize = 65_536;
+
+/// What [`recv`] found.
+#[derive(Debug)]
+pub(crate) struct Received {
+    /// Bytes of the datagram.
+    pub(crate) len: usize,
+    /// `None`: no datagram at all, the socket was shut down for reading. An empty datagram has
+    /// a source.
+    pub(crate) source: Option<SocketAddr>,
+    /// Where it was sent to, if the socket asks for packet information.
+    pub(crate) info: PacketInfo,
+}
+
+/// Receives one datagram: into `first`, and what has no room there into the spare capacity of
+/// `overflow`, which is cleared before and holds exactly the rest after. Blocks as the socket and
+/// its SO_RCVTIMEO say (EAGAIN: the time is over), or not at all with `wait` false.
+pub(crate) fn recv(
+    socket: BorrowedFd<'_>,
+    first: &mut [u8],
+    overflow: &mut Vec<u8>,
+    wait: bool,
+) -> io::Result<Received> {
+    overflow.clear();
+    let spare = overflow.spare_capacity_mut();
+    let mut parts = [
+        libc::iovec { iov_base: first.as_mut_ptr().cast(), iov_len: first.len() },
+        libc::iovec { iov_base: spare.as_mut_ptr().cast(), iov_len: spare.len() },
+    ];
+    let mut control = MaybeUninit::<ControlBuffer>::uninit();
+    let mut name = SockAddrStorage::zeroed();
+    // SAFETY: msghdr is plain data, all zeroes is a valid value of it.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    header.msg_name = (&raw mut name).cast();
+    header.msg_namelen = name.size_of();
+    header.msg_iov = parts.as_mut_ptr();
+    header.msg_iovlen = parts.len() as _;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = SPACE as _;
+    let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
+    // SAFETY: every pointer in `header` is to memory of the stated length that outlives the call.
+    let len = cvt_size(unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, flags) })?;
+    // SAFETY: the kernel wrote `len` bytes, first into `first`, then into the spare capacity.
+    unsafe { overflow.set_len(len.saturating_sub(first.len())) };
+    let source = (header.msg_namelen > 0).then(|| socket_address(name, header.msg_namelen));
+    let used = (header.msg_controllen as usize).min(SPACE);
+    // SAFETY: the kernel wrote the first `used` bytes of `control`.
+    let control = unsafe { std::slice::from_raw_parts(control.as_ptr().cast::<u8>(), used) };
+    Ok(Received { len, source: source.flatten(), info: control::packet_info(control) })
+}
+
+/// The address in `name`; IPv4-mapped ones as IPv4, without flow label.
+fn socket_address(name: SockAddrStorage, len: libc::socklen_t) -> Option<SocketAddr> {
+    // SAFETY: the kernel wrote an address of this length into the storage.
+    canonical(unsafe { SockAddr::new(name, len) }.as_socket()?)
+}
+
+fn canonical(address: SocketAddr) -> Option<SocketAddr> {
+    Some(match address {
+        SocketAddr::V6(mut v6) => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => SocketAddr::new(v4.into(), v6.port()),
+            None => {
+                v6.set_flowinfo(0);
+                SocketAddr::V6(v6)
+            }
+        },
+        v4 => v4,
+    })
+}
+
+/// Sends one datagram on a connected socket, without blocking and without SIGPIPE.
+pub(crate) fn send(socket: BorrowedFd<'_>, datagram: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the pointer and the length are those of a slice.
+    cvt_size(unsafe { libc::send(socket.as_raw_fd(), datagram.as_ptr().cast(), datagram.len(), flags) })
+}
+
+/// Reads the head of the queue without taking it; never blocks. Bytes past `buffer` are left out.
+pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
+    // SAFETY: the pointer and the length are those of a slice.
+    cvt_size(unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) })
+}
+
+/// One datagram of a [`Batch`].
+pub(crate) struct Datagram<'a> {
+    /// Who sent it; `None` for an address family that is not IP's.
+    pub(crate) source: Option<SocketAddr>,
+    /// Where it was sent to.
+    pub(crate) info: PacketInfo,
+    /// What it says.
+    pub(crate) payload: &'a [u8],
+}
+
+/// Room for several datagrams received by one system call. The memory is reserved whole and
+/// touched as far as datagrams reach, so junk can make it 2 MiB and no more.
+pub(crate) struct Batch {
+    payload: Vec<u8>,
+    names: Vec<SockAddrStorage>,
+    controls: Vec<ControlBuffer>,
+    headers: Vec<libc::mmsghdr>,
+    filled: usize,
+}
+
+/// Datagrams that one call of recvmmsg(2) takes at most.
+pub(crate) const BATCH: usize = 32;
+
+impl Batch {
+    /// An empty batch.
+    pub(crate) fn new() -> Self {
+        Self {
+            payload: vec![0; BATCH * DATAGRAM_MAX],
+            names: (0..BATCH).map(|_| SockAddrStorage::zeroed()).collect(),
+            controls: vec![ControlBuffer([0; SPACE]); BATCH],
+            headers: Vec::with_capacity(BATCH),
+            filled: 0,
+        }
+    }
+
+    /// Receives what is queued, up to [`BATCH`] datagrams; never blocks. Returns how many.
+    pub(crate) fn recv(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        self.filled = 0;
+        let mut parts: [libc::iovec; BATCH] = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; BATCH];
+        self.headers.clear();
+        for (index, payload) in self.payload.chunks_exact_mut(DATAGRAM_MAX).enumerate() {
+            parts[index].iov_base = payload.as_mut_ptr().cast();
+            parts[index].iov_len = payload.len();
+            // SAFETY: mmsghdr is plain data, all zeroes is a valid value of it.
+            let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
+            header.msg_hdr.msg_name = (&raw mut self.names[index]).cast();
+            header.msg_hdr.msg_namelen = size_of::<SockAddrStorage>() as libc::socklen_t;
+            header.msg_hdr.msg_iov = &raw mut parts[index];
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_control = self.controls[index].0.as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = SPACE as _;
+            self.headers.push(header);
+        }
+        // SAFETY: every header points to memory of the stated length that outlives the call.
+        let count = cvt(unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                self.headers.as_mut_ptr(),
+                BATCH as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+                ptr::null_mut(),
+            )
+        })?;
+        self.filled = count as usize;
+        Ok(self.filled)
+    }
+
+    /// The datagram at `index`, which must be below what [`Batch::recv`] returned.
+    pub(crate) fn get(&self, index: usize) -> Datagram<'_> {
+        assert!(index < self.filled, "a datagram that was not received");
+        let header = &self.headers[index];
+        let name_len = header.msg_hdr.msg_namelen;
+        // SAFETY: the storage is plain data; a copy of it is as valid as itself.
+        let name = unsafe { ptr::read(&self.names[index]) };
+        let control = &self.controls[index].0;
+        let used = (header.msg_hdr.msg_controllen as usize).min(control.len());
+        let start = index * DATAGRAM_MAX;
+        Datagram {
+            source: socket_address(name, name_len),
+            info: control::packet_info(&control[..used]),
+            payload: &self.payload[start..][..header.msg_len as usize],
+        }
+    }
+}
+
+// SAFETY: the pointers in `headers` are only followed inside `recv`, which sets them anew from
+// memory that the batch owns.
+unsafe impl Send for Batch {}
+
+/// Answers to strangers, sent together.
+#[derive(Default)]
+pub(crate) struct Replies {
+    queued: Vec<Reply>,
+}
+
+struct Reply {
+    destination: SockAddr,
+    payload: [u8; REPLY_MAX],
+    len: usize,
+    control: ControlBuffer,
+    control_len: usize,
+}
+
+/// The longest answer to a stranger: a HelloVerifyRequest with a cookie of 32 bytes.
+pub(crate) const REPLY_MAX: usize = 60;
+
+impl Replies {
+    /// Queues `payload` (of at most [`REPLY_MAX`] bytes) for `peer`. `source` is the address to
+    /// leave from, for a socket that is bound to a wildcard; `mapped` says that the socket is
+    /// AF_INET6, on which an IPv4 destination travels as an IPv4-mapped one.
+    pub(crate) fn push(
+        &mut self,
+        peer: SocketAddr,
+        source: Option<PacketInfo>,
+        mapped: bool,
+        payload: &[u8],
+    ) {
+        let destination = match peer {
+            SocketAddr::V4(v4) if mapped => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+            other => other,
+        };
+        let mut reply = Reply {
+            destination: SockAddr::from(destination),
+            payload: [0; REPLY_MAX],
+            len: payload.len().min(REPLY_MAX),
+            control: ControlBuffer([0; SPACE]),
+            control_len: 0,
+        };
+        reply.payload[..reply.len].copy_from_slice(&payload[..reply.len]);
+        if let Some(PacketInfo { local: Some(local), interface }) = source {
+            reply.control_len = control::write_source(local, interface, &mut reply.control);
+        }
+        self.queued.push(reply);
+    }
+
+    /// Whether nothing is queued.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queued.is_empty()
+    }
+
+    /// How many are queued.
+    pub(crate) fn len(&self) -> usize {
+        self.queued.len()
+    }
+
+    /// Sends what is queued, without blocking, and forgets it. Returns how many datagrams left;
+    /// those that the kernel refused (a full buffer, an unreachable stranger) are dropped.
+    pub(crate) fn send(&mut self, socket: BorrowedFd<'_>) -> usize {
+        let mut parts: Vec<libc::iovec> = self
+            .queued
+            .iter_mut()
+            .map(|reply| libc::iovec { iov_base: reply.payload.as_mut_ptr().cast(), iov_len: reply.len })
+            .collect();
+        let mut headers: Vec<libc::mmsghdr> = self
+            .queued
+            .iter_mut()
+            .zip(&mut parts)
+            .map(|(reply, part)| {
+                // SAFETY: mmsghdr is plain data, all zeroes is a valid value of it.
+                let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
+                header.msg_hdr.msg_name = reply.destination.as_ptr().cast_mut().cast();
+                header.msg_hdr.msg_namelen = reply.destination.len();
+                header.msg_hdr.msg_iov = part;
+                header.msg_hdr.msg_iovlen = 1;
+                if reply.control_len > 0 {
+                    header.msg_hdr.msg_control = reply.control.0.as_mut_ptr().cast();
+                    header.msg_hdr.msg_controllen = reply.control_len as _;
+                }
+                header
+            })
+            .collect();
+        let mut sent = 0;
+        let mut next = 0;
+        while next < headers.len() {
+            let rest = &mut headers[next..];
+            // SAFETY: every header points to memory of the stated length that outlives the call.
+            let result = cvt(unsafe {
+                libc::sendmmsg(
+                    socket.as_raw_fd(),
+                    rest.as_mut_ptr(),
+                    rest.len() as libc::c_uint,
+                    (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
+                )
+            });
+            match result {
+                Ok(count) => {
+                    sent += count as usize;
+                    next += count as usize;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // The first of the rest was refused: go on behind it.
+                Err(_) => next += 1,
+            }
+        }
+        self.queued.clear();
+        sent
+    }
+}
+
+/// [shutdown(2)](https://man7.org/linux/man-pages/man2/shutdown.2.html) with SHUT_RD: wakes a
+/// thread that is blocked in a read of this socket, and from then on reads never block. Datagrams
+/// still arrive and can be read.
+pub(crate) fn shutdown_read(socket: &impl AsFd) {
+    // SAFETY: the call takes no pointers.
+    let _ = cvt(unsafe { libc::shutdown(socket.as_fd().as_raw_fd(), libc::SHUT_RD) });
+}

@@ -1,0 +1,45 @@
+//! Socket options that `socket2` leaves out.
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd};
+
+use socket2::Socket;
+
+use super::cvt;
+
+fn set<T>(socket: &Socket, level: i32, name: i32, value: &T) -> io::Result<()> {
+    let len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the pointer and the length are those of `value`.
+    cvt(unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const *value).cast(), len) })
+        .map(drop)
+}
+
+/// IP_PKTINFO: tells with each datagram which local address it was sent to.
+pub(crate) fn set_packet_info_v4(socket: &Socket) -> io::Result<()> {
+    set(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, &1 as &libc::c_int)
+}
+
+/// IPV6_RECVPKTINFO (RFC 3542 §6.2).
+pub(crate) fn set_packet_info_v6(socket: &Socket) -> io::Result<()> {
+    set(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, &1 as &libc::c_int)
+}
+
+/// SO_ATTACH_REUSEPORT_CBPF with the program `ret #0`: whatever the hash says, the first socket of
+/// the group (the listener) gets the datagram. See
+/// [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html).
+pub(crate) fn attach_first_of_group(socket: &Socket) -> io::Result<()> {
+    const RETURN_CONSTANT: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let mut program = [libc::sock_filter { code: RETURN_CONSTANT, jt: 0, jf: 0, k: 0 }];
+    let program = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
+    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, &program)
+}
+
+/// IPV6_FREEBIND and IP_FREEBIND: bind to an address that this host does not have (yet).
+pub(crate) fn set_freebind(socket: &Socket, v6: bool) -> io::Result<()> {
+    if v6 {
+        set(socket, libc::IPPROTO_IPV6, libc::IPV6_FREEBIND, &1 as &libc::c_int)
+    } else {
+        set(socket, libc::IPPROTO_IP, libc::IP_FREEBIND, &1 as &libc::c_int)
+    }
+}

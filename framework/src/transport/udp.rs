@@ -1,0 +1,249 @@
+//! A connected UDP socket that one worker reads.
+//!
+//! Waiting costs nothing but the read itself: the worker blocks in recvmsg(2), with its deadline
+//! in SO_RCVTIMEO, which is set anew only when it changes. Whoever needs the worker's attention
+//! shuts the socket down for reading; that wakes it and cannot be undone, so from then on the
+//! worker waits by epoll, edge-triggered, two system calls dearer. That happens at the end of an
+//! association's life, and for the rare datagram that reached the listener late.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use crate::association::Association;
+use crate::observe::{Counters, bump};
+use crate::sys::epoll::{Epoll, READABLE_EDGE};
+use crate::sys::message::{self, Received};
+
+/// How long a worker naps when it should wait by epoll and no descriptor is left for that.
+const NAP: Duration = Duration::from_millis(20);
+
+/// What a wait ended with.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    /// A datagram of the peer, of so many bytes.
+    Datagram(usize),
+    /// Somebody raised a signal, or nothing at all: look, and wait again.
+    Woken,
+    /// The deadline is over.
+    TimedOut,
+    /// The socket is of no use any more.
+    Failed(io::Error),
+}
+
+/// Takes datagrams of other peers that are found on an association's socket.
+pub(crate) trait StrayTaker: Send + Sync {
+    /// `local` is the address that it was sent to, where that is known.
+    fn take(&self, stray: Stray);
+}
+
+/// A datagram found on the wrong socket, or left over by an association that ended.
+#[derive(Debug)]
+pub(crate) struct Stray {
+    pub(crate) local: SocketAddr,
+    pub(crate) peer: SocketAddr,
+    pub(crate) interface: u32,
+    pub(crate) payload: Box<[u8]>,
+}
+
+/// The worker's end of a peer's socket.
+pub(crate) struct UdpTransport {
+    socket: Arc<Socket>,
+    association: Arc<Association>,
+    counters: Arc<Counters>,
+    /// `None` on the client's side, where the kernel alone checks the source.
+    strays: Option<Arc<dyn StrayTaker>>,
+    /// SO_RCVTIMEO as it is set; `None` is for ever.
+    timeout: Option<Duration>,
+    /// Set once the socket has been shut down for reading.
+    watch: Watch,
+    /// An ICMP port unreachable came in.
+    pub(crate) unreachable: bool,
+}
+
+enum Watch {
+    Unneeded,
+    Epoll(Arc<Epoll>),
+    /// There was no descriptor for it; tried again after each nap.
+    Missing,
+}
+
+impl UdpTransport {
+    pub(crate) fn new(
+        socket: Arc<Socket>,
+        association: Arc<Association>,
+        counters: Arc<Counters>,
+        strays: Option<Arc<dyn StrayTaker>>,
+    ) -> Self {
+        association.wake_by_shutdown(&socket);
+        let watch = Watch::Unneeded;
+        Self { socket, association, counters, strays, timeout: None, watch, unreachable: false }
+    }
+
+    pub(crate) fn socket(&self) -> &Arc<Socket> {
+        &self.socket
+    }
+
+    /// Waits for one datagram of the peer: its bytes go to `first`, and what has no room there to
+    /// `overflow`. Blocks until `deadline`; a deadline that is over still takes what is there.
+    pub(crate) fn recv(
+        &mut self,
+        first: &mut [u8],
+        overflow: &mut Vec<u8>,
+        now: Instant,
+        deadline: Option<Instant>,
+    ) -> Arrival {
+        let mut now = now;
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
+            let blocking = matches!(self.watch, Watch::Unneeded) && left != Some(Duration::ZERO);
+            if blocking {
+                self.set_timeout(left);
+            }
+            match message::recv(self.socket.as_fd(), first, overflow, blocking) {
+                Ok(Received { source: Some(source), len, .. }) if source == self.association.peer => {
+                    return Arrival::Datagram(len);
+                }
+                Ok(Received { source: Some(source), len, info }) => {
+                    self.give_back(source, info, first, overflow, len);
+                }
+                Ok(Received { source: None, .. }) => match self.wait_shut_down(left) {
+                    Some(arrival) => return arrival,
+                    None => {}
+                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if left == Some(Duration::ZERO) {
+                        return Arrival::TimedOut;
+                    }
+                    if !blocking {
+                        if let Some(arrival) = self.wait_shut_down(left) {
+                            return arrival;
+                        }
+                    }
+                }
+                Err(error) => {
+                    if let Some(arrival) = self.absorb(error) {
+                        return arrival;
+                    }
+                }
+            }
+            now = Instant::now();
+        }
+    }
+
+    /// The socket has been shut down for reading and its queue is empty: waits by epoll. `None`:
+    /// read again.
+    fn wait_shut_down(&mut self, left: Option<Duration>) -> Option<Arrival> {
+        if left == Some(Duration::ZERO) {
+            return Some(Arrival::TimedOut);
+        }
+        if let Watch::Epoll(epoll) = &self.watch {
+            let mut ready = Vec::new();
+            return match epoll.wait(&mut ready, left) {
+                Err(error) => Some(Arrival::Failed(error)),
+                Ok(()) if ready.is_empty() => None,
+                // A datagram, or a signal: the caller looks at the signals first, then reads.
+                Ok(()) => Some(Arrival::Woken),
+            };
+        }
+        let watch = Epoll::new().and_then(|epoll| {
+            epoll.add(self.socket.as_fd(), READABLE_EDGE, 0)?;
+            Ok(Arc::new(epoll))
+        });
+        match watch {
+            Ok(epoll) => {
+                self.association.wake_by_epoll(&self.socket, &epoll);
+                self.watch = Watch::Epoll(epoll);
+            }
+            Err(_) => {
+                bump(&self.counters.out_of_descriptors);
+                if matches!(self.watch, Watch::Missing) {
+                    std::thread::park_timeout(left.map_or(NAP, |left| left.min(NAP)));
+                }
+                self.watch = Watch::Missing;
+            }
+        }
+        Some(Arrival::Woken)
+    }
+
+    /// Sets SO_RCVTIMEO unless it is as good as what is wanted. The kernel counts in ticks of a
+    /// few milliseconds anyway; a timeout that fires early only makes the loop go round.
+    fn set_timeout(&mut self, wanted: Option<Duration>) {
+        let near = match (self.timeout, wanted) {
+            (None, None) => true,
+            (Some(set), Some(wanted)) => set.abs_diff(wanted) <= (wanted / 256).max(Duration::from_millis(4)),
+            _ => false,
+        };
+        if !near && self.socket.set_read_timeout(wanted).is_ok() {
+            self.timeout = wanted;
+        }
+    }
+
+    /// A datagram of another peer: the dispatcher finds out where it belongs.
+    fn give_back(
+        &self,
+        source: SocketAddr,
+        info: crate::sys::control::PacketInfo,
+        first: &[u8],
+        overflow: &[u8],
+        len: usize,
+    ) {
+        let Some(strays) = &self.strays else { return };
+        let mut local = self.association.local;
+        if let Some(hit) = info.local {
+            local.set_ip(hit);
+        }
+        let mut payload = Vec::with_capacity(len);
+        payload.extend_from_slice(&first[..len.min(first.len())]);
+        payload.extend_from_slice(overflow);
+        bump(&self.counters.strays);
+        strays.take(Stray { local, peer: source, interface: info.interface, payload: payload.into() });
+    }
+
+    /// What an error of a read means: noise (`None`) or the end.
+    fn absorb(&mut self, error: io::Error) -> Option<Arrival> {
+        if error.kind() == io::ErrorKind::Interrupted {
+            return None;
+        }
+        if is_icmp(&error) {
+            self.unreachable |= error.kind() == io::ErrorKind::ConnectionRefused;
+            bump(&self.counters.icmp_errors);
+            return None;
+        }
+        if is_memory(&error) {
+            bump(&self.counters.out_of_memory);
+            std::thread::yield_now();
+            return None;
+        }
+        Some(Arrival::Failed(error))
+    }
+}
+
+/// Whether a connected socket reports with this what an ICMP message said (udp(7), ip(7)). Anyone
+/// can forge those, so they end nothing.
+pub(crate) fn is_icmp(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNREFUSED
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+                | libc::EPROTO
+                | libc::EACCES
+                | libc::EMSGSIZE
+        )
+    )
+}
+
+/// Whether the kernel was short of memory.
+pub(crate) fn is_memory(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
+}

@@ -1,0 +1,133 @@
+//! What must hold for any input. The fuzz targets run these on what the fuzzer finds, `properties.rs` on
+//! seeded input.
+//!
+//! Each takes arbitrary bytes and panics where the code under test breaks its word. The record headers are
+//! read by hand here, so that a mistake in the parser is not judged by the parser.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use peeloff::internals::cookie::{CookieJar, CookieVerdict};
+use peeloff::internals::hello::{self, ClientHello, FirstDatagram};
+use peeloff::internals::record::{self, DropReason, Filtered, Phase};
+
+/// `input` is the first datagram of a stranger.
+pub fn hello(input: &[u8]) {
+    match hello::classify(input) {
+        FirstDatagram::ClientHello(hello) => {
+            check_hello(&hello, input);
+            check_answer(&hello, input);
+            check_cookie(&hello);
+        }
+        FirstDatagram::HelloFragment | FirstDatagram::HelloTooShort => {
+            assert!(input.len() >= 25 && input[0] == 22 && input[3..5] == [0, 0] && input[13] == 1);
+        }
+        FirstDatagram::OtherRecord { content_type, epoch } => {
+            assert_eq!((content_type, epoch), (input[0], u16::from_be_bytes([input[3], input[4]])));
+        }
+        FirstDatagram::NotDtls => {}
+    }
+}
+
+fn check_hello(hello: &ClientHello<'_>, input: &[u8]) {
+    let ClientHello { session_id, cookie, cipher_suites, compression_methods, .. } = *hello;
+    assert!(session_id.len() <= 32 && cookie.len() <= 255);
+    assert!(cipher_suites.len() >= 2 && cipher_suites.len().is_multiple_of(2));
+    assert!((1..=255).contains(&compression_methods.len()));
+    assert_eq!((hello.record_version >> 8, hello.client_version >> 8), (0xfe, 0xfe));
+    // The fields are where the lengths before them say, one after the other, and in the first record.
+    let mut at = 13 + 12 + 2;
+    for (field, prefix) in
+        [(&hello.random[..], 0), (session_id, 1), (cookie, 1), (cipher_suites, 2), (compression_methods, 1)]
+    {
+        at += prefix;
+        assert_eq!(input[at..at + field.len()], *field);
+        at += field.len();
+    }
+    assert!(at <= wire_len(input).expect("a hello is a record"));
+}
+
+fn check_answer(hello: &ClientHello<'_>, input: &[u8]) {
+    let answer = hello::hello_verify_request(hello, input.len(), &[7; 32]).expect("a hello is long enough");
+    assert!(answer.len() <= input.len());
+    assert_eq!(wire_len(&answer), Some(answer.len()));
+    assert_eq!(answer[5..11], input[5..11], "the record sequence number is echoed");
+    assert!(matches!(hello::classify(&answer), FirstDatagram::OtherRecord { content_type: 22, epoch: 0 }));
+    assert_eq!(hello::hello_verify_request(hello, answer.len() - 1, &[7; 32]), None);
+}
+
+fn check_cookie(hello: &ClientHello<'_>) {
+    let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    let jar = CookieJar::new([1; 32], [2; 32], Duration::from_secs(60), Instant::now());
+    // The secret is not known to the fuzzer's author only: a cookie in the input is a guess.
+    let verdict = jar.verify(address(1), address(2), hello);
+    assert_eq!(verdict == CookieVerdict::Absent, hello.cookie.is_empty());
+    let cookie = jar.make(address(1), address(2), hello);
+    let returned = ClientHello { cookie: &cookie, ..*hello };
+    assert!(matches!(jar.verify(address(1), address(2), &returned), CookieVerdict::Valid(_)));
+    assert_eq!(jar.verify(address(1), address(3), &returned), CookieVerdict::Invalid);
+    assert_eq!(jar.verify(address(3), address(2), &returned), CookieVerdict::Invalid);
+}
+
+/// The first byte of `input` chooses the phase and the cipher suite, the rest is a datagram from the peer.
+pub fn record_filter(input: &[u8]) {
+    let Some((&choice, datagram)) = input.split_first() else {
+        return;
+    };
+    let suites = ["ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-CHACHA20-POLY1305", "AES128-SHA", "NULL-SHA"];
+    let min_ciphertext = record::min_ciphertext(suites[usize::from(choice / 2) % suites.len()]);
+    let established = choice % 2 == 1;
+    let phase = if established { Phase::Established { min_ciphertext } } else { Phase::Handshake };
+    record::is_handshake_retransmission(datagram);
+    match record::filter(datagram, phase) {
+        Filtered::Pass { len, next_epoch_records } => {
+            let passed = &datagram[..len];
+            let encrypted = check_records(passed, if established { min_ciphertext } else { 24 });
+            assert_eq!(next_epoch_records, if established { 0 } else { encrypted });
+            assert!(encrypted > 0 || !established, "nothing that OpenSSL would read");
+            assert_eq!(record::filter(passed, phase), Filtered::Pass { len, next_epoch_records });
+        }
+        Filtered::ClientHello(hello) => {
+            assert!(established);
+            assert_eq!(hello::classify(datagram), FirstDatagram::ClientHello(hello));
+        }
+        Filtered::PlaintextAlert { level, description } => {
+            assert!(!established);
+            assert_eq!(
+                (datagram[0], &datagram[3..5], &datagram[13..15]),
+                (21, &[0, 0][..], &[level, description][..])
+            );
+        }
+        Filtered::Drop(reason) => assert_eq!(reason == DropReason::Empty, datagram.is_empty()),
+    }
+}
+
+/// Walks whole records, none of which may be one that the filter is to keep out; how many are encrypted.
+fn check_records(mut bytes: &[u8], min_ciphertext: usize) -> usize {
+    let mut encrypted = 0;
+    assert!(!bytes.is_empty());
+    while !bytes.is_empty() {
+        let len = wire_len(bytes).expect("whole records");
+        match bytes[3..5] {
+            [0, 0] => assert!(matches!(bytes[0], 20 | 22) && len - 13 <= 1 << 14),
+            [0, 1] => {
+                assert!((min_ciphertext..=(1 << 14) + 2048).contains(&(len - 13)));
+                encrypted += 1;
+            }
+            _ => panic!("an epoch that does not occur"),
+        }
+        bytes = &bytes[len..];
+    }
+    encrypted
+}
+
+/// The length of the record at the front of `bytes`, if it is whole.
+fn wire_len(bytes: &[u8]) -> Option<usize> {
+    let len = 13 + usize::from(u16::from_be_bytes([*bytes.get(11)?, *bytes.get(12)?]));
+    (bytes[1] == 0xfe && len <= bytes.len()).then_some(len)
+}
+
+/// `input` is what the kernel might have written into a buffer for control messages.
+pub fn control_messages(input: &[u8]) {
+    peeloff::internals::control_messages(input);
+}

@@ -1,0 +1,30 @@
+//! An echo server for UDP and DTLS.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use peeloff_servers::cli::ServerArgs;
+use peeloff_servers::echo::Echo;
+use peeloff_servers::failure::{conclude, parse_arguments};
+use peeloff_servers::serve::serve;
+
+const NAME: &str = "peeloff-echo";
+
+/// Sends every message back to its sender, over UDP and DTLS 1.2.
+///
+/// Prints `listening URL` on standard output for each listener once it is ready; logs go to
+/// standard error. SIGINT or SIGTERM ends it in good order with exit code 0, a second one at once
+/// with 130 or 143. Exit code 2: it could not start.
+#[derive(Parser)]
+#[command(name = NAME, version)]
+struct Cli {
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+fn main() -> ExitCode {
+    match parse_arguments::<Cli>(NAME) {
+        Ok(cli) => conclude(NAME, serve(&cli.server, Echo)),
+        Err(code) => code,
+    }
+}

@@ -1,0 +1,28 @@
+//! Standard input and output as messages over UDP and DTLS.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use peeloff_servers::failure::{conclude, parse_arguments};
+use peeloff_servers::nc::{self, EXIT_CODES, NcArgs};
+
+const NAME: &str = "peeloff-nc";
+
+/// Sends standard input as messages and writes the messages that come back to standard output, over
+/// UDP and DTLS 1.2.
+///
+/// Each line is one message with its newline, or each block of --block bytes. A line longer than a
+/// message can be is sent in pieces. Datagrams can be lost: nothing is sent again.
+#[derive(Parser)]
+#[command(name = NAME, version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    nc: NcArgs,
+}
+
+fn main() -> ExitCode {
+    match parse_arguments::<Cli>(NAME) {
+        Ok(cli) => conclude(NAME, nc::run(&cli.nc)),
+        Err(code) => code,
+    }
+}

@@ -1,0 +1,174 @@
+//! The options of every server.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use peeloff::{Address, Limits, Timeouts};
+
+use crate::logging::LogArgs;
+use crate::values::{Size, Span, SpanOrOff};
+
+/// Where a server listens, whom it lets in, and for how long.
+#[derive(Args, Clone, Debug)]
+pub struct ServerArgs {
+    /// Where to listen, such as dtls://[::1]:4433 or udp://*:7; repeat it to listen at several
+    /// addresses. Port 0 lets the kernel pick one.
+    #[arg(long, value_name = "URL", default_value = "dtls://127.0.0.1:4433")]
+    pub listen: Vec<Address>,
+
+    /// Keep IPv4 away from IPv6 wildcard listeners.
+    #[arg(long)]
+    pub v6only: bool,
+
+    /// Bind addresses that this host does not have (yet).
+    #[arg(long)]
+    pub freebind: bool,
+
+    /// Who the server is.
+    #[command(flatten)]
+    pub credentials: CredentialArgs,
+
+    /// How many peers there may be.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+
+    /// How long things may take.
+    #[command(flatten)]
+    pub timeouts: TimeoutArgs,
+
+    /// The stack of each worker thread.
+    #[arg(long, value_name = "BYTES", help_heading = "Limits")]
+    pub stack_size: Option<Size>,
+
+    /// Log the counters this often.
+    #[arg(long, value_name = "TIME", default_value_t = SpanOrOff(None), help_heading = "Logging")]
+    pub stats_interval: SpanOrOff,
+
+    /// How much is logged.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// Who the server is and how peers prove who they are.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Identity")]
+pub struct CredentialArgs {
+    /// The certificate chain in PEM, leaf first. Without it the server makes a self-signed
+    /// certificate for this run.
+    #[arg(long, value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+
+    /// The private key of the certificate, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+
+    /// The authorities that peers' certificates must come from, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+
+    /// Whether peers must show a certificate [default: required with --ca, else none].
+    #[arg(long, value_name = "WHEN")]
+    pub client_auth: Option<ClientAuthMode>,
+
+    /// Pre-shared keys: lines of identity:hexkey, and comments after #.
+    #[arg(long, value_name = "FILE")]
+    pub psk_file: Option<PathBuf>,
+}
+
+/// Whether peers show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClientAuthMode {
+    /// They are not asked.
+    None,
+    /// They are asked; a wrong certificate is refused, none is not.
+    Optional,
+    /// Without a valid certificate nobody gets in.
+    Required,
+}
+
+/// How many peers there may be.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// Peers in all.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_peers)]
+    pub max_peers: usize,
+
+    /// Peers at one local address and port: the kernel's look-up of unknown peers slows down as
+    /// they grow.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_peers_per_local_address)]
+    pub max_peers_per_local_address: usize,
+
+    /// Peers from one source address.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_peers_per_source)]
+    pub max_peers_per_source: usize,
+
+    /// Peers from one network (IPv4 /24, IPv6 /56).
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_peers_per_prefix)]
+    pub max_peers_per_prefix: usize,
+
+    /// Handshakes at the same time.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_half_open)]
+    pub max_half_open: usize,
+
+    /// New peers per second from one such network, on average.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().new_peers_per_second)]
+    pub new_peers_per_second: u32,
+
+    /// New peers from one such network that may come at once after a quiet time.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().new_peers_burst)]
+    pub new_peers_burst: u32,
+
+    /// Hold loopback peers to the limits per source and per network too.
+    #[arg(long)]
+    pub limit_loopback: bool,
+}
+
+/// How long things may take.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Times (such as 500ms, 10s, 5m; some may be off)")]
+pub struct TimeoutArgs {
+    /// A handshake, from its first message to its last.
+    #[arg(long, value_name = "TIME", default_value_t = Span(Timeouts::default().handshake))]
+    pub handshake_timeout: Span,
+
+    /// Silence, before a peer counts as gone.
+    #[arg(long, value_name = "TIME", default_value_t = SpanOrOff(Timeouts::default().idle))]
+    pub idle_timeout: SpanOrOff,
+
+    /// The whole life of an association.
+    #[arg(long, value_name = "TIME", default_value_t = SpanOrOff(Timeouts::default().lifetime))]
+    pub lifetime: SpanOrOff,
+
+    /// The grace that peers get at shutdown, before they are cut off.
+    #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(10)))]
+    pub drain_timeout: Span,
+}
+
+impl LimitArgs {
+    /// The limits as the framework takes them.
+    pub fn to_limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        limits.max_peers = self.max_peers;
+        limits.max_peers_per_local_address = self.max_peers_per_local_address;
+        limits.max_peers_per_source = self.max_peers_per_source;
+        limits.max_peers_per_prefix = self.max_peers_per_prefix;
+        limits.max_half_open = self.max_half_open;
+        limits.new_peers_per_second = self.new_peers_per_second;
+        limits.new_peers_burst = self.new_peers_burst;
+        limits.exempt_loopback = !self.limit_loopback;
+        limits
+    }
+}
+
+impl TimeoutArgs {
+    /// The timeouts as the framework takes them.
+    pub fn to_timeouts(&self) -> Timeouts {
+        let mut timeouts = Timeouts::default();
+        timeouts.handshake = self.handshake_timeout.0;
+        timeouts.idle = self.idle_timeout.0;
+        timeouts.lifetime = self.lifetime.0;
+        timeouts
+    }
+}

@@ -1,0 +1,35 @@
+//! The handler that sends every message back.
+
+use peeloff::{Error, Peer, PeerHandler};
+
+/// Sends every message back to whoever sent it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Echo;
+
+impl PeerHandler for Echo {
+    fn handle(&self, peer: &mut Peer) -> Result<(), Error> {
+        // Most messages fit one packet of an Ethernet; the buffer grows for peers that send longer
+        // ones.
+        let mut buffer = vec![0; 2048];
+        loop {
+            match peer.recv(&mut buffer) {
+                Ok(Some(length)) => send_back(peer, &buffer[..length])?,
+                Ok(None) => return Ok(()),
+                Err(Error::BufferTooSmall { needed }) => buffer.resize(needed, 0),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// What cannot go out is lost, as on any datagram path; only the end of the association ends the
+/// echo.
+fn send_back(peer: &mut Peer, message: &[u8]) -> Result<(), Error> {
+    match peer.send(message) {
+        Err(error) if !error.is_fatal() => {
+            tracing::debug!(peer = %peer.peer_address(), %error, "message not echoed");
+            Ok(())
+        }
+        result => result,
+    }
+}

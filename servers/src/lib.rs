@@ -1,0 +1,20 @@
+//! What the servers of this crate share, and what their programs are made of.
+//!
+//! * `peeloff-echo` is [`echo`] behind [`serve`]: every server is a handler and one call of
+//!   [`serve::serve`], with the options of [`cli`].
+//! * `peeloff-nc` is [`nc`]: standard input and output as messages, calling or listening.
+//!
+//! Each program is `main → run → ExitCode`. Its failures are one sentence on standard error
+//! ([`failure`]), its logs go there too ([`logging`]), and its first SIGINT or SIGTERM ends it in
+//! good order ([`signals`]).
+
+pub mod cli;
+pub mod credentials;
+pub mod echo;
+pub mod failure;
+pub mod logging;
+pub mod nc;
+pub mod psk;
+pub mod serve;
+pub mod signals;
+pub mod values;

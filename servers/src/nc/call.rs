@@ -1,0 +1,72 @@
+//! Calls a server.
+
+use std::sync::{Arc, OnceLock};
+
+use peeloff::{Client, ConnectError, Peer};
+
+use crate::credentials::{authorities, identity};
+use crate::failure::Failure;
+use crate::nc::talk::talk;
+use crate::nc::{BROKEN, NO_HANDSHAKE, NcArgs, TIMED_OUT};
+use crate::signals;
+
+/// Calls, talks, says goodbye.
+pub(super) fn run(args: &NcArgs) -> Result<u8, Failure> {
+    let mut peer = connect(args)?;
+    tracing::info!(peer = %peer.peer_address(), cipher = peer.cipher(), "connected");
+    let signal = close_on_signal(&peer)?;
+    let result = talk(&mut peer, args.chunks(), args.quiet());
+    peer.close();
+    match signal.get() {
+        Some(signal) => Ok(signals::exit_code(*signal)),
+        None => result.map(|()| 0),
+    }
+}
+
+fn connect(args: &NcArgs) -> Result<Peer, Failure> {
+    let mut builder = Client::builder().timeout(args.handshake_timeout().0);
+    if let Some(ca) = &args.ca {
+        builder = builder.ca(authorities(ca)?);
+    }
+    if let Some(identity) = identity(args.cert.as_deref(), args.key.as_deref())? {
+        builder = builder.identity(identity);
+    }
+    if let Some(psk) = &args.psk {
+        builder = builder.psk(&psk.identity, &psk.key);
+    }
+    if args.insecure {
+        builder = builder.danger_accept_any_certificate();
+    }
+    if let Some(name) = &args.server_name {
+        builder = builder.server_name(name);
+    }
+    builder.connect(&args.address).map_err(explain)
+}
+
+/// Puts a failure in the words of this program's options, and gives it its exit code.
+fn explain(error: ConnectError) -> Failure {
+    match error {
+        ConnectError::Address(_) | ConnectError::Identity(_) => Failure::input(error),
+        ConnectError::TimedOut { .. } => Failure::new(TIMED_OUT, error),
+        ConnectError::Unverified { peer, why } => Failure::new(
+            NO_HANDSHAKE,
+            format_args!(
+                "the certificate of {peer} does not verify ({why}): \
+                 pass --ca FILE with its authority, or --insecure to accept any"
+            ),
+        ),
+        ConnectError::Handshake { .. } => Failure::new(NO_HANDSHAKE, error),
+        error => Failure::new(BROKEN, error),
+    }
+}
+
+/// The first SIGINT or SIGTERM closes the association and is then found in the cell.
+fn close_on_signal(peer: &Peer) -> Result<Arc<OnceLock<i32>>, Failure> {
+    let cell = Arc::new(OnceLock::new());
+    let (sender, caught) = (peer.sender(), Arc::clone(&cell));
+    signals::on_first_signal(move |signal| {
+        let _ = caught.set(signal);
+        sender.close();
+    })?;
+    Ok(cell)
+}

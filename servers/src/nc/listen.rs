@@ -1,0 +1,197 @@
+//! Listens, and serves the first peer or all of them.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use peeloff::{Admission, ClientAuth, Error, Incoming, Peer, PeerHandler, Sender, Server};
+
+use crate::credentials::{authorities, identity, self_signed_identity};
+use crate::failure::Failure;
+use crate::nc::messages::Chunks;
+use crate::nc::talk::{explain, print, receive, send, send_input, talk};
+use crate::nc::{BROKEN, NcArgs, TIMED_OUT};
+use crate::signals;
+
+/// The grace that peers get at the end.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What the main thread waits for.
+enum Event {
+    /// The first peer is there.
+    Started,
+    /// The conversation is over.
+    Done(Result<(), Failure>),
+    /// SIGINT or SIGTERM.
+    Signal(i32),
+}
+
+/// Listens until the first peer is done, or with --keep-open until a signal.
+pub(super) fn run(args: &NcArgs) -> Result<u8, Failure> {
+    let (events, happened) = mpsc::channel();
+    let signals = events.clone();
+    signals::on_first_signal(move |signal| {
+        let _ = signals.send(Event::Signal(signal));
+    })?;
+    let chunks = args.chunks();
+    let server = if args.keep_open {
+        let (audience, started) = (Arc::default(), AtomicBool::new(false));
+        start(args, Everyone { chunks, events, audience, started })?
+    } else {
+        let (quiet, taken) = (args.quiet(), AtomicBool::new(false));
+        start(args, First { chunks, quiet, events, taken })?
+    };
+    for address in server.addresses() {
+        // Nobody is left to tell if this fails.
+        let _ = writeln!(io::stderr(), "listening {address}");
+    }
+    let result = wait(&happened, args.timeout.and_then(|timeout| timeout.0));
+    server.handle().shutdown(GRACE);
+    result
+}
+
+fn start(args: &NcArgs, handler: impl PeerHandler) -> Result<Server, Failure> {
+    let mut builder = Server::builder().listen(args.address.clone());
+    if let Some(psk) = args.psk.clone() {
+        builder = builder.psk(move |identity| (identity == psk.identity).then(|| psk.key.clone()));
+    }
+    match identity(args.cert.as_deref(), args.key.as_deref())? {
+        Some(identity) => builder = builder.identity(identity),
+        None if args.psk.is_none() && args.address.scheme.is_secure() => {
+            builder = builder.identity(self_signed_identity()?)
+        }
+        None => {}
+    }
+    if let Some(ca) = &args.ca {
+        builder = builder.client_auth(ClientAuth::Required(authorities(ca)?));
+    }
+    builder.start(handler).map_err(Failure::input)
+}
+
+/// Blocks until the conversation is over, a signal comes, or `timeout` passes without a peer.
+fn wait(happened: &Receiver<Event>, timeout: Option<Duration>) -> Result<u8, Failure> {
+    let mut deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    loop {
+        let event = match deadline {
+            Some(deadline) => happened.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+            None => happened.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match event {
+            Ok(Event::Started) => deadline = None,
+            Ok(Event::Done(result)) => return result.map(|()| 0),
+            Ok(Event::Signal(signal)) => return Ok(signals::exit_code(signal)),
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(Failure::new(TIMED_OUT, "no peer came within --timeout"));
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Failure::new(BROKEN, "the server ended by itself"));
+            }
+        }
+    }
+}
+
+/// Serves the first peer that completes its handshake, and nobody else.
+struct First {
+    chunks: Chunks,
+    quiet: Option<Duration>,
+    events: mpsc::Sender<Event>,
+    taken: AtomicBool,
+}
+
+impl PeerHandler for First {
+    fn admit(&self, _: &Incoming) -> Admission {
+        match self.taken.load(Ordering::Relaxed) {
+            true => Admission::Refuse,
+            false => Admission::Accept,
+        }
+    }
+
+    fn handle(&self, peer: &mut Peer) -> Result<(), Error> {
+        // Several may have been admitted before the first was through.
+        if self.taken.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        tracing::info!(peer = %peer.peer_address(), cipher = peer.cipher(), "connected");
+        let _ = self.events.send(Event::Started);
+        let result = talk(peer, self.chunks, self.quiet);
+        peer.close();
+        let _ = self.events.send(Event::Done(result));
+        Ok(())
+    }
+}
+
+/// Serves everyone: what they send goes to standard output, standard input goes to all of them.
+struct Everyone {
+    chunks: Chunks,
+    events: mpsc::Sender<Event>,
+    audience: Arc<Audience>,
+    started: AtomicBool,
+}
+
+impl PeerHandler for Everyone {
+    fn handle(&self, peer: &mut Peer) -> Result<(), Error> {
+        tracing::info!(peer = %peer.peer_address(), cipher = peer.cipher(), "connected");
+        self.audience.lock().push(peer.sender());
+        let _ = self.events.send(Event::Started);
+        // Not before there is somebody to hear it.
+        if !self.started.swap(true, Ordering::Relaxed) {
+            self.read_input(peer.max_message_size());
+        }
+        let result = receive(peer, print);
+        self.audience.lock().retain(|sender| sender.id() != peer.id());
+        match result {
+            // Standard output is gone, and with it the use of serving anyone.
+            Err(error @ Error::Handler(_)) => self.end(explain(error)),
+            Err(error) => tracing::info!(peer = %peer.peer_address(), %error, "ended"),
+            Ok(()) => {}
+        }
+        Ok(())
+    }
+}
+
+impl Everyone {
+    /// Starts the thread `stdin`, which sends standard input to whoever is there.
+    fn read_input(&self, limit: usize) {
+        let (chunks, audience) = (self.chunks, Arc::clone(&self.audience));
+        let events = self.events.clone();
+        let run = move || {
+            let result = send_input(chunks, limit, |message| {
+                audience.send(message);
+                Ok(true)
+            });
+            if let Err(failure) = result {
+                let _ = events.send(Event::Done(Err(failure)));
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("stdin".to_owned()).spawn(run) {
+            self.end(Failure::new(BROKEN, format_args!("cannot start a thread: {error}")));
+        }
+    }
+
+    fn end(&self, failure: Failure) {
+        let _ = self.events.send(Event::Done(Err(failure)));
+    }
+}
+
+/// The peers that are there.
+#[derive(Default)]
+struct Audience(Mutex<Vec<Sender>>);
+
+impl Audience {
+    fn lock(&self) -> MutexGuard<'_, Vec<Sender>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send(&self, message: &[u8]) {
+        // Sending may wait for room, so not under the lock.
+        let peers = self.lock().clone();
+        for peer in peers {
+            if let Err(failure) = send(&peer, message) {
+                tracing::warn!("{failure}");
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! One conversation: messages from standard input to the peer, and from the peer to standard
+//! output.
+//!
+//! Two threads: the caller's blocks in [`Peer::recv`] and writes; `stdin` reads and sends. When the
+//! input is at its end, `stdin` watches for the quiet time and then closes the association, which
+//! wakes the other thread. Nothing polls.
+
+use std::io::{self, Write};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use peeloff::{Error, Peer, Sender, TrySendError};
+
+use crate::failure::Failure;
+use crate::nc::BROKEN;
+use crate::nc::messages::{Chunks, Messages};
+
+/// How long a full send buffer is waited for before the conversation fails.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Talks with one peer until it ends, or until standard input has ended and `quiet` has passed
+/// without a message.
+pub(super) fn talk(peer: &mut Peer, chunks: Chunks, quiet: Option<Duration>) -> Result<(), Failure> {
+    check_block(chunks, peer.max_message_size())?;
+    let (arrivals, watch) = mpsc::sync_channel(1);
+    let (complaints, complaint) = mpsc::sync_channel(1);
+    let stdin = Stdin { to: peer.sender(), chunks, limit: peer.max_message_size(), quiet, arrivals: watch };
+    thread::Builder::new()
+        .name("stdin".to_owned())
+        .spawn(move || stdin.run(&complaints))
+        .map_err(|error| Failure::new(BROKEN, format_args!("cannot start a thread: {error}")))?;
+    let result = receive(peer, |message| {
+        // A full channel says already that something came.
+        let _ = arrivals.try_send(());
+        print(message)
+    });
+    // The other thread complains before it closes, so a complaint that caused the end is here by
+    // now.
+    match complaint.try_recv() {
+        Ok(failure) => Err(failure),
+        Err(_) => result.map_err(explain),
+    }
+}
+
+/// Refuses blocks that no message can hold.
+fn check_block(chunks: Chunks, limit: usize) -> Result<(), Failure> {
+    match chunks {
+        Chunks::Blocks(size) if size > limit => Err(Failure::input(format_args!(
+            "--block {size} is more than a message can hold here: give at most {limit}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Gives every message of a peer to `take` until the association is over, or `take` fails.
+pub(super) fn receive(peer: &mut Peer, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> Result<(), Error> {
+    let mut buffer = vec![0; 2048];
+    loop {
+        match peer.recv(&mut buffer) {
+            Ok(Some(length)) => take(&buffer[..length])?,
+            Ok(None) => break,
+            Err(Error::BufferTooSmall { needed }) => buffer.resize(needed, 0),
+            Err(error) => return Err(error),
+        }
+    }
+    if let Some(reason) = peer.end_reason() {
+        tracing::info!(peer = %peer.peer_address(), %reason, "ended");
+    }
+    Ok(())
+}
+
+/// Writes one message to standard output, at once.
+pub(super) fn print(message: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(message)?;
+    stdout.flush()
+}
+
+/// What [`receive`] with [`print`] failed with.
+pub(super) fn explain(error: Error) -> Failure {
+    match error {
+        Error::Handler(error) => {
+            Failure::new(BROKEN, format_args!("cannot write to standard output: {error}"))
+        }
+        error => Failure::new(BROKEN, error),
+    }
+}
+
+/// The sending half, on its own thread.
+struct Stdin {
+    to: Sender,
+    chunks: Chunks,
+    limit: usize,
+    quiet: Option<Duration>,
+    /// One item for each message that came, at least for the first since the last look; closed when
+    /// the conversation is over.
+    arrivals: Receiver<()>,
+}
+
+impl Stdin {
+    fn run(self, complaints: &SyncSender<Failure>) {
+        match send_input(self.chunks, self.limit, |message| send(&self.to, message)) {
+            Ok(()) => match self.quiet {
+                Some(quiet) => self.wait_for_quiet(quiet),
+                // The peer ends it.
+                None => return,
+            },
+            Err(failure) => {
+                let _ = complaints.send(failure);
+            }
+        }
+        self.to.close();
+    }
+
+    fn wait_for_quiet(&self, quiet: Duration) {
+        // What came while the input was being read is no news.
+        while self.arrivals.try_recv().is_ok() {}
+        // Fails when it was quiet for so long, or when the conversation is over by itself.
+        while self.arrivals.recv_timeout(quiet).is_ok() {}
+    }
+}
+
+/// Reads standard input to its end and gives each message to `send`, until that says that nobody is
+/// left.
+pub(super) fn send_input(
+    chunks: Chunks,
+    limit: usize,
+    mut send: impl FnMut(&[u8]) -> Result<bool, Failure>,
+) -> Result<(), Failure> {
+    let mut messages = Messages::new(io::stdin().lock(), chunks, limit);
+    let mut message = Vec::new();
+    loop {
+        match messages.read(&mut message) {
+            Ok(true) if send(&message)? => {}
+            Ok(_) => return Ok(()),
+            Err(error) => {
+                return Err(Failure::new(BROKEN, format_args!("cannot read standard input: {error}")));
+            }
+        }
+    }
+}
+
+/// Sends one message, waiting for room in the send buffer for at most [`PATIENCE`]; false if the
+/// association is over.
+pub(super) fn send(to: &Sender, message: &[u8]) -> Result<bool, Failure> {
+    let give_up = Instant::now() + PATIENCE;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match to.try_send(message) {
+            Ok(()) => return Ok(true),
+            Err(TrySendError::Ended(_)) => return Ok(false),
+            Err(TrySendError::Full(_)) if Instant::now() < give_up => {
+                // Nothing tells another thread when the socket has room again.
+                thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(50));
+            }
+            Err(error) => {
+                let (size, peer) = (message.len(), to.peer_address());
+                let why = format_args!("cannot send {size} bytes to {peer}: {error}");
+                return Err(Failure::new(BROKEN, why));
+            }
+        }
+    }
+}

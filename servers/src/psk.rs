@@ -1,0 +1,147 @@
+//! Pre-shared keys: a file of `identity:hexkey` lines, and the same on the command line.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::str::FromStr;
+
+use crate::failure::Failure;
+
+/// What OpenSSL can hold (`PSK_MAX_IDENTITY_LEN`, `PSK_MAX_PSK_LEN`), in bytes.
+const MAX_IDENTITY: usize = 256;
+const MAX_KEY: usize = 512;
+
+/// One identity and its key, written `identity:hexkey`.
+///
+/// The last colon divides them, so an identity may contain others.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Psk {
+    /// Whom the key belongs to.
+    pub identity: Vec<u8>,
+    /// The key, as bytes.
+    pub key: Vec<u8>,
+}
+
+/// The keys of a server, by identity.
+#[derive(Clone, Default)]
+pub struct PskTable {
+    keys: HashMap<Vec<u8>, Vec<u8>>,
+}
+
+impl PskTable {
+    /// Reads a file of `identity:hexkey` lines; empty lines and lines that begin with `#` are
+    /// skipped.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or a line is wrong; the message names the file and the line, and
+    /// never shows a key.
+    pub fn from_file(path: &Path) -> Result<Self, Failure> {
+        let text = fs::read_to_string(path).map_err(|error| {
+            Failure::input(format_args!("cannot read the keys in {}: {error}", path.display()))
+        })?;
+        Self::from_text(&text)
+            .map_err(|(line, message)| Failure::input(format_args!("{}:{line}: {message}", path.display())))
+    }
+
+    /// The key of an identity, if it has one.
+    pub fn key(&self, identity: &[u8]) -> Option<Vec<u8>> {
+        self.keys.get(identity).cloned()
+    }
+
+    /// Adds a key; false if the identity has one already.
+    pub fn insert(&mut self, psk: Psk) -> bool {
+        self.keys.insert(psk.identity, psk.key).is_none()
+    }
+
+    fn from_text(text: &str) -> Result<Self, (usize, String)> {
+        let mut table = Self::default();
+        for (number, line) in (1..).zip(text.lines()) {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let psk = line.parse().map_err(|message| (number, message))?;
+            if !table.insert(psk) {
+                return Err((
+                    number,
+                    "this identity stands in the file twice: remove one of the lines".to_owned(),
+                ));
+            }
+        }
+        if table.keys.is_empty() {
+            return Err((1, "the file has no keys: write lines of identity:hexkey".to_owned()));
+        }
+        Ok(table)
+    }
+}
+
+impl FromStr for Psk {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((identity, key)) = text.rsplit_once(':') else {
+            return Err("there is no colon: write identity:hexkey".to_owned());
+        };
+        if identity.is_empty() || identity.len() > MAX_IDENTITY {
+            return Err(format!("the identity before the colon must have 1 to {MAX_IDENTITY} bytes"));
+        }
+        let key = from_hex(key).filter(|key| (1..=MAX_KEY).contains(&key.len())).ok_or_else(|| {
+            format!("the key after the colon must be 1 to {MAX_KEY} bytes in hexadecimal digits")
+        })?;
+        Ok(Self { identity: identity.as_bytes().to_vec(), key })
+    }
+}
+
+impl fmt::Debug for Psk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Psk")
+            .field("identity", &self.identity.escape_ascii().to_string())
+            .finish_non_exhaustive()
+    }
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect();
+    let (pairs, rest) = digits.as_deref()?.as_chunks::<2>();
+    rest.is_empty().then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> (usize, String) {
+        match PskTable::from_text(text) {
+            Ok(_) => panic!("{text:?} was accepted"),
+            Err(refusal) => refusal,
+        }
+    }
+
+    #[test]
+    fn a_file_has_comments_and_empty_lines() {
+        let table = PskTable::from_text("# keys\n\n alice:00ff\r\nurn:dev:2:ABcd\n").unwrap();
+        assert_eq!(table.key(b"alice"), Some(vec![0x00, 0xff]));
+        assert_eq!(table.key(b"urn:dev:2"), Some(vec![0xab, 0xcd]));
+        assert_eq!(table.key(b"mallory"), None);
+    }
+
+    #[test]
+    fn a_wrong_line_is_named() {
+        assert_eq!(refusal("a:00\nnonsense\n").0, 2);
+        assert_eq!(refusal("# one\n# two\na:0\n").0, 3);
+        assert_eq!(refusal("a:00\nb:11\na:22\n").0, 3);
+        assert!(refusal(":00").1.contains("identity"));
+        assert!(refusal("a:").1.contains("key"));
+        assert!(refusal("a:+1").1.contains("key"));
+        assert!(refusal("# nothing\n").1.contains("no keys"));
+    }
+
+    #[test]
+    fn a_message_never_shows_the_key() {
+        assert!(!refusal("alice:c0ffee0").1.contains("c0ffee"));
+        let psk: Psk = "alice:c0ffee".parse().unwrap();
+        assert!(!format!("{psk:?}").contains("c0ffee"));
+    }
+}

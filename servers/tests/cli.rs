@@ -1,0 +1,223 @@
+//! The command line of the servers: what they print, how they fail, how signals end them.
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::net::UdpSocket;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+
+use support::{Certificate, Directory, ECHO, NC, Program, run, start_echo};
+
+#[test]
+fn messages_come_back_over_udp_and_dtls() {
+    for (listen, options) in [
+        ("udp://127.0.0.1:0", &[][..]),
+        ("dtls://127.0.0.1:0", &["--insecure"][..]),
+        ("udp://[::1]:0", &[][..]),
+        ("dtls://[::1]:0", &["--insecure"][..]),
+    ] {
+        let (_server, address) = start_echo(&["--listen", listen]);
+        let mut arguments = vec![address.as_str()];
+        arguments.extend(options);
+        let ended = run(NC, &arguments, "one\ntwo\n");
+        assert_eq!(ended.stdout, "one\ntwo\n", "{listen}: {ended:?}");
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{listen}");
+    }
+}
+
+#[test]
+fn standard_output_has_the_listeners_and_nothing_else() {
+    let listeners = ["--listen", "dtls://127.0.0.1:0", "--listen", "udp://127.0.0.1:0", "-vv"];
+    let mut server = Program::start(ECHO, &listeners);
+    let (dtls, udp) = (server.line(), server.line());
+    let address = dtls.strip_prefix("listening ").unwrap();
+    assert!(address.starts_with("dtls://127.0.0.1:") && !address.ends_with(":0"), "{dtls}");
+    assert!(udp.starts_with("listening udp://127.0.0.1:") && !udp.ends_with(":0"), "{udp}");
+    assert_eq!(run(NC, &["--insecure", address], "x\n").stdout, "x\n");
+    server.signal("TERM");
+    let ended = server.wait();
+    assert_eq!(ended.stdout, format!("{dtls}\n{udp}\n"));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[test]
+fn a_self_signed_certificate_is_announced_loudly() {
+    let (server, _) = start_echo(&["--listen", "dtls://127.0.0.1:0", "-q"]);
+    server.signal("INT");
+    let ended = server.wait();
+    assert!(ended.stderr.contains("NO CERTIFICATE GIVEN"), "{ended:?}");
+    let (server, _) = start_echo(&["--listen", "udp://127.0.0.1:0"]);
+    server.signal("INT");
+    assert!(!server.wait().stderr.contains("CERTIFICATE"));
+}
+
+#[test]
+fn bad_input_is_one_sentence_and_exit_code_2() {
+    let files = Directory::new("bad-input");
+    let (one, other) = (Certificate::authority("one"), Certificate::authority("other"));
+    let cert = files.file("cert.pem", one.pem());
+    let key = files.file("key.pem", one.key_pem());
+    let wrong_key = files.file("wrong-key.pem", other.key_pem());
+    let absent = files.path("absent.pem");
+    let empty = files.file("empty", "");
+    let psk = files.file("psk", "# keys\nalice:00112233\nbob:xyz\n");
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let taken = format!("udp://{}", taken.local_addr().unwrap());
+    let own = ["--listen", "dtls://127.0.0.1:0"];
+
+    let cases: &[(&[&str], &str)] = &[
+        (&["--listen", "127.0.0.1:4433"], "has no scheme"),
+        (&["--listen", "dtls://127.0.0.1"], "has no port: write dtls://127.0.0.1:4433"),
+        (&["--listen", "tcp://127.0.0.1:1"], "use one of udp://, dtls://"),
+        (&["--listen", "udp://[fe80::1%nowhere0]:1"], "no network interface"),
+        (&["--listen", "udp://192.0.2.1:0"], "not an address of this host"),
+        (&["--listen", &taken], "in use"),
+        (&[own[0], own[1], "--cert", &cert], "--cert needs --key"),
+        (&[own[0], own[1], "--key", &key], "--key needs --cert"),
+        (&[own[0], own[1], "--cert", &cert, "--key", &absent], &absent),
+        (&[own[0], own[1], "--cert", &absent, "--key", &key], &absent),
+        (&[own[0], own[1], "--cert", &cert, "--key", &wrong_key], "does not belong to"),
+        (&[own[0], own[1], "--cert", &empty, "--key", &key], "BEGIN CERTIFICATE"),
+        (&[own[0], own[1], "--cert", &cert, "--key", &cert], "private key"),
+        (&[own[0], own[1], "--ca", &empty], "BEGIN CERTIFICATE"),
+        (&[own[0], own[1], "--client-auth", "required"], "--client-auth needs --ca"),
+        (&[own[0], own[1], "--ca", &cert, "--client-auth", "none"], "--ca has no use"),
+        (&[own[0], own[1], "--psk-file", &absent], &absent),
+        (&[own[0], own[1], "--psk-file", &psk], &format!("{psk}:3: the key")),
+        (
+            &[own[0], own[1], "--idle-timeout", "10"],
+            "write a number and its unit, such as 500ms, 10s or 5m, or off",
+        ),
+        (&[own[0], own[1], "--stack-size", "lots"], "write bytes, or a number with K or M such as 64K"),
+        (&[own[0], own[1], "--max-peers", "many"], "--max-peers"),
+        (&[own[0], own[1], "--log", "a=b=c"], "--log"),
+    ];
+    for (arguments, expected) in cases {
+        let ended = run(ECHO, arguments, "");
+        ended.failed_with("peeloff-echo", 2, expected);
+        assert_eq!(ended.stdout, "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_privileged_port_is_refused_with_a_remedy() {
+    // Somebody with all capabilities may bind it.
+    if UdpSocket::bind("127.0.0.1:1").is_ok() {
+        return;
+    }
+    run(ECHO, &["--listen", "udp://127.0.0.1:1"], "").failed_with("peeloff-echo", 2, "CAP_NET_BIND_SERVICE");
+}
+
+#[test]
+fn unknown_options_get_the_usage_and_exit_code_2() {
+    let ended = run(ECHO, &["--no-such-option"], "");
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""));
+    assert!(ended.stderr.contains("--help"), "{ended:?}");
+}
+
+#[test]
+fn help_is_no_failure() {
+    for program in [ECHO, NC] {
+        let ended = run(program, &["--help"], "");
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+        assert!(ended.stdout.contains("Usage: peeloff-"), "{ended:?}");
+    }
+}
+
+#[test]
+fn sigterm_and_sigint_let_peers_go_in_good_order() {
+    for signal in ["TERM", "INT"] {
+        let (server, address) = start_echo(&["--listen", "dtls://127.0.0.1:0"]);
+        let mut client = Program::start(NC, &["--insecure", &address]);
+        client.write("hello\n");
+        assert_eq!(client.line(), "hello");
+        server.signal(signal);
+        let ended = server.wait();
+        assert_eq!(ended.code, Some(0), "{signal}: {ended:?}");
+        // Its standard input is still open: the goodbye of the server ends it.
+        let ended = client.wait();
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{signal}");
+    }
+}
+
+#[test]
+fn a_second_signal_ends_at_once_whatever_the_server_is_doing() {
+    for (first, second, code) in [("TERM", "INT", 130), ("INT", "TERM", 143)] {
+        let (_reader, log) = UnixStream::pair().unwrap();
+        let stderr = OwnedFd::from(log.try_clone().unwrap());
+        let arguments = ["--listen", "udp://127.0.0.1:0"];
+        let mut server = Program::start_with_outputs(ECHO, &arguments, Stdio::piped(), stderr.into());
+        server.line();
+        // Nobody reads the log and it is full, so the server gets stuck on its next line.
+        fill(log);
+        server.signal(first);
+        server.signal(second);
+        assert_eq!(server.wait().code, Some(code));
+    }
+}
+
+#[test]
+fn a_server_outlives_those_who_read_its_output() {
+    let mut server =
+        Program::start_with_outputs(ECHO, &["--listen", "udp://127.0.0.1:0"], full_device(), Stdio::piped());
+    // Nothing can be written to standard output; the log has the address too.
+    let line = server.stderr_line("listening");
+    let address = line.split("address=").nth(1).unwrap_or_else(|| panic!("{line}"));
+    assert_eq!(run(NC, &[address], "x\n").stdout, "x\n");
+    server.signal("TERM");
+    assert_eq!(server.wait().code, Some(0));
+}
+
+#[test]
+fn certificates_of_a_given_authority_are_verified_on_both_sides() {
+    let files = Directory::new("mutual");
+    let authority = Certificate::authority("test authority");
+    let (server_cert, client_cert) = (authority.issue("server.example"), authority.issue("client"));
+    let ca = files.file("ca.pem", authority.pem());
+    let (cert, key) = (files.file("s.pem", server_cert.pem()), files.file("s.key", server_cert.key_pem()));
+    let (own, own_key) = (files.file("c.pem", client_cert.pem()), files.file("c.key", client_cert.key_pem()));
+    let listen = ["--listen", "dtls://127.0.0.1:0", "--cert", &cert, "--key", &key, "--ca", &ca];
+    let (_server, address) = start_echo(&listen);
+
+    let ended = run(NC, &["--ca", &ca, "--cert", &own, "--key", &own_key, &address], "x\n");
+    assert_eq!((ended.stdout.as_str(), ended.code), ("x\n", Some(0)), "{ended:?}");
+    let named = ["--ca", &ca, "--cert", &own, "--key", &own_key, "--server-name", "server.example", &address];
+    assert_eq!(run(NC, &named, "x\n").stdout, "x\n");
+    run(NC, &["--ca", &ca, &address], "x\n").failed_with("peeloff-nc", 3, "handshake");
+}
+
+#[test]
+fn a_peer_with_the_right_key_gets_in_and_no_other() {
+    let files = Directory::new("psk");
+    let psk = files.file("psk", "# two devices\nurn:dev:1:000102030405060708090a0b0c0d0e0f\ntwo:ff00\n");
+    let (_server, address) = start_echo(&["--listen", "dtls://127.0.0.1:0", "--psk-file", &psk]);
+    for right in ["urn:dev:1:000102030405060708090A0B0C0D0E0F", "two:ff00"] {
+        let ended = run(NC, &["--psk", right, &address], "x\n");
+        assert_eq!((ended.stdout.as_str(), ended.code), ("x\n", Some(0)), "{ended:?}");
+    }
+    for wrong in ["two:ff01", "three:ff00"] {
+        run(NC, &["--psk", wrong, "--timeout", "5s", &address], "x\n").failed_with(
+            "peeloff-nc",
+            3,
+            "handshake",
+        );
+    }
+}
+
+/// Writes into a socket until it takes no more; it blocks its writers afterwards.
+fn fill(mut socket: UnixStream) {
+    socket.set_nonblocking(true).unwrap();
+    // Down to single bytes, so that not even a short line fits.
+    for size in [4096, 1] {
+        while socket.write(&[b'.'; 4096][..size]).is_ok() {}
+    }
+    socket.set_nonblocking(false).unwrap();
+}
+
+/// Where every write fails.
+fn full_device() -> Stdio {
+    fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into()
+}

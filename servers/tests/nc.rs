@@ -1,0 +1,167 @@
+//! `peeloff-nc`: what it sends and prints, in both directions, and the exit codes that scripts go
+//! by.
+
+mod support;
+
+use std::fs;
+use std::net::UdpSocket;
+use std::process::Stdio;
+
+use support::{Certificate, DEADLINE, Directory, NC, Program, run, start_echo};
+
+/// A listening `peeloff-nc` and its address.
+fn listen(arguments: &[&str]) -> (Program, String) {
+    let mut all = vec!["-l"];
+    all.extend(arguments);
+    let mut program = Program::start(NC, &all);
+    let line = program.stderr_line("listening ");
+    (program, line.strip_prefix("listening ").unwrap().to_owned())
+}
+
+#[test]
+fn both_ends_hear_each_other() {
+    for (url, options) in [("udp://127.0.0.1:0", &[][..]), ("dtls://127.0.0.1:0", &["--insecure"][..])] {
+        let (mut server, address) = listen(&[url]);
+        let mut arguments = vec!["--wait", "off", &address];
+        arguments.extend(options);
+        let mut client = Program::start(NC, &arguments);
+        client.write("from the client\n");
+        assert_eq!(server.line(), "from the client");
+        server.write("from the server\n");
+        assert_eq!(client.line(), "from the server");
+        client.signal("INT");
+        assert_eq!(client.wait().code, Some(130));
+        if url.starts_with("dtls") {
+            // The goodbye of the first peer is the end.
+            assert_eq!(server.wait().code, Some(0));
+        } else {
+            server.signal("TERM");
+            assert_eq!(server.wait().code, Some(143));
+        }
+    }
+}
+
+#[test]
+fn the_end_of_input_ends_the_conversation() {
+    let (mut server, address) = listen(&["dtls://127.0.0.1:0"]);
+    let client = run(NC, &["--insecure", "--wait", "0s", &address], "a\nb\n");
+    assert_eq!(client.code, Some(0), "{client:?}");
+    assert_eq!((server.line(), server.line()), ("a".to_owned(), "b".to_owned()));
+    let server = server.wait();
+    assert_eq!(server.code, Some(0), "{server:?}");
+}
+
+#[test]
+fn a_listener_waits_for_quiet_if_told_to() {
+    let (mut server, address) = listen(&["udp://127.0.0.1:0", "--wait", "100ms"]);
+    server.close_stdin();
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    peer.send_to(b"x\n", address.strip_prefix("udp://").unwrap()).unwrap();
+    let ended = server.wait();
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "x\n"), "{ended:?}");
+}
+
+#[test]
+fn a_listener_that_is_kept_open_serves_all_peers() {
+    let (mut server, address) = listen(&["-k", "dtls://127.0.0.1:0"]);
+    let mut clients = [(); 2].map(|()| Program::start(NC, &["--insecure", &address]));
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.write(&format!("client {number}\n"));
+        assert_eq!(server.line(), format!("client {number}"));
+    }
+    server.write("to everyone\n");
+    for client in &mut clients {
+        assert_eq!(client.line(), "to everyone");
+    }
+    server.signal("TERM");
+    assert_eq!(server.wait().code, Some(143));
+    for client in clients {
+        assert_eq!(client.wait().code, Some(0));
+    }
+}
+
+#[test]
+fn blocks_keep_their_size() {
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    peer.set_read_timeout(Some(DEADLINE)).unwrap();
+    let address = format!("udp://{}", peer.local_addr().unwrap());
+    let ended = run(NC, &["--block", "4", "--wait", "0s", &address], "ab\ncdefgh");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let mut buffer = [0; 16];
+    for expected in ["ab\nc", "defg", "h"] {
+        let length = peer.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], expected.as_bytes());
+    }
+}
+
+#[test]
+fn a_long_line_is_sent_in_pieces() {
+    let (_server, address) = start_echo(&["--listen", "dtls://127.0.0.1:0"]);
+    let line = format!("{}\n", "0123456789".repeat(4000));
+    let ended = run(NC, &["--insecure", &address], &line);
+    assert_eq!((ended.code, ended.stdout.len()), (Some(0), line.len()), "{}", ended.stderr);
+    assert!(ended.stdout == line);
+}
+
+#[test]
+fn exit_code_1_is_an_io_error() {
+    let (_server, address) = start_echo(&["--listen", "udp://127.0.0.1:0"]);
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut client = Program::start_with_outputs(NC, &[&address], full.into(), Stdio::piped());
+    client.write("x\n");
+    client.wait().failed_with("peeloff-nc", 1, "cannot write to standard output");
+}
+
+#[test]
+fn exit_code_2_is_bad_input() {
+    let absent = "/nonexistent/file.pem";
+    let cases: &[(&[&str], &str)] = &[
+        (&["nowhere"], "has no scheme"),
+        (&["dtls://[fe80::1]:4433"], "is link-local and needs its interface"),
+        (&["udp://[fe80::1%nowhere0]:4433"], "no network interface"),
+        (&["--block", "0", "udp://127.0.0.1:9"], "--block 0"),
+        (&["--block", "1M", "udp://127.0.0.1:9"], "more than a message can hold"),
+        (&["--ca", absent, "dtls://127.0.0.1:9"], absent),
+        (&["--cert", absent, "dtls://127.0.0.1:9"], "--cert needs --key"),
+        (&["--psk", "alice", "dtls://127.0.0.1:9"], "write identity:hexkey"),
+        (&["--wait", "2", "dtls://127.0.0.1:9"], "such as 500ms"),
+        (&["-l", "udp://192.0.2.1:0"], "not an address of this host"),
+    ];
+    for (arguments, expected) in cases {
+        run(NC, arguments, "").failed_with("peeloff-nc", 2, expected);
+    }
+}
+
+#[test]
+fn exit_code_3_is_a_certificate_that_nobody_vouches_for() {
+    let files = Directory::new("unverified");
+    let authority = Certificate::authority("test authority");
+    let cert = authority.issue("server.example");
+    let (chain, key) = (files.file("cert.pem", cert.pem()), files.file("key.pem", cert.key_pem()));
+    let other = files.file("other.pem", Certificate::authority("other").pem());
+    let ca = files.file("ca.pem", authority.pem());
+
+    let (_server, address) = start_echo(&["--listen", "dtls://127.0.0.1:0"]);
+    run(NC, &[&address], "x\n").failed_with(
+        "peeloff-nc",
+        3,
+        "pass --ca FILE with its authority, or --insecure",
+    );
+    let (_server, address) = start_echo(&["--listen", "dtls://127.0.0.1:0", "--cert", &chain, "--key", &key]);
+    run(NC, &["--ca", &other, &address], "x\n").failed_with("peeloff-nc", 3, "--ca");
+    let misnamed = ["--ca", &ca, "--server-name", "other.example", &address];
+    run(NC, &misnamed, "x\n").failed_with("peeloff-nc", 3, "does not verify");
+    assert_eq!(run(NC, &["--ca", &ca, &address], "x\n").stdout, "x\n");
+}
+
+#[test]
+fn exit_code_4_is_a_time_that_is_over() {
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = format!("dtls://{}", silent.local_addr().unwrap());
+    run(NC, &["--timeout", "300ms", &address], "").failed_with("peeloff-nc", 4, "within 300ms");
+
+    let (server, _) = listen(&["--timeout", "100ms", "dtls://127.0.0.1:0"]);
+    let ended = server.wait();
+    assert_eq!(ended.code, Some(4), "{ended:?}");
+    assert!(ended.stderr.ends_with("peeloff-nc: no peer came within --timeout\n"), "{ended:?}");
+}

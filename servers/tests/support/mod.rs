@@ -1,0 +1,285 @@
+//! Runs the real programs, and makes the files that they read.
+//!
+//! Every wait has a deadline and none is a sleep: output arrives over channels, and the end of a
+//! program is the end of its output.
+
+// Each test program uses its own part of this.
+#![allow(dead_code)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use openssl::asn1::Asn1Time;
+use openssl::bn::{BigNum, MsbOption};
+use openssl::ec::{EcGroup, EcKey};
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::pkey::{PKey, Private};
+use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
+use openssl::x509::{X509, X509NameBuilder};
+
+/// How long anything may take before a test fails; generous for slow machines.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+pub const ECHO: &str = env!("CARGO_BIN_EXE_peeloff-echo");
+pub const NC: &str = env!("CARGO_BIN_EXE_peeloff-nc");
+
+/// A running program; killed when dropped.
+pub struct Program {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: Output,
+    stderr: Output,
+}
+
+/// What a program left behind.
+#[derive(Debug)]
+pub struct Ended {
+    /// None if a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Program {
+    /// Starts a program with pipes on all three ends.
+    pub fn start(program: &str, arguments: &[&str]) -> Self {
+        Self::start_with_outputs(program, arguments, Stdio::piped(), Stdio::piped())
+    }
+
+    /// The same, with its outputs somewhere else.
+    pub fn start_with_outputs(program: &str, arguments: &[&str], stdout: Stdio, stderr: Stdio) -> Self {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::piped()).stdout(stdout).stderr(stderr);
+        let mut child = command.spawn().unwrap();
+        Self {
+            stdin: child.stdin.take(),
+            stdout: Output::of(child.stdout.take()),
+            stderr: Output::of(child.stderr.take()),
+            child,
+        }
+    }
+
+    /// Writes to its standard input.
+    pub fn write(&mut self, text: &str) {
+        let stdin = self.stdin.as_mut().expect("standard input is open");
+        stdin.write_all(text.as_bytes()).unwrap();
+        stdin.flush().unwrap();
+    }
+
+    /// Ends its standard input.
+    pub fn close_stdin(&mut self) {
+        self.stdin = None;
+    }
+
+    /// The next line on standard output, without its newline.
+    pub fn line(&mut self) -> String {
+        self.stdout.line().unwrap_or_else(|| panic!("no line on stdout; stderr: {}", self.stderr.rest()))
+    }
+
+    /// Reads standard error up to the line that contains `text`, and gives that line.
+    pub fn stderr_line(&mut self, text: &str) -> String {
+        loop {
+            match self.stderr.line() {
+                Some(line) if line.contains(text) => return line,
+                Some(_) => {}
+                None => panic!("no {text:?} on stderr: {}", self.stderr.seen),
+            }
+        }
+    }
+
+    /// Sends it a signal by name, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let command = format!("kill -{name} {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success(), "{command}");
+    }
+
+    /// Ends its standard input, and waits for its end.
+    pub fn finish(mut self) -> Ended {
+        self.close_stdin();
+        self.wait()
+    }
+
+    /// Waits for its end. Its standard input stays as it is.
+    pub fn wait(mut self) -> Ended {
+        let (stdout, stderr) = (self.stdout.rest(), self.stderr.rest());
+        // Both outputs are closed, so the program is ending.
+        let status = self.child.wait().unwrap();
+        Ended { code: status.code(), stdout, stderr }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Fails if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The lines of a pipe, read by a thread.
+struct Output {
+    lines: Receiver<String>,
+    seen: String,
+}
+
+impl Output {
+    fn of(pipe: Option<impl Read + Send + 'static>) -> Self {
+        let (sender, lines) = mpsc::channel();
+        if let Some(pipe) = pipe {
+            thread::spawn(move || {
+                let mut pipe = BufReader::new(pipe);
+                let mut line = Vec::new();
+                while pipe.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+                    if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                        return;
+                    }
+                    line.clear();
+                }
+            });
+        }
+        Self { lines, seen: String::new() }
+    }
+
+    /// The next line without its newline; none at the end.
+    fn line(&mut self) -> Option<String> {
+        let line = match self.lines.recv_timeout(DEADLINE) {
+            Ok(line) => line,
+            Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                panic!("nothing came for {DEADLINE:?} after {:?}", self.seen)
+            }
+        };
+        self.seen.push_str(&line);
+        Some(line.trim_end_matches('\n').to_owned())
+    }
+
+    /// Waits for the end, and gives everything that was ever read.
+    fn rest(&mut self) -> String {
+        let give_up = Instant::now() + DEADLINE;
+        while self.line().is_some() {
+            assert!(Instant::now() < give_up, "no end of output after {DEADLINE:?}");
+        }
+        self.seen.clone()
+    }
+}
+
+/// An echo server and its first address.
+pub fn start_echo(arguments: &[&str]) -> (Program, String) {
+    let mut server = Program::start(ECHO, arguments);
+    let line = server.line();
+    let address = line.strip_prefix("listening ").unwrap_or_else(|| panic!("{line:?}")).to_owned();
+    (server, address)
+}
+
+/// A program that is given `input` and runs to its end.
+pub fn run(program: &str, arguments: &[&str], input: &str) -> Ended {
+    let mut program = Program::start(program, arguments);
+    if !input.is_empty() {
+        program.write(input);
+    }
+    program.finish()
+}
+
+impl Ended {
+    /// Checks the exit code and that standard error has one line, which begins with the program's
+    /// name.
+    #[track_caller]
+    pub fn failed_with(&self, program: &str, code: i32, expected: &str) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert_eq!(self.stderr.lines().count(), 1, "{}", self.stderr);
+        assert!(self.stderr.starts_with(&format!("{program}: ")), "{}", self.stderr);
+        assert!(self.stderr.contains(expected), "{expected:?} is not in: {}", self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+    }
+}
+
+/// A directory for the files of one test; removed when dropped.
+pub struct Directory(PathBuf);
+
+impl Directory {
+    pub fn new(test: &str) -> Self {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    /// Writes a file and gives its path.
+    pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        fs::write(self.0.join(name), content).unwrap();
+        self.path(name)
+    }
+
+    /// The path of a file that may not exist.
+    pub fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A certificate and its key.
+pub struct Certificate {
+    x509: X509,
+    key: PKey<Private>,
+}
+
+impl Certificate {
+    /// An authority that signs itself.
+    pub fn authority(name: &str) -> Self {
+        Self::make(name, None)
+    }
+
+    /// A certificate of this authority, valid for a DNS name and for 127.0.0.1.
+    pub fn issue(&self, name: &str) -> Self {
+        Self::make(name, Some(self))
+    }
+
+    pub fn pem(&self) -> Vec<u8> {
+        self.x509.to_pem().unwrap()
+    }
+
+    pub fn key_pem(&self) -> Vec<u8> {
+        self.key.private_key_to_pem_pkcs8().unwrap()
+    }
+
+    fn make(name: &str, issuer: Option<&Certificate>) -> Self {
+        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+        let mut subject = X509NameBuilder::new().unwrap();
+        subject.append_entry_by_nid(Nid::COMMONNAME, name).unwrap();
+        let subject = subject.build();
+        let mut serial = BigNum::new().unwrap();
+        serial.rand(120, MsbOption::ONE, false).unwrap();
+
+        let mut builder = X509::builder().unwrap();
+        builder.set_version(2).unwrap();
+        builder.set_serial_number(&serial.to_asn1_integer().unwrap()).unwrap();
+        builder.set_subject_name(&subject).unwrap();
+        builder.set_issuer_name(issuer.map_or(&subject, |issuer| issuer.x509.subject_name())).unwrap();
+        builder.set_pubkey(&key).unwrap();
+        builder.set_not_before(&Asn1Time::from_unix(0).unwrap()).unwrap();
+        builder.set_not_after(&Asn1Time::days_from_now(2).unwrap()).unwrap();
+        if issuer.is_none() {
+            builder.append_extension(BasicConstraints::new().critical().ca().build().unwrap()).unwrap();
+        } else {
+            let names = SubjectAlternativeName::new()
+                .dns(name)
+                .ip("127.0.0.1")
+                .build(&builder.x509v3_context(None, None))
+                .unwrap();
+            builder.append_extension(names).unwrap();
+        }
+        builder.sign(issuer.map_or(&key, |issuer| &issuer.key), MessageDigest::sha256()).unwrap();
+        Self { x509: builder.build(), key }
+    }
+}
