@@ -25,18 +25,18 @@ pub fn serve(args: &ServerArgs, handler: impl PeerHandler) -> Result<u8, Failure
     let credentials = Credentials::load(&args.credentials)?;
     let self_signed = credentials.self_signed;
     let asked = catch_signals()?;
-    // Before the start, which sizes its reserves by the limit; after it, so that a failure is the
-    // only line there is.
+    // Raised before the start, which looks at the limit, and logged after it, so that a failure is
+    // the only line there is.
     let descriptors = peeloff::raise_fd_limit();
     let server = start(args, credentials, handler)?;
-    log_limits(descriptors, args.limits.max_peers);
+    log_limit(descriptors);
     let addresses = server.addresses();
     if self_signed && addresses.iter().any(|address| address.scheme.is_secure()) {
         tracing::warn!(
             "NO CERTIFICATE GIVEN: using a self-signed one that no client can verify; give --cert and --key"
         );
     }
-    announce(&addresses);
+    announce(addresses);
     let handle = server.handle();
     let interval = args.stats_interval.0.filter(|interval| !interval.is_zero());
     let signal = wait(&asked, interval, &handle);
@@ -109,16 +109,9 @@ fn announce(addresses: &[Address]) {
     }
 }
 
-fn log_limits(descriptors: io::Result<u64>, max_peers: usize) {
+fn log_limit(descriptors: io::Result<u64>) {
     match descriptors {
-        Ok(limit) if limit < max_peers as u64 => {
-            tracing::warn!(
-                limit,
-                max_peers,
-                "each peer needs a descriptor: raise the limit (ulimit -n) or lower --max-peers"
-            );
-        }
-        Ok(limit) => tracing::info!(limit, max_peers, "descriptors"),
+        Ok(limit) => tracing::info!(limit, "descriptors; each peer takes one"),
         Err(error) => tracing::warn!(%error, "cannot raise the limit on descriptors"),
     }
 }

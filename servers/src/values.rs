@@ -4,6 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+/// The longest duration that is accepted: clocks overflow some way beyond.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// A duration such as `500ms`, `10s`, `5m` or `1h 30m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Duration);
@@ -21,7 +24,8 @@ impl FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match humantime::parse_duration(text.trim()) {
-            Ok(duration) => Ok(Self(duration)),
+            Ok(duration) if duration <= LONGEST => Ok(Self(duration)),
+            Ok(_) => Err(format!("{text:?} is more than a century: write something shorter")),
             Err(_) => Err(format!(
                 "{text:?} is not a duration: write a number and its unit, such as 500ms, 10s or 5m"
             )),
@@ -112,6 +116,7 @@ mod tests {
         for text in ["10", "", "s", "-1s", "10 parsecs"] {
             assert!(text.parse::<Span>().unwrap_err().contains("such as 500ms, 10s or 5m"), "{text}");
         }
+        assert!("584942417355y".parse::<Span>().unwrap_err().contains("more than a century"));
         assert!("never".parse::<SpanOrOff>().unwrap_err().ends_with("or off"));
         assert!("off".parse::<Span>().is_err());
     }

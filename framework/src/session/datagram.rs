@@ -75,6 +75,7 @@ impl DatagramIo {
 
     /// Ends the recording and gives the last flight out.
     pub(super) fn take_flight(&mut self) -> Vec<Box<[u8]>> {
+        self.incoming = Vec::new();
         self.flight.take().unwrap_or_default()
     }
 

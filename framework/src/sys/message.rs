@@ -31,7 +31,7 @@ pub(crate) struct Received {
 }
 
 /// Receives one datagram: into `first`, and what has no room there into the spare capacity of
-/// `overflow`, which is cleared before and holds exactly the rest after. Blocks as the socket and
+/// `overflow`, which is cleared before, has room for any datagram, and holds exactly the rest after. Blocks as the socket and
 /// its SO_RCVTIMEO say (EAGAIN: the time is over), or not at all with `wait` false.
 pub(crate) fn recv(
     socket: BorrowedFd<'_>,
@@ -40,6 +40,7 @@ pub(crate) fn recv(
     wait: bool,
 ) -> io::Result<Received> {
     overflow.clear();
+    overflow.reserve(DATAGRAM_MAX);
     let spare = overflow.spare_capacity_mut();
     let mut parts = [
         libc::iovec { iov_base: first.as_mut_ptr().cast(), iov_len: first.len() },
