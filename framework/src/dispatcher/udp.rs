@@ -114,11 +114,17 @@ struct Listener {
     capacity: u64,
     /// Jobs held until `consumed` reaches the number, or the queue is empty; in ascending order.
     held: Vec<(u64, Held)>,
+    /// An anchor that is not read yet.
+    muted: bool,
 }
 
 /// What waits for a listener's queue to be read.
 enum Held {
-    Job(Job),
+    Job {
+        job: Job,
+        /// The child may have what is not its peer's.
+        drain: bool,
+    },
     /// An anchor, which must not be read before what came earlier through the wildcard.
     Anchor(usize),
 }
@@ -131,6 +137,8 @@ pub(super) struct Udp {
     /// Taken out while a listener is read.
     batch: Option<Box<Batch>>,
     replies: Replies,
+    /// How many are held, at all listeners together.
+    holding: usize,
     fd_limit: u64,
 }
 
@@ -147,14 +155,23 @@ impl Udp {
             anchors: HashMap::new(),
             batch: Some(Box::new(Batch::new())),
             replies: Replies::default(),
+            holding: 0,
             fd_limit: limits::fd_limit()?,
         })
     }
 
     /// The listener at `index` is readable.
     pub(super) fn ready(&mut self, index: usize, epoll: &Epoll, hands: &mut Hands) {
+        self.read(index, epoll, hands);
+        self.settle(epoll, hands);
+    }
+
+    /// Reads a listener until its queue is empty, or for one turn.
+    fn read(&mut self, index: usize, epoll: &Epoll, hands: &mut Hands) {
         let Some(mut batch) = self.batch.take() else { return };
         for _ in 0..TURN {
+            // Whatever is held by now is held for datagrams that are in the queue by now.
+            let held = self.listeners[index].held.len();
             let received = match batch.recv(self.listeners[index].socket.as_fd()) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -170,12 +187,25 @@ impl Udp {
             }
             self.answer(index, &hands.shared);
             let empty = received < BATCH;
-            self.release(index, empty, epoll, hands);
-            if empty {
+            self.release(index, if empty { held } else { 0 }, epoll, hands);
+            if empty && self.listeners[index].held.is_empty() {
                 break;
             }
         }
         self.batch = Some(batch);
+    }
+
+    /// Reads on where something is held: its queue may be empty, and then nobody else would look.
+    /// Under a flood it stays readable instead, and its turn comes again.
+    fn settle(&mut self, epoll: &Epoll, hands: &mut Hands) {
+        for _ in 0..TURN {
+            if self.holding == 0 {
+                return;
+            }
+            let holds = |listener: &Listener| !listener.muted && !listener.held.is_empty();
+            let Some(index) = self.listeners.iter().position(holds) else { return };
+            self.read(index, epoll, hands);
+        }
     }
 
     /// A datagram that was found on a child's socket.
@@ -185,8 +215,7 @@ impl Udp {
         let info = PacketInfo { local: Some(local.ip()), interface };
         self.route(index, local, peer, info, &payload, epoll, hands);
         self.answer(index, &hands.shared);
-        // Nothing of this peer is on the way to the listener: it came by the child.
-        self.release(index, false, epoll, hands);
+        self.settle(epoll, hands);
     }
 
     /// The listener that a datagram to this address belongs to: the specific one before the wildcard.
@@ -334,15 +363,26 @@ impl Udp {
             // The fragments behind the first are on their way through the listener.
             Some((hello, whole)) => (Task::Dtls(hello), !whole),
         };
-        Self::drain(&socket, &association, hands);
+        // Beside a specific listener nothing can have been stolen.
+        let drain = recipe != Recipe::Wildcard || anchor != index;
         let job = Job { association, socket: Arc::new(socket), task, shared };
         if hold {
             let listener = &mut self.listeners[anchor];
             let until = listener.consumed + listener.capacity;
-            listener.held.push((until, Held::Job(job)));
+            listener.held.push((until, Held::Job { job, drain }));
+            self.holding += 1;
         } else {
-            hands.hand_over(job);
+            Self::hand_over(job, drain, hands);
         }
+    }
+
+    /// Gives a job to a worker. The listener's queue has been read as far as it matters, so what the
+    /// child's queue has comes next.
+    fn hand_over(job: Job, drain: bool, hands: &mut Hands) {
+        if drain {
+            Self::drain(&job.socket, &job.association, hands);
+        }
+        hands.hand_over(job);
     }
 
     /// Makes the child, unless too few descriptors are left.
@@ -358,8 +398,8 @@ impl Udp {
         Ok((socket, recipe))
     }
 
-    /// What came to the child between bind and connect: the peer's own goes first into its inbox,
-    /// others' goes where it belongs.
+    /// What came to the child since its bind: the peer's own goes into its inbox, others' goes where
+    /// it belongs. The worker does the same with what comes later.
     fn drain(socket: &Socket, association: &Association, hands: &Hands) {
         let mut payload = Vec::with_capacity(DATAGRAM_MAX);
         let mut foreign = Vec::new();
@@ -419,27 +459,30 @@ impl Udp {
         }
         let until = listener.consumed + listener.capacity;
         self.listeners[index].held.push((until, Held::Anchor(anchor)));
-        self.listeners.push(Listener::new(socket, scheme, local, options, recipes));
+        self.holding += 1;
+        let mut listener = Listener::new(socket, scheme, local, options, recipes);
+        listener.muted = true;
+        self.listeners.push(listener);
         self.anchors.insert((index, local), anchor);
         shared.counters.listeners.store(self.listeners.len() as u64, Ordering::Relaxed);
         anchor
     }
 
-    /// Hands over what was held until this listener's queue was read so far.
-    fn release(&mut self, index: usize, empty: bool, epoll: &Epoll, hands: &mut Hands) {
+    /// Hands over what was held until this listener's queue was read so far: the oldest `seen`
+    /// because the queue was empty after them, and whatever else has waited for long enough.
+    fn release(&mut self, index: usize, seen: usize, epoll: &Epoll, hands: &mut Hands) {
         let listener = &mut self.listeners[index];
         let consumed = listener.consumed;
-        let due = if empty {
-            listener.held.len()
-        } else {
-            listener.held.iter().take_while(|(until, _)| *until <= consumed).count()
-        };
-        for (_, held) in listener.held.drain(..due).collect::<Vec<_>>() {
+        let read = listener.held.iter().take_while(|(until, _)| *until <= consumed).count();
+        let due: Vec<_> = listener.held.drain(..read.max(seen)).collect();
+        self.holding -= due.len();
+        for (_, held) in due {
             match held {
-                Held::Job(job) => hands.hand_over(job),
+                Held::Job { job, drain } => Self::hand_over(job, drain, hands),
                 Held::Anchor(anchor) => {
-                    let socket = self.listeners[anchor].socket.as_fd();
-                    if let Err(error) = epoll.modify(socket, READABLE, anchor as u64) {
+                    let listener = &mut self.listeners[anchor];
+                    listener.muted = false;
+                    if let Err(error) = epoll.modify(listener.socket.as_fd(), READABLE, anchor as u64) {
                         log_limited!(error, %error, "an anchor cannot be listened to");
                     }
                 }
@@ -471,7 +514,7 @@ impl Drop for Udp {
         // Jobs that are still held end here.
         for listener in &mut self.listeners {
             for (_, held) in listener.held.drain(..) {
-                if let Held::Job(job) = held {
+                if let Held::Job { job, .. } = held {
                     job.abandon();
                 }
             }
@@ -483,7 +526,17 @@ impl Listener {
     fn new(socket: Socket, scheme: Scheme, address: SocketAddr, options: Options, recipes: Recipes) -> Self {
         let buffer = socket.recv_buffer_size().unwrap_or(1 << 20);
         let capacity = (buffer / MIN_QUEUED) as u64;
-        Self { socket, scheme, address, options, recipes, consumed: 0, capacity, held: Vec::new() }
+        Self {
+            socket,
+            scheme,
+            address,
+            options,
+            recipes,
+            consumed: 0,
+            capacity,
+            held: Vec::new(),
+            muted: false,
+        }
     }
 
     /// The local address that a datagram was sent to.

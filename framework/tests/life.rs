@@ -1,0 +1,122 @@
+//! The life of an association, from the first datagram to the end.
+
+mod support;
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use peeloff::{Error, Peer, Timeouts};
+use support::{DEADLINE, Running, exchange};
+
+#[test]
+fn a_dtls_peer_is_served_from_hello_to_close_notify() {
+    let running = Running::echo("dtls://127.0.0.1:0");
+    let mut client = running.connect();
+    for size in [1, 64, 1200, 16_384] {
+        exchange(&mut client, &vec![7; size]);
+    }
+    client.close();
+    let stats = running.until("the association ends", |stats| stats.peers == 0);
+    assert_eq!(stats.ended("closed_by_peer"), 1);
+    assert_eq!((stats.handshakes, stats.messages_received, stats.messages_sent), (1, 4, 4));
+    assert_eq!((stats.retransmissions, stats.strays, stats.forwarded), (0, 0, 0));
+}
+
+#[test]
+fn a_plain_peer_is_served_by_its_first_datagram() {
+    let running = Running::echo("udp://127.0.0.1:0");
+    let mut client = running.connect();
+    for size in [0, 1, 1200, 65_507] {
+        exchange(&mut client, &vec![7; size]);
+    }
+    assert_eq!(running.stats().opened, 1);
+}
+
+#[test]
+fn the_server_says_goodbye_when_the_handler_returns() {
+    let running = Running::with(
+        "dtls://127.0.0.1:0",
+        |builder| builder,
+        |peer: &mut Peer| -> Result<(), Error> { peer.send(b"bye") },
+    );
+    let mut client = running.connect();
+    let mut buffer = [0; 16];
+    assert_eq!(client.recv_timeout(&mut buffer, DEADLINE).unwrap(), Some(3));
+    assert_eq!(client.recv_timeout(&mut buffer, DEADLINE).unwrap(), None);
+    assert_eq!(client.end_reason(), Some(&peeloff::EndReason::ClosedByPeer));
+    running.until("the association ends", |stats| stats.peers == 0);
+}
+
+#[test]
+fn a_silent_peer_ends_at_the_idle_deadline_and_an_old_one_at_its_lifetime() {
+    let mut timeouts = Timeouts::default();
+    timeouts.idle = Some(Duration::from_millis(200));
+    let running = Running::with("udp://127.0.0.1:0", |builder| builder.timeouts(timeouts), support::echo);
+    let mut client = running.connect();
+    exchange(&mut client, b"x");
+    running.until("the idle end", |stats| stats.ended("idle") == 1);
+
+    let mut timeouts = Timeouts::default();
+    timeouts.lifetime = Some(Duration::from_millis(200));
+    let running = Running::with("dtls://127.0.0.1:0", |builder| builder.timeouts(timeouts), support::echo);
+    let _client = running.connect();
+    running.until("the end of its life", |stats| stats.ended("lifetime") == 1);
+}
+
+#[test]
+fn an_oversize_message_is_an_error_and_the_association_lives() {
+    let running = Running::echo("dtls://127.0.0.1:0");
+    let mut client = running.connect();
+    let error = client.send(&[0; 16_385]).unwrap_err();
+    assert!(matches!(error, Error::MessageTooLarge { size: 16_385, limit: 16_384 }), "{error}");
+    assert!(matches!(client.send(b"").unwrap_err(), Error::EmptyMessage));
+    exchange(&mut client, b"still here");
+}
+
+#[test]
+fn a_message_longer_than_the_buffer_is_kept_for_a_larger_one() {
+    for url in ["udp://127.0.0.1:0", "dtls://127.0.0.1:0"] {
+        let running = Running::echo(url);
+        let mut client = running.connect();
+        client.send(&[7; 1000]).unwrap();
+        let mut small = [0; 10];
+        let error = client.recv_timeout(&mut small, DEADLINE).unwrap_err();
+        assert!(matches!(error, Error::BufferTooSmall { needed: 1000 }), "{url}: {error}");
+        let mut large = [0; 1000];
+        assert_eq!(client.recv(&mut large).unwrap(), Some(1000));
+        assert_eq!(large, [7; 1000]);
+    }
+}
+
+#[test]
+fn the_first_fifty_datagrams_of_a_plain_peer_arrive_in_order() {
+    for listen in ["udp://127.0.0.1:0", "udp://0.0.0.0:0", "udp://[::]:0"] {
+        let running = Running::echo(listen);
+        let port = running.address().port();
+        for _ in 0..20 {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.connect(("127.0.0.1", port)).unwrap();
+            socket.set_read_timeout(Some(DEADLINE)).unwrap();
+            for number in 0..50u8 {
+                socket.send(&[number]).unwrap();
+            }
+            for number in 0..50u8 {
+                let mut buffer = [0; 2];
+                assert_eq!(socket.recv(&mut buffer).unwrap(), 1, "{listen}");
+                assert_eq!(buffer[0], number, "{listen}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_drain_lets_handlers_finish_and_says_goodbye() {
+    let running = Running::echo("dtls://127.0.0.1:0");
+    let mut clients: Vec<_> = (0..20).map(|_| running.connect()).collect();
+    clients.iter_mut().for_each(|client| exchange(client, b"x"));
+    let report = running.handle().shutdown(DEADLINE);
+    assert_eq!((report.peers, report.finished, report.stopped, report.abandoned), (20, 20, 0, 0));
+    for client in &mut clients {
+        assert_eq!(client.recv_timeout(&mut [0; 16], DEADLINE).unwrap(), None);
+    }
+}

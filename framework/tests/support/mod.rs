@@ -1,0 +1,112 @@
+//! What the framework's tests share: an echo server, clients that trust it, and waits with deadlines.
+
+// Each test program uses its own part of this.
+#![allow(dead_code)]
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use peeloff::{Address, CaBundle, Client, Error, Handle, Identity, Peer, Server, ServerBuilder, Stats};
+
+/// How long anything may take before a test fails; generous for slow machines.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A server on loopback whose identity the clients trust; it is shut down when dropped.
+pub struct Running {
+    pub server: Server,
+    pub trust: CaBundle,
+}
+
+impl Running {
+    /// An echo server on this URL, such as `dtls://127.0.0.1:0`.
+    pub fn echo(url: &str) -> Self {
+        Self::with(url, |builder| builder, echo)
+    }
+
+    /// A server with this handler, after `configure` has had its way with the builder.
+    pub fn with(
+        url: &str,
+        configure: impl FnOnce(ServerBuilder) -> ServerBuilder,
+        handler: impl peeloff::PeerHandler,
+    ) -> Self {
+        let identity = Identity::self_signed().unwrap();
+        let trust = CaBundle::from_pem(&identity.certificate_pem()).unwrap();
+        let builder = Server::builder().listen(url.parse().unwrap()).identity(identity);
+        Self { server: configure(builder).start(handler).unwrap(), trust }
+    }
+
+    pub fn url(&self) -> &Address {
+        &self.server.addresses()[0]
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.url().resolve().unwrap()[0]
+    }
+
+    pub fn handle(&self) -> Handle {
+        self.server.handle()
+    }
+
+    pub fn stats(&self) -> Stats {
+        self.server.handle().stats()
+    }
+
+    /// A client that trusts this server.
+    pub fn client(&self) -> Client {
+        Client::builder().ca(self.trust.clone()).timeout(DEADLINE)
+    }
+
+    pub fn connect(&self) -> Peer {
+        self.client().connect(self.url()).unwrap()
+    }
+
+    /// Waits until the numbers are as wanted.
+    pub fn until(&self, what: &str, wanted: impl Fn(&Stats) -> bool) -> Stats {
+        until(what, || Some(self.stats()).filter(|stats| wanted(stats)))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.server.handle().shutdown(Duration::ZERO);
+    }
+}
+
+/// Answers every message with itself.
+pub fn echo(peer: &mut Peer) -> Result<(), Error> {
+    let mut buffer = vec![0; 65_536];
+    while let Some(len) = peer.recv(&mut buffer)? {
+        peer.send(&buffer[..len])?;
+    }
+    Ok(())
+}
+
+/// Sends a message and expects it back.
+pub fn exchange(peer: &mut Peer, message: &[u8]) {
+    let mut buffer = vec![0; message.len() + 1];
+    peer.send(message).unwrap();
+    assert_eq!(peer.recv_timeout(&mut buffer, DEADLINE).unwrap(), Some(message.len()));
+    assert_eq!(&buffer[..message.len()], message);
+}
+
+/// Looks again every few milliseconds, until there is something or the deadline is over.
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// Open descriptors of this process.
+pub fn open_fds() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Threads of this process.
+pub fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").unwrap().count()
+}
