@@ -1,16 +1,17 @@
 //! The client's side: a blocking connect that gives the same [`Peer`] as a server's handler gets.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use openssl::ssl::SslContext;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::address::{Address, Host, Scheme};
 use crate::association::Association;
 use crate::config::Timeouts;
 use crate::credentials::{CaBundle, Identity};
-use crate::error::{ConnectError, EndReason};
+use crate::error::{ConnectError, EndReason, IdentityError};
 use crate::observe::Counters;
 use crate::peer::{Parts, Peer};
 use crate::session::Session;
@@ -39,6 +40,8 @@ pub struct Client {
     server_name: Option<String>,
     timeout: Duration,
     bind: Option<SocketAddr>,
+    /// Made by the first connect: reading the system's authorities takes milliseconds.
+    context: OnceLock<SslContext>,
 }
 
 impl Client {
@@ -49,6 +52,7 @@ impl Client {
             server_name: None,
             timeout: Duration::from_secs(10),
             bind: None,
+            context: OnceLock::new(),
         }
     }
 
@@ -56,6 +60,7 @@ impl Client {
     #[must_use]
     pub fn ca(mut self, authorities: CaBundle) -> Self {
         self.credentials.authorities = Some(authorities);
+        self.context = OnceLock::new();
         self
     }
 
@@ -63,6 +68,7 @@ impl Client {
     #[must_use]
     pub fn identity(mut self, identity: Identity) -> Self {
         self.credentials.identity = Some(identity);
+        self.context = OnceLock::new();
         self
     }
 
@@ -70,6 +76,7 @@ impl Client {
     #[must_use]
     pub fn psk(mut self, identity: &[u8], key: &[u8]) -> Self {
         self.credentials.psk = Some((identity.to_vec(), key.to_vec()));
+        self.context = OnceLock::new();
         self
     }
 
@@ -77,6 +84,7 @@ impl Client {
     #[must_use]
     pub fn danger_accept_any_certificate(mut self) -> Self {
         self.credentials.accept_any = true;
+        self.context = OnceLock::new();
         self
     }
 
@@ -131,14 +139,14 @@ impl Client {
         let (session, facts) = match address.scheme {
             Scheme::Udp => (Session::Plain(socket), Facts::default()),
             Scheme::Dtls => {
-                let context = context::client(&self.credentials)?;
+                let context = self.context()?;
                 let name = match (&self.server_name, &address.host) {
                     (Some(name), _) => name.clone(),
                     (None, Host::Name(name)) => name.clone(),
                     (None, _) => peer.ip().to_string(),
                 };
                 let deadline = Instant::now() + self.timeout;
-                let handshake = Handshake::connect(&context, socket, Some(&name)).and_then(|handshake| {
+                let handshake = Handshake::connect(context, socket, Some(&name)).and_then(|handshake| {
                     handshake.complete(&mut transport, &association, &counters, None, deadline)
                 });
                 let unreachable = transport.unreachable;
@@ -167,6 +175,14 @@ impl Client {
             restart: None,
             home: None,
         }))
+    }
+
+    fn context(&self) -> Result<&SslContext, IdentityError> {
+        if let Some(context) = self.context.get() {
+            return Ok(context);
+        }
+        let context = context::client(&self.credentials)?;
+        Ok(self.context.get_or_init(|| context))
     }
 
     fn open_socket(&self, peer: SocketAddr) -> std::io::Result<(Arc<Socket>, SocketAddr)> {

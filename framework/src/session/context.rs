@@ -105,6 +105,7 @@ fn build_client(credentials: &ClientCredentials) -> Result<SslContext, ErrorStac
     let mut context = common(SslMethod::dtls_client())?;
     match &credentials.authorities {
         Some(bundle) => use_authorities(&mut context, bundle)?,
+        None if credentials.accept_any => {}
         None => context.set_default_verify_paths()?,
     }
     let verify = if credentials.accept_any { SslVerifyMode::NONE } else { SslVerifyMode::PEER };
