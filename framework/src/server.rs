@@ -212,6 +212,9 @@ impl ServerBuilder {
         });
         let most = limits::thread_limit().unwrap_or(16_000).saturating_sub(OTHER_THREADS);
         warn_of_limits(&self.limits, most);
+        if wants_dtls {
+            warn_of_openssl();
+        }
         let counters = Arc::clone(&shared.counters);
         let pool = Pool::new(counters, self.stack_size, shared.timeouts.worker_idle, most);
         let dispatcher = Dispatcher::new(Arc::clone(&shared), inlet, pool, listeners)
@@ -221,6 +224,15 @@ impl ServerBuilder {
             .spawn(move || dispatcher.run())
             .map_err(io("starting the dispatcher thread"))?;
         Ok(Server { handle: Handle { shared } })
+    }
+}
+
+/// OpenSSL 3.6.3 as built from source lacks fixes of 2026 that distributions have in theirs:
+/// CVE-2026-84782, CVE-2026-75806 and CVE-2026-54874. The framework's own checks stand in front of all three.
+fn warn_of_openssl() {
+    const LAST_WITHOUT_FIXES: i64 = 0x3060_0030;
+    if cfg!(feature = "vendored") && openssl::version::number() <= LAST_WITHOUT_FIXES {
+        tracing::warn!(version = openssl::version::version(), "this OpenSSL was built from source and lacks DTLS fixes that distributions have");
     }
 }
 
