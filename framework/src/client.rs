@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openssl::ssl::SslContext;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -17,7 +17,7 @@ use crate::peer::{Parts, Peer};
 use crate::session::Session;
 use crate::session::context::{self, ClientCredentials};
 use crate::session::dtls::Facts;
-use crate::session::handshake::{Failure, Handshake};
+use crate::session::handshake::{Failure, Handshake, after};
 use crate::transport::udp::UdpTransport;
 
 /// Connects to servers. By default the server's certificate must verify against the system's
@@ -145,7 +145,7 @@ impl Client {
                     (None, Host::Name(name)) => name.clone(),
                     (None, _) => peer.ip().to_string(),
                 };
-                let deadline = Instant::now() + self.timeout;
+                let deadline = after(self.timeout);
                 let handshake = Handshake::connect(context, socket, Some(&name)).and_then(|handshake| {
                     handshake.complete(&mut transport, &association, &counters, None, deadline)
                 });
@@ -156,6 +156,7 @@ impl Client {
                         ConnectError::TimedOut { peer, timeout: self.timeout, unreachable }
                     }
                     Failure::Ended(EndReason::HandshakeFailed(why)) => ConnectError::Handshake { peer, why },
+                    Failure::Ended(EndReason::Io(kind)) => ConnectError::Io { peer, source: kind.into() },
                     Failure::Ended(other) => ConnectError::Handshake { peer, why: other.to_string() },
                     Failure::Restarted(_) => {
                         ConnectError::Handshake { peer, why: "the server began a handshake".to_owned() }

@@ -310,7 +310,8 @@ pub enum ConnectError {
         /// OpenSSL's words.
         why: String,
     },
-    /// The handshake failed.
+    /// The handshake failed. Where the server refused in clear this comes 2 s after its alert,
+    /// which anybody could have forged: the handshake goes on for as long.
     #[error("the handshake with {peer} failed: {why}")]
     Handshake {
         /// With whom.

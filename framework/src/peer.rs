@@ -16,6 +16,7 @@ use crate::restart::{Restart, Verdict};
 pub use crate::sender::Sender;
 use crate::sender::lock_and_send;
 use crate::session::dtls::{Facts, Read};
+use crate::session::handshake::after;
 use crate::session::record::{self, Filtered, Phase};
 use crate::session::{Sent, Session};
 use crate::sys::epoll::wait_writable;
@@ -163,7 +164,7 @@ impl Peer {
                 Some(Sent::Full) => {}
             }
             let now = Instant::now();
-            let deadline = *deadline.get_or_insert(now + self.timeouts.send);
+            let deadline = *deadline.get_or_insert_with(|| after(self.timeouts.send));
             let Some(transport) = &self.transport else { continue };
             let left = deadline.saturating_duration_since(now);
             if left.is_zero() || !wait_for_room(transport, left) {
@@ -257,13 +258,13 @@ impl Peer {
                 }
                 continue;
             }
-            if signals & signal::INBOX != 0 {
-                if let Some(datagram) = self.association.take_delivered() {
-                    if let Some(len) = self.take_delivered(&datagram, buffer)? {
-                        return Ok(Some(len));
-                    }
-                    continue;
+            if signals & signal::INBOX != 0
+                && let Some(datagram) = self.association.take_delivered()
+            {
+                if let Some(len) = self.take_delivered(&datagram, buffer)? {
+                    return Ok(Some(len));
                 }
+                continue;
             }
             let idle = self.timeouts.idle.and_then(|most| self.last_heard.checked_add(most));
             let lifetime = self.timeouts.lifetime.and_then(|most| self.association.opened.checked_add(most));

@@ -232,7 +232,10 @@ impl ServerBuilder {
 fn warn_of_openssl() {
     const LAST_WITHOUT_FIXES: i64 = 0x3060_0030;
     if cfg!(feature = "vendored") && openssl::version::number() <= LAST_WITHOUT_FIXES {
-        tracing::warn!(version = openssl::version::version(), "this OpenSSL was built from source and lacks DTLS fixes that distributions have");
+        tracing::warn!(
+            version = openssl::version::version(),
+            "this OpenSSL was built from source and lacks DTLS fixes that distributions have"
+        );
     }
 }
 

@@ -12,7 +12,7 @@ use crate::values::{Size, Span, SpanOrOff};
 /// Where a server listens, whom it lets in, and for how long.
 #[derive(Args, Clone, Debug)]
 pub struct ServerArgs {
-    /// Where to listen, such as dtls://[::1]:4433 or udp://*:7; repeat it to listen at several
+    /// Where to listen, such as `dtls://[::1]:4433` or `udp://*:7`; repeat it to listen at several
     /// addresses. Port 0 lets the kernel pick one.
     #[arg(long, value_name = "URL", default_value = "dtls://127.0.0.1:4433")]
     pub listen: Vec<Address>,
@@ -149,16 +149,16 @@ pub struct TimeoutArgs {
 impl LimitArgs {
     /// The limits as the framework takes them.
     pub fn to_limits(&self) -> Limits {
-        let mut limits = Limits::default();
-        limits.max_peers = self.max_peers;
-        limits.max_peers_per_local_address = self.max_peers_per_local_address;
-        limits.max_peers_per_source = self.max_peers_per_source;
-        limits.max_peers_per_prefix = self.max_peers_per_prefix;
-        limits.max_half_open = self.max_half_open;
-        limits.new_peers_per_second = self.new_peers_per_second;
-        limits.new_peers_burst = self.new_peers_burst;
-        limits.exempt_loopback = !self.limit_loopback;
-        limits
+        Limits {
+            max_peers: self.max_peers,
+            max_peers_per_local_address: self.max_peers_per_local_address,
+            max_peers_per_source: self.max_peers_per_source,
+            max_peers_per_prefix: self.max_peers_per_prefix,
+            max_half_open: self.max_half_open,
+            new_peers_per_second: self.new_peers_per_second,
+            new_peers_burst: self.new_peers_burst,
+            exempt_loopback: !self.limit_loopback,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! handler.
 
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
@@ -11,6 +12,9 @@ use crate::cli::ServerArgs;
 use crate::credentials::Credentials;
 use crate::failure::Failure;
 use crate::signals;
+
+/// Bytes of stack that a worker can work with: OpenSSL's handshake needs most of the least.
+const STACK_SIZES: RangeInclusive<usize> = 64 << 10..=64 << 20;
 
 /// Serves peers until SIGINT or SIGTERM, then gives them `--drain-timeout` to end.
 ///
@@ -64,6 +68,9 @@ fn start(args: &ServerArgs, credentials: Credentials, handler: impl PeerHandler)
         builder = builder.psk(move |identity| table.key(identity));
     }
     if let Some(size) = args.stack_size {
+        if !STACK_SIZES.contains(&size.0) {
+            return Err(Failure::input(format_args!("--stack-size {size} is not usable: give 64K to 64M")));
+        }
         builder = builder.stack_size(size.0);
     }
     builder.start(handler).map_err(Failure::input)

@@ -116,7 +116,7 @@ mod tests {
         for text in ["10", "", "s", "-1s", "10 parsecs"] {
             assert!(text.parse::<Span>().unwrap_err().contains("such as 500ms, 10s or 5m"), "{text}");
         }
-        assert!("584942417355y".parse::<Span>().unwrap_err().contains("more than a century"));
+        assert!("200y".parse::<Span>().unwrap_err().contains("more than a century"));
         assert!("never".parse::<SpanOrOff>().unwrap_err().ends_with("or off"));
         assert!("off".parse::<Span>().is_err());
     }

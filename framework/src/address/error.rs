@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::Scheme;
 
-/// Why a text is not an [`Address`], or an address could not be resolved; the message is one
+/// Why a text is not an [`Address`](super::Address), or an address could not be resolved; the message is one
 /// sentence that says what to write.
 #[derive(Debug, Error)]
 #[non_exhaustive]

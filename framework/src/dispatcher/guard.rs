@@ -94,10 +94,10 @@ impl Guard {
 
     fn forget(&mut self, association: &Association, epoll: &Epoll) {
         association.confirm();
-        if self.watched.remove(&association.id.as_u64()).is_some() {
-            if let Some(socket) = association.socket() {
-                let _ = epoll.remove(socket.as_fd());
-            }
+        if self.watched.remove(&association.id.as_u64()).is_some()
+            && let Some(socket) = association.socket()
+        {
+            let _ = epoll.remove(socket.as_fd());
         }
     }
 

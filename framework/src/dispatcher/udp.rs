@@ -329,11 +329,11 @@ impl Udp {
             return hands.refuse(Refusal::Handler);
         }
         let association = Arc::new(Association::new(scheme, local, peer));
-        if scheme == Scheme::Dtls {
-            if let Err(refusal) = shared.registry.begin_handshake(&association) {
-                shared.registry.cancel(local, peer);
-                return hands.refuse(refusal);
-            }
+        if scheme == Scheme::Dtls
+            && let Err(refusal) = shared.registry.begin_handshake(&association)
+        {
+            shared.registry.cancel(local, peer);
+            return hands.refuse(refusal);
         }
         let anchor = self.anchor(index, local, epoll, &shared);
         let (socket, recipe) = match self.child(anchor, local, peer) {
@@ -545,10 +545,10 @@ impl Listener {
             return self.address;
         }
         let mut local = SocketAddr::new(info.local.unwrap_or(self.address.ip()), self.address.port());
-        if let SocketAddr::V6(v6) = &mut local {
-            if v6.ip().is_unicast_link_local() {
-                v6.set_scope_id(info.interface);
-            }
+        if let SocketAddr::V6(v6) = &mut local
+            && v6.ip().is_unicast_link_local()
+        {
+            v6.set_scope_id(info.interface);
         }
         local
     }

@@ -45,6 +45,13 @@ const ALERT_GRACE: Duration = Duration::from_secs(2);
 /// the epoch comes (CVE-2026-54874). A client sends one Finished, reordered or again.
 const MAX_EARLY_RECORDS: usize = 8;
 
+/// The deadline so long from now; one that the clock cannot express is a year away.
+pub(crate) fn after(timeout: Duration) -> Instant {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    let now = Instant::now();
+    now.checked_add(timeout).unwrap_or(now + YEAR)
+}
+
 /// A ClientHello whose sender proved its address; only a verified cookie makes one.
 pub(crate) struct VerifiedHello {
     datagram: Vec<u8>,

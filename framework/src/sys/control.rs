@@ -44,12 +44,11 @@ pub fn packet_info(mut control: &[u8]) -> PacketInfo {
                 }
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                if let Some((address, index)) = data.split_first_chunk::<16>() {
-                    if let (Some(index), None | Some(IpAddr::V6(_))) = (index.first_chunk::<4>(), info.local)
-                    {
-                        info.interface = u32::from_ne_bytes(*index);
-                        info.local = Some(Ipv6Addr::from(*address).to_canonical());
-                    }
+                if let Some((address, index)) = data.split_first_chunk::<16>()
+                    && let (Some(index), None | Some(IpAddr::V6(_))) = (index.first_chunk::<4>(), info.local)
+                {
+                    info.interface = u32::from_ne_bytes(*index);
+                    info.local = Some(Ipv6Addr::from(*address).to_canonical());
                 }
             }
             _ => {}

@@ -176,7 +176,7 @@ impl Batch {
         // SAFETY: the storage is plain data; a copy of it is as valid as itself.
         let name = unsafe { ptr::read(&self.names[index]) };
         let control = &self.controls[index].0;
-        let used = (header.msg_hdr.msg_controllen as usize).min(control.len());
+        let used = header.msg_hdr.msg_controllen.min(control.len());
         let start = index * DATAGRAM_MAX;
         Datagram {
             source: socket_address(name, name_len),

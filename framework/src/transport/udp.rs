@@ -111,18 +111,17 @@ impl UdpTransport {
                 Ok(Received { source: Some(source), len, info }) => {
                     self.give_back(source, info, first, overflow, len);
                 }
-                Ok(Received { source: None, .. }) => match self.wait_shut_down(left) {
-                    Some(arrival) => return arrival,
-                    None => {}
-                },
+                Ok(Received { source: None, .. }) => {
+                    if let Some(arrival) = self.wait_shut_down(left) {
+                        return arrival;
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if left == Some(Duration::ZERO) {
                         return Arrival::TimedOut;
                     }
-                    if !blocking {
-                        if let Some(arrival) = self.wait_shut_down(left) {
-                            return arrival;
-                        }
+                    if !blocking && let Some(arrival) = self.wait_shut_down(left) {
+                        return arrival;
                     }
                 }
                 Err(error) => {

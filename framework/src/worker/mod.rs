@@ -4,7 +4,6 @@ pub(crate) mod pool;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
 
 use socket2::Socket;
 
@@ -16,7 +15,7 @@ use crate::restart::Restart;
 use crate::server::Shared;
 use crate::session::Session;
 use crate::session::dtls::Facts;
-use crate::session::handshake::{Failure, Handshake, VerifiedHello};
+use crate::session::handshake::{Failure, Handshake, VerifiedHello, after};
 use crate::transport::udp::{StrayTaker, UdpTransport};
 
 /// An admitted peer with its socket, on its way to a worker.
@@ -71,7 +70,7 @@ fn open(
         Task::Plain => (Session::Plain(socket), Facts::default(), None),
         Task::Dtls(hello) => {
             let restart = Restart::new(Arc::clone(&shared.cookies), hello.as_bytes());
-            let deadline = Instant::now() + shared.timeouts.handshake;
+            let deadline = after(shared.timeouts.handshake);
             let context = shared.dtls.as_ref().expect("a DTLS listener has a context");
             let handshake = Handshake::accept(context, socket, &hello).and_then(|handshake| {
                 handshake.complete(&mut transport, association, &shared.counters, Some(&restart), deadline)

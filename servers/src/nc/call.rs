@@ -15,7 +15,7 @@ pub(super) fn run(args: &NcArgs) -> Result<u8, Failure> {
     let mut peer = connect(args)?;
     tracing::info!(peer = %peer.peer_address(), cipher = peer.cipher(), "connected");
     let signal = close_on_signal(&peer)?;
-    let result = talk(&mut peer, args.chunks(), args.quiet());
+    let result = talk(&mut peer, args.manner());
     peer.close();
     match signal.get() {
         Some(signal) => Ok(signals::exit_code(*signal)),
@@ -40,13 +40,18 @@ fn connect(args: &NcArgs) -> Result<Peer, Failure> {
     if let Some(name) = &args.server_name {
         builder = builder.server_name(name);
     }
-    builder.connect(&args.address).map_err(explain)
+    builder.connect(&args.address).map_err(|error| explain(args, error))
 }
 
 /// Puts a failure in the words of this program's options, and gives it its exit code.
-fn explain(error: ConnectError) -> Failure {
+fn explain(args: &NcArgs, error: ConnectError) -> Failure {
     match error {
         ConnectError::Address(_) | ConnectError::Identity(_) => Failure::input(error),
+        // DTLS drops what was made with a wrong key, like any forgery (RFC 6347 §4.1.2.7).
+        ConnectError::TimedOut { .. } if args.psk.is_some() => {
+            let hint = "or that the key is right, for a wrong one gets no answer";
+            Failure::new(TIMED_OUT, format_args!("{error}, {hint}"))
+        }
         ConnectError::TimedOut { .. } => Failure::new(TIMED_OUT, error),
         ConnectError::Unverified { peer, why } => Failure::new(
             NO_HANDSHAKE,

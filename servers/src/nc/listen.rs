@@ -11,8 +11,7 @@ use peeloff::{Admission, ClientAuth, Error, Incoming, Peer, PeerHandler, Sender,
 
 use crate::credentials::{authorities, identity, self_signed_identity};
 use crate::failure::Failure;
-use crate::nc::messages::Chunks;
-use crate::nc::talk::{explain, print, receive, send, send_input, talk};
+use crate::nc::talk::{Manner, explain, print, receive, send, send_input, talk};
 use crate::nc::{BROKEN, NcArgs, TIMED_OUT};
 use crate::signals;
 
@@ -36,13 +35,12 @@ pub(super) fn run(args: &NcArgs) -> Result<u8, Failure> {
     signals::on_first_signal(move |signal| {
         let _ = signals.send(Event::Signal(signal));
     })?;
-    let chunks = args.chunks();
+    let manner = args.manner();
     let server = if args.keep_open {
         let (audience, started) = (Arc::default(), AtomicBool::new(false));
-        start(args, Everyone { chunks, events, audience, started })?
+        start(args, Everyone { manner, events, audience, started })?
     } else {
-        let (quiet, taken) = (args.quiet(), AtomicBool::new(false));
-        start(args, First { chunks, quiet, events, taken })?
+        start(args, First { manner, events, taken: AtomicBool::new(false) })?
     };
     for address in server.addresses() {
         // Nobody is left to tell if this fails.
@@ -95,8 +93,7 @@ fn wait(happened: &Receiver<Event>, timeout: Option<Duration>) -> Result<u8, Fai
 
 /// Serves the first peer that completes its handshake, and nobody else.
 struct First {
-    chunks: Chunks,
-    quiet: Option<Duration>,
+    manner: Manner,
     events: mpsc::Sender<Event>,
     taken: AtomicBool,
 }
@@ -116,7 +113,7 @@ impl PeerHandler for First {
         }
         tracing::info!(peer = %peer.peer_address(), cipher = peer.cipher(), "connected");
         let _ = self.events.send(Event::Started);
-        let result = talk(peer, self.chunks, self.quiet);
+        let result = talk(peer, self.manner);
         peer.close();
         let _ = self.events.send(Event::Done(result));
         Ok(())
@@ -125,7 +122,7 @@ impl PeerHandler for First {
 
 /// Serves everyone: what they send goes to standard output, standard input goes to all of them.
 struct Everyone {
-    chunks: Chunks,
+    manner: Manner,
     events: mpsc::Sender<Event>,
     audience: Arc<Audience>,
     started: AtomicBool,
@@ -155,10 +152,10 @@ impl PeerHandler for Everyone {
 impl Everyone {
     /// Starts the thread `stdin`, which sends standard input to whoever is there.
     fn read_input(&self, limit: usize) {
-        let (chunks, audience) = (self.chunks, Arc::clone(&self.audience));
+        let (manner, audience) = (self.manner, Arc::clone(&self.audience));
         let events = self.events.clone();
         let run = move || {
-            let result = send_input(chunks, limit, |message| {
+            let result = send_input(manner, limit, |message| {
                 audience.send(message);
                 Ok(true)
             });

@@ -1,7 +1,7 @@
 //! Standard input and output as messages: the program `peeloff-nc`.
 //!
-//! [`messages`] cuts the input, [`talk`] joins it and the output to one peer, [`call`] and
-//! [`listen`] bring the peer.
+//! `messages` cuts the input, `talk` joins it and the output to one peer, `call` and
+//! `listen` bring the peer.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use peeloff::Address;
 use crate::failure::Failure;
 use crate::logging::LogArgs;
 use crate::nc::messages::Chunks;
+use crate::nc::talk::Manner;
 use crate::psk::Psk;
 use crate::values::{Size, Span, SpanOrOff};
 
@@ -40,7 +41,7 @@ Exit codes:
 /// The options of `peeloff-nc`.
 #[derive(Args, Clone, Debug)]
 pub struct NcArgs {
-    /// Whom to call, or with -l where to listen, such as dtls://example.org:4433 or udp://[::1]:7.
+    /// Whom to call, or with -l where to listen, such as `dtls://example.org:4433` or `udp://[::1]:7`.
     #[arg(value_name = "URL")]
     pub address: Address,
 
@@ -56,6 +57,10 @@ pub struct NcArgs {
     /// Send blocks of this many bytes instead of lines.
     #[arg(long, value_name = "BYTES")]
     pub block: Option<Size>,
+
+    /// Pause after each message: a receiver that cannot keep up loses datagrams.
+    #[arg(short, long, value_name = "TIME", default_value = "0s")]
+    pub interval: Span,
 
     /// How long the handshake may take [default: 10s]; with -l how long to wait for a peer
     /// [default: off].
@@ -109,20 +114,17 @@ pub fn run(args: &NcArgs) -> Result<u8, Failure> {
 }
 
 impl NcArgs {
-    fn chunks(&self) -> Chunks {
-        match self.block {
+    fn manner(&self) -> Manner {
+        let chunks = match self.block {
             Some(Size(bytes)) => Chunks::Blocks(bytes),
             None => Chunks::Lines,
-        }
-    }
-
-    /// The quiet time after which a conversation ends once the input is at its end.
-    fn quiet(&self) -> Option<Duration> {
-        match self.wait {
+        };
+        let quiet = match self.wait {
             Some(SpanOrOff(wait)) => wait,
             None if self.listen => None,
             None => Some(Duration::from_secs(1)),
-        }
+        };
+        Manner { chunks, interval: self.interval.0, quiet }
     }
 
     fn handshake_timeout(&self) -> Span {

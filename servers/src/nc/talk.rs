@@ -19,13 +19,25 @@ use crate::nc::messages::{Chunks, Messages};
 /// How long a full send buffer is waited for before the conversation fails.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How a conversation goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manner {
+    /// How the input is cut.
+    pub(super) chunks: Chunks,
+    /// The pause after each message.
+    pub(super) interval: Duration,
+    /// The quiet time that ends the conversation once the input is at its end; none: the peer ends it.
+    pub(super) quiet: Option<Duration>,
+}
+
 /// Talks with one peer until it ends, or until standard input has ended and `quiet` has passed
 /// without a message.
-pub(super) fn talk(peer: &mut Peer, chunks: Chunks, quiet: Option<Duration>) -> Result<(), Failure> {
-    check_block(chunks, peer.max_message_size())?;
+pub(super) fn talk(peer: &mut Peer, manner: Manner) -> Result<(), Failure> {
+    let limit = peer.max_message_size();
+    check_block(manner.chunks, limit)?;
     let (arrivals, watch) = mpsc::sync_channel(1);
     let (complaints, complaint) = mpsc::sync_channel(1);
-    let stdin = Stdin { to: peer.sender(), chunks, limit: peer.max_message_size(), quiet, arrivals: watch };
+    let stdin = Stdin { to: peer.sender(), manner, limit, arrivals: watch };
     thread::Builder::new()
         .name("stdin".to_owned())
         .spawn(move || stdin.run(&complaints))
@@ -90,9 +102,8 @@ pub(super) fn explain(error: Error) -> Failure {
 /// The sending half, on its own thread.
 struct Stdin {
     to: Sender,
-    chunks: Chunks,
+    manner: Manner,
     limit: usize,
-    quiet: Option<Duration>,
     /// One item for each message that came, at least for the first since the last look; closed when
     /// the conversation is over.
     arrivals: Receiver<()>,
@@ -100,8 +111,8 @@ struct Stdin {
 
 impl Stdin {
     fn run(self, complaints: &SyncSender<Failure>) {
-        match send_input(self.chunks, self.limit, |message| send(&self.to, message)) {
-            Ok(()) => match self.quiet {
+        match send_input(self.manner, self.limit, |message| send(&self.to, message)) {
+            Ok(()) => match self.manner.quiet {
                 Some(quiet) => self.wait_for_quiet(quiet),
                 // The peer ends it.
                 None => return,
@@ -124,15 +135,19 @@ impl Stdin {
 /// Reads standard input to its end and gives each message to `send`, until that says that nobody is
 /// left.
 pub(super) fn send_input(
-    chunks: Chunks,
+    manner: Manner,
     limit: usize,
     mut send: impl FnMut(&[u8]) -> Result<bool, Failure>,
 ) -> Result<(), Failure> {
-    let mut messages = Messages::new(io::stdin().lock(), chunks, limit);
+    let mut messages = Messages::new(io::stdin().lock(), manner.chunks, limit);
     let mut message = Vec::new();
     loop {
         match messages.read(&mut message) {
-            Ok(true) if send(&message)? => {}
+            Ok(true) if send(&message)? => {
+                if !manner.interval.is_zero() {
+                    thread::sleep(manner.interval);
+                }
+            }
             Ok(_) => return Ok(()),
             Err(error) => {
                 return Err(Failure::new(BROKEN, format_args!("cannot read standard input: {error}")));

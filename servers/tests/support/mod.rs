@@ -93,10 +93,25 @@ impl Program {
         }
     }
 
-    /// Sends it a signal by name, such as `TERM`.
+    /// Sends it a signal by name, such as `TERM`, and waits until it has been delivered: of two
+    /// that are pending, the kernel would choose the first.
     pub fn signal(&self, name: &str) {
         let command = format!("kill -{name} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success(), "{command}");
+        let give_up = Instant::now() + DEADLINE;
+        while self.has_pending_signals() {
+            assert!(Instant::now() < give_up, "{command}: still pending after {DEADLINE:?}");
+            thread::yield_now();
+        }
+    }
+
+    /// See `ShdPnd` in proc_pid_status(5); false for a program that has ended.
+    fn has_pending_signals(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.unwrap_or_default();
+        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+        let ended = status.contains("State:\tZ");
+        !ended && pending.is_some_and(|mask| mask.trim().bytes().any(|digit| digit != b'0'))
     }
 
     /// Ends its standard input, and waits for its end.
