@@ -37,6 +37,8 @@ pub enum EndReason {
     HandlerPanicked,
     /// A system call on the association's socket failed for good.
     Io(io::ErrorKind),
+    /// No thread could be started for it, and too many peers were waiting for one.
+    NoThread,
 }
 
 impl EndReason {
@@ -60,7 +62,7 @@ impl EndReason {
     }
 
     /// The labels of all reasons, in the order of [`Stats::ended`](crate::Stats::ended).
-    pub const LABELS: [&'static str; 13] = [
+    pub const LABELS: [&'static str; 14] = [
         "closed_by_peer",
         "closed_by_us",
         "idle",
@@ -74,6 +76,7 @@ impl EndReason {
         "handler_failed",
         "handler_panicked",
         "io",
+        "no_thread",
     ];
 
     pub(crate) fn index(&self) -> usize {
@@ -91,6 +94,7 @@ impl EndReason {
             Self::HandlerFailed => 10,
             Self::HandlerPanicked => 11,
             Self::Io(_) => 12,
+            Self::NoThread => 13,
         }
     }
 }
@@ -111,6 +115,7 @@ impl fmt::Display for EndReason {
             Self::HandlerFailed => f.write_str("the handler returned an error"),
             Self::HandlerPanicked => f.write_str("the handler panicked"),
             Self::Io(kind) => write!(f, "the socket failed: {kind}"),
+            Self::NoThread => f.write_str("no thread could be started for it"),
         }
     }
 }

@@ -39,7 +39,7 @@ impl Usage {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let memory = fs::read_to_string("/proc/meminfo")?;
         Ok(Self {
-            cpu: schedstat(pid).unwrap_or(cpu),
+            cpu: schedstat(pid).map_or(cpu, |exact| exact.max(cpu)),
             rss_kib: number_of(&status, "VmRSS:"),
             threads: number_of(&status, "Threads:"),
             fds: fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64,
@@ -49,8 +49,8 @@ impl Usage {
     }
 }
 
-/// CPU time in nanoseconds rather than ticks, summed over the live threads; only where no thread
-/// has ended meanwhile is it the whole truth, so it is used when it is at least what the ticks say.
+/// CPU time in nanoseconds rather than ticks, summed over the live threads. Where threads have ended
+/// it is too little, and the ticks say more.
 fn schedstat(pid: u32) -> Option<Duration> {
     let mut total = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).ok()? {

@@ -21,6 +21,8 @@ use self::admit::Refusal;
 use self::guard::Guard;
 use self::udp::Udp;
 pub(crate) use self::udp::UdpListener;
+use crate::association::signal;
+use crate::error::EndReason;
 use crate::observe::{bump, log_limited};
 use crate::server::Shared;
 use crate::sys::epoll::{Epoll, READABLE};
@@ -159,7 +161,7 @@ impl Hands {
                     self.waiting.push_back(job);
                 } else {
                     self.refuse(Refusal::NoThread);
-                    job.abandon();
+                    job.abandon(EndReason::NoThread);
                 }
             }
         }
@@ -167,6 +169,15 @@ impl Hands {
 
     fn retry_waiting(&mut self) {
         while let Some(job) = self.waiting.pop_front() {
+            let signals = job.association.signals();
+            if signals & (signal::DRAIN | signal::STOP) != 0 {
+                job.abandon(EndReason::Shutdown);
+                continue;
+            }
+            if signals & signal::EVICT != 0 {
+                job.abandon(EndReason::Evicted);
+                continue;
+            }
             match self.pool.submit(job) {
                 Ok(()) => {
                     bump(&self.shared.counters.opened);

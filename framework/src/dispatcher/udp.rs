@@ -28,7 +28,7 @@ use super::child::{self, Options, Recipe, Recipes};
 use super::hello::{self, FirstDatagram};
 use crate::address::{Address, Scheme};
 use crate::association::{Association, Delivery};
-use crate::error::StartError;
+use crate::error::{EndReason, StartError};
 use crate::handler::{Admission, Incoming};
 use crate::observe::{bump, log_limited};
 use crate::restart::Checked;
@@ -515,7 +515,7 @@ impl Drop for Udp {
         for listener in &mut self.listeners {
             for (_, held) in listener.held.drain(..) {
                 if let Held::Job { job, .. } = held {
-                    job.abandon();
+                    job.abandon(EndReason::Shutdown);
                 }
             }
         }

@@ -48,10 +48,10 @@ impl Job {
     }
 
     /// Ends the association without having served it.
-    pub(crate) fn abandon(self) {
+    pub(crate) fn abandon(self, reason: EndReason) {
         let Self { association, socket, shared, .. } = self;
         drop(socket);
-        give_up(&shared, &association, EndReason::Io(std::io::ErrorKind::WouldBlock), None);
+        give_up(&shared, &association, reason, None);
     }
 }
 
