@@ -71,6 +71,9 @@ pub(crate) struct Association {
     pub(crate) local: SocketAddr,
     pub(crate) peer: SocketAddr,
     pub(crate) opened: Instant,
+    /// The random of the ClientHello that it began with; zeroes without one. A hello with the same
+    /// random is the same hello.
+    pub(crate) hello_random: [u8; 32],
     /// Session and socket while the association is open.
     pub(crate) link: Mutex<Link>,
     wake: Mutex<Wake>,
@@ -136,6 +139,7 @@ impl Association {
             local,
             peer,
             opened: Instant::now(),
+            hello_random: [0; 32],
             link: Mutex::new(Link::Opening),
             wake: Mutex::new(Wake::Unborn),
             inbox: Mutex::default(),
@@ -147,6 +151,12 @@ impl Association {
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
         }
+    }
+
+    /// Of a peer whose ClientHello had this random.
+    pub(crate) fn with_hello(mut self, random: [u8; 32]) -> Self {
+        self.hello_random = random;
+        self
     }
 
     /// The signals raised so far.

@@ -89,8 +89,6 @@ fn secret() -> Result<[u8; 32], openssl::error::ErrorStack> {
 /// What an association needs to know to tell a restarted peer from a repeated datagram.
 pub(crate) struct Restart {
     cookies: std::sync::Arc<Cookies>,
-    /// The random of the hello that the association began with: a hello with the same one is the
-    /// same hello.
     random: [u8; 32],
 }
 
@@ -109,12 +107,8 @@ pub(crate) enum Verdict {
 }
 
 impl Restart {
-    /// For the association that begins with `hello`.
-    pub(crate) fn new(cookies: std::sync::Arc<Cookies>, hello: &[u8]) -> Self {
-        let mut random = [0; 32];
-        if let FirstDatagram::ClientHello(hello) = hello::classify(hello) {
-            random.copy_from_slice(hello.random);
-        }
+    /// For an association that began with a hello of this random.
+    pub(crate) fn new(cookies: std::sync::Arc<Cookies>, random: [u8; 32]) -> Self {
         Self { cookies, random }
     }
 

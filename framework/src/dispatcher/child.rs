@@ -17,6 +17,9 @@ use crate::sys::{message, socket as option};
 /// What the kernel is asked to queue on a listener: 4 MiB hold some 5,000 hellos, the default 277.
 const LISTENER_BUFFER: usize = 4 << 20;
 
+/// Times that a probe is tried where it fails for other reasons than what it looks for.
+const PROBES: usize = 3;
+
 /// A way to make a connected child beside a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recipe {
@@ -53,7 +56,9 @@ impl Recipes {
     /// between the child's bind and connect a third socket sends, and the listener must get it.
     /// Takes a few hundred microseconds; a recipe that fails in any way is not used.
     pub fn probe(address: IpAddr) -> Self {
-        let honoured = |recipe| steals(recipe, address).is_ok_and(|stolen| !stolen);
+        // A port of the kernel's choice can be in use on another address: another one then.
+        let trial = |recipe| (0..PROBES).find_map(|_| steals(recipe, address).ok());
+        let honoured = |recipe| trial(recipe) == Some(false);
         Self { wildcard: honoured(Recipe::Wildcard), group: honoured(Recipe::Group) }
     }
 
@@ -142,9 +147,14 @@ pub fn open_child(
     options: Options,
 ) -> io::Result<(Socket, Recipe)> {
     if recipes.wildcard {
-        let child = make(Recipe::Wildcard, local, peer, options)?;
-        if same_address(child.local_addr()?.as_socket(), local) {
-            return Ok((child, Recipe::Wildcard));
+        match make(Recipe::Wildcard, local, peer, options) {
+            Ok(child) if same_address(child.local_addr()?.as_socket(), local) => {
+                return Ok((child, Recipe::Wildcard));
+            }
+            Ok(_) => {}
+            // Somebody has this port on another address of the host, and does not share it.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error),
         }
     }
     let recipe = if recipes.group { Recipe::Group } else { Recipe::Unguarded };

@@ -247,15 +247,12 @@ impl Udp {
         if peer.port() == 0 || peer == local {
             return bump(&shared.counters.ignored);
         }
-        let task = match self.listeners[index].scheme {
+        let hello = match self.listeners[index].scheme {
             Scheme::Udp => None,
             Scheme::Dtls => match hello::classify(payload) {
                 FirstDatagram::ClientHello(hello) => {
                     match shared.cookies.check(local, peer, &hello, payload.len()) {
-                        Checked::Valid(proof) => {
-                            let whole = hello.complete;
-                            Some((VerifiedHello::new(payload.to_vec(), proof), whole))
-                        }
+                        Checked::Valid(proof) => Some(VerifiedHello::new(payload, &hello, proof)),
                         Checked::Unproven { refused, reply } => {
                             if refused {
                                 bump(&shared.counters.cookies_refused);
@@ -276,10 +273,17 @@ impl Udp {
                 }
             },
         };
+        if let Some(hello) = &hello {
+            let known = shared.registry.find(&(local, peer));
+            if known.is_some_and(|known| known.hello_random == hello.random()) {
+                // Sent again before the answer came: no reason to wake its worker.
+                return bump(&shared.counters.duplicate_hellos);
+            }
+        }
         if self.forward(local, peer, payload, &shared) {
             return;
         }
-        self.open(index, local, peer, payload, task, epoll, hands);
+        self.open(index, local, peer, payload, hello, epoll, hands);
     }
 
     /// Hands a datagram to the association of its peer, if there is one.
@@ -310,7 +314,7 @@ impl Udp {
         local: SocketAddr,
         peer: SocketAddr,
         payload: &[u8],
-        task: Option<(VerifiedHello, bool)>,
+        hello: Option<VerifiedHello>,
         epoll: &Epoll,
         hands: &mut Hands,
     ) {
@@ -328,7 +332,8 @@ impl Udp {
             }
             return hands.refuse(Refusal::Handler);
         }
-        let association = Arc::new(Association::new(scheme, local, peer));
+        let random = hello.as_ref().map_or([0; 32], VerifiedHello::random);
+        let association = Arc::new(Association::new(scheme, local, peer).with_hello(random));
         if scheme == Scheme::Dtls
             && let Err(refusal) = shared.registry.begin_handshake(&association)
         {
@@ -355,13 +360,16 @@ impl Udp {
             shared.registry.cancel(local, peer);
             return bump(&shared.counters.ignored);
         }
-        let (task, hold) = match task {
+        let (task, hold) = match hello {
             None => {
                 association.deliver(payload, false);
                 (Task::Plain, true)
             }
             // The fragments behind the first are on their way through the listener.
-            Some((hello, whole)) => (Task::Dtls(hello), !whole),
+            Some(hello) => {
+                let hold = !hello.is_whole();
+                (Task::Dtls(hello), hold)
+            }
         };
         // Beside a specific listener nothing can have been stolen.
         let drain = recipe != Recipe::Wildcard || anchor != index;

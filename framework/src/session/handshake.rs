@@ -25,6 +25,7 @@ use super::dtls::{DtlsSession, Facts, describe};
 use super::record::{self, Filtered, Phase};
 use crate::association::{Association, signal};
 use crate::dispatcher::cookie::AddressProven;
+use crate::dispatcher::hello::ClientHello;
 use crate::error::EndReason;
 use crate::observe::{Counters, bump};
 use crate::restart::{Restart, Verdict};
@@ -55,18 +56,25 @@ pub(crate) fn after(timeout: Duration) -> Instant {
 /// A ClientHello whose sender proved its address; only a verified cookie makes one.
 pub(crate) struct VerifiedHello {
     datagram: Vec<u8>,
+    random: [u8; 32],
+    whole: bool,
 }
 
 impl VerifiedHello {
     /// The proof is what [`CookieJar::verify`](crate::dispatcher::cookie::CookieJar::verify) gave
-    /// for this datagram.
-    pub(crate) fn new(datagram: Vec<u8>, _proof: AddressProven) -> Self {
-        Self { datagram }
+    /// for this hello, which was parsed from this datagram.
+    pub(crate) fn new(datagram: &[u8], hello: &ClientHello<'_>, _proof: AddressProven) -> Self {
+        Self { datagram: datagram.to_vec(), random: *hello.random, whole: hello.complete }
     }
 
-    /// The datagram.
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.datagram
+    /// The hello's random.
+    pub(crate) fn random(&self) -> [u8; 32] {
+        self.random
+    }
+
+    /// Whether no fragment of the hello is to follow.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.whole
     }
 }
 

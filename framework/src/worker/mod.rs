@@ -69,7 +69,7 @@ fn open(
     let (session, facts, restart) = match task {
         Task::Plain => (Session::Plain(socket), Facts::default(), None),
         Task::Dtls(hello) => {
-            let restart = Restart::new(Arc::clone(&shared.cookies), hello.as_bytes());
+            let restart = Restart::new(Arc::clone(&shared.cookies), association.hello_random);
             let deadline = after(shared.timeouts.handshake);
             let context = shared.dtls.as_ref().expect("a DTLS listener has a context");
             let handshake = Handshake::accept(context, socket, &hello).and_then(|handshake| {

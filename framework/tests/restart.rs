@@ -1,0 +1,208 @@
+//! A peer that lost its state and begins anew from the same address and port (RFC 6347 §4.2.8), and
+//! one who only pretends that.
+
+#[path = "support/relay.rs"]
+#[allow(dead_code)]
+mod relay;
+mod support;
+
+use std::env;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use peeloff::{Address, Peer, Scheme};
+use relay::Relay;
+use support::{DEADLINE, Running, exchange, until};
+
+/// Set for the process that is to be killed: the server's URL, and its certificate in PEM.
+const ROLE_URL: &str = "PEELOFF_TEST_URL";
+
+/// Content type, version, epoch, sequence, length; then type, length, sequence and fragment of the
+/// message; then the version: the random comes next (RFC 6347 §4.3.2).
+const RANDOM_AT: usize = 13 + 12 + 2;
+const RANDOM_LEN: usize = 32;
+/// The low byte of the message's sequence: 0 in a first hello, 1 in the one with the cookie.
+const MESSAGE_SEQUENCE_AT: usize = 13 + 5;
+
+#[test]
+fn a_client_that_was_killed_comes_again_from_the_same_port() {
+    let running = Running::echo("dtls://127.0.0.1:0");
+    let mut child = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "the_client_that_is_killed", "--ignored", "--nocapture"])
+        .env(ROLE_URL, running.url().to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    let local = stdout.lines().find_map(|line| line.unwrap().split("bound ").nth(1)?.parse().ok());
+    let local: SocketAddr = local.expect("the client says where it is");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(running.stats().peers, 1, "nobody said goodbye");
+
+    let mut client = running.client().bind(local).connect(running.url()).unwrap();
+    exchange(&mut client, b"here again");
+    let stats = running.until("the old association ends", |stats| stats.ended("replaced") == 1);
+    assert_eq!((stats.peers, stats.opened, stats.handshakes), (1, 2, 2));
+    assert_eq!((stats.restarts_challenged, stats.strays_lost), (1, 0));
+}
+
+#[test]
+#[ignore = "another test runs this in a process of its own"]
+fn the_client_that_is_killed() {
+    let Ok(url) = env::var(ROLE_URL) else { return };
+    let url: Address = url.parse().unwrap();
+    let mut client = peeloff::Client::builder().danger_accept_any_certificate().connect(&url).unwrap();
+    exchange(&mut client, b"here");
+    println!("\nbound {}", client.local_address());
+    std::io::stdout().flush().unwrap();
+    thread::park_timeout(DEADLINE);
+}
+
+#[test]
+fn a_new_handshake_replaces_an_association_again_and_again() {
+    let running = Running::echo("dtls://127.0.0.1:0");
+    let relay = Relay::to(running.address());
+    let mut client = connect(&running, &relay);
+    for round in 1..=5 {
+        exchange(&mut client, b"before");
+        relay.cut();
+        drop(client);
+        client = connect(&running, &relay);
+        exchange(&mut client, b"after");
+        let stats = running.until("the old association ends", |stats| stats.ended("replaced") == round);
+        assert_eq!((stats.peers, stats.handshakes, stats.restarts_challenged), (1, round + 1, round));
+    }
+}
+
+#[test]
+fn a_client_that_begins_anew_in_the_middle_of_its_handshake_is_served() {
+    let running = Running::echo("dtls://127.0.0.1:0");
+    let relay = Relay::to(running.address());
+    // The two hellos pass, and nothing after them.
+    relay.allow(Some(2));
+    let url = Address::from_socket(Scheme::Dtls, relay.address());
+    let hopeless = running.client().timeout(Duration::from_secs(3));
+    thread::scope(|scope| {
+        let hopeless = scope.spawn(move || hopeless.connect(&url));
+        running.until("the handshake begins", |stats| stats.half_open == 1);
+        assert!(hopeless.join().unwrap().is_err());
+    });
+    relay.cut();
+    relay.allow(None);
+    let mut client = connect(&running, &relay);
+    exchange(&mut client, b"x");
+    let stats = running.until("the first handshake ends", |stats| stats.ended("replaced") == 1);
+    assert_eq!((stats.peers, stats.half_open, stats.handshakes, stats.opened), (1, 0, 1, 2));
+    assert_eq!(stats.ended("handshake_timed_out"), 0);
+}
+
+#[test]
+fn a_plain_peer_that_begins_anew_is_the_same_peer() {
+    let running = Running::echo("udp://127.0.0.1:0");
+    let mut client = running.connect();
+    let local = client.local_address();
+    exchange(&mut client, b"before");
+    drop(client);
+    let mut client = running.client().bind(local).connect(running.url()).unwrap();
+    exchange(&mut client, b"after");
+    assert_eq!(running.stats().opened, 1);
+}
+
+#[test]
+fn a_forged_hello_harms_no_association() {
+    let running = Running::echo("dtls://127.0.0.1:0");
+    let relay = Relay::to(running.address());
+    let mut client = connect(&running, &relay);
+    exchange(&mut client, b"before");
+    let [first, second] = hellos(&relay);
+    let handshakes = 1;
+
+    // Without a cookie: a challenge each, and no more.
+    for forgery in 1..=20 {
+        relay.inject(&with_random(&first, forgery));
+        exchange(&mut client, b"between");
+    }
+    let stats = running.stats();
+    assert_eq!((stats.restarts_challenged, stats.peers, stats.handshakes), (20, 1, handshakes));
+
+    // With the cookie of another hello: it is not theirs.
+    for forgery in 1..=20 {
+        relay.inject(&with_random(&second, forgery));
+        let mut retried = with_random(&second, forgery);
+        retried[MESSAGE_SEQUENCE_AT] = 0;
+        relay.inject(&retried);
+        exchange(&mut client, b"between");
+    }
+    let stats = running.stats();
+    // A challenge to a second hello could not be answered, so there is none.
+    assert_eq!((stats.restarts_challenged, stats.peers, stats.handshakes), (40, 1, handshakes));
+
+    // The hellos that it began with, again.
+    relay.inject(&first);
+    relay.inject(&second);
+    exchange(&mut client, b"after");
+    let stats = running.stats();
+    assert_eq!((stats.duplicate_hellos, stats.peers, stats.handshakes), (2, 1, handshakes));
+
+    // Cut short at every length, and with every byte of the header changed.
+    for len in 0..first.len() {
+        relay.inject(&with_random(&first, 99)[..len]);
+    }
+    for at in 0..RANDOM_AT {
+        let mut changed = with_random(&second, 99);
+        changed[at] ^= 0xff;
+        relay.inject(&changed);
+    }
+    exchange(&mut client, b"after all");
+    let stats = running.stats();
+    assert_eq!((stats.ended("replaced"), stats.peers, stats.opened), (0, 1, 1));
+}
+
+#[test]
+fn a_forged_hello_harms_no_handshake() {
+    let running = Running::echo("dtls://127.0.0.1:0");
+    let relay = Relay::to(running.address());
+    // The server's first flight is lost until the forgeries are in.
+    relay.allow(Some(1));
+    let client = running.client();
+    let url = Address::from_socket(Scheme::Dtls, relay.address());
+    let mut client = thread::scope(|scope| {
+        let connecting = scope.spawn(move || client.connect(&url));
+        running.until("the first hello is answered", |stats| stats.hello_verify_requests == 1);
+        relay.mute(true);
+        relay.allow(Some(1));
+        running.until("the handshake begins", |stats| stats.half_open == 1);
+        let [first, second] = hellos(&relay);
+        for forgery in 1..=20 {
+            relay.inject(&with_random(&first, forgery));
+            relay.inject(&with_random(&second, forgery));
+        }
+        running.until("the forgeries are seen", |stats| stats.restarts_challenged == 20);
+        relay.mute(false);
+        relay.allow(None);
+        connecting.join().unwrap().unwrap()
+    });
+    exchange(&mut client, b"x");
+    let stats = running.stats();
+    assert_eq!((stats.peers, stats.handshakes, stats.opened, stats.ended("replaced")), (1, 1, 1, 0));
+}
+
+fn connect(running: &Running, relay: &Relay) -> Peer {
+    running.client().connect(&Address::from_socket(Scheme::Dtls, relay.address())).unwrap()
+}
+
+/// The first two datagrams of the client.
+fn hellos(relay: &Relay) -> [Vec<u8>; 2] {
+    until("two hellos", || relay.passed().get(..2)?.to_vec().try_into().ok())
+}
+
+/// The hello of another handshake.
+fn with_random(hello: &[u8], number: u8) -> Vec<u8> {
+    let mut forged = hello.to_vec();
+    forged[RANDOM_AT..RANDOM_AT + RANDOM_LEN].fill(number);
+    forged
+}
