@@ -70,6 +70,10 @@ pub(crate) struct UdpListener {
 impl UdpListener {
     /// Binds, and probes how children can be made here.
     pub(crate) fn bind(scheme: Scheme, address: SocketAddr, options: Options) -> Result<Self, StartError> {
+        // Whatever a wildcard is asked at is this host's, but IPv6 does not let sockets have an
+        // address of a routed prefix (`ip -6 route add local ... dev lo`) unless they insist.
+        let freebind = options.freebind || address.ip().is_unspecified();
+        let options = Options { freebind, ..options };
         let socket = child::listen(address, options).map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => StartError::AddressInUse { address },
             io::ErrorKind::AddrNotAvailable => StartError::AddressNotAvailable { address },
@@ -79,9 +83,7 @@ impl UdpListener {
         let bound = socket.local_addr().ok().and_then(|found| found.as_socket());
         let address = SocketAddr::new(address.ip(), bound.map_or(address.port(), |found| found.port()));
         let address = with_scope_of(address, bound);
-        let probed =
-            if address.ip().is_unspecified() || options.freebind { probe_ip(address) } else { address.ip() };
-        let recipes = Recipes::probe(probed);
+        let recipes = Recipes::probe(probe_ip(address, options));
         if recipes.none() {
             tracing::warn!(%address, "this kernel lets children steal from their listener for a moment; what they steal is given back");
         }
@@ -460,7 +462,7 @@ impl Udp {
                 return index;
             }
         };
-        let recipes = Recipes::probe(if options.freebind { probe_ip(local) } else { local.ip() });
+        let recipes = Recipes::probe(probe_ip(local, options));
         let anchor = self.listeners.len();
         if epoll.add(socket.as_fd(), 0, anchor as u64).is_err() {
             return index;
@@ -562,9 +564,17 @@ impl Listener {
     }
 }
 
-/// An address of the same family that surely is this host's, for a probe.
-fn probe_ip(like: SocketAddr) -> IpAddr {
-    if like.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() }
+/// The address to probe for a listener: its own, or where that may not be there, or not without a
+/// scope, one of the same family that surely is this host's.
+fn probe_ip(address: SocketAddr, options: Options) -> IpAddr {
+    match address.ip() {
+        ip if ip.is_unspecified() || options.freebind => match ip {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        },
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    }
 }
 
 impl Hands {

@@ -1,0 +1,60 @@
+//! Choosing one's peers: by address, and by number.
+//!
+//! `admit` is asked before anything is spent on a new peer: no socket, no thread and no handshake
+//! yet. On DTLS the peer has shown by then that it receives at its address; on plain UDP anybody can
+//! write any source address, so do not take it for a proof there. Who is refused hears nothing.
+//!
+//! Here whoever comes from an address given after the first argument is refused:
+//!
+//! ```text
+//! cargo run -p peeloff-examples --bin admission dtls://0.0.0.0:4433 192.0.2.1 2001:db8::1
+//! ```
+
+use std::net::IpAddr;
+
+use peeloff::{Admission, Error, Identity, Incoming, Limits, Peer, PeerHandler, Server};
+
+struct Doorman {
+    banned: Vec<IpAddr>,
+}
+
+impl PeerHandler for Doorman {
+    /// Runs on the thread that lets peers in, so it must not block.
+    fn admit(&self, incoming: &Incoming) -> Admission {
+        // An IPv4 peer of a `dtls://[::]` listener, ::ffff:192.0.2.1, is the same as 192.0.2.1.
+        match self.banned.contains(&incoming.peer_address().ip().to_canonical()) {
+            true => Admission::Refuse,
+            false => Admission::Accept,
+        }
+    }
+
+    fn handle(&self, peer: &mut Peer) -> Result<(), Error> {
+        peer.send(b"come in\n")?;
+        let mut buffer = [0; 2048];
+        while let Some(len) = peer.recv(&mut buffer)? {
+            peer.send(&buffer[..len])?;
+        }
+        Ok(())
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let address = arguments.next().unwrap_or_else(|| "dtls://127.0.0.1:4433".to_owned());
+    let banned = arguments.map(|argument| argument.parse()).collect::<Result<_, _>>()?;
+    let limits = Limits {
+        max_peers: 1000,
+        max_peers_per_source: 2,
+        // Otherwise peers on loopback are not counted by source.
+        exempt_loopback: false,
+        ..Limits::default()
+    };
+    let server = Server::builder()
+        .listen(address.parse()?)
+        .identity(Identity::self_signed()?)
+        .limits(limits)
+        .start(Doorman { banned })?;
+    println!("listening {}", server.addresses()[0]);
+    server.wait();
+    Ok(())
+}

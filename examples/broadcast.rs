@@ -1,0 +1,44 @@
+//! Sending to peers from another thread: what one peer says goes to all others.
+//!
+//! Each peer's thread posts what it receives to the main thread, which sends it on. A [`Sender`]
+//! never waits for the network: if the send buffer of a slow peer is full, that peer misses a
+//! message, and nobody waits for it.
+//!
+//! ```text
+//! cargo run -p peeloff-examples --bin broadcast
+//! cargo run -p peeloff-servers --bin peeloff-nc -- --insecure dtls://127.0.0.1:4433    # twice
+//! ```
+//!
+//! [`Sender`]: peeloff::Sender
+
+use std::sync::mpsc;
+
+use peeloff::{Error, Identity, Peer, Server};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1).unwrap_or_else(|| "dtls://127.0.0.1:4433".to_owned());
+    // Bounded: peers that are faster than the main thread wait for it.
+    let (post, posts) = mpsc::sync_channel(64);
+    let listen = move |peer: &mut Peer| -> Result<(), Error> {
+        peer.send(b"welcome\n")?;
+        let mut buffer = [0; 2048];
+        while let Some(len) = peer.recv(&mut buffer)? {
+            post.send((peer.id(), buffer[..len].to_vec())).map_err(Error::handler)?;
+        }
+        Ok(())
+    };
+    let server =
+        Server::builder().listen(address.parse()?).identity(Identity::self_signed()?).start(listen)?;
+    println!("listening {}", server.addresses()[0]);
+
+    let handle = server.handle();
+    for (from, message) in posts {
+        // Whoever has completed the handshake by now.
+        for peer in handle.peers().iter().filter(|peer| peer.id() != from) {
+            if let Err(error) = peer.try_send(message.as_slice()) {
+                eprintln!("{} misses a message: {error}", peer.peer_address());
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! A handler that is a closure, with state of its own for each peer and state that all share.
+//!
+//! The closure's local variables belong to one peer. What it captures belongs to all of them, whose
+//! threads run it at the same time: hence an atomic (or a lock).
+//!
+//! ```text
+//! cargo run -p peeloff-examples --bin closure
+//! cargo run -p peeloff-servers --bin peeloff-nc -- --insecure dtls://127.0.0.1:4433
+//! ```
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use peeloff::{Error, Identity, Peer, Server};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1).unwrap_or_else(|| "dtls://127.0.0.1:4433".to_owned());
+    let of_all = AtomicU64::new(0);
+    let count = move |peer: &mut Peer| -> Result<(), Error> {
+        let mut yours = 0;
+        let mut buffer = [0; 2048];
+        while peer.recv(&mut buffer)?.is_some() {
+            yours += 1;
+            let all = of_all.fetch_add(1, Ordering::Relaxed) + 1;
+            peer.send(format!("message {yours} of yours, {all} of all\n").as_bytes())?;
+        }
+        Ok(())
+    };
+    let server =
+        Server::builder().listen(address.parse()?).identity(Identity::self_signed()?).start(count)?;
+    println!("listening {}", server.addresses()[0]);
+    server.wait();
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! Ending in good order: on SIGINT (Ctrl-C) or SIGTERM no new peers come in, and those who are there
+//! get time to finish.
+//!
+//! While the server drains, `recv` returns `Ok(None)` once nothing is waiting. The handler may then
+//! say its last words and return; `recv` goes on to work until the grace period is over.
+//!
+//! ```text
+//! cargo run -p peeloff-examples --bin graceful_shutdown
+//! cargo run -p peeloff-servers --bin peeloff-nc -- --insecure dtls://127.0.0.1:4433
+//! ```
+
+use std::time::Duration;
+
+use peeloff::{Error, Identity, Peer, Server};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+fn echo(peer: &mut Peer) -> Result<(), Error> {
+    let mut buffer = [0; 2048];
+    while let Some(len) = peer.recv(&mut buffer)? {
+        peer.send(&buffer[..len])?;
+    }
+    if peer.end_reason().is_none() {
+        peer.send(b"the server goes down, goodbye\n")?;
+    }
+    Ok(())
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1).unwrap_or_else(|| "dtls://127.0.0.1:4433".to_owned());
+    // Before the first line of output: whoever reads it may send a signal.
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let server = Server::builder().listen(address.parse()?).identity(Identity::self_signed()?).start(echo)?;
+    println!("listening {}", server.addresses()[0]);
+
+    signals.forever().next();
+    // Whoever is still there after ten seconds is ended, with a close_notify too.
+    let report = server.handle().shutdown(Duration::from_secs(10));
+    println!("{} of {} peers finished in time", report.finished, report.peers);
+    Ok(())
+}

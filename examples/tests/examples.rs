@@ -1,0 +1,284 @@
+//! Each example does what its first comment promises, as a process with a client from outside.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use openssl::asn1::Asn1Time;
+use openssl::bn::{BigNum, MsbOption};
+use openssl::ec::{EcGroup, EcKey};
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::pkey::{PKey, Private};
+use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
+use openssl::x509::{X509, X509NameBuilder};
+use peeloff::{Address, CaBundle, Client, ConnectError, EndReason, Identity, Peer};
+
+/// How long anything may take before a test fails; generous for slow machines.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a client asks that is to get no answer.
+const REFUSED: Duration = Duration::from_millis(1500);
+
+#[test]
+fn hello_asks_for_the_name_and_says_goodbye() {
+    let example = Example::start(env!("CARGO_BIN_EXE_hello"), &[]);
+    let mut peer = example.connect();
+    assert_eq!(next(&mut peer).unwrap(), "What is your name?\n");
+    peer.send(b"Ada\n").unwrap();
+    assert_eq!(next(&mut peer).unwrap(), "Hello, Ada!\n");
+    assert_eq!(next(&mut peer), None);
+    assert_eq!(peer.end_reason(), Some(&EndReason::ClosedByPeer));
+}
+
+#[test]
+fn closure_counts_for_each_peer_and_for_all() {
+    let example = Example::start(env!("CARGO_BIN_EXE_closure"), &[]);
+    let mut peers = [example.connect(), example.connect()];
+    for (speaker, expected) in [
+        (0, "message 1 of yours, 1 of all\n"),
+        (0, "message 2 of yours, 2 of all\n"),
+        (1, "message 1 of yours, 3 of all\n"),
+    ] {
+        peers[speaker].send(b"x").unwrap();
+        assert_eq!(next(&mut peers[speaker]).unwrap(), expected);
+    }
+}
+
+#[test]
+fn callbacks_keep_a_sum_and_see_the_peer_go() {
+    let mut example = Example::start(env!("CARGO_BIN_EXE_callbacks"), &[]);
+    let mut peer = example.connect();
+    let source = peer.local_address();
+    assert_eq!(example.line(), format!("{source} came"));
+    for (message, answer) in [("40\n", "40\n"), ("two\n", "a number, please\n"), ("2\n", "42\n")] {
+        peer.send(message.as_bytes()).unwrap();
+        assert_eq!(next(&mut peer).unwrap(), answer);
+    }
+    peer.close();
+    assert_eq!(example.line(), format!("{source} went with 42: the peer closed"));
+}
+
+#[test]
+fn broadcast_reaches_all_others_and_not_the_speaker() {
+    let example = Example::start(env!("CARGO_BIN_EXE_broadcast"), &[]);
+    let mut peers = [(); 3].map(|()| example.connect());
+    for peer in &mut peers {
+        // Whoever was welcomed is among those who are sent to.
+        assert_eq!(next(peer).unwrap(), "welcome\n");
+    }
+    let [one, two, three] = &mut peers;
+    one.send(b"from one").unwrap();
+    assert_eq!(next(two).unwrap(), "from one");
+    assert_eq!(next(three).unwrap(), "from one");
+    two.send(b"from two").unwrap();
+    // The next that the first hears is not its own.
+    assert_eq!(next(one).unwrap(), "from two");
+}
+
+#[test]
+fn admission_refuses_by_address_and_by_number() {
+    let example = Example::start(env!("CARGO_BIN_EXE_admission"), &["127.0.0.66"]);
+    let from = |ip: [u8; 4]| example.client().bind(SocketAddr::from((ip, 0)));
+    let refused = |client: Client| {
+        let refusal = client.timeout(REFUSED).connect(&example.address);
+        assert!(matches!(refusal, Err(ConnectError::TimedOut { unreachable: false, .. })), "{refusal:?}");
+    };
+    refused(from([127, 0, 0, 66]));
+    // Two of one address are let in, the third is not, and somebody else is.
+    let mut welcome = Vec::new();
+    for ip in [[127, 0, 0, 1], [127, 0, 0, 1], [127, 0, 0, 2]] {
+        let mut peer = from(ip).connect(&example.address).unwrap();
+        assert_eq!(next(&mut peer).unwrap(), "come in\n");
+        welcome.push(peer);
+    }
+    refused(from([127, 0, 0, 1]));
+}
+
+#[test]
+fn mutual_tls_knows_its_peer_by_name() {
+    let files = Directory::new("mutual-tls");
+    let authority = Certificate::new("test authority", None);
+    let server = Certificate::new("localhost", Some(&authority));
+    let alice = Certificate::new("alice", Some(&authority));
+    let stranger = Certificate::new("stranger", Some(&Certificate::new("another authority", None)));
+    let arguments = [
+        files.file("server.pem", server.pem()),
+        files.file("server.key", server.key_pem()),
+        files.file("ca.pem", authority.pem()),
+    ];
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let example = Example::start(env!("CARGO_BIN_EXE_mutual_tls"), &arguments);
+    let trusting = || {
+        let trust = CaBundle::from_pem(&authority.pem()).unwrap();
+        Client::builder().ca(trust).server_name("localhost").timeout(DEADLINE)
+    };
+
+    let mut peer = trusting().identity(alice.identity()).connect(&example.address).unwrap();
+    assert_eq!(next(&mut peer).unwrap(), "welcome, alice\n");
+    for client in [trusting(), trusting().identity(stranger.identity())] {
+        let refusal = client.connect(&example.address);
+        assert!(matches!(refusal, Err(ConnectError::Handshake { .. })), "{refusal:?}");
+    }
+}
+
+#[test]
+fn graceful_shutdown_lets_peers_finish() {
+    for signal in ["INT", "TERM"] {
+        let mut example = Example::start(env!("CARGO_BIN_EXE_graceful_shutdown"), &[]);
+        let mut peer = example.connect();
+        peer.send(b"x").unwrap();
+        assert_eq!(next(&mut peer).unwrap(), "x");
+        example.signal(signal);
+        assert_eq!(next(&mut peer).unwrap(), "the server goes down, goodbye\n");
+        assert_eq!(next(&mut peer), None);
+        assert_eq!(example.line(), "1 of 1 peers finished in time");
+        assert_eq!(example.wait(), Some(0));
+    }
+}
+
+/// A running example; killed when dropped.
+struct Example {
+    child: Child,
+    /// Its standard output, read by a thread.
+    lines: Receiver<String>,
+    address: Address,
+}
+
+impl Example {
+    /// Starts it on a port that the kernel chooses, with more arguments after the address.
+    fn start(program: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.arg("dtls://127.0.0.1:0").args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let mut example = Self { child, lines, address: "dtls://127.0.0.1:0".parse().unwrap() };
+        let line = example.line();
+        example.address = line.strip_prefix("listening ").expect(&line).parse().unwrap();
+        example
+    }
+
+    /// The next line of its standard output.
+    fn line(&mut self) -> String {
+        self.lines.recv_timeout(DEADLINE).expect("a line on standard output")
+    }
+
+    /// A client that takes the example's self-signed certificate for good.
+    fn client(&self) -> Client {
+        Client::builder().danger_accept_any_certificate().timeout(DEADLINE)
+    }
+
+    fn connect(&self) -> Peer {
+        self.client().connect(&self.address).unwrap()
+    }
+
+    /// Sends it a signal by name, such as `TERM`.
+    fn signal(&self, name: &str) {
+        let command = format!("kill -{name} {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success(), "{command}");
+    }
+
+    /// Waits for its end and gives its exit code.
+    fn wait(&mut self) -> Option<i32> {
+        // Its standard output ends with it, so the wait that has no deadline is short.
+        let give_up = Instant::now() + DEADLINE;
+        while self.lines.recv_timeout(give_up.saturating_duration_since(Instant::now())).is_ok() {}
+        assert!(Instant::now() < give_up, "it does not end");
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        // Fails if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The next message as text; none after the goodbye of the server.
+fn next(peer: &mut Peer) -> Option<String> {
+    let mut buffer = [0; 2048];
+    let len = peer.recv_timeout(&mut buffer, DEADLINE).unwrap()?;
+    Some(String::from_utf8(buffer[..len].to_vec()).unwrap())
+}
+
+/// A directory for the files of one test; removed when dropped.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(test: &str) -> Self {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    /// Writes a file and gives its path.
+    fn file(&self, name: &str, content: Vec<u8>) -> String {
+        let path = self.0.join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A certificate and its key.
+struct Certificate {
+    x509: X509,
+    key: PKey<Private>,
+}
+
+impl Certificate {
+    /// One for this name by `issuer`; without one, an authority that signs itself.
+    fn new(name: &str, issuer: Option<&Certificate>) -> Self {
+        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+        let mut subject = X509NameBuilder::new().unwrap();
+        subject.append_entry_by_nid(Nid::COMMONNAME, name).unwrap();
+        let subject = subject.build();
+        let mut serial = BigNum::new().unwrap();
+        serial.rand(120, MsbOption::ONE, false).unwrap();
+
+        let mut builder = X509::builder().unwrap();
+        builder.set_version(2).unwrap();
+        builder.set_serial_number(&serial.to_asn1_integer().unwrap()).unwrap();
+        builder.set_subject_name(&subject).unwrap();
+        builder.set_issuer_name(issuer.map_or(&subject, |issuer| issuer.x509.subject_name())).unwrap();
+        builder.set_pubkey(&key).unwrap();
+        builder.set_not_before(&Asn1Time::from_unix(0).unwrap()).unwrap();
+        builder.set_not_after(&Asn1Time::days_from_now(2).unwrap()).unwrap();
+        let extension = match issuer {
+            None => BasicConstraints::new().critical().ca().build().unwrap(),
+            Some(_) => {
+                let context = builder.x509v3_context(None, None);
+                SubjectAlternativeName::new().dns(name).build(&context).unwrap()
+            }
+        };
+        builder.append_extension(extension).unwrap();
+        builder.sign(issuer.map_or(&key, |issuer| &issuer.key), MessageDigest::sha256()).unwrap();
+        Self { x509: builder.build(), key }
+    }
+
+    fn pem(&self) -> Vec<u8> {
+        self.x509.to_pem().unwrap()
+    }
+
+    fn key_pem(&self) -> Vec<u8> {
+        self.key.private_key_to_pem_pkcs8().unwrap()
+    }
+
+    fn identity(&self) -> Identity {
+        Identity::from_pem(&self.pem(), &self.key_pem()).unwrap()
+    }
+}

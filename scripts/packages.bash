@@ -1,0 +1,54 @@
+# For demo and test, which source this: installs Debian packages that are missing, and nothing else.
+
+missing=()
+
+# need PACKAGE COMMAND...: notes the package unless the command succeeds.
+need() {
+    local package=$1
+    shift
+    if ! "$@" >/dev/null 2>&1; then
+        missing+=("$package")
+    fi
+}
+
+can_compile() {
+    echo '#include <stdlib.h>' | cc -x c -E -
+}
+
+# What it takes to build the workspace.
+need_to_build() {
+    if ! command -v cargo >/dev/null; then
+        echo "$0: Rust 1.88 or newer is missing: install it with rustup, then try again" >&2
+        exit 1
+    fi
+    need gcc cc --version
+    need libc6-dev can_compile
+    need pkg-config pkg-config --version
+    need libssl-dev pkg-config --exists 'openssl >= 1.1.1'
+}
+
+# Installs what was noted.
+install_missing() {
+    if [ ${#missing[@]} -eq 0 ]; then
+        return
+    fi
+    if ! command -v apt-get >/dev/null; then
+        echo "$0: install these first (Debian's names; there is no apt-get here): ${missing[*]}" >&2
+        exit 1
+    fi
+    local as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! command -v sudo >/dev/null; then
+            echo "$0: run this as root first, for there is no sudo here: apt-get install ${missing[*]}" >&2
+            exit 1
+        fi
+        as_root=(sudo)
+    fi
+    echo "== installing ${missing[*]}"
+    if ! { "${as_root[@]}" apt-get update -q &&
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"; }; then
+        echo "$0: apt-get failed; install these by hand, then try again: ${missing[*]}" >&2
+        exit 1
+    fi
+    missing=()
+}
