@@ -115,10 +115,10 @@ impl<E: PeerEvents> PeerHandler for Callbacks<E> {
         let sender = peer.sender();
         let mut state = self.0.open(&sender)?;
         let outcome = self.pump(peer, &sender, &mut state);
-        if outcome.is_err() {
-            peer.close();
-        }
-        let reason = peer.finish();
+        let reason = match &outcome {
+            Ok(()) | Err(Error::Ended(_)) => peer.finish(),
+            Err(_) => peer.finish_with(EndReason::HandlerFailed, None),
+        };
         self.0.close(state, &sender, reason);
         match outcome {
             Err(Error::Ended(_)) => Ok(()),

@@ -68,7 +68,13 @@ impl StrayTaker for Shared {
 
 impl Home for Shared {
     fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Box<[u8]>>) {
+        // Counted before the gauges fall, so that whoever sees those fall sees the count.
         bump(&self.counters.ended[reason.index()]);
+        match reason {
+            EndReason::HandlerFailed => bump(&self.counters.handler_errors),
+            EndReason::HandlerPanicked => bump(&self.counters.handler_panics),
+            _ => {}
+        }
         tracing::debug!(id = %association.id, peer = %association.peer, %reason, "association over");
         let late = self.registry.remove(association, &self.counters);
         for payload in leftover.into_iter().chain(late) {

@@ -11,7 +11,7 @@ use std::net::UdpSocket;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender as Release, channel};
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -51,8 +51,10 @@ fn no_handshake_of_two_hundred_at_once_needs_a_retransmission() {
                 });
             }
         });
-        let stats = running.until("all are served", |stats| stats.ended("closed_by_peer") == 200);
-        assert_eq!((stats.opened, stats.handshakes, stats.hello_verify_requests_lost), (200, 200, 0));
+        let stats = running.until("all are served", |stats| {
+            (stats.ended("closed_by_peer"), stats.opened) == (200, 200) && stats.hello_verify_requests >= 200
+        });
+        assert_eq!((stats.handshakes, stats.hello_verify_requests_lost), (200, 0));
         assert_eq!((stats.strays, stats.strays_lost), (0, 0));
         if slow.into_inner() == 0 {
             assert_eq!((stats.retransmissions, stats.duplicate_hellos, stats.last_flights_resent), (0, 0, 0));
@@ -82,8 +84,9 @@ fn a_panic_of_a_handler_ends_its_own_association_alone() {
             let mut client = running.connect();
             exchange(&mut client, b"before");
             client.send(b"panic").unwrap();
-            let stats = running.until("the panic", |stats| stats.ended("handler_panicked") == panics);
-            assert_eq!((stats.handler_panics, stats.peers), (panics, 4), "{url}");
+            let stats = running
+                .until("the panic", |stats| (stats.ended("handler_panicked"), stats.peers) == (panics, 4));
+            assert_eq!(stats.handler_panics, panics, "{url}");
             if client.scheme() == Scheme::Dtls {
                 assert_eq!(
                     client.recv_timeout(&mut [0; 64], DEADLINE).unwrap(),
@@ -273,6 +276,8 @@ fn messages_of_eight_threads_to_one_peer_arrive_whole_beside_its_echo() {
     const EACH: u32 = 500;
     /// Messages on their way at most: they fit into the client's receive buffer.
     const WINDOW: u64 = 64;
+    /// The same, to the server.
+    const ECHOES: u64 = 8;
     let message = |thread: usize, number: u32| -> Vec<u8> {
         let mut message = vec![thread as u8; 10 + number as usize % 300];
         message[1..5].copy_from_slice(&number.to_be_bytes());
@@ -285,7 +290,7 @@ fn messages_of_eight_threads_to_one_peer_arrive_whole_beside_its_echo() {
         let [sender]: [Sender; 1] = running.handle().peers().try_into().unwrap();
         assert_eq!(sender.peer_address(), client.local_address());
         let (sent, arrived) = (AtomicU64::new(0), AtomicU64::new(0));
-        thread::scope(|scope| {
+        let echoed = thread::scope(|scope| {
             for thread in 0..THREADS {
                 let (sender, sent, arrived) = (sender.clone(), &sent, &arrived);
                 scope.spawn(move || {
@@ -305,7 +310,7 @@ fn messages_of_eight_threads_to_one_peer_arrive_whole_beside_its_echo() {
                 });
             }
             let mut next = [0; THREADS];
-            let (mut echoed, mut asked) = (0, 0);
+            let (mut echoed, mut asked) = (0u64, 0);
             let mut buffer = [0; 1024];
             while arrived.load(Ordering::Relaxed) < THREADS as u64 * u64::from(EACH) || echoed < asked {
                 let len = client.recv_timeout(&mut buffer, DEADLINE).unwrap().unwrap();
@@ -318,15 +323,20 @@ fn messages_of_eight_threads_to_one_peer_arrive_whole_beside_its_echo() {
                 // The kernel and the session keep the order of one sender.
                 assert_eq!(&buffer[..len], message(thread, next[thread]), "{url}");
                 next[thread] += 1;
-                if arrived.fetch_add(1, Ordering::Relaxed) % 8 == 0 {
+                arrived.fetch_add(1, Ordering::Relaxed);
+                if asked < echoed + ECHOES {
                     client.send(format!("echo {asked}").as_bytes()).unwrap();
                     asked += 1;
                 }
             }
-            assert_eq!((next, echoed), ([EACH; THREADS], 500));
+            assert_eq!(next, [EACH; THREADS], "{url}");
+            echoed
         });
-        let stats = running.stats();
-        assert_eq!((stats.messages_sent, stats.messages_received), (4000 + 501, 501), "{url}");
+        let own = THREADS as u64 * u64::from(EACH);
+        // A message is counted when it has been sent, so perhaps after it has arrived.
+        running.until("all are counted", |stats| {
+            (stats.messages_sent, stats.messages_received) == (own + echoed + 1, echoed + 1)
+        });
     }
 }
 
@@ -371,7 +381,8 @@ fn callbacks_see_a_life_from_open_to_close() {
         let running = Running::with(url, |builder| builder, Callbacks(Diary(Mutex::new(notes))));
         let line = || diary.recv_timeout(DEADLINE).unwrap();
         let scheme = running.url().scheme;
-        for (last, reason) in [("close", "closed_by_us"), ("error", "closed_by_us"), ("", "closed_by_peer")] {
+        for (last, reason) in [("close", "closed_by_us"), ("error", "handler_failed"), ("", "closed_by_peer")]
+        {
             if last.is_empty() && scheme == Scheme::Udp {
                 continue;
             }
@@ -392,8 +403,7 @@ fn callbacks_see_a_life_from_open_to_close() {
             }
             assert_eq!(line(), format!("close after {messages}: {reason}"), "{url}");
         }
-        running.until("nobody is left", |stats| stats.peers == 0);
-        assert_eq!(running.stats().handler_errors, 1, "{url}");
+        running.until("nobody is left", |stats| (stats.peers, stats.handler_errors) == (0, 1));
         assert!(diary.try_recv().is_err());
     }
 }
@@ -499,7 +509,7 @@ fn what_others_send_from_a_peers_address_ends_nothing_and_is_delivered_to_nobody
 #[test]
 fn icmp_errors_end_no_association_before_its_idle_deadline() {
     for url in BOTH {
-        let idle = Duration::from_secs(1);
+        let idle = Duration::from_secs(2);
         let mut timeouts = Timeouts::default();
         timeouts.idle = Some(idle);
         let running = Running::with(url, |builder| builder.timeouts(timeouts), echo);
@@ -507,10 +517,10 @@ fn icmp_errors_end_no_association_before_its_idle_deadline() {
         let relay = Relay::to(running.address());
         let at = Address::from_socket(running.url().scheme, relay.address());
         let mut client = running.client().connect(&at).unwrap();
+        let heard = Instant::now();
         exchange(&mut client, b"x");
         let [sender]: [Sender; 1] = running.handle().peers().try_into().unwrap();
         let source = relay.source();
-        let heard = Instant::now();
         relay.cut();
         drop(relay);
         while running.stats().icmp_errors < 3 {
@@ -518,8 +528,9 @@ fn icmp_errors_end_no_association_before_its_idle_deadline() {
             assert!(heard.elapsed() < DEADLINE, "{url}: no ICMP error came");
             thread::yield_now();
         }
+        let peers = running.stats().peers;
         if heard.elapsed() < idle / 2 {
-            assert_eq!(running.stats().peers, 1, "{url}");
+            assert_eq!(peers, 1, "{url}");
             // And whoever comes back is still known.
             let back = UdpSocket::bind(source).unwrap();
             back.connect(running.address()).unwrap();
@@ -529,6 +540,6 @@ fn icmp_errors_end_no_association_before_its_idle_deadline() {
         }
         let stats = running.until("the idle deadline", |stats| stats.peers == 0);
         assert!(heard.elapsed() >= idle, "{url}");
-        assert_eq!((stats.ended("idle"), stats.ended("io"), stats.opened), (1, 0, 1), "{url}");
+        assert_eq!((stats.ended("idle"), stats.ended("io")), (1, 0), "{url}");
     }
 }

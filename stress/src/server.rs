@@ -70,10 +70,12 @@ impl Drop for Target {
 /// The server cannot be started.
 pub fn serve(listen: &str) -> Result<(), Box<dyn std::error::Error>> {
     peeloff::raise_fd_limit()?;
-    let mut limits = Limits::default();
-    limits.max_peers = usize::MAX;
-    limits.max_peers_per_local_address = usize::MAX;
-    limits.max_half_open = usize::MAX;
+    let limits = Limits {
+        max_peers: usize::MAX,
+        max_peers_per_local_address: usize::MAX,
+        max_half_open: usize::MAX,
+        ..Limits::default()
+    };
     let mut timeouts = Timeouts::default();
     timeouts.idle = Some(Duration::from_secs(3600));
     let server = Server::builder()

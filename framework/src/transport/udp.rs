@@ -17,10 +17,13 @@ use socket2::Socket;
 use crate::association::Association;
 use crate::observe::{Counters, bump};
 use crate::sys::epoll::{Epoll, READABLE_EDGE};
-use crate::sys::message::{self, Received};
+use crate::sys::message::{self, DATAGRAM_MAX, Received};
 
 /// How long a worker naps when it should wait by epoll and no descriptor is left for that.
 const NAP: Duration = Duration::from_millis(20);
+
+/// Datagrams that are looked at when the socket is closed.
+const LAST_READS: usize = 256;
 
 /// What a wait ended with.
 #[derive(Debug)]
@@ -219,6 +222,28 @@ impl UdpTransport {
             return None;
         }
         Some(Arrival::Failed(error))
+    }
+}
+
+impl Drop for UdpTransport {
+    /// The socket is closed next. What others' datagrams it still has, from the moment between its
+    /// bind and its connect, would be lost with it when the association was a short one.
+    fn drop(&mut self) {
+        if self.strays.is_none() {
+            return;
+        }
+        let mut payload = Vec::with_capacity(DATAGRAM_MAX);
+        for _ in 0..LAST_READS {
+            match message::recv(self.socket.as_fd(), &mut [], &mut payload, false) {
+                Ok(Received { source: Some(source), .. }) if source == self.association.peer => {}
+                Ok(Received { source: Some(source), len, info }) => {
+                    self.give_back(source, info, &[], &payload, len);
+                }
+                Ok(Received { source: None, .. }) => break,
+                Err(error) if is_icmp(&error) => {}
+                Err(_) => break,
+            }
+        }
     }
 }
 

@@ -119,12 +119,10 @@ fn serve(peer: &mut Peer, shared: &Shared) {
             peer.finish();
         }
         Ok(Err(error)) => {
-            bump(&shared.counters.handler_errors);
             log_limited!(warn, peer = %peer.peer_address(), %error, "a handler returned an error");
             peer.finish_with(EndReason::HandlerFailed, None);
         }
         Err(_) => {
-            bump(&shared.counters.handler_panics);
             log_limited!(error, peer = %peer.peer_address(), "a handler panicked");
             peer.finish_with(EndReason::HandlerPanicked, None);
         }

@@ -1,0 +1,251 @@
+//! Peers that prove their address and then stall, and everybody who is not let in.
+
+#[path = "support/stranger.rs"]
+#[allow(dead_code)]
+mod stranger;
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use peeloff::{Admission, Error, Incoming, Limits, Peer, PeerHandler, Refusal, Stats, Timeouts};
+use stranger::Stranger;
+use support::{DEADLINE, Running, exchange, until};
+
+const HOME: [u8; 4] = [127, 0, 0, 1];
+const CAP: usize = 8;
+
+/// Nobody is exempt, and nothing else is limited.
+const STRICT: Limits = Limits {
+    max_peers: usize::MAX,
+    max_peers_per_local_address: usize::MAX,
+    max_peers_per_source: usize::MAX,
+    max_peers_per_prefix: usize::MAX,
+    max_half_open: usize::MAX,
+    new_peers_per_second: u32::MAX,
+    new_peers_burst: u32::MAX,
+    exempt_loopback: false,
+};
+
+#[test]
+fn stalled_handshakes_make_way_for_honest_clients() {
+    let mut timeouts = Timeouts::default();
+    timeouts.handshake = Duration::from_secs(6);
+    let limits = Limits { max_half_open: CAP, ..Limits::default() };
+    let configure = |builder: peeloff::ServerBuilder| builder.timeouts(timeouts).limits(limits);
+    let running = Running::with("dtls://127.0.0.1:0", configure, support::echo);
+    let stalled: Vec<_> = (0..CAP).map(|_| Stranger::new(HOME, running.address())).collect();
+    stalled.iter().for_each(Stranger::stall);
+    let stats = running.stats();
+    assert_eq!((stats.half_open, stats.peers), (CAP as u64, CAP as u64));
+
+    // Nobody has had two seconds yet: no way in, and no answer.
+    let late = Stranger::new(HOME, running.address());
+    late.knock();
+    late.assert_silence();
+    assert_eq!(running.stats().refused(Refusal::MaxHalfOpen), 1);
+
+    // An honest client asks again after one second, and after two more.
+    let began = Instant::now();
+    let mut clients: Vec<_> = thread::scope(|scope| {
+        let connecting: Vec<_> = (0..3).map(|_| scope.spawn(|| running.connect())).collect();
+        connecting.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    assert!(began.elapsed() < DEADLINE);
+    clients.iter_mut().for_each(|client| exchange(client, b"x"));
+    let stats = running.until("the stalled ones end", |stats| stats.half_open == 0 && stats.peers == 3);
+    let (evicted, timed_out) = (stats.ended("evicted"), stats.ended("handshake_timed_out"));
+    assert!(evicted >= 1, "{evicted} were evicted");
+    assert_eq!(evicted + timed_out, CAP as u64);
+    assert_eq!(stats.handshakes, 3);
+    clients.iter_mut().for_each(Peer::close);
+    running.until("the honest ones end", |stats| stats.peers == 0);
+}
+
+#[test]
+fn the_deadline_ends_stalled_handshakes() {
+    assert_eq!(Timeouts::default().handshake, Duration::from_secs(10));
+    let deadline = Duration::from_secs(3);
+    let mut timeouts = Timeouts::default();
+    timeouts.handshake = deadline;
+    let running = Running::with("dtls://127.0.0.1:0", |builder| builder.timeouts(timeouts), support::echo);
+    let began = Instant::now();
+    let stalled: Vec<_> = (0..CAP).map(|_| Stranger::new(HOME, running.address())).collect();
+    stalled.iter().for_each(Stranger::stall);
+    assert_eq!(running.stats().half_open, CAP as u64);
+    let ended = running.until("the deadline", |stats| stats.ended("handshake_timed_out") > 0);
+    assert!(began.elapsed() >= deadline, "after {:?}", began.elapsed());
+    assert_eq!(ended.ended("evicted"), 0);
+    let stats = running.until("all end", |stats| stats.peers == 0 && stats.half_open == 0);
+    assert_eq!(stats.ended("handshake_timed_out"), CAP as u64);
+    assert_eq!(stats.handshakes, 0);
+    // Their flights were sent again meanwhile: after one second, and after two more if that was in time.
+    assert!((CAP as u64..=2 * CAP as u64).contains(&stats.retransmissions), "{}", stats.retransmissions);
+}
+
+#[test]
+fn each_limit_refuses_in_silence_and_is_counted() {
+    let [here, beside, beyond] = [[127, 0, 0, 1], [127, 0, 0, 2], [127, 0, 1, 1]];
+    let cases = [
+        (Refusal::MaxPeers, Limits { max_peers: 2, ..STRICT }, vec![here, beyond], beside, None),
+        (
+            Refusal::MaxPeersPerLocalAddress,
+            Limits { max_peers_per_local_address: 2, ..STRICT },
+            vec![here, beyond],
+            beside,
+            None,
+        ),
+        (
+            Refusal::MaxPeersPerSource,
+            Limits { max_peers_per_source: 2, ..STRICT },
+            vec![here, here],
+            here,
+            Some(beside),
+        ),
+        (
+            Refusal::MaxPeersPerPrefix,
+            Limits { max_peers_per_prefix: 2, ..STRICT },
+            vec![here, beside],
+            here,
+            Some(beyond),
+        ),
+        (Refusal::Rate, Limits { new_peers_per_second: 0, new_peers_burst: 2, ..STRICT }, vec![], here, None),
+        (Refusal::MaxHalfOpen, Limits { max_half_open: 2, ..STRICT }, vec![here, beyond], beside, None),
+    ];
+    for (refusal, limits, let_in, refused, other) in cases {
+        let running = Running::with("dtls://127.0.0.1:0", |builder| builder.limits(limits), support::echo);
+        let stranger = |source: [u8; 4]| Stranger::new(source, running.address());
+        let mut inside: Vec<_> = let_in.into_iter().map(stranger).collect();
+        inside.iter().for_each(Stranger::stall);
+        let outside = stranger(refused);
+        for _ in 0..3 {
+            outside.knock();
+            outside.assert_silence();
+        }
+        inside.extend(other.map(stranger).inspect(Stranger::stall));
+        let stats = running.stats();
+        assert_eq!(stats.refused(refusal), 3, "{refusal}");
+        assert_eq!(stats.refused.iter().sum::<u64>(), 3, "{refusal}: under its own name alone");
+        assert_eq!((stats.opened, stats.peers), (inside.len() as u64, inside.len() as u64), "{refusal}");
+        assert_eq!(stats.half_open, stats.peers, "{refusal}");
+    }
+}
+
+#[test]
+fn a_network_that_comes_too_fast_is_refused_until_its_time_has_come() {
+    let limits = Limits { new_peers_per_second: 1, new_peers_burst: 2, ..STRICT };
+    let running = Running::with("dtls://127.0.0.1:0", |builder| builder.limits(limits), support::echo);
+    let mut inside = Vec::new();
+    // Whether a peer from this address is let in.
+    let mut knock = |source: [u8; 4]| {
+        let stranger = Stranger::new(source, running.address());
+        let before = running.stats();
+        stranger.knock();
+        let is_decided = |stats: &Stats| {
+            stats.opened + stats.refused(Refusal::Rate) > before.opened + before.refused(Refusal::Rate)
+        };
+        let is_in = running.until("a decision", is_decided).opened > before.opened;
+        inside.push(stranger);
+        is_in
+    };
+    let began = Instant::now();
+    let mut let_in = 0;
+    while knock(HOME) {
+        let_in += 1;
+    }
+    // As many as may come at once, and one for each second that this has taken.
+    let most = 2 + began.elapsed().as_secs() + 1;
+    assert!((2..=most).contains(&let_in), "{let_in} in {:?}", began.elapsed());
+    assert!(knock([127, 0, 1, 1]), "another network has a rate of its own");
+    until("its time comes", || knock(HOME).then_some(()));
+    assert_eq!(running.stats().refused.iter().sum::<u64>(), running.stats().refused(Refusal::Rate));
+}
+
+#[test]
+fn freed_places_are_taken_by_others() {
+    let limits = Limits { max_peers: 2, ..STRICT };
+    let running = Running::with("dtls://127.0.0.1:0", |builder| builder.limits(limits), support::echo);
+    for round in 0..5 {
+        let [mut first, mut second] = [running.connect(), running.connect()];
+        let third = Stranger::new(HOME, running.address());
+        third.knock();
+        third.assert_silence();
+        assert_eq!(running.stats().refused(Refusal::MaxPeers), round + 1);
+        exchange(&mut first, b"x");
+        exchange(&mut second, b"x");
+        first.close();
+        second.close();
+        running.until("both end", |stats| stats.peers == 0);
+    }
+}
+
+/// Admits by the stranger's address, and holds on to those it serves.
+struct Doorman(Mutex<Receiver<()>>);
+
+const REFUSED: [u8; 4] = [127, 0, 0, 2];
+const FEARED: [u8; 4] = [127, 0, 0, 3];
+
+impl PeerHandler for Doorman {
+    fn admit(&self, incoming: &Incoming) -> Admission {
+        let from = |source: [u8; 4]| incoming.peer_address().ip() == SocketAddr::from((source, 0)).ip();
+        assert!(!from(FEARED), "the doorman panics, as this test wants");
+        if from(REFUSED) { Admission::Refuse } else { Admission::Accept }
+    }
+
+    fn handle(&self, peer: &mut Peer) -> Result<(), Error> {
+        peer.send(b"welcome")?;
+        let _ = self.0.lock().unwrap().recv_timeout(DEADLINE);
+        Ok(())
+    }
+}
+
+#[test]
+fn whom_the_handler_refuses_or_panics_at_gets_silence() {
+    let (release, released) = channel();
+    let running = Running::with("dtls://127.0.0.1:0", |builder| builder, Doorman(Mutex::new(released)));
+    let [refused, feared] = [REFUSED, FEARED].map(|source| Stranger::new(source, running.address()));
+    for (number, stranger) in [&refused, &feared, &refused, &feared].into_iter().enumerate() {
+        stranger.knock();
+        stranger.assert_silence();
+        assert_eq!(running.stats().refused(Refusal::Handler), number as u64 + 1);
+    }
+    let stats = running.stats();
+    assert_eq!((stats.handler_panics, stats.opened, stats.peers, stats.half_open), (2, 0, 0, 0));
+
+    let mut client = running.connect();
+    assert_eq!(client.recv_timeout(&mut [0; 16], DEADLINE).unwrap(), Some(7));
+    release.send(()).unwrap();
+    running.until("it ends", |stats| stats.peers == 0);
+}
+
+#[test]
+fn nobody_is_let_in_while_the_server_drains() {
+    let (release, released) = channel();
+    let running = Running::with("dtls://127.0.0.1:0", |builder| builder, Doorman(Mutex::new(released)));
+    let mut client = running.connect();
+    assert_eq!(client.recv_timeout(&mut [0; 16], DEADLINE).unwrap(), Some(7));
+    let late = Stranger::new(HOME, running.address());
+    let cookie = late.challenge();
+    let handle = running.handle();
+    let report = thread::scope(|scope| {
+        let shutdown = scope.spawn(move || handle.shutdown(DEADLINE));
+        // The first knocks may come before the shutdown has begun, with an address nobody wants.
+        let probe = Stranger::new(REFUSED, running.address());
+        until("the drain begins", || {
+            probe.knock();
+            probe.assert_silence();
+            (running.stats().refused(Refusal::Draining) > 0).then_some(())
+        });
+        let before = running.stats().refused(Refusal::Draining);
+        late.send(&late.hello(&cookie));
+        late.assert_silence();
+        assert_eq!(running.stats().refused(Refusal::Draining), before + 1);
+        release.send(()).unwrap();
+        shutdown.join().unwrap()
+    });
+    assert_eq!((report.peers, report.finished), (1, 1));
+    assert_eq!(running.stats().opened, 1);
+}

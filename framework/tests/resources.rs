@@ -1,0 +1,295 @@
+//! A server whose process runs out of descriptors or threads: it refuses or lets wait, serves those it
+//! has, and goes on when there is room again.
+
+#[path = "support/child.rs"]
+#[allow(dead_code)]
+mod child;
+mod support;
+
+use std::fs::File;
+use std::net::UdpSocket;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use child::Child;
+use peeloff::Peer;
+use support::{DEADLINE, Running, exchange, until};
+
+/// Descriptors that the server's process may have.
+const DESCRIPTORS: u32 = 160;
+/// How soon a new peer is served once there is room: a second is the aim.
+const SOON: Duration = Duration::from_secs(2);
+/// How long a client is tried that may be refused.
+const TRY: Duration = Duration::from_millis(500);
+
+/// Stack of a worker thread, so large that only few fit.
+const STACK: usize = 64 << 20;
+/// Stacks that fit; a thread has some memory beside its stack, so there is room for that.
+const STACKS: u64 = 6;
+const ROOM: u64 = 32 << 20;
+/// Peers that may wait for a thread, as the dispatcher has it.
+const MAX_WAITING: u64 = 256;
+
+/// The tests of this program start processes with many peers: one after the other.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[test]
+fn without_descriptors_new_peers_are_refused_until_some_are_free() {
+    let _alone = alone();
+    let mut child =
+        Child::start_with("the_server_without_descriptors", |command| limited(command, "-n", DESCRIPTORS));
+    let mut peers = fill(&mut child, Vec::new());
+    let full = child.stats();
+    assert!(peers.len() > 50, "{} peers", peers.len());
+    assert_eq!(full.get("out_of_descriptors"), full.get("refused_no_file_descriptor"));
+    assert_eq!((full.get("half_open"), full.get("out_of_memory")), (0, 0));
+    peers.iter_mut().for_each(|peer| exchange(peer, b"while it is full"));
+
+    // One whose hello was refused asks again, and is served when there is room.
+    let client = child.client();
+    let url = child.url().clone();
+    let waiting = std::thread::spawn(move || client.connect(&url).unwrap());
+    child.until("it is refused", |stats| {
+        stats.get("refused_no_file_descriptor") > full.get("refused_no_file_descriptor")
+    });
+    let there = peers.len() as u64;
+    for mut gone in peers.drain(..10) {
+        gone.close();
+    }
+    child.until("there is room", |stats| stats.get("peers") <= there - 9);
+    let began = Instant::now();
+    peers.push(child.connect());
+    assert!(began.elapsed() < SOON, "served after {:?}", began.elapsed());
+    let mut waited = waiting.join().unwrap();
+    exchange(&mut waited, b"at last");
+    peers.iter_mut().for_each(|peer| exchange(peer, b"still here"));
+    let stats = child.stats();
+    assert_eq!((stats.get("peers"), stats.get("ended_closed_by_peer")), (there - 10 + 2, 10));
+    assert_eq!((stats.get("handler_errors"), stats.get("handler_panics"), stats.get("ended_io")), (0, 0, 0));
+}
+
+#[test]
+fn a_program_that_takes_all_descriptors_harms_no_peer() {
+    let _alone = alone();
+    let mut child =
+        Child::start_with("the_server_without_descriptors", |command| limited(command, "-n", DESCRIPTORS));
+    let mut peers: Vec<_> = (0..5).map(|_| child.connect()).collect();
+    for round in 1..=3 {
+        child.ask("exhaust");
+        peers = fill(&mut child, peers);
+        let full = child.stats();
+        assert_eq!((full.get("peers"), full.get("half_open")), (4 + round, 0));
+        // Not one was left for the dispatcher, nor for a worker that is woken.
+        peers.iter_mut().for_each(|peer| exchange(peer, b"with no descriptor left"));
+        child.ask("release");
+        let began = Instant::now();
+        peers.push(child.connect());
+        assert!(began.elapsed() < SOON, "served after {:?}", began.elapsed());
+    }
+    peers.iter_mut().for_each(|peer| exchange(peer, b"after"));
+    peers.iter_mut().for_each(Peer::close);
+    let stats = child.until("all end", |stats| stats.get("peers") == 0);
+    assert_eq!(stats.get("ended_closed_by_peer"), 8);
+}
+
+/// Connects clients until one is refused for want of a descriptor. One peer is kept busy meanwhile.
+fn fill(child: &mut Child, mut peers: Vec<Peer>) -> Vec<Peer> {
+    let refused = |child: &mut Child| child.stats().get("refused_no_file_descriptor");
+    let before = refused(child);
+    until("a peer is refused", || {
+        if let Ok(mut peer) = child.client().timeout(TRY).connect(child.url()) {
+            exchange(&mut peer, b"here");
+            peers.push(peer);
+        }
+        exchange(&mut peers[0], b"meanwhile");
+        (refused(child) > before).then_some(())
+    });
+    peers
+}
+
+/// Runs the command under a limit of the shell's `ulimit`.
+fn limited(command: &mut Command, option: &str, limit: u32) {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit {option} {limit} && exec \"$0\" \"$@\"")]);
+    shell.arg(command.get_program()).args(command.get_args());
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    *command = shell;
+}
+
+#[test]
+#[ignore = "another test runs this in a process of its own"]
+fn the_server_without_descriptors() {
+    if !child::is_child() {
+        return;
+    }
+    let mut taken = Vec::new();
+    child::serve(&Running::echo("dtls://127.0.0.1:0"), |command| match command {
+        "exhaust" => loop {
+            match File::open("/dev/null") {
+                Ok(file) => taken.push(file),
+                Err(error) => {
+                    assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+                    return "exhausted".to_owned();
+                }
+            }
+        },
+        "release" => {
+            taken.clear();
+            "released".to_owned()
+        }
+        command => panic!("what is {command}?"),
+    });
+}
+
+/// Plain peers: a datagram each, and then they wait.
+struct Plain(UdpSocket);
+
+impl Plain {
+    fn knock(child: &Child, message: &[u8]) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(child.address()).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        socket.send(message).unwrap();
+        Self(socket)
+    }
+
+    fn assert_echo(&self, message: &[u8]) {
+        let mut buffer = [0; 100];
+        let len = self.0.recv(&mut buffer).expect("it is served");
+        assert_eq!(&buffer[..len], message);
+    }
+
+    fn exchange(&self, message: &[u8]) {
+        self.0.send(message).unwrap();
+        self.assert_echo(message);
+    }
+
+    fn leave(&self) {
+        self.exchange(BYE);
+    }
+}
+
+/// Ends the handler that receives it.
+const BYE: &[u8] = b"bye";
+
+#[test]
+fn without_threads_new_peers_wait_until_some_are_free() {
+    let _alone = alone();
+    let mut child = start_without_threads();
+    let served = fill_threads(&mut child);
+    assert!((2..=STACKS as usize + 1).contains(&served.len()), "{} threads fit", served.len());
+
+    // As many as may wait, one of whom is there already.
+    let mut waiting: Vec<_> = (1..MAX_WAITING).map(|_| Plain::knock(&child, b"first")).collect();
+    child.until("all wait", |stats| stats.get("out_of_threads") == MAX_WAITING);
+    served.iter().for_each(|peer| peer.exchange(b"meanwhile"));
+    let stats = child.stats();
+    assert_eq!(stats.get("refused_no_thread"), 0);
+    assert_eq!(stats.get("peers"), served.len() as u64 - 1 + MAX_WAITING);
+
+    // One more is too many, and gets no answer.
+    let refused = Plain::knock(&child, b"first");
+    child.until("one is refused", |stats| stats.get("refused_no_thread") == 1);
+    assert_eq!(child.stats().get("ended_no_thread"), 1);
+
+    // Those who leave make room for those who wait, in the order in which they came.
+    let opened = child.stats().get("opened");
+    let [first, served @ ..] = &served[..] else { unreachable!("somebody is served") };
+    let Some((last, served)) = served.split_last() else { unreachable!("two are, at least") };
+    let began = Instant::now();
+    first.leave();
+    // The one that found no thread first.
+    last.assert_echo(b"first");
+    assert!(began.elapsed() < SOON, "served after {:?}", began.elapsed());
+    last.leave();
+    for peer in waiting.drain(..) {
+        peer.assert_echo(b"first");
+        peer.leave();
+    }
+    served.iter().for_each(|peer| peer.exchange(b"still here"));
+    let stats = child.until("all are gone", |stats| stats.get("peers") == served.len() as u64);
+    assert_eq!(stats.get("waited_for_thread"), MAX_WAITING);
+    assert_eq!(stats.get("opened"), opened + MAX_WAITING);
+    // Who was refused may come again.
+    refused.exchange(b"again");
+}
+
+#[test]
+fn threads_that_the_system_grants_again_serve_those_who_wait() {
+    let _alone = alone();
+    let mut child = start_without_threads();
+    let served = fill_threads(&mut child);
+    let more: Vec<_> = (0..10).map(|_| Plain::knock(&child, b"first")).collect();
+    child.until("all wait", |stats| stats.get("out_of_threads") >= 11);
+    served[0].exchange(b"meanwhile");
+    child.ask("unlimit");
+    served.last().expect("the one that waits").assert_echo(b"first");
+    more.iter().for_each(|peer| peer.assert_echo(b"first"));
+    served.iter().chain(&more).for_each(|peer| peer.exchange(b"after"));
+    let stats = child.stats();
+    assert_eq!((stats.get("waited_for_thread"), stats.get("refused_no_thread")), (11, 0));
+    assert_eq!(stats.get("peers"), stats.get("workers"));
+}
+
+/// Peers that are served, and one, the last, that found no thread.
+fn fill_threads(child: &mut Child) -> Vec<Plain> {
+    let mut peers = Vec::new();
+    loop {
+        let peer = Plain::knock(child, b"first");
+        let number = peers.len() as u64 + 1;
+        let decided = |stats: &child::Numbers| stats.get("opened") + stats.get("out_of_threads") >= number;
+        let stats = child.until("a thread, or none", decided);
+        if stats.get("out_of_threads") > 0 {
+            peers.push(peer);
+            return peers;
+        }
+        peer.assert_echo(b"first");
+        peers.push(peer);
+    }
+}
+
+fn start_without_threads() -> Child {
+    // Arenas of the allocator would take address space as it pleases.
+    Child::start_with("the_server_without_threads", |command| {
+        command.env("MALLOC_ARENA_MAX", "1");
+    })
+}
+
+#[test]
+#[ignore = "another test runs this in a process of its own"]
+fn the_server_without_threads() {
+    if !child::is_child() {
+        return;
+    }
+    let handler = |peer: &mut Peer| -> Result<(), peeloff::Error> {
+        let mut buffer = [0; 100];
+        while let Some(len) = peer.recv(&mut buffer)? {
+            peer.send(&buffer[..len])?;
+            if &buffer[..len] == BYE {
+                break;
+            }
+        }
+        Ok(())
+    };
+    let running = Running::with("udp://127.0.0.1:0", |builder| builder.stack_size(STACK), handler);
+    // Address space for so many stacks, and no more.
+    limit_address_space(&(child::status("VmSize") + STACKS * STACK as u64 + ROOM).to_string());
+    child::serve(&running, |command| match command {
+        "unlimit" => {
+            limit_address_space("unlimited");
+            "unlimited".to_owned()
+        }
+        command => panic!("what is {command}?"),
+    });
+}
+
+/// Sets this process's soft limit, with util-linux's prlimit.
+fn limit_address_space(limit: &str) {
+    let this = std::process::id().to_string();
+    let status = Command::new("prlimit").args(["--pid", &this, &format!("--as={limit}:")]).status();
+    assert!(status.expect("prlimit, of the package util-linux").success());
+}

@@ -1,0 +1,178 @@
+//! What strangers cost: a first hello an answer no longer than itself, anything else nothing.
+
+#[path = "support/child.rs"]
+#[allow(dead_code)]
+mod child;
+#[path = "support/relay.rs"]
+#[allow(dead_code)]
+mod relay;
+#[path = "support/stranger.rs"]
+#[allow(dead_code)]
+mod stranger;
+mod support;
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use child::Child;
+use peeloff::{Address, Scheme};
+use relay::Relay;
+use stranger::{Stranger, record};
+use support::{Running, exchange, until};
+
+const STRANGERS: u32 = 200_000;
+/// Strangers that wait for their answers at once: fewer than the smallest receive buffer holds hellos.
+const AT_ONCE: u32 = 200;
+/// How much more memory the server may have after all of them than before.
+const MORE_MEMORY: u64 = 5 << 20;
+
+#[test]
+fn two_hundred_thousand_strangers_leave_nothing_behind() {
+    let mut child = Child::start("the_server_that_strangers_ask");
+    let server = child.address();
+    let mut live = child.connect();
+    // The first of all pay for what is made once.
+    ask(server, 0..AT_ONCE);
+    let before = child.usage();
+    let stats_before = child.stats();
+
+    let over = AtomicBool::new(false);
+    let exchanges = thread::scope(|scope| {
+        let served = scope.spawn(|| {
+            let mut exchanges = 0;
+            while !over.load(Ordering::Relaxed) {
+                exchange(&mut live, b"still here");
+                exchanges += 1;
+            }
+            exchanges
+        });
+        let over = SetOnDrop(&over);
+        for first in (AT_ONCE..AT_ONCE + STRANGERS).step_by(AT_ONCE as usize) {
+            ask(server, first..first + AT_ONCE);
+        }
+        drop(over);
+        served.join().unwrap()
+    });
+    assert!(exchanges > 100, "the peer was served {exchanges} times only");
+
+    let stats = child.stats();
+    let answered = stats.get("hello_verify_requests") - stats_before.get("hello_verify_requests");
+    assert_eq!(answered, u64::from(STRANGERS), "each was answered");
+    assert_eq!((stats.get("peers"), stats.get("half_open"), stats.get("opened")), (1, 0, 1));
+    let after = child.usage();
+    assert_eq!(after.get("fds"), before.get("fds"));
+    assert_eq!(after.get("threads"), before.get("threads"));
+    let grown = after.get("rss").saturating_sub(before.get("rss"));
+    assert!(grown < MORE_MEMORY, "the server has {grown} bytes more than before");
+}
+
+/// Each of these strangers, from an address of its own, asks and is answered.
+fn ask(server: std::net::SocketAddr, numbers: std::ops::Range<u32>) {
+    let source = |number: u32| Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 1)) + number);
+    let asking = |number| {
+        let stranger = Stranger::new(source(number), server);
+        let hello = stranger.hello(&[]);
+        stranger.send(&hello);
+        (stranger, hello)
+    };
+    let strangers: Vec<_> = numbers.map(asking).collect();
+    for (stranger, hello) in strangers {
+        stranger.challenged(&hello);
+    }
+}
+
+/// Ends the other thread's loop also where this one panics.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+#[ignore = "another test runs this in a process of its own"]
+fn the_server_that_strangers_ask() {
+    if child::is_child() {
+        child::serve(&Running::echo("dtls://127.0.0.1:0"), |command| panic!("what is {command}?"));
+    }
+}
+
+#[test]
+fn anything_else_from_a_stranger_gets_silence_and_ends_nothing() {
+    let running = Running::echo("dtls://127.0.0.1:0");
+    let server = running.address();
+    let relay = Relay::to(server);
+    let mut live = running.client().connect(&Address::from_socket(Scheme::Dtls, relay.address())).unwrap();
+    for _ in 0..3 {
+        exchange(&mut live, b"before");
+    }
+    // Two hellos, the last flight, and three messages.
+    let recorded = until("what the client sent", || Some(relay.passed()).filter(|all| all.len() >= 6));
+
+    let stranger = Stranger::new([127, 0, 0, 77], server);
+    let hello = stranger.hello(&[]);
+    let fragment = |offset: u32, len: usize| {
+        let body = &hello[13 + 12..];
+        let u24 = |value: u32| value.to_be_bytes();
+        let part = &body[offset as usize..][..len];
+        let header =
+            [&[1], &u24(body.len() as u32)[1..], &[0, 0], &u24(offset)[1..], &u24(len as u32)[1..]].concat();
+        record(22, 0, 3, &[&header, part].concat())
+    };
+    let mut nuisances = vec![
+        // Empty, and as large as can be.
+        vec![],
+        vec![0; 65_507],
+        vec![22; 65_507],
+        [&hello[..13], &[1; 60_000]].concat(),
+        // Junk.
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        vec![0xff; 100],
+        // Records of associations that do not exist.
+        record(23, 1, 1, &[9; 64]),
+        record(22, 1, 0, &[9; 40]),
+        record(23, 0, 1, b"in clear"),
+        record(20, 0, 1, &[1]),
+        record(63, 0, 1, &[1]),
+        // Alerts in clear: close_notify, handshake_failure, and one in epoch 1.
+        record(21, 0, 1, &[1, 0]),
+        record(21, 0, 1, &[2, 40]),
+        record(21, 1, 1, &[2; 26]),
+        // What a server sends.
+        record(22, 0, 0, &[3, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 3, 0xfe, 0xff, 0]),
+        record(22, 0, 0, &[2, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0]),
+        // Fragments of a hello: a first one that ends too early, later ones.
+        fragment(0, 20),
+        fragment(20, 10),
+        fragment(40, hello.len() - 25 - 40),
+        // A hello that claims more than it has, and one of another version of the world.
+        [&hello[..14], &[0xff; 3], &hello[17..]].concat(),
+        [&hello[..25], &[3, 3], &hello[27..]].concat(),
+    ];
+    nuisances.extend((0..hello.len()).map(|len| hello[..len].to_vec()));
+    // All but the first hello, which is anybody's to send.
+    nuisances.extend_from_slice(&recorded[1..]);
+
+    let counted = || {
+        let stats = running.stats();
+        stats.ignored + stats.hellos_too_short + stats.cookies_refused
+    };
+    for (number, nuisance) in nuisances.iter().enumerate() {
+        let before = counted();
+        stranger.send(nuisance);
+        stranger.assert_silence();
+        assert_eq!(counted(), before + 1, "{:?}", &nuisance[..nuisance.len().min(100)]);
+        if number % 10 == 0 {
+            exchange(&mut live, b"between");
+        }
+    }
+    exchange(&mut live, b"after");
+    let stats = running.stats();
+    assert_eq!((stats.hellos_too_short, stats.cookies_refused), (1, 1));
+    assert_eq!(stats.hello_verify_requests, 1 + nuisances.len() as u64);
+    assert_eq!((stats.peers, stats.half_open, stats.opened, stats.workers), (1, 0, 1, 1));
+    assert_eq!(stats.ended.iter().sum::<u64>(), 0);
+    assert_eq!((stats.handler_errors, stats.handler_panics), (0, 0));
+}

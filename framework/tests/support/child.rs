@@ -1,0 +1,158 @@
+//! A server in a process of its own, for what belongs to a whole process: memory, descriptors,
+//! threads, clocks. The process is this test program again, with one of its ignored tests; it is asked
+//! over its standard input.
+
+use std::collections::HashMap;
+use std::env;
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use peeloff::{Address, Client, Peer};
+
+use super::support::{DEADLINE, Running, exchange, open_fds, threads, until};
+
+/// Set in the process of the server.
+const ROLE: &str = "PEELOFF_TEST_CHILD";
+/// What the answers begin with, among the test harness's own lines.
+const ANSWER: &str = "@ ";
+
+/// The process, as its parent sees it; it is killed when dropped.
+pub struct Child {
+    process: std::process::Child,
+    input: ChildStdin,
+    answers: Receiver<String>,
+    url: Address,
+}
+
+impl Child {
+    /// Runs this ignored test in a new process; it must call [`serve`].
+    pub fn start(test: &str) -> Self {
+        Self::start_with(test, |_| {})
+    }
+
+    /// The same, in an environment of the caller's.
+    pub fn start_with(test: &str, configure: impl FnOnce(&mut Command)) -> Self {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(["--exact", test, "--ignored", "--nocapture"]).env(ROLE, "1");
+        configure(&mut command);
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let input = process.stdin.take().unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap());
+        let (sender, answers) = channel();
+        thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if let Some(answer) = line.strip_prefix(ANSWER) {
+                    let _ = sender.send(answer.to_owned());
+                }
+            }
+        });
+        let url = answers.recv_timeout(DEADLINE).expect("the server starts").parse().unwrap();
+        Self { process, input, answers, url }
+    }
+
+    /// Gives a command and waits for its answer.
+    pub fn ask(&mut self, command: &str) -> String {
+        writeln!(self.input, "{command}").expect("the server lives");
+        self.answers.recv_timeout(DEADLINE).expect("the server answers")
+    }
+
+    /// All numbers of its [`Stats`](peeloff::Stats).
+    pub fn stats(&mut self) -> Numbers {
+        Numbers::parse(&self.ask("stats"))
+    }
+
+    /// What the process has: `fds`, `threads`, and `rss` in bytes.
+    pub fn usage(&mut self) -> Numbers {
+        Numbers::parse(&self.ask("usage"))
+    }
+
+    /// Waits until the numbers are as wanted.
+    pub fn until(&mut self, what: &str, wanted: impl Fn(&Numbers) -> bool) -> Numbers {
+        until(what, || Some(self.stats()).filter(|stats| wanted(stats)))
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.url.resolve().unwrap()[0]
+    }
+
+    /// Its certificate is made anew in each process.
+    pub fn client(&self) -> Client {
+        Client::builder().danger_accept_any_certificate().timeout(DEADLINE)
+    }
+
+    /// A client that is being served.
+    pub fn connect(&self) -> Peer {
+        let mut peer = self.client().connect(&self.url).unwrap();
+        exchange(&mut peer, b"here");
+        peer
+    }
+
+    pub fn url(&self) -> &Address {
+        &self.url
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Numbers by their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Numbers(HashMap<String, u64>);
+
+impl Numbers {
+    fn parse(line: &str) -> Self {
+        let pair = |pair: &str| {
+            let (name, number) = pair.split_once('=').expect("a name and a number");
+            (name.to_owned(), number.parse().unwrap())
+        };
+        Self(line.split_whitespace().map(pair).collect())
+    }
+
+    /// The number of this name, which must exist.
+    pub fn get(&self, name: &str) -> u64 {
+        *self.0.get(name).unwrap_or_else(|| panic!("no number {name}"))
+    }
+}
+
+/// Whether this process is to be a server.
+pub fn is_child() -> bool {
+    env::var_os(ROLE).is_some()
+}
+
+/// Answers the parent until it is gone. `other` has the commands that only one test knows.
+pub fn serve(running: &Running, mut other: impl FnMut(&str) -> String) {
+    // The harness has begun a line.
+    println!("\n{ANSWER}{}", running.url());
+    for command in std::io::stdin().lock().lines().map_while(Result::ok) {
+        let answer = match command.as_str() {
+            // Opens no file: descriptors may have run out.
+            "stats" => line(running.stats().entries()),
+            "usage" => line([
+                ("fds".to_owned(), open_fds() as u64),
+                ("threads".to_owned(), threads() as u64),
+                ("rss".to_owned(), status("VmRSS")),
+            ]),
+            command => other(command),
+        };
+        println!("{ANSWER}{answer}");
+    }
+}
+
+/// A size out of this process's /proc/self/status, in bytes.
+pub fn status(name: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+}
+
+fn line(numbers: impl IntoIterator<Item = (String, u64)>) -> String {
+    let numbers: Vec<_> = numbers.into_iter().map(|(name, number)| format!("{name}={number}")).collect();
+    numbers.join(" ")
+}

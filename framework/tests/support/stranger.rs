@@ -1,0 +1,136 @@
+//! A stranger: a socket that speaks the beginning of DTLS by hand, and goes no further.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::support::DEADLINE;
+
+/// Length of a HelloVerifyRequest with a cookie of 32 bytes.
+pub const CHALLENGE_LEN: usize = 60;
+/// Where the cookie is in it.
+const COOKIE_AT: usize = 28;
+/// Where a record has its sequence number.
+const SEQUENCE: std::ops::Range<usize> = 5..11;
+/// Where a handshake record has the type of its message.
+const MESSAGE_TYPE_AT: usize = 13;
+const SERVER_HELLO: u8 = 2;
+const HELLO_VERIFY_REQUEST: u8 = 3;
+
+/// A socket, connected to the server, with a ClientHello of its own.
+pub struct Stranger {
+    socket: UdpSocket,
+    random: [u8; 32],
+    records: AtomicU64,
+}
+
+impl Stranger {
+    /// From this address, at a port of the kernel's choice.
+    pub fn new(source: impl Into<IpAddr>, server: SocketAddr) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let mut random = [7; 32];
+        random[..4].copy_from_slice(&NUMBER.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+        let socket = UdpSocket::bind((source.into(), 0)).unwrap();
+        socket.connect(server).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        Self { socket, random, records: AtomicU64::new(0) }
+    }
+
+    /// With the ClientHello of another.
+    pub fn with_random_of(mut self, other: &Self) -> Self {
+        self.random = other.random;
+        self
+    }
+
+    /// A ClientHello that a server would take, in a record with the next sequence number: without a
+    /// cookie message 0, with one message 1.
+    pub fn hello(&self, cookie: &[u8]) -> Vec<u8> {
+        self.hello_as(u16::from(!cookie.is_empty()), cookie)
+    }
+
+    /// The same, as message `number`.
+    pub fn hello_as(&self, number: u16, cookie: &[u8]) -> Vec<u8> {
+        let mut body = vec![0xfe, 0xfd];
+        body.extend(self.random);
+        body.push(0);
+        body.push(cookie.len() as u8);
+        body.extend(cookie);
+        // ECDHE with AES-GCM for both kinds of keys, and the signal that replaces renegotiation_info.
+        body.extend([0, 6, 0xc0, 0x2b, 0xc0, 0x2f, 0, 0xff]);
+        body.extend([1, 0]);
+        // Groups X25519 and P-256; points uncompressed; signatures ECDSA and RSA with SHA-256.
+        let extensions: [&[u8]; 3] =
+            [&[0, 10, 0, 6, 0, 4, 0, 29, 0, 23], &[0, 11, 0, 2, 1, 0], &[0, 13, 0, 6, 0, 4, 4, 3, 4, 1]];
+        let extensions = extensions.concat();
+        body.extend((extensions.len() as u16).to_be_bytes());
+        body.extend(extensions);
+
+        let length = (body.len() as u32).to_be_bytes();
+        let message = [&[1], &length[1..], &number.to_be_bytes(), &[0; 3], &length[1..], &body].concat();
+        record(22, 0, self.records.fetch_add(1, Ordering::Relaxed), &message)
+    }
+
+    /// Sends anything.
+    pub fn send(&self, datagram: &[u8]) {
+        self.socket.send(datagram).unwrap();
+    }
+
+    /// Sends the first hello and returns the cookie that comes back. That is the first thing that
+    /// comes back: whatever was sent before got no answer.
+    pub fn challenge(&self) -> [u8; 32] {
+        let hello = self.hello(&[]);
+        self.send(&hello);
+        self.challenged(&hello)
+    }
+
+    /// The cookie of the answer to this hello, which must be the next datagram.
+    pub fn challenged(&self, hello: &[u8]) -> [u8; 32] {
+        let answer = self.receive();
+        assert_eq!(answer[MESSAGE_TYPE_AT], HELLO_VERIFY_REQUEST, "{answer:?}");
+        assert_eq!(answer[SEQUENCE], hello[SEQUENCE], "an answer to something else");
+        assert_eq!(answer.len(), CHALLENGE_LEN);
+        assert!(answer.len() <= hello.len(), "more bytes out than in");
+        answer[COOKIE_AT..].try_into().unwrap()
+    }
+
+    /// Nothing of what was sent so far was answered, or will be: the dispatcher answers in order.
+    pub fn assert_silence(&self) {
+        self.challenge();
+        self.socket.set_nonblocking(true).unwrap();
+        let more = self.socket.recv(&mut [0; 2048]);
+        self.socket.set_nonblocking(false).unwrap();
+        assert_eq!(more.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    }
+
+    /// Begins a handshake, up to the server's first flight, and leaves it at that.
+    pub fn stall(&self) {
+        self.send(&self.hello(&self.challenge()));
+        self.assert_served();
+    }
+
+    /// Asks to be let in where it will not be.
+    pub fn knock(&self) {
+        self.send(&self.hello(&self.challenge()));
+    }
+
+    /// The server's first flight begins.
+    pub fn assert_served(&self) {
+        let answer = self.receive();
+        assert_eq!(answer[MESSAGE_TYPE_AT], SERVER_HELLO, "{answer:?}");
+    }
+
+    fn receive(&self) -> Vec<u8> {
+        let mut buffer = [0; 2048];
+        let len = self.socket.recv(&mut buffer).expect("the server answers");
+        buffer[..len].to_vec()
+    }
+}
+
+/// A record with a DTLS 1.2 header.
+pub fn record(content_type: u8, epoch: u16, sequence: u64, body: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![content_type, 0xfe, 0xfd];
+    bytes.extend(epoch.to_be_bytes());
+    bytes.extend(&sequence.to_be_bytes()[2..]);
+    bytes.extend((body.len() as u16).to_be_bytes());
+    bytes.extend(body);
+    bytes
+}
