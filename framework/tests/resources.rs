@@ -180,40 +180,41 @@ const BYE: &[u8] = b"bye";
 fn without_threads_new_peers_wait_until_some_are_free() {
     let _alone = alone();
     let mut child = start_without_threads();
-    let served = fill_threads(&mut child);
-    assert!((2..=STACKS as usize + 1).contains(&served.len()), "{} threads fit", served.len());
+    let mut served = fill_threads(&mut child);
+    let first_waiting = served.pop().unwrap();
+    let threads = served.len() as u64;
+    assert!((2..=STACKS).contains(&threads), "{threads} threads fit");
 
     // As many as may wait, one of whom is there already.
-    let mut waiting: Vec<_> = (1..MAX_WAITING).map(|_| Plain::knock(&child, b"first")).collect();
+    let waiting: Vec<_> = (1..MAX_WAITING).map(|_| Plain::knock(&child, b"first")).collect();
     child.until("all wait", |stats| stats.get("out_of_threads") == MAX_WAITING);
     served.iter().for_each(|peer| peer.exchange(b"meanwhile"));
     let stats = child.stats();
+    assert_eq!((stats.get("opened"), stats.get("peers")), (threads, threads + MAX_WAITING));
     assert_eq!(stats.get("refused_no_thread"), 0);
-    assert_eq!(stats.get("peers"), served.len() as u64 - 1 + MAX_WAITING);
 
     // One more is too many, and gets no answer.
     let refused = Plain::knock(&child, b"first");
-    child.until("one is refused", |stats| stats.get("refused_no_thread") == 1);
-    assert_eq!(child.stats().get("ended_no_thread"), 1);
+    let stats = child.until("one is refused", |stats| stats.get("refused_no_thread") == 1);
+    assert_eq!((stats.get("ended_no_thread"), stats.get("peers")), (1, threads + MAX_WAITING));
 
-    // Those who leave make room for those who wait, in the order in which they came.
-    let opened = child.stats().get("opened");
-    let [first, served @ ..] = &served[..] else { unreachable!("somebody is served") };
-    let Some((last, served)) = served.split_last() else { unreachable!("two are, at least") };
+    // Those who leave make room for those who wait.
+    let stays = served.pop().unwrap();
+    let leaver = served.pop().unwrap();
     let began = Instant::now();
-    first.leave();
-    // The one that found no thread first.
-    last.assert_echo(b"first");
+    leaver.leave();
+    first_waiting.assert_echo(b"first");
     assert!(began.elapsed() < SOON, "served after {:?}", began.elapsed());
-    last.leave();
-    for peer in waiting.drain(..) {
+    served.iter().for_each(Plain::leave);
+    first_waiting.leave();
+    for peer in &waiting {
         peer.assert_echo(b"first");
         peer.leave();
     }
-    served.iter().for_each(|peer| peer.exchange(b"still here"));
-    let stats = child.until("all are gone", |stats| stats.get("peers") == served.len() as u64);
+    stays.exchange(b"still here");
+    let stats = child.until("the others are gone", |stats| stats.get("peers") == 1);
     assert_eq!(stats.get("waited_for_thread"), MAX_WAITING);
-    assert_eq!(stats.get("opened"), opened + MAX_WAITING);
+    assert_eq!(stats.get("opened"), threads + MAX_WAITING);
     // Who was refused may come again.
     refused.exchange(b"again");
 }
