@@ -195,6 +195,7 @@ fn without_threads_new_peers_wait_until_some_are_free() {
 
     // One more is too many, and gets no answer.
     let refused = Plain::knock(&child, b"first");
+    eprintln!("{:?}", child.stats());
     let stats = child.until("one is refused", |stats| stats.get("refused_no_thread") == 1);
     assert_eq!((stats.get("ended_no_thread"), stats.get("peers")), (1, threads + MAX_WAITING));
 
