@@ -16,7 +16,8 @@ use openssl::x509::{X509, X509NameBuilder, X509Ref};
 
 use crate::error::IdentityError;
 
-/// A certificate chain with its private key: ECDSA, RSA or Ed25519.
+/// A certificate chain with its private key: ECDSA or RSA, for clients Ed25519 too (OpenSSL has no
+/// Ed25519 for DTLS 1.2 servers).
 #[derive(Clone)]
 pub struct Identity {
     /// The leaf first.

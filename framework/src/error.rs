@@ -230,6 +230,10 @@ pub enum IdentityError {
     /// The key is not the certificate's.
     #[error("the private key does not belong to the certificate; give the pair that was made together")]
     Mismatch,
+    /// An Ed25519 or Ed448 key on the server's side: OpenSSL has no suite for those in DTLS 1.2. A
+    /// client may have one.
+    #[error("OpenSSL cannot serve DTLS 1.2 with an Ed25519 or Ed448 key; use an ECDSA or RSA one")]
+    NoServerKey,
     /// OpenSSL refuses the material.
     #[error("OpenSSL refuses the credentials: {0}")]
     Refused(String),

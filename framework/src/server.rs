@@ -76,7 +76,12 @@ impl Home for Shared {
             _ => {}
         }
         tracing::debug!(id = %association.id, peer = %association.peer, %reason, "association over");
-        let late = self.registry.remove(association, &self.counters);
+        let mut late = self.registry.remove(association, &self.counters);
+        if association.scheme == Scheme::Udp {
+            // Lost like those in the socket's queue. Given back they would open the next association,
+            // and a handler that returns without having read would be called again, for ever.
+            late.clear();
+        }
         for payload in leftover.into_iter().chain(late) {
             let Association { local, peer, .. } = *association;
             let interface = match local {

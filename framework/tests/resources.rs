@@ -21,7 +21,7 @@ const DESCRIPTORS: u32 = 160;
 /// How soon a new peer is served once there is room: a second is the aim.
 const SOON: Duration = Duration::from_secs(2);
 /// How long a client is tried that may be refused.
-const TRY: Duration = Duration::from_millis(500);
+const TRY: Duration = Duration::from_millis(900);
 
 /// Stack of a worker thread, so large that only few fit.
 const STACK: usize = 64 << 20;
@@ -45,6 +45,7 @@ fn without_descriptors_new_peers_are_refused_until_some_are_free() {
     let mut peers = fill(&mut child, Vec::new());
     let full = child.stats();
     assert!(peers.len() > 50, "{} peers", peers.len());
+    assert_eq!(full.get("peers"), peers.len() as u64);
     assert_eq!(full.get("out_of_descriptors"), full.get("refused_no_file_descriptor"));
     assert_eq!((full.get("half_open"), full.get("out_of_memory")), (0, 0));
     peers.iter_mut().for_each(|peer| exchange(peer, b"while it is full"));
@@ -101,9 +102,16 @@ fn fill(child: &mut Child, mut peers: Vec<Peer>) -> Vec<Peer> {
     let refused = |child: &mut Child| child.stats().get("refused_no_file_descriptor");
     let before = refused(child);
     until("a peer is refused", || {
-        if let Ok(mut peer) = child.client().timeout(TRY).connect(child.url()) {
-            exchange(&mut peer, b"here");
-            peers.push(peer);
+        let opened = child.stats().get("opened");
+        match child.client().timeout(TRY).connect(child.url()) {
+            Ok(mut peer) => {
+                exchange(&mut peer, b"here");
+                peers.push(peer);
+            }
+            Err(error) => {
+                let stats = child.stats();
+                assert_eq!(stats.get("opened"), opened, "it was let in: {error}");
+            }
         }
         exchange(&mut peers[0], b"meanwhile");
         (refused(child) > before).then_some(())
@@ -195,7 +203,6 @@ fn without_threads_new_peers_wait_until_some_are_free() {
 
     // One more is too many, and gets no answer.
     let refused = Plain::knock(&child, b"first");
-    eprintln!("{:?}", child.stats());
     let stats = child.until("one is refused", |stats| stats.get("refused_no_thread") == 1);
     assert_eq!((stats.get("ended_no_thread"), stats.get("peers")), (1, threads + MAX_WAITING));
 

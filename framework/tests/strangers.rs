@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use child::Child;
-use peeloff::{Address, Scheme};
+use peeloff::{Address, Error, Peer, Scheme};
 use relay::Relay;
 use stranger::{Stranger, record};
 use support::{Running, exchange, until};
@@ -177,4 +177,25 @@ fn anything_else_from_a_stranger_gets_silence_and_ends_nothing() {
     assert_eq!((stats.peers, stats.half_open, stats.opened, stats.workers), (1, 0, 1, 1));
     assert_eq!(stats.ended.iter().sum::<u64>(), 0);
     assert_eq!((stats.handler_errors, stats.handler_panics), (0, 0));
+}
+
+#[test]
+fn a_plain_strangers_datagram_opens_one_association_whatever_the_handler_does() {
+    type Handler = fn(&mut Peer) -> Result<(), Error>;
+    let handlers: [(Handler, &str); 3] = [
+        (|peer| peer.send(b"unread"), "closed_by_us"),
+        (|_| Err(Error::EmptyMessage), "handler_failed"),
+        (|_| panic!("as this test wants"), "handler_panicked"),
+    ];
+    for (handler, end) in handlers {
+        let running = Running::with("udp://127.0.0.1:0", |builder| builder, handler);
+        let stranger = Stranger::new([127, 0, 0, 1], running.address());
+        stranger.send(b"one");
+        running.until("it ends", |stats| stats.ended(end) >= 1);
+        // By the time that the next stranger is served the dispatcher has seen all that the first left.
+        let second = Stranger::new([127, 0, 0, 1], running.address());
+        second.send(b"another");
+        let stats = running.until("the second ends", |stats| stats.ended(end) >= 2 && stats.peers == 0);
+        assert_eq!((stats.opened, stats.datagrams), (2, 2), "{end}");
+    }
 }

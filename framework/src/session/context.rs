@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
+use openssl::pkey::Id;
 use openssl::ssl::{
     Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslSessionCacheMode, SslVerifyMode, SslVersion,
 };
@@ -41,6 +42,11 @@ pub(crate) struct ServerCredentials {
 
 /// The context of a server's handshakes.
 pub(crate) fn server(credentials: &ServerCredentials) -> Result<SslContext, IdentityError> {
+    // OpenSSL allows EdDSA for TLS 1.2 by its version number, which DTLS 1.2 does not have.
+    let key = credentials.identity.as_ref().map(|identity| identity.key.id());
+    if matches!(key, Some(Id::ED25519 | Id::ED448)) {
+        return Err(IdentityError::NoServerKey);
+    }
     build_server(credentials).map_err(refused)
 }
 

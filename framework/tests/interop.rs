@@ -1,0 +1,268 @@
+//! Other people's clients: OpenSSL, GnuTLS, Mbed TLS; and our own, against every kind of credentials.
+
+#[path = "support/credentials.rs"]
+mod credentials;
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Instant;
+
+use credentials::{Authority, ed25519, p256, rsa};
+use peeloff::{Client, ClientAuth, ConnectError, Error, Identity, Peer, PeerHandler, PeerIdentity, Server};
+use support::{DEADLINE, exchange};
+
+const KEY: &[u8] = b"\x1a\x2b\x3c\x4d\x5e\x6f\x70\x81\x92\xa3\xb4\xc5\xd6\xe7\xf8\x09";
+const KEY_HEX: &str = "1a2b3c4d5e6f708192a3b4c5d6e7f809";
+
+/// Says who the peer is, then echoes.
+fn greet(peer: &mut Peer) -> Result<(), Error> {
+    let name = match peer.identity() {
+        PeerIdentity::Certificate(certificate) => certificate.common_name.clone().unwrap_or_default(),
+        PeerIdentity::Psk(identity) => String::from_utf8_lossy(identity).into_owned(),
+        _ => "nobody".to_owned(),
+    };
+    peer.send(format!("you are {name}\n").as_bytes())?;
+    support::echo(peer)
+}
+
+fn start(identity: Option<Identity>, auth: ClientAuth, handler: impl PeerHandler) -> Server {
+    let mut builder = Server::builder().listen("dtls://127.0.0.1:0".parse().unwrap()).client_auth(auth);
+    match identity {
+        Some(identity) => builder = builder.identity(identity),
+        None => builder = builder.psk(|identity| (identity == b"alice").then(|| KEY.to_vec())),
+    }
+    builder.start(handler).unwrap()
+}
+
+/// Runs a client, says hello, and reads until it has `wanted` on its output or ends; gives all output.
+fn run(program: &str, arguments: &[String], wanted: &str) -> (bool, String) {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| {
+            panic!("{program} does not start ({error}); install it (openssl, gnutls-bin)")
+        });
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"hello over there\n").unwrap();
+    let (sender, lines) = channel();
+    let mut readers = Vec::new();
+    let outputs: [Box<dyn Read + Send>; 2] =
+        [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+    for output in outputs {
+        let sender = sender.clone();
+        readers.push(std::thread::spawn(move || {
+            for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+                let _ = sender.send(String::from_utf8_lossy(&line).into_owned());
+            }
+        }));
+    }
+    drop(sender);
+    let (deadline, mut seen) = (Instant::now() + DEADLINE, String::new());
+    let found = loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                seen += &line;
+                seen.push('\n');
+                if line.contains(wanted) {
+                    break true;
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => break false,
+            Err(RecvTimeoutError::Timeout) => break false,
+        }
+    };
+    drop(input);
+    end(child);
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+    (found, seen)
+}
+
+fn end(mut child: Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn port(server: &Server) -> String {
+    server.addresses()[0].port.to_string()
+}
+
+fn s_client(server: &Server, more: &[&str]) -> Vec<String> {
+    let connect = format!("127.0.0.1:{}", port(server));
+    let base = ["s_client", "-dtls1_2", "-quiet", "-connect", &connect];
+    base.iter().chain(more).map(|word| (*word).to_owned()).collect()
+}
+
+fn gnutls(server: &Server, more: &[&str]) -> Vec<String> {
+    let port = port(server);
+    ["--udp", "-p", &port, "127.0.0.1"].iter().chain(more).map(|word| (*word).to_owned()).collect()
+}
+
+fn file(name: &str, content: &[u8]) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{name}", std::process::id()));
+    std::fs::write(&path, content).unwrap();
+    path
+}
+
+#[test]
+fn openssl_and_gnutls_exchange_lines_with_both_key_types() {
+    let authority = Authority::new();
+    let ca = file("ca.pem", &authority.pem());
+    let ca = ca.to_str().unwrap();
+    for (kind, key) in [("P-256", p256()), ("RSA", rsa(2048))] {
+        let server = start(Some(authority.issue("server", &key)), ClientAuth::None, support::echo);
+        let (found, seen) =
+            run("openssl", &s_client(&server, &["-CAfile", ca, "-verify_return_error"]), "hello over there");
+        assert!(found, "openssl, {kind}: {seen}");
+        let (found, seen) = run("gnutls-cli", &gnutls(&server, &["--x509cafile", ca]), "hello over there");
+        assert!(found, "gnutls-cli, {kind}: {seen}");
+        let mut client = Client::builder().ca(authority.bundle()).connect(&server.addresses()[0]).unwrap();
+        exchange(&mut client, b"hello");
+        client.close();
+        assert_eq!(server.handle().stats().retransmissions, 0, "{kind}");
+        server.handle().shutdown(DEADLINE);
+    }
+}
+
+#[test]
+fn an_ed25519_key_is_refused_for_a_server_with_advice() {
+    let identity = Authority::new().issue("server", &ed25519());
+    let builder = Server::builder().listen("dtls://127.0.0.1:0".parse().unwrap()).identity(identity);
+    let error = builder.start(support::echo).unwrap_err();
+    assert!(error.to_string().contains("use an ECDSA or RSA one"), "{error}");
+}
+
+#[test]
+fn mbed_tls_exchanges_lines_with_both_key_types() {
+    let python = std::env::var("PEELOFF_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/mbedtls_echo.py");
+    for key in [p256(), rsa(2048)] {
+        let identity = Authority::new().issue("server", &key);
+        let server = start(Some(identity), ClientAuth::None, support::echo);
+        let arguments = [script.to_owned(), "127.0.0.1".to_owned(), port(&server)];
+        let (found, seen) = run(&python, &arguments, "hello from mbedtls");
+        assert!(found, "python-mbedtls must be installed for {python} (scripts/test does it): {seen}");
+        server.handle().shutdown(DEADLINE);
+    }
+}
+
+#[test]
+fn mutual_tls_lets_in_who_has_a_certificate_and_nobody_else() {
+    let authority = Authority::new();
+    let auth = ClientAuth::Required(authority.bundle());
+    let server = start(Some(authority.issue("server", &p256())), auth, greet);
+    let url = &server.addresses()[0];
+    let client = || Client::builder().ca(authority.bundle());
+    for key in [p256(), rsa(2048), ed25519()] {
+        let mut peer = client().identity(authority.issue("alice", &key)).connect(url).unwrap();
+        let mut buffer = [0; 64];
+        let len = peer.recv_timeout(&mut buffer, DEADLINE).unwrap().unwrap();
+        assert_eq!(&buffer[..len], b"you are alice\n");
+    }
+    let error = client().connect(url).unwrap_err();
+    assert!(matches!(error, ConnectError::Handshake { .. }), "{error}");
+    let foreign = Authority::new().issue("alice", &p256());
+    let error = client().identity(foreign).connect(url).unwrap_err();
+    assert!(matches!(error, ConnectError::Handshake { .. }), "{error}");
+
+    let (certificate, key) = authority.issue_pem("bob", &rsa(2048));
+    let (certificate, key) = (file("bob.pem", &certificate), file("bob.key", &key));
+    let (certificate, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
+    let (found, seen) =
+        run("openssl", &s_client(&server, &["-cert", certificate, "-key", key]), "you are bob");
+    assert!(found, "openssl: {seen}");
+    let shown = ["--insecure", "--x509certfile", certificate, "--x509keyfile", key];
+    let (found, seen) = run("gnutls-cli", &gnutls(&server, &shown), "you are bob");
+    assert!(found, "gnutls-cli: {seen}");
+    let (found, seen) = run("openssl", &s_client(&server, &[]), "you are");
+    assert!(!found, "openssl without a certificate: {seen}");
+    server.handle().shutdown(DEADLINE);
+}
+
+#[test]
+fn an_optional_certificate_may_be_missing_but_not_foreign() {
+    let authority = Authority::new();
+    let auth = ClientAuth::Optional(authority.bundle());
+    let server = start(Some(authority.issue("server", &p256())), auth, greet);
+    let client = || Client::builder().ca(authority.bundle());
+    let url = &server.addresses()[0];
+    for (identity, greeting) in
+        [(None, "you are nobody\n"), (Some(authority.issue("alice", &p256())), "you are alice\n")]
+    {
+        let client = identity.map_or_else(client, |identity| client().identity(identity));
+        let mut peer = client.connect(url).unwrap();
+        let mut buffer = [0; 64];
+        let len = peer.recv_timeout(&mut buffer, DEADLINE).unwrap().unwrap();
+        assert_eq!(&buffer[..len], greeting.as_bytes());
+    }
+    let foreign = client().identity(Authority::new().issue("alice", &p256()));
+    assert!(matches!(foreign.connect(url).unwrap_err(), ConnectError::Handshake { .. }));
+    server.handle().shutdown(DEADLINE);
+}
+
+#[test]
+fn a_preshared_key_is_proof_enough() {
+    let server = start(None, ClientAuth::None, greet);
+    let url = &server.addresses()[0];
+    let mut peer = Client::builder().psk(b"alice", KEY).connect(url).unwrap();
+    let mut buffer = [0; 64];
+    let len = peer.recv_timeout(&mut buffer, DEADLINE).unwrap().unwrap();
+    assert_eq!(&buffer[..len], b"you are alice\n");
+
+    let (found, seen) =
+        run("openssl", &s_client(&server, &["-psk_identity", "alice", "-psk", KEY_HEX]), "you are alice");
+    assert!(found, "openssl: {seen}");
+    // Not ECDHE-PSK: gnutls-cli 3.7.9 crashes where it prints what such a handshake settled.
+    let priority = "NORMAL:-KX-ALL:+PSK:-VERS-ALL:+VERS-DTLS1.2";
+    let psk = ["--pskusername", "alice", "--pskkey", KEY_HEX, "--priority", priority];
+    let (found, seen) = run("gnutls-cli", &gnutls(&server, &psk), "you are alice");
+    assert!(found, "gnutls-cli: {seen}");
+
+    let stranger = Client::builder().psk(b"mallory", KEY).connect(url).unwrap_err();
+    assert!(matches!(stranger, ConnectError::Handshake { .. }), "{stranger}");
+    let wrong = Client::builder().psk(b"alice", b"a wrong key").timeout(std::time::Duration::from_secs(3));
+    assert!(wrong.connect(url).is_err());
+    server.handle().shutdown(DEADLINE);
+}
+
+#[test]
+fn a_client_takes_only_the_server_it_asked_for() {
+    let authority = Authority::new();
+    let server = start(Some(authority.issue("server", &p256())), ClientAuth::None, support::echo);
+    let url = &server.addresses()[0];
+    let foreign = Client::builder().ca(Authority::new().bundle()).connect(url).unwrap_err();
+    assert!(matches!(foreign, ConnectError::Unverified { .. }), "{foreign}");
+    let system = Client::builder().connect(url).unwrap_err();
+    assert!(matches!(system, ConnectError::Unverified { .. }), "{system}");
+    let client = || Client::builder().ca(authority.bundle());
+    let misnamed = client().server_name("example.org").connect(url).unwrap_err();
+    assert!(matches!(misnamed, ConnectError::Unverified { .. }), "{misnamed}");
+    exchange(&mut client().server_name("localhost").connect(url).unwrap(), b"hello");
+    exchange(&mut Client::builder().danger_accept_any_certificate().connect(url).unwrap(), b"hello");
+    server.handle().shutdown(DEADLINE);
+}
+
+#[test]
+fn old_versions_and_suites_without_protection_are_refused() {
+    let server = start(Some(Identity::self_signed().unwrap()), ClientAuth::None, support::echo);
+    let connect = format!("127.0.0.1:{}", port(&server));
+    for refused in [
+        &["-dtls1", "-cipher", "ALL:@SECLEVEL=0"][..],
+        &["-dtls1_2", "-cipher", "eNULL:@SECLEVEL=0"],
+        &["-dtls1_2", "-cipher", "aNULL:@SECLEVEL=0"],
+        &["-dtls1_2", "-cipher", "AES128-SHA"],
+    ] {
+        let mut arguments: Vec<String> =
+            ["s_client", "-quiet", "-connect", &connect].map(str::to_owned).to_vec();
+        arguments.extend(refused.iter().map(|word| (*word).to_owned()));
+        let (found, seen) = run("openssl", &arguments, "hello over there");
+        assert!(!found, "{refused:?}: {seen}");
+    }
+    assert_eq!(server.handle().stats().handshakes, 0);
+    server.handle().shutdown(DEADLINE);
+}
