@@ -48,6 +48,8 @@ fn without_descriptors_new_peers_are_refused_until_some_are_free() {
     assert_eq!(full.get("peers"), peers.len() as u64);
     assert_eq!(full.get("out_of_descriptors"), full.get("refused_no_file_descriptor"));
     assert_eq!((full.get("half_open"), full.get("out_of_memory")), (0, 0));
+    let left = u64::from(DESCRIPTORS) - child.usage().get("fds");
+    assert!((50..=64).contains(&left), "{left} descriptors are left for the program");
     peers.iter_mut().for_each(|peer| exchange(peer, b"while it is full"));
 
     // One whose hello was refused asks again, and is served when there is room.

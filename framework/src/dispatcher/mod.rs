@@ -178,6 +178,12 @@ impl Hands {
                 job.abandon(EndReason::Evicted);
                 continue;
             }
+            // Nobody waits longer for a thread than for a handshake: its peer has given up.
+            if job.association.opened.elapsed() > self.shared.timeouts.handshake {
+                self.refuse(Refusal::NoThread);
+                job.abandon(EndReason::NoThread);
+                continue;
+            }
             match self.pool.submit(job) {
                 Ok(()) => {
                     bump(&self.shared.counters.opened);

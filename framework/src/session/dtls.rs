@@ -46,7 +46,7 @@ impl Facts {
             (None, None) => PeerIdentity::Anonymous,
         };
         let cipher = ssl.current_cipher().map(|cipher| cipher.name().to_owned());
-        let min_ciphertext = cipher.as_deref().map_or(0, record::min_ciphertext);
+        let min_ciphertext = record::min_ciphertext(cipher.as_deref().unwrap_or_default());
         Self { identity, cipher, min_ciphertext }
     }
 }
