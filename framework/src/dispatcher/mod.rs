@@ -6,6 +6,7 @@ pub mod child;
 pub mod cookie;
 mod guard;
 pub mod hello;
+mod listener;
 mod udp;
 
 use std::collections::VecDeque;
@@ -19,8 +20,8 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use self::admit::Refusal;
 use self::guard::Guard;
+pub(crate) use self::listener::UdpListener;
 use self::udp::Udp;
-pub(crate) use self::udp::UdpListener;
 use crate::association::signal;
 use crate::error::EndReason;
 use crate::observe::{bump, log_limited};

@@ -14,7 +14,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -26,9 +26,10 @@ use super::Hands;
 use super::admit::Refusal;
 use super::child::{self, Options, Recipe, Recipes};
 use super::hello::{self, FirstDatagram};
-use crate::address::{Address, Scheme};
+use super::listener::{Held, Listener, UdpListener, probe_ip};
+use crate::address::Scheme;
 use crate::association::{Association, Delivery};
-use crate::error::{EndReason, StartError};
+use crate::error::EndReason;
 use crate::handler::{Admission, Incoming};
 use crate::observe::{bump, log_limited};
 use crate::restart::Checked;
@@ -44,10 +45,6 @@ use crate::worker::{Job, Task};
 /// Batches read from one listener before the others have their turn.
 const TURN: usize = 16;
 
-/// What a queued datagram costs a receive buffer at the least, in bytes: the kernel's own
-/// bookkeeping for it. Divides the buffer into the most datagrams that can be in it.
-const MIN_QUEUED: usize = 512;
-
 /// Specific listeners made under one wildcard listener at most. Beyond, children are drained and
 /// checked instead.
 const MAX_ANCHORS: usize = 1024;
@@ -57,80 +54,6 @@ const RESERVED_FDS: u64 = 64;
 
 /// Times that a datagram is offered to associations that end under our hands.
 const MAX_ROUNDS: usize = 8;
-
-/// A listener that is bound and not yet served.
-pub(crate) struct UdpListener {
-    socket: Socket,
-    scheme: Scheme,
-    address: SocketAddr,
-    options: Options,
-    recipes: Recipes,
-}
-
-impl UdpListener {
-    /// Binds, and probes how children can be made here.
-    pub(crate) fn bind(scheme: Scheme, address: SocketAddr, options: Options) -> Result<Self, StartError> {
-        // Whatever a wildcard is asked at is this host's, but IPv6 does not let sockets have an
-        // address of a routed prefix (`ip -6 route add local ... dev lo`) unless they insist.
-        let freebind = options.freebind || address.ip().is_unspecified();
-        let options = Options { freebind, ..options };
-        let socket = child::listen(address, options).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => StartError::AddressInUse { address },
-            io::ErrorKind::AddrNotAvailable => StartError::AddressNotAvailable { address },
-            io::ErrorKind::PermissionDenied => StartError::PermissionDenied { address },
-            _ => StartError::Io { doing: format!("listening on {address}"), source },
-        })?;
-        let bound = socket.local_addr().ok().and_then(|found| found.as_socket());
-        let address = SocketAddr::new(address.ip(), bound.map_or(address.port(), |found| found.port()));
-        let address = with_scope_of(address, bound);
-        let recipes = Recipes::probe(probe_ip(address, options));
-        if recipes.none() {
-            tracing::warn!(%address, "this kernel lets children steal from their listener for a moment; what they steal is given back");
-        }
-        Ok(Self { socket, scheme, address, options, recipes })
-    }
-
-    /// Where it is bound.
-    pub(crate) fn address(&self) -> Address {
-        Address::from_socket(self.scheme, self.address)
-    }
-}
-
-fn with_scope_of(mut address: SocketAddr, bound: Option<SocketAddr>) -> SocketAddr {
-    if let (SocketAddr::V6(address), Some(SocketAddr::V6(bound))) = (&mut address, bound) {
-        address.set_scope_id(bound.scope_id());
-    }
-    address
-}
-
-/// One listening socket: what the user asked for, or an anchor under it.
-struct Listener {
-    socket: Socket,
-    scheme: Scheme,
-    address: SocketAddr,
-    options: Options,
-    recipes: Recipes,
-    /// Datagrams read so far.
-    consumed: u64,
-    /// Most datagrams that the queue can hold.
-    capacity: u64,
-    /// Jobs held until `consumed` reaches the number, or the queue is empty; in ascending order.
-    held: Vec<(u64, Held)>,
-    /// An anchor that is not read yet.
-    muted: bool,
-}
-
-/// What waits for a listener's queue to be read.
-enum Held {
-    Job {
-        job: Job,
-        /// The child may have what is not its peer's.
-        drain: bool,
-    },
-    /// An anchor, which must not be read before what came earlier through the wildcard.
-    Anchor(usize),
-}
-
 /// All UDP listeners of a server.
 pub(super) struct Udp {
     listeners: Vec<Listener>,
@@ -529,51 +452,6 @@ impl Drop for Udp {
                 }
             }
         }
-    }
-}
-
-impl Listener {
-    fn new(socket: Socket, scheme: Scheme, address: SocketAddr, options: Options, recipes: Recipes) -> Self {
-        let buffer = socket.recv_buffer_size().unwrap_or(1 << 20);
-        let capacity = (buffer / MIN_QUEUED) as u64;
-        Self {
-            socket,
-            scheme,
-            address,
-            options,
-            recipes,
-            consumed: 0,
-            capacity,
-            held: Vec::new(),
-            muted: false,
-        }
-    }
-
-    /// The local address that a datagram was sent to.
-    fn address_hit(&self, info: PacketInfo) -> SocketAddr {
-        if !self.address.ip().is_unspecified() {
-            return self.address;
-        }
-        let mut local = SocketAddr::new(info.local.unwrap_or(self.address.ip()), self.address.port());
-        if let SocketAddr::V6(v6) = &mut local
-            && v6.ip().is_unicast_link_local()
-        {
-            v6.set_scope_id(info.interface);
-        }
-        local
-    }
-}
-
-/// The address to probe for a listener: its own, or where that may not be there, or not without a
-/// scope, one of the same family that surely is this host's.
-fn probe_ip(address: SocketAddr, options: Options) -> IpAddr {
-    match address.ip() {
-        ip if ip.is_unspecified() || options.freebind => match ip {
-            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        },
-        IpAddr::V6(ip) if ip.is_unicast_link_local() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
     }
 }
 

@@ -1,0 +1,140 @@
+//! UDP listening sockets: what the user asked for, and the anchors under a wildcard.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use socket2::Socket;
+
+use super::child::{self, Options, Recipes};
+use crate::address::{Address, Scheme};
+use crate::error::StartError;
+use crate::sys::control::PacketInfo;
+use crate::worker::Job;
+
+/// What a queued datagram costs a receive buffer at the least, in bytes: the kernel's own
+/// bookkeeping for it. Divides the buffer into the most datagrams that can be in it.
+const MIN_QUEUED: usize = 512;
+
+/// A listener that is bound and not yet served.
+pub(crate) struct UdpListener {
+    pub(super) socket: Socket,
+    pub(super) scheme: Scheme,
+    pub(super) address: SocketAddr,
+    pub(super) options: Options,
+    pub(super) recipes: Recipes,
+}
+
+impl UdpListener {
+    /// Binds, and probes how children can be made here.
+    pub(crate) fn bind(scheme: Scheme, address: SocketAddr, options: Options) -> Result<Self, StartError> {
+        // Whatever a wildcard is asked at is this host's, but IPv6 does not let sockets have an
+        // address of a routed prefix (`ip -6 route add local ... dev lo`) unless they insist.
+        let freebind = options.freebind || address.ip().is_unspecified();
+        let options = Options { freebind, ..options };
+        let socket = child::listen(address, options).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => StartError::AddressInUse { address },
+            io::ErrorKind::AddrNotAvailable => StartError::AddressNotAvailable { address },
+            io::ErrorKind::PermissionDenied => StartError::PermissionDenied { address },
+            _ => StartError::Io { doing: format!("listening on {address}"), source },
+        })?;
+        let bound = socket.local_addr().ok().and_then(|found| found.as_socket());
+        let address = SocketAddr::new(address.ip(), bound.map_or(address.port(), |found| found.port()));
+        let address = with_scope_of(address, bound);
+        let recipes = Recipes::probe(probe_ip(address, options));
+        if recipes.none() {
+            tracing::warn!(%address, "this kernel lets children steal from their listener for a moment; what they steal is given back");
+        }
+        Ok(Self { socket, scheme, address, options, recipes })
+    }
+
+    /// Where it is bound.
+    pub(crate) fn address(&self) -> Address {
+        Address::from_socket(self.scheme, self.address)
+    }
+}
+
+fn with_scope_of(mut address: SocketAddr, bound: Option<SocketAddr>) -> SocketAddr {
+    if let (SocketAddr::V6(address), Some(SocketAddr::V6(bound))) = (&mut address, bound) {
+        address.set_scope_id(bound.scope_id());
+    }
+    address
+}
+
+/// One listening socket: what the user asked for, or an anchor under it.
+pub(super) struct Listener {
+    pub(super) socket: Socket,
+    pub(super) scheme: Scheme,
+    pub(super) address: SocketAddr,
+    pub(super) options: Options,
+    pub(super) recipes: Recipes,
+    /// Datagrams read so far.
+    pub(super) consumed: u64,
+    /// Most datagrams that the queue can hold.
+    pub(super) capacity: u64,
+    /// Jobs held until `consumed` reaches the number, or the queue is empty; in ascending order.
+    pub(super) held: Vec<(u64, Held)>,
+    /// An anchor that is not read yet.
+    pub(super) muted: bool,
+}
+
+/// What waits for a listener's queue to be read.
+pub(super) enum Held {
+    Job {
+        job: Job,
+        /// The child may have what is not its peer's.
+        drain: bool,
+    },
+    /// An anchor, which must not be read before what came earlier through the wildcard.
+    Anchor(usize),
+}
+
+impl Listener {
+    pub(super) fn new(
+        socket: Socket,
+        scheme: Scheme,
+        address: SocketAddr,
+        options: Options,
+        recipes: Recipes,
+    ) -> Self {
+        let buffer = socket.recv_buffer_size().unwrap_or(1 << 20);
+        let capacity = (buffer / MIN_QUEUED) as u64;
+        Self {
+            socket,
+            scheme,
+            address,
+            options,
+            recipes,
+            consumed: 0,
+            capacity,
+            held: Vec::new(),
+            muted: false,
+        }
+    }
+
+    /// The local address that a datagram was sent to.
+    pub(super) fn address_hit(&self, info: PacketInfo) -> SocketAddr {
+        if !self.address.ip().is_unspecified() {
+            return self.address;
+        }
+        let mut local = SocketAddr::new(info.local.unwrap_or(self.address.ip()), self.address.port());
+        if let SocketAddr::V6(v6) = &mut local
+            && v6.ip().is_unicast_link_local()
+        {
+            v6.set_scope_id(info.interface);
+        }
+        local
+    }
+}
+
+/// The address to probe for a listener: its own, or where that may not be there, or not without a
+/// scope, one of the same family that surely is this host's.
+pub(super) fn probe_ip(address: SocketAddr, options: Options) -> IpAddr {
+    match address.ip() {
+        ip if ip.is_unspecified() || options.freebind => match ip {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        },
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    }
+}
