@@ -12,7 +12,8 @@ use crate::error::EndReason;
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// A snapshot of what a server did since it started. Counters only grow; gauges say how
-        /// many there are now. The numbers are read one by one, not in one instant.
+        /// many there are now. The numbers are read one by one, not in one instant; but what was counted
+        /// for an association is there when `peers` no longer counts it.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Stats {

@@ -173,9 +173,11 @@ impl Registry {
         self.table.lock().ledger.set_limits(limits);
     }
 
-    /// Fills in what only the registry knows.
-    pub(crate) fn complete(&self, mut stats: Stats) -> Stats {
+    /// The counters, with what only the registry knows. They are read under its lock, so that whoever
+    /// sees an association gone sees also what was counted for it.
+    pub(crate) fn stats(&self, counters: &Counters) -> Stats {
         let table = self.table.lock();
+        let mut stats = counters.snapshot();
         stats.peers = table.associations.len() as u64;
         stats.half_open = table.ledger.half_open() as u64;
         for association in table.associations.values() {

@@ -331,7 +331,7 @@ pub struct Handle {
 impl Handle {
     /// The numbers as they are now.
     pub fn stats(&self) -> Stats {
-        self.shared.registry.complete(self.shared.counters.snapshot())
+        self.shared.registry.stats(&self.shared.counters)
     }
 
     /// Senders to all peers whose handshake is complete.

@@ -96,7 +96,7 @@ fn a_program_that_takes_all_descriptors_harms_no_peer() {
     peers.iter_mut().for_each(|peer| exchange(peer, b"after"));
     peers.iter_mut().for_each(Peer::close);
     let stats = child.until("all end", |stats| stats.get("peers") == 0);
-    assert_eq!(stats.get("ended_closed_by_peer"), 8);
+    assert_eq!(stats.get("ended_closed_by_peer"), 8, "{stats:?}");
 }
 
 /// Connects clients until one is refused for want of a descriptor. One peer is kept busy meanwhile.
