@@ -77,7 +77,7 @@ fn jump(clock: &OsStr, offset: &str) {
 }
 
 #[test]
-#[ignore = "another test runs this in a process of its own"]
+#[ignore = "run by the_wall_clock_may_jump_during_a_handshake_and_after_it"]
 fn under_a_clock_that_jumps() {
     let Some(clock) = env::var_os(CLOCK) else { return };
     for offset in ["-1h", "+1h"] {

@@ -131,7 +131,7 @@ fn limited(command: &mut Command, option: &str, limit: u32) {
 }
 
 #[test]
-#[ignore = "another test runs this in a process of its own"]
+#[ignore = "run by the tests without descriptors, in a process of its own"]
 fn the_server_without_descriptors() {
     if !child::is_child() {
         return;
@@ -271,7 +271,7 @@ fn start_without_threads() -> Child {
 }
 
 #[test]
-#[ignore = "another test runs this in a process of its own"]
+#[ignore = "run by the tests without threads, in a process of its own"]
 fn the_server_without_threads() {
     if !child::is_child() {
         return;

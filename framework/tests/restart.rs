@@ -52,7 +52,7 @@ fn a_client_that_was_killed_comes_again_from_the_same_port() {
 }
 
 #[test]
-#[ignore = "another test runs this in a process of its own"]
+#[ignore = "run by a_client_that_was_killed_comes_again_from_the_same_port"]
 fn the_client_that_is_killed() {
     let Ok(url) = env::var(ROLE_URL) else { return };
     let url: Address = url.parse().unwrap();

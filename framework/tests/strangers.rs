@@ -93,7 +93,7 @@ impl Drop for SetOnDrop<'_> {
 }
 
 #[test]
-#[ignore = "another test runs this in a process of its own"]
+#[ignore = "run by two_hundred_thousand_strangers_leave_nothing_behind"]
 fn the_server_that_strangers_ask() {
     if child::is_child() {
         child::serve(&Running::echo("dtls://127.0.0.1:0"), |command| panic!("what is {command}?"));

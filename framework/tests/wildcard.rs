@@ -299,7 +299,7 @@ fn number(stats: &str, name: &str) -> u64 {
 }
 
 #[test]
-#[ignore = "the other tests run this in their namespaces"]
+#[ignore = "run by every other test of this file, in its namespaces"]
 fn a_process_in_a_namespace() {
     let Ok(role) = env::var(ROLE) else { return };
     match role.strip_prefix("server ") {
