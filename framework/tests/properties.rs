@@ -146,6 +146,8 @@ proptest! {
     fn any_bytes_are_classified_without_a_panic(input in vec(any::<u8>(), 0..400)) {
         fuzz_bodies::hello(&input);
         fuzz_bodies::record_filter(&input);
+        fuzz_bodies::control_messages(&input);
+        fuzz_bodies::sctp_notifications(&input);
     }
 
     #[test]
@@ -258,6 +260,19 @@ proptest! {
             panic!("good records were dropped");
         };
         prop_assert!(len >= good.len());
+    }
+}
+
+proptest! {
+    #![proptest_config(seeded(3000))]
+
+    #[test]
+    fn any_notification_is_read_or_refused(
+        kind in 0x8000_u16..=0x800e, flags: u16, less in 0_usize..12, fields in vec(any::<u8>(), 0..200),
+    ) {
+        let len = (8 + fields.len()).saturating_sub(less.saturating_sub(6)) as u32;
+        let header = [kind.to_ne_bytes(), flags.to_ne_bytes()].concat();
+        fuzz_bodies::sctp_notifications(&[&header[..], &len.to_ne_bytes(), &fields].concat());
     }
 }
 
@@ -409,7 +424,15 @@ fn the_fuzz_targets_hold_on_mutated_input() {
     let data = [record(23, 1, 1, &[0; 24]), record(23, 1, 2, &[0; 100]), record(21, 1, 3, &[0; 26])].concat();
     // SOL_IP, IP_PKTINFO as the kernel lays it out on 64 bits.
     let control = [&28_u64.to_ne_bytes()[..], &0_u32.to_ne_bytes(), &8_u32.to_ne_bytes(), &[0; 16]].concat();
-    let seeds = [hello, last_flight, data, record(21, 0, 1, &[2, 40]), control, vec![]];
+    // IPPROTO_SCTP, SCTP_RCVINFO and SCTP_NXTINFO.
+    let message = |kind: u32, data: &[u8]| {
+        let len = 16 + data.len() as u64;
+        [&len.to_ne_bytes()[..], &132_u32.to_ne_bytes(), &kind.to_ne_bytes(), data].concat()
+    };
+    let sctp_control = [message(3, &[1; 28]), vec![0; 4], message(4, &[2; 16])].concat();
+    // SCTP_ASSOC_CHANGE with a reason.
+    let lost = b"\x01\x80\0\0\x1c\0\0\0\x01\0\0\x0c\x08\0\x08\0\x07\0\0\0\0\x0c\0\x08busy".to_vec();
+    let seeds = [hello, last_flight, data, record(21, 0, 1, &[2, 40]), control, sctp_control, lost, vec![]];
     let mut random = Random(0x6347);
     for _ in 0..20_000 {
         let mut input = seeds[random.below(seeds.len())].clone();
@@ -418,6 +441,7 @@ fn the_fuzz_targets_hold_on_mutated_input() {
         }
         fuzz_bodies::hello(&input);
         fuzz_bodies::control_messages(&input);
+        fuzz_bodies::sctp_notifications(&input);
         input.insert(0, random.below(256) as u8);
         fuzz_bodies::record_filter(&input);
     }

@@ -1,5 +1,6 @@
 //! Control messages ([cmsg(3)](https://man7.org/linux/man-pages/man3/cmsg.3.html)) as plain bytes:
-//! a walker that trusts nothing, and the one message that the dispatcher sends.
+//! a walker that trusts nothing, and the one message that the dispatcher sends. Those of SCTP are in
+//! `sctp/control.rs`.
 //!
 //! No pointers here, so that a fuzzer can feed it anything.
 
@@ -18,7 +19,7 @@ pub struct PacketInfo {
 }
 
 /// The size of `struct cmsghdr`, and what every message is aligned to.
-const HEADER: usize = size_of::<libc::cmsghdr>();
+pub(crate) const HEADER: usize = size_of::<libc::cmsghdr>();
 const ALIGN: usize = size_of::<usize>();
 
 /// Room for the control messages of one datagram: on a dual-stack socket an IPv4 datagram brings
@@ -58,8 +59,8 @@ pub fn packet_info(mut control: &[u8]) -> PacketInfo {
     info
 }
 
-/// The first message of a control buffer and what follows it.
-fn next(control: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
+/// The first message of a control buffer (level, type, data) and what follows it.
+pub(crate) fn next(control: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
     let header = control.get(..HEADER)?;
     let (len, kinds) = header.split_first_chunk::<{ size_of::<usize>() }>()?;
     let len = usize::from_ne_bytes(*len);
@@ -90,13 +91,19 @@ pub(crate) fn write_source(local: IpAddr, interface: u32, out: &mut ControlBuffe
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, 20)
         }
     };
-    let len = HEADER + used;
-    let (size, kinds) = out.0.split_at_mut(size_of::<usize>());
+    write(level, kind, &data[..used], &mut out.0)
+}
+
+/// Writes one control message to the front of `out`, which must have room for it; returns its length
+/// with what aligns the next one, as far as `out` reaches.
+pub(crate) fn write(level: i32, kind: i32, data: &[u8], out: &mut [u8]) -> usize {
+    let len = HEADER + data.len();
+    let (size, kinds) = out.split_at_mut(size_of::<usize>());
     size.copy_from_slice(&len.to_ne_bytes());
     kinds[..4].copy_from_slice(&level.to_ne_bytes());
     kinds[4..8].copy_from_slice(&kind.to_ne_bytes());
-    out.0[HEADER..len].copy_from_slice(&data[..used]);
-    len.next_multiple_of(ALIGN)
+    out[HEADER..len].copy_from_slice(data);
+    len.next_multiple_of(ALIGN).min(out.len())
 }
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ pub(crate) fn recv(
 }
 
 /// The address in `name`; IPv4-mapped ones as IPv4, without flow label.
-fn socket_address(name: SockAddrStorage, len: libc::socklen_t) -> Option<SocketAddr> {
+pub(super) fn socket_address(name: SockAddrStorage, len: libc::socklen_t) -> Option<SocketAddr> {
     // SAFETY: the kernel wrote an address of this length into the storage.
     canonical(unsafe { SockAddr::new(name, len) }.as_socket()?)
 }

@@ -43,3 +43,17 @@ pub(crate) fn set_freebind(socket: &Socket, v6: bool) -> io::Result<()> {
         set(socket, libc::IPPROTO_IP, libc::IP_FREEBIND, &1 as &libc::c_int)
     }
 }
+
+/// SO_SNDBUFFORCE, which needs CAP_NET_ADMIN, else SO_SNDBUF, which `net.core.wmem_max` bounds in silence.
+pub(crate) fn set_send_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
+    let size = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    set(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &size)
+        .or_else(|_| set(socket, libc::SOL_SOCKET, libc::SO_SNDBUF, &size))
+}
+
+/// SO_RCVBUFFORCE or SO_RCVBUF, likewise with `net.core.rmem_max`.
+pub(crate) fn set_receive_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
+    let size = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    set(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &size)
+        .or_else(|_| set(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, &size))
+}

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use peeloff::internals::cookie::{CookieJar, CookieVerdict};
 use peeloff::internals::hello::{self, ClientHello, FirstDatagram};
 use peeloff::internals::record::{self, DropReason, Filtered, Phase};
+use peeloff::sctp::{self, MalformedNotification, Notification};
 
 /// `input` is the first datagram of a stranger.
 pub fn hello(input: &[u8]) {
@@ -130,4 +131,42 @@ fn wire_len(bytes: &[u8]) -> Option<usize> {
 /// `input` is what the kernel might have written into a buffer for control messages.
 pub fn control_messages(input: &[u8]) {
     peeloff::internals::control_messages(input);
+    let info = peeloff::internals::sctp_control_messages(input);
+    // A header of 16 bytes and the structure.
+    assert!(info.message.is_none() || input.len() >= 16 + 28);
+    assert!(info.next.is_none() || input.len() >= 16 + 16);
+}
+
+/// `input` is what the kernel might have given for a notification of SCTP's.
+pub fn sctp_notifications(input: &[u8]) {
+    let Ok(notification) = Notification::parse(input) else {
+        return;
+    };
+    let word = |at: usize| u32::from_ne_bytes([input[at], input[at + 1], input[at + 2], input[at + 3]]);
+    let len = word(4) as usize;
+    assert!((8..=input.len()).contains(&len));
+    assert_eq!(
+        Notification::parse(&input[..len]).as_ref(),
+        Ok(&notification),
+        "what follows changes nothing"
+    );
+    assert_eq!(Notification::parse(&input[..len - 1]), Err(MalformedNotification));
+    let variable = match &notification {
+        Notification::AssociationChanged { info, .. } => {
+            let inside: usize = sctp::error_causes(info).map(|(_, contents)| 4 + contents.len()).sum();
+            assert!(inside <= info.len());
+            assert_eq!(notification.abort_reason(), sctp::user_abort_reason(info));
+            info.len()
+        }
+        Notification::RemoteError { data, .. } | Notification::Unknown { data, .. } => data.len(),
+        Notification::SendFailed { payload, .. } => payload.len(),
+        Notification::StreamsReset { streams, .. } => streams.len() * 2,
+        _ => 0,
+    };
+    assert!(variable + 8 <= len);
+    match notification.association() {
+        None => assert!(matches!(notification, Notification::Unknown { .. })),
+        // Each structure has it on a boundary of four bytes.
+        Some(id) => assert!((8..len - 3).step_by(4).any(|at| word(at).cast_signed() == id.as_raw())),
+    }
 }

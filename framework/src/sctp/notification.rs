@@ -1,0 +1,519 @@
+//! What the kernel tells about associations, between their messages (RFC 6458 §6).
+
+use std::net::SocketAddr;
+
+use super::cause::{ErrorCause, user_abort_reason};
+use super::{AssocId, Reliability, SendInfo, sockaddr};
+
+/// An event of an association, read where a message would be
+/// ([`Received::notification`](super::Received::notification)), if the socket subscribed to its kind
+/// ([`Options::subscribe`](super::Options::subscribe)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Notification {
+    /// An association has begun or ended (SCTP_ASSOC_CHANGE, RFC 6458 §6.1.1).
+    AssociationChanged {
+        /// Which.
+        association: AssocId,
+        /// What happened to it.
+        state: AssociationState,
+        /// Why it ended, if somebody said so. Linux writes it in network byte order; here it is a number.
+        error: Option<ErrorCause>,
+        /// Streams that this side may send on.
+        outbound_streams: u16,
+        /// Streams that the peer may send on.
+        inbound_streams: u16,
+        /// The causes in the ABORT chunk that ended it, for
+        /// [`error_causes`](super::error_causes) and [`user_abort_reason`]. Linux leaves out the chunk's
+        /// header, which RFC 6458 wants there.
+        info: Vec<u8>,
+    },
+    /// Something happened to an address of the peer's (SCTP_PEER_ADDR_CHANGE, RFC 6458 §6.1.2).
+    PathChanged {
+        /// Whose.
+        association: AssocId,
+        /// Which address.
+        address: SocketAddr,
+        /// What happened.
+        state: PathState,
+        /// Why, a number of the kernel's (`enum sctp_sn_error`); 0 where it says nothing.
+        error: u32,
+    },
+    /// The peer reported an error with an ERROR chunk (SCTP_REMOTE_ERROR, RFC 6458 §6.1.3).
+    RemoteError {
+        /// Which association.
+        association: AssocId,
+        /// The first cause.
+        error: ErrorCause,
+        /// Its contents, padded to four bytes. Linux leaves out the cause's header.
+        data: Vec<u8>,
+    },
+    /// A message was given up or could not be sent any more (SCTP_SEND_FAILED, RFC 6458 §6.1.4, and
+    /// SCTP_SEND_FAILED_EVENT, §6.1.11). One for every chunk of a long message.
+    SendFailed {
+        /// Which association.
+        association: AssocId,
+        /// Whether it came as the event of RFC 6458 §6.1.4 that is deprecated.
+        deprecated: bool,
+        /// Whether it was transmitted at least once; the peer may even have it.
+        transmitted: bool,
+        /// Why, a number of the kernel's; 0 where it says nothing.
+        error: u32,
+        /// How it was to be sent; the reliability is not told.
+        info: SendInfo,
+        /// Whether `payload` begins the message.
+        first: bool,
+        /// Whether `payload` ends the message.
+        last: bool,
+        /// The message, or the part that one chunk carried.
+        payload: Vec<u8>,
+    },
+    /// The peer sends nothing more (SCTP_SHUTDOWN_EVENT, RFC 6458 §6.1.5).
+    PeerShutDown {
+        /// Which association.
+        association: AssocId,
+    },
+    /// What the peer set with
+    /// [`Options::set_adaptation_layer`](super::Options::set_adaptation_layer)
+    /// (SCTP_ADAPTATION_INDICATION, RFC 6458 §6.1.6).
+    AdaptationIndication {
+        /// Which association.
+        association: AssocId,
+        /// The peer's number.
+        indication: u32,
+    },
+    /// The rest of a message of which a part was delivered will not come (SCTP_PARTIAL_DELIVERY_EVENT,
+    /// RFC 6458 §6.1.7).
+    PartialDelivery {
+        /// Which association.
+        association: AssocId,
+        /// Whether it is that; nothing else is defined.
+        aborted: bool,
+        /// The stream of the message.
+        stream: u32,
+        /// Its stream sequence number.
+        sequence: u32,
+    },
+    /// A key is in use or no longer, or the peer does not authenticate (SCTP_AUTHENTICATION_EVENT,
+    /// RFC 6458 §6.1.8).
+    Authentication {
+        /// Which association.
+        association: AssocId,
+        /// What happened.
+        event: KeyEvent,
+        /// The number of the key.
+        key: u16,
+        /// The number of another key, where RFC 6458 has one; Linux always says 0.
+        alternate: u16,
+    },
+    /// Everything sent has been acknowledged (SCTP_SENDER_DRY_EVENT, RFC 6458 §6.1.9).
+    SenderDry {
+        /// Which association.
+        association: AssocId,
+    },
+    /// Streams began anew at sequence number 0, or were to (SCTP_STREAM_RESET_EVENT, RFC 6525 §6.1.1).
+    StreamsReset {
+        /// Which association.
+        association: AssocId,
+        /// Whether the streams are those that the peer sends on.
+        inbound: bool,
+        /// Whether the streams are those that this side sends on.
+        outbound: bool,
+        /// Whether it worked.
+        outcome: Outcome,
+        /// Which streams; empty is all.
+        streams: Vec<u16>,
+    },
+    /// All streams and the transmission sequence numbers began anew, or were to
+    /// (SCTP_ASSOC_RESET_EVENT, RFC 6525 §6.1.2).
+    AssociationReset {
+        /// Which association.
+        association: AssocId,
+        /// Whether it worked.
+        outcome: Outcome,
+        /// The next transmission sequence number of this side.
+        local_tsn: u32,
+        /// The next transmission sequence number of the peer.
+        remote_tsn: u32,
+    },
+    /// There are more streams than before, or were to be (SCTP_STREAM_CHANGE_EVENT, RFC 6525 §6.1.3).
+    StreamsAdded {
+        /// Which association.
+        association: AssocId,
+        /// Whether it worked.
+        outcome: Outcome,
+        /// Streams that the peer may send on: all of them by RFC 6525, on Linux those added.
+        inbound_streams: u16,
+        /// Streams that this side may send on: all of them by RFC 6525, on Linux those added.
+        outbound_streams: u16,
+    },
+    /// A kind that this does not know.
+    Unknown {
+        /// The type.
+        kind: u16,
+        /// The flags.
+        flags: u16,
+        /// What follows the header.
+        data: Vec<u8>,
+    },
+}
+
+/// What happened to an association (`sac_state`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AssociationState {
+    /// It is established; the first notification of any association (SCTP_COMM_UP).
+    Up,
+    /// It is lost: aborted, or the peer no longer answers (SCTP_COMM_LOST).
+    Lost,
+    /// The peer lost it and established it anew (SCTP_RESTART). To everything above, that is another peer.
+    Restarted,
+    /// It was shut down in good order (SCTP_SHUTDOWN_COMP).
+    ShutDown,
+    /// It was never established (SCTP_CANT_STR_ASSOC).
+    CannotStart,
+    /// Something that this does not know.
+    Other(u16),
+}
+
+/// What happened to an address of the peer's (`spc_state`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PathState {
+    /// It answers (SCTP_ADDR_AVAILABLE).
+    Available,
+    /// It does not answer (SCTP_ADDR_UNREACHABLE).
+    Unreachable,
+    /// It is no longer the peer's (SCTP_ADDR_REMOVED).
+    Removed,
+    /// It is now the peer's (SCTP_ADDR_ADDED).
+    Added,
+    /// It is now where messages go first (SCTP_ADDR_MADE_PRIM).
+    MadePrimary,
+    /// It answered for the first time (SCTP_ADDR_CONFIRMED).
+    Confirmed,
+    /// It may not answer (SCTP_ADDR_POTENTIALLY_FAILED, RFC 7829); told only with
+    /// [`Options::set_expose_potentially_failed`](super::Options::set_expose_potentially_failed).
+    PotentiallyFailed,
+    /// Something that this does not know.
+    Other(u32),
+}
+
+/// What happened to a key (`auth_indication`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KeyEvent {
+    /// The peer uses it now (SCTP_AUTH_NEW_KEY).
+    New,
+    /// Nobody uses it any more, so it may be deleted (SCTP_AUTH_FREE_KEY).
+    Free,
+    /// The peer does not authenticate (SCTP_AUTH_NO_AUTH).
+    NoAuthentication,
+    /// Something that this does not know.
+    Other(u32),
+}
+
+/// Whether a request to change streams worked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It did.
+    Done,
+    /// The peer refused.
+    Denied,
+    /// It did not work.
+    Failed,
+}
+
+/// The kinds of notification that one can subscribe to, with the kernel's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u16)]
+#[non_exhaustive]
+pub enum NotificationKind {
+    /// [`Notification::AssociationChanged`]
+    AssociationChanged = 0x8001,
+    /// [`Notification::PathChanged`]
+    PathChanged,
+    /// [`Notification::SendFailed`] of RFC 6458 §6.1.4, deprecated.
+    SendFailedDeprecated,
+    /// [`Notification::RemoteError`]
+    RemoteError,
+    /// [`Notification::PeerShutDown`]
+    PeerShutDown,
+    /// [`Notification::PartialDelivery`]
+    PartialDelivery,
+    /// [`Notification::AdaptationIndication`]
+    AdaptationIndication,
+    /// [`Notification::Authentication`]
+    Authentication,
+    /// [`Notification::SenderDry`]
+    SenderDry,
+    /// [`Notification::StreamsReset`]
+    StreamsReset,
+    /// [`Notification::AssociationReset`]
+    AssociationReset,
+    /// [`Notification::StreamsAdded`]
+    StreamsAdded,
+    /// [`Notification::SendFailed`]
+    SendFailed,
+}
+
+impl NotificationKind {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 13] = [
+        Self::AssociationChanged,
+        Self::PathChanged,
+        Self::SendFailedDeprecated,
+        Self::RemoteError,
+        Self::PeerShutDown,
+        Self::PartialDelivery,
+        Self::AdaptationIndication,
+        Self::Authentication,
+        Self::SenderDry,
+        Self::StreamsReset,
+        Self::AssociationReset,
+        Self::StreamsAdded,
+        Self::SendFailed,
+    ];
+
+    /// The number of the kernel's (`enum sctp_sn_type`).
+    pub const fn number(self) -> u16 {
+        self as u16
+    }
+}
+
+/// Bytes that are no notification: too short, or shorter than their own length says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a malformed SCTP notification")]
+pub struct MalformedNotification;
+
+impl Notification {
+    /// Reads a notification that is whole in `bytes`; what follows it is passed over. Touches nothing but the
+    /// bytes, and no bytes make it panic.
+    ///
+    /// # Errors
+    ///
+    /// [`MalformedNotification`] where its own length says more than there is, or less than its kind needs.
+    pub fn parse(bytes: &[u8]) -> Result<Self, MalformedNotification> {
+        Self::read(bytes).ok_or(MalformedNotification)
+    }
+
+    /// The association that it is about; `None` for an unknown kind.
+    pub fn association(&self) -> Option<AssocId> {
+        match *self {
+            Self::AssociationChanged { association, .. }
+            | Self::PathChanged { association, .. }
+            | Self::RemoteError { association, .. }
+            | Self::SendFailed { association, .. }
+            | Self::PeerShutDown { association }
+            | Self::AdaptationIndication { association, .. }
+            | Self::PartialDelivery { association, .. }
+            | Self::Authentication { association, .. }
+            | Self::SenderDry { association }
+            | Self::StreamsReset { association, .. }
+            | Self::AssociationReset { association, .. }
+            | Self::StreamsAdded { association, .. } => Some(association),
+            Self::Unknown { .. } => None,
+        }
+    }
+
+    /// Its kind; `None` for an unknown one.
+    pub fn kind(&self) -> Option<NotificationKind> {
+        use NotificationKind as Kind;
+        Some(match self {
+            Self::AssociationChanged { .. } => Kind::AssociationChanged,
+            Self::PathChanged { .. } => Kind::PathChanged,
+            Self::RemoteError { .. } => Kind::RemoteError,
+            Self::SendFailed { deprecated: true, .. } => Kind::SendFailedDeprecated,
+            Self::SendFailed { .. } => Kind::SendFailed,
+            Self::PeerShutDown { .. } => Kind::PeerShutDown,
+            Self::AdaptationIndication { .. } => Kind::AdaptationIndication,
+            Self::PartialDelivery { .. } => Kind::PartialDelivery,
+            Self::Authentication { .. } => Kind::Authentication,
+            Self::SenderDry { .. } => Kind::SenderDry,
+            Self::StreamsReset { .. } => Kind::StreamsReset,
+            Self::AssociationReset { .. } => Kind::AssociationReset,
+            Self::StreamsAdded { .. } => Kind::StreamsAdded,
+            Self::Unknown { .. } => return None,
+        })
+    }
+
+    /// Why the peer ended an association that was lost: the reason that its user gave, else the cause;
+    /// `None` where nobody said so.
+    pub(crate) fn loss(&self) -> Option<String> {
+        let Self::AssociationChanged { error, info, .. } = self else { return None };
+        let clean = |reason: String| {
+            let clean: String = reason.chars().filter(|c| !c.is_control()).take(200).collect();
+            if clean.is_empty() { "no reason given".to_owned() } else { clean }
+        };
+        let given = user_abort_reason(info).map(clean);
+        let cause = || super::error_causes(info).next().map(|(cause, _)| cause).or(*error);
+        given.or_else(|| cause().map(|cause| cause.to_string()))
+    }
+
+    /// The reason that the peer's user gave for an abort ([`user_abort_reason`]).
+    pub fn abort_reason(&self) -> Option<String> {
+        match self {
+            Self::AssociationChanged { info, .. } => user_abort_reason(info),
+            _ => None,
+        }
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let mut header = Fields(bytes);
+        let (kind, flags, len) = (header.half()?, header.half()?, header.word()?);
+        let mut fields = Fields(bytes.get(8..usize::try_from(len).ok()?)?);
+        Some(match NotificationKind::ALL.into_iter().find(|known| known.number() == kind) {
+            None => Self::Unknown { kind, flags, data: fields.0.to_vec() },
+            Some(NotificationKind::AssociationChanged) => {
+                let state = match fields.half()? {
+                    0 => AssociationState::Up,
+                    1 => AssociationState::Lost,
+                    2 => AssociationState::Restarted,
+                    3 => AssociationState::ShutDown,
+                    4 => AssociationState::CannotStart,
+                    other => AssociationState::Other(other),
+                };
+                let error = u16::from_be(fields.half()?);
+                Self::AssociationChanged {
+                    state,
+                    error: (error != 0).then_some(ErrorCause(error)),
+                    outbound_streams: fields.half()?,
+                    inbound_streams: fields.half()?,
+                    association: fields.association()?,
+                    info: fields.0.to_vec(),
+                }
+            }
+            Some(NotificationKind::PathChanged) => {
+                let (address, _) = sockaddr::parse(fields.take(128)?)?;
+                let state = match fields.word()? {
+                    0 => PathState::Available,
+                    1 => PathState::Unreachable,
+                    2 => PathState::Removed,
+                    3 => PathState::Added,
+                    4 => PathState::MadePrimary,
+                    5 => PathState::Confirmed,
+                    6 => PathState::PotentiallyFailed,
+                    other => PathState::Other(other),
+                };
+                let error = fields.word()?;
+                Self::PathChanged { association: fields.association()?, address, state, error }
+            }
+            Some(NotificationKind::RemoteError) => {
+                let error = ErrorCause(u16::from_be(fields.half()?));
+                fields.half()?; // Padding.
+                Self::RemoteError { error, association: fields.association()?, data: fields.0.to_vec() }
+            }
+            Some(kind @ (NotificationKind::SendFailed | NotificationKind::SendFailedDeprecated)) => {
+                let deprecated = kind == NotificationKind::SendFailedDeprecated;
+                let error = fields.word()?;
+                let (stream, chunk_flags, ppid, context) =
+                    if deprecated { fields.sndrcvinfo()? } else { fields.sndinfo()? };
+                // Linux gives the flags of the DATA chunk (RFC 9260 §3.3.1) and not those of sndinfo.
+                let unordered = chunk_flags & 4 != 0;
+                Self::SendFailed {
+                    deprecated,
+                    transmitted: flags != 0,
+                    error,
+                    info: SendInfo { stream, ppid, unordered, reliability: Reliability::Reliable, context },
+                    first: chunk_flags & 2 != 0,
+                    last: chunk_flags & 1 != 0,
+                    association: fields.association()?,
+                    payload: fields.0.to_vec(),
+                }
+            }
+            Some(NotificationKind::PeerShutDown) => Self::PeerShutDown { association: fields.association()? },
+            Some(NotificationKind::AdaptationIndication) => {
+                Self::AdaptationIndication { indication: fields.word()?, association: fields.association()? }
+            }
+            Some(NotificationKind::PartialDelivery) => Self::PartialDelivery {
+                aborted: fields.word()? == 0,
+                association: fields.association()?,
+                stream: fields.word()?,
+                sequence: fields.word()?,
+            },
+            Some(NotificationKind::Authentication) => {
+                let (key, alternate) = (fields.half()?, fields.half()?);
+                let event = match fields.word()? {
+                    0 => KeyEvent::New,
+                    1 => KeyEvent::Free,
+                    2 => KeyEvent::NoAuthentication,
+                    other => KeyEvent::Other(other),
+                };
+                Self::Authentication { event, key, alternate, association: fields.association()? }
+            }
+            Some(NotificationKind::SenderDry) => Self::SenderDry { association: fields.association()? },
+            Some(NotificationKind::StreamsReset) => Self::StreamsReset {
+                association: fields.association()?,
+                inbound: flags & 1 != 0,
+                outbound: flags & 2 != 0,
+                outcome: outcome(flags),
+                streams: fields.0.as_chunks().0.iter().map(|&stream| u16::from_ne_bytes(stream)).collect(),
+            },
+            Some(NotificationKind::AssociationReset) => Self::AssociationReset {
+                association: fields.association()?,
+                outcome: outcome(flags),
+                local_tsn: fields.word()?,
+                remote_tsn: fields.word()?,
+            },
+            Some(NotificationKind::StreamsAdded) => Self::StreamsAdded {
+                association: fields.association()?,
+                outcome: outcome(flags),
+                inbound_streams: fields.half()?,
+                outbound_streams: fields.half()?,
+            },
+        })
+    }
+}
+
+/// SCTP_STREAM_RESET_DENIED is 4 and SCTP_STREAM_RESET_FAILED 8, with the same values for the others.
+fn outcome(flags: u16) -> Outcome {
+    match flags {
+        _ if flags & 4 != 0 => Outcome::Denied,
+        _ if flags & 8 != 0 => Outcome::Failed,
+        _ => Outcome::Done,
+    }
+}
+
+/// Fields of a C structure, taken from the front.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn half(&mut self) -> Option<u16> {
+        self.take(2)?.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes))
+    }
+
+    fn word(&mut self) -> Option<u32> {
+        self.take(4)?.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+    }
+
+    fn association(&mut self) -> Option<AssocId> {
+        self.word().map(|number| AssocId::from_raw(number.cast_signed()))
+    }
+
+    /// Stream, flags, payload protocol identifier and context of a `struct sctp_sndinfo`.
+    fn sndinfo(&mut self) -> Option<(u16, u16, u32, u32)> {
+        let info = (self.half()?, self.half()?, u32::from_be(self.word()?), self.word()?);
+        self.word()?; // The association, which comes again.
+        Some(info)
+    }
+
+    /// The same of a `struct sctp_sndrcvinfo`.
+    fn sndrcvinfo(&mut self) -> Option<(u16, u16, u32, u32)> {
+        let stream = self.half()?;
+        self.half()?; // The stream sequence number.
+        let flags = self.half()?;
+        self.half()?; // Padding.
+        let (ppid, context) = (u32::from_be(self.word()?), self.word()?);
+        self.take(16)?; // Time to live, two TSNs, and the association, which comes again.
+        Some((stream, flags, ppid, context))
+    }
+}
+
+#[cfg(test)]
+mod tests;

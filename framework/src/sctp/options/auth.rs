@@ -1,0 +1,140 @@
+//! Authenticated chunks (RFC 4895).
+
+use std::io;
+
+use super::Options;
+use crate::sys::sctp::abi::*;
+use crate::sys::sctp::{get_bytes, set_bytes};
+
+/// What chunks are authenticated with (RFC 4895 §3.3, §8.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HmacAlgorithm {
+    /// SHA-1, which every endpoint must offer.
+    Sha1,
+    /// SHA-256.
+    Sha256,
+    /// Another, by its identifier.
+    Other(u16),
+}
+
+impl HmacAlgorithm {
+    fn number(self) -> u16 {
+        match self {
+            Self::Sha1 => 1,
+            Self::Sha256 => 3,
+            Self::Other(number) => number,
+        }
+    }
+}
+
+/// # Authentication
+///
+/// Keys have numbers. Key 0 exists from the start and is empty.
+impl Options<'_> {
+    /// Whether chunks may be authenticated at all (SCTP_AUTH_SUPPORTED, RFC 4895): with an association, whether
+    /// the peer supports it too.
+    pub fn auth_supported(&self) -> io::Result<bool> {
+        self.get_value(SCTP_AUTH_SUPPORTED).map(|value| value != 0)
+    }
+
+    /// Sets that, for associations to come, whatever the sysctl net.sctp.auth_enable says.
+    pub fn set_auth_supported(&self, on: bool) -> io::Result<()> {
+        self.set_value(SCTP_AUTH_SUPPORTED, on.into())
+    }
+
+    /// Takes chunks of this type only if they are authenticated (SCTP_AUTH_CHUNK, RFC 6458 §8.3.2), on
+    /// associations to come; DATA is 0, FORWARD TSN 0xc0. Cannot be taken back. EACCES without
+    /// [`set_auth_supported`](Self::set_auth_supported); EINVAL for INIT, INIT ACK, SHUTDOWN COMPLETE and
+    /// AUTH.
+    pub fn require_auth(&self, chunk: u8) -> io::Result<()> {
+        self.set(SCTP_AUTH_CHUNK, &chunk)
+    }
+
+    /// What the peer may authenticate with, the one preferred first (SCTP_HMAC_IDENT, RFC 6458 §8.1.17). On
+    /// Linux that is SHA-1 alone from the start.
+    /// EACCES without [`set_auth_supported`](Self::set_auth_supported).
+    pub fn hmac_identifiers(&self) -> io::Result<Vec<HmacAlgorithm>> {
+        let mut buffer = [0; 64];
+        let len = get_bytes(self.fd, SCTP_HMAC_IDENT, &mut buffer)?;
+        // struct sctp_hmacalgo { u32 number_of_idents; u16 idents[]; }
+        let (count, identifiers) = buffer[..len].split_first_chunk().ok_or(io::ErrorKind::InvalidData)?;
+        let identifiers = identifiers.as_chunks().0.iter().take(u32::from_ne_bytes(*count) as usize);
+        Ok(identifiers
+            .map(|&number| match u16::from_ne_bytes(number) {
+                1 => HmacAlgorithm::Sha1,
+                3 => HmacAlgorithm::Sha256,
+                other => HmacAlgorithm::Other(other),
+            })
+            .collect())
+    }
+
+    /// Sets that, for associations to come; SHA-1 must be among them (EINVAL).
+    pub fn set_hmac_identifiers(&self, algorithms: &[HmacAlgorithm]) -> io::Result<()> {
+        let count = u32::try_from(algorithms.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let mut value = count.to_ne_bytes().to_vec();
+        value.extend(algorithms.iter().flat_map(|algorithm| algorithm.number().to_ne_bytes()));
+        set_bytes(self.fd, SCTP_HMAC_IDENT, &value)
+    }
+
+    /// Adds or replaces a key (SCTP_AUTH_KEY, RFC 6458 §8.3.3), of at most 65,535 bytes.
+    pub fn set_auth_key(&self, number: u16, key: &[u8]) -> io::Result<()> {
+        let len = u16::try_from(key.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // struct sctp_authkey { i32 assoc_id; u16 keynumber, keylength; u8 key[]; }
+        let mut value = Vec::with_capacity(8 + key.len());
+        value.extend(self.id().to_ne_bytes());
+        value.extend(number.to_ne_bytes());
+        value.extend(len.to_ne_bytes());
+        value.extend(key);
+        let result = set_bytes(self.fd, SCTP_AUTH_KEY, &value);
+        value.fill(0);
+        result
+    }
+
+    /// The number of the key that is used for sending (SCTP_AUTH_ACTIVE_KEY, RFC 6458 §8.1.18).
+    pub fn active_auth_key(&self) -> io::Result<u16> {
+        self.get(SCTP_AUTH_ACTIVE_KEY, self.key(0)).map(|answer| answer.scact_keynumber)
+    }
+
+    /// Uses this key for sending from now on. EINVAL if there is none with the number.
+    pub fn activate_auth_key(&self, number: u16) -> io::Result<()> {
+        self.set(SCTP_AUTH_ACTIVE_KEY, &self.key(number))
+    }
+
+    /// Uses this key no more for messages to come (SCTP_AUTH_DEACTIVATE_KEY, RFC 6458 §8.3.4); when the last
+    /// message that has it is acknowledged, a
+    /// [`KeyEvent::Free`](crate::sctp::KeyEvent::Free) tells. EINVAL for the active one.
+    pub fn deactivate_auth_key(&self, number: u16) -> io::Result<()> {
+        self.set(SCTP_AUTH_DEACTIVATE_KEY, &self.key(number))
+    }
+
+    /// Forgets a key (SCTP_AUTH_DELETE_KEY, RFC 6458 §8.3.5). EINVAL for the active one.
+    pub fn delete_auth_key(&self, number: u16) -> io::Result<()> {
+        self.set(SCTP_AUTH_DELETE_KEY, &self.key(number))
+    }
+
+    fn key(&self, number: u16) -> sctp_authkeyid {
+        sctp_authkeyid { scact_assoc_id: self.id(), scact_keynumber: number }
+    }
+
+    /// The types of chunks that the peer takes only authenticated (SCTP_PEER_AUTH_CHUNKS, RFC 6458 §8.2.3).
+    /// EACCES without [`set_auth_supported`](Self::set_auth_supported).
+    pub fn peer_auth_chunks(&self) -> io::Result<Vec<u8>> {
+        self.auth_chunks(SCTP_PEER_AUTH_CHUNKS)
+    }
+
+    /// The types of chunks that this side takes only authenticated (SCTP_LOCAL_AUTH_CHUNKS, RFC 6458 §8.2.4).
+    /// EACCES without [`set_auth_supported`](Self::set_auth_supported).
+    pub fn local_auth_chunks(&self) -> io::Result<Vec<u8>> {
+        self.auth_chunks(SCTP_LOCAL_AUTH_CHUNKS)
+    }
+
+    /// `struct sctp_authchunks { i32 assoc_id; u32 number_of_chunks; u8 chunks[]; }`
+    fn auth_chunks(&self, name: i32) -> io::Result<Vec<u8>> {
+        let mut buffer = [0; 8 + 256];
+        buffer[..4].copy_from_slice(&self.id().to_ne_bytes());
+        get_bytes(self.fd, name, &mut buffer)?;
+        let count = u32::from_ne_bytes([buffer[4], buffer[5], buffer[6], buffer[7]]);
+        Ok(buffer[8..].iter().copied().take(count as usize).collect())
+    }
+}

@@ -1,0 +1,165 @@
+//! Streams: how many, from where they count, and which goes first (RFC 6525, RFC 8260).
+
+use std::io;
+
+use super::Options;
+use crate::sys::sctp::abi::*;
+use crate::sys::sctp::set_bytes;
+
+/// Which requests of the peer to change streams are granted, and which this side may make
+/// (SCTP_ENABLE_STREAM_RESET, RFC 6525 §6.3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct StreamRequests {
+    /// Streams begin anew.
+    pub reset_streams: bool,
+    /// The association begins anew.
+    pub reset_association: bool,
+    /// There are more streams.
+    pub add_streams: bool,
+}
+
+/// Whose streams begin anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ResetDirection {
+    /// Those that the peer sends on.
+    Inbound,
+    /// Those that this side sends on.
+    Outbound,
+    /// Both.
+    Both,
+}
+
+/// Which stream's message is sent next (SCTP_STREAM_SCHEDULER, RFC 8260 §4.3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StreamScheduler {
+    /// The message that came first (SCTP_SS_FCFS).
+    FirstComeFirstServed,
+    /// The stream with the smallest number set with
+    /// [`set_stream_scheduler_value`](Options::set_stream_scheduler_value) (SCTP_SS_PRIO).
+    Priority,
+    /// The streams take turns (SCTP_SS_RR).
+    RoundRobin,
+    /// Something that this does not know, by its number.
+    Other(u32),
+}
+
+/// # Streams
+impl Options<'_> {
+    /// Whether streams may be reset and added at all (SCTP_RECONFIG_SUPPORTED, RFC 6525): with an association,
+    /// whether the peer supports it too.
+    pub fn reconfig_supported(&self) -> io::Result<bool> {
+        self.get_value(SCTP_RECONFIG_SUPPORTED).map(|value| value != 0)
+    }
+
+    /// Sets that, for associations to come.
+    pub fn set_reconfig_supported(&self, on: bool) -> io::Result<()> {
+        self.set_value(SCTP_RECONFIG_SUPPORTED, on.into())
+    }
+
+    /// SCTP_ENABLE_STREAM_RESET (RFC 6525 §6.3.1).
+    pub fn stream_requests(&self) -> io::Result<StreamRequests> {
+        let value = self.get_value(SCTP_ENABLE_STREAM_RESET)?;
+        Ok(StreamRequests {
+            reset_streams: value & SCTP_ENABLE_RESET_STREAM_REQ != 0,
+            reset_association: value & SCTP_ENABLE_RESET_ASSOC_REQ != 0,
+            add_streams: value & SCTP_ENABLE_CHANGE_ASSOC_REQ != 0,
+        })
+    }
+
+    /// Sets that.
+    pub fn enable_stream_requests(&self, requests: StreamRequests) -> io::Result<()> {
+        let mut value = 0;
+        for (on, flag) in [
+            (requests.reset_streams, SCTP_ENABLE_RESET_STREAM_REQ),
+            (requests.reset_association, SCTP_ENABLE_RESET_ASSOC_REQ),
+            (requests.add_streams, SCTP_ENABLE_CHANGE_ASSOC_REQ),
+        ] {
+            if on {
+                value |= flag;
+            }
+        }
+        self.set_value(SCTP_ENABLE_STREAM_RESET, value)
+    }
+
+    /// Lets these streams begin anew at sequence number 0 (SCTP_RESET_STREAMS, RFC 6525 §6.3.2); none named
+    /// are all. The outcome comes as [`Notification::StreamsReset`](crate::sctp::Notification). ENOPROTOOPT
+    /// without [`set_reconfig_supported`](Self::set_reconfig_supported) on both sides, EINPROGRESS during
+    /// another request, EAGAIN while a stream has messages that were not sent.
+    pub fn reset_streams(&self, direction: ResetDirection, streams: &[u16]) -> io::Result<()> {
+        let flags = match direction {
+            ResetDirection::Inbound => SCTP_STREAM_RESET_INCOMING,
+            ResetDirection::Outbound => SCTP_STREAM_RESET_OUTGOING,
+            ResetDirection::Both => SCTP_STREAM_RESET_INCOMING | SCTP_STREAM_RESET_OUTGOING,
+        };
+        let count = u16::try_from(streams.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // struct sctp_reset_streams { i32 assoc_id; u16 flags, number_streams, stream_list[]; }
+        let mut value = self.id().to_ne_bytes().to_vec();
+        value.extend(flags.to_ne_bytes());
+        value.extend(count.to_ne_bytes());
+        value.extend(streams.iter().flat_map(|stream| stream.to_ne_bytes()));
+        set_bytes(self.fd, SCTP_RESET_STREAMS, &value)
+    }
+
+    /// Lets all streams and the transmission sequence numbers begin anew (SCTP_RESET_ASSOC, RFC 6525 §6.3.3).
+    /// EBUSY on Linux while anything sent is not acknowledged. Errors otherwise as
+    /// [`reset_streams`](Self::reset_streams).
+    pub fn reset_association(&self) -> io::Result<()> {
+        self.set(SCTP_RESET_ASSOC, &self.id())
+    }
+
+    /// Asks for more streams (SCTP_ADD_STREAMS, RFC 6525 §6.3.4). The outcome comes as
+    /// [`Notification::StreamsAdded`](crate::sctp::Notification). Errors as
+    /// [`reset_streams`](Self::reset_streams).
+    pub fn add_streams(&self, inbound: u16, outbound: u16) -> io::Result<()> {
+        let value =
+            sctp_add_streams { sas_assoc_id: self.id(), sas_instrms: inbound, sas_outstrms: outbound };
+        self.set(SCTP_ADD_STREAMS, &value)
+    }
+
+    /// Whether long messages of different streams may alternate on the wire
+    /// (SCTP_INTERLEAVING_SUPPORTED, RFC 8260 §4.3.1): with an association, whether they do.
+    pub fn interleaving_supported(&self) -> io::Result<bool> {
+        self.get_value(SCTP_INTERLEAVING_SUPPORTED).map(|value| value != 0)
+    }
+
+    /// Sets that, for associations to come. EPERM unless the sysctl net.sctp.intl_enable is on and
+    /// [`set_fragment_interleave`](Self::set_fragment_interleave) is not `None`.
+    pub fn set_interleaving_supported(&self, on: bool) -> io::Result<()> {
+        self.set_value(SCTP_INTERLEAVING_SUPPORTED, on.into())
+    }
+
+    /// SCTP_STREAM_SCHEDULER (RFC 8260 §4.3.2).
+    pub fn stream_scheduler(&self) -> io::Result<StreamScheduler> {
+        Ok(match self.get_value(SCTP_STREAM_SCHEDULER)? {
+            0 => StreamScheduler::FirstComeFirstServed,
+            1 => StreamScheduler::Priority,
+            2 => StreamScheduler::RoundRobin,
+            other => StreamScheduler::Other(other),
+        })
+    }
+
+    /// Sets that.
+    pub fn set_stream_scheduler(&self, scheduler: StreamScheduler) -> io::Result<()> {
+        let number = match scheduler {
+            StreamScheduler::FirstComeFirstServed => 0,
+            StreamScheduler::Priority => 1,
+            StreamScheduler::RoundRobin => 2,
+            StreamScheduler::Other(number) => number,
+        };
+        self.set_value(SCTP_STREAM_SCHEDULER, number)
+    }
+
+    /// What the scheduler knows of a stream of an association, its priority (SCTP_STREAM_SCHEDULER_VALUE,
+    /// RFC 8260 §4.3.3).
+    pub fn stream_scheduler_value(&self, stream: u16) -> io::Result<u16> {
+        let question = sctp_stream_value { assoc_id: self.id(), stream_id: stream, stream_value: 0 };
+        self.get(SCTP_STREAM_SCHEDULER_VALUE, question).map(|answer| answer.stream_value)
+    }
+
+    /// Sets that. EINVAL with a scheduler that has no such value.
+    pub fn set_stream_scheduler_value(&self, stream: u16, value: u16) -> io::Result<()> {
+        let value = sctp_stream_value { assoc_id: self.id(), stream_id: stream, stream_value: value };
+        self.set(SCTP_STREAM_SCHEDULER_VALUE, &value)
+    }
+}

@@ -1,0 +1,303 @@
+//! SCTP's calls: options, [sendmsg(2)](https://man7.org/linux/man-pages/man2/sendmsg.2.html) and
+//! [recvmsg(2)](https://man7.org/linux/man-pages/man2/recvmsg.2.html) with SCTP's control messages, and
+//! what other systems have as functions of a C library (`sctp_bindx` and the like, RFC 6458 §9) and Linux
+//! as socket options.
+
+pub(crate) mod abi;
+pub(crate) mod control;
+
+use std::io;
+use std::mem::{self, MaybeUninit, size_of};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use socket2::{SockAddr, SockAddrStorage};
+
+use self::abi::*;
+use self::control::SendControl;
+use super::control::{ControlBuffer, SPACE};
+use super::message::{DATAGRAM_MAX, socket_address};
+use super::{cvt, cvt_size};
+use crate::sctp::sockaddr;
+use crate::sctp::{MessageInfo, NextInfo, SendInfo};
+
+/// What [`recv`] found.
+#[derive(Debug)]
+pub(crate) struct Received {
+    /// Bytes of the message, of a part of it, or of the notification. 0 and no notification: the socket
+    /// was shut down for reading.
+    pub(crate) len: usize,
+    /// The address of the peer that it came from.
+    pub(crate) source: Option<SocketAddr>,
+    /// MSG_EOR: nothing of it is left.
+    pub(crate) complete: bool,
+    /// MSG_NOTIFICATION: it is an event of the kernel's.
+    pub(crate) notification: bool,
+    /// SCTP_RCVINFO and the association, if the socket asks for it (SCTP_RECVRCVINFO).
+    pub(crate) info: Option<(MessageInfo, i32)>,
+    /// SCTP_NXTINFO, if the socket asks for it (SCTP_RECVNXTINFO) and another message is there.
+    pub(crate) next: Option<NextInfo>,
+}
+
+/// Receives one message or notification, or a part: into `first`, and what has no room there into the
+/// spare capacity of `overflow`, which is cleared before, has room for [`DATAGRAM_MAX`] bytes, and holds
+/// exactly the rest after. What has no room in either comes with the next call. Blocks as the socket and
+/// its SO_RCVTIMEO say (EAGAIN: the time is over), or not at all with `wait` false.
+pub(crate) fn recv(
+    socket: BorrowedFd<'_>,
+    first: &mut [u8],
+    overflow: &mut Vec<u8>,
+    wait: bool,
+) -> io::Result<Received> {
+    overflow.clear();
+    overflow.reserve(DATAGRAM_MAX);
+    let received = recv_into(socket, first, overflow.spare_capacity_mut(), wait)?;
+    // SAFETY: the kernel wrote `len` bytes, first into `first`, then into the spare capacity.
+    unsafe { overflow.set_len(received.len.saturating_sub(first.len())) };
+    Ok(received)
+}
+
+/// As [`recv`], with one buffer.
+pub(crate) fn recv_one(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: bool) -> io::Result<Received> {
+    recv_into(socket, buffer, &mut [], wait)
+}
+
+fn recv_into(
+    socket: BorrowedFd<'_>,
+    first: &mut [u8],
+    spare: &mut [MaybeUninit<u8>],
+    wait: bool,
+) -> io::Result<Received> {
+    let mut parts = [
+        libc::iovec { iov_base: first.as_mut_ptr().cast(), iov_len: first.len() },
+        libc::iovec { iov_base: spare.as_mut_ptr().cast(), iov_len: spare.len() },
+    ];
+    let mut control = MaybeUninit::<ControlBuffer>::uninit();
+    let mut name = SockAddrStorage::zeroed();
+    // SAFETY: msghdr is plain data, all zeroes is a valid value of it.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    header.msg_name = (&raw mut name).cast();
+    header.msg_namelen = name.size_of();
+    header.msg_iov = parts.as_mut_ptr();
+    header.msg_iovlen = parts.len() as _;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = SPACE as _;
+    let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
+    // SAFETY: every pointer in `header` is to memory of the stated length that outlives the call.
+    let len = cvt_size(unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, flags) })?;
+    let source = (header.msg_namelen > 0).then(|| socket_address(name, header.msg_namelen));
+    let used = (header.msg_controllen as usize).min(SPACE);
+    // SAFETY: the kernel wrote the first `used` bytes of `control`.
+    let control = unsafe { std::slice::from_raw_parts(control.as_ptr().cast::<u8>(), used) };
+    let info = control::receive_info(control);
+    Ok(Received {
+        len,
+        source: source.flatten().map(sockaddr::canonical),
+        complete: header.msg_flags & libc::MSG_EOR != 0,
+        notification: header.msg_flags & MSG_NOTIFICATION != 0,
+        info: info.message,
+        next: info.next,
+    })
+}
+
+/// Sends one message, which must not be empty, without blocking and without SIGPIPE. `association` says to
+/// whom on a one-to-many socket, and means nothing on others. `flags` are SCTP_EOF (which wants an empty
+/// message), SCTP_ABORT (the message is the reason) and the like.
+///
+/// SCTP_SNDINFO always goes along, the default too: without it the kernel would take what
+/// SCTP_DEFAULT_SNDINFO says.
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    payload: &[u8],
+    association: i32,
+    info: &SendInfo,
+    flags: u16,
+) -> io::Result<usize> {
+    send_control(socket, payload, None, &SendControl::new(association, info, flags))
+}
+
+/// As [`send`], authenticated with the key of this number (SCTP_AUTHINFO, RFC 6458 §5.3.8).
+pub(crate) fn send_with_key(
+    socket: BorrowedFd<'_>,
+    payload: &[u8],
+    association: i32,
+    info: &SendInfo,
+    key: u16,
+) -> io::Result<usize> {
+    let mut control = SendControl::new(association, info, 0);
+    control.key(key);
+    send_control(socket, payload, None, &control)
+}
+
+/// How many more addresses [`send_to`] takes.
+const OTHERS: usize = 5;
+
+/// As [`send`], to the peer that has the address `to`; on a one-to-many socket that associates with it first
+/// if need be, and then `others` are more addresses of that peer, five at most (SCTP_DSTADDRV4,
+/// SCTP_DSTADDRV6, RFC 6458 §5.3.9).
+pub(crate) fn send_to(
+    socket: BorrowedFd<'_>,
+    payload: &[u8],
+    to: SocketAddr,
+    others: &[IpAddr],
+    info: &SendInfo,
+    flags: u16,
+) -> io::Result<usize> {
+    let mut control = SendControl::new(0, info, flags);
+    if others.len() > OTHERS || !others.iter().all(|&other| control.destination(other)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    send_control(socket, payload, Some(&SockAddr::from(to)), &control)
+}
+
+fn send_control(
+    socket: BorrowedFd<'_>,
+    payload: &[u8],
+    to: Option<&SockAddr>,
+    control: &SendControl,
+) -> io::Result<usize> {
+    let mut part = libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
+    let control = control.as_bytes();
+    // SAFETY: msghdr is plain data, all zeroes is a valid value of it.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    if let Some(to) = to {
+        header.msg_name = to.as_ptr().cast_mut().cast();
+        header.msg_namelen = to.len();
+    }
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_ptr().cast_mut().cast();
+    header.msg_controllen = control.len() as _;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: every pointer in `header` is to memory of the stated length that outlives the call, and
+    // sendmsg writes to none of it.
+    cvt_size(unsafe { libc::sendmsg(socket.as_raw_fd(), &header, flags) })
+}
+
+/// [setsockopt(2)](https://man7.org/linux/man-pages/man2/setsockopt.2.html) at the level of SCTP.
+pub(crate) fn set<T: Plain>(socket: BorrowedFd<'_>, name: i32, value: &T) -> io::Result<()> {
+    // SAFETY: the pointer and the length are those of `value`.
+    unsafe { set_raw(socket, name, (&raw const *value).cast(), size_of::<T>()) }
+}
+
+/// As [`set`], for options of variable length.
+pub(crate) fn set_bytes(socket: BorrowedFd<'_>, name: i32, value: &[u8]) -> io::Result<()> {
+    // SAFETY: the pointer and the length are those of a slice.
+    unsafe { set_raw(socket, name, value.as_ptr(), value.len()) }
+}
+
+/// # Safety
+///
+/// `value` points to `len` bytes.
+unsafe fn set_raw(socket: BorrowedFd<'_>, name: i32, value: *const u8, len: usize) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the caller vouches for the pointer and the length.
+    cvt(unsafe { libc::setsockopt(socket.as_raw_fd(), IPPROTO_SCTP, name, value.cast(), len) }).map(drop)
+}
+
+/// [getsockopt(2)](https://man7.org/linux/man-pages/man2/getsockopt.2.html) at the level of SCTP. `question`
+/// is what the kernel reads first, the association and the like; it comes back with the answer in it.
+pub(crate) fn get<T: Plain>(socket: BorrowedFd<'_>, name: i32, mut question: T) -> io::Result<T> {
+    // SAFETY: the pointer and the length are those of `question`, of which any bytes are a value.
+    unsafe { get_raw(socket, name, (&raw mut question).cast(), size_of::<T>()) }?;
+    Ok(question)
+}
+
+/// As [`get`], for options of variable length; returns how many bytes of `buffer` are the answer.
+pub(crate) fn get_bytes(socket: BorrowedFd<'_>, name: i32, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: the pointer and the length are those of a slice.
+    let (_, len) = unsafe { get_raw(socket, name, buffer.as_mut_ptr(), buffer.len()) }?;
+    Ok(len)
+}
+
+/// As [`get_bytes`], with a buffer that grows while the kernel finds it too small (ENOMEM or EINVAL, as
+/// `too_small` says), up to a MiB. The answer replaces `question`, and zeroes follow it: of its length only its
+/// own count is to be trusted, because for SCTP_GET_LOCAL_ADDRS Linux leaves the header out of the length.
+pub(crate) fn get_growing(
+    socket: BorrowedFd<'_>,
+    name: i32,
+    question: &[u8],
+    too_small: i32,
+) -> io::Result<Vec<u8>> {
+    let mut buffer = question.to_vec();
+    for size in [1 << 10, 1 << 14, 1 << 17, 1 << 20] {
+        buffer.resize(size, 0);
+        match get_bytes(socket, name, &mut buffer) {
+            Ok(_) => return Ok(buffer),
+            Err(error) if error.raw_os_error() == Some(too_small) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::from_raw_os_error(too_small))
+}
+
+/// What the call returned, and the length that the kernel left.
+///
+/// # Safety
+///
+/// `value` points to `len` bytes, which the kernel may overwrite with any.
+unsafe fn get_raw(socket: BorrowedFd<'_>, name: i32, value: *mut u8, len: usize) -> io::Result<(i32, usize)> {
+    let room = len;
+    let mut len = libc::socklen_t::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the caller vouches for the pointer and the length.
+    let result =
+        cvt(unsafe { libc::getsockopt(socket.as_raw_fd(), IPPROTO_SCTP, name, value.cast(), &mut len) })?;
+    Ok((result, (len as usize).min(room)))
+}
+
+/// `sctp_bindx` with SCTP_BINDX_ADD_ADDR (RFC 6458 §9.1): more local addresses, on the same port. With an
+/// association established, its peer is told (RFC 5061), if that is enabled on both sides.
+pub(crate) fn bind_add(socket: BorrowedFd<'_>, addresses: &[SocketAddr]) -> io::Result<()> {
+    set_bytes(socket, SCTP_SOCKOPT_BINDX_ADD, &sockaddr::pack(addresses))
+}
+
+/// `sctp_bindx` with SCTP_BINDX_REM_ADDR (RFC 6458 §9.1).
+pub(crate) fn bind_remove(socket: BorrowedFd<'_>, addresses: &[SocketAddr]) -> io::Result<()> {
+    set_bytes(socket, SCTP_SOCKOPT_BINDX_REM, &sockaddr::pack(addresses))
+}
+
+/// `sctp_connectx` (RFC 6458 §9.9): associates with the peer that has all these addresses. Blocks as the
+/// socket and its SO_SNDTIMEO say. Returns the association and whether it is established; on a non-blocking
+/// socket it is not yet.
+pub(crate) fn connect(socket: BorrowedFd<'_>, addresses: &[SocketAddr]) -> io::Result<(i32, bool)> {
+    let packed = sockaddr::pack(addresses);
+    let bytes = i32::try_from(packed.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut argument = sctp_getaddrs_old { assoc_id: 0, addr_num: bytes, addrs: packed.as_ptr() };
+    let len = size_of::<sctp_getaddrs_old>();
+    // SAFETY: the pointer and the length are those of `argument`, which points to `packed`; the kernel
+    // writes only the association, and `argument` is not used as pointers afterwards.
+    match unsafe { get_raw(socket, SCTP_SOCKOPT_CONNECTX3, (&raw mut argument).cast(), len) } {
+        Ok(_) => Ok((argument.assoc_id, true)),
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok((argument.assoc_id, false)),
+        Err(error) => Err(error),
+    }
+}
+
+/// `sctp_peeloff_flags` with SOCK_CLOEXEC (RFC 6458 §9.2): a socket of its own for the association. Where the
+/// kernel has only SCTP_SOCKOPT_PEELOFF, that and
+/// [fcntl(2)](https://man7.org/linux/man-pages/man2/fcntl.2.html).
+///
+/// With a full descriptor table this fails with EMFILE *and destroys the association*.
+pub(crate) fn peel_off(socket: BorrowedFd<'_>, association: i32) -> io::Result<OwnedFd> {
+    let p_arg = sctp_peeloff_arg_t { associd: association, sd: -1 };
+    let question = sctp_peeloff_flags_arg_t { p_arg, flags: libc::SOCK_CLOEXEC.cast_unsigned() };
+    match get(socket, SCTP_SOCKOPT_PEELOFF_FLAGS, question) {
+        // SAFETY: the kernel made this descriptor for this call, nobody else has it.
+        Ok(answer) => Ok(unsafe { OwnedFd::from_raw_fd(answer.p_arg.sd) }),
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+            let answer = get(socket, SCTP_SOCKOPT_PEELOFF, p_arg)?;
+            // SAFETY: as above.
+            let peeled = unsafe { OwnedFd::from_raw_fd(answer.sd) };
+            // SAFETY: the call takes no pointers.
+            cvt(unsafe { libc::fcntl(peeled.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) })?;
+            Ok(peeled)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whole milliseconds, rounded up so that something is never nothing.
+pub(crate) fn milliseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
+}
