@@ -26,6 +26,7 @@ pub use error::AddressError;
 /// | `[fe80::1%eth0]`, `[fe80::1%25eth0]`, `[fe80::1%2]` | a link-local address with its zone: an interface's name or index |
 /// | `example.org` | a name, looked up by [`resolve`](Self::resolve) |
 /// | `*` | every local address, the same as `[::]` |
+/// | `10.0.0.1,10.0.1.1`, `10.0.0.1,[fd00::1]` | SCTP only: several addresses of one host, the first preferred |
 ///
 /// The port is required; 0 lets the kernel pick one. A path, a query, a fragment or user
 /// information is refused. The zone may follow a plain `%` or the `%25` of [RFC
@@ -46,6 +47,9 @@ pub struct Address {
     pub scheme: Scheme,
     /// The host, as it was written.
     pub host: Host,
+    /// Further addresses of the same host. Only SCTP knows what to do with them (multi-homing, RFC
+    /// 9260 §6.4).
+    pub alternates: Vec<Host>,
     /// The port; 0 before it is bound means "any".
     pub port: u16,
 }
@@ -58,6 +62,13 @@ pub enum Scheme {
     Udp,
     /// DTLS 1.2 over UDP ([RFC 6347](https://www.rfc-editor.org/rfc/rfc6347)).
     Dtls,
+    /// SCTP ([RFC 9260](https://www.rfc-editor.org/rfc/rfc9260)): nothing is encrypted and nobody is
+    /// authenticated.
+    Sctp,
+    /// TLS 1.2 and 1.3 over SCTP ([RFC 3436](https://www.rfc-editor.org/rfc/rfc3436)).
+    SctpTls,
+    /// DTLS 1.2 over SCTP ([RFC 6083](https://www.rfc-editor.org/rfc/rfc6083)).
+    SctpDtls,
 }
 
 /// The host of an [`Address`].
@@ -78,28 +89,45 @@ impl Address {
     /// The scope id of a link-local address becomes a numeric zone; elsewhere it means nothing and
     /// is left out.
     pub fn from_socket(scheme: Scheme, socket: SocketAddr) -> Self {
-        let host = match socket {
-            SocketAddr::V4(v4) => Host::V4(*v4.ip()),
-            SocketAddr::V6(v6) => {
-                let zoned = v6.scope_id() != 0 && needs_zone(v6.ip());
-                Host::V6(*v6.ip(), zoned.then(|| v6.scope_id().to_string()))
-            }
-        };
-        Self { scheme, host, port: socket.port() }
+        Self { scheme, host: Host::from_socket(socket), alternates: Vec::new(), port: socket.port() }
+    }
+
+    /// The same for the addresses of one SCTP endpoint, the first preferred; their port is the first
+    /// one's. `None` without any.
+    pub fn from_sockets(scheme: Scheme, sockets: &[SocketAddr]) -> Option<Self> {
+        let (first, rest) = sockets.split_first()?;
+        let alternates = rest.iter().copied().map(Host::from_socket).collect();
+        Some(Self { alternates, ..Self::from_socket(scheme, *first) })
     }
 
     /// The socket addresses behind this address, in the resolver's order and each once; at least
-    /// one.
+    /// one. Those of a list belong together: an SCTP endpoint has them all.
     ///
     /// A literal address costs at most one system call to look up its zone. A name blocks for as
     /// long as the system's resolver does.
     ///
     /// # Errors
     ///
-    /// The name is unknown, the zone is no interface of this host, or a link-local address has no
-    /// zone.
+    /// A name is unknown, a zone is no interface of this host, a link-local address has no zone, or
+    /// the addresses of a list cannot belong to one endpoint.
     pub fn resolve(&self) -> Result<Vec<SocketAddr>, AddressError> {
-        match &self.host {
+        let mut found = self.resolve_host(&self.host)?;
+        for host in &self.alternates {
+            for address in self.resolve_host(host)? {
+                if found.contains(&address) {
+                    return Err(AddressError::RepeatedAddress { address: address.ip() });
+                }
+                found.push(address);
+            }
+        }
+        if !self.alternates.is_empty() {
+            check_list(&found)?;
+        }
+        Ok(found)
+    }
+
+    fn resolve_host(&self, host: &Host) -> Result<Vec<SocketAddr>, AddressError> {
+        match host {
             Host::V4(v4) => Ok(vec![SocketAddr::new(IpAddr::V4(*v4), self.port)]),
             Host::V6(v6, zone) => {
                 let scope = match zone {
@@ -129,35 +157,63 @@ impl FromStr for Address {
         };
         let scheme: Scheme = scheme.parse()?;
         refuse_extras(url, rest)?;
-        let (host, port) = split_port(url, scheme, rest)?;
-        Ok(Self { scheme, host: parse_host(url, host)?, port })
+        let hosts = split_list(rest);
+        let (last, before) = hosts.split_last().expect("a split has at least one part");
+        if !before.is_empty() && !scheme.is_sctp() {
+            return Err(AddressError::ListNeedsSctp { url: url.to_owned(), scheme });
+        }
+        let (last, port) = split_port(url, scheme, last)?;
+        let mut hosts = Vec::with_capacity(hosts.len());
+        for &host in before.iter().chain([&last]) {
+            if host.is_empty() {
+                return Err(AddressError::MissingHost(url.to_owned()));
+            }
+            if !host.starts_with('[') && host.contains(':') {
+                return Err(AddressError::PortInList { url: url.to_owned(), host: host.to_owned() });
+            }
+            hosts.push(parse_host(url, host)?);
+        }
+        let host = hosts.remove(0);
+        Ok(Self { scheme, host, alternates: hosts, port })
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}:{}", self.scheme, self.host, self.port)
+        write!(f, "{}://{}", self.scheme, self.host)?;
+        for host in &self.alternates {
+            write!(f, ",{host}")?;
+        }
+        write!(f, ":{}", self.port)
     }
 }
 
 impl Scheme {
     /// Every scheme that can be used, for help texts.
-    pub const ALL: &[Scheme] = &[Scheme::Udp, Scheme::Dtls];
+    pub const ALL: &[Scheme] = &[Scheme::Udp, Scheme::Dtls, Scheme::Sctp, Scheme::SctpTls, Scheme::SctpDtls];
 
     /// The scheme as it stands in a URL.
     pub const fn as_str(self) -> &'static str {
         match self {
             Scheme::Udp => "udp",
             Scheme::Dtls => "dtls",
+            Scheme::Sctp => "sctp",
+            Scheme::SctpTls => "sctp+tls",
+            Scheme::SctpDtls => "sctp+dtls",
         }
     }
 
     /// Whether messages are encrypted and a handshake comes before them.
     pub const fn is_secure(self) -> bool {
         match self {
-            Scheme::Udp => false,
-            Scheme::Dtls => true,
+            Scheme::Udp | Scheme::Sctp => false,
+            Scheme::Dtls | Scheme::SctpTls | Scheme::SctpDtls => true,
         }
+    }
+
+    /// Whether it runs over SCTP: messages have streams, hosts may have several addresses.
+    pub const fn is_sctp(self) -> bool {
+        matches!(self, Scheme::Sctp | Scheme::SctpTls | Scheme::SctpDtls)
     }
 }
 
@@ -177,6 +233,18 @@ impl FromStr for Scheme {
 impl fmt::Display for Scheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl Host {
+    fn from_socket(socket: SocketAddr) -> Self {
+        match socket {
+            SocketAddr::V4(v4) => Host::V4(*v4.ip()),
+            SocketAddr::V6(v6) => {
+                let zoned = v6.scope_id() != 0 && needs_zone(v6.ip());
+                Host::V6(*v6.ip(), zoned.then(|| v6.scope_id().to_string()))
+            }
+        }
     }
 }
 
@@ -207,6 +275,41 @@ fn refuse_extras(url: &str, rest: &str) -> Result<(), AddressError> {
         Some('/') => Err(AddressError::Path { url: url.to_owned(), path: extra.to_owned() }),
         Some(_) => Err(AddressError::Query { url: url.to_owned(), extra: extra.to_owned() }),
     }
+}
+
+/// Splits at the commas that do not stand in brackets (a zone may have one).
+fn split_list(rest: &str) -> Vec<&str> {
+    let mut depth = 0usize;
+    rest.split(|c| {
+        match c {
+            '[' => depth += 1,
+            ']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        c == ',' && depth == 0
+    })
+    .collect()
+}
+
+/// Whether these can be the addresses of one SCTP endpoint: each a unicast address of a host, and
+/// all of one scope, because a peer that reaches one scope does not reach the other (RFC 9260
+/// §5.1.2, RFC 6458 §9.1).
+fn check_list(addresses: &[SocketAddr]) -> Result<(), AddressError> {
+    let Some(first) = addresses.first().map(SocketAddr::ip) else { return Ok(()) };
+    for address in addresses.iter().map(SocketAddr::ip) {
+        if address.is_unspecified() {
+            return Err(AddressError::WildcardInList);
+        }
+        if address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST) {
+            return Err(AddressError::NotUnicast { address });
+        }
+        let link_local = |ip: IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        let scope = |ip: IpAddr| (ip.to_canonical().is_loopback(), link_local(ip));
+        if scope(first) != scope(address) {
+            return Err(AddressError::MixedScopes { first, other: address });
+        }
+    }
+    Ok(())
 }
 
 /// Splits `host:port`; a host in brackets keeps them.

@@ -13,6 +13,7 @@ use socket2::Socket;
 
 use crate::address::Scheme;
 use crate::error::EndReason;
+use crate::sctp::{self, MessageInfo, NotificationKind};
 use crate::session::Session;
 use crate::sys::epoll::{Epoll, READABLE_EDGE};
 use crate::sys::message;
@@ -51,6 +52,10 @@ pub(crate) mod signal {
     pub(crate) const STOP: u8 = 8;
     /// Datagrams wait in the inbox.
     pub(crate) const INBOX: u8 = 16;
+    /// What was encrypted found no room in the send buffer: send it when there is some.
+    pub(crate) const FLUSH: u8 = 32;
+    /// After these nothing of the peer is read any more.
+    pub(crate) const FINAL: u8 = CLOSE | EVICT | STOP;
 }
 
 /// Most datagrams that wait in an inbox: those that came before the child socket was there, and
@@ -109,15 +114,36 @@ enum Wake {
     Blocking(Arc<Socket>),
     /// It was woken once and waits by epoll since: re-arming the socket there wakes it.
     Watching(Arc<Socket>, Arc<Epoll>),
+    /// It blocks in a read of an SCTP socket. Shut down for reading, that would acknowledge and throw
+    /// away what still comes; a notification wakes it as well.
+    Notifying(Arc<Socket>),
     /// It waits for nothing any more.
     Gone,
 }
 
 #[derive(Default)]
 struct Inbox {
-    queue: VecDeque<Box<[u8]>>,
+    queue: VecDeque<Parcel>,
     bytes: usize,
     closed: bool,
+}
+
+/// What another thread read for an association.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Parcel {
+    /// A datagram, or (part of) an SCTP message.
+    pub(crate) payload: Box<[u8]>,
+    /// What came with an SCTP message.
+    pub(crate) info: MessageInfo,
+    /// No further part of the message is to follow.
+    pub(crate) complete: bool,
+}
+
+impl Parcel {
+    /// A datagram.
+    pub(crate) fn datagram(payload: &[u8]) -> Self {
+        Self { payload: payload.into(), info: MessageInfo::default(), complete: true }
+    }
 }
 
 /// What became of a datagram given to [`Association::deliver`].
@@ -171,9 +197,23 @@ impl Association {
         }
     }
 
+    /// Takes a signal back, which has been seen to.
+    pub(crate) fn lower(&self, signal: u8) {
+        self.signals.fetch_and(!signal, Ordering::AcqRel);
+    }
+
     fn wake(&self) {
         match &*self.wake.lock() {
             Wake::Blocking(socket) => message::shutdown_read(&**socket),
+            Wake::Notifying(socket) => {
+                let last = self.signals() & signal::FINAL != 0 || self.half_open.load(Ordering::Acquire);
+                // The kernel says SCTP_SENDER_DRY_EVENT at once where nothing is unacknowledged, and
+                // else as soon as nothing is (RFC 6458 §6.1.9).
+                if last || sctp::Options::of(&**socket).subscribe(NotificationKind::SenderDry, true).is_err()
+                {
+                    message::shutdown_read(&**socket);
+                }
+            }
             Wake::Watching(socket, epoll) => {
                 use std::os::fd::AsFd;
                 let _ = epoll.modify(socket.as_fd(), READABLE_EDGE, 0);
@@ -185,6 +225,12 @@ impl Association {
     /// The worker is about to block in reads of `socket`. It must look at the signals after this.
     pub(crate) fn wake_by_shutdown(&self, socket: &Arc<Socket>) {
         *self.wake.lock() = Wake::Blocking(Arc::clone(socket));
+    }
+
+    /// The worker is about to block in reads of an SCTP `socket`. It must look at the signals after
+    /// this.
+    pub(crate) fn wake_by_notification(&self, socket: &Arc<Socket>) {
+        *self.wake.lock() = Wake::Notifying(Arc::clone(socket));
     }
 
     /// The worker waits by `epoll` from now on. It must look at the signals after this.
@@ -200,24 +246,26 @@ impl Association {
     /// The socket, for whoever watches over the last flight.
     pub(crate) fn socket(&self) -> Option<Arc<Socket>> {
         match &*self.wake.lock() {
-            Wake::Blocking(socket) | Wake::Watching(socket, _) => Some(Arc::clone(socket)),
+            Wake::Blocking(socket) | Wake::Watching(socket, _) | Wake::Notifying(socket) => {
+                Some(Arc::clone(socket))
+            }
             Wake::Unborn | Wake::Gone => None,
         }
     }
 
-    /// Hands a datagram of this peer to the worker, which gets them in order and before any that
+    /// Hands what came from this peer to the worker, which gets it in order and before anything that
     /// it reads from the socket later. With `wake` false the worker is known not to have started.
-    pub(crate) fn deliver(&self, datagram: &[u8], wake: bool) -> Delivery {
+    pub(crate) fn deliver(&self, parcel: Parcel, wake: bool) -> Delivery {
         {
             let mut inbox = self.inbox.lock();
             if inbox.closed {
                 return Delivery::Gone;
             }
-            if inbox.queue.len() >= INBOX_DATAGRAMS || inbox.bytes + datagram.len() > INBOX_BYTES {
+            if inbox.queue.len() >= INBOX_DATAGRAMS || inbox.bytes + parcel.payload.len() > INBOX_BYTES {
                 return Delivery::Full;
             }
-            inbox.bytes += datagram.len();
-            inbox.queue.push_back(datagram.into());
+            inbox.bytes += parcel.payload.len();
+            inbox.queue.push_back(parcel);
             let raised = self.signals.fetch_or(signal::INBOX, Ordering::AcqRel) & signal::INBOX;
             if raised != 0 || !wake {
                 return Delivery::Queued;
@@ -227,19 +275,19 @@ impl Association {
         Delivery::Queued
     }
 
-    /// The oldest datagram of the inbox.
-    pub(crate) fn take_delivered(&self) -> Option<Box<[u8]>> {
+    /// The oldest of what is in the inbox.
+    pub(crate) fn take_delivered(&self) -> Option<Parcel> {
         let mut inbox = self.inbox.lock();
-        let datagram = inbox.queue.pop_front();
-        inbox.bytes -= datagram.as_ref().map_or(0, |datagram| datagram.len());
+        let parcel = inbox.queue.pop_front();
+        inbox.bytes -= parcel.as_ref().map_or(0, |parcel| parcel.payload.len());
         if inbox.queue.is_empty() {
-            self.signals.fetch_and(!signal::INBOX, Ordering::AcqRel);
+            self.lower(signal::INBOX);
         }
-        datagram
+        parcel
     }
 
     /// Takes what is left in the inbox and lets nothing more in.
-    pub(crate) fn close_inbox(&self) -> VecDeque<Box<[u8]>> {
+    pub(crate) fn close_inbox(&self) -> VecDeque<Parcel> {
         let mut inbox = self.inbox.lock();
         inbox.closed = true;
         std::mem::take(&mut inbox.queue)
@@ -287,11 +335,11 @@ mod tests {
     #[test]
     fn the_inbox_keeps_order_and_clears_its_signal() {
         let association = association();
-        assert_eq!(association.deliver(b"one", true), Delivery::Queued);
-        assert_eq!(association.deliver(b"two", true), Delivery::Queued);
+        assert_eq!(association.deliver(Parcel::datagram(b"one"), true), Delivery::Queued);
+        assert_eq!(association.deliver(Parcel::datagram(b"two"), true), Delivery::Queued);
         assert_eq!(association.signals(), signal::INBOX);
-        assert_eq!(association.take_delivered().as_deref(), Some(&b"one"[..]));
-        assert_eq!(association.take_delivered().as_deref(), Some(&b"two"[..]));
+        assert_eq!(association.take_delivered(), Some(Parcel::datagram(b"one")));
+        assert_eq!(association.take_delivered(), Some(Parcel::datagram(b"two")));
         assert_eq!(association.signals(), 0);
         assert_eq!(association.take_delivered(), None);
     }
@@ -300,24 +348,24 @@ mod tests {
     fn the_inbox_is_bounded_in_datagrams_and_in_bytes() {
         let small = association();
         for _ in 0..INBOX_DATAGRAMS {
-            assert_eq!(small.deliver(b"", true), Delivery::Queued);
+            assert_eq!(small.deliver(Parcel::datagram(b""), true), Delivery::Queued);
         }
-        assert_eq!(small.deliver(b"", true), Delivery::Full);
+        assert_eq!(small.deliver(Parcel::datagram(b""), true), Delivery::Full);
         let large = association();
         let datagram = vec![0; INBOX_BYTES / 16];
         for _ in 0..16 {
-            assert_eq!(large.deliver(&datagram, true), Delivery::Queued);
+            assert_eq!(large.deliver(Parcel::datagram(&datagram), true), Delivery::Queued);
         }
-        assert_eq!(large.deliver(b"x", true), Delivery::Full);
+        assert_eq!(large.deliver(Parcel::datagram(b"x"), true), Delivery::Full);
         assert!(large.take_delivered().is_some());
-        assert_eq!(large.deliver(b"x", true), Delivery::Queued);
+        assert_eq!(large.deliver(Parcel::datagram(b"x"), true), Delivery::Queued);
     }
 
     #[test]
     fn what_is_left_in_a_closed_inbox_is_given_back() {
         let association = association();
-        association.deliver(b"late", true);
+        association.deliver(Parcel::datagram(b"late"), true);
         assert_eq!(association.close_inbox().len(), 1);
-        assert_eq!(association.deliver(b"later", true), Delivery::Gone);
+        assert_eq!(association.deliver(Parcel::datagram(b"later"), true), Delivery::Gone);
     }
 }

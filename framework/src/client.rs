@@ -1,23 +1,33 @@
 //! The client's side: a blocking connect that gives the same [`Peer`] as a server's handler gets.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openssl::ssl::SslContext;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 use crate::address::{Address, Host, Scheme};
 use crate::association::Association;
 use crate::config::Timeouts;
 use crate::credentials::{CaBundle, Identity};
-use crate::error::{ConnectError, EndReason, IdentityError};
+use crate::error::{ConnectError, EndReason, IdentityError, NoSctp};
 use crate::observe::Counters;
-use crate::peer::{Parts, Peer};
+use crate::peer::{Opened, Parts, Peer};
+use crate::sctp::{self, AssociationState, Notification, Options, Settings};
 use crate::session::Session;
-use crate::session::context::{self, ClientCredentials};
+use crate::session::context::{self, ClientCredentials, Protocol};
 use crate::session::dtls::Facts;
+use crate::session::dtls_sctp::DtlsSctp;
 use crate::session::handshake::{Failure, Handshake, after};
+use crate::session::sctp::{SctpSession, configure, require_auth};
+use crate::session::secure::Secure;
+use crate::session::tls_streams::TlsStreams;
+use crate::sys;
+use crate::transport::Transport;
+use crate::transport::sctp::SctpTransport;
 use crate::transport::udp::UdpTransport;
 
 /// Connects to servers. By default the server's certificate must verify against the system's
@@ -39,9 +49,10 @@ pub struct Client {
     credentials: ClientCredentials,
     server_name: Option<String>,
     timeout: Duration,
-    bind: Option<SocketAddr>,
+    bind: Vec<SocketAddr>,
+    sctp: Settings,
     /// Made by the first connect: reading the system's authorities takes milliseconds.
-    context: OnceLock<SslContext>,
+    contexts: [OnceLock<SslContext>; 2],
 }
 
 impl Client {
@@ -51,8 +62,9 @@ impl Client {
             credentials: ClientCredentials::default(),
             server_name: None,
             timeout: Duration::from_secs(10),
-            bind: None,
-            context: OnceLock::new(),
+            bind: Vec::new(),
+            sctp: Settings::default(),
+            contexts: Default::default(),
         }
     }
 
@@ -60,7 +72,7 @@ impl Client {
     #[must_use]
     pub fn ca(mut self, authorities: CaBundle) -> Self {
         self.credentials.authorities = Some(authorities);
-        self.context = OnceLock::new();
+        self.contexts = Default::default();
         self
     }
 
@@ -68,7 +80,7 @@ impl Client {
     #[must_use]
     pub fn identity(mut self, identity: Identity) -> Self {
         self.credentials.identity = Some(identity);
-        self.context = OnceLock::new();
+        self.contexts = Default::default();
         self
     }
 
@@ -76,7 +88,7 @@ impl Client {
     #[must_use]
     pub fn psk(mut self, identity: &[u8], key: &[u8]) -> Self {
         self.credentials.psk = Some((identity.to_vec(), key.to_vec()));
-        self.context = OnceLock::new();
+        self.contexts = Default::default();
         self
     }
 
@@ -84,7 +96,7 @@ impl Client {
     #[must_use]
     pub fn danger_accept_any_certificate(mut self) -> Self {
         self.credentials.accept_any = true;
-        self.context = OnceLock::new();
+        self.contexts = Default::default();
         self
     }
 
@@ -103,23 +115,40 @@ impl Client {
         self
     }
 
-    /// The local address and port to connect from.
+    /// The local address and port to connect from. May be called again for SCTP, which can have
+    /// several addresses with one port; elsewhere the last one counts.
     #[must_use]
     pub fn bind(mut self, local: SocketAddr) -> Self {
-        self.bind = Some(local);
+        self.bind.push(local);
+        self
+    }
+
+    /// How SCTP associations are made.
+    #[must_use]
+    pub fn sctp(mut self, settings: Settings) -> Self {
+        self.sctp = settings;
         self
     }
 
     /// Connects and runs the handshake on the calling thread. Blocks until it is complete. On
-    /// plain UDP nothing is sent, and nobody need be there.
+    /// plain UDP nothing is sent, and nobody need be there. On SCTP the addresses of a list are those of
+    /// one host, and all of them are tried for one association (sctp_connectx, RFC 6458 §9.9).
     ///
     /// # Errors
     ///
-    /// [`ConnectError`]; of several addresses of a host, the last one's.
+    /// [`ConnectError`]; of several addresses of a name, the last one's.
     pub fn connect(&self, address: &Address) -> Result<Peer, ConnectError> {
+        let found = address.resolve()?;
+        if address.scheme.is_sctp() && !address.alternates.is_empty() {
+            return self.connect_sctp(address, &found);
+        }
         let mut outcome = None;
-        for peer in address.resolve()? {
-            match self.connect_to(address, peer) {
+        for peer in found {
+            let connected = match address.scheme.is_sctp() {
+                true => self.connect_sctp(address, &[peer]),
+                false => self.connect_udp(address, peer),
+            };
+            match connected {
                 Ok(peer) => return Ok(peer),
                 Err(error) => outcome = Some(error),
             }
@@ -130,69 +159,187 @@ impl Client {
         }))
     }
 
-    fn connect_to(&self, address: &Address, peer: SocketAddr) -> Result<Peer, ConnectError> {
-        let (socket, local) = self.open_socket(peer).map_err(|source| ConnectError::Io { peer, source })?;
+    fn connect_udp(&self, address: &Address, peer: SocketAddr) -> Result<Peer, ConnectError> {
+        let (socket, local) = self.open_udp(peer).map_err(|source| ConnectError::Io { peer, source })?;
         let association = Arc::new(Association::new(address.scheme, local, peer));
         let counters = Arc::new(Counters::default());
         let mut transport =
             UdpTransport::new(Arc::clone(&socket), Arc::clone(&association), Arc::clone(&counters), None);
         let (session, facts) = match address.scheme {
-            Scheme::Udp => (Session::Plain(socket), Facts::default()),
             Scheme::Dtls => {
-                let context = self.context()?;
-                let name = match (&self.server_name, &address.host) {
-                    (Some(name), _) => name.clone(),
-                    (None, Host::Name(name)) => name.clone(),
-                    (None, _) => peer.ip().to_string(),
-                };
+                let context = self.context(Protocol::Dtls)?;
+                let name = self.name(address, peer);
                 let deadline = after(self.timeout);
                 let handshake = Handshake::connect(context, socket, Some(&name)).and_then(|handshake| {
                     handshake.complete(&mut transport, &association, &counters, None, deadline)
                 });
                 let unreachable = transport.unreachable;
-                let (session, facts) = handshake.map_err(|failure| match failure {
-                    Failure::Unverified(why) => ConnectError::Unverified { peer, why },
-                    Failure::Ended(EndReason::HandshakeTimedOut) => {
-                        ConnectError::TimedOut { peer, timeout: self.timeout, unreachable }
-                    }
-                    Failure::Ended(EndReason::HandshakeFailed(why)) => ConnectError::Handshake { peer, why },
-                    Failure::Ended(EndReason::Io(kind)) => ConnectError::Io { peer, source: kind.into() },
-                    Failure::Ended(other) => ConnectError::Handshake { peer, why: other.to_string() },
-                    Failure::Restarted(_) => {
-                        ConnectError::Handshake { peer, why: "the server began a handshake".to_owned() }
-                    }
-                })?;
+                let (session, facts) =
+                    handshake.map_err(|failure| self.failed(failure, peer, unreachable))?;
                 (Session::Dtls(Box::new(session)), facts)
             }
+            _ => (Session::Plain(socket), Facts::default()),
         };
-        let timeouts = Timeouts { idle: None, ..Timeouts::default() };
-        Ok(Peer::open(Parts {
-            association,
-            transport,
-            session,
-            facts,
-            timeouts,
-            counters,
-            restart: None,
-            home: None,
-        }))
+        let opened = Opened { transport: Transport::Udp(transport), session, facts, restart: None };
+        Ok(open(association, counters, opened))
     }
 
-    fn context(&self) -> Result<&SslContext, IdentityError> {
-        if let Some(context) = self.context.get() {
+    fn connect_sctp(&self, address: &Address, peers: &[SocketAddr]) -> Result<Peer, ConnectError> {
+        let peer = peers[0];
+        let deadline = after(self.timeout);
+        let socket = self.associate(address.scheme, peers, deadline)?;
+        let local = Options::of(&socket).local_addresses().unwrap_or_default();
+        let local = local.first().copied().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+        let association = Arc::new(Association::new(address.scheme, local, peer));
+        let counters = Arc::new(Counters::default());
+        let socket = Arc::new(socket2::Socket::from(socket));
+        let named = Arc::clone(&association);
+        let mut transport = SctpTransport::new(Arc::clone(&socket), named, Arc::clone(&counters), &self.sctp);
+        let secured = match self.secure(address, peer, &socket)? {
+            None => Ok((SctpSession::plain(socket, &self.sctp), Facts::default())),
+            Some(secure) => SctpSession::secure(socket, secure, &mut transport, &association, deadline),
+        };
+        let (session, facts) = secured.map_err(|failure| self.failed(failure, peer, false))?;
+        let opened = Opened {
+            transport: Transport::Sctp(Box::new(transport)),
+            session: Session::Sctp(Box::new(session)),
+            facts,
+            restart: None,
+        };
+        Ok(open(association, counters, opened))
+    }
+
+    /// What secures an association of this scheme.
+    fn secure(
+        &self,
+        address: &Address,
+        peer: SocketAddr,
+        socket: &Socket,
+    ) -> Result<Option<Secure>, ConnectError> {
+        let failed = |failure| self.failed(failure, peer, false);
+        let name = self.name(address, peer);
+        Ok(match address.scheme {
+            Scheme::SctpTls => {
+                let context = self.context(Protocol::Tls)?;
+                let tls = TlsStreams::connect(context, &name, self.sctp.tls_streams);
+                Some(Secure::Tls(tls.map_err(failed)?))
+            }
+            Scheme::SctpDtls => {
+                require_auth(socket).map_err(failed)?;
+                let context = self.context(Protocol::Dtls)?;
+                let dtls = DtlsSctp::connect(context, &name, self.sctp.dtls_label_with_nul);
+                Some(Secure::Dtls(dtls.map_err(failed)?))
+            }
+            _ => None,
+        })
+    }
+
+    /// An association with the host that has these addresses, on a socket of its own.
+    fn associate(
+        &self,
+        scheme: Scheme,
+        peers: &[SocketAddr],
+        deadline: Instant,
+    ) -> Result<sctp::Socket, ConnectError> {
+        let peer = peers[0];
+        let failed = |source: std::io::Error| match NoSctp::is(&source) {
+            true => ConnectError::NoSctp(NoSctp),
+            false => ConnectError::Io { peer, source },
+        };
+        let refused = |why: &str| ConnectError::Refused { peer, why: why.to_owned() };
+        let v6 = peers.iter().chain(&self.bind).any(SocketAddr::is_ipv6);
+        let socket = sctp::Socket::one_to_many(v6).map_err(failed)?;
+        configure(&socket, scheme, &self.sctp).map_err(failed)?;
+        if !self.bind.is_empty() {
+            socket.bind(&self.bind).map_err(failed)?;
+        }
+        socket.set_nonblocking(true).map_err(failed)?;
+        match socket.connect(peers) {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        socket.set_nonblocking(false).map_err(failed)?;
+        let mut notification = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(refused(&format!("no answer within {:?}", self.timeout)));
+            }
+            socket.set_read_timeout(Some(left)).map_err(failed)?;
+            let received = match sys::sctp::recv(socket.as_fd(), &mut [], &mut notification, true) {
+                Ok(received) => received,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                    continue;
+                }
+                Err(error) => return Err(failed(error)),
+            };
+            if !received.notification {
+                continue;
+            }
+            match Notification::parse(&notification) {
+                Ok(Notification::AssociationChanged { state: AssociationState::Up, association, .. }) => {
+                    match socket.peel_off(association) {
+                        // It is over already; how comes next.
+                        Err(error) if error.kind() == ErrorKind::InvalidInput => {}
+                        peeled => return peeled.map_err(failed),
+                    }
+                }
+                Ok(change @ Notification::AssociationChanged { .. }) => {
+                    let cause = change.loss();
+                    return Err(refused(cause.as_deref().unwrap_or("it was refused, or nobody answered")));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Who the server must prove to be.
+    fn name(&self, address: &Address, peer: SocketAddr) -> String {
+        match (&self.server_name, &address.host) {
+            (Some(name), _) => name.clone(),
+            (None, Host::Name(name)) => name.clone(),
+            (None, _) => peer.ip().to_string(),
+        }
+    }
+
+    fn failed(&self, failure: Failure, peer: SocketAddr, unreachable: bool) -> ConnectError {
+        match failure {
+            Failure::Unverified(why) => ConnectError::Unverified { peer, why },
+            Failure::Ended(EndReason::HandshakeTimedOut) => {
+                ConnectError::TimedOut { peer, timeout: self.timeout, unreachable }
+            }
+            Failure::Ended(EndReason::HandshakeFailed(why)) => ConnectError::Handshake { peer, why },
+            Failure::Ended(EndReason::Io(kind)) => ConnectError::Io { peer, source: kind.into() },
+            Failure::Ended(other) => ConnectError::Handshake { peer, why: other.to_string() },
+            Failure::Restarted(_) | Failure::RestartedSctp(_) => {
+                ConnectError::Handshake { peer, why: "the server began anew".to_owned() }
+            }
+        }
+    }
+
+    fn context(&self, protocol: Protocol) -> Result<&SslContext, IdentityError> {
+        let place = &self.contexts[protocol as usize];
+        if let Some(context) = place.get() {
             return Ok(context);
         }
-        let context = context::client(&self.credentials)?;
-        Ok(self.context.get_or_init(|| context))
+        let context = context::client(&self.credentials, protocol)?;
+        Ok(place.get_or_init(|| context))
     }
 
-    fn open_socket(&self, peer: SocketAddr) -> std::io::Result<(Arc<Socket>, SocketAddr)> {
-        let socket = Socket::new(Domain::for_address(peer), Type::DGRAM, Some(Protocol::UDP))?;
-        if let Some(local) = self.bind {
-            socket.bind(&local.into())?;
+    fn open_udp(&self, peer: SocketAddr) -> std::io::Result<(Arc<Socket>, SocketAddr)> {
+        let socket = Socket::new(Domain::for_address(peer), Type::DGRAM, Some(socket2::Protocol::UDP))?;
+        if let Some(local) = self.bind.last() {
+            socket.bind(&(*local).into())?;
         }
         socket.connect(&peer.into())?;
-        let local = socket.local_addr()?.as_socket().ok_or(std::io::ErrorKind::AddrNotAvailable)?;
+        let local = socket.local_addr()?.as_socket().ok_or(ErrorKind::AddrNotAvailable)?;
         Ok((Arc::new(socket), local))
     }
+}
+
+/// A client's peer is there until the client ends it.
+fn open(association: Arc<Association>, counters: Arc<Counters>, opened: Opened) -> Peer {
+    let timeouts = Timeouts { idle: None, ..Timeouts::default() };
+    Peer::open(Parts { association, opened, timeouts, counters, home: None })
 }

@@ -39,6 +39,11 @@ pub enum EndReason {
     Io(io::ErrorKind),
     /// No thread could be started for it, and too many peers were waiting for one.
     NoThread,
+    /// The peer aborted the SCTP association (RFC 9260 §9.1); the text is its reason.
+    Aborted(String),
+    /// The peer answers on none of its addresses: retransmissions and heartbeats of SCTP found nobody
+    /// ([`Settings::dead_after`](crate::sctp::Settings::dead_after)).
+    Unreachable,
 }
 
 impl EndReason {
@@ -62,7 +67,7 @@ impl EndReason {
     }
 
     /// The labels of all reasons, in the order of [`Stats::ended`](crate::Stats::ended).
-    pub const LABELS: [&'static str; 14] = [
+    pub const LABELS: [&'static str; 16] = [
         "closed_by_peer",
         "closed_by_us",
         "idle",
@@ -77,6 +82,8 @@ impl EndReason {
         "handler_panicked",
         "io",
         "no_thread",
+        "aborted",
+        "unreachable",
     ];
 
     pub(crate) fn index(&self) -> usize {
@@ -95,6 +102,8 @@ impl EndReason {
             Self::HandlerPanicked => 11,
             Self::Io(_) => 12,
             Self::NoThread => 13,
+            Self::Aborted(_) => 14,
+            Self::Unreachable => 15,
         }
     }
 }
@@ -116,6 +125,8 @@ impl fmt::Display for EndReason {
             Self::HandlerPanicked => f.write_str("the handler panicked"),
             Self::Io(kind) => write!(f, "the socket failed: {kind}"),
             Self::NoThread => f.write_str("no thread could be started for it"),
+            Self::Aborted(why) => write!(f, "the peer aborted: {why}"),
+            Self::Unreachable => f.write_str("the peer answers on none of its addresses"),
         }
     }
 }
@@ -130,17 +141,35 @@ pub enum Error {
     #[error("nothing came in the time given")]
     TimedOut,
     /// The message is longer than the transport can carry. The association lives.
-    #[error("a message of {size} bytes is longer than the {limit} that one datagram carries")]
+    #[error("a message of {size} bytes is longer than the {limit} that can be sent as one")]
     MessageTooLarge {
         /// Bytes of the message.
         size: usize,
         /// Bytes that would have fitted.
         limit: usize,
     },
-    /// DTLS has no way to carry an empty message (OpenSSL drops empty records). The association
-    /// lives.
-    #[error("DTLS carries no empty messages")]
+    /// DTLS has no way to carry an empty message (OpenSSL drops empty records), and SCTP has none. The
+    /// association lives.
+    #[error("DTLS, TLS and SCTP carry no empty messages")]
     EmptyMessage,
+    /// The SCTP association has fewer streams, or this one has no TLS session, or TLS was asked for an
+    /// unordered message. Nothing was sent, and the association lives.
+    #[error("no message like this can be sent on stream {stream}")]
+    NoSuchStream {
+        /// Which was asked for.
+        stream: u16,
+    },
+    /// A message came that is longer than
+    /// [`Settings::max_message`](crate::sctp::Settings::max_message). It is lost, and the association
+    /// lives.
+    #[error("a message came that is longer than {limit} bytes")]
+    MessageRefused {
+        /// Bytes that would have been taken.
+        limit: usize,
+    },
+    /// A call that needs SCTP, on another transport.
+    #[error("{0} has no such thing; it takes SCTP")]
+    NeedsSctp(crate::address::Scheme),
     /// The message that came is longer than the buffer. It is kept for the next call, and the
     /// association lives.
     #[error("the buffer is too small for a message of {needed} bytes")]
@@ -186,8 +215,9 @@ pub enum TrySendError<M> {
     /// The socket's send buffer is full: nothing was sent; try later, or drop the message.
     #[error("the socket's send buffer is full")]
     Full(M),
-    /// Longer (or, on DTLS, shorter: empty) than one datagram carries.
-    #[error("the message does not fit one datagram")]
+    /// Longer (or, but on plain UDP, shorter: empty) than can be sent as one; or there is no such
+    /// stream.
+    #[error("the message cannot be sent as one")]
     Unsendable(M),
     /// The association is over.
     #[error("the association is over")]
@@ -273,9 +303,12 @@ pub enum StartError {
         /// What was asked for.
         address: SocketAddr,
     },
-    /// A DTLS listener without certificate and without PSK.
-    #[error("a dtls:// listener needs an identity (certificate and key) or pre-shared keys")]
+    /// A listener for TLS or DTLS without certificate and without PSK.
+    #[error("a secure listener needs an identity (certificate and key) or pre-shared keys")]
     NoIdentity,
+    /// The kernel has no SCTP.
+    #[error(transparent)]
+    NoSctp(#[from] NoSctp),
     /// The credentials are of no use.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -289,6 +322,23 @@ pub enum StartError {
     },
 }
 
+/// This kernel has no SCTP, or keeps it from us (`modprobe sctp` loads the module where there is one).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this kernel has no SCTP: load its module (modprobe sctp), or try it in a virtual machine with scripts/sctp-vm"
+)]
+pub struct NoSctp;
+
+impl NoSctp {
+    /// Whether making an SCTP socket failed for this reason.
+    pub(crate) fn is(error: &io::Error) -> bool {
+        matches!(
+            error.raw_os_error(),
+            Some(libc::EPROTONOSUPPORT | libc::ESOCKTNOSUPPORT | libc::EAFNOSUPPORT)
+        )
+    }
+}
+
 /// Why a client has no association.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -299,6 +349,17 @@ pub enum ConnectError {
     /// The credentials are of no use.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The kernel has no SCTP.
+    #[error(transparent)]
+    NoSctp(#[from] NoSctp),
+    /// Nobody takes SCTP associations there.
+    #[error("no SCTP association with {peer}: {why}; check that a server listens there")]
+    Refused {
+        /// Who was asked.
+        peer: SocketAddr,
+        /// What the peer or the kernel said.
+        why: String,
+    },
     /// No handshake in the time given.
     #[error("no DTLS handshake with {peer} within {timeout:?}{}; check that a DTLS 1.2 server listens there", if *.unreachable { " (the host says that nothing listens on that port)" } else { "" })]
     TimedOut {

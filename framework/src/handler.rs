@@ -45,7 +45,8 @@ where
 pub enum Admission {
     /// Take it.
     Accept,
-    /// Silence: nothing is sent, the refusal is counted.
+    /// Silence: nothing is sent, the refusal is counted. An SCTP association, which is there already,
+    /// is aborted.
     Refuse,
 }
 
@@ -55,9 +56,14 @@ pub struct Incoming {
     pub(crate) scheme: Scheme,
     pub(crate) local: SocketAddr,
     pub(crate) peer: SocketAddr,
+    pub(crate) further: Vec<SocketAddr>,
 }
 
 impl Incoming {
+    pub(crate) fn new(scheme: Scheme, local: SocketAddr, peer: SocketAddr) -> Self {
+        Self { scheme, local, peer, further: Vec::new() }
+    }
+
     /// The protocol that it speaks.
     pub fn scheme(&self) -> Scheme {
         self.scheme
@@ -66,6 +72,11 @@ impl Incoming {
     /// Where it comes from.
     pub fn peer_address(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// The further addresses of an SCTP peer: those that it named when it came.
+    pub fn further_addresses(&self) -> &[SocketAddr] {
+        &self.further
     }
 
     /// The address of this host that it asked, also under a wildcard listener.

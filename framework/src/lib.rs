@@ -56,6 +56,7 @@ mod observe;
 mod peer;
 mod registry;
 mod restart;
+pub mod sctp;
 mod sender;
 mod server;
 mod session;
@@ -69,10 +70,10 @@ pub use client::Client;
 pub use config::Timeouts;
 pub use credentials::{CaBundle, ClientAuth, Identity, PeerCertificate, PeerIdentity};
 pub use dispatcher::admit::{Limits, Refusal};
-pub use error::{ConnectError, EndReason, Error, IdentityError, StartError, TrySendError};
+pub use error::{ConnectError, EndReason, Error, IdentityError, NoSctp, StartError, TrySendError};
 pub use handler::{Admission, Callbacks, Incoming, PeerEvents, PeerHandler};
 pub use observe::Stats;
-pub use peer::{Peer, Sender};
+pub use peer::{Event, Peer, SctpPeer, Sender};
 pub use server::{Handle, Report, Server, ServerBuilder, raise_fd_limit};
 
 /// The pure parts and the recipes, for tests, benches and fuzzers. No promises.
@@ -82,4 +83,5 @@ pub mod internals {
     pub use crate::dispatcher::{admit, cookie, hello};
     pub use crate::session::record;
     pub use crate::sys::control::packet_info as control_messages;
+    pub use crate::sys::sctp::control::receive_info as sctp_control_messages;
 }

@@ -130,6 +130,37 @@ counters! {
     out_of_threads,
     /// Peers whose worker thread came later than they did, because none could be started.
     waited_for_thread,
+    /// SCTP associations aborted by the dispatcher: refused, or not to be peeled off.
+    sctp_aborted,
+    /// SCTP associations that were over before they could be peeled off, and were served what they
+    /// had said.
+    sctp_over_early,
+    /// Peel-offs that failed.
+    sctp_peel_offs_failed,
+    /// SCTP messages that were found on the one-to-many socket and handed to their worker.
+    sctp_early_messages,
+    /// SCTP associations that their peer restarted (SCTP_RESTART).
+    sctp_restarts,
+    /// SCTP associations lost: aborted by the peer, or unreachable (SCTP_COMM_LOST).
+    sctp_lost,
+    /// SCTP associations that did not come about (SCTP_CANT_STR_ASSOC).
+    sctp_cannot_start,
+    /// SCTP associations that their peer shut down (SCTP_SHUTDOWN_EVENT).
+    sctp_shutdowns,
+    /// Paths to SCTP peers that became unreachable.
+    paths_lost,
+    /// SCTP messages longer than the limit, thrown away.
+    messages_too_long,
+    /// SCTP messages that were cut off while they were delivered (SCTP_PARTIAL_DELIVERY_EVENT).
+    messages_cut_off,
+    /// DTLS records over SCTP that were held back for earlier ones and given up waiting for.
+    records_given_up,
+    /// Notifications of SCTP that make no sense.
+    notifications_malformed,
+    /// Notifications of SCTP of a kind that is not known here.
+    notifications_unknown,
+    /// Notifications of SCTP longer than the buffer of 64 KiB.
+    notifications_too_long,
     /// Handlers that panicked.
     handler_panics,
     /// Handlers that returned an error.

@@ -1,10 +1,13 @@
 //! What a handler holds: the peer.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+use socket2::Socket;
 
 use crate::address::Scheme;
 use crate::association::{Association, AssociationId, Link, signal};
@@ -13,6 +16,7 @@ use crate::credentials::PeerIdentity;
 use crate::error::{EndReason, Error};
 use crate::observe::{Counters, bump};
 use crate::restart::{Restart, Verdict};
+use crate::sctp::{MessageInfo, Notification, SendInfo};
 pub use crate::sender::Sender;
 use crate::sender::lock_and_send;
 use crate::session::dtls::{Facts, Read};
@@ -21,7 +25,11 @@ use crate::session::record::{self, Filtered, Phase};
 use crate::session::{Sent, Session};
 use crate::sys::epoll::wait_writable;
 use crate::sys::message::DATAGRAM_MAX;
-use crate::transport::udp::{Arrival, UdpTransport};
+use crate::transport::{Arrival, Transport};
+
+mod sctp;
+
+pub use self::sctp::{Event, SctpPeer};
 
 /// One peer, as its handler (or a client) sees it: messages in, messages out.
 ///
@@ -32,7 +40,8 @@ use crate::transport::udp::{Arrival, UdpTransport};
 pub struct Peer {
     association: Arc<Association>,
     /// `None` once the association is over.
-    transport: Option<UdpTransport>,
+    transport: Option<Transport>,
+    layers: Layers,
     facts: Facts,
     timeouts: Timeouts,
     counters: Arc<Counters>,
@@ -43,12 +52,18 @@ pub struct Peer {
     /// Where datagrams are read to. For DTLS a whole record, for plain UDP what the handler's
     /// buffer has no room for; pages are touched as far as datagrams reach.
     scratch: Vec<u8>,
+    /// What came with the last message on SCTP.
+    info: MessageInfo,
     /// A message that was longer than the handler's buffer.
     kept: Option<Vec<u8>>,
     /// The session may hold another message of the last datagram.
     more: bool,
+    /// Notifications that came while nobody asked for them; see [`SctpPeer::subscribe`].
+    notifications: VecDeque<Notification>,
     /// The handler has been told that the server drains.
     told_to_drain: bool,
+    /// When records that are held back for earlier ones are given up waiting for.
+    held_until: Option<Instant>,
     last_heard: Instant,
     /// A message came since `last_heard` was set.
     heard: bool,
@@ -59,40 +74,79 @@ pub struct Peer {
 
 /// Where associations come from and go to: the server.
 pub(crate) trait Home: Send + Sync {
-    /// The association is over and its socket closed. `leftover` is a datagram for its successor.
-    fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Box<[u8]>>);
+    /// The association is over and its socket closed, or handed on.
+    fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Leftover>);
+}
+
+/// What an association leaves to its successor.
+pub(crate) enum Leftover {
+    /// The datagram that begins it.
+    Datagram(Box<[u8]>),
+    /// The SCTP socket, which has it already.
+    Socket(Arc<Socket>),
 }
 
 /// What a [`Peer`] is made of.
 pub(crate) struct Parts {
     pub(crate) association: Arc<Association>,
-    pub(crate) transport: UdpTransport,
-    pub(crate) session: Session,
-    pub(crate) facts: Facts,
+    pub(crate) opened: Opened,
     pub(crate) timeouts: Timeouts,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) restart: Option<Restart>,
     pub(crate) home: Option<Arc<dyn Home>>,
 }
+
+/// What the handshake made, where there was one.
+pub(crate) struct Opened {
+    pub(crate) transport: Transport,
+    pub(crate) session: Session,
+    pub(crate) facts: Facts,
+    pub(crate) restart: Option<Restart>,
+}
+
+/// What a message of the transport is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Layers {
+    /// A message for the handler.
+    Plain,
+    /// DTLS records over UDP.
+    Dtls,
+    /// Records of TLS or DTLS over SCTP.
+    SecureSctp,
+}
+
+/// Notifications kept for a handler that does not ask for them; the oldest go first.
+const MAX_NOTIFICATIONS: usize = 256;
 
 impl Peer {
     /// Opens the association: from here on others can send.
     pub(crate) fn open(parts: Parts) -> Self {
-        let max_message = parts.session.max_message(parts.association.peer.is_ipv4());
-        let min_message = parts.session.min_message();
-        *parts.association.link.lock() = Link::Open(parts.session);
+        let Opened { transport, session, facts, restart } = parts.opened;
+        let max_message = session.max_message(parts.association.peer.is_ipv4());
+        let min_message = session.min_message();
+        let layers = match &session {
+            Session::Plain(_) => Layers::Plain,
+            Session::Dtls(_) => Layers::Dtls,
+            Session::Sctp(session) if session.is_secure() => Layers::SecureSctp,
+            Session::Sctp(_) => Layers::Plain,
+        };
+        *parts.association.link.lock() = Link::Open(session);
         Self {
             association: parts.association,
-            transport: Some(parts.transport),
-            facts: parts.facts,
+            transport: Some(transport),
+            layers,
+            facts,
             timeouts: parts.timeouts,
             counters: parts.counters,
-            restart: parts.restart,
+            restart,
             home: parts.home,
             scratch: Vec::with_capacity(DATAGRAM_MAX),
+            info: MessageInfo::default(),
             kept: None,
-            more: false,
+            // Something may have come with the end of the handshake.
+            more: layers == Layers::SecureSctp,
+            notifications: VecDeque::new(),
             told_to_drain: false,
+            held_until: None,
             last_heard: Instant::now(),
             heard: false,
             max_message,
@@ -112,7 +166,7 @@ impl Peer {
     /// [`Error::BufferTooSmall`]: the message is kept, call again with a larger buffer.
     /// [`Error::Ended`]: the association is over, and not in an orderly way.
     pub fn recv(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Error> {
-        self.recv_until(buffer, None)
+        self.message_until(buffer, None)
     }
 
     /// As [`recv`](Self::recv), for so long at most. A timeout of zero takes what is there.
@@ -121,7 +175,7 @@ impl Peer {
     ///
     /// [`Error::TimedOut`], after which the association lives; else as [`recv`](Self::recv).
     pub fn recv_timeout(&mut self, buffer: &mut [u8], timeout: Duration) -> Result<Option<usize>, Error> {
-        self.recv_until(buffer, Instant::now().checked_add(timeout))
+        self.message_until(buffer, Instant::now().checked_add(timeout))
     }
 
     /// As [`recv_timeout`](Self::recv_timeout), until `deadline`.
@@ -130,7 +184,7 @@ impl Peer {
     ///
     /// As [`recv_timeout`](Self::recv_timeout).
     pub fn recv_deadline(&mut self, buffer: &mut [u8], deadline: Instant) -> Result<Option<usize>, Error> {
-        self.recv_until(buffer, Some(deadline))
+        self.message_until(buffer, Some(deadline))
     }
 
     /// Sends one message. Blocks only where the socket's send buffer is full, for
@@ -141,6 +195,10 @@ impl Peer {
     /// [`Error::MessageTooLarge`], [`Error::EmptyMessage`], [`Error::SendBufferFull`]: not sent, and
     /// the association lives. [`Error::Ended`]: it is over.
     pub fn send(&mut self, message: &[u8]) -> Result<(), Error> {
+        self.send_with(message, &SendInfo::default())
+    }
+
+    fn send_with(&mut self, message: &[u8], how: &SendInfo) -> Result<(), Error> {
         if message.len() > self.max_message {
             return Err(Error::MessageTooLarge { size: message.len(), limit: self.max_message });
         }
@@ -152,8 +210,11 @@ impl Peer {
         }
         let mut deadline = None;
         loop {
-            match lock_and_send(&self.association, message) {
-                Some(Sent::Done) => return Ok(()),
+            match lock_and_send(&self.association, message, how) {
+                Some(Sent::Done | Sent::Parked) => return Ok(()),
+                Some(Sent::NoSuchStream) => return Err(Error::NoSuchStream { stream: how.stream }),
+                // What came before can still be received.
+                Some(Sent::Gone) => return Err(Error::Ended(EndReason::ClosedByPeer)),
                 Some(Sent::TooLarge) => {
                     return Err(Error::MessageTooLarge { size: message.len(), limit: self.max_message });
                 }
@@ -225,13 +286,31 @@ impl Peer {
         self.end.as_ref()
     }
 
-    /// The longest message that [`send`](Self::send) takes, in bytes: 16,384 on DTLS, 65,507 or
-    /// 65,527 on UDP. Above the path MTU (about 1,400 bytes) IP fragments it.
+    /// The longest message that [`send`](Self::send) takes, in bytes: 16,384 on DTLS and TLS, 65,507
+    /// or 65,527 on UDP (above the path MTU, about 1,400 bytes, IP fragments it),
+    /// [`Settings::max_message`](crate::sctp::Settings::max_message) on SCTP.
     pub fn max_message_size(&self) -> usize {
         self.max_message
     }
 
-    fn recv_until(&mut self, buffer: &mut [u8], user: Option<Instant>) -> Result<Option<usize>, Error> {
+    fn message_until(&mut self, buffer: &mut [u8], user: Option<Instant>) -> Result<Option<usize>, Error> {
+        loop {
+            match self.next_until(buffer, user)? {
+                Next::Message(len) => return Ok(Some(len)),
+                Next::Over => return Ok(None),
+                Next::Notification(notification) => self.keep(*notification),
+            }
+        }
+    }
+
+    fn keep(&mut self, notification: Notification) {
+        if self.notifications.len() >= MAX_NOTIFICATIONS {
+            self.notifications.pop_front();
+        }
+        self.notifications.push_back(notification);
+    }
+
+    fn next_until(&mut self, buffer: &mut [u8], user: Option<Instant>) -> Result<Next, Error> {
         if let Some(kept) = self.kept.take() {
             return self.deliver_long(kept, buffer);
         }
@@ -252,39 +331,44 @@ impl Peer {
                 self.finish_with(EndReason::Shutdown, None);
                 continue;
             }
-            if self.more {
-                if let Some(message) = self.read_more(buffer)? {
-                    return Ok(Some(message));
-                }
-                continue;
+            if signals & signal::FLUSH != 0 {
+                self.flush();
             }
-            if signals & signal::INBOX != 0
-                && let Some(datagram) = self.association.take_delivered()
-            {
-                if let Some(len) = self.take_delivered(&datagram, buffer)? {
-                    return Ok(Some(len));
+            if self.more {
+                if let Some(next) = self.read_more(buffer)? {
+                    return Ok(next);
                 }
                 continue;
             }
             let idle = self.timeouts.idle.and_then(|most| self.last_heard.checked_add(most));
             let lifetime = self.timeouts.lifetime.and_then(|most| self.association.opened.checked_add(most));
             let draining = (signals & signal::DRAIN != 0 && !self.told_to_drain).then_some(now);
-            let deadline = [user, idle, lifetime, draining].into_iter().flatten().min();
+            let held = self.held_until;
+            let look = match &mut self.transport {
+                Some(Transport::Sctp(transport)) => transport.look_at(now),
+                _ => None,
+            };
+            let deadline = [user, idle, lifetime, draining, held, look].into_iter().flatten().min();
             match self.wait(buffer, now, deadline) {
-                Arrival::Datagram(len) => {
-                    if let Some(len) = self.take_read(len, buffer)? {
-                        return Ok(Some(len));
+                Arrival::Message(len) => {
+                    if let Some(next) = self.take_read(len, buffer)? {
+                        return Ok(next);
                     }
                 }
-                Arrival::Woken => {}
+                Arrival::Notification(notification) => return Ok(Next::Notification(notification)),
+                Arrival::TooLong => return Err(Error::MessageRefused { limit: self.message_limit() }),
+                Arrival::Woken | Arrival::Dry => {}
                 Arrival::TimedOut => {
                     now = Instant::now();
-                    if draining.is_some() {
-                        self.told_to_drain = true;
-                        return Ok(None);
-                    }
                     let over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| now >= deadline);
-                    if over(lifetime) {
+                    if over(held) {
+                        self.give_up_waiting(now);
+                    } else if over(look) && !over(user) {
+                        self.look_for_stall(now);
+                    } else if draining.is_some() {
+                        self.told_to_drain = true;
+                        return Ok(Next::Over);
+                    } else if over(lifetime) {
                         self.finish_with(EndReason::Lifetime, None);
                     } else if over(idle) {
                         self.finish_with(EndReason::Idle, None);
@@ -292,8 +376,8 @@ impl Peer {
                         return Err(Error::TimedOut);
                     }
                 }
-                Arrival::Failed(error) => {
-                    self.finish_with(EndReason::Io(error.kind()), None);
+                Arrival::Over(reason) => {
+                    self.finish_with(reason, None);
                 }
             }
             now = Instant::now();
@@ -303,41 +387,34 @@ impl Peer {
     fn wait(&mut self, buffer: &mut [u8], now: Instant, deadline: Option<Instant>) -> Arrival {
         let Some(transport) = &mut self.transport else { return Arrival::Woken };
         self.association.reading.store(true, Ordering::Relaxed);
-        let first = if self.facts.cipher.is_some() { &mut [] } else { buffer };
+        let first = if self.layers == Layers::Plain { buffer } else { &mut [] };
         let arrival = transport.recv(first, &mut self.scratch, now, deadline);
         self.association.reading.store(false, Ordering::Relaxed);
         arrival
     }
 
-    /// A datagram of `len` bytes was read: on plain UDP into `buffer` and the scratch, on DTLS into
-    /// the scratch.
-    fn take_read(&mut self, len: usize, buffer: &mut [u8]) -> Result<Option<usize>, Error> {
-        if self.facts.cipher.is_some() {
-            return self.take_record(buffer);
+    /// A message of `len` bytes was read: in clear into `buffer` and the scratch, otherwise into the
+    /// scratch.
+    fn take_read(&mut self, len: usize, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
+        if let Some(Transport::Sctp(transport)) = &self.transport {
+            self.info = transport.info;
         }
+        match self.layers {
+            Layers::Dtls => return self.take_record(buffer),
+            Layers::SecureSctp => return self.take_secured(buffer),
+            Layers::Plain => {}
+        }
+        self.count_message();
         if len <= buffer.len() {
-            self.count_message();
-            return Ok(Some(len));
+            return Ok(Some(Next::Message(len)));
         }
         let mut whole = buffer.to_vec();
-        whole.extend_from_slice(&self.scratch);
-        self.count_message();
-        self.deliver_long(whole, buffer)
-    }
-
-    /// A datagram came by way of the dispatcher.
-    fn take_delivered(&mut self, datagram: &[u8], buffer: &mut [u8]) -> Result<Option<usize>, Error> {
-        if self.facts.cipher.is_some() {
-            self.scratch.clear();
-            self.scratch.extend_from_slice(datagram);
-            return self.take_record(buffer);
-        }
-        self.count_message();
-        self.deliver_long(datagram.to_vec(), buffer)
+        whole.append(&mut self.scratch);
+        self.deliver_long(whole, buffer).map(Some)
     }
 
     /// A datagram of a DTLS peer is in the scratch.
-    fn take_record(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Error> {
+    fn take_record(&mut self, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
         if let Some(restart) = &self.restart {
             let Association { local, peer, .. } = *self.association;
             match restart.check(&self.scratch, local, peer) {
@@ -355,7 +432,7 @@ impl Peer {
                 }
                 Verdict::Ignore => return Ok(None),
                 Verdict::Restarted => {
-                    let hello = self.scratch.as_slice().into();
+                    let hello = Leftover::Datagram(self.scratch.as_slice().into());
                     self.finish_with(EndReason::Replaced, Some(hello));
                     return Ok(None);
                 }
@@ -374,7 +451,10 @@ impl Peer {
     }
 
     /// Reads on in the last datagram.
-    fn read_more(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Error> {
+    fn read_more(&mut self, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
+        if self.layers == Layers::SecureSctp {
+            return self.read_secured(buffer);
+        }
         let read = self.with_dtls(|session| (session.read(buffer), session.has_more()));
         self.take_outcome(read, buffer)
     }
@@ -389,20 +469,16 @@ impl Peer {
         }
     }
 
-    fn take_outcome(
-        &mut self,
-        (read, more): (Read, bool),
-        buffer: &mut [u8],
-    ) -> Result<Option<usize>, Error> {
+    fn take_outcome(&mut self, (read, more): (Read, bool), buffer: &mut [u8]) -> Result<Option<Next>, Error> {
         self.more = more && !matches!(read, Read::Nothing);
         match read {
             Read::Message(len) => {
                 self.count_message();
-                Ok(Some(len))
+                Ok(Some(Next::Message(len)))
             }
             Read::Long(message) => {
                 self.count_message();
-                self.deliver_long(message, buffer)
+                self.deliver_long(message, buffer).map(Some)
             }
             Read::Nothing => Ok(None),
             Read::Closed => {
@@ -425,11 +501,11 @@ impl Peer {
     }
 
     /// Copies a message to the handler's buffer, or keeps it where that is too small.
-    fn deliver_long(&mut self, message: Vec<u8>, buffer: &mut [u8]) -> Result<Option<usize>, Error> {
+    fn deliver_long(&mut self, message: Vec<u8>, buffer: &mut [u8]) -> Result<Next, Error> {
         match buffer.get_mut(..message.len()) {
             Some(room) => {
                 room.copy_from_slice(&message);
-                Ok(Some(message.len()))
+                Ok(Next::Message(message.len()))
             }
             None => {
                 let needed = message.len();
@@ -439,10 +515,10 @@ impl Peer {
         }
     }
 
-    fn ended(&self) -> Result<Option<usize>, Error> {
+    fn ended(&self) -> Result<Next, Error> {
         match &self.end {
             Some(reason) if !reason.is_orderly() => Err(Error::Ended(reason.clone())),
-            _ => Ok(None),
+            _ => Ok(Next::Over),
         }
     }
 
@@ -453,31 +529,41 @@ impl Peer {
     }
 
     /// As [`finish`](Self::finish), for this reason. The order matters: goodbye, then the socket,
-    /// then the addresses, so that there is never a second socket for them.
-    pub(crate) fn finish_with(&mut self, reason: EndReason, leftover: Option<Box<[u8]>>) -> EndReason {
+    /// then the addresses, so that there is never a second socket for them. On SCTP it may block until
+    /// the peer has what was sent, for [`Timeouts::send`] at most.
+    pub(crate) fn finish_with(&mut self, reason: EndReason, leftover: Option<Leftover>) -> EndReason {
         if let Some(end) = &self.end {
             return end.clone();
         }
-        let reason = {
-            let mut link = self.association.link.lock();
-            match std::mem::replace(&mut *link, Link::Ended(reason.clone())) {
-                Link::Open(mut session) => {
-                    if !matches!(reason, EndReason::Protocol(_) | EndReason::Replaced) {
-                        session.close();
+        let link = std::mem::replace(&mut *self.association.link.lock(), Link::Ended(reason.clone()));
+        let mut leftover = leftover;
+        let reason = match (link, self.transport.take()) {
+            (Link::Open(mut session), transport) => {
+                match (&mut session, transport) {
+                    (Session::Sctp(session), Some(Transport::Sctp(mut transport))) => {
+                        if transport.restarted {
+                            leftover = Some(Leftover::Socket(Arc::clone(transport.socket())));
+                        } else {
+                            session.end(&mut transport, &reason, self.timeouts.send);
+                        }
                     }
-                    reason
+                    (session, _transport) => {
+                        if !matches!(reason, EndReason::Protocol(_) | EndReason::Replaced) {
+                            session.close();
+                        }
+                    }
                 }
-                // Somebody else ended it (a shutdown that could not wait).
-                Link::Ended(earlier) => {
-                    *link = Link::Ended(earlier.clone());
-                    earlier
-                }
-                Link::Opening => reason,
+                reason
             }
+            // Somebody else ended it (a shutdown that could not wait).
+            (Link::Ended(earlier), _) => {
+                *self.association.link.lock() = Link::Ended(earlier.clone());
+                earlier
+            }
+            (Link::Opening, _) => reason,
         };
         self.association.confirm();
         self.association.wake_no_more();
-        self.transport = None;
         self.end = Some(reason.clone());
         if let Some(home) = self.home.take() {
             home.left(&self.association, &reason, leftover);
@@ -486,8 +572,18 @@ impl Peer {
     }
 }
 
+/// What [`Peer::next_until`] found.
+enum Next {
+    /// A message of so many bytes is in the buffer.
+    Message(usize),
+    /// Something that the handler asked to be told of.
+    Notification(Box<Notification>),
+    /// The association is over in an orderly way, or the server drains.
+    Over,
+}
+
 /// Waits until the socket takes data; `false` if it does not in time.
-fn wait_for_room(transport: &UdpTransport, timeout: Duration) -> bool {
+fn wait_for_room(transport: &Transport, timeout: Duration) -> bool {
     use std::os::fd::AsFd;
     wait_writable(transport.socket().as_fd(), Some(timeout)).unwrap_or(false)
 }

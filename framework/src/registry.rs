@@ -9,15 +9,31 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::association::{Association, signal};
+use crate::association::{Association, AssociationId, Parcel, signal};
 use crate::dispatcher::admit::{Ledger, Limits, Refusal};
 use crate::observe::{Counters, Stats};
 
 /// A handshake younger than this is not evicted: an honest one has time for a retransmission.
 const EVICTION_AGE: Duration = Duration::from_secs(2);
 
-/// Local and peer address: what makes an association unique among UDP sockets.
-pub(crate) type Addresses = (SocketAddr, SocketAddr);
+/// What makes an association unique.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Key {
+    /// Local and peer address, which are all that UDP sockets have.
+    Addresses(SocketAddr, SocketAddr),
+    /// Its own name, where the kernel tells associations apart by itself (SCTP).
+    Name(AssociationId),
+}
+
+impl Key {
+    fn of(association: &Association) -> Self {
+        if association.scheme.is_sctp() {
+            Self::Name(association.id)
+        } else {
+            Self::Addresses(association.local, association.peer)
+        }
+    }
+}
 
 /// All live associations. The lock is held for look-ups and bookkeeping, never for a system call
 /// other than a wake-up.
@@ -27,7 +43,7 @@ pub(crate) struct Registry {
 }
 
 struct Table {
-    associations: HashMap<Addresses, Arc<Association>>,
+    associations: HashMap<Key, Arc<Association>>,
     ledger: Ledger,
     /// Handshakes in the order in which they began; finished ones stay until they come up front.
     half_open: VecDeque<(Instant, Weak<Association>)>,
@@ -48,9 +64,9 @@ impl Registry {
         }
     }
 
-    /// The association between these addresses.
-    pub(crate) fn find(&self, addresses: &Addresses) -> Option<Arc<Association>> {
-        self.table.lock().associations.get(addresses).cloned()
+    /// The UDP association between these addresses.
+    pub(crate) fn find(&self, local: SocketAddr, peer: SocketAddr) -> Option<Arc<Association>> {
+        self.table.lock().associations.get(&Key::Addresses(local, peer)).cloned()
     }
 
     /// Books a place for a new peer, which [`insert`](Self::insert) or
@@ -106,7 +122,7 @@ impl Registry {
         if table.draining {
             association.raise(signal::DRAIN);
         }
-        match table.associations.entry((association.local, association.peer)) {
+        match table.associations.entry(Key::of(association)) {
             Entry::Occupied(_) => false,
             Entry::Vacant(entry) => {
                 entry.insert(Arc::clone(association));
@@ -116,14 +132,14 @@ impl Registry {
     }
 
     /// Forgets an association that has ended and given its socket up, and gives its place back.
-    /// Returns the datagrams that came for its successor meanwhile.
-    pub(crate) fn remove(&self, association: &Association, counters: &Counters) -> VecDeque<Box<[u8]>> {
+    /// Returns what came for its successor meanwhile.
+    pub(crate) fn remove(&self, association: &Association, counters: &Counters) -> VecDeque<Parcel> {
         self.end_handshake(association);
         let mut table = self.table.lock();
-        let addresses = (association.local, association.peer);
+        let key = Key::of(association);
         let left = association.close_inbox();
-        if table.associations.get(&addresses).is_some_and(|found| found.id == association.id) {
-            table.associations.remove(&addresses);
+        if table.associations.get(&key).is_some_and(|found| found.id == association.id) {
+            table.associations.remove(&key);
             table.ledger.release(association.local, association.peer);
         }
         let fold = |from: &std::sync::atomic::AtomicU64, into: &std::sync::atomic::AtomicU64| {

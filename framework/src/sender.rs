@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use crate::address::Scheme;
 use crate::association::{Association, AssociationId, Link, signal};
 use crate::error::TrySendError;
+use crate::sctp::SendInfo;
 use crate::session::Sent;
 
 /// Sends to one peer; clonable, and usable from any thread while the peer's own thread waits in
@@ -35,14 +36,25 @@ impl Sender {
     ///
     /// Each gives the message back.
     pub fn try_send<M: AsRef<[u8]>>(&self, message: M) -> Result<(), TrySendError<M>> {
+        self.try_send_with(message, &SendInfo::default())
+    }
+
+    /// As [`try_send`](Self::try_send), with the stream and all else that SCTP lets a sender choose;
+    /// other transports ignore it.
+    ///
+    /// # Errors
+    ///
+    /// Each gives the message back; [`TrySendError::Unsendable`] also where there is no such stream.
+    pub fn try_send_with<M: AsRef<[u8]>>(&self, message: M, how: &SendInfo) -> Result<(), TrySendError<M>> {
         let bytes = message.as_ref();
         if bytes.len() > self.max_message || bytes.len() < self.min_message {
             return Err(TrySendError::Unsendable(message));
         }
-        match lock_and_send(&self.association, bytes) {
-            Some(Sent::Done) => Ok(()),
+        match lock_and_send(&self.association, bytes, how) {
+            Some(Sent::Done | Sent::Parked) => Ok(()),
             Some(Sent::Full) => Err(TrySendError::Full(message)),
-            Some(Sent::TooLarge) => Err(TrySendError::Unsendable(message)),
+            Some(Sent::TooLarge | Sent::NoSuchStream) => Err(TrySendError::Unsendable(message)),
+            Some(Sent::Gone) => Err(TrySendError::Ended(message)),
             Some(Sent::Broken(_)) => {
                 self.close();
                 Err(TrySendError::Ended(message))
@@ -90,13 +102,16 @@ impl fmt::Debug for Sender {
 }
 
 /// Sends under the lock of the link; the send itself never blocks. `None`: not open.
-pub(crate) fn lock_and_send(association: &Association, message: &[u8]) -> Option<Sent> {
+pub(crate) fn lock_and_send(association: &Association, message: &[u8], how: &SendInfo) -> Option<Sent> {
     let mut link = association.link.lock();
     let Link::Open(session) = &mut *link else { return None };
-    let sent = session.send(message);
+    let sent = session.send(message, how);
     drop(link);
-    if sent == Sent::Done {
+    if matches!(sent, Sent::Done | Sent::Parked) {
         association.sent.fetch_add(1, Ordering::Relaxed);
+    }
+    if sent == Sent::Parked {
+        association.raise(signal::FLUSH);
     }
     Some(sent)
 }

@@ -6,25 +6,26 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use openssl::ssl::SslContext;
 use parking_lot::{Condvar, Mutex};
 
-use crate::address::{Address, Scheme};
+use crate::address::Address;
 use crate::association::{Association, Link, signal};
 use crate::config::Timeouts;
 use crate::credentials::{ClientAuth, Identity};
 use crate::dispatcher::admit::Limits;
 use crate::dispatcher::child::Options;
-use crate::dispatcher::{self, Dispatcher, Mailbox, UdpListener};
+use crate::dispatcher::{self, Dispatcher, Letter, Mailbox, SctpListener, UdpListener};
 use crate::error::{EndReason, StartError};
 use crate::handler::PeerHandler;
 use crate::observe::{Counters, Stats, bump};
-use crate::peer::Home;
+use crate::peer::{Home, Leftover};
 use crate::registry::Registry;
 use crate::restart::Cookies;
+use crate::sctp::Settings;
 use crate::sender::Sender;
-use crate::session::context::{self, ServerCredentials};
+use crate::session::context::{Contexts, ServerCredentials};
 use crate::sys::limits;
+use crate::transport::sctp::Restarted;
 use crate::transport::udp::{Stray, StrayTaker};
 use crate::worker::pool::Pool;
 
@@ -44,8 +45,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<Counters>,
     pub(crate) timeouts: Timeouts,
     pub(crate) cookies: Arc<Cookies>,
-    /// `None` where no listener speaks DTLS.
-    pub(crate) dtls: Option<SslContext>,
+    pub(crate) contexts: Contexts,
+    pub(crate) sctp: Settings,
     pub(crate) mailbox: Mailbox,
     addresses: Vec<Address>,
     done: Done,
@@ -60,14 +61,20 @@ struct Done {
 
 impl StrayTaker for Shared {
     fn take(&self, stray: Stray) {
-        if !self.mailbox.send(stray) {
+        self.post(Letter::Stray(stray));
+    }
+}
+
+impl Shared {
+    fn post(&self, letter: Letter) {
+        if !self.mailbox.send(letter) {
             bump(&self.counters.strays_lost);
         }
     }
 }
 
 impl Home for Shared {
-    fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Box<[u8]>>) {
+    fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Leftover>) {
         // Counted before the gauges fall, so that whoever sees those fall sees the count.
         bump(&self.counters.ended[reason.index()]);
         match reason {
@@ -77,13 +84,20 @@ impl Home for Shared {
         }
         tracing::debug!(id = %association.id, peer = %association.peer, %reason, "association over");
         let mut late = self.registry.remove(association, &self.counters);
-        if association.scheme == Scheme::Udp {
+        if !association.scheme.is_secure() {
             // Lost like those in the socket's queue. Given back they would open the next association,
             // and a handler that returns without having read would be called again, for ever.
             late.clear();
         }
-        for payload in leftover.into_iter().chain(late) {
-            let Association { local, peer, .. } = *association;
+        let Association { scheme, local, peer, .. } = *association;
+        let leftover = match leftover {
+            Some(Leftover::Socket(socket)) => {
+                return self.post(Letter::Restarted(Restarted { socket, scheme, local, peer }));
+            }
+            Some(Leftover::Datagram(datagram)) => Some(datagram),
+            None => None,
+        };
+        for payload in leftover.into_iter().chain(late.into_iter().map(|parcel| parcel.payload)) {
             let interface = match local {
                 SocketAddr::V6(v6) => v6.scope_id(),
                 SocketAddr::V4(_) => 0,
@@ -120,6 +134,7 @@ pub struct ServerBuilder {
     limits: Limits,
     timeouts: Timeouts,
     options: Options,
+    sctp: Settings,
     stack_size: usize,
 }
 
@@ -162,6 +177,12 @@ impl ServerBuilder {
         self
     }
 
+    /// How SCTP associations are made.
+    pub fn sctp(mut self, settings: Settings) -> Self {
+        self.sctp = settings;
+        self
+    }
+
     /// Whether `::` leaves IPv4 alone (IPV6_V6ONLY). Default: `false`, it is dual-stack.
     pub fn v6_only(mut self, v6_only: bool) -> Self {
         self.options.v6_only = v6_only;
@@ -189,15 +210,25 @@ impl ServerBuilder {
         if self.listen.is_empty() {
             return Err(StartError::NoListener);
         }
-        let wants_dtls = self.listen.iter().any(|address| address.scheme == Scheme::Dtls);
-        if wants_dtls && self.credentials.identity.is_none() && self.credentials.psk.is_none() {
+        let secure = self.listen.iter().any(|address| address.scheme.is_secure());
+        if secure && self.credentials.identity.is_none() && self.credentials.psk.is_none() {
             return Err(StartError::NoIdentity);
         }
-        let dtls = wants_dtls.then(|| context::server(&self.credentials)).transpose()?;
-        let mut listeners = Vec::new();
+        let contexts = Contexts::new(&self.credentials, self.listen.iter().map(|address| address.scheme))?;
+        let (mut udp, mut sctp, mut addresses) = (Vec::new(), Vec::new(), Vec::new());
         for address in &self.listen {
-            for socket in address.resolve()? {
-                listeners.push(UdpListener::bind(address.scheme, socket, self.options)?);
+            let found = address.resolve()?;
+            if address.scheme.is_sctp() {
+                let v6_only = self.options.v6_only;
+                let listener = SctpListener::bind(address.scheme, &found, v6_only, &self.sctp)?;
+                addresses.push(listener.address());
+                sctp.push(listener);
+                continue;
+            }
+            for socket in found {
+                let listener = UdpListener::bind(address.scheme, socket, self.options)?;
+                addresses.push(listener.address());
+                udp.push(listener);
             }
         }
         let io = |doing: &str| {
@@ -216,19 +247,20 @@ impl ServerBuilder {
             counters: Arc::default(),
             cookies: Arc::new(Cookies::new(&self.timeouts).map_err(random)?),
             timeouts: self.timeouts,
-            dtls,
+            contexts,
+            sctp: self.sctp,
             mailbox,
-            addresses: listeners.iter().map(UdpListener::address).collect(),
+            addresses,
             done: Done::default(),
         });
         let most = limits::thread_limit().unwrap_or(16_000).saturating_sub(OTHER_THREADS);
         warn_of_limits(&self.limits, most);
-        if wants_dtls {
+        if secure {
             warn_of_openssl();
         }
         let counters = Arc::clone(&shared.counters);
         let pool = Pool::new(counters, self.stack_size, shared.timeouts.worker_idle, most);
-        let dispatcher = Dispatcher::new(Arc::clone(&shared), inlet, pool, listeners)
+        let dispatcher = Dispatcher::new(Arc::clone(&shared), inlet, pool, udp, sctp)
             .map_err(io("setting up the dispatcher"))?;
         thread::Builder::new()
             .name("peeloff-disp".to_owned())
@@ -279,6 +311,7 @@ impl Server {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             options: Options::default(),
+            sctp: Settings::default(),
             stack_size: STACK_SIZE,
         }
     }

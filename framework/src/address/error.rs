@@ -1,7 +1,7 @@
 //! What can be wrong with an address, and what to write instead.
 
 use std::io;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use thiserror::Error;
 
@@ -129,6 +129,49 @@ pub enum AddressError {
         zone: String,
         /// What the kernel said.
         cause: io::Error,
+    },
+    /// Several hosts, on a transport that has one.
+    #[error("{url} lists several addresses, which only SCTP has: give each its own {scheme}:// URL")]
+    ListNeedsSctp {
+        /// What was parsed.
+        url: String,
+        /// Its scheme.
+        scheme: Scheme,
+    },
+    /// A port before the end of a list.
+    #[error("{host:?} in {url} has a port or lacks brackets: a list has one port, behind its last address")]
+    PortInList {
+        /// What was parsed.
+        url: String,
+        /// The host in it.
+        host: String,
+    },
+    /// An address twice in a list.
+    #[error("{address} stands in the list twice: name each address once")]
+    RepeatedAddress {
+        /// Which.
+        address: IpAddr,
+    },
+    /// A wildcard among others.
+    #[error(
+        "a list cannot have a wildcard (*, 0.0.0.0, ::) in it: write the wildcard alone, or the addresses"
+    )]
+    WildcardInList,
+    /// A multicast or broadcast address.
+    #[error("{address} is no unicast address, and SCTP has no others: name addresses of one host")]
+    NotUnicast {
+        /// Which.
+        address: IpAddr,
+    },
+    /// Loopback or link-local addresses beside others.
+    #[error(
+        "{first} and {other} are of different scope, so that no peer reaches both: list only loopback, only link-local or only other addresses"
+    )]
+    MixedScopes {
+        /// The first of the list.
+        first: IpAddr,
+        /// The one that does not go with it.
+        other: IpAddr,
     },
     /// The resolver does not know the name.
     #[error("cannot resolve {name} ({cause}): check the spelling, or write an IP address")]

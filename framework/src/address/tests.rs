@@ -26,6 +26,9 @@ fn addresses_survive_a_round_trip() {
         "udp://[ff02::fb%wlan0]:5353",
         "dtls://localhost:4433",
         "dtls://a-b_c.example.org.:1",
+        "sctp://10.0.0.1,10.0.1.1:38412",
+        "sctp+dtls://10.0.0.1,[fd00::1],[fe80::1%a,b]:1",
+        "sctp+tls://a.example.org,b.example.org:1",
     ] {
         assert_eq!(parse(url).to_string(), url);
     }
@@ -35,7 +38,7 @@ fn addresses_survive_a_round_trip() {
 fn every_zone_is_written_so_that_it_is_read_back() {
     for zone in ["eth0", "2", "25", "251", "25gbit0", "250", "2x"] {
         let host = Host::V6("fe80::1".parse().unwrap(), Some(zone.to_owned()));
-        let address = Address { scheme: Scheme::Dtls, host, port: 1 };
+        let address = Address { scheme: Scheme::Dtls, host, alternates: Vec::new(), port: 1 };
         assert_eq!(parse(&address.to_string()), address);
     }
 }
@@ -65,8 +68,8 @@ fn each_mistake_gets_its_own_advice() {
             "127.0.0.1:4433",
             "\"127.0.0.1:4433\" has no scheme: write it as a URL, such as dtls://127.0.0.1:4433",
         ),
-        ("tcp://127.0.0.1:1", "\"tcp\" is not a known scheme: use one of udp://, dtls://"),
-        ("sctp+dtls://127.0.0.1:1", "\"sctp+dtls\" is not a known scheme"),
+        ("tcp://127.0.0.1:1", "\"tcp\" is not a known scheme: use one of udp://, dtls://, sctp://"),
+        ("sctp+udp://127.0.0.1:1", "\"sctp+udp\" is not a known scheme"),
         ("://127.0.0.1:1", "\"\" is not a known scheme"),
         (
             "dtls://127.0.0.1",
@@ -167,4 +170,36 @@ fn socket_addresses_keep_their_meaning() {
         assert_eq!(address.to_string(), expected);
         assert_eq!(parse(expected), address);
     }
+}
+
+#[test]
+fn a_list_of_addresses_has_one_port_and_needs_sctp() {
+    let address = parse("sctp://127.0.0.1,[::1]:9");
+    assert_eq!(address.host, Host::V4(Ipv4Addr::LOCALHOST));
+    assert_eq!(address.alternates, [Host::V6(Ipv6Addr::LOCALHOST, None)]);
+    let resolved = address.resolve().unwrap();
+    assert_eq!(resolved, ["127.0.0.1:9".parse().unwrap(), "[::1]:9".parse().unwrap()]);
+    assert_eq!(Address::from_sockets(Scheme::Sctp, &resolved), Some(address));
+    assert!(advice("udp://127.0.0.1,127.0.0.2:9").contains("only SCTP has"));
+    assert!(advice("sctp://127.0.0.1:8,127.0.0.2:9").contains("one port, behind its last address"));
+    assert!(advice("sctp://127.0.0.1,::1:9").contains("brackets"));
+    assert!(advice("sctp://127.0.0.1,,127.0.0.2:9").contains("has no host"));
+    assert!(advice("sctp://127.0.0.1,:9").contains("has no host"));
+    assert!(advice("sctp://,127.0.0.1:9").contains("has no host"));
+    assert!(advice("sctp://127.0.0.1,127.0.0.2").contains("has no port"));
+}
+
+#[test]
+fn the_addresses_of_a_list_must_go_together() {
+    let wrong = |url: &str| match parse(url).resolve() {
+        Ok(found) => panic!("{url} was resolved to {found:?}"),
+        Err(error) => error.to_string(),
+    };
+    assert!(wrong("sctp://127.0.0.1,127.0.0.1:9").contains("twice"));
+    assert!(wrong("sctp://127.0.0.1,10.0.0.1:9").contains("different scope"));
+    assert!(wrong("sctp://[fd00::1],[fe80::1%1]:9").contains("different scope"));
+    assert!(wrong("sctp://10.0.0.1,*:9").contains("wildcard"));
+    assert!(wrong("sctp://0.0.0.0,10.0.0.1:9").contains("wildcard"));
+    assert!(wrong("sctp://10.0.0.1,224.0.0.1:9").contains("unicast"));
+    assert!(wrong("sctp://10.0.0.1,255.255.255.255:9").contains("unicast"));
 }

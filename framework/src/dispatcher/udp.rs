@@ -16,30 +16,28 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use socket2::Socket;
 
-use super::Hands;
-use super::admit::Refusal;
+use super::Letter;
 use super::child::{self, Options, Recipe, Recipes};
+use super::hands::Hands;
 use super::hello::{self, FirstDatagram};
 use super::listener::{Held, Listener, UdpListener, probe_ip};
 use crate::address::Scheme;
-use crate::association::{Association, Delivery};
+use crate::association::{Association, Delivery, Parcel};
 use crate::error::EndReason;
-use crate::handler::{Admission, Incoming};
+use crate::handler::Incoming;
 use crate::observe::{bump, log_limited};
 use crate::restart::Checked;
 use crate::server::Shared;
 use crate::session::handshake::VerifiedHello;
 use crate::sys::control::PacketInfo;
 use crate::sys::epoll::{Epoll, READABLE};
-use crate::sys::limits;
 use crate::sys::message::{self, BATCH, Batch, DATAGRAM_MAX, Replies};
-use crate::transport::udp::{Stray, is_memory};
+use crate::transport::udp::Stray;
 use crate::worker::{Job, Task};
 
 /// Batches read from one listener before the others have their turn.
@@ -48,9 +46,6 @@ const TURN: usize = 16;
 /// Specific listeners made under one wildcard listener at most. Beyond, children are drained and
 /// checked instead.
 const MAX_ANCHORS: usize = 1024;
-
-/// Descriptors that are left for handlers, logs and the end of associations.
-const RESERVED_FDS: u64 = 64;
 
 /// Times that a datagram is offered to associations that end under our hands.
 const MAX_ROUNDS: usize = 8;
@@ -64,7 +59,6 @@ pub(super) struct Udp {
     replies: Replies,
     /// How many are held, at all listeners together.
     holding: usize,
-    fd_limit: u64,
 }
 
 impl Udp {
@@ -74,14 +68,13 @@ impl Udp {
             epoll.add(socket.as_fd(), READABLE, listeners.len() as u64)?;
             listeners.push(Listener::new(socket, scheme, address, options, recipes));
         }
-        shared.counters.listeners.store(listeners.len() as u64, Ordering::Relaxed);
+        shared.counters.listeners.fetch_add(listeners.len() as u64, Ordering::Relaxed);
         Ok(Self {
             listeners,
             anchors: HashMap::new(),
             batch: Some(Box::new(Batch::new())),
             replies: Replies::default(),
             holding: 0,
-            fd_limit: limits::fd_limit()?,
         })
     }
 
@@ -173,7 +166,6 @@ impl Udp {
             return bump(&shared.counters.ignored);
         }
         let hello = match self.listeners[index].scheme {
-            Scheme::Udp => None,
             Scheme::Dtls => match hello::classify(payload) {
                 FirstDatagram::ClientHello(hello) => {
                     match shared.cookies.check(local, peer, &hello, payload.len()) {
@@ -197,9 +189,10 @@ impl Udp {
                     return;
                 }
             },
+            _ => None,
         };
         if let Some(hello) = &hello {
-            let known = shared.registry.find(&(local, peer));
+            let known = shared.registry.find(local, peer);
             if known.is_some_and(|known| known.hello_random == hello.random()) {
                 // Sent again before the answer came: no reason to wake its worker.
                 return bump(&shared.counters.duplicate_hellos);
@@ -214,8 +207,8 @@ impl Udp {
     /// Hands a datagram to the association of its peer, if there is one.
     fn forward(&self, local: SocketAddr, peer: SocketAddr, payload: &[u8], shared: &Shared) -> bool {
         for _ in 0..MAX_ROUNDS {
-            let Some(association) = shared.registry.find(&(local, peer)) else { return false };
-            match association.deliver(payload, true) {
+            let Some(association) = shared.registry.find(local, peer) else { return false };
+            match association.deliver(Parcel::datagram(payload), true) {
                 Delivery::Queued => {
                     bump(&shared.counters.forwarded);
                     return true;
@@ -244,33 +237,14 @@ impl Udp {
         hands: &mut Hands,
     ) {
         let shared = Arc::clone(&hands.shared);
-        let scheme = self.listeners[index].scheme;
-        if let Err(refusal) = shared.registry.book(local, peer) {
-            return hands.refuse(refusal);
-        }
-        let incoming = Incoming { scheme, local, peer };
-        let admitted = catch_unwind(AssertUnwindSafe(|| shared.handler.admit(&incoming)));
-        if !matches!(admitted, Ok(Admission::Accept)) {
-            shared.registry.cancel(local, peer);
-            if admitted.is_err() {
-                bump(&shared.counters.handler_panics);
-            }
-            return hands.refuse(Refusal::Handler);
-        }
+        let incoming = Incoming::new(self.listeners[index].scheme, local, peer);
         let random = hello.as_ref().map_or([0; 32], VerifiedHello::random);
-        let association = Arc::new(Association::new(scheme, local, peer).with_hello(random));
-        if scheme == Scheme::Dtls
-            && let Err(refusal) = shared.registry.begin_handshake(&association)
-        {
-            shared.registry.cancel(local, peer);
-            return hands.refuse(refusal);
-        }
+        let Ok(association) = hands.admit(incoming, random) else { return };
         let anchor = self.anchor(index, local, epoll, &shared);
-        let (socket, recipe) = match self.child(anchor, local, peer) {
+        let (socket, recipe) = match self.child(anchor, local, peer, hands) {
             Ok(made) => made,
             Err(error) => {
-                shared.registry.end_handshake(&association);
-                shared.registry.cancel(local, peer);
+                hands.cancel(&association);
                 return hands.refuse_for(&error, peer);
             }
         };
@@ -281,13 +255,12 @@ impl Udp {
         });
         if !shared.registry.insert(&association) {
             // Only this thread inserts, and it has looked: cannot be, and must not shadow.
-            shared.registry.end_handshake(&association);
-            shared.registry.cancel(local, peer);
+            hands.cancel(&association);
             return bump(&shared.counters.ignored);
         }
         let (task, hold) = match hello {
             None => {
-                association.deliver(payload, false);
+                association.deliver(Parcel::datagram(payload), false);
                 (Task::Plain, true)
             }
             // The fragments behind the first are on their way through the listener.
@@ -319,13 +292,18 @@ impl Udp {
     }
 
     /// Makes the child, unless too few descriptors are left.
-    fn child(&self, index: usize, local: SocketAddr, peer: SocketAddr) -> io::Result<(Socket, Recipe)> {
+    fn child(
+        &self,
+        index: usize,
+        local: SocketAddr,
+        peer: SocketAddr,
+        hands: &Hands,
+    ) -> io::Result<(Socket, Recipe)> {
         let listener = &self.listeners[index];
         let guarded = listener.address == local;
         let recipes = if guarded { listener.recipes } else { Recipes::default() };
         let (socket, recipe) = child::open_child(recipes, local, peer, listener.options)?;
-        use std::os::fd::AsRawFd;
-        if socket.as_raw_fd() as u64 + RESERVED_FDS > self.fd_limit {
+        if !hands.has_headroom(socket.as_fd()) {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
         Ok((socket, recipe))
@@ -340,7 +318,7 @@ impl Udp {
             let Ok(received) = message::recv(socket.as_fd(), &mut [], &mut payload, false) else { break };
             let Some(source) = received.source else { break };
             if source == association.peer {
-                association.deliver(&payload, false);
+                association.deliver(Parcel::datagram(&payload), false);
             } else {
                 let mut local = association.local;
                 if let Some(hit) = received.info.local {
@@ -357,7 +335,7 @@ impl Udp {
         }
         for stray in foreign {
             // Through the mailbox, so that a stranger cannot make this recurse.
-            if !hands.shared.mailbox.send(stray) {
+            if !hands.shared.mailbox.send(Letter::Stray(stray)) {
                 bump(&hands.shared.counters.strays_lost);
             }
         }
@@ -397,7 +375,7 @@ impl Udp {
         listener.muted = true;
         self.listeners.push(listener);
         self.anchors.insert((index, local), anchor);
-        shared.counters.listeners.store(self.listeners.len() as u64, Ordering::Relaxed);
+        bump(&shared.counters.listeners);
         anchor
     }
 
@@ -452,28 +430,5 @@ impl Drop for Udp {
                 }
             }
         }
-    }
-}
-
-impl Hands {
-    /// No child: which refusal that is.
-    fn refuse_for(&self, error: &io::Error, peer: SocketAddr) {
-        let counters = &self.shared.counters;
-        let refusal = match error.raw_os_error() {
-            Some(libc::EMFILE | libc::ENFILE) => {
-                bump(&counters.out_of_descriptors);
-                Refusal::NoFileDescriptor
-            }
-            _ if is_memory(error) => {
-                bump(&counters.out_of_memory);
-                Refusal::NoBuffers
-            }
-            _ => {
-                log_limited!(info, %peer, %error, "no socket for a peer");
-                return bump(&counters.ignored);
-            }
-        };
-        log_limited!(warn, %peer, %error, "no socket for a new peer");
-        self.refuse(refusal);
     }
 }

@@ -10,6 +10,7 @@ use openssl::ssl::{
 };
 use openssl::x509::store::X509StoreBuilder;
 
+use crate::address::Scheme;
 use crate::credentials::{CaBundle, ClientAuth, Identity, PskLookup, refused};
 use crate::error::IdentityError;
 use crate::sys;
@@ -32,7 +33,16 @@ pub(crate) fn psk_identity(ssl: &openssl::ssl::SslRef) -> Option<Vec<u8>> {
     ssl.ex_data((*PSK_IDENTITY)?).cloned()
 }
 
-/// What a server's DTLS context is made of.
+/// What a context is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// DTLS 1.2: over UDP, and over SCTP (RFC 6083).
+    Dtls,
+    /// TLS 1.2 and 1.3: over the streams of SCTP (RFC 3436).
+    Tls,
+}
+
+/// What a server's contexts are made of.
 #[derive(Clone, Default)]
 pub(crate) struct ServerCredentials {
     pub(crate) identity: Option<Identity>,
@@ -41,21 +51,29 @@ pub(crate) struct ServerCredentials {
 }
 
 /// The context of a server's handshakes.
-pub(crate) fn server(credentials: &ServerCredentials) -> Result<SslContext, IdentityError> {
+pub(crate) fn server(
+    credentials: &ServerCredentials,
+    protocol: Protocol,
+) -> Result<SslContext, IdentityError> {
     // OpenSSL allows EdDSA for TLS 1.2 by its version number, which DTLS 1.2 does not have.
     let key = credentials.identity.as_ref().map(|identity| identity.key.id());
-    if matches!(key, Some(Id::ED25519 | Id::ED448)) {
+    if protocol == Protocol::Dtls && matches!(key, Some(Id::ED25519 | Id::ED448)) {
         return Err(IdentityError::NoServerKey);
     }
-    build_server(credentials).map_err(refused)
+    build_server(credentials, protocol).map_err(refused)
 }
 
-fn build_server(credentials: &ServerCredentials) -> Result<SslContext, ErrorStack> {
-    let mut context = common(SslMethod::dtls_server())?;
-    // DTLSv1_listen wants both. Cookies are made and checked by the dispatcher, which gives a
-    // worker only hellos that it has proof for.
-    context.set_cookie_generate_cb(|_, _| Err(ErrorStack::get()));
-    context.set_cookie_verify_cb(|_, _| true);
+fn build_server(credentials: &ServerCredentials, protocol: Protocol) -> Result<SslContext, ErrorStack> {
+    let mut context = match protocol {
+        Protocol::Dtls => common(SslMethod::dtls_server(), protocol)?,
+        Protocol::Tls => common(SslMethod::tls_server(), protocol)?,
+    };
+    if protocol == Protocol::Dtls {
+        // DTLSv1_listen wants both. Cookies are made and checked by the dispatcher, which gives a
+        // worker only hellos that it has proof for. Over SCTP there are none.
+        context.set_cookie_generate_cb(|_, _| Err(ErrorStack::get()));
+        context.set_cookie_verify_cb(|_, _| true);
+    }
     context.set_session_id_context(b"peeloff")?;
     // Tickets resume; a cache would only hold memory for peers that are gone.
     context.set_session_cache_mode(SslSessionCacheMode::OFF);
@@ -93,6 +111,45 @@ fn build_server(credentials: &ServerCredentials) -> Result<SslContext, ErrorStac
     Ok(context.build())
 }
 
+/// The contexts of a server's listeners: those that their schemes need.
+#[derive(Default)]
+pub(crate) struct Contexts {
+    dtls: Option<SslContext>,
+    tls: Option<SslContext>,
+}
+
+impl Contexts {
+    /// Those that these schemes need.
+    pub(crate) fn new(
+        credentials: &ServerCredentials,
+        schemes: impl Iterator<Item = Scheme>,
+    ) -> Result<Self, IdentityError> {
+        let mut contexts = Self::default();
+        for scheme in schemes {
+            match scheme {
+                Scheme::Dtls | Scheme::SctpDtls if contexts.dtls.is_none() => {
+                    contexts.dtls = Some(server(credentials, Protocol::Dtls)?);
+                }
+                Scheme::SctpTls if contexts.tls.is_none() => {
+                    contexts.tls = Some(server(credentials, Protocol::Tls)?);
+                }
+                _ => {}
+            }
+        }
+        Ok(contexts)
+    }
+
+    /// DTLS 1.2, which a listener with such a scheme has.
+    pub(crate) fn dtls(&self) -> &SslContext {
+        self.dtls.as_ref().expect("a DTLS listener has a context")
+    }
+
+    /// TLS, which a listener with such a scheme has.
+    pub(crate) fn tls(&self) -> &SslContext {
+        self.tls.as_ref().expect("a TLS listener has a context")
+    }
+}
+
 /// What a client's context is made of.
 #[derive(Clone, Default)]
 pub(crate) struct ClientCredentials {
@@ -103,12 +160,18 @@ pub(crate) struct ClientCredentials {
 }
 
 /// The context of a client's handshake.
-pub(crate) fn client(credentials: &ClientCredentials) -> Result<SslContext, IdentityError> {
-    build_client(credentials).map_err(refused)
+pub(crate) fn client(
+    credentials: &ClientCredentials,
+    protocol: Protocol,
+) -> Result<SslContext, IdentityError> {
+    build_client(credentials, protocol).map_err(refused)
 }
 
-fn build_client(credentials: &ClientCredentials) -> Result<SslContext, ErrorStack> {
-    let mut context = common(SslMethod::dtls_client())?;
+fn build_client(credentials: &ClientCredentials, protocol: Protocol) -> Result<SslContext, ErrorStack> {
+    let mut context = match protocol {
+        Protocol::Dtls => common(SslMethod::dtls_client(), protocol)?,
+        Protocol::Tls => common(SslMethod::tls_client(), protocol)?,
+    };
     match &credentials.authorities {
         Some(bundle) => use_authorities(&mut context, bundle)?,
         None if credentials.accept_any => {}
@@ -133,15 +196,21 @@ fn build_client(credentials: &ClientCredentials) -> Result<SslContext, ErrorStac
         // A key from both sides is proof enough, and only PSK suites ask for it.
         if credentials.authorities.is_none() {
             context.set_cipher_list("ECDHE-PSK-CHACHA20-POLY1305:PSK-AES128-GCM-SHA256:PSK-AES256-GCM-SHA384:PSK-CHACHA20-POLY1305")?;
+            // A key of TLS 1.3 goes with a hash, and OpenSSL's callback means SHA-256.
+            context.set_ciphersuites("TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256")?;
         }
     }
     Ok(context.build())
 }
 
-fn common(method: SslMethod) -> Result<SslContextBuilder, ErrorStack> {
+fn common(method: SslMethod, protocol: Protocol) -> Result<SslContextBuilder, ErrorStack> {
     let mut context = SslContext::builder(method)?;
-    context.set_min_proto_version(Some(SslVersion::DTLS1_2))?;
-    context.set_max_proto_version(Some(SslVersion::DTLS1_2))?;
+    let (oldest, newest) = match protocol {
+        Protocol::Dtls => (SslVersion::DTLS1_2, SslVersion::DTLS1_2),
+        Protocol::Tls => (SslVersion::TLS1_2, SslVersion::TLS1_3),
+    };
+    context.set_min_proto_version(Some(oldest))?;
+    context.set_max_proto_version(Some(newest))?;
     // NO_QUERY_MTU: the handshake's datagram size is ours to choose (see `dtls`).
     context.set_options(
         SslOptions::NO_RENEGOTIATION

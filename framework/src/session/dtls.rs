@@ -1,5 +1,7 @@
 //! A DTLS 1.2 session that is open (RFC 6347), over OpenSSL.
 
+use std::io;
+
 use openssl::ssl::{ErrorCode, SslRef, SslStream};
 
 use super::Sent;
@@ -73,38 +75,7 @@ impl DtlsSession {
 
     /// Reads the next message of what was fed.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Read {
-        if buffer.is_empty() {
-            // A read into nothing would not even look.
-            let mut byte = [0];
-            return match self.read(&mut byte) {
-                Read::Message(len) => Read::Long(byte[..len].to_vec()),
-                other => other,
-            };
-        }
-        match self.stream.ssl_read(buffer) {
-            Ok(len) => match self.stream.ssl().pending() {
-                rest if rest > 0 && len == buffer.len() => self.read_rest(buffer, rest),
-                _ => Read::Message(len),
-            },
-            Err(error) => match error.code() {
-                ErrorCode::WANT_READ | ErrorCode::WANT_WRITE => Read::Nothing,
-                ErrorCode::ZERO_RETURN => Read::Closed,
-                _ => Read::Broken(describe(&error)),
-            },
-        }
-    }
-
-    /// The rest of a record that is longer than the buffer.
-    fn read_rest(&mut self, start: &[u8], rest: usize) -> Read {
-        let mut whole = start.to_vec();
-        whole.resize(start.len() + rest, 0);
-        match self.stream.ssl_read(&mut whole[start.len()..]) {
-            Ok(len) => {
-                whole.truncate(start.len() + len);
-                Read::Long(whole)
-            }
-            Err(error) => Read::Broken(describe(&error)),
-        }
+        read(&mut self.stream, buffer)
     }
 
     /// Encrypts one message and sends its record; never blocks. A record that finds the send
@@ -120,6 +91,42 @@ impl DtlsSession {
     /// Sends close_notify, once.
     pub(crate) fn close(&mut self) {
         let _ = self.stream.shutdown();
+    }
+}
+
+/// Reads one record's plaintext out of OpenSSL.
+pub(super) fn read<S: io::Read + io::Write>(stream: &mut SslStream<S>, buffer: &mut [u8]) -> Read {
+    if buffer.is_empty() {
+        // A read into nothing would not even look.
+        let mut byte = [0];
+        return match read(stream, &mut byte) {
+            Read::Message(len) => Read::Long(byte[..len].to_vec()),
+            other => other,
+        };
+    }
+    match stream.ssl_read(buffer) {
+        Ok(len) => match stream.ssl().pending() {
+            rest if rest > 0 && len == buffer.len() => read_rest(stream, buffer, rest),
+            _ => Read::Message(len),
+        },
+        Err(error) => match error.code() {
+            ErrorCode::WANT_READ | ErrorCode::WANT_WRITE => Read::Nothing,
+            ErrorCode::ZERO_RETURN => Read::Closed,
+            _ => Read::Broken(describe(&error)),
+        },
+    }
+}
+
+/// The rest of a record that is longer than the buffer.
+fn read_rest<S: io::Read + io::Write>(stream: &mut SslStream<S>, start: &[u8], rest: usize) -> Read {
+    let mut whole = start.to_vec();
+    whole.resize(start.len() + rest, 0);
+    match stream.ssl_read(&mut whole[start.len()..]) {
+        Ok(len) => {
+            whole.truncate(start.len() + len);
+            Read::Long(whole)
+        }
+        Err(error) => Read::Broken(describe(&error)),
     }
 }
 

@@ -11,6 +11,7 @@
 //!    may drop large ones in silence.
 //! 5. The last flight is kept until the peer shows that it has it.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,7 +31,8 @@ use crate::error::EndReason;
 use crate::observe::{Counters, bump};
 use crate::restart::{Restart, Verdict};
 use crate::sys::{message::DATAGRAM_MAX, ossl};
-use crate::transport::udp::{Arrival, UdpTransport};
+use crate::transport::Arrival;
+use crate::transport::udp::UdpTransport;
 
 /// Handshake datagrams without IP and UDP headers: Ethernet less a tunnel, then the IPv6 minimum
 /// less headers, then what every IPv4 host reassembles (RFC 6347 §4.1.1.1).
@@ -94,8 +96,20 @@ pub(crate) enum Failure {
     Ended(EndReason),
     /// The peer began anew; the datagram is its ClientHello with a valid cookie.
     Restarted(Vec<u8>),
+    /// The same on SCTP, where the socket has the new association already.
+    RestartedSctp(Arc<Socket>),
     /// The certificate of the server does not verify.
     Unverified(String),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ended(reason) => reason.fmt(f),
+            Self::Unverified(why) => f.write_str(why),
+            Self::Restarted(_) | Self::RestartedSctp(_) => f.write_str("the peer began anew"),
+        }
+    }
 }
 
 impl Handshake {
@@ -126,15 +140,7 @@ impl Handshake {
         name: Option<&str>,
     ) -> Result<Self, Failure> {
         let mut ssl = Ssl::new(context).map_err(broken)?;
-        if let Some(name) = name {
-            match name.parse::<IpAddr>() {
-                Ok(address) => ssl.param_mut().set_ip(address).map_err(broken)?,
-                Err(_) => {
-                    ssl.set_hostname(name).map_err(broken)?;
-                    ssl.param_mut().set_host(name).map_err(broken)?;
-                }
-            }
-        }
+        expect(&mut ssl, name).map_err(broken)?;
         ssl.set_connect_state();
         Self::over(ssl, socket)
     }
@@ -172,21 +178,11 @@ impl Handshake {
             if signals & signal::EVICT != 0 {
                 return Err(Failure::Ended(EndReason::Evicted));
             }
-            let delivered = (signals & signal::INBOX != 0).then(|| association.take_delivered());
-            let arrival = match delivered.flatten() {
-                Some(delivered) => {
-                    datagram.clear();
-                    datagram.extend_from_slice(&delivered);
-                    Arrival::Datagram(datagram.len())
-                }
-                None => {
-                    let until = resend_at.min(deadline);
-                    transport.recv(&mut [], &mut datagram, now, Some(until))
-                }
-            };
+            let until = resend_at.min(deadline);
+            let arrival = transport.recv(&mut [], &mut datagram, now, Some(until));
             now = Instant::now();
             match arrival {
-                Arrival::Datagram(_) => {
+                Arrival::Message(_) => {
                     let written = self.stream.get_ref().written;
                     let fed = self.feed(&mut datagram, association, counters, restart)?;
                     if fed == Fed::Alert {
@@ -201,7 +197,7 @@ impl Handshake {
                         resend_at = now + timeout;
                     }
                 }
-                Arrival::Woken => {}
+                Arrival::Woken | Arrival::TooLong | Arrival::Notification(_) | Arrival::Dry => {}
                 Arrival::TimedOut if now >= deadline => {
                     return Err(Failure::Ended(match self.alert {
                         Some(alert) => EndReason::HandshakeFailed(alert_text(alert)),
@@ -217,9 +213,7 @@ impl Handshake {
                         return Ok(self.finish(association));
                     }
                 }
-                Arrival::Failed(error) => {
-                    return Err(Failure::Ended(EndReason::Io(error.kind())));
-                }
+                Arrival::Over(reason) => return Err(Failure::Ended(reason)),
             }
         }
     }
@@ -275,18 +269,7 @@ impl Handshake {
 
     /// One step of OpenSSL's; `true` when the handshake is complete.
     fn step(&mut self) -> Result<bool, Failure> {
-        match self.stream.do_handshake() {
-            Ok(()) => Ok(true),
-            Err(error) if matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::WANT_WRITE) => Ok(false),
-            Err(error) => {
-                let verified = self.stream.ssl().verify_result();
-                Err(if verified == X509VerifyResult::OK {
-                    Failure::Ended(EndReason::HandshakeFailed(describe(&error)))
-                } else {
-                    Failure::Unverified(verified.error_string().to_owned())
-                })
-            }
-        }
+        step(&mut self.stream)
     }
 
     /// The timer fired: smaller datagrams, and the flight again.
@@ -313,6 +296,34 @@ impl Handshake {
     }
 }
 
+/// Tells a client's session who the server must prove to be.
+pub(super) fn expect(ssl: &mut Ssl, name: Option<&str>) -> Result<(), ErrorStack> {
+    let Some(name) = name else { return Ok(()) };
+    match name.parse::<IpAddr>() {
+        Ok(address) => ssl.param_mut().set_ip(address),
+        Err(_) => {
+            ssl.set_hostname(name)?;
+            ssl.param_mut().set_host(name)
+        }
+    }
+}
+
+/// One step of OpenSSL's; `true` when the handshake is complete.
+pub(super) fn step<S: io::Read + io::Write>(stream: &mut SslStream<S>) -> Result<bool, Failure> {
+    match stream.do_handshake() {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::WANT_WRITE) => Ok(false),
+        Err(error) => {
+            let verified = stream.ssl().verify_result();
+            Err(if verified == X509VerifyResult::OK {
+                Failure::Ended(EndReason::HandshakeFailed(describe(&error)))
+            } else {
+                Failure::Unverified(verified.error_string().to_owned())
+            })
+        }
+    }
+}
+
 /// What became of a datagram.
 #[derive(PartialEq, Eq)]
 enum Fed {
@@ -324,7 +335,7 @@ enum Fed {
     Nothing,
 }
 
-fn broken(errors: ErrorStack) -> Failure {
+pub(super) fn broken(errors: ErrorStack) -> Failure {
     Failure::Ended(EndReason::HandshakeFailed(errors.to_string()))
 }
 

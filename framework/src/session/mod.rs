@@ -3,14 +3,22 @@
 pub(crate) mod context;
 pub(crate) mod datagram;
 pub(crate) mod dtls;
+pub(crate) mod dtls_sctp;
+pub(crate) mod engine;
 pub(crate) mod handshake;
 pub mod record;
+pub(crate) mod sctp;
+pub(crate) mod secure;
+pub(crate) mod tls_streams;
+pub(crate) mod window;
 
 use std::sync::Arc;
 
 use socket2::Socket;
 
 use self::dtls::DtlsSession;
+use self::sctp::SctpSession;
+use crate::sctp::SendInfo;
 
 /// The longest payload of a UDP datagram: 65,535 bytes less the headers (RFC 768, RFC 791,
 /// RFC 8200).
@@ -29,6 +37,12 @@ pub(crate) enum Sent {
     Full,
     /// The kernel says that it is too long.
     TooLarge,
+    /// The association has no such stream, or none that is secured, or not for this kind of message.
+    NoSuchStream,
+    /// Encrypted, and kept until the send buffer has room: the worker has to see to that.
+    Parked,
+    /// The peer has ended the association; what it said before can still be read.
+    Gone,
     /// The session is of no use any more.
     Broken(String),
 }
@@ -39,21 +53,26 @@ pub(crate) enum Session {
     Plain(Arc<Socket>),
     /// Messages are DTLS 1.2 application data records.
     Dtls(Box<DtlsSession>),
+    /// Messages go over SCTP, in clear or not.
+    Sctp(Box<SctpSession>),
 }
 
 impl Session {
-    /// Sends one message; never blocks.
-    pub(crate) fn send(&mut self, message: &[u8]) -> Sent {
+    /// Sends one message; never blocks. `how` is for SCTP alone.
+    pub(crate) fn send(&mut self, message: &[u8], how: &SendInfo) -> Sent {
         match self {
             Self::Plain(socket) => datagram::send(socket, message),
             Self::Dtls(session) => session.write(message),
+            Self::Sctp(session) => session.write(message, how),
         }
     }
 
-    /// Says goodbye where the protocol has a word for it.
+    /// Says goodbye where the protocol has a word for it, without waiting for anything.
     pub(crate) fn close(&mut self) {
-        if let Self::Dtls(session) = self {
-            session.close();
+        match self {
+            Self::Plain(_) => {}
+            Self::Dtls(session) => session.close(),
+            Self::Sctp(session) => session.close(),
         }
     }
 
@@ -63,14 +82,16 @@ impl Session {
             Self::Plain(_) if peer_is_v4 => UDP_MAX_V4,
             Self::Plain(_) => UDP_MAX_V6,
             Self::Dtls(_) => RECORD_MAX,
+            Self::Sctp(session) => session.max_message(),
         }
     }
 
-    /// The shortest message, in bytes: OpenSSL drops empty records.
+    /// The shortest message, in bytes: OpenSSL drops empty records, and SCTP has no empty messages
+    /// (RFC 9260 §3.3.1).
     pub(crate) fn min_message(&self) -> usize {
         match self {
             Self::Plain(_) => 0,
-            Self::Dtls(_) => 1,
+            Self::Dtls(_) | Self::Sctp(_) => 1,
         }
     }
 }

@@ -1,3 +1,93 @@
-//! Sockets as a worker uses them: one message at a time, with deadlines, and wakeable.
+//! Sockets as a worker waits on them.
 
+pub(crate) mod sctp;
+pub(crate) mod stall;
 pub(crate) mod udp;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use self::sctp::SctpTransport;
+use self::udp::UdpTransport;
+use crate::error::EndReason;
+use crate::sctp::Notification;
+
+/// The socket of one association, of any kind.
+pub(crate) enum Transport {
+    Udp(UdpTransport),
+    Sctp(Box<SctpTransport>),
+}
+
+impl Transport {
+    pub(crate) fn socket(&self) -> &Arc<Socket> {
+        match self {
+            Self::Udp(transport) => transport.socket(),
+            Self::Sctp(transport) => transport.socket(),
+        }
+    }
+
+    /// Waits for one message of the peer: its bytes go to `first`, and what has no room there to
+    /// `overflow`. Blocks until `deadline`; a deadline that is over still takes what is there.
+    pub(crate) fn recv(
+        &mut self,
+        first: &mut [u8],
+        overflow: &mut Vec<u8>,
+        now: Instant,
+        deadline: Option<Instant>,
+    ) -> Arrival {
+        match self {
+            Self::Udp(transport) => transport.recv(first, overflow, now, deadline),
+            Self::Sctp(transport) => transport.recv(first, overflow, now, deadline),
+        }
+    }
+}
+
+/// What a wait ended with.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    /// A message of the peer (a datagram, an SCTP message), of so many bytes.
+    Message(usize),
+    /// The end of a message that was too long and is lost.
+    TooLong,
+    /// Something that the handler asked to be told of.
+    Notification(Box<Notification>),
+    /// Everything that was sent is acknowledged, or somebody raised a signal.
+    Dry,
+    /// Somebody raised a signal, or nothing at all: look, and wait again.
+    Woken,
+    /// The deadline is over.
+    TimedOut,
+    /// The socket is of no use any more.
+    Over(EndReason),
+}
+
+/// SO_RCVTIMEO as it is set; `None` is for ever.
+#[derive(Debug, Default)]
+struct ReadTimeout(Option<Duration>);
+
+impl ReadTimeout {
+    /// Sets SO_RCVTIMEO unless it is as good as what is wanted. The kernel counts in ticks of a
+    /// few milliseconds anyway; a timeout that fires early only makes the loop go round.
+    fn set(&mut self, socket: &Socket, wanted: Option<Duration>) {
+        let near = match (self.0, wanted) {
+            (None, None) => true,
+            (Some(set), Some(wanted)) => set.abs_diff(wanted) <= (wanted / 256).max(Duration::from_millis(4)),
+            _ => false,
+        };
+        if !near && socket.set_read_timeout(wanted).is_ok() {
+            self.0 = wanted;
+        }
+    }
+}
+
+/// Puts a message where a read would have: into `first`, and what has no room there into
+/// `overflow`. Returns its length.
+fn place(message: &[u8], first: &mut [u8], overflow: &mut Vec<u8>) -> usize {
+    let (head, rest) = message.split_at(message.len().min(first.len()));
+    first[..head.len()].copy_from_slice(head);
+    overflow.clear();
+    overflow.extend_from_slice(rest);
+    message.len()
+}

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use crate::association::Association;
+use super::{Arrival, ReadTimeout, place};
+use crate::association::{Association, signal};
+use crate::error::EndReason;
 use crate::observe::{Counters, bump};
 use crate::sys::epoll::{Epoll, READABLE_EDGE};
 use crate::sys::message::{self, DATAGRAM_MAX, Received};
@@ -24,19 +26,6 @@ const NAP: Duration = Duration::from_millis(20);
 
 /// Datagrams that are looked at when the socket is closed.
 const LAST_READS: usize = 256;
-
-/// What a wait ended with.
-#[derive(Debug)]
-pub(crate) enum Arrival {
-    /// A datagram of the peer, of so many bytes.
-    Datagram(usize),
-    /// Somebody raised a signal, or nothing at all: look, and wait again.
-    Woken,
-    /// The deadline is over.
-    TimedOut,
-    /// The socket is of no use any more.
-    Failed(io::Error),
-}
 
 /// Takes datagrams of other peers that are found on an association's socket.
 pub(crate) trait StrayTaker: Send + Sync {
@@ -60,8 +49,7 @@ pub(crate) struct UdpTransport {
     counters: Arc<Counters>,
     /// `None` on the client's side, where the kernel alone checks the source.
     strays: Option<Arc<dyn StrayTaker>>,
-    /// SO_RCVTIMEO as it is set; `None` is for ever.
-    timeout: Option<Duration>,
+    timeout: ReadTimeout,
     /// Set once the socket has been shut down for reading.
     watch: Watch,
     /// An ICMP port unreachable came in.
@@ -84,15 +72,17 @@ impl UdpTransport {
     ) -> Self {
         association.wake_by_shutdown(&socket);
         let watch = Watch::Unneeded;
-        Self { socket, association, counters, strays, timeout: None, watch, unreachable: false }
+        let timeout = ReadTimeout::default();
+        Self { socket, association, counters, strays, timeout, watch, unreachable: false }
     }
 
     pub(crate) fn socket(&self) -> &Arc<Socket> {
         &self.socket
     }
 
-    /// Waits for one datagram of the peer: its bytes go to `first`, and what has no room there to
-    /// `overflow`. Blocks until `deadline`; a deadline that is over still takes what is there.
+    /// Waits for one datagram of the peer, of the inbox before those of the socket: its bytes go to
+    /// `first`, and what has no room there to `overflow`. Blocks until `deadline`; a deadline that is
+    /// over still takes what is there.
     pub(crate) fn recv(
         &mut self,
         first: &mut [u8],
@@ -100,16 +90,21 @@ impl UdpTransport {
         now: Instant,
         deadline: Option<Instant>,
     ) -> Arrival {
+        if self.association.signals() & signal::INBOX != 0
+            && let Some(delivered) = self.association.take_delivered()
+        {
+            return Arrival::Message(place(&delivered.payload, first, overflow));
+        }
         let mut now = now;
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
             let blocking = matches!(self.watch, Watch::Unneeded) && left != Some(Duration::ZERO);
             if blocking {
-                self.set_timeout(left);
+                self.timeout.set(&self.socket, left);
             }
             match message::recv(self.socket.as_fd(), first, overflow, blocking) {
                 Ok(Received { source: Some(source), len, .. }) if source == self.association.peer => {
-                    return Arrival::Datagram(len);
+                    return Arrival::Message(len);
                 }
                 Ok(Received { source: Some(source), len, info }) => {
                     self.give_back(source, info, first, overflow, len);
@@ -146,7 +141,7 @@ impl UdpTransport {
         if let Watch::Epoll(epoll) = &self.watch {
             let mut ready = Vec::new();
             return match epoll.wait(&mut ready, left) {
-                Err(error) => Some(Arrival::Failed(error)),
+                Err(error) => Some(Arrival::Over(EndReason::Io(error.kind()))),
                 Ok(()) if ready.is_empty() => None,
                 // A datagram, or a signal: the caller looks at the signals first, then reads.
                 Ok(()) => Some(Arrival::Woken),
@@ -170,19 +165,6 @@ impl UdpTransport {
             }
         }
         Some(Arrival::Woken)
-    }
-
-    /// Sets SO_RCVTIMEO unless it is as good as what is wanted. The kernel counts in ticks of a
-    /// few milliseconds anyway; a timeout that fires early only makes the loop go round.
-    fn set_timeout(&mut self, wanted: Option<Duration>) {
-        let near = match (self.timeout, wanted) {
-            (None, None) => true,
-            (Some(set), Some(wanted)) => set.abs_diff(wanted) <= (wanted / 256).max(Duration::from_millis(4)),
-            _ => false,
-        };
-        if !near && self.socket.set_read_timeout(wanted).is_ok() {
-            self.timeout = wanted;
-        }
     }
 
     /// A datagram of another peer: the dispatcher finds out where it belongs.
@@ -221,7 +203,7 @@ impl UdpTransport {
             std::thread::yield_now();
             return None;
         }
-        Some(Arrival::Failed(error))
+        Some(Arrival::Over(EndReason::Io(error.kind())))
     }
 }
 

@@ -7,15 +7,22 @@ use std::sync::Arc;
 
 use socket2::Socket;
 
+use crate::address::Scheme;
 use crate::association::{Association, Link};
 use crate::error::{EndReason, Error};
 use crate::observe::{bump, log_limited};
-use crate::peer::{Home, Parts, Peer};
+use crate::peer::{Home, Leftover, Opened, Parts, Peer};
 use crate::restart::Restart;
 use crate::server::Shared;
-use crate::session::Session;
 use crate::session::dtls::Facts;
+use crate::session::dtls_sctp::DtlsSctp;
 use crate::session::handshake::{Failure, Handshake, VerifiedHello, after};
+use crate::session::sctp::SctpSession;
+use crate::session::secure::Secure;
+use crate::session::tls_streams::TlsStreams;
+use crate::session::{self, Session};
+use crate::transport::Transport;
+use crate::transport::sctp::SctpTransport;
 use crate::transport::udp::{StrayTaker, UdpTransport};
 
 /// An admitted peer with its socket, on its way to a worker.
@@ -32,6 +39,11 @@ pub(crate) enum Task {
     Plain,
     /// A DTLS handshake, which starts with this hello.
     Dtls(VerifiedHello),
+    /// On SCTP: what the scheme says.
+    Sctp,
+    /// Nothing: the SCTP association was over before it could be peeled off, for this reason. What it
+    /// said is in the inbox.
+    Over(EndReason),
 }
 
 impl Job {
@@ -49,7 +61,10 @@ impl Job {
 
     /// Ends the association without having served it.
     pub(crate) fn abandon(self, reason: EndReason) {
-        let Self { association, socket, shared, .. } = self;
+        let Self { association, socket, shared, task } = self;
+        if matches!(task, Task::Sctp) {
+            session::sctp::abort(&socket, reason.label().as_bytes());
+        }
         drop(socket);
         give_up(&shared, &association, reason, None);
     }
@@ -62,49 +77,110 @@ fn open(
     task: Task,
     shared: &Arc<Shared>,
 ) -> Option<Peer> {
-    let strays: Arc<dyn StrayTaker> = Arc::clone(shared) as _;
-    let counters = Arc::clone(&shared.counters);
-    let mut transport =
-        UdpTransport::new(Arc::clone(&socket), Arc::clone(association), counters, Some(strays));
-    let (session, facts, restart) = match task {
-        Task::Plain => (Session::Plain(socket), Facts::default(), None),
-        Task::Dtls(hello) => {
-            let restart = Restart::new(Arc::clone(&shared.cookies), association.hello_random);
-            let deadline = after(shared.timeouts.handshake);
-            let context = shared.dtls.as_ref().expect("a DTLS listener has a context");
-            let handshake = Handshake::accept(context, socket, &hello).and_then(|handshake| {
-                handshake.complete(&mut transport, association, &shared.counters, Some(&restart), deadline)
-            });
-            match handshake {
-                Ok((session, facts)) => (Session::Dtls(Box::new(session)), facts, Some(restart)),
-                Err(failure) => {
-                    drop(transport);
-                    let (reason, leftover) = match failure {
-                        Failure::Ended(reason) => (reason, None),
-                        Failure::Unverified(why) => (EndReason::HandshakeFailed(why), None),
-                        Failure::Restarted(hello) => (EndReason::Replaced, Some(hello.into())),
-                    };
-                    give_up(shared, association, reason, leftover);
-                    return None;
-                }
+    let opened = match task {
+        Task::Plain => Ok(open_udp(association, socket, shared)),
+        Task::Dtls(hello) => open_dtls(association, socket, &hello, shared),
+        Task::Sctp => open_sctp(association, socket, None, shared),
+        Task::Over(reason) => open_sctp(association, socket, Some(reason), shared),
+    };
+    match opened {
+        Ok(opened) => {
+            if association.scheme.is_secure() {
+                bump(&shared.counters.handshakes);
+                shared.registry.end_handshake(association);
             }
+            let home: Arc<dyn Home> = Arc::clone(shared) as _;
+            Some(Peer::open(Parts {
+                association: Arc::clone(association),
+                opened,
+                timeouts: shared.timeouts.clone(),
+                counters: Arc::clone(&shared.counters),
+                home: Some(home),
+            }))
+        }
+        Err(failure) => {
+            let (reason, leftover) = match failure {
+                Failure::Ended(reason) => (reason, None),
+                Failure::Unverified(why) => (EndReason::HandshakeFailed(why), None),
+                Failure::Restarted(hello) => (EndReason::Replaced, Some(Leftover::Datagram(hello.into()))),
+                Failure::RestartedSctp(socket) => (EndReason::Replaced, Some(Leftover::Socket(socket))),
+            };
+            give_up(shared, association, reason, leftover);
+            None
+        }
+    }
+}
+
+fn open_udp(association: &Arc<Association>, socket: Arc<Socket>, shared: &Arc<Shared>) -> Opened {
+    let transport = udp_transport(association, &socket, shared);
+    Opened {
+        transport: Transport::Udp(transport),
+        session: Session::Plain(socket),
+        facts: Facts::default(),
+        restart: None,
+    }
+}
+
+fn open_dtls(
+    association: &Arc<Association>,
+    socket: Arc<Socket>,
+    hello: &VerifiedHello,
+    shared: &Arc<Shared>,
+) -> Result<Opened, Failure> {
+    let mut transport = udp_transport(association, &socket, shared);
+    let restart = Restart::new(Arc::clone(&shared.cookies), association.hello_random);
+    let deadline = after(shared.timeouts.handshake);
+    let context = shared.contexts.dtls();
+    let handshake = Handshake::accept(context, socket, hello)?;
+    let (session, facts) =
+        handshake.complete(&mut transport, association, &shared.counters, Some(&restart), deadline)?;
+    Ok(Opened {
+        transport: Transport::Udp(transport),
+        session: Session::Dtls(Box::new(session)),
+        facts,
+        restart: Some(restart),
+    })
+}
+
+fn open_sctp(
+    association: &Arc<Association>,
+    socket: Arc<Socket>,
+    over: Option<EndReason>,
+    shared: &Arc<Shared>,
+) -> Result<Opened, Failure> {
+    let (counters, settings) = (Arc::clone(&shared.counters), &shared.sctp);
+    let mut transport = SctpTransport::new(Arc::clone(&socket), Arc::clone(association), counters, settings);
+    transport.end = over;
+    let secure = match association.scheme {
+        Scheme::SctpTls => {
+            Some(Secure::Tls(TlsStreams::accept(shared.contexts.tls(), settings.tls_streams)?))
+        }
+        Scheme::SctpDtls => {
+            session::sctp::require_auth(&socket)?;
+            let label_with_nul = settings.dtls_label_with_nul;
+            Some(Secure::Dtls(DtlsSctp::accept(shared.contexts.dtls(), label_with_nul)?))
+        }
+        _ => None,
+    };
+    let (session, facts) = match secure {
+        None => (SctpSession::plain(socket, settings), Facts::default()),
+        Some(secure) => {
+            let deadline = after(shared.timeouts.handshake);
+            SctpSession::secure(socket, secure, &mut transport, association, deadline)?
         }
     };
-    if restart.is_some() {
-        bump(&shared.counters.handshakes);
-        shared.registry.end_handshake(association);
-    }
-    let home: Arc<dyn Home> = Arc::clone(shared) as _;
-    Some(Peer::open(Parts {
-        association: Arc::clone(association),
-        transport,
-        session,
+    Ok(Opened {
+        transport: Transport::Sctp(Box::new(transport)),
+        session: Session::Sctp(Box::new(session)),
         facts,
-        timeouts: shared.timeouts.clone(),
-        counters: Arc::clone(&shared.counters),
-        restart,
-        home: Some(home),
-    }))
+        restart: None,
+    })
+}
+
+fn udp_transport(association: &Arc<Association>, socket: &Arc<Socket>, shared: &Arc<Shared>) -> UdpTransport {
+    let strays: Arc<dyn StrayTaker> = Arc::clone(shared) as _;
+    let counters = Arc::clone(&shared.counters);
+    UdpTransport::new(Arc::clone(socket), Arc::clone(association), counters, Some(strays))
 }
 
 /// The handler, whatever it does.
@@ -130,7 +206,7 @@ fn serve(peer: &mut Peer, shared: &Shared) {
 }
 
 /// Ends an association that never opened; its socket is closed by now.
-fn give_up(shared: &Shared, association: &Association, reason: EndReason, leftover: Option<Box<[u8]>>) {
+fn give_up(shared: &Shared, association: &Association, reason: EndReason, leftover: Option<Leftover>) {
     *association.link.lock() = Link::Ended(reason.clone());
     association.confirm();
     association.wake_no_more();

@@ -1,0 +1,180 @@
+//! What becomes of a new peer, whatever it came by: admission, a worker, or a refusal.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::admit::Refusal;
+use super::guard::Guard;
+use crate::association::{Association, signal};
+use crate::error::EndReason;
+use crate::handler::{Admission, Incoming};
+use crate::observe::{bump, log_limited};
+use crate::server::Shared;
+use crate::sys::epoll::Epoll;
+use crate::sys::limits;
+use crate::transport::udp::is_memory;
+use crate::worker::Job;
+use crate::worker::pool::Pool;
+
+/// Peers that wait for a thread at most, and how often one is tried for.
+const MAX_WAITING: usize = 256;
+pub(super) const THREAD_RETRY: Duration = Duration::from_millis(50);
+
+/// Descriptors that are left for handlers, logs and the end of associations.
+const RESERVED_FDS: u64 = 64;
+
+/// What every kind of listener needs of the dispatcher: workers for jobs, and the watch over last
+/// flights.
+pub(super) struct Hands {
+    pub(super) shared: Arc<Shared>,
+    pool: Pool,
+    guard: Guard,
+    /// Jobs that no thread could be started for, oldest first.
+    waiting: VecDeque<Job>,
+    fd_limit: u64,
+}
+
+impl Hands {
+    pub(super) fn new(shared: Arc<Shared>, pool: Pool) -> io::Result<Self> {
+        let fd_limit = limits::fd_limit()?;
+        Ok(Self { shared, pool, guard: Guard::default(), waiting: VecDeque::new(), fd_limit })
+    }
+
+    /// Whether a descriptor leaves room for those that handlers, logs and the end of associations need.
+    pub(super) fn has_headroom(&self, fd: BorrowedFd<'_>) -> bool {
+        fd.as_raw_fd() as u64 + RESERVED_FDS <= self.fd_limit
+    }
+
+    /// Asks the limits, then the handler, about a new peer. Refusals are counted here; an association
+    /// that was admitted is either inserted, or [cancelled](Self::cancel).
+    pub(super) fn admit(
+        &self,
+        incoming: Incoming,
+        hello_random: [u8; 32],
+    ) -> Result<Arc<Association>, Refusal> {
+        let (scheme, local, peer) = (incoming.scheme, incoming.local, incoming.peer);
+        let registry = &self.shared.registry;
+        registry.book(local, peer).inspect_err(|refusal| self.refuse(*refusal))?;
+        let admitted = catch_unwind(AssertUnwindSafe(|| self.shared.handler.admit(&incoming)));
+        if !matches!(admitted, Ok(Admission::Accept)) {
+            registry.cancel(local, peer);
+            if admitted.is_err() {
+                bump(&self.shared.counters.handler_panics);
+            }
+            self.refuse(Refusal::Handler);
+            return Err(Refusal::Handler);
+        }
+        let association = Arc::new(Association::new(scheme, local, peer).with_hello(hello_random));
+        if scheme.is_secure()
+            && let Err(refusal) = registry.begin_handshake(&association)
+        {
+            registry.cancel(local, peer);
+            self.refuse(refusal);
+            return Err(refusal);
+        }
+        Ok(association)
+    }
+
+    /// Gives back the place of an association that was admitted and will not be inserted.
+    pub(super) fn cancel(&self, association: &Association) {
+        self.shared.registry.end_handshake(association);
+        self.shared.registry.cancel(association.local, association.peer);
+    }
+
+    /// A watched socket is readable.
+    pub(super) fn guarded(&mut self, token: u64) {
+        self.guard.ready(token, &self.shared);
+    }
+
+    /// When [`tick`](Self::tick) has something to do.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let waiting = (!self.waiting.is_empty()).then(|| Instant::now() + THREAD_RETRY);
+        [self.guard.next_deadline(), waiting].into_iter().flatten().min()
+    }
+
+    /// Does what time has come for.
+    pub(super) fn tick(&mut self, epoll: &Epoll, now: Instant) {
+        self.retry_waiting();
+        self.guard.tick(epoll, now);
+    }
+
+    /// Has a job served, now or as soon as a thread can be started for it.
+    pub(super) fn hand_over(&mut self, job: Job) {
+        self.guard.watch(&job.association);
+        match self.pool.submit(job) {
+            Ok(()) => bump(&self.shared.counters.opened),
+            Err((job, error)) => {
+                bump(&self.shared.counters.out_of_threads);
+                log_limited!(warn, %error, "no thread for a new peer; trying again");
+                if self.waiting.len() < MAX_WAITING {
+                    self.waiting.push_back(job);
+                } else {
+                    self.refuse(Refusal::NoThread);
+                    job.abandon(EndReason::NoThread);
+                }
+            }
+        }
+    }
+
+    fn retry_waiting(&mut self) {
+        while let Some(job) = self.waiting.pop_front() {
+            let signals = job.association.signals();
+            if signals & (signal::DRAIN | signal::STOP) != 0 {
+                job.abandon(EndReason::Shutdown);
+                continue;
+            }
+            if signals & signal::EVICT != 0 {
+                job.abandon(EndReason::Evicted);
+                continue;
+            }
+            // Nobody waits longer for a thread than for a handshake: its peer has given up.
+            if job.association.opened.elapsed() > self.shared.timeouts.handshake {
+                self.refuse(Refusal::NoThread);
+                job.abandon(EndReason::NoThread);
+                continue;
+            }
+            match self.pool.submit(job) {
+                Ok(()) => {
+                    bump(&self.shared.counters.opened);
+                    bump(&self.shared.counters.waited_for_thread);
+                }
+                Err((job, _)) => {
+                    self.waiting.push_front(job);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Counts a refusal and says so, at a limited rate.
+    pub(super) fn refuse(&self, refusal: Refusal) {
+        bump(&self.shared.counters.refused[refusal.index()]);
+        log_limited!(info, %refusal, "refused a new peer");
+    }
+
+    /// No child: which refusal that is.
+    pub(super) fn refuse_for(&self, error: &io::Error, peer: SocketAddr) {
+        let counters = &self.shared.counters;
+        let refusal = match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => {
+                bump(&counters.out_of_descriptors);
+                Refusal::NoFileDescriptor
+            }
+            _ if is_memory(error) => {
+                bump(&counters.out_of_memory);
+                Refusal::NoBuffers
+            }
+            _ => {
+                log_limited!(info, %peer, %error, "no socket for a peer");
+                return bump(&counters.ignored);
+            }
+        };
+        log_limited!(warn, %peer, %error, "no socket for a new peer");
+        self.refuse(refusal);
+    }
+}

@@ -1,0 +1,363 @@
+//! SCTP listeners, from an association that has come up to a peeled-off socket with its job.
+//!
+//! A listener is a one-to-many socket (RFC 6458 §3), whose associations the kernel makes by itself.
+//! For each SCTP_COMM_UP the dispatcher
+//!
+//! 1. asks the limits and the handler; who is refused is aborted, because the kernel's backlog holds
+//!    nobody off;
+//! 2. sees that there is a descriptor left, because a peel-off that finds none destroys the
+//!    association;
+//! 3. peels it off (RFC 6458 §9.2); what is queued for it goes with it;
+//! 4. hands the socket to a worker.
+//!
+//! An association may be over before that, with its messages in the queue: these are gathered up to
+//! the end of the queue, and its handler gets them all the same.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::admit::Refusal;
+use super::hands::Hands;
+use crate::address::{Address, Scheme};
+use crate::association::{Association, Delivery, Parcel};
+use crate::error::{EndReason, NoSctp, StartError};
+use crate::handler::Incoming;
+use crate::observe::{bump, log_limited};
+use crate::sctp::{AssocId, AssociationState, MessageInfo, Notification, Options, Settings, Socket};
+use crate::server::Shared;
+use crate::session::sctp::{abort, configure};
+use crate::sys::epoll::{Epoll, READABLE};
+use crate::sys::eventfd::EventFd;
+use crate::sys::message::DATAGRAM_MAX;
+use crate::sys::sctp::{self as sys, Received};
+use crate::transport::sctp::{Restarted, loss};
+use crate::worker::{Job, Task};
+
+/// Tokens of listeners have this bit.
+pub(super) const TOKENS: u64 = 1 << 61;
+
+/// Reads from one listener before the others have their turn.
+const TURN: usize = 512;
+
+/// Associations waiting for the kernel's handshake that the listener may have; those that are up are
+/// not counted (Linux ignores it on one-to-many sockets).
+const BACKLOG: i32 = 1024;
+
+/// Associations that were over early and are gathered at the same time.
+const MAX_GATHERED: usize = 256;
+
+/// A listener that is bound and not yet served.
+pub(crate) struct SctpListener {
+    socket: Socket,
+    scheme: Scheme,
+    addresses: Vec<SocketAddr>,
+}
+
+impl SctpListener {
+    /// Binds one endpoint to all these addresses.
+    pub(crate) fn bind(
+        scheme: Scheme,
+        addresses: &[SocketAddr],
+        v6_only: bool,
+        settings: &Settings,
+    ) -> Result<Self, StartError> {
+        let Some(&first) = addresses.first() else { return Err(StartError::NoListener) };
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::AddrInUse => StartError::AddressInUse { address: first },
+            io::ErrorKind::AddrNotAvailable => StartError::AddressNotAvailable { address: first },
+            io::ErrorKind::PermissionDenied => StartError::PermissionDenied { address: first },
+            _ if NoSctp::is(&source) => StartError::NoSctp(NoSctp),
+            _ => StartError::Io { doing: format!("listening on {first} with SCTP"), source },
+        };
+        let socket = open(scheme, addresses, v6_only, settings).map_err(failed)?;
+        let port = socket.local_addr().map_err(failed)?.port();
+        let with_port = |mut address: SocketAddr| {
+            address.set_port(port);
+            address
+        };
+        let addresses = addresses.iter().copied().map(with_port).collect();
+        Ok(Self { socket, scheme, addresses })
+    }
+
+    /// Where it is bound.
+    pub(crate) fn address(&self) -> Address {
+        Address::from_sockets(self.scheme, &self.addresses).expect("a listener has an address")
+    }
+}
+
+fn open(scheme: Scheme, addresses: &[SocketAddr], v6_only: bool, settings: &Settings) -> io::Result<Socket> {
+    let v6 = addresses.iter().any(SocketAddr::is_ipv6);
+    let socket = Socket::one_to_many(v6)?;
+    configure(&socket, scheme, settings)?;
+    if v6 {
+        let mixed = addresses.iter().any(SocketAddr::is_ipv4);
+        socket.as_socket().set_only_v6(v6_only && !mixed)?;
+    }
+    // The port stays usable for a new listener while associations of an earlier one live.
+    socket.as_socket().set_reuse_address(true)?;
+    socket.bind(addresses)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// All SCTP listeners of a server.
+pub(super) struct Sctp {
+    listeners: Vec<Listener>,
+    scratch: Vec<u8>,
+}
+
+struct Listener {
+    socket: Socket,
+    scheme: Scheme,
+    addresses: Vec<SocketAddr>,
+    /// Refused associations whose end has not been read yet; what they say is ignored.
+    refused: HashSet<AssocId>,
+    /// Associations that were over before they could be peeled off.
+    gathered: HashMap<AssocId, Job>,
+    /// A notification that has no room is being thrown away.
+    skipping: bool,
+}
+
+impl Sctp {
+    pub(super) fn new(shared: &Shared, epoll: &Epoll, bound: Vec<SctpListener>) -> io::Result<Self> {
+        let mut listeners = Vec::new();
+        for SctpListener { socket, scheme, addresses } in bound {
+            epoll.add(socket.as_fd(), READABLE, TOKENS | listeners.len() as u64)?;
+            let (refused, gathered) = (HashSet::new(), HashMap::new());
+            listeners.push(Listener { socket, scheme, addresses, refused, gathered, skipping: false });
+        }
+        shared.counters.listeners.fetch_add(listeners.len() as u64, Ordering::Relaxed);
+        let scratch = if listeners.is_empty() { Vec::new() } else { Vec::with_capacity(DATAGRAM_MAX) };
+        Ok(Self { listeners, scratch })
+    }
+
+    /// The listener of this token is readable.
+    pub(super) fn ready(&mut self, token: u64, hands: &mut Hands) {
+        let Self { listeners, scratch } = self;
+        let Some(listener) = listeners.get_mut((token & !TOKENS) as usize) else { return };
+        for _ in 0..TURN {
+            match sys::recv(listener.socket.as_fd(), &mut [], scratch, false) {
+                Ok(received) => listener.take(&received, scratch, hands),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Empty: whatever is gathered is complete. Other errors belong to associations, whose
+                // notifications say the same.
+                Err(_) => {
+                    listener.settle(hands);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A peeled-off socket whose peer began anew.
+    pub(super) fn restarted(&mut self, restarted: Restarted, hands: &mut Hands) {
+        let Restarted { socket, scheme, local, peer } = restarted;
+        let further = Options::of(&*socket).peer_addresses().unwrap_or_default();
+        let Ok(association) = hands.admit(incoming(scheme, local, peer, further), [0; 32]) else {
+            abort(&socket, b"refused");
+            return bump(&hands.shared.counters.sctp_aborted);
+        };
+        hand_over(association, socket, hands);
+    }
+}
+
+impl Listener {
+    fn take(&mut self, received: &Received, payload: &[u8], hands: &mut Hands) {
+        if received.notification {
+            self.take_notification(received, payload, hands);
+        } else if let Some((info, id)) = received.info {
+            self.take_message(AssocId::from_raw(id), info, received, payload, hands);
+        }
+    }
+
+    fn take_notification(&mut self, received: &Received, payload: &[u8], hands: &mut Hands) {
+        let counters = Arc::clone(&hands.shared.counters);
+        if self.skipping || !received.complete {
+            if !self.skipping {
+                bump(&counters.notifications_too_long);
+            }
+            self.skipping = !received.complete;
+            return;
+        }
+        match Notification::parse(payload) {
+            Ok(ref change @ Notification::AssociationChanged { state, association: id, .. }) => match state {
+                AssociationState::Up => self.open(id, received.source, None, hands),
+                AssociationState::Restarted => {
+                    // Before it was peeled off, else its own socket would say so.
+                    bump(&counters.sctp_restarts);
+                    self.open(id, received.source, None, hands);
+                }
+                AssociationState::Lost => {
+                    bump(&counters.sctp_lost);
+                    self.refused.remove(&id);
+                    if let Some(job) = self.gathered.get_mut(&id) {
+                        job.task = Task::Over(loss(change));
+                    }
+                }
+                AssociationState::CannotStart => {
+                    bump(&counters.sctp_cannot_start);
+                    self.refused.remove(&id);
+                }
+                AssociationState::ShutDown => {
+                    self.refused.remove(&id);
+                }
+                _ => bump(&counters.notifications_unknown),
+            },
+            Ok(Notification::PeerShutDown { .. }) => bump(&counters.sctp_shutdowns),
+            Ok(Notification::Unknown { .. }) => bump(&counters.notifications_unknown),
+            Ok(_) => {}
+            Err(_) => bump(&counters.notifications_malformed),
+        }
+    }
+
+    /// A message on the one-to-many socket: of a refused association, of one that is gathered, or of
+    /// one that nobody told us of.
+    fn take_message(
+        &mut self,
+        id: AssocId,
+        info: MessageInfo,
+        received: &Received,
+        payload: &[u8],
+        hands: &mut Hands,
+    ) {
+        if self.refused.contains(&id) {
+            return;
+        }
+        let parcel = Parcel { payload: payload.into(), info, complete: received.complete };
+        match self.gathered.get(&id) {
+            Some(job) => deliver(&job.association, parcel, hands),
+            None => self.open(id, received.source, Some(parcel), hands),
+        }
+    }
+
+    /// A new association; `early` is what it said before we heard of it.
+    fn open(&mut self, id: AssocId, source: Option<SocketAddr>, early: Option<Parcel>, hands: &mut Hands) {
+        if self.gathered.contains_key(&id) {
+            return;
+        }
+        let options = self.socket.options().association(id);
+        let peers = options.peer_addresses().unwrap_or_default();
+        // The name of a notification is the primary address; an association that is over has no other.
+        let Some(peer) = source.or_else(|| peers.first().copied()) else {
+            return bump(&hands.shared.counters.notifications_malformed);
+        };
+        let local = self.local_address(id);
+        let further = peers.into_iter().filter(|address| *address != peer).collect();
+        let association = match hands.admit(incoming(self.scheme, local, peer, further), [0; 32]) {
+            Ok(association) => association,
+            Err(refusal) => return self.abort(id, refusal, hands),
+        };
+        // Any descriptor is as good as the one that the peel-off will take, to see if there is one.
+        let probed = EventFd::new().and_then(|probe| match hands.has_headroom(probe.as_fd()) {
+            true => Ok(()),
+            false => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+        });
+        if let Err(error) = probed {
+            hands.cancel(&association);
+            hands.refuse_for(&error, peer);
+            return self.abort(id, Refusal::NoFileDescriptor, hands);
+        }
+        match self.socket.peel_off(id) {
+            Ok(socket) => {
+                if let Some(parcel) = early {
+                    deliver(&association, parcel, hands);
+                }
+                hand_over(association, Arc::new(socket2::Socket::from(socket)), hands);
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput && !self.scheme.is_secure() => {
+                self.gather(id, association, early, hands);
+            }
+            Err(error) => {
+                bump(&hands.shared.counters.sctp_peel_offs_failed);
+                hands.cancel(&association);
+                hands.refuse_for(&error, peer);
+                self.refused.insert(id);
+                let _ = self.socket.abort(id, b"cannot be served");
+            }
+        }
+    }
+
+    /// The association is over already: its handler gets what it said, from a socket that is as
+    /// closed as its own.
+    fn gather(
+        &mut self,
+        id: AssocId,
+        association: Arc<Association>,
+        early: Option<Parcel>,
+        hands: &mut Hands,
+    ) {
+        let room = self.gathered.len() < MAX_GATHERED;
+        let Some(socket) = room.then(|| Socket::one_to_one(false)).and_then(Result::ok) else {
+            hands.cancel(&association);
+            return bump(&hands.shared.counters.sctp_peel_offs_failed);
+        };
+        bump(&hands.shared.counters.sctp_over_early);
+        if !hands.shared.registry.insert(&association) {
+            return hands.cancel(&association);
+        }
+        if let Some(parcel) = early {
+            deliver(&association, parcel, hands);
+        }
+        let (task, shared) = (Task::Over(EndReason::ClosedByPeer), Arc::clone(&hands.shared));
+        let socket = Arc::new(socket2::Socket::from(socket));
+        self.gathered.insert(id, Job { association, socket, task, shared });
+    }
+
+    /// The queue is empty.
+    fn settle(&mut self, hands: &mut Hands) {
+        for (_, job) in self.gathered.drain() {
+            hands.hand_over(job);
+        }
+    }
+
+    fn abort(&mut self, id: AssocId, refusal: Refusal, hands: &Hands) {
+        bump(&hands.shared.counters.sctp_aborted);
+        if let Err(error) = self.socket.abort(id, refusal.as_str().as_bytes()) {
+            log_limited!(debug, %error, "a refused association was over already");
+        }
+        self.refused.insert(id);
+    }
+
+    /// The address of this host that the peer talks to: the listener's, or under a wildcard the first
+    /// of those that the association has.
+    fn local_address(&self, id: AssocId) -> SocketAddr {
+        let fixed = self.addresses[0];
+        if !fixed.ip().is_unspecified() {
+            return fixed;
+        }
+        let found = self.socket.options().association(id).local_addresses().unwrap_or_default();
+        found.first().copied().unwrap_or((Ipv4Addr::UNSPECIFIED, fixed.port()).into())
+    }
+}
+
+fn incoming(scheme: Scheme, local: SocketAddr, peer: SocketAddr, further: Vec<SocketAddr>) -> Incoming {
+    Incoming { further, ..Incoming::new(scheme, local, peer) }
+}
+
+fn deliver(association: &Association, parcel: Parcel, hands: &Hands) {
+    let counters = &hands.shared.counters;
+    bump(match association.deliver(parcel, false) {
+        Delivery::Queued => &counters.sctp_early_messages,
+        Delivery::Full | Delivery::Gone => &counters.strays_lost,
+    });
+}
+
+fn hand_over(association: Arc<Association>, socket: Arc<socket2::Socket>, hands: &mut Hands) {
+    if !hands.shared.registry.insert(&association) {
+        return hands.cancel(&association);
+    }
+    let (task, shared) = (Task::Sctp, Arc::clone(&hands.shared));
+    hands.hand_over(Job { association, socket, task, shared });
+}
+
+impl Drop for Sctp {
+    fn drop(&mut self) {
+        for (_, job) in self.listeners.iter_mut().flat_map(|listener| listener.gathered.drain()) {
+            job.abandon(EndReason::Shutdown);
+        }
+    }
+}

@@ -1,0 +1,455 @@
+//! What is sent over an SCTP association, in clear or as records of TLS or DTLS.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use super::dtls::{Facts, Read};
+use super::handshake::{Failure, after};
+use super::secure::{Action, Secure, Written};
+use super::{RECORD_MAX, Sent};
+use crate::address::Scheme;
+use crate::association::{Association, signal};
+use crate::error::EndReason;
+use crate::sctp::{
+    self, Heartbeat, InitParameters, MessageInfo, NotificationKind, Options, PathChange, Rto, SendInfo,
+    Settings, StreamRequests,
+};
+use crate::sys::epoll::wait_writable;
+use crate::sys::message::DATAGRAM_MAX;
+use crate::sys::sctp as sys;
+use crate::sys::sctp::abi::{SCTP_ABORT, SCTP_EOF};
+use crate::sys::socket::{set_receive_buffer, set_send_buffer};
+use crate::transport::Arrival;
+use crate::transport::sctp::SctpTransport;
+use crate::transport::udp::is_memory;
+
+/// The association as everybody sends to it. One thread at a time.
+pub(crate) struct SctpSession {
+    socket: Arc<Socket>,
+    max_message: usize,
+    /// `None`: in clear.
+    secure: Option<Secure>,
+    /// What was encrypted and found the send buffer full. Nothing is encrypted while there is any.
+    parked: Option<Action>,
+    /// Streams to the peer.
+    streams: u16,
+}
+
+/// How far [`SctpSession::run`] came.
+#[derive(Debug, PartialEq, Eq)]
+enum Ran {
+    /// Everything is done.
+    All,
+    /// The send buffer is full.
+    Full,
+    /// Everything that was sent has to be acknowledged first.
+    AwaitsDry,
+    /// The association is over.
+    Gone,
+    /// The kernel refuses.
+    Refused(String),
+}
+
+impl SctpSession {
+    /// In clear.
+    pub(crate) fn plain(socket: Arc<Socket>, settings: &Settings) -> Self {
+        Self { socket, max_message: settings.max_message, secure: None, parked: None, streams: u16::MAX }
+    }
+
+    /// Runs the handshake to its end; blocks until then, at most until `deadline`.
+    pub(crate) fn secure(
+        socket: Arc<Socket>,
+        secure: Secure,
+        transport: &mut SctpTransport,
+        association: &Association,
+        deadline: Instant,
+    ) -> Result<(Self, Facts), Failure> {
+        let streams = Options::of(&*socket).status().map_or(1, |status| status.outbound_streams);
+        let secure = Some(secure);
+        let mut session = Self { socket, max_message: RECORD_MAX, secure, parked: None, streams };
+        match session.shake_hands(transport, association, deadline) {
+            Ok(facts) => Ok((session, facts)),
+            Err(failure) => {
+                // An alert may be among what is still to be said.
+                let reason = match &failure {
+                    Failure::Ended(reason) => reason.clone(),
+                    Failure::Unverified(why) => EndReason::HandshakeFailed(why.clone()),
+                    Failure::Restarted(_) | Failure::RestartedSctp(_) => return Err(failure),
+                };
+                session.end(transport, &reason, FAREWELL);
+                Err(failure)
+            }
+        }
+    }
+
+    fn shake_hands(
+        &mut self,
+        transport: &mut SctpTransport,
+        association: &Association,
+        deadline: Instant,
+    ) -> Result<Facts, Failure> {
+        let mut message = Vec::with_capacity(DATAGRAM_MAX);
+        loop {
+            let complete = self.secure.as_mut().map_or(Ok(true), Secure::step)?;
+            let ran = self.settle(transport, deadline)?;
+            if complete && ran == Ran::All {
+                return Ok(self.secure.as_ref().map(Secure::facts).unwrap_or_default());
+            }
+            let signals = association.signals();
+            if signals & (signal::CLOSE | signal::STOP | signal::DRAIN) != 0 {
+                return Err(Failure::Ended(EndReason::Shutdown));
+            }
+            if signals & signal::EVICT != 0 {
+                return Err(Failure::Ended(EndReason::Evicted));
+            }
+            let now = Instant::now();
+            match transport.recv(&mut [], &mut message, now, Some(deadline)) {
+                Arrival::Message(_) => {
+                    if let Some(secure) = &mut self.secure {
+                        secure.receive(&message, transport.info, Instant::now());
+                    }
+                }
+                Arrival::Dry => self.dry(),
+                Arrival::Notification(_) | Arrival::Woken => {}
+                Arrival::TooLong => return Err(failed("a message is too long for a handshake")),
+                Arrival::TimedOut if Instant::now() >= deadline => {
+                    return Err(Failure::Ended(EndReason::HandshakeTimedOut));
+                }
+                Arrival::TimedOut => {}
+                Arrival::Over(EndReason::Replaced) => {
+                    return Err(Failure::RestartedSctp(Arc::clone(&self.socket)));
+                }
+                Arrival::Over(EndReason::ClosedByPeer) => {
+                    return Err(failed("the peer closed during the handshake"));
+                }
+                Arrival::Over(reason) => return Err(Failure::Ended(reason)),
+            }
+        }
+    }
+
+    /// Does what is to be done, waiting for room where there is none, until all of it is done or
+    /// everything has to be acknowledged first; then the kernel is asked to say when that is so.
+    fn settle(&mut self, transport: &SctpTransport, deadline: Instant) -> Result<Ran, Failure> {
+        loop {
+            match self.run() {
+                Ran::Full => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    let room = !left.is_zero()
+                        && wait_writable(self.socket.as_fd(), Some(left.min(ROOM))).unwrap_or(false);
+                    if !room && Instant::now() >= deadline {
+                        return Err(Failure::Ended(EndReason::HandshakeTimedOut));
+                    }
+                }
+                Ran::AwaitsDry => {
+                    let options = Options::of(&**transport.socket());
+                    let asked = options.subscribe(NotificationKind::SenderDry, true);
+                    asked.map_err(|error| failed(&error.to_string()))?;
+                    return Ok(Ran::AwaitsDry);
+                }
+                Ran::Gone => return Ok(Ran::Gone),
+                Ran::Refused(why) => return Err(failed(&why)),
+                Ran::All => return Ok(Ran::All),
+            }
+        }
+    }
+
+    /// Does what is to be done, as far as there is room; never blocks.
+    fn run(&mut self) -> Ran {
+        let Some(secure) = &mut self.secure else { return Ran::All };
+        while let Some(action) = self.parked.take().or_else(|| secure.next_action()) {
+            let options = Options::of(&*self.socket);
+            let done = match &action {
+                Action::Send(record, how) => match send(&self.socket, record, how, 0) {
+                    Sent::Done => Ok(()),
+                    Sent::Full => {
+                        self.parked = Some(action);
+                        return Ran::Full;
+                    }
+                    Sent::Gone => return Ran::Gone,
+                    other => return Ran::Refused(format!("{other:?}")),
+                },
+                Action::AwaitDry => return Ran::AwaitsDry,
+                Action::AddKey(number, key) => options.set_auth_key(*number, key),
+                Action::ActivateKey(number) => options.activate_auth_key(*number),
+                Action::DeleteKey(number) => options.delete_auth_key(*number),
+            };
+            if let Err(error) = done {
+                return Ran::Refused(format!("the keys of SCTP-AUTH: {error}"));
+            }
+        }
+        Ran::All
+    }
+
+    fn dry(&mut self) {
+        if let Some(secure) = &mut self.secure {
+            secure.dry();
+        }
+    }
+
+    /// Whether messages are records of TLS or DTLS.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.secure.is_some()
+    }
+
+    /// The longest message, in bytes.
+    pub(crate) fn max_message(&self) -> usize {
+        self.max_message
+    }
+
+    /// Sends one message; never blocks.
+    pub(crate) fn write(&mut self, message: &[u8], how: &SendInfo) -> Sent {
+        if self.secure.is_none() {
+            return send(&self.socket, message, how, 0);
+        }
+        // The order of records is fixed when they are made, so an earlier one goes first.
+        match self.run() {
+            Ran::All => {}
+            Ran::Full | Ran::AwaitsDry => return Sent::Full,
+            Ran::Gone => return Sent::Gone,
+            Ran::Refused(why) => return Sent::Broken(why),
+        }
+        // Checked before a record has a number: one that is missing would be waited for.
+        if how.stream >= self.streams {
+            // There may be more of them since (RFC 6525).
+            self.streams = Options::of(&*self.socket).status().map_or(0, |status| status.outbound_streams);
+            if how.stream >= self.streams {
+                return Sent::NoSuchStream;
+            }
+        }
+        match self.secure.as_mut().map(|secure| secure.write(message, how)) {
+            Some(Written::Done) | None => {}
+            Some(Written::NoSuchStream) => return Sent::NoSuchStream,
+            Some(Written::Broken(why)) => return Sent::Broken(why),
+        }
+        match self.run() {
+            Ran::All => Sent::Done,
+            Ran::Full | Ran::AwaitsDry => Sent::Parked,
+            Ran::Gone => Sent::Gone,
+            Ran::Refused(why) => Sent::Broken(why),
+        }
+    }
+
+    /// Takes a message with records in it.
+    pub(crate) fn feed(&mut self, records: &[u8], info: MessageInfo, now: Instant) {
+        if let Some(secure) = &mut self.secure {
+            secure.receive(records, info, now);
+        }
+    }
+
+    /// Reads the next message of what was fed.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> (Read, MessageInfo) {
+        let Some(secure) = &mut self.secure else { return (Read::Nothing, MessageInfo::default()) };
+        let read = secure.read(buffer);
+        // A key update, a ticket, an alert; what finds no room goes with the next message.
+        self.run();
+        read
+    }
+
+    /// When records that are held back are given up waiting for.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.secure.as_ref().and_then(Secure::deadline)
+    }
+
+    /// Gives up waiting; returns how many records are missing.
+    pub(crate) fn give_up_waiting(&mut self, now: Instant) -> u64 {
+        self.secure.as_mut().map_or(0, |secure| secure.give_up(now))
+    }
+
+    /// Sends what was parked, as far as there is room; `false` if some of it is left.
+    pub(crate) fn flush(&mut self) -> bool {
+        self.run() != Ran::Full
+    }
+
+    /// Ends the association once everything that was sent is acknowledged, without waiting for that.
+    pub(crate) fn close(&mut self) {
+        if let Some(secure) = &mut self.secure {
+            secure.close();
+            while self.run() == Ran::AwaitsDry {
+                self.dry();
+            }
+        }
+        let _ = send(&self.socket, &[], &SendInfo::default(), SCTP_EOF);
+    }
+
+    /// Ends the association for this reason, as gently as it allows. Blocks for `patience` at most.
+    pub(crate) fn end(&mut self, transport: &mut SctpTransport, reason: &EndReason, patience: Duration) {
+        match reason {
+            // It is over.
+            EndReason::Aborted(_) | EndReason::Io(_) => return,
+            EndReason::Unreachable
+            | EndReason::Protocol(_)
+            | EndReason::HandlerFailed
+            | EndReason::HandlerPanicked
+            | EndReason::HandshakeTimedOut
+            | EndReason::Evicted
+            | EndReason::NoThread => return abort(&self.socket, reason.label().as_bytes()),
+            _ => {}
+        }
+        let deadline = after(patience.min(FAREWELL));
+        transport.want(NotificationKind::SenderDry, false);
+        if !matches!(reason, EndReason::HandshakeFailed(_) | EndReason::ClosedByPeer)
+            && let Some(secure) = &mut self.secure
+        {
+            secure.close();
+        }
+        self.take_leave(transport, deadline);
+        let _ = send(&self.socket, &[], &SendInfo::default(), SCTP_EOF);
+        transport.discard();
+    }
+
+    /// Says what is still to be said, and waits for the acknowledgements that it takes.
+    fn take_leave(&mut self, transport: &mut SctpTransport, deadline: Instant) {
+        let mut message = Vec::new();
+        while self.secure.is_some() && self.settle(transport, deadline).is_ok_and(|ran| ran == Ran::AwaitsDry)
+        {
+            match transport.recv(&mut [], &mut message, Instant::now(), Some(deadline)) {
+                Arrival::Dry => self.dry(),
+                Arrival::TimedOut | Arrival::Over(_) => return,
+                // Shut down for reading by a signal: nothing is heard any more.
+                Arrival::Woken => self.dry(),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn failed(why: &str) -> Failure {
+    Failure::Ended(EndReason::HandshakeFailed(why.to_owned()))
+}
+
+/// Refuses a peer that takes or sends data without authentication (RFC 6083 §4.9).
+pub(crate) fn require_auth(socket: &Socket) -> Result<(), Failure> {
+    let chunks = Options::of(socket).peer_auth_chunks().unwrap_or_default();
+    if chunks.contains(&CHUNK_DATA) {
+        return Ok(());
+    }
+    Err(failed(
+        "the peer does not authenticate DATA chunks (SCTP-AUTH, RFC 4895), which DTLS over SCTP needs",
+    ))
+}
+
+/// How long a goodbye may take, and a look whether there is room.
+const FAREWELL: Duration = Duration::from_secs(2);
+const ROOM: Duration = Duration::from_millis(200);
+
+/// Aborts the association (RFC 9260 §9.1); the peer is told why.
+pub(crate) fn abort(socket: &Socket, reason: &[u8]) {
+    let _ = send(socket, reason, &SendInfo::default(), SCTP_ABORT);
+}
+
+/// Sets up a socket for the associations that it will have; they inherit everything.
+pub(crate) fn configure(socket: &sctp::Socket, scheme: Scheme, settings: &Settings) -> io::Result<()> {
+    let options = socket.options();
+    let init = options.init()?;
+    let (outbound_streams, max_inbound_streams) = (settings.streams, settings.streams);
+    options.set_init(InitParameters { outbound_streams, max_inbound_streams, ..init })?;
+    if let Some(dead_after) = settings.dead_after {
+        let pace = Pace::new(dead_after);
+        options.set_rto(pace.rto)?;
+        options.set_association_max_retransmissions(pace.association_retransmissions)?;
+        let heartbeat = Some(Heartbeat::Every(pace.heartbeat));
+        let max_retransmissions = Some(pace.path_retransmissions);
+        options.change_path(None, PathChange { heartbeat, max_retransmissions, ..PathChange::default() })?;
+    }
+    options.set_nodelay(true)?;
+    options.set_receive_message_info(true)?;
+    use NotificationKind as Kind;
+    for kind in [Kind::AssociationChanged, Kind::PeerShutDown, Kind::PartialDelivery, Kind::PathChanged] {
+        options.subscribe(kind, true)?;
+    }
+    // A message must fit the send buffer.
+    set_send_buffer(socket.as_socket(), settings.max_message.max(BUFFER))?;
+    set_receive_buffer(socket.as_socket(), BUFFER)?;
+    if scheme == Scheme::SctpDtls || settings.dynamic_addresses {
+        options.set_auth_supported(true)?;
+    }
+    if scheme == Scheme::SctpDtls {
+        // RFC 6083 §4.9 and RFC 3758: nothing unauthenticated may change the data.
+        options.require_auth(CHUNK_DATA)?;
+        options.require_auth(CHUNK_FORWARD_TSN)?;
+    }
+    if settings.dynamic_addresses {
+        options.set_asconf_supported(true)?;
+    }
+    if settings.stream_reconfiguration {
+        options.set_reconfig_supported(true)?;
+        options.enable_stream_requests(StreamRequests {
+            reset_streams: true,
+            reset_association: true,
+            add_streams: true,
+        })?;
+    }
+    if let Some(port) = settings.udp_encapsulation_port {
+        options.set_remote_udp_encapsulation_port(None, Some(port))?;
+    }
+    Ok(())
+}
+
+/// Bytes of send and receive buffer that are asked for.
+const BUFFER: usize = 1 << 20;
+
+/// Chunk types (RFC 9260 §3.2, RFC 3758 §3.2).
+pub(crate) const CHUNK_DATA: u8 = 0;
+pub(crate) const CHUNK_FORWARD_TSN: u8 = 0xc0;
+
+/// How often a silent peer is tried, so that it is given up in time.
+struct Pace {
+    rto: Rto,
+    heartbeat: Duration,
+    association_retransmissions: u16,
+    path_retransmissions: u16,
+}
+
+impl Pace {
+    /// The association fails with the fifth unanswered retransmission or heartbeat, a path with the
+    /// third (RFC 9260 §8.1, §8.2). A heartbeat goes out every interval and one RTO, which has up to half
+    /// of itself added (§8.3): so a fifth of the time is shared out as two fifths and one and a half times
+    /// as much.
+    fn new(dead_after: Duration) -> Self {
+        const RETRANSMISSIONS: u16 = 4;
+        let turn = dead_after / u32::from(RETRANSMISSIONS + 1);
+        let max = (turn * 2 / 5).max(Duration::from_millis(10));
+        let default = Duration::from_secs(1);
+        Self {
+            rto: Rto { initial: default.min(max), max, min: default.min(max) },
+            heartbeat: max,
+            association_retransmissions: RETRANSMISSIONS,
+            path_retransmissions: RETRANSMISSIONS / 2,
+        }
+    }
+}
+
+/// Sends one message; never blocks.
+pub(crate) fn send(socket: &Socket, message: &[u8], info: &SendInfo, flags: u16) -> Sent {
+    loop {
+        let Err(error) = sys::send(socket.as_fd(), message, 0, info, flags) else { return Sent::Done };
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            Some(libc::EAGAIN) => return Sent::Full,
+            _ if is_memory(&error) => return Sent::Full,
+            Some(libc::EMSGSIZE) => return Sent::TooLarge,
+            Some(libc::EINVAL) => return Sent::NoSuchStream,
+            _ if is_over(&error) => return Sent::Gone,
+            _ => return Sent::Broken(error.to_string()),
+        }
+    }
+}
+
+/// Whether the association has ended, or is about to: what came before that can still be read.
+fn is_over(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EPIPE
+                | libc::ENOTCONN
+                | libc::ESHUTDOWN
+                | libc::ECONNRESET
+                | libc::ECONNABORTED
+                | libc::ETIMEDOUT
+        )
+    )
+}

@@ -1,0 +1,453 @@
+//! A peeled-off SCTP socket that one worker reads.
+//!
+//! The worker blocks in recvmsg(2) as on UDP. It must not be woken by `shutdown(SHUT_RD)` while the
+//! association goes on, for Linux then acknowledges what still comes and throws it away; a notification wakes
+//! it as well ([`Association::raise`]). A message that comes in parts is put together here, up to a
+//! limit. What ends the association is said by a notification first and by an error of the read
+//! after it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use super::stall::Stall;
+use super::{Arrival, ReadTimeout, place};
+use crate::address::Scheme;
+use crate::association::{Association, Parcel, signal};
+use crate::error::EndReason;
+use crate::observe::{Counters, bump, log_limited};
+use crate::sctp::{
+    AssociationState, MessageInfo, Notification, NotificationKind, Options, PathState, Settings,
+};
+use crate::sys::message::DATAGRAM_MAX;
+use crate::sys::sctp::{self as sys, Received};
+use crate::transport::udp::is_memory;
+
+/// Messages of different streams that are put together at the same time (I-DATA, RFC 8260).
+const MAX_PARTIAL: usize = 64;
+
+/// A peeled-off socket whose peer began anew, on its way to the dispatcher.
+pub(crate) struct Restarted {
+    pub(crate) socket: Arc<Socket>,
+    pub(crate) scheme: Scheme,
+    pub(crate) local: SocketAddr,
+    pub(crate) peer: SocketAddr,
+}
+
+/// The worker's end of an association's socket.
+pub(crate) struct SctpTransport {
+    socket: Arc<Socket>,
+    association: Arc<Association>,
+    counters: Arc<Counters>,
+    timeout: ReadTimeout,
+    parts: Parts,
+    /// What came with the last message.
+    pub(crate) info: MessageInfo,
+    stall: Option<Stall>,
+    /// Notifications that the handler wants to see.
+    wanted: Vec<NotificationKind>,
+    /// The rest of a notification that has no room is being thrown away.
+    skipping: bool,
+    /// Why the association is over; what is in the inbox comes first.
+    pub(crate) end: Option<EndReason>,
+    /// The peer began anew: the socket has its next association.
+    pub(crate) restarted: bool,
+}
+
+impl SctpTransport {
+    pub(crate) fn new(
+        socket: Arc<Socket>,
+        association: Arc<Association>,
+        counters: Arc<Counters>,
+        settings: &Settings,
+    ) -> Self {
+        association.wake_by_notification(&socket);
+        Self {
+            socket,
+            association,
+            counters,
+            timeout: ReadTimeout::default(),
+            parts: Parts::new(settings.max_message),
+            stall: settings.dead_after.map(Stall::new),
+            info: MessageInfo::default(),
+            wanted: Vec::new(),
+            skipping: false,
+            end: None,
+            restarted: false,
+        }
+    }
+
+    pub(crate) fn socket(&self) -> &Arc<Socket> {
+        &self.socket
+    }
+
+    /// The longest message that is put together, in bytes.
+    pub(crate) fn limit(&self) -> usize {
+        self.parts.limit
+    }
+
+    /// Whether the handler is to see these notifications.
+    pub(crate) fn want(&mut self, kind: NotificationKind, wanted: bool) {
+        self.wanted.retain(|known| *known != kind);
+        if wanted {
+            self.wanted.push(kind);
+        }
+    }
+
+    /// When to [look](Self::is_stalled) whether the peer acknowledges anything.
+    pub(crate) fn look_at(&mut self, now: Instant) -> Option<Instant> {
+        self.stall.as_mut()?.deadline(self.association.sent.load(Ordering::Relaxed), now)
+    }
+
+    /// Whether the peer has acknowledged nothing for too long.
+    pub(crate) fn is_stalled(&mut self, now: Instant) -> bool {
+        let options = Options::of(&*self.socket);
+        let (Some(stall), Ok(status), Ok(counters)) = (&mut self.stall, options.status(), options.counters())
+        else {
+            return false;
+        };
+        let unacknowledged = u64::from(status.unacknowledged);
+        let sent = counters.ordered_sent + counters.unordered_sent;
+        let messages = self.association.sent.load(Ordering::Relaxed);
+        stall.look(messages, sent.saturating_sub(unacknowledged), unacknowledged, now)
+    }
+
+    /// Waits for one whole message, those of the inbox first: its bytes go to `first`, and what has
+    /// no room there to `overflow`; [`info`](Self::info) is what came with it. Blocks until
+    /// `deadline`; a deadline that is over still takes what is there.
+    pub(crate) fn recv(
+        &mut self,
+        first: &mut [u8],
+        overflow: &mut Vec<u8>,
+        now: Instant,
+        deadline: Option<Instant>,
+    ) -> Arrival {
+        while self.association.signals() & signal::INBOX != 0
+            && let Some(Parcel { payload, info, complete }) = self.association.take_delivered()
+        {
+            if let Some(arrival) = self.take_part(&payload, &[], info, complete, first, overflow) {
+                return arrival;
+            }
+        }
+        let mut now = now;
+        loop {
+            if let Some(end) = &self.end {
+                return Arrival::Over(end.clone());
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
+            let wait = left != Some(Duration::ZERO);
+            if wait {
+                self.timeout.set(&self.socket, left);
+            }
+            match sys::recv(self.socket.as_fd(), first, overflow, wait) {
+                Ok(received) if received.notification => {
+                    if let Some(arrival) = self.take_notification(&received, first, overflow) {
+                        return arrival;
+                    }
+                }
+                Ok(Received { len: 0, .. }) => return self.shut_down(),
+                Ok(Received { len, complete, info, .. }) => {
+                    let info = info.map(|(info, _)| info).unwrap_or_default();
+                    if complete && self.parts.is_empty() && len <= self.parts.limit {
+                        self.info = info;
+                        return Arrival::Message(len);
+                    }
+                    let head = first[..len.min(first.len())].to_vec();
+                    let rest = std::mem::take(overflow);
+                    let arrival = self.take_part(&head, &rest, info, complete, first, overflow);
+                    if arrival.is_some() {
+                        return arrival.unwrap_or(Arrival::Woken);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !wait {
+                        return Arrival::TimedOut;
+                    }
+                }
+                Err(error) => {
+                    if let Some(arrival) = self.absorb(&error) {
+                        return arrival;
+                    }
+                }
+            }
+            now = Instant::now();
+        }
+    }
+
+    /// The socket has been shut down for reading, which only the end of an association does.
+    fn shut_down(&self) -> Arrival {
+        if self.association.signals() & signal::FINAL != 0 {
+            return Arrival::Woken;
+        }
+        Arrival::Over(EndReason::Shutdown)
+    }
+
+    fn take_part(
+        &mut self,
+        head: &[u8],
+        rest: &[u8],
+        info: MessageInfo,
+        complete: bool,
+        first: &mut [u8],
+        overflow: &mut Vec<u8>,
+    ) -> Option<Arrival> {
+        match self.parts.add(head, rest, info, complete) {
+            Part::More => None,
+            Part::Whole(message, info) => {
+                self.info = info;
+                Some(Arrival::Message(place(&message, first, overflow)))
+            }
+            Part::TooLong => {
+                bump(&self.counters.messages_too_long);
+                Some(Arrival::TooLong)
+            }
+        }
+    }
+
+    /// Looks at a notification: `None` where only the framework is concerned, or nobody.
+    fn take_notification(&mut self, received: &Received, first: &[u8], overflow: &[u8]) -> Option<Arrival> {
+        // The rest of one that was too long, or one that is. There is room for 64 KiB.
+        if self.skipping || !received.complete {
+            if !self.skipping {
+                bump(&self.counters.notifications_too_long);
+            }
+            self.skipping = !received.complete;
+            return None;
+        }
+        let head = &first[..received.len.min(first.len())];
+        let parsed = if overflow.is_empty() {
+            Notification::parse(head)
+        } else {
+            Notification::parse(&[head, overflow].concat())
+        };
+        let Ok(notification) = parsed else {
+            bump(&self.counters.notifications_malformed);
+            return None;
+        };
+        let kind = notification.kind();
+        self.heed(&notification);
+        if kind.is_some_and(|kind| self.wanted.contains(&kind)) {
+            return Some(Arrival::Notification(Box::new(notification)));
+        }
+        if kind != Some(NotificationKind::SenderDry) {
+            return None;
+        }
+        // Somebody asked for one. Left on, it would come with every acknowledgement.
+        let _ = Options::of(&*self.socket).subscribe(NotificationKind::SenderDry, false);
+        Some(Arrival::Dry)
+    }
+
+    /// What a notification means for the association.
+    fn heed(&mut self, notification: &Notification) {
+        match notification {
+            Notification::AssociationChanged { state, .. } => match state {
+                AssociationState::Up => {}
+                AssociationState::Restarted => {
+                    bump(&self.counters.sctp_restarts);
+                    self.restarted = true;
+                    self.end = Some(EndReason::Replaced);
+                }
+                AssociationState::Lost => {
+                    bump(&self.counters.sctp_lost);
+                    self.end = Some(loss(notification));
+                }
+                AssociationState::CannotStart => {
+                    bump(&self.counters.sctp_cannot_start);
+                    self.end = Some(EndReason::Unreachable);
+                }
+                AssociationState::ShutDown => self.end = Some(EndReason::ClosedByPeer),
+                _ => bump(&self.counters.notifications_unknown),
+            },
+            // Whatever the peer had to say has been said, and it takes nothing more.
+            Notification::PeerShutDown { .. } => {
+                bump(&self.counters.sctp_shutdowns);
+                self.end = Some(EndReason::ClosedByPeer);
+            }
+            Notification::PartialDelivery { stream, .. } => {
+                self.parts.forget(*stream as u16);
+                bump(&self.counters.messages_cut_off);
+            }
+            Notification::PathChanged { address, state, .. } => {
+                let peer = self.association.peer;
+                if *state == PathState::Unreachable {
+                    bump(&self.counters.paths_lost);
+                    log_limited!(info, %peer, %address, "a path to a peer is lost");
+                }
+            }
+            Notification::Unknown { .. } => bump(&self.counters.notifications_unknown),
+            _ => {}
+        }
+    }
+
+    /// What an error of a read means: try again (`None`), or the end.
+    fn absorb(&mut self, error: &io::Error) -> Option<Arrival> {
+        if error.kind() == io::ErrorKind::Interrupted {
+            return None;
+        }
+        if is_memory(error) {
+            bump(&self.counters.out_of_memory);
+            std::thread::yield_now();
+            return None;
+        }
+        Some(Arrival::Over(match error.raw_os_error() {
+            Some(libc::ENOTCONN) => EndReason::ClosedByPeer,
+            Some(libc::ECONNRESET) => EndReason::Aborted("no reason given".to_owned()),
+            Some(libc::ETIMEDOUT) => EndReason::Unreachable,
+            Some(libc::ECONNABORTED) => EndReason::ClosedByUs,
+            _ => EndReason::Io(error.kind()),
+        }))
+    }
+
+    /// Throws away what is still unread, because a close with unread data aborts the association,
+    /// and what we sent last would be lost with it. Nothing more comes in after this.
+    pub(crate) fn discard(&mut self) {
+        crate::sys::message::shutdown_read(&*self.socket);
+        let mut scratch = Vec::with_capacity(DATAGRAM_MAX);
+        for _ in 0..MAX_DISCARDED {
+            match sys::recv(self.socket.as_fd(), &mut [], &mut scratch, false) {
+                Ok(Received { len: 0, .. }) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+/// Why an association was lost.
+pub(crate) fn loss(notification: &Notification) -> EndReason {
+    match notification.loss() {
+        Some(cause) => EndReason::Aborted(cause),
+        None => EndReason::Unreachable,
+    }
+}
+
+/// Reads that throw away what is left at the end: a receive buffer full of small messages.
+const MAX_DISCARDED: usize = 1 << 16;
+
+/// Messages of which only a part has come. A part is whatever one read gave.
+struct Parts {
+    limit: usize,
+    bytes: usize,
+    messages: Vec<Partial>,
+}
+
+struct Partial {
+    stream: u16,
+    unordered: bool,
+    info: MessageInfo,
+    /// `None`: it was too long and is being thrown away.
+    bytes: Option<Vec<u8>>,
+}
+
+/// What a part makes.
+#[derive(Debug, PartialEq, Eq)]
+enum Part {
+    /// Nothing whole yet.
+    More,
+    /// A message, and what came with its first part.
+    Whole(Vec<u8>, MessageInfo),
+    /// The end of a message that was longer than the limit.
+    TooLong,
+}
+
+impl Parts {
+    fn new(limit: usize) -> Self {
+        Self { limit, bytes: 0, messages: Vec::new() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// A part of a message, in two pieces. The limit holds for all messages together.
+    fn add(&mut self, head: &[u8], rest: &[u8], info: MessageInfo, complete: bool) -> Part {
+        let key = |partial: &Partial| (partial.stream, partial.unordered);
+        let found = self.messages.iter().position(|partial| key(partial) == (info.stream, info.unordered));
+        let index = found.unwrap_or_else(|| {
+            if self.messages.len() >= MAX_PARTIAL {
+                let oldest = self.messages.remove(0);
+                self.bytes -= oldest.bytes.map_or(0, |bytes| bytes.len());
+            }
+            let (stream, unordered) = (info.stream, info.unordered);
+            self.messages.push(Partial { stream, unordered, info, bytes: Some(Vec::new()) });
+            self.messages.len() - 1
+        });
+        let partial = &mut self.messages[index];
+        if let Some(bytes) = &mut partial.bytes {
+            let more = head.len() + rest.len();
+            if self.bytes + more > self.limit {
+                self.bytes -= bytes.len();
+                partial.bytes = None;
+            } else {
+                self.bytes += more;
+                bytes.extend_from_slice(head);
+                bytes.extend_from_slice(rest);
+            }
+        }
+        if !complete {
+            return Part::More;
+        }
+        let partial = self.messages.swap_remove(index);
+        match partial.bytes {
+            Some(bytes) => {
+                self.bytes -= bytes.len();
+                Part::Whole(bytes, partial.info)
+            }
+            None => Part::TooLong,
+        }
+    }
+
+    /// The kernel gave up the rest of what it had begun to deliver on this stream.
+    fn forget(&mut self, stream: u16) {
+        for partial in self.messages.extract_if(.., |partial| partial.stream == stream) {
+            self.bytes -= partial.bytes.map_or(0, |bytes| bytes.len());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn on(stream: u16) -> MessageInfo {
+        MessageInfo { stream, ..MessageInfo::default() }
+    }
+
+    #[test]
+    fn a_message_is_put_together_from_its_parts_also_between_those_of_others() {
+        let mut parts = Parts::new(100);
+        assert_eq!(parts.add(b"ab", b"c", on(1), false), Part::More);
+        assert_eq!(parts.add(b"xy", b"", on(2), false), Part::More);
+        assert_eq!(parts.add(b"d", b"", on(1), true), Part::Whole(b"abcd".to_vec(), on(1)));
+        assert_eq!(parts.add(b"z", b"", on(2), true), Part::Whole(b"xyz".to_vec(), on(2)));
+        assert!(parts.is_empty());
+        assert_eq!(parts.bytes, 0);
+    }
+
+    #[test]
+    fn a_message_above_the_limit_is_refused_once_and_the_next_one_is_whole() {
+        let mut parts = Parts::new(5);
+        assert_eq!(parts.add(b"abc", b"", on(0), false), Part::More);
+        assert_eq!(parts.add(b"def", b"", on(0), false), Part::More);
+        assert_eq!(parts.add(b"ghi", b"", on(0), true), Part::TooLong);
+        assert_eq!(parts.add(b"12345", b"", on(0), true), Part::Whole(b"12345".to_vec(), on(0)));
+        assert_eq!(parts.bytes, 0);
+    }
+
+    #[test]
+    fn what_the_kernel_gives_up_is_forgotten_and_the_number_of_begun_messages_is_bounded() {
+        let mut parts = Parts::new(1000);
+        parts.add(b"lost", b"", on(3), false);
+        parts.forget(3);
+        assert!(parts.is_empty());
+        assert_eq!(parts.bytes, 0);
+        for stream in 0..2 * MAX_PARTIAL as u16 {
+            parts.add(b"x", b"", on(stream), false);
+        }
+        assert_eq!((parts.messages.len(), parts.bytes), (MAX_PARTIAL, MAX_PARTIAL));
+    }
+}

@@ -1,0 +1,251 @@
+//! TLS (RFC 3436) and DTLS (RFC 6083) over SCTP.
+
+mod support;
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use peeloff::sctp::{NotificationKind, Reliability, SendInfo, Settings, Socket};
+use peeloff::{
+    CaBundle, ClientAuth, EndReason, Error, Identity, Peer, PeerIdentity, ServerBuilder, Timeouts,
+};
+use support::{DEADLINE, Running, exchange};
+
+const BOTH: [&str; 2] = ["sctp+tls://127.0.0.1:0", "sctp+dtls://127.0.0.1:0"];
+
+fn same(builder: ServerBuilder) -> ServerBuilder {
+    builder
+}
+
+/// Answers on the stream and with the identifier that it was asked with.
+fn echo(peer: &mut Peer) -> Result<(), Error> {
+    let mut buffer = vec![0; 20_000];
+    while let Some(len) = peer.recv(&mut buffer)? {
+        peer.reply(&buffer[..len])?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn messages_of_all_sizes_go_through_encrypted() {
+    for url in BOTH {
+        let running = Running::with(url, same, echo);
+        let mut peer = running.connect();
+        assert!(peer.cipher().is_some(), "{url}");
+        assert!(matches!(peer.identity(), PeerIdentity::Certificate(_)), "{url}");
+        for size in [1, 100, 1400, 8000, 16_384] {
+            exchange(&mut peer, &vec![size as u8; size]);
+        }
+        let refused = peer.send(&[0; 16_385]).unwrap_err();
+        assert!(matches!(refused, Error::MessageTooLarge { limit: 16_384, .. }), "{refused}");
+        assert!(matches!(peer.send(b""), Err(Error::EmptyMessage)));
+        exchange(&mut peer, b"still there");
+        peer.close();
+        let stats = running.until("it ends", |stats| stats.ended("closed_by_peer") == 1);
+        assert_eq!((stats.handshakes, stats.half_open), (1, 0), "{url}");
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn every_stream_and_order_can_be_used_over_dtls() {
+    let running = Running::with(BOTH[1], same, echo);
+    let mut peer = running.connect();
+    for (stream, ppid, unordered) in [(0, 0, false), (1, 46, false), (63, 7, true)] {
+        let how = SendInfo { stream, ppid, unordered, ..SendInfo::default() };
+        peer.sctp().unwrap().send(b"hello", &how).unwrap();
+        let mut buffer = [0; 64];
+        assert_eq!(peer.recv_timeout(&mut buffer, DEADLINE).unwrap(), Some(5));
+        let info = peer.message_info().unwrap();
+        assert_eq!((info.stream, info.ppid, info.unordered), (stream, ppid, unordered));
+    }
+    let refused = peer.sctp().unwrap().send(b"x", &SendInfo { stream: 64, ..SendInfo::default() });
+    assert!(matches!(refused, Err(Error::NoSuchStream { stream: 64 })));
+    exchange(&mut peer, b"and no number was wasted on it");
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn streams_have_tls_sessions_of_their_own_where_asked() {
+    let mut settings = Settings::default();
+    settings.tls_streams = 4;
+    let running = Running::with(BOTH[0], |builder| builder.sctp(settings.clone()), echo);
+    let mut peer = running.client().sctp(settings).connect(running.url()).unwrap();
+    for stream in [3, 0, 2, 1] {
+        let how = SendInfo { stream, ppid: 5, ..SendInfo::default() };
+        let message = [stream as u8; 3000];
+        peer.sctp().unwrap().send(&message, &how).unwrap();
+        let mut buffer = [0; 4000];
+        assert_eq!(peer.recv_timeout(&mut buffer, DEADLINE).unwrap(), Some(3000));
+        assert_eq!(buffer[..3000], message);
+        assert_eq!(peer.message_info().unwrap().stream, stream);
+    }
+    for how in [
+        SendInfo { stream: 4, ..SendInfo::default() },
+        SendInfo { unordered: true, ..SendInfo::default() },
+        SendInfo { reliability: Reliability::Retransmissions(1), ..SendInfo::default() },
+    ] {
+        let refused = peer.sctp().unwrap().send(b"x", &how);
+        assert!(matches!(refused, Err(Error::NoSuchStream { .. })), "{how:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn a_client_shows_a_certificate_or_is_refused() {
+    for url in BOTH {
+        let client_identity = Identity::self_signed().unwrap();
+        let trusted = CaBundle::from_pem(&client_identity.certificate_pem()).unwrap();
+        let running = Running::with(url, |builder| builder.client_auth(ClientAuth::Required(trusted)), echo);
+        let known = running.client().identity(client_identity).connect(running.url());
+        exchange(&mut known.unwrap(), b"known");
+        // In TLS 1.3 a client is through before the server has looked at its certificate.
+        match running.client().connect(running.url()) {
+            Err(error) => assert!(error.to_string().contains("handshake"), "{error}"),
+            Ok(mut peer) => assert!(peer.recv_timeout(&mut [0; 8], DEADLINE).is_err()),
+        }
+        running.until("it failed", |stats| stats.ended("handshake_failed") == 1);
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn a_server_that_nobody_vouches_for_is_not_talked_to() {
+    for url in BOTH {
+        let running = Running::with(url, same, echo);
+        let other = CaBundle::from_pem(&Identity::self_signed().unwrap().certificate_pem()).unwrap();
+        let error = running.client().ca(other).connect(running.url()).unwrap_err();
+        assert!(error.to_string().contains("does not verify"), "{error}");
+        running.until("it failed", |stats| stats.ended("handshake_failed") == 1 && stats.peers == 0);
+        exchange(&mut running.connect(), b"nobody else is concerned");
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn keys_are_enough_without_certificates() {
+    for url in BOTH {
+        let lookup = |identity: &[u8]| (identity == b"me").then(|| vec![7; 32]);
+        let running = Running::with(url, |builder| builder.psk(lookup), echo);
+        let client = peeloff::Client::builder().psk(b"me", &[7; 32]).timeout(DEADLINE);
+        let mut peer = client.connect(running.url()).unwrap();
+        exchange(&mut peer, b"keyed");
+        let wrong = peeloff::Client::builder().psk(b"me", &[8; 32]).timeout(DEADLINE);
+        match wrong.connect(running.url()) {
+            Err(_) => {}
+            Ok(mut peer) => assert!(peer.recv_timeout(&mut [0; 8], DEADLINE).is_err(), "{url}"),
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn junk_instead_of_a_handshake_ends_that_association_alone() {
+    for url in BOTH {
+        let mut timeouts = Timeouts::default();
+        timeouts.handshake = Duration::from_secs(2);
+        let running = Running::with(url, |builder| builder.timeouts(timeouts), echo);
+        let mut honest = running.connect();
+        let dial = || {
+            let socket = Socket::one_to_one(false).unwrap();
+            if url == BOTH[1] {
+                socket.options().set_auth_supported(true).unwrap();
+                socket.options().require_auth(0).unwrap();
+            }
+            socket.connect(&[running.address()]).unwrap();
+            socket.set_read_timeout(Some(DEADLINE)).unwrap();
+            socket
+        };
+        let began = Instant::now();
+        let (junk, silent, half) = (dial(), dial(), dial());
+        junk.send(&[0xff; 3000], &SendInfo::default()).unwrap();
+        half.send(&[22, 3, 1, 0x40, 0, 1], &SendInfo::default()).unwrap();
+        let stats = running.until("all three are over", |stats| {
+            stats.ended("handshake_failed") + stats.ended("handshake_timed_out") == 3
+        });
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert_eq!((stats.peers, stats.half_open), (1, 0));
+        for socket in [junk, silent, half] {
+            // An alert may come first.
+            let mut buffer = [0; 4096];
+            while socket.recv(&mut buffer).is_ok_and(|received| received.len > 0) {}
+        }
+        exchange(&mut honest, b"not concerned");
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn a_peer_that_does_not_authenticate_is_refused_on_dtls() {
+    let running = Running::with(BOTH[1], same, echo);
+    let socket = Socket::one_to_one(false).unwrap();
+    socket.connect(&[running.address()]).unwrap();
+    let stats = running.until("it is refused", |stats| stats.ended("handshake_failed") == 1);
+    assert_eq!(stats.handshakes, 0);
+    let plain = Running::with("sctp://127.0.0.1:0", same, echo);
+    let mut url = plain.url().clone();
+    url.scheme = peeloff::Scheme::SctpDtls;
+    let error = running.client().connect(&url).unwrap_err().to_string();
+    assert!(error.contains("SCTP-AUTH"), "{error}");
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn the_labels_of_both_sides_must_agree() {
+    let mut old = Settings::default();
+    old.dtls_label_with_nul = true;
+    let running = Running::with(BOTH[1], |builder| builder.sctp(old.clone()), echo);
+    let mut peer = running.client().sctp(old).connect(running.url()).unwrap();
+    exchange(&mut peer, b"both the old way");
+    // Finished is authenticated with a key that the other side has not, so it never arrives.
+    let client = running.client().timeout(Duration::from_secs(5));
+    client.connect(running.url()).unwrap_err();
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn what_was_said_before_a_goodbye_is_heard() {
+    for url in BOTH {
+        let (report, reports) = channel();
+        let report = Mutex::new(report);
+        let running = Running::with(url, same, move |peer: &mut Peer| {
+            let mut heard = HashMap::<u16, u32>::new();
+            let mut buffer = [0; 64];
+            while peer.recv(&mut buffer)?.is_some() {
+                *heard.entry(peer.message_info().unwrap().stream).or_default() += 1;
+            }
+            report.lock().unwrap().send((heard, peer.end_reason().cloned())).unwrap();
+            Ok(())
+        });
+        let streams = if url == BOTH[1] { 32 } else { 1 };
+        let mut peer = running.connect();
+        for number in 0..1000u16 {
+            let how = SendInfo { stream: number % streams, ..SendInfo::default() };
+            peer.sctp().unwrap().send(b"last words", &how).unwrap();
+        }
+        peer.close();
+        let (heard, end) = reports.recv_timeout(DEADLINE).unwrap();
+        assert_eq!(heard.values().sum::<u32>(), 1000, "{url}: {heard:?}");
+        assert_eq!(end, Some(EndReason::ClosedByPeer));
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn notifications_come_on_secured_associations_too() {
+    let running = Running::with(BOTH[1], same, echo);
+    let mut peer = running.connect();
+    let mut sctp = peer.sctp().unwrap();
+    sctp.subscribe(NotificationKind::SenderDry, true).unwrap();
+    let mut buffer = [0; 64];
+    match sctp.recv_event_timeout(&mut buffer, DEADLINE).unwrap() {
+        Some(peeloff::Event::Notification(notification)) => {
+            assert_eq!(notification.kind(), Some(NotificationKind::SenderDry));
+        }
+        other => panic!("{other:?}"),
+    }
+    exchange(&mut peer, b"and messages");
+}
