@@ -125,3 +125,6 @@ impl Secure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
