@@ -141,6 +141,75 @@ fn graceful_shutdown_lets_peers_finish() {
     }
 }
 
+const SCTP: [&str; 4] = [
+    env!("CARGO_BIN_EXE_sctp_echo"),
+    env!("CARGO_BIN_EXE_multihoming"),
+    env!("CARGO_BIN_EXE_notifications"),
+    env!("CARGO_BIN_EXE_ppid_router"),
+];
+
+#[test]
+fn examples_for_sctp_say_what_they_miss() {
+    if peeloff::sctp::is_supported() {
+        return;
+    }
+    for program in SCTP {
+        let output = Command::new(program).output().unwrap();
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), complaint.lines().count()), (Some(1), 1), "{program}: {complaint}");
+        assert!(complaint.starts_with("this kernel has no SCTP"), "{program}: {complaint}");
+    }
+}
+
+/// What an example that ends by itself prints, without the line that names its listener.
+fn sctp_lines(program: &str) -> Vec<String> {
+    let output = Command::new(program).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let mut lines: Vec<String> =
+        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+    assert!(lines.remove(0).starts_with("listening sctp://127.0.0.1"), "{lines:?}");
+    lines
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn sctp_echo_answers_on_the_same_stream() {
+    let expected = [(0, 0), (1, 46), (63, 3)];
+    let expected =
+        expected.map(|(stream, ppid)| format!("hello came back on stream {stream} with identifier {ppid}"));
+    assert_eq!(sctp_lines(SCTP[0]), expected);
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn multihoming_shows_the_paths() {
+    let lines = sctp_lines(SCTP[1]);
+    for expected in ["127.0.0.2 is MadePrimary", "hello came back", "primary 127.0.0.2"] {
+        assert!(lines.iter().any(|line| line == expected), "{expected}: {lines:?}");
+    }
+    for address in ["127.0.0.1", "127.0.0.2"] {
+        let path = format!("path {address}: active true, ");
+        assert!(lines.iter().any(|line| line.starts_with(&path)), "{path}: {lines:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn notifications_tell_of_acknowledgements_and_the_end() {
+    let lines = sctp_lines(SCTP[2]);
+    for expected in ["everything is acknowledged", "hello on stream 0", "the peer shuts down"] {
+        assert!(lines.iter().any(|line| line == expected), "{expected}: {lines:?}");
+    }
+    assert_eq!(lines.last().unwrap(), "over: the peer closed");
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn ppid_router_asks_the_right_protocol() {
+    let expected = ["46: Diameter took a request", "3: M3UA took a transfer", "60: nobody here speaks that"];
+    assert_eq!(sctp_lines(SCTP[3]), expected);
+}
+
 /// A running example; killed when dropped.
 struct Example {
     child: Child,

@@ -160,7 +160,7 @@ impl Client {
     }
 
     fn connect_udp(&self, address: &Address, peer: SocketAddr) -> Result<Peer, ConnectError> {
-        let (socket, local) = self.open_udp(peer).map_err(|source| ConnectError::Io { peer, source })?;
+        let (socket, local) = self.open_udp(peer)?;
         let association = Arc::new(Association::new(address.scheme, local, peer));
         let counters = Arc::new(Counters::default());
         let mut transport =
@@ -251,7 +251,8 @@ impl Client {
         let socket = sctp::Socket::one_to_many(v6).map_err(failed)?;
         configure(&socket, scheme, &self.sctp).map_err(failed)?;
         if !self.bind.is_empty() {
-            socket.bind(&self.bind).map_err(failed)?;
+            let local = self.bind[0];
+            socket.bind(&self.bind).map_err(|source| ConnectError::Bind { local, source })?;
         }
         socket.set_nonblocking(true).map_err(failed)?;
         match socket.connect(peers) {
@@ -264,7 +265,7 @@ impl Client {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(refused(&format!("no answer within {:?}", self.timeout)));
+                return Err(ConnectError::TimedOut { peer, timeout: self.timeout, unreachable: false });
             }
             socket.set_read_timeout(Some(left)).map_err(failed)?;
             let received = match sys::sctp::recv(socket.as_fd(), &mut [], &mut notification, true) {
@@ -286,7 +287,7 @@ impl Client {
                     }
                 }
                 Ok(change @ Notification::AssociationChanged { .. }) => {
-                    let cause = change.loss();
+                    let cause = change.cause();
                     return Err(refused(cause.as_deref().unwrap_or("it was refused, or nobody answered")));
                 }
                 _ => {}
@@ -327,13 +328,16 @@ impl Client {
         Ok(place.get_or_init(|| context))
     }
 
-    fn open_udp(&self, peer: SocketAddr) -> std::io::Result<(Arc<Socket>, SocketAddr)> {
-        let socket = Socket::new(Domain::for_address(peer), Type::DGRAM, Some(socket2::Protocol::UDP))?;
-        if let Some(local) = self.bind.last() {
-            socket.bind(&(*local).into())?;
+    fn open_udp(&self, peer: SocketAddr) -> Result<(Arc<Socket>, SocketAddr), ConnectError> {
+        let failed = |source| ConnectError::Io { peer, source };
+        let (domain, protocol) = (Domain::for_address(peer), Some(socket2::Protocol::UDP));
+        let socket = Socket::new(domain, Type::DGRAM, protocol).map_err(failed)?;
+        if let Some(&local) = self.bind.last() {
+            socket.bind(&local.into()).map_err(|source| ConnectError::Bind { local, source })?;
         }
-        socket.connect(&peer.into())?;
-        let local = socket.local_addr()?.as_socket().ok_or(ErrorKind::AddrNotAvailable)?;
+        socket.connect(&peer.into()).map_err(failed)?;
+        let local = socket.local_addr().map_err(failed)?.as_socket();
+        let local = local.ok_or_else(|| failed(ErrorKind::AddrNotAvailable.into()))?;
         Ok((Arc::new(socket), local))
     }
 }

@@ -360,8 +360,8 @@ pub enum ConnectError {
         /// What the peer or the kernel said.
         why: String,
     },
-    /// No handshake in the time given.
-    #[error("no DTLS handshake with {peer} within {timeout:?}{}; check that a DTLS 1.2 server listens there", if *.unreachable { " (the host says that nothing listens on that port)" } else { "" })]
+    /// No handshake, or on SCTP no association, in the time given.
+    #[error("no association with {peer} within {timeout:?}{}; check that a server of this scheme listens there", if *.unreachable { " (the host says that nothing listens on that port)" } else { "" })]
     TimedOut {
         /// Who was asked.
         peer: SocketAddr,
@@ -388,6 +388,14 @@ pub enum ConnectError {
         peer: SocketAddr,
         /// OpenSSL's words, or the alert's name.
         why: String,
+    },
+    /// The address to connect from is of no use.
+    #[error("cannot connect from {local}: {source}; name a free address of this host")]
+    Bind {
+        /// Which address.
+        local: SocketAddr,
+        /// What the system said.
+        source: io::Error,
     },
     /// A system call failed.
     #[error("cannot reach {peer}: {source}")]

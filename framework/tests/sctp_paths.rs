@@ -11,8 +11,8 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use network::{heal, netem, netem_to, run_in_own_network};
-use peeloff::sctp::{Reliability, SendInfo, Settings, Socket};
-use peeloff::{EndReason, Error, Peer};
+use peeloff::sctp::{Notification, NotificationKind, PathState, Reliability, SendInfo, Settings, Socket};
+use peeloff::{EndReason, Error, Event, Peer};
 use support::{DEADLINE, Running, echo, exchange};
 
 /// Associations are given up after this.
@@ -266,4 +266,89 @@ fn an_unordered_message_overtakes_and_an_ordered_one_waits() {
     let at = |word: &str| came.iter().position(|other| other == word).unwrap();
     assert!(at("late") < at("next"), "{came:?}");
     assert!(at("rush") < at("late") && at("other") < at("late"), "{came:?}");
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn addresses_come_and_go_while_an_association_lives() {
+    if run_in_own_network("addresses_come_and_go_while_an_association_lives") {
+        return;
+    }
+    let mut settings = Settings::default();
+    settings.dynamic_addresses = true;
+    let (report, reports) = channel();
+    let report = Mutex::new(report);
+    let handler = move |peer: &mut Peer| -> Result<(), Error> {
+        peer.sctp().unwrap().subscribe(NotificationKind::PathChanged, true)?;
+        let mut buffer = [0; 64];
+        while let Some(event) =
+            peer.sctp().map(|mut sctp| sctp.recv_event(&mut buffer)).transpose()?.flatten()
+        {
+            match event {
+                Event::Message(len, _) => peer.send(&buffer[..len])?,
+                Event::Notification(Notification::PathChanged { address, state, .. }) => {
+                    report.lock().unwrap().send((address.ip().to_string(), state)).unwrap();
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    };
+    let running = Running::with("sctp://127.0.0.1:0", |builder| builder.sctp(settings.clone()), handler);
+    let client = running.client().sctp(settings).bind("127.0.0.3:0".parse().unwrap());
+    let mut peer = client.connect(running.url()).unwrap();
+    exchange(&mut peer, b"from one address");
+    let heard = |wanted: PathState| loop {
+        let (address, state) = reports.recv_timeout(DEADLINE).unwrap();
+        if state == wanted {
+            return address;
+        }
+    };
+    let options = |peer: &mut Peer| peer.sctp().unwrap().options().unwrap().local_addresses().unwrap();
+    let another: SocketAddr = "127.0.0.4:0".parse().unwrap();
+    peer.sctp().unwrap().options().unwrap().add_local_addresses(&[another]).unwrap();
+    assert_eq!(heard(PathState::Added), "127.0.0.4");
+    assert_eq!(options(&mut peer).len(), 2);
+    let port = options(&mut peer)[0].port();
+    let first: SocketAddr = format!("127.0.0.3:{port}").parse().unwrap();
+    let another: SocketAddr = format!("127.0.0.4:{port}").parse().unwrap();
+    peer.sctp().unwrap().options().unwrap().set_peer_primary(another).unwrap();
+    assert_eq!(heard(PathState::MadePrimary), "127.0.0.4");
+    peer.sctp().unwrap().options().unwrap().remove_local_addresses(&[first]).unwrap();
+    assert_eq!(heard(PathState::Removed), "127.0.0.3");
+    assert_eq!(options(&mut peer), [another]);
+    exchange(&mut peer, b"from the other");
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn an_association_runs_inside_udp_where_both_sides_say_so() {
+    if run_in_own_network("an_association_runs_inside_udp_where_both_sides_say_so") {
+        return;
+    }
+    // The kernel's own port, in this network; SCTP's packets come back to it.
+    std::fs::write("/proc/sys/net/sctp/udp_port", "9899").unwrap();
+    let running = Running::with("sctp://127.0.0.1:0", |builder| builder, echo);
+    let mut settings = Settings::default();
+    settings.udp_encapsulation_port = Some(9899);
+    let mut peer = running.client().sctp(settings).connect(running.url()).unwrap();
+    exchange(&mut peer, b"in UDP");
+    let port = |peer: &mut Peer| {
+        let options = peer.sctp().unwrap();
+        options.options().unwrap().remote_udp_encapsulation_port(None).unwrap()
+    };
+    assert_eq!(port(&mut peer), Some(9899));
+    // Without it nothing is left of the association's traffic.
+    let before = datagrams();
+    exchange(&mut peer, b"and counted");
+    assert!(datagrams() >= before + 2, "the traffic is no UDP");
+}
+
+/// UDP datagrams received in this network.
+fn datagrams() -> u64 {
+    let table = std::fs::read_to_string("/proc/net/snmp").unwrap();
+    let mut lines = table.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, numbers) = (lines.next().unwrap(), lines.next().unwrap());
+    let index = names.split(' ').position(|name| name == "InDatagrams").unwrap();
+    numbers.split(' ').nth(index).unwrap().parse().unwrap()
 }

@@ -7,13 +7,15 @@ use clap::{Args, ValueEnum};
 use peeloff::{Address, Limits, Timeouts};
 
 use crate::logging::LogArgs;
+use crate::sctp::SctpArgs;
 use crate::values::{Size, Span, SpanOrOff};
 
 /// Where a server listens, whom it lets in, and for how long.
 #[derive(Args, Clone, Debug)]
 pub struct ServerArgs {
-    /// Where to listen, such as `dtls://[::1]:4433` or `udp://*:7`; repeat it to listen at several
-    /// addresses. Port 0 lets the kernel pick one.
+    /// Where to listen, such as `dtls://[::1]:4433`, `udp://*:7`, `sctp+tls://*:4433` or, at several
+    /// addresses of one host, `sctp://10.0.0.1,10.0.1.1:38412`; repeat it for further listeners. Port 0
+    /// lets the kernel pick one.
     #[arg(long, value_name = "URL", default_value = "dtls://127.0.0.1:4433")]
     pub listen: Vec<Address>,
 
@@ -36,6 +38,10 @@ pub struct ServerArgs {
     /// How long things may take.
     #[command(flatten)]
     pub timeouts: TimeoutArgs,
+
+    /// How SCTP associations are made.
+    #[command(flatten)]
+    pub sctp: SctpArgs,
 
     /// The stack of each worker thread.
     #[arg(long, value_name = "BYTES", help_heading = "Limits")]

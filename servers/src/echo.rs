@@ -1,4 +1,4 @@
-//! The handler that sends every message back.
+//! The handler that sends every message back, on SCTP on the stream that it came on.
 
 use peeloff::{Error, Peer, PeerHandler};
 
@@ -16,6 +16,9 @@ impl PeerHandler for Echo {
                 Ok(Some(length)) => send_back(peer, &buffer[..length])?,
                 Ok(None) => return Ok(()),
                 Err(Error::BufferTooSmall { needed }) => buffer.resize(needed, 0),
+                Err(error @ Error::MessageRefused { .. }) => {
+                    tracing::debug!(peer = %peer.peer_address(), %error, "message not echoed");
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -25,7 +28,7 @@ impl PeerHandler for Echo {
 /// What cannot go out is lost, as on any datagram path; only the end of the association ends the
 /// echo.
 fn send_back(peer: &mut Peer, message: &[u8]) -> Result<(), Error> {
-    match peer.send(message) {
+    match peer.reply(message) {
         Err(error) if !error.is_fatal() => {
             tracing::debug!(peer = %peer.peer_address(), %error, "message not echoed");
             Ok(())

@@ -1,7 +1,7 @@
 //! What the servers of this crate share, and what their programs are made of.
 //!
 //! * `peeloff-echo` is [`echo`] behind [`serve`]: every server is a handler and one call of
-//!   [`serve::serve`], with the options of [`cli`].
+//!   [`serve::serve`], with the options of [`cli`] and [`sctp`].
 //! * `peeloff-nc` is [`nc`]: standard input and output as messages, calling or listening.
 //!
 //! Each program is `main → run → ExitCode`. Its failures are one sentence on standard error
@@ -15,6 +15,7 @@ pub mod failure;
 pub mod logging;
 pub mod nc;
 pub mod psk;
+pub mod sctp;
 pub mod serve;
 pub mod signals;
 pub mod values;

@@ -56,6 +56,7 @@ fn start(args: &ServerArgs, credentials: Credentials, handler: impl PeerHandler)
         .limits(args.limits.to_limits())
         .timeouts(args.timeouts.to_timeouts())
         .client_auth(credentials.client_auth)
+        .sctp(args.sctp.to_settings(args.listen.iter().map(|address| address.scheme))?)
         .v6_only(args.v6only)
         .freebind(args.freebind);
     for address in &args.listen {

@@ -205,6 +205,106 @@ fn a_peer_with_the_right_key_gets_in_and_no_other() {
     run(NC, &wrong, "x\n").failed_with("peeloff-nc", 4, "or that the key is right");
 }
 
+#[test]
+fn options_for_sctp_are_refused_elsewhere() {
+    let options: &[&[&str]] = &[
+        &["--sctp-streams", "8"],
+        &["--sctp-dead-after", "off"],
+        &["--sctp-max-message", "64K"],
+        &["--sctp-tls-streams", "2"],
+        &["--sctp-label-with-nul"],
+        &["--sctp-dynamic-addresses"],
+        &["--sctp-udp-port", "9899"],
+    ];
+    for option in options {
+        let expected = format!("{} needs an sctp:// URL", option[0]);
+        let arguments = [&["--listen", "udp://127.0.0.1:0"], *option].concat();
+        run(ECHO, &arguments, "").failed_with("peeloff-echo", 2, &expected);
+    }
+    let of_nc: &[&[&str]] = &[
+        &["--stream", "1"],
+        &["--ppid", "46"],
+        &["--unordered"],
+        &["--ttl", "1s"],
+        &["--notifications"],
+        &["--primary", "127.0.0.1"],
+        &["--bind", "127.0.0.1"],
+    ];
+    for option in options.iter().chain(of_nc) {
+        let expected = format!("{} needs an sctp:// URL", option[0]);
+        for url in ["udp://127.0.0.1:9", "dtls://127.0.0.1:9"] {
+            run(NC, &[&[url], *option].concat(), "").failed_with("peeloff-nc", 2, &expected);
+        }
+    }
+}
+
+#[test]
+fn bad_values_for_sctp_are_one_sentence_and_exit_code_2() {
+    let both: &[(&[&str], &str)] = &[
+        (&["--sctp-streams", "0"], "--sctp-streams: 0 is not in 1..=65535"),
+        (&["--sctp-streams", "many"], "--sctp-streams"),
+        (&["--sctp-dead-after", "30"], "such as 500ms, 10s or 5m, or off"),
+        (&["--sctp-dead-after", "1ms"], "--sctp-dead-after 1ms is not usable"),
+        (&["--sctp-max-message", "0"], "--sctp-max-message 0 is not usable"),
+        (&["--sctp-max-message", "lots"], "such as 64K"),
+        (&["--sctp-tls-streams", "65"], "give at most 64, or more --sctp-streams"),
+        (&["--sctp-udp-port", "65536"], "--sctp-udp-port"),
+    ];
+    for (arguments, expected) in both {
+        let server = [&["--listen", "sctp+tls://127.0.0.1:0"], *arguments].concat();
+        run(ECHO, &server, "").failed_with("peeloff-echo", 2, expected);
+        run(NC, &[&["sctp+tls://127.0.0.1:9"], *arguments].concat(), "").failed_with(
+            "peeloff-nc",
+            2,
+            expected,
+        );
+    }
+    let of_nc: &[(&[&str], &str)] = &[
+        (&["sctp://127.0.0.1:9", "--stream", "65536"], "--stream"),
+        (&["sctp://127.0.0.1:9", "--ppid", "4294967296"], "--ppid"),
+        (&["sctp://127.0.0.1:9", "--ttl", "1"], "such as 500ms"),
+        (&["sctp://127.0.0.1:9", "--ttl", "10us"], "give at least 1ms"),
+        (&["sctp://127.0.0.1:9", "--primary", "localhost"], "--primary"),
+        (&["sctp://127.0.0.1:9", "--bind", "localhost"], "write it as 10.0.0.1 or 10.0.0.1:5000"),
+        (&["sctp+tls://127.0.0.1:9", "--unordered"], "--unordered is nothing for sctp+tls://"),
+        (&["sctp+tls://127.0.0.1:9", "--ttl", "1s"], "--ttl is nothing for sctp+tls://"),
+    ];
+    for (arguments, expected) in of_nc {
+        run(NC, arguments, "").failed_with("peeloff-nc", 2, expected);
+    }
+}
+
+#[test]
+fn lists_of_addresses_are_checked() {
+    for (url, expected) in [
+        ("udp://127.0.0.1,127.0.0.2:9", "lists several addresses, which only SCTP has"),
+        ("dtls://127.0.0.1,127.0.0.2:9", "lists several addresses, which only SCTP has"),
+        ("sctp://127.0.0.1:9,127.0.0.2:9", "a list has one port"),
+        ("sctp://127.0.0.1,127.0.0.1:9", "stands in the list twice"),
+        ("sctp://127.0.0.1,192.0.2.1:9", "are of different scope"),
+        ("sctp://127.0.0.1,*:9", "cannot have a wildcard"),
+        ("sctp://127.0.0.1,224.0.0.1:9", "no unicast address"),
+    ] {
+        run(ECHO, &["--listen", url], "").failed_with("peeloff-echo", 2, expected);
+        run(NC, &[url], "").failed_with("peeloff-nc", 2, expected);
+    }
+}
+
+#[test]
+fn a_kernel_without_sctp_is_named_with_a_remedy() {
+    if peeloff::sctp::is_supported() {
+        let (_server, address) = start_echo(&["--listen", "sctp://127.0.0.1:0"]);
+        assert_eq!(run(NC, &[&address], "x\n").stdout, "x\n");
+        return;
+    }
+    for scheme in ["sctp", "sctp+tls", "sctp+dtls"] {
+        let (listen, call) = (format!("{scheme}://127.0.0.1:0"), format!("{scheme}://127.0.0.1:9"));
+        run(ECHO, &["--listen", &listen], "").failed_with("peeloff-echo", 2, "scripts/sctp-vm");
+        run(NC, &["-l", &listen], "").failed_with("peeloff-nc", 2, "scripts/sctp-vm");
+        run(NC, &[&call], "").failed_with("peeloff-nc", 2, "scripts/sctp-vm");
+    }
+}
+
 /// Writes into a socket until it takes no more; it blocks its writers afterwards.
 fn fill(mut socket: UnixStream) {
     socket.set_nonblocking(true).unwrap();

@@ -339,7 +339,7 @@ impl Notification {
 
     /// Why the peer ended an association that was lost: the reason that its user gave, else the cause;
     /// `None` where nobody said so.
-    pub(crate) fn loss(&self) -> Option<String> {
+    pub fn cause(&self) -> Option<String> {
         let Self::AssociationChanged { error, info, .. } = self else { return None };
         let clean = |reason: String| {
             let clean: String = reason.chars().filter(|c| !c.is_control()).take(200).collect();

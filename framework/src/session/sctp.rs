@@ -57,7 +57,15 @@ enum Ran {
 impl SctpSession {
     /// In clear.
     pub(crate) fn plain(socket: Arc<Socket>, settings: &Settings) -> Self {
-        Self { socket, max_message: settings.max_message, secure: None, parked: None, streams: u16::MAX }
+        // A message has to fit the send buffer, which may be smaller than was asked for.
+        let buffer = socket.send_buffer_size().unwrap_or(settings.max_message);
+        Self {
+            socket,
+            max_message: settings.max_message.min(buffer),
+            secure: None,
+            parked: None,
+            streams: u16::MAX,
+        }
     }
 
     /// Runs the handshake to its end; blocks until then, at most until `deadline`.

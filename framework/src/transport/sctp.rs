@@ -67,6 +67,10 @@ impl SctpTransport {
         settings: &Settings,
     ) -> Self {
         association.wake_by_notification(&socket);
+        if settings.dynamic_addresses {
+            // Linux has the peeled-off socket forget it.
+            let _ = Options::of(&*socket).set_asconf_supported(true);
+        }
         Self {
             socket,
             association,
@@ -319,7 +323,7 @@ impl SctpTransport {
 
 /// Why an association was lost.
 pub(crate) fn loss(notification: &Notification) -> EndReason {
-    match notification.loss() {
+    match notification.cause() {
         Some(cause) => EndReason::Aborted(cause),
         None => EndReason::Unreachable,
     }

@@ -1,4 +1,4 @@
-//! An echo server for UDP and DTLS.
+//! An echo server for UDP, SCTP, and DTLS and TLS over them.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,10 @@ use peeloff_servers::serve::serve;
 
 const NAME: &str = "peeloff-echo";
 
-/// Sends every message back to its sender, over UDP and DTLS 1.2.
+/// Sends every message back to its sender, over UDP, DTLS 1.2 and SCTP.
+///
+/// SCTP is in clear (sctp://), with TLS (sctp+tls://) or with DTLS (sctp+dtls://); messages go back on
+/// the stream, with the payload protocol identifier and in the order that they came with.
 ///
 /// Prints `listening URL` on standard output for each listener once it is ready; logs go to
 /// standard error. SIGINT or SIGTERM ends it in good order with exit code 0, a second one at once

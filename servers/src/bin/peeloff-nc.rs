@@ -1,4 +1,4 @@
-//! Standard input and output as messages over UDP and DTLS.
+//! Standard input and output as messages over UDP, SCTP, and DTLS and TLS over them.
 
 use std::process::ExitCode;
 
@@ -9,10 +9,11 @@ use peeloff_servers::nc::{self, EXIT_CODES, NcArgs};
 const NAME: &str = "peeloff-nc";
 
 /// Sends standard input as messages and writes the messages that come back to standard output, over
-/// UDP and DTLS 1.2.
+/// UDP, DTLS 1.2 and SCTP.
 ///
 /// Each line is one message with its newline, or each block of --block bytes. A line longer than a
-/// message can be is sent in pieces. Datagrams can be lost: nothing is sent again.
+/// message can be is sent in pieces. Datagrams can be lost: nothing is sent again. SCTP
+/// loses nothing while the association lives, unless --ttl lets it.
 #[derive(Parser)]
 #[command(name = NAME, version, after_help = EXIT_CODES)]
 struct Cli {

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use peeloff::sctp::Settings;
 use peeloff::{Client, ConnectError, Peer};
 
 use crate::credentials::{authorities, identity};
@@ -11,8 +12,9 @@ use crate::nc::{BROKEN, NO_HANDSHAKE, NcArgs, TIMED_OUT};
 use crate::signals;
 
 /// Calls, talks, says goodbye.
-pub(super) fn run(args: &NcArgs) -> Result<u8, Failure> {
-    let mut peer = connect(args)?;
+pub(super) fn run(args: &NcArgs, settings: Settings) -> Result<u8, Failure> {
+    let mut peer = connect(args, settings)?;
+    args.association.prepare(&mut peer)?;
     tracing::info!(peer = %peer.peer_address(), cipher = peer.cipher(), "connected");
     let signal = close_on_signal(&peer)?;
     let result = talk(&mut peer, args.manner());
@@ -23,8 +25,11 @@ pub(super) fn run(args: &NcArgs) -> Result<u8, Failure> {
     }
 }
 
-fn connect(args: &NcArgs) -> Result<Peer, Failure> {
-    let mut builder = Client::builder().timeout(args.handshake_timeout().0);
+fn connect(args: &NcArgs, settings: Settings) -> Result<Peer, Failure> {
+    let mut builder = Client::builder().timeout(args.handshake_timeout().0).sctp(settings);
+    for local in &args.association.bind {
+        builder = builder.bind(local.0);
+    }
     if let Some(ca) = &args.ca {
         builder = builder.ca(authorities(ca)?);
     }
@@ -46,7 +51,9 @@ fn connect(args: &NcArgs) -> Result<Peer, Failure> {
 /// Puts a failure in the words of this program's options, and gives it its exit code.
 fn explain(args: &NcArgs, error: ConnectError) -> Failure {
     match error {
-        ConnectError::Address(_) | ConnectError::Identity(_) => Failure::input(error),
+        ConnectError::Address(_) | ConnectError::Identity(_) | ConnectError::NoSctp(_) => {
+            Failure::input(error)
+        }
         // DTLS drops what was made with a wrong key, like any forgery (RFC 6347 §4.1.2.7).
         ConnectError::TimedOut { .. } if args.psk.is_some() => {
             let hint = "or that the key is right, for a wrong one gets no answer";
@@ -60,7 +67,8 @@ fn explain(args: &NcArgs, error: ConnectError) -> Failure {
                  pass --ca FILE with its authority, or --insecure to accept any"
             ),
         ),
-        ConnectError::Handshake { .. } => Failure::new(NO_HANDSHAKE, error),
+        ConnectError::Handshake { .. } | ConnectError::Refused { .. } => Failure::new(NO_HANDSHAKE, error),
+        ConnectError::Bind { .. } => Failure::input(error),
         error => Failure::new(BROKEN, error),
     }
 }

@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use peeloff::sctp::{SendInfo, Settings};
 use peeloff::{Admission, ClientAuth, Error, Incoming, Peer, PeerHandler, Sender, Server};
 
 use crate::credentials::{authorities, identity, self_signed_identity};
 use crate::failure::Failure;
+use crate::nc::association::AssociationArgs;
 use crate::nc::talk::{Manner, explain, print, receive, send, send_input, talk};
 use crate::nc::{BROKEN, NcArgs, TIMED_OUT};
 use crate::signals;
@@ -29,7 +31,7 @@ enum Event {
 }
 
 /// Listens until the first peer is done, or with --keep-open until a signal.
-pub(super) fn run(args: &NcArgs) -> Result<u8, Failure> {
+pub(super) fn run(args: &NcArgs, settings: Settings) -> Result<u8, Failure> {
     let (events, happened) = mpsc::channel();
     let signals = events.clone();
     signals::on_first_signal(move |signal| {
@@ -38,9 +40,11 @@ pub(super) fn run(args: &NcArgs) -> Result<u8, Failure> {
     let manner = args.manner();
     let server = if args.keep_open {
         let (audience, started) = (Arc::default(), AtomicBool::new(false));
-        start(args, Everyone { manner, events, audience, started })?
+        let association = args.association.clone();
+        start(args, settings, Everyone { manner, association, events, audience, started })?
     } else {
-        start(args, First { manner, events, taken: AtomicBool::new(false) })?
+        let (association, taken) = (args.association.clone(), AtomicBool::new(false));
+        start(args, settings, First { manner, association, events, taken })?
     };
     for address in server.addresses() {
         // Nobody is left to tell if this fails.
@@ -51,8 +55,8 @@ pub(super) fn run(args: &NcArgs) -> Result<u8, Failure> {
     result
 }
 
-fn start(args: &NcArgs, handler: impl PeerHandler) -> Result<Server, Failure> {
-    let mut builder = Server::builder().listen(args.address.clone());
+fn start(args: &NcArgs, settings: Settings, handler: impl PeerHandler) -> Result<Server, Failure> {
+    let mut builder = Server::builder().listen(args.address.clone()).sctp(settings);
     if let Some(psk) = args.psk.clone() {
         builder = builder.psk(move |identity| (identity == psk.identity).then(|| psk.key.clone()));
     }
@@ -94,6 +98,7 @@ fn wait(happened: &Receiver<Event>, timeout: Option<Duration>) -> Result<u8, Fai
 /// Serves the first peer that completes its handshake, and nobody else.
 struct First {
     manner: Manner,
+    association: AssociationArgs,
     events: mpsc::Sender<Event>,
     taken: AtomicBool,
 }
@@ -113,7 +118,7 @@ impl PeerHandler for First {
         }
         tracing::info!(peer = %peer.peer_address(), cipher = peer.cipher(), "connected");
         let _ = self.events.send(Event::Started);
-        let result = talk(peer, self.manner);
+        let result = self.association.prepare(peer).and_then(|()| talk(peer, self.manner));
         peer.close();
         let _ = self.events.send(Event::Done(result));
         Ok(())
@@ -123,6 +128,7 @@ impl PeerHandler for First {
 /// Serves everyone: what they send goes to standard output, standard input goes to all of them.
 struct Everyone {
     manner: Manner,
+    association: AssociationArgs,
     events: mpsc::Sender<Event>,
     audience: Arc<Audience>,
     started: AtomicBool,
@@ -131,13 +137,17 @@ struct Everyone {
 impl PeerHandler for Everyone {
     fn handle(&self, peer: &mut Peer) -> Result<(), Error> {
         tracing::info!(peer = %peer.peer_address(), cipher = peer.cipher(), "connected");
+        if let Err(failure) = self.association.prepare(peer) {
+            tracing::error!(peer = %peer.peer_address(), "{failure}");
+            return Ok(());
+        }
         self.audience.lock().push(peer.sender());
         let _ = self.events.send(Event::Started);
         // Not before there is somebody to hear it.
         if !self.started.swap(true, Ordering::Relaxed) {
             self.read_input(peer.max_message_size());
         }
-        let result = receive(peer, print);
+        let result = receive(peer, self.manner, print);
         self.audience.lock().retain(|sender| sender.id() != peer.id());
         match result {
             // Standard output is gone, and with it the use of serving anyone.
@@ -156,7 +166,7 @@ impl Everyone {
         let events = self.events.clone();
         let run = move || {
             let result = send_input(manner, limit, |message| {
-                audience.send(message);
+                audience.send(message, &manner.how);
                 Ok(true)
             });
             if let Err(failure) = result {
@@ -182,11 +192,11 @@ impl Audience {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn send(&self, message: &[u8]) {
+    fn send(&self, message: &[u8], how: &SendInfo) {
         // Sending may wait for room, so not under the lock.
         let peers = self.lock().clone();
         for peer in peers {
-            if let Err(failure) = send(&peer, message) {
+            if let Err(failure) = send(&peer, message, how) {
                 tracing::warn!("{failure}");
             }
         }

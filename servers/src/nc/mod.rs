@@ -1,7 +1,7 @@
 //! Standard input and output as messages: the program `peeloff-nc`.
 //!
-//! `messages` cuts the input, `talk` joins it and the output to one peer, `call` and
-//! `listen` bring the peer.
+//! `messages` cuts the input, `talk` joins it and the output to one peer, `call` and `listen` bring
+//! the peer, `association` is what only SCTP has.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,11 +11,13 @@ use peeloff::Address;
 
 use crate::failure::Failure;
 use crate::logging::LogArgs;
+use crate::nc::association::AssociationArgs;
 use crate::nc::messages::Chunks;
 use crate::nc::talk::Manner;
 use crate::psk::Psk;
 use crate::values::{Size, Span, SpanOrOff};
 
+mod association;
 mod call;
 mod listen;
 mod messages;
@@ -23,7 +25,7 @@ mod talk;
 
 /// The exit code for an I/O error, or an association that ended with an error.
 const BROKEN: u8 = 1;
-/// The exit code for a handshake or a verification that failed.
+/// The exit code for a handshake or a verification that failed, or an association that was refused.
 const NO_HANDSHAKE: u8 = 3;
 /// The exit code for a time that was over.
 const TIMED_OUT: u8 = 4;
@@ -33,15 +35,18 @@ pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  an I/O error, or the association ended with an error
-  2  bad usage or input, or an address that cannot be resolved or bound
-  3  the handshake failed, or the certificate could not be verified
+  2  bad usage or input, an address that cannot be resolved or bound, or a kernel without SCTP
+  3  the handshake failed, the certificate could not be verified, or there was no SCTP association
+     because it was refused or nobody answered
   4  --timeout is over
   130, 143  ended by SIGINT, SIGTERM";
 
 /// The options of `peeloff-nc`.
 #[derive(Args, Clone, Debug)]
 pub struct NcArgs {
-    /// Whom to call, or with -l where to listen, such as `dtls://example.org:4433` or `udp://[::1]:7`.
+    /// Whom to call, or with -l where to listen, such as `dtls://example.org:4433`, `udp://[::1]:7`,
+    /// `sctp+tls://example.org:4433` or, with several addresses of one host,
+    /// `sctp://10.0.0.1,10.0.1.1:38412`.
     #[arg(value_name = "URL")]
     pub address: Address,
 
@@ -98,6 +103,10 @@ pub struct NcArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "listen", help_heading = "Identity")]
     pub server_name: Option<String>,
 
+    /// What only SCTP has.
+    #[command(flatten)]
+    pub association: AssociationArgs,
+
     /// How much is logged.
     #[command(flatten)]
     pub log: LogArgs,
@@ -110,7 +119,8 @@ pub fn run(args: &NcArgs) -> Result<u8, Failure> {
     if args.block == Some(Size(0)) {
         return Err(Failure::input("--block 0 would send nothing: give a number of bytes, such as 1200"));
     }
-    if args.listen { listen::run(args) } else { call::run(args) }
+    let settings = args.association.to_settings(args.address.scheme)?;
+    if args.listen { listen::run(args, settings) } else { call::run(args, settings) }
 }
 
 impl NcArgs {
@@ -124,7 +134,13 @@ impl NcArgs {
             None if self.listen => None,
             None => Some(Duration::from_secs(1)),
         };
-        Manner { chunks, interval: self.interval.0, quiet }
+        Manner {
+            chunks,
+            interval: self.interval.0,
+            quiet,
+            how: self.association.send_info(),
+            notifications: self.association.notifications,
+        }
     }
 
     fn handshake_timeout(&self) -> Span {

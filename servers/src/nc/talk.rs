@@ -10,10 +10,12 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use peeloff::{Error, Peer, Sender, TrySendError};
+use peeloff::sctp::{MessageInfo, SendInfo};
+use peeloff::{Error, Event, Peer, Sender, TrySendError};
 
 use crate::failure::Failure;
 use crate::nc::BROKEN;
+use crate::nc::association::tell;
 use crate::nc::messages::{Chunks, Messages};
 
 /// How long a full send buffer is waited for before the conversation fails.
@@ -28,6 +30,10 @@ pub(super) struct Manner {
     pub(super) interval: Duration,
     /// The quiet time that ends the conversation once the input is at its end; none: the peer ends it.
     pub(super) quiet: Option<Duration>,
+    /// How each message is sent on SCTP.
+    pub(super) how: SendInfo,
+    /// Whether notifications are told.
+    pub(super) notifications: bool,
 }
 
 /// Talks with one peer until it ends, or until standard input has ended and `quiet` has passed
@@ -42,7 +48,7 @@ pub(super) fn talk(peer: &mut Peer, manner: Manner) -> Result<(), Failure> {
         .name("stdin".to_owned())
         .spawn(move || stdin.run(&complaints))
         .map_err(|error| Failure::new(BROKEN, format_args!("cannot start a thread: {error}")))?;
-    let result = receive(peer, |message| {
+    let result = receive(peer, manner, |message| {
         // A full channel says already that something came.
         let _ = arrivals.try_send(());
         print(message)
@@ -66,11 +72,23 @@ fn check_block(chunks: Chunks, limit: usize) -> Result<(), Failure> {
 }
 
 /// Gives every message of a peer to `take` until the association is over, or `take` fails.
-pub(super) fn receive(peer: &mut Peer, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> Result<(), Error> {
+pub(super) fn receive(
+    peer: &mut Peer,
+    manner: Manner,
+    mut take: impl FnMut(&[u8]) -> io::Result<()>,
+) -> Result<(), Error> {
     let mut buffer = vec![0; 2048];
     loop {
-        match peer.recv(&mut buffer) {
-            Ok(Some(length)) => take(&buffer[..length])?,
+        let event = match peer.sctp() {
+            Some(mut sctp) if manner.notifications => sctp.recv_event(&mut buffer),
+            _ => peer
+                .recv(&mut buffer)
+                .map(|length| length.map(|length| Event::Message(length, MessageInfo::default()))),
+        };
+        match event {
+            Ok(Some(Event::Message(length, _))) => take(&buffer[..length])?,
+            Ok(Some(Event::Notification(notification))) => tell(&notification),
+            Ok(Some(_)) => {}
             Ok(None) => break,
             Err(Error::BufferTooSmall { needed }) => buffer.resize(needed, 0),
             Err(error) => return Err(error),
@@ -95,6 +113,9 @@ pub(super) fn explain(error: Error) -> Failure {
         Error::Handler(error) => {
             Failure::new(BROKEN, format_args!("cannot write to standard output: {error}"))
         }
+        Error::MessageRefused { .. } => {
+            Failure::new(BROKEN, format_args!("{error}: take longer ones with --sctp-max-message"))
+        }
         error => Failure::new(BROKEN, error),
     }
 }
@@ -111,7 +132,7 @@ struct Stdin {
 
 impl Stdin {
     fn run(self, complaints: &SyncSender<Failure>) {
-        match send_input(self.manner, self.limit, |message| send(&self.to, message)) {
+        match send_input(self.manner, self.limit, |message| send(&self.to, message, &self.manner.how)) {
             Ok(()) => match self.manner.quiet {
                 Some(quiet) => self.wait_for_quiet(quiet),
                 // The peer ends it.
@@ -158,11 +179,11 @@ pub(super) fn send_input(
 
 /// Sends one message, waiting for room in the send buffer for at most [`PATIENCE`]; false if the
 /// association is over.
-pub(super) fn send(to: &Sender, message: &[u8]) -> Result<bool, Failure> {
+pub(super) fn send(to: &Sender, message: &[u8], how: &SendInfo) -> Result<bool, Failure> {
     let give_up = Instant::now() + PATIENCE;
     let mut pause = Duration::from_millis(1);
     loop {
-        match to.try_send(message) {
+        match to.try_send_with(message, how) {
             Ok(()) => return Ok(true),
             Err(TrySendError::Ended(_)) => return Ok(false),
             Err(TrySendError::Full(_)) if Instant::now() < give_up => {

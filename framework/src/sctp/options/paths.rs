@@ -135,6 +135,11 @@ impl Options<'_> {
         Ok(PathInfo::read(answer).ok_or(io::ErrorKind::InvalidData)?)
     }
 
+    /// All paths: one for each address of the peer.
+    pub fn paths(&self) -> io::Result<Vec<PathInfo>> {
+        self.peer_addresses()?.into_iter().map(|address| self.path_info(address)).collect()
+    }
+
     /// SCTP_PEER_ADDR_PARAMS (RFC 6458 §8.1.12).
     pub fn path_parameters(&self, address: Option<SocketAddr>) -> io::Result<PathParameters> {
         let answer = self.get(SCTP_PEER_ADDR_PARAMS, self.paddrparams(address))?;

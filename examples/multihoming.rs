@@ -1,0 +1,70 @@
+//! Several addresses on one host: an association uses one path, and goes on over another if that fails.
+//!
+//! A list in the URL names them all. The kernel tells of its paths through notifications, and can be
+//! asked for them at any time.
+//!
+//! ```text
+//! cargo run -p peeloff-examples --bin multihoming
+//! cargo run -p peeloff-examples --bin multihoming sctp://10.0.0.1,10.0.1.1:38412
+//! ```
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use peeloff::sctp::{Notification, NotificationKind};
+use peeloff::{Client, Error, Event, Peer, Server};
+
+fn echo(peer: &mut Peer) -> Result<(), Error> {
+    let mut buffer = [0; 2048];
+    while let Some(len) = peer.recv(&mut buffer)? {
+        peer.reply(&buffer[..len])?;
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        // One sentence, also where the kernel has no SCTP.
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1).unwrap_or_else(|| "sctp://127.0.0.1,127.0.0.2:0".to_owned());
+    let server = Server::builder().listen(address.parse()?).start(echo)?;
+    println!("listening {}", server.addresses()[0]);
+
+    // Any of the addresses would do to begin with: the server tells the others.
+    let mut client = Client::builder().connect(&server.addresses()[0])?;
+    let mut sctp = client.sctp().ok_or("no association")?;
+    sctp.subscribe(NotificationKind::PathChanged, true)?;
+    // Another path becomes the primary one, as an operator would have it; that is told too.
+    let other = *sctp.options()?.peer_addresses()?.last().ok_or("no addresses")?;
+    sctp.options()?.set_primary(other)?;
+    sctp.send(b"hello", &Default::default())?;
+
+    let mut buffer = [0; 2048];
+    while let Some(event) = sctp.recv_event_timeout(&mut buffer, Duration::from_secs(5))? {
+        match event {
+            Event::Notification(Notification::PathChanged { address, state, .. }) => {
+                println!("{} is {state:?}", address.ip());
+            }
+            Event::Message(len, _) => {
+                println!("{} came back", String::from_utf8_lossy(&buffer[..len]));
+                break;
+            }
+            _ => {}
+        }
+    }
+    for path in sctp.options()?.paths()? {
+        println!("path {} is {:?}", path.address.ip(), path.reachability);
+    }
+    println!("primary {}", sctp.options()?.primary()?.ip());
+    client.close();
+    server.handle().shutdown(Duration::from_secs(1));
+    Ok(())
+}

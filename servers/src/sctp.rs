@@ -1,0 +1,158 @@
+//! The options of SCTP associations, for every program.
+
+use std::ops::RangeInclusive;
+
+use clap::Args;
+use peeloff::Scheme;
+use peeloff::sctp::Settings;
+
+use crate::failure::Failure;
+use crate::values::{Size, Span, SpanOrOff};
+
+/// Bytes that the longest message may have.
+const MESSAGES: RangeInclusive<usize> = 1..=1 << 30;
+
+/// How SCTP associations are made; options that are left out leave the framework's defaults.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "SCTP")]
+pub struct SctpArgs {
+    /// Streams in each direction; the peer may grant fewer [default: 64].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub sctp_streams: Option<u16>,
+
+    /// Silence on all paths after which the association is over, heartbeats included; off leaves the
+    /// kernel's several minutes [default: 30s].
+    #[arg(long, value_name = "TIME")]
+    pub sctp_dead_after: Option<SpanOrOff>,
+
+    /// The longest message that is taken [default: 1M].
+    #[arg(long, value_name = "BYTES")]
+    pub sctp_max_message: Option<Size>,
+
+    /// Stream pairs that have a TLS session on sctp+tls:// (RFC 3436) [default: 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub sctp_tls_streams: Option<u16>,
+
+    /// On sctp+dtls:// take the key's label with its terminating NUL, as OpenSSL up to 1.1.1j did.
+    #[arg(long)]
+    pub sctp_label_with_nul: bool,
+
+    /// Let addresses come and go while an association lives (RFC 5061).
+    #[arg(long)]
+    pub sctp_dynamic_addresses: bool,
+
+    /// Send in UDP to this port of the peer (RFC 6951); needs the sysctl net.sctp.udp_port too.
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub sctp_udp_port: Option<u16>,
+}
+
+impl SctpArgs {
+    /// The settings as the framework takes them, for programs that use these schemes.
+    ///
+    /// # Errors
+    ///
+    /// A value is of no use, or none of the schemes is SCTP's and yet there are options for it.
+    pub fn to_settings(&self, schemes: impl IntoIterator<Item = Scheme>) -> Result<Settings, Failure> {
+        if !schemes.into_iter().any(Scheme::is_sctp)
+            && let Some(option) = self.given()
+        {
+            return Err(needs_sctp(option));
+        }
+        let mut settings = Settings::default();
+        if let Some(streams) = self.sctp_streams {
+            settings.streams = streams;
+        }
+        if let Some(SpanOrOff(dead_after)) = self.sctp_dead_after {
+            if let Some(dead_after) =
+                dead_after.filter(|time| !(100..=86_400_000).contains(&time.as_millis()))
+            {
+                let given = Span(dead_after);
+                return Err(Failure::input(format_args!(
+                    "--sctp-dead-after {given} is not usable: give 100ms to 1day, or off"
+                )));
+            }
+            settings.dead_after = dead_after;
+        }
+        if let Some(size) = self.sctp_max_message {
+            if !MESSAGES.contains(&size.0) {
+                return Err(Failure::input(format_args!(
+                    "--sctp-max-message {size} is not usable: give 1 to 1024M"
+                )));
+            }
+            settings.max_message = size.0;
+        }
+        if let Some(streams) = self.sctp_tls_streams {
+            if streams > settings.streams {
+                let all = settings.streams;
+                return Err(Failure::input(format_args!(
+                    "--sctp-tls-streams {streams} is more than there are: give at most {all}, or more --sctp-streams"
+                )));
+            }
+            settings.tls_streams = streams;
+        }
+        settings.dtls_label_with_nul = self.sctp_label_with_nul;
+        settings.dynamic_addresses = self.sctp_dynamic_addresses;
+        settings.udp_encapsulation_port = self.sctp_udp_port;
+        Ok(settings)
+    }
+
+    /// An option that was given, if any was.
+    fn given(&self) -> Option<&'static str> {
+        let options = [
+            ("--sctp-streams", self.sctp_streams.is_some()),
+            ("--sctp-dead-after", self.sctp_dead_after.is_some()),
+            ("--sctp-max-message", self.sctp_max_message.is_some()),
+            ("--sctp-tls-streams", self.sctp_tls_streams.is_some()),
+            ("--sctp-label-with-nul", self.sctp_label_with_nul),
+            ("--sctp-dynamic-addresses", self.sctp_dynamic_addresses),
+            ("--sctp-udp-port", self.sctp_udp_port.is_some()),
+        ];
+        options.into_iter().find_map(|(name, given)| given.then_some(name))
+    }
+}
+
+/// The refusal of an option that only SCTP has a use for.
+pub(crate) fn needs_sctp(option: &str) -> Failure {
+    Failure::input(format_args!("{option} needs an sctp:// URL"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        sctp: SctpArgs,
+    }
+
+    fn settings(options: &[&str]) -> Result<Settings, String> {
+        let arguments = std::iter::once("test").chain(options.iter().copied());
+        let cli = Cli::try_parse_from(arguments).map_err(|error| error.to_string())?;
+        cli.sctp.to_settings([Scheme::Sctp]).map_err(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn what_is_left_out_is_the_default_that_the_help_names() {
+        assert_eq!(settings(&[]), Ok(Settings::default()));
+        let named = ["--sctp-streams", "64", "--sctp-dead-after", "30s", "--sctp-max-message", "1M"];
+        assert_eq!(settings(&[&named[..], &["--sctp-tls-streams", "1"]].concat()), Ok(Settings::default()));
+    }
+
+    #[test]
+    fn every_option_has_its_setting() {
+        let options = "--sctp-streams=8 --sctp-dead-after=off --sctp-max-message=2K --sctp-tls-streams=8 \
+                       --sctp-label-with-nul --sctp-dynamic-addresses --sctp-udp-port=9899";
+        let mut expected = Settings::default();
+        expected.streams = 8;
+        expected.dead_after = None;
+        expected.max_message = 2048;
+        expected.tls_streams = 8;
+        expected.dtls_label_with_nul = true;
+        expected.dynamic_addresses = true;
+        expected.udp_encapsulation_port = Some(9899);
+        assert_eq!(settings(&options.split_whitespace().collect::<Vec<_>>()), Ok(expected));
+    }
+}

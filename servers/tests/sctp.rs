@@ -1,0 +1,291 @@
+//! The servers over SCTP: with each other, with servers that say what came with a message, and with
+//! foreign clients (ncat, socat, lksctp-tools).
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::mpsc::{self, Receiver};
+
+use peeloff::sctp::MessageInfo;
+use peeloff::{Error, Identity, Peer, Server};
+use support::{DEADLINE, NC, Program, run, start_echo};
+
+/// A server that tells what it hears, and what came with it. Its last result is the addresses of the
+/// peer.
+/// A message, what came with it, and the addresses of who sent it.
+type Heard = (String, MessageInfo, Vec<SocketAddr>);
+
+fn listener(url: &str) -> (Server, String, Receiver<Heard>) {
+    let (sender, heard) = mpsc::channel();
+    let tell = move |peer: &mut Peer| -> Result<(), Error> {
+        let mut buffer = vec![0; 1 << 20];
+        while let Some(length) = peer.recv(&mut buffer)? {
+            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            let addresses = match peer.sctp() {
+                Some(sctp) => sctp.options()?.peer_addresses().unwrap_or_default(),
+                None => Vec::new(),
+            };
+            let info = peer.message_info().expect("an SCTP peer");
+            let _ = sender.send((text, info, addresses));
+        }
+        Ok(())
+    };
+    let server = Server::builder()
+        .listen(url.parse().unwrap())
+        .identity(Identity::self_signed().unwrap())
+        .start(tell)
+        .unwrap();
+    let address = server.addresses()[0].to_string();
+    (server, address, heard)
+}
+
+fn port(address: &str) -> &str {
+    address.rsplit(':').next().unwrap()
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn messages_come_back_with_and_without_encryption() {
+    for (listen, options) in [
+        ("sctp://127.0.0.1:0", &[][..]),
+        ("sctp://[::1]:0", &[][..]),
+        ("sctp://*:0", &[][..]),
+        ("sctp://127.0.0.1,127.0.0.2:0", &[][..]),
+        ("sctp+tls://127.0.0.1:0", &["--insecure"][..]),
+        ("sctp+dtls://127.0.0.1:0", &["--insecure"][..]),
+    ] {
+        let (server, address) = start_echo(&["--listen", listen]);
+        // Whoever listens everywhere is called at one address.
+        let address = address.replace("//[::]:", "//[::1]:");
+        let mut arguments = vec![address.as_str()];
+        arguments.extend(options);
+        let ended = run(NC, &arguments, "one\ntwo\n");
+        assert_eq!(ended.stdout, "one\ntwo\n", "{listen}: {ended:?}");
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{listen}");
+        server.signal("TERM");
+        assert_eq!(server.wait().code, Some(0), "{listen}");
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn encrypted_means_encrypted() {
+    for scheme in ["sctp+tls", "sctp+dtls"] {
+        let (_server, address) = start_echo(&["--listen", &format!("{scheme}://127.0.0.1:0")]);
+        // A certificate that nobody vouches for is refused, so there is one.
+        run(NC, &[&address], "x\n").failed_with("peeloff-nc", 3, "pass --ca FILE with its authority");
+        let ended = run(NC, &["--insecure", "-v", &address], "x\n");
+        assert!(ended.stdout == "x\n" && ended.stderr.contains("cipher="), "{scheme}: {ended:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn a_message_goes_out_as_the_options_say() {
+    let (_server, address, heard) = listener("sctp://127.0.0.1:0");
+    for (options, expected) in [
+        (&[][..], (0, 0, false)),
+        (&["--stream", "5", "--ppid", "46"][..], (5, 46, false)),
+        (&["--stream", "63", "--ppid", "4294967295", "--unordered"][..], (63, u32::MAX, true)),
+        (&["--ttl", "10s", "--unordered"][..], (0, 0, true)),
+    ] {
+        let ended = run(NC, &[&["--wait", "0s", &address], options].concat(), "x\n");
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{options:?}");
+        let (text, info, _) = heard.recv_timeout(DEADLINE).unwrap();
+        assert_eq!((info.stream, info.ppid, info.unordered), expected, "{options:?}");
+        assert_eq!(text, "x\n");
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn the_echo_comes_back_on_the_stream_that_it_was_asked_on() {
+    use peeloff::Client;
+    use peeloff::sctp::SendInfo;
+    let (_server, address) = start_echo(&["--listen", "sctp://127.0.0.1:0"]);
+    let mut peer = Client::builder().connect(&address.parse().unwrap()).unwrap();
+    let mut buffer = [0; 100];
+    for (stream, ppid, unordered) in [(0, 0, false), (7, 46, false), (63, 3, true)] {
+        let how = SendInfo { stream, ppid, unordered, ..SendInfo::default() };
+        peer.sctp().unwrap().send(b"x", &how).unwrap();
+        assert_eq!(peer.recv_timeout(&mut buffer, DEADLINE).unwrap(), Some(1));
+        let info = peer.message_info().unwrap();
+        assert_eq!((info.stream, info.ppid, info.unordered), (stream, ppid, unordered));
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn a_message_that_is_too_long_is_not_echoed_and_the_next_one_is() {
+    let (_server, address) = start_echo(&["--listen", "sctp://127.0.0.1:0", "--sctp-max-message", "1K"]);
+    let ended = run(NC, &[&address], &format!("{}\nshort\n", "x".repeat(5000)));
+    assert_eq!((ended.stdout.as_str(), ended.code), ("short\n", Some(0)), "{ended:?}");
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn the_number_of_streams_is_what_both_sides_have() {
+    let (_server, address) = start_echo(&["--listen", "sctp://127.0.0.1:0", "--sctp-streams", "8"]);
+    assert_eq!(run(NC, &["--stream", "7", &address], "x\n").stdout, "x\n");
+    let beyond = run(NC, &["--stream", "8", &address], "x\n");
+    beyond.failed_with("peeloff-nc", 2, "--stream 8 is beyond the 8 that both sides have");
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn several_addresses_on_both_sides() {
+    let (_server, address, heard) = listener("sctp://127.0.0.1,127.0.0.2:0");
+    let bound = ["--bind", "127.0.0.3", "--bind", "127.0.0.4"];
+    let ended = run(NC, &[&["--wait", "0s", &address], &bound[..]].concat(), "x\n");
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+    let (_, _, addresses) = heard.recv_timeout(DEADLINE).unwrap();
+    let mut addresses: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
+    addresses.sort();
+    assert_eq!(addresses, ["127.0.0.3", "127.0.0.4"]);
+
+    let absent = run(NC, &["--bind", "192.0.2.1", &address], "x\n");
+    absent.failed_with("peeloff-nc", 2, "name free addresses of this host with --bind");
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn the_primary_address_is_one_of_the_servers() {
+    let (_server, address) = start_echo(&["--listen", "sctp://127.0.0.1,127.0.0.2:0"]);
+    let ended = run(NC, &["--primary", "127.0.0.2", "--notifications", &address], "x\n");
+    assert_eq!((ended.stdout.as_str(), ended.code), ("x\n", Some(0)), "{ended:?}");
+    assert!(ended.stderr.contains("notification: path 127.0.0.2 is the primary one\n"), "{ended:?}");
+    let wrong = run(NC, &["--primary", "127.0.0.9", &address], "x\n");
+    wrong.failed_with("peeloff-nc", 2, "choose one of 127.0.0.1, 127.0.0.2");
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn notifications_are_lines_on_standard_error() {
+    let (server, address) = start_echo(&["--listen", "sctp://127.0.0.1:0"]);
+    let mut client = Program::start(NC, &["--notifications", &address]);
+    client.write("x\n");
+    assert_eq!(client.line(), "x");
+    client.stderr_line("notification: everything sent is acknowledged");
+    server.signal("TERM");
+    client.stderr_line("notification: the peer shuts down");
+    assert_eq!(server.wait().code, Some(0));
+    let ended = client.wait();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let only = ended.stderr.lines().all(|line| line.starts_with("notification: "));
+    assert!(only, "{ended:?}");
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn both_ends_of_nc_hear_each_other() {
+    for (url, options) in [("sctp://127.0.0.1:0", &[][..]), ("sctp+dtls://127.0.0.1:0", &["--insecure"][..])]
+    {
+        let mut server = Program::start(NC, &["-l", url, "--stream", "3"]);
+        let address = server.stderr_line("listening ").replace("listening ", "");
+        let mut client = Program::start(NC, &[&["--wait", "off", &address], options].concat());
+        client.write("from the client\n");
+        assert_eq!(server.line(), "from the client");
+        server.write("from the server\n");
+        assert_eq!(client.line(), "from the server");
+        client.signal("INT");
+        assert_eq!(client.wait().code, Some(130));
+        // The shutdown of the first peer is the end.
+        assert_eq!(server.wait().code, Some(0));
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn a_listener_that_is_kept_open_serves_all_peers() {
+    let mut server = Program::start(NC, &["-l", "-k", "sctp://127.0.0.1:0"]);
+    let address = server.stderr_line("listening ").replace("listening ", "");
+    let mut clients = [(); 2].map(|()| Program::start(NC, &[&address]));
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.write(&format!("client {number}\n"));
+        assert_eq!(server.line(), format!("client {number}"));
+    }
+    server.write("to everyone\n");
+    for client in &mut clients {
+        assert_eq!(client.line(), "to everyone");
+    }
+    server.signal("TERM");
+    assert_eq!(server.wait().code, Some(143));
+    for client in clients {
+        assert_eq!(client.wait().code, Some(0));
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn exit_code_3_is_an_association_that_nobody_takes() {
+    run(NC, &["sctp://127.0.0.1:9"], "x\n").failed_with(
+        "peeloff-nc",
+        3,
+        "no SCTP association with 127.0.0.1:9",
+    );
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn foreign_clients_get_their_echo() {
+    let (_server, address) = start_echo(&["--listen", "sctp://127.0.0.1:0"]);
+    let port = port(&address);
+    let socat = format!("SCTP-CONNECT:127.0.0.1:{port}");
+    for (program, arguments) in
+        [("ncat", &["--sctp", "127.0.0.1", port][..]), ("socat", &["STDIO", &socat][..])]
+    {
+        // They shut down at the end of their input, so they have to wait for the answer first.
+        let mut client = Program::start(program, arguments);
+        for line in ["one", "two"] {
+            client.write(&format!("{line}\n"));
+            assert_eq!(client.line(), line, "{program}");
+        }
+        let ended = client.finish();
+        assert_eq!(ended.code, Some(0), "{program}: {ended:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn the_programs_of_lksctp_send_and_receive() {
+    // They print nothing of what comes to a sender, so the other end tells.
+    let (_server, address, heard) = listener("sctp://127.0.0.1:0");
+    let to = ["-H", "127.0.0.1", "-P", "0", "-h", "127.0.0.1", "-p", port(&address), "-s"];
+    let mut darn = Program::start("sctp_darn", &to);
+    darn.write("from darn\n");
+    let (text, info, _) = heard.recv_timeout(DEADLINE).unwrap();
+    // It sends the NUL behind the line too.
+    assert_eq!((text.trim_end_matches('\0'), info.stream), ("from darn\n", 0));
+    darn.close_stdin();
+    darn.wait();
+
+    // Messages of up to three packets.
+    let ended = run("sctp_test", &[&to[..], &["-c", "1", "-x", "2"]].concat(), "");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let sizes: Vec<usize> = ended
+        .stdout
+        .lines()
+        .filter(|line| line.contains("sendmsg("))
+        .map(|line| line.split(' ').rev().nth(1).unwrap().parse().unwrap())
+        .collect();
+    assert!(sizes.len() > 10, "{ended:?}");
+    for size in sizes {
+        assert_eq!(heard.recv_timeout(DEADLINE).unwrap().0.len(), size);
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn a_foreign_server_sees_stream_and_identifier() {
+    let mut darn = Program::start("stdbuf", &["-oL", "sctp_darn", "-H", "127.0.0.1", "-P", "4711", "-l"]);
+    darn.line();
+    let ended =
+        run(NC, &["--stream", "5", "--ppid", "46", "--wait", "0s", "sctp://127.0.0.1:4711"], "hello\n");
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+    let mut lines = (0..40).map(|_| darn.line());
+    assert!(lines.any(|line| line.trim() == "sinfo_stream 5"));
+    // It prints the number as it is on the wire.
+    let ppid = format!("sinfo_ppid {}", 46u32.to_be());
+    assert!(lines.any(|line| line.trim() == ppid));
+    assert!(lines.any(|line| line.contains("hello")));
+}
