@@ -1,8 +1,8 @@
-//! One worker thread per peer, for UDP and DTLS servers on Linux.
+//! One worker thread per peer, for servers on UDP, DTLS and SCTP on Linux.
 //!
 //! A *dispatcher* thread meets strangers on the listeners, has them prove their address, and makes a
-//! connected socket for each new peer. A *worker* thread then runs that peer's own handshake and
-//! the [`PeerHandler`], which is straight-line, blocking code:
+//! connected socket for each new peer, or peels its SCTP association off. A *worker* thread then runs that
+//! peer's own handshake and the [`PeerHandler`], which is straight-line, blocking code:
 //!
 //! ```
 //! use peeloff::{CaBundle, Client, Error, Identity, Peer, Server};
@@ -36,13 +36,16 @@
 //! * [`Limits`] and [`Timeouts`] bound everything; [`Stats`] counts everything.
 //! * [`Client`] is the other side.
 //!
+//! The same handler serves `udp://`, `dtls://`, `sctp://`, `sctp+tls://` and `sctp+dtls://`
+//! ([`Scheme`]); what only SCTP has is in [`sctp`] and [`Peer::sctp`].
+//!
 //! Plain UDP has no proof of address: whoever can forge a source can open associations, up to the
 //! limits. DTLS 1.2 (RFC 6347) proves it with a cookie before anything is kept.
 
 #![deny(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]
-compile_error!("peeloff runs on Linux only: it relies on epoll, recvmmsg and Linux's UDP socket lookup");
+compile_error!("peeloff runs on Linux only: it relies on epoll, recvmmsg and Linux's UDP and SCTP sockets");
 
 mod address;
 mod association;

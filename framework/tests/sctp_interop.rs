@@ -51,7 +51,8 @@ impl Program {
     }
 
     fn say(&mut self, line: &str) {
-        writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
+        // By one write: OpenSSL makes a message of whatever it reads.
+        self.input.as_mut().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
     /// Waits until a line has this in it.
