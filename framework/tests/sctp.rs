@@ -431,6 +431,11 @@ fn several_addresses_make_one_association() {
     assert_eq!(ips(options.local_addresses().unwrap()), ["127.0.0.3", "127.0.0.4"]);
     let six = Running::with("sctp://[::1]:0", |builder| builder, echo);
     exchange(&mut six.connect(), b"over IPv6");
+    let both = Running::with("sctp://127.0.0.1,[::1]:0", |builder| builder, echo);
+    let mut peer = both.connect();
+    exchange(&mut peer, b"over both families");
+    let found = peer.sctp().unwrap().options().unwrap().peer_addresses().unwrap();
+    assert_eq!(ips(found), ["127.0.0.1", "::1"]);
     let any = Running::with("sctp://*:0", |builder| builder, echo);
     for host in ["127.0.0.1", "[::1]"] {
         let url = format!("sctp://{host}:{}", any.url().port).parse().unwrap();

@@ -50,6 +50,10 @@ const BACKLOG: i32 = 1024;
 /// Associations that were over early and are gathered at the same time.
 const MAX_GATHERED: usize = 256;
 
+/// Refused associations that are remembered until their end is read. Linux may not tell of it where the
+/// peel-off itself failed; one that is forgotten would be admitted anew if it still had something to say.
+const MAX_REFUSED: usize = 1 << 16;
+
 /// A listener that is bound and not yet served.
 pub(crate) struct SctpListener {
     socket: Socket,
@@ -275,7 +279,7 @@ impl Listener {
                 bump(&hands.shared.counters.sctp_peel_offs_failed);
                 hands.cancel(&association);
                 hands.refuse_for(&error, peer);
-                self.refused.insert(id);
+                self.refuse(id);
                 let _ = self.socket.abort(id, b"cannot be served");
             }
         }
@@ -318,6 +322,14 @@ impl Listener {
         bump(&hands.shared.counters.sctp_aborted);
         if let Err(error) = self.socket.abort(id, refusal.as_str().as_bytes()) {
             log_limited!(debug, %error, "a refused association was over already");
+        }
+        self.refuse(id);
+    }
+
+    /// Ignores what this association has said.
+    fn refuse(&mut self, id: AssocId) {
+        if self.refused.len() >= MAX_REFUSED {
+            self.refused.clear();
         }
         self.refused.insert(id);
     }
