@@ -41,7 +41,32 @@ pub(crate) fn recv(
 ) -> io::Result<Received> {
     overflow.clear();
     overflow.reserve(DATAGRAM_MAX);
-    let spare = overflow.spare_capacity_mut();
+    let received = recvmsg(socket, first, overflow.spare_capacity_mut(), wait, control::packet_info)?;
+    // SAFETY: the kernel wrote `len` bytes, first into `first`, then into the spare capacity.
+    unsafe { overflow.set_len(received.len.saturating_sub(first.len())) };
+    Ok(Received { len: received.len, source: received.source, info: received.control })
+}
+
+/// What [`recvmsg`] found, and what its control messages were read as.
+pub(super) struct Raw<C> {
+    /// Bytes that were written.
+    pub(super) len: usize,
+    /// Who sent them, where the kernel says so.
+    pub(super) source: Option<SocketAddr>,
+    /// MSG_EOR and the like.
+    pub(super) flags: libc::c_int,
+    pub(super) control: C,
+}
+
+/// recvmsg(2) into two buffers, one behind the other. Blocks as the socket and its SO_RCVTIMEO say, or
+/// not at all with `wait` false.
+pub(super) fn recvmsg<C>(
+    socket: BorrowedFd<'_>,
+    first: &mut [u8],
+    spare: &mut [MaybeUninit<u8>],
+    wait: bool,
+    read_control: impl FnOnce(&[u8]) -> C,
+) -> io::Result<Raw<C>> {
     let mut parts = [
         libc::iovec { iov_base: first.as_mut_ptr().cast(), iov_len: first.len() },
         libc::iovec { iov_base: spare.as_mut_ptr().cast(), iov_len: spare.len() },
@@ -59,17 +84,15 @@ pub(crate) fn recv(
     let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
     // SAFETY: every pointer in `header` is to memory of the stated length that outlives the call.
     let len = cvt_size(unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, flags) })?;
-    // SAFETY: the kernel wrote `len` bytes, first into `first`, then into the spare capacity.
-    unsafe { overflow.set_len(len.saturating_sub(first.len())) };
-    let source = (header.msg_namelen > 0).then(|| socket_address(name, header.msg_namelen));
+    let source = (header.msg_namelen > 0).then(|| socket_address(name, header.msg_namelen)).flatten();
     let used = (header.msg_controllen as usize).min(SPACE);
     // SAFETY: the kernel wrote the first `used` bytes of `control`.
     let control = unsafe { std::slice::from_raw_parts(control.as_ptr().cast::<u8>(), used) };
-    Ok(Received { len, source: source.flatten(), info: control::packet_info(control) })
+    Ok(Raw { len, source, flags: header.msg_flags, control: read_control(control) })
 }
 
 /// The address in `name`; IPv4-mapped ones as IPv4, without flow label.
-pub(super) fn socket_address(name: SockAddrStorage, len: libc::socklen_t) -> Option<SocketAddr> {
+fn socket_address(name: SockAddrStorage, len: libc::socklen_t) -> Option<SocketAddr> {
     // SAFETY: the kernel wrote an address of this length into the storage.
     canonical(unsafe { SockAddr::new(name, len) }.as_socket()?)
 }

@@ -12,12 +12,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use socket2::{SockAddr, SockAddrStorage};
+use socket2::SockAddr;
 
 use self::abi::*;
 use self::control::SendControl;
-use super::control::{ControlBuffer, SPACE};
-use super::message::{DATAGRAM_MAX, socket_address};
+use super::message::{DATAGRAM_MAX, Raw, recvmsg};
 use super::{cvt, cvt_size};
 use crate::sctp::sockaddr;
 use crate::sctp::{MessageInfo, NextInfo, SendInfo};
@@ -69,35 +68,14 @@ fn recv_into(
     spare: &mut [MaybeUninit<u8>],
     wait: bool,
 ) -> io::Result<Received> {
-    let mut parts = [
-        libc::iovec { iov_base: first.as_mut_ptr().cast(), iov_len: first.len() },
-        libc::iovec { iov_base: spare.as_mut_ptr().cast(), iov_len: spare.len() },
-    ];
-    let mut control = MaybeUninit::<ControlBuffer>::uninit();
-    let mut name = SockAddrStorage::zeroed();
-    // SAFETY: msghdr is plain data, all zeroes is a valid value of it.
-    let mut header: libc::msghdr = unsafe { mem::zeroed() };
-    header.msg_name = (&raw mut name).cast();
-    header.msg_namelen = name.size_of();
-    header.msg_iov = parts.as_mut_ptr();
-    header.msg_iovlen = parts.len() as _;
-    header.msg_control = control.as_mut_ptr().cast();
-    header.msg_controllen = SPACE as _;
-    let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
-    // SAFETY: every pointer in `header` is to memory of the stated length that outlives the call.
-    let len = cvt_size(unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, flags) })?;
-    let source = (header.msg_namelen > 0).then(|| socket_address(name, header.msg_namelen));
-    let used = (header.msg_controllen as usize).min(SPACE);
-    // SAFETY: the kernel wrote the first `used` bytes of `control`.
-    let control = unsafe { std::slice::from_raw_parts(control.as_ptr().cast::<u8>(), used) };
-    let info = control::receive_info(control);
+    let Raw { len, source, flags, control } = recvmsg(socket, first, spare, wait, control::receive_info)?;
     Ok(Received {
         len,
-        source: source.flatten().map(sockaddr::canonical),
-        complete: header.msg_flags & libc::MSG_EOR != 0,
-        notification: header.msg_flags & MSG_NOTIFICATION != 0,
-        info: info.message,
-        next: info.next,
+        source: source.map(sockaddr::canonical),
+        complete: flags & libc::MSG_EOR != 0,
+        notification: flags & MSG_NOTIFICATION != 0,
+        info: control.message,
+        next: control.next,
     })
 }
 
