@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
@@ -14,19 +13,19 @@ use crate::association::{Association, AssociationId, Link, signal};
 use crate::config::Timeouts;
 use crate::credentials::PeerIdentity;
 use crate::error::{EndReason, Error};
-use crate::observe::{Counters, bump};
-use crate::restart::{Restart, Verdict};
+use crate::observe::Counters;
+use crate::restart::Restart;
 use crate::sctp::{MessageInfo, Notification, SendInfo};
 pub use crate::sender::Sender;
 use crate::sender::lock_and_send;
-use crate::session::dtls::{Facts, Read};
+use crate::session::dtls::Facts;
 use crate::session::handshake::after;
-use crate::session::record::{self, Filtered, Phase};
 use crate::session::{Sent, Session};
 use crate::sys::epoll::wait_writable;
 use crate::sys::message::DATAGRAM_MAX;
-use crate::transport::{Arrival, Transport};
+use crate::transport::Transport;
 
+mod receive;
 mod sctp;
 
 pub use self::sctp::{Event, SctpPeer};
@@ -293,235 +292,6 @@ impl Peer {
         self.max_message
     }
 
-    fn message_until(&mut self, buffer: &mut [u8], user: Option<Instant>) -> Result<Option<usize>, Error> {
-        loop {
-            match self.next_until(buffer, user)? {
-                Next::Message(len) => return Ok(Some(len)),
-                Next::Over => return Ok(None),
-                Next::Notification(notification) => self.keep(*notification),
-            }
-        }
-    }
-
-    fn keep(&mut self, notification: Notification) {
-        if self.notifications.len() >= MAX_NOTIFICATIONS {
-            self.notifications.pop_front();
-        }
-        self.notifications.push_back(notification);
-    }
-
-    fn next_until(&mut self, buffer: &mut [u8], user: Option<Instant>) -> Result<Next, Error> {
-        if let Some(kept) = self.kept.take() {
-            return self.deliver_long(kept, buffer);
-        }
-        let mut now = Instant::now();
-        if std::mem::take(&mut self.heard) {
-            self.last_heard = now;
-        }
-        loop {
-            if self.transport.is_none() {
-                return self.ended();
-            }
-            let signals = self.association.signals();
-            if signals & signal::CLOSE != 0 {
-                self.finish_with(EndReason::ClosedByUs, None);
-                continue;
-            }
-            if signals & signal::STOP != 0 {
-                self.finish_with(EndReason::Shutdown, None);
-                continue;
-            }
-            if signals & signal::FLUSH != 0 {
-                self.flush();
-            }
-            if self.more {
-                if let Some(next) = self.read_more(buffer)? {
-                    return Ok(next);
-                }
-                continue;
-            }
-            let idle = self.timeouts.idle.and_then(|most| self.last_heard.checked_add(most));
-            let lifetime = self.timeouts.lifetime.and_then(|most| self.association.opened.checked_add(most));
-            let draining = (signals & signal::DRAIN != 0 && !self.told_to_drain).then_some(now);
-            let held = self.held_until;
-            let look = match &mut self.transport {
-                Some(Transport::Sctp(transport)) => transport.look_at(now),
-                _ => None,
-            };
-            let deadline = [user, idle, lifetime, draining, held, look].into_iter().flatten().min();
-            match self.wait(buffer, now, deadline) {
-                Arrival::Message(len) => {
-                    if let Some(next) = self.take_read(len, buffer)? {
-                        return Ok(next);
-                    }
-                }
-                Arrival::Notification(notification) => return Ok(Next::Notification(notification)),
-                Arrival::TooLong => return Err(Error::MessageRefused { limit: self.message_limit() }),
-                Arrival::Woken | Arrival::Dry => {}
-                Arrival::TimedOut => {
-                    now = Instant::now();
-                    let over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| now >= deadline);
-                    if over(held) {
-                        self.give_up_waiting(now);
-                    } else if over(look) && !over(user) {
-                        self.look_for_stall(now);
-                    } else if draining.is_some() {
-                        self.told_to_drain = true;
-                        return Ok(Next::Over);
-                    } else if over(lifetime) {
-                        self.finish_with(EndReason::Lifetime, None);
-                    } else if over(idle) {
-                        self.finish_with(EndReason::Idle, None);
-                    } else if over(user) {
-                        return Err(Error::TimedOut);
-                    }
-                }
-                Arrival::Over(reason) => {
-                    self.finish_with(reason, None);
-                }
-            }
-            now = Instant::now();
-        }
-    }
-
-    fn wait(&mut self, buffer: &mut [u8], now: Instant, deadline: Option<Instant>) -> Arrival {
-        let Some(transport) = &mut self.transport else { return Arrival::Woken };
-        self.association.reading.store(true, Ordering::Relaxed);
-        let first = if self.layers == Layers::Plain { buffer } else { &mut [] };
-        let arrival = transport.recv(first, &mut self.scratch, now, deadline);
-        self.association.reading.store(false, Ordering::Relaxed);
-        arrival
-    }
-
-    /// A message of `len` bytes was read: in clear into `buffer` and the scratch, otherwise into the
-    /// scratch.
-    fn take_read(&mut self, len: usize, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
-        if let Some(Transport::Sctp(transport)) = &self.transport {
-            self.info = transport.info;
-        }
-        match self.layers {
-            Layers::Dtls => return self.take_record(buffer),
-            Layers::SecureSctp => return self.take_secured(buffer),
-            Layers::Plain => {}
-        }
-        self.count_message();
-        if len <= buffer.len() {
-            return Ok(Some(Next::Message(len)));
-        }
-        let mut whole = buffer.to_vec();
-        whole.append(&mut self.scratch);
-        self.deliver_long(whole, buffer).map(Some)
-    }
-
-    /// A datagram of a DTLS peer is in the scratch.
-    fn take_record(&mut self, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
-        if let Some(restart) = &self.restart {
-            let Association { local, peer, .. } = *self.association;
-            match restart.check(&self.scratch, local, peer) {
-                Verdict::NotAHello => {}
-                Verdict::Duplicate => {
-                    bump(&self.counters.duplicate_hellos);
-                    return Ok(None);
-                }
-                Verdict::Challenge(reply) => {
-                    bump(&self.counters.restarts_challenged);
-                    if let Some(transport) = &self.transport {
-                        let _ = crate::session::datagram::send(transport.socket(), &reply);
-                    }
-                    return Ok(None);
-                }
-                Verdict::Ignore => return Ok(None),
-                Verdict::Restarted => {
-                    let hello = Leftover::Datagram(self.scratch.as_slice().into());
-                    self.finish_with(EndReason::Replaced, Some(hello));
-                    return Ok(None);
-                }
-            }
-        }
-        let phase = Phase::Established { min_ciphertext: self.facts.min_ciphertext };
-        let Filtered::Pass { len, .. } = record::filter(&self.scratch, phase) else {
-            bump(&self.counters.records_dropped);
-            return Ok(None);
-        };
-        self.scratch.truncate(len);
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let read = self.with_dtls(|session| (session.feed(&mut scratch, buffer), session.has_more()));
-        self.scratch = scratch;
-        self.take_outcome(read, buffer)
-    }
-
-    /// Reads on in the last datagram.
-    fn read_more(&mut self, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
-        if self.layers == Layers::SecureSctp {
-            return self.read_secured(buffer);
-        }
-        let read = self.with_dtls(|session| (session.read(buffer), session.has_more()));
-        self.take_outcome(read, buffer)
-    }
-
-    fn with_dtls(
-        &self,
-        call: impl FnOnce(&mut crate::session::dtls::DtlsSession) -> (Read, bool),
-    ) -> (Read, bool) {
-        match &mut *self.association.link.lock() {
-            Link::Open(Session::Dtls(session)) => call(session),
-            _ => (Read::Nothing, false),
-        }
-    }
-
-    fn take_outcome(&mut self, (read, more): (Read, bool), buffer: &mut [u8]) -> Result<Option<Next>, Error> {
-        self.more = more && !matches!(read, Read::Nothing);
-        match read {
-            Read::Message(len) => {
-                self.count_message();
-                Ok(Some(Next::Message(len)))
-            }
-            Read::Long(message) => {
-                self.count_message();
-                self.deliver_long(message, buffer).map(Some)
-            }
-            Read::Nothing => Ok(None),
-            Read::Closed => {
-                self.finish_with(EndReason::ClosedByPeer, None);
-                Ok(None)
-            }
-            Read::Broken(why) => {
-                self.finish_with(EndReason::Protocol(why), None);
-                Ok(None)
-            }
-        }
-    }
-
-    fn count_message(&mut self) {
-        self.heard = true;
-        self.association.received.fetch_add(1, Ordering::Relaxed);
-        if !self.association.confirmed.load(Ordering::Relaxed) {
-            self.association.confirm();
-        }
-    }
-
-    /// Copies a message to the handler's buffer, or keeps it where that is too small.
-    fn deliver_long(&mut self, message: Vec<u8>, buffer: &mut [u8]) -> Result<Next, Error> {
-        match buffer.get_mut(..message.len()) {
-            Some(room) => {
-                room.copy_from_slice(&message);
-                Ok(Next::Message(message.len()))
-            }
-            None => {
-                let needed = message.len();
-                self.kept = Some(message);
-                Err(Error::BufferTooSmall { needed })
-            }
-        }
-    }
-
-    fn ended(&self) -> Result<Next, Error> {
-        match &self.end {
-            Some(reason) if !reason.is_orderly() => Err(Error::Ended(reason.clone())),
-            _ => Ok(Next::Over),
-        }
-    }
-
     /// Ends the association if it is not over, and says why it is.
     pub(crate) fn finish(&mut self) -> EndReason {
         let draining = self.association.signals() & (signal::DRAIN | signal::STOP) != 0;
@@ -570,16 +340,6 @@ impl Peer {
         }
         reason
     }
-}
-
-/// What [`Peer::next_until`] found.
-enum Next {
-    /// A message of so many bytes is in the buffer.
-    Message(usize),
-    /// Something that the handler asked to be told of.
-    Notification(Box<Notification>),
-    /// The association is over in an orderly way, or the server drains.
-    Over,
 }
 
 /// Waits until the socket takes data; `false` if it does not in time.

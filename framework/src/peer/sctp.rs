@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::{Next, Peer};
+use super::Peer;
+use super::receive::Next;
 use crate::association::Link;
 use crate::error::{EndReason, Error};
 use crate::sctp::{MessageInfo, Notification, NotificationKind, Options, SendInfo};
