@@ -1,9 +1,12 @@
 //! DTLS over SCTP with OpenSSL's own implementation, in both directions. `PEELOFF_OPENSSL_SCTP` is the
-//! program of an OpenSSL with SCTP, as `scripts/openssl-sctp` builds one; `net.sctp.auth_enable` must be 1
-//! for it.
+//! program of an OpenSSL with SCTP, as `scripts/openssl-sctp` builds one. It needs `net.sctp.auth_enable`, so
+//! each test has a network of its own.
 
 #[path = "support/credentials.rs"]
 mod credentials;
+#[path = "support/network.rs"]
+#[allow(dead_code)]
+mod network;
 mod support;
 
 use std::env;
@@ -16,6 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use credentials::{Authority, p256};
+use network::run_in_own_network;
 use peeloff::sctp::{SendInfo, Settings};
 use peeloff::{Client, ClientAuth, Peer, ServerBuilder};
 use support::{DEADLINE, Running, until};
@@ -122,6 +126,9 @@ fn enable_auth() {
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
 fn openssl_s_client_exchanges_lines_over_dtls() {
+    if run_in_own_network("openssl_s_client_exchanges_lines_over_dtls") {
+        return;
+    }
     enable_auth();
     let authority = Authority::new();
     let files = Files::new("client", &authority);
@@ -149,6 +156,9 @@ fn openssl_s_client_exchanges_lines_over_dtls() {
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
 fn openssl_s_server_exchanges_lines_over_dtls() {
+    if run_in_own_network("openssl_s_server_exchanges_lines_over_dtls") {
+        return;
+    }
     enable_auth();
     let authority = Authority::new();
     let files = Files::new("server", &authority);
@@ -177,6 +187,9 @@ fn openssl_s_server_exchanges_lines_over_dtls() {
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
 fn the_old_label_is_not_openssl_s_own() {
+    if run_in_own_network("the_old_label_is_not_openssl_s_own") {
+        return;
+    }
     enable_auth();
     let mut old = Settings::default();
     old.dtls_label_with_nul = true;

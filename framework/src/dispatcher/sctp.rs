@@ -15,7 +15,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -70,9 +70,13 @@ impl SctpListener {
         settings: &Settings,
     ) -> Result<Self, StartError> {
         let Some(&first) = addresses.first() else { return Err(StartError::NoListener) };
+        // Of a list, that one which no other protocol can be bound to either.
+        let foreign = |address: &&SocketAddr| UdpSocket::bind((address.ip(), 0)).is_err();
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::AddrInUse => StartError::AddressInUse { address: first },
-            io::ErrorKind::AddrNotAvailable => StartError::AddressNotAvailable { address: first },
+            io::ErrorKind::AddrNotAvailable => StartError::AddressNotAvailable {
+                address: addresses.iter().find(foreign).copied().unwrap_or(first),
+            },
             io::ErrorKind::PermissionDenied => StartError::PermissionDenied { address: first },
             _ if NoSctp::is(&source) => StartError::NoSctp(NoSctp),
             _ => StartError::Io { doing: format!("listening on {first} with SCTP"), source },

@@ -454,4 +454,59 @@ mod tests {
         }
         assert_eq!((parts.messages.len(), parts.bytes), (MAX_PARTIAL, MAX_PARTIAL));
     }
+
+    /// Notifications are read off a socket, but nothing here looks at which.
+    fn transport() -> SctpTransport {
+        use socket2::{Domain, Type};
+        let socket = Arc::new(Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap());
+        let address = "127.0.0.1:1".parse().unwrap();
+        let association = Arc::new(Association::new(Scheme::Sctp, address, address));
+        SctpTransport::new(socket, association, Arc::default(), &Settings::default())
+    }
+
+    fn notice(transport: &mut SctpTransport, bytes: &[u8], complete: bool) -> Option<Arrival> {
+        let (first, overflow) = bytes.split_at(bytes.len().min(7));
+        let received =
+            Received { len: bytes.len(), source: None, complete, notification: true, info: None, next: None };
+        let mut buffer = [0; 7];
+        buffer[..first.len()].copy_from_slice(first);
+        transport.take_notification(&received, &buffer, overflow)
+    }
+
+    #[test]
+    fn a_notification_that_is_cut_unknown_or_too_long_is_counted_and_nothing_else() {
+        let mut transport = transport();
+        let header = |kind: u16, len: u32| [&kind.to_ne_bytes()[..], &[0; 2], &len.to_ne_bytes()].concat();
+        let dry = [header(0x8009, 12), vec![0; 4]].concat();
+        assert!(notice(&mut transport, &dry[..11], true).is_none());
+        assert!(notice(&mut transport, &header(0x8777, 8), true).is_none());
+        // What follows the part that was cut belongs to it.
+        assert!(notice(&mut transport, &dry, false).is_none());
+        assert!(notice(&mut transport, &dry, false).is_none());
+        assert!(notice(&mut transport, &dry, true).is_none());
+        assert!(matches!(notice(&mut transport, &dry, true), Some(Arrival::Dry)));
+        let stats = transport.counters.snapshot();
+        let counted =
+            (stats.notifications_malformed, stats.notifications_unknown, stats.notifications_too_long);
+        assert_eq!(counted, (1, 1, 1));
+        assert_eq!(transport.end, None);
+    }
+
+    #[test]
+    fn what_ends_an_association_is_kept_until_it_is_asked_for() {
+        let lost = |info: &[u8]| {
+            let fields = [1u16, 0, 64, 64, 0, 0].iter().flat_map(|field| field.to_ne_bytes());
+            let body: Vec<u8> = fields.chain(info.iter().copied()).collect();
+            let len = 8 + body.len() as u32;
+            [&0x8001u16.to_ne_bytes()[..], &[0; 2], &len.to_ne_bytes(), &body].concat()
+        };
+        for (info, end) in [
+            (&b""[..], EndReason::Unreachable),
+            (b"\x00\x0c\x00\x08busy", EndReason::Aborted("busy".to_owned())),
+        ] {
+            let mut transport = transport();
+            assert!(notice(&mut transport, &lost(info), true).is_none());
+            assert_eq!(transport.end, Some(end));
+        }
+    }
 }

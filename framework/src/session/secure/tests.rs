@@ -273,6 +273,22 @@ fn every_stream_of_tls_has_a_session_and_messages_keep_their_boundaries() {
 }
 
 #[test]
+fn a_peer_of_tls_1_2_is_served_too() {
+    let Contexts { server, .. } = contexts(Protocol::Tls);
+    let mut old = openssl::ssl::SslContext::builder(openssl::ssl::SslMethod::tls_client()).unwrap();
+    old.set_max_proto_version(Some(openssl::ssl::SslVersion::TLS1_2)).unwrap();
+    let client = TlsStreams::connect(&old.build(), "localhost", 1).unwrap();
+    let server = TlsStreams::accept(&server, 1).unwrap();
+    let (mut client, mut server) = (Side::new(Secure::Tls(client)), Side::new(Secure::Tls(server)));
+    shake_hands(&mut client, &mut server).unwrap();
+    assert!(server.secure.facts().cipher.is_some_and(|cipher| cipher.starts_with("ECDHE-ECDSA")));
+    assert_eq!(client.secure.write(b"in the old way", &on(0)), Written::Done);
+    client.run();
+    server.hear(std::mem::take(&mut client.out));
+    assert_eq!(server.read().remove(0).0, b"in the old way");
+}
+
+#[test]
 fn data_on_a_stream_without_a_session_is_the_end() {
     let (mut client, mut server) = tls(2);
     let info = MessageInfo { stream: 2, ..MessageInfo::default() };
