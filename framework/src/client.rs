@@ -20,10 +20,10 @@ use crate::sctp::{self, AssociationState, Notification, Options, Settings};
 use crate::session::Session;
 use crate::session::context::{self, ClientCredentials, Protocol};
 use crate::session::dtls::Facts;
-use crate::session::dtls_sctp::DtlsSctp;
+use crate::session::dtls_sctp::{DtlsSctp, Knobs};
 use crate::session::handshake::{Failure, Handshake, after};
 use crate::session::sctp::{SctpSession, configure, require_auth};
-use crate::session::secure::Secure;
+use crate::session::secure_sctp::SecureSctp;
 use crate::session::tls_streams::TlsStreams;
 use crate::sys;
 use crate::transport::Transport;
@@ -215,20 +215,21 @@ impl Client {
         address: &Address,
         peer: SocketAddr,
         socket: &Socket,
-    ) -> Result<Option<Secure>, ConnectError> {
+    ) -> Result<Option<SecureSctp>, ConnectError> {
         let failed = |failure| self.failed(failure, peer, false);
         let name = self.name(address, peer);
         Ok(match address.scheme {
             Scheme::SctpTls => {
                 let context = self.context(Protocol::Tls)?;
-                let tls = TlsStreams::connect(context, &name, self.sctp.tls_streams);
-                Some(Secure::Tls(tls.map_err(failed)?))
+                let tls = TlsStreams::connect(context, Some(&name), self.sctp.tls_streams);
+                Some(SecureSctp::Tls(Box::new(tls.map_err(failed)?)))
             }
             Scheme::SctpDtls => {
                 require_auth(socket).map_err(failed)?;
                 let context = self.context(Protocol::Dtls)?;
-                let dtls = DtlsSctp::connect(context, &name, self.sctp.dtls_label_with_nul);
-                Some(Secure::Dtls(dtls.map_err(failed)?))
+                let knobs = Knobs { label_with_nul: self.sctp.dtls_label_with_nul, ..Knobs::default() };
+                let dtls = DtlsSctp::connect(context, Some(&name), knobs);
+                Some(SecureSctp::Dtls(Box::new(dtls.map_err(failed)?)))
             }
             _ => None,
         })

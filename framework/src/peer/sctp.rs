@@ -193,7 +193,7 @@ impl Peer {
                     self.info = info;
                 }
                 self.held_until = session.deadline();
-                (read, true)
+                (read, session.has_more())
             }
             _ => (Read::Nothing, false),
         };

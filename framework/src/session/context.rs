@@ -15,11 +15,25 @@ use crate::credentials::{CaBundle, ClientAuth, Identity, PskLookup, refused};
 use crate::error::IdentityError;
 use crate::sys;
 
+/// What the sessions of a context speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// DTLS 1.2, over UDP or SCTP.
+    Dtls,
+    /// TLS 1.2 and 1.3, over anything that keeps the order.
+    #[allow(dead_code, reason = "TLS sessions are not wired up yet")]
+    Tls,
+}
+
 /// AEAD suites with forward secrecy, then PSK ones: no NULL, no anonymous, no CBC. The plain PSK
 /// suites lack forward secrecy and are there for constrained devices (RFC 7925 §4.2).
 const CIPHERS: &str = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE-ECDSA-AES128-CCM:ECDHE-ECDSA-AES256-CCM:\
      ECDHE-PSK-CHACHA20-POLY1305:PSK-AES128-GCM-SHA256:PSK-AES256-GCM-SHA384:\
      PSK-CHACHA20-POLY1305:PSK-AES128-CCM:PSK-AES256-CCM:!aNULL:!eNULL:!SRP";
+
+/// The TLS 1.3 suites of a server with pre-shared keys. A key from a callback goes with SHA-256 (RFC 8446
+/// §4.2.11), and OpenSSL passes over one that does not go with the suite, so those come first.
+const SHA256_FIRST: &str = "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384";
 
 /// The longest certificate chain that a peer may send, in bytes. Without a bound OpenSSL keeps
 /// up to 100 KiB for each half-open peer.
@@ -33,16 +47,7 @@ pub(crate) fn psk_identity(ssl: &openssl::ssl::SslRef) -> Option<Vec<u8>> {
     ssl.ex_data((*PSK_IDENTITY)?).cloned()
 }
 
-/// What a context is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Protocol {
-    /// DTLS 1.2: over UDP, and over SCTP (RFC 6083).
-    Dtls,
-    /// TLS 1.2 and 1.3: over the streams of SCTP (RFC 3436).
-    Tls,
-}
-
-/// What a server's contexts are made of.
+/// What a server's context is made of.
 #[derive(Clone, Default)]
 pub(crate) struct ServerCredentials {
     pub(crate) identity: Option<Identity>,
@@ -70,9 +75,16 @@ fn build_server(credentials: &ServerCredentials, protocol: Protocol) -> Result<S
     };
     if protocol == Protocol::Dtls {
         // DTLSv1_listen wants both. Cookies are made and checked by the dispatcher, which gives a
-        // worker only hellos that it has proof for. Over SCTP there are none.
+        // worker only hellos that it has proof for.
         context.set_cookie_generate_cb(|_, _| Err(ErrorStack::get()));
         context.set_cookie_verify_cb(|_, _| true);
+    } else if credentials.psk.is_some() {
+        context.set_ciphersuites(SHA256_FIRST)?;
+        // TLS 1.3 resumes by the same extension: a client could name somebody's key, be passed over
+        // for it, resume with a ticket of its own, and have the lookup's identity. Without tickets a
+        // pre-shared key that was used is one that was looked up.
+        context.set_options(SslOptions::NO_TICKET);
+        context.set_num_tickets(0)?;
     }
     context.set_session_id_context(b"peeloff")?;
     // Tickets resume; a cache would only hold memory for peers that are gone.
@@ -164,10 +176,30 @@ pub(crate) fn client(
     credentials: &ClientCredentials,
     protocol: Protocol,
 ) -> Result<SslContext, IdentityError> {
-    build_client(credentials, protocol).map_err(refused)
+    build_client(credentials, protocol).map(SslContextBuilder::build).map_err(refused)
 }
 
-fn build_client(credentials: &ClientCredentials, protocol: Protocol) -> Result<SslContext, ErrorStack> {
+/// A client that speaks TLS 1.2 at most.
+#[cfg(test)]
+pub(crate) fn old_client(credentials: &ClientCredentials) -> SslContext {
+    let mut context = build_client(credentials, Protocol::Tls).unwrap();
+    context.set_max_proto_version(Some(SslVersion::TLS1_2)).unwrap();
+    context.build()
+}
+
+/// A client with a TLS 1.3 suite that no pre-shared key goes with.
+#[cfg(test)]
+pub(crate) fn sha384_client(credentials: &ClientCredentials) -> SslContext {
+    let mut context = build_client(credentials, Protocol::Tls).unwrap();
+    context.set_ciphersuites("TLS_AES_256_GCM_SHA384").unwrap();
+    context.set_min_proto_version(Some(SslVersion::TLS1_3)).unwrap();
+    context.build()
+}
+
+fn build_client(
+    credentials: &ClientCredentials,
+    protocol: Protocol,
+) -> Result<SslContextBuilder, ErrorStack> {
     let mut context = match protocol {
         Protocol::Dtls => common(SslMethod::dtls_client(), protocol)?,
         Protocol::Tls => common(SslMethod::tls_client(), protocol)?,
@@ -175,6 +207,8 @@ fn build_client(credentials: &ClientCredentials, protocol: Protocol) -> Result<S
     match &credentials.authorities {
         Some(bundle) => use_authorities(&mut context, bundle)?,
         None if credentials.accept_any => {}
+        // A TLS 1.3 server may answer a pre-shared key with a certificate: nobody vouches for it.
+        None if credentials.psk.is_some() => {}
         None => context.set_default_verify_paths()?,
     }
     let verify = if credentials.accept_any { SslVerifyMode::NONE } else { SslVerifyMode::PEER };
@@ -196,11 +230,9 @@ fn build_client(credentials: &ClientCredentials, protocol: Protocol) -> Result<S
         // A key from both sides is proof enough, and only PSK suites ask for it.
         if credentials.authorities.is_none() {
             context.set_cipher_list("ECDHE-PSK-CHACHA20-POLY1305:PSK-AES128-GCM-SHA256:PSK-AES256-GCM-SHA384:PSK-CHACHA20-POLY1305")?;
-            // A key of TLS 1.3 goes with a hash, and OpenSSL's callback means SHA-256.
-            context.set_ciphersuites("TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256")?;
         }
     }
-    Ok(context.build())
+    Ok(context)
 }
 
 fn common(method: SslMethod, protocol: Protocol) -> Result<SslContextBuilder, ErrorStack> {

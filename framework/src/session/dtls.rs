@@ -2,7 +2,7 @@
 
 use std::io;
 
-use openssl::ssl::{ErrorCode, SslRef, SslStream};
+use openssl::ssl::{ErrorCode, SslRef, SslStream, SslVersion};
 
 use super::Sent;
 use super::datagram::DatagramIo;
@@ -42,7 +42,9 @@ pub(crate) struct Facts {
 
 impl Facts {
     pub(super) fn of(ssl: &SslRef) -> Self {
-        let identity = match (ssl.peer_certificate(), psk_identity(ssl)) {
+        // With TLS 1.3 a key may be looked up and not be used.
+        let used = ssl.version2() != Some(SslVersion::TLS1_3) || ssl.session_reused();
+        let identity = match (ssl.peer_certificate(), psk_identity(ssl).filter(|_| used)) {
             (Some(certificate), _) => PeerIdentity::Certificate(PeerCertificate::from_x509(&certificate)),
             (None, Some(identity)) => PeerIdentity::Psk(identity),
             (None, None) => PeerIdentity::Anonymous,
@@ -94,7 +96,7 @@ impl DtlsSession {
     }
 }
 
-/// Reads one record's plaintext out of OpenSSL.
+/// Reads one record's message.
 pub(super) fn read<S: io::Read + io::Write>(stream: &mut SslStream<S>, buffer: &mut [u8]) -> Read {
     if buffer.is_empty() {
         // A read into nothing would not even look.

@@ -1,248 +1,310 @@
-//! DTLS 1.2 over SCTP (RFC 6083), above an OpenSSL that knows nothing of SCTP.
+//! DTLS 1.2 over SCTP (RFC 6083), for an OpenSSL that has no BIO for it.
 //!
-//! 1. Handshake, change_cipher_spec and alert records go on stream 0, ordered, with identifier 0.
-//!    SCTP delivers, so no timer sends anything again.
-//! 2. As soon as there is a master secret, 64 bytes exported from it become the next shared key of
-//!    SCTP-AUTH (§4.8).
-//! 3. Before its change_cipher_spec a side waits until everything it sent is acknowledged; behind it
-//!    the new key is active. So Finished is the first that is authenticated with it.
-//! 4. When both sides have finished the old key is deleted.
-//! 5. Application data goes on any stream, one record a message. It may overtake on the way, also the
-//!    Finished before it: see [`Window`].
-//! 6. close_notify waits until everything before it is acknowledged (§4.7).
+//! 1. Handshake, ChangeCipherSpec and alert records go on stream 0, ordered, reliable, with identifier 0; one
+//!    record is one message. Nothing is retransmitted and there is no cookie: SCTP has done both.
+//! 2. As soon as there is a master secret, a key for SCTP-AUTH is made of it and added (§4.8): the peer may
+//!    use it from its Finished on.
+//! 3. Before our ChangeCipherSpec everything sent must have arrived; behind it the new key is activated, so
+//!    that our Finished is signed with it.
+//! 4. When ours is out and the peer's is in, the old key goes.
+//! 5. Messages may arrive before the peer's Finished, on other streams: they wait. Afterwards a [`Window`]
+//!    puts them into an order that OpenSSL's replay check lets through.
+//! 6. Before close_notify everything sent must have arrived.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use openssl::ssl::SslContext;
 
+use super::RECORD_MAX;
 use super::dtls::{Facts, Read};
-use super::engine::{Carrier, Engine};
+use super::engine::{Engine, Framing};
 use super::handshake::Failure;
-use super::secure::{Action, Written};
-use super::window::Window;
+use super::secure_sctp::{Action, Refused};
+use super::window::{Counts, Held, Window};
+use crate::dispatcher::hello::{HANDSHAKE, RECORD_HEADER_LEN, Record};
+use crate::error::EndReason;
 use crate::sctp::{MessageInfo, SendInfo};
 
-/// The exporter's label (RFC 6083 §4.8), and with the NUL that old OpenSSLs take with it.
+const CHANGE_CIPHER_SPEC: u8 = 20;
+const APPLICATION_DATA: u8 = 23;
+
+/// The exporter's label (RFC 6083 §4.8), and as OpenSSL before 1.1.1 took it: with the NUL of a C string.
 const LABEL: &str = "EXPORTER_DTLS_OVER_SCTP";
 const LABEL_WITH_NUL: &str = "EXPORTER_DTLS_OVER_SCTP\0";
 
-/// How long a missing record is waited for.
-const HOLD: Duration = Duration::from_secs(10);
+/// The key in use before the handshake: SCTP-AUTH's empty one (RFC 4895 §6.1).
+const FIRST_KEY: u16 = 0;
 
-/// Application data that came before the handshake was complete.
-const MAX_EARLY: usize = 256;
+/// How a session deviates from the defaults.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Knobs {
+    /// The exporter's label with its NUL, for peers with an old OpenSSL.
+    pub(crate) label_with_nul: bool,
+    /// How long messages wait for one that does not come, see [`Window`].
+    pub(crate) hold: Duration,
+}
 
-/// Record types (RFC 5246 §6.2.1), and the length of their header (RFC 6347 §4.1).
-const CHANGE_CIPHER_SPEC: u8 = 20;
-const APPLICATION_DATA: u8 = 23;
-const HEADER: usize = 13;
+impl Default for Knobs {
+    fn default() -> Self {
+        Self { label_with_nul: false, hold: super::window::HOLD }
+    }
+}
 
-/// One side of an association.
+/// One association's session. One thread at a time.
 pub(crate) struct DtlsSctp {
     engine: Engine,
     window: Window,
+    knobs: Knobs,
     actions: VecDeque<Action>,
-    /// [`Action::AwaitDry`] was given out.
-    waiting: bool,
-    label: &'static str,
-    key: Key,
+    /// Nothing goes out until the kernel has nothing outstanding.
+    awaiting_dry: bool,
+    /// What OpenSSL wrote beyond its last whole record: its buffer cuts flights at 4096 bytes.
+    partial: Vec<u8>,
+    key_added: bool,
+    finished_sent: bool,
     complete: bool,
+    old_key_deleted: bool,
     closed: bool,
-    /// Application data that came too early, with its sequence number.
-    early: Vec<(u64, Vec<u8>, MessageInfo)>,
-    /// What came with the record that was fed last.
-    info: MessageInfo,
+    facts: Facts,
+    /// Records of no use, malformed or in an epoch that they cannot be in.
+    useless: u64,
 }
-
-/// How far the change of keys has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Key {
-    /// There is none yet.
-    None,
-    /// This one was added.
-    Added(u16),
-}
-
-/// The shared key that every association starts with: the empty one.
-const FIRST_KEY: u16 = 0;
 
 impl DtlsSctp {
     /// The server's side.
-    pub(crate) fn accept(context: &SslContext, label_with_nul: bool) -> Result<Self, Failure> {
-        Ok(Self::over(Engine::accept(context, Carrier::Records)?, label_with_nul))
+    pub(crate) fn accept(context: &SslContext, knobs: Knobs) -> Result<Self, Failure> {
+        Ok(Self::over(Engine::accept(context, Framing::Datagrams)?, knobs))
     }
 
-    /// The client's side; `name` is who the server must prove to be.
-    pub(crate) fn connect(context: &SslContext, name: &str, label_with_nul: bool) -> Result<Self, Failure> {
-        Ok(Self::over(Engine::connect(context, name, Carrier::Records)?, label_with_nul))
+    /// The client's side, with its ClientHello to send; `name` is who the server must prove to be.
+    pub(crate) fn connect(context: &SslContext, name: Option<&str>, knobs: Knobs) -> Result<Self, Failure> {
+        let mut session = Self::over(Engine::connect(context, name, Framing::Datagrams)?, knobs);
+        session.step()?;
+        Ok(session)
     }
 
-    fn over(engine: Engine, label_with_nul: bool) -> Self {
+    fn over(engine: Engine, knobs: Knobs) -> Self {
         Self {
             engine,
-            window: Window::new(HOLD),
+            window: Window::new(knobs.hold),
+            knobs,
             actions: VecDeque::new(),
-            waiting: false,
-            label: if label_with_nul { LABEL_WITH_NUL } else { LABEL },
-            key: Key::None,
+            awaiting_dry: false,
+            partial: Vec::new(),
+            key_added: false,
+            finished_sent: false,
             complete: false,
+            old_key_deleted: false,
             closed: false,
-            early: Vec::new(),
-            info: MessageInfo::default(),
+            facts: Facts::default(),
+            useless: 0,
         }
     }
 
-    /// Goes on with the handshake; `true` when it is complete.
-    pub(crate) fn step(&mut self) -> Result<bool, Failure> {
-        if self.complete {
-            return Ok(true);
+    /// Takes one SCTP message in: one record, or several from a foreign peer. `true` when the handshake is
+    /// complete.
+    pub(crate) fn receive(
+        &mut self,
+        message: &[u8],
+        info: MessageInfo,
+        now: Instant,
+    ) -> Result<bool, Failure> {
+        self.window.expire(now);
+        let mut rest = message;
+        while !rest.is_empty() {
+            let Ok((record, next)) = Record::split(rest) else {
+                self.useless += 1;
+                // Nothing gets lost or mangled on SCTP: whoever begins like this does not speak DTLS.
+                return if self.complete { Ok(true) } else { Err(failed("the peer does not speak DTLS")) };
+            };
+            let bytes = &rest[..record.wire_len()];
+            match record.epoch {
+                0 if !self.complete && info.stream == 0 => {
+                    self.engine.feed(bytes);
+                    self.step()?;
+                }
+                1 if record.body.len() >= self.facts.min_ciphertext => {
+                    let Record { sequence, content_type, .. } = record;
+                    self.window.insert(Held { sequence, content_type, record: bytes.to_vec(), info }, now);
+                }
+                _ => self.useless += 1,
+            }
+            if !self.complete {
+                self.finish_handshake()?;
+                if self.complete {
+                    self.window.restart_waits(now);
+                }
+            }
+            rest = next;
         }
-        let mut stepped = self.engine.step();
-        while let Ok(false) = stepped
-            && let Some((record, _)) = self.window.take()
-        {
-            self.engine.feed(record);
-            stepped = self.engine.step();
+        Ok(self.complete)
+    }
+
+    /// Feeds the peer's Finished, or the alert in its place. Application data waits behind it.
+    fn finish_handshake(&mut self) -> Result<(), Failure> {
+        while !self.complete && self.window.next_type().is_some_and(|kind| kind != APPLICATION_DATA) {
+            let Some(held) = self.window.take() else { break };
+            self.engine.feed(&held.record);
+            let stepped = self.step();
+            self.window.settle(true);
+            stepped?;
         }
-        if self.key == Key::None && self.engine.has_secret() {
-            let key = self.engine.export(self.label)?;
-            self.key = Key::Added(FIRST_KEY + 1);
-            self.actions.push_back(Action::AddKey(FIRST_KEY + 1, key));
+        if !self.complete && self.window.is_crowded() {
+            return Err(failed("the peer sent too much before its Finished"));
         }
-        self.collect();
-        let complete = stepped?;
-        if complete {
+        Ok(())
+    }
+
+    /// One step of the handshake and what it wrote.
+    fn step(&mut self) -> Result<(), Failure> {
+        let stepped = self.engine.step();
+        if !self.key_added && self.engine.has_secret() {
+            let mut key = [0; 64];
+            let label = if self.knobs.label_with_nul { LABEL_WITH_NUL } else { LABEL };
+            self.engine.export(label, &mut key)?;
+            self.actions.push_back(Action::AddKey { number: FIRST_KEY + 1, key });
+            self.key_added = true;
+        }
+        self.take_outgoing(SendInfo::default());
+        if stepped? && !self.complete {
             self.complete = true;
-            if let Key::Added(number) = self.key {
-                self.actions.push_back(Action::DeleteKey(number - 1));
+            self.facts = self.engine.facts();
+        }
+        if self.complete && self.finished_sent && !self.old_key_deleted {
+            self.old_key_deleted = true;
+            self.actions.push_back(Action::DeleteKey(FIRST_KEY));
+        }
+        Ok(())
+    }
+
+    /// Makes messages of the records that OpenSSL wrote. Application data goes as `info` says.
+    fn take_outgoing(&mut self, info: SendInfo) {
+        let mut bytes = std::mem::take(&mut self.partial);
+        for written in self.engine.take_outgoing() {
+            bytes.extend_from_slice(&written);
+        }
+        let mut rest = bytes.as_slice();
+        while let Ok((record, next)) = Record::split(rest) {
+            let payload = rest[..record.wire_len()].to_vec();
+            rest = next;
+            let handshake = matches!(record.content_type, HANDSHAKE | CHANGE_CIPHER_SPEC);
+            if self.complete && handshake {
+                // A flight again, because the peer repeated its own: neither has any business here.
+                self.useless += 1;
+                continue;
             }
-        }
-        Ok(complete)
-    }
-
-    /// Makes actions of what OpenSSL wrote that is no application data.
-    fn collect(&mut self) {
-        while let Some(written) = self.engine.next_outgoing() {
-            for record in records(&written) {
-                let change = record[0] == CHANGE_CIPHER_SPEC;
-                if change {
-                    self.actions.push_back(Action::AwaitDry);
-                }
-                self.actions.push_back(Action::Send(record.to_vec(), SendInfo::default()));
-                if change && let Key::Added(number) = self.key {
-                    self.actions.push_back(Action::ActivateKey(number));
-                }
+            let change = record.content_type == CHANGE_CIPHER_SPEC;
+            if change {
+                self.actions.push_back(Action::AwaitDry);
             }
-        }
-    }
-
-    /// Takes a message of the peer: one record, or several.
-    pub(crate) fn receive(&mut self, message: &[u8], info: MessageInfo, now: Instant) {
-        for record in records(message) {
-            let epoch = u16::from_be_bytes([record[3], record[4]]);
-            let sequence = record[5..11].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
-            match epoch {
-                // Only a handshake has these.
-                0 if !self.complete => self.engine.feed(record.to_vec()),
-                1 if !self.complete && record[0] == APPLICATION_DATA => {
-                    // More is lost, and waited for as long as any record is.
-                    self.early
-                        .extend((self.early.len() < MAX_EARLY).then(|| (sequence, record.to_vec(), info)));
-                }
-                1 => {
-                    self.window.offer(sequence, record.to_vec(), info, now);
-                }
-                _ => {}
+            let info = match record.content_type {
+                APPLICATION_DATA => info,
+                _ => SendInfo::default(),
+            };
+            self.actions.push_back(Action::Send { payload, info });
+            if change {
+                self.actions.push_back(Action::ActivateKey(FIRST_KEY + 1));
             }
+            self.finished_sent |= handshake && record.epoch == 1;
         }
-        if self.complete {
-            for (sequence, record, info) in std::mem::take(&mut self.early) {
-                self.window.offer(sequence, record, info, now);
-            }
-        }
+        self.partial = rest.to_vec();
     }
 
-    /// Reads the next message of what was received, and what came with it.
-    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> (Read, MessageInfo) {
-        if !self.early.is_empty() {
-            let now = Instant::now();
-            for (sequence, record, info) in std::mem::take(&mut self.early) {
-                self.window.offer(sequence, record, info, now);
-            }
-        }
-        loop {
-            let read = self.engine.read(buffer);
-            self.collect();
-            if !matches!(read, Read::Nothing) {
-                return (read, self.info);
-            }
-            let Some((record, info)) = self.window.take() else { return (Read::Nothing, self.info) };
-            self.info = info;
-            self.engine.feed(record);
-        }
-    }
-
-    /// Encrypts a message: one record, sent as it asks to be.
-    pub(crate) fn write(&mut self, message: &[u8], how: &SendInfo) -> Written {
-        if let Err(why) = self.engine.write(message) {
-            return Written::Broken(why);
-        }
-        while let Some(record) = self.engine.next_outgoing() {
-            let how = if record.first() == Some(&APPLICATION_DATA) { *how } else { SendInfo::default() };
-            self.actions.push_back(Action::Send(record, how));
-        }
-        Written::Done
-    }
-
-    /// Says goodbye, once everything before it has arrived.
-    pub(crate) fn close(&mut self) {
-        if !std::mem::replace(&mut self.closed, true) {
-            self.actions.push_back(Action::AwaitDry);
-            self.engine.close();
-            self.collect();
-        }
-    }
-
-    /// The next thing to do; none while something is waited for.
-    pub(crate) fn next_action(&mut self) -> Option<Action> {
-        if self.waiting {
-            return None;
-        }
-        let action = self.actions.pop_front();
-        self.waiting = action == Some(Action::AwaitDry);
-        action
-    }
-
-    /// Everything that was sent is acknowledged.
-    pub(crate) fn dry(&mut self) {
-        self.waiting = false;
-    }
-
-    /// When to give up waiting for records.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.window.deadline()
-    }
-
-    /// Waits no longer for records that are missing; returns how many those are.
-    pub(crate) fn give_up(&mut self, now: Instant) -> u64 {
-        self.window.give_up(now);
-        self.window.take_given_up()
+    /// Whether the handshake is complete.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete
     }
 
     /// What the handshake settled.
     pub(crate) fn facts(&self) -> Facts {
-        self.engine.facts()
+        self.facts.clone()
+    }
+
+    /// The next message, with what came with it.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> (Read, MessageInfo) {
+        while self.complete {
+            let Some(held) = self.window.take() else { break };
+            // One that came before the suite was known.
+            let undersized = held.record.len() < RECORD_HEADER_LEN + self.facts.min_ciphertext;
+            if undersized {
+                self.window.settle(false);
+                continue;
+            }
+            self.engine.feed(&held.record);
+            let read = self.engine.read(buffer);
+            let has_data = held.record.len() > RECORD_HEADER_LEN + self.facts.min_ciphertext;
+            let forged = matches!(read, Read::Nothing) && held.content_type == APPLICATION_DATA && has_data;
+            self.window.settle(!forged);
+            self.take_outgoing(SendInfo::default());
+            if !matches!(read, Read::Nothing) {
+                return (read, held.info);
+            }
+        }
+        (Read::Nothing, MessageInfo::default())
+    }
+
+    /// Whether [`read`](Self::read) has something to look at.
+    pub(crate) fn has_more(&self) -> bool {
+        self.complete && self.window.is_ready()
+    }
+
+    /// Encrypts one message into one record.
+    pub(crate) fn write(&mut self, message: &[u8], info: SendInfo) -> Result<(), Refused> {
+        match message.len() {
+            _ if self.closed => Err(Refused::Closed),
+            _ if !self.complete => Err(Refused::NotOpen),
+            0 => Err(Refused::Empty),
+            len if len > RECORD_MAX => Err(Refused::TooLong { limit: RECORD_MAX }),
+            _ => {
+                let written = self.engine.write(message).map_err(Refused::Broken);
+                self.take_outgoing(info);
+                written
+            }
+        }
+    }
+
+    /// close_notify, when everything before it has arrived.
+    pub(crate) fn close(&mut self) {
+        if std::mem::replace(&mut self.closed, true) || !self.complete {
+            return;
+        }
+        self.engine.close();
+        self.actions.push_back(Action::AwaitDry);
+        self.take_outgoing(SendInfo::default());
+    }
+
+    /// What to do next. `None`: nothing, or nothing until [`dry`](Self::dry).
+    pub(crate) fn next_action(&mut self) -> Option<Action> {
+        if self.awaiting_dry {
+            return None;
+        }
+        let action = self.actions.pop_front()?;
+        self.awaiting_dry = action == Action::AwaitDry;
+        Some(action)
+    }
+
+    /// The wait that an [`Action::AwaitDry`] asked for is over.
+    pub(crate) fn dry(&mut self) {
+        self.awaiting_dry = false;
+    }
+
+    /// When to call [`tick`](Self::tick): a gap in the numbering is given up then.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.complete.then(|| self.window.deadline()).flatten()
+    }
+
+    /// Tells the time.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        self.window.expire(now);
+    }
+
+    /// What the window let fall, and how many records were of no use.
+    pub(crate) fn counts(&self) -> (Counts, u64) {
+        (self.window.counts(), self.useless)
     }
 }
 
-/// The whole records in these bytes; what follows them is no record.
-fn records(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || {
-        let header = bytes.get(..HEADER)?;
-        let len = HEADER + usize::from(u16::from_be_bytes([header[11], header[12]]));
-        let record = bytes.get(..len)?;
-        bytes = &bytes[len..];
-        Some(record)
-    })
+fn failed(why: &str) -> Failure {
+    Failure::Ended(EndReason::HandshakeFailed(why.to_owned()))
 }

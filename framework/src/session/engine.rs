@@ -1,91 +1,89 @@
-//! OpenSSL above memory: bytes of the peer go in, bytes for the peer come out, and somebody else
-//! carries them. Nothing here knows a socket, so a transport that has no room never makes OpenSSL
-//! wait in the middle of a record: what it wrote stays in the queue, in order.
+//! TLS or DTLS over memory: what came is fed, what OpenSSL wrote is taken. No socket, no clock.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
 
-use openssl::ssl::{Ssl, SslContext, SslStream};
+use openssl::ssl::{ErrorCode, Ssl, SslContext, SslStream};
 
 use super::dtls::{Facts, Read, describe, read};
-use super::handshake::{Failure, broken, expect, step};
+use super::handshake::{Failure, broken, client_ssl, progress, server_ssl};
 use crate::sys::ossl;
 
-/// One side of one session.
+/// The size of DTLS handshake records, header included: on SCTP there is no path MTU to heed (RFC 6083 §4.3
+/// leaves fragmentation to SCTP), so none but the longest message is cut.
+const RECORD_MTU: u16 = 16_384;
+
+/// One session of OpenSSL's with its two queues. One thread at a time.
 pub(crate) struct Engine {
     stream: SslStream<Pipe>,
 }
 
-/// What OpenSSL reads from and writes to.
-struct Pipe {
-    /// What came, each piece as it came.
-    incoming: VecDeque<Vec<u8>>,
-    /// Bytes of the first piece that were read.
-    taken: usize,
-    /// Whether a read gives one piece, as DTLS wants its datagrams, and what has no room is lost.
-    pieces: bool,
-    /// What OpenSSL wrote, each write by itself.
-    outgoing: VecDeque<Vec<u8>>,
-}
-
-/// Pieces whose boundaries matter, or one stream of bytes.
+/// How OpenSSL reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Carrier {
-    /// DTLS records over SCTP, which fragments by itself: handshake messages need not be cut.
-    Records,
-    /// TLS.
+pub(crate) enum Framing {
+    /// TLS: a stream of bytes.
     Bytes,
+    /// DTLS: a read gives what was fed at once, and only that.
+    Datagrams,
 }
-
-/// The most that a DTLS handshake message is cut to over SCTP (RFC 6083 §4.1).
-const RECORD_MTU: u16 = 16_384;
 
 impl Engine {
     /// The server's side.
-    pub(crate) fn accept(context: &SslContext, carrier: Carrier) -> Result<Self, Failure> {
-        let mut ssl = Ssl::new(context).map_err(broken)?;
-        ssl.set_accept_state();
-        Self::over(ssl, carrier)
+    pub(crate) fn accept(context: &SslContext, framing: Framing) -> Result<Self, Failure> {
+        Self::over(server_ssl(context)?, framing)
     }
 
     /// The client's side; `name` is who the server must prove to be.
-    pub(crate) fn connect(context: &SslContext, name: &str, carrier: Carrier) -> Result<Self, Failure> {
-        let mut ssl = Ssl::new(context).map_err(broken)?;
-        expect(&mut ssl, Some(name)).map_err(broken)?;
-        ssl.set_connect_state();
-        Self::over(ssl, carrier)
+    pub(crate) fn connect(
+        context: &SslContext,
+        name: Option<&str>,
+        framing: Framing,
+    ) -> Result<Self, Failure> {
+        Self::over(client_ssl(context, name)?, framing)
     }
 
-    fn over(ssl: Ssl, carrier: Carrier) -> Result<Self, Failure> {
-        let pieces = carrier == Carrier::Records;
-        if pieces {
+    fn over(ssl: Ssl, framing: Framing) -> Result<Self, Failure> {
+        if framing == Framing::Datagrams {
             ossl::set_mtu(&ssl, RECORD_MTU);
+            ossl::never_retransmit(&ssl);
         }
-        let pipe = Pipe { incoming: VecDeque::new(), taken: 0, pieces, outgoing: VecDeque::new() };
+        let pipe = Pipe { framing, incoming: VecDeque::new(), offset: 0, outgoing: VecDeque::new() };
         Ok(Self { stream: SslStream::new(ssl, pipe).map_err(broken)? })
     }
 
-    /// Takes what came from the peer.
-    pub(crate) fn feed(&mut self, piece: Vec<u8>) {
-        // An empty piece would look like the end of a stream.
-        if !piece.is_empty() {
-            self.stream.get_mut().incoming.push_back(piece);
+    /// Bytes from the peer, to be looked at by the next [`step`](Self::step) or [`read`](Self::read).
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        // Nothing read would look like the end of the stream.
+        if !bytes.is_empty() {
+            self.stream.get_mut().incoming.push_back(bytes.to_vec());
         }
     }
 
-    /// One step of the handshake; `true` when it is complete.
-    pub(crate) fn step(&mut self) -> Result<bool, Failure> {
-        step(&mut self.stream)
+    /// Whether nothing that was fed is left for OpenSSL to read.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.stream.get_ref().incoming.is_empty()
     }
 
-    /// Reads one record's plaintext.
+    /// One step of the handshake; `true` when it is complete. After a failure there may be an alert to take.
+    pub(crate) fn step(&mut self) -> Result<bool, Failure> {
+        progress(&mut self.stream)
+    }
+
+    /// Reads the next message of what was fed.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Read {
         read(&mut self.stream, buffer)
     }
 
-    /// Encrypts one message of at most 16,384 bytes, which makes one record.
+    /// Encrypts one message into one record, if it is no longer than a record carries.
     pub(crate) fn write(&mut self, message: &[u8]) -> Result<(), String> {
-        self.stream.ssl_write(message).map(drop).map_err(|error| describe(&error))
+        match self.stream.ssl_write(message) {
+            Ok(_) => Ok(()),
+            // A pipe is never full, so this is a handshake under way.
+            Err(error) if matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::WANT_WRITE) => {
+                Err("the session is not open".to_owned())
+            }
+            Err(error) => Err(describe(&error)),
+        }
     }
 
     /// Writes close_notify, once.
@@ -93,9 +91,9 @@ impl Engine {
         let _ = self.stream.shutdown();
     }
 
-    /// The oldest of what OpenSSL wrote.
-    pub(crate) fn next_outgoing(&mut self) -> Option<Vec<u8>> {
-        self.stream.get_mut().outgoing.pop_front()
+    /// What OpenSSL wrote, write by write.
+    pub(crate) fn take_outgoing(&mut self) -> VecDeque<Vec<u8>> {
+        std::mem::take(&mut self.stream.get_mut().outgoing)
     }
 
     /// What the handshake settled.
@@ -103,31 +101,53 @@ impl Engine {
         Facts::of(self.stream.ssl())
     }
 
-    /// Whether a master secret is agreed on, so that keys can be exported, even before the handshake is
-    /// complete. A client that offers to resume has one before it knows whether the server will.
+    /// The version in use.
+    #[cfg(test)]
+    pub(crate) fn version(&self) -> Option<openssl::ssl::SslVersion> {
+        self.stream.ssl().version2()
+    }
+
+    /// Whether the master secret is agreed on, so that [`export`](Self::export) works: before the end of the
+    /// handshake, with (D)TLS 1.2.
     pub(crate) fn has_secret(&self) -> bool {
         let ssl = self.stream.ssl();
+        // A client that would resume has a secret from the start, and does not know whether it holds.
         let mut random = [0; 32];
         ssl.server_random(&mut random);
         random != [0; 32] && ssl.session().is_some_and(|session| session.master_key_len() > 0)
     }
 
-    /// 64 bytes of keying material (RFC 5705) without a context.
-    pub(crate) fn export(&self, label: &str) -> Result<[u8; 64], Failure> {
-        let mut key = [0; 64];
-        self.stream.ssl().export_keying_material(&mut key, label, None).map_err(broken)?;
-        Ok(key)
+    /// OpenSSL's own, for calls that only tests make.
+    #[cfg(test)]
+    pub(crate) fn ssl(&self) -> &openssl::ssl::SslRef {
+        self.stream.ssl()
     }
+
+    /// Keying material without a context (RFC 5705 §4).
+    pub(crate) fn export(&self, label: &str, out: &mut [u8]) -> Result<(), Failure> {
+        self.stream.ssl().export_keying_material(out, label, None).map_err(broken)
+    }
+}
+
+/// What OpenSSL reads from and writes to. Trusted code (it is called from C): a read gives bytes or
+/// WouldBlock, a write always takes everything.
+struct Pipe {
+    framing: Framing,
+    incoming: VecDeque<Vec<u8>>,
+    /// How much of the first is read.
+    offset: usize,
+    outgoing: VecDeque<Vec<u8>>,
 }
 
 impl io::Read for Pipe {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(first) = self.incoming.front() else { return Err(io::ErrorKind::WouldBlock.into()) };
-        let len = io::Read::read(&mut &first[self.taken..], buffer)?;
-        self.taken += len;
-        if self.pieces || self.taken == first.len() {
+        let len = buffer.len().min(first.len() - self.offset);
+        buffer[..len].copy_from_slice(&first[self.offset..][..len]);
+        self.offset += len;
+        if self.framing == Framing::Datagrams || self.offset == first.len() {
             self.incoming.pop_front();
-            self.taken = 0;
+            self.offset = 0;
         }
         Ok(len)
     }
@@ -141,5 +161,24 @@ impl Write for Pipe {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::context::{self, ClientCredentials, Protocol};
+
+    #[test]
+    fn a_dtls_handshake_never_sends_again_by_itself() {
+        let credentials = ClientCredentials { accept_any: true, ..ClientCredentials::default() };
+        let context = context::client(&credentials, Protocol::Dtls).unwrap();
+        let mut engine = Engine::connect(&context, None, Framing::Datagrams).unwrap();
+        assert!(!engine.step().unwrap());
+        assert_eq!(engine.take_outgoing().len(), 1);
+        // OpenSSL's timer is a second on the wall clock, which nothing else can turn.
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+        assert!(!engine.step().unwrap());
+        assert!(engine.take_outgoing().is_empty());
     }
 }

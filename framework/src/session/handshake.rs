@@ -119,9 +119,7 @@ impl Handshake {
         socket: Arc<Socket>,
         hello: &VerifiedHello,
     ) -> Result<Self, Failure> {
-        let mut ssl = Ssl::new(context).map_err(broken)?;
-        ssl.set_accept_state();
-        let mut handshake = Self::over(ssl, socket)?;
+        let mut handshake = Self::over(server_ssl(context)?, socket)?;
         let mut datagram = hello.datagram.clone();
         handshake.stream.get_mut().swap(&mut datagram);
         if !ossl::dtls_listen(handshake.stream.ssl()) {
@@ -139,10 +137,7 @@ impl Handshake {
         socket: Arc<Socket>,
         name: Option<&str>,
     ) -> Result<Self, Failure> {
-        let mut ssl = Ssl::new(context).map_err(broken)?;
-        expect(&mut ssl, name).map_err(broken)?;
-        ssl.set_connect_state();
-        Self::over(ssl, socket)
+        Self::over(client_ssl(context, name)?, socket)
     }
 
     fn over(ssl: Ssl, socket: Arc<Socket>) -> Result<Self, Failure> {
@@ -269,7 +264,7 @@ impl Handshake {
 
     /// One step of OpenSSL's; `true` when the handshake is complete.
     fn step(&mut self) -> Result<bool, Failure> {
-        step(&mut self.stream)
+        progress(&mut self.stream)
     }
 
     /// The timer fired: smaller datagrams, and the flight again.
@@ -296,20 +291,31 @@ impl Handshake {
     }
 }
 
-/// Tells a client's session who the server must prove to be.
-pub(super) fn expect(ssl: &mut Ssl, name: Option<&str>) -> Result<(), ErrorStack> {
-    let Some(name) = name else { return Ok(()) };
-    match name.parse::<IpAddr>() {
-        Ok(address) => ssl.param_mut().set_ip(address),
-        Err(_) => {
-            ssl.set_hostname(name)?;
-            ssl.param_mut().set_host(name)
-        }
-    }
+/// A server's side before its handshake.
+pub(super) fn server_ssl(context: &SslContext) -> Result<Ssl, Failure> {
+    let mut ssl = Ssl::new(context).map_err(broken)?;
+    ssl.set_accept_state();
+    Ok(ssl)
 }
 
-/// One step of OpenSSL's; `true` when the handshake is complete.
-pub(super) fn step<S: io::Read + io::Write>(stream: &mut SslStream<S>) -> Result<bool, Failure> {
+/// A client's side before its handshake; `name` is who the server must prove to be.
+pub(super) fn client_ssl(context: &SslContext, name: Option<&str>) -> Result<Ssl, Failure> {
+    let mut ssl = Ssl::new(context).map_err(broken)?;
+    if let Some(name) = name {
+        match name.parse::<IpAddr>() {
+            Ok(address) => ssl.param_mut().set_ip(address).map_err(broken)?,
+            Err(_) => {
+                ssl.set_hostname(name).map_err(broken)?;
+                ssl.param_mut().set_host(name).map_err(broken)?;
+            }
+        }
+    }
+    ssl.set_connect_state();
+    Ok(ssl)
+}
+
+/// One step of OpenSSL's handshake; `true` when it is complete.
+pub(super) fn progress<S: io::Read + io::Write>(stream: &mut SslStream<S>) -> Result<bool, Failure> {
     match stream.do_handshake() {
         Ok(()) => Ok(true),
         Err(error) if matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::WANT_WRITE) => Ok(false),

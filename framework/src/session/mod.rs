@@ -8,7 +8,9 @@ pub(crate) mod engine;
 pub(crate) mod handshake;
 pub mod record;
 pub(crate) mod sctp;
-pub(crate) mod secure;
+pub(crate) mod secure_sctp;
+#[cfg(test)]
+mod simulation;
 pub(crate) mod tls_streams;
 pub(crate) mod window;
 

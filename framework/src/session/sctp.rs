@@ -9,7 +9,7 @@ use socket2::Socket;
 
 use super::dtls::{Facts, Read};
 use super::handshake::{Failure, after};
-use super::secure::{Action, Secure, Written};
+use super::secure_sctp::{Action, Refused, SecureSctp};
 use super::{RECORD_MAX, Sent};
 use crate::address::Scheme;
 use crate::association::{Association, signal};
@@ -32,7 +32,7 @@ pub(crate) struct SctpSession {
     socket: Arc<Socket>,
     max_message: usize,
     /// `None`: in clear.
-    secure: Option<Secure>,
+    secure: Option<SecureSctp>,
     /// What was encrypted and found the send buffer full. Nothing is encrypted while there is any.
     parked: Option<Action>,
     /// Streams to the peer.
@@ -71,7 +71,7 @@ impl SctpSession {
     /// Runs the handshake to its end; blocks until then, at most until `deadline`.
     pub(crate) fn secure(
         socket: Arc<Socket>,
-        secure: Secure,
+        secure: SecureSctp,
         transport: &mut SctpTransport,
         association: &Association,
         deadline: Instant,
@@ -102,10 +102,10 @@ impl SctpSession {
     ) -> Result<Facts, Failure> {
         let mut message = Vec::with_capacity(DATAGRAM_MAX);
         loop {
-            let complete = self.secure.as_mut().map_or(Ok(true), Secure::step)?;
+            let complete = self.secure.as_mut().map_or(Ok(true), SecureSctp::open_all)?;
             let ran = self.settle(transport, deadline)?;
             if complete && ran == Ran::All {
-                return Ok(self.secure.as_ref().map(Secure::facts).unwrap_or_default());
+                return Ok(self.secure.as_ref().map(SecureSctp::facts).unwrap_or_default());
             }
             let signals = association.signals();
             if signals & (signal::CLOSE | signal::STOP | signal::DRAIN) != 0 {
@@ -118,7 +118,7 @@ impl SctpSession {
             match transport.recv(&mut [], &mut message, now, Some(deadline)) {
                 Arrival::Message(_) => {
                     if let Some(secure) = &mut self.secure {
-                        secure.receive(&message, transport.info, Instant::now());
+                        secure.receive(&message, transport.info, Instant::now())?;
                     }
                 }
                 Arrival::Dry => self.dry(),
@@ -171,7 +171,7 @@ impl SctpSession {
         while let Some(action) = self.parked.take().or_else(|| secure.next_action()) {
             let options = Options::of(&*self.socket);
             let done = match &action {
-                Action::Send(record, how) => match send(&self.socket, record, how, 0) {
+                Action::Send { payload, info } => match send(&self.socket, payload, info, 0) {
                     Sent::Done => Ok(()),
                     Sent::Full => {
                         self.parked = Some(action);
@@ -181,7 +181,7 @@ impl SctpSession {
                     other => return Ran::Refused(format!("{other:?}")),
                 },
                 Action::AwaitDry => return Ran::AwaitsDry,
-                Action::AddKey(number, key) => options.set_auth_key(*number, key),
+                Action::AddKey { number, key } => options.set_auth_key(*number, key),
                 Action::ActivateKey(number) => options.activate_auth_key(*number),
                 Action::DeleteKey(number) => options.delete_auth_key(*number),
             };
@@ -228,10 +228,14 @@ impl SctpSession {
                 return Sent::NoSuchStream;
             }
         }
-        match self.secure.as_mut().map(|secure| secure.write(message, how)) {
-            Some(Written::Done) | None => {}
-            Some(Written::NoSuchStream) => return Sent::NoSuchStream,
-            Some(Written::Broken(why)) => return Sent::Broken(why),
+        match self.secure.as_mut().map_or(Ok(()), |secure| secure.write(message, *how)) {
+            Ok(()) => {}
+            Err(Refused::Closed) => return Sent::Gone,
+            Err(Refused::Empty | Refused::TooLong { .. }) => return Sent::TooLarge,
+            Err(Refused::Broken(why)) => return Sent::Broken(why),
+            Err(
+                Refused::NotOpen | Refused::NoSuchStream { .. } | Refused::Unordered | Refused::Unreliable,
+            ) => return Sent::NoSuchStream,
         }
         match self.run() {
             Ran::All => Sent::Done,
@@ -244,7 +248,8 @@ impl SctpSession {
     /// Takes a message with records in it.
     pub(crate) fn feed(&mut self, records: &[u8], info: MessageInfo, now: Instant) {
         if let Some(secure) = &mut self.secure {
-            secure.receive(records, info, now);
+            // What is wrong after the handshake comes out of the next read.
+            let _ = secure.receive(records, info, now);
         }
     }
 
@@ -257,14 +262,22 @@ impl SctpSession {
         read
     }
 
+    /// Whether [`read`](Self::read) has something to look at.
+    pub(crate) fn has_more(&self) -> bool {
+        self.secure.as_ref().is_some_and(SecureSctp::has_more)
+    }
+
     /// When records that are held back are given up waiting for.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.secure.as_ref().and_then(Secure::deadline)
+        self.secure.as_ref().and_then(SecureSctp::deadline)
     }
 
     /// Gives up waiting; returns how many records are missing.
     pub(crate) fn give_up_waiting(&mut self, now: Instant) -> u64 {
-        self.secure.as_mut().map_or(0, |secure| secure.give_up(now))
+        let Some(secure) = &mut self.secure else { return 0 };
+        let before = secure.given_up();
+        secure.tick(now);
+        secure.given_up() - before
     }
 
     /// Sends what was parked, as far as there is room; `false` if some of it is left.

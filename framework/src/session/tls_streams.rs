@@ -1,221 +1,395 @@
-//! TLS 1.2 and 1.3 over SCTP (RFC 3436): a session for each pair of streams that is to be used.
+//! TLS 1.2 and 1.3 over the streams of an SCTP association (RFC 3436): a session of its own for each pair of
+//! streams with one number, which must be ordered and reliable.
 //!
-//! Each stream is a sequence of bytes to TLS; a record is sent as one message, so that messages keep their
-//! boundaries. Stream 0 comes first, and a peer that proves to be somebody else on a further one is
-//! turned away. There is no order to lose and nothing to give up: unordered and partially reliable
-//! messages are refused (RFC 3436 §2.1).
+//! 1. Stream 0 comes first; the session as a whole is complete when its handshake is.
+//! 2. A client begins the handshake of a further stream with its first message there. Whoever answers must be
+//!    who answered on stream 0.
+//! 3. What OpenSSL writes at once is one message: a flight, or 4096 bytes of a longer one, and application data
+//!    of up to 16,384 bytes as one record, so that boundaries are kept.
+//! 4. Further streams may overtake stream 0's last flight: what comes early waits.
+//! 5. The session is closed when every open stream is.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
 
 use openssl::ssl::SslContext;
 
+use super::RECORD_MAX;
 use super::dtls::{Facts, Read};
-use super::engine::{Carrier, Engine};
+use super::engine::{Engine, Framing};
 use super::handshake::Failure;
-use super::secure::{Action, Written};
+use super::secure_sctp::{Action, Refused};
 use crate::error::EndReason;
 use crate::sctp::{MessageInfo, Reliability, SendInfo};
 
-/// One side of an association.
+/// What may wait for stream 0, in bytes: a few ClientHellos on each of many streams.
+const MAX_EARLY: usize = 256 * 1024;
+
+/// One association's sessions. One thread at a time.
 pub(crate) struct TlsStreams {
     context: SslContext,
-    /// Stream pairs that may have a session.
+    /// Who the server must prove to be; `None` on a server.
+    client: Option<Client>,
     streams: u16,
-    sessions: BTreeMap<u16, Session>,
-    server: bool,
+    sessions: BTreeMap<u16, StreamSession>,
+    /// Streams that may have something to read, in turns.
+    ready: VecDeque<u16>,
+    /// Messages of further streams that overtook stream 0's handshake.
+    early: Vec<(Vec<u8>, MessageInfo)>,
+    early_bytes: usize,
     actions: VecDeque<Action>,
-    /// Streams on which something came that has not been read, in that order.
-    heard: VecDeque<u16>,
-    /// Why it is over.
+    facts: Facts,
+    closed: bool,
     broken: Option<String>,
 }
 
-struct Session {
-    engine: Engine,
-    complete: bool,
-    /// What came with the last message.
-    info: MessageInfo,
-    /// Bytes that came before the handshake was complete.
-    early: usize,
+struct Client {
+    name: Option<String>,
 }
 
-/// Bytes of a handshake: a certificate chain, and what belongs to it.
-const MAX_HANDSHAKE: usize = 128 * 1024;
+struct StreamSession {
+    engine: Engine,
+    state: State,
+    /// Messages that are not fed yet, so that each keeps what came with it.
+    inbox: VecDeque<(Vec<u8>, MessageInfo)>,
+    /// What came with the message that was fed last.
+    info: MessageInfo,
+}
 
-impl Session {
-    fn new(engine: Engine) -> Self {
-        Self { engine, complete: false, info: MessageInfo::default(), early: 0 }
-    }
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Handshake,
+    Open,
+    /// The peer's close_notify is in.
+    Closed,
 }
 
 impl TlsStreams {
-    /// The server's side, with so many streams at most.
+    /// The server's side, for streams below `streams`.
     pub(crate) fn accept(context: &SslContext, streams: u16) -> Result<Self, Failure> {
-        let mut side = Self::new(context, streams, true);
-        side.open(0)?;
-        Ok(side)
+        let mut sessions = Self::new(context, None, streams);
+        sessions.begin(0)?;
+        Ok(sessions)
     }
 
-    /// The client's side, with so many streams; `name` is who the server must prove to be.
-    pub(crate) fn connect(context: &SslContext, name: &str, streams: u16) -> Result<Self, Failure> {
-        let mut side = Self::new(context, streams, false);
-        for stream in 0..streams.max(1) {
-            let engine = Engine::connect(context, name, Carrier::Bytes)?;
-            side.sessions.insert(stream, Session::new(engine));
-        }
-        Ok(side)
+    /// The client's side, with stream 0's ClientHello to send.
+    pub(crate) fn connect(context: &SslContext, name: Option<&str>, streams: u16) -> Result<Self, Failure> {
+        let mut sessions = Self::new(context, Some(Client { name: name.map(str::to_owned) }), streams);
+        sessions.begin(0)?;
+        sessions.step(0)?;
+        Ok(sessions)
     }
 
-    fn new(context: &SslContext, streams: u16, server: bool) -> Self {
+    fn new(context: &SslContext, client: Option<Client>, streams: u16) -> Self {
         Self {
             context: context.clone(),
+            client,
             streams: streams.max(1),
             sessions: BTreeMap::new(),
-            server,
+            ready: VecDeque::new(),
+            early: Vec::new(),
+            early_bytes: 0,
             actions: VecDeque::new(),
-            heard: VecDeque::new(),
+            facts: Facts::default(),
+            closed: false,
             broken: None,
         }
     }
 
-    fn open(&mut self, stream: u16) -> Result<(), Failure> {
-        let engine = Engine::accept(&self.context, Carrier::Bytes)?;
-        self.sessions.insert(stream, Session::new(engine));
+    fn begin(&mut self, stream: u16) -> Result<(), Failure> {
+        let engine = match &self.client {
+            Some(client) => Engine::connect(&self.context, client.name.as_deref(), Framing::Bytes)?,
+            None => Engine::accept(&self.context, Framing::Bytes)?,
+        };
+        let info = MessageInfo { stream, ..MessageInfo::default() };
+        let session = StreamSession { engine, state: State::Handshake, inbox: VecDeque::new(), info };
+        self.sessions.insert(stream, session);
         Ok(())
     }
 
-    /// Goes on with the handshakes; `true` when those are complete that have to be: all of a client's,
-    /// the first of a server's. Those behind the first begin when it is complete.
-    pub(crate) fn step(&mut self) -> Result<bool, Failure> {
+    /// Takes one SCTP message in; `true` when stream 0's handshake is complete. From then on, whatever goes
+    /// wrong comes out of [`read`](Self::read).
+    pub(crate) fn receive(
+        &mut self,
+        message: &[u8],
+        info: MessageInfo,
+        _now: Instant,
+    ) -> Result<bool, Failure> {
+        if self.is_complete() {
+            self.take_in(message, info);
+            return Ok(true);
+        }
+        self.check(info).map_err(|why| Failure::Ended(EndReason::HandshakeFailed(why)))?;
+        if info.stream != 0 {
+            self.early_bytes += message.len();
+            if self.early_bytes > MAX_EARLY {
+                let why = "the peer sent too much before stream 0 was secured".to_owned();
+                return Err(Failure::Ended(EndReason::HandshakeFailed(why)));
+            }
+            self.early.push((message.to_vec(), info));
+            return Ok(false);
+        }
+        self.feed(message, info);
+        self.step(0)?;
+        if self.is_complete() {
+            self.facts = self.sessions[&0].engine.facts();
+            for (message, info) in std::mem::take(&mut self.early) {
+                self.take_in(&message, info);
+            }
+        }
+        Ok(self.is_complete())
+    }
+
+    /// What cannot be right about a message, before its content.
+    fn check(&self, info: MessageInfo) -> Result<(), String> {
+        let stream = info.stream;
+        if stream >= self.streams {
+            return Err(format!("the peer used stream {stream}, and {} are secured", self.streams));
+        }
+        if info.unordered {
+            return Err(format!(
+                "the peer sent an unordered message on stream {stream}, which TLS cannot read"
+            ));
+        }
+        Ok(())
+    }
+
+    /// A message after stream 0's handshake.
+    fn take_in(&mut self, message: &[u8], info: MessageInfo) {
+        if self.broken.is_some() {
+            return;
+        }
+        if let Err(why) = self.check(info).and_then(|()| self.take_in_on(info.stream, message, info)) {
+            self.broken = Some(why);
+        }
+    }
+
+    fn take_in_on(&mut self, stream: u16, message: &[u8], info: MessageInfo) -> Result<(), String> {
+        let state = self.sessions.get(&stream).map(|session| session.state);
+        match state {
+            Some(State::Handshake) => {}
+            Some(State::Open) => {
+                if let Some(session) = self.sessions.get_mut(&stream) {
+                    session.inbox.push_back((message.to_vec(), info));
+                }
+                self.wake(stream);
+                return Ok(());
+            }
+            Some(State::Closed) => return Ok(()),
+            None if self.client.is_some() => {
+                return Err(format!("the peer began on stream {stream}, which is for the client to do"));
+            }
+            None if self.closed => return Ok(()),
+            None => self.begin(stream).map_err(|failure| text(stream, failure))?,
+        }
+        self.feed(message, info);
+        if self.step(stream).map_err(|failure| text(stream, failure))? {
+            // A name for itself on each stream is not one peer.
+            if self.sessions[&stream].engine.facts().identity != self.facts.identity {
+                return Err(format!("the peer of stream {stream} is another than that of stream 0"));
+            }
+            self.wake(stream);
+        }
+        Ok(())
+    }
+
+    fn wake(&mut self, stream: u16) {
+        if !self.ready.contains(&stream) {
+            self.ready.push_back(stream);
+        }
+    }
+
+    fn feed(&mut self, message: &[u8], info: MessageInfo) {
+        if let Some(session) = self.sessions.get_mut(&info.stream) {
+            session.engine.feed(message);
+            session.info = info;
+        }
+    }
+
+    /// One step of a stream's handshake; `true` when it is complete.
+    fn step(&mut self, stream: u16) -> Result<bool, Failure> {
+        let Some(session) = self.sessions.get_mut(&stream) else { return Ok(false) };
+        let stepped = session.engine.step();
+        if let Ok(true) = stepped {
+            session.state = State::Open;
+        }
+        self.take_outgoing(stream, None);
+        if stream == 0 && matches!(stepped, Ok(true)) {
+            self.wake(0);
+        }
+        stepped
+    }
+
+    /// Makes a message of each of OpenSSL's writes. With `data`, the last is application data.
+    fn take_outgoing(&mut self, stream: u16, data: Option<SendInfo>) {
+        let Some(session) = self.sessions.get_mut(&stream) else { return };
+        let written = session.engine.take_outgoing();
+        let last = written.len().saturating_sub(1);
+        for (index, payload) in written.into_iter().enumerate() {
+            let own = SendInfo { stream, ..SendInfo::default() };
+            let info = data.filter(|_| index == last).unwrap_or(own);
+            self.actions.push_back(Action::Send { payload, info });
+        }
+    }
+
+    /// Whether stream 0 is secured.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.sessions.get(&0).is_some_and(|session| session.state != State::Handshake)
+    }
+
+    /// Begins the handshakes of a client's further streams, once stream 0 is secured. `true` when all
+    /// streams are open; a server waits for no further one.
+    pub(crate) fn open_all(&mut self) -> Result<bool, Failure> {
         if let Some(why) = &self.broken {
             return Err(Failure::Ended(EndReason::HandshakeFailed(why.clone())));
         }
-        for stream in 0..self.streams {
-            let Some(session) = self.sessions.get_mut(&stream) else { continue };
-            if session.complete {
-                continue;
-            }
-            let stepped = session.engine.step();
-            self.collect(stream);
-            if !stepped? {
-                // A further one may be under way already, on the server's side.
-                if stream == 0 {
-                    return Ok(false);
-                }
-                continue;
-            }
-            if let Some(session) = self.sessions.get_mut(&stream) {
-                session.complete = true;
-            }
-            self.compare(stream)?;
+        if self.client.is_none() || !self.is_complete() {
+            return Ok(self.is_complete());
         }
-        Ok(self.server || self.sessions.values().all(|session| session.complete))
+        for stream in 1..self.streams {
+            if !self.sessions.contains_key(&stream) {
+                self.begin(stream)?;
+                self.step(stream)?;
+            }
+        }
+        Ok((0..self.streams).all(|stream| self.is_open(stream)))
     }
 
-    /// The peer must be the same on every stream.
-    fn compare(&self, stream: u16) -> Result<(), Failure> {
-        let identity =
-            |stream: u16| self.sessions.get(&stream).map(|session| session.engine.facts().identity);
-        if identity(stream) == identity(0) {
-            return Ok(());
-        }
-        let why = format!("the peer is somebody else on stream {stream}");
-        Err(Failure::Ended(EndReason::HandshakeFailed(why)))
+    /// Whether messages can be sent on `stream`.
+    pub(crate) fn is_open(&self, stream: u16) -> bool {
+        self.sessions.get(&stream).is_some_and(|session| session.state == State::Open)
     }
 
-    /// Takes a message of the peer. What comes on a further stream before the first is through (they
-    /// may overtake each other) waits for that.
-    pub(crate) fn receive(&mut self, message: &[u8], info: MessageInfo) {
-        let stream = info.stream;
-        if !self.sessions.contains_key(&stream) && (stream >= self.streams || self.open(stream).is_err()) {
-            self.broken.get_or_insert(format!("stream {stream} has no TLS session"));
-        }
-        let Some(session) = self.sessions.get_mut(&stream) else { return };
-        session.info = info;
-        session.engine.feed(message.to_vec());
-        if !session.complete {
-            session.early += message.len();
-            if session.early > MAX_HANDSHAKE {
-                self.broken.get_or_insert(format!("the handshake on stream {stream} is too long"));
-            }
-        }
-        if !self.heard.contains(&stream) {
-            self.heard.push_back(stream);
-        }
+    /// What stream 0's handshake settled.
+    pub(crate) fn facts(&self) -> Facts {
+        self.facts.clone()
     }
 
-    /// Reads the next message of what was received, and what came with it.
+    /// The next message of any stream, with what came with it.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> (Read, MessageInfo) {
-        loop {
-            let Some(&stream) = self.heard.front() else {
-                return (self.nothing(), MessageInfo::default());
+        while let (None, Some(&stream)) = (&self.broken, self.ready.front()) {
+            let Some(session) = self.sessions.get_mut(&stream) else { break };
+            let read = session.engine.read(buffer);
+            let info = session.info;
+            let next = match read {
+                Read::Nothing if session.engine.is_drained() => session.inbox.pop_front(),
+                _ => None,
             };
-            // A further stream's handshake goes on between messages.
-            if self.sessions.get(&stream).is_some_and(|session| !session.complete)
-                && let Err(failure) = self.step()
-            {
-                self.broken.get_or_insert(failure.to_string());
-            }
-            let session = self.sessions.get_mut(&stream).filter(|session| session.complete);
-            if let (None, Some(session)) = (&self.broken, session) {
-                let (read, info) = (session.engine.read(buffer), session.info);
-                self.collect(stream);
-                if !matches!(read, Read::Nothing) {
+            self.take_outgoing(stream, None);
+            match read {
+                Read::Nothing => match next {
+                    Some((message, info)) => self.feed(&message, info),
+                    None => drop(self.ready.pop_front()),
+                },
+                Read::Closed => {
+                    self.ready.pop_front();
+                    if let Some(session) = self.sessions.get_mut(&stream) {
+                        session.state = State::Closed;
+                    }
+                    if !self.sessions.values().any(|session| session.state == State::Open) {
+                        return (Read::Closed, info);
+                    }
+                }
+                Read::Broken(why) => self.broken = Some(format!("stream {stream}: {why}")),
+                Read::Message(_) | Read::Long(_) => {
+                    self.ready.rotate_left(1);
                     return (read, info);
                 }
             }
-            self.heard.pop_front();
         }
-    }
-
-    fn nothing(&self) -> Read {
         match &self.broken {
-            Some(why) => Read::Broken(why.clone()),
-            None => Read::Nothing,
+            Some(why) => (Read::Broken(why.clone()), MessageInfo::default()),
+            None => (Read::Nothing, MessageInfo::default()),
         }
     }
 
-    /// Encrypts a message on its stream.
-    pub(crate) fn write(&mut self, message: &[u8], how: &SendInfo) -> Written {
-        let session = self.sessions.get_mut(&how.stream).filter(|session| session.complete);
-        let Some(session) = session.filter(|_| !how.unordered && how.reliability == Reliability::Reliable)
-        else {
-            return Written::NoSuchStream;
+    /// Whether [`read`](Self::read) has something to look at.
+    pub(crate) fn has_more(&self) -> bool {
+        self.broken.is_some() || (self.is_complete() && !self.ready.is_empty())
+    }
+
+    /// Encrypts one message into one record. A client begins the stream's handshake where it has not.
+    pub(crate) fn write(&mut self, message: &[u8], info: SendInfo) -> Result<(), Refused> {
+        if let Some(why) = &self.broken {
+            return Err(Refused::Broken(why.clone()));
+        }
+        let stream = info.stream;
+        match message.len() {
+            _ if self.closed => return Err(Refused::Closed),
+            _ if stream >= self.streams => return Err(Refused::NoSuchStream { streams: self.streams }),
+            _ if info.unordered => return Err(Refused::Unordered),
+            _ if info.reliability != Reliability::Reliable => return Err(Refused::Unreliable),
+            0 => return Err(Refused::Empty),
+            len if len > RECORD_MAX => return Err(Refused::TooLong { limit: RECORD_MAX }),
+            _ => {}
+        }
+        if !self.is_complete() {
+            return Err(Refused::NotOpen);
+        }
+        let written = match self.sessions.get_mut(&stream) {
+            Some(session) if session.state == State::Handshake => return Err(Refused::NotOpen),
+            Some(session) => session.engine.write(message),
+            None if self.client.is_some() => {
+                let begun = self.begin(stream).and_then(|()| self.step(stream));
+                begun.map_err(|failure| Refused::Broken(text(stream, failure)))?;
+                return Err(Refused::NotOpen);
+            }
+            None => return Err(Refused::NotOpen),
         };
-        if let Err(why) = session.engine.write(message) {
-            return Written::Broken(why);
-        }
-        while let Some(record) = session.engine.next_outgoing() {
-            self.actions.push_back(Action::Send(record, *how));
-        }
-        Written::Done
+        self.take_outgoing(stream, written.is_ok().then_some(info));
+        written.map_err(Refused::Broken)
     }
 
-    /// Says goodbye on every stream.
+    /// close_notify on every open stream.
     pub(crate) fn close(&mut self) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
         let streams: Vec<u16> = self.sessions.keys().copied().collect();
         for stream in streams {
-            if let Some(session) = self.sessions.get_mut(&stream) {
+            if let Some(session) = self.sessions.get_mut(&stream)
+                && session.state != State::Handshake
+            {
                 session.engine.close();
+                self.take_outgoing(stream, None);
             }
-            self.collect(stream);
         }
     }
 
-    /// The next thing to do.
+    /// Further streams are secured with another context.
+    #[cfg(test)]
+    pub(super) fn change_context(&mut self, context: &SslContext) {
+        self.context = context.clone();
+    }
+
+    #[cfg(test)]
+    pub(super) fn engine(&mut self, stream: u16) -> &mut Engine {
+        &mut self.sessions.get_mut(&stream).unwrap().engine
+    }
+
+    /// What to do next.
     pub(crate) fn next_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
-    /// What the handshake of stream 0 settled.
-    pub(crate) fn facts(&self) -> Facts {
-        self.sessions.get(&0).map(|session| session.engine.facts()).unwrap_or_default()
+    /// Nothing here waits for this.
+    pub(crate) fn dry(&mut self) {}
+
+    /// Nothing here waits for a time.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        None
     }
 
-    fn collect(&mut self, stream: u16) {
-        let Some(session) = self.sessions.get_mut(&stream) else { return };
-        while let Some(record) = session.engine.next_outgoing() {
-            self.actions.push_back(Action::Send(record, SendInfo { stream, ..SendInfo::default() }));
+    /// Nothing here depends on the time.
+    pub(crate) fn tick(&mut self, _now: Instant) {}
+}
+
+/// Why a further stream failed, which ends the whole.
+fn text(stream: u16, failure: Failure) -> String {
+    match failure {
+        Failure::Ended(EndReason::HandshakeFailed(why)) | Failure::Unverified(why) => {
+            format!("stream {stream}: {why}")
         }
+        failure => format!("stream {stream}: {failure}"),
     }
 }

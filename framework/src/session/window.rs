@@ -1,232 +1,271 @@
-//! Holds DTLS records back that come too early over SCTP.
+//! The order in which the records of an epoch may be fed to OpenSSL.
 //!
-//! OpenSSL drops a record that is more than 63 behind the newest it has seen, in silence, as
-//! a replay (RFC 6347 §4.1.2.6). Over SCTP nothing is a replay, and a record may be any number behind: it
-//! waits for a retransmission while other streams go on. Sequence numbers are in clear, so
-//! whatever would leave a missing one more than 63 behind waits here. An alert waits for everything
-//! before it, or a close_notify would cut off what was said before it.
+//! SCTP loses nothing, but streams and unordered messages overtake each other, and OpenSSL silently drops a
+//! record that is more than 63 behind the newest it has authenticated (RFC 6347 §4.1.2.6; it has no switch).
+//! Sequence numbers are in clear, so:
 //!
-//! A sender may give a message up (RFC 3758), and its record never comes. So the wait has an end.
+//! 1. A record goes on at once while the oldest missing one is at most 63 behind it, and is held otherwise.
+//! 2. Held records go on in ascending order. A sender numbers the messages of a stream in the order in which
+//!    it sends them, so that order is kept.
+//! 3. An alert waits for everything before it: a close_notify would end the session for data under way.
+//! 4. Partial reliability makes gaps that nothing fills (RFC 3758). A gap is given up when a record has
+//!    waited for it for so long, or when too much is held.
+//!
+//! What is fed is not yet authentic: the caller says what OpenSSL made of it, and only authentic records move
+//! the window. So a forged record, however far ahead, costs others nothing but a slot; one that no sender can
+//! have come to is not even held. The caller must not take a second record before it has settled the first.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::sctp::MessageInfo;
 
-/// How far behind the newest record OpenSSL takes one.
-const REACH: u64 = 63;
-
-/// The most that is held. A peer that makes more of it waits for its own records in vain.
-const MAX_RECORDS: usize = 4096;
-const MAX_BYTES: usize = 4 << 20;
-
-/// The record type of alerts (RFC 5246 §6.2.1).
 const ALERT: u8 = 21;
 
-/// The records of one epoch on their way to OpenSSL.
-#[derive(Debug)]
-pub(crate) struct Window {
-    /// The first sequence number that was not let through, nor given up.
-    next: u64,
-    /// Those above it that were let through: at most [`REACH`] of them.
-    passed: BTreeSet<u64>,
-    held: BTreeMap<u64, Held>,
-    bytes: usize,
-    hold: Duration,
-    /// What may be fed, in this order.
-    ready: VecDeque<(Vec<u8>, MessageInfo)>,
-    /// Records that were missing when the wait was over.
-    given_up: u64,
+/// How far behind the newest a record may be.
+const BEHIND: u64 = 63;
+
+/// How far ahead of the oldest missing record one may be: at a million records a second, more than an hour of
+/// which nothing arrived. AES-GCM's limit for one key is lower.
+const AHEAD: u64 = 1 << 32;
+
+/// What may be held.
+const MAX_HELD: usize = 4096;
+const MAX_HELD_BYTES: usize = 4 * 1024 * 1024;
+
+/// How long a gap may keep records.
+pub(crate) const HOLD: Duration = Duration::from_secs(10);
+
+/// One record on its way to OpenSSL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) sequence: u64,
+    pub(crate) content_type: u8,
+    /// Header and body.
+    pub(crate) record: Vec<u8>,
+    /// What came with the message that it was in.
+    pub(crate) info: MessageInfo,
 }
 
-#[derive(Debug)]
-struct Held {
-    record: Vec<u8>,
-    info: MessageInfo,
-    since: Instant,
+/// What did not go through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Sequence numbers that were given up.
+    pub(crate) skipped: u64,
+    /// Of those, how many because too much was held.
+    pub(crate) crowded_out: u64,
+    /// Records more than 63 behind the newest.
+    pub(crate) old: u64,
+    /// Records that had been there.
+    pub(crate) duplicate: u64,
+    /// Records too far ahead to be held.
+    pub(crate) implausible: u64,
+    /// Records that were fed and were not authentic.
+    pub(crate) forged: u64,
+}
+
+/// The records of one epoch.
+pub(crate) struct Window {
+    hold: Duration,
+    /// The oldest sequence number that is missing and may still come.
+    oldest_missing: u64,
+    /// The newest authentic one.
+    newest: Option<u64>,
+    /// Bit n: the record n behind the newest was authentic.
+    seen: u64,
+    /// By sequence number, then by arrival: a forged record must not take the place of the real one.
+    held: BTreeMap<(u64, u64), Held>,
+    held_bytes: usize,
+    /// When each of the held ones came, by arrival.
+    arrivals: BTreeMap<u64, Instant>,
+    next_arrival: u64,
+    /// The latest time that the caller has told.
+    now: Option<Instant>,
+    /// The record that was taken and is not settled, and whether it was taken over a gap because of time or
+    /// room.
+    taken: Option<(u64, Forced)>,
+    counts: Counts,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Forced {
+    No,
+    ByTime,
+    ByRoom,
 }
 
 impl Window {
-    /// `hold` is how long a missing record is waited for.
+    /// Gaps are given up after `hold`.
     pub(crate) fn new(hold: Duration) -> Self {
         Self {
-            next: 0,
-            passed: BTreeSet::new(),
-            held: BTreeMap::new(),
-            bytes: 0,
             hold,
-            ready: VecDeque::new(),
-            given_up: 0,
+            oldest_missing: 0,
+            newest: None,
+            seen: 0,
+            held: BTreeMap::new(),
+            held_bytes: 0,
+            arrivals: BTreeMap::new(),
+            next_arrival: 0,
+            now: None,
+            taken: None,
+            counts: Counts::default(),
         }
     }
 
-    /// Takes a record with its sequence number; `false`: it is a duplicate.
-    pub(crate) fn offer(&mut self, sequence: u64, record: Vec<u8>, info: MessageInfo, now: Instant) -> bool {
-        if sequence < self.next || self.passed.contains(&sequence) || self.held.contains_key(&sequence) {
-            return false;
+    /// Takes a record in.
+    pub(crate) fn insert(&mut self, held: Held, now: Instant) {
+        self.expire(now);
+        if self.refuses(held.sequence) {
+            return;
         }
-        self.bytes += record.len();
-        self.held.insert(sequence, Held { record, info, since: now });
-        self.release();
-        while self.held.len() > MAX_RECORDS || self.bytes > MAX_BYTES {
-            self.skip();
+        if held.sequence > self.oldest_missing.saturating_add(AHEAD) {
+            self.counts.implausible += 1;
+            return;
         }
-        true
+        let arrival = self.next_arrival;
+        self.next_arrival += 1;
+        self.held_bytes += held.record.len();
+        self.arrivals.insert(arrival, now);
+        self.held.insert((held.sequence, arrival), held);
     }
 
-    /// The next record to be fed.
-    pub(crate) fn take(&mut self) -> Option<(Vec<u8>, MessageInfo)> {
-        self.ready.pop_front()
+    /// Tells the time.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        self.now = self.now.max(Some(now));
     }
 
-    /// When to [give up](Self::give_up) waiting; `None` while nothing is held.
+    /// Counts the wait of everything held from `now` on.
+    pub(crate) fn restart_waits(&mut self, now: Instant) {
+        self.expire(now);
+        self.arrivals.values_mut().for_each(|arrival| *arrival = now);
+    }
+
+    /// The content type of the record that [`take`](Self::take) would give.
+    pub(crate) fn next_type(&mut self) -> Option<u8> {
+        let ((sequence, arrival), _) = self.next()?;
+        self.held.get(&(sequence, arrival)).map(|held| held.content_type)
+    }
+
+    /// Whether [`take`](Self::take) would give a record.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.held.first_key_value().is_some_and(|(_, held)| self.verdict(held).is_some())
+    }
+
+    /// The next record that may be fed.
+    pub(crate) fn take(&mut self) -> Option<Held> {
+        debug_assert!(self.taken.is_none(), "the record before is settled");
+        let (key, forced) = self.next()?;
+        let held = self.remove(key)?;
+        self.taken = Some((held.sequence, forced));
+        Some(held)
+    }
+
+    /// Says what OpenSSL made of the record taken last; gives how many sequence numbers were given up for it.
+    pub(crate) fn settle(&mut self, authentic: bool) -> u64 {
+        let Some((sequence, forced)) = self.taken.take() else { return 0 };
+        if !authentic {
+            self.counts.forged += 1;
+            return 0;
+        }
+        let mut skipped = 0;
+        if forced != Forced::No && sequence > self.oldest_missing {
+            // Everything seen above the oldest missing one is at most 63 above it.
+            let window = self.oldest_missing..sequence.min(self.oldest_missing + BEHIND + 1);
+            let seen = window.filter(|&older| self.has_seen(older)).count() as u64;
+            skipped = sequence - self.oldest_missing - seen;
+            self.oldest_missing = sequence;
+            self.counts.skipped += skipped;
+            if forced == Forced::ByRoom {
+                self.counts.crowded_out += skipped;
+            }
+        }
+        self.mark(sequence);
+        while self.has_seen(self.oldest_missing) {
+            self.oldest_missing += 1;
+        }
+        skipped
+    }
+
+    /// When the next gap is given up, if there is one.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.held.values().map(|held| held.since + self.hold).min()
+        self.arrivals.values().next().and_then(|arrival| arrival.checked_add(self.hold))
     }
 
-    /// Lets through what has waited for long enough.
-    pub(crate) fn give_up(&mut self, now: Instant) {
-        while self.deadline().is_some_and(|deadline| deadline <= now) {
-            self.skip();
+    /// Whether more is held than may be.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.held.len() > MAX_HELD || self.held_bytes > MAX_HELD_BYTES
+    }
+
+    /// What did not go through so far.
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The key of the lowest record held, if it may go on. What has become a duplicate while it was held goes
+    /// away here.
+    fn next(&mut self) -> Option<((u64, u64), Forced)> {
+        loop {
+            let (&key, held) = self.held.first_key_value()?;
+            let forced = self.verdict(held)?;
+            if !self.refuses(key.0) {
+                return Some((key, forced));
+            }
+            self.remove(key);
         }
     }
 
-    /// How many records were given up since this was asked last.
-    pub(crate) fn take_given_up(&mut self) -> u64 {
-        std::mem::take(&mut self.given_up)
-    }
-
-    /// Lets through, from the oldest on, what leaves nothing too far behind.
-    fn release(&mut self) {
-        while let Some((&sequence, held)) = self.held.first_key_value() {
-            let alert = held.record.first() == Some(&ALERT);
-            if sequence - self.next > if alert { 0 } else { REACH } {
-                return;
-            }
-            let Some(held) = self.held.remove(&sequence) else { return };
-            self.bytes -= held.record.len();
-            self.ready.push_back((held.record, held.info));
-            self.passed.insert(sequence);
-            while self.passed.remove(&self.next) {
-                self.next += 1;
-            }
+    /// Whether a record that is the lowest held may go on; `None`: not yet.
+    fn verdict(&self, held: &Held) -> Option<Forced> {
+        let reach = if held.content_type == ALERT { 0 } else { BEHIND };
+        if held.sequence <= self.oldest_missing.saturating_add(reach) {
+            Some(Forced::No)
+        } else if self.is_crowded() {
+            Some(Forced::ByRoom)
+        } else if self.deadline().is_some_and(|deadline| self.now >= Some(deadline)) {
+            Some(Forced::ByTime)
+        } else {
+            None
         }
     }
 
-    /// Waits no longer for anything before the oldest record that is held.
-    fn skip(&mut self) {
-        let Some(&oldest) = self.held.keys().next() else { return };
-        let came = self.passed.range(..oldest).count() as u64;
-        self.given_up += oldest.saturating_sub(self.next).saturating_sub(came);
-        self.passed = self.passed.split_off(&oldest);
-        self.next = self.next.max(oldest);
-        self.release();
+    fn remove(&mut self, key: (u64, u64)) -> Option<Held> {
+        let held = self.held.remove(&key)?;
+        self.held_bytes -= held.record.len();
+        self.arrivals.remove(&key.1);
+        Some(held)
+    }
+
+    /// Whether OpenSSL would drop it unread; counts it then.
+    fn refuses(&mut self, sequence: u64) -> bool {
+        let Some(newest) = self.newest else { return false };
+        if newest.saturating_sub(sequence) > BEHIND {
+            self.counts.old += 1;
+            return true;
+        }
+        let duplicate = self.has_seen(sequence);
+        self.counts.duplicate += u64::from(duplicate);
+        duplicate
+    }
+
+    fn has_seen(&self, sequence: u64) -> bool {
+        let behind = self.newest.and_then(|newest| newest.checked_sub(sequence));
+        behind.is_some_and(|behind| behind <= BEHIND && self.seen >> behind & 1 == 1)
+    }
+
+    fn mark(&mut self, sequence: u64) {
+        match self.newest {
+            Some(newest) if sequence <= newest => {
+                let behind = newest - sequence;
+                self.seen |= if behind <= BEHIND { 1 << behind } else { 0 };
+            }
+            newest => {
+                let by = newest.map_or(u64::MAX, |newest| sequence - newest);
+                self.seen = u32::try_from(by).ok().and_then(|by| self.seen.checked_shl(by)).unwrap_or(0) | 1;
+                self.newest = Some(sequence);
+            }
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DATA: u8 = 23;
-    const HOLD: Duration = Duration::from_secs(10);
-
-    fn record(kind: u8, sequence: u64) -> Vec<u8> {
-        [&[kind][..], &sequence.to_be_bytes()].concat()
-    }
-
-    fn offer(window: &mut Window, kind: u8, sequence: u64, now: Instant) -> bool {
-        window.offer(sequence, record(kind, sequence), MessageInfo::default(), now)
-    }
-
-    fn taken(window: &mut Window) -> Vec<u64> {
-        let number = |record: Vec<u8>| u64::from_be_bytes(record[1..].try_into().unwrap());
-        std::iter::from_fn(|| window.take()).map(|(record, _)| number(record)).collect()
-    }
-
-    #[test]
-    fn a_record_waits_only_if_a_missing_one_would_be_too_far_behind() {
-        let (mut window, now) = (Window::new(HOLD), Instant::now());
-        for sequence in 1..=63 {
-            assert!(offer(&mut window, DATA, sequence, now));
-        }
-        assert!(taken(&mut window).into_iter().eq(1..=63));
-        offer(&mut window, DATA, 64, now);
-        offer(&mut window, DATA, 65, now);
-        assert_eq!(taken(&mut window), []);
-        offer(&mut window, DATA, 0, now);
-        assert_eq!(taken(&mut window), [0, 64, 65]);
-        assert_eq!(window.deadline(), None);
-    }
-
-    #[test]
-    fn an_alert_waits_for_everything_before_it() {
-        let (mut window, now) = (Window::new(HOLD), Instant::now());
-        offer(&mut window, ALERT, 2, now);
-        offer(&mut window, DATA, 1, now);
-        assert_eq!(taken(&mut window), [1]);
-        offer(&mut window, DATA, 0, now);
-        assert_eq!(taken(&mut window), [0, 2]);
-    }
-
-    #[test]
-    fn a_record_that_never_comes_is_given_up_in_time() {
-        let (mut window, now) = (Window::new(HOLD), Instant::now());
-        for sequence in [1, 3, 200, 201] {
-            offer(&mut window, DATA, sequence, now);
-        }
-        assert_eq!(taken(&mut window), [1, 3]);
-        window.give_up(now + HOLD / 2);
-        assert_eq!(taken(&mut window), []);
-        assert_eq!(window.deadline(), Some(now + HOLD));
-        window.give_up(now + HOLD);
-        assert_eq!(taken(&mut window), [200, 201]);
-        assert_eq!((window.take_given_up(), window.take_given_up()), (200 - 2, 0));
-        assert!(!offer(&mut window, DATA, 0, now), "what was given up is too late");
-    }
-
-    #[test]
-    fn duplicates_are_told() {
-        let (mut window, now) = (Window::new(HOLD), Instant::now());
-        for sequence in [0, 5, 100] {
-            assert!(offer(&mut window, DATA, sequence, now));
-            assert!(!offer(&mut window, DATA, sequence, now));
-        }
-    }
-
-    #[test]
-    fn what_is_held_is_bounded() {
-        let (mut window, now) = (Window::new(HOLD), Instant::now());
-        for sequence in 0..10_000 {
-            offer(&mut window, DATA, 100 + sequence * 2, now);
-        }
-        assert!(window.held.len() <= MAX_RECORDS);
-        assert!(window.take_given_up() > 0);
-        let big = vec![DATA; 1 << 20];
-        let mut window = Window::new(HOLD);
-        for sequence in 0..10 {
-            window.offer(100 + sequence * 2, big.clone(), MessageInfo::default(), now);
-        }
-        assert!(window.bytes <= MAX_BYTES, "{}", window.bytes);
-    }
-
-    #[test]
-    fn any_order_comes_out_whole_and_never_more_than_the_reach_behind() {
-        // A permutation that is far from sorted, the same in every run.
-        for step in [7u64, 641, 1009, 2011] {
-            let (mut window, now) = (Window::new(HOLD), Instant::now());
-            let mut out = Vec::new();
-            for index in 0..2048 {
-                offer(&mut window, DATA, index * step % 2048, now);
-                out.extend(taken(&mut window));
-            }
-            let mut newest = 0;
-            for sequence in &out {
-                newest = newest.max(*sequence);
-                assert!(newest - sequence <= REACH, "{sequence} after {newest}");
-            }
-            out.sort_unstable();
-            assert!(out.into_iter().eq(0..2048), "step {step}");
-        }
-    }
-}
+mod tests;

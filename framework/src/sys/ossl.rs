@@ -3,7 +3,7 @@
 use std::ptr;
 
 use foreign_types::ForeignTypeRef;
-use libc::{c_int, c_long, c_void};
+use libc::{c_int, c_long, c_uint, c_void};
 use openssl::ssl::{SslContextBuilder, SslRef};
 use openssl_sys as ffi;
 
@@ -17,6 +17,10 @@ unsafe extern "C" {
     fn DTLSv1_listen(ssl: *mut ffi::SSL, client: *mut BioAddr) -> c_int;
     fn BIO_ADDR_new() -> *mut BioAddr;
     fn BIO_ADDR_free(address: *mut BioAddr);
+    fn DTLS_set_timer_cb(
+        ssl: *mut ffi::SSL,
+        callback: Option<extern "C" fn(*mut ffi::SSL, c_uint) -> c_uint>,
+    );
     fn SSL_has_pending(ssl: *const ffi::SSL) -> c_int;
 }
 
@@ -55,9 +59,45 @@ pub(crate) fn set_mtu(ssl: &SslRef, mtu: u16) {
     unsafe { ffi::SSL_ctrl(ssl.as_ptr(), SSL_CTRL_SET_MTU, c_long::from(mtu), ptr::null_mut()) };
 }
 
+/// [DTLS_set_timer_cb(3)](https://docs.openssl.org/3.0/man3/DTLS_set_timer_cb/) with the longest timeout that
+/// it can express, 71 minutes: on a reliable transport nothing may be retransmitted, and OpenSSL has no
+/// switch for that.
+pub(crate) fn never_retransmit(ssl: &SslRef) {
+    extern "C" fn never(_: *mut ffi::SSL, _: c_uint) -> c_uint {
+        c_uint::MAX
+    }
+    // SAFETY: `ssl` is live; the callback is a function that touches nothing.
+    unsafe { DTLS_set_timer_cb(ssl.as_ptr(), Some(never)) };
+}
+
 /// SSL_CTX_set_max_cert_list: the longest certificate chain that a peer may send, in bytes.
 pub(crate) fn set_max_cert_list(context: &mut SslContextBuilder, bytes: u32) {
     let none: *mut c_void = ptr::null_mut();
     // SAFETY: the context is live, the control takes a number and no pointer.
     unsafe { ffi::SSL_CTX_ctrl(context.as_ptr(), SSL_CTRL_SET_MAX_CERT_LIST, c_long::from(bytes), none) };
+}
+
+/// [SSL_key_update(3)](https://docs.openssl.org/3.0/man3/SSL_key_update/) that asks the peer for one too.
+#[cfg(test)]
+pub(crate) fn key_update(ssl: &SslRef) -> bool {
+    unsafe extern "C" {
+        fn SSL_key_update(ssl: *mut ffi::SSL, kind: c_int) -> c_int;
+    }
+    // SAFETY: `ssl` is live, the call takes a number and no pointer.
+    unsafe { SSL_key_update(ssl.as_ptr(), 1) == 1 }
+}
+
+/// [SSL_renegotiate(3)](https://docs.openssl.org/3.0/man3/SSL_key_update/), allowed before.
+#[cfg(test)]
+pub(crate) fn renegotiate(ssl: &SslRef) -> bool {
+    unsafe extern "C" {
+        fn SSL_clear_options(ssl: *mut ffi::SSL, options: u64) -> u64;
+        fn SSL_renegotiate(ssl: *mut ffi::SSL) -> c_int;
+    }
+    const SSL_OP_NO_RENEGOTIATION: u64 = 1 << 30;
+    // SAFETY: `ssl` is live, the calls take numbers and no pointer.
+    unsafe {
+        SSL_clear_options(ssl.as_ptr(), SSL_OP_NO_RENEGOTIATION);
+        SSL_renegotiate(ssl.as_ptr()) == 1
+    }
 }

@@ -15,10 +15,10 @@ use crate::peer::{Home, Leftover, Opened, Parts, Peer};
 use crate::restart::Restart;
 use crate::server::Shared;
 use crate::session::dtls::Facts;
-use crate::session::dtls_sctp::DtlsSctp;
+use crate::session::dtls_sctp::{DtlsSctp, Knobs};
 use crate::session::handshake::{Failure, Handshake, VerifiedHello, after};
 use crate::session::sctp::SctpSession;
-use crate::session::secure::Secure;
+use crate::session::secure_sctp::SecureSctp;
 use crate::session::tls_streams::TlsStreams;
 use crate::session::{self, Session};
 use crate::transport::Transport;
@@ -153,12 +153,13 @@ fn open_sctp(
     transport.end = over;
     let secure = match association.scheme {
         Scheme::SctpTls => {
-            Some(Secure::Tls(TlsStreams::accept(shared.contexts.tls(), settings.tls_streams)?))
+            let tls = TlsStreams::accept(shared.contexts.tls(), settings.tls_streams)?;
+            Some(SecureSctp::Tls(Box::new(tls)))
         }
         Scheme::SctpDtls => {
             session::sctp::require_auth(&socket)?;
-            let label_with_nul = settings.dtls_label_with_nul;
-            Some(Secure::Dtls(DtlsSctp::accept(shared.contexts.dtls(), label_with_nul)?))
+            let knobs = Knobs { label_with_nul: settings.dtls_label_with_nul, ..Knobs::default() };
+            Some(SecureSctp::Dtls(Box::new(DtlsSctp::accept(shared.contexts.dtls(), knobs)?)))
         }
         _ => None,
     };

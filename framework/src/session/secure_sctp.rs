@@ -1,0 +1,177 @@
+//! A secured SCTP association: DTLS over it (RFC 6083) or TLS over its streams (RFC 3436), driven alike.
+//!
+//! 1. `connect` has a ClientHello to send at once, `accept` waits for one.
+//! 2. Each message from the kernel goes to [`receive`](SecureSctp::receive), until it says that the handshake
+//!    is complete; then [`read`](SecureSctp::read) gives messages until there is [`Nothing`](Read::Nothing),
+//!    and only then the next one goes in: nothing else bounds what waits to be read.
+//! 3. After every call, errors included, the caller carries out [`next_action`](SecureSctp::next_action)
+//!    until it is `None`. After an [`Action::AwaitDry`] it calls [`dry`](SecureSctp::dry) when the kernel has
+//!    nothing outstanding.
+//! 4. At [`deadline`](SecureSctp::deadline) it calls [`tick`](SecureSctp::tick), then reads.
+
+use std::fmt;
+use std::time::Instant;
+
+use super::dtls::{Facts, Read};
+use super::dtls_sctp::DtlsSctp;
+use super::handshake::Failure;
+use super::tls_streams::TlsStreams;
+use crate::sctp::{MessageInfo, SendInfo};
+
+/// What the caller must do next, in the order given.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Send one SCTP message.
+    Send { payload: Vec<u8>, info: SendInfo },
+    /// Wait until the peer has acknowledged everything (SCTP_SENDER_DRY_EVENT, RFC 6458 §6.1.9).
+    AwaitDry,
+    /// Add a shared key (SCTP_AUTH_KEY, RFC 6458 §8.3.2).
+    AddKey { number: u16, key: [u8; 64] },
+    /// Sign with it from now on (SCTP_AUTH_ACTIVE_KEY, §8.1.17).
+    ActivateKey(u16),
+    /// Take it away (SCTP_AUTH_DELETE_KEY, §8.3.5).
+    DeleteKey(u16),
+}
+
+impl fmt::Debug for Action {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Send { payload, info } => write!(f, "Send({} bytes, {info:?})", payload.len()),
+            Self::AwaitDry => f.write_str("AwaitDry"),
+            Self::AddKey { number, .. } => write!(f, "AddKey({number})"),
+            Self::ActivateKey(number) => write!(f, "ActivateKey({number})"),
+            Self::DeleteKey(number) => write!(f, "DeleteKey({number})"),
+        }
+    }
+}
+
+/// Why a message was not sent. The session lives, except after `Broken`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The handshake is not complete; with TLS, that of this stream, which a client has begun herewith: try
+    /// again when [`is_open`](SecureSctp::is_open).
+    NotOpen,
+    /// This side has closed.
+    Closed,
+    /// OpenSSL drops empty records.
+    Empty,
+    /// Longer than a record carries.
+    TooLong { limit: usize },
+    /// TLS needs the order of a stream.
+    Unordered,
+    /// TLS needs every record.
+    Unreliable,
+    /// No such stream is secured.
+    NoSuchStream { streams: u16 },
+    /// The session is of no use any more.
+    Broken(String),
+}
+
+/// Either of the two.
+pub(crate) enum SecureSctp {
+    Tls(Box<TlsStreams>),
+    Dtls(Box<DtlsSctp>),
+}
+
+/// Calls the same method of whichever it is.
+macro_rules! either {
+    ($self:ident.$method:ident($($argument:expr),*)) => {
+        match $self {
+            SecureSctp::Tls(session) => session.$method($($argument),*),
+            SecureSctp::Dtls(session) => session.$method($($argument),*),
+        }
+    };
+}
+
+impl SecureSctp {
+    /// Takes one SCTP message in; `true` when the handshake is complete. Once it is, whatever goes wrong
+    /// comes out of [`read`](Self::read).
+    pub(crate) fn receive(
+        &mut self,
+        message: &[u8],
+        info: MessageInfo,
+        now: Instant,
+    ) -> Result<bool, Failure> {
+        either!(self.receive(message, info, now))
+    }
+
+    /// Whether the handshake is complete.
+    #[cfg(test)]
+    pub(crate) fn is_complete(&self) -> bool {
+        either!(self.is_complete())
+    }
+
+    /// Has every stream secured that this side begins; `true` when that is done.
+    pub(crate) fn open_all(&mut self) -> Result<bool, Failure> {
+        match self {
+            Self::Tls(session) => session.open_all(),
+            Self::Dtls(session) => Ok(session.is_complete()),
+        }
+    }
+
+    /// Records that were waited for in vain so far.
+    pub(crate) fn given_up(&self) -> u64 {
+        match self {
+            Self::Tls(_) => 0,
+            Self::Dtls(session) => session.counts().0.skipped,
+        }
+    }
+
+    /// Whether messages can be sent on `stream`.
+    #[cfg(test)]
+    pub(crate) fn is_open(&self, stream: u16) -> bool {
+        match self {
+            Self::Tls(session) => session.is_open(stream),
+            Self::Dtls(session) => session.is_complete(),
+        }
+    }
+
+    /// What the handshake settled.
+    pub(crate) fn facts(&self) -> Facts {
+        either!(self.facts())
+    }
+
+    /// The next message, with what came with it.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> (Read, MessageInfo) {
+        either!(self.read(buffer))
+    }
+
+    /// Whether [`read`](Self::read) has something to look at.
+    pub(crate) fn has_more(&self) -> bool {
+        either!(self.has_more())
+    }
+
+    /// Secures one message, which becomes one SCTP message.
+    pub(crate) fn write(&mut self, message: &[u8], info: SendInfo) -> Result<(), Refused> {
+        either!(self.write(message, info))
+    }
+
+    /// Says goodbye, once.
+    pub(crate) fn close(&mut self) {
+        either!(self.close());
+    }
+
+    /// What to do next. `None`: nothing, or nothing until [`dry`](Self::dry).
+    pub(crate) fn next_action(&mut self) -> Option<Action> {
+        either!(self.next_action())
+    }
+
+    /// The wait that an [`Action::AwaitDry`] asked for is over.
+    pub(crate) fn dry(&mut self) {
+        either!(self.dry());
+    }
+
+    /// When to call [`tick`](Self::tick).
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        either!(self.deadline())
+    }
+
+    /// Tells the time.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        either!(self.tick(now));
+    }
+}
+
+#[cfg(test)]
+mod tests;
