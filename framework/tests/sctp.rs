@@ -83,7 +83,9 @@ fn a_thousand_associations_leave_nothing_behind() {
     let stats = running.until("all are gone", |stats| stats.peers + stats.workers == 0);
     assert_eq!((stats.opened, stats.ended("closed_by_peer")), (1001, 1001), "{stats:?}");
     assert_eq!((stats.sctp_aborted, stats.sctp_peel_offs_failed, stats.sctp_lost), (0, 0, 0));
-    until("threads and descriptors are back", || ((open_fds(), threads()) == before).then_some(()));
+    until("threads and descriptors are back", || {
+        (open_fds() <= before.0 && threads() <= before.1).then_some(())
+    });
 }
 
 #[test]

@@ -9,7 +9,18 @@ use std::time::{Duration, Instant};
 use peeloff::{Address, CaBundle, Client, Error, Handle, Identity, Peer, Server, ServerBuilder, Stats};
 
 /// How long anything may take before a test fails; generous for slow machines.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// So many of something, or fewer on a machine that is said to be slower by so much (an emulated one):
+/// `PEELOFF_TEST_SLOWNESS`, 1 without it.
+pub fn scaled(count: u32) -> u32 {
+    count / slowness()
+}
+
+/// See [`scaled`].
+pub fn slowness() -> u32 {
+    std::env::var("PEELOFF_TEST_SLOWNESS").map_or(1, |times| times.parse().expect("a number"))
+}
 
 /// A server on loopback whose identity the clients trust; it is shut down when dropped.
 pub struct Running {
