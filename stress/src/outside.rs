@@ -20,6 +20,8 @@ pub struct Usage {
     pub kernel_stack_kib: u64,
     /// As above.
     pub slab_kib: u64,
+    /// What is left for everybody, in KiB.
+    pub available_kib: u64,
 }
 
 impl Usage {
@@ -45,6 +47,7 @@ impl Usage {
             fds: fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64,
             kernel_stack_kib: number_of(&memory, "KernelStack:"),
             slab_kib: number_of(&memory, "Slab:"),
+            available_kib: number_of(&memory, "MemAvailable:"),
         })
     }
 }

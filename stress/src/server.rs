@@ -30,6 +30,15 @@ impl Target {
     ///
     /// The process cannot be started, or does not say where it listens.
     pub fn start(scheme: &str, cpu: Option<usize>) -> io::Result<Self> {
+        Self::start_as(SERVE, scheme, cpu)
+    }
+
+    /// As [`start`](Self::start), with another argument than [`SERVE`].
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_as(role: &str, scheme: &str, cpu: Option<usize>) -> io::Result<Self> {
         let program = std::env::current_exe()?;
         let mut command = match cpu {
             Some(cpu) => {
@@ -40,8 +49,7 @@ impl Target {
             None => Command::new(program),
         };
         let listen = format!("{scheme}://127.0.0.1:0");
-        let mut child =
-            command.args([SERVE, &listen]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut child = command.args([role, &listen]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?).read_line(&mut line)?;
         let address = line.strip_prefix("listening ").and_then(|url| url.trim().parse().ok());
@@ -86,7 +94,7 @@ pub fn serve(listen: &str) -> Result<(), Box<dyn std::error::Error>> {
         .start(|peer: &mut Peer| -> Result<(), Error> {
             let mut buffer = [0; 2048];
             while let Some(len) = peer.recv(&mut buffer)? {
-                peer.send(&buffer[..len])?;
+                peer.reply(&buffer[..len])?;
             }
             Ok(())
         })?;

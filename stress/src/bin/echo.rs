@@ -46,13 +46,7 @@ fn main() -> ExitCode {
         Some(listen) => server::serve(listen),
         None => run(&cli),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("echo: {error}");
-            ExitCode::from(2)
-        }
-    }
+    peeloff_stress::conclude("echo", outcome)
 }
 
 fn run(cli: &Cli) -> Result<(), Box<dyn std::error::Error>> {

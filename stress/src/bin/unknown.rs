@@ -27,13 +27,7 @@ fn main() -> ExitCode {
         Some(listen) => server::serve(listen),
         None => run(&cli),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("unknown: {error}");
-            ExitCode::from(2)
-        }
-    }
+    peeloff_stress::conclude("unknown", outcome)
 }
 
 fn run(cli: &Cli) -> Result<(), Box<dyn std::error::Error>> {
