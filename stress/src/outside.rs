@@ -42,7 +42,7 @@ impl Usage {
         let memory = fs::read_to_string("/proc/meminfo")?;
         Ok(Self {
             cpu: schedstat(pid).map_or(cpu, |exact| exact.max(cpu)),
-            rss_kib: number_of(&status, "VmRSS:"),
+            rss_kib: resident(pid).unwrap_or_else(|| number_of(&status, "VmRSS:")),
             threads: number_of(&status, "Threads:"),
             fds: fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64,
             kernel_stack_kib: number_of(&memory, "KernelStack:"),
@@ -61,6 +61,13 @@ fn schedstat(pid: u32) -> Option<Duration> {
         total += text.split_whitespace().next()?.parse::<u64>().ok()?;
     }
     Some(Duration::from_nanos(total))
+}
+
+/// Resident memory as the page tables have it. Older kernels count it thread by thread, and leave out what a
+/// thread has not handed in yet: most of what a thread has that does little.
+fn resident(pid: u32) -> Option<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    Some(number_of(&rollup, "Rss:")).filter(|kib| *kib > 0)
 }
 
 fn number_of(text: &str, label: &str) -> u64 {
