@@ -6,7 +6,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// From the ClientHello with the cookie to the last flight. Default: 10 s.
+    /// From the ClientHello with the cookie (on SCTP from the peel-off) to the last flight. Default: 10 s.
     pub handshake: Duration,
     /// Ends an association whose peer sent nothing authentic for so long. Watched while the handler
     /// waits in `recv`; may be late by 1/256 of itself. `None`: never. Default: 5 minutes.

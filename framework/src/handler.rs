@@ -20,8 +20,8 @@ use crate::peer::{Peer, Sender};
 /// * One handler value serves all peers at once, hence `Sync`.
 pub trait PeerHandler: Send + Sync + 'static {
     /// Whether to take a new peer. Runs on the dispatcher thread, for every new peer: it must not
-    /// block, for nobody new gets in meanwhile. On DTLS the address is proven by then (RFC 6347
-    /// §4.2.1); on plain UDP it may be forged. A panic refuses the peer.
+    /// block, for nobody new gets in meanwhile. On DTLS and SCTP the address is proven by then (RFC 6347
+    /// §4.2.1, RFC 9260 §5.1); on plain UDP it may be forged. A panic refuses the peer.
     fn admit(&self, incoming: &Incoming) -> Admission {
         let _ = incoming;
         Admission::Accept

@@ -238,8 +238,9 @@ impl Peer {
         Sender::new(Arc::clone(&self.association), self.max_message, self.min_message)
     }
 
-    /// Ends the association in an orderly way: close_notify (RFC 5246 §7.2.1) where there is one,
-    /// and the socket is closed. Dropping the peer, or returning from the handler, does the same.
+    /// Ends the association in an orderly way: close_notify (RFC 5246 §7.2.1) where there is one, on SCTP a
+    /// shutdown (RFC 9260 §9.2), before which everything that was sent arrives, and the socket is closed.
+    /// On secured SCTP it blocks until what was sent is acknowledged, for two seconds at most. Dropping the peer, or returning from the handler, does the same.
     pub fn close(&mut self) {
         self.finish_with(EndReason::ClosedByUs, None);
     }

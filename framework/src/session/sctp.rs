@@ -35,6 +35,8 @@ pub(crate) struct SctpSession {
     secure: Option<SecureSctp>,
     /// What was encrypted and found the send buffer full. Nothing is encrypted while there is any.
     parked: Option<Action>,
+    /// Nothing is sent until the kernel says that everything is acknowledged.
+    awaits_dry: bool,
     /// Streams to the peer.
     streams: u16,
 }
@@ -64,6 +66,7 @@ impl SctpSession {
             max_message: settings.max_message.min(buffer),
             secure: None,
             parked: None,
+            awaits_dry: false,
             streams: u16::MAX,
         }
     }
@@ -78,7 +81,8 @@ impl SctpSession {
     ) -> Result<(Self, Facts), Failure> {
         let streams = Options::of(&*socket).status().map_or(1, |status| status.outbound_streams);
         let secure = Some(secure);
-        let mut session = Self { socket, max_message: RECORD_MAX, secure, parked: None, streams };
+        let mut session =
+            Self { socket, max_message: RECORD_MAX, secure, parked: None, awaits_dry: false, streams };
         match session.shake_hands(transport, association, deadline) {
             Ok(facts) => Ok((session, facts)),
             Err(failure) => {
@@ -121,7 +125,7 @@ impl SctpSession {
                         secure.receive(&message, transport.info, Instant::now())?;
                     }
                 }
-                Arrival::Dry => self.dry(),
+                Arrival::Dry => self.heard_dry(),
                 Arrival::Notification(_) | Arrival::Woken => {}
                 Arrival::TooLong => return Err(failed("a message is too long for a handshake")),
                 Arrival::TimedOut if Instant::now() >= deadline => {
@@ -168,6 +172,9 @@ impl SctpSession {
     /// Does what is to be done, as far as there is room; never blocks.
     fn run(&mut self) -> Ran {
         let Some(secure) = &mut self.secure else { return Ran::All };
+        if self.awaits_dry {
+            return Ran::AwaitsDry;
+        }
         while let Some(action) = self.parked.take().or_else(|| secure.next_action()) {
             let options = Options::of(&*self.socket);
             let done = match &action {
@@ -180,7 +187,10 @@ impl SctpSession {
                     Sent::Gone => return Ran::Gone,
                     other => return Ran::Refused(format!("{other:?}")),
                 },
-                Action::AwaitDry => return Ran::AwaitsDry,
+                Action::AwaitDry => {
+                    self.awaits_dry = true;
+                    return Ran::AwaitsDry;
+                }
                 Action::AddKey { number, key } => options.set_auth_key(*number, key),
                 Action::ActivateKey(number) => options.activate_auth_key(*number),
                 Action::DeleteKey(number) => options.delete_auth_key(*number),
@@ -193,8 +203,16 @@ impl SctpSession {
     }
 
     fn dry(&mut self) {
+        self.awaits_dry = false;
         if let Some(secure) = &mut self.secure {
             secure.dry();
+        }
+    }
+
+    /// The kernel said that everything is acknowledged; perhaps long ago, when somebody else had asked.
+    fn heard_dry(&mut self) {
+        if Options::of(&*self.socket).status().is_ok_and(|status| status.unacknowledged == 0) {
+            self.dry();
         }
     }
 
@@ -328,7 +346,7 @@ impl SctpSession {
         while self.secure.is_some() && self.settle(transport, deadline).is_ok_and(|ran| ran == Ran::AwaitsDry)
         {
             match transport.recv(&mut [], &mut message, Instant::now(), Some(deadline)) {
-                Arrival::Dry => self.dry(),
+                Arrival::Dry => self.heard_dry(),
                 Arrival::TimedOut | Arrival::Over(_) => return,
                 // Shut down for reading by a signal: nothing is heard any more.
                 Arrival::Woken => self.dry(),
