@@ -1,6 +1,9 @@
 //! The servers over SCTP: with each other, with servers that say what came with a message, and with
 //! foreign clients (ncat, socat, lksctp-tools).
 
+#[path = "../../framework/tests/support/network.rs"]
+#[allow(dead_code)]
+mod network;
 mod support;
 
 use std::net::SocketAddr;
@@ -243,6 +246,40 @@ fn foreign_clients_get_their_echo() {
         let ended = client.finish();
         assert_eq!(ended.code, Some(0), "{program}: {ended:?}");
     }
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn ncat_speaks_tls_over_sctp() {
+    let (_server, address) = start_echo(&["--listen", "sctp+tls://127.0.0.1:0"]);
+    let mut client = Program::start("ncat", &["--sctp", "--ssl", "127.0.0.1", port(&address)]);
+    for line in ["over stream 0", "and again"] {
+        client.write(&format!("{line}\n"));
+        assert_eq!(client.line(), line);
+    }
+    let ended = client.finish();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn openssl_speaks_dtls_over_sctp_with_the_echo_server() {
+    if network::run_in_own_network("openssl_speaks_dtls_over_sctp_with_the_echo_server") {
+        return;
+    }
+    let openssl =
+        std::env::var("PEELOFF_OPENSSL_SCTP").expect("PEELOFF_OPENSSL_SCTP: see scripts/openssl-sctp");
+    let (_server, address) = start_echo(&["--listen", "sctp+dtls://127.0.0.1:0"]);
+    let connect = format!("127.0.0.1:{}", port(&address));
+    // Its own half of SCTP-AUTH asks for this setting of the network.
+    std::fs::write("/proc/sys/net/sctp/auth_enable", "1").unwrap();
+    let mut client = Program::start(&openssl, &["s_client", "-dtls1_2", "-sctp", "-connect", &connect]);
+    for line in ["from s_client", "and again"] {
+        client.write(&format!("{line}\n"));
+        // Between what it says of the session.
+        while client.line() != line {}
+    }
+    client.finish();
 }
 
 #[test]

@@ -36,6 +36,8 @@ struct State {
     mute: bool,
     /// What clients have sent to the server.
     passed: Vec<Vec<u8>>,
+    /// How many datagrams of the server's have passed.
+    answers: usize,
 }
 
 impl Relay {
@@ -87,6 +89,11 @@ impl Relay {
         self.shared.state.lock().unwrap().mute = mute;
     }
 
+    /// How many datagrams of the server's have passed so far.
+    pub fn answers(&self) -> usize {
+        self.shared.state.lock().unwrap().answers
+    }
+
     /// All that has passed to the server so far, from clients.
     pub fn passed(&self) -> Vec<Vec<u8>> {
         self.shared.state.lock().unwrap().passed.clone()
@@ -114,8 +121,9 @@ impl Shared {
         let mut buffer = vec![0; 65_536];
         while !self.stop.load(Ordering::Relaxed) {
             let Ok(len) = self.back.recv(&mut buffer) else { continue };
-            let state = self.state.lock().unwrap();
+            let mut state = self.state.lock().unwrap();
             if let (Some(client), false) = (state.client, state.mute) {
+                state.answers += 1;
                 let _ = self.front.send_to(&buffer[..len], client);
             }
         }
