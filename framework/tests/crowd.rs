@@ -20,7 +20,7 @@ use peeloff::{
     raise_fd_limit,
 };
 use relay::Relay;
-use support::{DEADLINE, Running, echo, exchange, open_fds, scaled, slowness, threads, until};
+use support::{DEADLINE, Running, SLOWNESS, echo, exchange, open_fds, scaled, threads, until};
 
 /// The first retransmission timer of either side (RFC 6347 §4.2.4.1).
 const FIRST_TIMER: Duration = Duration::from_secs(1);
@@ -30,15 +30,16 @@ const BOTH: [&str; 2] = ["udp://127.0.0.1:0", "dtls://127.0.0.1:0"];
 #[test]
 fn no_handshake_of_two_hundred_at_once_needs_a_retransmission() {
     // A handshake that took a second because the machine is busy may have had a timer fire, on either
-    // side and rightly; one that took less cannot. So there has to be a round without a slow one.
-    let (crowd, all) = (scaled(200), u64::from(scaled(200)));
+    // side and rightly; one that took less cannot. So there has to be a round without a slow one. A slow
+    // machine has two hundred at once in the first round only, and need not have such a round.
     for round in 1..=10 {
+        let peers = if round == 1 { 200 } else { scaled(200) };
         let running = Running::echo("dtls://127.0.0.1:0");
         let (client, url) = (running.client(), running.url());
-        let start = Barrier::new(crowd as usize);
+        let start = Barrier::new(peers as usize);
         let slow = AtomicU64::new(0);
         thread::scope(|scope| {
-            for number in 0..crowd {
+            for number in 0..peers {
                 let (client, start, slow) = (client.clone(), &start, &slow);
                 scope.spawn(move || {
                     start.wait();
@@ -52,23 +53,25 @@ fn no_handshake_of_two_hundred_at_once_needs_a_retransmission() {
                 });
             }
         });
+        // A client's repeated hello that the server reads when the association is over opens another,
+        // which times out: so there may be more than there are clients, where a timer fired.
+        let peers = u64::from(peers);
         let stats = running.until("all are served", |stats| {
-            (stats.ended("closed_by_peer"), stats.opened) == (all, all) && stats.hello_verify_requests >= all
+            stats.ended("closed_by_peer") == peers
+                && stats.opened >= peers
+                && stats.hello_verify_requests >= peers
         });
-        assert_eq!((stats.handshakes, stats.hello_verify_requests_lost), (all, 0));
+        assert_eq!((stats.handshakes, stats.hello_verify_requests_lost), (peers, 0));
         assert_eq!((stats.strays, stats.strays_lost), (0, 0));
         if slow.into_inner() == 0 {
             assert_eq!((stats.retransmissions, stats.duplicate_hellos, stats.last_flights_resent), (0, 0, 0));
-            assert_eq!(stats.hello_verify_requests, all);
+            assert_eq!((stats.opened, stats.hello_verify_requests), (peers, peers));
             return;
         }
-        eprintln!("round {round} had slow handshakes; another one");
-        if slowness() > 1 {
-            // Every handshake may be slow there, so that nothing can be said of retransmissions.
-            return;
-        }
+        eprintln!("round {round} of {peers} had slow handshakes; another one");
     }
-    panic!("no round without a handshake of a second or more");
+    assert!(*SLOWNESS > 1, "no round without a handshake of a second or more");
+    eprintln!("SKIPPED: that no handshake is retransmitted; here each round had one of a second or more");
 }
 
 #[test]
@@ -245,6 +248,8 @@ fn everything_is_given_back() {
         // The first makes a wildcard listener's anchor, which stays.
         exchange(&mut client.connect(&target).unwrap(), b"return");
         running.until("the first is gone", |stats| (stats.peers, stats.workers) == (0, 0));
+        // A worker's thread ends a little after it is counted as gone; the dispatcher's stays.
+        until(&format!("its thread ends, {url}"), || (threads() == before.1 + 1).then_some(()));
         let started = (open_fds(), threads());
         for message in [&b"panic"[..], b"error", b"return", b"idle", b"close"] {
             let mut clients: Vec<_> = (0..20).map(|_| client.connect(&target).unwrap()).collect();
@@ -266,16 +271,12 @@ fn everything_is_given_back() {
             running.until("it is given up", |stats| stats.ended("handshake_timed_out") == 1);
         }
         until(&format!("descriptors and threads go, {url}"), || {
-            // Fewer threads than then, if the last one was still on its way out.
-            let gone = open_fds() <= started.0 && threads() <= started.1;
-            (running.stats().workers == 0 && gone).then_some(())
+            (running.stats().workers == 0 && (open_fds(), threads()) == started).then_some(())
         });
         let stats = running.stats();
         assert_eq!((stats.ended("handler_panicked"), stats.ended("handler_failed")), (20, 20), "{url}");
         drop(running);
-        until(&format!("the server goes, {url}"), || {
-            (open_fds() <= before.0 && threads() <= before.1).then_some(())
-        });
+        until(&format!("the server goes, {url}"), || ((open_fds(), threads()) == before).then_some(()));
     }
 }
 

@@ -56,7 +56,7 @@ fn a_port_that_is_in_use_on_another_address_is_in_no_peers_way() {
 fn sixty_thousand_children_of_a_specific_address_get_what_is_theirs() {
     let stats = make_children("udp://127.0.0.1:0", &[Ipv4Addr::LOCALHOST], scaled(60_000));
     // Now and then the port is in use on the address of a client, here or in another test.
-    assert!(stats.children_by_wildcard > u64::from(scaled(50_000)), "{stats:?}");
+    assert!(stats.children_by_wildcard > stats.opened * 5 / 6, "{stats:?}");
     // The wildcard recipe lets nothing slip in the first place.
     assert!(stats.strays == 0 || stats.children_by_group > 0, "{stats:?}");
 }
@@ -77,10 +77,11 @@ fn twenty_thousand_children_of_the_wildcard_address_get_what_is_theirs() {
     assert_eq!(stats.listeners, 4);
 }
 
-/// One trial; again where the kernel chose a port that another test has on another address.
+/// One trial; again where the kernel chose a port that another test has on another address, and where it
+/// was too busy to deliver.
 fn stolen(recipe: Recipe, address: IpAddr) -> bool {
-    until("a free port", || match steals(recipe, address) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
+    until("a trial", || match steals(recipe, address) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::TimedOut) => None,
         other => Some(other.unwrap()),
     })
 }

@@ -29,9 +29,9 @@ const MORE_MEMORY: u64 = 5 << 20;
 
 #[test]
 fn two_hundred_thousand_strangers_leave_nothing_behind() {
-    let strangers = scaled(STRANGERS) / AT_ONCE * AT_ONCE;
     let mut child = Child::start("the_server_that_strangers_ask");
     let server = child.address();
+    let strangers = scaled(STRANGERS) / AT_ONCE * AT_ONCE;
     let mut live = child.connect();
     // The first of all pay for what is made once.
     ask(server, 0..AT_ONCE);

@@ -12,13 +12,16 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::sys::{message, socket as option};
+use crate::sys::epoll::{self, Epoll};
+use crate::sys::socket as option;
 
 /// What the kernel is asked to queue on a listener: 4 MiB hold some 5,000 hellos, the default 277.
 const LISTENER_BUFFER: usize = 4 << 20;
 
 /// Times that a probe is tried where it fails for other reasons than what it looks for.
 const PROBES: usize = 3;
+/// How long a probe's datagram may take to arrive: on a busy machine the kernel does not deliver it at once.
+const ARRIVAL: Duration = Duration::from_millis(100);
 
 /// A way to make a connected child beside a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,19 +76,26 @@ impl Recipes {
 ///
 /// # Errors
 ///
-/// Those of the system calls.
+/// Those of the system calls, and [`TimedOut`](io::ErrorKind::TimedOut) if it arrives nowhere.
 pub fn steals(recipe: Recipe, address: IpAddr) -> io::Result<bool> {
     let listener = listen(SocketAddr::new(address, 0), Options::default())?;
     let local = listener.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
     let (peer, stranger) = (UdpSocket::bind((address, 0))?, UdpSocket::bind((address, 0))?);
     let child = bind(recipe, local, Options::default())?;
+    const LISTENER: u64 = 0;
+    const CHILD: u64 = 1;
+    let window = Epoll::new()?;
+    window.add(listener.as_fd(), epoll::READABLE, LISTENER)?;
+    window.add(child.as_fd(), epoll::READABLE, CHILD)?;
     stranger.send_to(b"?", local)?;
+    // The window stays open until it is there: where it is tells who was given it, not when.
+    let mut arrived = Vec::new();
+    window.wait(&mut arrived, Some(ARRIVAL))?;
     connect(recipe, &child, peer.local_addr()?)?;
-    listener.set_read_timeout(Some(Duration::from_millis(50)))?;
-    match message::recv(listener.as_fd(), &mut [0; 8], &mut Vec::new(), true) {
-        Ok(_) => Ok(false),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
-        Err(error) => Err(error),
+    match arrived[..] {
+        [LISTENER] => Ok(false),
+        [CHILD] => Ok(true),
+        _ => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 

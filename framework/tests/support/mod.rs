@@ -3,7 +3,9 @@
 // Each test program uses its own part of this.
 #![allow(dead_code)]
 
+use std::env;
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use peeloff::{Address, CaBundle, Client, Error, Handle, Identity, Peer, Server, ServerBuilder, Stats};
@@ -11,15 +13,16 @@ use peeloff::{Address, CaBundle, Client, Error, Handle, Identity, Peer, Server, 
 /// How long anything may take before a test fails; generous for slow machines.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// So many of something, or fewer on a machine that is said to be slower by so much (an emulated one):
-/// `PEELOFF_TEST_SLOWNESS`, 1 without it.
-pub fn scaled(count: u32) -> u32 {
-    count / slowness()
-}
+/// How many times slower than a usual one this machine is, as PEELOFF_TEST_SLOWNESS says: an emulated
+/// processor is, by ten and more. Large [counts](scaled) are divided by it, deadlines stay.
+pub static SLOWNESS: LazyLock<u32> = LazyLock::new(|| match env::var("PEELOFF_TEST_SLOWNESS") {
+    Ok(times) => times.parse().ok().filter(|&times| times > 0).expect("PEELOFF_TEST_SLOWNESS is 1 or more"),
+    Err(_) => 1,
+});
 
-/// See [`scaled`].
-pub fn slowness() -> u32 {
-    std::env::var("PEELOFF_TEST_SLOWNESS").map_or(1, |times| times.parse().expect("a number"))
+/// A large count, or as much of it as a slow machine does in the same time.
+pub fn scaled(count: u32) -> u32 {
+    count / *SLOWNESS
 }
 
 /// A server on loopback whose identity the clients trust; it is shut down when dropped.
@@ -73,7 +76,8 @@ impl Running {
 
     /// Waits until the numbers are as wanted.
     pub fn until(&self, what: &str, wanted: impl Fn(&Stats) -> bool) -> Stats {
-        until(what, || Some(self.stats()).filter(|stats| wanted(stats)))
+        let look = || Some(self.stats()).filter(|stats| wanted(stats));
+        until_or(look, || panic!("waited in vain: {what}; {:?}", self.stats()))
     }
 }
 
@@ -101,13 +105,19 @@ pub fn exchange(peer: &mut Peer, message: &[u8]) {
 }
 
 /// Looks again every few milliseconds, until there is something or the deadline is over.
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    until_or(look, || panic!("waited in vain: {what}"))
+}
+
+fn until_or<T>(mut look: impl FnMut() -> Option<T>, fail: impl FnOnce() -> T) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        if Instant::now() >= deadline {
+            return fail();
+        }
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }
