@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use peeloff::internals::child::{Recipe, steals};
 use peeloff::{Admission, Error, Incoming, Peer, PeerHandler, Refusal, Stats};
-use support::{DEADLINE, Running, exchange, scaled, until};
+use support::{DEADLINE, Running, SLOWNESS, exchange, scaled, until};
 
 /// Threads that make clients, and the clients that each has at once.
 const CLIENT_THREADS: usize = 4;
@@ -57,8 +57,10 @@ fn sixty_thousand_children_of_a_specific_address_get_what_is_theirs() {
     let stats = make_children("udp://127.0.0.1:0", &[Ipv4Addr::LOCALHOST], scaled(60_000));
     // Now and then the port is in use on the address of a client, here or in another test.
     assert!(stats.children_by_wildcard > stats.opened * 5 / 6, "{stats:?}");
-    // The wildcard recipe lets nothing slip in the first place.
-    assert!(stats.strays == 0 || stats.children_by_group > 0, "{stats:?}");
+    // The wildcard recipe lets nothing slip in the first place, but for the instant inside connect(2) that
+    // an emulated processor can be stopped in.
+    let slipped = if *SLOWNESS > 1 { stats.opened / 200 } else { 0 };
+    assert!(stats.strays <= slipped || stats.children_by_group > 0, "{stats:?}");
 }
 
 #[test]

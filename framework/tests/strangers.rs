@@ -24,7 +24,8 @@ use support::{Running, exchange, scaled, until};
 const STRANGERS: u32 = 200_000;
 /// Strangers that wait for their answers at once: fewer than the smallest receive buffer holds hellos.
 const AT_ONCE: u32 = 200;
-/// How much more memory the server may have after all of them than before.
+/// How much more memory the server may have after all of them than before: where there are a tenth of them,
+/// still far less than a hundredth of an association for each.
 const MORE_MEMORY: u64 = 5 << 20;
 
 #[test]

@@ -28,7 +28,8 @@ const ARRIVAL: Duration = Duration::from_millis(100);
 pub enum Recipe {
     /// Bind the wildcard address, then connect: in the window the listener, bound to a specific
     /// address, outranks the child; connect moves the child to that address. The kernel chooses
-    /// the address by routing, so it can be the wrong one.
+    /// the address by routing, so it can be the wrong one. It sets the child's address an instant before
+    /// its peer's: what another processor delivers in between is the child's, and is given back.
     Wildcard,
     /// Bind the listener's address inside its SO_REUSEPORT group, whose program always chooses the
     /// listener; connect; leave the group.
