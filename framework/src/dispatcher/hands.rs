@@ -114,8 +114,9 @@ impl Hands {
                 if self.waiting.len() < MAX_WAITING {
                     self.waiting.push_back(job);
                 } else {
-                    self.refuse(Refusal::NoThread);
+                    // Counted last: whoever sees the refusal sees the peer gone.
                     job.abandon(EndReason::NoThread);
+                    self.refuse(Refusal::NoThread);
                 }
             }
         }
@@ -134,8 +135,8 @@ impl Hands {
             }
             // Nobody waits longer for a thread than for a handshake: its peer has given up.
             if job.association.opened.elapsed() > self.shared.timeouts.handshake {
-                self.refuse(Refusal::NoThread);
                 job.abandon(EndReason::NoThread);
+                self.refuse(Refusal::NoThread);
                 continue;
             }
             match self.pool.submit(job) {
