@@ -69,6 +69,11 @@ pub enum Scheme {
     SctpTls,
     /// DTLS 1.2 over SCTP ([RFC 6083](https://www.rfc-editor.org/rfc/rfc6083)).
     SctpDtls,
+    /// TCP ([RFC 9293](https://www.rfc-editor.org/rfc/rfc9293)): a stream of bytes, nothing is encrypted and
+    /// nobody is authenticated.
+    Tcp,
+    /// TLS 1.2 and 1.3 over TCP ([RFC 8446](https://www.rfc-editor.org/rfc/rfc8446)).
+    Tls,
 }
 
 /// The host of an [`Address`].
@@ -190,7 +195,15 @@ impl fmt::Display for Address {
 
 impl Scheme {
     /// Every scheme that can be used, for help texts.
-    pub const ALL: &[Scheme] = &[Scheme::Udp, Scheme::Dtls, Scheme::Sctp, Scheme::SctpTls, Scheme::SctpDtls];
+    pub const ALL: &[Scheme] = &[
+        Scheme::Udp,
+        Scheme::Dtls,
+        Scheme::Tcp,
+        Scheme::Tls,
+        Scheme::Sctp,
+        Scheme::SctpTls,
+        Scheme::SctpDtls,
+    ];
 
     /// The scheme as it stands in a URL.
     pub const fn as_str(self) -> &'static str {
@@ -200,20 +213,27 @@ impl Scheme {
             Scheme::Sctp => "sctp",
             Scheme::SctpTls => "sctp+tls",
             Scheme::SctpDtls => "sctp+dtls",
+            Scheme::Tcp => "tcp",
+            Scheme::Tls => "tls",
         }
     }
 
     /// Whether messages are encrypted and a handshake comes before them.
     pub const fn is_secure(self) -> bool {
         match self {
-            Scheme::Udp | Scheme::Sctp => false,
-            Scheme::Dtls | Scheme::SctpTls | Scheme::SctpDtls => true,
+            Scheme::Udp | Scheme::Sctp | Scheme::Tcp => false,
+            Scheme::Dtls | Scheme::SctpTls | Scheme::SctpDtls | Scheme::Tls => true,
         }
     }
 
     /// Whether it runs over SCTP: messages have streams, hosts may have several addresses.
     pub const fn is_sctp(self) -> bool {
         matches!(self, Scheme::Sctp | Scheme::SctpTls | Scheme::SctpDtls)
+    }
+
+    /// Whether it runs over TCP: bytes without boundaries, which [`Framing`](crate::Framing) makes messages of.
+    pub const fn is_stream(self) -> bool {
+        matches!(self, Scheme::Tcp | Scheme::Tls)
     }
 }
 

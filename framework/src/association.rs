@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -13,9 +13,11 @@ use socket2::Socket;
 
 use crate::address::Scheme;
 use crate::error::EndReason;
+use crate::outbox::{Outbox, Queue};
 use crate::sctp::{self, MessageInfo, NotificationKind};
 use crate::session::Session;
-use crate::sys::epoll::{Epoll, READABLE_EDGE};
+use crate::stream::proxy::Ends;
+use crate::sys::epoll::Epoll;
 use crate::sys::message;
 
 /// Names an association; unique in this process, never used twice.
@@ -52,10 +54,12 @@ pub(crate) mod signal {
     pub(crate) const STOP: u8 = 8;
     /// Datagrams wait in the inbox.
     pub(crate) const INBOX: u8 = 16;
-    /// What was encrypted found no room in the send buffer: send it when there is some.
+    /// Something found no room in the send buffer: send it when there is some.
     pub(crate) const FLUSH: u8 = 32;
+    /// The peer's outbox is full, and it is to be disconnected for that.
+    pub(crate) const TOO_SLOW: u8 = 64;
     /// After these nothing of the peer is read any more.
-    pub(crate) const FINAL: u8 = CLOSE | EVICT | STOP;
+    pub(crate) const FINAL: u8 = CLOSE | EVICT | STOP | TOO_SLOW;
 }
 
 /// Most datagrams that wait in an inbox: those that came before the child socket was there, and
@@ -68,8 +72,8 @@ const INBOX_BYTES: usize = 1 << 20;
 /// One association. The worker owns its life; everybody else holds it through an `Arc` and can
 /// send, signal or look at it.
 ///
-/// Lock order: `link`, `wake` and `inbox` are leaves, never held together and never across a
-/// blocking call or a handler.
+/// Lock order: `link` before `outbox`; `wake` and `inbox` are leaves. None is held across a blocking call or
+/// a handler.
 pub(crate) struct Association {
     pub(crate) id: AssociationId,
     pub(crate) scheme: Scheme,
@@ -81,6 +85,11 @@ pub(crate) struct Association {
     pub(crate) hello_random: [u8; 32],
     /// Session and socket while the association is open.
     pub(crate) link: Mutex<Link>,
+    /// What waits for room; only whoever holds `link` looks.
+    pub(crate) outbox: Mutex<Queue>,
+    pub(crate) outbox_bound: Outbox,
+    /// Who is behind the proxy, once that is known.
+    proxied: OnceLock<Ends>,
     wake: Mutex<Wake>,
     inbox: Mutex<Inbox>,
     signals: AtomicU8,
@@ -94,6 +103,8 @@ pub(crate) struct Association {
     last_flight: Mutex<Vec<Box<[u8]>>>,
     pub(crate) received: AtomicU64,
     pub(crate) sent: AtomicU64,
+    /// Messages that found no room in the outbox.
+    pub(crate) dropped: AtomicU64,
 }
 
 /// What sending goes through.
@@ -112,8 +123,8 @@ enum Wake {
     Unborn,
     /// It blocks in a read of the socket: shutting that down for reading wakes it.
     Blocking(Arc<Socket>),
-    /// It was woken once and waits by epoll since: re-arming the socket there wakes it.
-    Watching(Arc<Socket>, Arc<Epoll>),
+    /// It waits by epoll, for these events: re-arming the socket there wakes it.
+    Watching(Arc<Socket>, Arc<Epoll>, u32),
     /// It blocks in a read of an SCTP socket. Shut down for reading, that would acknowledge and throw
     /// away what still comes; a notification wakes it as well.
     Notifying(Arc<Socket>),
@@ -167,6 +178,9 @@ impl Association {
             opened: Instant::now(),
             hello_random: [0; 32],
             link: Mutex::new(Link::Opening),
+            outbox: Mutex::default(),
+            outbox_bound: Outbox::default(),
+            proxied: OnceLock::new(),
             wake: Mutex::new(Wake::Unborn),
             inbox: Mutex::default(),
             signals: AtomicU8::new(0),
@@ -176,6 +190,7 @@ impl Association {
             last_flight: Mutex::default(),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
         }
     }
 
@@ -183,6 +198,28 @@ impl Association {
     pub(crate) fn with_hello(mut self, random: [u8; 32]) -> Self {
         self.hello_random = random;
         self
+    }
+
+    /// With this bound of what waits for the peer.
+    pub(crate) fn with_outbox(mut self, bound: Outbox) -> Self {
+        self.outbox_bound = bound;
+        self
+    }
+
+    /// Where the peer is: behind the proxy, if there is one that said so.
+    pub(crate) fn peer_address(&self) -> SocketAddr {
+        self.proxied.get().map_or(self.peer, |ends| ends.peer)
+    }
+
+    /// The address that the peer asked for.
+    pub(crate) fn local_address(&self) -> SocketAddr {
+        self.proxied.get().map_or(self.local, |ends| ends.local)
+    }
+
+    /// The proxy said who is behind it.
+    pub(crate) fn set_proxied(&self, ends: Ends) {
+        // It says so once.
+        let _ = self.proxied.set(ends);
     }
 
     /// The signals raised so far.
@@ -195,6 +232,11 @@ impl Association {
         if self.signals.fetch_or(signal, Ordering::AcqRel) & signal == 0 {
             self.wake();
         }
+    }
+
+    /// Raises a signal on the worker's own thread, which is not waiting.
+    pub(crate) fn note(&self, signal: u8) {
+        self.signals.fetch_or(signal, Ordering::AcqRel);
     }
 
     /// Takes a signal back, which has been seen to.
@@ -214,9 +256,9 @@ impl Association {
                     message::shutdown_read(&**socket);
                 }
             }
-            Wake::Watching(socket, epoll) => {
+            Wake::Watching(socket, epoll, events) => {
                 use std::os::fd::AsFd;
-                let _ = epoll.modify(socket.as_fd(), READABLE_EDGE, 0);
+                let _ = epoll.modify(socket.as_fd(), *events, 0);
             }
             Wake::Unborn | Wake::Gone => {}
         }
@@ -233,9 +275,9 @@ impl Association {
         *self.wake.lock() = Wake::Notifying(Arc::clone(socket));
     }
 
-    /// The worker waits by `epoll` from now on. It must look at the signals after this.
-    pub(crate) fn wake_by_epoll(&self, socket: &Arc<Socket>, epoll: &Arc<Epoll>) {
-        *self.wake.lock() = Wake::Watching(Arc::clone(socket), Arc::clone(epoll));
+    /// The worker waits by `epoll` for these events from now on. It must look at the signals after this.
+    pub(crate) fn wake_by_epoll(&self, socket: &Arc<Socket>, epoll: &Arc<Epoll>, events: u32) {
+        *self.wake.lock() = Wake::Watching(Arc::clone(socket), Arc::clone(epoll), events);
     }
 
     /// Lets go of the socket: nobody needs to be woken any more.
@@ -246,7 +288,7 @@ impl Association {
     /// The socket, for whoever watches over the last flight.
     pub(crate) fn socket(&self) -> Option<Arc<Socket>> {
         match &*self.wake.lock() {
-            Wake::Blocking(socket) | Wake::Watching(socket, _) | Wake::Notifying(socket) => {
+            Wake::Blocking(socket) | Wake::Watching(socket, ..) | Wake::Notifying(socket) => {
                 Some(Arc::clone(socket))
             }
             Wake::Unborn | Wake::Gone => None,

@@ -15,6 +15,7 @@ use crate::config::Timeouts;
 use crate::credentials::{CaBundle, Identity};
 use crate::error::{ConnectError, EndReason, IdentityError, NoSctp};
 use crate::observe::Counters;
+use crate::outbox::Outbox;
 use crate::peer::{Opened, Parts, Peer};
 use crate::sctp::{self, AssociationState, Notification, Options, Settings};
 use crate::session::Session;
@@ -24,10 +25,13 @@ use crate::session::dtls_sctp::{DtlsSctp, Knobs};
 use crate::session::handshake::{Failure, Handshake, after};
 use crate::session::sctp::{SctpSession, configure, require_auth};
 use crate::session::secure_sctp::SecureSctp;
+use crate::session::stream::StreamSession;
 use crate::session::tls_streams::TlsStreams;
+use crate::stream::StreamSettings;
 use crate::sys;
 use crate::transport::Transport;
 use crate::transport::sctp::SctpTransport;
+use crate::transport::tcp::TcpTransport;
 use crate::transport::udp::UdpTransport;
 
 /// Connects to servers. By default the server's certificate must verify against the system's
@@ -51,6 +55,8 @@ pub struct Client {
     timeout: Duration,
     bind: Vec<SocketAddr>,
     sctp: Settings,
+    stream: StreamSettings,
+    outbox: Outbox,
     /// Made by the first connect: reading the system's authorities takes milliseconds.
     contexts: [OnceLock<SslContext>; 2],
 }
@@ -64,6 +70,8 @@ impl Client {
             timeout: Duration::from_secs(10),
             bind: Vec::new(),
             sctp: Settings::default(),
+            stream: StreamSettings::default(),
+            outbox: Outbox::default(),
             contexts: Default::default(),
         }
     }
@@ -130,6 +138,21 @@ impl Client {
         self
     }
 
+    /// How TCP connections are used.
+    #[must_use]
+    pub fn stream(mut self, settings: StreamSettings) -> Self {
+        self.stream = settings;
+        self
+    }
+
+    /// How much may wait for the server where it takes nothing at the moment
+    /// ([`Sender::post`](crate::Sender::post)).
+    #[must_use]
+    pub fn outbox(mut self, bound: Outbox) -> Self {
+        self.outbox = bound;
+        self
+    }
+
     /// Connects and runs the handshake on the calling thread. Blocks until it is complete. On
     /// plain UDP nothing is sent, and nobody need be there. On SCTP the addresses of a list are those of
     /// one host, and all of them are tried for one association (sctp_connectx, RFC 6458 §9.9).
@@ -144,9 +167,10 @@ impl Client {
         }
         let mut outcome = None;
         for peer in found {
-            let connected = match address.scheme.is_sctp() {
-                true => self.connect_sctp(address, &[peer]),
-                false => self.connect_udp(address, peer),
+            let connected = match address.scheme {
+                scheme if scheme.is_sctp() => self.connect_sctp(address, &[peer]),
+                scheme if scheme.is_stream() => self.connect_tcp(address, peer),
+                _ => self.connect_udp(address, peer),
             };
             match connected {
                 Ok(peer) => return Ok(peer),
@@ -161,7 +185,7 @@ impl Client {
 
     fn connect_udp(&self, address: &Address, peer: SocketAddr) -> Result<Peer, ConnectError> {
         let (socket, local) = self.open_udp(peer)?;
-        let association = Arc::new(Association::new(address.scheme, local, peer));
+        let association = Arc::new(Association::new(address.scheme, local, peer).with_outbox(self.outbox));
         let counters = Arc::new(Counters::default());
         let mut transport =
             UdpTransport::new(Arc::clone(&socket), Arc::clone(&association), Arc::clone(&counters), None);
@@ -184,13 +208,59 @@ impl Client {
         Ok(open(association, counters, opened))
     }
 
+    fn connect_tcp(&self, address: &Address, peer: SocketAddr) -> Result<Peer, ConnectError> {
+        let failed = |source| ConnectError::Io { peer, source };
+        let deadline = after(self.timeout);
+        let domain = Domain::for_address(peer);
+        let socket = Socket::new(domain, Type::STREAM, Some(socket2::Protocol::TCP)).map_err(failed)?;
+        if let Some(&local) = self.bind.last() {
+            socket.bind(&local.into()).map_err(|source| ConnectError::Bind { local, source })?;
+        }
+        socket.set_tcp_nodelay(true).map_err(failed)?;
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        socket.connect_timeout(&peer.into(), left).map_err(|source| match source.kind() {
+            ErrorKind::TimedOut => ConnectError::TimedOut { peer, timeout: self.timeout, unreachable: false },
+            ErrorKind::ConnectionRefused => {
+                ConnectError::Refused { peer, why: "nothing listens on that port".to_owned() }
+            }
+            _ => ConnectError::Io { peer, source },
+        })?;
+        let local = socket.local_addr().map_err(failed)?.as_socket();
+        let local = local.ok_or_else(|| failed(ErrorKind::AddrNotAvailable.into()))?;
+        let socket = Arc::new(socket);
+        let association = Arc::new(Association::new(address.scheme, local, peer).with_outbox(self.outbox));
+        let counters = Arc::new(Counters::default());
+        let mut transport =
+            TcpTransport::new(Arc::clone(&socket), Arc::clone(&association), Arc::clone(&counters));
+        let session = match address.scheme.is_secure() {
+            true => {
+                let name = self.name(address, peer);
+                StreamSession::connect(self.context(Protocol::Tls)?, socket, Some(&name), &self.stream)
+            }
+            false => Ok(StreamSession::plain(socket, &self.stream)),
+        };
+        let (session, facts) = session
+            .and_then(|mut session| {
+                let facts = session.shake_hands(&mut transport, &association, deadline)?;
+                Ok((session, facts))
+            })
+            .map_err(|failure| self.failed(failure, peer, false))?;
+        let opened = Opened {
+            transport: Transport::Tcp(transport),
+            session: Session::Stream(Box::new(session)),
+            facts,
+            restart: None,
+        };
+        Ok(open(association, counters, opened))
+    }
+
     fn connect_sctp(&self, address: &Address, peers: &[SocketAddr]) -> Result<Peer, ConnectError> {
         let peer = peers[0];
         let deadline = after(self.timeout);
         let socket = self.associate(address.scheme, peers, deadline)?;
         let local = Options::of(&socket).local_addresses().unwrap_or_default();
         let local = local.first().copied().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
-        let association = Arc::new(Association::new(address.scheme, local, peer));
+        let association = Arc::new(Association::new(address.scheme, local, peer).with_outbox(self.outbox));
         let counters = Arc::new(Counters::default());
         let socket = Arc::new(socket2::Socket::from(socket));
         let named = Arc::clone(&association);

@@ -6,15 +6,17 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// From the ClientHello with the cookie (on SCTP from the peel-off) to the last flight. Default: 10 s.
+    /// From the ClientHello with the cookie (on SCTP from the peel-off, on TCP from the connection, with a PROXY
+    /// header too) to the last flight. Default: 10 s.
     pub handshake: Duration,
-    /// Ends an association whose peer sent nothing authentic for so long. Watched while the handler
+    /// Ends an association whose peer sent no whole message for so long. Watched while the handler
     /// waits in `recv`; may be late by 1/256 of itself. `None`: never. Default: 5 minutes.
     pub idle: Option<Duration>,
     /// Ends an association so long after it opened, at the handler's next `recv` or `send`.
     /// `None`: never. Default: `None`.
     pub lifetime: Option<Duration>,
-    /// How long [`Peer::send`](crate::Peer::send) waits for room in the socket's send buffer.
+    /// How long [`Peer::send`](crate::Peer::send) waits for room: in the socket's send buffer, on TCP in what
+    /// may wait behind it.
     /// Default: 5 s.
     pub send: Duration,
     /// How long a worker thread without a peer waits for the next one before it ends.

@@ -11,7 +11,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EndReason {
-    /// The peer said goodbye: a close_notify (RFC 5246 §7.2.1).
+    /// The peer said goodbye: a close_notify (RFC 5246 §7.2.1), on SCTP a SHUTDOWN, on TCP in clear a FIN.
     ClosedByPeer,
     /// The handler returned, or somebody called `close`.
     ClosedByUs,
@@ -44,6 +44,11 @@ pub enum EndReason {
     /// The peer answers on none of its addresses: retransmissions and heartbeats of SCTP found nobody
     /// ([`Settings::dead_after`](crate::sctp::Settings::dead_after)).
     Unreachable,
+    /// The peer's TLS connection ended without a close_notify (RFC 8446 §6.1): it may be cut short, by anybody
+    /// on the path.
+    Truncated,
+    /// The peer took nothing of what was sent, and its [`Outbox`](crate::Outbox) was full.
+    TooSlow,
 }
 
 impl EndReason {
@@ -67,7 +72,7 @@ impl EndReason {
     }
 
     /// The labels of all reasons, in the order of [`Stats::ended`](crate::Stats::ended).
-    pub const LABELS: [&'static str; 16] = [
+    pub const LABELS: [&'static str; 18] = [
         "closed_by_peer",
         "closed_by_us",
         "idle",
@@ -84,6 +89,8 @@ impl EndReason {
         "no_thread",
         "aborted",
         "unreachable",
+        "truncated",
+        "too_slow",
     ];
 
     pub(crate) fn index(&self) -> usize {
@@ -104,6 +111,8 @@ impl EndReason {
             Self::NoThread => 13,
             Self::Aborted(_) => 14,
             Self::Unreachable => 15,
+            Self::Truncated => 16,
+            Self::TooSlow => 17,
         }
     }
 }
@@ -127,6 +136,8 @@ impl fmt::Display for EndReason {
             Self::NoThread => f.write_str("no thread could be started for it"),
             Self::Aborted(why) => write!(f, "the peer aborted: {why}"),
             Self::Unreachable => f.write_str("the peer answers on none of its addresses"),
+            Self::Truncated => f.write_str("the connection ended without a goodbye"),
+            Self::TooSlow => f.write_str("the peer does not take what is sent to it"),
         }
     }
 }
@@ -148,9 +159,9 @@ pub enum Error {
         /// Bytes that would have fitted.
         limit: usize,
     },
-    /// DTLS has no way to carry an empty message (OpenSSL drops empty records), and SCTP has none. The
-    /// association lives.
-    #[error("DTLS, TLS and SCTP carry no empty messages")]
+    /// DTLS has no way to carry an empty message (OpenSSL drops empty records), SCTP has none, and on a stream
+    /// without [`Framing`](crate::Framing) it is nothing. The association lives.
+    #[error("only datagrams in clear and streams with a framing carry empty messages")]
     EmptyMessage,
     /// The SCTP association has fewer streams, or this one has no TLS session, or TLS was asked for an
     /// unordered message. Nothing was sent, and the association lives.
@@ -160,8 +171,9 @@ pub enum Error {
         stream: u16,
     },
     /// A message came that is longer than
-    /// [`Settings::max_message`](crate::sctp::Settings::max_message). It is lost, and the association
-    /// lives.
+    /// [`Settings::max_message`](crate::sctp::Settings::max_message) on SCTP or
+    /// [`StreamSettings::max_message`](crate::StreamSettings::max_message) on TCP. It is lost, and the
+    /// association lives.
     #[error("a message came that is longer than {limit} bytes")]
     MessageRefused {
         /// Bytes that would have been taken.
@@ -306,6 +318,12 @@ pub enum StartError {
     /// A listener for TLS or DTLS without certificate and without PSK.
     #[error("a secure listener needs an identity (certificate and key) or pre-shared keys")]
     NoIdentity,
+    /// A listener behind a proxy that is not on TCP.
+    #[error("the PROXY protocol goes with tcp:// and tls://, not with {scheme}://")]
+    NoProxy {
+        /// Its scheme.
+        scheme: crate::address::Scheme,
+    },
     /// The kernel has no SCTP.
     #[error(transparent)]
     NoSctp(#[from] NoSctp),
@@ -352,8 +370,8 @@ pub enum ConnectError {
     /// The kernel has no SCTP.
     #[error(transparent)]
     NoSctp(#[from] NoSctp),
-    /// Nobody takes SCTP associations there.
-    #[error("no SCTP association with {peer}: {why}; check that a server listens there")]
+    /// Nobody takes SCTP associations or TCP connections there.
+    #[error("no association with {peer}: {why}; check that a server listens there")]
     Refused {
         /// Who was asked.
         peer: SocketAddr,

@@ -20,8 +20,9 @@ use crate::peer::{Peer, Sender};
 /// * One handler value serves all peers at once, hence `Sync`.
 pub trait PeerHandler: Send + Sync + 'static {
     /// Whether to take a new peer. Runs on the dispatcher thread, for every new peer: it must not
-    /// block, for nobody new gets in meanwhile. On DTLS and SCTP the address is proven by then (RFC 6347
-    /// §4.2.1, RFC 9260 §5.1); on plain UDP it may be forged. A panic refuses the peer.
+    /// block, for nobody new gets in meanwhile; behind a proxy
+    /// ([`ServerBuilder::listen_proxied`](crate::ServerBuilder::listen_proxied)) it runs on the peer's own
+    /// thread. On DTLS, SCTP and TCP the address is proven by then (RFC 6347 §4.2.1, RFC 9260 §5.1, RFC 9293); on plain UDP it may be forged. A panic refuses the peer.
     fn admit(&self, incoming: &Incoming) -> Admission {
         let _ = incoming;
         Admission::Accept
@@ -45,8 +46,8 @@ where
 pub enum Admission {
     /// Take it.
     Accept,
-    /// Silence: nothing is sent, the refusal is counted. An SCTP association, which is there already,
-    /// is aborted.
+    /// Silence: nothing is sent, the refusal is counted. An SCTP association or a TCP connection, which is there
+    /// already, is aborted.
     Refuse,
 }
 

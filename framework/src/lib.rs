@@ -1,7 +1,7 @@
-//! One worker thread per peer, for servers on UDP, DTLS and SCTP on Linux.
+//! One worker thread per peer, for servers on UDP, DTLS, SCTP, TCP and TLS on Linux.
 //!
 //! A *dispatcher* thread meets strangers on the listeners, has them prove their address, and makes a
-//! connected socket for each new peer, or peels its SCTP association off. A *worker* thread then runs that
+//! connected socket for each new peer, peels its SCTP association off, or accepts its TCP connection. A *worker* thread then runs that
 //! peer's own handshake and the [`PeerHandler`], which is straight-line, blocking code:
 //!
 //! ```
@@ -36,8 +36,9 @@
 //! * [`Limits`] and [`Timeouts`] bound everything; [`Stats`] counts everything.
 //! * [`Client`] is the other side.
 //!
-//! The same handler serves `udp://`, `dtls://`, `sctp://`, `sctp+tls://` and `sctp+dtls://`
-//! ([`Scheme`]); what only SCTP has is in [`sctp`] and [`Peer::sctp`].
+//! The same handler serves `udp://`, `dtls://`, `tcp://`, `tls://`, `sctp://`, `sctp+tls://` and `sctp+dtls://`
+//! ([`Scheme`]). On TCP, [`Framing`] says what a message is; what only SCTP has is in [`sctp`] and
+//! [`Peer::sctp`].
 //!
 //! Plain UDP has no proof of address: whoever can forge a source can open associations, up to the
 //! limits. DTLS 1.2 (RFC 6347) proves it with a cookie before anything is kept.
@@ -45,7 +46,7 @@
 #![deny(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]
-compile_error!("peeloff runs on Linux only: it relies on epoll, recvmmsg and Linux's UDP and SCTP sockets");
+compile_error!("peeloff runs on Linux only: it relies on epoll, recvmmsg and Linux's sockets");
 
 mod address;
 mod association;
@@ -56,6 +57,7 @@ mod dispatcher;
 mod error;
 mod handler;
 mod observe;
+mod outbox;
 mod peer;
 mod registry;
 mod restart;
@@ -63,6 +65,7 @@ pub mod sctp;
 mod sender;
 mod server;
 mod session;
+mod stream;
 mod sys;
 mod transport;
 mod worker;
@@ -76,8 +79,10 @@ pub use dispatcher::admit::{Limits, Refusal};
 pub use error::{ConnectError, EndReason, Error, IdentityError, NoSctp, StartError, TrySendError};
 pub use handler::{Admission, Callbacks, Incoming, PeerEvents, PeerHandler};
 pub use observe::Stats;
+pub use outbox::{Outbox, Overflow, Posted};
 pub use peer::{Event, Peer, SctpPeer, Sender};
 pub use server::{Handle, Report, Server, ServerBuilder, raise_fd_limit};
+pub use stream::{Framing, StreamSettings};
 
 /// The pure parts and the recipes, for tests, benches and fuzzers. No promises.
 #[doc(hidden)]
@@ -85,6 +90,7 @@ pub mod internals {
     pub use crate::dispatcher::child;
     pub use crate::dispatcher::{admit, cookie, hello};
     pub use crate::session::record;
+    pub use crate::stream::{frames, proxy};
     pub use crate::sys::control::packet_info as control_messages;
     pub use crate::sys::sctp::control::receive_info as sctp_control_messages;
 }

@@ -149,12 +149,18 @@ counters! {
     sctp_shutdowns,
     /// Paths to SCTP peers that became unreachable.
     paths_lost,
-    /// SCTP messages longer than the limit, thrown away.
+    /// Messages longer than the limit, thrown away (SCTP, and streams with a framing).
     messages_too_long,
     /// SCTP messages that were cut off while they were delivered (SCTP_PARTIAL_DELIVERY_EVENT).
     messages_cut_off,
     /// DTLS records over SCTP that were held back for earlier ones and given up waiting for.
     records_given_up,
+    /// TCP connections accepted.
+    connections,
+    /// Times that TCP listeners paused because a connection could not be accepted (EMFILE, ENOMEM).
+    accept_pauses,
+    /// Connections that did not begin with a valid header of the PROXY protocol where one has to be.
+    proxy_headers_refused,
     /// Notifications of SCTP that make no sense.
     notifications_malformed,
     /// Notifications of SCTP of a kind that is not known here.
@@ -169,6 +175,8 @@ counters! {
     messages_received,
     /// Messages sent to peers.
     messages_sent,
+    /// Messages dropped because their peer's [`Outbox`](crate::Outbox) was full.
+    messages_dropped,
 }
 
 impl Stats {

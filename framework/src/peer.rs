@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
@@ -21,12 +22,14 @@ use crate::sender::lock_and_send;
 use crate::session::dtls::Facts;
 use crate::session::handshake::after;
 use crate::session::{Sent, Session};
+use crate::stream::frames::Frames;
 use crate::sys::epoll::wait_writable;
 use crate::sys::message::DATAGRAM_MAX;
 use crate::transport::Transport;
 
 mod receive;
 mod sctp;
+mod stream;
 
 pub use self::sctp::{Event, SctpPeer};
 
@@ -53,6 +56,8 @@ pub struct Peer {
     scratch: Vec<u8>,
     /// What came with the last message on SCTP.
     info: MessageInfo,
+    /// Makes messages of a stream.
+    frames: Option<Frames>,
     /// A message that was longer than the handler's buffer.
     kept: Option<Vec<u8>>,
     /// The session may hold another message of the last datagram.
@@ -111,6 +116,10 @@ enum Layers {
     Dtls,
     /// Records of TLS or DTLS over SCTP.
     SecureSctp,
+    /// A piece of a stream in clear, with a framing.
+    Frames,
+    /// A piece of a stream of TLS records.
+    Tls,
 }
 
 /// Notifications kept for a handler that does not ask for them; the oldest go first.
@@ -126,7 +135,13 @@ impl Peer {
             Session::Plain(_) => Layers::Plain,
             Session::Dtls(_) => Layers::Dtls,
             Session::Sctp(session) if session.is_secure() => Layers::SecureSctp,
-            Session::Sctp(_) => Layers::Plain,
+            Session::Stream(session) if session.is_secure() => Layers::Tls,
+            Session::Stream(session) if session.frames().is_some() => Layers::Frames,
+            Session::Sctp(_) | Session::Stream(_) => Layers::Plain,
+        };
+        let frames = match &session {
+            Session::Stream(session) => session.frames(),
+            _ => None,
         };
         *parts.association.link.lock() = Link::Open(session);
         Self {
@@ -140,9 +155,10 @@ impl Peer {
             home: parts.home,
             scratch: Vec::with_capacity(DATAGRAM_MAX),
             info: MessageInfo::default(),
+            frames,
             kept: None,
             // Something may have come with the end of the handshake.
-            more: layers == Layers::SecureSctp,
+            more: matches!(layers, Layers::SecureSctp | Layers::Tls),
             notifications: VecDeque::new(),
             told_to_drain: false,
             held_until: None,
@@ -186,8 +202,11 @@ impl Peer {
         self.message_until(buffer, Some(deadline))
     }
 
-    /// Sends one message. Blocks only where the socket's send buffer is full, for
-    /// [`Timeouts::send`] at most. That it was sent does not mean that it arrived.
+    /// Sends one message. Blocks only where the socket's send buffer is full, and on TCP what may wait behind it
+    /// ([`StreamSettings::max_pending`](crate::StreamSettings::max_pending)), for [`Timeouts::send`] at most.
+    /// What waits is sent while the handler is in `recv`, with the next message, or at the end. That it was
+    /// sent does not mean that it arrived. A stream without framing takes any length; there, after an error, a
+    /// part of it may have been sent.
     ///
     /// # Errors
     ///
@@ -199,6 +218,9 @@ impl Peer {
 
     fn send_with(&mut self, message: &[u8], how: &SendInfo) -> Result<(), Error> {
         if message.len() > self.max_message {
+            if self.is_raw_stream() {
+                return message.chunks(self.max_message).try_for_each(|piece| self.send_with(piece, how));
+            }
             return Err(Error::MessageTooLarge { size: message.len(), limit: self.max_message });
         }
         if message.len() < self.min_message {
@@ -210,7 +232,11 @@ impl Peer {
         let mut deadline = None;
         loop {
             match lock_and_send(&self.association, message, how) {
-                Some(Sent::Done | Sent::Parked) => return Ok(()),
+                Some(Sent::Done) => return Ok(()),
+                Some(Sent::Parked) => {
+                    self.note_unsent();
+                    return Ok(());
+                }
                 Some(Sent::NoSuchStream) => return Err(Error::NoSuchStream { stream: how.stream }),
                 // What came before can still be received.
                 Some(Sent::Gone) => return Err(Error::Ended(EndReason::ClosedByPeer)),
@@ -240,19 +266,20 @@ impl Peer {
 
     /// Ends the association in an orderly way: close_notify (RFC 5246 §7.2.1) where there is one, on SCTP a
     /// shutdown (RFC 9260 §9.2), before which everything that was sent arrives, and the socket is closed.
-    /// On secured SCTP it blocks until what was sent is acknowledged, for two seconds at most. Dropping the peer, or returning from the handler, does the same.
+    /// On secured SCTP it blocks until what was sent is acknowledged, for two seconds at most, on TCP until the
+    /// kernel has it, for one. Dropping the peer, or returning from the handler, does the same.
     pub fn close(&mut self) {
         self.finish_with(EndReason::ClosedByUs, None);
     }
 
-    /// Where the peer is.
+    /// Where the peer is; behind a proxy, as that says.
     pub fn peer_address(&self) -> SocketAddr {
-        self.association.peer
+        self.association.peer_address()
     }
 
     /// The address of this host that the peer talks to; never a wildcard.
     pub fn local_address(&self) -> SocketAddr {
-        self.association.local
+        self.association.local_address()
     }
 
     /// The protocol spoken.
@@ -286,9 +313,10 @@ impl Peer {
         self.end.as_ref()
     }
 
-    /// The longest message that [`send`](Self::send) takes, in bytes: 16,384 on DTLS and TLS, 65,507
+    /// The longest message that [`send`](Self::send) takes, in bytes: 16,384 on DTLS and on TLS over SCTP, 65,507
     /// or 65,527 on UDP (above the path MTU, about 1,400 bytes, IP fragments it),
-    /// [`Settings::max_message`](crate::sctp::Settings::max_message) on SCTP.
+    /// [`Settings::max_message`](crate::sctp::Settings::max_message) on SCTP,
+    /// [`StreamSettings::max_message`](crate::StreamSettings::max_message) on TCP and TLS.
     pub fn max_message_size(&self) -> usize {
         self.max_message
     }
@@ -318,6 +346,10 @@ impl Peer {
                             session.end(&mut transport, &reason, self.timeouts.send);
                         }
                     }
+                    (Session::Stream(session), _transport) => {
+                        let stopped = self.association.signals() & signal::STOP != 0;
+                        session.end(&reason, if stopped { Duration::ZERO } else { self.timeouts.send });
+                    }
                     (session, _transport) => {
                         if !matches!(reason, EndReason::Protocol(_) | EndReason::Replaced) {
                             session.close();
@@ -333,6 +365,8 @@ impl Peer {
             }
             (Link::Opening, _) => reason,
         };
+        let lost = self.association.outbox.lock().clear();
+        self.association.dropped.fetch_add(lost, Ordering::Relaxed);
         self.association.confirm();
         self.association.wake_no_more();
         self.end = Some(reason.clone());

@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::association::{Association, AssociationId, Parcel, signal};
 use crate::dispatcher::admit::{Ledger, Limits, Refusal};
 use crate::observe::{Counters, Stats};
+use crate::stream::proxy::Ends;
 
 /// A handshake younger than this is not evicted: an honest one has time for a retransmission.
 const EVICTION_AGE: Duration = Duration::from_secs(2);
@@ -21,13 +22,13 @@ const EVICTION_AGE: Duration = Duration::from_secs(2);
 pub(crate) enum Key {
     /// Local and peer address, which are all that UDP sockets have.
     Addresses(SocketAddr, SocketAddr),
-    /// Its own name, where the kernel tells associations apart by itself (SCTP).
+    /// Its own name, where the kernel tells associations apart by itself (SCTP, TCP).
     Name(AssociationId),
 }
 
 impl Key {
     fn of(association: &Association) -> Self {
-        if association.scheme.is_sctp() {
+        if association.scheme.is_sctp() || association.scheme.is_stream() {
             Self::Name(association.id)
         } else {
             Self::Addresses(association.local, association.peer)
@@ -77,6 +78,24 @@ impl Registry {
             return Err(Refusal::Draining);
         }
         table.ledger.admit(local, peer, Instant::now())
+    }
+
+    /// Books a place for a connection of a proxy, whose own address says nothing about who is behind it.
+    pub(crate) fn book_proxy(&self, local: SocketAddr, proxy: SocketAddr) -> Result<(), Refusal> {
+        let mut table = self.table.lock();
+        if table.draining {
+            return Err(Refusal::Draining);
+        }
+        table.ledger.admit_proxy(local, proxy)
+    }
+
+    /// The proxy said who is behind it: books that one instead, or leaves everything as it is.
+    pub(crate) fn book_proxied(&self, association: &Association, ends: Ends) -> Result<(), Refusal> {
+        let mut table = self.table.lock();
+        let (local, proxy) = (association.local, association.peer);
+        table.ledger.transfer(local, proxy, ends.peer, Instant::now())?;
+        association.set_proxied(ends);
+        Ok(())
     }
 
     /// Gives a booked place back.
@@ -140,13 +159,14 @@ impl Registry {
         let left = association.close_inbox();
         if table.associations.get(&key).is_some_and(|found| found.id == association.id) {
             table.associations.remove(&key);
-            table.ledger.release(association.local, association.peer);
+            table.ledger.release(association.local, association.peer_address());
         }
         let fold = |from: &std::sync::atomic::AtomicU64, into: &std::sync::atomic::AtomicU64| {
             into.fetch_add(from.swap(0, Ordering::Relaxed), Ordering::Relaxed);
         };
         fold(&association.received, &counters.messages_received);
         fold(&association.sent, &counters.messages_sent);
+        fold(&association.dropped, &counters.messages_dropped);
         if table.associations.is_empty() {
             table.associations.shrink_to(64);
             table.half_open.clear();
@@ -199,6 +219,7 @@ impl Registry {
         for association in table.associations.values() {
             stats.messages_received += association.received.load(Ordering::Relaxed);
             stats.messages_sent += association.sent.load(Ordering::Relaxed);
+            stats.messages_dropped += association.dropped.load(Ordering::Relaxed);
         }
         stats
     }

@@ -8,15 +8,17 @@ use std::sync::atomic::Ordering;
 use crate::address::Scheme;
 use crate::association::{Association, AssociationId, Link, signal};
 use crate::error::TrySendError;
+use crate::outbox::{Overflow, Posted, Pushed, Queue};
 use crate::sctp::SendInfo;
-use crate::session::Sent;
+use crate::session::{Sent, Session};
 
 /// Sends to one peer; clonable, and usable from any thread while the peer's own thread waits in
 /// `recv` or is busy with something else.
 ///
 /// A message is encrypted and sent by the calling thread; the peer's thread is not woken. The queue
-/// behind it is the socket's send buffer, so it is bounded. A sender does not keep the association
-/// alive.
+/// behind it is the socket's send buffer, on TCP with
+/// [`StreamSettings::max_pending`](crate::StreamSettings::max_pending) bytes more, and for
+/// [`post`](Self::post) the peer's outbox: each is bounded. A sender does not keep the association alive.
 #[derive(Clone)]
 pub struct Sender {
     association: Arc<Association>,
@@ -51,7 +53,11 @@ impl Sender {
             return Err(TrySendError::Unsendable(message));
         }
         match lock_and_send(&self.association, bytes, how) {
-            Some(Sent::Done | Sent::Parked) => Ok(()),
+            Some(Sent::Done) => Ok(()),
+            Some(Sent::Parked) => {
+                self.association.raise(signal::FLUSH);
+                Ok(())
+            }
             Some(Sent::Full) => Err(TrySendError::Full(message)),
             Some(Sent::TooLarge | Sent::NoSuchStream) => Err(TrySendError::Unsendable(message)),
             Some(Sent::Gone) => Err(TrySendError::Ended(message)),
@@ -61,6 +67,55 @@ impl Sender {
             }
             None => Err(TrySendError::Ended(message)),
         }
+    }
+
+    /// Sends one message, or leaves it in the peer's bounded [`Outbox`](crate::Outbox) where there is no room,
+    /// for the peer's own thread to send once there is: as soon as that waits in `recv`. Messages that wait
+    /// keep their order and are shared, not copied: one buffer serves any number of peers. Never blocks on
+    /// the network; in the common case the calling thread sends, and no other one is woken.
+    pub fn post(&self, message: &Arc<[u8]>) -> Posted {
+        self.post_with(message, &SendInfo::default())
+    }
+
+    /// As [`post`](Self::post), with the stream and all else that SCTP lets a sender choose; other transports
+    /// ignore it.
+    pub fn post_with(&self, message: &Arc<[u8]>, how: &SendInfo) -> Posted {
+        if message.len() > self.max_message || message.len() < self.min_message {
+            return Posted::Unsendable;
+        }
+        let association = &*self.association;
+        let (posted, signal) = {
+            let mut link = association.link.lock();
+            let Link::Open(session) = &mut *link else { return Posted::Ended };
+            let mut outbox = association.outbox.lock();
+            match send_behind(session, &mut outbox, message, how) {
+                sent @ (Sent::Done | Sent::Parked) => {
+                    association.sent.fetch_add(1, Ordering::Relaxed);
+                    (Posted::Sent, if sent == Sent::Parked { signal::FLUSH } else { 0 })
+                }
+                Sent::Full => match outbox.push(message, how, &association.outbox_bound) {
+                    Pushed::Queued(0) => (Posted::Queued, signal::FLUSH),
+                    Pushed::Queued(dropped) => {
+                        association.dropped.fetch_add(dropped, Ordering::Relaxed);
+                        (Posted::Dropped, signal::FLUSH)
+                    }
+                    Pushed::Refused => {
+                        association.dropped.fetch_add(1, Ordering::Relaxed);
+                        match association.outbox_bound.overflow {
+                            Overflow::Disconnect => (Posted::Disconnected, signal::TOO_SLOW),
+                            _ => (Posted::Dropped, 0),
+                        }
+                    }
+                },
+                Sent::TooLarge | Sent::NoSuchStream => (Posted::Unsendable, 0),
+                Sent::Gone => (Posted::Ended, 0),
+                Sent::Broken(_) => (Posted::Ended, signal::CLOSE),
+            }
+        };
+        if signal != 0 {
+            association.raise(signal);
+        }
+        posted
     }
 
     /// Asks the peer's thread to end the association: its `recv` returns, now or when it is called
@@ -81,12 +136,12 @@ impl Sender {
 
     /// Where the peer is.
     pub fn peer_address(&self) -> SocketAddr {
-        self.association.peer
+        self.association.peer_address()
     }
 
     /// The address of this host that the peer talks to.
     pub fn local_address(&self) -> SocketAddr {
-        self.association.local
+        self.association.local_address()
     }
 
     /// The protocol spoken.
@@ -101,17 +156,52 @@ impl fmt::Debug for Sender {
     }
 }
 
-/// Sends under the lock of the link; the send itself never blocks. `None`: not open.
+/// Sends under the lock of the link; the send itself never blocks. `None`: not open. After [`Sent::Parked`] the
+/// worker has to be told.
 pub(crate) fn lock_and_send(association: &Association, message: &[u8], how: &SendInfo) -> Option<Sent> {
     let mut link = association.link.lock();
     let Link::Open(session) = &mut *link else { return None };
-    let sent = session.send(message, how);
+    let sent = send_behind(session, &mut association.outbox.lock(), message, how);
     drop(link);
     if matches!(sent, Sent::Done | Sent::Parked) {
         association.sent.fetch_add(1, Ordering::Relaxed);
     }
-    if sent == Sent::Parked {
-        association.raise(signal::FLUSH);
-    }
     Some(sent)
+}
+
+/// Sends a message behind those that wait.
+fn send_behind(session: &mut Session, outbox: &mut Queue, message: &[u8], how: &SendInfo) -> Sent {
+    if !outbox.is_empty() && empty(session, outbox).1 {
+        return Sent::Full;
+    }
+    session.send(message, how)
+}
+
+/// Sends what waits, as far as there is room: how many messages, and whether some are left.
+fn empty(session: &mut Session, outbox: &mut Queue) -> (u64, bool) {
+    let mut sent = 0;
+    while let Some((message, how)) = outbox.front() {
+        match session.send(message, how) {
+            Sent::Full => return (sent, true),
+            Sent::Done | Sent::Parked => sent += 1,
+            // Too large for a path that has changed, or the association is over: nobody waits for it.
+            _ => {}
+        }
+        outbox.pop();
+    }
+    (sent, false)
+}
+
+/// Sends what found no room, on the worker's thread; `true` where some of it is left.
+pub(crate) fn flush(association: &Association) -> bool {
+    let mut link = association.link.lock();
+    let Link::Open(session) = &mut *link else { return false };
+    let left = !session.flush();
+    let mut outbox = association.outbox.lock();
+    if left || outbox.is_empty() {
+        return left;
+    }
+    let (sent, left) = empty(session, &mut outbox);
+    association.sent.fetch_add(sent, Ordering::Relaxed);
+    left || session.has_unsent()
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,18 +13,20 @@ use crate::address::Address;
 use crate::association::{Association, Link, signal};
 use crate::config::Timeouts;
 use crate::credentials::{ClientAuth, Identity};
-use crate::dispatcher::admit::Limits;
+use crate::dispatcher::admit::{Limits, Refusal};
 use crate::dispatcher::child::Options;
-use crate::dispatcher::{self, Dispatcher, Letter, Mailbox, SctpListener, UdpListener};
+use crate::dispatcher::{self, Dispatcher, Letter, Mailbox, SctpListener, TcpListener, UdpListener};
 use crate::error::{EndReason, StartError};
-use crate::handler::PeerHandler;
-use crate::observe::{Counters, Stats, bump};
+use crate::handler::{Admission, Incoming, PeerHandler};
+use crate::observe::{Counters, Stats, bump, log_limited};
+use crate::outbox::Outbox;
 use crate::peer::{Home, Leftover};
 use crate::registry::Registry;
 use crate::restart::Cookies;
 use crate::sctp::Settings;
 use crate::sender::Sender;
 use crate::session::context::{Contexts, ServerCredentials};
+use crate::stream::StreamSettings;
 use crate::sys::limits;
 use crate::transport::sctp::Restarted;
 use crate::transport::udp::{Stray, StrayTaker};
@@ -47,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) cookies: Arc<Cookies>,
     pub(crate) contexts: Contexts,
     pub(crate) sctp: Settings,
+    pub(crate) stream: StreamSettings,
+    pub(crate) outbox: Outbox,
     pub(crate) mailbox: Mailbox,
     addresses: Vec<Address>,
     done: Done,
@@ -66,6 +71,24 @@ impl StrayTaker for Shared {
 }
 
 impl Shared {
+    /// Asks the handler about a new peer. Runs on the dispatcher thread, behind a proxy on the worker's.
+    pub(crate) fn ask(&self, incoming: &Incoming) -> Result<(), Refusal> {
+        match catch_unwind(AssertUnwindSafe(|| self.handler.admit(incoming))) {
+            Ok(Admission::Accept) => Ok(()),
+            Ok(Admission::Refuse) => Err(Refusal::Handler),
+            Err(_) => {
+                bump(&self.counters.handler_panics);
+                Err(Refusal::Handler)
+            }
+        }
+    }
+
+    /// Counts a refusal and says so, at a limited rate.
+    pub(crate) fn refuse(&self, refusal: Refusal) {
+        bump(&self.counters.refused[refusal.index()]);
+        log_limited!(info, %refusal, "refused a new peer");
+    }
+
     fn post(&self, letter: Letter) {
         if !self.mailbox.send(letter) {
             bump(&self.counters.strays_lost);
@@ -82,7 +105,7 @@ impl Home for Shared {
             EndReason::HandlerPanicked => bump(&self.counters.handler_panics),
             _ => {}
         }
-        tracing::debug!(id = %association.id, peer = %association.peer, %reason, "association over");
+        tracing::debug!(id = %association.id, peer = %association.peer_address(), %reason, "association over");
         let mut late = self.registry.remove(association, &self.counters);
         if !association.scheme.is_secure() {
             // Lost like those in the socket's queue. Given back they would open the next association,
@@ -129,24 +152,42 @@ impl Home for Shared {
 /// ```
 #[must_use = "a builder does nothing until it is started"]
 pub struct ServerBuilder {
-    listen: Vec<Address>,
+    listen: Vec<Listen>,
     credentials: ServerCredentials,
     limits: Limits,
     timeouts: Timeouts,
     options: Options,
     sctp: Settings,
+    stream: StreamSettings,
+    outbox: Outbox,
     stack_size: usize,
+}
+
+/// What is listened on.
+struct Listen {
+    address: Address,
+    /// Connections begin with a PROXY header.
+    proxied: bool,
 }
 
 impl ServerBuilder {
     /// Listens on this address; may be called several times. A wildcard (`0.0.0.0`, `::`) serves
     /// every address of the host, and answers from the one that was asked.
     pub fn listen(mut self, address: Address) -> Self {
-        self.listen.push(address);
+        self.listen.push(Listen { address, proxied: false });
         self
     }
 
-    /// The certificate and key of all DTLS listeners.
+    /// As [`listen`](Self::listen), for `tcp://` and `tls://` behind a proxy: each connection begins with a
+    /// header of the [PROXY protocol](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt), version 2,
+    /// which says who the peer is; limits and [`PeerHandler::admit`] are asked about that one. Only the proxy may
+    /// be able to reach such an address, for whoever can may claim to be anybody.
+    pub fn listen_proxied(mut self, address: Address) -> Self {
+        self.listen.push(Listen { address, proxied: true });
+        self
+    }
+
+    /// The certificate and key of all listeners with TLS or DTLS.
     pub fn identity(mut self, identity: Identity) -> Self {
         self.credentials.identity = Some(identity);
         self
@@ -183,6 +224,18 @@ impl ServerBuilder {
         self
     }
 
+    /// How TCP connections are used.
+    pub fn stream(mut self, settings: StreamSettings) -> Self {
+        self.stream = settings;
+        self
+    }
+
+    /// How much may wait for a peer that takes nothing at the moment ([`Sender::post`]).
+    pub fn outbox(mut self, bound: Outbox) -> Self {
+        self.outbox = bound;
+        self
+    }
+
     /// Whether `::` leaves IPv4 alone (IPV6_V6ONLY). Default: `false`, it is dual-stack.
     pub fn v6_only(mut self, v6_only: bool) -> Self {
         self.options.v6_only = v6_only;
@@ -210,14 +263,18 @@ impl ServerBuilder {
         if self.listen.is_empty() {
             return Err(StartError::NoListener);
         }
-        let secure = self.listen.iter().any(|address| address.scheme.is_secure());
+        let secure = self.listen.iter().any(|listen| listen.address.scheme.is_secure());
         if secure && self.credentials.identity.is_none() && self.credentials.psk.is_none() {
             return Err(StartError::NoIdentity);
         }
-        let contexts = Contexts::new(&self.credentials, self.listen.iter().map(|address| address.scheme))?;
-        let (mut udp, mut sctp, mut addresses) = (Vec::new(), Vec::new(), Vec::new());
-        for address in &self.listen {
+        let contexts =
+            Contexts::new(&self.credentials, self.listen.iter().map(|listen| listen.address.scheme))?;
+        let (mut udp, mut sctp, mut tcp, mut addresses) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for Listen { address, proxied } in &self.listen {
             let found = address.resolve()?;
+            if *proxied && !address.scheme.is_stream() {
+                return Err(StartError::NoProxy { scheme: address.scheme });
+            }
             if address.scheme.is_sctp() {
                 let v6_only = self.options.v6_only;
                 let listener = SctpListener::bind(address.scheme, &found, v6_only, &self.sctp)?;
@@ -226,6 +283,12 @@ impl ServerBuilder {
                 continue;
             }
             for socket in found {
+                if address.scheme.is_stream() {
+                    let listener = TcpListener::bind(address.scheme, socket, self.options, *proxied)?;
+                    addresses.push(listener.address());
+                    tcp.push(listener);
+                    continue;
+                }
                 let listener = UdpListener::bind(address.scheme, socket, self.options)?;
                 addresses.push(listener.address());
                 udp.push(listener);
@@ -249,6 +312,8 @@ impl ServerBuilder {
             timeouts: self.timeouts,
             contexts,
             sctp: self.sctp,
+            stream: self.stream,
+            outbox: self.outbox,
             mailbox,
             addresses,
             done: Done::default(),
@@ -260,7 +325,7 @@ impl ServerBuilder {
         }
         let counters = Arc::clone(&shared.counters);
         let pool = Pool::new(counters, self.stack_size, shared.timeouts.worker_idle, most);
-        let dispatcher = Dispatcher::new(Arc::clone(&shared), inlet, pool, udp, sctp)
+        let dispatcher = Dispatcher::new(Arc::clone(&shared), inlet, pool, udp, sctp, tcp)
             .map_err(io("setting up the dispatcher"))?;
         thread::Builder::new()
             .name("peeloff-disp".to_owned())
@@ -312,6 +377,8 @@ impl Server {
             timeouts: Timeouts::default(),
             options: Options::default(),
             sctp: Settings::default(),
+            stream: StreamSettings::default(),
+            outbox: Outbox::default(),
             stack_size: STACK_SIZE,
         }
     }
@@ -387,7 +454,7 @@ impl Handle {
     }
 
     /// Ends the server: no new peers; every handler's `recv` returns `Ok(None)` once its peer is
-    /// quiet, and it may finish within `grace`; then all that are left are ended. DTLS peers get a
+    /// quiet, and it may finish within `grace`; then all that are left are ended. DTLS and TLS peers get a
     /// close_notify. Blocks for `grace` and a second at most. A second call waits for the first.
     pub fn shutdown(&self, grace: Duration) -> Report {
         let began = Instant::now();

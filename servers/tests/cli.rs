@@ -71,7 +71,7 @@ fn bad_input_is_one_sentence_and_exit_code_2() {
     let cases: &[(&[&str], &str)] = &[
         (&["--listen", "127.0.0.1:4433"], "has no scheme"),
         (&["--listen", "dtls://127.0.0.1"], "has no port: write dtls://127.0.0.1:4433"),
-        (&["--listen", "tcp://127.0.0.1:1"], "use one of udp://, dtls://"),
+        (&["--listen", "quic://127.0.0.1:1"], "use one of udp://, dtls://"),
         (&["--listen", "udp://[fe80::1%nowhere0]:1"], "no network interface"),
         (&["--listen", "udp://192.0.2.1:0"], "not an address of this host"),
         (&["--listen", &taken], "in use"),

@@ -68,7 +68,7 @@ fn each_mistake_gets_its_own_advice() {
             "127.0.0.1:4433",
             "\"127.0.0.1:4433\" has no scheme: write it as a URL, such as dtls://127.0.0.1:4433",
         ),
-        ("tcp://127.0.0.1:1", "\"tcp\" is not a known scheme: use one of udp://, dtls://, sctp://"),
+        ("quic://127.0.0.1:1", "\"quic\" is not a known scheme: use one of udp://, dtls://, tcp://"),
         ("sctp+udp://127.0.0.1:1", "\"sctp+udp\" is not a known scheme"),
         ("://127.0.0.1:1", "\"\" is not a known scheme"),
         (

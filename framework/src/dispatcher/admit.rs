@@ -206,24 +206,67 @@ impl Ledger {
     ///
     /// The limit that is reached.
     pub fn admit(&mut self, local: SocketAddr, peer: SocketAddr, now: Instant) -> Result<(), Refusal> {
-        let (local, source, prefix) = keys(local, peer);
+        self.check_place(local)?;
+        self.check_source(peer, now)?;
+        self.book(local, peer);
+        Ok(())
+    }
+
+    /// As [`admit`](Self::admit) for a connection of a proxy, of which only those limits hold that are not
+    /// about where a peer comes from.
+    ///
+    /// # Errors
+    ///
+    /// The limit that is reached.
+    pub fn admit_proxy(&mut self, local: SocketAddr, proxy: SocketAddr) -> Result<(), Refusal> {
+        self.check_place(local)?;
+        self.book(local, proxy);
+        Ok(())
+    }
+
+    /// Books `peer` instead of the proxy that it is behind, unless one of its limits is reached; then nothing
+    /// changes.
+    ///
+    /// # Errors
+    ///
+    /// The limit that is reached.
+    pub fn transfer(
+        &mut self,
+        local: SocketAddr,
+        proxy: SocketAddr,
+        peer: SocketAddr,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        self.check_source(peer, now)?;
+        self.release(local, proxy);
+        self.book(local, peer);
+        Ok(())
+    }
+
+    fn check_place(&self, local: SocketAddr) -> Result<(), Refusal> {
+        below(self.total, self.limits.max_peers, Refusal::MaxPeers)?;
+        let here = self.per_local_address.get(&canonical(local));
+        below(here, self.limits.max_peers_per_local_address, Refusal::MaxPeersPerLocalAddress)
+    }
+
+    fn check_source(&mut self, peer: SocketAddr, now: Instant) -> Result<(), Refusal> {
         let limits = &self.limits;
-        below(self.total, limits.max_peers, Refusal::MaxPeers)?;
-        let here = self.per_local_address.get(&local);
-        below(here, limits.max_peers_per_local_address, Refusal::MaxPeersPerLocalAddress)?;
-        if !(limits.exempt_loopback && peer.ip().to_canonical().is_loopback()) {
-            below(self.per_source.get(&source), limits.max_peers_per_source, Refusal::MaxPeersPerSource)?;
-            below(self.per_prefix.get(&prefix), limits.max_peers_per_prefix, Refusal::MaxPeersPerPrefix)?;
-            if !self.rates.allow(prefix, now) {
-                return Err(Refusal::Rate);
-            }
+        if limits.exempt_loopback && peer.ip().to_canonical().is_loopback() {
+            return Ok(());
         }
-        // Exempt peers are booked as well, so that a change of the exemption leaves the books in order.
+        let (_, source, prefix) = keys(peer, peer);
+        below(self.per_source.get(&source), limits.max_peers_per_source, Refusal::MaxPeersPerSource)?;
+        below(self.per_prefix.get(&prefix), limits.max_peers_per_prefix, Refusal::MaxPeersPerPrefix)?;
+        if self.rates.allow(prefix, now) { Ok(()) } else { Err(Refusal::Rate) }
+    }
+
+    /// Exempt peers are booked as well, so that a change of the exemption leaves the books in order.
+    fn book(&mut self, local: SocketAddr, peer: SocketAddr) {
+        let (local, source, prefix) = keys(local, peer);
         self.total += 1;
         self.per_local_address.add(local);
         self.per_source.add(source);
         self.per_prefix.add(prefix);
-        Ok(())
     }
 
     /// Takes `peer` of `local` out of the books again, once for each time that it was admitted.

@@ -4,15 +4,15 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::admit::Refusal;
 use super::guard::Guard;
+use crate::address::Scheme;
 use crate::association::{Association, signal};
 use crate::error::EndReason;
-use crate::handler::{Admission, Incoming};
+use crate::handler::Incoming;
 use crate::observe::{bump, log_limited};
 use crate::server::Shared;
 use crate::sys::epoll::Epoll;
@@ -60,20 +60,35 @@ impl Hands {
         let (scheme, local, peer) = (incoming.scheme, incoming.local, incoming.peer);
         let registry = &self.shared.registry;
         registry.book(local, peer).inspect_err(|refusal| self.refuse(*refusal))?;
-        let admitted = catch_unwind(AssertUnwindSafe(|| self.shared.handler.admit(&incoming)));
-        if !matches!(admitted, Ok(Admission::Accept)) {
+        if let Err(refusal) = self.shared.ask(&incoming) {
             registry.cancel(local, peer);
-            if admitted.is_err() {
-                bump(&self.shared.counters.handler_panics);
-            }
-            self.refuse(Refusal::Handler);
-            return Err(Refusal::Handler);
+            self.refuse(refusal);
+            return Err(refusal);
         }
-        let association = Arc::new(Association::new(scheme, local, peer).with_hello(hello_random));
-        if scheme.is_secure()
-            && let Err(refusal) = registry.begin_handshake(&association)
-        {
-            registry.cancel(local, peer);
+        let association = self.association(scheme, local, peer).with_hello(hello_random);
+        self.begin(association, scheme.is_secure())
+    }
+
+    /// As [`admit`](Self::admit), for a connection of a proxy that will say who is behind it: until then
+    /// nobody is asked, and it counts as a handshake.
+    pub(super) fn admit_proxy(
+        &self,
+        scheme: Scheme,
+        local: SocketAddr,
+        proxy: SocketAddr,
+    ) -> Result<Arc<Association>, Refusal> {
+        self.shared.registry.book_proxy(local, proxy).inspect_err(|refusal| self.refuse(*refusal))?;
+        self.begin(self.association(scheme, local, proxy), true)
+    }
+
+    fn association(&self, scheme: Scheme, local: SocketAddr, peer: SocketAddr) -> Association {
+        Association::new(scheme, local, peer).with_outbox(self.shared.outbox)
+    }
+
+    fn begin(&self, association: Association, handshake: bool) -> Result<Arc<Association>, Refusal> {
+        let association = Arc::new(association);
+        if handshake && let Err(refusal) = self.shared.registry.begin_handshake(&association) {
+            self.shared.registry.cancel(association.local, association.peer);
             self.refuse(refusal);
             return Err(refusal);
         }
@@ -154,8 +169,7 @@ impl Hands {
 
     /// Counts a refusal and says so, at a limited rate.
     pub(super) fn refuse(&self, refusal: Refusal) {
-        bump(&self.shared.counters.refused[refusal.index()]);
-        log_limited!(info, %refusal, "refused a new peer");
+        self.shared.refuse(refusal);
     }
 
     /// No child: which refusal that is.

@@ -9,6 +9,7 @@ mod hands;
 pub mod hello;
 mod listener;
 mod sctp;
+pub(crate) mod tcp;
 mod udp;
 
 use std::io;
@@ -23,6 +24,8 @@ use self::hands::{Hands, THREAD_RETRY};
 pub(crate) use self::listener::UdpListener;
 use self::sctp::Sctp;
 pub(crate) use self::sctp::SctpListener;
+use self::tcp::Tcp;
+pub(crate) use self::tcp::TcpListener;
 use self::udp::Udp;
 use crate::observe::log_limited;
 use crate::server::Shared;
@@ -32,8 +35,8 @@ use crate::transport::sctp::Restarted;
 use crate::transport::udp::Stray;
 use crate::worker::pool::Pool;
 
-/// Token of the wake-up; UDP listeners count from 0, SCTP ones from [`sctp::TOKENS`], guarded children
-/// have [`guard::TOKENS`].
+/// Token of the wake-up; UDP listeners count from 0, TCP ones from [`tcp::TOKENS`], SCTP ones from
+/// [`sctp::TOKENS`], guarded children have [`guard::TOKENS`].
 const WAKE: u64 = u64::MAX;
 
 /// Letters that wait for the dispatcher at most, each with its payload.
@@ -93,6 +96,7 @@ pub(crate) struct Dispatcher {
     inlet: Inlet,
     udp: Udp,
     sctp: Sctp,
+    tcp: Tcp,
     hands: Hands,
 }
 
@@ -104,13 +108,15 @@ impl Dispatcher {
         pool: Pool,
         udp: Vec<UdpListener>,
         sctp: Vec<SctpListener>,
+        tcp: Vec<TcpListener>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         epoll.add(inlet.wake.as_fd(), READABLE, WAKE)?;
         let udp = Udp::new(&shared, &epoll, udp)?;
         let sctp = Sctp::new(&shared, &epoll, sctp)?;
+        let tcp = Tcp::new(&shared, &epoll, tcp)?;
         let hands = Hands::new(shared, pool)?;
-        Ok(Self { epoll, inlet, udp, sctp, hands })
+        Ok(Self { epoll, inlet, udp, sctp, tcp, hands })
     }
 
     /// Runs until the mailbox says stop. This is the dispatcher thread's whole life.
@@ -127,6 +133,7 @@ impl Dispatcher {
                     WAKE => self.inlet.wake.reset(),
                     token if guard::is_guarded(token) => self.hands.guarded(token),
                     token if token & sctp::TOKENS != 0 => self.sctp.ready(token, &mut self.hands),
+                    token if token & tcp::TOKENS != 0 => self.tcp.ready(token, &self.epoll, &mut self.hands),
                     token => self.udp.ready(token as usize, &self.epoll, &mut self.hands),
                 }
             }
@@ -137,12 +144,15 @@ impl Dispatcher {
                     Err(_) => break,
                 }
             }
-            self.hands.tick(&self.epoll, Instant::now());
+            let now = Instant::now();
+            self.hands.tick(&self.epoll, now);
+            self.tcp.tick(&self.epoll, now);
         }
         self.hands.shared.counters.listeners.store(0, Ordering::Relaxed);
     }
 
     fn timeout(&self) -> Option<Duration> {
-        self.hands.next_deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()))
+        let deadline = [self.hands.next_deadline(), self.tcp.next_deadline()].into_iter().flatten().min();
+        deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 }

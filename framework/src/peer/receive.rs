@@ -68,6 +68,10 @@ impl Peer {
                 self.finish_with(EndReason::Shutdown, None);
                 continue;
             }
+            if signals & signal::TOO_SLOW != 0 {
+                self.finish_with(EndReason::TooSlow, None);
+                continue;
+            }
             if signals & signal::FLUSH != 0 {
                 self.flush();
             }
@@ -113,6 +117,11 @@ impl Peer {
                         return Err(Error::TimedOut);
                     }
                 }
+                Arrival::Over(EndReason::ClosedByPeer) if self.association.scheme.is_stream() => {
+                    if let Some(reason) = self.stream_end() {
+                        self.finish_with(reason, None);
+                    }
+                }
                 Arrival::Over(reason) => {
                     self.finish_with(reason, None);
                 }
@@ -139,6 +148,7 @@ impl Peer {
         match self.layers {
             Layers::Dtls => return self.take_record(buffer),
             Layers::SecureSctp => return self.take_secured(buffer),
+            Layers::Frames | Layers::Tls => return self.take_bytes(buffer),
             Layers::Plain => {}
         }
         self.count_message();
@@ -189,8 +199,10 @@ impl Peer {
 
     /// Reads on in the last datagram.
     fn read_more(&mut self, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
-        if self.layers == Layers::SecureSctp {
-            return self.read_secured(buffer);
+        match self.layers {
+            Layers::SecureSctp => return self.read_secured(buffer),
+            Layers::Frames | Layers::Tls => return self.read_stream(buffer),
+            Layers::Plain | Layers::Dtls => {}
         }
         let read = self.with_dtls(|session| (session.read(buffer), session.has_more()));
         self.take_outcome(read, buffer)

@@ -154,20 +154,7 @@ impl Peer {
     pub(super) fn message_limit(&self) -> usize {
         match &self.transport {
             Some(Transport::Sctp(transport)) => transport.limit(),
-            _ => 0,
-        }
-    }
-
-    /// Sends what was encrypted and found no room; the signal comes again if there still is none.
-    pub(super) fn flush(&mut self) {
-        use crate::association::signal::FLUSH;
-        self.association.lower(FLUSH);
-        let left = match &mut *self.association.link.lock() {
-            Link::Open(Session::Sctp(session)) => !session.flush(),
-            _ => false,
-        };
-        if left {
-            self.association.raise(FLUSH);
+            _ => self.max_message,
         }
     }
 

@@ -21,7 +21,6 @@ pub(crate) enum Protocol {
     /// DTLS 1.2, over UDP or SCTP.
     Dtls,
     /// TLS 1.2 and 1.3, over anything that keeps the order.
-    #[allow(dead_code, reason = "TLS sessions are not wired up yet")]
     Tls,
 }
 
@@ -142,7 +141,7 @@ impl Contexts {
                 Scheme::Dtls | Scheme::SctpDtls if contexts.dtls.is_none() => {
                     contexts.dtls = Some(server(credentials, Protocol::Dtls)?);
                 }
-                Scheme::SctpTls if contexts.tls.is_none() => {
+                Scheme::SctpTls | Scheme::Tls if contexts.tls.is_none() => {
                     contexts.tls = Some(server(credentials, Protocol::Tls)?);
                 }
                 _ => {}

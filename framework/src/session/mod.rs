@@ -11,6 +11,7 @@ pub(crate) mod sctp;
 pub(crate) mod secure_sctp;
 #[cfg(test)]
 mod simulation;
+pub(crate) mod stream;
 pub(crate) mod tls_streams;
 pub(crate) mod window;
 
@@ -20,6 +21,7 @@ use socket2::Socket;
 
 use self::dtls::DtlsSession;
 use self::sctp::SctpSession;
+use self::stream::StreamSession;
 use crate::sctp::SendInfo;
 
 /// The longest payload of a UDP datagram: 65,535 bytes less the headers (RFC 768, RFC 791,
@@ -57,6 +59,8 @@ pub(crate) enum Session {
     Dtls(Box<DtlsSession>),
     /// Messages go over SCTP, in clear or not.
     Sctp(Box<SctpSession>),
+    /// Messages are parts of a stream over TCP, in clear or with TLS.
+    Stream(Box<StreamSession>),
 }
 
 impl Session {
@@ -66,6 +70,25 @@ impl Session {
             Self::Plain(socket) => datagram::send(socket, message),
             Self::Dtls(session) => session.write(message),
             Self::Sctp(session) => session.write(message, how),
+            Self::Stream(session) => session.write(message),
+        }
+    }
+
+    /// Sends what was taken and found no room, as far as there is some; `false` if some of it is left.
+    pub(crate) fn flush(&mut self) -> bool {
+        match self {
+            Self::Plain(_) | Self::Dtls(_) => true,
+            Self::Sctp(session) => session.flush(),
+            Self::Stream(session) => session.flush(),
+        }
+    }
+
+    /// Whether something was taken and waits for room.
+    pub(crate) fn has_unsent(&self) -> bool {
+        match self {
+            Self::Plain(_) | Self::Dtls(_) => false,
+            Self::Sctp(session) => session.has_unsent(),
+            Self::Stream(session) => session.has_unsent(),
         }
     }
 
@@ -75,6 +98,7 @@ impl Session {
             Self::Plain(_) => {}
             Self::Dtls(session) => session.close(),
             Self::Sctp(session) => session.close(),
+            Self::Stream(session) => session.close(),
         }
     }
 
@@ -85,15 +109,17 @@ impl Session {
             Self::Plain(_) => UDP_MAX_V6,
             Self::Dtls(_) => RECORD_MAX,
             Self::Sctp(session) => session.max_message(),
+            Self::Stream(session) => session.max_message(),
         }
     }
 
-    /// The shortest message, in bytes: OpenSSL drops empty records, and SCTP has no empty messages
-    /// (RFC 9260 §3.3.1).
+    /// The shortest message, in bytes: OpenSSL drops empty records, SCTP has no empty messages (RFC 9260
+    /// §3.3.1), and nothing added to a stream is nothing.
     pub(crate) fn min_message(&self) -> usize {
         match self {
             Self::Plain(_) => 0,
             Self::Dtls(_) | Self::Sctp(_) => 1,
+            Self::Stream(session) => session.min_message(),
         }
     }
 }

@@ -303,6 +303,11 @@ impl SctpSession {
         self.run() != Ran::Full
     }
 
+    /// Whether a record waits for room.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.parked.is_some()
+    }
+
     /// Ends the association once everything that was sent is acknowledged, without waiting for that.
     pub(crate) fn close(&mut self) {
         if let Some(secure) = &mut self.secure {
@@ -325,6 +330,7 @@ impl SctpSession {
             | EndReason::HandlerPanicked
             | EndReason::HandshakeTimedOut
             | EndReason::Evicted
+            | EndReason::TooSlow
             | EndReason::NoThread => return abort(&self.socket, reason.label().as_bytes()),
             _ => {}
         }

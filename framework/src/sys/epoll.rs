@@ -10,6 +10,8 @@ use super::cvt;
 pub(crate) const READABLE: u32 = libc::EPOLLIN as u32;
 /// Readable, once for each arrival.
 pub(crate) const READABLE_EDGE: u32 = (libc::EPOLLIN | libc::EPOLLET) as u32;
+/// Readable or writable, once for each change.
+pub(crate) const EITHER_EDGE: u32 = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLET) as u32;
 
 /// An epoll instance.
 #[derive(Debug)]

@@ -117,6 +117,28 @@ pub(crate) fn send(socket: BorrowedFd<'_>, datagram: &[u8]) -> io::Result<usize>
     cvt_size(unsafe { libc::send(socket.as_raw_fd(), datagram.as_ptr().cast(), datagram.len(), flags) })
 }
 
+/// Reads bytes of a stream into `buffer`, which is not empty; 0 is the end, or a shutdown for reading. Blocks as
+/// the socket and its SO_RCVTIMEO say (EAGAIN: the time is over), or not at all with `wait` false.
+pub(crate) fn read(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: bool) -> io::Result<usize> {
+    let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
+    // SAFETY: the pointer and the length are those of a slice.
+    cvt_size(unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) })
+}
+
+/// As [`read`], into the spare capacity of `buffer`, which is cleared before and has room for [`DATAGRAM_MAX`].
+pub(crate) fn read_spare(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>, wait: bool) -> io::Result<usize> {
+    buffer.clear();
+    buffer.reserve(DATAGRAM_MAX);
+    let spare = buffer.spare_capacity_mut();
+    let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
+    // SAFETY: the pointer and the length are those of the spare capacity.
+    let len =
+        cvt_size(unsafe { libc::recv(socket.as_raw_fd(), spare.as_mut_ptr().cast(), spare.len(), flags) })?;
+    // SAFETY: the kernel wrote the first `len` bytes of it.
+    unsafe { buffer.set_len(len) };
+    Ok(len)
+}
+
 /// Reads the head of the queue without taking it; never blocks. Bytes past `buffer` are left out.
 pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;

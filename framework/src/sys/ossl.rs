@@ -22,6 +22,8 @@ unsafe extern "C" {
         callback: Option<extern "C" fn(*mut ffi::SSL, c_uint) -> c_uint>,
     );
     fn SSL_has_pending(ssl: *const ffi::SSL) -> c_int;
+    fn SSL_set_options(ssl: *mut ffi::SSL, options: u64) -> u64;
+    fn SSL_clear_options(ssl: *mut ffi::SSL, options: u64) -> u64;
 }
 
 /// From `openssl/ssl.h`.
@@ -50,6 +52,18 @@ pub(crate) fn dtls_listen(ssl: &SslRef) -> bool {
 pub(crate) fn has_pending(ssl: &SslRef) -> bool {
     // SAFETY: `ssl` is live; the call only reads.
     unsafe { SSL_has_pending(ssl.as_ptr()) == 1 }
+}
+
+/// Lets a TLS 1.2 client renegotiate
+/// ([SSL_CTX_set_options(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_set_options/)).
+pub(crate) fn allow_renegotiation(ssl: &mut SslRef) {
+    const ALLOW_CLIENT_RENEGOTIATION: u64 = 1 << 8;
+    const NO_RENEGOTIATION: u64 = 1 << 30;
+    // SAFETY: `ssl` is live and nobody else uses it; the calls take numbers.
+    unsafe {
+        SSL_clear_options(ssl.as_ptr(), NO_RENEGOTIATION);
+        SSL_set_options(ssl.as_ptr(), ALLOW_CLIENT_RENEGOTIATION);
+    }
 }
 
 /// SSL_set_mtu: the size of handshake datagrams without IP and UDP headers, in bytes. Works only

@@ -1,7 +1,7 @@
 //! Socket options that `socket2` leaves out.
 
 use std::io;
-use std::mem::size_of;
+use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd};
 
 use socket2::Socket;
@@ -56,4 +56,21 @@ pub(crate) fn set_receive_buffer(socket: &Socket, bytes: usize) -> io::Result<()
     let size = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
     set(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &size)
         .or_else(|_| set(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, &size))
+}
+
+/// Whether a TCP socket's peer has said that nothing more comes, or the connection is gone (TCP_INFO; see
+/// [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html)). A read that gives nothing may also mean that
+/// this side was shut down.
+pub(crate) fn is_tcp_at_end(socket: &Socket) -> io::Result<bool> {
+    /// States in which the peer may still send, from `net/tcp_states.h`.
+    const OPEN: [u8; 3] = [1, 4, 5];
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the pointer and the length are those of `info`.
+    cvt(unsafe {
+        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut len)
+    })?;
+    // SAFETY: tcp_info is plain data that began as zeroes.
+    Ok(!OPEN.contains(&unsafe { info.assume_init() }.tcpi_state))
 }

@@ -2,7 +2,9 @@
 
 pub(crate) mod sctp;
 pub(crate) mod stall;
+pub(crate) mod tcp;
 pub(crate) mod udp;
+mod watch;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +12,7 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 
 use self::sctp::SctpTransport;
+use self::tcp::TcpTransport;
 use self::udp::UdpTransport;
 use crate::error::EndReason;
 use crate::sctp::Notification;
@@ -18,6 +21,7 @@ use crate::sctp::Notification;
 pub(crate) enum Transport {
     Udp(UdpTransport),
     Sctp(Box<SctpTransport>),
+    Tcp(TcpTransport),
 }
 
 impl Transport {
@@ -25,11 +29,12 @@ impl Transport {
         match self {
             Self::Udp(transport) => transport.socket(),
             Self::Sctp(transport) => transport.socket(),
+            Self::Tcp(transport) => transport.socket(),
         }
     }
 
     /// Waits for one message of the peer: its bytes go to `first`, and what has no room there to
-    /// `overflow`. Blocks until `deadline`; a deadline that is over still takes what is there.
+    /// `overflow`; of a stream, what a read finds, to `first` or, where that is empty, to `overflow`. Blocks until `deadline`; a deadline that is over still takes what is there.
     pub(crate) fn recv(
         &mut self,
         first: &mut [u8],
@@ -40,6 +45,16 @@ impl Transport {
         match self {
             Self::Udp(transport) => transport.recv(first, overflow, now, deadline),
             Self::Sctp(transport) => transport.recv(first, overflow, now, deadline),
+            Self::Tcp(transport) => transport.recv(first, overflow, now, deadline),
+        }
+    }
+
+    /// Whether waits end also when there is room to send. SCTP tells by a notification instead.
+    pub(crate) fn await_room(&mut self, wanted: bool) {
+        match self {
+            Self::Udp(transport) => transport.await_room = wanted,
+            Self::Tcp(transport) => transport.await_room = wanted,
+            Self::Sctp(_) => {}
         }
     }
 }
@@ -47,7 +62,7 @@ impl Transport {
 /// What a wait ended with.
 #[derive(Debug)]
 pub(crate) enum Arrival {
-    /// A message of the peer (a datagram, an SCTP message), of so many bytes.
+    /// A message of the peer (a datagram, an SCTP message, a piece of a stream), of so many bytes.
     Message(usize),
     /// The end of a message that was too long and is lost.
     TooLong,

@@ -14,15 +14,12 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+use super::watch::Watch;
 use super::{Arrival, ReadTimeout, place};
 use crate::association::{Association, signal};
 use crate::error::EndReason;
 use crate::observe::{Counters, bump};
-use crate::sys::epoll::{Epoll, READABLE_EDGE};
 use crate::sys::message::{self, DATAGRAM_MAX, Received};
-
-/// How long a worker naps when it should wait by epoll and no descriptor is left for that.
-const NAP: Duration = Duration::from_millis(20);
 
 /// Datagrams that are looked at when the socket is closed.
 const LAST_READS: usize = 256;
@@ -50,17 +47,14 @@ pub(crate) struct UdpTransport {
     /// `None` on the client's side, where the kernel alone checks the source.
     strays: Option<Arc<dyn StrayTaker>>,
     timeout: ReadTimeout,
-    /// Set once the socket has been shut down for reading.
+    /// In use once the socket has been shut down for reading, or while something waits for room.
     watch: Watch,
+    /// It was shut down for reading, so that reads do not block any more.
+    shut: bool,
+    /// Something waits for room to be sent: a wait ends also when there is some.
+    pub(crate) await_room: bool,
     /// An ICMP port unreachable came in.
     pub(crate) unreachable: bool,
-}
-
-enum Watch {
-    Unneeded,
-    Epoll(Arc<Epoll>),
-    /// There was no descriptor for it; tried again after each nap.
-    Missing,
 }
 
 impl UdpTransport {
@@ -73,7 +67,8 @@ impl UdpTransport {
         association.wake_by_shutdown(&socket);
         let watch = Watch::Unneeded;
         let timeout = ReadTimeout::default();
-        Self { socket, association, counters, strays, timeout, watch, unreachable: false }
+        let (shut, await_room, unreachable) = (false, false, false);
+        Self { socket, association, counters, strays, timeout, watch, shut, await_room, unreachable }
     }
 
     pub(crate) fn socket(&self) -> &Arc<Socket> {
@@ -95,10 +90,13 @@ impl UdpTransport {
         {
             return Arrival::Message(place(&delivered.payload, first, overflow));
         }
+        if !self.shut && !self.await_room && self.watch.rest(&self.socket, &self.association) {
+            return Arrival::Woken;
+        }
         let mut now = now;
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
-            let blocking = matches!(self.watch, Watch::Unneeded) && left != Some(Duration::ZERO);
+            let blocking = self.watch.is_unneeded() && !self.await_room && left != Some(Duration::ZERO);
             if blocking {
                 self.timeout.set(&self.socket, left);
             }
@@ -110,7 +108,8 @@ impl UdpTransport {
                     self.give_back(source, info, first, overflow, len);
                 }
                 Ok(Received { source: None, .. }) => {
-                    if let Some(arrival) = self.wait_shut_down(left) {
+                    self.shut = true;
+                    if let Some(arrival) = self.wait(left) {
                         return arrival;
                     }
                 }
@@ -118,7 +117,7 @@ impl UdpTransport {
                     if left == Some(Duration::ZERO) {
                         return Arrival::TimedOut;
                     }
-                    if !blocking && let Some(arrival) = self.wait_shut_down(left) {
+                    if !blocking && let Some(arrival) = self.wait(left) {
                         return arrival;
                     }
                 }
@@ -132,39 +131,10 @@ impl UdpTransport {
         }
     }
 
-    /// The socket has been shut down for reading and its queue is empty: waits by epoll. `None`:
-    /// read again.
-    fn wait_shut_down(&mut self, left: Option<Duration>) -> Option<Arrival> {
-        if left == Some(Duration::ZERO) {
-            return Some(Arrival::TimedOut);
-        }
-        if let Watch::Epoll(epoll) = &self.watch {
-            let mut ready = Vec::new();
-            return match epoll.wait(&mut ready, left) {
-                Err(error) => Some(Arrival::Over(EndReason::Io(error.kind()))),
-                Ok(()) if ready.is_empty() => None,
-                // A datagram, or a signal: the caller looks at the signals first, then reads.
-                Ok(()) => Some(Arrival::Woken),
-            };
-        }
-        let watch = Epoll::new().and_then(|epoll| {
-            epoll.add(self.socket.as_fd(), READABLE_EDGE, 0)?;
-            Ok(Arc::new(epoll))
-        });
-        match watch {
-            Ok(epoll) => {
-                self.association.wake_by_epoll(&self.socket, &epoll);
-                self.watch = Watch::Epoll(epoll);
-            }
-            Err(_) => {
-                bump(&self.counters.out_of_descriptors);
-                if matches!(self.watch, Watch::Missing) {
-                    std::thread::park_timeout(left.map_or(NAP, |left| left.min(NAP)));
-                }
-                self.watch = Watch::Missing;
-            }
-        }
-        Some(Arrival::Woken)
+    /// The queue is empty and reads do not block: waits by epoll. `None`: read again.
+    fn wait(&mut self, left: Option<Duration>) -> Option<Arrival> {
+        let Self { socket, association, counters, await_room, .. } = self;
+        self.watch.wait(socket, association, counters, *await_room, left)
     }
 
     /// A datagram of another peer: the dispatcher finds out where it belongs.

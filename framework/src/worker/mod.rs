@@ -1,6 +1,7 @@
 //! One association on its thread: handshake, handler, end.
 
 pub(crate) mod pool;
+mod proxied;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use socket2::Socket;
 
 use crate::address::Scheme;
 use crate::association::{Association, Link};
+use crate::dispatcher::tcp::reset;
 use crate::error::{EndReason, Error};
 use crate::observe::{bump, log_limited};
 use crate::peer::{Home, Leftover, Opened, Parts, Peer};
@@ -19,10 +21,12 @@ use crate::session::dtls_sctp::{DtlsSctp, Knobs};
 use crate::session::handshake::{Failure, Handshake, VerifiedHello, after};
 use crate::session::sctp::SctpSession;
 use crate::session::secure_sctp::SecureSctp;
+use crate::session::stream::StreamSession;
 use crate::session::tls_streams::TlsStreams;
 use crate::session::{self, Session};
 use crate::transport::Transport;
 use crate::transport::sctp::SctpTransport;
+use crate::transport::tcp::TcpTransport;
 use crate::transport::udp::{StrayTaker, UdpTransport};
 
 /// An admitted peer with its socket, on its way to a worker.
@@ -41,6 +45,8 @@ pub(crate) enum Task {
     Dtls(VerifiedHello),
     /// On SCTP: what the scheme says.
     Sctp,
+    /// On TCP: what the scheme says, behind a PROXY header if there is to be one.
+    Stream { proxied: bool },
     /// Nothing: the SCTP association was over before it could be peeled off, for this reason. What it
     /// said is in the inbox.
     Over(EndReason),
@@ -62,8 +68,10 @@ impl Job {
     /// Ends the association without having served it.
     pub(crate) fn abandon(self, reason: EndReason) {
         let Self { association, socket, shared, task } = self;
-        if matches!(task, Task::Sctp) {
-            session::sctp::abort(&socket, reason.label().as_bytes());
+        match task {
+            Task::Sctp => session::sctp::abort(&socket, reason.label().as_bytes()),
+            Task::Stream { .. } => reset(&socket),
+            _ => {}
         }
         drop(socket);
         give_up(&shared, &association, reason, None);
@@ -81,14 +89,15 @@ fn open(
         Task::Plain => Ok(open_udp(association, socket, shared)),
         Task::Dtls(hello) => open_dtls(association, socket, &hello, shared),
         Task::Sctp => open_sctp(association, socket, None, shared),
+        Task::Stream { proxied } => open_stream(association, socket, proxied, shared),
         Task::Over(reason) => open_sctp(association, socket, Some(reason), shared),
     };
     match opened {
         Ok(opened) => {
             if association.scheme.is_secure() {
                 bump(&shared.counters.handshakes);
-                shared.registry.end_handshake(association);
             }
+            shared.registry.end_handshake(association);
             let home: Arc<dyn Home> = Arc::clone(shared) as _;
             Some(Peer::open(Parts {
                 association: Arc::clone(association),
@@ -173,6 +182,32 @@ fn open_sctp(
     Ok(Opened {
         transport: Transport::Sctp(Box::new(transport)),
         session: Session::Sctp(Box::new(session)),
+        facts,
+        restart: None,
+    })
+}
+
+fn open_stream(
+    association: &Arc<Association>,
+    socket: Arc<Socket>,
+    proxied: bool,
+    shared: &Arc<Shared>,
+) -> Result<Opened, Failure> {
+    let deadline = after(shared.timeouts.handshake);
+    let counters = Arc::clone(&shared.counters);
+    let mut transport = TcpTransport::new(Arc::clone(&socket), Arc::clone(association), counters);
+    if proxied {
+        proxied::hear(&mut transport, association, shared, deadline)?;
+    }
+    let settings = &shared.stream;
+    let mut session = match association.scheme.is_secure() {
+        true => StreamSession::accept(shared.contexts.tls(), socket, settings)?,
+        false => StreamSession::plain(socket, settings),
+    };
+    let facts = session.shake_hands(&mut transport, association, deadline)?;
+    Ok(Opened {
+        transport: Transport::Tcp(transport),
+        session: Session::Stream(Box::new(session)),
         facts,
         restart: None,
     })

@@ -1,0 +1,207 @@
+//! TCP listeners, from a connection that the kernel has made to its job.
+//!
+//! A connection's address is proven by its handshake (RFC 9293 §3.5), so limits and handler are asked at
+//! once; who is refused is reset. Behind a proxy they are asked by the worker, once the PROXY header has said
+//! who comes. Where no descriptor or memory is left a connection stays in the backlog, and the listener pauses:
+//! 5 ms at first, twice as long each time, a second at most.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::child::Options;
+use super::hands::Hands;
+use crate::address::{Address, Scheme};
+use crate::error::StartError;
+use crate::handler::Incoming;
+use crate::observe::{bump, log_limited};
+use crate::server::Shared;
+use crate::sys::epoll::{Epoll, READABLE};
+use crate::transport::udp::is_memory;
+use crate::worker::{Job, Task};
+
+/// Tokens of listeners have this bit.
+pub(super) const TOKENS: u64 = 1 << 60;
+
+/// Connections that the kernel has made and nobody has accepted, at most; `net.core.somaxconn` bounds it too.
+const BACKLOG: i32 = 4096;
+
+/// Connections accepted from one listener before the others have their turn.
+const TURN: usize = 256;
+
+/// How long listeners pause at first, and at most, where nothing can be accepted.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A listener that is bound and not yet served.
+pub(crate) struct TcpListener {
+    socket: Socket,
+    scheme: Scheme,
+    address: SocketAddr,
+    proxied: bool,
+}
+
+impl TcpListener {
+    /// Binds and listens. With `proxied` each connection begins with a PROXY header.
+    pub(crate) fn bind(
+        scheme: Scheme,
+        address: SocketAddr,
+        options: Options,
+        proxied: bool,
+    ) -> Result<Self, StartError> {
+        let socket = listen(address, options).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => StartError::AddressInUse { address },
+            io::ErrorKind::AddrNotAvailable => StartError::AddressNotAvailable { address },
+            io::ErrorKind::PermissionDenied => StartError::PermissionDenied { address },
+            _ => StartError::Io { doing: format!("listening on {address} with TCP"), source },
+        })?;
+        let bound = socket.local_addr().ok().and_then(|found| found.as_socket());
+        Ok(Self { socket, scheme, address: bound.unwrap_or(address), proxied })
+    }
+
+    /// Where it is bound.
+    pub(crate) fn address(&self) -> Address {
+        Address::from_socket(self.scheme, self.address)
+    }
+}
+
+fn listen(address: SocketAddr, options: Options) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(options.v6_only)?;
+    }
+    if options.freebind {
+        crate::sys::socket::set_freebind(&socket, address.is_ipv6())?;
+    }
+    // The port stays usable while connections of an earlier server are in TIME-WAIT.
+    socket.set_reuse_address(true)?;
+    // Connections inherit it: a message leaves when it is sent.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// All TCP listeners of a server.
+pub(super) struct Tcp {
+    listeners: Vec<TcpListener>,
+    pause: Duration,
+    /// The listeners are paused until then.
+    resume: Option<Instant>,
+}
+
+impl Tcp {
+    pub(super) fn new(shared: &Shared, epoll: &Epoll, listeners: Vec<TcpListener>) -> io::Result<Self> {
+        for (index, listener) in listeners.iter().enumerate() {
+            epoll.add(listener.socket.as_fd(), READABLE, TOKENS | index as u64)?;
+        }
+        shared.counters.listeners.fetch_add(listeners.len() as u64, Ordering::Relaxed);
+        Ok(Self { listeners, pause: FIRST_PAUSE, resume: None })
+    }
+
+    /// When [`tick`](Self::tick) has something to do.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.resume
+    }
+
+    /// Ends a pause whose time is over.
+    pub(super) fn tick(&mut self, epoll: &Epoll, now: Instant) {
+        if self.resume.is_some_and(|resume| resume <= now) {
+            self.resume = None;
+            self.watch(epoll, READABLE);
+        }
+    }
+
+    /// The listener of this token has connections.
+    pub(super) fn ready(&mut self, token: u64, epoll: &Epoll, hands: &mut Hands) {
+        let Some(listener) = self.listeners.get((token & !TOKENS) as usize) else { return };
+        if self.resume.is_some() {
+            return;
+        }
+        for _ in 0..TURN {
+            match listener.accept(hands) {
+                Ok(()) => self.pause = FIRST_PAUSE,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return,
+                    // It was over before it was accepted; accept(2) passes on errors of the network too.
+                    _ if !is_exhausted(&error) => {}
+                    _ => {
+                        hands.refuse_for(&error, listener.address);
+                        bump(&hands.shared.counters.accept_pauses);
+                        self.resume = Some(Instant::now() + self.pause);
+                        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                        return self.watch(epoll, 0);
+                    }
+                },
+            }
+        }
+    }
+
+    fn watch(&self, epoll: &Epoll, events: u32) {
+        for (index, listener) in self.listeners.iter().enumerate() {
+            if let Err(error) = epoll.modify(listener.socket.as_fd(), events, TOKENS | index as u64) {
+                log_limited!(error, %error, "the dispatcher cannot watch a listener");
+            }
+        }
+    }
+}
+
+impl TcpListener {
+    /// Accepts one connection, and hands it over or resets it.
+    fn accept(&self, hands: &mut Hands) -> io::Result<()> {
+        let (socket, peer) = self.socket.accept()?;
+        bump(&hands.shared.counters.connections);
+        if !hands.has_headroom(socket.as_fd()) {
+            reset(&socket);
+            hands.refuse_for(&io::Error::from_raw_os_error(libc::EMFILE), self.address);
+            return Ok(());
+        }
+        let (Some(peer), Ok(Some(local))) =
+            (peer.as_socket(), socket.local_addr().map(|found| found.as_socket()))
+        else {
+            bump(&hands.shared.counters.ignored);
+            return Ok(());
+        };
+        let (local, peer) = (canonical(local), canonical(peer));
+        let admitted = match self.proxied {
+            true => hands.admit_proxy(self.scheme, local, peer),
+            false => hands.admit(Incoming::new(self.scheme, local, peer), [0; 32]),
+        };
+        let Ok(association) = admitted else {
+            reset(&socket);
+            return Ok(());
+        };
+        let shared = Arc::clone(&hands.shared);
+        shared.registry.insert(&association);
+        let task = Task::Stream { proxied: self.proxied };
+        hands.hand_over(Job { association, socket: Arc::new(socket), task, shared });
+        Ok(())
+    }
+}
+
+/// Whether accepting failed for want of something that may come back.
+fn is_exhausted(error: &io::Error) -> bool {
+    is_memory(error) || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+/// Closed next, it tells the peer at once and leaves no TIME-WAIT behind.
+pub(crate) fn reset(socket: &Socket) {
+    let _ = socket.set_linger(Some(Duration::ZERO));
+}
+
+/// An IPv4 address as one, also where an IPv6 socket has seen it.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => (v4, v6.port()).into(),
+            None => address,
+        },
+        v4 => v4,
+    }
+}

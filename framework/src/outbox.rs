@@ -1,0 +1,163 @@
+//! What waits for a peer that takes nothing at the moment: messages that are shared, not copied, up to a bound.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::sctp::SendInfo;
+
+/// How much may wait for one peer, and what happens beyond.
+///
+/// Only [`Sender::post`](crate::Sender::post) uses it. In front of it are the kernel's send buffer and, on TCP,
+/// [`StreamSettings::max_pending`](crate::StreamSettings::max_pending).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Outbox {
+    /// Messages at most. Default: 256.
+    pub max_messages: usize,
+    /// Bytes at most. Default: 1 MiB. A message that is shared by many peers counts for each.
+    pub max_bytes: usize,
+    /// What becomes of a message that finds no room. Default: [`Overflow::DropOldest`].
+    pub overflow: Overflow,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self { max_messages: 256, max_bytes: 1 << 20, overflow: Overflow::default() }
+    }
+}
+
+/// What happens where an [`Outbox`] is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// The oldest messages make room.
+    #[default]
+    DropOldest,
+    /// The new message is dropped.
+    DropNewest,
+    /// The association ends ([`EndReason::TooSlow`](crate::EndReason::TooSlow)).
+    Disconnect,
+}
+
+/// What became of a message that was [posted](crate::Sender::post).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Posted {
+    /// It is on its way.
+    Sent,
+    /// It waits; the peer's own thread sends it as soon as there is room.
+    Queued,
+    /// There was no room, and this one or older ones are dropped.
+    Dropped,
+    /// There was no room, and the association ends for it.
+    Disconnected,
+    /// It cannot be sent as one message: too long, empty where that cannot be, or on no such stream.
+    Unsendable,
+    /// The association is over.
+    Ended,
+}
+
+/// The messages that wait for one peer.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    messages: VecDeque<(Arc<[u8]>, SendInfo)>,
+    bytes: usize,
+}
+
+/// What [`Queue::push`] did.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// It waits, and so many older ones are dropped.
+    Queued(u64),
+    /// It is not taken.
+    Refused,
+}
+
+impl Queue {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Throws everything away; returns how many messages.
+    pub(crate) fn clear(&mut self) -> u64 {
+        let dropped = self.messages.len() as u64;
+        *self = Self::default();
+        dropped
+    }
+
+    /// Takes a message in, if need be in the place of older ones.
+    pub(crate) fn push(&mut self, message: &Arc<[u8]>, how: &SendInfo, bound: &Outbox) -> Pushed {
+        if message.len() > bound.max_bytes || bound.max_messages == 0 {
+            return Pushed::Refused;
+        }
+        let mut dropped = 0;
+        while self.messages.len() >= bound.max_messages || self.bytes + message.len() > bound.max_bytes {
+            if bound.overflow != Overflow::DropOldest {
+                return Pushed::Refused;
+            }
+            self.pop();
+            dropped += 1;
+        }
+        self.bytes += message.len();
+        self.messages.push_back((Arc::clone(message), *how));
+        Pushed::Queued(dropped)
+    }
+
+    /// The oldest message.
+    pub(crate) fn front(&self) -> Option<&(Arc<[u8]>, SendInfo)> {
+        self.messages.front()
+    }
+
+    /// Takes the oldest message out.
+    pub(crate) fn pop(&mut self) {
+        if let Some((message, _)) = self.messages.pop_front() {
+            self.bytes -= message.len();
+        }
+        if self.messages.is_empty() {
+            self.messages = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(queue: &mut Queue, text: &str, bound: &Outbox) -> Pushed {
+        queue.push(&Arc::from(text.as_bytes()), &SendInfo::default(), bound)
+    }
+
+    fn drain(queue: &mut Queue) -> Vec<String> {
+        let mut found = Vec::new();
+        while let Some((message, _)) = queue.front() {
+            found.push(String::from_utf8(message.to_vec()).unwrap());
+            queue.pop();
+        }
+        assert_eq!(queue.bytes, 0);
+        found
+    }
+
+    #[test]
+    fn the_oldest_messages_make_room() {
+        let bound = Outbox { max_messages: 3, max_bytes: 6, overflow: Overflow::DropOldest };
+        let mut queue = Queue::default();
+        for text in ["ab", "cd", "ef"] {
+            assert_eq!(push(&mut queue, text, &bound), Pushed::Queued(0));
+        }
+        assert_eq!(push(&mut queue, "g", &bound), Pushed::Queued(1));
+        assert_eq!(push(&mut queue, "hijk", &bound), Pushed::Queued(2));
+        assert_eq!(push(&mut queue, "longest", &bound), Pushed::Refused);
+        assert_eq!(drain(&mut queue), ["g", "hijk"]);
+    }
+
+    #[test]
+    fn the_newest_message_is_refused_where_it_is_said() {
+        for overflow in [Overflow::DropNewest, Overflow::Disconnect] {
+            let bound = Outbox { max_messages: 2, max_bytes: 100, overflow };
+            let mut queue = Queue::default();
+            assert_eq!(push(&mut queue, "a", &bound), Pushed::Queued(0));
+            assert_eq!(push(&mut queue, "b", &bound), Pushed::Queued(0));
+            assert_eq!(push(&mut queue, "c", &bound), Pushed::Refused);
+            assert_eq!(drain(&mut queue), ["a", "b"]);
+        }
+    }
+}

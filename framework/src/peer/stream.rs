@@ -1,0 +1,146 @@
+//! How the messages of a stream come out of what was read: through TLS where there is one, and through the framing.
+
+use super::receive::Next;
+use super::{Layers, Peer};
+use crate::association::Link;
+use crate::error::{EndReason, Error};
+use crate::observe::bump;
+use crate::session::{Session, dtls::Read};
+use crate::stream::frames::Frame;
+
+/// What is read of TLS at once where a framing takes it: a record.
+const PIECE: usize = 16 << 10;
+
+impl Peer {
+    /// Bytes of the stream are in the scratch.
+    pub(super) fn take_bytes(&mut self, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        match (&mut self.frames, self.layers) {
+            (Some(frames), Layers::Frames) => frames.push(&scratch),
+            _ => {
+                if let Link::Open(Session::Stream(session)) = &mut *self.association.link.lock() {
+                    session.feed(&mut scratch);
+                }
+            }
+        }
+        scratch.clear();
+        self.scratch = scratch;
+        self.read_stream(buffer)
+    }
+
+    /// The next message of what was read, if it is all there.
+    pub(super) fn read_stream(&mut self, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
+        loop {
+            if let Some(next) = self.next_frame(buffer)? {
+                return Ok(Some(next));
+            }
+            if self.layers == Layers::Frames {
+                self.more = false;
+                return Ok(None);
+            }
+            let direct = self.frames.is_none() && !buffer.is_empty();
+            let mut piece = std::mem::take(&mut self.scratch);
+            if !direct {
+                piece.resize(PIECE, 0);
+            }
+            let (read, more) = match &mut *self.association.link.lock() {
+                Link::Open(Session::Stream(session)) => {
+                    let read = session.read(if direct { &mut *buffer } else { &mut piece });
+                    session.give_back(&mut piece);
+                    (read, session.has_more())
+                }
+                _ => (Read::Nothing, false),
+            };
+            let taken = match (read, &mut self.frames) {
+                (Read::Message(len), Some(frames)) => {
+                    frames.push(&piece[..len]);
+                    None
+                }
+                (Read::Message(len), None) if !direct => Some(Read::Long(piece[..len].to_vec())),
+                // The close_notify is found once more, behind the last line.
+                (Read::Closed, Some(frames)) => (!frames.end()).then_some(Read::Closed),
+                (read, _) => Some(read),
+            };
+            piece.clear();
+            self.scratch = piece;
+            if let Some(read) = taken {
+                return self.take_outcome((read, more), buffer);
+            }
+        }
+    }
+
+    /// A message that is whole.
+    fn next_frame(&mut self, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
+        let Some(frames) = &mut self.frames else { return Ok(None) };
+        let limit = frames.limit();
+        let found = match frames.next_frame() {
+            None => return Ok(None),
+            Some(Frame::TooLong) => None,
+            Some(Frame::Message(message)) => match buffer.get_mut(..message.len()) {
+                Some(room) => {
+                    room.copy_from_slice(message);
+                    Some(Ok(message.len()))
+                }
+                None => Some(Err(message.to_vec())),
+            },
+        };
+        self.more = true;
+        match found {
+            None => {
+                bump(&self.counters.messages_too_long);
+                Err(Error::MessageRefused { limit })
+            }
+            Some(Ok(len)) => {
+                self.count_message();
+                Ok(Some(Next::Message(len)))
+            }
+            Some(Err(message)) => {
+                self.count_message();
+                let needed = message.len();
+                self.kept = Some(message);
+                Err(Error::BufferTooSmall { needed })
+            }
+        }
+    }
+
+    /// The connection is at its end: why the association is over; `None` where a last line is still to be
+    /// read.
+    pub(super) fn stream_end(&mut self) -> Option<EndReason> {
+        if self.layers == Layers::Tls {
+            return Some(EndReason::Truncated);
+        }
+        if self.frames.as_mut().is_some_and(|frames| frames.end()) {
+            self.more = true;
+            return None;
+        }
+        Some(EndReason::ClosedByPeer)
+    }
+
+    /// Sends what found no room. What is left is sent when there is room; SCTP tells then by a signal.
+    pub(super) fn flush(&mut self) {
+        use crate::association::signal::FLUSH;
+        self.association.lower(FLUSH);
+        let left = crate::sender::flush(&self.association);
+        if let Some(transport) = &mut self.transport {
+            transport.await_room(left);
+        }
+        if left {
+            self.note_unsent();
+        }
+    }
+
+    /// Remembers that something waits for room.
+    pub(super) fn note_unsent(&self) {
+        use crate::association::signal::FLUSH;
+        if self.association.scheme.is_sctp() {
+            self.association.raise(FLUSH);
+        } else {
+            self.association.note(FLUSH);
+        }
+    }
+
+    /// Whether the handler gets a stream of bytes as it is.
+    pub(super) fn is_raw_stream(&self) -> bool {
+        self.association.scheme.is_stream() && self.frames.is_none()
+    }
+}

@@ -1,0 +1,570 @@
+//! What is sent over a TCP connection, in clear or as records of TLS.
+//!
+//! Nothing here blocks. What the kernel has no room for waits in [`Pending`], in order, and goes before
+//! anything later. OpenSSL writes there too and is never told to wait: so a read that has to answer (a key
+//! update, a ticket, a renegotiation) and a write in the middle of that need no state of their own. One case is
+//! left, a message that is to be sent while a renegotiation waits for the peer: it is kept as it is until that is over.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openssl::ssl::{ErrorCode, Ssl, SslContext, SslStream, SslVersion};
+use socket2::Socket;
+
+use super::Sent;
+use super::dtls::{Facts, Read, describe};
+use super::handshake::{Failure, after, broken, client_ssl, progress, server_ssl};
+use crate::association::{Association, signal};
+use crate::error::EndReason;
+use crate::stream::frames::{Frames, PREFIX, encode};
+use crate::stream::{Framing, StreamSettings};
+use crate::sys::epoll::wait_writable;
+use crate::sys::message;
+use crate::sys::ossl;
+use crate::transport::Arrival;
+use crate::transport::tcp::TcpTransport;
+use crate::transport::udp::is_memory;
+
+/// Bytes of OpenSSL's own (answers to key updates, alerts) that may wait beyond what messages may take. A
+/// peer that asks for more and reads nothing is given up.
+const SLACK: usize = 64 << 10;
+
+/// What TLS adds to a record at the most (RFC 5246 §6.2.3, RFC 8446 §5.2).
+const RECORD_OVERHEAD: usize = 320;
+
+/// Renegotiations that one peer may ask for.
+const MAX_RENEGOTIATIONS: u32 = 8;
+
+/// How long the end of an association waits for a peer to take what was sent.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Unread bytes that are thrown away at the end: a close with unread data resets the connection (RFC 9293
+/// §3.10.4, RFC 2525 §2.17), and with it what the peer has not read.
+const DISCARD: usize = 1 << 20;
+
+/// A connection as everybody sends to it. One thread at a time.
+pub(crate) struct StreamSession {
+    layer: Layer,
+    framing: Framing,
+    max_message: usize,
+    max_pending: usize,
+    /// A message with what its framing adds.
+    framed: Vec<u8>,
+    /// Messages that a renegotiation holds up. The first one may be in OpenSSL's hands.
+    deferred: VecDeque<Vec<u8>>,
+    deferred_bytes: usize,
+    renegotiating: bool,
+    renegotiations: u32,
+}
+
+enum Layer {
+    Clear(Pending),
+    Tls(Box<SslStream<StreamIo>>),
+}
+
+impl StreamSession {
+    /// In clear.
+    pub(crate) fn plain(socket: Arc<Socket>, settings: &StreamSettings) -> Self {
+        Self::new(Layer::Clear(Pending::new(socket, usize::MAX)), settings)
+    }
+
+    /// The server's side of TLS, before its handshake.
+    pub(crate) fn accept(
+        context: &SslContext,
+        socket: Arc<Socket>,
+        settings: &StreamSettings,
+    ) -> Result<Self, Failure> {
+        let mut ssl = server_ssl(context)?;
+        if settings.renegotiation {
+            ossl::allow_renegotiation(&mut ssl);
+        }
+        Self::secure(ssl, socket, settings)
+    }
+
+    /// The client's side of TLS; `name` is who the server must prove to be.
+    pub(crate) fn connect(
+        context: &SslContext,
+        socket: Arc<Socket>,
+        name: Option<&str>,
+        settings: &StreamSettings,
+    ) -> Result<Self, Failure> {
+        Self::secure(client_ssl(context, name)?, socket, settings)
+    }
+
+    fn secure(ssl: Ssl, socket: Arc<Socket>, settings: &StreamSettings) -> Result<Self, Failure> {
+        let largest = settings.max_pending.max(settings.max_message + PREFIX) / 16 * 17 + RECORD_OVERHEAD;
+        let io = StreamIo { incoming: Vec::new(), read: 0, pending: Pending::new(socket, largest + SLACK) };
+        let stream = SslStream::new(ssl, io).map_err(broken)?;
+        Ok(Self::new(Layer::Tls(Box::new(stream)), settings))
+    }
+
+    fn new(layer: Layer, settings: &StreamSettings) -> Self {
+        Self {
+            layer,
+            framing: settings.framing,
+            max_message: settings.max_message.max(1),
+            max_pending: settings.max_pending,
+            framed: Vec::new(),
+            deferred: VecDeque::new(),
+            deferred_bytes: 0,
+            renegotiating: false,
+            renegotiations: 0,
+        }
+    }
+
+    /// Runs the handshake to its end, if there is one; blocks until then, at most until `deadline`.
+    pub(crate) fn shake_hands(
+        &mut self,
+        transport: &mut TcpTransport,
+        association: &Association,
+        deadline: Instant,
+    ) -> Result<Facts, Failure> {
+        let shaken = self.handshake(transport, association, deadline);
+        if shaken.is_err() {
+            // An alert says why.
+            self.pending_mut().flush();
+            self.hang_up();
+        }
+        shaken
+    }
+
+    fn handshake(
+        &mut self,
+        transport: &mut TcpTransport,
+        association: &Association,
+        deadline: Instant,
+    ) -> Result<Facts, Failure> {
+        let mut bytes = Vec::new();
+        loop {
+            let complete = match &mut self.layer {
+                Layer::Clear(_) => true,
+                Layer::Tls(stream) => progress(stream)?,
+            };
+            self.pending_mut().flush();
+            transport.await_room = self.has_unsent();
+            if complete {
+                if transport.await_room {
+                    association.note(signal::FLUSH);
+                }
+                return Ok(match &self.layer {
+                    Layer::Clear(_) => Facts::default(),
+                    Layer::Tls(stream) => Facts::of(stream.ssl()),
+                });
+            }
+            let signals = association.signals();
+            if signals & (signal::CLOSE | signal::STOP | signal::DRAIN) != 0 {
+                return Err(Failure::Ended(EndReason::Shutdown));
+            }
+            if signals & signal::EVICT != 0 {
+                return Err(Failure::Ended(EndReason::Evicted));
+            }
+            match transport.recv(&mut [], &mut bytes, Instant::now(), Some(deadline)) {
+                Arrival::Message(_) => self.feed(&mut bytes),
+                Arrival::TimedOut if Instant::now() >= deadline => {
+                    return Err(Failure::Ended(EndReason::HandshakeTimedOut));
+                }
+                Arrival::Over(EndReason::ClosedByPeer) => {
+                    let why = "the peer closed during the handshake".to_owned();
+                    return Err(Failure::Ended(EndReason::HandshakeFailed(why)));
+                }
+                Arrival::Over(reason) => return Err(Failure::Ended(reason)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether messages are encrypted.
+    pub(crate) fn is_secure(&self) -> bool {
+        matches!(self.layer, Layer::Tls(_))
+    }
+
+    /// What makes messages of what comes, where there are any.
+    pub(crate) fn frames(&self) -> Option<Frames> {
+        Frames::new(self.framing, self.max_message)
+    }
+
+    /// The longest message, in bytes.
+    pub(crate) fn max_message(&self) -> usize {
+        self.max_message
+    }
+
+    /// The shortest message, in bytes.
+    pub(crate) fn min_message(&self) -> usize {
+        usize::from(self.framing == Framing::Raw)
+    }
+
+    /// Sends one message; never blocks.
+    pub(crate) fn write(&mut self, message: &[u8]) -> Sent {
+        let waiting = match self.send_deferred() {
+            Ok(()) => self.unsent(),
+            Err(sent) => return sent,
+        };
+        if waiting > 0 && waiting + message.len() > self.max_pending {
+            return Sent::Full;
+        }
+        let mut framed = std::mem::take(&mut self.framed);
+        framed.clear();
+        let bytes = match self.framing {
+            Framing::Raw => message,
+            framing => {
+                encode(framing, message, &mut framed);
+                &framed
+            }
+        };
+        let sent = match (&mut self.layer, self.deferred.is_empty()) {
+            (Layer::Clear(pending), _) => pending.write(bytes),
+            (Layer::Tls(stream), true) => write_tls(stream, bytes),
+            (Layer::Tls(_), false) => Wrote::Later,
+        };
+        let sent = match sent {
+            Wrote::All => Sent::Done,
+            Wrote::Some => Sent::Parked,
+            Wrote::Later => {
+                self.deferred_bytes += bytes.len();
+                self.deferred.push_back(bytes.to_vec());
+                Sent::Parked
+            }
+            Wrote::Gone => Sent::Gone,
+            Wrote::Broken(why) => Sent::Broken(why),
+        };
+        if framed.capacity() <= KEPT {
+            self.framed = framed;
+        }
+        sent
+    }
+
+    /// Sends what waits, as far as there is room; `false` if some of it is left.
+    pub(crate) fn flush(&mut self) -> bool {
+        // What is broken shows with the next read.
+        let _ = self.send_deferred();
+        !self.has_unsent()
+    }
+
+    /// Whether something waits for room, or for the end of a renegotiation.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.unsent() > 0
+    }
+
+    fn unsent(&self) -> usize {
+        self.pending().len() + self.deferred_bytes
+    }
+
+    /// Sends what waits for room and, where a renegotiation is over, what that held up.
+    fn send_deferred(&mut self) -> Result<(), Sent> {
+        if !self.pending().is_empty() {
+            match self.pending_mut().flush() {
+                Wrote::Gone => return Err(Sent::Gone),
+                Wrote::Broken(why) => return Err(Sent::Broken(why)),
+                _ => {}
+            }
+        }
+        while let (Layer::Tls(stream), Some(message)) = (&mut self.layer, self.deferred.front()) {
+            match write_tls(stream, message) {
+                Wrote::Later => break,
+                Wrote::Gone => return Err(Sent::Gone),
+                Wrote::Broken(why) => return Err(Sent::Broken(why)),
+                Wrote::All | Wrote::Some => {
+                    self.deferred_bytes -= message.len();
+                    self.deferred.pop_front();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what was read from the socket. `bytes` comes back empty.
+    pub(crate) fn feed(&mut self, bytes: &mut Vec<u8>) {
+        if let Layer::Tls(stream) = &mut self.layer {
+            stream.get_mut().feed(bytes);
+        }
+        bytes.clear();
+    }
+
+    /// Gives the memory of what was fed back, once all of it is read.
+    pub(crate) fn give_back(&mut self, bytes: &mut Vec<u8>) {
+        if let Layer::Tls(stream) = &mut self.layer
+            && stream.get_ref().is_drained()
+            && bytes.capacity() == 0
+        {
+            let io = stream.get_mut();
+            *bytes = std::mem::take(&mut io.incoming);
+            bytes.clear();
+            io.read = 0;
+        }
+    }
+
+    /// Reads what is there of the stream, at most a record. Only for TLS: in clear nothing was fed.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Read {
+        let Layer::Tls(stream) = &mut self.layer else { return Read::Nothing };
+        let read = match stream.ssl_read(buffer) {
+            Ok(len) => Read::Message(len),
+            Err(error) => match error.code() {
+                ErrorCode::WANT_READ | ErrorCode::WANT_WRITE => Read::Nothing,
+                ErrorCode::ZERO_RETURN => Read::Closed,
+                _ => Read::Broken(describe(&error)),
+            },
+        };
+        let renegotiating = !stream.ssl().is_init_finished();
+        if renegotiating && !self.renegotiating && stream.ssl().version2() == Some(SslVersion::TLS1_2) {
+            self.renegotiations += 1;
+            if self.renegotiations > MAX_RENEGOTIATIONS {
+                return Read::Broken("the peer renegotiates again and again".to_owned());
+            }
+        }
+        self.renegotiating = renegotiating;
+        if !self.deferred.is_empty() {
+            // What is wrong shows with the next read.
+            let _ = self.send_deferred();
+        }
+        read
+    }
+
+    /// Whether [`read`](Self::read) has something to look at.
+    pub(crate) fn has_more(&self) -> bool {
+        match &self.layer {
+            Layer::Clear(_) => false,
+            Layer::Tls(stream) => !stream.get_ref().is_drained() || ossl::has_pending(stream.ssl()),
+        }
+    }
+
+    /// Says goodbye, without waiting for anything.
+    pub(crate) fn close(&mut self) {
+        if let Layer::Tls(stream) = &mut self.layer {
+            let _ = stream.shutdown();
+        }
+        self.pending_mut().flush();
+        self.hang_up();
+    }
+
+    /// Ends the connection for this reason, as gently as that allows. Blocks until the peer has taken what
+    /// was sent, for `patience` and for a second at most.
+    pub(crate) fn end(&mut self, reason: &EndReason, patience: Duration) {
+        if matches!(reason, EndReason::TooSlow) {
+            // What waits is thrown away, and the peer learns by a reset.
+            let _ = self.pending().socket.set_linger(Some(Duration::ZERO));
+            return;
+        }
+        if let Layer::Tls(stream) = &mut self.layer
+            && !matches!(reason, EndReason::Protocol(_))
+        {
+            let _ = stream.shutdown();
+        }
+        let deadline = after(patience.min(FAREWELL));
+        while self.pending_mut().flush() == Wrote::Some {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let socket = &self.pending().socket;
+            if left.is_zero() || !wait_writable(socket.as_fd(), Some(left)).unwrap_or(false) {
+                break;
+            }
+        }
+        self.hang_up();
+    }
+
+    /// Tells the peer that nothing more comes, and throws away what it still said.
+    fn hang_up(&self) {
+        let socket = &self.pending().socket;
+        let _ = socket.shutdown(std::net::Shutdown::Write);
+        let (mut scrap, mut left) = ([0; 4096], DISCARD);
+        while let Ok(len @ 1..) = message::read(socket.as_fd(), &mut scrap, false) {
+            left = left.saturating_sub(len);
+            if left == 0 {
+                break;
+            }
+        }
+    }
+
+    fn pending(&self) -> &Pending {
+        match &self.layer {
+            Layer::Clear(pending) => pending,
+            Layer::Tls(stream) => &stream.get_ref().pending,
+        }
+    }
+
+    fn pending_mut(&mut self) -> &mut Pending {
+        match &mut self.layer {
+            Layer::Clear(pending) => pending,
+            Layer::Tls(stream) => &mut stream.get_mut().pending,
+        }
+    }
+}
+
+/// Bytes of memory that are kept between messages.
+const KEPT: usize = 4096;
+
+/// Encrypts a message; OpenSSL writes its records to where they go.
+fn write_tls(stream: &mut SslStream<StreamIo>, message: &[u8]) -> Wrote {
+    if message.is_empty() {
+        return Wrote::All;
+    }
+    let result = stream.ssl_write(message);
+    let pending = &mut stream.get_mut().pending;
+    match result {
+        Ok(_) => match pending.failed.take() {
+            Some(failed) => failed,
+            None if pending.is_empty() => Wrote::All,
+            None => Wrote::Some,
+        },
+        // Nothing is ever full, so this is a renegotiation.
+        Err(error) if matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::WANT_WRITE) => Wrote::Later,
+        Err(error) if error.code() == ErrorCode::ZERO_RETURN => Wrote::Gone,
+        Err(error) => pending.failed.take().unwrap_or_else(|| Wrote::Broken(describe(&error))),
+    }
+}
+
+/// What became of bytes that were to be written.
+#[derive(Debug, PartialEq, Eq)]
+enum Wrote {
+    /// The kernel has them all.
+    All,
+    /// Some wait for room.
+    Some,
+    /// Nothing was written: a renegotiation has to end first.
+    Later,
+    /// The peer has ended the connection; what it said before can still be read.
+    Gone,
+    /// The connection is of no use any more.
+    Broken(String),
+}
+
+/// The way out: the socket, and the bytes that it has no room for.
+struct Pending {
+    socket: Arc<Socket>,
+    bytes: Vec<u8>,
+    /// How many of them are gone.
+    sent: usize,
+    /// Bytes that may wait at most.
+    limit: usize,
+    /// What the last write by OpenSSL failed with.
+    failed: Option<Wrote>,
+}
+
+impl Pending {
+    fn new(socket: Arc<Socket>, limit: usize) -> Self {
+        Self { socket, bytes: Vec::new(), sent: 0, limit, failed: None }
+    }
+
+    fn len(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Writes bytes behind those that wait.
+    fn write(&mut self, bytes: &[u8]) -> Wrote {
+        let mut written = 0;
+        if self.is_empty() {
+            match self.send(bytes) {
+                Ok(len) if len == bytes.len() => return Wrote::All,
+                Ok(len) => written = len,
+                Err(failed) => return failed,
+            }
+        }
+        if self.len() + bytes.len() - written > self.limit {
+            return Wrote::Broken("the peer reads nothing of the answers that it asks for".to_owned());
+        }
+        self.bytes.extend_from_slice(&bytes[written..]);
+        Wrote::Some
+    }
+
+    /// Sends what waits, as far as there is room.
+    fn flush(&mut self) -> Wrote {
+        while !self.is_empty() {
+            match self.send(&self.bytes[self.sent..]) {
+                Ok(0) => {
+                    if self.sent > self.bytes.len() / 2 {
+                        self.bytes.drain(..self.sent);
+                        self.sent = 0;
+                    }
+                    return Wrote::Some;
+                }
+                Ok(len) => self.sent += len,
+                Err(failed) => {
+                    self.bytes = Vec::new();
+                    self.sent = 0;
+                    return failed;
+                }
+            }
+        }
+        self.bytes = Vec::new();
+        self.sent = 0;
+        Wrote::All
+    }
+
+    /// How many bytes the kernel takes now; 0 where it has no room.
+    fn send(&self, bytes: &[u8]) -> Result<usize, Wrote> {
+        loop {
+            let error = match message::send(self.socket.as_fd(), bytes) {
+                Ok(len) => return Ok(len),
+                Err(error) => error,
+            };
+            match error.raw_os_error() {
+                Some(libc::EINTR) => {}
+                Some(libc::EAGAIN) => return Ok(0),
+                _ if is_memory(&error) => return Ok(0),
+                Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN | libc::ESHUTDOWN) => {
+                    return Err(Wrote::Gone);
+                }
+                _ => return Err(Wrote::Broken(error.to_string())),
+            }
+        }
+    }
+}
+
+/// What OpenSSL reads from and writes to. Trusted code (it is called from C): a read gives bytes that were
+/// fed or WouldBlock, a write takes everything, or fails for good.
+struct StreamIo {
+    incoming: Vec<u8>,
+    /// How many of them are read.
+    read: usize,
+    pending: Pending,
+}
+
+impl StreamIo {
+    fn is_drained(&self) -> bool {
+        self.read == self.incoming.len()
+    }
+
+    fn feed(&mut self, bytes: &mut Vec<u8>) {
+        if self.is_drained() {
+            // Memory goes back and forth instead of being copied.
+            std::mem::swap(&mut self.incoming, bytes);
+            self.read = 0;
+        } else {
+            self.incoming.extend_from_slice(bytes);
+        }
+    }
+}
+
+impl io::Read for StreamIo {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.is_drained() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let unread = &self.incoming[self.read..];
+        let len = unread.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&unread[..len]);
+        self.read += len;
+        Ok(len)
+    }
+}
+
+impl io::Write for StreamIo {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.pending.write(bytes) {
+            Wrote::All | Wrote::Some | Wrote::Later => Ok(bytes.len()),
+            failed => {
+                self.pending.failed = Some(failed);
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

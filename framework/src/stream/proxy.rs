@@ -1,0 +1,159 @@
+//! The PROXY protocol, version 2: who is behind a proxy. Pure.
+//!
+//! A proxy in front of the server sends this header before anything else on each connection
+//! ([specification](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt), §2.2): a signature of twelve
+//! bytes, version and command, address family and protocol, the length of what follows, the addresses, and
+//! further values, which are passed over. Whoever can connect to such a listener can claim any address, so
+//! only the proxy may reach it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// The bytes in front, whose length says how many follow.
+pub const HEAD: usize = 16;
+
+/// The most that may follow: the addresses (36 bytes) and further values. One that has more is refused.
+pub const MAX_REST: usize = 2048;
+
+const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+
+/// The two ends of the connection to the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// Who connected to the proxy.
+    pub peer: SocketAddr,
+    /// The address that was asked for.
+    pub local: SocketAddr,
+}
+
+/// How many bytes follow the [`HEAD`].
+///
+/// # Errors
+///
+/// It is no header of version 2, or too long.
+pub fn rest(head: &[u8; HEAD]) -> Result<usize, &'static str> {
+    if head[..12] != SIGNATURE[..] {
+        return Err("it does not begin with the signature of the PROXY protocol, version 2");
+    }
+    if head[12] >> 4 != 2 {
+        return Err("its version of the PROXY protocol is not 2");
+    }
+    let len = usize::from(u16::from_be_bytes([head[14], head[15]]));
+    if len > MAX_REST { Err("its PROXY header is longer than 2,048 bytes") } else { Ok(len) }
+}
+
+/// Reads the addresses in `rest`, which are all bytes behind `head`. `None`: the proxy speaks for itself (a
+/// health check), or for a family without IP addresses.
+///
+/// # Errors
+///
+/// What cannot be in a header: an unknown command, another protocol than TCP, addresses that are cut off or
+/// make no sense.
+pub fn parse(head: &[u8; HEAD], rest: &[u8]) -> Result<Option<Ends>, &'static str> {
+    let v4 = |bytes: &[u8; 4]| Ipv4Addr::from(*bytes);
+    let v6 = |bytes: &[u8; 16]| Ipv6Addr::from(*bytes);
+    let port = |bytes: &[u8; 2]| u16::from_be_bytes(*bytes);
+    match head[12] & 15 {
+        // LOCAL: the addresses are to be passed over.
+        0 => return Ok(None),
+        1 => {}
+        _ => return Err("its PROXY header has an unknown command"),
+    }
+    let ends = match head[13] {
+        0x00 => return Ok(None),
+        0x11 => {
+            let (source, after) = rest.split_first_chunk().ok_or(CUT)?;
+            let (target, after) = after.split_first_chunk().ok_or(CUT)?;
+            let (from, after) = after.split_first_chunk().ok_or(CUT)?;
+            let (to, _) = after.split_first_chunk().ok_or(CUT)?;
+            Ends { peer: (v4(source), port(from)).into(), local: (v4(target), port(to)).into() }
+        }
+        0x21 => {
+            let (source, after) = rest.split_first_chunk().ok_or(CUT)?;
+            let (target, after) = after.split_first_chunk().ok_or(CUT)?;
+            let (from, after) = after.split_first_chunk().ok_or(CUT)?;
+            let (to, _) = after.split_first_chunk().ok_or(CUT)?;
+            Ends { peer: (v6(source), port(from)).into(), local: (v6(target), port(to)).into() }
+        }
+        0x12 | 0x22 => return Err("its PROXY header is for datagrams"),
+        0x31 | 0x32 => return Ok(None),
+        _ => return Err("its PROXY header has an unknown address family"),
+    };
+    let ip = ends.peer.ip();
+    let broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+    if ip.is_unspecified() || ip.is_multicast() || broadcast || ends.peer.port() == 0 {
+        return Err("its PROXY header names a peer that cannot be one");
+    }
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    Ok(Some(Ends { peer: canonical(ends.peer), local: canonical(ends.local) }))
+}
+
+const CUT: &str = "its PROXY header is too short for its addresses";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(command: u8, family: u8, len: u16) -> [u8; HEAD] {
+        let mut head = [0; HEAD];
+        head[..12].copy_from_slice(SIGNATURE);
+        (head[12], head[13]) = (0x20 | command, family);
+        head[14..].copy_from_slice(&len.to_be_bytes());
+        head
+    }
+
+    #[test]
+    fn addresses_of_both_families_are_read() {
+        let rest = [192, 0, 2, 1, 198, 51, 100, 2, 0x12, 0x34, 0x01, 0xbb];
+        let ends = parse(&head(1, 0x11, 12), &rest).unwrap().unwrap();
+        assert_eq!(ends.peer, "192.0.2.1:4660".parse().unwrap());
+        assert_eq!(ends.local, "198.51.100.2:443".parse().unwrap());
+        let mut rest = [0; 36];
+        (rest[0], rest[1], rest[15], rest[31]) = (0x20, 0x01, 1, 2);
+        (rest[33], rest[35]) = (7, 8);
+        let ends = parse(&head(1, 0x21, 36), &rest).unwrap().unwrap();
+        assert_eq!(ends.peer, "[2001::1]:7".parse().unwrap());
+    }
+
+    #[test]
+    fn a_mapped_address_counts_as_the_one_that_it_maps() {
+        let mut rest = [0; 36];
+        rest[10..16].copy_from_slice(&[0xff, 0xff, 192, 0, 2, 1]);
+        rest[31] = 1;
+        (rest[33], rest[35]) = (7, 8);
+        let ends = parse(&head(1, 0x21, 36), &rest).unwrap().unwrap();
+        assert_eq!(ends.peer, "192.0.2.1:7".parse().unwrap());
+    }
+
+    #[test]
+    fn a_proxy_that_speaks_for_itself_names_nobody() {
+        for (command, family) in [(0, 0x11), (0, 0), (1, 0), (1, 0x31)] {
+            assert_eq!(parse(&head(command, family, 0), &[]), Ok(None));
+        }
+    }
+
+    #[test]
+    fn what_lies_is_refused() {
+        for (head, rest) in [
+            (head(1, 0x11, 11), &[1; 11][..]),
+            (head(1, 0x21, 12), &[1; 12]),
+            (head(2, 0x11, 12), &[1; 12]),
+            (head(1, 0x12, 12), &[1; 12]),
+            (head(1, 0x41, 12), &[1; 12]),
+            (head(1, 0x11, 12), &[0; 12]),
+            (head(1, 0x11, 12), &[255; 12]),
+        ] {
+            assert!(parse(&head, rest).is_err(), "{head:?} {rest:?}");
+        }
+    }
+
+    #[test]
+    fn other_protocols_are_no_header() {
+        assert!(rest(b"GET / HTTP/1.1\r\n").is_err());
+        assert!(rest(b"PROXY TCP4 1.2.3").is_err());
+        let mut first = head(1, 0x11, 12);
+        first[12] = 0x11;
+        assert!(rest(&first).is_err());
+        assert!(rest(&head(1, 0x11, 2049)).is_err());
+        assert_eq!(rest(&head(1, 0x11, 2048)), Ok(2048));
+    }
+}

@@ -1,0 +1,109 @@
+//! A TCP connection that one worker reads.
+//!
+//! As on UDP the worker blocks in the read itself, and whoever needs its attention shuts the socket down for
+//! reading: Linux goes on taking what the peer sends after that, and tells with TCP_INFO whether the end that a
+//! read then finds is the peer's.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use super::watch::Watch;
+use super::{Arrival, ReadTimeout};
+use crate::association::Association;
+use crate::error::EndReason;
+use crate::observe::{Counters, bump};
+use crate::sys::{message, socket::is_tcp_at_end};
+use crate::transport::udp::is_memory;
+
+/// The worker's end of a connection.
+pub(crate) struct TcpTransport {
+    socket: Arc<Socket>,
+    association: Arc<Association>,
+    counters: Arc<Counters>,
+    timeout: ReadTimeout,
+    watch: Watch,
+    /// It was shut down for reading, so that reads do not block any more.
+    shut: bool,
+    /// Something waits for room to be sent: a wait ends also when there is some.
+    pub(crate) await_room: bool,
+}
+
+impl TcpTransport {
+    pub(crate) fn new(socket: Arc<Socket>, association: Arc<Association>, counters: Arc<Counters>) -> Self {
+        association.wake_by_shutdown(&socket);
+        let (timeout, watch) = (ReadTimeout::default(), Watch::Unneeded);
+        Self { socket, association, counters, timeout, watch, shut: false, await_room: false }
+    }
+
+    pub(crate) fn socket(&self) -> &Arc<Socket> {
+        &self.socket
+    }
+
+    /// Waits for bytes of the peer: into `first` if that has room, else into `overflow`. Blocks until
+    /// `deadline`; a deadline that is over still takes what is there.
+    pub(crate) fn recv(
+        &mut self,
+        first: &mut [u8],
+        overflow: &mut Vec<u8>,
+        now: Instant,
+        deadline: Option<Instant>,
+    ) -> Arrival {
+        let mut now = now;
+        if !self.shut && !self.await_room && self.watch.rest(&self.socket, &self.association) {
+            return Arrival::Woken;
+        }
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
+            let blocking = self.watch.is_unneeded() && !self.await_room && left != Some(Duration::ZERO);
+            if blocking {
+                self.timeout.set(&self.socket, left);
+            }
+            let read = match first.is_empty() {
+                true => message::read_spare(self.socket.as_fd(), overflow, blocking),
+                false => message::read(self.socket.as_fd(), first, blocking),
+            };
+            let nothing = match read {
+                Ok(0) => match is_tcp_at_end(&self.socket) {
+                    Ok(false) => {
+                        self.shut = true;
+                        true
+                    }
+                    Ok(true) => return Arrival::Over(EndReason::ClosedByPeer),
+                    Err(error) => return Arrival::Over(EndReason::Io(error.kind())),
+                },
+                Ok(len) => return Arrival::Message(len),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if left == Some(Duration::ZERO) {
+                        return Arrival::TimedOut;
+                    }
+                    !blocking
+                }
+                Err(error) => match self.absorb(&error) {
+                    true => false,
+                    false => return Arrival::Over(EndReason::Io(error.kind())),
+                },
+            };
+            if nothing {
+                let Self { socket, association, counters, .. } = self;
+                if let Some(arrival) = self.watch.wait(socket, association, counters, self.await_room, left) {
+                    return arrival;
+                }
+            }
+            now = Instant::now();
+        }
+    }
+
+    /// Whether an error of a read ends nothing.
+    fn absorb(&self, error: &io::Error) -> bool {
+        if is_memory(error) {
+            bump(&self.counters.out_of_memory);
+            std::thread::yield_now();
+            return true;
+        }
+        error.kind() == io::ErrorKind::Interrupted
+    }
+}

@@ -1,0 +1,105 @@
+//! Waiting by epoll, for sockets whose reads cannot block: they were shut down for reading to wake the worker,
+//! or it waits for room to send as well.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::Socket;
+
+use super::Arrival;
+use crate::association::Association;
+use crate::error::EndReason;
+use crate::observe::{Counters, bump};
+use crate::sys::epoll::{EITHER_EDGE, Epoll, READABLE_EDGE};
+
+/// How long a worker naps when it should wait by epoll and no descriptor is left for that.
+const NAP: Duration = Duration::from_millis(20);
+
+/// How a worker waits beside blocking in reads.
+pub(super) enum Watch {
+    Unneeded,
+    /// With the events that are waited for.
+    Epoll(Arc<Epoll>, u32),
+    /// There was no descriptor for it; tried again after each nap.
+    Missing,
+}
+
+impl Watch {
+    /// Whether reads block.
+    pub(super) fn is_unneeded(&self) -> bool {
+        matches!(self, Self::Unneeded)
+    }
+
+    /// Has reads block again, where nothing but room was waited for. `true`: signals may have come meanwhile, the
+    /// caller must look.
+    pub(super) fn rest(&mut self, socket: &Arc<Socket>, association: &Association) -> bool {
+        let resting = self.is_unneeded();
+        if !resting {
+            *self = Self::Unneeded;
+            association.wake_by_shutdown(socket);
+        }
+        !resting
+    }
+
+    /// Nothing is there to read: waits, for so long at most, until there may be something, or with `room` until
+    /// the socket takes data. The caller looks at the signals and reads again. `None`: nothing happened.
+    pub(super) fn wait(
+        &mut self,
+        socket: &Arc<Socket>,
+        association: &Association,
+        counters: &Counters,
+        room: bool,
+        left: Option<Duration>,
+    ) -> Option<Arrival> {
+        if left == Some(Duration::ZERO) {
+            return Some(Arrival::TimedOut);
+        }
+        let wanted = if room { EITHER_EDGE } else { READABLE_EDGE };
+        match self {
+            Self::Epoll(epoll, events) if *events == wanted => {
+                let mut ready = Vec::new();
+                return match epoll.wait(&mut ready, left) {
+                    Err(error) => Some(Arrival::Over(EndReason::Io(error.kind()))),
+                    Ok(()) if ready.is_empty() => None,
+                    Ok(()) => Some(Arrival::Woken),
+                };
+            }
+            Self::Epoll(epoll, events) => {
+                *events = wanted;
+                let _ = epoll.modify(socket.as_fd(), wanted, 0);
+                association.wake_by_epoll(socket, epoll, wanted);
+            }
+            Self::Unneeded | Self::Missing => self.begin(socket, association, counters, wanted, left),
+        }
+        // Something may have happened before.
+        Some(Arrival::Woken)
+    }
+
+    fn begin(
+        &mut self,
+        socket: &Arc<Socket>,
+        association: &Association,
+        counters: &Counters,
+        wanted: u32,
+        left: Option<Duration>,
+    ) {
+        let watch = Epoll::new().and_then(|epoll| {
+            epoll.add(socket.as_fd(), wanted, 0)?;
+            Ok(Arc::new(epoll))
+        });
+        match watch {
+            Ok(epoll) => {
+                association.wake_by_epoll(socket, &epoll, wanted);
+                *self = Self::Epoll(epoll, wanted);
+            }
+            Err(_) => {
+                bump(&counters.out_of_descriptors);
+                if matches!(self, Self::Missing) {
+                    std::thread::park_timeout(left.map_or(NAP, |left| left.min(NAP)));
+                }
+                *self = Self::Missing;
+            }
+        }
+    }
+}

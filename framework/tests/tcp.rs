@@ -1,0 +1,578 @@
+//! Peers on TCP, in clear and with TLS.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{channel, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use peeloff::{
+    Admission, EndReason, Error, Framing, Incoming, Limits, Outbox, Overflow, Peer, PeerHandler,
+    PeerIdentity, Posted, Refusal, ServerBuilder, StreamSettings, Timeouts, TrySendError,
+};
+use support::{DEADLINE, Running, echo, exchange};
+
+const BOTH: [&str; 2] = ["tcp://127.0.0.1:0", "tls://127.0.0.1:0"];
+
+fn framed(framing: Framing) -> StreamSettings {
+    let mut settings = StreamSettings::default();
+    settings.framing = framing;
+    settings
+}
+
+/// A connection in clear that fails rather than hang.
+fn connect(running: &Running) -> TcpStream {
+    let stream = TcpStream::connect(running.address()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.set_write_timeout(Some(DEADLINE)).unwrap();
+    stream
+}
+
+fn idle_after(idle: Duration) -> Timeouts {
+    let mut timeouts = Timeouts::default();
+    timeouts.idle = Some(idle);
+    timeouts
+}
+
+#[test]
+fn messages_keep_their_boundaries_with_a_framing() {
+    for url in BOTH {
+        for framing in [Framing::Lines, Framing::LengthPrefixed] {
+            let running = Running::with(url, |builder| builder.stream(framed(framing)), echo);
+            let mut peer = running.client().stream(framed(framing)).connect(running.url()).unwrap();
+            for size in [1, 0, 100, 1400, 16_384, 16_385, 65_536] {
+                exchange(&mut peer, &vec![b'a' + (size % 26) as u8; size]);
+            }
+            let refused = peer.send(&[0; 65_537]).unwrap_err();
+            assert!(matches!(refused, Error::MessageTooLarge { limit: 65_536, .. }), "{refused}");
+            for number in 0..1000 {
+                peer.send(number.to_string().as_bytes()).unwrap();
+            }
+            let mut buffer = [0; 8];
+            for number in 0..1000 {
+                let len = peer.recv_timeout(&mut buffer, DEADLINE).unwrap().unwrap();
+                assert_eq!(buffer[..len], *number.to_string().as_bytes(), "{url} {framing:?}");
+            }
+            peer.close();
+            let stats = running.until("it ends", |stats| stats.ended("closed_by_peer") == 1);
+            assert_eq!((stats.handshakes, stats.half_open), (u64::from(url.starts_with("tls")), 0));
+        }
+    }
+}
+
+#[test]
+fn a_stream_of_any_length_comes_back_as_it_was() {
+    for url in BOTH {
+        let running = Running::echo(url);
+        let mut peer = running.connect();
+        assert_eq!(peer.cipher().is_some(), url.starts_with("tls"));
+        assert_eq!(matches!(peer.identity(), PeerIdentity::Certificate(_)), url.starts_with("tls"));
+        let sent: Vec<u8> = (0..3_000_000u32).map(|number| ((number * 7) >> 3) as u8).collect();
+        let (to_send, sender) = (sent.clone(), peer.sender());
+        let writer = thread::spawn(move || {
+            for piece in to_send.chunks(10_000) {
+                while let Err(TrySendError::Full(_)) = sender.try_send(piece) {
+                    thread::yield_now();
+                }
+            }
+        });
+        let (mut found, mut buffer) = (Vec::new(), [0; 7000]);
+        while found.len() < sent.len() {
+            let len = peer.recv_timeout(&mut buffer, DEADLINE).unwrap().unwrap();
+            found.extend_from_slice(&buffer[..len]);
+        }
+        writer.join().unwrap();
+        assert!(found == sent, "{url}");
+    }
+}
+
+#[test]
+fn one_message_on_a_raw_stream_may_be_of_any_length() {
+    for url in BOTH {
+        let running = Running::echo(url);
+        let mut peer = running.connect();
+        let sent: Vec<u8> = (0..200_000u32).map(|number| number as u8).collect();
+        peer.send(&sent).unwrap();
+        let (mut found, mut buffer) = (Vec::new(), [0; 70_000]);
+        while found.len() < sent.len() {
+            let len = peer.recv_timeout(&mut buffer, DEADLINE).unwrap().unwrap();
+            found.extend_from_slice(&buffer[..len]);
+        }
+        assert!(found == sent, "{url}");
+        assert!(matches!(peer.send(b""), Err(Error::EmptyMessage)));
+    }
+}
+
+#[test]
+fn a_peer_that_half_closes_gets_its_answers() {
+    let running = Running::with(BOTH[0], |builder| builder.stream(framed(Framing::Lines)), echo);
+    let mut stream = connect(&running);
+    stream.write_all(b"one\r\ntwo\nno end").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).unwrap();
+    assert_eq!(answers, "one\ntwo\nno end\n");
+    running.until("it ends", |stats| stats.ended("closed_by_peer") == 1);
+}
+
+#[test]
+fn what_was_sent_before_the_end_arrives_though_more_was_said() {
+    for url in BOTH {
+        // Ends without having read what the peer says: an end that resets would take the answer with it.
+        let running = Running::with(
+            url,
+            |builder| builder,
+            |peer: &mut Peer| {
+                let mut buffer = [0; 1];
+                peer.recv(&mut buffer)?;
+                peer.send(&[7; 100_000])
+            },
+        );
+        let mut peer = running.connect();
+        peer.send(&[1; 5000]).unwrap();
+        let (mut got, mut buffer) = (0, [0; 20_000]);
+        while let Some(len) = peer.recv_timeout(&mut buffer, DEADLINE).unwrap() {
+            got += len;
+        }
+        assert_eq!(got, 100_000, "{url}");
+        assert_eq!(peer.end_reason(), Some(&EndReason::ClosedByPeer), "{url}");
+    }
+}
+
+#[test]
+fn a_line_of_ten_megabytes_is_thrown_away_and_the_next_one_is_heard() {
+    for url in BOTH {
+        let (refusals, refused) = channel();
+        let refusals = Mutex::new(refusals);
+        let handler = move |peer: &mut Peer| {
+            let mut buffer = [0; 64];
+            loop {
+                match peer.recv(&mut buffer) {
+                    Ok(Some(len)) => peer.send(&buffer[..len])?,
+                    Ok(None) => return Ok(()),
+                    Err(Error::MessageRefused { limit }) => refusals.lock().unwrap().send(limit).unwrap(),
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        let running = Running::with(url, |builder| builder.stream(framed(Framing::Lines)), handler);
+        let mut peer = running.connect();
+        for _ in 0..160 {
+            peer.send(&[b'x'; 65_536]).unwrap();
+        }
+        peer.send(b"\nshort\n").unwrap();
+        let mut buffer = [0; 64];
+        assert_eq!(peer.recv_timeout(&mut buffer, DEADLINE).unwrap(), Some(6));
+        assert_eq!(&buffer[..6], b"short\n");
+        assert_eq!(refused.recv_timeout(DEADLINE), Ok(65_536));
+        assert!(refused.try_recv().is_err());
+        assert_eq!(running.stats().messages_too_long, 1);
+    }
+}
+
+#[test]
+fn a_line_that_does_not_end_ends_with_the_idle_deadline() {
+    let settings = |builder: ServerBuilder| {
+        builder.stream(framed(Framing::Lines)).timeouts(idle_after(Duration::from_millis(300)))
+    };
+    for url in BOTH {
+        let running = Running::with(url, settings, echo);
+        let mut peer = running.connect();
+        // Not one of these makes a message.
+        loop {
+            if peer.send(b"x").is_err() {
+                break;
+            }
+            match peer.recv_timeout(&mut [0; 8], Duration::from_millis(20)) {
+                Err(Error::TimedOut) => {}
+                _ => break,
+            }
+        }
+        running.until("it ends", |stats| stats.ended("idle") == 1);
+    }
+}
+
+#[test]
+fn a_peer_that_does_not_read_blocks_nobody_and_is_bounded() {
+    for url in BOTH {
+        let (came, arrivals) = channel();
+        let came = Mutex::new(came);
+        let bound = {
+            let mut bound = Outbox::default();
+            (bound.max_messages, bound.overflow) = (16, Overflow::DropOldest);
+            bound
+        };
+        let handler = move |peer: &mut Peer| {
+            came.lock().unwrap().send(peer.sender()).unwrap();
+            echo(peer)
+        };
+        let running = Running::with(url, |builder| builder.outbox(bound), handler);
+        let _silent = running.connect();
+        let to_silent = arrivals.recv_timeout(DEADLINE).unwrap();
+        let mut other = running.connect();
+        let to_other = arrivals.recv_timeout(DEADLINE).unwrap();
+        // As much as the kernel and the session take.
+        let mut accepted = 0;
+        while to_silent.try_send([5; 10_000]).is_ok() {
+            accepted += 1;
+            assert!(accepted < 10_000, "{url}: there is no bound");
+        }
+        assert!(matches!(to_silent.try_send([5; 10_000]), Err(TrySendError::Full(_))));
+        let message: Arc<[u8]> = Arc::from(&[6; 10_000][..]);
+        let posted: Vec<Posted> = (0..40).map(|_| to_silent.post(&message)).collect();
+        assert_eq!(
+            posted.iter().filter(|posted| **posted == Posted::Queued).count(),
+            16,
+            "{url}: {posted:?}"
+        );
+        assert_eq!(posted.last(), Some(&Posted::Dropped), "{url}");
+        // The messages of the outbox are shared.
+        assert_eq!(Arc::strong_count(&message), 17, "{url}");
+        assert_eq!(to_other.post(&Arc::from(&b"hello"[..])), Posted::Sent);
+        let mut buffer = [0; 16];
+        assert_eq!(other.recv_timeout(&mut buffer, DEADLINE).unwrap(), Some(5));
+        exchange(&mut other, b"still");
+        assert_eq!(running.stats().messages_dropped, 24, "{url}");
+    }
+}
+
+#[test]
+fn what_waits_for_a_slow_peer_arrives_in_order_once_it_reads() {
+    for url in BOTH {
+        let (came, arrivals) = channel();
+        let came = Mutex::new(came);
+        let bound = {
+            let mut bound = Outbox::default();
+            (bound.max_messages, bound.max_bytes) = (100_000, 1 << 30);
+            bound
+        };
+        let handler = move |peer: &mut Peer| {
+            came.lock().unwrap().send(peer.sender()).unwrap();
+            echo(peer)
+        };
+        let settings = framed(Framing::LengthPrefixed);
+        let configure = |builder: ServerBuilder| builder.outbox(bound).stream(settings.clone());
+        let running = Running::with(url, configure, handler);
+        let mut slow = running.client().stream(settings.clone()).connect(running.url()).unwrap();
+        let sender = arrivals.recv_timeout(DEADLINE).unwrap();
+        let mut queued = 0;
+        let mut sent = 0u32;
+        while queued < 500 {
+            let mut message = vec![0; 8000];
+            message[..4].copy_from_slice(&sent.to_be_bytes());
+            match sender.post(&message.into()) {
+                Posted::Queued => queued += 1,
+                Posted::Sent => {}
+                other => panic!("{url}: {other:?}"),
+            }
+            sent += 1;
+        }
+        let mut buffer = [0; 8000];
+        for number in 0..sent {
+            assert_eq!(slow.recv_timeout(&mut buffer, DEADLINE).unwrap(), Some(8000), "{url}");
+            assert_eq!(buffer[..4], number.to_be_bytes(), "{url}");
+        }
+        // The worker waits as before.
+        exchange(&mut slow, b"and now");
+    }
+}
+
+#[test]
+fn a_peer_that_is_too_slow_is_disconnected_where_asked() {
+    for url in BOTH {
+        let (came, arrivals) = channel();
+        let came = Mutex::new(came);
+        let bound = {
+            let mut bound = Outbox::default();
+            (bound.max_messages, bound.overflow) = (4, Overflow::Disconnect);
+            bound
+        };
+        let handler = move |peer: &mut Peer| {
+            came.lock().unwrap().send(peer.sender()).unwrap();
+            echo(peer)
+        };
+        let running = Running::with(url, |builder| builder.outbox(bound), handler);
+        let _slow = running.connect();
+        let sender = arrivals.recv_timeout(DEADLINE).unwrap();
+        let message: Arc<[u8]> = Arc::from(&[6; 60_000][..]);
+        let last = (0..10_000)
+            .map(|_| sender.post(&message))
+            .find(|posted| !matches!(posted, Posted::Sent | Posted::Queued));
+        assert_eq!(last, Some(Posted::Disconnected), "{url}");
+        running.until("it is gone", |stats| stats.ended("too_slow") == 1);
+        assert!(sender.is_ended());
+        assert_eq!(Arc::strong_count(&message), 1, "{url}: somebody still keeps it");
+    }
+}
+
+#[test]
+fn a_handler_that_sends_to_a_peer_that_does_not_read_gets_an_error_in_time() {
+    for url in BOTH {
+        let (outcome, outcomes) = sync_channel(1);
+        let handler = move |peer: &mut Peer| {
+            let error = loop {
+                if let Err(error) = peer.send(&[1; 50_000]) {
+                    break error;
+                }
+            };
+            outcome.send(matches!(error, Error::SendBufferFull)).unwrap();
+            Ok(())
+        };
+        let mut timeouts = Timeouts::default();
+        timeouts.send = Duration::from_millis(200);
+        let running = Running::with(url, |builder| builder.timeouts(timeouts), handler);
+        let began = Instant::now();
+        let _deaf = running.connect();
+        assert_eq!(outcomes.recv_timeout(DEADLINE), Ok(true), "{url}");
+        running.until("it ends", |stats| stats.peers == 0);
+        assert!(began.elapsed() < DEADLINE);
+    }
+}
+
+#[test]
+fn a_drain_ends_quiet_peers_and_lets_busy_ones_finish() {
+    for url in BOTH {
+        let running = Running::echo(url);
+        let mut peers: Vec<Peer> = (0..20).map(|_| running.connect()).collect();
+        peers.iter_mut().for_each(|peer| exchange(peer, b"hello"));
+        let report = running.handle().shutdown(DEADLINE);
+        assert_eq!((report.peers, report.finished, report.stopped), (20, 20, 0), "{url}");
+        for peer in &mut peers {
+            assert_eq!(peer.recv_timeout(&mut [0; 8], DEADLINE).unwrap(), None);
+            assert_eq!(peer.end_reason(), Some(&EndReason::ClosedByPeer), "{url}");
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_was_woken_goes_on_to_be_heard() {
+    // The drain wakes it by shutting the socket down for reading; what comes after that has to be heard.
+    let handler = |peer: &mut Peer| {
+        let mut buffer = [0; 16];
+        let mut last = false;
+        while !last {
+            if let Some(len) = peer.recv(&mut buffer)? {
+                peer.send(&buffer[..len])?;
+                last = &buffer[..len] == b"last";
+            }
+        }
+        Ok(())
+    };
+    for url in BOTH {
+        let running = Running::with(url, |builder| builder, handler);
+        let mut peer = running.connect();
+        exchange(&mut peer, b"before");
+        let handle = running.handle();
+        let shutdown = thread::spawn(move || handle.shutdown(DEADLINE));
+        while running.stats().refused(Refusal::Draining) == 0 {
+            let _ = connect(&running).read(&mut [0; 8]);
+            exchange(&mut peer, b"while");
+        }
+        for _ in 0..100 {
+            exchange(&mut peer, b"after");
+        }
+        exchange(&mut peer, b"last");
+        let report = shutdown.join().unwrap();
+        assert_eq!((report.finished, report.stopped), (1, 0), "{url}");
+        assert_eq!(peer.recv_timeout(&mut [0; 8], DEADLINE).unwrap(), None, "{url}");
+    }
+}
+
+#[test]
+fn a_connection_that_is_cut_short_is_told_from_one_that_ends() {
+    let (ends, ended) = channel();
+    let ends = Mutex::new(ends);
+    let handler = move |peer: &mut Peer| {
+        let result = echo(peer);
+        ends.lock().unwrap().send(peer.end_reason().cloned()).unwrap();
+        result
+    };
+    let running = Running::with(BOTH[1], |builder| builder, handler);
+    let mut context = openssl::ssl::SslConnector::builder(openssl::ssl::SslMethod::tls()).unwrap();
+    context.set_verify(openssl::ssl::SslVerifyMode::NONE);
+    let context = context.build();
+    let mut stream = context.connect("localhost", connect(&running)).unwrap();
+    stream.write_all(b"x").unwrap();
+    assert_eq!(stream.read(&mut [0; 8]).unwrap(), 1);
+    drop(stream.get_ref().shutdown(Shutdown::Write));
+    assert_eq!(ended.recv_timeout(DEADLINE), Ok(Some(EndReason::Truncated)));
+    running.until("it is counted", |stats| stats.ended("truncated") == 1);
+}
+
+#[test]
+fn half_a_record_and_silence_end_by_a_deadline() {
+    let mut timeouts = idle_after(Duration::from_millis(300));
+    timeouts.handshake = Duration::from_millis(300);
+    let running = Running::with(BOTH[1], |builder| builder.timeouts(timeouts), echo);
+    // Half a ClientHello.
+    let mut half_open = connect(&running);
+    half_open.write_all(&[22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]).unwrap();
+    running.until("it ends", |stats| stats.ended("handshake_timed_out") == 1 && stats.half_open == 0);
+    // Half a record after the handshake.
+    let mut context = openssl::ssl::SslConnector::builder(openssl::ssl::SslMethod::tls()).unwrap();
+    context.set_verify(openssl::ssl::SslVerifyMode::NONE);
+    let mut stream = context.build().connect("localhost", connect(&running)).unwrap();
+    stream.write_all(b"x").unwrap();
+    assert_eq!(stream.read(&mut [0; 8]).unwrap(), 1);
+    stream.get_mut().write_all(&[23, 3, 3, 1, 0, 9]).unwrap();
+    running.until("it ends", |stats| stats.ended("idle") == 1 && stats.peers == 0);
+}
+
+#[test]
+fn junk_instead_of_a_handshake_ends_that_connection_alone() {
+    let running = Running::echo(BOTH[1]);
+    let mut honest = running.connect();
+    for junk in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 100], &[22, 3, 1, 0xff, 0xff, 1], &[0xff; 5]] {
+        let mut stream = connect(&running);
+        stream.write_all(junk).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    let stats = running.until("they end", |stats| stats.ended("handshake_failed") == 4);
+    assert_eq!((stats.peers, stats.half_open), (1, 0));
+    exchange(&mut honest, b"hello");
+}
+
+#[test]
+fn caps_hold_and_whoever_is_refused_learns_it_at_once() {
+    for url in BOTH {
+        let limits = Limits { max_peers: 5, ..Limits::default() };
+        let running = Running::with(url, |builder| builder.limits(limits), echo);
+        let mut peers: Vec<Peer> = (0..5).map(|_| running.connect()).collect();
+        let mut refused = connect(&running);
+        assert!(matches!(refused.read(&mut [0; 8]), Err(_) | Ok(0)), "{url}");
+        assert_eq!(running.stats().refused(Refusal::MaxPeers), 1);
+        peers.iter_mut().for_each(|peer| exchange(peer, b"hello"));
+        peers.pop().unwrap().close();
+        running.until("there is room", |stats| stats.peers == 4);
+        exchange(&mut running.connect(), b"in again");
+    }
+}
+
+struct Picky;
+
+impl PeerHandler for Picky {
+    fn admit(&self, incoming: &Incoming) -> Admission {
+        match incoming.peer_address().to_string().starts_with("192.0.2.66:") {
+            true => Admission::Refuse,
+            false => Admission::Accept,
+        }
+    }
+
+    fn handle(&self, peer: &mut Peer) -> Result<(), Error> {
+        peer.send(format!("{} {}\n", peer.peer_address(), peer.local_address()).as_bytes())?;
+        echo(peer)
+    }
+}
+
+/// A header for a peer with this last octet.
+fn header(last: u8) -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x10".to_vec();
+    header.extend_from_slice(&[192, 0, 2, last, 198, 51, 100, 1, 0x10, 0, 0x11, 0x51]);
+    // A value of type NOOP, to be passed over.
+    header.extend_from_slice(&[4, 0, 1, 0]);
+    header
+}
+
+fn proxied(url: &str, limits: Limits) -> Running {
+    let identity = peeloff::Identity::self_signed().unwrap();
+    let trust = peeloff::CaBundle::from_pem(&identity.certificate_pem()).unwrap();
+    let mut timeouts = Timeouts::default();
+    timeouts.handshake = Duration::from_millis(500);
+    let builder = peeloff::Server::builder().identity(identity).limits(limits).timeouts(timeouts);
+    Running { server: builder.listen_proxied(url.parse().unwrap()).start(Picky).unwrap(), trust }
+}
+
+#[test]
+fn a_proxy_says_who_is_behind_it() {
+    let limits = Limits { max_peers_per_source: 2, exempt_loopback: false, ..Limits::default() };
+    let running = proxied(BOTH[0], limits);
+    let open = |last: u8| {
+        let mut stream = connect(&running);
+        // However it is cut.
+        for piece in header(last).chunks(5) {
+            stream.write_all(piece).unwrap();
+        }
+        stream.write_all(b"hello").unwrap();
+        let mut answer = [0; 64];
+        let len = stream.read(&mut answer).unwrap_or(0);
+        (stream, String::from_utf8_lossy(&answer[..len]).into_owned())
+    };
+    let (_first, answer) = open(1);
+    assert!(answer.starts_with("192.0.2.1:4096 198.51.100.1:4433\n"), "{answer}");
+    // The limits are asked about those behind the proxy, and so is the handler.
+    let (second, _) = open(1);
+    assert_eq!(open(1).1, "");
+    let (_other, answer) = open(2);
+    assert!(answer.starts_with("192.0.2.2:"), "{answer}");
+    assert_eq!(open(66).1, "");
+    let stats = running.until("the refused are gone", |stats| stats.peers == 3 && stats.half_open == 0);
+    assert_eq!(stats.refused(Refusal::MaxPeersPerSource), 1);
+    assert_eq!(stats.refused(Refusal::Handler), 1);
+    drop(second);
+    running.until("there is room", |stats| stats.peers == 2);
+    assert!(open(1).1.starts_with("192.0.2.1:"));
+}
+
+#[test]
+fn a_proxy_header_comes_before_the_handshake() {
+    let running = proxied(BOTH[1], Limits::default());
+    let mut stream = connect(&running);
+    stream.write_all(&header(9)).unwrap();
+    let mut context = openssl::ssl::SslConnector::builder(openssl::ssl::SslMethod::tls()).unwrap();
+    context.set_verify(openssl::ssl::SslVerifyMode::NONE);
+    let mut stream = context.build().connect("localhost", stream).unwrap();
+    let mut answer = [0; 64];
+    let len = stream.read(&mut answer).unwrap();
+    assert!(answer[..len].starts_with(b"192.0.2.9:4096"));
+}
+
+#[test]
+fn a_proxy_that_lies_or_is_silent_is_cut_off_and_counted() {
+    let running = proxied(BOTH[0], Limits::default());
+    let mut lie = header(1);
+    lie[12] = 0x2f;
+    let mut long = header(1);
+    long[14..16].copy_from_slice(&[0xff, 0xff]);
+    let mut short = header(1);
+    short[14..16].copy_from_slice(&[0, 4]);
+    for bytes in [&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], &lie, &long, &short] {
+        let mut stream = connect(&running);
+        stream.write_all(bytes).unwrap();
+        assert!(matches!(stream.read(&mut [0; 8]), Err(_) | Ok(0)));
+    }
+    let mut silent = connect(&running);
+    silent.write_all(&header(1)[..20]).unwrap();
+    assert!(matches!(silent.read(&mut [0; 8]), Err(_) | Ok(0)));
+    let stats = running.until("all are gone", |stats| stats.peers == 0 && stats.half_open == 0);
+    assert_eq!(stats.proxy_headers_refused, 4);
+    assert_eq!((stats.ended("handshake_failed"), stats.ended("handshake_timed_out")), (4, 1));
+}
+
+#[test]
+fn a_thousand_connections_come_and_go_and_everything_is_given_back() {
+    let running = Running::echo(BOTH[0]);
+    let fds = support::open_fds();
+    let served = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..125 {
+                    let mut stream = connect(&running);
+                    stream.write_all(b"hello").unwrap();
+                    let mut answer = [0; 5];
+                    stream.read_exact(&mut answer).unwrap();
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    assert_eq!(served.load(Ordering::Relaxed), 1000);
+    let stats = running.until("all are gone", |stats| stats.peers == 0);
+    assert_eq!((stats.connections, stats.opened), (1000, 1000));
+    assert_eq!(support::open_fds(), fds);
+}
