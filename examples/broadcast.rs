@@ -1,19 +1,17 @@
 //! Sending to peers from another thread: what one peer says goes to all others.
 //!
-//! Each peer's thread posts what it receives to the main thread, which sends it on. A [`Sender`]
-//! never waits for the network: if the send buffer of a slow peer is full, that peer misses a
-//! message, and nobody waits for it.
+//! Each peer's thread hands what it receives to the main thread, which posts it to all others. They share
+//! one buffer, and posting never waits for the network: what a slow peer has no room for waits in its outbox,
+//! where the oldest messages make way, and nobody else notices.
 //!
 //! ```text
 //! cargo run -p peeloff-examples --bin broadcast
 //! cargo run -p peeloff-servers --bin peeloff-nc -- --insecure dtls://127.0.0.1:4433    # twice
 //! ```
-//!
-//! [`Sender`]: peeloff::Sender
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
-use peeloff::{Error, Identity, Peer, Server};
+use peeloff::{Error, Identity, Peer, Posted, Server};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "dtls://127.0.0.1:4433".to_owned());
@@ -33,10 +31,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let handle = server.handle();
     for (from, message) in posts {
+        let message: Arc<[u8]> = message.into();
         // Whoever has completed the handshake by now.
         for peer in handle.peers().iter().filter(|peer| peer.id() != from) {
-            if let Err(error) = peer.try_send(message.as_slice()) {
-                eprintln!("{} misses a message: {error}", peer.peer_address());
+            if peer.post(&message) == Posted::Dropped {
+                eprintln!("{} is too slow and misses a message", peer.peer_address());
             }
         }
     }

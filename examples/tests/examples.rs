@@ -81,6 +81,20 @@ fn broadcast_reaches_all_others_and_not_the_speaker() {
 }
 
 #[test]
+fn transports_are_served_by_one_handler() {
+    let mut example = Example::start(env!("CARGO_BIN_EXE_transports"), &[]);
+    let mut addresses = vec![example.address.clone()];
+    for _ in 0..3 {
+        addresses.push(example.line().strip_prefix("listening ").unwrap().parse().unwrap());
+    }
+    for address in addresses {
+        let mut peer = example.client().connect(&address).unwrap();
+        peer.send(b"one two three\n").unwrap();
+        assert_eq!(next(&mut peer).unwrap(), format!("3 words over {}\n", address.scheme));
+    }
+}
+
+#[test]
 fn admission_refuses_by_address_and_by_number() {
     let example = Example::start(env!("CARGO_BIN_EXE_admission"), &["127.0.0.66"]);
     let from = |ip: [u8; 4]| example.client().bind(SocketAddr::from((ip, 0)));
