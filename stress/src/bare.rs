@@ -1,6 +1,8 @@
-//! An SCTP echo server without a framework, to compare with: the loop that a programmer would write in C.
+//! Echo servers without a framework, to compare with: the loop that a programmer would write in C, on SCTP and
+//! on TCP.
 
-use std::io;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 
 use peeloff::Address;
@@ -12,14 +14,52 @@ pub const SERVE_BARE: &str = "--be-the-bare-server";
 /// Of a thread: the loop needs two pages of it.
 const STACK: usize = 64 << 10;
 
-/// Is the server, until standard input ends: a one-to-many listener, every association peeled off to a
-/// thread of its own, which blocks.
+/// Is the server, until standard input ends: a one-to-many listener with every association peeled off, or a
+/// TCP listener; each peer has a thread of its own, which blocks.
 ///
 /// # Errors
 ///
 /// The listener cannot be opened.
 pub fn serve(listen: &Address) -> Result<(), Box<dyn std::error::Error>> {
     peeloff::raise_fd_limit()?;
+    if listen.scheme.is_stream() {
+        serve_tcp(listen)?;
+    } else {
+        serve_sctp(listen)?;
+    }
+    io::copy(&mut io::stdin(), &mut io::sink())?;
+    Ok(())
+}
+
+fn serve_tcp(listen: &Address) -> Result<(), Box<dyn std::error::Error>> {
+    let listener = TcpListener::bind(listen.resolve()?[0])?;
+    println!("listening tcp://{}", listener.local_addr()?);
+    thread::spawn(move || {
+        for socket in listener.incoming() {
+            let begun = socket.and_then(|socket| {
+                socket.set_nodelay(true)?;
+                thread::Builder::new().stack_size(STACK).spawn(move || echo_bytes(socket))
+            });
+            if let Err(error) = begun {
+                eprintln!("the bare server: {error}");
+                std::process::exit(1);
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Answers what a read finds, until the connection ends.
+fn echo_bytes(mut socket: TcpStream) {
+    let mut buffer = [0; 2048];
+    while let Ok(len @ 1..) = socket.read(&mut buffer) {
+        if socket.write_all(&buffer[..len]).is_err() {
+            return;
+        }
+    }
+}
+
+fn serve_sctp(listen: &Address) -> Result<(), Box<dyn std::error::Error>> {
     let address = listen.resolve()?[0];
     let listener = Socket::one_to_many(address.is_ipv6())?;
     listener.options().set_nodelay(true)?;
@@ -33,7 +73,6 @@ pub fn serve(listen: &Address) -> Result<(), Box<dyn std::error::Error>> {
             std::process::exit(1);
         }
     });
-    io::copy(&mut io::stdin(), &mut io::sink())?;
     Ok(())
 }
 

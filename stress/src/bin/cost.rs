@@ -1,22 +1,25 @@
-//! What a peeloff server costs per SCTP message beside a bare loop that does the same without it, and what
+//! What a peeloff server costs per message on SCTP or TCP beside a bare loop that does the same without it, and what
 //! an idle association takes in memory.
 
 use std::error::Error;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use peeloff::{Address, NoSctp, Peer};
 use peeloff_stress::bare::{self, SERVE_BARE};
 use peeloff_stress::outside::Usage;
 use peeloff_stress::server::{self, SERVE, Target};
 use peeloff_stress::{conclude, crowd};
 
-/// Measures peeloff's echo server on SCTP against a bare loop of one thread per association, both in
+/// Measures peeloff's echo server on SCTP or TCP against a bare loop of one thread per association, both in
 /// processes of their own and with the same clients in turn: CPU per message, and memory per idle
-/// association. Needs a kernel with SCTP.
+/// association. SCTP needs a kernel that has it.
 #[derive(Parser)]
 struct Cli {
+    /// What runs below.
+    #[arg(long, value_enum, default_value = "tcp")]
+    over: Over,
     /// Associations at which to measure.
     #[arg(long, value_delimiter = ',', default_value = "1,64")]
     associations: Vec<usize>,
@@ -42,13 +45,31 @@ struct Cli {
     serve_bare: Option<Address>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Over {
+    Sctp,
+    Tcp,
+}
+
 /// What is measured: a name, the argument that makes this binary be it, and what it listens on.
-const SERVERS: [(&str, &str, &str); 4] = [
+type Server = (&'static str, &'static str, &'static str);
+
+const ON_SCTP: [Server; 4] = [
     ("bare", SERVE_BARE, "sctp"),
     ("sctp", SERVE, "sctp"),
     ("sctp+tls", SERVE, "sctp+tls"),
     ("sctp+dtls", SERVE, "sctp+dtls"),
 ];
+const ON_TCP: [Server; 3] = [("bare", SERVE_BARE, "tcp"), ("tcp", SERVE, "tcp"), ("tls", SERVE, "tls")];
+
+impl Cli {
+    fn servers(&self) -> &'static [Server] {
+        match self.over {
+            Over::Sctp => &ON_SCTP,
+            Over::Tcp => &ON_TCP,
+        }
+    }
+}
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -57,11 +78,11 @@ fn main() -> ExitCode {
         (_, Some(listen)) => bare::serve(listen),
         _ => run(&cli),
     };
-    conclude("sctp", outcome)
+    conclude("cost", outcome)
 }
 
 fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
-    if !peeloff::sctp::is_supported() {
+    if cli.over == Over::Sctp && !peeloff::sctp::is_supported() {
         return Err(NoSctp.into());
     }
     peeloff::raise_fd_limit()?;
@@ -78,7 +99,7 @@ fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
             "{:>10} {:>12} {:>13} {:>8} {:>10}",
             "server", "server RSS", "kernel stack", "slab", "machine"
         );
-        for (name, role, scheme) in SERVERS {
+        for &(name, role, scheme) in cli.servers() {
             remember(name, &Target::start_as(role, scheme, None)?, cli.idle)?;
         }
     }
@@ -89,7 +110,7 @@ fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
 fn measure(cli: &Cli, associations: usize, payload: usize) -> Result<(), Box<dyn Error>> {
     let active = associations.min(usize::from(cli.active));
     let mut contestants = Vec::new();
-    for (_, role, scheme) in SERVERS {
+    for &(_, role, scheme) in cli.servers() {
         let target = Target::start_as(role, scheme, None)?;
         let peers = crowd::connect(&target.address, associations)?;
         contestants.push((target, peers));
@@ -115,7 +136,7 @@ fn measure(cli: &Cli, associations: usize, payload: usize) -> Result<(), Box<dyn
     }
     println!("\n{associations} associations, {active} talk, {payload} bytes");
     println!("{:>10} {:>8} {:>19} {:>10} {:>8} {:>15}", "server", "µs", "", "per second", "ratio", "");
-    for (index, (name, ..)) in SERVERS.into_iter().enumerate() {
+    for (index, (name, ..)) in cli.servers().iter().enumerate() {
         let ratios = costs[index].iter().zip(&costs[0]).map(|(cost, bare)| cost / bare).collect();
         let (cost, ratio) = (Spread::of(costs[index].clone()), Spread::of(ratios));
         let range = format!("({:.1} to {:.1})", cost.lowest, cost.highest);
