@@ -39,8 +39,10 @@ impl FromStr for RedisUrl {
         let advice = "write redis://HOST:6379, redis://:PASSWORD@HOST:6379/0 or redis+unix:///PATH";
         // The address itself may hold a password, so it is not repeated.
         match text.into_connection_info() {
-            Ok(info) if info.addr().is_supported() => Ok(Self(info)),
-            Ok(_) => Err(format!("TLS to Redis is not built in: {advice}, through a tunnel if need be")),
+            Ok(info) => Ok(Self(info)),
+            Err(_) if text.starts_with("rediss:") => {
+                Err(format!("TLS to Redis is not built in: {advice}, through a tunnel if need be"))
+            }
             Err(error) => Err(format!("no address of a Redis ({error}): {advice}")),
         }
     }
@@ -237,7 +239,7 @@ impl<O: Outlet> Carrier<O> {
     fn tell(&self, half: Half, works: Result<(), &str>) {
         let mut halves = self.halves.lock();
         let before = halves.iter().all(|half| *half == Some(true));
-        let known = std::mem::replace(&mut halves[half as usize], Some(works.is_ok()));
+        let known = halves[half as usize].replace(works.is_ok());
         if let (Half::Listening, Err(_)) = (half, works) {
             // What it last published may have been for nobody: it has to succeed anew.
             halves[Half::Publishing as usize] = None;
