@@ -9,7 +9,16 @@ use std::collections::HashMap;
 use member::{Member, client};
 use support::{CHAT, NC, Program, run, start_chat};
 
-const LISTENERS: [&str; 4] = ["--listen", "udp://127.0.0.1:0", "--listen", "dtls://127.0.0.1:0"];
+const LISTENERS: [&str; 8] = [
+    "--listen",
+    "udp://127.0.0.1:0",
+    "--listen",
+    "dtls://127.0.0.1:0",
+    "--listen",
+    "tcp://127.0.0.1:0",
+    "--listen",
+    "tls://127.0.0.1:0",
+];
 
 /// A server with a listener for each transport that this kernel surely has.
 fn start(options: &[&str]) -> (Program, Vec<String>) {
@@ -160,6 +169,7 @@ fn bad_input_is_one_sentence_and_exit_code_2() {
         (&["--max-name", "7"], "--max-name 7 is not usable: give 8 to 64 characters"),
         (&["--max-rooms", "0"], "--max-rooms 0 is not usable: give 1 or more"),
         (&["--max-room-members", "0"], "--max-room-members 0 is not usable"),
+        (&["--outbox", "0"], "--outbox 0 is not usable: give 1 to 65536"),
         (&["--flood", "5"], "such as 5/20, or off"),
         (&["--redis", "127.0.0.1:6379"], "write redis://HOST:6379"),
         (&["--redis", "rediss://127.0.0.1:6379"], "TLS to Redis is not built in"),

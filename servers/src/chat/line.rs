@@ -13,7 +13,6 @@
 //! Members of other processes are written `alice@north`. Names hold no space and none of `[](){}:*=!@`,
 //! so a program can cut these lines without doubt.
 
-use std::cell::OnceCell;
 use std::fmt::Display;
 use std::sync::Arc;
 
@@ -22,20 +21,16 @@ use crate::chat::text::{Name, RoomName};
 /// The most bytes of a line that lists names: it fits one packet.
 const LISTED: usize = 1000;
 
-/// A line on its way to any number of receivers, who share its bytes.
-///
-/// It belongs to one thread: its second form is made when the first receiver needs it.
-#[derive(Debug)]
-pub struct Line {
-    bare: Arc<[u8]>,
-    ended: OnceCell<Arc<[u8]>>,
-}
+/// A line on its way to any number of receivers, who share its bytes. Its newline is among them on every
+/// transport: on datagrams terminals need it, and a stream of lines adds none where there is one.
+#[derive(Clone, Debug)]
+pub struct Line(Arc<[u8]>);
 
 impl Line {
     /// This text, which has no newline.
     pub fn new(text: &str) -> Self {
         debug_assert!(!text.contains('\n'));
-        Self { bare: text.as_bytes().into(), ended: OnceCell::new() }
+        Self(format!("{text}\n").into_bytes().into())
     }
 
     /// Something said in a room. `who` may have an origin.
@@ -88,14 +83,14 @@ impl Line {
         Self::notice(format_args!("{old} is {new} now"))
     }
 
-    /// The bytes without a newline, for transports that add it.
-    pub fn bare(&self) -> &Arc<[u8]> {
-        &self.bare
+    /// The bytes, with the newline.
+    pub fn bytes(&self) -> &Arc<[u8]> {
+        &self.0
     }
 
-    /// The bytes with a newline, for transports that do not.
-    pub fn ended(&self) -> &Arc<[u8]> {
-        self.ended.get_or_init(|| [&self.bare, &b"\n"[..]].concat().into())
+    /// The text, without the newline.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.0).map(str::trim_end).unwrap_or_default()
     }
 }
 
@@ -126,10 +121,6 @@ pub fn foreign(name: &Name, origin: &Name) -> String {
 mod tests {
     use super::*;
 
-    fn text(line: &Line) -> &str {
-        std::str::from_utf8(line.bare()).unwrap()
-    }
-
     #[test]
     fn the_first_character_tells_the_form() {
         let room = RoomName::parse("lobby", 24).unwrap();
@@ -143,26 +134,19 @@ mod tests {
             (Line::renamed("alice", "bob"), "* alice is bob now"),
             (Line::wrong("no"), "! no"),
         ] {
-            assert_eq!(text(&line), expected);
-            assert_eq!(&line.ended()[..], format!("{expected}\n").as_bytes());
+            assert_eq!(line.text(), expected);
+            assert_eq!(&line.bytes()[..], format!("{expected}\n").as_bytes());
         }
-    }
-
-    #[test]
-    fn receivers_share_the_bytes() {
-        let line = Line::notice("x");
-        assert!(Arc::ptr_eq(line.bare(), line.bare()));
-        assert!(Arc::ptr_eq(line.ended(), line.ended()));
     }
 
     #[test]
     fn long_lists_are_cut_into_packets() {
         let lines = list("lobby", (0..500).map(|number| format!("guest{number}")));
-        assert!(lines.len() > 4 && lines.iter().all(|line| line.bare().len() < 1100));
+        assert!(lines.len() > 4 && lines.iter().all(|line| line.bytes().len() < 1100));
         let joined: Vec<_> =
-            lines.iter().flat_map(|line| text(line).strip_prefix("= lobby: ").unwrap().split(' ')).collect();
+            lines.iter().flat_map(|line| line.text().strip_prefix("= lobby: ").unwrap().split(' ')).collect();
         assert_eq!(joined.len(), 500);
         assert_eq!(joined[499], "guest499");
-        assert_eq!(text(&list("lobby", [])[0]), "= lobby:");
+        assert_eq!(list("lobby", [])[0].text(), "= lobby:");
     }
 }

@@ -14,7 +14,8 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use peeloff::{Framing, Outbox, Overflow, StreamSettings};
 
 use crate::chat::bridge::{Bridge, RedisUrl};
 use crate::chat::command::LONGEST_ORIGIN;
@@ -26,7 +27,7 @@ use crate::chat::room::Crowds;
 use crate::chat::text::{Lengths, Name};
 use crate::cli::ServerArgs;
 use crate::failure::Failure;
-use crate::serve::serve;
+use crate::serve::serve_with;
 use crate::values::{Size, Span};
 
 pub mod bridge;
@@ -41,6 +42,9 @@ pub mod remote;
 pub mod room;
 pub mod roster;
 pub mod text;
+
+/// Bytes that a line of the server's may have beside what a member wrote: names, or a list of them.
+const ADDED: usize = 2048;
 
 /// The options of `peeloff-chat`.
 #[derive(Args, Clone, Debug)]
@@ -87,10 +91,29 @@ pub struct RoomArgs {
     #[arg(long, value_name = "N", default_value_t = Rules::default().announce_up_to)]
     pub announce_up_to: usize,
 
+    /// Lines that wait for a member that does not take them, beyond the kernel's buffers.
+    #[arg(long, value_name = "N", default_value_t = Outbox::default().max_messages)]
+    pub outbox: usize,
+
+    /// What happens when they are more.
+    #[arg(long, value_name = "POLICY", default_value = "drop-oldest")]
+    pub overflow: OverflowPolicy,
+
     /// On SCTP each room that a member joins gets a stream of its own, from 1 on; stream 0 is for the
     /// current room and all else.
     #[arg(long)]
     pub sctp_room_streams: bool,
+}
+
+/// What becomes of a line for a member that takes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OverflowPolicy {
+    /// The oldest line that waits is dropped.
+    DropOldest,
+    /// The line is dropped.
+    DropNewest,
+    /// The member is disconnected.
+    Disconnect,
 }
 
 /// The other processes that share the rooms.
@@ -145,7 +168,8 @@ pub fn run(args: &ChatArgs) -> Result<u8, Failure> {
         room_streams: args.rooms.sctp_room_streams,
         tls_streams: args.server.sctp.sctp_tls_streams.unwrap_or(1),
     };
-    let code = serve(&args.server, chat)?;
+    let (stream, outbox) = (args.rooms.to_stream(), args.rooms.to_outbox()?);
+    let code = serve_with(&args.server, |builder| builder.stream(stream).outbox(outbox), chat)?;
     if let Some(bridge) = bridge {
         bridge.close();
     }
@@ -153,6 +177,31 @@ pub fn run(args: &ChatArgs) -> Result<u8, Failure> {
 }
 
 impl RoomArgs {
+    /// How streams are cut into lines. A line that is longer than this is thrown away as it comes.
+    fn to_stream(&self) -> StreamSettings {
+        let mut settings = StreamSettings::default();
+        settings.framing = Framing::Lines;
+        settings.max_message = self.max_line.0 + ADDED;
+        settings
+    }
+
+    /// How much waits for a member.
+    fn to_outbox(&self) -> Result<Outbox, Failure> {
+        if !(1..=65_536).contains(&self.outbox) {
+            let given = self.outbox;
+            return Err(Failure::input(format_args!("--outbox {given} is not usable: give 1 to 65536")));
+        }
+        let mut outbox = Outbox::default();
+        outbox.max_messages = self.outbox;
+        outbox.max_bytes = self.outbox * (self.max_line.0 + ADDED);
+        outbox.overflow = match self.overflow {
+            OverflowPolicy::DropOldest => Overflow::DropOldest,
+            OverflowPolicy::DropNewest => Overflow::DropNewest,
+            OverflowPolicy::Disconnect => Overflow::Disconnect,
+        };
+        Ok(outbox)
+    }
+
     /// The rules as the hub takes them.
     ///
     /// # Errors

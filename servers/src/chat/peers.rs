@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use peeloff::sctp::SendInfo;
-use peeloff::{Error, Peer, PeerHandler, Scheme, Sender, TrySendError};
+use peeloff::{Error, Peer, PeerHandler, Posted, Scheme, Sender};
 
 use crate::chat::conversation::{Conversation, Flow};
 use crate::chat::hub::{Hub, Outlet};
@@ -25,23 +25,12 @@ pub struct PeerOutlet(Sender);
 
 impl Outlet for PeerOutlet {
     fn deliver(&self, line: &Line, stream: u16) {
-        let bytes = match adds_newlines(self.0.scheme()) {
-            true => line.bare(),
-            false => line.ended(),
-        };
         let how = SendInfo { stream, ..SendInfo::default() };
-        match self.0.try_send_with(&**bytes, &how) {
-            // Whose association is over will leave by itself.
-            Ok(()) | Err(TrySendError::Ended(_)) => {}
-            Err(error) => tracing::debug!(peer = %self.0.peer_address(), %error, "a line is lost"),
+        // What is dropped is counted by the framework, and whose association is over leaves by itself.
+        if self.0.post_with(line.bytes(), &how) == Posted::Unsendable {
+            tracing::debug!(peer = %self.0.peer_address(), stream, "a line cannot be sent");
         }
     }
-}
-
-/// Whether sending adds the newline. Where it does not, a line carries it, so that terminals look
-/// right.
-fn adds_newlines(_scheme: Scheme) -> bool {
-    false
 }
 
 impl PeerHandler for Chat {

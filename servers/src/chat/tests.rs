@@ -21,7 +21,7 @@ struct Screen(Arc<Mutex<Vec<(u16, String)>>>);
 
 impl Outlet for Screen {
     fn deliver(&self, line: &Line, stream: u16) {
-        self.0.lock().push((stream, String::from_utf8(line.bare().to_vec()).unwrap()));
+        self.0.lock().push((stream, line.text().to_owned()));
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use peeloff::{Client, Error, Peer};
+use peeloff::{Client, Error, Framing, Peer, StreamSettings};
 
 use crate::support::DEADLINE;
 
@@ -91,5 +91,7 @@ impl Member {
 
 /// A client that takes the certificates that the servers make for themselves.
 pub fn client() -> Client {
-    Client::builder().danger_accept_any_certificate()
+    let mut lines = StreamSettings::default();
+    lines.framing = Framing::Lines;
+    Client::builder().danger_accept_any_certificate().stream(lines)
 }
