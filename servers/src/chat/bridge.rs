@@ -80,7 +80,7 @@ impl Bridge {
             hub: Arc::clone(hub),
             client,
             prefix: prefix.to_string(),
-            halves: Mutex::new([None, None]),
+            state: Mutex::default(),
             ending: Arc::clone(&ending),
         });
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
@@ -121,8 +121,7 @@ struct Carrier<O> {
     hub: Arc<Hub<O>>,
     client: Client,
     prefix: String,
-    /// Whether each works, as far as is known.
-    halves: Mutex<[Option<bool>; 2]>,
+    state: Mutex<State>,
     ending: Arc<Ending>,
 }
 
@@ -196,6 +195,10 @@ impl<O: Outlet> Carrier<O> {
             if ends {
                 news.push(News::Bye);
             }
+            // There are no rosters where nobody is.
+            if news.is_empty() {
+                continue;
+            }
             let mut pipeline = redis::pipe();
             for item in news {
                 let channel = format!("{}:{}", self.prefix, item.channel());
@@ -237,14 +240,16 @@ impl<O: Outlet> Carrier<O> {
 
     /// One connection works, or does not for this reason.
     fn tell(&self, half: Half, works: Result<(), &str>) {
-        let mut halves = self.halves.lock();
-        let before = halves.iter().all(|half| *half == Some(true));
-        let known = halves[half as usize].replace(works.is_ok());
-        if let (Half::Listening, Err(_)) = (half, works) {
-            // What it last published may have been for nobody: it has to succeed anew.
-            halves[Half::Publishing as usize] = None;
+        let mut state = self.state.lock();
+        let before = state.is_reached();
+        match half {
+            Half::Publishing => state.publishes = works.is_ok(),
+            // What was published while nobody listened may have reached nobody: it has to succeed anew.
+            Half::Listening => {
+                (state.listens, state.publishes) = (works.is_ok(), state.publishes && works.is_ok())
+            }
         }
-        let after = halves.iter().all(|half| *half == Some(true));
+        let after = state.is_reached();
         // The lock orders what the hub is told. The hub sends without blocking, and asks for nothing
         // here.
         match (before, after) {
@@ -252,18 +257,41 @@ impl<O: Outlet> Carrier<O> {
             (true, false) => self.hub.lost(),
             _ => {}
         }
-        drop(halves);
+        // Not a line for each try.
+        let said = match works {
+            Ok(()) => state.said == Some(after) || !after,
+            Err(_) => state.said == Some(false),
+        };
+        if said {
+            return;
+        }
+        state.said = Some(after);
+        drop(state);
         match works {
-            Ok(()) if after && !before => {
+            Ok(()) => {
                 let (dropped, refused) = self.hub.remote.as_ref().map(Remote::losses).unwrap_or_default();
                 tracing::info!(dropped, refused, "other hosts are in reach through Redis");
             }
-            Err(error) if known != Some(false) => {
+            Err(error) => {
                 let redis = self.client.get_connection_info().addr();
                 tracing::warn!(%redis, %error, "Redis is out of reach: rooms are local until it is back");
             }
-            _ => {}
         }
+    }
+}
+
+/// What works, as far as is known.
+#[derive(Default)]
+struct State {
+    listens: bool,
+    publishes: bool,
+    /// What the log said last: in reach or not.
+    said: Option<bool>,
+}
+
+impl State {
+    fn is_reached(&self) -> bool {
+        self.listens && self.publishes
     }
 }
 

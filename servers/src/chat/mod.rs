@@ -182,6 +182,8 @@ impl RoomArgs {
         let mut settings = StreamSettings::default();
         settings.framing = Framing::Lines;
         settings.max_message = self.max_line.0 + ADDED;
+        // What a member does not take waits in its outbox, as lines that are shared.
+        settings.max_pending = settings.max_message;
         settings
     }
 
