@@ -69,6 +69,41 @@ fn netcat_and_openssl_can_type_it() {
 }
 
 #[test]
+fn the_chat_client_keeps_the_line_that_is_being_typed() {
+    let (server, addresses) = start(&[]);
+    let mut other = Member::come(&client(), &addresses[1]);
+    // script(1) gives it a terminal.
+    let command = format!("stty cols 80 rows 24; exec {NC} --chat --insecure {}", addresses[3]);
+    let mut terminal = Program::start("script", &["-qec", &command, "/dev/null"]);
+    other.expect("* guest2 joined");
+    terminal.write("/nick typist\r");
+    assert_eq!(other.line(), "* guest2 is typist now");
+    terminal.write("half a ");
+    other.write("hello");
+    // The line comes, and the prompt is painted again with what was typed.
+    while !terminal.line().contains("[lobby] guest1: hello") {}
+    terminal.write("line\r");
+    assert_eq!(other.line(), "[lobby] typist: half a line");
+    server.signal("TERM");
+    while !terminal.line().contains("* the server shuts down") {}
+    assert_eq!(terminal.wait().code, Some(0));
+}
+
+#[test]
+fn the_chat_client_without_a_terminal_passes_lines_on() {
+    let (_server, addresses) = start(&[]);
+    for address in &addresses {
+        let mut nc = Program::start(NC, &["--chat", "--insecure", "--wait", "off", address]);
+        nc.write("/nick piped\n");
+        assert!(nc.line().starts_with("* you are guest"), "{address}");
+        assert_eq!(nc.line(), "* you joined lobby", "{address}");
+        assert_eq!(nc.line(), "* you are piped now", "{address}");
+        nc.write("/nick done\n/quit\n");
+        assert_eq!((nc.line(), nc.line()), ("* you are done now".to_owned(), "* goodbye".to_owned()));
+    }
+}
+
+#[test]
 fn members_of_all_transports_meet_in_rooms() {
     let (_server, addresses) = start(&[]);
     let mut members: Vec<Member> = addresses.iter().map(|address| Member::come(&client(), address)).collect();
