@@ -43,7 +43,8 @@ impl Member {
 
     /// The next line; panics where none comes in time.
     pub fn line(&mut self) -> String {
-        self.line_until(Instant::now() + DEADLINE).unwrap_or_else(|| panic!("nothing came for {DEADLINE:?}"))
+        self.line_until(Instant::now() + DEADLINE)
+            .unwrap_or_else(|| panic!("nothing came for {DEADLINE:?} to {:?}", self.peer))
     }
 
     /// Reads up to the line that begins with `beginning`, and gives that line.
