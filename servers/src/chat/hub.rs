@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::fmt::Display;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -69,6 +70,11 @@ impl<O: Outlet> Hub<O> {
     pub fn lobby(&self) -> RoomName {
         // The shortest limit on names that the options take has room for it.
         RoomName::parse("lobby", self.rules.lengths.name.max(5)).expect("it is a name")
+    }
+
+    /// A room, if somebody of this process is in it.
+    pub fn room(&self, name: &RoomName) -> Option<Arc<Room<O>>> {
+        self.directory.lock().room(name)
     }
 
     /// Sends a line to everybody in a room but `except`.
@@ -136,7 +142,7 @@ impl<O: Outlet> Hub<O> {
 
     /// Answers `/who`; false if there is no such room.
     pub(super) fn list_members(&self, to: &Member<O>, name: &RoomName) -> bool {
-        let room = self.directory.lock().room(name);
+        let room = self.room(name);
         let occupants = room.map(|room| room.occupants()).unwrap_or_default();
         let mut names: Vec<String> =
             occupants.iter().map(|occupant| occupant.member.name().to_string()).collect();

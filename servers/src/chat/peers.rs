@@ -23,6 +23,13 @@ pub struct Chat {
 /// Reaches a member over its association.
 pub struct PeerOutlet(Sender);
 
+impl PeerOutlet {
+    /// The association's.
+    pub fn sender(&self) -> &Sender {
+        &self.0
+    }
+}
+
 impl Outlet for PeerOutlet {
     fn deliver(&self, line: &Line, stream: u16) {
         let how = SendInfo { stream, ..SendInfo::default() };

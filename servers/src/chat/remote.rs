@@ -4,7 +4,6 @@
 //! While they are out of reach nothing is kept for them, and nobody of them counts as there: the rooms
 //! are local, members are told so once, and once when it is over.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,6 @@ use parking_lot::Mutex;
 use crate::chat::bulletin::{Bulletin, News, ROSTER_NAMES};
 use crate::chat::hub::{Hub, Outlet};
 use crate::chat::line::{Line, foreign};
-use crate::chat::room::Room;
 use crate::chat::roster::Roster;
 use crate::chat::text::{Name, RoomName};
 
@@ -301,9 +299,5 @@ impl<O: Outlet> Hub<O> {
                 self.announce(&local, &Line::left(&room, who), None);
             }
         }
-    }
-
-    fn room(&self, name: &RoomName) -> Option<Arc<Room<O>>> {
-        self.directory.lock().room(name)
     }
 }
