@@ -163,7 +163,7 @@ fn everybody_hears_everything(addresses: &[String], crowd: usize, lines: usize, 
 #[test]
 fn five_hundred_members_hear_everything_in_order() {
     let (_server, addresses) = start(&["--flood", "off", "--announce-up-to", "0"]);
-    everybody_hears_everything(&addresses, 500, 3, 10);
+    everybody_hears_everything(&addresses, 500, 2, 1);
 }
 
 /// All that a kernel with SCTP has.
