@@ -2,12 +2,14 @@
 //!
 //! * `peeloff-echo` is [`echo`] behind [`serve`]: every server is a handler and one call of
 //!   [`serve::serve`], with the options of [`cli`] and [`sctp`].
+//! * `peeloff-chat` is [`chat`] behind the same: rooms, and the other processes that share them.
 //! * `peeloff-nc` is [`nc`]: standard input and output as messages, calling or listening.
 //!
 //! Each program is `main → run → ExitCode`. Its failures are one sentence on standard error
 //! ([`failure`]), its logs go there too ([`logging`]), and its first SIGINT or SIGTERM ends it in
 //! good order ([`signals`]).
 
+pub mod chat;
 pub mod cli;
 pub mod credentials;
 pub mod echo;

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use peeloff::{Address, Handle, PeerHandler, Server, Stats};
+use peeloff::{Address, Handle, PeerHandler, Server, ServerBuilder, Stats};
 
 use crate::cli::ServerArgs;
 use crate::credentials::Credentials;
@@ -25,6 +25,19 @@ const STACK_SIZES: RangeInclusive<usize> = 64 << 10..=64 << 20;
 ///
 /// The server cannot start: bad input, or an address that cannot be bound.
 pub fn serve(args: &ServerArgs, handler: impl PeerHandler) -> Result<u8, Failure> {
+    serve_with(args, |builder| builder, handler)
+}
+
+/// As [`serve`], with what this server has to set beside the options of all.
+///
+/// # Errors
+///
+/// As [`serve`].
+pub fn serve_with(
+    args: &ServerArgs,
+    configure: impl FnOnce(ServerBuilder) -> ServerBuilder,
+    handler: impl PeerHandler,
+) -> Result<u8, Failure> {
     args.log.start(2)?;
     let credentials = Credentials::load(&args.credentials)?;
     let self_signed = credentials.self_signed;
@@ -32,7 +45,7 @@ pub fn serve(args: &ServerArgs, handler: impl PeerHandler) -> Result<u8, Failure
     // Raised before the start, which looks at the limit, and logged after it, so that a failure is
     // the only line there is.
     let descriptors = peeloff::raise_fd_limit();
-    let server = start(args, credentials, handler)?;
+    let server = start(args, credentials, configure, handler)?;
     log_limit(descriptors);
     let addresses = server.addresses();
     if self_signed && addresses.iter().any(|address| address.scheme.is_secure()) {
@@ -51,7 +64,12 @@ pub fn serve(args: &ServerArgs, handler: impl PeerHandler) -> Result<u8, Failure
     Ok(0)
 }
 
-fn start(args: &ServerArgs, credentials: Credentials, handler: impl PeerHandler) -> Result<Server, Failure> {
+fn start(
+    args: &ServerArgs,
+    credentials: Credentials,
+    configure: impl FnOnce(ServerBuilder) -> ServerBuilder,
+    handler: impl PeerHandler,
+) -> Result<Server, Failure> {
     let mut builder = Server::builder()
         .limits(args.limits.to_limits())
         .timeouts(args.timeouts.to_timeouts())
@@ -74,7 +92,7 @@ fn start(args: &ServerArgs, credentials: Credentials, handler: impl PeerHandler)
         }
         builder = builder.stack_size(size.0);
     }
-    builder.start(handler).map_err(Failure::input)
+    configure(builder).start(handler).map_err(Failure::input)
 }
 
 /// The first SIGINT or SIGTERM comes out of the receiver.

@@ -34,6 +34,8 @@ pub(super) struct Manner {
     pub(super) how: SendInfo,
     /// Whether notifications are told.
     pub(super) notifications: bool,
+    /// Whether each message is a line, with its newline or without.
+    pub(super) chat: bool,
 }
 
 /// Talks with one peer until it ends, or until standard input has ended and `quiet` has passed
@@ -51,7 +53,9 @@ pub(super) fn talk(peer: &mut Peer, manner: Manner) -> Result<(), Failure> {
     let result = receive(peer, manner, |message| {
         // A full channel says already that something came.
         let _ = arrivals.try_send(());
-        print(message)
+        print(message)?;
+        // A stream of lines gives each without its end.
+        if manner.chat && !message.ends_with(b"\n") { print(b"\n") } else { Ok(()) }
     });
     // The other thread complains before it closes, so a complaint that caused the end is here by
     // now.
