@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 use crate::address::{Address, Host, Scheme};
 use crate::association::Association;
 use crate::config::Timeouts;
-use crate::credentials::{CaBundle, Identity};
+use crate::credentials::{CaBundle, Identity, PublicKey};
 use crate::error::{ConnectError, EndReason, IdentityError, NoSctp};
 use crate::observe::Counters;
 use crate::outbox::Outbox;
@@ -82,6 +82,15 @@ impl Client {
     #[must_use]
     pub fn ca(mut self, authorities: CaBundle) -> Self {
         self.credentials.authorities = Some(authorities);
+        self.changed()
+    }
+
+    /// Takes the server whose key this is, and shows the bare key of the [identity](Self::identity) to a server that
+    /// asks for one (raw public keys, RFC 7250). A certificate is then taken only where a CA is given too. Needs
+    /// OpenSSL 3.2; with an earlier one [`connect`](Self::connect) fails.
+    #[must_use]
+    pub fn raw_public_key(mut self, key: PublicKey) -> Self {
+        self.credentials.raw_key = Some(key);
         self.changed()
     }
 
@@ -401,7 +410,7 @@ impl Client {
     /// Hosts with one name and port may share their keys, so what counts is who a server proves to be.
     fn resume(&self, address: &Address, peer: SocketAddr, name: &str) -> Option<Resume<'_>> {
         let server = format!("{}://{name}:{}", address.scheme, peer.port());
-        self.resumption.then(|| Resume { sessions: &self.credentials.sessions, server })
+        self.resumption.then_some(Resume { sessions: &self.credentials.sessions, server })
     }
 
     /// Who the server must prove to be.

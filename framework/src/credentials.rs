@@ -12,7 +12,7 @@ mod identity;
 mod keys;
 mod peer;
 
-pub use self::identity::{CaBundle, Identity, RevocationList};
+pub use self::identity::{CaBundle, Identity, PublicKey, RevocationList};
 pub use self::keys::SharedKeys;
 pub use self::peer::{PeerCertificate, PeerIdentity};
 
@@ -36,6 +36,7 @@ pub struct Credentials {
     pub(crate) revoked: Option<RevocationList>,
     pub(crate) psk: Option<PskLookup>,
     pub(crate) authorize: Option<Authorize>,
+    pub(crate) raw_keys: Option<Vec<PublicKey>>,
     pub(crate) alpn: Vec<Vec<u8>>,
     pub(crate) srtp: Option<String>,
     pub(crate) keys: Option<SharedKeys>,
@@ -76,6 +77,17 @@ impl Credentials {
     #[must_use]
     pub fn psk(mut self, lookup: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
         self.psk = Some(Arc::new(lookup));
+        self
+    }
+
+    /// Shows the bare key of the identity, instead of its certificate, to clients that prefer that, and lets in
+    /// clients that show one of `accepted` (raw public keys, RFC 7250). Clients are asked for their keys where there
+    /// are any, and [`client_auth`](Self::client_auth) then says what becomes of those that show none. Needs OpenSSL
+    /// 3.2; with an earlier one the server does not start
+    /// ([`IdentityError::NoRawPublicKeys`](crate::IdentityError::NoRawPublicKeys)).
+    #[must_use]
+    pub fn raw_public_keys(mut self, accepted: &[PublicKey]) -> Self {
+        self.raw_keys = Some(accepted.to_vec());
         self
     }
 

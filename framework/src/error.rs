@@ -299,6 +299,17 @@ pub enum IdentityError {
         /// The file, or "the OCSP response".
         place: String,
     },
+    /// No public key in it.
+    #[error(
+        "{place} holds no public key; it must have a BEGIN PUBLIC KEY block, as openssl pkey -pubout writes it"
+    )]
+    NoPublicKey {
+        /// The file, or "the public key".
+        place: String,
+    },
+    /// The OpenSSL that is linked is older than 3.2.
+    #[error("this OpenSSL has no raw public keys (RFC 7250); they need version 3.2 or later")]
+    NoRawPublicKeys,
     /// A line of a key file is wrong.
     #[error("{place}: {why}")]
     BadKeyFile {

@@ -75,7 +75,8 @@ pub use association::AssociationId;
 pub use client::Client;
 pub use config::Timeouts;
 pub use credentials::{
-    CaBundle, ClientAuth, Credentials, Identity, PeerCertificate, PeerIdentity, RevocationList, SharedKeys,
+    CaBundle, ClientAuth, Credentials, Identity, PeerCertificate, PeerIdentity, PublicKey, RevocationList,
+    SharedKeys,
 };
 pub use dispatcher::admit::{Limits, Refusal};
 pub use error::{ConnectError, EndReason, Error, IdentityError, NoSctp, StartError, TrySendError};

@@ -11,7 +11,7 @@ use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::ocsp::{OcspResponse, OcspResponseStatus};
-use openssl::pkey::{PKey, Private};
+use openssl::pkey::{PKey, Private, Public};
 use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{CrlStatus, X509, X509Crl, X509NameBuilder};
 
@@ -138,6 +138,44 @@ impl CaBundle {
 impl fmt::Debug for CaBundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "CaBundle({} certificates)", self.certificates.len())
+    }
+}
+
+/// A key that somebody is known by, without a certificate (RFC 7250).
+#[derive(Clone)]
+pub struct PublicKey(pub(crate) PKey<Public>);
+
+impl PublicKey {
+    /// The SubjectPublicKeyInfo (RFC 5280 §4.1) in PEM, as `openssl pkey -pubout` writes it.
+    ///
+    /// # Errors
+    ///
+    /// There is none in it.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, IdentityError> {
+        let place = || IdentityError::NoPublicKey { place: "the public key".to_owned() };
+        PKey::public_key_from_pem(pem).map(Self).map_err(|_| place())
+    }
+
+    /// As [`from_pem`](Self::from_pem), from a file.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or there is no public key in it.
+    pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
+        let pem = read(path)?;
+        Self::from_pem(&pem).map_err(|_| IdentityError::NoPublicKey { place: path.display().to_string() })
+    }
+
+    /// The key of this identity.
+    pub fn of(identity: &Identity) -> Result<Self, IdentityError> {
+        let der = identity.key.public_key_to_der().map_err(refused)?;
+        PKey::public_key_from_der(&der).map(Self).map_err(refused)
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PublicKey").field(&self.0.id()).finish()
     }
 }
 

@@ -19,6 +19,8 @@ pub enum PeerIdentity {
     Certificate(PeerCertificate),
     /// The holder of a pre-shared key, by its identity.
     Psk(Vec<u8>),
+    /// The holder of a known key (raw public keys, RFC 7250): its SubjectPublicKeyInfo in DER.
+    RawPublicKey(Vec<u8>),
 }
 
 /// The certificate that a peer showed.

@@ -16,19 +16,21 @@ use openssl::ssl::{
     AlpnError, NameType, SniError, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions,
     SslSessionCacheMode, SslVerifyMode, SslVersion, select_next_proto,
 };
-use openssl::x509::X509;
 use openssl::x509::store::X509StoreBuilder;
 use openssl::x509::verify::X509VerifyFlags;
+use openssl::x509::{X509, X509VerifyResult};
 
 pub(crate) use self::client::{ClientCredentials, Sessions, client, keep_resumed, keep_sessions};
 #[cfg(test)]
 pub(crate) use self::client::{old_client, sha384_client};
 use crate::address::Scheme;
 use crate::credentials::{
-    Authorize, CaBundle, ClientAuth, Credentials, Identity, PeerIdentity, RevocationList, SharedKeys, refused,
+    Authorize, CaBundle, ClientAuth, Credentials, Identity, PeerIdentity, PublicKey, RevocationList,
+    SharedKeys, refused,
 };
 use crate::error::IdentityError;
 use crate::sys;
+use crate::sys::raw_keys::Side;
 
 mod client;
 mod tickets;
@@ -148,6 +150,9 @@ fn server_with(
     if protocol == Protocol::Dtls && credentials.identities.iter().any(is_eddsa) {
         return Err(IdentityError::NoServerKey);
     }
+    if credentials.raw_keys.is_some() && !sys::raw_keys::LINKED {
+        return Err(IdentityError::NoRawPublicKeys);
+    }
     let keys = credentials.keys.as_ref().unwrap_or(keys);
     let log = credentials.key_log.as_deref().map(open_key_log).transpose()?;
     let build = |identity: Option<&Identity>| {
@@ -256,7 +261,18 @@ fn build_server(
             (Some(bundle), SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT)
         }
     };
-    context.set_verify(mode);
+    match &credentials.raw_keys {
+        None => context.set_verify(mode),
+        Some(accepted) => {
+            sys::raw_keys::allow(&mut context, Side::Server)?;
+            let mut mode = mode;
+            if !accepted.is_empty() {
+                sys::raw_keys::allow(&mut context, Side::Client)?;
+                mode |= SslVerifyMode::PEER;
+            }
+            verify_keys(&mut context, mode, accepted, true)?;
+        }
+    }
     if let Some(bundle) = bundle {
         use_authorities(&mut context, bundle, credentials.revoked.as_ref())?;
         for certificate in &bundle.certificates {
@@ -286,6 +302,28 @@ fn build_server(
     Ok(context)
 }
 
+/// Accepts these bare keys, and certificates only where `certificates` says so and they verify.
+fn verify_keys(
+    context: &mut SslContextBuilder,
+    mode: SslVerifyMode,
+    accepted: &[PublicKey],
+    certificates: bool,
+) -> Result<(), ErrorStack> {
+    let accepted: Result<Vec<_>, _> = accepted.iter().map(|key| key.0.public_key_to_der()).collect();
+    let accepted = accepted?;
+    context.set_verify_callback(mode, move |verified, verification| {
+        match sys::raw_keys::in_question(verification) {
+            None => verified && certificates,
+            Some(key) if accepted.contains(&key) => {
+                verification.set_error(X509VerifyResult::OK);
+                true
+            }
+            Some(_) => false,
+        }
+    });
+    Ok(())
+}
+
 /// What a session has to have been made under to be resumed: whom clients are asked to be.
 fn session_context(credentials: &Credentials) -> Result<Vec<u8>, ErrorStack> {
     let mut hasher = Hasher::new(MessageDigest::sha256())?;
@@ -300,6 +338,9 @@ fn session_context(credentials: &Credentials) -> Result<Vec<u8>, ErrorStack> {
         for certificate in &bundle.certificates {
             hasher.update(&certificate.digest(MessageDigest::sha256())?)?;
         }
+    }
+    for key in credentials.raw_keys.iter().flatten() {
+        hasher.update(&key.0.public_key_to_der()?)?;
     }
     Ok(hasher.finish()?.to_vec())
 }

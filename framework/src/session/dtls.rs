@@ -9,7 +9,7 @@ use super::datagram::DatagramIo;
 use super::record;
 use crate::credentials::{PeerCertificate, PeerIdentity};
 use crate::session::context::psk_identity;
-use crate::sys::ossl;
+use crate::sys::{ossl, raw_keys};
 
 /// What reading from a session came to.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Facts {
         let identity = match (ssl.peer_certificate(), psk_identity(ssl).filter(|_| used)) {
             (Some(certificate), _) => PeerIdentity::Certificate(PeerCertificate::from_x509(&certificate)),
             (None, Some(identity)) => PeerIdentity::Psk(identity),
-            (None, None) => PeerIdentity::Anonymous,
+            (None, None) => raw_keys::shown(ssl).map_or(PeerIdentity::Anonymous, PeerIdentity::RawPublicKey),
         };
         let cipher = ssl.current_cipher().map(|cipher| cipher.name().to_owned());
         let min_ciphertext = record::min_ciphertext(cipher.as_deref().unwrap_or_default());

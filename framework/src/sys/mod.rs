@@ -11,6 +11,7 @@ pub(crate) mod eventfd;
 pub(crate) mod limits;
 pub(crate) mod message;
 pub(crate) mod ossl;
+pub(crate) mod raw_keys;
 pub(crate) mod sctp;
 pub(crate) mod socket;
 

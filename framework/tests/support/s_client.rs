@@ -8,7 +8,8 @@ use peeloff::{Address, Scheme};
 /// All that `openssl s_client` prints on both outputs while it sends this line to an echo server and waits for it to
 /// come back, or for the end.
 pub fn s_client(address: &Address, arguments: &[&str], line: &str) -> String {
-    let mut command = Command::new("openssl");
+    let program = std::env::var("PEELOFF_OPENSSL").unwrap_or_else(|_| "openssl".to_owned());
+    let mut command = Command::new(program);
     command.args(["s_client", "-connect", &format!("127.0.0.1:{}", address.port)]);
     if address.scheme == Scheme::Dtls {
         command.arg("-dtls1_2");

@@ -11,9 +11,10 @@ use openssl::ssl::{
 };
 use parking_lot::Mutex;
 
-use super::{Protocol, common, use_authorities, use_identity, wire};
-use crate::credentials::{CaBundle, Identity, refused};
+use super::{Protocol, common, use_authorities, use_identity, verify_keys, wire};
+use crate::credentials::{CaBundle, Identity, PublicKey, refused};
 use crate::error::IdentityError;
+use crate::sys::raw_keys::{self, Side};
 
 /// What a client's context is made of.
 #[derive(Clone, Default)]
@@ -22,6 +23,8 @@ pub(crate) struct ClientCredentials {
     pub(crate) authorities: Option<CaBundle>,
     pub(crate) psk: Option<(Vec<u8>, Vec<u8>)>,
     pub(crate) accept_any: bool,
+    /// The server's key, where that is known.
+    pub(crate) raw_key: Option<PublicKey>,
     pub(crate) alpn: Vec<Vec<u8>>,
     pub(crate) srtp: Option<String>,
     pub(crate) sessions: Arc<Sessions>,
@@ -90,6 +93,9 @@ pub(crate) fn client(
     credentials: &ClientCredentials,
     protocol: Protocol,
 ) -> Result<SslContext, IdentityError> {
+    if credentials.raw_key.is_some() && !raw_keys::LINKED {
+        return Err(IdentityError::NoRawPublicKeys);
+    }
     build_client(credentials, protocol).map(SslContextBuilder::build).map_err(refused)
 }
 
@@ -120,13 +126,18 @@ fn build_client(
     };
     match &credentials.authorities {
         Some(bundle) => use_authorities(&mut context, bundle, None)?,
-        None if credentials.accept_any => {}
+        None if credentials.accept_any || credentials.raw_key.is_some() => {}
         // A TLS 1.3 server may answer a pre-shared key with a certificate: nobody vouches for it.
         None if credentials.psk.is_some() => {}
         None => context.set_default_verify_paths()?,
     }
     let verify = if credentials.accept_any { SslVerifyMode::NONE } else { SslVerifyMode::PEER };
     context.set_verify(verify);
+    if let Some(key) = &credentials.raw_key {
+        raw_keys::allow(&mut context, Side::Server)?;
+        raw_keys::allow(&mut context, Side::Client)?;
+        verify_keys(&mut context, verify, std::slice::from_ref(key), credentials.authorities.is_some())?;
+    }
     if !credentials.alpn.is_empty() {
         context.set_alpn_protos(&wire(&credentials.alpn))?;
     }
