@@ -5,7 +5,7 @@ use std::ptr;
 use foreign_types::{ForeignType, ForeignTypeRef};
 use libc::{c_char, c_int, c_long, c_uint, c_void};
 use openssl::error::ErrorStack;
-use openssl::ssl::{Ssl, SslContextBuilder, SslContextRef, SslRef, SslSession};
+use openssl::ssl::{Ssl, SslContextBuilder, SslContextRef, SslRef, SslSession, SslVersion};
 use openssl::x509::X509Crl;
 use openssl::x509::store::X509StoreBuilder;
 use openssl_sys as ffi;
@@ -189,7 +189,8 @@ unsafe extern "C" fn ticket_key(
     // SAFETY: OpenSSL calls with a live SSL, a name of 16 bytes, room for the longest IV, and two live contexts; it
     // uses none of them from another thread meanwhile.
     unsafe {
-        let context = SslRef::from_ptr(ssl).ssl_context();
+        let ssl = SslRef::from_ptr(ssl);
+        let context = ssl.ssl_context();
         let named = (encrypt == 0).then(|| name.cast::<[u8; 16]>().read_unaligned());
         let Some((mut keys, renew)) = choose(context, named) else { return 0 };
         if encrypt == 1 {
@@ -214,6 +215,7 @@ unsafe extern "C" fn ticket_key(
         if begun != 1 || ffi::EVP_MAC_CTX_set_params(mac, parameters.as_ptr()) != 1 {
             return -1;
         }
-        if renew { 2 } else { 1 }
+        // A TLS 1.3 client uses each ticket once (RFC 8446 §C.4), so it needs a new one.
+        if renew || ssl.version2() == Some(SslVersion::TLS1_3) { 2 } else { 1 }
     }
 }

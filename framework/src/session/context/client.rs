@@ -5,10 +5,8 @@ use std::sync::{Arc, LazyLock};
 
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
-#[cfg(test)]
-use openssl::ssl::SslVersion;
 use openssl::ssl::{
-    Ssl, SslContext, SslContextBuilder, SslMethod, SslSession, SslSessionCacheMode, SslVerifyMode,
+    Ssl, SslContext, SslContextBuilder, SslMethod, SslSession, SslSessionCacheMode, SslVerifyMode, SslVersion,
 };
 use parking_lot::Mutex;
 
@@ -36,7 +34,7 @@ const MAX_SESSIONS: usize = 1024;
 pub(crate) struct Sessions(Mutex<HashMap<String, SslSession>>);
 
 impl Sessions {
-    fn keep(&self, server: &str, session: SslSession) {
+    pub(crate) fn keep(&self, server: &str, session: SslSession) {
         let mut sessions = self.0.lock();
         if sessions.len() >= MAX_SESSIONS && !sessions.contains_key(server) {
             sessions.clear();
@@ -44,9 +42,19 @@ impl Sessions {
         sessions.insert(server.to_owned(), session);
     }
 
-    /// Takes out what there is for a server: a TLS 1.3 ticket is for one use (RFC 8446 §C.4).
+    /// What there is for a server. A TLS 1.3 ticket is taken out: it is for one use (RFC 8446 §C.4). Before that a
+    /// session is good for many, and the server gives no new one.
     pub(crate) fn take(&self, server: &str) -> Option<SslSession> {
-        self.0.lock().remove(server)
+        let mut sessions = self.0.lock();
+        match sessions.get(server)?.protocol_version() == SslVersion::TLS1_3 {
+            true => sessions.remove(server),
+            false => sessions.get(server).cloned(),
+        }
+    }
+
+    /// Forgets what there is for a server: a handshake failed.
+    pub(crate) fn forget(&self, server: &str) {
+        self.0.lock().remove(server);
     }
 }
 
@@ -65,6 +73,9 @@ pub(crate) fn client(
     credentials: &ClientCredentials,
     protocol: Protocol,
 ) -> Result<SslContext, IdentityError> {
+    if credentials.alpn.iter().any(|protocol| !(1..=255).contains(&protocol.len())) {
+        return Err(IdentityError::BadAlpn);
+    }
     build_client(credentials, protocol).map(SslContextBuilder::build).map_err(refused)
 }
 
