@@ -131,7 +131,9 @@ impl Client {
     }
 
     /// Whether a second connection to a server may resume the session of the first (RFC 5077, RFC 8446 §2.2), which
-    /// costs both sides much less. Sessions are kept by this value and its clones, for 1,024 servers. Default: `true`.
+    /// costs both sides much less. Sessions are kept by this value and its clones, for 1,024 servers. The certificate is
+    /// not verified again. Whoever never [reads](Peer::recv) gets no session of TLS 1.3; and on DTLS, where a resumed
+    /// handshake ends with the client's datagrams, nobody sends those again if they are lost. Default: `true`.
     #[must_use]
     pub fn resumption(mut self, wanted: bool) -> Self {
         self.resumption = wanted;
@@ -230,8 +232,10 @@ impl Client {
                     handshake.complete(&mut transport, &association, &counters, None, deadline)
                 });
                 let unreachable = transport.unreachable;
-                let (session, facts) =
-                    handshake.map_err(|failure| self.failed(failure, peer, unreachable))?;
+                let (session, facts) = handshake.map_err(|failure| {
+                    resume.iter().for_each(Resume::forget);
+                    self.failed(failure, peer, unreachable)
+                })?;
                 (Session::Dtls(Box::new(session)), facts)
             }
             _ => (Session::Plain(socket), Facts::default()),
@@ -264,10 +268,11 @@ impl Client {
         let counters = Arc::new(Counters::default());
         let mut transport =
             TcpTransport::new(Arc::clone(&socket), Arc::clone(&association), Arc::clone(&counters));
+        let mut resume = None;
         let session = match address.scheme.is_secure() {
             true => {
                 let name = self.name(address, peer);
-                let resume = self.resume(address, peer, &name);
+                resume = self.resume(address, peer, &name);
                 let context = self.context(Protocol::Tls)?;
                 StreamSession::connect(context, socket, Some(&name), resume.as_ref(), &self.stream)
             }
@@ -278,7 +283,10 @@ impl Client {
                 let facts = session.shake_hands(&mut transport, &association, deadline)?;
                 Ok((session, facts))
             })
-            .map_err(|failure| self.failed(failure, peer, false))?;
+            .map_err(|failure| {
+                resume.iter().for_each(Resume::forget);
+                self.failed(failure, peer, false)
+            })?;
         let opened = Opened {
             transport: Transport::Tcp(transport),
             session: Session::Stream(Box::new(session)),

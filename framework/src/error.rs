@@ -326,6 +326,9 @@ pub enum IdentityError {
         /// What the system said.
         source: io::Error,
     },
+    /// A protocol name that cannot be sent.
+    #[error("an ALPN protocol name is empty or longer than 255 bytes; give names such as chat/1")]
+    BadAlpn,
     /// There would be neither a certificate nor a pre-shared key.
     #[error("there is no certificate and no pre-shared key; a secure listener needs one of them")]
     Nothing,

@@ -158,7 +158,7 @@ impl Peer {
             frames,
             kept: None,
             // Something may have come with the end of the handshake.
-            more: matches!(layers, Layers::SecureSctp | Layers::Tls),
+            more: matches!(layers, Layers::SecureSctp | Layers::Tls | Layers::Dtls),
             notifications: VecDeque::new(),
             told_to_drain: false,
             held_until: None,

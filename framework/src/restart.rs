@@ -6,7 +6,7 @@
 //! association ends. The hello then goes to the dispatcher, which opens the new one.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
@@ -19,6 +19,7 @@ use crate::dispatcher::hello::{self, ClientHello, FirstDatagram, HELLO_VERIFY_RE
 /// microseconds once in [`Timeouts::cookie_period`].
 pub(crate) struct Cookies {
     jar: RwLock<CookieJar>,
+    period: Duration,
 }
 
 impl Cookies {
@@ -28,15 +29,23 @@ impl Cookies {
         shared: Option<&SharedKeys>,
     ) -> Result<Self, openssl::error::ErrorStack> {
         let jar = match shared {
-            Some(keys) => shared_jar(keys),
+            Some(keys) => shared_jar(keys, timeouts.cookie_period),
             None => CookieJar::new(secret()?, secret()?, timeouts.cookie_period, Instant::now()),
         };
-        Ok(Self { jar: RwLock::new(jar) })
+        Ok(Self { jar: RwLock::new(jar), period: timeouts.cookie_period })
     }
 
-    /// Uses these shared secrets from now on.
-    pub(crate) fn share(&self, keys: &SharedKeys) {
-        *self.jar.write() = shared_jar(keys);
+    /// Takes these shared secrets, or random ones instead of shared ones. Cookies made until now stay good for a
+    /// period, so that no exchange under way fails.
+    pub(crate) fn replace(&self, shared: Option<&SharedKeys>) -> Result<(), openssl::error::ErrorStack> {
+        let now = Instant::now();
+        let fresh = match shared {
+            Some(keys) => shared_jar(keys, self.period),
+            None if self.jar.read().is_shared() => CookieJar::new(secret()?, secret()?, self.period, now),
+            None => return Ok(()),
+        };
+        self.jar.write().replace(fresh, now);
+        Ok(())
     }
 
     /// Checks the cookie of a hello, and says what to answer to one that has no valid cookie.
@@ -70,6 +79,7 @@ impl Cookies {
             return;
         }
         let mut jar = self.jar.write();
+        jar.forget_retired(now);
         if jar.rotation_due(now) {
             // Without randomness the old secrets stay: worse than new ones, better than known ones.
             if let Ok(fresh) = secret() {
@@ -92,9 +102,9 @@ pub(crate) enum Checked {
     },
 }
 
-fn shared_jar(keys: &SharedKeys) -> CookieJar {
+fn shared_jar(keys: &SharedKeys, period: Duration) -> CookieJar {
     let previous = keys.previous.as_ref().map(|keys| keys.cookie);
-    CookieJar::shared(keys.current.cookie, previous, Instant::now())
+    CookieJar::shared(keys.current.cookie, previous, period)
 }
 
 fn secret() -> Result<[u8; 32], openssl::error::ErrorStack> {

@@ -483,11 +483,11 @@ impl Handle {
         if credentials.is_empty() && schemes.clone().any(Scheme::is_secure) {
             return Err(IdentityError::Nothing);
         }
-        let contexts = Contexts::new(&credentials, &shared.keys, schemes)?;
-        *shared.contexts.write() = Arc::new(contexts);
-        if let Some(keys) = &credentials.keys {
-            shared.cookies.share(keys);
-        }
+        let contexts = Arc::new(Contexts::new(&credentials, &shared.keys, schemes)?);
+        shared.cookies.replace(credentials.keys.as_ref()).map_err(crate::credentials::refused)?;
+        // The old ones are freed after the lock.
+        let _old = std::mem::replace(&mut *shared.contexts.write(), contexts);
+        tracing::info!("new credentials are in use");
         Ok(())
     }
 

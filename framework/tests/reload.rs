@@ -1,24 +1,52 @@
-//! Credentials replaced while the server runs.
+//! New credentials for a server that runs: who is met with which, and that nobody is lost over it.
 
 #[path = "support/credentials.rs"]
 mod credentials;
+#[path = "support/stranger.rs"]
+#[allow(dead_code)]
+mod stranger;
 mod support;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use credentials::{Authority, ed25519, p256};
-use peeloff::{Client, ClientAuth, Credentials, Identity, IdentityError, Peer, PeerIdentity, Server};
+use peeloff::{
+    Client, ClientAuth, ConnectError, Credentials, Identity, IdentityError, Peer, PeerIdentity,
+    RevocationList, Server, SharedKeys,
+};
+use stranger::Stranger;
 use support::{DEADLINE, echo, exchange};
 
 const BOTH: [&str; 2] = ["dtls://127.0.0.1:0", "tls://127.0.0.1:0"];
 
-fn start(urls: &[&str], credentials: Credentials) -> Server {
-    let builder = urls.iter().fold(Server::builder(), |builder, url| builder.listen(url.parse().unwrap()));
-    builder.credentials(credentials).start(echo).unwrap()
+/// An echo server, shut down when dropped.
+struct Running(Server);
+
+impl Running {
+    fn start(urls: &[&str], credentials: Credentials) -> Self {
+        let builder = Server::builder().credentials(credentials);
+        let builder = urls.iter().fold(builder, |builder, url| builder.listen(url.parse().unwrap()));
+        Self(builder.start(echo).unwrap())
+    }
+
+    fn connect(&self, client: &Client) -> Result<Peer, ConnectError> {
+        client.connect(&self.0.addresses()[0])
+    }
+
+    fn reload(&self, credentials: Credentials) -> Result<(), IdentityError> {
+        self.0.handle().reload(credentials)
+    }
 }
 
-fn name(peer: &Peer) -> String {
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.handle().shutdown(Duration::ZERO);
+    }
+}
+
+fn shown(peer: &Peer) -> String {
     match peer.identity() {
         PeerIdentity::Certificate(certificate) => certificate.common_name.clone().unwrap(),
         other => panic!("{other:?}"),
@@ -28,108 +56,151 @@ fn name(peer: &Peer) -> String {
 #[test]
 fn a_hundred_reloads_under_load_lose_no_handshake() {
     let authority = Authority::new();
-    let server = start(&BOTH, Credentials::new().identity(authority.issue("0", &p256())));
-    let (over, connected) = (AtomicBool::new(false), AtomicU64::new(0));
+    let identities = [authority.issue("one", &p256()), authority.issue("two", &p256())];
+    let running = Running::start(&BOTH, Credentials::new().identity(identities[0].clone()));
+    let client = Client::builder().ca(authority.bundle()).timeout(DEADLINE);
+    let (done, connected) = (AtomicBool::new(false), AtomicU64::new(0));
+    let connected = [&connected, &AtomicU64::new(0)];
     thread::scope(|scope| {
         for number in 0..4 {
-            let (server, over, connected) = (&server, &over, &connected);
-            // Half of them resume, half do not.
-            let client = Client::builder().ca(authority.bundle()).resumption(number < 2).timeout(DEADLINE);
+            let (client, done, running) = (client.clone(), &done, &running);
+            let (index, count) = (number % 2, connected[number % 2]);
+            // Half of them resume, which must work as well, or become a full handshake.
+            let client = client.resumption(number < 2);
             scope.spawn(move || {
-                let address = &server.addresses()[number % 2];
-                while !over.load(Ordering::Relaxed) {
-                    let mut peer = client.connect(address).unwrap();
+                while !done.load(Ordering::Relaxed) {
+                    let mut peer = client.connect(&running.0.addresses()[index]).unwrap();
                     exchange(&mut peer, b"hello");
-                    connected.fetch_add(1, Ordering::Relaxed);
+                    count.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
-        for reload in 1..=100 {
-            let before = connected.load(Ordering::Relaxed);
-            let identity = authority.issue(&reload.to_string(), &p256());
-            server.handle().reload(Credentials::new().identity(identity)).unwrap();
-            support::until("somebody connects", || {
-                (connected.load(Ordering::Relaxed) > before).then_some(())
-            });
-        }
-        over.store(true, Ordering::Relaxed);
+        let total = || connected.iter().map(|count| count.load(Ordering::Relaxed)).sum::<u64>();
+        let mut text: Option<String> = None;
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for round in 0..100 {
+                // Each replaces the certificate, and the keys of tickets and cookies.
+                let next = SharedKeys::new_file(text.as_deref()).unwrap();
+                let keys = SharedKeys::parse(&next).unwrap();
+                text = Some(next);
+                let credentials =
+                    Credentials::new().identity(identities[round % 2].clone()).shared_keys(keys);
+                let before = total();
+                running.reload(credentials).unwrap();
+                support::until("clients come between", || (total() > before).then_some(()));
+            }
+        }));
+        done.store(true, Ordering::Relaxed);
+        outcome.unwrap();
     });
-    let mut peer = Client::builder().ca(authority.bundle()).connect(&server.addresses()[1]).unwrap();
-    exchange(&mut peer, b"hello");
-    assert_eq!(name(&peer), "100");
-    let stats = server.handle().stats();
-    let failed: u64 = ["handshake_failed", "handshake_timed_out", "protocol", "evicted", "io"]
-        .iter()
-        .map(|label| stats.ended(label))
-        .sum();
-    assert_eq!((failed, stats.handshakes), (0, connected.load(Ordering::Relaxed) + 1));
-    assert!(stats.resumed > 0);
-    server.handle().shutdown(DEADLINE);
+    let stats = running.0.handle().stats();
+    let total: u64 = connected.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+    assert!(total >= 100, "{total}");
+    assert_eq!((stats.handshakes, stats.opened), (total, total), "{stats:?}");
+    assert_eq!((stats.ended("handshake_failed"), stats.ended("handshake_timed_out")), (0, 0), "{stats:?}");
 }
 
 #[test]
-fn associations_go_on_with_what_they_began_with() {
-    let (old, new) = (Authority::new(), Authority::new());
-    let server = start(&BOTH, Credentials::new().identity(old.issue("old", &p256())));
-    let mut before: Vec<Peer> = server
-        .addresses()
-        .iter()
-        .map(|address| Client::builder().ca(old.bundle()).connect(address).unwrap())
-        .collect();
-    server.handle().reload(Credentials::new().identity(new.issue("new", &p256()))).unwrap();
-    before.iter_mut().for_each(|peer| exchange(peer, b"hello"));
-    for address in server.addresses() {
-        assert_eq!(name(&Client::builder().ca(new.bundle()).connect(address).unwrap()), "new");
-        assert!(Client::builder().ca(old.bundle()).connect(address).is_err());
-    }
-    server.handle().shutdown(DEADLINE);
-}
-
-#[test]
-fn authorities_and_keys_are_replaced_too() {
-    let (one, other) = (Authority::new(), Authority::new());
-    let credentials = |authority: &Authority| {
-        Credentials::new()
-            .identity(one.issue("server", &p256()))
-            .client_auth(ClientAuth::Required(authority.bundle()))
-    };
-    let served = |client: &Client, server: &Server| {
-        client.connect(&server.addresses()[0]).is_ok_and(|mut peer| {
-            peer.send(b"hello").is_ok() && matches!(peer.recv_timeout(&mut [0; 8], DEADLINE), Ok(Some(5)))
-        })
-    };
-    for url in BOTH {
-        let server = start(&[url], credentials(&one));
-        let client = Client::builder().ca(one.bundle());
-        let (of_one, of_other) = (
-            client.clone().identity(one.issue("client", &p256())),
-            client.identity(other.issue("client", &p256())),
-        );
-        assert!(served(&of_one, &server) && !served(&of_other, &server), "{url}");
-        server.handle().reload(credentials(&other)).unwrap();
-        assert!(!served(&of_one, &server) && served(&of_other, &server), "{url}");
-        // From certificates to pre-shared keys.
-        server.handle().reload(Credentials::new().psk(|name| (name == b"a").then(|| vec![7; 32]))).unwrap();
-        assert!(served(&Client::builder().psk(b"a", &[7; 32]), &server), "{url}");
-        assert!(!served(&of_other, &server), "{url}");
-        server.handle().shutdown(DEADLINE);
-    }
-}
-
-#[test]
-fn what_is_of_no_use_changes_nothing() {
+fn new_peers_meet_the_new_certificate_and_old_ones_stay() {
     let authority = Authority::new();
-    let server = start(&BOTH, Credentials::new().identity(authority.issue("old", &p256())));
-    let handle = server.handle();
-    assert!(matches!(handle.reload(Credentials::new()), Err(IdentityError::Nothing)));
-    let ed25519 = Credentials::new().identity(authority.issue("new", &ed25519()));
-    assert!(matches!(handle.reload(ed25519), Err(IdentityError::NoServerKey)));
-    let unwritable = Credentials::new()
-        .identity(Identity::self_signed().unwrap())
-        .danger_key_log("/no/such/folder/keys".as_ref());
-    assert!(matches!(handle.reload(unwritable), Err(IdentityError::Unwritable { .. })));
-    for address in server.addresses() {
-        assert_eq!(name(&Client::builder().ca(authority.bundle()).connect(address).unwrap()), "old");
+    for url in BOTH {
+        let running = Running::start(&[url], Credentials::new().identity(authority.issue("old", &p256())));
+        let client = Client::builder().ca(authority.bundle()).resumption(false);
+        let mut early = running.connect(&client).unwrap();
+        assert_eq!(shown(&early), "old");
+        running.reload(Credentials::new().identity(authority.issue("new", &p256()))).unwrap();
+        let mut late = running.connect(&client).unwrap();
+        assert_eq!(shown(&late), "new", "{url}");
+        exchange(&mut early, b"still here");
+        exchange(&mut late, b"here too");
     }
-    handle.shutdown(DEADLINE);
+}
+
+#[test]
+fn authorities_lists_and_keys_are_replaced_too() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let running = Running::start(
+        &BOTH[1..],
+        Credentials::new()
+            .identity(authority.issue("server", &p256()))
+            .client_auth(ClientAuth::Required(authority.bundle())),
+    );
+    let gets_in = |client: &Client| {
+        let Ok(mut peer) = running.connect(client) else { return false };
+        let _ = peer.send(b"hello");
+        matches!(peer.recv_timeout(&mut [0; 8], DEADLINE), Ok(Some(5)))
+    };
+    let alice = authority.issue("alice", &p256());
+    let client = |identity: &Identity| Client::builder().ca(authority.bundle()).identity(identity.clone());
+    assert!(gets_in(&client(&alice)));
+    let server = || Credentials::new().identity(authority.issue("server", &p256()));
+
+    running.reload(server().client_auth(ClientAuth::Required(other.bundle()))).unwrap();
+    assert!(!gets_in(&client(&alice)));
+    assert!(gets_in(&client(&other.issue("bob", &p256()))));
+
+    let required = || server().client_auth(ClientAuth::Required(authority.bundle()));
+    let list = RevocationList::from_bytes(&authority.revoke(&[&alice])).unwrap();
+    running.reload(required().revoked(list)).unwrap();
+    assert!(!gets_in(&client(&alice)));
+    assert!(gets_in(&client(&authority.issue("carol", &p256()))));
+
+    let keyed = |byte: u8| Credentials::new().psk(move |name| (name == b"dave").then(|| vec![byte; 32]));
+    let dave = |byte: u8| Client::builder().psk(b"dave", &[byte; 32]);
+    running.reload(keyed(1)).unwrap();
+    assert!(gets_in(&dave(1)) && !gets_in(&dave(2)));
+    running.reload(keyed(2)).unwrap();
+    assert!(!gets_in(&dave(1)) && gets_in(&dave(2)));
+}
+
+#[test]
+fn what_is_of_no_use_leaves_everything_as_it_was() {
+    let authority = Authority::new();
+    let keys = SharedKeys::random().unwrap();
+    let good = || Credentials::new().identity(authority.issue("good", &p256())).shared_keys(keys.clone());
+    let running = Running::start(&BOTH, good());
+    let address = running.0.addresses()[0].resolve().unwrap()[0];
+    let stranger = Stranger::new([127, 0, 0, 1], address);
+    let cookie = stranger.challenge();
+    let client = Client::builder().ca(authority.bundle());
+    let mut early = running.connect(&client).unwrap();
+    exchange(&mut early, b"hello");
+
+    let fresh = || SharedKeys::random().unwrap();
+    // The second identity is of no use on DTLS, when the first one's context is made already.
+    let edwards = good().identity(authority.issue("bad", &ed25519())).shared_keys(fresh());
+    assert!(matches!(running.reload(edwards), Err(IdentityError::NoServerKey)));
+    assert!(matches!(running.reload(Credentials::new().shared_keys(fresh())), Err(IdentityError::Nothing)));
+    let long = "x".repeat(256);
+    assert!(matches!(running.reload(good().alpn(&[&long])), Err(IdentityError::BadAlpn)));
+    let file = Identity::from_files("/no/such.pem".as_ref(), "/no/such.key".as_ref()).unwrap_err();
+    assert!(file.to_string().contains("/no/such.pem"), "{file}");
+
+    let mut late = running.connect(&client).unwrap();
+    assert_eq!(shown(&late), "good");
+    assert!(late.is_resumed(), "the ticket keys are the old ones");
+    exchange(&mut late, b"hello");
+    exchange(&mut early, b"hello");
+    assert_eq!(stranger.challenge(), cookie, "the cookie secret is the old one");
+}
+
+#[test]
+fn a_cookie_exchange_under_way_survives_a_change_of_secrets() {
+    let authority = Authority::new();
+    let credentials = || Credentials::new().identity(authority.issue("server", &p256()));
+    let fresh = || credentials().shared_keys(SharedKeys::random().unwrap());
+    let running = Running::start(&BOTH[..1], credentials());
+    let address = running.0.addresses()[0].resolve().unwrap()[0];
+    // From random secrets to shared ones, to other shared ones twice the same, and back.
+    let same = fresh();
+    for steps in [vec![fresh()], vec![same.clone(), same], vec![credentials()]] {
+        let stranger = Stranger::new([127, 0, 0, 1], address);
+        let cookie = stranger.challenge();
+        for credentials in steps {
+            running.reload(credentials).unwrap();
+        }
+        assert_ne!(stranger.challenge(), cookie);
+        stranger.send(&stranger.hello(&cookie));
+        stranger.assert_served();
+    }
 }

@@ -1,211 +1,539 @@
-//! Sessions that are resumed, also with another server that has the same keys; and its cookies.
+//! Sessions that are resumed: by whom, where, with what identity, and over paths that lose datagrams.
 
 #[path = "support/credentials.rs"]
 mod credentials;
-#[path = "support/s_client.rs"]
-mod s_client;
+#[path = "support/faulty.rs"]
+mod faulty;
 #[path = "support/stranger.rs"]
 #[allow(dead_code)]
 mod stranger;
 mod support;
 
+use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
-use credentials::{Authority, p256};
+use credentials::{Authority, p256, rsa};
+use faulty::{Fate, FaultyPath};
 use peeloff::{
-    Address, Client, ClientAuth, Credentials, Identity, Peer, PeerIdentity, RevocationList, Server,
-    SharedKeys,
+    CaBundle, Client, ClientAuth, ConnectError, Credentials, Error, Peer, PeerIdentity, RevocationList,
+    Server, SharedKeys, StartError, Timeouts,
 };
-use s_client::s_client;
 use stranger::Stranger;
 use support::{DEADLINE, echo, exchange, until};
 
 const BOTH: [&str; 2] = ["dtls://127.0.0.1:0", "tls://127.0.0.1:0"];
 
-fn start(address: &Address, credentials: Credentials) -> Server {
-    Server::builder().listen(address.clone()).credentials(credentials).start(echo).unwrap()
+/// What a handler saw of a peer: who it is, the name it asked for, whether it resumed.
+type Seen = (PeerIdentity, Option<String>, bool);
+
+/// An echo server that says whom it sees; shut down when dropped.
+struct Running {
+    server: Server,
+    seen: Receiver<Seen>,
 }
 
-fn parse(url: &str) -> Address {
-    url.parse().unwrap()
-}
-
-/// The keys of a file: the current one, and perhaps the previous one.
-fn keys(texts: &[&str]) -> SharedKeys {
-    static NUMBER: AtomicUsize = AtomicUsize::new(0);
-    let name = format!("keys-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let mut text = format!("# keys\ncurrent:{}\n", texts[0].repeat(32));
-    if let Some(previous) = texts.get(1) {
-        text += &format!("previous:{}\n", previous.repeat(32));
+impl Running {
+    fn start(url: &str, credentials: Credentials) -> Self {
+        let (sender, seen) = channel();
+        let sender = Mutex::new(sender);
+        let handler = move |peer: &mut Peer| -> Result<(), Error> {
+            let name = peer.server_name().map(str::to_owned);
+            sender.lock().unwrap().send((peer.identity().clone(), name, peer.is_resumed())).unwrap();
+            echo(peer)
+        };
+        // As patient as the clients: a flight can be lost several times in a row.
+        let mut timeouts = Timeouts::default();
+        timeouts.handshake = DEADLINE;
+        let handler = Arc::new(handler);
+        // A server that was just shut down may still have the port.
+        let server = until("the server starts", || {
+            let handler = Arc::clone(&handler);
+            let builder = Server::builder().listen(url.parse().unwrap()).timeouts(timeouts.clone());
+            match builder.credentials(credentials.clone()).start(move |peer: &mut Peer| handler(peer)) {
+                Err(StartError::AddressInUse { .. }) => None,
+                started => Some(started.unwrap()),
+            }
+        });
+        Self { server, seen }
     }
+
+    fn port(&self) -> u16 {
+        self.server.addresses()[0].port
+    }
+
+    fn reload(&self, credentials: Credentials) {
+        self.server.handle().reload(credentials).unwrap();
+    }
+
+    /// Connects and talks; what the handler saw.
+    fn visit(&self, client: &Client) -> Seen {
+        let mut peer = client.connect(&self.server.addresses()[0]).unwrap();
+        exchange(&mut peer, b"hello");
+        let seen = self.seen.recv_timeout(DEADLINE).unwrap();
+        assert_eq!(peer.is_resumed(), seen.2);
+        seen
+    }
+
+    /// Whether the client is not let in.
+    fn turns_away(&self, client: &Client) -> bool {
+        match client.connect(&self.server.addresses()[0]) {
+            Err(ConnectError::Handshake { .. } | ConnectError::TimedOut { .. }) => true,
+            Err(other) => panic!("{other}"),
+            Ok(mut peer) => {
+                let mut buffer = [0; 64];
+                let _ = peer.send(b"hello");
+                !matches!(peer.recv_timeout(&mut buffer, DEADLINE), Ok(Some(_)))
+            }
+        }
+    }
+
+    /// Whether OpenSSL's client resumes the session in this file, if there is one. It leaves its newest one there.
+    fn resumes(&self, version: &str, file: &PathBuf) -> bool {
+        let address = format!("127.0.0.1:{}", self.port());
+        let file = file.to_str().unwrap();
+        let mut command = Command::new("openssl");
+        command.args([
+            "s_client",
+            "-connect",
+            &address,
+            "-servername",
+            "localhost",
+            version,
+            "-sess_out",
+            file,
+        ]);
+        if std::path::Path::new(file).exists() {
+            command.args(["-sess_in", file]);
+        }
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = piped.spawn().expect("openssl starts; install it");
+        let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        stdin.write_all(b"hello over there\n").unwrap();
+        let (mut text, mut buffer) = (String::new(), [0; 4096]);
+        // The echo comes behind the session tickets of TLS 1.3.
+        while !text.contains("\nhello over there\n") {
+            match stdout.read(&mut buffer) {
+                Ok(len @ 1..) => text += &String::from_utf8_lossy(&buffer[..len]),
+                _ => break,
+            }
+        }
+        drop(stdin);
+        child.wait().unwrap();
+        let seen = self.seen.recv_timeout(DEADLINE).unwrap();
+        assert_eq!(text.contains("\nReused, "), seen.2, "{text}");
+        seen.2
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.server.handle().shutdown(Duration::ZERO);
+    }
+}
+
+/// Each version of the protocol, in OpenSSL's words, with a scheme that speaks it.
+const VERSIONS: [(&str, &str); 3] = [("-dtls1_2", BOTH[0]), ("-tls1_2", BOTH[1]), ("-tls1_3", BOTH[1])];
+
+fn file(name: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{name}", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    path
+}
+
+/// The keys of a file with these lines.
+fn keys(lines: &[(&str, u8)]) -> SharedKeys {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let path = file(&format!("keys-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+    let text: String = lines
+        .iter()
+        .filter(|(_, byte)| *byte > 0)
+        .map(|(name, byte)| format!("{name}:{}\n", format!("{byte:02x}").repeat(32)))
+        .collect();
     std::fs::write(&path, text).unwrap();
     let keys = SharedKeys::from_file(&path).unwrap();
-    std::fs::remove_file(&path).unwrap();
+    std::fs::remove_file(path).unwrap();
     keys
 }
 
-/// Whether this client resumes with the server; it has a new ticket after that.
-fn resumes(client: &Client, server: &Server) -> bool {
-    let mut peer = client.connect(&server.addresses()[0]).unwrap();
-    let resumed = peer.is_resumed();
-    // TLS 1.3 tickets come with what is read.
-    exchange(&mut peer, b"hello");
-    peer.close();
-    resumed
+fn trusting(authority: &Authority) -> Client {
+    Client::builder().ca(authority.bundle()).timeout(DEADLINE)
 }
 
 #[test]
-fn a_second_connection_resumes_the_first() {
+fn who_comes_again_resumes_again_and_again() {
+    let authority = Authority::new();
     for url in BOTH {
-        let identity = Identity::self_signed().unwrap();
-        let server = start(&parse(url), Credentials::new().identity(identity));
-        let client = Client::builder().danger_accept_any_certificate();
-        assert!(!resumes(&client, &server), "{url}");
-        for _ in 0..5 {
-            assert!(resumes(&client, &server), "{url}");
+        let credentials = Credentials::new().identity(authority.issue("server", &p256())).alpn(&["chat/1"]);
+        let running = Running::start(url, credentials);
+        let client = trusting(&authority).server_name("localhost").alpn(&["chat/1"]);
+        for round in 0..4 {
+            let mut peer = client.connect(&running.server.addresses()[0]).unwrap();
+            exchange(&mut peer, b"hello");
+            assert_eq!((peer.alpn(), peer.is_resumed()), (Some("chat/1"), round > 0), "{url} {round}");
+            let (_, name, resumed) = running.seen.recv_timeout(DEADLINE).unwrap();
+            assert_eq!((name.as_deref(), resumed), (Some("localhost"), round > 0), "{url} {round}");
         }
-        let without = client.clone().resumption(false);
-        assert!(!resumes(&without, &server), "{url}");
-        // Whom to trust was said anew: nothing that was verified before counts.
-        assert!(!resumes(&client.clone().danger_accept_any_certificate(), &server), "{url}");
-        let stats = server.handle().stats();
-        assert_eq!((stats.handshakes, stats.resumed, stats.retransmissions), (8, 5, 0), "{url}");
-        server.handle().shutdown(DEADLINE);
+        assert_eq!(running.server.handle().stats().resumed, 3, "{url}");
+        // Others have nothing to resume by: who does not want it, and whoever has other credentials.
+        assert!(!running.visit(&client.clone().resumption(false)).2, "{url}");
+        assert!(!running.visit(&client.clone().ca(authority.bundle())).2, "{url}");
+        assert!(!running.visit(&client.server_name("127.0.0.1")).2, "{url}");
     }
 }
 
 #[test]
-fn a_ticket_of_one_server_is_good_for_another_with_its_keys_and_for_no_other() {
+fn both_sides_derive_the_same_keys_from_a_resumed_session() {
+    let authority = Authority::new();
     for url in BOTH {
-        let identity = Identity::self_signed().unwrap();
-        let credentials = Credentials::new().identity(identity);
-        let with = |keys: &SharedKeys| credentials.clone().shared_keys(keys.clone());
-        let client = Client::builder().danger_accept_any_certificate();
-        let first = start(&parse(url), with(&keys(&["a1"])));
-        let address = first.addresses()[0].clone();
-        assert!(!resumes(&client, &first));
-        // Each of them in the place of the one before, as a client sees hosts with one name.
-        let mut last = first;
-        for (texts, wanted) in [
-            (&["a1"][..], true),
-            // Rotated once: accepted, and a ticket of the new key is given.
-            (&["b2", "a1"], true),
-            (&["c3", "b2"], true),
-            // Rotated twice since the last one: too old.
-            (&["e5", "d4"], false),
-            (&["e5"], true),
-            (&["f6"], false),
-        ] {
-            last.handle().shutdown(DEADLINE);
-            last = start(&address, with(&keys(texts)));
-            assert_eq!(resumes(&client, &last), wanted, "{url} {texts:?}");
-        }
-        last.handle().shutdown(DEADLINE);
-    }
-}
-
-#[test]
-fn openssls_client_resumes_in_both_versions_of_tls() {
-    let credentials = Credentials::new().identity(Identity::self_signed().unwrap());
-    let (one, other) = (keys(&["a1"]), keys(&["b2"]));
-    let servers: Vec<Server> = [&one, &one, &other]
-        .map(|keys| start(&parse(BOTH[1]), credentials.clone().shared_keys(keys.clone())))
-        .into_iter()
-        .collect();
-    for version in ["-tls1_2", "-tls1_3"] {
-        let session = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("session{version}"));
-        let file = session.to_str().unwrap();
-        let run = |server: &Server, option: &str| {
-            s_client(&server.addresses()[0], &[version, option, file], "hello")
+        let (sender, exported) = channel();
+        let sender = Mutex::new(sender);
+        let handler = move |peer: &mut Peer| {
+            let mut key = [0; 32];
+            peer.export_keying_material("EXPORTER-test", Some(b"x"), &mut key)?;
+            sender.lock().unwrap().send(key).unwrap();
+            echo(peer)
         };
-        let seen = run(&servers[0], "-sess_out");
-        assert!(seen.contains("New, "), "{seen}");
-        let seen = run(&servers[1], "-sess_in");
-        assert!(seen.contains("Reused, "), "{version}: {seen}");
-        let seen = run(&servers[2], "-sess_in");
-        assert!(seen.contains("New, "), "{version}: {seen}");
+        let builder =
+            Server::builder().listen(url.parse().unwrap()).identity(authority.issue("server", &p256()));
+        let server = builder.start(handler).unwrap();
+        let client = trusting(&authority);
+        let mut all = Vec::new();
+        for _ in 0..2 {
+            let mut peer = client.connect(&server.addresses()[0]).unwrap();
+            exchange(&mut peer, b"hello");
+            let mut ours = [0; 32];
+            peer.export_keying_material("EXPORTER-test", Some(b"x"), &mut ours).unwrap();
+            assert_eq!(ours, exported.recv_timeout(DEADLINE).unwrap(), "{url}");
+            all.push((ours, peer.is_resumed()));
+        }
+        assert!(!all[0].1 && all[1].1 && all[0].0 != all[1].0, "{url}: {all:?}");
+        server.handle().shutdown(Duration::ZERO);
+    }
+}
+
+#[test]
+fn servers_with_the_same_key_file_take_each_others_tickets() {
+    let authority = Authority::new();
+    for (version, url) in VERSIONS {
+        let start = |keys: Option<SharedKeys>, name: &str| {
+            // Each host has a certificate of its own.
+            let credentials = Credentials::new().identity(authority.issue_for("server", &[name]));
+            Running::start(url, keys.into_iter().fold(credentials, Credentials::shared_keys))
+        };
+        let shared = keys(&[("current", 1)]);
+        let (one, other) =
+            (start(Some(shared.clone()), "localhost"), start(Some(shared.clone()), "localhost"));
+        let foreign = start(Some(keys(&[("current", 2)])), "localhost");
+        let (alone, elsewhere) = (start(None, "localhost"), start(Some(shared), "example.org"));
+        let session = file("shared.session");
+        assert!(!one.resumes(version, &session), "{version}");
+        assert!(one.resumes(version, &session), "{version}");
+        assert!(other.resumes(version, &session), "{version}");
+        for (stranger, what) in
+            [(&foreign, "other keys"), (&alone, "no key file"), (&elsewhere, "another server's names")]
+        {
+            // What it gives out instead is of no use to the others.
+            let copy = file("copy.session");
+            std::fs::copy(&session, &copy).unwrap();
+            assert!(!stranger.resumes(version, &copy), "{version}: {what}");
+            assert!(!other.resumes(version, &copy), "{version}: {what}");
+        }
         std::fs::remove_file(session).unwrap();
     }
-    for server in servers {
-        server.handle().shutdown(DEADLINE);
+}
+
+#[test]
+fn a_ticket_lives_through_one_rotation_and_not_through_two() {
+    let authority = Authority::new();
+    for (version, url) in VERSIONS {
+        let credentials = || Credentials::new().identity(authority.issue("server", &p256()));
+        let running = Running::start(url, credentials().shared_keys(keys(&[("current", 1)])));
+        let session = file("rotated.session");
+        assert!(!running.resumes(version, &session));
+        let old = file("old.session");
+        std::fs::copy(&session, &old).unwrap();
+
+        running.reload(credentials().shared_keys(keys(&[("current", 2), ("previous", 1)])));
+        assert!(running.resumes(version, &session), "{version}: the previous key's ticket");
+        running.reload(credentials().shared_keys(keys(&[("current", 3), ("previous", 2)])));
+        // Before TLS 1.3 OpenSSL's client does not write down a ticket that it got where it resumed.
+        if version == "-tls1_3" {
+            assert!(running.resumes(version, &session), "{version}: the ticket was made anew");
+        }
+        assert!(!running.resumes(version, &old), "{version}: a ticket from before the previous key");
     }
 }
 
 #[test]
-fn whoever_resumes_is_who_they_were_and_is_asked_again() {
+fn a_client_of_ours_resumes_through_all_rotations() {
     let authority = Authority::new();
+    for url in BOTH {
+        let credentials = |current: u8| {
+            let credentials = Credentials::new().identity(authority.issue("server", &p256()));
+            credentials.shared_keys(keys(&[("current", current), ("previous", current - 1)]))
+        };
+        let running = Running::start(url, credentials(1));
+        let client = trusting(&authority);
+        assert!(!running.visit(&client).2);
+        for current in 2..6 {
+            running.reload(credentials(current));
+            assert!(running.visit(&client).2, "{url} {current}");
+        }
+    }
+}
+
+#[test]
+fn a_server_keeps_its_random_keys_through_a_reload() {
+    let authority = Authority::new();
+    for url in BOTH {
+        let credentials = || Credentials::new().identity(authority.issue("server", &p256()));
+        let running = Running::start(url, credentials());
+        let client = trusting(&authority);
+        assert!(!running.visit(&client).2);
+        running.reload(credentials());
+        assert!(running.visit(&client).2, "{url}");
+    }
+}
+
+#[test]
+fn a_resumed_client_is_who_it_was_and_is_asked_about_again() {
+    let authority = Authority::new();
+    let alice = authority.issue("alice", &rsa(2048));
     for url in BOTH {
         let asked = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&asked);
-        let credentials = Credentials::new()
-            .identity(authority.issue("server", &p256()))
-            .client_auth(ClientAuth::Required(authority.bundle()))
-            .authorize(move |peer| {
-                count.fetch_add(1, Ordering::Relaxed);
-                matches!(peer, PeerIdentity::Certificate(one) if one.common_name.as_deref() == Some("alice"))
-            });
-        let server = start(&parse(url), credentials.clone());
-        let alice = authority.issue("alice", &p256());
-        let client = Client::builder().ca(authority.bundle()).identity(alice.clone());
-        assert!(!resumes(&client, &server), "{url}");
-        assert!(resumes(&client, &server), "{url}");
-        assert_eq!(asked.load(Ordering::Relaxed), 2, "{url}");
-        // Revoked since: the ticket does not help.
-        let list = RevocationList::from_bytes(&authority.revoke(&[&alice])).unwrap();
-        server.handle().reload(credentials.revoked(list)).unwrap();
-        let turned_away = |mut peer: Peer| {
-            peer.send(b"hello").is_err() || !matches!(peer.recv_timeout(&mut [0; 8], DEADLINE), Ok(Some(_)))
+        let credentials = |welcome: bool| {
+            let asked = Arc::clone(&asked);
+            Credentials::new()
+                .identity(authority.issue("server", &p256()))
+                .client_auth(ClientAuth::Required(authority.bundle()))
+                .authorize(move |peer| {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    let PeerIdentity::Certificate(certificate) = peer else { return false };
+                    welcome && certificate.uris == ["urn:example:alice"]
+                })
         };
-        assert!(client.connect(&server.addresses()[0]).map_or(true, turned_away), "{url}");
-        until("it is counted", || (server.handle().stats().ended("not_authorized") == 1).then_some(()));
-        server.handle().shutdown(DEADLINE);
-    }
-}
+        let running = Running::start(url, credentials(true));
+        let client = trusting(&authority).identity(alice.clone());
+        let (first, again) = (running.visit(&client), running.visit(&client));
+        assert!(!first.2 && again.2, "{url}");
+        assert_eq!(first.0, again.0, "{url}");
+        assert!(matches!(first.0, PeerIdentity::Certificate(_)), "{url}");
+        assert_eq!(asked.load(Ordering::Relaxed), 2, "{url}");
 
-#[test]
-fn a_session_without_a_certificate_is_not_resumed_where_one_is_required() {
-    let authority = Authority::new();
-    for url in BOTH {
-        let credentials =
-            Credentials::new().identity(authority.issue("server", &p256())).shared_keys(keys(&["a1"]));
-        let server = start(&parse(url), credentials.clone());
-        let client = Client::builder().ca(authority.bundle());
-        assert!(!resumes(&client, &server), "{url}");
-        let strict = credentials.client_auth(ClientAuth::Required(authority.bundle()));
-        server.handle().reload(strict).unwrap();
-        let connected = client.connect(&server.addresses()[0]);
-        let refused = connected.map_or(true, |mut peer| {
-            assert!(!peer.is_resumed(), "{url}");
-            !matches!(peer.recv_timeout(&mut [0; 8], DEADLINE), Ok(Some(_)))
+        running.reload(credentials(false));
+        let resumed = || running.server.handle().stats().resumed;
+        let before = resumed();
+        assert!(running.turns_away(&client), "{url}");
+        until("it is counted", || {
+            (running.server.handle().stats().ended("not_authorized") == 1).then_some(())
         });
-        assert!(refused, "{url}");
-        assert_eq!(server.handle().stats().resumed, 0, "{url}");
-        server.handle().shutdown(DEADLINE);
+        assert_eq!((resumed() - before, asked.load(Ordering::Relaxed)), (1, 3), "{url}");
     }
 }
 
 #[test]
-fn a_cookie_of_one_server_is_good_for_another_with_its_keys_and_for_no_other() {
-    let identity = Identity::self_signed().unwrap();
-    let with = |texts: &[&str]| Credentials::new().identity(identity.clone()).shared_keys(keys(texts));
-    let first = start(&parse(BOTH[0]), with(&["a1"]));
-    let address = first.addresses()[0].clone();
-    let stranger = Stranger::new([127, 0, 0, 1], address.resolve().unwrap()[0]);
-    let cookie = stranger.challenge();
-    first.handle().shutdown(DEADLINE);
-    for (texts, wanted) in [(&["c3", "b2"][..], false), (&["b2", "a1"], true), (&["a1"], true)] {
-        let server = start(&address, with(texts));
-        stranger.send(&stranger.hello(&cookie));
-        if wanted {
-            stranger.assert_served();
-        } else {
-            stranger.assert_silence();
+fn a_certificate_that_was_revoked_since_resumes_nothing() {
+    let authority = Authority::new();
+    let (alice, bob) = (authority.issue("alice", &p256()), authority.issue("bob", &p256()));
+    for url in BOTH {
+        let credentials = |revoked: &[&peeloff::Identity]| {
+            Credentials::new()
+                .identity(authority.issue("server", &p256()))
+                .client_auth(ClientAuth::Required(authority.bundle()))
+                .revoked(RevocationList::from_bytes(&authority.revoke(revoked)).unwrap())
+        };
+        let running = Running::start(url, credentials(&[]));
+        let clients = [&alice, &bob].map(|identity| trusting(&authority).identity((*identity).clone()));
+        for client in &clients {
+            running.visit(client);
+            assert!(running.visit(client).2, "{url}");
         }
-        let stats = server.handle().stats();
-        assert_eq!((stats.opened, stats.cookies_refused), (wanted.into(), (!wanted).into()), "{texts:?}");
-        server.handle().shutdown(std::time::Duration::ZERO);
+        running.reload(credentials(&[&bob]));
+        assert!(running.visit(&clients[0]).2, "{url}");
+        assert!(running.turns_away(&clients[1]), "{url}");
     }
+}
+
+#[test]
+fn a_session_is_not_resumed_where_clients_are_asked_for_something_else() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    for url in BOTH {
+        let credentials = |auth: ClientAuth| {
+            Credentials::new().identity(authority.issue("server", &p256())).client_auth(auth)
+        };
+        let optional = || credentials(ClientAuth::Optional(authority.bundle()));
+        let running = Running::start(url, optional());
+        let client = trusting(&authority).identity(authority.issue("alice", &p256()));
+        let nobody = trusting(&authority);
+        running.visit(&client);
+        running.visit(&nobody);
+        assert!(running.visit(&client).2 && running.visit(&nobody).2, "{url}");
+
+        // Who showed no certificate does not get past having to show one.
+        running.reload(credentials(ClientAuth::Required(authority.bundle())));
+        assert!(running.turns_away(&nobody), "{url}");
+        assert!(!running.visit(&client).2, "{url}");
+        // And not with a certificate of an authority that is not trusted any more.
+        running.reload(credentials(ClientAuth::Required(other.bundle())));
+        assert!(running.turns_away(&client), "{url}");
+        assert_eq!(running.server.handle().stats().ended("not_authorized"), 0, "{url}");
+    }
+}
+
+#[test]
+fn a_pre_shared_key_is_still_named_when_its_session_is_resumed() {
+    let known = |names: &'static [&'static [u8]]| {
+        Credentials::new().psk(move |name| names.contains(&name).then(|| vec![7; 32]))
+    };
+    let running = Running::start(BOTH[0], known(&[b"alice", b"bob"]));
+    let client = Client::builder().psk(b"alice", &[7; 32]).timeout(DEADLINE);
+    let (first, again) = (running.visit(&client), running.visit(&client));
+    assert!(!first.2 && again.2);
+    assert_eq!(first.0, PeerIdentity::Psk(b"alice".to_vec()));
+    assert_eq!(again.0, first.0);
+    // Whose key was taken back is out.
+    running.reload(known(&[b"bob"]));
+    assert!(running.turns_away(&client));
+}
+
+#[test]
+fn a_cookie_is_good_on_every_server_with_the_same_key_file() {
+    let authority = Authority::new();
+    // On one address, as behind one that several hosts answer for.
+    let start = |url: &str, keys: SharedKeys| {
+        Running::start(url, Credentials::new().identity(authority.issue("server", &p256())).shared_keys(keys))
+    };
+    let one = start(BOTH[0], keys(&[("current", 1)]));
+    let url = format!("dtls://127.0.0.1:{}", one.port());
+    let address = one.server.addresses()[0].resolve().unwrap()[0];
+    let peers: Vec<_> = (0..3).map(|_| Stranger::new([127, 0, 0, 1], address)).collect();
+    let cookies: Vec<_> = peers.iter().map(Stranger::challenge).collect();
+    drop(one);
+    for (index, lines) in [&[("current", 1)][..], &[("current", 2), ("previous", 1)]].into_iter().enumerate()
+    {
+        let running = start(&url, keys(lines));
+        peers[index].send(&peers[index].hello(&cookies[index]));
+        peers[index].assert_served();
+        drop(running);
+    }
+    let foreign = start(&url, keys(&[("current", 2)]));
+    peers[2].send(&peers[2].hello(&cookies[2]));
+    peers[2].assert_silence();
+    assert_eq!(foreign.server.handle().stats().cookies_refused, 1);
+}
+
+/// A client of `running` that has a session, behind a path on which `decide` has its way from then on.
+fn resumer(
+    running: &Running,
+    trust: &CaBundle,
+    mut decide: impl FnMut(usize, bool, &[u8]) -> Fate + Send + 'static,
+) -> (Client, FaultyPath, Arc<AtomicBool>) {
+    let armed = Arc::new(AtomicBool::new(false));
+    let arms = Arc::clone(&armed);
+    let mut number = 0;
+    let address = running.server.addresses()[0].resolve().unwrap()[0];
+    let path = FaultyPath::to(address, move |_, to_server, datagram| {
+        if !arms.load(Ordering::SeqCst) {
+            return Fate::Pass;
+        }
+        number += 1;
+        decide(number - 1, to_server, datagram)
+    });
+    let client = Client::builder().ca(trust.clone()).timeout(DEADLINE);
+    let mut peer = client.connect(&path.url()).unwrap();
+    exchange(&mut peer, b"hello");
+    peer.close();
+    // The goodbye is through.
+    let ended = || running.server.handle().stats().peers == 0;
+    until("the first association ends", || ended().then_some(()));
+    armed.store(true, Ordering::SeqCst);
+    (client, path, armed)
+}
+
+#[test]
+fn every_datagram_of_a_resumed_handshake_may_be_lost_repeated_or_late() {
+    let authority = Authority::new();
+    let running = || Running::start(BOTH[0], Credentials::new().identity(authority.issue("server", &p256())));
+    let trust = authority.bundle();
+    // How many datagrams it has.
+    let passed = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&passed);
+    let first = running();
+    let (client, path, armed) = resumer(&first, &trust, move |number, _, _| {
+        count.store(number + 1, Ordering::SeqCst);
+        Fate::Pass
+    });
+    let mut peer = client.connect(&path.url()).unwrap();
+    assert!(peer.is_resumed());
+    exchange(&mut peer, b"hello");
+    armed.store(false, Ordering::SeqCst);
+    let datagrams = passed.load(Ordering::SeqCst) - 2;
+    assert!((4..12).contains(&datagrams), "{datagrams} datagrams are no resumed handshake with a cookie");
+
+    let faults = [Fate::Drop, Fate::Twice, Fate::Late, Fate::Delay(Duration::from_millis(300))];
+    let cases: Vec<_> = faults.iter().flat_map(|fault| (0..datagrams).map(move |at| (*fault, at))).collect();
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while let Some(&(fault, at)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let running = running();
+                    let (client, path, _) =
+                        resumer(&running, &trust, move |number, _, _| match number == at {
+                            true => fault,
+                            false => Fate::Pass,
+                        });
+                    let failed = |error| panic!("{fault:?} of datagram {at}: {error}");
+                    let mut peer = client.connect(&path.url()).unwrap_or_else(failed);
+                    assert!(peer.is_resumed(), "{fault:?} of datagram {at}");
+                    // What is said at once may overtake the last flight; none of it is lost for that.
+                    for message in [b"one", b"two"] {
+                        peer.send(message).unwrap();
+                    }
+                    let mut buffer = [0; 8];
+                    let mut answers = [0, 0].map(|_| {
+                        let len = peer.recv_timeout(&mut buffer, DEADLINE).unwrap().unwrap();
+                        buffer[..len].to_vec()
+                    });
+                    answers.sort();
+                    assert_eq!(answers, [b"one", b"two"], "{fault:?} of datagram {at}");
+                    exchange(&mut peer, b"and more");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn much_that_overtakes_the_last_flight_does_not_keep_it_out() {
+    let authority = Authority::new();
+    let running = Running::start(BOTH[0], Credentials::new().identity(authority.issue("server", &p256())));
+    let mut lost = false;
+    let (client, path, _) = resumer(&running, &authority.bundle(), move |_, to_server, datagram| {
+        // A ChangeCipherSpec to the server begins the client's last flight.
+        let last = to_server && datagram.first() == Some(&20);
+        match last && !std::mem::replace(&mut lost, true) {
+            true => Fate::Drop,
+            false => Fate::Pass,
+        }
+    });
+    let mut peer = client.connect(&path.url()).unwrap();
+    assert!(peer.is_resumed());
+    for number in 0..40_u8 {
+        peer.send(&[number; 20]).unwrap();
+    }
+    // The first ones were kept; then the server asks again, and the client's flight still gets in.
+    let mut buffer = [0; 32];
+    for number in 0..8_u8 {
+        assert_eq!(peer.recv_timeout(&mut buffer, DEADLINE).unwrap(), Some(20));
+        assert_eq!(buffer[..20], [number; 20]);
+    }
+    exchange(&mut peer, b"and more");
+    assert_eq!(running.server.handle().stats().resumed, 1);
 }

@@ -369,7 +369,9 @@ fn a_peer_that_was_woken_goes_on_to_be_heard() {
         let handle = running.handle();
         let shutdown = thread::spawn(move || handle.shutdown(DEADLINE));
         while running.stats().refused(Refusal::Draining) == 0 {
-            let _ = connect(&running).read(&mut [0; 8]);
+            let mut probe = connect(&running);
+            let _ = probe.shutdown(Shutdown::Write);
+            let _ = probe.read(&mut [0; 8]);
             exchange(&mut peer, b"while");
         }
         for _ in 0..100 {

@@ -6,9 +6,15 @@
 //! Whoever has these keys reads recorded TLS 1.2 and DTLS 1.2 sessions that were resumed by ticket, resumes as any
 //! client (with its certificate's identity), and makes cookies for forged addresses. The file is to be readable by
 //! the server alone, and to be replaced every few days at most. A cookie made with these keys has no period of its
-//! own: it is good for as long as its key.
+//! own, for the hosts would not agree on when that ends: it is good for as long as its key, and
+//! [`Timeouts::cookie_period`](crate::Timeouts::cookie_period) after a reload has taken that away. It is bound to both
+//! addresses and to the ClientHello, so one that is kept for long is of use only to somebody who had that very address.
+//!
+//! A host that has not reloaded yet does not know what the others make with a new key: a client of theirs that comes
+//! to it makes a full handshake. Whoever minds spreads a new key as `previous` first.
 
 use std::fmt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -53,19 +59,33 @@ impl SharedKeys {
         Ok(Self { current: DerivedKeys::of(&key), previous: None })
     }
 
-    /// Reads a key file.
+    /// Reads a key file. Warns in the log where everybody on the host can read it.
     ///
     /// # Errors
     ///
     /// It cannot be read, or a line is wrong; the message names the line and shows no key.
     pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
         let bytes = read(path)?;
+        warn_of_permissions(path);
         let wrong = |(line, why): (usize, &str)| {
             let place = format!("{}:{line}", path.display());
             IdentityError::BadKeyFile { place, why: why.to_owned() }
         };
         let text = str::from_utf8(&bytes).map_err(|_| wrong((1, "it is not text")))?;
-        Self::parse(text).map_err(wrong)
+        Self::parse_lines(text).map_err(wrong)
+    }
+
+    /// As [`from_file`](Self::from_file), from the text of a key file.
+    ///
+    /// # Errors
+    ///
+    /// A line is wrong; the message names it and shows no key.
+    pub fn parse(text: &str) -> Result<Self, IdentityError> {
+        let wrong = |(line, why): (usize, &str)| IdentityError::BadKeyFile {
+            place: format!("line {line}"),
+            why: why.to_owned(),
+        };
+        Self::parse_lines(text).map_err(wrong)
     }
 
     /// The text of a key file with a new current key, and with the current key of `replaced` as its previous one.
@@ -91,13 +111,19 @@ impl SharedKeys {
         Ok(text)
     }
 
-    fn parse(text: &str) -> Result<Self, (usize, &'static str)> {
+    fn parse_lines(text: &str) -> Result<Self, (usize, &'static str)> {
         let (current, previous) = lines(text)?;
         Ok(Self { current: DerivedKeys::of(&current), previous: previous.as_ref().map(DerivedKeys::of) })
     }
 }
 
 type Key = [u8; 32];
+
+fn warn_of_permissions(path: &Path) {
+    if std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0) {
+        tracing::warn!(path = %path.display(), "everybody on this host can read these keys: chmod o= it");
+    }
+}
 
 /// The current and the previous key in a key file, or the line that is wrong, and why.
 fn lines(text: &str) -> Result<(Key, Option<Key>), (usize, &'static str)> {
@@ -174,7 +200,8 @@ mod tests {
     fn a_new_file_is_read_and_rotated() {
         let first = SharedKeys::new_file(None).unwrap();
         let second = SharedKeys::new_file(Some(&first)).unwrap();
-        let (first, second) = (SharedKeys::parse(&first).unwrap(), SharedKeys::parse(&second).unwrap());
+        let (first, second) =
+            (SharedKeys::parse_lines(&first).unwrap(), SharedKeys::parse_lines(&second).unwrap());
         assert!(first.previous.is_none());
         assert_eq!(second.previous.unwrap().ticket_name, first.current.ticket_name);
         assert_ne!(second.current.cookie, first.current.cookie);
@@ -201,7 +228,7 @@ mod tests {
             (format!("current:{}", "00".repeat(32)), 1),
             (format!("last:{key}"), 1),
         ] {
-            let (found, why) = SharedKeys::parse(&text).unwrap_err();
+            let (found, why) = SharedKeys::parse_lines(&text).unwrap_err();
             assert_eq!(found, line, "{text}: {why}");
             assert!(!why.contains("abab"));
         }

@@ -24,6 +24,12 @@
 //! compute (CVE-2026-54887); here an all-zero secret is refused outright. A jar that was rotated a whole
 //! period late has no previous secret at all, rather than one that has outlived its time.
 //!
+//! A *shared* jar has the secrets of a file (see [`SharedKeys`](crate::SharedKeys)), so that another process with the
+//! same file verifies its cookies, on the same address: one that several hosts answer for. It does not rotate by
+//! itself, for the others would not know when. When its secrets are replaced, the one that made cookies
+//! until then is *retired*: accepted for one period more, so that no exchange under way fails, however often they are
+//! replaced meanwhile (the last 16 are kept).
+//!
 //! Comparison takes constant time. A cookie is 32 bytes, because some clients store no more (RFC 4347 set
 //! that limit).
 //!
@@ -48,12 +54,18 @@ type HmacSha256 = Hmac<Sha256>;
 /// Distinguishes these HMACs from any other use of the same secret.
 const DOMAIN: &[u8; 16] = b"peeloff cookie 1";
 
+/// Secrets that were replaced and are still accepted, at most: each makes a forged cookie cost one HMAC more.
+const MAX_RETIRED: usize = 16;
+
 /// Makes and verifies cookies. The key schedules are precomputed, so that a flood costs as little as it can.
 pub struct CookieJar {
     current: HmacSha256,
     previous: Option<HmacSha256>,
+    /// What made cookies before the secrets were replaced, and until when those are good; the oldest first.
+    retired: Vec<(HmacSha256, Instant)>,
     period: Duration,
-    rotated: Instant,
+    /// When the current secret became that; `None` where it is shared.
+    rotated: Option<Instant>,
 }
 
 /// What [`CookieJar::verify`] finds in a hello.
@@ -83,38 +95,67 @@ impl CookieJar {
     /// If a secret is all zeros, or both are the same: a random source does not do that.
     pub fn new(current: [u8; 32], previous: [u8; 32], period: Duration, now: Instant) -> CookieJar {
         assert_ne!(current, previous, "two cookie secrets are the same");
-        CookieJar { current: keyed(&current), previous: Some(keyed(&previous)), period, rotated: now }
+        let (current, previous) = (keyed(&current), Some(keyed(&previous)));
+        CookieJar { current, previous, retired: Vec::new(), period, rotated: Some(now) }
     }
 
-    /// A jar whose secrets others share: they stay until the jar is replaced.
+    /// A jar with secrets that other processes have too, and that are never due for replacement.
     ///
     /// # Panics
     ///
     /// If a secret is all zeros.
-    pub fn shared(current: [u8; 32], previous: Option<[u8; 32]>, now: Instant) -> CookieJar {
+    pub fn shared(current: [u8; 32], previous: Option<[u8; 32]>, period: Duration) -> CookieJar {
         let previous = previous.as_ref().map(keyed);
-        CookieJar { current: keyed(&current), previous, period: Duration::MAX, rotated: now }
+        CookieJar { current: keyed(&current), previous, retired: Vec::new(), period, rotated: None }
     }
 
-    /// Whether the current secret has served its period, so that [`rotate`](Self::rotate) is to be called
-    /// before the next cookie is made or verified.
+    /// Whether other processes have the secrets too.
+    pub fn is_shared(&self) -> bool {
+        self.rotated.is_none()
+    }
+
+    /// Takes the secrets of `fresh`. Cookies made under the present one are accepted for a period more.
+    pub fn replace(&mut self, fresh: CookieJar, now: Instant) {
+        let old = std::mem::replace(self, fresh);
+        let tag = |key: &HmacSha256| key.clone().finalize().into_bytes();
+        let same = tag(&old.current) == tag(&self.current);
+        self.retired = old.retired;
+        if let Some(until) = now.checked_add(self.period).filter(|_| !same) {
+            self.retired.push((old.current, until));
+            let excess = self.retired.len().saturating_sub(MAX_RETIRED);
+            self.retired.drain(..excess);
+        }
+    }
+
+    /// Lets go of a secret that was replaced a period ago.
+    pub fn forget_retired(&mut self, now: Instant) {
+        self.retired.retain(|(_, until)| now < *until);
+    }
+
+    /// Whether a secret has served its time, so that [`forget_retired`](Self::forget_retired) and then
+    /// [`rotate`](Self::rotate) are to be called before the next cookie is made or verified.
     pub fn rotation_due(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.rotated) >= self.period
+        let over = |since: Instant| now.saturating_duration_since(since) >= self.period;
+        self.rotated.is_some_and(over) || self.retired.first().is_some_and(|(_, until)| now >= *until)
     }
 
     /// Makes `fresh` the current secret and the current one the previous. A late rotation does not lengthen
     /// anything: the next one is due when it would have been anyhow. One that is late by a whole period
-    /// leaves no previous secret.
+    /// leaves no previous secret. One that is too early, or of a shared jar, does nothing.
     ///
     /// # Panics
     ///
     /// If `fresh` is all zeros.
     pub fn rotate(&mut self, fresh: [u8; 32], now: Instant) {
-        let age = now.saturating_duration_since(self.rotated);
+        let Some(rotated) = self.rotated else { return };
+        let age = now.saturating_duration_since(rotated);
+        if age < self.period {
+            return;
+        }
         let outlived = age >= self.period.saturating_mul(2);
         let retired = std::mem::replace(&mut self.current, keyed(&fresh));
         self.previous = (!outlived).then_some(retired);
-        self.rotated = if age >= self.period && !outlived { self.rotated + self.period } else { now };
+        self.rotated = Some(if outlived { now } else { rotated + self.period });
     }
 
     /// The cookie of `hello`, sent by `peer` to `local`. The cookie that the hello may carry does not matter.
@@ -128,7 +169,8 @@ impl CookieJar {
             return CookieVerdict::Absent;
         }
         let made_with = |key| bind(key, local, peer, hello).verify_slice(hello.cookie).is_ok();
-        if made_with(&self.current) || self.previous.as_ref().is_some_and(made_with) {
+        let retired = self.retired.iter().map(|(key, _)| key);
+        if made_with(&self.current) || self.previous.iter().chain(retired).any(made_with) {
             CookieVerdict::Valid(AddressProven(()))
         } else {
             CookieVerdict::Invalid
@@ -317,6 +359,36 @@ mod tests {
         let first = samples::hello(&[]);
         let forged = bind(&empty_key, local, peer, &parsed(&first)).finalize().into_bytes();
         assert!(!is_valid(&jar(now), local, peer, &samples::hello(&forged)));
+    }
+
+    #[test]
+    fn jars_with_the_same_shared_secrets_take_each_others_cookies() {
+        let now = Instant::now();
+        let (local, peer) = addresses();
+        let one = CookieJar::shared([1; 32], None, PERIOD);
+        let next = CookieJar::shared([2; 32], Some([1; 32]), PERIOD);
+        let last = CookieJar::shared([3; 32], Some([2; 32]), PERIOD);
+        let datagram = exchange(&one);
+        assert!(is_valid(&CookieJar::shared([1; 32], None, PERIOD), local, peer, &datagram));
+        assert!(is_valid(&next, local, peer, &datagram));
+        assert!(!is_valid(&last, local, peer, &datagram));
+        assert!(one.is_shared() && !one.rotation_due(now + PERIOD * 100));
+    }
+
+    #[test]
+    fn a_secret_that_was_replaced_is_good_for_a_period_more() {
+        let now = Instant::now();
+        let (local, peer) = addresses();
+        let mut jar = jar(now);
+        let datagram = exchange(&jar);
+        jar.replace(CookieJar::shared([3; 32], None, PERIOD), now);
+        jar.replace(CookieJar::shared([3; 32], None, PERIOD), now);
+        jar.forget_retired(now + PERIOD - Duration::from_nanos(1));
+        assert!(is_valid(&jar, local, peer, &datagram));
+        assert!(jar.rotation_due(now + PERIOD));
+        jar.forget_retired(now + PERIOD);
+        assert!(!is_valid(&jar, local, peer, &datagram));
+        assert!(!jar.rotation_due(now + PERIOD));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The OpenSSL contexts: those of a server, one for each of its certificates, and one for each client.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -25,10 +25,11 @@ pub(crate) use self::client::{ClientCredentials, Sessions, client, keep_resumed,
 pub(crate) use self::client::{old_client, sha384_client};
 use crate::address::Scheme;
 use crate::credentials::{
-    Authorize, CaBundle, ClientAuth, Credentials, Identity, PeerIdentity, PublicKey, RevocationList,
-    SharedKeys, refused,
+    Authorize, CaBundle, ClientAuth, Credentials, Identity, PeerIdentity, PskLookup, PublicKey,
+    RevocationList, SharedKeys, refused,
 };
 use crate::error::IdentityError;
+use crate::session::dtls::Facts;
 use crate::sys;
 use crate::sys::raw_keys::Side;
 
@@ -72,6 +73,7 @@ pub(crate) struct Contexts {
     tls: Option<SslContext>,
     authorize: Option<Authorize>,
     revoked: Option<RevocationList>,
+    psk: Option<PskLookup>,
 }
 
 impl Contexts {
@@ -86,6 +88,7 @@ impl Contexts {
             tls: None,
             authorize: credentials.authorize.clone(),
             revoked: credentials.revoked.clone(),
+            psk: credentials.psk.clone(),
         };
         for scheme in schemes {
             match scheme {
@@ -112,8 +115,16 @@ impl Contexts {
     }
 
     /// Whether a peer that has completed its handshake may come in. Who resumes has not shown the certificate
-    /// again, so that may be revoked or out of date by now. Blocks as the user's callback does.
-    pub(crate) fn may_enter(&self, identity: &PeerIdentity) -> Result<(), &'static str> {
+    /// again, so that may be revoked or out of date by now, and a pre-shared key may be withdrawn. Blocks as the
+    /// user's callbacks do.
+    pub(crate) fn may_enter(&self, facts: &Facts) -> Result<(), &'static str> {
+        let identity = &facts.identity;
+        if let PeerIdentity::Psk(name) = identity
+            && facts.resumed
+            && self.psk.as_ref().and_then(|lookup| look_up(lookup, name)).is_none()
+        {
+            return Err("its pre-shared key is not known any more");
+        }
         if let PeerIdentity::Certificate(certificate) = identity {
             let parsed = X509::from_der(&certificate.der).map_err(|_| "its certificate cannot be read")?;
             if self.revoked.as_ref().is_some_and(|list| list.revokes(&parsed)) {
@@ -131,6 +142,11 @@ impl Contexts {
             Err(_) => Err("asking whether it is authorised panicked"),
         }
     }
+}
+
+/// Asks for a key. A panic is a `None`: it must not get into OpenSSL, which would end the process.
+fn look_up(lookup: &PskLookup, identity: &[u8]) -> Option<Vec<u8>> {
+    catch_unwind(AssertUnwindSafe(|| lookup(identity))).unwrap_or_default()
 }
 
 /// The context of a server's handshakes, with keys for tickets that nobody else has.
@@ -153,6 +169,9 @@ fn server_with(
     if credentials.raw_keys.is_some() && !sys::raw_keys::LINKED {
         return Err(IdentityError::NoRawPublicKeys);
     }
+    if credentials.alpn.iter().any(|protocol| !(1..=255).contains(&protocol.len())) {
+        return Err(IdentityError::BadAlpn);
+    }
     let keys = credentials.keys.as_ref().unwrap_or(keys);
     let log = credentials.key_log.as_deref().map(open_key_log).transpose()?;
     let build = |identity: Option<&Identity>| {
@@ -162,21 +181,20 @@ fn server_with(
         return Ok(build(None)?.build());
     };
     let mut context = build(Some(first))?;
-    if !others.is_empty() {
-        let mut names = Names::default();
-        names.add(first.names(), None);
-        for identity in others {
-            names.add(identity.names(), Some(build(Some(identity))?.build()));
-        }
-        context.set_servername_callback(move |ssl, _alert| {
-            let name = ssl.servername(NameType::HOST_NAME).map(str::to_ascii_lowercase);
-            match name.and_then(|name| names.find(&name).cloned()) {
-                None => Err(SniError::NOACK),
-                Some(None) => Ok(()),
-                Some(Some(context)) => ssl.set_ssl_context(&context).map_err(|_| SniError::ALERT_FATAL),
-            }
-        });
+    let mut names = Names::default();
+    names.add(first.names(), None);
+    for identity in others {
+        names.add(identity.names(), Some(build(Some(identity))?.build()));
     }
+    // Every name is acknowledged, one that leads to the first identity too: so a session knows what it was asked
+    // for, and says so when it is resumed.
+    context.set_servername_callback(move |ssl, _alert| {
+        let name = ssl.servername(NameType::HOST_NAME).map(str::to_ascii_lowercase);
+        match name.and_then(|name| names.find(&name).cloned()).flatten() {
+            None => Ok(()),
+            Some(context) => ssl.set_ssl_context(&context).map_err(|_| SniError::ALERT_FATAL),
+        }
+    });
     Ok(context.build())
 }
 
@@ -236,7 +254,7 @@ fn build_server(
     }
     // Tickets resume; a cache would only hold memory for peers that are gone.
     context.set_session_cache_mode(SslSessionCacheMode::OFF);
-    context.set_session_id_context(&session_context(credentials)?)?;
+    context.set_session_id_context(&session_context(credentials, protocol)?)?;
     tickets::use_keys(&mut context, keys)?;
     if let Some(identity) = identity {
         use_identity(&mut context, identity)?;
@@ -281,7 +299,7 @@ fn build_server(
     }
     if let Some(lookup) = credentials.psk.clone() {
         context.set_psk_server_callback(move |ssl, identity, out| {
-            let key = identity.and_then(|identity| Some((identity, lookup(identity)?)));
+            let key = identity.and_then(|identity| Some((identity, look_up(&lookup, identity)?)));
             let Some((identity, key)) = key else { return Ok(0) };
             if key.len() > out.len() {
                 return Ok(0);
@@ -324,8 +342,10 @@ fn verify_keys(
     Ok(())
 }
 
-/// What a session has to have been made under to be resumed: whom clients are asked to be.
-fn session_context(credentials: &Credentials) -> Result<Vec<u8>, ErrorStack> {
+/// What a session has to have been made under to be resumed: who the server is, by the names of its certificates, and
+/// whom clients are asked to be. A renewed certificate leaves it as it is.
+fn session_context(credentials: &Credentials, protocol: Protocol) -> Result<Vec<u8>, ErrorStack> {
+    let names: BTreeSet<String> = credentials.identities.iter().flat_map(Identity::names).collect();
     let mut hasher = Hasher::new(MessageDigest::sha256())?;
     let bundle = match &credentials.client_auth {
         ClientAuth::None => None,
@@ -333,6 +353,13 @@ fn session_context(credentials: &Credentials) -> Result<Vec<u8>, ErrorStack> {
         ClientAuth::Required(bundle) => Some((b"required", bundle)),
     };
     hasher.update(b"peeloff")?;
+    hasher.update(&[protocol as u8, u8::from(credentials.psk.is_some())])?;
+    // Lengths in front, so that no two lists are hashed alike.
+    hasher.update(&(names.len() as u64).to_be_bytes())?;
+    for name in &names {
+        hasher.update(&(name.len() as u64).to_be_bytes())?;
+        hasher.update(name.as_bytes())?;
+    }
     if let Some((mode, bundle)) = bundle {
         hasher.update(mode)?;
         for certificate in &bundle.certificates {

@@ -29,6 +29,8 @@ pub(crate) enum Read {
 /// The security state, with the socket that its records leave by. One thread at a time.
 pub(crate) struct DtlsSession {
     stream: SslStream<DatagramIo>,
+    /// OpenSSL may have records that overtook the end of the handshake, which `SSL_has_pending` does not count.
+    early: bool,
 }
 
 /// What a handshake settled.
@@ -46,9 +48,12 @@ pub(crate) struct Facts {
 
 impl Facts {
     pub(super) fn of(ssl: &SslRef) -> Self {
-        // With TLS 1.3 a key may be looked up and not be used.
-        let used = ssl.version2() != Some(SslVersion::TLS1_3) || ssl.session_reused();
-        let identity = match (ssl.peer_certificate(), psk_identity(ssl).filter(|_| used)) {
+        let (resumed, old) = (ssl.session_reused(), ssl.version2() != Some(SslVersion::TLS1_3));
+        // With TLS 1.3 a key may be looked up and not be used. Before that nothing is looked up where a session is
+        // resumed, and the session knows whose key it began with.
+        let known = || ssl.psk_identity().filter(|_| old && resumed && ssl.is_server()).map(<[u8]>::to_vec);
+        let psk = psk_identity(ssl).filter(|_| old || resumed).or_else(known);
+        let identity = match (ssl.peer_certificate(), psk) {
             (Some(certificate), _) => PeerIdentity::Certificate(PeerCertificate::from_x509(&certificate)),
             (None, Some(identity)) => PeerIdentity::Psk(identity),
             (None, None) => raw_keys::shown(ssl).map_or(PeerIdentity::Anonymous, PeerIdentity::RawPublicKey),
@@ -62,7 +67,7 @@ impl Facts {
             alpn: ssl.selected_alpn_protocol().map(text),
             server_name: ssl.servername(NameType::HOST_NAME).map(str::to_owned),
             srtp: ssl.selected_srtp_profile().map(|profile| profile.name().to_owned()),
-            resumed: ssl.session_reused(),
+            resumed,
             min_ciphertext,
         }
     }
@@ -70,7 +75,7 @@ impl Facts {
 
 impl DtlsSession {
     pub(super) fn new(stream: SslStream<DatagramIo>) -> Self {
-        Self { stream }
+        Self { stream, early: true }
     }
 
     /// Feeds a datagram and reads the first message in it. `datagram` comes back with its memory
@@ -85,12 +90,14 @@ impl DtlsSession {
 
     /// Whether the last datagram may hold more than was read.
     pub(crate) fn has_more(&self) -> bool {
-        ossl::has_pending(self.stream.ssl())
+        self.early || ossl::has_pending(self.stream.ssl())
     }
 
     /// Reads the next message of what was fed.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Read {
-        read(&mut self.stream, buffer)
+        let read = read(&mut self.stream, buffer);
+        self.early &= !matches!(read, Read::Nothing);
+        read
     }
 
     /// Encrypts one message and sends its record; never blocks. A record that finds the send

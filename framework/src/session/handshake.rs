@@ -9,7 +9,8 @@
 //!    recorded flight is sent again as it was.
 //! 4. After the first and second timeout the datagrams get smaller (1400, 1200, 548 bytes): the path
 //!    may drop large ones in silence.
-//! 5. The last flight is kept until the peer shows that it has it.
+//! 5. The last flight is kept until the peer shows that it has it. Where a session is resumed that is the client's
+//!    (RFC 5246 §7.3), and what it says next may overtake it.
 
 use std::io;
 use std::net::IpAddr;
@@ -46,7 +47,8 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 const ALERT_GRACE: Duration = Duration::from_secs(2);
 
 /// Records of the next epoch that are passed to OpenSSL, which keeps each in a 16 KiB buffer until
-/// the epoch comes (CVE-2026-54874). A client sends one Finished, reordered or again.
+/// the epoch comes (CVE-2026-54874): so many that come with a last flight, and so many others. A client sends
+/// one Finished, reordered or again, and one that resumes may send data behind it.
 const MAX_EARLY_RECORDS: usize = 8;
 
 /// The deadline so long from now; one that the clock cannot express is a year away.
@@ -84,8 +86,10 @@ impl VerifiedHello {
 /// A handshake under way.
 pub(crate) struct Handshake {
     stream: SslStream<DatagramIo>,
-    /// Records of the next epoch fed so far.
+    /// Records of the next epoch fed so far, without those of a last flight.
     early_records: usize,
+    /// Those of the peer's last flight.
+    early_finished: usize,
     /// The last alert that came in clear.
     alert: Option<u8>,
 }
@@ -145,7 +149,7 @@ impl Handshake {
     fn over(ssl: Ssl, socket: Arc<Socket>) -> Result<Self, Failure> {
         ossl::set_mtu(&ssl, MTUS[0]);
         let stream = SslStream::new(ssl, DatagramIo::new(socket)).map_err(broken)?;
-        Ok(Self { stream, early_records: 0, alert: None })
+        Ok(Self { stream, early_records: 0, early_finished: 0, alert: None })
     }
 
     /// Runs the handshake to its end; blocks until then, at most until `deadline`. `restart` tells
@@ -243,8 +247,13 @@ impl Handshake {
         }
         match record::filter(datagram, Phase::Handshake) {
             Filtered::Pass { len, next_epoch_records } => {
-                self.early_records += next_epoch_records;
-                if self.early_records > MAX_EARLY_RECORDS {
+                // Application data does not use up what the Finished needs.
+                let fed = match record::is_handshake_retransmission(datagram) {
+                    true => &mut self.early_finished,
+                    false => &mut self.early_records,
+                };
+                *fed += next_epoch_records;
+                if *fed > MAX_EARLY_RECORDS {
                     bump(&counters.records_dropped);
                     return Ok(Fed::Nothing);
                 }
@@ -286,10 +295,11 @@ impl Handshake {
         let flight = self.stream.get_mut().take_flight();
         // Where a session is resumed the client speaks last, and a server that has heard that has nothing to keep
         // (RFC 6347 §4.2.4, RFC 5246 §7.3).
-        if self.stream.ssl().is_server() == self.stream.ssl().session_reused() {
-            association.confirm();
-        } else {
-            association.keep_last_flight(flight);
+        // A client's OpenSSL keeps what it said last itself, and says it again when the server's flight comes again to
+        // whoever reads.
+        match self.stream.ssl().is_server() && !self.stream.ssl().session_reused() {
+            true => association.keep_last_flight(flight),
+            false => association.confirm(),
         }
         let facts = Facts::of(self.stream.ssl());
         (DtlsSession::new(self.stream), facts)
@@ -308,6 +318,13 @@ pub(crate) struct Resume<'a> {
     pub(crate) sessions: &'a Arc<Sessions>,
     /// Names the server, and how it is reached.
     pub(crate) server: String,
+}
+
+impl Resume<'_> {
+    /// Keeps nothing of this server: a handshake failed.
+    pub(crate) fn forget(&self) {
+        self.sessions.forget(&self.server);
+    }
 }
 
 /// A client's side before its handshake; `name` is who the server must prove to be.

@@ -92,34 +92,17 @@ fn open(
         Task::Stream { proxied } => open_stream(association, socket, proxied, shared),
         Task::Over(reason) => open_sctp(association, socket, Some(reason), shared),
     };
-    match opened {
+    match opened.and_then(|opened| authorize(association, opened, shared)) {
         Ok(opened) => {
-            let secure = association.scheme.is_secure();
-            if secure {
-                bump(&shared.counters.handshakes);
-            }
-            if opened.facts.resumed {
-                bump(&shared.counters.resumed);
-            }
             shared.registry.end_handshake(association);
-            let admitted = match secure {
-                true => shared.contexts().may_enter(&opened.facts.identity),
-                false => Ok(()),
-            };
             let home: Arc<dyn Home> = Arc::clone(shared) as _;
-            let mut peer = Peer::open(Parts {
+            Some(Peer::open(Parts {
                 association: Arc::clone(association),
                 opened,
                 timeouts: shared.timeouts.clone(),
                 counters: Arc::clone(&shared.counters),
                 home: Some(home),
-            });
-            if let Err(why) = admitted {
-                log_limited!(info, peer = %peer.peer_address(), why, "refused a peer after its handshake");
-                peer.finish_with(EndReason::NotAuthorized(why.to_owned()), None);
-                return None;
-            }
-            Some(peer)
+            }))
         }
         Err(failure) => {
             let (reason, leftover) = match failure {
@@ -132,6 +115,27 @@ fn open(
             None
         }
     }
+}
+
+/// Asks whether a peer whose handshake is complete may come in, before anybody can send to it. Who may not is told
+/// goodbye.
+fn authorize(association: &Association, mut opened: Opened, shared: &Shared) -> Result<Opened, Failure> {
+    if !association.scheme.is_secure() {
+        return Ok(opened);
+    }
+    bump(&shared.counters.handshakes);
+    if opened.facts.resumed {
+        bump(&shared.counters.resumed);
+    }
+    let Err(why) = shared.contexts().may_enter(&opened.facts) else { return Ok(opened) };
+    log_limited!(info, peer = %association.peer_address(), why, "refused a peer after its handshake");
+    let (reason, patience) = (EndReason::NotAuthorized(why.to_owned()), shared.timeouts.send);
+    match (&mut opened.session, &mut opened.transport) {
+        (Session::Sctp(session), Transport::Sctp(transport)) => session.end(transport, &reason, patience),
+        (Session::Stream(session), _) => session.end(&reason, patience),
+        (session, _) => session.close(),
+    }
+    Err(Failure::Ended(reason))
 }
 
 fn open_udp(association: &Arc<Association>, socket: Arc<Socket>, shared: &Arc<Shared>) -> Opened {

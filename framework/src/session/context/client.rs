@@ -38,7 +38,7 @@ const MAX_SESSIONS: usize = 1024;
 pub(crate) struct Sessions(Mutex<HashMap<String, SslSession>>);
 
 impl Sessions {
-    fn keep(&self, server: &str, session: SslSession) {
+    pub(crate) fn keep(&self, server: &str, session: SslSession) {
         let mut sessions = self.0.lock();
         if sessions.len() >= MAX_SESSIONS && !sessions.contains_key(server) {
             sessions.clear();
@@ -46,15 +46,19 @@ impl Sessions {
         sessions.insert(server.to_owned(), session);
     }
 
-    /// What there is for a server. A TLS 1.3 ticket is for one use (RFC 8446 §C.4), and each connection brings new
-    /// ones; those of TLS and DTLS 1.2 are used again.
+    /// What there is for a server. A TLS 1.3 ticket is taken out: it is for one use (RFC 8446 §C.4). Before that a
+    /// session is good for many, and the server gives no new one.
     pub(crate) fn take(&self, server: &str) -> Option<SslSession> {
         let mut sessions = self.0.lock();
-        let session = sessions.get(server)?.clone();
-        if session.protocol_version() == SslVersion::TLS1_3 {
-            sessions.remove(server);
+        match sessions.get(server)?.protocol_version() == SslVersion::TLS1_3 {
+            true => sessions.remove(server),
+            false => sessions.get(server).cloned(),
         }
-        Some(session)
+    }
+
+    /// Forgets what there is for a server: a handshake failed.
+    pub(crate) fn forget(&self, server: &str) {
+        self.0.lock().remove(server);
     }
 }
 
@@ -95,6 +99,9 @@ pub(crate) fn client(
 ) -> Result<SslContext, IdentityError> {
     if credentials.raw_key.is_some() && !raw_keys::LINKED {
         return Err(IdentityError::NoRawPublicKeys);
+    }
+    if credentials.alpn.iter().any(|protocol| !(1..=255).contains(&protocol.len())) {
+        return Err(IdentityError::BadAlpn);
     }
     build_client(credentials, protocol).map(SslContextBuilder::build).map_err(refused)
 }
