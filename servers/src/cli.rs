@@ -13,6 +13,10 @@ use crate::values::{Size, Span, SpanOrOff};
 /// Where a server listens, whom it lets in, and for how long.
 #[derive(Args, Clone, Debug)]
 pub struct ServerArgs {
+    /// Where more options are.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+
     /// Where to listen, such as `dtls://[::1]:4433`, `udp://*:7`, `sctp+tls://*:4433` or, at several
     /// addresses of one host, `sctp://10.0.0.1,10.0.1.1:38412`; repeat it for further listeners. Port 0
     /// lets the kernel pick one.
@@ -54,6 +58,19 @@ pub struct ServerArgs {
     /// How much is logged.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// Where more options are. These stand on the command line only.
+#[derive(Args, Clone, Debug)]
+pub struct ConfigArgs {
+    /// Read options from this file, in TOML, or from standard input for `-`; those on the command line
+    /// win. --print-config shows what can stand in it. SIGHUP reads it again.
+    #[arg(long, value_name = "FILE", help_heading = "Configuration")]
+    pub config: Option<PathBuf>,
+
+    /// Print all options as they are in effect, as a file for --config, and end.
+    #[arg(long, help_heading = "Configuration")]
+    pub print_config: bool,
 }
 
 /// Who the server is and how peers prove who they are.
@@ -133,7 +150,7 @@ pub struct LimitArgs {
 
 /// How long things may take.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Times (such as 500ms, 10s, 5m; some may be off)")]
+#[command(next_help_heading = "Timeouts (such as 500ms, 10s, 5m; some may be off)")]
 pub struct TimeoutArgs {
     /// A handshake, from its first message to its last.
     #[arg(long, value_name = "TIME", default_value_t = Span(Timeouts::default().handshake))]

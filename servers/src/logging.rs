@@ -24,6 +24,12 @@ pub struct LogArgs {
     pub log: Option<String>,
 }
 
+/// The running log.
+pub struct Logger {
+    level: u8,
+    change: Box<dyn Fn(EnvFilter) + Send>,
+}
+
 impl LogArgs {
     /// Sends the log of this process to standard error; `level` is 0 for errors, 1 for warnings, 2
     /// for what -v adds to.
@@ -31,27 +37,48 @@ impl LogArgs {
     /// # Errors
     ///
     /// The filter cannot be understood.
-    pub fn start(&self, level: u8) -> Result<(), Failure> {
-        let filter = match &self.log {
-            Some(text) => EnvFilter::try_new(text).map_err(|error| {
-                Failure::input(format_args!(
-                    "--log {text:?} is not a filter ({error}): write a level, or module=level, with commas between them"
-                ))
-            })?,
-            None => EnvFilter::new(level_name((level + self.verbose).saturating_sub(self.quiet))),
-        };
-        let started = tracing_subscriber::fmt()
-            .with_env_filter(filter)
+    pub fn start(&self, level: u8) -> Result<Logger, Failure> {
+        let builder = tracing_subscriber::fmt()
+            .with_env_filter(self.filter(level)?)
             .with_writer(io::stderr)
             .with_ansi(io::stderr().is_terminal())
             .with_target(false)
             // Its report goes through `eprintln!`, which panics when standard error is closed: a
             // log must never end a server.
             .log_internal_errors(false)
-            .try_init();
+            .with_filter_reloading();
+        let handle = builder.reload_handle();
         // Only a second call in one process can fail, and the first logger is as good.
-        drop(started);
-        Ok(())
+        let _ = builder.try_init();
+        // Fails only if there is no logger any more.
+        let change = move |filter| drop(handle.reload(filter));
+        Ok(Logger { level, change: Box::new(change) })
+    }
+
+    fn filter(&self, level: u8) -> Result<EnvFilter, Failure> {
+        match &self.log {
+            Some(text) => EnvFilter::try_new(text).map_err(|error| {
+                Failure::input(format_args!(
+                    "--log {text:?} is not a filter ({error}): write a level, or module=level, with commas between them"
+                ))
+            }),
+            None => {
+                let level = level.saturating_add(self.verbose).saturating_sub(self.quiet);
+                Ok(EnvFilter::new(level_name(level)))
+            }
+        }
+    }
+}
+
+impl Logger {
+    /// What makes the log as these options say; nothing has changed before it is called.
+    ///
+    /// # Errors
+    ///
+    /// The filter cannot be understood.
+    pub fn prepare(&self, args: &LogArgs) -> Result<impl FnOnce() + '_, Failure> {
+        let filter = args.filter(self.level)?;
+        Ok(|| (self.change)(filter))
     }
 }
 

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use peeloff_servers::cli::ServerArgs;
+use peeloff_servers::config::Config;
 use peeloff_servers::echo::Echo;
-use peeloff_servers::failure::{conclude, parse_arguments};
+use peeloff_servers::failure::conclude;
 use peeloff_servers::serve::serve;
 
 const NAME: &str = "peeloff-echo";
@@ -17,7 +18,7 @@ const NAME: &str = "peeloff-echo";
 ///
 /// Prints `listening URL` on standard output for each listener once it is ready; logs go to
 /// standard error. SIGINT or SIGTERM ends it in good order with exit code 0, a second one at once
-/// with 130 or 143. Exit code 2: it could not start.
+/// with 130 or 143. SIGHUP reads the file of --config and the credentials again. Exit code 2: it could not start.
 #[derive(Parser)]
 #[command(name = NAME, version)]
 struct Cli {
@@ -25,9 +26,15 @@ struct Cli {
     server: ServerArgs,
 }
 
+impl AsRef<ServerArgs> for Cli {
+    fn as_ref(&self) -> &ServerArgs {
+        &self.server
+    }
+}
+
 fn main() -> ExitCode {
-    match parse_arguments::<Cli>(NAME) {
-        Ok(cli) => conclude(NAME, serve(&cli.server, Echo)),
+    match Config::<Cli>::read(NAME) {
+        Ok(config) => conclude(NAME, serve(config, Echo)),
         Err(code) => code,
     }
 }
