@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::ArgPredicate;
 use clap::{Args, ValueEnum};
-use peeloff::{Address, Limits, Timeouts};
+use peeloff::{Address, Limits, Scheme, Timeouts};
 
 use crate::logging::LogArgs;
 use crate::sctp::SctpArgs;
+use crate::stream::StreamArgs;
 use crate::values::{Size, Span, SpanOrOff};
 
 /// Where a server listens, whom it lets in, and for how long.
@@ -17,11 +19,21 @@ pub struct ServerArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
 
-    /// Where to listen, such as `dtls://[::1]:4433`, `udp://*:7`, `sctp+tls://*:4433` or, at several
+    /// Where to listen, such as `dtls://[::1]:4433`, `udp://*:7`, `tls://*:4433` or, at several
     /// addresses of one host, `sctp://10.0.0.1,10.0.1.1:38412`; repeat it for further listeners. Port 0
     /// lets the kernel pick one.
-    #[arg(long, value_name = "URL", default_value = "dtls://127.0.0.1:4433")]
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "dtls://127.0.0.1:4433",
+        default_value_if("listen_proxied", ArgPredicate::IsPresent, None)
+    )]
     pub listen: Vec<Address>,
+
+    /// Where to listen for `tcp://` or `tls://` behind a proxy that says in a header of the PROXY protocol,
+    /// version 2, who each peer is; repeat it for further listeners. Only the proxy may be able to reach it.
+    #[arg(long, value_name = "URL")]
+    pub listen_proxied: Vec<Address>,
 
     /// Keep IPv4 away from IPv6 wildcard listeners.
     #[arg(long)]
@@ -42,6 +54,10 @@ pub struct ServerArgs {
     /// How long things may take.
     #[command(flatten)]
     pub timeouts: TimeoutArgs,
+
+    /// How TCP connections are used.
+    #[command(flatten)]
+    pub stream: StreamArgs,
 
     /// How SCTP associations are made.
     #[command(flatten)]
@@ -167,6 +183,13 @@ pub struct TimeoutArgs {
     /// The grace that peers get at shutdown, before they are cut off.
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(10)))]
     pub drain_timeout: Span,
+}
+
+impl ServerArgs {
+    /// The schemes of all listeners.
+    pub fn schemes(&self) -> impl Iterator<Item = Scheme> {
+        self.listen.iter().chain(&self.listen_proxied).map(|address| address.scheme)
+    }
 }
 
 impl LimitArgs {

@@ -80,6 +80,11 @@ pub(crate) fn is_about_a_value(error: &clap::Error) -> bool {
 
 /// An error of clap in one sentence.
 pub(crate) fn sentence(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::MissingRequiredArgument
+        && let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg)
+    {
+        return format!("{} is needed beside the options that there are: add it", missing.join(", "));
+    }
     if !is_about_a_value(error) {
         let text = error.to_string();
         return text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();

@@ -1,7 +1,7 @@
 //! What the servers of this crate share, and what their programs are made of.
 //!
 //! * `peeloff-echo` is [`echo`] behind [`serve`]: every server is a handler and one call of
-//!   [`serve::serve`], with the options of [`cli`] and [`sctp`], from the command line or a file
+//!   [`serve::serve`], with the options of [`cli`], [`stream`] and [`sctp`], from the command line or a file
 //!   ([`config`]).
 //! * `peeloff-nc` is [`nc`]: standard input and output as messages, calling or listening.
 //!
@@ -22,4 +22,5 @@ mod reload;
 pub mod sctp;
 pub mod serve;
 pub mod signals;
+pub mod stream;
 pub mod values;

@@ -1,6 +1,7 @@
 //! Logs: always on standard error, so that standard output stays for data.
 
 use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
 
 use clap::Args;
 use tracing_subscriber::EnvFilter;
@@ -24,35 +25,56 @@ pub struct LogArgs {
     pub log: Option<String>,
 }
 
-/// The running log.
-pub struct Logger {
+/// The log of this process, once it is started.
+static LOGGER: OnceLock<Logger> = OnceLock::new();
+
+struct Logger {
     level: u8,
-    change: Box<dyn Fn(EnvFilter) + Send>,
+    change: Box<dyn Fn(EnvFilter) + Send + Sync>,
 }
 
 impl LogArgs {
     /// Sends the log of this process to standard error; `level` is 0 for errors, 1 for warnings, 2
-    /// for what -v adds to.
+    /// for what -v adds to. A second call changes nothing.
     ///
     /// # Errors
     ///
     /// The filter cannot be understood.
-    pub fn start(&self, level: u8) -> Result<Logger, Failure> {
-        let builder = tracing_subscriber::fmt()
-            .with_env_filter(self.filter(level)?)
-            .with_writer(io::stderr)
-            .with_ansi(io::stderr().is_terminal())
-            .with_target(false)
-            // Its report goes through `eprintln!`, which panics when standard error is closed: a
-            // log must never end a server.
-            .log_internal_errors(false)
-            .with_filter_reloading();
-        let handle = builder.reload_handle();
-        // Only a second call in one process can fail, and the first logger is as good.
-        let _ = builder.try_init();
-        // Fails only if there is no logger any more.
-        let change = move |filter| drop(handle.reload(filter));
-        Ok(Logger { level, change: Box::new(change) })
+    pub fn start(&self, level: u8) -> Result<(), Failure> {
+        let filter = self.filter(level)?;
+        LOGGER.get_or_init(|| {
+            let builder = tracing_subscriber::fmt()
+                .with_env_filter(filter)
+                .with_writer(io::stderr)
+                .with_ansi(io::stderr().is_terminal())
+                .with_target(false)
+                // Its report goes through `eprintln!`, which panics when standard error is closed: a
+                // log must never end a server.
+                .log_internal_errors(false)
+                .with_filter_reloading();
+            let handle = builder.reload_handle();
+            // Only another logger of this process can be in the way, and that is as good.
+            drop(builder.try_init());
+            // Fails only if there is no logger any more.
+            let change = move |filter| drop(handle.reload(filter));
+            Logger { level, change: Box::new(change) }
+        });
+        Ok(())
+    }
+
+    /// Checks these options, and gives what makes the running log follow them.
+    ///
+    /// # Errors
+    ///
+    /// The filter cannot be understood.
+    pub(crate) fn prepare(&self) -> Result<impl FnOnce() + use<>, Failure> {
+        let logger = LOGGER.get();
+        let filter = self.filter(logger.map_or(0, |logger| logger.level))?;
+        Ok(move || {
+            if let Some(logger) = logger {
+                (logger.change)(filter);
+            }
+        })
     }
 
     fn filter(&self, level: u8) -> Result<EnvFilter, Failure> {
@@ -67,18 +89,6 @@ impl LogArgs {
                 Ok(EnvFilter::new(level_name(level)))
             }
         }
-    }
-}
-
-impl Logger {
-    /// What makes the log as these options say; nothing has changed before it is called.
-    ///
-    /// # Errors
-    ///
-    /// The filter cannot be understood.
-    pub fn prepare(&self, args: &LogArgs) -> Result<impl FnOnce() + '_, Failure> {
-        let filter = args.filter(self.level)?;
-        Ok(|| (self.change)(filter))
     }
 }
 

@@ -5,13 +5,12 @@ use std::ops::RangeInclusive;
 
 use clap::Parser;
 use peeloff::sctp::Settings;
-use peeloff::{Handle, Stats};
+use peeloff::{Handle, Stats, StreamSettings};
 
 use crate::cli::ServerArgs;
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::failure::Failure;
-use crate::logging::Logger;
 
 /// Bytes of stack that a worker can work with: OpenSSL's handshake needs most of the least.
 const STACK_SIZES: RangeInclusive<usize> = 64 << 10..=64 << 20;
@@ -37,6 +36,7 @@ const LIVE: [&str; 13] = [
 /// binding an address.
 pub(crate) struct Plan {
     pub(crate) credentials: Credentials,
+    pub(crate) stream: StreamSettings,
     pub(crate) sctp: Settings,
     pub(crate) stack_size: Option<usize>,
 }
@@ -54,7 +54,8 @@ impl Plan {
         };
         Ok(Self {
             credentials: Credentials::load(&args.credentials)?,
-            sctp: args.sctp.to_settings(args.listen.iter().map(|address| address.scheme))?,
+            stream: args.stream.to_settings(args.schemes())?,
+            sctp: args.sctp.to_settings(args.schemes())?,
             stack_size,
         })
     }
@@ -66,13 +67,12 @@ pub(crate) struct Running<T> {
     started: Config<T>,
     /// As it was reloaded last, if it was.
     reloaded: Option<Config<T>>,
-    logger: Logger,
     handle: Handle,
 }
 
 impl<T: Parser + AsRef<ServerArgs>> Running<T> {
-    pub(crate) fn new(started: Config<T>, logger: Logger, handle: Handle) -> Self {
-        Self { started, reloaded: None, logger, handle }
+    pub(crate) fn new(started: Config<T>, handle: Handle) -> Self {
+        Self { started, reloaded: None, handle }
     }
 
     /// The options in effect. Those that take a restart may be newer than what the server does.
@@ -99,7 +99,7 @@ impl<T: Parser + AsRef<ServerArgs>> Running<T> {
         let fresh = self.config().reread()?;
         let args = fresh.options.as_ref();
         Plan::new(args).map_err(|failure| fresh.locate(failure))?;
-        let change_log = self.logger.prepare(&args.log).map_err(|failure| fresh.locate(failure))?;
+        let change_log = args.log.prepare().map_err(|failure| fresh.locate(failure))?;
 
         // From here on nothing can fail.
         self.handle.set_limits(args.limits.to_limits());

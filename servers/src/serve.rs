@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 
 use clap::Parser;
-use peeloff::{Address, PeerHandler, Server, Stats};
+use peeloff::{Address, PeerHandler, Server, ServerBuilder, Stats};
 
 use crate::cli::ServerArgs;
 use crate::config::Config;
@@ -26,15 +26,31 @@ pub fn serve<T>(config: Config<T>, handler: impl PeerHandler) -> Result<u8, Fail
 where
     T: Parser + AsRef<ServerArgs>,
 {
+    serve_with(config, |builder| builder, handler)
+}
+
+/// As [`serve`], with what a program sets by itself: `finish` has the last word on the builder.
+///
+/// # Errors
+///
+/// As [`serve`].
+pub fn serve_with<T>(
+    config: Config<T>,
+    finish: impl FnOnce(ServerBuilder) -> ServerBuilder,
+    handler: impl PeerHandler,
+) -> Result<u8, Failure>
+where
+    T: Parser + AsRef<ServerArgs>,
+{
     let args = config.options.as_ref();
-    let logger = args.log.start(2).map_err(|failure| config.locate(failure))?;
+    args.log.start(2).map_err(|failure| config.locate(failure))?;
     let plan = Plan::new(args).map_err(|failure| config.locate(failure))?;
     let self_signed = plan.credentials.self_signed;
     let asked = catch_signals()?;
     // Raised before the start, which looks at the limit, and logged after it, so that a failure is
     // the only line there is.
     let descriptors = peeloff::raise_fd_limit();
-    let server = start(args, plan, handler)?;
+    let server = finish(builder(args, plan)).start(handler).map_err(Failure::input)?;
     log_limit(descriptors);
     let addresses = server.addresses();
     if self_signed && addresses.iter().any(|address| address.scheme.is_secure()) {
@@ -44,7 +60,7 @@ where
     }
     announce(addresses);
     let handle = server.handle();
-    let mut running = Running::new(config, logger, handle.clone());
+    let mut running = Running::new(config, handle.clone());
     let signal = wait(&asked, &mut running);
     let (grace, peers) = (running.args().timeouts.drain_timeout, handle.stats().peers);
     tracing::info!(signal, %grace, peers, "shutting down");
@@ -53,16 +69,20 @@ where
     Ok(0)
 }
 
-fn start(args: &ServerArgs, plan: Plan, handler: impl PeerHandler) -> Result<Server, Failure> {
+fn builder(args: &ServerArgs, plan: Plan) -> ServerBuilder {
     let mut builder = Server::builder()
         .limits(args.limits.to_limits())
         .timeouts(args.timeouts.to_timeouts())
         .client_auth(plan.credentials.client_auth)
+        .stream(plan.stream)
         .sctp(plan.sctp)
         .v6_only(args.v6only)
         .freebind(args.freebind);
     for address in &args.listen {
         builder = builder.listen(address.clone());
+    }
+    for address in &args.listen_proxied {
+        builder = builder.listen_proxied(address.clone());
     }
     if let Some(identity) = plan.credentials.identity {
         builder = builder.identity(identity);
@@ -73,7 +93,7 @@ fn start(args: &ServerArgs, plan: Plan, handler: impl PeerHandler) -> Result<Ser
     if let Some(bytes) = plan.stack_size {
         builder = builder.stack_size(bytes);
     }
-    builder.start(handler).map_err(Failure::input)
+    builder
 }
 
 /// Signals come out of the receiver, up to the first that ends the server.

@@ -1,4 +1,4 @@
-//! An echo server for UDP, SCTP, and DTLS and TLS over them.
+//! An echo server for UDP, TCP, SCTP, and DTLS and TLS over them.
 
 use std::process::ExitCode;
 
@@ -11,8 +11,9 @@ use peeloff_servers::serve::serve;
 
 const NAME: &str = "peeloff-echo";
 
-/// Sends every message back to its sender, over UDP, DTLS 1.2 and SCTP.
+/// Sends every message back to its sender, over UDP, DTLS 1.2, TCP, TLS and SCTP.
 ///
+/// On tcp:// and tls:// a message is what a read finds, a line or what has its length in front: see --framing.
 /// SCTP is in clear (sctp://), with TLS (sctp+tls://) or with DTLS (sctp+dtls://); messages go back on
 /// the stream, with the payload protocol identifier and in the order that they came with.
 ///

@@ -27,7 +27,7 @@ const MOST: i64 = 9;
 pub(super) struct Setting {
     /// The name that clap knows the option by.
     pub(super) id: String,
-    /// What would stand on the command line instead; nothing for `false`.
+    /// What would stand on the command line instead; nothing where that is what the default says.
     pub(super) arguments: Vec<OsString>,
     /// The key.
     pub(super) key: String,
@@ -164,6 +164,8 @@ impl<'a> Reader<'a> {
         for (argument, value) in arguments.iter().zip(values) {
             self.check(argument).map_err(|cause| failure(value.span(), &cause))?;
         }
+        // Else an option that needs another one could not stand in a file with its default.
+        let arguments = if is_default(key, &arguments) { Vec::new() } else { arguments };
         let place = self.place(Some(name.span()));
         Ok(Setting { id: key.id().to_owned(), arguments, key: key.name.to_owned(), place })
     }
@@ -267,6 +269,15 @@ impl Key<'_> {
     fn is(&self, section: &str, name: &str) -> bool {
         self.section == section && self.name == name
     }
+}
+
+/// Whether this is the argument that clap assumes without it. What a list has by default may depend on other
+/// options.
+fn is_default(key: &Key, arguments: &[OsString]) -> bool {
+    let (Kind::Value, [default]) = (key.kind(), key.arg.get_default_values()) else { return false };
+    let mut argument = OsString::from(format!("--{}=", key.name));
+    argument.push(default);
+    arguments == [argument]
 }
 
 /// The entries of a table as they stand in the file.

@@ -39,6 +39,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, Parser};
 
@@ -170,6 +171,14 @@ fn merge(
     let mut merged: Vec<OsString> = arguments.iter().take(1).cloned().collect();
     merged.extend(settings.iter().flat_map(|setting| &setting.arguments).cloned());
     merged.extend(arguments.iter().skip(1).cloned());
-    let matches = command.clone().try_get_matches_from(merged).map_err(Refusal::Usage)?;
+    let matches = command.clone().try_get_matches_from(merged).map_err(|error| {
+        match (error.kind(), settings.iter().find(|setting| !setting.arguments.is_empty())) {
+            (ErrorKind::MissingRequiredArgument, Some(setting)) => {
+                let file = setting.place.rsplit_once(':').map_or("", |(file, _)| file);
+                Refusal::File(Failure::input(sentence(&error)).at(file))
+            }
+            _ => Refusal::Usage(error),
+        }
+    })?;
     Ok((matches, settings.into_iter().map(|setting| (setting.key, setting.place)).collect()))
 }
