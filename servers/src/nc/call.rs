@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use peeloff::sctp::Settings;
-use peeloff::{Client, ConnectError, Peer};
+use peeloff::{Client, ConnectError, Peer, StreamSettings};
 
 use crate::credentials::{authorities, identity};
 use crate::failure::Failure;
@@ -12,8 +12,8 @@ use crate::nc::{BROKEN, NO_HANDSHAKE, NcArgs, TIMED_OUT};
 use crate::signals;
 
 /// Calls, talks, says goodbye.
-pub(super) fn run(args: &NcArgs, settings: Settings) -> Result<u8, Failure> {
-    let mut peer = connect(args, settings)?;
+pub(super) fn run(args: &NcArgs, settings: Settings, stream: StreamSettings) -> Result<u8, Failure> {
+    let mut peer = connect(args, settings, stream)?;
     args.association.prepare(&mut peer)?;
     tracing::info!(peer = %peer.peer_address(), cipher = peer.cipher(), "connected");
     let signal = close_on_signal(&peer)?;
@@ -25,8 +25,8 @@ pub(super) fn run(args: &NcArgs, settings: Settings) -> Result<u8, Failure> {
     }
 }
 
-fn connect(args: &NcArgs, settings: Settings) -> Result<Peer, Failure> {
-    let mut builder = Client::builder().timeout(args.handshake_timeout().0).sctp(settings);
+fn connect(args: &NcArgs, settings: Settings, stream: StreamSettings) -> Result<Peer, Failure> {
+    let mut builder = Client::builder().timeout(args.handshake_timeout().0).sctp(settings).stream(stream);
     for local in &args.association.bind {
         builder = builder.bind(local.0);
     }

@@ -8,12 +8,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use peeloff::sctp::{SendInfo, Settings};
-use peeloff::{Admission, ClientAuth, Error, Incoming, Peer, PeerHandler, Sender, Server};
+use peeloff::{Admission, ClientAuth, Error, Incoming, Peer, PeerHandler, Sender, Server, StreamSettings};
 
 use crate::credentials::{authorities, identity, self_signed_identity};
 use crate::failure::Failure;
 use crate::nc::association::AssociationArgs;
-use crate::nc::talk::{Manner, explain, print, receive, send, send_input, talk};
+use crate::nc::talk::{Manner, PATIENCE, explain, print, receive, send, send_input, talk};
 use crate::nc::{BROKEN, NcArgs, TIMED_OUT};
 use crate::signals;
 
@@ -31,7 +31,7 @@ enum Event {
 }
 
 /// Listens until the first peer is done, or with --keep-open until a signal.
-pub(super) fn run(args: &NcArgs, settings: Settings) -> Result<u8, Failure> {
+pub(super) fn run(args: &NcArgs, settings: Settings, stream: StreamSettings) -> Result<u8, Failure> {
     let (events, happened) = mpsc::channel();
     let signals = events.clone();
     signals::on_first_signal(move |signal| {
@@ -41,10 +41,10 @@ pub(super) fn run(args: &NcArgs, settings: Settings) -> Result<u8, Failure> {
     let server = if args.keep_open {
         let (audience, started) = (Arc::default(), AtomicBool::new(false));
         let association = args.association.clone();
-        start(args, settings, Everyone { manner, association, events, audience, started })?
+        start(args, settings, stream, Everyone { manner, association, events, audience, started })?
     } else {
         let (association, taken) = (args.association.clone(), AtomicBool::new(false));
-        start(args, settings, First { manner, association, events, taken })?
+        start(args, settings, stream, First { manner, association, events, taken })?
     };
     for address in server.addresses() {
         // Nobody is left to tell if this fails.
@@ -55,8 +55,13 @@ pub(super) fn run(args: &NcArgs, settings: Settings) -> Result<u8, Failure> {
     result
 }
 
-fn start(args: &NcArgs, settings: Settings, handler: impl PeerHandler) -> Result<Server, Failure> {
-    let mut builder = Server::builder().listen(args.address.clone()).sctp(settings);
+fn start(
+    args: &NcArgs,
+    settings: Settings,
+    stream: StreamSettings,
+    handler: impl PeerHandler,
+) -> Result<Server, Failure> {
+    let mut builder = Server::builder().listen(args.address.clone()).sctp(settings).stream(stream);
     if let Some(psk) = args.psk.clone() {
         builder = builder.psk(move |identity| (identity == psk.identity).then(|| psk.key.clone()));
     }
@@ -147,11 +152,11 @@ impl PeerHandler for Everyone {
         if !self.started.swap(true, Ordering::Relaxed) {
             self.read_input(peer.max_message_size());
         }
-        let result = receive(peer, self.manner, print);
+        let result = receive(peer, self.manner, |message| print(message, self.manner));
         self.audience.lock().retain(|sender| sender.id() != peer.id());
         match result {
             // Standard output is gone, and with it the use of serving anyone.
-            Err(error @ Error::Handler(_)) => self.end(explain(error)),
+            Err(error @ Error::Handler(_)) => self.end(explain(peer, error)),
             Err(error) => tracing::info!(peer = %peer.peer_address(), %error, "ended"),
             Ok(()) => {}
         }
@@ -196,7 +201,8 @@ impl Audience {
         // Sending may wait for room, so not under the lock.
         let peers = self.lock().clone();
         for peer in peers {
-            if let Err(failure) = send(&peer, message, how) {
+            // One that takes nothing must not keep the others waiting for ever.
+            if let Err(failure) = send(&peer, message, how, Some(PATIENCE)) {
                 tracing::warn!("{failure}");
             }
         }

@@ -19,7 +19,7 @@ use crate::nc::association::tell;
 use crate::nc::messages::{Chunks, Messages};
 
 /// How long a full send buffer is waited for before the conversation fails.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How a conversation goes.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +32,8 @@ pub(super) struct Manner {
     pub(super) quiet: Option<Duration>,
     /// How each message is sent on SCTP.
     pub(super) how: SendInfo,
+    /// Whether messages come without the newline that they had.
+    pub(super) lines: bool,
     /// Whether notifications are told.
     pub(super) notifications: bool,
 }
@@ -51,13 +53,13 @@ pub(super) fn talk(peer: &mut Peer, manner: Manner) -> Result<(), Failure> {
     let result = receive(peer, manner, |message| {
         // A full channel says already that something came.
         let _ = arrivals.try_send(());
-        print(message)
+        print(message, manner)
     });
     // The other thread complains before it closes, so a complaint that caused the end is here by
     // now.
     match complaint.try_recv() {
         Ok(failure) => Err(failure),
-        Err(_) => result.map_err(explain),
+        Err(_) => result.map_err(|error| explain(peer, error)),
     }
 }
 
@@ -77,7 +79,8 @@ pub(super) fn receive(
     manner: Manner,
     mut take: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<(), Error> {
-    let mut buffer = vec![0; 2048];
+    // A stream comes in larger pieces than datagrams.
+    let mut buffer = vec![0; if peer.scheme().is_stream() { 16 << 10 } else { 2048 }];
     loop {
         let event = match peer.sctp() {
             Some(mut sctp) if manner.notifications => sctp.recv_event(&mut buffer),
@@ -101,20 +104,24 @@ pub(super) fn receive(
 }
 
 /// Writes one message to standard output, at once.
-pub(super) fn print(message: &[u8]) -> io::Result<()> {
+pub(super) fn print(message: &[u8], manner: Manner) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(message)?;
+    if manner.lines {
+        stdout.write_all(b"\n")?;
+    }
     stdout.flush()
 }
 
 /// What [`receive`] with [`print`] failed with.
-pub(super) fn explain(error: Error) -> Failure {
+pub(super) fn explain(peer: &Peer, error: Error) -> Failure {
     match error {
         Error::Handler(error) => {
             Failure::new(BROKEN, format_args!("cannot write to standard output: {error}"))
         }
         Error::MessageRefused { .. } => {
-            Failure::new(BROKEN, format_args!("{error}: take longer ones with --sctp-max-message"))
+            let option = if peer.scheme().is_stream() { "--max-message" } else { "--sctp-max-message" };
+            Failure::new(BROKEN, format_args!("{error}: take longer ones with {option}"))
         }
         error => Failure::new(BROKEN, error),
     }
@@ -132,7 +139,10 @@ struct Stdin {
 
 impl Stdin {
     fn run(self, complaints: &SyncSender<Failure>) {
-        match send_input(self.manner, self.limit, |message| send(&self.to, message, &self.manner.how)) {
+        // TCP itself gives up a peer that is gone; one that is slow is waited for.
+        let patience = if self.to.scheme().is_stream() { None } else { Some(PATIENCE) };
+        let send = |message: &[u8]| send(&self.to, message, &self.manner.how, patience);
+        match send_input(self.manner, self.limit, send) {
             Ok(()) => match self.manner.quiet {
                 Some(quiet) => self.wait_for_quiet(quiet),
                 // The peer ends it.
@@ -177,16 +187,21 @@ pub(super) fn send_input(
     }
 }
 
-/// Sends one message, waiting for room in the send buffer for at most [`PATIENCE`]; false if the
+/// Sends one message, waiting for room in the send buffer for at most `patience`; false if the
 /// association is over.
-pub(super) fn send(to: &Sender, message: &[u8], how: &SendInfo) -> Result<bool, Failure> {
-    let give_up = Instant::now() + PATIENCE;
+pub(super) fn send(
+    to: &Sender,
+    message: &[u8],
+    how: &SendInfo,
+    patience: Option<Duration>,
+) -> Result<bool, Failure> {
+    let give_up = patience.map(|patience| Instant::now() + patience);
     let mut pause = Duration::from_millis(1);
     loop {
         match to.try_send_with(message, how) {
             Ok(()) => return Ok(true),
             Err(TrySendError::Ended(_)) => return Ok(false),
-            Err(TrySendError::Full(_)) if Instant::now() < give_up => {
+            Err(TrySendError::Full(_)) if give_up.is_none_or(|end| Instant::now() < end) => {
                 // Nothing tells another thread when the socket has room again.
                 thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(50));
