@@ -44,7 +44,7 @@ impl<'a> Key<'a> {
         if asks || heading == COMMAND_LINE_ONLY {
             return None;
         }
-        let section = heading.split(' ').next().unwrap_or_default().to_lowercase();
+        let section = heading.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_lowercase();
         Some(Self { arg, name: arg.get_long()?, section })
     }
 

@@ -1,9 +1,10 @@
 //! The options of a server from its command line and from a file of TOML.
 //!
 //! The structs of clap are the only place where options are named, described and given defaults. A key of
-//! the file is the long name of an option ([`key`]); its value is put where it would stand on the command
-//! line, goes through the same parser ([`file`]), and gives way to what is said there. A program's own
-//! options get their section by a heading of their own:
+//! the file is the long name of an option, in a section that the option's heading in the help text names; its
+//! value is put where it would stand on the command line, goes through the same parser, and gives way to what
+//! is said there. A switch that the file turns on cannot be turned off there. A program's own options get their
+//! section by a heading of their own, of which the first word counts:
 //!
 //! ```
 //! use clap::{Args, Parser};

@@ -20,7 +20,7 @@ struct Cli {
 }
 
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Weather (such as it is)")]
+#[command(next_help_heading = "Weather: in general")]
 struct WeatherArgs {
     /// Where it is measured.
     #[arg(long, default_value = "roof")]
@@ -344,6 +344,42 @@ fn every_option_survives_being_printed_and_read() {
             false => assert_eq!(read.values, given.values, "{text}"),
         }
     }
+}
+
+#[test]
+fn a_password_in_an_address_is_not_printed() {
+    for (station, hidden) in [
+        ("redis://:s3cret@localhost:6379/0", true),
+        ("redis://user:s3cret/@s3cret@localhost", true),
+        ("redis://localhost:6379/s3cret", false),
+        ("user:s3cret@localhost", false),
+    ] {
+        let text = printed(&parse(&["--station", station]).unwrap());
+        assert_eq!(text.contains("s3cret"), !hidden, "{station}");
+        assert_eq!(text.contains("# station has a password in it: not printed\n"), hidden, "{station}");
+        assert_eq!(parse_file("password", &text, &[]).unwrap().options.weather.station == station, !hidden);
+    }
+}
+
+#[test]
+fn no_mistake_in_a_file_is_more_than_one_sentence_with_its_place() {
+    let text = printed(&parse(&["--cert", "a", "--reader", "Zoë", "--stack-size", "1M"]).unwrap());
+    let text: String =
+        text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
+    let cuts = text.char_indices().map(|(at, c)| at..at + c.len_utf8());
+    let mutations = cuts.flat_map(|cut| {
+        let (before, after) = (&text[..cut.start], &text[cut.end..]);
+        ["", "\"", "é"].map(|with| format!("{before}{with}{after}"))
+    });
+    let command = Cli::command();
+    let mut refused = 0;
+    for text in mutations {
+        let Err(failure) = file::settings(Path::new("test.toml"), &text, &command) else { continue };
+        let message = failure.to_string();
+        refused += 1;
+        assert!(message.starts_with("test.toml:") && message.lines().count() == 1, "{message}\n{text}");
+    }
+    assert!(refused > 500, "{refused}");
 }
 
 #[test]

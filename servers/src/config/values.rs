@@ -1,6 +1,6 @@
 //! The options in effect, to be compared and to be printed.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
 use std::path;
 
@@ -38,7 +38,8 @@ impl Values {
         both.filter(|(one, other)| one != other).map(|((name, _), _)| name.as_str()).collect()
     }
 
-    /// All options as a file that gives the same values. Those without a value stand in comments.
+    /// All options as a file that gives the same values. Those without a value stand in comments, and so
+    /// do addresses with a password in them.
     ///
     /// # Errors
     ///
@@ -85,6 +86,9 @@ impl Value {
             Self::Unset => format!("# {}\n", key.example()),
             Self::Switch(on) => format!("{name} = {on}\n"),
             Self::Count(count) => format!("{name} = {count}\n"),
+            Self::One(value) if has_password(value) => {
+                format!("# {name} has a password in it: not printed\n")
+            }
             Self::One(value) => format!("{name} = {}\n", toml(key, value)?),
             Self::Many(values) => {
                 let values: Result<Vec<_>, _> = values.iter().map(|value| toml(key, value)).collect();
@@ -107,6 +111,13 @@ fn toml(key: &Key, value: &OsString) -> Result<String, Failure> {
     })?;
     let number = text.parse::<i64>().is_ok_and(|number| number.to_string() == text);
     Ok(if number { text.to_owned() } else { quoted(text) })
+}
+
+/// Whether a value may be a URL with a password, `scheme://user:password@host`.
+fn has_password(value: &OsStr) -> bool {
+    let value = value.to_string_lossy();
+    let before = value.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@'));
+    before.is_some_and(|(user, _)| user.contains(':'))
 }
 
 /// A basic string of TOML.
