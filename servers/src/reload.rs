@@ -3,12 +3,11 @@
 
 use std::ops::RangeInclusive;
 
-use clap::Parser;
 use peeloff::sctp::Settings;
 use peeloff::{Handle, Stats, StreamSettings};
 
 use crate::cli::ServerArgs;
-use crate::config::Config;
+use crate::config::{Config, ServerOptions};
 use crate::credentials::Credentials;
 use crate::failure::Failure;
 
@@ -70,14 +69,14 @@ pub(crate) struct Running<T> {
     handle: Handle,
 }
 
-impl<T: Parser + AsRef<ServerArgs>> Running<T> {
+impl<T: ServerOptions> Running<T> {
     pub(crate) fn new(started: Config<T>, handle: Handle) -> Self {
         Self { started, reloaded: None, handle }
     }
 
     /// The options in effect. Those that take a restart may be newer than what the server does.
     pub(crate) fn args(&self) -> &ServerArgs {
-        self.config().options.as_ref()
+        self.config().options.server()
     }
 
     /// The numbers as they are now.
@@ -97,9 +96,11 @@ impl<T: Parser + AsRef<ServerArgs>> Running<T> {
     /// restart.
     fn try_reload(&mut self) -> Result<(Vec<String>, Vec<String>), Failure> {
         let fresh = self.config().reread()?;
-        let args = fresh.options.as_ref();
-        Plan::new(args).map_err(|failure| fresh.locate(failure))?;
-        let change_log = args.log.prepare().map_err(|failure| fresh.locate(failure))?;
+        let args = fresh.options.server();
+        let locate = |failure| fresh.locate(failure);
+        fresh.options.check().map_err(locate)?;
+        Plan::new(args).map_err(locate)?;
+        let change_log = args.log.prepare().map_err(locate)?;
 
         // From here on nothing can fail.
         self.handle.set_limits(args.limits.to_limits());

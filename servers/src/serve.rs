@@ -4,11 +4,10 @@
 use std::io::{self, Write};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 
-use clap::Parser;
 use peeloff::{Address, PeerHandler, Server, ServerBuilder, Stats};
 
 use crate::cli::ServerArgs;
-use crate::config::Config;
+use crate::config::{Config, ServerOptions};
 use crate::failure::Failure;
 use crate::reload::{Plan, Running};
 use crate::signals::{self, Asked};
@@ -24,7 +23,7 @@ use crate::signals::{self, Asked};
 /// The server cannot start: bad input, or an address that cannot be bound.
 pub fn serve<T>(config: Config<T>, handler: impl PeerHandler) -> Result<u8, Failure>
 where
-    T: Parser + AsRef<ServerArgs>,
+    T: ServerOptions,
 {
     serve_with(config, |builder| builder, handler)
 }
@@ -40,9 +39,9 @@ pub fn serve_with<T>(
     handler: impl PeerHandler,
 ) -> Result<u8, Failure>
 where
-    T: Parser + AsRef<ServerArgs>,
+    T: ServerOptions,
 {
-    let args = config.options.as_ref();
+    let args = config.options.server();
     args.log.start(2).map_err(|failure| config.locate(failure))?;
     let plan = Plan::new(args).map_err(|failure| config.locate(failure))?;
     let self_signed = plan.credentials.self_signed;
@@ -112,7 +111,7 @@ fn catch_signals() -> Result<Receiver<Asked>, Failure> {
 
 /// Blocks until a signal ends the server, and gives its number; reloads, and logs the counters,
 /// meanwhile.
-fn wait<T: Parser + AsRef<ServerArgs>>(asked: &Receiver<Asked>, running: &mut Running<T>) -> i32 {
+fn wait<T: ServerOptions>(asked: &Receiver<Asked>, running: &mut Running<T>) -> i32 {
     loop {
         let interval = running.args().stats_interval.0.filter(|interval| !interval.is_zero());
         let result = match interval {

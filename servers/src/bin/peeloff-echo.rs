@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use peeloff_servers::cli::ServerArgs;
-use peeloff_servers::config::Config;
+use peeloff_servers::config::{Config, ServerOptions};
 use peeloff_servers::echo::Echo;
 use peeloff_servers::failure::conclude;
 use peeloff_servers::serve::serve;
@@ -27,8 +27,8 @@ struct Cli {
     server: ServerArgs,
 }
 
-impl AsRef<ServerArgs> for Cli {
-    fn as_ref(&self) -> &ServerArgs {
+impl ServerOptions for Cli {
+    fn server(&self) -> &ServerArgs {
         &self.server
     }
 }

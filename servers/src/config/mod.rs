@@ -9,6 +9,7 @@
 //! ```
 //! use clap::{Args, Parser};
 //! use peeloff_servers::cli::ServerArgs;
+//! use peeloff_servers::config::ServerOptions;
 //!
 //! #[derive(Parser)]
 //! struct Cli {
@@ -27,8 +28,8 @@
 //!     station: String,
 //! }
 //!
-//! impl AsRef<ServerArgs> for Cli {
-//!     fn as_ref(&self) -> &ServerArgs {
+//! impl ServerOptions for Cli {
+//!     fn server(&self) -> &ServerArgs {
 //!         &self.server
 //!     }
 //! }
@@ -56,6 +57,22 @@ mod values;
 use file::Setting;
 use values::Values;
 
+/// The command line of a server.
+pub trait ServerOptions: Parser {
+    /// The options that every server has.
+    fn server(&self) -> &ServerArgs;
+
+    /// Checks the program's own options as far as their parsers cannot, before they are taken over at
+    /// SIGHUP.
+    ///
+    /// # Errors
+    ///
+    /// One is of no use; the message begins with its name, such as `--station`.
+    fn check(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
 /// The options of a program, and where they came from.
 #[derive(Clone, Debug)]
 pub struct Config<T> {
@@ -78,7 +95,7 @@ enum Refusal {
     File(Failure),
 }
 
-impl<T: Parser + AsRef<ServerArgs>> Config<T> {
+impl<T: ServerOptions> Config<T> {
     /// Reads the command line and the file that it names, or ends the program as `--help`, `--version`,
     /// `--print-config` or a mistake asks.
     ///
@@ -87,7 +104,7 @@ impl<T: Parser + AsRef<ServerArgs>> Config<T> {
     /// The exit code to end with; everything has been said by then.
     pub fn read(program: &str) -> Result<Self, ExitCode> {
         match Self::from_arguments(env::args_os().collect(), None) {
-            Ok(config) if config.options.as_ref().config.print_config => {
+            Ok(config) if config.options.server().config.print_config => {
                 Err(conclude(program, config.print()))
             }
             Ok(config) => Ok(config),

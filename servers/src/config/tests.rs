@@ -35,8 +35,8 @@ struct WeatherArgs {
     reader: Vec<String>,
 }
 
-impl AsRef<ServerArgs> for Cli {
-    fn as_ref(&self) -> &ServerArgs {
+impl ServerOptions for Cli {
+    fn server(&self) -> &ServerArgs {
         &self.server
     }
 }
