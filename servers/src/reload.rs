@@ -10,6 +10,7 @@ use crate::cli::ServerArgs;
 use crate::config::{Config, ServerOptions};
 use crate::credentials::Credentials;
 use crate::failure::Failure;
+use crate::psk::SharedPskTable;
 
 /// Bytes of stack that a worker can work with: OpenSSL's handshake needs most of the least.
 const STACK_SIZES: RangeInclusive<usize> = 64 << 10..=64 << 20;
@@ -66,12 +67,14 @@ pub(crate) struct Running<T> {
     started: Config<T>,
     /// As it was reloaded last, if it was.
     reloaded: Option<Config<T>>,
+    /// The pre-shared keys, if the server was started with some.
+    keys: Option<SharedPskTable>,
     handle: Handle,
 }
 
 impl<T: ServerOptions> Running<T> {
-    pub(crate) fn new(started: Config<T>, handle: Handle) -> Self {
-        Self { started, reloaded: None, handle }
+    pub(crate) fn new(started: Config<T>, keys: Option<SharedPskTable>, handle: Handle) -> Self {
+        Self { started, reloaded: None, keys, handle }
     }
 
     /// The options in effect. Those that take a restart may be newer than what the server does.
@@ -99,15 +102,22 @@ impl<T: ServerOptions> Running<T> {
         let args = fresh.options.server();
         let locate = |failure| fresh.locate(failure);
         fresh.options.check().map_err(locate)?;
-        Plan::new(args).map_err(locate)?;
+        let plan = Plan::new(args).map_err(locate)?;
         let change_log = args.log.prepare().map_err(locate)?;
 
         // From here on nothing can fail.
         self.handle.set_limits(args.limits.to_limits());
         change_log();
+        // Whether there are any is settled at the start.
+        let both = self.keys.as_ref().zip(plan.credentials.psk);
+        let keys_live = both.is_some();
+        if let Some((keys, table)) = both {
+            keys.replace(table);
+        }
+        let is_live = |name: &str| LIVE.contains(&name) || name == "psk-file" && keys_live;
         let names = |older: &Config<T>, live: bool| -> Vec<String> {
             let changes = fresh.changes(older).into_iter();
-            changes.filter(|name| LIVE.contains(name) == live).map(str::to_owned).collect()
+            changes.filter(|name| is_live(name) == live).map(str::to_owned).collect()
         };
         let report = (names(self.config(), true), names(&self.started, false));
         self.reloaded = Some(fresh);

@@ -9,6 +9,7 @@ use peeloff::{Address, PeerHandler, Server, ServerBuilder, Stats};
 use crate::cli::ServerArgs;
 use crate::config::{Config, ServerOptions};
 use crate::failure::Failure;
+use crate::psk::SharedPskTable;
 use crate::reload::{Plan, Running};
 use crate::signals::{self, Asked};
 
@@ -43,13 +44,14 @@ where
 {
     let args = config.options.server();
     args.log.start(2).map_err(|failure| config.locate(failure))?;
-    let plan = Plan::new(args).map_err(|failure| config.locate(failure))?;
+    let mut plan = Plan::new(args).map_err(|failure| config.locate(failure))?;
+    let keys = plan.credentials.psk.take().map(SharedPskTable::new);
     let self_signed = plan.credentials.self_signed;
     let asked = catch_signals()?;
     // Raised before the start, which looks at the limit, and logged after it, so that a failure is
     // the only line there is.
     let descriptors = peeloff::raise_fd_limit();
-    let server = finish(builder(args, plan)).start(handler).map_err(Failure::input)?;
+    let server = finish(builder(args, plan, keys.clone())).start(handler).map_err(Failure::input)?;
     log_limit(descriptors);
     let addresses = server.addresses();
     if self_signed && addresses.iter().any(|address| address.scheme.is_secure()) {
@@ -59,7 +61,7 @@ where
     }
     announce(addresses);
     let handle = server.handle();
-    let mut running = Running::new(config, handle.clone());
+    let mut running = Running::new(config, keys, handle.clone());
     let signal = wait(&asked, &mut running);
     let (grace, peers) = (running.args().timeouts.drain_timeout, handle.stats().peers);
     tracing::info!(signal, %grace, peers, "shutting down");
@@ -68,7 +70,7 @@ where
     Ok(0)
 }
 
-fn builder(args: &ServerArgs, plan: Plan) -> ServerBuilder {
+fn builder(args: &ServerArgs, plan: Plan, keys: Option<SharedPskTable>) -> ServerBuilder {
     let mut builder = Server::builder()
         .limits(args.limits.to_limits())
         .timeouts(args.timeouts.to_timeouts())
@@ -86,8 +88,8 @@ fn builder(args: &ServerArgs, plan: Plan) -> ServerBuilder {
     if let Some(identity) = plan.credentials.identity {
         builder = builder.identity(identity);
     }
-    if let Some(table) = plan.credentials.psk {
-        builder = builder.psk(move |identity| table.key(identity));
+    if let Some(keys) = keys {
+        builder = builder.psk(move |identity| keys.key(identity));
     }
     if let Some(bytes) = plan.stack_size {
         builder = builder.stack_size(bytes);

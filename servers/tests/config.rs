@@ -153,6 +153,21 @@ fn sighup_with_a_mistake_changes_nothing_and_names_the_place() {
 }
 
 #[test]
+fn sighup_reads_pre_shared_keys_again() {
+    let files = Directory::new("config-psk");
+    let psk = files.file("psk", "alice:00ff\n");
+    let (mut server, address) = start_echo(&["--listen", "dtls://127.0.0.1:0", "--psk-file", &psk]);
+    let knock = |key| run(NC, &["--psk", key, &address], "x\n");
+    assert_eq!(knock("alice:00ff").stdout, "x\n");
+    knock("bob:0011").failed_with("peeloff-nc", 3, "unknown_psk_identity");
+    files.file("psk", "bob:0011\n");
+    server.signal("HUP");
+    server.stderr_line("reloaded");
+    assert_eq!(knock("bob:0011").stdout, "x\n");
+    knock("alice:00ff").failed_with("peeloff-nc", 3, "unknown_psk_identity");
+}
+
+#[test]
 fn sighup_without_a_file_is_taken_well() {
     let (mut server, address) = start_echo(&["--listen", "udp://127.0.0.1:0"]);
     for _ in 0..2 {
