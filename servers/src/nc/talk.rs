@@ -32,7 +32,7 @@ pub(super) struct Manner {
     pub(super) quiet: Option<Duration>,
     /// How each message is sent on SCTP.
     pub(super) how: SendInfo,
-    /// Whether messages come without the newline that they had.
+    /// Whether each message is a line, which may come without its newline.
     pub(super) lines: bool,
     /// Whether notifications are told.
     pub(super) notifications: bool,
@@ -107,7 +107,7 @@ pub(super) fn receive(
 pub(super) fn print(message: &[u8], manner: Manner) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(message)?;
-    if manner.lines {
+    if manner.lines && !message.ends_with(b"\n") {
         stdout.write_all(b"\n")?;
     }
     stdout.flush()
