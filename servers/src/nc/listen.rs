@@ -13,7 +13,7 @@ use peeloff::{Admission, ClientAuth, Error, Incoming, Peer, PeerHandler, Sender,
 use crate::credentials::{authorities, identity, self_signed_identity};
 use crate::failure::Failure;
 use crate::nc::association::AssociationArgs;
-use crate::nc::talk::{Manner, PATIENCE, explain, print, receive, send, send_input, talk};
+use crate::nc::talk::{Manner, PATIENCE, explain, print, receive, send_input, send_within, talk};
 use crate::nc::{BROKEN, NcArgs, TIMED_OUT};
 use crate::signals;
 
@@ -156,7 +156,7 @@ impl PeerHandler for Everyone {
         self.audience.lock().retain(|sender| sender.id() != peer.id());
         match result {
             // Standard output is gone, and with it the use of serving anyone.
-            Err(error @ Error::Handler(_)) => self.end(explain(peer, error)),
+            Err(error @ Error::Handler(_)) => self.end(explain(error)),
             Err(error) => tracing::info!(peer = %peer.peer_address(), %error, "ended"),
             Ok(()) => {}
         }
@@ -202,7 +202,7 @@ impl Audience {
         let peers = self.lock().clone();
         for peer in peers {
             // One that takes nothing must not keep the others waiting for ever.
-            if let Err(failure) = send(&peer, message, how, Some(PATIENCE)) {
+            if let Err(failure) = send_within(Some(PATIENCE), &peer, message, how) {
                 tracing::warn!("{failure}");
             }
         }

@@ -59,7 +59,7 @@ pub(super) fn talk(peer: &mut Peer, manner: Manner) -> Result<(), Failure> {
     // now.
     match complaint.try_recv() {
         Ok(failure) => Err(failure),
-        Err(_) => result.map_err(|error| explain(peer, error)),
+        Err(_) => result.map_err(explain),
     }
 }
 
@@ -114,15 +114,15 @@ pub(super) fn print(message: &[u8], manner: Manner) -> io::Result<()> {
 }
 
 /// What [`receive`] with [`print`] failed with.
-pub(super) fn explain(peer: &Peer, error: Error) -> Failure {
+pub(super) fn explain(error: Error) -> Failure {
     match error {
         Error::Handler(error) => {
             Failure::new(BROKEN, format_args!("cannot write to standard output: {error}"))
         }
-        Error::MessageRefused { .. } => {
-            let option = if peer.scheme().is_stream() { "--max-message" } else { "--sctp-max-message" };
-            Failure::new(BROKEN, format_args!("{error}: take longer ones with {option}"))
-        }
+        Error::MessageRefused { .. } => Failure::new(
+            BROKEN,
+            format_args!("{error}: take longer ones with --max-message, on SCTP --sctp-max-message"),
+        ),
         error => Failure::new(BROKEN, error),
     }
 }
@@ -139,10 +139,7 @@ struct Stdin {
 
 impl Stdin {
     fn run(self, complaints: &SyncSender<Failure>) {
-        // TCP itself gives up a peer that is gone; one that is slow is waited for.
-        let patience = if self.to.scheme().is_stream() { None } else { Some(PATIENCE) };
-        let send = |message: &[u8]| send(&self.to, message, &self.manner.how, patience);
-        match send_input(self.manner, self.limit, send) {
+        match send_input(self.manner, self.limit, |message| send(&self.to, message, &self.manner.how)) {
             Ok(()) => match self.manner.quiet {
                 Some(quiet) => self.wait_for_quiet(quiet),
                 // The peer ends it.
@@ -187,13 +184,18 @@ pub(super) fn send_input(
     }
 }
 
-/// Sends one message, waiting for room in the send buffer for at most `patience`; false if the
-/// association is over.
-pub(super) fn send(
+/// Sends one message; false if the association is over. On TCP, which itself gives up a peer that is gone, a
+/// slow one is waited for; on others for at most [`PATIENCE`].
+pub(super) fn send(to: &Sender, message: &[u8], how: &SendInfo) -> Result<bool, Failure> {
+    send_within(if to.scheme().is_stream() { None } else { Some(PATIENCE) }, to, message, how)
+}
+
+/// The same, waiting for room in the send buffer for at most `patience`.
+pub(super) fn send_within(
+    patience: Option<Duration>,
     to: &Sender,
     message: &[u8],
     how: &SendInfo,
-    patience: Option<Duration>,
 ) -> Result<bool, Failure> {
     let give_up = patience.map(|patience| Instant::now() + patience);
     let mut pause = Duration::from_millis(1);
