@@ -164,11 +164,11 @@ fn openssl_talks_tls_with_the_echo_server() {
 
 #[test]
 fn exit_code_3_is_a_port_where_nobody_listens() {
-    // Bound, not listening.
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("tcp://{}", socket.local_addr().unwrap());
-    drop(socket);
-    run(NC, &[&address], "x\n").failed_with("peeloff-nc", 3, "nothing listens");
+    // The port of a connection is taken, and nobody listens there.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let address = format!("tcp://{}", connection.local_addr().unwrap());
+    run(NC, &[&address], "").failed_with("peeloff-nc", 3, "nothing listens");
 }
 
 #[test]
