@@ -1,98 +1,139 @@
-//! Who we are, whom we trust, and who the peer turned out to be.
+//! What a server proves and asks for, whom it trusts, and who the peer turned out to be.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use openssl::asn1::Asn1Time;
-use openssl::bn::{BigNum, MsbOption};
-use openssl::ec::{EcGroup, EcKey};
 use openssl::error::ErrorStack;
-use openssl::hash::MessageDigest;
-use openssl::nid::Nid;
-use openssl::pkey::{PKey, Private};
-use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
-use openssl::x509::{X509, X509NameBuilder, X509Ref};
 
 use crate::error::IdentityError;
 
-/// A certificate chain with its private key: ECDSA or RSA, for clients Ed25519 too (OpenSSL has no
-/// Ed25519 for DTLS 1.2 servers).
-#[derive(Clone)]
-pub struct Identity {
-    /// The leaf first.
-    pub(crate) chain: Vec<X509>,
-    pub(crate) key: PKey<Private>,
+mod identity;
+mod keys;
+mod peer;
+
+pub use self::identity::{CaBundle, Identity, RevocationList};
+pub use self::keys::SharedKeys;
+pub use self::peer::{PeerCertificate, PeerIdentity};
+
+/// All that a server shows and asks for in its handshakes. [`Handle::reload`](crate::Handle::reload) replaces it
+/// while the server runs.
+///
+/// ```
+/// use peeloff::{Credentials, Identity, PeerIdentity};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let credentials = Credentials::new()
+///     .identity(Identity::self_signed()?)
+///     .alpn(&["chat/1"])
+///     .authorize(|peer| !matches!(peer, PeerIdentity::Psk(name) if name == b"mallory"));
+/// # let _ = credentials; Ok(()) }
+/// ```
+#[derive(Clone, Default)]
+pub struct Credentials {
+    pub(crate) identities: Vec<Identity>,
+    pub(crate) client_auth: ClientAuth,
+    pub(crate) revoked: Option<RevocationList>,
+    pub(crate) psk: Option<PskLookup>,
+    pub(crate) authorize: Option<Authorize>,
+    pub(crate) alpn: Vec<Vec<u8>>,
+    pub(crate) srtp: Option<String>,
+    pub(crate) keys: Option<SharedKeys>,
+    pub(crate) key_log: Option<PathBuf>,
 }
 
-impl Identity {
-    /// Makes a new P-256 key and a certificate for it, valid for 30 days for `localhost`,
-    /// 127.0.0.1 and ::1. Nobody can verify it unless told to: for trying things out.
-    pub fn self_signed() -> Result<Self, IdentityError> {
-        make_self_signed().map_err(refused)
+impl Credentials {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
     }
 
-    /// A chain (the leaf first) and its key, both in PEM.
-    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, IdentityError> {
-        Self::parse(chain, "the certificate chain", key, "the key")
+    /// Adds a certificate and key. Of several, a client gets the one that is for the name that it asks for (server
+    /// name indication, RFC 6066 §3; `*.example.org` is for one more label), or the first.
+    #[must_use]
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.identities.push(identity);
+        self
     }
 
-    /// As [`from_pem`](Self::from_pem), from files.
-    pub fn from_files(chain: &Path, key: &Path) -> Result<Self, IdentityError> {
-        let (chain_pem, key_pem) = (read(chain)?, read(key)?);
-        Self::parse(&chain_pem, &chain.display().to_string(), &key_pem, &key.display().to_string())
+    /// Whether clients must show a certificate. Default: they are not asked.
+    #[must_use]
+    pub fn client_auth(mut self, auth: ClientAuth) -> Self {
+        self.client_auth = auth;
+        self
     }
 
-    fn parse(chain: &[u8], chain_place: &str, key: &[u8], key_place: &str) -> Result<Self, IdentityError> {
-        let chain = certificates(chain, chain_place)?;
-        // An encrypted key asks for a passphrase on the terminal unless a callback answers.
-        let key = PKey::private_key_from_pem_callback(key, |_| Ok(0))
-            .map_err(|_| IdentityError::NoKey { place: key_place.to_owned() })?;
-        if !chain[0].public_key().map_err(refused)?.public_eq(&key) {
-            return Err(IdentityError::Mismatch);
-        }
-        Ok(Self { chain, key })
+    /// Refuses clients whose certificates are revoked, also when they resume. Then there has to be a list of each
+    /// authority that issues to clients: a certificate whose authority has none is refused.
+    #[must_use]
+    pub fn revoked(mut self, list: RevocationList) -> Self {
+        self.revoked = Some(list);
+        self
     }
 
-    /// The leaf certificate in PEM, so that a client can be told to trust it.
-    pub fn certificate_pem(&self) -> Vec<u8> {
-        self.chain[0].to_pem().unwrap_or_default()
+    /// Accepts pre-shared keys (RFC 4279): gives the key of an identity, `None` if it is unknown.
+    /// Runs on the worker thread of the peer that asks.
+    #[must_use]
+    pub fn psk(mut self, lookup: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
+        self.psk = Some(Arc::new(lookup));
+        self
     }
 
-    /// The SHA-256 fingerprint of the leaf certificate, in lower-case hexadecimal.
-    pub fn fingerprint(&self) -> String {
-        fingerprint(&self.chain[0])
+    /// Asks whether a peer that has proven who it is may come in; `false` ends the association
+    /// ([`EndReason::NotAuthorized`](crate::EndReason::NotAuthorized)). Runs on the worker thread of the peer, after
+    /// each handshake, also of one that resumes, and before the handler. It may block; a panic is a `false`.
+    #[must_use]
+    pub fn authorize(mut self, ask: impl Fn(&PeerIdentity) -> bool + Send + Sync + 'static) -> Self {
+        self.authorize = Some(Arc::new(ask));
+        self
+    }
+
+    /// The protocols that are spoken here, the preferred one first (ALPN, RFC 7301). A client that offers others
+    /// only is refused; one that offers none is not.
+    #[must_use]
+    pub fn alpn(mut self, protocols: &[&str]) -> Self {
+        self.alpn = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        self
+    }
+
+    /// The SRTP profiles for DTLS clients that ask (RFC 5764 §4.1), in OpenSSL's names and divided by colons, such as
+    /// `SRTP_AEAD_AES_128_GCM:SRTP_AES128_CM_SHA1_80`. The keys come from
+    /// [`Peer::export_keying_material`](crate::Peer::export_keying_material).
+    #[must_use]
+    pub fn srtp_profiles(mut self, profiles: &str) -> Self {
+        self.srtp = Some(profiles.to_owned());
+        self
+    }
+
+    /// The keys of session tickets and cookies, so that several servers accept each other's. Default: random ones
+    /// for as long as the server runs, and cookie secrets that change by
+    /// [`Timeouts::cookie_period`](crate::Timeouts::cookie_period).
+    #[must_use]
+    pub fn shared_keys(mut self, keys: SharedKeys) -> Self {
+        self.keys = Some(keys);
+        self
+    }
+
+    /// Appends the secrets of all sessions to this file (SSLKEYLOGFILE's format): whoever reads it can decrypt all
+    /// recorded traffic. For debugging alone.
+    #[must_use]
+    pub fn danger_key_log(mut self, path: &Path) -> Self {
+        self.key_log = Some(path.to_owned());
+        self
+    }
+
+    /// Whether somebody can complete a handshake.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.identities.is_empty() && self.psk.is_none()
     }
 }
 
-impl fmt::Debug for Identity {
+impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("fingerprint", &self.fingerprint()).finish_non_exhaustive()
-    }
-}
-
-/// The authorities whose certificates are accepted.
-#[derive(Clone)]
-pub struct CaBundle {
-    pub(crate) certificates: Vec<X509>,
-}
-
-impl CaBundle {
-    /// One or more certificates in PEM.
-    pub fn from_pem(pem: &[u8]) -> Result<Self, IdentityError> {
-        Ok(Self { certificates: certificates(pem, "the CA bundle")? })
-    }
-
-    /// As [`from_pem`](Self::from_pem), from a file.
-    pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
-        let pem = read(path)?;
-        Ok(Self { certificates: certificates(&pem, &path.display().to_string())? })
-    }
-}
-
-impl fmt::Debug for CaBundle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CaBundle({} certificates)", self.certificates.len())
+        f.debug_struct("Credentials")
+            .field("identities", &self.identities)
+            .field("client_auth", &self.client_auth)
+            .finish_non_exhaustive()
     }
 }
 
@@ -112,100 +153,11 @@ pub enum ClientAuth {
 /// thread of the peer that asks, inside its handshake.
 pub(crate) type PskLookup = Arc<dyn Fn(&[u8]) -> Option<Vec<u8>> + Send + Sync>;
 
-/// Who the peer proved to be.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PeerIdentity {
-    /// Nobody in particular.
-    #[default]
-    Anonymous,
-    /// The holder of a certificate. On a server it has verified against the [`ClientAuth`]
-    /// authorities.
-    Certificate(PeerCertificate),
-    /// The holder of a pre-shared key, by its identity.
-    Psk(Vec<u8>),
-}
-
-/// The certificate that a peer showed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerCertificate {
-    /// The certificate in DER.
-    pub der: Vec<u8>,
-    /// The common name of its subject.
-    pub common_name: Option<String>,
-    /// The SHA-256 fingerprint, in lower-case hexadecimal.
-    pub fingerprint: String,
-}
-
-impl PeerCertificate {
-    pub(crate) fn from_x509(certificate: &X509Ref) -> Self {
-        let mut names = certificate.subject_name().entries_by_nid(Nid::COMMONNAME);
-        let common_name = names.next().and_then(|entry| entry.data().to_string().ok());
-        Self {
-            der: certificate.to_der().unwrap_or_default(),
-            common_name,
-            fingerprint: fingerprint(certificate),
-        }
-    }
-}
-
-fn make_self_signed() -> Result<Identity, ErrorStack> {
-    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
-    let key = PKey::from_ec_key(EcKey::generate(&group)?)?;
-    let mut name = X509NameBuilder::new()?;
-    name.append_entry_by_nid(Nid::COMMONNAME, "localhost")?;
-    let name = name.build();
-    let mut serial = BigNum::new()?;
-    serial.rand(120, MsbOption::ONE, false)?;
-
-    let mut builder = X509::builder()?;
-    builder.set_version(2)?;
-    builder.set_serial_number(&*serial.to_asn1_integer()?)?;
-    builder.set_subject_name(&name)?;
-    builder.set_issuer_name(&name)?;
-    builder.set_pubkey(&key)?;
-    // A day of grace for clocks that go slow.
-    builder.set_not_before(&*Asn1Time::from_unix(unix_now() - 24 * 3600)?)?;
-    builder.set_not_after(&*Asn1Time::days_from_now(30)?)?;
-    builder.append_extension(BasicConstraints::new().critical().ca().build()?)?;
-    let names = SubjectAlternativeName::new()
-        .dns("localhost")
-        .ip("127.0.0.1")
-        .ip("::1")
-        .build(&builder.x509v3_context(None, None))?;
-    builder.append_extension(names)?;
-    builder.sign(&key, MessageDigest::sha256())?;
-    Ok(Identity { chain: vec![builder.build()], key })
-}
-
-fn unix_now() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |now| now.as_secs() as i64)
-}
+/// Says whether a peer may come in.
+pub(crate) type Authorize = Arc<dyn Fn(&PeerIdentity) -> bool + Send + Sync>;
 
 fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
     std::fs::read(path).map_err(|source| IdentityError::Unreadable { path: path.to_owned(), source })
-}
-
-fn certificates(pem: &[u8], place: &str) -> Result<Vec<X509>, IdentityError> {
-    match X509::stack_from_pem(pem) {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        _ => Err(IdentityError::NoCertificate { place: place.to_owned() }),
-    }
-}
-
-fn fingerprint(certificate: &X509Ref) -> String {
-    use std::fmt::Write;
-    let digest = certificate.digest(MessageDigest::sha256());
-    digest.map_or_else(
-        |_| String::new(),
-        |digest| {
-            digest.iter().fold(String::new(), |mut text, byte| {
-                let _ = write!(text, "{byte:02x}");
-                text
-            })
-        },
-    )
 }
 
 pub(crate) fn refused(errors: ErrorStack) -> IdentityError {

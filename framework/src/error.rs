@@ -49,6 +49,9 @@ pub enum EndReason {
     Truncated,
     /// The peer took nothing of what was sent, and its [`Outbox`](crate::Outbox) was full.
     TooSlow,
+    /// The peer proved who it is and may not come in; the text says why
+    /// ([`Credentials::authorize`](crate::Credentials::authorize), [`Credentials::revoked`](crate::Credentials::revoked)).
+    NotAuthorized(String),
 }
 
 impl EndReason {
@@ -72,7 +75,7 @@ impl EndReason {
     }
 
     /// The labels of all reasons, in the order of [`Stats::ended`](crate::Stats::ended).
-    pub const LABELS: [&'static str; 18] = [
+    pub const LABELS: [&'static str; 19] = [
         "closed_by_peer",
         "closed_by_us",
         "idle",
@@ -91,6 +94,7 @@ impl EndReason {
         "unreachable",
         "truncated",
         "too_slow",
+        "not_authorized",
     ];
 
     pub(crate) fn index(&self) -> usize {
@@ -113,6 +117,7 @@ impl EndReason {
             Self::Unreachable => 15,
             Self::Truncated => 16,
             Self::TooSlow => 17,
+            Self::NotAuthorized(_) => 18,
         }
     }
 }
@@ -138,6 +143,7 @@ impl fmt::Display for EndReason {
             Self::Unreachable => f.write_str("the peer answers on none of its addresses"),
             Self::Truncated => f.write_str("the connection ended without a goodbye"),
             Self::TooSlow => f.write_str("the peer does not take what is sent to it"),
+            Self::NotAuthorized(why) => write!(f, "the peer may not come in: {why}"),
         }
     }
 }
@@ -179,6 +185,9 @@ pub enum Error {
         /// Bytes that would have been taken.
         limit: usize,
     },
+    /// A call that needs TLS or DTLS, on a transport in clear. The association lives.
+    #[error("there are no keys without TLS or DTLS")]
+    NotSecure,
     /// A call that needs SCTP, on another transport.
     #[error("{0} has no such thing; it takes SCTP")]
     NeedsSctp(crate::address::Scheme),
@@ -276,6 +285,39 @@ pub enum IdentityError {
     /// client may have one.
     #[error("OpenSSL cannot serve DTLS 1.2 with an Ed25519 or Ed448 key; use an ECDSA or RSA one")]
     NoServerKey,
+    /// No certificate revocation list in it.
+    #[error(
+        "{place} holds no certificate revocation list; it must have BEGIN X509 CRL blocks, or be one in DER"
+    )]
+    NoRevocationList {
+        /// The file, or "the revocation list".
+        place: String,
+    },
+    /// No successful OCSP response in it.
+    #[error("{place} holds no successful OCSP response; write it with openssl ocsp -respout")]
+    NoOcspResponse {
+        /// The file, or "the OCSP response".
+        place: String,
+    },
+    /// A line of a key file is wrong.
+    #[error("{place}: {why}")]
+    BadKeyFile {
+        /// The file and the line.
+        place: String,
+        /// What is wrong, and what to write.
+        why: String,
+    },
+    /// A file that is to be written cannot be.
+    #[error("cannot write {}: {source}; check the path and its permissions", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There would be neither a certificate nor a pre-shared key.
+    #[error("there is no certificate and no pre-shared key; a secure listener needs one of them")]
+    Nothing,
     /// OpenSSL refuses the material.
     #[error("OpenSSL refuses the credentials: {0}")]
     Refused(String),

@@ -74,7 +74,9 @@ pub use address::{Address, AddressError, Host, Scheme};
 pub use association::AssociationId;
 pub use client::Client;
 pub use config::Timeouts;
-pub use credentials::{CaBundle, ClientAuth, Identity, PeerCertificate, PeerIdentity};
+pub use credentials::{
+    CaBundle, ClientAuth, Credentials, Identity, PeerCertificate, PeerIdentity, RevocationList, SharedKeys,
+};
 pub use dispatcher::admit::{Limits, Refusal};
 pub use error::{ConnectError, EndReason, Error, IdentityError, NoSctp, StartError, TrySendError};
 pub use handler::{Admission, Callbacks, Incoming, PeerEvents, PeerHandler};

@@ -86,6 +86,8 @@ counters! {
     opened,
     /// Handshakes completed.
     handshakes,
+    /// Of these, how many resumed an earlier session.
+    resumed,
     /// HelloVerifyRequests sent (RFC 6347 §4.2.1).
     hello_verify_requests,
     /// HelloVerifyRequests that the kernel did not take.

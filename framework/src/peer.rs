@@ -303,6 +303,49 @@ impl Peer {
         self.facts.cipher.as_deref()
     }
 
+    /// The application protocol agreed on (ALPN, RFC 7301), if there is one.
+    pub fn alpn(&self) -> Option<&str> {
+        self.facts.alpn.as_deref()
+    }
+
+    /// The name that the client asked for (server name indication, RFC 6066 §3), if it did.
+    pub fn server_name(&self) -> Option<&str> {
+        self.facts.server_name.as_deref()
+    }
+
+    /// The SRTP profile agreed on (RFC 5764), in OpenSSL's spelling, such as `SRTP_AES128_CM_SHA1_80`.
+    pub fn srtp_profile(&self) -> Option<&str> {
+        self.facts.srtp.as_deref()
+    }
+
+    /// Whether the handshake resumed an earlier session, so that the peer did not show its certificate again.
+    pub fn is_resumed(&self) -> bool {
+        self.facts.resumed
+    }
+
+    /// Keys for something else that both sides derive from this session (RFC 5705, RFC 8446 §7.5), as many bytes as
+    /// `out` has; on TLS over SCTP from that of stream 0. For SRTP (RFC 5764 §4.2) the label is
+    /// `EXTRACTOR-dtls_srtp`, without a context.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotSecure`] on a transport in clear, or where OpenSSL cannot; [`Error::Ended`].
+    pub fn export_keying_material(
+        &self,
+        label: &str,
+        context: Option<&[u8]>,
+        out: &mut [u8],
+    ) -> Result<(), Error> {
+        let link = self.association.link.lock();
+        match &*link {
+            Link::Open(session) => {
+                let ssl = session.ssl().ok_or(Error::NotSecure)?;
+                ssl.export_keying_material(out, label, context).map_err(|_| Error::NotSecure)
+            }
+            _ => Err(Error::Ended(self.end.clone().unwrap_or(EndReason::ClosedByUs))),
+        }
+    }
+
     /// Whether the server is shutting down: finish, the grace period is running.
     pub fn is_draining(&self) -> bool {
         self.association.signals() & signal::DRAIN != 0

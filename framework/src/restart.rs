@@ -11,6 +11,7 @@ use std::time::Instant;
 use parking_lot::RwLock;
 
 use crate::config::Timeouts;
+use crate::credentials::SharedKeys;
 use crate::dispatcher::cookie::{CookieJar, CookieVerdict};
 use crate::dispatcher::hello::{self, ClientHello, FirstDatagram, HELLO_VERIFY_REQUEST_LEN};
 
@@ -21,10 +22,21 @@ pub(crate) struct Cookies {
 }
 
 impl Cookies {
-    /// With secrets from OpenSSL's random source.
-    pub(crate) fn new(timeouts: &Timeouts) -> Result<Self, openssl::error::ErrorStack> {
-        let jar = CookieJar::new(secret()?, secret()?, timeouts.cookie_period, Instant::now());
+    /// With shared secrets, or with some from OpenSSL's random source.
+    pub(crate) fn new(
+        timeouts: &Timeouts,
+        shared: Option<&SharedKeys>,
+    ) -> Result<Self, openssl::error::ErrorStack> {
+        let jar = match shared {
+            Some(keys) => shared_jar(keys),
+            None => CookieJar::new(secret()?, secret()?, timeouts.cookie_period, Instant::now()),
+        };
         Ok(Self { jar: RwLock::new(jar) })
+    }
+
+    /// Uses these shared secrets from now on.
+    pub(crate) fn share(&self, keys: &SharedKeys) {
+        *self.jar.write() = shared_jar(keys);
     }
 
     /// Checks the cookie of a hello, and says what to answer to one that has no valid cookie.
@@ -78,6 +90,11 @@ pub(crate) enum Checked {
         /// The challenge, where there is one to send.
         reply: Option<[u8; HELLO_VERIFY_REQUEST_LEN]>,
     },
+}
+
+fn shared_jar(keys: &SharedKeys) -> CookieJar {
+    let previous = keys.previous.as_ref().map(|keys| keys.cookie);
+    CookieJar::shared(keys.current.cookie, previous, Instant::now())
 }
 
 fn secret() -> Result<[u8; 32], openssl::error::ErrorStack> {

@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 
-use crate::address::Address;
+use crate::address::{Address, Scheme};
 use crate::association::{Association, Link, signal};
 use crate::config::Timeouts;
-use crate::credentials::{ClientAuth, Identity};
+use crate::credentials::{ClientAuth, Credentials, Identity, SharedKeys};
 use crate::dispatcher::admit::{Limits, Refusal};
 use crate::dispatcher::child::Options;
 use crate::dispatcher::{self, Dispatcher, Letter, Mailbox, SctpListener, TcpListener, UdpListener};
-use crate::error::{EndReason, StartError};
+use crate::error::{EndReason, IdentityError, StartError};
 use crate::handler::{Admission, Incoming, PeerHandler};
 use crate::observe::{Counters, Stats, bump, log_limited};
 use crate::outbox::Outbox;
@@ -25,7 +25,7 @@ use crate::registry::Registry;
 use crate::restart::Cookies;
 use crate::sctp::Settings;
 use crate::sender::Sender;
-use crate::session::context::{Contexts, ServerCredentials};
+use crate::session::context::Contexts;
 use crate::stream::StreamSettings;
 use crate::sys::limits;
 use crate::transport::sctp::Restarted;
@@ -48,7 +48,9 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<Counters>,
     pub(crate) timeouts: Timeouts,
     pub(crate) cookies: Arc<Cookies>,
-    pub(crate) contexts: Contexts,
+    contexts: RwLock<Arc<Contexts>>,
+    /// Of session tickets, where the credentials have none.
+    keys: SharedKeys,
     pub(crate) sctp: Settings,
     pub(crate) stream: StreamSettings,
     pub(crate) outbox: Outbox,
@@ -71,6 +73,11 @@ impl StrayTaker for Shared {
 }
 
 impl Shared {
+    /// What handshakes that begin now are made with.
+    pub(crate) fn contexts(&self) -> Arc<Contexts> {
+        Arc::clone(&self.contexts.read())
+    }
+
     /// Asks the handler about a new peer. Runs on the dispatcher thread, behind a proxy on the worker's.
     pub(crate) fn ask(&self, incoming: &Incoming) -> Result<(), Refusal> {
         match catch_unwind(AssertUnwindSafe(|| self.handler.admit(incoming))) {
@@ -153,7 +160,7 @@ impl Home for Shared {
 #[must_use = "a builder does nothing until it is started"]
 pub struct ServerBuilder {
     listen: Vec<Listen>,
-    credentials: ServerCredentials,
+    credentials: Credentials,
     limits: Limits,
     timeouts: Timeouts,
     options: Options,
@@ -187,20 +194,25 @@ impl ServerBuilder {
         self
     }
 
-    /// The certificate and key of all listeners with TLS or DTLS.
+    /// A certificate and key of all listeners with TLS or DTLS; as [`Credentials::identity`].
     pub fn identity(mut self, identity: Identity) -> Self {
-        self.credentials.identity = Some(identity);
+        self.credentials.identities.push(identity);
         self
     }
 
-    /// Whether clients must show a certificate. Default: they are not asked.
+    /// All that the server shows and asks for in its handshakes, instead of what was said before.
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = credentials;
+        self
+    }
+
+    /// Whether clients must show a certificate; as [`Credentials::client_auth`].
     pub fn client_auth(mut self, auth: ClientAuth) -> Self {
         self.credentials.client_auth = auth;
         self
     }
 
-    /// Accepts pre-shared keys (RFC 4279): gives the key of an identity, `None` if it is unknown.
-    /// Runs on the worker thread of the peer that asks.
+    /// Accepts pre-shared keys; as [`Credentials::psk`].
     pub fn psk(mut self, lookup: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {
         self.credentials.psk = Some(Arc::new(lookup));
         self
@@ -264,11 +276,12 @@ impl ServerBuilder {
             return Err(StartError::NoListener);
         }
         let secure = self.listen.iter().any(|listen| listen.address.scheme.is_secure());
-        if secure && self.credentials.identity.is_none() && self.credentials.psk.is_none() {
+        if secure && self.credentials.is_empty() {
             return Err(StartError::NoIdentity);
         }
-        let contexts =
-            Contexts::new(&self.credentials, self.listen.iter().map(|listen| listen.address.scheme))?;
+        let keys = SharedKeys::random()?;
+        let schemes = self.listen.iter().map(|listen| listen.address.scheme);
+        let contexts = Contexts::new(&self.credentials, &keys, schemes)?;
         let (mut udp, mut sctp, mut tcp, mut addresses) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for Listen { address, proxied } in &self.listen {
             let found = address.resolve()?;
@@ -308,9 +321,10 @@ impl ServerBuilder {
             handler: Arc::new(handler),
             registry: Registry::new(self.limits, (word(first), word(second))),
             counters: Arc::default(),
-            cookies: Arc::new(Cookies::new(&self.timeouts).map_err(random)?),
+            cookies: Arc::new(Cookies::new(&self.timeouts, self.credentials.keys.as_ref()).map_err(random)?),
             timeouts: self.timeouts,
-            contexts,
+            contexts: RwLock::new(Arc::new(contexts)),
+            keys,
             sctp: self.sctp,
             stream: self.stream,
             outbox: self.outbox,
@@ -372,7 +386,7 @@ impl Server {
     pub fn builder() -> ServerBuilder {
         ServerBuilder {
             listen: Vec::new(),
-            credentials: ServerCredentials::default(),
+            credentials: Credentials::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             options: Options::default(),
@@ -446,6 +460,27 @@ impl Handle {
             range.map(|(most, least)| Sender::new(association, most, least))
         };
         self.shared.registry.all().into_iter().filter_map(sender).collect()
+    }
+
+    /// Replaces the credentials for handshakes that begin from now on; associations that are there go on as they
+    /// are. Blocks for as long as the contexts take to build, a few milliseconds; no handshake waits for it. Session
+    /// tickets go on to be accepted as long as their keys do.
+    ///
+    /// # Errors
+    ///
+    /// The new credentials are of no use; then the old ones stay.
+    pub fn reload(&self, credentials: Credentials) -> Result<(), IdentityError> {
+        let shared = &self.shared;
+        let schemes = shared.addresses.iter().map(|address| address.scheme);
+        if credentials.is_empty() && schemes.clone().any(Scheme::is_secure) {
+            return Err(IdentityError::Nothing);
+        }
+        let contexts = Contexts::new(&credentials, &shared.keys, schemes)?;
+        *shared.contexts.write() = Arc::new(contexts);
+        if let Some(keys) = &credentials.keys {
+            shared.cookies.share(keys);
+        }
+        Ok(())
     }
 
     /// Changes the limits for those who come from now on.

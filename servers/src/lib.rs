@@ -3,6 +3,7 @@
 //! * `peeloff-echo` is [`echo`] behind [`serve`]: every server is a handler and one call of
 //!   [`serve::serve`], with the options of [`cli`], [`stream`] and [`sctp`], from the command line or a file
 //!   ([`config`]).
+//! * `peeloff-chat` is [`chat`] behind the same: rooms, and the other processes that share them.
 //! * `peeloff-nc` is [`nc`]: standard input and output as messages, calling or listening.
 //!
 //! Each program is `main → run → ExitCode`. Its failures are one sentence on standard error
@@ -10,6 +11,7 @@
 //! good order; a server takes SIGHUP as the word to read its file and its credentials again
 //! ([`signals`]).
 
+pub mod chat;
 pub mod cli;
 pub mod config;
 pub mod credentials;

@@ -86,6 +86,16 @@ impl CookieJar {
         CookieJar { current: keyed(&current), previous: Some(keyed(&previous)), period, rotated: now }
     }
 
+    /// A jar whose secrets others share: they stay until the jar is replaced.
+    ///
+    /// # Panics
+    ///
+    /// If a secret is all zeros.
+    pub fn shared(current: [u8; 32], previous: Option<[u8; 32]>, now: Instant) -> CookieJar {
+        let previous = previous.as_ref().map(keyed);
+        CookieJar { current: keyed(&current), previous, period: Duration::MAX, rotated: now }
+    }
+
     /// Whether the current secret has served its period, so that [`rotate`](Self::rotate) is to be called
     /// before the next cookie is made or verified.
     pub fn rotation_due(&self, now: Instant) -> bool {

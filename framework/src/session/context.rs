@@ -1,19 +1,37 @@
-//! The OpenSSL contexts: one for all peers of a server, one for each client.
+//! The OpenSSL contexts: those of a server, one for each of its certificates, and one for each client.
 
-use std::sync::LazyLock;
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
 
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
+use openssl::hash::{Hasher, MessageDigest};
 use openssl::pkey::Id;
 use openssl::ssl::{
-    Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslSessionCacheMode, SslVerifyMode, SslVersion,
+    AlpnError, NameType, SniError, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions,
+    SslSessionCacheMode, SslVerifyMode, SslVersion, select_next_proto,
 };
+use openssl::x509::X509;
 use openssl::x509::store::X509StoreBuilder;
+use openssl::x509::verify::X509VerifyFlags;
 
+pub(crate) use self::client::{ClientCredentials, Sessions, client, name_server};
+#[cfg(test)]
+pub(crate) use self::client::{old_client, sha384_client};
 use crate::address::Scheme;
-use crate::credentials::{CaBundle, ClientAuth, Identity, PskLookup, refused};
+use crate::credentials::{
+    Authorize, CaBundle, ClientAuth, Credentials, Identity, PeerIdentity, RevocationList, SharedKeys, refused,
+};
 use crate::error::IdentityError;
 use crate::sys;
+
+mod client;
+mod tickets;
 
 /// What the sessions of a context speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,28 +64,151 @@ pub(crate) fn psk_identity(ssl: &openssl::ssl::SslRef) -> Option<Vec<u8>> {
     ssl.ex_data((*PSK_IDENTITY)?).cloned()
 }
 
-/// What a server's context is made of.
-#[derive(Clone, Default)]
-pub(crate) struct ServerCredentials {
-    pub(crate) identity: Option<Identity>,
-    pub(crate) client_auth: ClientAuth,
-    pub(crate) psk: Option<PskLookup>,
+/// The contexts of a server's handshakes, one for each identity, and what is looked at after them.
+pub(crate) struct Contexts {
+    dtls: Option<SslContext>,
+    tls: Option<SslContext>,
+    authorize: Option<Authorize>,
+    revoked: Option<RevocationList>,
 }
 
-/// The context of a server's handshakes.
-pub(crate) fn server(
-    credentials: &ServerCredentials,
+impl Contexts {
+    /// Those that these schemes need. `keys` are those of session tickets, unless the credentials have some.
+    pub(crate) fn new(
+        credentials: &Credentials,
+        keys: &SharedKeys,
+        schemes: impl Iterator<Item = Scheme>,
+    ) -> Result<Self, IdentityError> {
+        let mut contexts = Self {
+            dtls: None,
+            tls: None,
+            authorize: credentials.authorize.clone(),
+            revoked: credentials.revoked.clone(),
+        };
+        for scheme in schemes {
+            match scheme {
+                Scheme::Dtls | Scheme::SctpDtls if contexts.dtls.is_none() => {
+                    contexts.dtls = Some(server_with(credentials, keys, Protocol::Dtls)?);
+                }
+                Scheme::SctpTls | Scheme::Tls if contexts.tls.is_none() => {
+                    contexts.tls = Some(server_with(credentials, keys, Protocol::Tls)?);
+                }
+                _ => {}
+            }
+        }
+        Ok(contexts)
+    }
+
+    /// DTLS 1.2, which a listener with such a scheme has.
+    pub(crate) fn dtls(&self) -> &SslContext {
+        self.dtls.as_ref().expect("a DTLS listener has a context")
+    }
+
+    /// TLS, which a listener with such a scheme has.
+    pub(crate) fn tls(&self) -> &SslContext {
+        self.tls.as_ref().expect("a TLS listener has a context")
+    }
+
+    /// Whether a peer that has completed its handshake may come in. Who resumes has not shown the certificate
+    /// again, so that may be revoked or out of date by now. Blocks as the user's callback does.
+    pub(crate) fn may_enter(&self, identity: &PeerIdentity) -> Result<(), &'static str> {
+        if let PeerIdentity::Certificate(certificate) = identity {
+            let parsed = X509::from_der(&certificate.der).map_err(|_| "its certificate cannot be read")?;
+            if self.revoked.as_ref().is_some_and(|list| list.revokes(&parsed)) {
+                return Err("its certificate is revoked");
+            }
+            let now = openssl::asn1::Asn1Time::days_from_now(0).map_err(|_| "no clock")?;
+            if parsed.not_after() < now {
+                return Err("its certificate is out of date");
+            }
+        }
+        let Some(ask) = &self.authorize else { return Ok(()) };
+        match catch_unwind(AssertUnwindSafe(|| ask(identity))) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("it is not authorised"),
+            Err(_) => Err("asking whether it is authorised panicked"),
+        }
+    }
+}
+
+/// The context of a server's handshakes, with keys for tickets that nobody else has.
+#[cfg(test)]
+pub(crate) fn server(credentials: &Credentials, protocol: Protocol) -> Result<SslContext, IdentityError> {
+    server_with(credentials, &SharedKeys::random()?, protocol)
+}
+
+/// The context of a server's handshakes: that of the first identity, which hands over to those of the others.
+fn server_with(
+    credentials: &Credentials,
+    keys: &SharedKeys,
     protocol: Protocol,
 ) -> Result<SslContext, IdentityError> {
     // OpenSSL allows EdDSA for TLS 1.2 by its version number, which DTLS 1.2 does not have.
-    let key = credentials.identity.as_ref().map(|identity| identity.key.id());
-    if protocol == Protocol::Dtls && matches!(key, Some(Id::ED25519 | Id::ED448)) {
+    let is_eddsa = |identity: &Identity| matches!(identity.key.id(), Id::ED25519 | Id::ED448);
+    if protocol == Protocol::Dtls && credentials.identities.iter().any(is_eddsa) {
         return Err(IdentityError::NoServerKey);
     }
-    build_server(credentials, protocol).map_err(refused)
+    let keys = credentials.keys.as_ref().unwrap_or(keys);
+    let log = credentials.key_log.as_deref().map(open_key_log).transpose()?;
+    let build = |identity: Option<&Identity>| {
+        build_server(credentials, identity, keys, log.clone(), protocol).map_err(refused)
+    };
+    let Some((first, others)) = credentials.identities.split_first() else {
+        return Ok(build(None)?.build());
+    };
+    let mut context = build(Some(first))?;
+    if !others.is_empty() {
+        let mut names = Names::default();
+        names.add(first.names(), None);
+        for identity in others {
+            names.add(identity.names(), Some(build(Some(identity))?.build()));
+        }
+        context.set_servername_callback(move |ssl, _alert| {
+            let name = ssl.servername(NameType::HOST_NAME).map(str::to_ascii_lowercase);
+            match name.and_then(|name| names.find(&name).cloned()) {
+                None => Err(SniError::NOACK),
+                Some(None) => Ok(()),
+                Some(Some(context)) => ssl.set_ssl_context(&context).map_err(|_| SniError::ALERT_FATAL),
+            }
+        });
+    }
+    Ok(context.build())
 }
 
-fn build_server(credentials: &ServerCredentials, protocol: Protocol) -> Result<SslContext, ErrorStack> {
+/// Contexts by the names that they are for; `None` is the first one, which is there already.
+#[derive(Default)]
+struct Names {
+    exact: HashMap<String, Option<SslContext>>,
+    /// By what comes behind `*.`.
+    wildcards: HashMap<String, Option<SslContext>>,
+}
+
+impl Names {
+    /// The first that has a name keeps it.
+    fn add(&mut self, names: Vec<String>, context: Option<SslContext>) {
+        for name in names {
+            let (map, name) = match name.strip_prefix("*.") {
+                Some(parent) => (&mut self.wildcards, parent.to_owned()),
+                None => (&mut self.exact, name),
+            };
+            map.entry(name).or_insert_with(|| context.clone());
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<&Option<SslContext>> {
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let wildcard = || self.wildcards.get(name.split_once('.')?.1);
+        self.exact.get(name).or_else(wildcard)
+    }
+}
+
+fn build_server(
+    credentials: &Credentials,
+    identity: Option<&Identity>,
+    keys: &SharedKeys,
+    log: Option<Arc<File>>,
+    protocol: Protocol,
+) -> Result<SslContextBuilder, ErrorStack> {
     let mut context = match protocol {
         Protocol::Dtls => common(SslMethod::dtls_server(), protocol)?,
         Protocol::Tls => common(SslMethod::tls_server(), protocol)?,
@@ -77,6 +218,9 @@ fn build_server(credentials: &ServerCredentials, protocol: Protocol) -> Result<S
         // worker only hellos that it has proof for.
         context.set_cookie_generate_cb(|_, _| Err(ErrorStack::get()));
         context.set_cookie_verify_cb(|_, _| true);
+        if let Some(profiles) = &credentials.srtp {
+            context.set_tlsext_use_srtp(profiles)?;
+        }
     } else if credentials.psk.is_some() {
         context.set_ciphersuites(SHA256_FIRST)?;
         // TLS 1.3 resumes by the same extension: a client could name somebody's key, be passed over
@@ -85,11 +229,25 @@ fn build_server(credentials: &ServerCredentials, protocol: Protocol) -> Result<S
         context.set_options(SslOptions::NO_TICKET);
         context.set_num_tickets(0)?;
     }
-    context.set_session_id_context(b"peeloff")?;
     // Tickets resume; a cache would only hold memory for peers that are gone.
     context.set_session_cache_mode(SslSessionCacheMode::OFF);
-    if let Some(identity) = &credentials.identity {
+    context.set_session_id_context(&session_context(credentials)?)?;
+    tickets::use_keys(&mut context, keys)?;
+    if let Some(identity) = identity {
         use_identity(&mut context, identity)?;
+        if let Some(response) = identity.ocsp.clone() {
+            context.set_status_callback(move |ssl| ssl.set_ocsp_status(&response).map(|()| true))?;
+        }
+    }
+    if !credentials.alpn.is_empty() {
+        let ours = wire(&credentials.alpn);
+        context.set_alpn_select_callback(move |_, theirs| {
+            // RFC 7301 §3.2: no common protocol is fatal.
+            let chosen = select_next_proto(&ours, theirs).ok_or(AlpnError::ALERT_FATAL)?;
+            // The same bytes in the client's list, which live for as long as they have to.
+            let start = theirs.windows(chosen.len()).position(|found| found == chosen);
+            start.map(|start| &theirs[start..start + chosen.len()]).ok_or(AlpnError::ALERT_FATAL)
+        });
     }
     let (bundle, mode) = match &credentials.client_auth {
         ClientAuth::None => (None, SslVerifyMode::NONE),
@@ -100,7 +258,7 @@ fn build_server(credentials: &ServerCredentials, protocol: Protocol) -> Result<S
     };
     context.set_verify(mode);
     if let Some(bundle) = bundle {
-        use_authorities(&mut context, bundle)?;
+        use_authorities(&mut context, bundle, credentials.revoked.as_ref())?;
         for certificate in &bundle.certificates {
             context.add_client_ca(certificate)?;
         }
@@ -119,119 +277,46 @@ fn build_server(credentials: &ServerCredentials, protocol: Protocol) -> Result<S
             Ok(key.len())
         });
     }
-    Ok(context.build())
-}
-
-/// The contexts of a server's listeners: those that their schemes need.
-#[derive(Default)]
-pub(crate) struct Contexts {
-    dtls: Option<SslContext>,
-    tls: Option<SslContext>,
-}
-
-impl Contexts {
-    /// Those that these schemes need.
-    pub(crate) fn new(
-        credentials: &ServerCredentials,
-        schemes: impl Iterator<Item = Scheme>,
-    ) -> Result<Self, IdentityError> {
-        let mut contexts = Self::default();
-        for scheme in schemes {
-            match scheme {
-                Scheme::Dtls | Scheme::SctpDtls if contexts.dtls.is_none() => {
-                    contexts.dtls = Some(server(credentials, Protocol::Dtls)?);
-                }
-                Scheme::SctpTls | Scheme::Tls if contexts.tls.is_none() => {
-                    contexts.tls = Some(server(credentials, Protocol::Tls)?);
-                }
-                _ => {}
-            }
-        }
-        Ok(contexts)
-    }
-
-    /// DTLS 1.2, which a listener with such a scheme has.
-    pub(crate) fn dtls(&self) -> &SslContext {
-        self.dtls.as_ref().expect("a DTLS listener has a context")
-    }
-
-    /// TLS, which a listener with such a scheme has.
-    pub(crate) fn tls(&self) -> &SslContext {
-        self.tls.as_ref().expect("a TLS listener has a context")
-    }
-}
-
-/// What a client's context is made of.
-#[derive(Clone, Default)]
-pub(crate) struct ClientCredentials {
-    pub(crate) identity: Option<Identity>,
-    pub(crate) authorities: Option<CaBundle>,
-    pub(crate) psk: Option<(Vec<u8>, Vec<u8>)>,
-    pub(crate) accept_any: bool,
-}
-
-/// The context of a client's handshake.
-pub(crate) fn client(
-    credentials: &ClientCredentials,
-    protocol: Protocol,
-) -> Result<SslContext, IdentityError> {
-    build_client(credentials, protocol).map(SslContextBuilder::build).map_err(refused)
-}
-
-/// A client that speaks TLS 1.2 at most.
-#[cfg(test)]
-pub(crate) fn old_client(credentials: &ClientCredentials) -> SslContext {
-    let mut context = build_client(credentials, Protocol::Tls).unwrap();
-    context.set_max_proto_version(Some(SslVersion::TLS1_2)).unwrap();
-    context.build()
-}
-
-/// A client with a TLS 1.3 suite that no pre-shared key goes with.
-#[cfg(test)]
-pub(crate) fn sha384_client(credentials: &ClientCredentials) -> SslContext {
-    let mut context = build_client(credentials, Protocol::Tls).unwrap();
-    context.set_ciphersuites("TLS_AES_256_GCM_SHA384").unwrap();
-    context.set_min_proto_version(Some(SslVersion::TLS1_3)).unwrap();
-    context.build()
-}
-
-fn build_client(
-    credentials: &ClientCredentials,
-    protocol: Protocol,
-) -> Result<SslContextBuilder, ErrorStack> {
-    let mut context = match protocol {
-        Protocol::Dtls => common(SslMethod::dtls_client(), protocol)?,
-        Protocol::Tls => common(SslMethod::tls_client(), protocol)?,
-    };
-    match &credentials.authorities {
-        Some(bundle) => use_authorities(&mut context, bundle)?,
-        None if credentials.accept_any => {}
-        // A TLS 1.3 server may answer a pre-shared key with a certificate: nobody vouches for it.
-        None if credentials.psk.is_some() => {}
-        None => context.set_default_verify_paths()?,
-    }
-    let verify = if credentials.accept_any { SslVerifyMode::NONE } else { SslVerifyMode::PEER };
-    context.set_verify(verify);
-    if let Some(identity) = &credentials.identity {
-        use_identity(&mut context, identity)?;
-    }
-    if let Some((identity, key)) = credentials.psk.clone() {
-        context.set_psk_client_callback(move |_, _, identity_out, key_out| {
-            // The identity goes out as a C string.
-            if identity.len() >= identity_out.len() || key.len() > key_out.len() {
-                return Ok(0);
-            }
-            identity_out[..identity.len()].copy_from_slice(&identity);
-            identity_out[identity.len()] = 0;
-            key_out[..key.len()].copy_from_slice(&key);
-            Ok(key.len())
+    if let Some(log) = log {
+        context.set_keylog_callback(move |_, line| {
+            // One write for a line, so that those of several threads do not mix.
+            let _ = (&*log).write_all(format!("{line}\n").as_bytes());
         });
-        // A key from both sides is proof enough, and only PSK suites ask for it.
-        if credentials.authorities.is_none() {
-            context.set_cipher_list("ECDHE-PSK-CHACHA20-POLY1305:PSK-AES128-GCM-SHA256:PSK-AES256-GCM-SHA384:PSK-CHACHA20-POLY1305")?;
-        }
     }
     Ok(context)
+}
+
+/// What a session has to have been made under to be resumed: whom clients are asked to be.
+fn session_context(credentials: &Credentials) -> Result<Vec<u8>, ErrorStack> {
+    let mut hasher = Hasher::new(MessageDigest::sha256())?;
+    let bundle = match &credentials.client_auth {
+        ClientAuth::None => None,
+        ClientAuth::Optional(bundle) => Some((b"optional", bundle)),
+        ClientAuth::Required(bundle) => Some((b"required", bundle)),
+    };
+    hasher.update(b"peeloff")?;
+    if let Some((mode, bundle)) = bundle {
+        hasher.update(mode)?;
+        for certificate in &bundle.certificates {
+            hasher.update(&certificate.digest(MessageDigest::sha256())?)?;
+        }
+    }
+    Ok(hasher.finish()?.to_vec())
+}
+
+fn open_key_log(path: &Path) -> Result<Arc<File>, IdentityError> {
+    let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    opened.map(Arc::new).map_err(|source| IdentityError::Unwritable { path: path.to_owned(), source })
+}
+
+/// Protocol names as they are sent (RFC 7301 §3.1).
+fn wire(protocols: &[Vec<u8>]) -> Vec<u8> {
+    let mut wire = Vec::new();
+    for protocol in protocols {
+        wire.push(u8::try_from(protocol.len()).unwrap_or(u8::MAX));
+        wire.extend_from_slice(&protocol[..protocol.len().min(255)]);
+    }
+    wire
 }
 
 fn common(method: SslMethod, protocol: Protocol) -> Result<SslContextBuilder, ErrorStack> {
@@ -250,6 +335,10 @@ fn common(method: SslMethod, protocol: Protocol) -> Result<SslContextBuilder, Er
             | SslOptions::CIPHER_SERVER_PREFERENCE
             | SslOptions::SINGLE_ECDH_USE,
     );
+    if protocol == Protocol::Tls {
+        // Idle sessions keep no buffers; a message that waits for a renegotiation moves.
+        context.set_mode(SslMode::RELEASE_BUFFERS | SslMode::ACCEPT_MOVING_WRITE_BUFFER);
+    }
     context.set_cipher_list(CIPHERS)?;
     sys::ossl::set_max_cert_list(&mut context, MAX_CERT_LIST);
     Ok(context)
@@ -265,10 +354,20 @@ fn use_identity(context: &mut SslContextBuilder, identity: &Identity) -> Result<
     context.check_private_key()
 }
 
-fn use_authorities(context: &mut SslContextBuilder, bundle: &CaBundle) -> Result<(), ErrorStack> {
+fn use_authorities(
+    context: &mut SslContextBuilder,
+    bundle: &CaBundle,
+    revoked: Option<&RevocationList>,
+) -> Result<(), ErrorStack> {
     let mut store = X509StoreBuilder::new()?;
     for certificate in &bundle.certificates {
         store.add_cert(certificate.clone())?;
+    }
+    if let Some(revoked) = revoked {
+        for list in &revoked.lists {
+            sys::ossl::add_crl(&mut store, list)?;
+        }
+        store.set_flags(X509VerifyFlags::CRL_CHECK)?;
     }
     context.set_verify_cert_store(store.build())
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use openssl::ssl::{ErrorCode, SslRef, SslStream, SslVersion};
+use openssl::ssl::{ErrorCode, NameType, SslRef, SslStream, SslVersion};
 
 use super::Sent;
 use super::datagram::DatagramIo;
@@ -36,6 +36,10 @@ pub(crate) struct DtlsSession {
 pub(crate) struct Facts {
     pub(crate) identity: PeerIdentity,
     pub(crate) cipher: Option<String>,
+    pub(crate) alpn: Option<String>,
+    pub(crate) server_name: Option<String>,
+    pub(crate) srtp: Option<String>,
+    pub(crate) resumed: bool,
     /// Bytes below which a record of this suite is forged; 0 where there are no records.
     pub(crate) min_ciphertext: usize,
 }
@@ -51,7 +55,16 @@ impl Facts {
         };
         let cipher = ssl.current_cipher().map(|cipher| cipher.name().to_owned());
         let min_ciphertext = record::min_ciphertext(cipher.as_deref().unwrap_or_default());
-        Self { identity, cipher, min_ciphertext }
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self {
+            identity,
+            cipher,
+            alpn: ssl.selected_alpn_protocol().map(text),
+            server_name: ssl.servername(NameType::HOST_NAME).map(str::to_owned),
+            srtp: ssl.selected_srtp_profile().map(|profile| profile.name().to_owned()),
+            resumed: ssl.session_reused(),
+            min_ciphertext,
+        }
     }
 }
 
@@ -93,6 +106,11 @@ impl DtlsSession {
     /// Sends close_notify, once.
     pub(crate) fn close(&mut self) {
         let _ = self.stream.shutdown();
+    }
+
+    /// OpenSSL's own.
+    pub(crate) fn ssl(&self) -> &SslRef {
+        self.stream.ssl()
     }
 }
 

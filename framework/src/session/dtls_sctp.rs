@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use openssl::ssl::SslContext;
+use openssl::ssl::{SslContext, SslRef};
 
 use super::RECORD_MAX;
 use super::dtls::{Facts, Read};
@@ -214,6 +214,11 @@ impl DtlsSctp {
     /// Whether the handshake is complete.
     pub(crate) fn is_complete(&self) -> bool {
         self.complete
+    }
+
+    /// OpenSSL's own.
+    pub(crate) fn ssl(&self) -> Option<&SslRef> {
+        Some(self.engine.ssl())
     }
 
     /// What the handshake settled.

@@ -39,7 +39,7 @@ impl Engine {
         name: Option<&str>,
         framing: Framing,
     ) -> Result<Self, Failure> {
-        Self::over(client_ssl(context, name)?, framing)
+        Self::over(client_ssl(context, name, None)?, framing)
     }
 
     fn over(ssl: Ssl, framing: Framing) -> Result<Self, Failure> {
@@ -117,8 +117,7 @@ impl Engine {
         random != [0; 32] && ssl.session().is_some_and(|session| session.master_key_len() > 0)
     }
 
-    /// OpenSSL's own, for calls that only tests make.
-    #[cfg(test)]
+    /// OpenSSL's own.
     pub(crate) fn ssl(&self) -> &openssl::ssl::SslRef {
         self.stream.ssl()
     }

@@ -21,6 +21,7 @@ use openssl::ssl::{ErrorCode, Ssl, SslContext, SslStream};
 use openssl::x509::X509VerifyResult;
 use socket2::Socket;
 
+use super::context::{Sessions, name_server};
 use super::datagram::DatagramIo;
 use super::dtls::{DtlsSession, Facts, describe};
 use super::record::{self, Filtered, Phase};
@@ -136,8 +137,9 @@ impl Handshake {
         context: &SslContext,
         socket: Arc<Socket>,
         name: Option<&str>,
+        resume: Option<&Resume<'_>>,
     ) -> Result<Self, Failure> {
-        Self::over(client_ssl(context, name)?, socket)
+        Self::over(client_ssl(context, name, resume)?, socket)
     }
 
     fn over(ssl: Ssl, socket: Arc<Socket>) -> Result<Self, Failure> {
@@ -282,8 +284,11 @@ impl Handshake {
 
     fn finish(mut self, association: &Association) -> (DtlsSession, Facts) {
         let flight = self.stream.get_mut().take_flight();
-        // A client speaks last only where it resumes; a server always keeps what it said last.
-        if self.stream.ssl().is_server() {
+        // Where a session is resumed the client speaks last, and a server that has heard that has nothing to keep
+        // (RFC 6347 §4.2.4, RFC 5246 §7.3).
+        if self.stream.ssl().is_server() == self.stream.ssl().session_reused() {
+            association.confirm();
+        } else {
             association.keep_last_flight(flight);
         }
         let facts = Facts::of(self.stream.ssl());
@@ -298,9 +303,27 @@ pub(super) fn server_ssl(context: &SslContext) -> Result<Ssl, Failure> {
     Ok(ssl)
 }
 
+/// What a client may resume, and keeps of a new session.
+pub(crate) struct Resume<'a> {
+    pub(crate) sessions: &'a Sessions,
+    /// Names the server, and how it is reached.
+    pub(crate) server: String,
+}
+
 /// A client's side before its handshake; `name` is who the server must prove to be.
-pub(super) fn client_ssl(context: &SslContext, name: Option<&str>) -> Result<Ssl, Failure> {
+pub(super) fn client_ssl(
+    context: &SslContext,
+    name: Option<&str>,
+    resume: Option<&Resume<'_>>,
+) -> Result<Ssl, Failure> {
     let mut ssl = Ssl::new(context).map_err(broken)?;
+    if let Some(Resume { sessions, server }) = resume {
+        name_server(&mut ssl, server);
+        if let Some(session) = sessions.take(server) {
+            // One that is of no use leads to a full handshake.
+            let _ = ossl::set_session(&mut ssl, &session);
+        }
+    }
     if let Some(name) = name {
         match name.parse::<IpAddr>() {
             Ok(address) => ssl.param_mut().set_ip(address).map_err(broken)?,

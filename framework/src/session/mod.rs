@@ -17,6 +17,7 @@ pub(crate) mod window;
 
 use std::sync::Arc;
 
+use openssl::ssl::SslRef;
 use socket2::Socket;
 
 use self::dtls::DtlsSession;
@@ -89,6 +90,16 @@ impl Session {
             Self::Plain(_) | Self::Dtls(_) => false,
             Self::Sctp(session) => session.has_unsent(),
             Self::Stream(session) => session.has_unsent(),
+        }
+    }
+
+    /// OpenSSL's own, where there is one: on SCTP that of stream 0.
+    pub(crate) fn ssl(&self) -> Option<&SslRef> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Dtls(session) => Some(session.ssl()),
+            Self::Sctp(session) => session.ssl(),
+            Self::Stream(session) => session.ssl(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use openssl::ssl::SslRef;
 use socket2::Socket;
 
 use super::dtls::{Facts, Read};
@@ -214,6 +215,11 @@ impl SctpSession {
         if Options::of(&*self.socket).status().is_ok_and(|status| status.unacknowledged == 0) {
             self.dry();
         }
+    }
+
+    /// OpenSSL's own of stream 0, where messages are encrypted.
+    pub(crate) fn ssl(&self) -> Option<&SslRef> {
+        self.secure.as_ref()?.ssl()
     }
 
     /// Whether messages are records of TLS or DTLS.

@@ -16,6 +16,8 @@ use super::dtls::{Facts, Read};
 use super::dtls_sctp::DtlsSctp;
 use super::handshake::Failure;
 use super::tls_streams::TlsStreams;
+use openssl::ssl::SslRef;
+
 use crate::sctp::{MessageInfo, SendInfo};
 
 /// What the caller must do next, in the order given.
@@ -125,6 +127,11 @@ impl SecureSctp {
             Self::Tls(session) => session.is_open(stream),
             Self::Dtls(session) => session.is_complete(),
         }
+    }
+
+    /// OpenSSL's own; with a session for each stream, that of stream 0.
+    pub(crate) fn ssl(&self) -> Option<&SslRef> {
+        either!(self.ssl())
     }
 
     /// What the handshake settled.

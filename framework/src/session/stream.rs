@@ -11,12 +11,12 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use openssl::ssl::{ErrorCode, Ssl, SslContext, SslStream, SslVersion};
+use openssl::ssl::{ErrorCode, Ssl, SslContext, SslRef, SslStream, SslVersion};
 use socket2::Socket;
 
 use super::Sent;
 use super::dtls::{Facts, Read, describe};
-use super::handshake::{Failure, after, broken, client_ssl, progress, server_ssl};
+use super::handshake::{Failure, Resume, after, broken, client_ssl, progress, server_ssl};
 use crate::association::{Association, signal};
 use crate::error::EndReason;
 use crate::stream::frames::{Frames, PREFIX, encode};
@@ -89,9 +89,10 @@ impl StreamSession {
         context: &SslContext,
         socket: Arc<Socket>,
         name: Option<&str>,
+        resume: Option<&Resume<'_>>,
         settings: &StreamSettings,
     ) -> Result<Self, Failure> {
-        Self::secure(client_ssl(context, name)?, socket, settings)
+        Self::secure(client_ssl(context, name, resume)?, socket, settings)
     }
 
     fn secure(ssl: Ssl, socket: Arc<Socket>, settings: &StreamSettings) -> Result<Self, Failure> {
@@ -173,6 +174,14 @@ impl StreamSession {
                 Arrival::Over(reason) => return Err(Failure::Ended(reason)),
                 _ => {}
             }
+        }
+    }
+
+    /// OpenSSL's own, where messages are encrypted.
+    pub(crate) fn ssl(&self) -> Option<&SslRef> {
+        match &self.layer {
+            Layer::Clear(_) => None,
+            Layer::Tls(stream) => Some(stream.ssl()),
         }
     }
 

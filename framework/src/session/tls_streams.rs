@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use openssl::ssl::SslContext;
+use openssl::ssl::{SslContext, SslRef};
 
 use super::RECORD_MAX;
 use super::dtls::{Facts, Read};
@@ -258,6 +258,11 @@ impl TlsStreams {
     /// Whether messages can be sent on `stream`.
     pub(crate) fn is_open(&self, stream: u16) -> bool {
         self.sessions.get(&stream).is_some_and(|session| session.state == State::Open)
+    }
+
+    /// OpenSSL's own of stream 0.
+    pub(crate) fn ssl(&self) -> Option<&SslRef> {
+        Some(self.sessions.get(&0)?.engine.ssl())
     }
 
     /// What stream 0's handshake settled.

@@ -2,9 +2,12 @@
 
 use std::ptr;
 
-use foreign_types::ForeignTypeRef;
-use libc::{c_int, c_long, c_uint, c_void};
-use openssl::ssl::{SslContextBuilder, SslRef};
+use foreign_types::{ForeignType, ForeignTypeRef};
+use libc::{c_char, c_int, c_long, c_uint, c_void};
+use openssl::error::ErrorStack;
+use openssl::ssl::{Ssl, SslContextBuilder, SslContextRef, SslRef, SslSession};
+use openssl::x509::X509Crl;
+use openssl::x509::store::X509StoreBuilder;
 use openssl_sys as ffi;
 
 /// Opaque `BIO_ADDR`.
@@ -22,6 +25,25 @@ unsafe extern "C" {
         callback: Option<extern "C" fn(*mut ffi::SSL, c_uint) -> c_uint>,
     );
     fn SSL_has_pending(ssl: *const ffi::SSL) -> c_int;
+    fn X509_STORE_add_crl(store: *mut ffi::X509_STORE, crl: *mut ffi::X509_CRL) -> c_int;
+    fn SSL_CTX_set_tlsext_ticket_key_evp_cb(
+        context: *mut ffi::SSL_CTX,
+        callback: Option<
+            unsafe extern "C" fn(
+                *mut ffi::SSL,
+                *mut u8,
+                *mut u8,
+                *mut ffi::EVP_CIPHER_CTX,
+                *mut ffi::EVP_MAC_CTX,
+                c_int,
+            ) -> c_int,
+        >,
+    ) -> c_int;
+    fn OSSL_PARAM_construct_utf8_string(
+        key: *const c_char,
+        text: *mut c_char,
+        size: usize,
+    ) -> ffi::OSSL_PARAM;
     fn SSL_set_options(ssl: *mut ffi::SSL, options: u64) -> u64;
     fn SSL_clear_options(ssl: *mut ffi::SSL, options: u64) -> u64;
 }
@@ -113,5 +135,85 @@ pub(crate) fn renegotiate(ssl: &SslRef) -> bool {
     unsafe {
         SSL_clear_options(ssl.as_ptr(), SSL_OP_NO_RENEGOTIATION);
         SSL_renegotiate(ssl.as_ptr()) == 1
+    }
+}
+
+/// [X509_STORE_add_crl(3)](https://docs.openssl.org/3.0/man3/X509_STORE_add_cert/): takes a reference of its own.
+pub(crate) fn add_crl(store: &mut X509StoreBuilder, crl: &X509Crl) -> Result<(), ErrorStack> {
+    // SAFETY: both are live; the store counts its reference up.
+    let added = unsafe { X509_STORE_add_crl(store.as_ptr(), crl.as_ptr()) };
+    if added == 1 { Ok(()) } else { Err(ErrorStack::get()) }
+}
+
+/// SSL_set_session: a client resumes this session, if the server takes it.
+pub(crate) fn set_session(ssl: &mut Ssl, session: &SslSession) -> Result<(), ErrorStack> {
+    // SAFETY: sessions and SSLs come from contexts of the same method, since each client keeps its own.
+    unsafe { ssl.set_session(session) }
+}
+
+/// What a session ticket is made with.
+pub(crate) struct TicketKeys {
+    pub(crate) name: [u8; 16],
+    /// AES-256.
+    pub(crate) cipher: [u8; 32],
+    /// HMAC-SHA256.
+    pub(crate) mac: [u8; 32],
+}
+
+/// Chooses the keys of a ticket by their name, `None` for a new ticket, and says whether a new one is to be made.
+pub(crate) type ChooseKeys = fn(&SslContextRef, Option<[u8; 16]>) -> Option<(TicketKeys, bool)>;
+
+/// The one function that chooses; all contexts of a process have the same.
+static CHOOSE: std::sync::OnceLock<ChooseKeys> = std::sync::OnceLock::new();
+
+/// [SSL_CTX_set_tlsext_ticket_key_evp_cb(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_set_tlsext_ticket_key_cb/):
+/// has the keys of session tickets chosen by `choose`.
+pub(crate) fn set_ticket_keys(context: &mut SslContextBuilder, choose: ChooseKeys) -> Result<(), ErrorStack> {
+    CHOOSE.get_or_init(|| choose);
+    // SAFETY: the context is live, the function is one for good.
+    let set = unsafe { SSL_CTX_set_tlsext_ticket_key_evp_cb(context.as_ptr(), Some(ticket_key)) };
+    if set == 1 { Ok(()) } else { Err(ErrorStack::get()) }
+}
+
+/// Returns 1 for a ticket that can be made or read, 2 for one that is to be made anew besides, 0 for none.
+unsafe extern "C" fn ticket_key(
+    ssl: *mut ffi::SSL,
+    name: *mut u8,
+    iv: *mut u8,
+    cipher: *mut ffi::EVP_CIPHER_CTX,
+    mac: *mut ffi::EVP_MAC_CTX,
+    encrypt: c_int,
+) -> c_int {
+    const IV: usize = 16;
+    let Some(choose) = CHOOSE.get() else { return 0 };
+    // SAFETY: OpenSSL calls with a live SSL, a name of 16 bytes, room for the longest IV, and two live contexts; it
+    // uses none of them from another thread meanwhile.
+    unsafe {
+        let context = SslRef::from_ptr(ssl).ssl_context();
+        let named = (encrypt == 0).then(|| name.cast::<[u8; 16]>().read_unaligned());
+        let Some((mut keys, renew)) = choose(context, named) else { return 0 };
+        if encrypt == 1 {
+            name.cast::<[u8; 16]>().write_unaligned(keys.name);
+            let mut fresh = [0; IV];
+            if openssl::rand::rand_bytes(&mut fresh).is_err() {
+                return -1;
+            }
+            iv.cast::<[u8; IV]>().write_unaligned(fresh);
+        }
+        let aes = ffi::EVP_aes_256_cbc();
+        let key = keys.cipher.as_ptr();
+        let begun = match encrypt {
+            1 => ffi::EVP_EncryptInit_ex(cipher, aes, ptr::null_mut(), key, iv),
+            _ => ffi::EVP_DecryptInit_ex(cipher, aes, ptr::null_mut(), key, iv),
+        };
+        let parameters = [
+            ffi::OSSL_PARAM_construct_octet_string(c"key".as_ptr(), keys.mac.as_mut_ptr().cast(), 32),
+            OSSL_PARAM_construct_utf8_string(c"digest".as_ptr(), c"SHA256".as_ptr().cast_mut(), 0),
+            ffi::OSSL_PARAM_construct_end(),
+        ];
+        if begun != 1 || ffi::EVP_MAC_CTX_set_params(mac, parameters.as_ptr()) != 1 {
+            return -1;
+        }
+        if renew { 2 } else { 1 }
     }
 }

@@ -94,18 +94,32 @@ fn open(
     };
     match opened {
         Ok(opened) => {
-            if association.scheme.is_secure() {
+            let secure = association.scheme.is_secure();
+            if secure {
                 bump(&shared.counters.handshakes);
             }
+            if opened.facts.resumed {
+                bump(&shared.counters.resumed);
+            }
             shared.registry.end_handshake(association);
+            let admitted = match secure {
+                true => shared.contexts().may_enter(&opened.facts.identity),
+                false => Ok(()),
+            };
             let home: Arc<dyn Home> = Arc::clone(shared) as _;
-            Some(Peer::open(Parts {
+            let mut peer = Peer::open(Parts {
                 association: Arc::clone(association),
                 opened,
                 timeouts: shared.timeouts.clone(),
                 counters: Arc::clone(&shared.counters),
                 home: Some(home),
-            }))
+            });
+            if let Err(why) = admitted {
+                log_limited!(info, peer = %peer.peer_address(), why, "refused a peer after its handshake");
+                peer.finish_with(EndReason::NotAuthorized(why.to_owned()), None);
+                return None;
+            }
+            Some(peer)
         }
         Err(failure) => {
             let (reason, leftover) = match failure {
@@ -139,8 +153,7 @@ fn open_dtls(
     let mut transport = udp_transport(association, &socket, shared);
     let restart = Restart::new(Arc::clone(&shared.cookies), association.hello_random);
     let deadline = after(shared.timeouts.handshake);
-    let context = shared.contexts.dtls();
-    let handshake = Handshake::accept(context, socket, hello)?;
+    let handshake = Handshake::accept(shared.contexts().dtls(), socket, hello)?;
     let (session, facts) =
         handshake.complete(&mut transport, association, &shared.counters, Some(&restart), deadline)?;
     Ok(Opened {
@@ -162,13 +175,13 @@ fn open_sctp(
     transport.end = over;
     let secure = match association.scheme {
         Scheme::SctpTls => {
-            let tls = TlsStreams::accept(shared.contexts.tls(), settings.tls_streams)?;
+            let tls = TlsStreams::accept(shared.contexts().tls(), settings.tls_streams)?;
             Some(SecureSctp::Tls(Box::new(tls)))
         }
         Scheme::SctpDtls => {
             session::sctp::require_auth(&socket)?;
             let knobs = Knobs { label_with_nul: settings.dtls_label_with_nul, ..Knobs::default() };
-            Some(SecureSctp::Dtls(Box::new(DtlsSctp::accept(shared.contexts.dtls(), knobs)?)))
+            Some(SecureSctp::Dtls(Box::new(DtlsSctp::accept(shared.contexts().dtls(), knobs)?)))
         }
         _ => None,
     };
@@ -201,7 +214,7 @@ fn open_stream(
     }
     let settings = &shared.stream;
     let mut session = match association.scheme.is_secure() {
-        true => StreamSession::accept(shared.contexts.tls(), socket, settings)?,
+        true => StreamSession::accept(shared.contexts().tls(), socket, settings)?,
         false => StreamSession::plain(socket, settings),
     };
     let facts = session.shake_hands(&mut transport, association, deadline)?;

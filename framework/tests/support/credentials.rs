@@ -3,6 +3,10 @@
 // Each test program uses its own part of this.
 #![allow(dead_code)]
 
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use openssl::asn1::Asn1Time;
 use openssl::bn::{BigNum, MsbOption};
 use openssl::ec::{EcGroup, EcKey};
@@ -36,7 +40,7 @@ pub struct Authority {
 impl Authority {
     pub fn new() -> Self {
         let key = p256();
-        let certificate = build("authority", &key, None);
+        let certificate = build("authority", &key, &["localhost"], None);
         Self { certificate, key }
     }
 
@@ -50,8 +54,51 @@ impl Authority {
 
     /// A certificate in this name, for localhost and 127.0.0.1, with its key, both in PEM.
     pub fn issue_pem(&self, name: &str, key: &PKey<Private>) -> (Vec<u8>, Vec<u8>) {
-        let certificate = build(name, key, Some(self));
+        self.issue_pem_for(name, key, &["localhost"])
+    }
+
+    /// The same, for other DNS names.
+    pub fn issue_pem_for(&self, name: &str, key: &PKey<Private>, dns: &[&str]) -> (Vec<u8>, Vec<u8>) {
+        let certificate = build(name, key, dns, Some(self));
         (certificate.to_pem().unwrap(), key.private_key_to_pem_pkcs8().unwrap())
+    }
+
+    pub fn issue_for(&self, name: &str, dns: &[&str]) -> Identity {
+        let (certificate, key) = self.issue_pem_for(name, &p256(), dns);
+        Identity::from_pem(&certificate, &key).unwrap()
+    }
+
+    /// A list of revoked certificates, in PEM.
+    pub fn revoke(&self, revoked: &[&Identity]) -> Vec<u8> {
+        let office = Office::open(self, revoked, &[]);
+        office.openssl(&["ca", "-config", "ca.conf", "-gencrl", "-out", "list.pem"]);
+        office.read("list.pem")
+    }
+
+    /// An OCSP response that says that this certificate is good, in DER.
+    pub fn ocsp_response(&self, identity: &Identity) -> Vec<u8> {
+        let office = Office::open(self, &[], &[identity]);
+        std::fs::write(office.0.join("leaf.pem"), identity.certificate_pem()).unwrap();
+        let ask = ["ocsp", "-no_nonce", "-issuer", "ca.pem", "-cert", "leaf.pem", "-reqout", "request.der"];
+        office.openssl(&ask);
+        office.openssl(&[
+            "ocsp",
+            "-index",
+            "index.txt",
+            "-CA",
+            "ca.pem",
+            "-rsigner",
+            "ca.pem",
+            "-rkey",
+            "ca.key",
+            "-ndays",
+            "2",
+            "-reqin",
+            "request.der",
+            "-respout",
+            "response.der",
+        ]);
+        office.read("response.der")
     }
 
     pub fn issue(&self, name: &str, key: &PKey<Private>) -> Identity {
@@ -60,7 +107,7 @@ impl Authority {
     }
 }
 
-fn build(name: &str, key: &PKey<Private>, issuer: Option<&Authority>) -> X509 {
+fn build(name: &str, key: &PKey<Private>, dns: &[&str], issuer: Option<&Authority>) -> X509 {
     let mut subject = X509NameBuilder::new().unwrap();
     subject.append_entry_by_nid(Nid::COMMONNAME, name).unwrap();
     let subject = subject.build();
@@ -77,9 +124,14 @@ fn build(name: &str, key: &PKey<Private>, issuer: Option<&Authority>) -> X509 {
     if issuer.is_none() {
         builder.append_extension(BasicConstraints::new().critical().ca().build().unwrap()).unwrap();
     }
-    let names = SubjectAlternativeName::new()
-        .dns("localhost")
+    let mut names = SubjectAlternativeName::new();
+    for name in dns {
+        names.dns(name);
+    }
+    let names = names
         .ip("127.0.0.1")
+        .uri(&format!("urn:example:{name}"))
+        .email(&format!("{name}@example.org"))
         .build(&builder.x509v3_context(None, None))
         .unwrap();
     builder.append_extension(names).unwrap();
@@ -90,4 +142,49 @@ fn build(name: &str, key: &PKey<Private>, issuer: Option<&Authority>) -> X509 {
     };
     builder.sign(signer, digest).unwrap();
     builder.build()
+}
+
+/// The folder that `openssl ca` and `openssl ocsp` work in; removed when dropped.
+struct Office(PathBuf);
+
+impl Office {
+    fn open(authority: &Authority, revoked: &[&Identity], valid: &[&Identity]) -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("office-{}-{number}", std::process::id());
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let line = |identity: &Identity, revoked: bool| {
+            let certificate = X509::from_pem(&identity.certificate_pem()).unwrap();
+            let serial = certificate.serial_number().to_bn().unwrap().to_hex_str().unwrap().to_string();
+            let (state, when) = if revoked { ("R", "260101000000Z") } else { ("V", "") };
+            format!("{state}\t491231235959Z\t{when}\t{serial}\tunknown\t/CN=x\n")
+        };
+        let lines = revoked.iter().map(|one| line(one, true)).chain(valid.iter().map(|one| line(one, false)));
+        let write = |name: &str, content: &[u8]| std::fs::write(folder.join(name), content).unwrap();
+        write("index.txt", lines.collect::<String>().as_bytes());
+        write("ca.pem", &authority.pem());
+        write("ca.key", &authority.key.private_key_to_pem_pkcs8().unwrap());
+        write(
+            "ca.conf",
+            b"[ca]\ndefault_ca=one\n[one]\ndatabase=index.txt\ncertificate=ca.pem\nprivate_key=ca.key\n\
+              default_md=sha256\ndefault_crl_days=2\n",
+        );
+        Self(folder)
+    }
+
+    fn openssl(&self, arguments: &[&str]) {
+        let run = Command::new("openssl").args(arguments).current_dir(&self.0).output().unwrap();
+        assert!(run.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&run.stderr));
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.0.join(name)).unwrap()
+    }
+}
+
+impl Drop for Office {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }

@@ -3,10 +3,11 @@
 use std::sync::{Arc, OnceLock};
 
 use peeloff::sctp::Settings;
-use peeloff::{Client, ConnectError, Peer, StreamSettings};
+use peeloff::{Client, ConnectError, Framing, Peer, StreamSettings};
 
 use crate::credentials::{authorities, identity};
 use crate::failure::Failure;
+use crate::nc::chat::converse;
 use crate::nc::talk::talk;
 use crate::nc::{BROKEN, NO_HANDSHAKE, NcArgs, TIMED_OUT};
 use crate::signals;
@@ -17,7 +18,10 @@ pub(super) fn run(args: &NcArgs, settings: Settings, stream: StreamSettings) -> 
     args.association.prepare(&mut peer)?;
     tracing::info!(peer = %peer.peer_address(), cipher = peer.cipher(), "connected");
     let signal = close_on_signal(&peer)?;
-    let result = talk(&mut peer, args.manner());
+    let result = match args.chat {
+        true => converse(&mut peer, args.manner()),
+        false => talk(&mut peer, args.manner()),
+    };
     peer.close();
     match signal.get() {
         Some(signal) => Ok(signals::exit_code(*signal)),
@@ -25,7 +29,10 @@ pub(super) fn run(args: &NcArgs, settings: Settings, stream: StreamSettings) -> 
     }
 }
 
-fn connect(args: &NcArgs, settings: Settings, stream: StreamSettings) -> Result<Peer, Failure> {
+fn connect(args: &NcArgs, settings: Settings, mut stream: StreamSettings) -> Result<Peer, Failure> {
+    if args.chat {
+        stream.framing = Framing::Lines;
+    }
     let mut builder = Client::builder().timeout(args.handshake_timeout().0).sctp(settings).stream(stream);
     for local in &args.association.bind {
         builder = builder.bind(local.0);

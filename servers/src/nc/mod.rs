@@ -1,7 +1,7 @@
 //! Standard input and output as messages: the program `peeloff-nc`.
 //!
 //! `messages` cuts the input, `talk` joins it and the output to one peer, `call` and `listen` bring
-//! the peer, `association` is what only SCTP has.
+//! the peer, `association` is what only SCTP has, `chat` is the terminal of a chat.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use crate::values::{Size, Span, SpanOrOff};
 
 mod association;
 mod call;
+mod chat;
 mod listen;
 mod messages;
 mod talk;
@@ -59,6 +60,11 @@ pub struct NcArgs {
     /// every peer there is.
     #[arg(short, long, requires = "listen")]
     pub keep_open: bool,
+
+    /// Chat: messages are lines, and on a terminal the line that is being typed stays whole while
+    /// others come in. For peeloff-chat and its like.
+    #[arg(long, conflicts_with_all = ["listen", "block"])]
+    pub chat: bool,
 
     /// Send blocks of this many bytes instead of lines.
     #[arg(long, value_name = "BYTES")]
@@ -145,7 +151,7 @@ impl NcArgs {
             interval: self.interval.0,
             quiet,
             how: self.association.send_info(),
-            lines: self.stream.framing == Some(FramingMode::Lines),
+            lines: self.chat || self.stream.framing == Some(FramingMode::Lines),
             notifications: self.association.notifications,
         }
     }

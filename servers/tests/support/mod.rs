@@ -27,6 +27,7 @@ use openssl::x509::{X509, X509NameBuilder};
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 pub const ECHO: &str = env!("CARGO_BIN_EXE_peeloff-echo");
+pub const CHAT: &str = env!("CARGO_BIN_EXE_peeloff-chat");
 pub const NC: &str = env!("CARGO_BIN_EXE_peeloff-nc");
 
 /// A running program; killed when dropped.
@@ -114,6 +115,17 @@ impl Program {
         !ended && pending.is_some_and(|mask| mask.trim().bytes().any(|digit| digit != b'0'))
     }
 
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills it, as a crash or the lack of memory would, and waits until it is gone.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Ends its standard input, and waits for its end.
     pub fn finish(mut self) -> Ended {
         self.close_stdin();
@@ -190,6 +202,18 @@ pub fn start_echo(arguments: &[&str]) -> (Program, String) {
     let line = server.line();
     let address = line.strip_prefix("listening ").unwrap_or_else(|| panic!("{line:?}")).to_owned();
     (server, address)
+}
+
+/// A chat server and its addresses, one for each `--listen`.
+pub fn start_chat(arguments: &[&str]) -> (Program, Vec<String>) {
+    let mut server = Program::start(CHAT, arguments);
+    let listeners = arguments.iter().filter(|argument| **argument == "--listen").count();
+    let addresses = (0..listeners).map(|_| {
+        let line = server.line();
+        line.strip_prefix("listening ").unwrap_or_else(|| panic!("{line:?}")).to_owned()
+    });
+    let addresses = addresses.collect();
+    (server, addresses)
 }
 
 /// A program that is given `input` and runs to its end.

@@ -7,10 +7,10 @@ use std::time::Instant;
 use openssl::ssl::SslContext;
 
 use super::*;
-use crate::credentials::{CaBundle, ClientAuth, Identity, PeerIdentity};
+use crate::credentials::{CaBundle, ClientAuth, Credentials, Identity, PeerIdentity};
 use crate::dispatcher::hello::{HANDSHAKE, Record};
 use crate::error::EndReason;
-use crate::session::context::{self, ClientCredentials, Protocol, ServerCredentials};
+use crate::session::context::{self, ClientCredentials, Protocol};
 use crate::session::dtls_sctp::Knobs;
 use crate::session::simulation::{Rng, Wire};
 
@@ -169,7 +169,7 @@ impl Pair {
 }
 
 /// Credentials that trust each other, with client authentication where `mutual`.
-fn credentials(mutual: bool) -> (ClientCredentials, ServerCredentials) {
+fn credentials(mutual: bool) -> (ClientCredentials, Credentials) {
     let (ours, theirs) = (Identity::self_signed().unwrap(), Identity::self_signed().unwrap());
     let trust = |identity: &Identity| CaBundle::from_pem(&identity.certificate_pem()).unwrap();
     let client = ClientCredentials {
@@ -178,23 +178,23 @@ fn credentials(mutual: bool) -> (ClientCredentials, ServerCredentials) {
         ..ClientCredentials::default()
     };
     let client_auth = if mutual { ClientAuth::Required(trust(&ours)) } else { ClientAuth::None };
-    let server = ServerCredentials { identity: Some(theirs), client_auth, ..ServerCredentials::default() };
+    let server = Credentials { identities: vec![theirs], client_auth, ..Credentials::default() };
     (client, server)
 }
 
-fn psk_credentials(identity: Option<Identity>) -> (ClientCredentials, ServerCredentials) {
+fn psk_credentials(identity: Option<Identity>) -> (ClientCredentials, Credentials) {
     let client =
         ClientCredentials { psk: Some((b"alice".to_vec(), vec![7; 32])), ..ClientCredentials::default() };
-    let server = ServerCredentials {
-        identity,
+    let server = Credentials {
+        identities: identity.into_iter().collect(),
         psk: Some(Arc::new(|identity: &[u8]| (identity == b"alice").then(|| vec![7; 32]))),
-        ..ServerCredentials::default()
+        ..Credentials::default()
     };
     (client, server)
 }
 
 fn contexts(
-    (client, server): &(ClientCredentials, ServerCredentials),
+    (client, server): &(ClientCredentials, Credentials),
     protocol: Protocol,
 ) -> (SslContext, SslContext) {
     (context::client(client, protocol).unwrap(), context::server(server, protocol).unwrap())

@@ -8,7 +8,7 @@ fn pair_with(contexts: &(SslContext, SslContext), knobs: [Knobs; 2], seed: u64) 
     Pair::new(SecureSctp::Dtls(Box::new(client)), SecureSctp::Dtls(Box::new(server)), seed)
 }
 
-fn pair(credentials: &(ClientCredentials, ServerCredentials), seed: u64) -> Pair {
+fn pair(credentials: &(ClientCredentials, Credentials), seed: u64) -> Pair {
     pair_with(&contexts(credentials, Protocol::Dtls), [Knobs::default(); 2], seed)
 }
 
@@ -170,7 +170,7 @@ fn messages_are_one_record_long_at_most() {
 #[test]
 fn a_chain_longer_than_openssls_buffer_arrives_in_whole_records() {
     let (client, mut server) = credentials(false);
-    if let Some(identity) = &mut server.identity {
+    if let Some(identity) = server.identities.first_mut() {
         for _ in 0..20 {
             identity.chain.push(Identity::self_signed().unwrap().chain.remove(0));
         }

@@ -9,11 +9,11 @@ fn pair_with(contexts: &(SslContext, SslContext), seed: u64) -> Pair {
     Pair::new(SecureSctp::Tls(Box::new(client)), SecureSctp::Tls(Box::new(server)), seed)
 }
 
-fn pair(credentials: &(ClientCredentials, ServerCredentials), seed: u64) -> Pair {
+fn pair(credentials: &(ClientCredentials, Credentials), seed: u64) -> Pair {
     pair_with(&contexts(credentials, Protocol::Tls), seed)
 }
 
-fn old_pair(credentials: &(ClientCredentials, ServerCredentials), seed: u64) -> Pair {
+fn old_pair(credentials: &(ClientCredentials, Credentials), seed: u64) -> Pair {
     let server = context::server(&credentials.1, Protocol::Tls).unwrap();
     pair_with(&(context::old_client(&credentials.0), server), seed)
 }
@@ -243,10 +243,10 @@ fn an_ed25519_key_serves_tls_1_2_and_1_3_and_not_dtls() {
     builder.set_not_after(template.not_after()).unwrap();
     builder.set_pubkey(&key).unwrap();
     builder.sign(&key, openssl::hash::MessageDigest::null()).unwrap();
-    let identity = Identity { chain: vec![builder.build()], key };
+    let identity = Identity { chain: vec![builder.build()], key, ocsp: None };
     let trust = CaBundle::from_pem(&identity.certificate_pem()).unwrap();
     let client = ClientCredentials { authorities: Some(trust), ..ClientCredentials::default() };
-    let server = ServerCredentials { identity: Some(identity), ..ServerCredentials::default() };
+    let server = Credentials { identities: vec![identity], ..Credentials::default() };
     assert!(context::server(&server, Protocol::Dtls).is_err());
     let credentials = (client, server);
     pair(&credentials, 13).opened();

@@ -1,0 +1,242 @@
+//! Who we are and whom we trust: certificates with their keys, authorities, revoked certificates.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use openssl::asn1::Asn1Time;
+use openssl::bn::{BigNum, MsbOption};
+use openssl::ec::{EcGroup, EcKey};
+use openssl::error::ErrorStack;
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::ocsp::{OcspResponse, OcspResponseStatus};
+use openssl::pkey::{PKey, Private};
+use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
+use openssl::x509::{CrlStatus, X509, X509Crl, X509NameBuilder};
+
+use super::peer::{PeerCertificate, fingerprint};
+use super::{read, refused};
+use crate::error::IdentityError;
+
+/// A certificate chain with its private key: ECDSA or RSA, for clients Ed25519 too (OpenSSL has no
+/// Ed25519 for DTLS 1.2 servers).
+#[derive(Clone)]
+pub struct Identity {
+    /// The leaf first.
+    pub(crate) chain: Vec<X509>,
+    pub(crate) key: PKey<Private>,
+    /// An OCSP response in DER, to be stapled.
+    pub(crate) ocsp: Option<Vec<u8>>,
+}
+
+impl Identity {
+    /// Makes a new P-256 key and a certificate for it, valid for 30 days for `localhost`,
+    /// 127.0.0.1 and ::1. Nobody can verify it unless told to: for trying things out.
+    pub fn self_signed() -> Result<Self, IdentityError> {
+        make_self_signed().map_err(refused)
+    }
+
+    /// A chain (the leaf first) and its key, both in PEM.
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, IdentityError> {
+        Self::parse(chain, "the certificate chain", key, "the key")
+    }
+
+    /// As [`from_pem`](Self::from_pem), from files.
+    pub fn from_files(chain: &Path, key: &Path) -> Result<Self, IdentityError> {
+        let (chain_pem, key_pem) = (read(chain)?, read(key)?);
+        Self::parse(&chain_pem, &chain.display().to_string(), &key_pem, &key.display().to_string())
+    }
+
+    fn parse(chain: &[u8], chain_place: &str, key: &[u8], key_place: &str) -> Result<Self, IdentityError> {
+        let chain = certificates(chain, chain_place)?;
+        // An encrypted key asks for a passphrase on the terminal unless a callback answers.
+        let key = PKey::private_key_from_pem_callback(key, |_| Ok(0))
+            .map_err(|_| IdentityError::NoKey { place: key_place.to_owned() })?;
+        if !chain[0].public_key().map_err(refused)?.public_eq(&key) {
+            return Err(IdentityError::Mismatch);
+        }
+        Ok(Self { chain, key, ocsp: None })
+    }
+
+    /// Staples this OCSP response (RFC 6066 §8), in DER as `openssl ocsp -respout` writes it, to the handshakes
+    /// of clients that ask for one. It has to be renewed in time, by a
+    /// [reload](crate::Handle::reload).
+    ///
+    /// # Errors
+    ///
+    /// It is no successful OCSP response.
+    pub fn with_ocsp_response(mut self, der: &[u8]) -> Result<Self, IdentityError> {
+        let parsed = OcspResponse::from_der(der).map(|response| response.status());
+        match parsed {
+            Ok(OcspResponseStatus::SUCCESSFUL) => {
+                self.ocsp = Some(der.to_vec());
+                Ok(self)
+            }
+            _ => Err(IdentityError::NoOcspResponse { place: "the OCSP response".to_owned() }),
+        }
+    }
+
+    /// As [`with_ocsp_response`](Self::with_ocsp_response), from a file.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or is no successful OCSP response.
+    pub fn with_ocsp_file(self, path: &Path) -> Result<Self, IdentityError> {
+        let der = read(path)?;
+        self.with_ocsp_response(&der)
+            .map_err(|_| IdentityError::NoOcspResponse { place: path.display().to_string() })
+    }
+
+    /// The names that the leaf certificate is for, in lower case: those of its subjectAltName, or without one
+    /// its common name (RFC 6125 §6.4.4).
+    pub(crate) fn names(&self) -> Vec<String> {
+        let leaf = PeerCertificate::from_x509(&self.chain[0]);
+        let names = match leaf.dns_names.is_empty() {
+            true => leaf.common_name.into_iter().collect(),
+            false => leaf.dns_names,
+        };
+        names.into_iter().map(|name| name.to_ascii_lowercase()).collect()
+    }
+
+    /// The leaf certificate in PEM, so that a client can be told to trust it.
+    pub fn certificate_pem(&self) -> Vec<u8> {
+        self.chain[0].to_pem().unwrap_or_default()
+    }
+
+    /// The SHA-256 fingerprint of the leaf certificate, in lower-case hexadecimal.
+    pub fn fingerprint(&self) -> String {
+        fingerprint(&self.chain[0])
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("fingerprint", &self.fingerprint()).finish_non_exhaustive()
+    }
+}
+
+/// The authorities whose certificates are accepted.
+#[derive(Clone)]
+pub struct CaBundle {
+    pub(crate) certificates: Vec<X509>,
+}
+
+impl CaBundle {
+    /// One or more certificates in PEM.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, IdentityError> {
+        Ok(Self { certificates: certificates(pem, "the CA bundle")? })
+    }
+
+    /// As [`from_pem`](Self::from_pem), from a file.
+    pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
+        let pem = read(path)?;
+        Ok(Self { certificates: certificates(&pem, &path.display().to_string())? })
+    }
+}
+
+impl fmt::Debug for CaBundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CaBundle({} certificates)", self.certificates.len())
+    }
+}
+
+/// Certificates that their authorities have revoked, as of when the list was made (CRL, RFC 5280 §5).
+#[derive(Clone)]
+pub struct RevocationList {
+    pub(crate) lists: Vec<Arc<X509Crl>>,
+}
+
+impl RevocationList {
+    /// One or more lists in PEM, or one in DER.
+    ///
+    /// # Errors
+    ///
+    /// There is none in it.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, IdentityError> {
+        Self::parse(bytes, "the revocation list")
+    }
+
+    /// As [`from_bytes`](Self::from_bytes), from a file.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or there is no list in it.
+    pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
+        Self::parse(&read(path)?, &path.display().to_string())
+    }
+
+    fn parse(bytes: &[u8], place: &str) -> Result<Self, IdentityError> {
+        const BEGIN: &[u8] = b"-----BEGIN X509 CRL-----";
+        let mut lists = Vec::new();
+        let starts: Vec<usize> =
+            (0..bytes.len()).filter(|&start| bytes[start..].starts_with(BEGIN)).collect();
+        for &start in &starts {
+            lists.push(X509Crl::from_pem(&bytes[start..]));
+        }
+        if starts.is_empty() {
+            lists.push(X509Crl::from_der(bytes));
+        }
+        let lists: Result<Vec<_>, _> = lists.into_iter().map(|list| list.map(Arc::new)).collect();
+        let lists = lists.map_err(|_| IdentityError::NoRevocationList { place: place.to_owned() })?;
+        Ok(Self { lists })
+    }
+
+    /// Whether this certificate is on one of the lists.
+    pub(crate) fn revokes(&self, certificate: &X509) -> bool {
+        let issuer = |list: &X509Crl| {
+            let names = (list.issuer_name().to_der(), certificate.issuer_name().to_der());
+            matches!(names, (Ok(list), Ok(issuer)) if list == issuer)
+        };
+        self.lists
+            .iter()
+            .any(|list| issuer(list) && matches!(list.get_by_cert(certificate), CrlStatus::Revoked(_)))
+    }
+}
+
+impl fmt::Debug for RevocationList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RevocationList({} lists)", self.lists.len())
+    }
+}
+
+fn make_self_signed() -> Result<Identity, ErrorStack> {
+    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
+    let key = PKey::from_ec_key(EcKey::generate(&group)?)?;
+    let mut name = X509NameBuilder::new()?;
+    name.append_entry_by_nid(Nid::COMMONNAME, "localhost")?;
+    let name = name.build();
+    let mut serial = BigNum::new()?;
+    serial.rand(120, MsbOption::ONE, false)?;
+
+    let mut builder = X509::builder()?;
+    builder.set_version(2)?;
+    builder.set_serial_number(&*serial.to_asn1_integer()?)?;
+    builder.set_subject_name(&name)?;
+    builder.set_issuer_name(&name)?;
+    builder.set_pubkey(&key)?;
+    // A day of grace for clocks that go slow.
+    builder.set_not_before(&*Asn1Time::from_unix(unix_now() - 24 * 3600)?)?;
+    builder.set_not_after(&*Asn1Time::days_from_now(30)?)?;
+    builder.append_extension(BasicConstraints::new().critical().ca().build()?)?;
+    let names = SubjectAlternativeName::new()
+        .dns("localhost")
+        .ip("127.0.0.1")
+        .ip("::1")
+        .build(&builder.x509v3_context(None, None))?;
+    builder.append_extension(names)?;
+    builder.sign(&key, MessageDigest::sha256())?;
+    Ok(Identity { chain: vec![builder.build()], key, ocsp: None })
+}
+
+fn unix_now() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs() as i64)
+}
+
+fn certificates(pem: &[u8], place: &str) -> Result<Vec<X509>, IdentityError> {
+    match X509::stack_from_pem(pem) {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(IdentityError::NoCertificate { place: place.to_owned() }),
+    }
+}

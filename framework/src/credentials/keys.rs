@@ -1,0 +1,209 @@
+//! Keys that several processes or hosts share, so that each verifies what the others made: session tickets
+//! (RFC 5077, RFC 8446 §4.6.1) and cookies (RFC 6347 §4.2.1).
+//!
+//! # Security
+//!
+//! Whoever has these keys reads recorded TLS 1.2 and DTLS 1.2 sessions that were resumed by ticket, resumes as any
+//! client (with its certificate's identity), and makes cookies for forged addresses. The file is to be readable by
+//! the server alone, and to be replaced every few days at most. A cookie made with these keys has no period of its
+//! own: it is good for as long as its key.
+
+use std::fmt;
+use std::path::Path;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+use super::read;
+use crate::error::IdentityError;
+
+/// The keys of session tickets and cookies: a current one and, after a rotation, the previous one, which is
+/// still accepted.
+///
+/// A key file has one line `current:` with 64 hexadecimal digits behind it, and may have one `previous:`;
+/// empty lines and comments after `#` are skipped. To rotate, a new file with the old current key as its previous
+/// one replaces it on every host, and the servers [reload](crate::Handle::reload).
+#[derive(Clone)]
+pub struct SharedKeys {
+    pub(crate) current: DerivedKeys,
+    pub(crate) previous: Option<DerivedKeys>,
+}
+
+/// What is made of one key: a leaked part gives nothing of the others away.
+#[derive(Clone)]
+pub(crate) struct DerivedKeys {
+    /// Names the key inside a ticket.
+    pub(crate) ticket_name: [u8; 16],
+    /// AES-256 key.
+    pub(crate) ticket_cipher: [u8; 32],
+    /// HMAC-SHA256 key.
+    pub(crate) ticket_mac: [u8; 32],
+    pub(crate) cookie: [u8; 32],
+}
+
+impl SharedKeys {
+    /// New keys, known to this process alone.
+    ///
+    /// # Errors
+    ///
+    /// OpenSSL has no random bytes.
+    pub fn random() -> Result<Self, IdentityError> {
+        let mut key = [0; 32];
+        openssl::rand::rand_bytes(&mut key).map_err(super::refused)?;
+        Ok(Self { current: DerivedKeys::of(&key), previous: None })
+    }
+
+    /// Reads a key file.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or a line is wrong; the message names the line and shows no key.
+    pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
+        let bytes = read(path)?;
+        let wrong = |(line, why): (usize, &str)| {
+            let place = format!("{}:{line}", path.display());
+            IdentityError::BadKeyFile { place, why: why.to_owned() }
+        };
+        let text = str::from_utf8(&bytes).map_err(|_| wrong((1, "it is not text")))?;
+        Self::parse(text).map_err(wrong)
+    }
+
+    /// The text of a key file with a new current key, and with the current key of `replaced` as its previous one.
+    ///
+    /// # Errors
+    ///
+    /// `replaced` is no key file, or OpenSSL has no random bytes.
+    pub fn new_file(replaced: Option<&str>) -> Result<String, IdentityError> {
+        let mut key = [0; 32];
+        openssl::rand::rand_bytes(&mut key).map_err(super::refused)?;
+        let mut text =
+            "# Keys of session tickets and cookies: keep it secret, and replace it every few days.\n"
+                .to_owned();
+        text += &format!("current:{}\n", hex(&key));
+        if let Some(replaced) = replaced {
+            let wrong = |(line, why): (usize, &str)| IdentityError::BadKeyFile {
+                place: format!("line {line}"),
+                why: why.to_owned(),
+            };
+            let (current, _) = lines(replaced).map_err(wrong)?;
+            text += &format!("previous:{}\n", hex(&current));
+        }
+        Ok(text)
+    }
+
+    fn parse(text: &str) -> Result<Self, (usize, &'static str)> {
+        let (current, previous) = lines(text)?;
+        Ok(Self { current: DerivedKeys::of(&current), previous: previous.as_ref().map(DerivedKeys::of) })
+    }
+}
+
+type Key = [u8; 32];
+
+/// The current and the previous key in a key file, or the line that is wrong, and why.
+fn lines(text: &str) -> Result<(Key, Option<Key>), (usize, &'static str)> {
+    let mut found = [None, None];
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (name, key) = line.split_once(':').ok_or((number, "a line is current:KEY or previous:KEY"))?;
+        let place = match name.trim() {
+            "current" => 0,
+            "previous" => 1,
+            _ => return Err((number, "a line begins with current: or previous:")),
+        };
+        let key = unhex(key.trim()).ok_or((number, "a key has 64 hexadecimal digits"))?;
+        if key == [0; 32] {
+            return Err((number, "a key of zeros is no secret; make one with openssl rand -hex 32"));
+        }
+        if found[place].replace(key).is_some() {
+            return Err((number, "this key is there twice"));
+        }
+        if found[0] == found[1] {
+            return Err((number, "the previous key is the current one"));
+        }
+    }
+    match found {
+        [Some(current), previous] => Ok((current, previous)),
+        _ => Err((1, "there is no line current:KEY; make a key with openssl rand -hex 32")),
+    }
+}
+
+impl DerivedKeys {
+    fn of(key: &Key) -> Self {
+        let derive = |label: &str| -> [u8; 32] {
+            let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+            mac.update(label.as_bytes());
+            mac.finalize().into_bytes().into()
+        };
+        let mut ticket_name = [0; 16];
+        ticket_name.copy_from_slice(&derive("peeloff ticket name")[..16]);
+        Self {
+            ticket_name,
+            ticket_cipher: derive("peeloff ticket cipher"),
+            ticket_mac: derive("peeloff ticket mac"),
+            cookie: derive("peeloff cookie"),
+        }
+    }
+}
+
+impl fmt::Debug for SharedKeys {
+    /// Leaves the keys out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedKeys").field("previous", &self.previous.is_some()).finish_non_exhaustive()
+    }
+}
+
+fn hex(key: &Key) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Key> {
+    let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect();
+    let (pairs, rest) = digits.as_deref()?.as_chunks::<2>();
+    let bytes: Vec<u8> = pairs.iter().map(|[high, low]| high << 4 | low).collect();
+    bytes.try_into().ok().filter(|_| rest.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_file_is_read_and_rotated() {
+        let first = SharedKeys::new_file(None).unwrap();
+        let second = SharedKeys::new_file(Some(&first)).unwrap();
+        let (first, second) = (SharedKeys::parse(&first).unwrap(), SharedKeys::parse(&second).unwrap());
+        assert!(first.previous.is_none());
+        assert_eq!(second.previous.unwrap().ticket_name, first.current.ticket_name);
+        assert_ne!(second.current.cookie, first.current.cookie);
+    }
+
+    #[test]
+    fn the_parts_of_a_key_differ() {
+        let keys = DerivedKeys::of(&[7; 32]);
+        assert_ne!(keys.ticket_cipher, keys.ticket_mac);
+        assert_ne!(keys.ticket_cipher, keys.cookie);
+        assert_ne!(keys.ticket_name[..], keys.ticket_cipher[..16]);
+    }
+
+    #[test]
+    fn a_wrong_line_is_named_and_no_key_is_shown() {
+        let key = "ab".repeat(32);
+        for (text, line) in [
+            (String::new(), 1),
+            (format!("previous:{key}"), 1),
+            (format!("# keys\ncurrent {key}"), 2),
+            (format!("current:{key}\nprevious:{key}"), 2),
+            (format!("current:{key}\n\ncurrent:{}", "cd".repeat(32)), 3),
+            (format!("current:{key}0"), 1),
+            (format!("current:{}", "00".repeat(32)), 1),
+            (format!("last:{key}"), 1),
+        ] {
+            let (found, why) = SharedKeys::parse(&text).unwrap_err();
+            assert_eq!(found, line, "{text}: {why}");
+            assert!(!why.contains("abab"));
+        }
+    }
+}

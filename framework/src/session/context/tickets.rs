@@ -1,0 +1,33 @@
+//! Session tickets whose keys can be shared: which one to make a ticket with, and which one made it.
+
+use std::sync::LazyLock;
+
+use openssl::error::ErrorStack;
+use openssl::ex_data::Index;
+use openssl::ssl::{SslContext, SslContextBuilder, SslContextRef};
+
+use crate::credentials::SharedKeys;
+use crate::sys::ossl::{self, TicketKeys};
+
+/// Where a context has its keys.
+static KEYS: LazyLock<Option<Index<SslContext, SharedKeys>>> =
+    LazyLock::new(|| SslContext::new_ex_index().ok());
+
+/// Has tickets made with the current key, and those of the previous one accepted and made anew.
+pub(super) fn use_keys(context: &mut SslContextBuilder, keys: &SharedKeys) -> Result<(), ErrorStack> {
+    let Some(index) = *KEYS else { return Err(ErrorStack::get()) };
+    context.set_ex_data(index, keys.clone());
+    ossl::set_ticket_keys(context, choose)
+}
+
+/// The keys of a ticket with this name, `None` for a new one; and whether it should be made anew.
+fn choose(context: &SslContextRef, name: Option<[u8; 16]>) -> Option<(TicketKeys, bool)> {
+    let SharedKeys { current, previous } = context.ex_data((*KEYS)?)?;
+    let (found, old) = match name {
+        None => (current, false),
+        Some(name) if name == current.ticket_name => (current, false),
+        Some(name) => (previous.as_ref().filter(|keys| keys.ticket_name == name)?, true),
+    };
+    let keys = TicketKeys { name: found.ticket_name, cipher: found.ticket_cipher, mac: found.ticket_mac };
+    Some((keys, old))
+}

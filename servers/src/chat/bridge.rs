@@ -1,0 +1,342 @@
+//! Redis: two threads that carry bulletins between this process and the others.
+//!
+//! `chat-pub` publishes what is queued, and now and then who is here; `chat-sub` listens. Each has a
+//! connection of its own and makes it anew, ever more slowly, when it is lost. The others count as
+//! reached while both work. A process hears its own bulletins too, so silence means that the connection
+//! is dead, however it died.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use parking_lot::{Condvar, Mutex};
+use redis::{Client, Connection, ConnectionInfo, IntoConnectionInfo, RedisResult};
+
+use crate::chat::bulletin::News;
+use crate::chat::hub::{Hub, Outlet};
+use crate::chat::remote::{Errand, Remote};
+use crate::chat::text::Name;
+use crate::failure::Failure;
+
+/// The most bulletins in one round trip.
+const BATCH: usize = 256;
+/// How long Redis may take to connect, or to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The pause before a lost connection is made anew: at first, and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Where a Redis is: `redis://HOST:PORT/DB`, or `redis+unix:///PATH`.
+#[derive(Clone)]
+pub struct RedisUrl(ConnectionInfo);
+
+impl FromStr for RedisUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let advice = "write redis://HOST:6379, redis://:PASSWORD@HOST:6379/0 or redis+unix:///PATH";
+        // The address itself may hold a password, so it is not repeated.
+        match text.into_connection_info() {
+            Ok(info) => Ok(Self(info)),
+            Err(_) if text.starts_with("rediss:") => {
+                Err(format!("TLS to Redis is not built in: {advice}, through a tunnel if need be"))
+            }
+            Err(error) => Err(format!("no address of a Redis ({error}): {advice}")),
+        }
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RedisUrl({})", self.0.addr())
+    }
+}
+
+/// The two threads. That which listens ends with the process.
+pub struct Bridge {
+    ending: Arc<Ending>,
+    end: Box<dyn Fn() + Send>,
+    publisher: JoinHandle<()>,
+}
+
+impl Bridge {
+    /// Starts both. They try to reach Redis until the bridge is closed; nothing waits for it.
+    ///
+    /// # Errors
+    ///
+    /// A thread cannot be started.
+    pub fn start<O: Outlet>(
+        hub: &Arc<Hub<O>>,
+        errands: Receiver<Errand>,
+        redis: RedisUrl,
+        prefix: &Name,
+    ) -> Result<Self, Failure> {
+        let client = Client::open(redis.0)
+            .map_err(|error| Failure::input(format_args!("--redis cannot be used: {error}")))?;
+        let ending = Arc::new(Ending::default());
+        let line = Arc::new(Carrier {
+            hub: Arc::clone(hub),
+            client,
+            prefix: prefix.to_string(),
+            state: Mutex::default(),
+            ending: Arc::clone(&ending),
+        });
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            thread::Builder::new().name(name.to_owned()).spawn(run).map_err(|error| {
+                Failure::new(1, format_args!("cannot start a thread ({error}): check the limit on threads"))
+            })
+        };
+        let (subscriber, publisher) = (Arc::clone(&line), line);
+        spawn("chat-sub", Box::new(move || subscriber.subscribe()))?;
+        let publisher = spawn("chat-pub", Box::new(move || publisher.publish(&errands)))?;
+        let hub = Arc::clone(hub);
+        let end = move || {
+            if let Some(remote) = &hub.remote {
+                remote.end(PATIENCE);
+            }
+        };
+        Ok(Self { ending, end: Box::new(end), publisher })
+    }
+
+    /// Publishes what is queued, and a goodbye; blocks for as long as Redis may take to answer.
+    pub fn close(self) {
+        (self.end)();
+        self.ending.begin();
+        // It panics only if the hub did, and then there is nothing to save.
+        let _ = self.publisher.join();
+    }
+}
+
+/// Which of the two connections.
+#[derive(Clone, Copy)]
+enum Half {
+    Publishing,
+    Listening,
+}
+
+/// What both threads share.
+struct Carrier<O> {
+    hub: Arc<Hub<O>>,
+    client: Client,
+    prefix: String,
+    state: Mutex<State>,
+    ending: Arc<Ending>,
+}
+
+impl<O: Outlet> Carrier<O> {
+    /// Runs on the thread `chat-sub`.
+    fn subscribe(&self) {
+        let Some(remote) = &self.hub.remote else { return };
+        self.keep_trying(Half::Listening, || {
+            let mut connection = self.connect(remote.presence())?;
+            let mut channels = connection.as_pubsub();
+            channels.psubscribe(format!("{}:room:*", self.prefix))?;
+            channels.subscribe(&[
+                format!("{}:to:{}", self.prefix, remote.origin()),
+                format!("{}:presence", self.prefix),
+            ])?;
+            self.tell(Half::Listening, Ok(()));
+            remote.poke();
+            while !self.ending.has_begun() {
+                let message = channels.get_message()?;
+                self.hub.hear(message.get_payload_bytes(), Instant::now());
+            }
+            Ok(())
+        });
+    }
+
+    /// Runs on the thread `chat-pub`.
+    fn publish(&self, errands: &Receiver<Errand>) {
+        let Some(remote) = &self.hub.remote else { return };
+        self.keep_trying(Half::Publishing, || {
+            let mut connection = self.connect(PATIENCE)?;
+            let outcome = self.run_errands(&mut connection, remote, errands);
+            if let Err(error) = &outcome {
+                // Nobody is reached from here on, so nothing is queued any more.
+                self.tell(Half::Publishing, Err(&error.to_string()));
+                remote.count_dropped(errands.try_iter().count() as u64);
+            }
+            outcome
+        });
+    }
+
+    fn run_errands(
+        &self,
+        connection: &mut Connection,
+        remote: &Remote,
+        errands: &Receiver<Errand>,
+    ) -> RedisResult<()> {
+        let beat = remote.presence() / 3;
+        let mut next_beat = Instant::now();
+        loop {
+            let mut ends = false;
+            let mut news = Vec::new();
+            let mut add = |errand| match errand {
+                Errand::Publish(item) => news.push(item),
+                Errand::Rosters => news.extend(self.hub.rosters()),
+                Errand::End => ends = true,
+            };
+            match errands.recv_deadline(next_beat) {
+                Ok(errand) => {
+                    add(errand);
+                    errands.try_iter().take(BATCH - 1).for_each(add);
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let now = Instant::now();
+                    next_beat = now + beat;
+                    self.hub.expire(now);
+                    news.push(News::Alive);
+                    news.extend(self.hub.rosters());
+                }
+                Err(RecvTimeoutError::Disconnected) => ends = true,
+            }
+            if ends {
+                news.push(News::Bye);
+            }
+            // There are no rosters where nobody is.
+            if news.is_empty() {
+                continue;
+            }
+            let mut pipeline = redis::pipe();
+            for item in news {
+                let channel = format!("{}:{}", self.prefix, item.channel());
+                pipeline.cmd("PUBLISH").arg(channel).arg(remote.bulletin(item).write()).ignore();
+            }
+            pipeline.query::<()>(connection)?;
+            self.tell(Half::Publishing, Ok(()));
+            if ends {
+                return Ok(());
+            }
+        }
+    }
+
+    fn connect(&self, patience: Duration) -> RedisResult<Connection> {
+        let connection = self.client.get_connection_with_timeout(PATIENCE)?;
+        connection.set_read_timeout(Some(patience))?;
+        connection.set_write_timeout(Some(PATIENCE))?;
+        Ok(connection)
+    }
+
+    /// Calls `work` until the bridge is closed, with a pause after each failure.
+    fn keep_trying(&self, half: Half, work: impl Fn() -> RedisResult<()>) {
+        let mut pause = PAUSES.0;
+        loop {
+            let began = Instant::now();
+            if let Err(error) = work() {
+                self.tell(half, Err(&error.to_string()));
+            }
+            // It worked for a while.
+            if began.elapsed() > PAUSES.1 {
+                pause = PAUSES.0;
+            }
+            if self.ending.wait(pause) {
+                return;
+            }
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// One connection works, or does not for this reason.
+    fn tell(&self, half: Half, works: Result<(), &str>) {
+        let mut state = self.state.lock();
+        let before = state.is_reached();
+        match half {
+            Half::Publishing => state.publishes = works.is_ok(),
+            // What was published while nobody listened may have reached nobody: it has to succeed anew.
+            Half::Listening => {
+                (state.listens, state.publishes) = (works.is_ok(), state.publishes && works.is_ok())
+            }
+        }
+        let after = state.is_reached();
+        // The lock orders what the hub is told. The hub sends without blocking, and asks for nothing
+        // here.
+        match (before, after) {
+            (false, true) => self.hub.reached(),
+            (true, false) => self.hub.lost(),
+            _ => {}
+        }
+        // Not a line for each try.
+        let said = match works {
+            Ok(()) => state.said == Some(after) || !after,
+            Err(_) => state.said == Some(false),
+        };
+        if said {
+            return;
+        }
+        state.said = Some(after);
+        drop(state);
+        match works {
+            Ok(()) => {
+                let (dropped, refused) = self.hub.remote.as_ref().map(Remote::losses).unwrap_or_default();
+                tracing::info!(dropped, refused, "other hosts are in reach through Redis");
+            }
+            Err(error) => {
+                let redis = self.client.get_connection_info().addr();
+                tracing::warn!(%redis, %error, "Redis is out of reach: rooms are local until it is back");
+            }
+        }
+    }
+}
+
+/// What works, as far as is known.
+#[derive(Default)]
+struct State {
+    listens: bool,
+    publishes: bool,
+    /// What the log said last: in reach or not.
+    said: Option<bool>,
+}
+
+impl State {
+    fn is_reached(&self) -> bool {
+        self.listens && self.publishes
+    }
+}
+
+/// Ends the pauses of both threads.
+#[derive(Default)]
+struct Ending {
+    begun: Mutex<bool>,
+    told: Condvar,
+}
+
+impl Ending {
+    fn begin(&self) {
+        *self.begun.lock() = true;
+        self.told.notify_all();
+    }
+
+    fn has_begun(&self) -> bool {
+        *self.begun.lock()
+    }
+
+    /// Waits for so long, or until the end has begun: then true.
+    fn wait(&self, pause: Duration) -> bool {
+        let mut begun = self.begun.lock();
+        if !*begun {
+            self.told.wait_for(&mut begun, pause);
+        }
+        *begun
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_redis_are_those_that_can_be_used() {
+        for good in ["redis://127.0.0.1:6379", "redis://:secret@redis.example/2", "redis+unix:///run/r.sock"]
+        {
+            assert!(good.parse::<RedisUrl>().is_ok(), "{good}");
+        }
+        for bad in ["", "127.0.0.1:6379", "http://127.0.0.1", "redis://", "rediss://127.0.0.1:6379"] {
+            let error = bad.parse::<RedisUrl>().unwrap_err();
+            assert!(error.contains("write redis://HOST:6379"), "{bad}: {error}");
+        }
+        let url: RedisUrl = "redis://:secret@127.0.0.1".parse().unwrap();
+        assert!(!format!("{url:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,274 @@
+//! What processes tell each other: one text per bulletin, its fields between tabs. Pure.
+//!
+//! `1 ⇥ ORIGIN ⇥ INSTANCE ⇥ KIND ⇥ FIELDS…`: the version of this form, the name of the process, a
+//! number that it drew when it started (so that it knows its own bulletins), and what it tells. No field
+//! can hold a tab, because names and texts have no control characters. What comes is checked as what
+//! peers write: whoever can write to the Redis is not trusted more than they are.
+
+use crate::chat::command::LONGEST_ORIGIN;
+use crate::chat::text::{Lengths, Name, RoomName, clean};
+
+/// The first field.
+const VERSION: &str = "1";
+/// The most names in one roster.
+pub const ROSTER_NAMES: usize = 100;
+
+/// Something that a process tells the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bulletin {
+    /// The name of the process.
+    pub origin: Name,
+    /// The number that it drew at its start.
+    pub instance: u64,
+    /// What it tells.
+    pub news: News,
+}
+
+/// What there is to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Said in a room.
+    Said {
+        /// Where.
+        room: RoomName,
+        /// By whom.
+        name: Name,
+        /// What.
+        text: String,
+    },
+    /// Done in a room (`/me`).
+    Done {
+        /// Where.
+        room: RoomName,
+        /// By whom.
+        name: Name,
+        /// What.
+        text: String,
+    },
+    /// Somebody joined a room.
+    Joined {
+        /// Which.
+        room: RoomName,
+        /// Who.
+        name: Name,
+    },
+    /// Somebody left a room.
+    Left {
+        /// Which.
+        room: RoomName,
+        /// Who.
+        name: Name,
+    },
+    /// Somebody took another name.
+    Renamed {
+        /// The name before.
+        old: Name,
+        /// The name now.
+        new: Name,
+    },
+    /// A private message.
+    Told {
+        /// The process that its receiver is on.
+        origin: Name,
+        /// Its receiver.
+        to: Name,
+        /// Its writer.
+        name: Name,
+        /// What.
+        text: String,
+    },
+    /// Some of the members of a room, repeated now and then: who is not repeated is gone.
+    Roster {
+        /// The room.
+        room: RoomName,
+        /// At most [`ROSTER_NAMES`].
+        names: Vec<Name>,
+    },
+    /// A process is there, and wants the others' rosters.
+    Hello,
+    /// A process is there; this also tells itself that Redis still hands on what it publishes.
+    Alive,
+    /// A process ends: all its members are gone.
+    Bye,
+}
+
+impl News {
+    /// The channel that it goes out on, below the prefix.
+    pub fn channel(&self) -> String {
+        match self {
+            Self::Said { room, .. }
+            | Self::Done { room, .. }
+            | Self::Joined { room, .. }
+            | Self::Left { room, .. } => format!("room:{room}"),
+            Self::Told { origin, .. } => format!("to:{origin}"),
+            Self::Renamed { .. } | Self::Roster { .. } | Self::Hello | Self::Alive | Self::Bye => {
+                "presence".to_owned()
+            }
+        }
+    }
+}
+
+impl Bulletin {
+    /// The text.
+    pub fn write(&self) -> String {
+        let Self { origin, instance, news } = self;
+        let head = format!("{VERSION}\t{origin}\t{instance:016x}\t");
+        let tail = match news {
+            News::Said { room, name, text } => format!("said\t{room}\t{name}\t{text}"),
+            News::Done { room, name, text } => format!("done\t{room}\t{name}\t{text}"),
+            News::Joined { room, name } => format!("joined\t{room}\t{name}"),
+            News::Left { room, name } => format!("left\t{room}\t{name}"),
+            News::Renamed { old, new } => format!("renamed\t{old}\t{new}"),
+            News::Told { origin, to, name, text } => format!("told\t{origin}\t{to}\t{name}\t{text}"),
+            News::Roster { room, names } => {
+                let names: String = names.iter().map(|name| format!("\t{name}")).collect();
+                format!("roster\t{room}{names}")
+            }
+            News::Hello => "hello".to_owned(),
+            News::Alive => "alive".to_owned(),
+            News::Bye => "bye".to_owned(),
+        };
+        head + &tail
+    }
+
+    /// Reads the text; `None` where anything about it is not as it should be.
+    pub fn read(bytes: &[u8], lengths: Lengths) -> Option<Self> {
+        let name_of = |text: &str| Name::parse(text, lengths.name);
+        let room_of = |text: &str| RoomName::parse(text, lengths.name);
+        let text_of = |text: &str| {
+            let harmless = !text.is_empty() && text.len() <= lengths.line && clean(text) == text;
+            harmless.then(|| text.to_owned())
+        };
+        // A roster is the longest; more is not even looked at.
+        if bytes.len() > 4 * (lengths.line + (ROSTER_NAMES + 4) * (lengths.name + LONGEST_ORIGIN)) {
+            return None;
+        }
+        let mut fields = std::str::from_utf8(bytes).ok()?.split('\t');
+        if fields.next()? != VERSION {
+            return None;
+        }
+        let origin = Name::parse(fields.next()?, LONGEST_ORIGIN)?;
+        let instance = u64::from_str_radix(fields.next()?, 16).ok()?;
+        let kind = fields.next()?;
+        let fields: Vec<&str> = fields.take(ROSTER_NAMES + 2).collect();
+        let news = match (kind, fields.as_slice()) {
+            ("said", [room, name, text]) => {
+                News::Said { room: room_of(room)?, name: name_of(name)?, text: text_of(text)? }
+            }
+            ("done", [room, name, text]) => {
+                News::Done { room: room_of(room)?, name: name_of(name)?, text: text_of(text)? }
+            }
+            ("joined", [room, name]) => News::Joined { room: room_of(room)?, name: name_of(name)? },
+            ("left", [room, name]) => News::Left { room: room_of(room)?, name: name_of(name)? },
+            ("renamed", [old, new]) => News::Renamed { old: name_of(old)?, new: name_of(new)? },
+            ("told", [origin, to, name, text]) => News::Told {
+                origin: Name::parse(origin, LONGEST_ORIGIN)?,
+                to: name_of(to)?,
+                name: name_of(name)?,
+                text: text_of(text)?,
+            },
+            ("roster", [room, names @ ..]) if names.len() <= ROSTER_NAMES => {
+                let names = names.iter().map(|name| name_of(name)).collect::<Option<_>>()?;
+                News::Roster { room: room_of(room)?, names }
+            }
+            ("hello", []) => News::Hello,
+            ("alive", []) => News::Alive,
+            ("bye", []) => News::Bye,
+            _ => return None,
+        };
+        Some(Self { origin, instance, news })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LENGTHS: Lengths = Lengths { line: 40, name: 10 };
+
+    fn name(text: &str) -> Name {
+        Name::parse(text, 10).unwrap()
+    }
+
+    fn all() -> Vec<Bulletin> {
+        let room = RoomName::parse("lobby", 10).unwrap();
+        let (alice, bob, text) = (name("alice"), name("Bob"), "hi: there [x]".to_owned());
+        let news = vec![
+            News::Said { room: room.clone(), name: alice.clone(), text: text.clone() },
+            News::Done { room: room.clone(), name: alice.clone(), text: text.clone() },
+            News::Joined { room: room.clone(), name: alice.clone() },
+            News::Left { room: room.clone(), name: alice.clone() },
+            News::Renamed { old: alice.clone(), new: bob.clone() },
+            News::Told { origin: name("south"), to: bob.clone(), name: alice.clone(), text },
+            News::Roster { room: room.clone(), names: vec![alice, bob] },
+            News::Roster { room, names: vec![] },
+            News::Hello,
+            News::Alive,
+            News::Bye,
+        ];
+        news.into_iter().map(|news| Bulletin { origin: name("north"), instance: 0x1f, news }).collect()
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for bulletin in all() {
+            let text = bulletin.write();
+            assert_eq!(Bulletin::read(text.as_bytes(), LENGTHS), Some(bulletin), "{text}");
+        }
+        assert_eq!(all()[0].write(), "1\tnorth\t000000000000001f\tsaid\tlobby\talice\thi: there [x]");
+    }
+
+    #[test]
+    fn each_kind_has_its_channel() {
+        let channels: Vec<_> = all().iter().map(|bulletin| bulletin.news.channel()).collect();
+        assert_eq!(channels[0], "room:lobby");
+        assert_eq!(channels[5], "to:south");
+        assert_eq!(channels[6], "presence");
+    }
+
+    #[test]
+    fn what_a_peer_could_not_have_written_is_refused() {
+        for text in [
+            "",
+            "2\tnorth\t1\thello",
+            "1\tno rth\t1\thello",
+            "1\tnorth\tx\thello",
+            "1\tnorth\t1\thello\tmore",
+            "1\tnorth\t1\tfrob",
+            "1\tnorth\t1\tsaid\tlobby\talice",
+            "1\tnorth\t1\tsaid\tlobby\talice\t",
+            "1\tnorth\t1\tsaid\tlobby\talice\ta\x1b[2J",
+            "1\tnorth\t1\tsaid\tlobby\talice\ta\nb",
+            "1\tnorth\t1\tsaid\tlobby\ta@b\thi",
+            "1\tnorth\t1\tsaid\tlo]bby\talice\thi",
+            "1\tnorth\t1\tsaid\tlobby\tabcdefghijk\thi",
+            "1\tnorth\t1\tsaid\tlobby\talice\taaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        ] {
+            assert_eq!(Bulletin::read(text.as_bytes(), LENGTHS), None, "{text:?}");
+        }
+        let crowd: String = (0..=ROSTER_NAMES).map(|number| format!("\ta{number}")).collect();
+        assert_eq!(Bulletin::read(format!("1\tnorth\t1\troster\tlobby{crowd}").as_bytes(), LENGTHS), None);
+        assert_eq!(Bulletin::read(b"1\tnorth\t1\thello\xff", LENGTHS), None);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Bulletin::read(&bytes, LENGTHS);
+        }
+
+        #[test]
+        fn what_is_read_is_written_alike(
+            kind in "said|done|joined|left|renamed|told|roster|hello|alive|bye",
+            fields in proptest::collection::vec("\\PC{0,12}", 0..5),
+        ) {
+            let text = format!("1\tnorth\t000000000000001f\t{kind}{}", fields.iter().map(|field| format!("\t{field}")).collect::<String>());
+            if let Some(bulletin) = Bulletin::read(text.as_bytes(), LENGTHS) {
+                let again = bulletin.write();
+                prop_assert_eq!(Bulletin::read(again.as_bytes(), LENGTHS), Some(bulletin));
+            }
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! What a peer writes: one line, one [`Command`]. Pure.
+
+use std::fmt;
+
+use crate::chat::text::{Lengths, Name, RoomName, clean, quoted};
+
+/// A line, understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// An empty line.
+    Nothing,
+    /// Said to the current room.
+    Say(String),
+    /// `/me TEXT`: what the member does.
+    Act(String),
+    /// `/nick NAME`.
+    Nick(Name),
+    /// `/join ROOM`.
+    Join(RoomName),
+    /// `/leave [ROOM]`; without one the current room.
+    Leave(Option<RoomName>),
+    /// `/rooms`.
+    Rooms,
+    /// `/who [ROOM]`; without one the current room.
+    Who(Option<RoomName>),
+    /// `/msg NAME TEXT`.
+    Tell(Addressee, String),
+    /// `/help`.
+    Help,
+    /// `/quit`.
+    Quit,
+}
+
+/// Whom a private message is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addressee {
+    /// The nickname.
+    pub name: Name,
+    /// The process that the member is on, if one was named: `alice@north`.
+    pub origin: Option<Name>,
+}
+
+/// Why a line was not understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Complaint {
+    /// Not UTF-8.
+    NotUtf8,
+    /// More bytes than a line may have.
+    TooLong {
+        /// Bytes that would have been taken.
+        limit: usize,
+    },
+    /// No such command.
+    Unknown(String),
+    /// A command without what it needs.
+    Missing {
+        /// The command.
+        command: &'static str,
+        /// How it is written.
+        example: &'static str,
+    },
+    /// Something that is no name where one is needed.
+    BadName {
+        /// The command.
+        command: &'static str,
+        /// What was written.
+        given: String,
+        /// Characters that a name may have.
+        limit: usize,
+    },
+}
+
+/// The lines of `/help`.
+pub const HELP: &[&str] = &[
+    "plain text is said to the current room; //text says /text",
+    "/nick NAME takes a name, /msg NAME TEXT tells somebody in private, /me TEXT says what you do",
+    "/join ROOM enters a room and makes it the current one, /leave [ROOM] leaves it",
+    "/rooms lists the rooms, /who [ROOM] who is there, /quit says goodbye",
+];
+
+/// The longest name of a process, whatever the limit on other names is.
+pub const LONGEST_ORIGIN: usize = 32;
+
+/// Reads one line, with or without its end.
+///
+/// # Errors
+///
+/// The complaint is for whoever wrote it.
+pub fn parse(line: &[u8], lengths: Lengths) -> Result<Command, Complaint> {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.len() > lengths.line {
+        return Err(Complaint::TooLong { limit: lengths.line });
+    }
+    let line = clean(std::str::from_utf8(line).map_err(|_| Complaint::NotUtf8)?);
+    let Some(command) = line.strip_prefix('/') else {
+        return Ok(if line.is_empty() { Command::Nothing } else { Command::Say(line) });
+    };
+    if command.starts_with('/') {
+        return Ok(Command::Say(command.to_owned()));
+    }
+    let (word, rest) = command.split_once(' ').unwrap_or((command, ""));
+    let rest = rest.trim_start();
+    let argument = (!rest.is_empty()).then_some(rest);
+    let room = |command, text: &str| {
+        let limit = lengths.name;
+        RoomName::parse(text, limit).ok_or_else(|| Complaint::BadName { command, given: quoted(text), limit })
+    };
+    match word {
+        "me" => Ok(Command::Act(needed(argument, "/me", "/me waves")?.to_owned())),
+        "nick" => {
+            let given = needed(argument, "/nick", "/nick alice")?;
+            Ok(Command::Nick(name("/nick", given, lengths.name)?))
+        }
+        "join" => Ok(Command::Join(room("/join", needed(argument, "/join", "/join kitchen")?)?)),
+        "leave" | "part" => Ok(Command::Leave(argument.map(|text| room("/leave", text)).transpose()?)),
+        "rooms" | "list" => Ok(Command::Rooms),
+        "who" | "names" => Ok(Command::Who(argument.map(|text| room("/who", text)).transpose()?)),
+        "msg" => {
+            const EXAMPLE: &str = "/msg alice hello";
+            let (to, text) = rest.split_once(' ').unwrap_or((rest, ""));
+            let to = needed((!to.is_empty()).then_some(to), "/msg", EXAMPLE)?;
+            let text = text.trim_start();
+            let text = needed((!text.is_empty()).then_some(text), "/msg", EXAMPLE)?;
+            let (to, origin) = match to.split_once('@') {
+                Some((to, origin)) => (to, Some(name("/msg", origin, LONGEST_ORIGIN)?)),
+                None => (to, None),
+            };
+            let to = Addressee { name: name("/msg", to, lengths.name)?, origin };
+            Ok(Command::Tell(to, text.to_owned()))
+        }
+        "help" | "?" => Ok(Command::Help),
+        "quit" | "exit" => Ok(Command::Quit),
+        _ => Err(Complaint::Unknown(quoted(word))),
+    }
+}
+
+fn needed<'a>(
+    argument: Option<&'a str>,
+    command: &'static str,
+    example: &'static str,
+) -> Result<&'a str, Complaint> {
+    argument.ok_or(Complaint::Missing { command, example })
+}
+
+fn name(command: &'static str, text: &str, limit: usize) -> Result<Name, Complaint> {
+    Name::parse(text, limit).ok_or_else(|| Complaint::BadName { command, given: quoted(text), limit })
+}
+
+impl fmt::Display for Addressee {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.origin {
+            Some(origin) => write!(f, "{}@{origin}", self.name),
+            None => self.name.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotUtf8 => f.write_str("that line is not UTF-8: set your terminal to UTF-8"),
+            Self::TooLong { limit } => {
+                write!(f, "that line is longer than {limit} bytes: send it in several")
+            }
+            Self::Unknown(word) => {
+                write!(f, "there is no command /{word}: /help lists them, and //{word} says /{word}")
+            }
+            Self::Missing { command, example } => {
+                write!(f, "{command} needs more: write it like {example}")
+            }
+            Self::BadName { command, given, limit } => write!(
+                f,
+                "{command}: {given:?} is no name: use letters, digits, - _ and . only, {limit} characters at most"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LENGTHS: Lengths = Lengths { line: 100, name: 10 };
+
+    fn read(line: &str) -> Result<Command, Complaint> {
+        parse(line.as_bytes(), LENGTHS)
+    }
+
+    fn alice() -> Name {
+        Name::parse("alice", 10).unwrap()
+    }
+
+    fn kitchen() -> RoomName {
+        RoomName::parse("kitchen", 10).unwrap()
+    }
+
+    #[test]
+    fn plain_text_is_said() {
+        for line in ["hello there", "hello there\n", "hello there\r\n", "  hello there "] {
+            assert_eq!(read(line), Ok(Command::Say("hello there".to_owned())), "{line:?}");
+        }
+        for line in ["", "\n", "\r\n", " \t ", "\x07"] {
+            assert_eq!(read(line), Ok(Command::Nothing), "{line:?}");
+        }
+        assert_eq!(read("//etc is a directory"), Ok(Command::Say("/etc is a directory".to_owned())));
+    }
+
+    #[test]
+    fn commands_are_words_after_a_slash() {
+        let to = |origin: Option<&str>| Addressee {
+            name: alice(),
+            origin: origin.map(|origin| Name::parse(origin, 10).unwrap()),
+        };
+        for (line, expected) in [
+            ("/nick alice", Command::Nick(alice())),
+            ("/join kitchen", Command::Join(kitchen())),
+            ("/join  #Kitchen\r\n", Command::Join(kitchen())),
+            ("/leave", Command::Leave(None)),
+            ("/leave kitchen", Command::Leave(Some(kitchen()))),
+            ("/rooms", Command::Rooms),
+            ("/who", Command::Who(None)),
+            ("/who kitchen", Command::Who(Some(kitchen()))),
+            ("/me waves", Command::Act("waves".to_owned())),
+            ("/msg alice  hi there", Command::Tell(to(None), "hi there".to_owned())),
+            ("/msg alice@north hi", Command::Tell(to(Some("north")), "hi".to_owned())),
+            ("/quit", Command::Quit),
+            ("/help", Command::Help),
+        ] {
+            assert_eq!(read(line), Ok(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_one_sentence_with_a_remedy() {
+        for (line, expected) in [
+            ("/frob x", "there is no command /frob: /help lists them"),
+            ("/nick", "/nick needs more: write it like /nick alice"),
+            ("/nick a b", "/nick: \"a b\" is no name: use letters"),
+            ("/nick abcdefghijk", "10 characters at most"),
+            ("/join", "/join needs more"),
+            ("/join *", "/join: \"*\" is no name"),
+            ("/who a:b", "/who: \"a:b\" is no name"),
+            ("/msg", "/msg needs more: write it like /msg alice hello"),
+            ("/msg alice", "/msg needs more"),
+            ("/msg al!ce hi", "/msg: \"al!ce\" is no name"),
+            ("/msg alice@ hi", "/msg: \"\" is no name"),
+            ("/me", "/me needs more"),
+        ] {
+            let complaint = read(line).unwrap_err().to_string();
+            assert!(complaint.contains(expected), "{line}: {complaint}");
+        }
+        assert!(read(&"x".repeat(101)).unwrap_err().to_string().contains("longer than 100 bytes"));
+        assert!(read(&"x".repeat(100)).is_ok());
+        let complaint = parse(b"caf\xe9", LENGTHS).unwrap_err();
+        assert_eq!(complaint.to_string(), "that line is not UTF-8: set your terminal to UTF-8");
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_does_harm(line in proptest::collection::vec(any::<u8>(), 0..200)) {
+            match parse(&line, LENGTHS) {
+                Ok(Command::Say(text) | Command::Act(text) | Command::Tell(_, text)) => {
+                    prop_assert!(!text.is_empty() && text.len() <= LENGTHS.line);
+                    prop_assert!(!text.chars().any(char::is_control), "{text:?}");
+                }
+                Ok(_) => {}
+                Err(complaint) => {
+                    let sentence = complaint.to_string();
+                    prop_assert!(!sentence.chars().any(char::is_control), "{sentence:?}");
+                    prop_assert!(sentence.len() < 400);
+                }
+            }
+        }
+
+        #[test]
+        fn words_after_a_slash_do_no_harm(line in "/(nick|join|leave|who|msg|me|x)? ?\\PC{0,20}") {
+            let _ = read(&line);
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! One member's side: what it writes becomes lines for others. Runs on the member's own thread.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::chat::bulletin::News;
+use crate::chat::command::{Addressee, Command, HELP, parse};
+use crate::chat::flood::{Bucket, FloodLimitOrOff, Verdict};
+use crate::chat::hub::{Hub, Outlet};
+use crate::chat::line::{Line, foreign};
+use crate::chat::room::{MEMBER_ROOMS, Member, Refusal, Room};
+use crate::chat::text::{Name, RoomName, quoted};
+
+/// What follows from a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// The conversation goes on.
+    GoesOn,
+    /// The member said goodbye.
+    Ends,
+}
+
+/// A member that is there. It leaves its rooms when this is dropped.
+pub struct Conversation<O: Outlet> {
+    hub: Arc<Hub<O>>,
+    member: Arc<Member<O>>,
+    /// The last one is current.
+    seats: Vec<Seat<O>>,
+    bucket: Bucket,
+    /// SCTP streams that rooms may have, from 1 on; 0 for none.
+    streams: u16,
+    quiet: bool,
+}
+
+struct Seat<O> {
+    room: Arc<Room<O>>,
+    stream: u16,
+}
+
+impl<O: Outlet> Conversation<O> {
+    /// A guest comes, and is in the lobby unless that is full.
+    pub fn begin(hub: &Arc<Hub<O>>, outlet: O, streams: u16) -> Self {
+        let member = hub.directory.lock().enter(outlet);
+        let mut conversation = Self {
+            hub: Arc::clone(hub),
+            member,
+            seats: Vec::new(),
+            bucket: Bucket::new(hub.rules.flood),
+            streams,
+            quiet: false,
+        };
+        let name = conversation.member.name();
+        conversation.tell(&Line::notice(format_args!("you are {name}; /help lists the commands")));
+        if let Some(line) = hub.reach_notice() {
+            conversation.tell(&line);
+        }
+        conversation.join(&hub.lobby());
+        conversation
+    }
+
+    /// Takes one message, which may have several lines. `stream` is the one that it came on.
+    pub fn take(&mut self, message: &[u8], stream: u16, now: Instant) -> Flow {
+        let message = message.strip_suffix(b"\n").unwrap_or(message);
+        for line in message.split(|byte| *byte == b'\n') {
+            match self.bucket.take(now) {
+                Verdict::Heard => {}
+                Verdict::Warned => {
+                    let FloodLimitOrOff(limit) = self.hub.rules.flood;
+                    let rate = limit.map_or(0, |limit| limit.rate());
+                    self.wrong(format_args!("too fast, and not heard: write at most {rate} lines a second"));
+                    continue;
+                }
+                Verdict::Ignored => continue,
+            }
+            let flow = match parse(line, self.hub.rules.lengths) {
+                Ok(command) => self.obey(command, stream),
+                Err(complaint) => {
+                    self.wrong(complaint);
+                    Flow::GoesOn
+                }
+            };
+            if flow == Flow::Ends {
+                return flow;
+            }
+        }
+        Flow::GoesOn
+    }
+
+    /// A message came that was too long to be looked at.
+    pub fn refuse_long(&self) {
+        let limit = self.hub.rules.lengths.line;
+        self.wrong(format_args!("that line is longer than {limit} bytes: send it in several"));
+    }
+
+    /// Says that the server ends. Nobody is told that the member left: everybody does.
+    pub fn end_of_server(&mut self) {
+        self.tell(&Line::notice("the server shuts down"));
+        self.quiet = true;
+    }
+
+    fn obey(&mut self, command: Command, stream: u16) -> Flow {
+        match command {
+            Command::Nothing => {}
+            Command::Say(text) => {
+                self.speak(stream, text, Line::said, |room, name, text| News::Said { room, name, text })
+            }
+            Command::Act(text) => {
+                self.speak(stream, text, Line::done, |room, name, text| News::Done { room, name, text })
+            }
+            Command::Nick(name) => self.rename(&name),
+            Command::Join(room) => self.join(&room),
+            Command::Leave(room) => self.leave(room.as_ref(), stream),
+            Command::Rooms => self.hub.list_rooms(&self.member),
+            Command::Who(room) => self.who(room, stream),
+            Command::Tell(to, text) => self.whisper(&to, &text),
+            Command::Help => {
+                for line in HELP {
+                    self.tell(&Line::answer(line));
+                }
+            }
+            Command::Quit => {
+                self.tell(&Line::notice("goodbye"));
+                return Flow::Ends;
+            }
+        }
+        Flow::GoesOn
+    }
+
+    fn speak(
+        &self,
+        stream: u16,
+        text: String,
+        line: impl Fn(&RoomName, Name, &str) -> Line,
+        news: impl Fn(RoomName, Name, String) -> News,
+    ) {
+        let Some(seat) = self.here(stream) else { return };
+        let (room, name) = (seat.room.name(), self.member.name());
+        Hub::broadcast(&seat.room, &line(room, name.clone(), &text), Some(self.member.id()));
+        self.hub.publish(news(room.clone(), name, text));
+    }
+
+    fn rename(&self, new: &Name) {
+        let renamed = self.hub.directory.lock().rename(&self.member, new);
+        let old = match renamed {
+            Ok(old) => old,
+            Err(refusal) => return self.wrong(refusal),
+        };
+        self.tell(&Line::notice(format_args!("you are {new} now")));
+        if old != *new {
+            let rooms = self.seats.iter().map(|seat| &*seat.room);
+            self.hub.announce_in(rooms, &Line::renamed(&old, new), Some(self.member.id()));
+            self.hub.publish(News::Renamed { old, new: new.clone() });
+        }
+    }
+
+    fn join(&mut self, name: &RoomName) {
+        if let Some(place) = self.seats.iter().position(|seat| seat.room.name() == name) {
+            let seat = self.seats.remove(place);
+            self.seats.push(seat);
+            return self.tell(&Line::notice(format_args!("{name} is your current room")));
+        }
+        if self.seats.len() >= MEMBER_ROOMS {
+            return self.wrong(Refusal::TooManyOfYours);
+        }
+        let stream = self.free_stream();
+        let joined = self.hub.directory.lock().join(&self.member, name, stream);
+        let room = match joined {
+            Ok(room) => room,
+            Err(refusal) => return self.wrong(refusal),
+        };
+        match stream {
+            0 => self.tell(&Line::notice(format_args!("you joined {name}"))),
+            _ => self.tell(&Line::notice(format_args!("you joined {name} on stream {stream}"))),
+        }
+        let who = self.member.name();
+        self.hub.announce(&room, &Line::joined(name, &who), Some(self.member.id()));
+        self.hub.publish(News::Joined { room: name.clone(), name: who });
+        self.seats.push(Seat { room, stream });
+    }
+
+    fn leave(&mut self, name: Option<&RoomName>, stream: u16) {
+        let wanted = match name {
+            Some(name) => name.clone(),
+            None => match self.here(stream) {
+                Some(seat) => seat.room.name().clone(),
+                None => return,
+            },
+        };
+        let Some(place) = self.seats.iter().position(|seat| *seat.room.name() == wanted) else {
+            return self.wrong(format_args!("you are not in {wanted}: leave a room that you joined"));
+        };
+        let seat = self.seats.remove(place);
+        self.go_out(&seat);
+        self.tell(&Line::notice(format_args!("you left {wanted}")));
+        let now = match self.seats.last() {
+            Some(seat) => format!("{} is your current room", seat.room.name()),
+            None => "you are in no room: /join one".to_owned(),
+        };
+        self.tell(&Line::notice(now));
+    }
+
+    fn go_out(&self, seat: &Seat<O>) {
+        self.hub.directory.lock().leave(&self.member, &seat.room);
+        let (room, name) = (seat.room.name(), self.member.name());
+        if !self.quiet {
+            self.hub.announce(&seat.room, &Line::left(room, &name), None);
+        }
+        self.hub.publish(News::Left { room: room.clone(), name });
+    }
+
+    fn who(&self, room: Option<RoomName>, stream: u16) {
+        let room = match room {
+            Some(room) => room,
+            None => match self.here(stream) {
+                Some(seat) => seat.room.name().clone(),
+                None => return,
+            },
+        };
+        if !self.hub.list_members(&self.member, &room) {
+            self.wrong(format_args!("there is no room {room}: /rooms lists them"));
+        }
+    }
+
+    fn whisper(&self, to: &Addressee, text: &str) {
+        let me = self.member.name();
+        let own = self.hub.remote.as_ref().map(|remote| remote.origin());
+        if to.origin.is_none() || to.origin.as_ref() == own {
+            let found = self.hub.directory.lock().member(&to.name);
+            if let Some(found) = found {
+                found.outlet.deliver(&Line::told(me, text), 0);
+                return self.tell(&Line::telling(found.name(), text));
+            }
+        }
+        let Some(remote) = &self.hub.remote else { return self.nobody(to) };
+        let mut elsewhere = remote.namesakes(&to.name);
+        if let Some(origin) = &to.origin {
+            elsewhere.retain(|(_, theirs)| theirs == origin);
+        }
+        match elsewhere.as_slice() {
+            [] => self.nobody(to),
+            [(name, origin)] => {
+                let whom = foreign(name, origin);
+                let (origin, to, text) = (origin.clone(), name.clone(), text.to_owned());
+                if self.hub.publish(News::Told { origin, to, name: me, text: text.clone() }) {
+                    self.tell(&Line::telling(whom, &text));
+                } else {
+                    self.wrong(format_args!("{whom} cannot be reached now: try again later"));
+                }
+            }
+            [(name, origin), ..] => self.wrong(format_args!(
+                "there is more than one {name}: say which, such as /msg {name}@{origin} {}",
+                quoted(text)
+            )),
+        }
+    }
+
+    fn nobody(&self, to: &Addressee) {
+        self.wrong(format_args!("nobody is called {to}: /who lists who is in your room"));
+    }
+
+    /// The room that a message on this stream is for; tells the member if there is none.
+    fn here(&self, stream: u16) -> Option<&Seat<O>> {
+        if self.streams == 0 || stream == 0 {
+            let current = self.seats.last();
+            if current.is_none() {
+                self.wrong("you are in no room: /join one, such as /join lobby");
+            }
+            return current;
+        }
+        let seat = self.seats.iter().find(|seat| seat.stream == stream);
+        if seat.is_none() {
+            self.wrong(format_args!(
+                "no room of yours is on stream {stream}: use stream 0 for your current room"
+            ));
+        }
+        seat
+    }
+
+    /// The lowest stream that no room of this member has; 0 where all are taken.
+    fn free_stream(&self) -> u16 {
+        let taken = |stream: &u16| self.seats.iter().any(|seat| seat.stream == *stream);
+        (1..=self.streams).find(|stream| !taken(stream)).unwrap_or(0)
+    }
+
+    fn tell(&self, line: &Line) {
+        self.member.outlet.deliver(line, 0);
+    }
+
+    fn wrong(&self, sentence: impl fmt::Display) {
+        self.tell(&Line::wrong(sentence));
+    }
+}
+
+impl<O: Outlet> Drop for Conversation<O> {
+    fn drop(&mut self) {
+        for seat in std::mem::take(&mut self.seats) {
+            self.go_out(&seat);
+        }
+        self.hub.directory.lock().quit(&self.member);
+    }
+}

@@ -1,0 +1,147 @@
+//! How fast a member may write: a token bucket. Pure: the time is given.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+/// So many lines a second on average, and so many at once after a quiet time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FloodLimit {
+    rate: u32,
+    burst: u32,
+}
+
+/// A [`FloodLimit`], or `off` for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FloodLimitOrOff(pub Option<FloodLimit>);
+
+impl FloodLimit {
+    /// Lines a second, on average.
+    pub fn rate(self) -> u32 {
+        self.rate
+    }
+}
+
+impl Default for FloodLimitOrOff {
+    fn default() -> Self {
+        Self(Some(FloodLimit { rate: 5, burst: 20 }))
+    }
+}
+
+impl FromStr for FloodLimitOrOff {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.trim() == "off" {
+            return Ok(Self(None));
+        }
+        let positive = |part: &str| part.trim().parse().ok().filter(|number: &u32| *number > 0);
+        let limit = text
+            .split_once('/')
+            .and_then(|(rate, burst)| Some(FloodLimit { rate: positive(rate)?, burst: positive(burst)? }));
+        match limit {
+            Some(limit) => Ok(Self(Some(limit))),
+            None => Err(format!(
+                "{text:?} is no limit: write lines a second and lines at once, such as 5/20, or off"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for FloodLimitOrOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(limit) => write!(f, "{}/{}", limit.rate, limit.burst),
+            None => f.write_str("off"),
+        }
+    }
+}
+
+/// What became of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is heard.
+    Heard,
+    /// The first that is not heard after one that was: its sender is told.
+    Warned,
+    /// Not heard either.
+    Ignored,
+}
+
+/// The lines that one member may write now.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    limit: Option<FloodLimit>,
+    /// When it will be full. At most `burst` intervals ahead.
+    full_at: Option<Instant>,
+    warned: bool,
+}
+
+impl Bucket {
+    /// A full one.
+    pub fn new(limit: FloodLimitOrOff) -> Self {
+        Self { limit: limit.0, full_at: None, warned: false }
+    }
+
+    /// Takes one line out, if there is one.
+    pub fn take(&mut self, now: Instant) -> Verdict {
+        let Some(limit) = self.limit else { return Verdict::Heard };
+        let interval = Duration::from_secs(1) / limit.rate;
+        let full_at = self.full_at.map_or(now, |full_at| full_at.max(now)) + interval;
+        if full_at - now > interval * limit.burst {
+            return match std::mem::replace(&mut self.warned, true) {
+                true => Verdict::Ignored,
+                false => Verdict::Warned,
+            };
+        }
+        self.full_at = Some(full_at);
+        self.warned = false;
+        Verdict::Heard
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_heard_and_then_the_rate() {
+        let mut bucket = Bucket::new("2/3".parse().unwrap());
+        let start = Instant::now();
+        let at = |bucket: &mut Bucket, millis| bucket.take(start + Duration::from_millis(millis));
+        for _ in 0..3 {
+            assert_eq!(at(&mut bucket, 0), Verdict::Heard);
+        }
+        assert_eq!(at(&mut bucket, 0), Verdict::Warned);
+        assert_eq!(at(&mut bucket, 400), Verdict::Ignored);
+        assert_eq!(at(&mut bucket, 500), Verdict::Heard);
+        assert_eq!(at(&mut bucket, 900), Verdict::Warned);
+        assert_eq!(at(&mut bucket, 1000), Verdict::Heard);
+    }
+
+    #[test]
+    fn a_long_quiet_time_saves_up_no_more_than_a_burst() {
+        let mut bucket = Bucket::new("10/2".parse().unwrap());
+        let start = Instant::now();
+        assert_eq!(bucket.take(start), Verdict::Heard);
+        let later = start + Duration::from_secs(3600);
+        assert_eq!([(); 3].map(|()| bucket.take(later)), [Verdict::Heard, Verdict::Heard, Verdict::Warned]);
+    }
+
+    #[test]
+    fn off_is_no_limit() {
+        let mut bucket = Bucket::new("off".parse().unwrap());
+        let now = Instant::now();
+        assert!((0..1000).all(|_| bucket.take(now) == Verdict::Heard));
+    }
+
+    #[test]
+    fn limits_are_shown_as_they_are_written() {
+        for text in ["5/20", "1/1", "off"] {
+            assert_eq!(text.parse::<FloodLimitOrOff>().unwrap().to_string(), text);
+        }
+        for text in ["", "5", "0/1", "1/0", "-1/2", "a/b", "5/20/3"] {
+            assert!(text.parse::<FloodLimitOrOff>().unwrap_err().contains("such as 5/20, or off"), "{text}");
+        }
+    }
+}

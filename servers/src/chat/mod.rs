@@ -1,0 +1,320 @@
+//! Rooms that peers of every transport share: the program `peeloff-chat`.
+//!
+//! | file | what |
+//! |---|---|
+//! | `text`, `command`, `flood` | what peers write: names, lines, how fast. Pure |
+//! | `line` | what the server writes |
+//! | `room` | who is there and in which rooms. Pure |
+//! | `hub`, `conversation` | broadcasts; one member's side |
+//! | `bulletin`, `roster` | what processes tell each other, and what is known of them. Pure |
+//! | `remote`, `bridge` | the others' rooms; the two threads that talk to Redis |
+//! | `peers` | the chat as a handler: the only file that knows peers |
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use peeloff::{Framing, Outbox, Overflow, StreamSettings};
+
+use crate::chat::bridge::{Bridge, RedisUrl};
+use crate::chat::command::LONGEST_ORIGIN;
+use crate::chat::flood::FloodLimitOrOff;
+use crate::chat::hub::{Hub, Rules};
+use crate::chat::peers::Chat;
+use crate::chat::remote::Remote;
+use crate::chat::room::Crowds;
+use crate::chat::text::{Lengths, Name};
+use crate::cli::ServerArgs;
+use crate::config::{Config, ServerOptions};
+use crate::failure::Failure;
+use crate::serve::serve_with;
+use crate::values::{Size, Span};
+
+pub mod bridge;
+pub mod bulletin;
+pub mod command;
+pub mod conversation;
+pub mod flood;
+pub mod hub;
+pub mod line;
+pub mod peers;
+pub mod remote;
+pub mod room;
+pub mod roster;
+pub mod text;
+
+/// Bytes that a line of the server's may have beside what a member wrote: names, or a list of them.
+const ADDED: usize = 2048;
+
+/// The options of `peeloff-chat`.
+#[derive(Args, Clone, Debug)]
+pub struct ChatArgs {
+    /// What every server has.
+    #[command(flatten)]
+    pub server: ServerArgs,
+
+    /// What members may do.
+    #[command(flatten)]
+    pub rooms: RoomArgs,
+
+    /// The other processes.
+    #[command(flatten)]
+    pub redis: RedisArgs,
+}
+
+/// What members may do.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Chat")]
+pub struct RoomArgs {
+    /// The longest line that a member may write.
+    #[arg(long, value_name = "BYTES", default_value_t = Size(Lengths::default().line))]
+    pub max_line: Size,
+
+    /// The longest nickname and name of a room, in characters.
+    #[arg(long, value_name = "N", default_value_t = Lengths::default().name)]
+    pub max_name: usize,
+
+    /// Rooms.
+    #[arg(long, value_name = "N", default_value_t = Rules::default().crowds.rooms)]
+    pub max_rooms: usize,
+
+    /// Members of one room.
+    #[arg(long, value_name = "N", default_value_t = Rules::default().crowds.room_members)]
+    pub max_room_members: usize,
+
+    /// Lines a second that a member may write, and lines at once after a quiet time; or off. What is
+    /// beyond is not heard.
+    #[arg(long, value_name = "RATE/BURST", default_value_t = FloodLimitOrOff::default())]
+    pub flood: FloodLimitOrOff,
+
+    /// Rooms with more members are not told who comes and goes.
+    #[arg(long, value_name = "N", default_value_t = Rules::default().announce_up_to)]
+    pub announce_up_to: usize,
+
+    /// Lines that wait for a member that does not take them, beyond the kernel's buffers.
+    #[arg(long, value_name = "N", default_value_t = Outbox::default().max_messages)]
+    pub outbox: usize,
+
+    /// What happens when they are more.
+    #[arg(long, value_name = "POLICY", default_value = "drop-oldest")]
+    pub overflow: OverflowPolicy,
+
+    /// On SCTP each room that a member joins gets a stream of its own, from 1 on; stream 0 is for the
+    /// current room and all else.
+    #[arg(long)]
+    pub sctp_room_streams: bool,
+}
+
+/// What becomes of a line for a member that takes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OverflowPolicy {
+    /// The oldest line that waits is dropped.
+    DropOldest,
+    /// The line is dropped.
+    DropNewest,
+    /// The member is disconnected.
+    Disconnect,
+}
+
+/// The other processes that share the rooms.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Chat: other processes")]
+pub struct RedisArgs {
+    /// Share the rooms with all processes that use this Redis: redis://HOST:6379 or
+    /// redis+unix:///PATH.
+    #[arg(long, value_name = "URL")]
+    pub redis: Option<RedisUrl>,
+
+    /// What the channels in Redis begin with.
+    #[arg(long, value_name = "NAME", default_value = "peeloff", requires = "redis")]
+    pub redis_prefix: String,
+
+    /// The name that this process has for the others: its members are alice@NAME there [default: the
+    /// host's name and the number of the process].
+    #[arg(long, value_name = "NAME", requires = "redis")]
+    pub origin: Option<String>,
+
+    /// How long members of another process count as there when nothing is heard of it.
+    #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(15)), requires = "redis")]
+    pub presence_timeout: Span,
+}
+
+/// Serves the rooms until SIGINT or SIGTERM; gives the exit code.
+///
+/// # Errors
+///
+/// An option has no usable value, or the server cannot start.
+pub fn run<T: ServerOptions>(args: &ChatArgs, config: Config<T>) -> Result<u8, Failure> {
+    // The bridge has something to log before the server has.
+    args.server.log.start(2).map_err(|failure| config.locate(failure))?;
+    args.check().map_err(|failure| config.locate(failure))?;
+    let rules = args.rooms.to_rules()?;
+    let (remote, bridging) = match &args.redis.redis {
+        Some(url) => {
+            let (origin, prefix) = args.redis.names()?;
+            let presence = args.redis.presence()?;
+            let instance = draw_number()?;
+            let (remote, errands) = Remote::new(origin, instance, presence);
+            (Some(remote), Some((url.clone(), prefix, errands)))
+        }
+        None => (None, None),
+    };
+    let hub = Arc::new(Hub::new(rules, remote));
+    let bridge = match bridging {
+        Some((url, prefix, errands)) => Some(Bridge::start(&hub, errands, url, &prefix)?),
+        None => None,
+    };
+    let chat = Chat {
+        hub,
+        room_streams: args.rooms.sctp_room_streams,
+        tls_streams: args.server.sctp.sctp_tls_streams.unwrap_or(1),
+    };
+    let (stream, outbox) = (args.to_stream()?, args.rooms.to_outbox()?);
+    let code = serve_with(config, |builder| builder.stream(stream).outbox(outbox), chat)?;
+    if let Some(bridge) = bridge {
+        bridge.close();
+    }
+    Ok(code)
+}
+
+impl ChatArgs {
+    /// Checks what the options' parsers cannot.
+    ///
+    /// # Errors
+    ///
+    /// A value is of no use.
+    pub fn check(&self) -> Result<(), Failure> {
+        self.rooms.to_rules()?;
+        self.rooms.to_outbox()?;
+        self.redis.names()?;
+        self.redis.presence()?;
+        self.to_stream()?;
+        Ok(())
+    }
+
+    /// How streams are cut into lines. A line that is longer than this is thrown away as it comes.
+    fn to_stream(&self) -> Result<StreamSettings, Failure> {
+        let args = &self.server.stream;
+        for (option, given) in
+            [("--framing", args.framing.is_some()), ("--max-message", args.max_message.is_some())]
+        {
+            if given {
+                return Err(Failure::input(format_args!(
+                    "{option} has no use here, where a message is a line: drop it, or see --max-line"
+                )));
+            }
+        }
+        let mut settings = args.to_settings(self.server.schemes())?;
+        settings.framing = Framing::Lines;
+        settings.max_message = self.rooms.max_line.0 + ADDED;
+        // What a member does not take waits in its outbox, as lines that are shared.
+        if args.max_pending.is_none() {
+            settings.max_pending = settings.max_message;
+        }
+        Ok(settings)
+    }
+}
+
+impl RoomArgs {
+    /// How much waits for a member.
+    fn to_outbox(&self) -> Result<Outbox, Failure> {
+        if !(1..=65_536).contains(&self.outbox) {
+            let given = self.outbox;
+            return Err(Failure::input(format_args!("--outbox {given} is not usable: give 1 to 65536")));
+        }
+        let mut outbox = Outbox::default();
+        outbox.max_messages = self.outbox;
+        outbox.max_bytes = self.outbox * (self.max_line.0 + ADDED);
+        outbox.overflow = match self.overflow {
+            OverflowPolicy::DropOldest => Overflow::DropOldest,
+            OverflowPolicy::DropNewest => Overflow::DropNewest,
+            OverflowPolicy::Disconnect => Overflow::Disconnect,
+        };
+        Ok(outbox)
+    }
+
+    /// The rules as the hub takes them.
+    ///
+    /// # Errors
+    ///
+    /// A value is of no use.
+    pub fn to_rules(&self) -> Result<Rules, Failure> {
+        let refuse = |option: &str, given: &dyn std::fmt::Display, range: &str| {
+            Err(Failure::input(format_args!("{option} {given} is not usable: give {range}")))
+        };
+        // A line with two names and their origins still fits one record of TLS and DTLS.
+        if !(16..=8192).contains(&self.max_line.0) {
+            return refuse("--max-line", &self.max_line, "16 to 8K");
+        }
+        if !(8..=64).contains(&self.max_name) {
+            return refuse("--max-name", &self.max_name, "8 to 64 characters");
+        }
+        if self.max_rooms == 0 {
+            return refuse("--max-rooms", &0, "1 or more");
+        }
+        if self.max_room_members == 0 {
+            return refuse("--max-room-members", &0, "1 or more");
+        }
+        Ok(Rules {
+            lengths: Lengths { line: self.max_line.0, name: self.max_name },
+            crowds: Crowds { rooms: self.max_rooms, room_members: self.max_room_members },
+            flood: self.flood,
+            announce_up_to: self.announce_up_to,
+        })
+    }
+}
+
+impl RedisArgs {
+    /// The name of this process, and the prefix.
+    fn names(&self) -> Result<(Name, Name), Failure> {
+        let parse = |option: &str, text: &str| {
+            Name::parse(text, LONGEST_ORIGIN).ok_or_else(|| {
+                Failure::input(format_args!(
+                    "{option} {text:?} is no name: use letters, digits, - _ and . only, \
+                     {LONGEST_ORIGIN} characters at most"
+                ))
+            })
+        };
+        let prefix = parse("--redis-prefix", &self.redis_prefix)?;
+        match &self.origin {
+            Some(origin) => Ok((parse("--origin", origin)?, prefix)),
+            None => Ok((default_origin(), prefix)),
+        }
+    }
+
+    fn presence(&self) -> Result<Duration, Failure> {
+        let Span(presence) = self.presence_timeout;
+        if !(Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&presence) {
+            let given = self.presence_timeout;
+            return Err(Failure::input(format_args!(
+                "--presence-timeout {given} is not usable: give 1s to 1h"
+            )));
+        }
+        Ok(presence)
+    }
+}
+
+/// The first label of the host's name, as far as a name can have it, and the number of the process.
+fn default_origin() -> Name {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let label = host.split('.').next().unwrap_or_default();
+    let label: String = label.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(20).collect();
+    let process = std::process::id();
+    let name = if label.is_empty() { format!("host-{process}") } else { format!("{label}-{process}") };
+    Name::parse(&name, LONGEST_ORIGIN).expect("letters, digits and -, and short")
+}
+
+/// A number that no other process has.
+fn draw_number() -> Result<u64, Failure> {
+    let mut bytes = [0; 8];
+    let read =
+        fs::File::open("/dev/urandom").and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes));
+    match read {
+        Ok(()) => Ok(u64::from_ne_bytes(bytes)),
+        Err(error) => Err(Failure::new(1, format_args!("cannot read /dev/urandom ({error}): make it there"))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,288 @@
+//! Who is there and in which rooms: names, rooms, and the limits on both. Pure: an outlet is whatever
+//! reaches a member, and nothing is sent here.
+//!
+//! The list of a room's occupants is shared and copied on writing: a broadcast takes it as it is and
+//! holds no lock while it sends, so rooms do not wait for each other, nor for who comes and goes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::chat::text::{Name, RoomName};
+
+/// The most rooms that one member may be in.
+pub const MEMBER_ROOMS: usize = 32;
+
+/// How many rooms and members there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crowds {
+    /// Rooms of this process.
+    pub rooms: usize,
+    /// Members of one room on this process.
+    pub room_members: usize,
+}
+
+/// Somebody who is there.
+#[derive(Debug)]
+pub struct Member<O> {
+    id: u64,
+    name: Mutex<Name>,
+    /// What reaches them.
+    pub outlet: O,
+}
+
+impl<O> Member<O> {
+    /// What tells this member from all others, for ever.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The nickname, as it is now.
+    pub fn name(&self) -> Name {
+        self.name.lock().clone()
+    }
+}
+
+/// A member in a room.
+#[derive(Debug)]
+pub struct Occupant<O> {
+    /// Who.
+    pub member: Arc<Member<O>>,
+    /// The SCTP stream that this room has with this member; 0 where it has none of its own.
+    pub stream: u16,
+}
+
+impl<O> Clone for Occupant<O> {
+    fn clone(&self) -> Self {
+        Self { member: Arc::clone(&self.member), stream: self.stream }
+    }
+}
+
+/// A room.
+#[derive(Debug)]
+pub struct Room<O> {
+    name: RoomName,
+    occupants: Mutex<Arc<Vec<Occupant<O>>>>,
+}
+
+impl<O> Room<O> {
+    /// Its name.
+    pub fn name(&self) -> &RoomName {
+        &self.name
+    }
+
+    /// Who is in it at this moment, in the order of coming.
+    pub fn occupants(&self) -> Arc<Vec<Occupant<O>>> {
+        Arc::clone(&self.occupants.lock())
+    }
+}
+
+/// Why something cannot be had. Each is one sentence with its remedy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Somebody has the name.
+    NameTaken(Name),
+    /// There are as many rooms as there may be.
+    TooManyRooms(usize),
+    /// The room has as many members as it may have.
+    RoomFull(RoomName, usize),
+    /// The member is in as many rooms as it may be.
+    TooManyOfYours,
+}
+
+/// Everybody and every room of this process.
+#[derive(Debug)]
+pub struct Directory<O> {
+    crowds: Crowds,
+    /// By the folded name.
+    names: HashMap<String, Arc<Member<O>>>,
+    rooms: BTreeMap<RoomName, Arc<Room<O>>>,
+    members_ever: u64,
+    guests_ever: u64,
+}
+
+impl<O> Directory<O> {
+    /// An empty one.
+    pub fn new(crowds: Crowds) -> Self {
+        Self { crowds, names: HashMap::new(), rooms: BTreeMap::new(), members_ever: 0, guests_ever: 0 }
+    }
+
+    /// Somebody new, with the name of a guest.
+    pub fn enter(&mut self, outlet: O) -> Arc<Member<O>> {
+        let name = loop {
+            self.guests_ever += 1;
+            let name = Name::guest(self.guests_ever);
+            if !self.names.contains_key(&name.folded()) {
+                break name;
+            }
+        };
+        self.members_ever += 1;
+        let folded = name.folded();
+        let member = Arc::new(Member { id: self.members_ever, name: Mutex::new(name), outlet });
+        self.names.insert(folded, Arc::clone(&member));
+        member
+    }
+
+    /// Gives a member another name, and back the one it had.
+    pub fn rename(&mut self, member: &Arc<Member<O>>, new: &Name) -> Result<Name, Refusal> {
+        let folded = new.folded();
+        if self.names.get(&folded).is_some_and(|owner| owner.id != member.id) {
+            return Err(Refusal::NameTaken(new.clone()));
+        }
+        let old = std::mem::replace(&mut *member.name.lock(), new.clone());
+        self.names.remove(&old.folded());
+        self.names.insert(folded, Arc::clone(member));
+        Ok(old)
+    }
+
+    /// Puts a member into a room, which is made if there is none. It must not be in it already.
+    pub fn join(
+        &mut self,
+        member: &Arc<Member<O>>,
+        name: &RoomName,
+        stream: u16,
+    ) -> Result<Arc<Room<O>>, Refusal> {
+        let room = match self.rooms.get(name) {
+            Some(room) => Arc::clone(room),
+            None if self.rooms.len() >= self.crowds.rooms => {
+                return Err(Refusal::TooManyRooms(self.crowds.rooms));
+            }
+            None => {
+                let room = Arc::new(Room { name: name.clone(), occupants: Mutex::default() });
+                self.rooms.insert(name.clone(), Arc::clone(&room));
+                room
+            }
+        };
+        let mut occupants = room.occupants.lock();
+        if occupants.len() >= self.crowds.room_members {
+            return Err(Refusal::RoomFull(name.clone(), self.crowds.room_members));
+        }
+        Arc::make_mut(&mut *occupants).push(Occupant { member: Arc::clone(member), stream });
+        drop(occupants);
+        Ok(room)
+    }
+
+    /// Takes a member out of a room. A room that is empty then is no more.
+    pub fn leave(&mut self, member: &Member<O>, room: &Room<O>) {
+        let mut occupants = room.occupants.lock();
+        Arc::make_mut(&mut *occupants).retain(|occupant| occupant.member.id != member.id);
+        if occupants.is_empty() {
+            self.rooms.remove(&room.name);
+        }
+    }
+
+    /// Forgets a member, who has left all rooms by now.
+    pub fn quit(&mut self, member: &Member<O>) {
+        self.names.remove(&member.name().folded());
+    }
+
+    /// Who has this name, whatever the case.
+    pub fn member(&self, name: &Name) -> Option<Arc<Member<O>>> {
+        self.names.get(&name.folded()).cloned()
+    }
+
+    /// Everybody.
+    pub fn members(&self) -> Vec<Arc<Member<O>>> {
+        self.names.values().cloned().collect()
+    }
+
+    /// A room.
+    pub fn room(&self, name: &RoomName) -> Option<Arc<Room<O>>> {
+        self.rooms.get(name).cloned()
+    }
+
+    /// All rooms, in the order of their names.
+    pub fn rooms(&self) -> Vec<Arc<Room<O>>> {
+        self.rooms.values().cloned().collect()
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NameTaken(name) => write!(f, "somebody is called {name} already: take another name"),
+            Self::TooManyRooms(limit) => {
+                write!(f, "there are {limit} rooms and no more can be made: join one that /rooms lists")
+            }
+            Self::RoomFull(room, limit) => {
+                write!(f, "{room} is full with {limit} members: join another room, or try later")
+            }
+            Self::TooManyOfYours => {
+                write!(f, "you are in {MEMBER_ROOMS} rooms, and that is the most: /leave one first")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory() -> Directory<()> {
+        Directory::new(Crowds { rooms: 2, room_members: 2 })
+    }
+
+    fn name(text: &str) -> Name {
+        Name::parse(text, 24).unwrap()
+    }
+
+    fn room(text: &str) -> RoomName {
+        RoomName::parse(text, 24).unwrap()
+    }
+
+    #[test]
+    fn names_are_unique_whatever_their_case() {
+        let mut directory = directory();
+        let (one, two) = (directory.enter(()), directory.enter(()));
+        assert_eq!((one.name(), two.name()), (name("guest1"), name("guest2")));
+        assert_eq!(directory.rename(&one, &name("Alice")), Ok(name("guest1")));
+        assert_eq!(directory.rename(&two, &name("aLICE")), Err(Refusal::NameTaken(name("aLICE"))));
+        assert_eq!(directory.rename(&one, &name("ALICE")), Ok(name("Alice")));
+        // Who takes the next guest's name keeps it.
+        directory.rename(&one, &name("guest3")).unwrap();
+        assert_eq!(directory.enter(()).name(), name("guest4"));
+        directory.quit(&one);
+        assert!(directory.member(&name("guest3")).is_none());
+        assert_eq!(directory.rename(&two, &name("alice")), Ok(name("guest2")));
+    }
+
+    #[test]
+    fn a_room_lives_while_somebody_is_in_it() {
+        let mut directory = directory();
+        let member = directory.enter(());
+        let lobby = directory.join(&member, &room("lobby"), 0).unwrap();
+        assert_eq!(directory.rooms().len(), 1);
+        directory.leave(&member, &lobby);
+        assert!(directory.rooms().is_empty());
+    }
+
+    #[test]
+    fn rooms_and_their_members_are_limited() {
+        let mut directory = directory();
+        let members = [(); 3].map(|()| directory.enter(()));
+        for place in ["a", "b"] {
+            directory.join(&members[0], &room(place), 0).unwrap();
+        }
+        assert_eq!(directory.join(&members[0], &room("c"), 0).unwrap_err(), Refusal::TooManyRooms(2));
+        directory.join(&members[1], &room("a"), 0).unwrap();
+        let full = directory.join(&members[2], &room("a"), 0).unwrap_err();
+        assert_eq!(full, Refusal::RoomFull(room("a"), 2));
+        directory.join(&members[2], &room("b"), 0).unwrap();
+    }
+
+    #[test]
+    fn a_broadcast_keeps_the_list_that_it_took() {
+        let mut directory = directory();
+        let members = [(); 2].map(|()| directory.enter(()));
+        let lobby = directory.join(&members[0], &room("lobby"), 0).unwrap();
+        let taken = lobby.occupants();
+        directory.join(&members[1], &room("lobby"), 7).unwrap();
+        assert_eq!((taken.len(), lobby.occupants().len()), (1, 2));
+        assert_eq!(lobby.occupants()[1].stream, 7);
+        directory.leave(&members[0], &lobby);
+        let left: Vec<_> = lobby.occupants().iter().map(|occupant| occupant.member.id()).collect();
+        assert_eq!(left, [members[1].id()]);
+    }
+}

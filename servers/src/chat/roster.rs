@@ -1,0 +1,216 @@
+//! Who is in which room on other processes, as far as they have told. Pure: the time is given.
+//!
+//! Nothing here is for ever: a process repeats its members now and then, and who has not been repeated
+//! for the presence timeout is gone. So a bulletin that was lost, or a process that crashed, does no
+//! lasting harm.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::time::Instant;
+
+use crate::chat::line::foreign;
+use crate::chat::text::{Name, RoomName};
+
+/// A member of another process.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Foreigner {
+    origin: Name,
+    name: Name,
+}
+
+/// The members of other processes.
+#[derive(Debug)]
+pub struct Roster {
+    /// When each counts as gone.
+    rooms: BTreeMap<RoomName, BTreeMap<Foreigner, Instant>>,
+    entries: usize,
+    max_entries: usize,
+}
+
+impl Roster {
+    /// Room for so many pairs of member and room; what is beyond is not remembered.
+    pub fn new(max_entries: usize) -> Self {
+        Self { rooms: BTreeMap::new(), entries: 0, max_entries }
+    }
+
+    /// Somebody is in a room, until `until` at least. True if that is news.
+    pub fn see(&mut self, room: &RoomName, name: &Name, origin: &Name, until: Instant) -> bool {
+        let foreigner = Foreigner { origin: origin.clone(), name: name.clone() };
+        let (full, members) = (self.entries >= self.max_entries, self.rooms.entry(room.clone()).or_default());
+        let new = match members.entry(foreigner) {
+            Entry::Occupied(mut known) => {
+                known.insert(until);
+                false
+            }
+            Entry::Vacant(place) if !full => {
+                place.insert(until);
+                self.entries += 1;
+                true
+            }
+            Entry::Vacant(_) => false,
+        };
+        self.drop_if_empty(room);
+        new
+    }
+
+    /// Somebody left a room. False if nobody knew of them.
+    pub fn lose(&mut self, room: &RoomName, name: &Name, origin: &Name) -> bool {
+        let foreigner = Foreigner { origin: origin.clone(), name: name.clone() };
+        let known = self.rooms.get_mut(room).is_some_and(|members| members.remove(&foreigner).is_some());
+        self.entries -= usize::from(known);
+        self.drop_if_empty(room);
+        known
+    }
+
+    /// Somebody has another name; gives the rooms that they are in.
+    pub fn rename(&mut self, old: &Name, new: &Name, origin: &Name) -> Vec<RoomName> {
+        let before = Foreigner { origin: origin.clone(), name: old.clone() };
+        let after = Foreigner { origin: origin.clone(), name: new.clone() };
+        let mut found = Vec::new();
+        for (room, members) in &mut self.rooms {
+            if let Some(until) = members.remove(&before) {
+                found.push(room.clone());
+                self.entries -= usize::from(members.insert(after.clone(), until).is_some());
+            }
+        }
+        found
+    }
+
+    /// Forgets those who have not been repeated in time, and tells who they were.
+    pub fn expire(&mut self, now: Instant) -> Vec<(RoomName, String)> {
+        self.drain(|_, until| until <= now)
+    }
+
+    /// Forgets everybody of one process, and tells who they were.
+    pub fn forget(&mut self, origin: &Name) -> Vec<(RoomName, String)> {
+        self.drain(|foreigner, _| foreigner.origin == *origin)
+    }
+
+    /// Forgets everybody.
+    pub fn clear(&mut self) {
+        self.rooms.clear();
+        self.entries = 0;
+    }
+
+    /// Who is in a room, as `alice@north`.
+    pub fn members(&self, room: &RoomName) -> impl Iterator<Item = String> {
+        let members = self.rooms.get(room).into_iter().flatten();
+        members.map(|(foreigner, _)| foreign(&foreigner.name, &foreigner.origin))
+    }
+
+    /// How many are in a room.
+    pub fn count(&self, room: &RoomName) -> usize {
+        self.rooms.get(room).map_or(0, BTreeMap::len)
+    }
+
+    /// The rooms that there are.
+    pub fn rooms(&self) -> impl Iterator<Item = &RoomName> {
+        self.rooms.keys()
+    }
+
+    /// The processes on which somebody has this name, in any room and whatever the case.
+    pub fn origins_of(&self, name: &Name) -> Vec<(Name, Name)> {
+        let folded = name.folded();
+        let everybody = self.rooms.values().flat_map(BTreeMap::keys);
+        let matching = everybody.filter(|foreigner| foreigner.name.folded() == folded);
+        let mut found: Vec<_> =
+            matching.map(|foreigner| (foreigner.name.clone(), foreigner.origin.clone())).collect();
+        found.sort();
+        found.dedup();
+        found
+    }
+
+    fn drain(&mut self, gone: impl Fn(&Foreigner, Instant) -> bool) -> Vec<(RoomName, String)> {
+        let mut found = Vec::new();
+        self.rooms.retain(|room, members| {
+            members.retain(|foreigner, until| {
+                let gone = gone(foreigner, *until);
+                if gone {
+                    found.push((room.clone(), foreign(&foreigner.name, &foreigner.origin)));
+                }
+                !gone
+            });
+            !members.is_empty()
+        });
+        self.entries -= found.len();
+        found
+    }
+
+    fn drop_if_empty(&mut self, room: &RoomName) {
+        if self.rooms.get(room).is_some_and(BTreeMap::is_empty) {
+            self.rooms.remove(room);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::parse(text, 24).unwrap()
+    }
+
+    fn room(text: &str) -> RoomName {
+        RoomName::parse(text, 24).unwrap()
+    }
+
+    fn members(roster: &Roster, of: &str) -> Vec<String> {
+        roster.members(&room(of)).collect()
+    }
+
+    #[test]
+    fn who_is_not_repeated_in_time_is_gone() {
+        let (mut roster, start) = (Roster::new(10), Instant::now());
+        let (lobby, north) = (room("lobby"), name("north"));
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert!(roster.see(&lobby, &name("alice"), &north, at(15)));
+        assert!(roster.see(&lobby, &name("bob"), &north, at(15)));
+        assert!(!roster.see(&lobby, &name("bob"), &north, at(20)));
+        assert!(roster.expire(at(14)).is_empty());
+        assert_eq!(roster.expire(at(15)), [(lobby.clone(), "alice@north".to_owned())]);
+        assert_eq!(members(&roster, "lobby"), ["bob@north"]);
+        assert_eq!(roster.expire(at(20)).len(), 1);
+        assert_eq!((roster.rooms().count(), roster.entries), (0, 0));
+    }
+
+    #[test]
+    fn a_process_that_ends_takes_its_members_along() {
+        let (mut roster, until) = (Roster::new(10), Instant::now());
+        for (who, origin) in [("alice", "north"), ("bob", "north"), ("alice", "south")] {
+            roster.see(&room("lobby"), &name(who), &name(origin), until);
+        }
+        assert_eq!(roster.forget(&name("north")).len(), 2);
+        assert_eq!(members(&roster, "lobby"), ["alice@south"]);
+        assert!(roster.lose(&room("lobby"), &name("alice"), &name("south")));
+        assert!(!roster.lose(&room("lobby"), &name("alice"), &name("south")));
+        assert_eq!(roster.count(&room("lobby")), 0);
+    }
+
+    #[test]
+    fn a_new_name_is_known_in_every_room() {
+        let (mut roster, until) = (Roster::new(10), Instant::now());
+        let north = name("north");
+        for place in ["a", "b"] {
+            roster.see(&room(place), &name("alice"), &north, until);
+        }
+        roster.see(&room("c"), &name("bob"), &north, until);
+        assert_eq!(roster.rename(&name("alice"), &name("carol"), &north), [room("a"), room("b")]);
+        assert_eq!(members(&roster, "a"), ["carol@north"]);
+        assert_eq!(roster.origins_of(&name("CAROL")), [(name("carol"), north)]);
+        assert!(roster.origins_of(&name("alice")).is_empty());
+    }
+
+    #[test]
+    fn what_is_beyond_the_bound_is_not_remembered() {
+        let (mut roster, until) = (Roster::new(2), Instant::now());
+        for who in ["a", "b", "c"] {
+            roster.see(&room(who), &name(who), &name("north"), until);
+        }
+        assert_eq!(roster.rooms().count(), 2);
+        assert!(roster.lose(&room("a"), &name("a"), &name("north")));
+        assert!(roster.see(&room("c"), &name("c"), &name("north"), until));
+    }
+}

@@ -1,0 +1,408 @@
+//! `peeloff-chat`: what members type and read, in one room over several transports.
+
+#[path = "support/member.rs"]
+mod member;
+mod support;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc;
+use std::thread;
+
+use member::{Member, client};
+use socket2::{Domain, Socket, Type};
+use support::{CHAT, DEADLINE, NC, Program, run, start_chat};
+
+const LISTENERS: [&str; 8] = [
+    "--listen",
+    "udp://127.0.0.1:0",
+    "--listen",
+    "dtls://127.0.0.1:0",
+    "--listen",
+    "tcp://127.0.0.1:0",
+    "--listen",
+    "tls://127.0.0.1:0",
+];
+
+/// A server with a listener for each transport that this kernel surely has.
+fn start(options: &[&str]) -> (Program, Vec<String>) {
+    start_chat(&[&LISTENERS[..], options].concat())
+}
+
+/// `host:port`, as other programs take it.
+fn place(address: &str) -> &str {
+    address.split_once("//").unwrap().1
+}
+
+#[test]
+fn netcat_and_openssl_can_type_it() {
+    let (_server, addresses) = start(&[]);
+    let mut nc = Program::start(NC, &["--wait", "off", &addresses[0]]);
+    nc.write("first\n");
+    assert_eq!(nc.line(), "* you are guest1; /help lists the commands");
+    assert_eq!(nc.line(), "* you joined lobby");
+    let mut openssl =
+        Program::start("openssl", &["s_client", "-dtls1_2", "-quiet", "-connect", place(&addresses[1])]);
+    assert_eq!(openssl.line(), "* you are guest2; /help lists the commands");
+    assert_eq!(openssl.line(), "* you joined lobby");
+    assert_eq!(nc.line(), "* guest2 joined lobby");
+    openssl.write("/nick Ödön\n");
+    assert_eq!(openssl.line(), "* you are Ödön now");
+    assert_eq!(nc.line(), "* guest2 is Ödön now");
+    openssl.write("hello from openssl\n");
+    assert_eq!(nc.line(), "[lobby] Ödön: hello from openssl");
+    nc.write("/msg ödön hello back\n");
+    assert_eq!(nc.line(), "(to Ödön) hello back");
+    assert_eq!(openssl.line(), "(guest1) hello back");
+    openssl.write("/quit\n");
+    assert_eq!(nc.line(), "* Ödön left lobby");
+    let mut openssl = Program::start("openssl", &["s_client", "-quiet", "-connect", place(&addresses[3])]);
+    assert_eq!(nc.line(), "* guest3 joined lobby");
+    openssl.write("and with TLS\n");
+    assert_eq!(nc.line(), "[lobby] guest3: and with TLS");
+    let mut tcp = Program::start(NC, &["--wait", "off", &addresses[2]]);
+    assert_eq!(nc.line(), "* guest4 joined lobby");
+    tcp.write("and without\n");
+    assert_eq!(nc.line(), "[lobby] guest4: and without");
+}
+
+#[test]
+fn the_chat_client_keeps_the_line_that_is_being_typed() {
+    let (server, addresses) = start(&[]);
+    let mut other = Member::come(&client(), &addresses[1]);
+    // script(1) gives it a terminal.
+    let command = format!("stty cols 80 rows 24; exec {NC} --chat --insecure {}", addresses[3]);
+    let mut terminal = Program::start("script", &["-qec", &command, "/dev/null"]);
+    other.expect("* guest2 joined");
+    terminal.write("/nick typist\r");
+    assert_eq!(other.line(), "* guest2 is typist now");
+    terminal.write("half a ");
+    other.write("hello");
+    // The line comes, and the prompt is painted again with what was typed.
+    while !terminal.line().contains("[lobby] guest1: hello") {}
+    terminal.write("line\r");
+    assert_eq!(other.line(), "[lobby] typist: half a line");
+    server.signal("TERM");
+    while !terminal.line().contains("* the server shuts down") {}
+    assert_eq!(terminal.wait().code, Some(0));
+}
+
+#[test]
+fn the_chat_client_without_a_terminal_passes_lines_on() {
+    let (_server, addresses) = start(&[]);
+    for address in &addresses {
+        let mut nc = Program::start(NC, &["--chat", "--insecure", "--wait", "off", address]);
+        nc.write("/nick piped\n");
+        assert!(nc.line().starts_with("* you are guest"), "{address}");
+        assert_eq!(nc.line(), "* you joined lobby", "{address}");
+        assert_eq!(nc.line(), "* you are piped now", "{address}");
+        nc.write("/nick done\n/quit\n");
+        assert_eq!((nc.line(), nc.line()), ("* you are done now".to_owned(), "* goodbye".to_owned()));
+    }
+}
+
+#[test]
+fn members_of_all_transports_meet_in_rooms() {
+    let (_server, addresses) = start(&[]);
+    let mut members: Vec<Member> = addresses.iter().map(|address| Member::come(&client(), address)).collect();
+    for member in &mut members {
+        member.write("/join kitchen");
+        member.expect("* you joined kitchen");
+    }
+    for writer in 0..members.len() {
+        members[writer].write(&format!("I am {writer}"));
+        for reader in (0..members.len()).filter(|reader| *reader != writer) {
+            let line = members[reader].expect("[kitchen] ");
+            assert!(line.ends_with(&format!(": I am {writer}")), "{line}");
+        }
+    }
+    members[0].write("/who");
+    let listed = members[0].expect("= kitchen:");
+    assert_eq!(listed.split(' ').count(), 2 + members.len(), "{listed}");
+}
+
+/// So many members, evenly over the addresses, all hear everything that the others write, in order. Each
+/// writes so many lines in a row, and so many write at a time: the kernel's queues of datagrams are short, and
+/// what they have no room for is lost.
+fn everybody_hears_everything(addresses: &[String], crowd: usize, lines: usize, at_a_time: usize) {
+    peeloff::raise_fd_limit().unwrap();
+    let client = client();
+    let mut members: Vec<Member> =
+        (0..crowd).map(|number| Member::come(&client, &addresses[number % addresses.len()])).collect();
+    // Who said how many lines already, for each who listens.
+    let mut heard: Vec<HashMap<String, usize>> = vec![HashMap::new(); crowd];
+    for group in (0..crowd).step_by(at_a_time) {
+        let writers = group..(group + at_a_time).min(crowd);
+        for number in 0..lines {
+            for writer in writers.clone() {
+                members[writer].write(&format!("{number}"));
+            }
+        }
+        for (listener, member) in members.iter_mut().enumerate() {
+            let own = usize::from(writers.contains(&listener));
+            for _ in 0..(writers.len() - own) * lines {
+                let line = member
+                    .line_until(std::time::Instant::now() + DEADLINE)
+                    .unwrap_or_else(|| panic!("{listener} {group} {:?}", member.peer()));
+                let (who, number) =
+                    line.strip_prefix("[lobby] ").and_then(|line| line.split_once(": ")).expect(&line);
+                let next = heard[listener].entry(who.to_owned()).or_default();
+                assert_eq!(number, next.to_string(), "{who} as heard by {listener}");
+                *next += 1;
+            }
+        }
+    }
+    for counts in &heard {
+        assert_eq!(counts.len(), crowd - 1);
+        assert!(counts.values().all(|count| *count == lines));
+    }
+}
+
+#[test]
+fn five_hundred_members_hear_everything_in_order() {
+    let (_server, addresses) = start(&["--flood", "off", "--announce-up-to", "0"]);
+    everybody_hears_everything(&addresses, 500, 2, 1);
+}
+
+/// All that a kernel with SCTP has.
+const SCTP_LISTENERS: [&str; 6] = [
+    "--listen",
+    "sctp://127.0.0.1:0",
+    "--listen",
+    "sctp+tls://127.0.0.1:0",
+    "--listen",
+    "sctp+dtls://127.0.0.1:0",
+];
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn five_hundred_members_on_five_transports_hear_everything_in_order() {
+    let options = [&SCTP_LISTENERS[..2], &["--flood", "off", "--announce-up-to", "0"]].concat();
+    let (_server, addresses) = start(&options);
+    assert_eq!(addresses.len(), 5);
+    everybody_hears_everything(&addresses, 500, 1, 1);
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn members_on_sctp_with_and_without_encryption_meet_the_others() {
+    let (_server, addresses) =
+        start(&[&SCTP_LISTENERS[..], &["--flood", "off", "--announce-up-to", "0"]].concat());
+    assert_eq!(addresses.len(), 7);
+    everybody_hears_everything(&addresses, 14, 3, 14);
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn a_room_has_a_stream_of_its_own() {
+    use peeloff::sctp::SendInfo;
+    let options = [&SCTP_LISTENERS[..], &["--sctp-room-streams", "--sctp-tls-streams", "8"]].concat();
+    let (_server, addresses) = start_chat(&options);
+    let (_server, plain) = start_chat(&SCTP_LISTENERS[..2]);
+    let mut settings = peeloff::sctp::Settings::default();
+    settings.tls_streams = 8;
+    for address in &addresses {
+        let client = client().sctp(settings.clone());
+        let (mut alice, mut bob) = (Member::come(&client, address), Member::come(&client, address));
+        for room in ["kitchen", "cellar"] {
+            for (member, stream) in [(&mut alice, 2), (&mut bob, 2)] {
+                let stream = stream + u16::from(room == "cellar");
+                member.write(&format!("/join {room}"));
+                assert_eq!(member.expect("* you joined"), format!("* you joined {room} on stream {stream}"));
+            }
+        }
+        let how = SendInfo { stream: 2, ..SendInfo::default() };
+        alice.peer().sctp().unwrap().send(b"on stream 2", &how).unwrap();
+        let line = bob.expect("[");
+        assert!(line.starts_with("[kitchen] ") && line.ends_with(": on stream 2"), "{line}");
+        assert_eq!(bob.peer().message_info().unwrap().stream, 2);
+        // Stream 0 is for the current room.
+        alice.write("on stream 0");
+        assert!(bob.expect("[").starts_with("[cellar] "));
+        assert_eq!(bob.peer().message_info().unwrap().stream, 3);
+        let how = SendInfo { stream: 7, ..SendInfo::default() };
+        alice.peer().sctp().unwrap().send(b"nowhere", &how).unwrap();
+        alice.expect("! no room of yours is on stream 7");
+    }
+    // Without the option all is on stream 0.
+    let mut member = Member::come(&client(), &plain[0]);
+    member.write("/join kitchen");
+    assert_eq!(member.expect("* you joined"), "* you joined kitchen");
+}
+
+/// A member on TCP whose kernel takes as little as can be, and who does not read.
+fn slow_reader(address: &str) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let place: SocketAddr = place(address).parse().unwrap();
+    socket.connect(&place.into()).unwrap();
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(b"/nick slow\n").unwrap();
+    stream
+}
+
+/// A line that is long, so that buffers are full soon, and has a number.
+fn numbered(number: usize) -> String {
+    format!("{number:05} {}", "x".repeat(1000))
+}
+
+/// The number of a line, if it is one of those.
+fn number_in(line: &str) -> Option<usize> {
+    line.split_once(": ")?.1.get(..5)?.parse().ok()
+}
+
+#[test]
+fn a_slow_reader_loses_lines_by_the_policy_and_nobody_else_does() {
+    // More than the kernel's buffers hold.
+    const LINES: usize = 8000;
+    for (policy, keeps_last) in [("drop-oldest", true), ("drop-newest", false)] {
+        let (_server, addresses) = start(&["--flood", "off", "--outbox", "8", "--overflow", policy]);
+        let (mut writer, mut other) =
+            (Member::come(&client(), &addresses[2]), Member::come(&client(), &addresses[1]));
+        let slow = slow_reader(&addresses[2]);
+        other.expect("* guest3 is slow now");
+        for number in 0..LINES {
+            writer.write(&numbered(number));
+            assert_eq!(number_in(&other.expect("[lobby]")), Some(number));
+        }
+        // It reads at last. What is written now arrives once there is room.
+        let (heard, hears) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(slow).lines().map_while(Result::ok) {
+                if heard.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut numbers = Vec::new();
+        for more in LINES.. {
+            writer.write(&numbered(more));
+            other.expect("[lobby]");
+            let line = hears.recv_timeout(DEADLINE).unwrap();
+            numbers.extend(std::iter::once(line).chain(hears.try_iter()).filter_map(|line| number_in(&line)));
+            if numbers.last().is_some_and(|last| *last >= LINES) {
+                break;
+            }
+        }
+        assert!(numbers.is_sorted(), "{policy}");
+        let before = numbers.iter().filter(|number| **number < LINES).count();
+        assert!(before < LINES, "{policy}: nothing was dropped, so nothing was tested");
+        assert_eq!(numbers.contains(&(LINES - 1)), keeps_last, "{policy}: {before}");
+    }
+}
+
+#[test]
+fn a_slow_reader_is_disconnected_where_that_is_the_policy() {
+    let (_server, addresses) = start(&["--flood", "off", "--outbox", "8", "--overflow", "disconnect"]);
+    let (mut writer, mut other) =
+        (Member::come(&client(), &addresses[3]), Member::come(&client(), &addresses[1]));
+    let _slow = slow_reader(&addresses[2]);
+    other.expect("* guest3 is slow now");
+    for number in 0..20_000 {
+        writer.write(&numbered(number));
+        let line = other.line();
+        if line == "* slow left lobby" {
+            return;
+        }
+        assert_eq!(number_in(&line), Some(number));
+    }
+    panic!("it was never disconnected");
+}
+
+/// The most memory that a process has ever had resident, in bytes.
+fn peak_memory(process: u32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+}
+
+#[test]
+fn ten_megabytes_without_a_newline_take_no_memory() {
+    let (server, addresses) = start(&[]);
+    let mut other = Member::come(&client(), &addresses[1]);
+    let mut stream = TcpStream::connect(place(&addresses[2])).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(b"hello\n").unwrap();
+    assert_eq!(other.expect("[lobby]"), "[lobby] guest2: hello");
+    let before = peak_memory(server.id());
+    for _ in 0..160 {
+        stream.write_all(&[b'x'; 65_536]).unwrap();
+    }
+    stream.write_all(b"\nstill here\n").unwrap();
+    assert_eq!(other.expect("[lobby]"), "[lobby] guest2: still here");
+    let grown = peak_memory(server.id()) - before;
+    assert!(grown < 1 << 20, "{grown} bytes");
+    let complaints = BufReader::new(stream).lines().map_while(Result::ok);
+    let complaint = complaints.into_iter().find(|line| line.starts_with('!')).unwrap();
+    assert_eq!(complaint, "! that line is longer than 1024 bytes: send it in several");
+}
+
+#[test]
+fn who_writes_too_fast_is_not_heard() {
+    let (_server, addresses) = start(&["--flood", "1/5"]);
+    let (mut fast, mut other) =
+        (Member::come_as("fast", &addresses[1]), Member::come_as("other", &addresses[1]));
+    for number in 0..50 {
+        fast.write(&format!("{number}"));
+    }
+    assert_eq!(fast.expect("!"), "! too fast, and not heard: write at most 1 lines a second");
+    // Its name took the first of five.
+    for number in 0..4 {
+        assert_eq!(other.expect("[lobby]"), format!("[lobby] fast: {number}"));
+    }
+    other.write("/nick slow");
+    assert_eq!(other.line(), "* you are slow now");
+}
+
+#[test]
+fn a_line_that_is_too_long_is_refused_in_a_sentence() {
+    let (_server, addresses) = start(&["--max-line", "64"]);
+    for address in &addresses {
+        let mut member = Member::come(&client(), address);
+        member.write(&"x".repeat(16_000));
+        assert_eq!(member.line(), "! that line is longer than 64 bytes: send it in several");
+        member.peer().send(b"caf\xe9").unwrap();
+        assert_eq!(member.line(), "! that line is not UTF-8: set your terminal to UTF-8");
+        member.write("/frob");
+        assert_eq!(member.line(), "! there is no command /frob: /help lists them, and //frob says /frob");
+    }
+}
+
+#[test]
+fn members_are_told_when_the_server_ends() {
+    let (server, addresses) = start(&[]);
+    let mut members: Vec<_> = addresses.iter().map(|address| Member::come(&client(), address)).collect();
+    server.signal("TERM");
+    for member in &mut members {
+        member.expect("* the server shuts down");
+    }
+    let ended = server.wait();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[test]
+fn bad_input_is_one_sentence_and_exit_code_2() {
+    let own = ["--listen", "udp://127.0.0.1:0"];
+    let cases: &[(&[&str], &str)] = &[
+        (&["--max-line", "9K"], "--max-line 9K is not usable: give 16 to 8K"),
+        (&["--max-name", "7"], "--max-name 7 is not usable: give 8 to 64 characters"),
+        (&["--max-rooms", "0"], "--max-rooms 0 is not usable: give 1 or more"),
+        (&["--max-room-members", "0"], "--max-room-members 0 is not usable"),
+        (&["--outbox", "0"], "--outbox 0 is not usable: give 1 to 65536"),
+        (&["--flood", "5"], "such as 5/20, or off"),
+        (&["--redis", "127.0.0.1:6379"], "write redis://HOST:6379"),
+        (&["--redis", "rediss://127.0.0.1:6379"], "TLS to Redis is not built in"),
+        (&["--redis", "redis://127.0.0.1:6379", "--origin", "a b"], "--origin \"a b\" is no name"),
+        (
+            &["--redis", "redis://127.0.0.1:6379", "--redis-prefix", "a:b"],
+            "--redis-prefix \"a:b\" is no name",
+        ),
+        (&["--redis", "redis://127.0.0.1:6379", "--presence-timeout", "10ms"], "give 1s to 1h"),
+    ];
+    for (arguments, expected) in cases {
+        run(CHAT, &[&own[..], arguments].concat(), "").failed_with("peeloff-chat", 2, expected);
+    }
+}
