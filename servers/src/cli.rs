@@ -7,10 +7,11 @@ use clap::builder::ArgPredicate;
 use clap::{Args, ValueEnum};
 use peeloff::{Address, Limits, Scheme, Timeouts};
 
+use crate::authorize::{SanPattern, SubjectPattern};
 use crate::logging::LogArgs;
 use crate::sctp::SctpArgs;
 use crate::stream::StreamArgs;
-use crate::values::{Size, Span, SpanOrOff};
+use crate::values::{Protocol, Size, Span, SpanOrOff};
 
 /// Where a server listens, whom it lets in, and for how long.
 #[derive(Args, Clone, Debug)]
@@ -87,20 +88,29 @@ pub struct ConfigArgs {
     /// Print all options as they are in effect, as a file for --config, and end.
     #[arg(long, help_heading = "Configuration")]
     pub print_config: bool,
+
+    /// Write a new key to this file, for --key-file, and end; what was its current one becomes the previous
+    /// one. Servers take it over at SIGHUP.
+    #[arg(long, value_name = "FILE", help_heading = "Configuration")]
+    pub make_key_file: Option<PathBuf>,
 }
 
 /// Who the server is and how peers prove who they are.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Identity")]
 pub struct CredentialArgs {
-    /// The certificate chain in PEM, leaf first. Without it the server makes a self-signed
-    /// certificate for this run.
+    /// The certificate chain in PEM, leaf first; repeat it and --key for further ones, from which the name
+    /// that a client asks for chooses. Without it the server makes a self-signed certificate for this run.
     #[arg(long, value_name = "FILE")]
-    pub cert: Option<PathBuf>,
+    pub cert: Vec<PathBuf>,
 
     /// The private key of the certificate, in PEM.
     #[arg(long, value_name = "FILE")]
-    pub key: Option<PathBuf>,
+    pub key: Vec<PathBuf>,
+
+    /// What the authority says about the certificate, to be stapled to handshakes: an OCSP response in DER.
+    #[arg(long, value_name = "FILE")]
+    pub ocsp: Vec<PathBuf>,
 
     /// The authorities that peers' certificates must come from, in PEM.
     #[arg(long, value_name = "FILE")]
@@ -110,9 +120,37 @@ pub struct CredentialArgs {
     #[arg(long, value_name = "WHEN")]
     pub client_auth: Option<ClientAuthMode>,
 
+    /// Lists of certificates that the authorities have revoked, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub crl: Option<PathBuf>,
+
+    /// Let certificates in whose subject is like this, such as `CN=*,O=Example`; repeat it for further ones.
+    /// Without it and --allow-san: all that verify.
+    #[arg(long, value_name = "PATTERN")]
+    pub allow_subject: Vec<SubjectPattern>,
+
+    /// Let certificates in that have a name like this, such as `dns:*.example.org` or
+    /// `uri:spiffe://example/*`; repeat it for further ones.
+    #[arg(long, value_name = "PATTERN")]
+    pub allow_san: Vec<SanPattern>,
+
     /// Pre-shared keys: lines of identity:hexkey, and comments after #.
     #[arg(long, value_name = "FILE")]
     pub psk_file: Option<PathBuf>,
+
+    /// An application protocol that is spoken (RFC 7301); repeat it for further ones, the preferred one first.
+    #[arg(long, value_name = "NAME")]
+    pub alpn: Vec<Protocol>,
+
+    /// Keys of session tickets and cookies that several servers share: a line of current: and 32 bytes in
+    /// hexadecimal, and maybe one of previous:.
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+
+    /// Write the secrets of all sessions to this file, for finding faults: whoever has it can read
+    /// everything.
+    #[arg(long, value_name = "FILE")]
+    pub key_log: Option<PathBuf>,
 }
 
 /// Whether peers show a certificate.

@@ -73,9 +73,7 @@ pub fn conclude(program: &str, result: Result<u8, Failure>) -> ExitCode {
 
 /// Whether an option has a value that it cannot have.
 pub(crate) fn is_about_a_value(error: &clap::Error) -> bool {
-    // clap's own frame helps more where an option has no value at all.
     matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue)
-        && value_of(error).is_some_and(|value| !value.is_empty())
 }
 
 /// An error of clap in one sentence.

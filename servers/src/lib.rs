@@ -11,12 +11,14 @@
 //! good order; a server takes SIGHUP as the word to read its file and its credentials again
 //! ([`signals`]).
 
+pub mod authorize;
 pub mod chat;
 pub mod cli;
 pub mod config;
 pub mod credentials;
 pub mod echo;
 pub mod failure;
+pub mod key_file;
 pub mod logging;
 pub mod nc;
 pub mod psk;

@@ -5,7 +5,6 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::failure::Failure;
 
@@ -28,27 +27,6 @@ pub struct Psk {
 #[derive(Clone, Default)]
 pub struct PskTable {
     keys: HashMap<Vec<u8>, Vec<u8>>,
-}
-
-/// A table that can be replaced while peers are looked up in it; clonable, for any thread.
-#[derive(Clone, Default)]
-pub struct SharedPskTable(Arc<RwLock<PskTable>>);
-
-impl SharedPskTable {
-    /// A table to begin with.
-    pub fn new(table: PskTable) -> Self {
-        Self(Arc::new(RwLock::new(table)))
-    }
-
-    /// The key of an identity, if it has one. Never blocks for longer than a look-up.
-    pub fn key(&self, identity: &[u8]) -> Option<Vec<u8>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).key(identity)
-    }
-
-    /// Takes another table from now on; peers that are there stay.
-    pub fn replace(&self, table: PskTable) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = table;
-    }
 }
 
 impl PskTable {

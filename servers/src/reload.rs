@@ -4,19 +4,30 @@
 use std::ops::RangeInclusive;
 
 use peeloff::sctp::Settings;
-use peeloff::{Handle, Stats, StreamSettings};
+use peeloff::{Handle, Identity, Stats, StreamSettings};
 
 use crate::cli::ServerArgs;
 use crate::config::{Config, ServerOptions};
-use crate::credentials::Credentials;
+use crate::credentials::{self, Loaded};
 use crate::failure::Failure;
-use crate::psk::SharedPskTable;
 
 /// Bytes of stack that a worker can work with: OpenSSL's handshake needs most of the least.
 const STACK_SIZES: RangeInclusive<usize> = 64 << 10..=64 << 20;
 
 /// The options that take effect at once; all others do at the next start.
-const LIVE: [&str; 13] = [
+const LIVE: &[&str] = &[
+    "cert",
+    "key",
+    "ocsp",
+    "ca",
+    "client-auth",
+    "crl",
+    "allow-subject",
+    "allow-san",
+    "psk-file",
+    "alpn",
+    "key-file",
+    "key-log",
     "max-peers",
     "max-peers-per-local-address",
     "max-peers-per-source",
@@ -35,15 +46,15 @@ const LIVE: [&str; 13] = [
 /// What the options come to: every file has been read, every value checked that can be checked without
 /// binding an address.
 pub(crate) struct Plan {
-    pub(crate) credentials: Credentials,
+    pub(crate) credentials: Loaded,
     pub(crate) stream: StreamSettings,
     pub(crate) sctp: Settings,
     pub(crate) stack_size: Option<usize>,
 }
 
 impl Plan {
-    /// Reads the files and checks the values.
-    pub(crate) fn new(args: &ServerArgs) -> Result<Self, Failure> {
+    /// Reads the files and checks the values; `self_signed` serves where no certificate is named.
+    pub(crate) fn new(args: &ServerArgs, self_signed: Option<&Identity>) -> Result<Self, Failure> {
         let stack_size = match args.stack_size {
             Some(size) if !STACK_SIZES.contains(&size.0) => {
                 return Err(Failure::input(format_args!(
@@ -53,7 +64,7 @@ impl Plan {
             size => size.map(|size| size.0),
         };
         Ok(Self {
-            credentials: Credentials::load(&args.credentials)?,
+            credentials: credentials::load(&args.credentials, self_signed)?,
             stream: args.stream.to_settings(args.schemes())?,
             sctp: args.sctp.to_settings(args.schemes())?,
             stack_size,
@@ -67,14 +78,14 @@ pub(crate) struct Running<T> {
     started: Config<T>,
     /// As it was reloaded last, if it was.
     reloaded: Option<Config<T>>,
-    /// The pre-shared keys, if the server was started with some.
-    keys: Option<SharedPskTable>,
+    /// The certificate that was made up for this run, if one was.
+    self_signed: Option<Identity>,
     handle: Handle,
 }
 
 impl<T: ServerOptions> Running<T> {
-    pub(crate) fn new(started: Config<T>, keys: Option<SharedPskTable>, handle: Handle) -> Self {
-        Self { started, reloaded: None, keys, handle }
+    pub(crate) fn new(started: Config<T>, self_signed: Option<Identity>, handle: Handle) -> Self {
+        Self { started, reloaded: None, self_signed, handle }
     }
 
     /// The options in effect. Those that take a restart may be newer than what the server does.
@@ -102,22 +113,22 @@ impl<T: ServerOptions> Running<T> {
         let args = fresh.options.server();
         let locate = |failure| fresh.locate(failure);
         fresh.options.check().map_err(locate)?;
-        let plan = Plan::new(args).map_err(locate)?;
+        let plan = Plan::new(args, self.self_signed.as_ref()).map_err(locate)?;
         let change_log = args.log.prepare().map_err(locate)?;
 
+        let Loaded { credentials, self_signed } = plan.credentials;
+        self.handle.reload(credentials).map_err(Failure::input)?;
+
         // From here on nothing can fail.
+        if self_signed.is_some() && self.self_signed.is_none() {
+            warn_of_self_signed();
+        }
+        self.self_signed = self_signed.or(self.self_signed.take());
         self.handle.set_limits(args.limits.to_limits());
         change_log();
-        // Whether there are any is settled at the start.
-        let both = self.keys.as_ref().zip(plan.credentials.psk);
-        let keys_live = both.is_some();
-        if let Some((keys, table)) = both {
-            keys.replace(table);
-        }
-        let is_live = |name: &str| LIVE.contains(&name) || name == "psk-file" && keys_live;
         let names = |older: &Config<T>, live: bool| -> Vec<String> {
             let changes = fresh.changes(older).into_iter();
-            changes.filter(|name| is_live(name) == live).map(str::to_owned).collect()
+            changes.filter(|name| LIVE.contains(name) == live).map(str::to_owned).collect()
         };
         let report = (names(self.config(), true), names(&self.started, false));
         self.reloaded = Some(fresh);
@@ -127,6 +138,13 @@ impl<T: ServerOptions> Running<T> {
     fn config(&self) -> &Config<T> {
         self.reloaded.as_ref().unwrap_or(&self.started)
     }
+}
+
+/// Says that nobody can know whom they talk to.
+pub(crate) fn warn_of_self_signed() {
+    tracing::warn!(
+        "NO CERTIFICATE GIVEN: using a self-signed one that no client can verify; give --cert and --key"
+    );
 }
 
 fn list(names: &[String]) -> String {

@@ -9,8 +9,7 @@ use peeloff::{Address, PeerHandler, Server, ServerBuilder, Stats};
 use crate::cli::ServerArgs;
 use crate::config::{Config, ServerOptions};
 use crate::failure::Failure;
-use crate::psk::SharedPskTable;
-use crate::reload::{Plan, Running};
+use crate::reload::{Plan, Running, warn_of_self_signed};
 use crate::signals::{self, Asked};
 
 /// Serves peers until SIGINT or SIGTERM, then gives them `--drain-timeout` to end. SIGHUP makes it read
@@ -44,24 +43,21 @@ where
 {
     let args = config.options.server();
     args.log.start(2).map_err(|failure| config.locate(failure))?;
-    let mut plan = Plan::new(args).map_err(|failure| config.locate(failure))?;
-    let keys = plan.credentials.psk.take().map(SharedPskTable::new);
-    let self_signed = plan.credentials.self_signed;
+    let plan = Plan::new(args, None).map_err(|failure| config.locate(failure))?;
+    let self_signed = plan.credentials.self_signed.clone();
     let asked = catch_signals()?;
     // Raised before the start, which looks at the limit, and logged after it, so that a failure is
     // the only line there is.
     let descriptors = peeloff::raise_fd_limit();
-    let server = finish(builder(args, plan, keys.clone())).start(handler).map_err(Failure::input)?;
+    let server = finish(builder(args, plan)).start(handler).map_err(Failure::input)?;
     log_limit(descriptors);
     let addresses = server.addresses();
-    if self_signed && addresses.iter().any(|address| address.scheme.is_secure()) {
-        tracing::warn!(
-            "NO CERTIFICATE GIVEN: using a self-signed one that no client can verify; give --cert and --key"
-        );
+    if self_signed.is_some() && addresses.iter().any(|address| address.scheme.is_secure()) {
+        warn_of_self_signed();
     }
     announce(addresses);
     let handle = server.handle();
-    let mut running = Running::new(config, keys, handle.clone());
+    let mut running = Running::new(config, self_signed, handle.clone());
     let signal = wait(&asked, &mut running);
     let (grace, peers) = (running.args().timeouts.drain_timeout, handle.stats().peers);
     tracing::info!(signal, %grace, peers, "shutting down");
@@ -70,11 +66,11 @@ where
     Ok(0)
 }
 
-fn builder(args: &ServerArgs, plan: Plan, keys: Option<SharedPskTable>) -> ServerBuilder {
+fn builder(args: &ServerArgs, plan: Plan) -> ServerBuilder {
     let mut builder = Server::builder()
         .limits(args.limits.to_limits())
         .timeouts(args.timeouts.to_timeouts())
-        .client_auth(plan.credentials.client_auth)
+        .credentials(plan.credentials.credentials)
         .stream(plan.stream)
         .sctp(plan.sctp)
         .v6_only(args.v6only)
@@ -84,12 +80,6 @@ fn builder(args: &ServerArgs, plan: Plan, keys: Option<SharedPskTable>) -> Serve
     }
     for address in &args.listen_proxied {
         builder = builder.listen_proxied(address.clone());
-    }
-    if let Some(identity) = plan.credentials.identity {
-        builder = builder.identity(identity);
-    }
-    if let Some(keys) = keys {
-        builder = builder.psk(move |identity| keys.key(identity));
     }
     if let Some(bytes) = plan.stack_size {
         builder = builder.stack_size(bytes);

@@ -45,8 +45,9 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, Parser};
 
-use crate::cli::ServerArgs;
+use crate::cli::{ConfigArgs, ServerArgs};
 use crate::failure::{Failure, conclude, conclude_usage, sentence};
+use crate::key_file;
 
 mod file;
 mod key;
@@ -97,17 +98,20 @@ enum Refusal {
 
 impl<T: ServerOptions> Config<T> {
     /// Reads the command line and the file that it names, or ends the program as `--help`, `--version`,
-    /// `--print-config` or a mistake asks.
+    /// `--print-config`, `--make-key-file` or a mistake asks.
     ///
     /// # Errors
     ///
     /// The exit code to end with; everything has been said by then.
     pub fn read(program: &str) -> Result<Self, ExitCode> {
         match Self::from_arguments(env::args_os().collect(), None) {
-            Ok(config) if config.options.server().config.print_config => {
-                Err(conclude(program, config.print()))
-            }
-            Ok(config) => Ok(config),
+            Ok(config) => match &config.options.server().config {
+                args if args.print_config => Err(conclude(program, config.print())),
+                ConfigArgs { make_key_file: Some(path), .. } => {
+                    Err(conclude(program, key_file::renew(path).map(|()| 0)))
+                }
+                _ => Ok(config),
+            },
             Err(Refusal::Usage(error)) => Err(conclude_usage(program, &error)),
             Err(Refusal::File(failure)) => Err(conclude(program, Err(failure))),
         }

@@ -37,6 +37,9 @@ fn connect(args: &NcArgs, settings: Settings, mut stream: StreamSettings) -> Res
     for local in &args.association.bind {
         builder = builder.bind(local.0);
     }
+    if !args.alpn.is_empty() {
+        builder = builder.alpn(&args.protocols());
+    }
     if let Some(ca) = &args.ca {
         builder = builder.ca(authorities(ca)?);
     }

@@ -8,7 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use peeloff::sctp::{SendInfo, Settings};
-use peeloff::{Admission, ClientAuth, Error, Incoming, Peer, PeerHandler, Sender, Server, StreamSettings};
+use peeloff::{
+    Admission, ClientAuth, Credentials, Error, Incoming, Peer, PeerHandler, Sender, Server, StreamSettings,
+};
 
 use crate::credentials::{authorities, identity, self_signed_identity};
 use crate::failure::Failure;
@@ -61,20 +63,22 @@ fn start(
     stream: StreamSettings,
     handler: impl PeerHandler,
 ) -> Result<Server, Failure> {
-    let mut builder = Server::builder().listen(args.address.clone()).sctp(settings).stream(stream);
+    let mut credentials = Credentials::new().alpn(&args.protocols());
     if let Some(psk) = args.psk.clone() {
-        builder = builder.psk(move |identity| (identity == psk.identity).then(|| psk.key.clone()));
+        credentials = credentials.psk(move |identity| (identity == psk.identity).then(|| psk.key.clone()));
     }
     match identity(args.cert.as_deref(), args.key.as_deref())? {
-        Some(identity) => builder = builder.identity(identity),
+        Some(identity) => credentials = credentials.identity(identity),
         None if args.psk.is_none() && args.address.scheme.is_secure() => {
-            builder = builder.identity(self_signed_identity()?)
+            credentials = credentials.identity(self_signed_identity()?)
         }
         None => {}
     }
     if let Some(ca) = &args.ca {
-        builder = builder.client_auth(ClientAuth::Required(authorities(ca)?));
+        credentials = credentials.client_auth(ClientAuth::Required(authorities(ca)?));
     }
+    let builder = Server::builder().listen(args.address.clone()).credentials(credentials);
+    let builder = builder.sctp(settings).stream(stream);
     builder.start(handler).map_err(Failure::input)
 }
 

@@ -16,7 +16,7 @@ use crate::nc::messages::Chunks;
 use crate::nc::talk::Manner;
 use crate::psk::Psk;
 use crate::stream::{FramingMode, StreamArgs};
-use crate::values::{Size, Span, SpanOrOff};
+use crate::values::{Protocol, Size, Span, SpanOrOff};
 
 mod association;
 mod call;
@@ -102,6 +102,11 @@ pub struct NcArgs {
     #[arg(long, value_name = "IDENTITY:HEXKEY", help_heading = "Identity")]
     pub psk: Option<Psk>,
 
+    /// An application protocol to offer, with -l to accept (RFC 7301); repeat it for further ones, the preferred
+    /// one first.
+    #[arg(long, value_name = "NAME", help_heading = "Identity")]
+    pub alpn: Vec<Protocol>,
+
     /// Do not verify the server's certificate: anyone in between can read and change everything.
     #[arg(long, conflicts_with_all = ["listen", "ca"], help_heading = "Identity")]
     pub insecure: bool,
@@ -136,6 +141,11 @@ pub fn run(args: &NcArgs) -> Result<u8, Failure> {
 }
 
 impl NcArgs {
+    /// What --alpn names.
+    fn protocols(&self) -> Vec<&str> {
+        self.alpn.iter().map(|protocol| protocol.0.as_str()).collect()
+    }
+
     fn manner(&self) -> Manner {
         let chunks = match self.block {
             Some(Size(bytes)) => Chunks::Blocks(bytes),
