@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
-use support::{Certificate, Directory, ECHO, NC, Program, run, start_echo};
+use support::{CHAT, Certificate, Directory, ECHO, NC, Program, run, start_echo};
 
 #[test]
 fn a_server_starts_from_a_file_and_flags_win() {
@@ -165,6 +165,38 @@ fn sighup_reads_pre_shared_keys_again() {
     server.stderr_line("reloaded");
     assert_eq!(knock("bob:0011").stdout, "x\n");
     knock("alice:00ff").failed_with("peeloff-nc", 3, "unknown_psk_identity");
+}
+
+#[test]
+fn the_chat_has_a_section_of_its_own() {
+    let files = Directory::new("config-chat");
+    for (text, expected) in [
+        ("[chat]\nmax-lines = '1K'", ":2: there is no key max-lines here: the nearest is max-line"),
+        ("[chat]\nmax-line = '1'", ":2: --max-line 1 is not usable: give 16 to 8K"),
+        ("[chat]\noutbox = 0", ":2: --outbox 0 is not usable"),
+        ("[chat]\norigin = 'north'", ": --redis <URL> is needed beside the options that there are"),
+        ("listen = 'tcp://127.0.0.1:0'\n[stream]\nframing = 'raw'", ":3: --framing has no use here"),
+    ] {
+        let config = files.file("chat.toml", text);
+        run(CHAT, &["--config", &config], "").failed_with("peeloff-chat", 2, &format!("{config}{expected}"));
+    }
+    let first =
+        run(CHAT, &["--max-rooms", "7", "--redis", "redis://:s3cret@localhost", "--print-config"], "");
+    assert_eq!((first.code, first.stdout.contains("s3cret")), (Some(0), false), "{first:?}");
+    let second = run(CHAT, &["--config", "-", "--print-config"], &first.stdout);
+    assert!(second.stdout.contains("\nmax-rooms = 7\n"), "{second:?}");
+
+    let good = "listen = 'tls://127.0.0.1:0'\n[chat]\nmax-line = '100'\n";
+    let config = files.file("chat.toml", good);
+    let mut server = Program::start(CHAT, &["--config", &config]);
+    server.line();
+    files.file("chat.toml", good.replace("100", "1"));
+    server.signal("HUP");
+    let line = server.stderr_line("not reloaded, everything stays as it was: ");
+    assert!(line.contains(&format!("{config}:3: --max-line 1 is not usable")), "{line}");
+    files.file("chat.toml", good.replace("100", "200"));
+    server.signal("HUP");
+    assert!(server.stderr_line("reloaded").contains("at_restart=\"max-line\""));
 }
 
 #[test]
