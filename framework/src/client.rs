@@ -398,8 +398,9 @@ impl Client {
         self
     }
 
+    /// Hosts with one name and port may share their keys, so what counts is who a server proves to be.
     fn resume(&self, address: &Address, peer: SocketAddr, name: &str) -> Option<Resume<'_>> {
-        let server = format!("{}://{peer} {name}", address.scheme);
+        let server = format!("{}://{name}:{}", address.scheme, peer.port());
         self.resumption.then(|| Resume { sessions: &self.credentials.sessions, server })
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, bounded};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::address::{Address, Scheme};
@@ -38,7 +39,7 @@ const STACK_SIZE: usize = 256 * 1024;
 /// Threads kept out of the pool's reach: the dispatcher and the program's own.
 const OTHER_THREADS: u64 = 64;
 
-/// How long a shutdown waits, after the grace period, for workers to let go.
+/// How long a shutdown waits, after the grace period, for workers to let go, and for the dispatcher.
 const LET_GO: Duration = Duration::from_secs(1);
 
 /// What dispatcher, workers and handles share.
@@ -60,10 +61,11 @@ pub(crate) struct Shared {
 }
 
 /// Set when the server has shut down.
-#[derive(Default)]
 struct Done {
     report: Mutex<Option<Report>>,
     changed: Condvar,
+    /// Disconnected when the dispatcher has ended.
+    stopped: Receiver<()>,
 }
 
 impl StrayTaker for Shared {
@@ -317,6 +319,7 @@ impl ServerBuilder {
         openssl::rand::rand_bytes(&mut key).map_err(random)?;
         let (first, second) = key.split_at(8);
         let word = |bytes: &[u8]| bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        let (running, stopped) = bounded(0);
         let shared = Arc::new(Shared {
             handler: Arc::new(handler),
             registry: Registry::new(self.limits, (word(first), word(second))),
@@ -330,7 +333,7 @@ impl ServerBuilder {
             outbox: self.outbox,
             mailbox,
             addresses,
-            done: Done::default(),
+            done: Done { report: Mutex::default(), changed: Condvar::new(), stopped },
         });
         let most = limits::thread_limit().unwrap_or(16_000).saturating_sub(OTHER_THREADS);
         warn_of_limits(&self.limits, most);
@@ -341,9 +344,14 @@ impl ServerBuilder {
         let pool = Pool::new(counters, self.stack_size, shared.timeouts.worker_idle, most);
         let dispatcher = Dispatcher::new(Arc::clone(&shared), inlet, pool, udp, sctp, tcp)
             .map_err(io("setting up the dispatcher"))?;
+        let run = move || {
+            dispatcher.run();
+            // By now its listeners are closed.
+            drop(running);
+        };
         thread::Builder::new()
             .name("peeloff-disp".to_owned())
-            .spawn(move || dispatcher.run())
+            .spawn(run)
             .map_err(io("starting the dispatcher thread"))?;
         Ok(Server { handle: Handle { shared } })
     }
@@ -490,7 +498,7 @@ impl Handle {
 
     /// Ends the server: no new peers; every handler's `recv` returns `Ok(None)` once its peer is
     /// quiet, and it may finish within `grace`; then all that are left are ended. DTLS and TLS peers get a
-    /// close_notify. Blocks for `grace` and a second at most. A second call waits for the first.
+    /// close_notify. The ports are free when it returns. Blocks for `grace` and two seconds at most. A second call waits for the first.
     pub fn shutdown(&self, grace: Duration) -> Report {
         let began = Instant::now();
         let shared = &self.shared;
@@ -510,6 +518,8 @@ impl Handle {
             self.abandon()
         };
         shared.mailbox.stop();
+        // So that whoever starts the next server finds the ports free.
+        let _ = shared.done.stopped.recv_timeout(LET_GO);
         let stopped = late.len();
         let finished = peers.saturating_sub(stopped);
         let report = Report { peers, finished, stopped, abandoned, took: began.elapsed() };

@@ -2,11 +2,11 @@
 
 #[path = "support/credentials.rs"]
 mod credentials;
+#[path = "support/s_client.rs"]
+mod s_client;
 mod support;
 
-use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use credentials::{Authority, p256};
@@ -14,6 +14,7 @@ use peeloff::{
     Client, ClientAuth, ConnectError, Credentials, EndReason, Error, Identity, Peer, PeerIdentity,
     RevocationList, Server,
 };
+use s_client::s_client;
 use support::{DEADLINE, echo, exchange, until};
 
 const BOTH: [&str; 2] = ["dtls://127.0.0.1:0", "tls://127.0.0.1:0"];
@@ -39,31 +40,8 @@ impl Running {
         self.0.handle().stats().ended(reason)
     }
 
-    /// What OpenSSL's client prints; it ends with its input, which is this.
-    fn s_client(&self, arguments: &[&str], input: &str) -> String {
-        let address = &self.0.addresses()[0];
-        let mut command = Command::new("openssl");
-        command.args(["s_client", "-connect", &format!("127.0.0.1:{}", address.port)]);
-        if address.scheme.as_str() == "dtls" {
-            command.arg("-dtls1_2");
-        }
-        let piped =
-            command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = piped.spawn().unwrap();
-        // Its input stays open until it has its answer: it ends at once with it.
-        let mut stdin = child.stdin.take().unwrap();
-        let (mut stdout, mut seen) = (child.stdout.take().unwrap(), String::new());
-        let _ = stdin.write_all(format!("{input}\n").as_bytes());
-        let mut buffer = [0; 4096];
-        while !seen.contains(&format!("\n{input}\n")) {
-            match stdout.read(&mut buffer) {
-                Ok(len @ 1..) => seen += &String::from_utf8_lossy(&buffer[..len]),
-                _ => break,
-            }
-        }
-        drop(stdin);
-        let rest = child.wait_with_output().unwrap();
-        seen + &String::from_utf8_lossy(&rest.stderr)
+    fn s_client(&self, arguments: &[&str]) -> String {
+        s_client(&self.0.addresses()[0], arguments, "hello")
     }
 }
 
@@ -126,7 +104,7 @@ fn each_name_gets_its_certificate_and_strangers_the_first() {
             assert!(matches!(refused, ConnectError::Unverified { .. }), "{url} {name}: {refused}");
         }
         assert_eq!(names.lock().unwrap()[1].as_deref(), Some("b.example.org"), "{url}");
-        let seen = running.s_client(&["-servername", "b.example.org"], "hello");
+        let seen = running.s_client(&["-servername", "b.example.org"]);
         assert!(seen.contains("CN = second"), "{seen}");
     }
 }
@@ -146,7 +124,7 @@ fn a_protocol_is_agreed_on_or_the_client_is_refused() {
         assert!(is_turned_away(running.connect(&client.alpn(&["h2"]))), "{url}");
         // A DTLS client sends its hello again, with a cookie that is still good.
         until("it is counted", || (running.ended("handshake_failed") >= 1).then_some(()));
-        let seen = running.s_client(&["-alpn", "chat/1"], "hello");
+        let seen = running.s_client(&["-alpn", "chat/1"]);
         assert!(seen.contains("ALPN protocol: chat/1"), "{seen}");
     }
 }
@@ -238,10 +216,10 @@ fn an_ocsp_response_is_stapled_for_those_who_ask() {
     let identity = identity.with_ocsp_response(&response).unwrap();
     for url in BOTH {
         let running = Running::start(url, Credentials::new().identity(identity.clone()));
-        let seen = running.s_client(&["-status"], "hello");
+        let seen = running.s_client(&["-status"]);
         assert!(seen.contains("OCSP Response Status: successful"), "{url}: {seen}");
         assert!(seen.contains("Cert Status: good"), "{url}: {seen}");
-        let seen = running.s_client(&[], "hello");
+        let seen = running.s_client(&[]);
         assert!(!seen.contains("OCSP Response Status"), "{url}: {seen}");
     }
     let refused = identity.with_ocsp_response(b"junk").unwrap_err().to_string();
@@ -275,7 +253,7 @@ fn both_sides_derive_the_same_keys() {
         let wanted = url.starts_with("dtls").then_some("SRTP_AES128_CM_SHA1_80");
         assert_eq!((peer.srtp_profile(), profile.as_deref()), (wanted, wanted), "{url}");
         if url.starts_with("dtls") {
-            let seen = running.s_client(&["-use_srtp", "SRTP_AEAD_AES_128_GCM"], "hello");
+            let seen = running.s_client(&["-use_srtp", "SRTP_AEAD_AES_128_GCM"]);
             assert!(seen.contains("SRTP_AEAD_AES_128_GCM"), "{seen}");
         }
     }

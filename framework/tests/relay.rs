@@ -193,6 +193,56 @@ fn a_handshake_survives_each_fault_of_each_datagram() {
     server.handle().shutdown(Duration::ZERO);
 }
 
+/// Has a client resume its session over a path with a fault, and counts the datagrams of that.
+fn resume_with(address: SocketAddr, trust: &CaBundle, fault: Fate, at: usize) -> usize {
+    let begun = Arc::new(AtomicBool::new(false));
+    let passed = Arc::new(AtomicUsize::new(0));
+    let (counting, count) = (Arc::clone(&begun), Arc::clone(&passed));
+    let path = FaultyPath::to(address, move |_, _, _| {
+        if !counting.load(Ordering::Acquire) {
+            return Fate::Pass;
+        }
+        let number = count.fetch_add(1, Ordering::Relaxed);
+        if number == at { fault } else { Fate::Pass }
+    });
+    let client = client(trust);
+    let mut first = client.connect(&path.url()).unwrap();
+    talk(&mut first);
+    assert!(!first.is_resumed());
+    first.close();
+    begun.store(true, Ordering::Release);
+    let mut peer = client
+        .connect(&path.url())
+        .unwrap_or_else(|error| panic!("{fault:?} of datagram {at} of a resumption: {error}"));
+    assert!(peer.is_resumed(), "{fault:?} of datagram {at}");
+    let datagrams = passed.load(Ordering::Relaxed);
+    talk(&mut peer);
+    datagrams
+}
+
+#[test]
+fn a_resumption_survives_each_fault_of_each_datagram() {
+    let authority = Authority::new();
+    let server = start(&authority, &p256(), support::echo);
+    let (address, trust) = (server.addresses()[0].resolve().unwrap()[0], authority.bundle());
+    let datagrams = resume_with(address, &trust, Fate::Pass, 0);
+    assert!((4..=7).contains(&datagrams), "{datagrams} datagrams are no resumption");
+    let faults = [Fate::Drop, Fate::Twice, Fate::Late, Fate::Delay(Duration::from_millis(300))];
+    // One more: what the client says last, it says when its handshake is over.
+    let cases: Vec<_> = faults.iter().flat_map(|fault| (0..=datagrams).map(move |at| (*fault, at))).collect();
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while let Some(&(fault, at)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    resume_with(address, &trust, fault, at);
+                }
+            });
+        }
+    });
+    server.handle().shutdown(Duration::ZERO);
+}
+
 #[test]
 fn handshakes_survive_a_tenth_of_all_datagrams_lost_repeated_or_reordered() {
     let authority = Authority::new();

@@ -20,7 +20,7 @@ use openssl::x509::X509;
 use openssl::x509::store::X509StoreBuilder;
 use openssl::x509::verify::X509VerifyFlags;
 
-pub(crate) use self::client::{ClientCredentials, Sessions, client, name_server};
+pub(crate) use self::client::{ClientCredentials, Sessions, client, keep_resumed, keep_sessions};
 #[cfg(test)]
 pub(crate) use self::client::{old_client, sha384_client};
 use crate::address::Scheme;

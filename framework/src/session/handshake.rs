@@ -21,7 +21,7 @@ use openssl::ssl::{ErrorCode, Ssl, SslContext, SslStream};
 use openssl::x509::X509VerifyResult;
 use socket2::Socket;
 
-use super::context::{Sessions, name_server};
+use super::context::{Sessions, keep_resumed, keep_sessions};
 use super::datagram::DatagramIo;
 use super::dtls::{DtlsSession, Facts, describe};
 use super::record::{self, Filtered, Phase};
@@ -305,7 +305,7 @@ pub(super) fn server_ssl(context: &SslContext) -> Result<Ssl, Failure> {
 
 /// What a client may resume, and keeps of a new session.
 pub(crate) struct Resume<'a> {
-    pub(crate) sessions: &'a Sessions,
+    pub(crate) sessions: &'a Arc<Sessions>,
     /// Names the server, and how it is reached.
     pub(crate) server: String,
 }
@@ -318,7 +318,7 @@ pub(super) fn client_ssl(
 ) -> Result<Ssl, Failure> {
     let mut ssl = Ssl::new(context).map_err(broken)?;
     if let Some(Resume { sessions, server }) = resume {
-        name_server(&mut ssl, server);
+        keep_sessions(&mut ssl, server, sessions);
         if let Some(session) = sessions.take(server) {
             // One that is of no use leads to a full handshake.
             let _ = ossl::set_session(&mut ssl, &session);
@@ -340,7 +340,10 @@ pub(super) fn client_ssl(
 /// One step of OpenSSL's handshake; `true` when it is complete.
 pub(super) fn progress<S: io::Read + io::Write>(stream: &mut SslStream<S>) -> Result<bool, Failure> {
     match stream.do_handshake() {
-        Ok(()) => Ok(true),
+        Ok(()) => {
+            keep_resumed(stream.ssl());
+            Ok(true)
+        }
         Err(error) if matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::WANT_WRITE) => Ok(false),
         Err(error) => {
             let verified = stream.ssl().verify_result();

@@ -5,7 +5,7 @@ use std::ptr;
 use foreign_types::{ForeignType, ForeignTypeRef};
 use libc::{c_char, c_int, c_long, c_uint, c_void};
 use openssl::error::ErrorStack;
-use openssl::ssl::{Ssl, SslContextBuilder, SslContextRef, SslRef, SslSession};
+use openssl::ssl::{Ssl, SslContextBuilder, SslRef, SslSession};
 use openssl::x509::X509Crl;
 use openssl::x509::store::X509StoreBuilder;
 use openssl_sys as ffi;
@@ -161,7 +161,7 @@ pub(crate) struct TicketKeys {
 }
 
 /// Chooses the keys of a ticket by their name, `None` for a new ticket, and says whether a new one is to be made.
-pub(crate) type ChooseKeys = fn(&SslContextRef, Option<[u8; 16]>) -> Option<(TicketKeys, bool)>;
+pub(crate) type ChooseKeys = fn(&SslRef, Option<[u8; 16]>) -> Option<(TicketKeys, bool)>;
 
 /// The one function that chooses; all contexts of a process have the same.
 static CHOOSE: std::sync::OnceLock<ChooseKeys> = std::sync::OnceLock::new();
@@ -189,9 +189,9 @@ unsafe extern "C" fn ticket_key(
     // SAFETY: OpenSSL calls with a live SSL, a name of 16 bytes, room for the longest IV, and two live contexts; it
     // uses none of them from another thread meanwhile.
     unsafe {
-        let context = SslRef::from_ptr(ssl).ssl_context();
+        let ssl = SslRef::from_ptr(ssl);
         let named = (encrypt == 0).then(|| name.cast::<[u8; 16]>().read_unaligned());
-        let Some((mut keys, renew)) = choose(context, named) else { return 0 };
+        let Some((mut keys, renew)) = choose(ssl, named) else { return 0 };
         if encrypt == 1 {
             name.cast::<[u8; 16]>().write_unaligned(keys.name);
             let mut fresh = [0; IV];

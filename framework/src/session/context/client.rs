@@ -5,10 +5,9 @@ use std::sync::{Arc, LazyLock};
 
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
-#[cfg(test)]
-use openssl::ssl::SslVersion;
 use openssl::ssl::{
-    Ssl, SslContext, SslContextBuilder, SslMethod, SslSession, SslSessionCacheMode, SslVerifyMode,
+    Ssl, SslContext, SslContextBuilder, SslMethod, SslRef, SslSession, SslSessionCacheMode, SslVerifyMode,
+    SslVersion,
 };
 use parking_lot::Mutex;
 
@@ -44,19 +43,45 @@ impl Sessions {
         sessions.insert(server.to_owned(), session);
     }
 
-    /// Takes out what there is for a server: a TLS 1.3 ticket is for one use (RFC 8446 §C.4).
+    /// What there is for a server. A TLS 1.3 ticket is for one use (RFC 8446 §C.4), and each connection brings new
+    /// ones; those of TLS and DTLS 1.2 are used again.
     pub(crate) fn take(&self, server: &str) -> Option<SslSession> {
-        self.0.lock().remove(server)
+        let mut sessions = self.0.lock();
+        let session = sessions.get(server)?.clone();
+        if session.protocol_version() == SslVersion::TLS1_3 {
+            sessions.remove(server);
+        }
+        Some(session)
     }
 }
 
-/// Which server a session is with.
-static SERVER: LazyLock<Option<Index<Ssl, String>>> = LazyLock::new(|| Ssl::new_ex_index().ok());
+/// Which server a session is with, and where it is kept.
+type Place = (String, Arc<Sessions>);
 
-/// Remembers which server this session is with, so that it is kept for the next one.
-pub(crate) fn name_server(ssl: &mut Ssl, server: &str) {
-    if let Some(index) = *SERVER {
-        ssl.set_ex_data(index, server.to_owned());
+static PLACE: LazyLock<Option<Index<Ssl, Place>>> = LazyLock::new(|| Ssl::new_ex_index().ok());
+
+/// Has the sessions with this server kept there.
+pub(crate) fn keep_sessions(ssl: &mut Ssl, server: &str, sessions: &Arc<Sessions>) {
+    if let Some(index) = *PLACE {
+        ssl.set_ex_data(index, (server.to_owned(), Arc::clone(sessions)));
+    }
+}
+
+/// Keeps a session that was resumed: OpenSSL tells of new ones alone, and this one may have a new ticket.
+pub(crate) fn keep_resumed(ssl: &SslRef) {
+    let old = ssl.version2() != Some(SslVersion::TLS1_3);
+    if old
+        && !ssl.is_server()
+        && ssl.session_reused()
+        && let Some(session) = ssl.session()
+    {
+        keep(ssl, session.to_owned());
+    }
+}
+
+fn keep(ssl: &SslRef, session: SslSession) {
+    if let Some((server, sessions)) = PLACE.and_then(|index| ssl.ex_data(index)) {
+        sessions.keep(server, session);
     }
 }
 
@@ -108,13 +133,8 @@ fn build_client(
     if let (Some(profiles), Protocol::Dtls) = (&credentials.srtp, protocol) {
         context.set_tlsext_use_srtp(profiles)?;
     }
-    let sessions = Arc::clone(&credentials.sessions);
     context.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
-    context.set_new_session_callback(move |ssl, session| {
-        if let Some(server) = SERVER.and_then(|index| ssl.ex_data(index)) {
-            sessions.keep(server, session);
-        }
-    });
+    context.set_new_session_callback(|ssl, session| keep(ssl, session));
     if let Some(identity) = &credentials.identity {
         use_identity(&mut context, identity)?;
     }

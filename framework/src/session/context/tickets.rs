@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
-use openssl::ssl::{SslContext, SslContextBuilder, SslContextRef};
+use openssl::ssl::{SslContext, SslContextBuilder, SslRef, SslVersion};
 
 use crate::credentials::SharedKeys;
 use crate::sys::ossl::{self, TicketKeys};
@@ -20,14 +20,15 @@ pub(super) fn use_keys(context: &mut SslContextBuilder, keys: &SharedKeys) -> Re
     ossl::set_ticket_keys(context, choose)
 }
 
-/// The keys of a ticket with this name, `None` for a new one; and whether it should be made anew.
-fn choose(context: &SslContextRef, name: Option<[u8; 16]>) -> Option<(TicketKeys, bool)> {
-    let SharedKeys { current, previous } = context.ex_data((*KEYS)?)?;
+/// The keys of a ticket with this name, `None` for a new one; and whether it should be made anew: with TLS 1.3 each
+/// is for one use (RFC 8446 §C.4).
+fn choose(ssl: &SslRef, name: Option<[u8; 16]>) -> Option<(TicketKeys, bool)> {
+    let SharedKeys { current, previous } = ssl.ssl_context().ex_data((*KEYS)?)?;
     let (found, old) = match name {
         None => (current, false),
         Some(name) if name == current.ticket_name => (current, false),
         Some(name) => (previous.as_ref().filter(|keys| keys.ticket_name == name)?, true),
     };
     let keys = TicketKeys { name: found.ticket_name, cipher: found.ticket_cipher, mac: found.ticket_mac };
-    Some((keys, old))
+    Some((keys, old || ssl.version2() == Some(SslVersion::TLS1_3)))
 }
