@@ -10,7 +10,7 @@ mod stranger;
 mod support;
 
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -94,7 +94,7 @@ impl Running {
     }
 
     /// Whether OpenSSL's client resumes the session in this file, if there is one. It leaves its newest one there.
-    fn resumes(&self, version: &str, file: &PathBuf) -> bool {
+    fn resumes(&self, version: &str, file: &Path) -> bool {
         let address = format!("127.0.0.1:{}", self.port());
         let file = file.to_str().unwrap();
         let mut command = Command::new("openssl");

@@ -1,44 +1,97 @@
-//! Certificates, keys and authorities from the files that the options name.
+//! Certificates, keys, authorities and all else that the options name files for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use peeloff::{CaBundle, ClientAuth, Identity};
+use peeloff::{CaBundle, ClientAuth, Credentials, Identity, RevocationList, SharedKeys};
 
+use crate::authorize::Guests;
 use crate::cli::{ClientAuthMode, CredentialArgs};
 use crate::failure::Failure;
 use crate::psk::PskTable;
 
 /// What a server shows and what it asks for.
-pub struct Credentials {
-    /// The server's certificate and key; none if it has pre-shared keys only.
-    pub identity: Option<Identity>,
-    /// Whether the certificate was made up for this run.
-    pub self_signed: bool,
-    /// Whether peers must show a certificate.
-    pub client_auth: ClientAuth,
-    /// Pre-shared keys, if any.
-    pub psk: Option<PskTable>,
+pub struct Loaded {
+    /// As the framework takes it.
+    pub credentials: Credentials,
+    /// The certificate that was made up for this run, if one was.
+    pub self_signed: Option<Identity>,
 }
 
-impl Credentials {
-    /// Reads every file that the options name.
-    ///
-    /// # Errors
-    ///
-    /// A file cannot be read or used, or options contradict each other.
-    pub fn load(args: &CredentialArgs) -> Result<Self, Failure> {
-        let psk = args.psk_file.as_deref().map(PskTable::from_file).transpose()?;
-        let client_auth = client_auth(args)?;
-        let given = identity(args.cert.as_deref(), args.key.as_deref())?;
-        let self_signed = given.is_none() && psk.is_none();
-        let identity = match given {
-            None if self_signed => Some(self_signed_identity()?),
-            given => given,
-        };
-        Ok(Self { identity, self_signed, client_auth, psk })
+/// Reads every file that the options name. Where they name no certificate and no keys, `self_signed` is the
+/// certificate, or a new one.
+///
+/// # Errors
+///
+/// A file cannot be read or used, or options contradict each other.
+pub fn load(args: &CredentialArgs, self_signed: Option<&Identity>) -> Result<Loaded, Failure> {
+    let psk = args.psk_file.as_deref().map(PskTable::from_file).transpose()?;
+    let mut identities = identities(args)?;
+    let mut made_up = None;
+    if identities.is_empty() && psk.is_none() {
+        let identity = self_signed.cloned().map_or_else(self_signed_identity, Ok)?;
+        made_up = Some(identity.clone());
+        identities.push(identity);
     }
+    let alpn: Vec<&str> = args.alpn.iter().map(|protocol| protocol.0.as_str()).collect();
+    let mut credentials = Credentials::new().client_auth(client_auth(args)?).alpn(&alpn);
+    for identity in identities {
+        credentials = credentials.identity(identity);
+    }
+    if let Some(table) = psk {
+        credentials = credentials.psk(move |identity| table.key(identity));
+    }
+    if let Some(path) = &args.crl {
+        if args.ca.is_none() {
+            return Err(Failure::input("--crl needs --ca: name the file of the authorities that it is from"));
+        }
+        credentials = credentials.revoked(RevocationList::from_file(path).map_err(Failure::input)?);
+    }
+    let guests = Guests { subjects: args.allow_subject.clone(), names: args.allow_san.clone() };
+    if let Some(option) = guests.option() {
+        if args.ca.is_none() {
+            return Err(Failure::input(format_args!(
+                "{option} needs --ca: name the file of the authorities that peers' certificates come from"
+            )));
+        }
+        credentials = credentials.authorize(move |peer| guests.admit(peer));
+    }
+    if let Some(path) = &args.key_file {
+        credentials = credentials.shared_keys(SharedKeys::from_file(path).map_err(Failure::input)?);
+    }
+    if let Some(path) = &args.key_log {
+        credentials = credentials.danger_key_log(path);
+    }
+    Ok(Loaded { credentials, self_signed: made_up })
 }
 
+/// The certificates with their keys and OCSP responses: the first of each belong together, and so on.
+fn identities(args: &CredentialArgs) -> Result<Vec<Identity>, Failure> {
+    let (certs, keys, responses) = (&args.cert, &args.key, &args.ocsp);
+    if certs.len() > 1 && certs.len() != keys.len() {
+        return Err(Failure::input(format_args!(
+            "--cert is there {} times and --key {}: give one key for each certificate, in the same order",
+            certs.len(),
+            keys.len()
+        )));
+    }
+    if responses.len() > certs.len() {
+        return Err(Failure::input(
+            "--ocsp needs --cert: give at most one response for each certificate, in the same order",
+        ));
+    }
+    let pairs = certs.len().max(keys.len());
+    let nth = |files: &[PathBuf], at: usize| files.get(at).cloned();
+    (0..pairs)
+        .filter_map(|at| {
+            let staple = |identity: Identity| match responses.get(at) {
+                Some(path) => identity.with_ocsp_file(path).map_err(Failure::input),
+                None => Ok(identity),
+            };
+            let found = identity(nth(certs, at).as_deref(), nth(keys, at).as_deref()).transpose()?;
+            Some(found.and_then(staple))
+        })
+        .collect()
+}
 /// The identity in a certificate file and a key file; none if neither is named.
 pub fn identity(cert: Option<&Path>, key: Option<&Path>) -> Result<Option<Identity>, Failure> {
     match (cert, key) {

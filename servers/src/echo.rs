@@ -26,10 +26,10 @@ impl PeerHandler for Echo {
 }
 
 /// What cannot go out is lost, as on any datagram path; only the end of the association ends the
-/// echo.
+/// echo. A stream with a gap is worse than none, so a peer on TCP that does not take its echo is cut off.
 fn send_back(peer: &mut Peer, message: &[u8]) -> Result<(), Error> {
     match peer.reply(message) {
-        Err(error) if !error.is_fatal() => {
+        Err(error) if !error.is_fatal() && !peer.scheme().is_stream() => {
             tracing::debug!(peer = %peer.peer_address(), %error, "message not echoed");
             Ok(())
         }

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt::{self, Display};
 use std::io::{self, Write};
+use std::num::ParseIntError;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -28,6 +29,11 @@ impl Failure {
     pub fn input(message: impl Display) -> Self {
         Self::new(BAD_INPUT, message)
     }
+
+    /// The same failure, with the place of its cause.
+    pub(crate) fn at(self, place: &str) -> Self {
+        Self { message: format!("{place}: {}", self.message), ..self }
+    }
 }
 
 impl Display for Failure {
@@ -40,14 +46,17 @@ impl Display for Failure {
 ///
 /// A bad value of an option becomes one sentence; other mistakes get the usage that clap prints.
 pub fn parse_arguments<T: Parser>(program: &str) -> Result<T, ExitCode> {
-    T::try_parse().map_err(|error| match error.kind() {
-        ErrorKind::ValueValidation => conclude(program, Err(Failure::input(sentence(&error)))),
-        _ => {
-            // Nothing is left to tell the user if this fails too.
-            let _ = error.print();
-            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(BAD_INPUT))
-        }
-    })
+    T::try_parse().map_err(|error| conclude_usage(program, &error))
+}
+
+/// Prints what clap has to say, which may be the help text that was asked for, and gives the exit code.
+pub(crate) fn conclude_usage(program: &str, error: &clap::Error) -> ExitCode {
+    if is_about_a_value(error) {
+        return conclude(program, Err(Failure::input(sentence(error))));
+    }
+    // Nothing is left to tell the user if this fails too.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(BAD_INPUT))
 }
 
 /// Turns a program's result into its exit code, and prints the failure if there is one.
@@ -62,15 +71,51 @@ pub fn conclude(program: &str, result: Result<u8, Failure>) -> ExitCode {
     }
 }
 
-/// What is wrong with the value of an option, without clap's frame around it.
-fn sentence(error: &clap::Error) -> String {
+/// Whether an option has a value that it cannot have.
+pub(crate) fn is_about_a_value(error: &clap::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue)
+}
+
+/// An error of clap in one sentence.
+pub(crate) fn sentence(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::MissingRequiredArgument
+        && let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg)
+    {
+        return format!("{} is needed beside the options that there are: add it", missing.join(", "));
+    }
+    if !is_about_a_value(error) {
+        let text = error.to_string();
+        return text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    }
     let option = match error.get(ContextKind::InvalidArg) {
         // `--listen <URL>`, of which the name is enough.
         Some(ContextValue::String(usage)) => usage.split(' ').next().unwrap_or(usage),
         _ => "the command line",
     };
+    format!("{option}: {}", cause(error))
+}
+
+/// What is wrong with the value of an option, without the option's name.
+pub(crate) fn cause(error: &clap::Error) -> String {
+    let value = value_of(error).unwrap_or_default();
+    let choices = match error.get(ContextKind::ValidValue) {
+        Some(ContextValue::Strings(choices)) => choices.as_slice(),
+        _ => &[],
+    };
     match error.source() {
-        Some(cause) => format!("{option}: {cause}"),
-        None => format!("{option} has a bad value: see --help"),
+        Some(cause) if cause.is::<ParseIntError>() => {
+            format!("{value:?} is not a whole number that fits: write one in digits, such as 100")
+        }
+        Some(cause) => cause.to_string(),
+        None if value.is_empty() => "there is no value: write one".to_owned(),
+        None if choices.is_empty() => format!("{value:?} cannot be used: see --help"),
+        None => format!("{value:?} is not known: write one of {}", choices.join(", ")),
+    }
+}
+
+fn value_of(error: &clap::Error) -> Option<&str> {
+    match error.get(ContextKind::InvalidValue) {
+        Some(ContextValue::String(value)) => Some(value),
+        _ => None,
     }
 }

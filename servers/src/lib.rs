@@ -1,23 +1,30 @@
 //! What the servers of this crate share, and what their programs are made of.
 //!
 //! * `peeloff-echo` is [`echo`] behind [`serve`]: every server is a handler and one call of
-//!   [`serve::serve`], with the options of [`cli`] and [`sctp`].
+//!   [`serve::serve`], with the options of [`cli`], [`stream`] and [`sctp`], from the command line or a file
+//!   ([`config`]).
 //! * `peeloff-chat` is [`chat`] behind the same: rooms, and the other processes that share them.
 //! * `peeloff-nc` is [`nc`]: standard input and output as messages, calling or listening.
 //!
 //! Each program is `main → run → ExitCode`. Its failures are one sentence on standard error
 //! ([`failure`]), its logs go there too ([`logging`]), and its first SIGINT or SIGTERM ends it in
-//! good order ([`signals`]).
+//! good order; a server takes SIGHUP as the word to read its file and its credentials again
+//! ([`signals`]).
 
+pub mod authorize;
 pub mod chat;
 pub mod cli;
+pub mod config;
 pub mod credentials;
 pub mod echo;
 pub mod failure;
+pub mod key_file;
 pub mod logging;
 pub mod nc;
 pub mod psk;
+mod reload;
 pub mod sctp;
 pub mod serve;
 pub mod signals;
+pub mod stream;
 pub mod values;

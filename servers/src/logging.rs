@@ -1,6 +1,7 @@
 //! Logs: always on standard error, so that standard output stays for data.
 
 use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
 
 use clap::Args;
 use tracing_subscriber::EnvFilter;
@@ -24,34 +25,70 @@ pub struct LogArgs {
     pub log: Option<String>,
 }
 
+/// The log of this process, once it is started.
+static LOGGER: OnceLock<Logger> = OnceLock::new();
+
+struct Logger {
+    level: u8,
+    change: Box<dyn Fn(EnvFilter) + Send + Sync>,
+}
+
 impl LogArgs {
     /// Sends the log of this process to standard error; `level` is 0 for errors, 1 for warnings, 2
-    /// for what -v adds to.
+    /// for what -v adds to. A second call changes nothing.
     ///
     /// # Errors
     ///
     /// The filter cannot be understood.
     pub fn start(&self, level: u8) -> Result<(), Failure> {
-        let filter = match &self.log {
+        let filter = self.filter(level)?;
+        LOGGER.get_or_init(|| {
+            let builder = tracing_subscriber::fmt()
+                .with_env_filter(filter)
+                .with_writer(io::stderr)
+                .with_ansi(io::stderr().is_terminal())
+                .with_target(false)
+                // Its report goes through `eprintln!`, which panics when standard error is closed: a
+                // log must never end a server.
+                .log_internal_errors(false)
+                .with_filter_reloading();
+            let handle = builder.reload_handle();
+            // Only another logger of this process can be in the way, and that is as good.
+            drop(builder.try_init());
+            // Fails only if there is no logger any more.
+            let change = move |filter| drop(handle.reload(filter));
+            Logger { level, change: Box::new(change) }
+        });
+        Ok(())
+    }
+
+    /// Checks these options, and gives what makes the running log follow them.
+    ///
+    /// # Errors
+    ///
+    /// The filter cannot be understood.
+    pub(crate) fn prepare(&self) -> Result<impl FnOnce() + use<>, Failure> {
+        let logger = LOGGER.get();
+        let filter = self.filter(logger.map_or(0, |logger| logger.level))?;
+        Ok(move || {
+            if let Some(logger) = logger {
+                (logger.change)(filter);
+            }
+        })
+    }
+
+    fn filter(&self, level: u8) -> Result<EnvFilter, Failure> {
+        match &self.log {
             Some(text) => EnvFilter::try_new(text).map_err(|error| {
                 Failure::input(format_args!(
                     "--log {text:?} is not a filter ({error}): write a level, or module=level, with commas between them"
                 ))
-            })?,
-            None => EnvFilter::new(level_name((level + self.verbose).saturating_sub(self.quiet))),
-        };
-        let started = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(io::stderr)
-            .with_ansi(io::stderr().is_terminal())
-            .with_target(false)
-            // Its report goes through `eprintln!`, which panics when standard error is closed: a
-            // log must never end a server.
-            .log_internal_errors(false)
-            .try_init();
-        // Only a second call in one process can fail, and the first logger is as good.
-        drop(started);
-        Ok(())
+            }),
+            None => {
+                let level = level.saturating_add(self.verbose).saturating_sub(self.quiet);
+                Ok(EnvFilter::new(level_name(level)))
+            }
+        }
     }
 }
 

@@ -2,21 +2,18 @@
 //! handler.
 
 use std::io::{self, Write};
-use std::ops::RangeInclusive;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::time::Duration;
 
-use peeloff::{Address, Handle, PeerHandler, Server, ServerBuilder, Stats};
+use peeloff::{Address, PeerHandler, Server, ServerBuilder, Stats};
 
 use crate::cli::ServerArgs;
-use crate::credentials::Credentials;
+use crate::config::{Config, ServerOptions};
 use crate::failure::Failure;
-use crate::signals;
+use crate::reload::{Plan, Running, warn_of_self_signed};
+use crate::signals::{self, Asked};
 
-/// Bytes of stack that a worker can work with: OpenSSL's handshake needs most of the least.
-const STACK_SIZES: RangeInclusive<usize> = 64 << 10..=64 << 20;
-
-/// Serves peers until SIGINT or SIGTERM, then gives them `--drain-timeout` to end.
+/// Serves peers until SIGINT or SIGTERM, then gives them `--drain-timeout` to end. SIGHUP makes it read
+/// its configuration and its credentials again.
 ///
 /// Standard output gets one line for each listener, `listening dtls://127.0.0.1:41234`, once all
 /// are bound, and nothing else.
@@ -24,98 +21,99 @@ const STACK_SIZES: RangeInclusive<usize> = 64 << 10..=64 << 20;
 /// # Errors
 ///
 /// The server cannot start: bad input, or an address that cannot be bound.
-pub fn serve(args: &ServerArgs, handler: impl PeerHandler) -> Result<u8, Failure> {
-    serve_with(args, |builder| builder, handler)
+pub fn serve<T>(config: Config<T>, handler: impl PeerHandler) -> Result<u8, Failure>
+where
+    T: ServerOptions,
+{
+    serve_with(config, |builder| builder, handler)
 }
 
-/// As [`serve`], with what this server has to set beside the options of all.
+/// As [`serve`], with what a program sets by itself: `finish` has the last word on the builder.
 ///
 /// # Errors
 ///
 /// As [`serve`].
-pub fn serve_with(
-    args: &ServerArgs,
-    configure: impl FnOnce(ServerBuilder) -> ServerBuilder,
+pub fn serve_with<T>(
+    config: Config<T>,
+    finish: impl FnOnce(ServerBuilder) -> ServerBuilder,
     handler: impl PeerHandler,
-) -> Result<u8, Failure> {
-    args.log.start(2)?;
-    let credentials = Credentials::load(&args.credentials)?;
-    let self_signed = credentials.self_signed;
+) -> Result<u8, Failure>
+where
+    T: ServerOptions,
+{
+    let args = config.options.server();
+    args.log.start(2).map_err(|failure| config.locate(failure))?;
+    let plan = Plan::new(args, None).map_err(|failure| config.locate(failure))?;
+    let self_signed = plan.credentials.self_signed.clone();
     let asked = catch_signals()?;
     // Raised before the start, which looks at the limit, and logged after it, so that a failure is
     // the only line there is.
     let descriptors = peeloff::raise_fd_limit();
-    let server = start(args, credentials, configure, handler)?;
+    let server = finish(builder(args, plan)).start(handler).map_err(Failure::input)?;
     log_limit(descriptors);
     let addresses = server.addresses();
-    if self_signed && addresses.iter().any(|address| address.scheme.is_secure()) {
-        tracing::warn!(
-            "NO CERTIFICATE GIVEN: using a self-signed one that no client can verify; give --cert and --key"
-        );
+    if self_signed.is_some() && addresses.iter().any(|address| address.scheme.is_secure()) {
+        warn_of_self_signed();
     }
     announce(addresses);
     let handle = server.handle();
-    let interval = args.stats_interval.0.filter(|interval| !interval.is_zero());
-    let signal = wait(&asked, interval, &handle);
-    let (grace, peers) = (args.timeouts.drain_timeout, handle.stats().peers);
+    let mut running = Running::new(config, self_signed, handle.clone());
+    let signal = wait(&asked, &mut running);
+    let (grace, peers) = (running.args().timeouts.drain_timeout, handle.stats().peers);
     tracing::info!(signal, %grace, peers, "shutting down");
     let report = handle.shutdown(grace.0);
     tracing::info!(?report, "ended");
     Ok(0)
 }
 
-fn start(
-    args: &ServerArgs,
-    credentials: Credentials,
-    configure: impl FnOnce(ServerBuilder) -> ServerBuilder,
-    handler: impl PeerHandler,
-) -> Result<Server, Failure> {
+fn builder(args: &ServerArgs, plan: Plan) -> ServerBuilder {
     let mut builder = Server::builder()
         .limits(args.limits.to_limits())
         .timeouts(args.timeouts.to_timeouts())
-        .client_auth(credentials.client_auth)
-        .sctp(args.sctp.to_settings(args.listen.iter().map(|address| address.scheme))?)
+        .credentials(plan.credentials.credentials)
+        .stream(plan.stream)
+        .sctp(plan.sctp)
         .v6_only(args.v6only)
         .freebind(args.freebind);
     for address in &args.listen {
         builder = builder.listen(address.clone());
     }
-    if let Some(identity) = credentials.identity {
-        builder = builder.identity(identity);
+    for address in &args.listen_proxied {
+        builder = builder.listen_proxied(address.clone());
     }
-    if let Some(table) = credentials.psk {
-        builder = builder.psk(move |identity| table.key(identity));
+    if let Some(bytes) = plan.stack_size {
+        builder = builder.stack_size(bytes);
     }
-    if let Some(size) = args.stack_size {
-        if !STACK_SIZES.contains(&size.0) {
-            return Err(Failure::input(format_args!("--stack-size {size} is not usable: give 64K to 64M")));
-        }
-        builder = builder.stack_size(size.0);
-    }
-    configure(builder).start(handler).map_err(Failure::input)
+    builder
 }
 
-/// The first SIGINT or SIGTERM comes out of the receiver.
-fn catch_signals() -> Result<Receiver<i32>, Failure> {
+/// Signals come out of the receiver, up to the first that ends the server.
+fn catch_signals() -> Result<Receiver<Asked>, Failure> {
     let (sender, receiver) = mpsc::sync_channel(1);
-    let forward = move |signal| {
-        // Fails only if the program is ending already.
-        let _ = sender.send(signal);
-    };
-    signals::on_first_signal(forward)?;
+    signals::on_signals(move |asked| {
+        // Both fail only if the program is ending already, or if a reload has not begun, which is as
+        // good as another one.
+        let _ = match asked {
+            Asked::Reload => sender.try_send(asked).map_err(drop),
+            Asked::End(_) => sender.send(asked).map_err(drop),
+        };
+    })?;
     Ok(receiver)
 }
 
-/// Blocks until a signal; logs the counters meanwhile if asked to.
-fn wait(asked: &Receiver<i32>, interval: Option<Duration>, handle: &Handle) -> i32 {
+/// Blocks until a signal ends the server, and gives its number; reloads, and logs the counters,
+/// meanwhile.
+fn wait<T: ServerOptions>(asked: &Receiver<Asked>, running: &mut Running<T>) -> i32 {
     loop {
+        let interval = running.args().stats_interval.0.filter(|interval| !interval.is_zero());
         let result = match interval {
             Some(interval) => asked.recv_timeout(interval),
             None => asked.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         match result {
-            Ok(signal) => return signal,
-            Err(RecvTimeoutError::Timeout) => log_stats(&handle.stats()),
+            Ok(Asked::End(signal)) => return signal,
+            Ok(Asked::Reload) => running.reload(),
+            Err(RecvTimeoutError::Timeout) => log_stats(&running.stats()),
             // The thread that waits for signals is gone, so none would ever come: end while it is
             // still in good order.
             Err(RecvTimeoutError::Disconnected) => return 0,

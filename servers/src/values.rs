@@ -19,6 +19,21 @@ pub struct SpanOrOff(pub Option<Duration>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub usize);
 
+/// The name of an application protocol (RFC 7301 §3.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Protocol(pub String);
+
+impl FromStr for Protocol {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.len() {
+            1..=255 => Ok(Self(text.to_owned())),
+            length => Err(format!("a name of {length} bytes is no protocol: write 1 to 255, such as h2")),
+        }
+    }
+}
+
 impl FromStr for Span {
     type Err = String;
 

@@ -14,7 +14,7 @@ pub enum PeerIdentity {
     /// Nobody in particular.
     #[default]
     Anonymous,
-    /// The holder of a certificate. On a server it has verified against the [`ClientAuth`]
+    /// The holder of a certificate. On a server it has verified against the [`ClientAuth`](crate::ClientAuth)
     /// authorities.
     Certificate(PeerCertificate),
     /// The holder of a pre-shared key, by its identity.

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use peeloff_servers::chat::{self, ChatArgs};
-use peeloff_servers::failure::{conclude, parse_arguments};
+use peeloff_servers::cli::ServerArgs;
+use peeloff_servers::config::{Config, ServerOptions};
+use peeloff_servers::failure::{Failure, conclude};
 
 const NAME: &str = "peeloff-chat";
 
@@ -16,7 +18,8 @@ const NAME: &str = "peeloff-chat";
 ///
 /// Prints `listening URL` on standard output for each listener once it is ready; logs go to
 /// standard error. SIGINT or SIGTERM ends it in good order with exit code 0, a second one at once
-/// with 130 or 143. Exit code 2: it could not start.
+/// with 130 or 143. SIGHUP reads the file of --config and the credentials again. Exit code 2: it could
+/// not start.
 #[derive(Parser)]
 #[command(name = NAME, version)]
 struct Cli {
@@ -24,9 +27,19 @@ struct Cli {
     chat: ChatArgs,
 }
 
+impl ServerOptions for Cli {
+    fn server(&self) -> &ServerArgs {
+        &self.chat.server
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        self.chat.check()
+    }
+}
+
 fn main() -> ExitCode {
-    match parse_arguments::<Cli>(NAME) {
-        Ok(cli) => conclude(NAME, chat::run(&cli.chat)),
+    match Config::<Cli>::read(NAME) {
+        Ok(config) => conclude(NAME, chat::run(&config.options.chat.clone(), config)),
         Err(code) => code,
     }
 }

@@ -1,23 +1,25 @@
-//! An echo server for UDP, SCTP, and DTLS and TLS over them.
+//! An echo server for UDP, TCP, SCTP, and DTLS and TLS over them.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use peeloff_servers::cli::ServerArgs;
+use peeloff_servers::config::{Config, ServerOptions};
 use peeloff_servers::echo::Echo;
-use peeloff_servers::failure::{conclude, parse_arguments};
+use peeloff_servers::failure::conclude;
 use peeloff_servers::serve::serve;
 
 const NAME: &str = "peeloff-echo";
 
-/// Sends every message back to its sender, over UDP, DTLS 1.2 and SCTP.
+/// Sends every message back to its sender, over UDP, DTLS 1.2, TCP, TLS and SCTP.
 ///
+/// On tcp:// and tls:// a message is what a read finds, a line or what has its length in front: see --framing.
 /// SCTP is in clear (sctp://), with TLS (sctp+tls://) or with DTLS (sctp+dtls://); messages go back on
 /// the stream, with the payload protocol identifier and in the order that they came with.
 ///
 /// Prints `listening URL` on standard output for each listener once it is ready; logs go to
 /// standard error. SIGINT or SIGTERM ends it in good order with exit code 0, a second one at once
-/// with 130 or 143. Exit code 2: it could not start.
+/// with 130 or 143. SIGHUP reads the file of --config and the credentials again. Exit code 2: it could not start.
 #[derive(Parser)]
 #[command(name = NAME, version)]
 struct Cli {
@@ -25,9 +27,15 @@ struct Cli {
     server: ServerArgs,
 }
 
+impl ServerOptions for Cli {
+    fn server(&self) -> &ServerArgs {
+        &self.server
+    }
+}
+
 fn main() -> ExitCode {
-    match parse_arguments::<Cli>(NAME) {
-        Ok(cli) => conclude(NAME, serve(&cli.server, Echo)),
+    match Config::<Cli>::read(NAME) {
+        Ok(config) => conclude(NAME, serve(config, Echo)),
         Err(code) => code,
     }
 }

@@ -1,4 +1,4 @@
-//! Standard input and output as messages over UDP, SCTP, and DTLS and TLS over them.
+//! Standard input and output as messages over UDP, TCP, SCTP, and DTLS and TLS over them.
 
 use std::process::ExitCode;
 
@@ -9,11 +9,12 @@ use peeloff_servers::nc::{self, EXIT_CODES, NcArgs};
 const NAME: &str = "peeloff-nc";
 
 /// Sends standard input as messages and writes the messages that come back to standard output, over
-/// UDP, DTLS 1.2 and SCTP.
+/// UDP, DTLS, SCTP, TCP and TLS.
 ///
 /// Each line is one message with its newline, or each block of --block bytes. A line longer than a
-/// message can be is sent in pieces. Datagrams can be lost: nothing is sent again. SCTP
-/// loses nothing while the association lives, unless --ttl lets it.
+/// message can be is sent in pieces. Datagrams can be lost: nothing is sent again. TCP and TLS are
+/// streams of bytes unless --framing makes messages of them. SCTP loses nothing while the association
+/// lives, unless --ttl lets it.
 #[derive(Parser)]
 #[command(name = NAME, version, after_help = EXIT_CODES)]
 struct Cli {

@@ -26,6 +26,7 @@ use crate::chat::remote::Remote;
 use crate::chat::room::Crowds;
 use crate::chat::text::{Lengths, Name};
 use crate::cli::ServerArgs;
+use crate::config::{Config, ServerOptions};
 use crate::failure::Failure;
 use crate::serve::serve_with;
 use crate::values::{Size, Span};
@@ -64,7 +65,7 @@ pub struct ChatArgs {
 
 /// What members may do.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Rooms")]
+#[command(next_help_heading = "Chat")]
 pub struct RoomArgs {
     /// The longest line that a member may write.
     #[arg(long, value_name = "BYTES", default_value_t = Size(Lengths::default().line))]
@@ -118,7 +119,7 @@ pub enum OverflowPolicy {
 
 /// The other processes that share the rooms.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Other hosts")]
+#[command(next_help_heading = "Chat: other processes")]
 pub struct RedisArgs {
     /// Share the rooms with all processes that use this Redis: redis://HOST:6379 or
     /// redis+unix:///PATH.
@@ -144,9 +145,10 @@ pub struct RedisArgs {
 /// # Errors
 ///
 /// An option has no usable value, or the server cannot start.
-pub fn run(args: &ChatArgs) -> Result<u8, Failure> {
+pub fn run<T: ServerOptions>(args: &ChatArgs, config: Config<T>) -> Result<u8, Failure> {
     // The bridge has something to log before the server has.
-    args.server.log.start(2)?;
+    args.server.log.start(2).map_err(|failure| config.locate(failure))?;
+    args.check().map_err(|failure| config.locate(failure))?;
     let rules = args.rooms.to_rules()?;
     let (remote, bridging) = match &args.redis.redis {
         Some(url) => {
@@ -168,25 +170,53 @@ pub fn run(args: &ChatArgs) -> Result<u8, Failure> {
         room_streams: args.rooms.sctp_room_streams,
         tls_streams: args.server.sctp.sctp_tls_streams.unwrap_or(1),
     };
-    let (stream, outbox) = (args.rooms.to_stream(), args.rooms.to_outbox()?);
-    let code = serve_with(&args.server, |builder| builder.stream(stream).outbox(outbox), chat)?;
+    let (stream, outbox) = (args.to_stream()?, args.rooms.to_outbox()?);
+    let code = serve_with(config, |builder| builder.stream(stream).outbox(outbox), chat)?;
     if let Some(bridge) = bridge {
         bridge.close();
     }
     Ok(code)
 }
 
-impl RoomArgs {
-    /// How streams are cut into lines. A line that is longer than this is thrown away as it comes.
-    fn to_stream(&self) -> StreamSettings {
-        let mut settings = StreamSettings::default();
-        settings.framing = Framing::Lines;
-        settings.max_message = self.max_line.0 + ADDED;
-        // What a member does not take waits in its outbox, as lines that are shared.
-        settings.max_pending = settings.max_message;
-        settings
+impl ChatArgs {
+    /// Checks what the options' parsers cannot.
+    ///
+    /// # Errors
+    ///
+    /// A value is of no use.
+    pub fn check(&self) -> Result<(), Failure> {
+        self.rooms.to_rules()?;
+        self.rooms.to_outbox()?;
+        self.redis.names()?;
+        self.redis.presence()?;
+        self.to_stream()?;
+        Ok(())
     }
 
+    /// How streams are cut into lines. A line that is longer than this is thrown away as it comes.
+    fn to_stream(&self) -> Result<StreamSettings, Failure> {
+        let args = &self.server.stream;
+        for (option, given) in
+            [("--framing", args.framing.is_some()), ("--max-message", args.max_message.is_some())]
+        {
+            if given {
+                return Err(Failure::input(format_args!(
+                    "{option} has no use here, where a message is a line: drop it, or see --max-line"
+                )));
+            }
+        }
+        let mut settings = args.to_settings(self.server.schemes())?;
+        settings.framing = Framing::Lines;
+        settings.max_message = self.rooms.max_line.0 + ADDED;
+        // What a member does not take waits in its outbox, as lines that are shared.
+        if args.max_pending.is_none() {
+            settings.max_pending = settings.max_message;
+        }
+        Ok(settings)
+    }
+}
+
+impl RoomArgs {
     /// How much waits for a member.
     fn to_outbox(&self) -> Result<Outbox, Failure> {
         if !(1..=65_536).contains(&self.outbox) {

@@ -13,8 +13,8 @@ use crate::nc::{BROKEN, NO_HANDSHAKE, NcArgs, TIMED_OUT};
 use crate::signals;
 
 /// Calls, talks, says goodbye.
-pub(super) fn run(args: &NcArgs, settings: Settings) -> Result<u8, Failure> {
-    let mut peer = connect(args, settings)?;
+pub(super) fn run(args: &NcArgs, settings: Settings, stream: StreamSettings) -> Result<u8, Failure> {
+    let mut peer = connect(args, settings, stream)?;
     args.association.prepare(&mut peer)?;
     tracing::info!(peer = %peer.peer_address(), cipher = peer.cipher(), "connected");
     let signal = close_on_signal(&peer)?;
@@ -29,15 +29,16 @@ pub(super) fn run(args: &NcArgs, settings: Settings) -> Result<u8, Failure> {
     }
 }
 
-fn connect(args: &NcArgs, settings: Settings) -> Result<Peer, Failure> {
-    let mut builder = Client::builder().timeout(args.handshake_timeout().0).sctp(settings);
+fn connect(args: &NcArgs, settings: Settings, mut stream: StreamSettings) -> Result<Peer, Failure> {
     if args.chat {
-        let mut lines = StreamSettings::default();
-        lines.framing = Framing::Lines;
-        builder = builder.stream(lines);
+        stream.framing = Framing::Lines;
     }
+    let mut builder = Client::builder().timeout(args.handshake_timeout().0).sctp(settings).stream(stream);
     for local in &args.association.bind {
         builder = builder.bind(local.0);
+    }
+    if !args.alpn.is_empty() {
+        builder = builder.alpn(&args.protocols());
     }
     if let Some(ca) = &args.ca {
         builder = builder.ca(authorities(ca)?);

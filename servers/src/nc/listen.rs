@@ -8,12 +8,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use peeloff::sctp::{SendInfo, Settings};
-use peeloff::{Admission, ClientAuth, Error, Incoming, Peer, PeerHandler, Sender, Server};
+use peeloff::{
+    Admission, ClientAuth, Credentials, Error, Incoming, Peer, PeerHandler, Sender, Server, StreamSettings,
+};
 
 use crate::credentials::{authorities, identity, self_signed_identity};
 use crate::failure::Failure;
 use crate::nc::association::AssociationArgs;
-use crate::nc::talk::{Manner, explain, print, receive, send, send_input, talk};
+use crate::nc::talk::{Manner, PATIENCE, explain, print, receive, send_input, send_within, talk};
 use crate::nc::{BROKEN, NcArgs, TIMED_OUT};
 use crate::signals;
 
@@ -31,7 +33,7 @@ enum Event {
 }
 
 /// Listens until the first peer is done, or with --keep-open until a signal.
-pub(super) fn run(args: &NcArgs, settings: Settings) -> Result<u8, Failure> {
+pub(super) fn run(args: &NcArgs, settings: Settings, stream: StreamSettings) -> Result<u8, Failure> {
     let (events, happened) = mpsc::channel();
     let signals = events.clone();
     signals::on_first_signal(move |signal| {
@@ -41,10 +43,10 @@ pub(super) fn run(args: &NcArgs, settings: Settings) -> Result<u8, Failure> {
     let server = if args.keep_open {
         let (audience, started) = (Arc::default(), AtomicBool::new(false));
         let association = args.association.clone();
-        start(args, settings, Everyone { manner, association, events, audience, started })?
+        start(args, settings, stream, Everyone { manner, association, events, audience, started })?
     } else {
         let (association, taken) = (args.association.clone(), AtomicBool::new(false));
-        start(args, settings, First { manner, association, events, taken })?
+        start(args, settings, stream, First { manner, association, events, taken })?
     };
     for address in server.addresses() {
         // Nobody is left to tell if this fails.
@@ -55,21 +57,28 @@ pub(super) fn run(args: &NcArgs, settings: Settings) -> Result<u8, Failure> {
     result
 }
 
-fn start(args: &NcArgs, settings: Settings, handler: impl PeerHandler) -> Result<Server, Failure> {
-    let mut builder = Server::builder().listen(args.address.clone()).sctp(settings);
+fn start(
+    args: &NcArgs,
+    settings: Settings,
+    stream: StreamSettings,
+    handler: impl PeerHandler,
+) -> Result<Server, Failure> {
+    let mut credentials = Credentials::new().alpn(&args.protocols());
     if let Some(psk) = args.psk.clone() {
-        builder = builder.psk(move |identity| (identity == psk.identity).then(|| psk.key.clone()));
+        credentials = credentials.psk(move |identity| (identity == psk.identity).then(|| psk.key.clone()));
     }
     match identity(args.cert.as_deref(), args.key.as_deref())? {
-        Some(identity) => builder = builder.identity(identity),
+        Some(identity) => credentials = credentials.identity(identity),
         None if args.psk.is_none() && args.address.scheme.is_secure() => {
-            builder = builder.identity(self_signed_identity()?)
+            credentials = credentials.identity(self_signed_identity()?)
         }
         None => {}
     }
     if let Some(ca) = &args.ca {
-        builder = builder.client_auth(ClientAuth::Required(authorities(ca)?));
+        credentials = credentials.client_auth(ClientAuth::Required(authorities(ca)?));
     }
+    let builder = Server::builder().listen(args.address.clone()).credentials(credentials);
+    let builder = builder.sctp(settings).stream(stream);
     builder.start(handler).map_err(Failure::input)
 }
 
@@ -147,7 +156,7 @@ impl PeerHandler for Everyone {
         if !self.started.swap(true, Ordering::Relaxed) {
             self.read_input(peer.max_message_size());
         }
-        let result = receive(peer, self.manner, print);
+        let result = receive(peer, self.manner, |message| print(message, self.manner));
         self.audience.lock().retain(|sender| sender.id() != peer.id());
         match result {
             // Standard output is gone, and with it the use of serving anyone.
@@ -196,7 +205,8 @@ impl Audience {
         // Sending may wait for room, so not under the lock.
         let peers = self.lock().clone();
         for peer in peers {
-            if let Err(failure) = send(&peer, message, how) {
+            // One that takes nothing must not keep the others waiting for ever.
+            if let Err(failure) = send_within(Some(PATIENCE), &peer, message, how) {
                 tracing::warn!("{failure}");
             }
         }

@@ -15,7 +15,8 @@ use crate::nc::association::AssociationArgs;
 use crate::nc::messages::Chunks;
 use crate::nc::talk::Manner;
 use crate::psk::Psk;
-use crate::values::{Size, Span, SpanOrOff};
+use crate::stream::{FramingMode, StreamArgs};
+use crate::values::{Protocol, Size, Span, SpanOrOff};
 
 mod association;
 mod call;
@@ -37,8 +38,8 @@ Exit codes:
   0  done
   1  an I/O error, or the association ended with an error
   2  bad usage or input, an address that cannot be resolved or bound, or a kernel without SCTP
-  3  the handshake failed, the certificate could not be verified, or there was no SCTP association
-     because it was refused or nobody answered
+  3  the handshake failed, the certificate could not be verified, or there was no TCP connection or
+     SCTP association because it was refused or nobody answered
   4  --timeout is over
   130, 143  ended by SIGINT, SIGTERM";
 
@@ -46,7 +47,7 @@ Exit codes:
 #[derive(Args, Clone, Debug)]
 pub struct NcArgs {
     /// Whom to call, or with -l where to listen, such as `dtls://example.org:4433`, `udp://[::1]:7`,
-    /// `sctp+tls://example.org:4433` or, with several addresses of one host,
+    /// `tls://example.org:4433`, `sctp+tls://example.org:4433` or, with several addresses of one host,
     /// `sctp://10.0.0.1,10.0.1.1:38412`.
     #[arg(value_name = "URL")]
     pub address: Address,
@@ -101,6 +102,11 @@ pub struct NcArgs {
     #[arg(long, value_name = "IDENTITY:HEXKEY", help_heading = "Identity")]
     pub psk: Option<Psk>,
 
+    /// An application protocol to offer, with -l to accept (RFC 7301); repeat it for further ones, the preferred
+    /// one first.
+    #[arg(long, value_name = "NAME", help_heading = "Identity")]
+    pub alpn: Vec<Protocol>,
+
     /// Do not verify the server's certificate: anyone in between can read and change everything.
     #[arg(long, conflicts_with_all = ["listen", "ca"], help_heading = "Identity")]
     pub insecure: bool,
@@ -108,6 +114,10 @@ pub struct NcArgs {
     /// The name to ask for and to verify, instead of the host in the URL.
     #[arg(long, value_name = "NAME", conflicts_with = "listen", help_heading = "Identity")]
     pub server_name: Option<String>,
+
+    /// How TCP connections are used.
+    #[command(flatten)]
+    pub stream: StreamArgs,
 
     /// What only SCTP has.
     #[command(flatten)]
@@ -126,10 +136,16 @@ pub fn run(args: &NcArgs) -> Result<u8, Failure> {
         return Err(Failure::input("--block 0 would send nothing: give a number of bytes, such as 1200"));
     }
     let settings = args.association.to_settings(args.address.scheme)?;
-    if args.listen { listen::run(args, settings) } else { call::run(args, settings) }
+    let stream = args.stream.to_settings([args.address.scheme])?;
+    if args.listen { listen::run(args, settings, stream) } else { call::run(args, settings, stream) }
 }
 
 impl NcArgs {
+    /// What --alpn names.
+    fn protocols(&self) -> Vec<&str> {
+        self.alpn.iter().map(|protocol| protocol.0.as_str()).collect()
+    }
+
     fn manner(&self) -> Manner {
         let chunks = match self.block {
             Some(Size(bytes)) => Chunks::Blocks(bytes),
@@ -145,8 +161,8 @@ impl NcArgs {
             interval: self.interval.0,
             quiet,
             how: self.association.send_info(),
+            lines: self.chat || self.stream.framing == Some(FramingMode::Lines),
             notifications: self.association.notifications,
-            chat: self.chat,
         }
     }
 

@@ -19,7 +19,7 @@ use crate::nc::association::tell;
 use crate::nc::messages::{Chunks, Messages};
 
 /// How long a full send buffer is waited for before the conversation fails.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How a conversation goes.
 #[derive(Clone, Copy, Debug)]
@@ -32,10 +32,10 @@ pub(super) struct Manner {
     pub(super) quiet: Option<Duration>,
     /// How each message is sent on SCTP.
     pub(super) how: SendInfo,
+    /// Whether each message is a line, which may come without its newline.
+    pub(super) lines: bool,
     /// Whether notifications are told.
     pub(super) notifications: bool,
-    /// Whether each message is a line, with its newline or without.
-    pub(super) chat: bool,
 }
 
 /// Talks with one peer until it ends, or until standard input has ended and `quiet` has passed
@@ -53,9 +53,7 @@ pub(super) fn talk(peer: &mut Peer, manner: Manner) -> Result<(), Failure> {
     let result = receive(peer, manner, |message| {
         // A full channel says already that something came.
         let _ = arrivals.try_send(());
-        print(message)?;
-        // A stream of lines gives each without its end.
-        if manner.chat && !message.ends_with(b"\n") { print(b"\n") } else { Ok(()) }
+        print(message, manner)
     });
     // The other thread complains before it closes, so a complaint that caused the end is here by
     // now.
@@ -81,7 +79,8 @@ pub(super) fn receive(
     manner: Manner,
     mut take: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<(), Error> {
-    let mut buffer = vec![0; 2048];
+    // A stream comes in larger pieces than datagrams.
+    let mut buffer = vec![0; if peer.scheme().is_stream() { 16 << 10 } else { 2048 }];
     loop {
         let event = match peer.sctp() {
             Some(mut sctp) if manner.notifications => sctp.recv_event(&mut buffer),
@@ -105,9 +104,12 @@ pub(super) fn receive(
 }
 
 /// Writes one message to standard output, at once.
-pub(super) fn print(message: &[u8]) -> io::Result<()> {
+pub(super) fn print(message: &[u8], manner: Manner) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(message)?;
+    if manner.lines && !message.ends_with(b"\n") {
+        stdout.write_all(b"\n")?;
+    }
     stdout.flush()
 }
 
@@ -117,9 +119,10 @@ pub(super) fn explain(error: Error) -> Failure {
         Error::Handler(error) => {
             Failure::new(BROKEN, format_args!("cannot write to standard output: {error}"))
         }
-        Error::MessageRefused { .. } => {
-            Failure::new(BROKEN, format_args!("{error}: take longer ones with --sctp-max-message"))
-        }
+        Error::MessageRefused { .. } => Failure::new(
+            BROKEN,
+            format_args!("{error}: take longer ones with --max-message, on SCTP --sctp-max-message"),
+        ),
         error => Failure::new(BROKEN, error),
     }
 }
@@ -181,16 +184,26 @@ pub(super) fn send_input(
     }
 }
 
-/// Sends one message, waiting for room in the send buffer for at most [`PATIENCE`]; false if the
-/// association is over.
+/// Sends one message; false if the association is over. On TCP, which itself gives up a peer that is gone, a
+/// slow one is waited for; on others for at most [`PATIENCE`].
 pub(super) fn send(to: &Sender, message: &[u8], how: &SendInfo) -> Result<bool, Failure> {
-    let give_up = Instant::now() + PATIENCE;
+    send_within(if to.scheme().is_stream() { None } else { Some(PATIENCE) }, to, message, how)
+}
+
+/// The same, waiting for room in the send buffer for at most `patience`.
+pub(super) fn send_within(
+    patience: Option<Duration>,
+    to: &Sender,
+    message: &[u8],
+    how: &SendInfo,
+) -> Result<bool, Failure> {
+    let give_up = patience.map(|patience| Instant::now() + patience);
     let mut pause = Duration::from_millis(1);
     loop {
         match to.try_send_with(message, how) {
             Ok(()) => return Ok(true),
             Err(TrySendError::Ended(_)) => return Ok(false),
-            Err(TrySendError::Full(_)) if Instant::now() < give_up => {
+            Err(TrySendError::Full(_)) if give_up.is_none_or(|end| Instant::now() < end) => {
                 // Nothing tells another thread when the socket has room again.
                 thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(50));

@@ -1,0 +1,92 @@
+//! The keys of a configuration file, as the options of the command line make them.
+
+use clap::{Arg, ArgAction, Command, ValueHint};
+
+/// The heading in the help text under which options have no key.
+const COMMAND_LINE_ONLY: &str = "Configuration";
+
+/// An option that may stand in a file: its key is the option's long name, and its section the first word
+/// of the option's heading in the help text, in lower case.
+#[derive(Clone, Debug)]
+pub(super) struct Key<'a> {
+    pub(super) arg: &'a Arg,
+    /// The long name of the option.
+    pub(super) name: &'a str,
+    /// The section; empty for keys that stand before the first.
+    pub(super) section: String,
+}
+
+/// What can be written behind a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// True or false.
+    Switch,
+    /// How many times the option would be given.
+    Count,
+    /// What would stand behind the option.
+    Value,
+    /// The same, once for each time that the option would be given.
+    List,
+}
+
+/// Every key that a program's file may have, in the order of its options.
+pub(super) fn keys(command: &Command) -> Vec<Key<'_>> {
+    command.get_arguments().filter_map(Key::of).collect()
+}
+
+impl<'a> Key<'a> {
+    fn of(arg: &'a Arg) -> Option<Self> {
+        let heading = arg.get_help_heading().unwrap_or_default();
+        let asks = matches!(
+            arg.get_action(),
+            ArgAction::Help | ArgAction::HelpShort | ArgAction::HelpLong | ArgAction::Version
+        );
+        if asks || heading == COMMAND_LINE_ONLY {
+            return None;
+        }
+        let section = heading.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_lowercase();
+        Some(Self { arg, name: arg.get_long()?, section })
+    }
+
+    /// The name that clap knows the option by.
+    pub(super) fn id(&self) -> &'a str {
+        self.arg.get_id().as_str()
+    }
+
+    /// What can be written behind it.
+    pub(super) fn kind(&self) -> Kind {
+        match self.arg.get_action() {
+            ArgAction::SetTrue | ArgAction::SetFalse => Kind::Switch,
+            ArgAction::Count => Kind::Count,
+            ArgAction::Append => Kind::List,
+            _ => Kind::Value,
+        }
+    }
+
+    /// Whether its value is the path of a file or a folder.
+    pub(super) fn is_path(&self) -> bool {
+        use ValueHint::{AnyPath, DirPath, ExecutablePath, FilePath};
+        matches!(self.arg.get_value_hint(), AnyPath | DirPath | ExecutablePath | FilePath)
+    }
+
+    /// A value as it might stand in a file, for messages and examples.
+    pub(super) fn example(&self) -> String {
+        let name = self.arg.get_value_names().and_then(|names| names.first());
+        let value = name.map_or("...", |name| name.as_str());
+        match self.kind() {
+            Kind::Switch => format!("{} = true", self.name),
+            Kind::Count => format!("{} = 1", self.name),
+            Kind::Value if value == "N" => format!("{} = {value}", self.name),
+            Kind::Value => format!("{} = \"{value}\"", self.name),
+            Kind::List => format!("{} = [\"{value}\"]", self.name),
+        }
+    }
+
+    /// Where it belongs in a file.
+    pub(super) fn place(&self) -> String {
+        match self.section.as_str() {
+            "" => "before the first section".to_owned(),
+            section => format!("in [{section}]"),
+        }
+    }
+}

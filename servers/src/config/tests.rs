@@ -1,0 +1,425 @@
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory};
+
+use super::key::{Kind, keys};
+use super::*;
+use crate::values::{Size, Span, SpanOrOff};
+
+/// A program with a section of its own.
+#[derive(Parser, Debug)]
+#[command(name = "test")]
+struct Cli {
+    #[command(flatten)]
+    server: ServerArgs,
+
+    #[command(flatten)]
+    weather: WeatherArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Weather: in general")]
+struct WeatherArgs {
+    /// Where it is measured.
+    #[arg(long, default_value = "roof")]
+    station: String,
+
+    /// How often.
+    #[arg(long, default_value = "daily", requires = "reader")]
+    rhythm: String,
+
+    /// Who wants to know.
+    #[arg(long, value_name = "NAME")]
+    reader: Vec<String>,
+}
+
+impl ServerOptions for Cli {
+    fn server(&self) -> &ServerArgs {
+        &self.server
+    }
+}
+
+/// A folder with `test.toml` in it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn with(test: &str, text: &str) -> Self {
+        let folder = env::temp_dir().join(format!("peeloff-config-{test}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("test.toml"), text).unwrap();
+        Self(folder)
+    }
+
+    fn file(&self) -> String {
+        self.0.join("test.toml").to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn parse(arguments: &[&str]) -> Result<Config<Cli>, String> {
+    let arguments = ["test"].iter().chain(arguments).map(OsString::from).collect();
+    Config::from_arguments(arguments, None).map_err(|refusal| match refusal {
+        Refusal::Usage(error) => format!("usage: {}", sentence(&error)),
+        Refusal::File(failure) => failure.to_string(),
+    })
+}
+
+fn parse_file(test: &str, text: &str, more: &[&str]) -> Result<Config<Cli>, String> {
+    let folder = Folder::with(test, text);
+    let file = folder.file();
+    let result = parse(&[&["--config", &file], more].concat());
+    result.map_err(|message| message.replace(&file, "test.toml"))
+}
+
+fn printed(config: &Config<Cli>) -> String {
+    config.values.to_file(&Cli::command()).unwrap()
+}
+
+#[test]
+fn an_empty_file_leaves_the_defaults() {
+    let config = parse_file("empty", "# nothing\n", &[]).unwrap();
+    assert_eq!(config.values, parse(&[]).unwrap().values);
+    assert_eq!(config.options.server.listen, ["dtls://127.0.0.1:4433".parse().unwrap()]);
+    assert_eq!(config.options.weather.station, "roof");
+}
+
+#[test]
+fn every_section_reaches_its_options() {
+    let text = r#"
+        listen = ["udp://127.0.0.1:1", "dtls://[::1]:2"]
+        v6only = true
+        freebind = false
+        limits.max-peers = 0x10
+
+        [limits]
+        stack-size = "64K"
+
+        [timeouts]
+        idle-timeout = "off"
+        drain-timeout = '1s'
+
+        [sctp]
+        sctp-streams = 8
+
+        [logging]
+        verbose = 2
+
+        [weather]
+        reader = "me"
+    "#;
+    // A table can be opened once only.
+    assert!(parse_file("twice", text, &[]).unwrap_err().starts_with("test.toml:7: "));
+    let text = text.replace("limits.max-peers = 0x10", "").replace("[limits]", "[limits]\nmax-peers = 0x10");
+    let Cli { server, weather } = parse_file("sections", &text, &[]).unwrap().options;
+    assert_eq!(
+        server.listen,
+        ["udp://127.0.0.1:1", "dtls://[::1]:2"].map(|address| address.parse().unwrap())
+    );
+    assert!(server.v6only && !server.freebind);
+    assert_eq!((server.limits.max_peers, server.stack_size), (16, Some(Size(65_536))));
+    assert_eq!(server.timeouts.idle_timeout, SpanOrOff(None));
+    assert_eq!(server.timeouts.drain_timeout, Span(Duration::from_secs(1)));
+    assert_eq!((server.sctp.sctp_streams, server.log.verbose), (Some(8), 2));
+    assert_eq!(weather.reader, ["me"]);
+}
+
+#[test]
+fn the_command_line_wins() {
+    let text = "listen = ['udp://127.0.0.1:1', 'udp://127.0.0.1:2']\n\
+                [limits]\nmax-peers = 1\nmax-half-open = 2\n[logging]\nquiet = 2\n[weather]\nreader = ['a', 'b']\n";
+    let flags = ["--listen", "udp://127.0.0.1:3", "--max-peers", "4", "-vv", "--reader", "c"];
+    let Cli { server, weather } = parse_file("wins", text, &flags).unwrap().options;
+    // A list is replaced as a whole.
+    assert_eq!(server.listen, ["udp://127.0.0.1:3".parse().unwrap()]);
+    assert_eq!(weather.reader, ["c"]);
+    assert_eq!((server.limits.max_peers, server.limits.max_half_open), (4, 2));
+    // What does not go with a flag loses too.
+    assert_eq!((server.log.verbose, server.log.quiet), (2, 0));
+}
+
+#[test]
+fn paths_are_taken_from_the_folder_of_the_file() {
+    let text = "[identity]\ncert = 'tls/cert.pem'\nkey = '/etc/key.pem'\n";
+    let folder = Folder::with("paths", text);
+    let config = parse(&["--config", &folder.file(), "--ca", "ca.pem"]).unwrap();
+    let credentials = &config.options.server.credentials;
+    assert_eq!(credentials.cert, [folder.0.join("tls/cert.pem")]);
+    assert_eq!(credentials.key, [Path::new("/etc/key.pem")]);
+    assert_eq!(credentials.ca.as_deref(), Some(Path::new("ca.pem")));
+    // Printed from the root, as the printed file may stand anywhere.
+    let text = printed(&config);
+    let here = env::current_dir().unwrap();
+    for path in [folder.0.join("tls/cert.pem"), here.join("ca.pem")] {
+        assert!(text.contains(&format!("\"{}\"", path.display())), "{text}");
+    }
+}
+
+#[test]
+fn a_key_that_is_unknown_is_told_the_nearest() {
+    for (text, expected) in [
+        ("lisen = 'udp://127.0.0.1:1'", "1: there is no key lisen here: the nearest is listen"),
+        ("\n\n[limits]\nmax_peers = 1", "4: there is no key max_peers here: the nearest is max-peers"),
+        ("[limits]\npeers = 1", "2: there is no key peers here: the nearest is max-peers"),
+        ("[sctp]\nstreams = 1", "2: there is no key streams here: the nearest is sctp-streams"),
+        ("[timeouts]\nidle = '1s'", "2: there is no key idle here: the nearest is idle-timeout"),
+        ("[weather]\nstations = ''", "2: there is no key stations here: the nearest is station"),
+        ("[weather]\nmax-peer = 1", "2: there is no key max-peer here: the nearest is max-peers in [limits]"),
+        ("max-peers = 1", "1: there is no key max-peers here: it belongs in [limits]"),
+        ("[limits]\nlisten = 1", "2: there is no key listen here: it belongs before the first section"),
+        ("[limits.max-peer]\na = 1", "1: there is no key max-peer here: the nearest is max-peers"),
+        ("[limit]\nmax-peers = 1", "1: there is no section [limit]: the nearest is [limits]"),
+        ("limits = 3", "1: there is no key limits here: write [limits] and its keys below"),
+        ("config = 'more.toml'", "1: there is no key config here: the nearest is"),
+        ("print-config = true", "1: there is no key print-config here: the nearest is"),
+    ] {
+        let message = parse_file("unknown", text, &[]).unwrap_err();
+        let expected = format!("test.toml:{expected}");
+        assert!(message.starts_with(&expected), "{text}: {message}");
+        assert!(message == expected || expected.ends_with(" is"), "{text}: {message}");
+    }
+}
+
+#[test]
+fn a_wrong_value_is_told_its_place_and_what_to_write() {
+    for (text, expected) in [
+        ("v6only = 'yes'", "1: v6only: write v6only = true"),
+        ("v6only = [true]", "1: v6only: write v6only = true"),
+        ("listen = true", "1: listen: write listen = [\"URL\"]"),
+        ("listen = []", "1: listen: the list is empty: leave the key out, or add to it"),
+        ("[listen]\na = 1", "1: listen: write listen = [\"URL\"]"),
+        ("[identity]\nca = 1", "2: ca: write ca = \"FILE\""),
+        ("[identity]\nca = ['a']", "2: ca: write ca = \"FILE\""),
+        ("[identity]\ncert = [1]", "2: cert: write cert = [\"FILE\"]"),
+        ("[identity]\ncert = ''", "2: cert: there is no value: write one"),
+        (
+            "[identity]\nclient-auth = 'maybe'",
+            "2: client-auth: \"maybe\" is not known: write one of none, optional, required",
+        ),
+        ("[limits]\nmax-peers = 1.5", "2: max-peers: write max-peers = N"),
+        ("[limits]\nmax-peers = 2000-01-01", "2: max-peers: write max-peers = N"),
+        (
+            "[limits]\nmax-peers = -1",
+            "2: max-peers: \"-1\" is not a whole number that fits: write one in digits, such as 100",
+        ),
+        (
+            "[limits]\nstack-size = '64G'",
+            "2: stack-size: \"64G\" is not a size: write bytes, or a number with K or M such as 64K",
+        ),
+        ("[sctp]\nsctp-streams = 0", "2: sctp-streams: 0 is not in 1..=65535"),
+        ("[logging]\nverbose = true", "2: verbose: write verbose = 1"),
+        ("[logging]\nverbose = 10", "2: verbose: write a number from 0 to 9"),
+        ("[logging]\nverbose = 1\nquiet = 1", "3: quiet cannot stand beside verbose: drop one of the two"),
+    ] {
+        let message = parse_file("wrong", text, &[]).unwrap_err();
+        assert_eq!(message, format!("test.toml:{expected}"), "{text}");
+    }
+    let text = "listen = [\n  'udp://127.0.0.1:1',\n  'udp://127.0.0.1',\n]\n[timeouts]\nidle-timeout = 10";
+    let message = parse_file("wrong", text, &[]).unwrap_err();
+    assert!(message.starts_with("test.toml:3: listen: ") && message.contains("has no port"), "{message}");
+    let message = parse_file("wrong", "[timeouts]\nidle-timeout = 10", &[]).unwrap_err();
+    assert!(message.ends_with("such as 500ms, 10s or 5m, or off"), "{message}");
+}
+
+#[test]
+fn a_value_is_checked_even_where_the_command_line_wins() {
+    let message = parse_file("checked", "[limits]\nmax-peers = 'many'", &["--max-peers", "1"]).unwrap_err();
+    assert!(message.starts_with("test.toml:2: max-peers: \"many\""), "{message}");
+}
+
+#[test]
+fn a_file_that_is_no_toml_or_no_file_is_named() {
+    assert!(parse_file("syntax", "listen = \n[limits\n", &[]).unwrap_err().starts_with("test.toml:1: "));
+    assert!(
+        parse_file("syntax", "v6only = true\nv6only = true", &[]).unwrap_err().starts_with("test.toml:2: ")
+    );
+    for (path, expected) in
+        [("/nowhere/test.toml", "No such file"), ("/", "directory"), ("/dev/zero", "longer than 1 MiB")]
+    {
+        let message = parse(&["--config", path]).unwrap_err();
+        assert!(message.starts_with(&format!("cannot read the configuration in {path}: ")), "{message}");
+        assert!(message.contains(expected) && message.ends_with("with --config"), "{message}");
+    }
+}
+
+#[test]
+fn a_mistake_on_the_command_line_is_no_mistake_of_the_file() {
+    let message = parse_file("mistake", "v6only = true", &["--max-peers", "many"]).unwrap_err();
+    assert!(message.starts_with("usage: --max-peers: \"many\" is not a whole number"), "{message}");
+    assert!(parse_file("mistake", "", &["--nonsense"]).unwrap_err().starts_with("usage: "));
+}
+
+#[test]
+fn a_failure_about_an_option_in_the_file_is_told_its_place() {
+    let folder = Folder::with("locate", "[limits]\nstack-size = '1K'\n");
+    let file = folder.file();
+    let failure = || Failure::input("--stack-size 1K is not usable");
+    let config = parse(&["--config", &file]).unwrap();
+    assert_eq!(config.locate(failure()).to_string(), format!("{file}:2: --stack-size 1K is not usable"));
+    let config = parse(&["--config", &file, "--stack-size", "1K"]).unwrap();
+    assert_eq!(config.locate(failure()).to_string(), "--stack-size 1K is not usable");
+}
+
+#[test]
+fn a_default_in_the_file_needs_nothing_beside_it() {
+    assert!(parse_file("beside", "[weather]\nrhythm = 'daily'", &[]).is_ok());
+    let message = parse_file("beside", "[weather]\nrhythm = 'weekly'", &[]).unwrap_err();
+    assert_eq!(message, "test.toml: --reader <NAME> is needed beside the options that there are: add it");
+}
+
+#[test]
+fn changes_are_named() {
+    let one = parse(&["--max-peers", "1", "--v6only"]).unwrap();
+    let other = parse(&["--max-peers", "2", "--v6only", "--reader", "me"]).unwrap();
+    assert_eq!(one.changes(&other), ["max-peers", "reader"]);
+    assert!(one.changes(&one).is_empty());
+}
+
+/// A value for each option, other than its default. A new option needs a line here, and nothing else.
+const SAMPLES: &[(&str, &[&str])] = &[
+    ("listen", &["udp://127.0.0.1:1", "dtls://[::1]:2"]),
+    ("listen-proxied", &["tcp://127.0.0.1:3"]),
+    ("cert", &["cert \"one\".pem", "two.pem"]),
+    ("key", &["key\\one\u{7f}.pem"]),
+    ("ocsp", &["ocsp.der"]),
+    ("crl", &["crl.pem"]),
+    ("allow-subject", &["CN=alice*,O=Example"]),
+    ("allow-san", &["dns:*.example"]),
+    ("alpn", &["h2", "telemetry/1"]),
+    ("key-file", &["keys"]),
+    ("key-log", &["/log"]),
+    ("ca", &["ca.pem"]),
+    ("client-auth", &["optional"]),
+    ("psk-file", &["/psk"]),
+    ("max-peers", &["18446744073709551615"]),
+    ("max-peers-per-local-address", &["2"]),
+    ("max-peers-per-source", &["3"]),
+    ("max-peers-per-prefix", &["4"]),
+    ("max-half-open", &["5"]),
+    ("new-peers-per-second", &["6"]),
+    ("new-peers-burst", &["7"]),
+    ("stack-size", &["128K"]),
+    ("handshake-timeout", &["1m 1s"]),
+    ("idle-timeout", &["off"]),
+    ("lifetime", &["1h"]),
+    ("drain-timeout", &["0s"]),
+    ("framing", &["lines"]),
+    ("max-message", &["4095"]),
+    ("max-pending", &["1M"]),
+    ("sctp-streams", &["8"]),
+    ("sctp-dead-after", &["off"]),
+    ("sctp-max-message", &["4096"]),
+    ("sctp-tls-streams", &["8"]),
+    ("sctp-udp-port", &["9899"]),
+    ("stats-interval", &["1m"]),
+    ("log", &["warn,peeloff=trace"]),
+    ("station", &["5"]),
+    ("rhythm", &["yearly"]),
+    ("reader", &["Zoë", "007"]),
+];
+
+#[test]
+fn every_option_survives_being_printed_and_read() {
+    let command = Cli::command();
+    for key in keys(&command) {
+        let sample = SAMPLES.iter().find(|(name, _)| *name == key.name).map(|(_, values)| *values);
+        let arguments: Vec<String> = match (key.kind(), sample) {
+            (Kind::Switch, None) => vec![format!("--{}", key.name)],
+            (Kind::Count, None) => vec![format!("--{}", key.name); 2],
+            (Kind::Value | Kind::List, Some(values)) => {
+                values.iter().map(|value| format!("--{}={value}", key.name)).collect()
+            }
+            _ => panic!("{} needs a line in SAMPLES", key.name),
+        };
+        let beside = if key.name == "rhythm" { &["--reader", "me"][..] } else { &[] };
+        let given: Vec<&str> = beside.iter().copied().chain(arguments.iter().map(String::as_str)).collect();
+        let given = parse(&given).unwrap();
+        let text = printed(&given);
+        assert!(given.changes(&parse(&[]).unwrap()).contains(&key.name), "{text}");
+        let read = parse_file("survives", &text, &[]).unwrap_or_else(|message| panic!("{message}\n{text}"));
+        // Paths are printed from the root, so what is printed is compared.
+        assert_eq!(printed(&read), text, "{}", key.name);
+        match key.is_path() {
+            // The default of one depends on the other.
+            _ if key.name == "listen-proxied" => assert!(read.options.server.listen.is_empty(), "{text}"),
+            true => assert!(
+                text.contains(&format!(
+                    "\n{} = {}\"/",
+                    key.name,
+                    if key.kind() == Kind::List { "[" } else { "" }
+                )),
+                "{text}"
+            ),
+            false => assert_eq!(read.values, given.values, "{text}"),
+        }
+    }
+}
+
+#[test]
+fn a_password_in_an_address_is_not_printed() {
+    for (station, hidden) in [
+        ("redis://:s3cret@localhost:6379/0", true),
+        ("redis://user:s3cret/@s3cret@localhost", true),
+        ("redis://localhost:6379/s3cret", false),
+        ("user:s3cret@localhost", false),
+    ] {
+        let text = printed(&parse(&["--station", station]).unwrap());
+        assert_eq!(text.contains("s3cret"), !hidden, "{station}");
+        assert_eq!(text.contains("# station has a password in it: not printed\n"), hidden, "{station}");
+        assert_eq!(parse_file("password", &text, &[]).unwrap().options.weather.station == station, !hidden);
+    }
+}
+
+#[test]
+fn no_mistake_in_a_file_is_more_than_one_sentence_with_its_place() {
+    let text = printed(&parse(&["--cert", "a", "--reader", "Zoë", "--stack-size", "1M"]).unwrap());
+    let text: String =
+        text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
+    let cuts = text.char_indices().map(|(at, c)| at..at + c.len_utf8());
+    let mutations = cuts.flat_map(|cut| {
+        let (before, after) = (&text[..cut.start], &text[cut.end..]);
+        ["", "\"", "é"].map(|with| format!("{before}{with}{after}"))
+    });
+    let command = Cli::command();
+    let mut refused = 0;
+    for text in mutations {
+        let Err(failure) = file::settings(Path::new("test.toml"), &text, &command) else { continue };
+        let message = failure.to_string();
+        refused += 1;
+        assert!(message.starts_with("test.toml:") && message.lines().count() == 1, "{message}\n{text}");
+    }
+    assert!(refused > 500, "{refused}");
+}
+
+#[test]
+fn the_printed_file_says_what_each_key_is_for() {
+    let text = printed(&parse(&[]).unwrap());
+    for line in [
+        "listen = [\"dtls://127.0.0.1:4433\"]",
+        "[identity]",
+        "# cert = [\"FILE\"]",
+        "# ca = \"FILE\"",
+        "[limits]",
+        "# Peers in all",
+        "max-peers = 8192",
+        "[timeouts]",
+        "handshake-timeout = \"10s\"",
+        "[sctp]",
+        "# sctp-streams = N",
+        "[logging]",
+        "verbose = 0",
+        "[weather]",
+        "station = \"roof\"",
+        "# reader = [\"NAME\"]",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line:?} is not in:\n{text}");
+    }
+    assert!(text.lines().all(|line| line.len() <= 100), "{text}");
+    assert!(!text.contains("\n\n\n") && text.starts_with("# Where to listen"), "{text}");
+}

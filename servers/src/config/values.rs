@@ -1,0 +1,156 @@
+//! The options in effect, to be compared and to be printed.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write;
+use std::path;
+
+use clap::{ArgMatches, Command};
+
+use super::key::{Key, Kind, keys};
+use crate::failure::Failure;
+
+/// The longest line of a comment.
+const WIDTH: usize = 100;
+
+/// The values of all options that may stand in a file, in the order of the options.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Values(Vec<(String, Value)>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Value {
+    /// Not given, and without a default.
+    Unset,
+    Switch(bool),
+    Count(u8),
+    One(OsString),
+    Many(Vec<OsString>),
+}
+
+impl Values {
+    /// What clap has found, defaults included.
+    pub(super) fn of(command: &Command, matches: &ArgMatches) -> Self {
+        Self(keys(command).iter().map(|key| (key.name.to_owned(), Value::of(key, matches))).collect())
+    }
+
+    /// The names of the options whose values differ.
+    pub(super) fn changes(&self, other: &Self) -> Vec<&str> {
+        let both = self.0.iter().zip(&other.0);
+        both.filter(|(one, other)| one != other).map(|((name, _), _)| name.as_str()).collect()
+    }
+
+    /// All options as a file that gives the same values. Those without a value stand in comments, and so
+    /// do addresses with a password in them.
+    ///
+    /// # Errors
+    ///
+    /// A value is not UTF-8, as TOML must be.
+    pub(super) fn to_file(&self, command: &Command) -> Result<String, Failure> {
+        let keys = keys(command);
+        let mut sections = vec![""];
+        for key in &keys {
+            if !sections.contains(&key.section.as_str()) {
+                sections.push(&key.section);
+            }
+        }
+        let mut file = String::new();
+        for section in sections {
+            if !section.is_empty() {
+                file.push_str(&format!("\n[{section}]\n"));
+            }
+            let here = keys.iter().zip(&self.0).filter(|(key, _)| key.section == section);
+            for (key, (_, value)) in here {
+                comment(&mut file, &key.arg.get_help().map(ToString::to_string).unwrap_or_default());
+                file.push_str(&value.line(key)?);
+            }
+        }
+        Ok(file.trim_start().to_owned())
+    }
+}
+
+impl Value {
+    fn of(key: &Key, matches: &ArgMatches) -> Self {
+        let raw = || matches.get_raw(key.id()).into_iter().flatten().map(|value| value.to_owned());
+        match key.kind() {
+            Kind::Switch => Self::Switch(matches.get_flag(key.id())),
+            Kind::Count => Self::Count(matches.get_count(key.id())),
+            Kind::Value => raw().next_back().map_or(Self::Unset, Self::One),
+            Kind::List => {
+                Some(raw().collect()).filter(|list: &Vec<_>| !list.is_empty()).map_or(Self::Unset, Self::Many)
+            }
+        }
+    }
+
+    fn line(&self, key: &Key) -> Result<String, Failure> {
+        let name = key.name;
+        Ok(match self {
+            Self::Unset => format!("# {}\n", key.example()),
+            Self::Switch(on) => format!("{name} = {on}\n"),
+            Self::Count(count) => format!("{name} = {count}\n"),
+            Self::One(value) if has_password(value) => {
+                format!("# {name} has a password in it: not printed\n")
+            }
+            Self::One(value) => format!("{name} = {}\n", toml(key, value)?),
+            Self::Many(values) => {
+                let values: Result<Vec<_>, _> = values.iter().map(|value| toml(key, value)).collect();
+                format!("{name} = [{}]\n", values?.join(", "))
+            }
+        })
+    }
+}
+
+/// A value as TOML: a number as a number, a path from the root, so that the file may stand anywhere.
+fn toml(key: &Key, value: &OsString) -> Result<String, Failure> {
+    let absolute = if key.is_path() { path::absolute(value).ok() } else { None };
+    let value = absolute.map_or_else(|| value.clone(), Into::into);
+    let text = value.to_str().ok_or_else(|| {
+        Failure::input(format_args!(
+            "--{} {} is not UTF-8, which a configuration file must be: rename the file",
+            key.name,
+            value.display()
+        ))
+    })?;
+    let number = text.parse::<i64>().is_ok_and(|number| number.to_string() == text);
+    Ok(if number { text.to_owned() } else { quoted(text) })
+}
+
+/// Whether a value may be a URL with a password, `scheme://user:password@host`.
+fn has_password(value: &OsStr) -> bool {
+    let value = value.to_string_lossy();
+    let before = value.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@'));
+    before.is_some_and(|(user, _)| user.contains(':'))
+}
+
+/// A basic string of TOML.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => {
+                // Writing to a string cannot fail.
+                let _ = write!(quoted, "\\u{:04x}", u32::from(c));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted + "\""
+}
+
+/// Writes a comment, with its words in lines.
+fn comment(file: &mut String, text: &str) {
+    file.push('\n');
+    let mut line = String::from("#");
+    for word in text.split_whitespace() {
+        if line.len() + 1 + word.len() > WIDTH && line.len() > 1 {
+            file.push_str(&line);
+            file.push('\n');
+            line.truncate(1);
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    if line.len() > 1 {
+        file.push_str(&line);
+        file.push('\n');
+    }
+}

@@ -1,0 +1,56 @@
+//! Makes and renews the file of `--key-file`.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use peeloff::SharedKeys;
+
+use crate::failure::Failure;
+
+/// Writes a file with a new key, readable by its owner alone. What was the current key of a file that is there
+/// becomes the previous one, so that its tickets are still taken. The file is replaced as a whole: whoever reads
+/// it meanwhile finds the old one or the new one.
+///
+/// # Errors
+///
+/// A file that is there is none of this kind, which is then left alone; or nothing can be written there.
+pub fn renew(path: &Path) -> Result<(), Failure> {
+    let text = match fs::read_to_string(path) {
+        Ok(replaced) => {
+            // For the message, which names the file.
+            SharedKeys::from_file(path).map_err(Failure::input)?;
+            SharedKeys::new_file(Some(&replaced))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => SharedKeys::new_file(None),
+        Err(error) => {
+            return Err(Failure::input(format_args!(
+                "cannot read {}: {error}: check the path and its permissions",
+                path.display()
+            )));
+        }
+    };
+    replace(path, &text.map_err(Failure::input)?).map_err(|error| {
+        Failure::input(format_args!(
+            "cannot write keys to {}: {error}: name a file in a folder that you may write to",
+            path.display()
+        ))
+    })
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}", std::process::id()));
+    let beside = PathBuf::from(beside);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    let done = file
+        .write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&beside, path));
+    if done.is_err() {
+        // It is of no use, and has a secret in it.
+        let _ = fs::remove_file(&beside);
+    }
+    done
+}

@@ -1,0 +1,170 @@
+//! What SIGHUP does: everything is read and checked again, and then what can change while a server
+//! runs does.
+
+use std::ops::RangeInclusive;
+
+use peeloff::sctp::Settings;
+use peeloff::{Handle, Identity, Stats, StreamSettings};
+
+use crate::cli::ServerArgs;
+use crate::config::{Config, ServerOptions};
+use crate::credentials::{self, Loaded};
+use crate::failure::Failure;
+
+/// Bytes of stack that a worker can work with: OpenSSL's handshake needs most of the least.
+const STACK_SIZES: RangeInclusive<usize> = 64 << 10..=64 << 20;
+
+/// The options that take effect at once; all others do at the next start.
+const LIVE: &[&str] = &[
+    "cert",
+    "key",
+    "ocsp",
+    "ca",
+    "client-auth",
+    "crl",
+    "allow-subject",
+    "allow-san",
+    "psk-file",
+    "alpn",
+    "key-file",
+    "key-log",
+    "max-peers",
+    "max-peers-per-local-address",
+    "max-peers-per-source",
+    "max-peers-per-prefix",
+    "max-half-open",
+    "new-peers-per-second",
+    "new-peers-burst",
+    "limit-loopback",
+    "drain-timeout",
+    "stats-interval",
+    "verbose",
+    "quiet",
+    "log",
+];
+
+/// What the options come to: every file has been read, every value checked that can be checked without
+/// binding an address.
+pub(crate) struct Plan {
+    pub(crate) credentials: Loaded,
+    pub(crate) stream: StreamSettings,
+    pub(crate) sctp: Settings,
+    pub(crate) stack_size: Option<usize>,
+}
+
+impl Plan {
+    /// Reads the files and checks the values; `self_signed` serves where no certificate is named.
+    pub(crate) fn new(args: &ServerArgs, self_signed: Option<&Identity>) -> Result<Self, Failure> {
+        let stack_size = match args.stack_size {
+            Some(size) if !STACK_SIZES.contains(&size.0) => {
+                return Err(Failure::input(format_args!(
+                    "--stack-size {size} is not usable: give 64K to 64M"
+                )));
+            }
+            size => size.map(|size| size.0),
+        };
+        Ok(Self {
+            credentials: credentials::load(&args.credentials, self_signed)?,
+            stream: args.stream.to_settings(args.schemes())?,
+            sctp: args.sctp.to_settings(args.schemes())?,
+            stack_size,
+        })
+    }
+}
+
+/// A server that is running, and the options that it runs with.
+pub(crate) struct Running<T> {
+    /// As it was started.
+    started: Config<T>,
+    /// As it was reloaded last, if it was.
+    reloaded: Option<Config<T>>,
+    /// The certificate that was made up for this run, if one was.
+    self_signed: Option<Identity>,
+    handle: Handle,
+}
+
+impl<T: ServerOptions> Running<T> {
+    pub(crate) fn new(started: Config<T>, self_signed: Option<Identity>, handle: Handle) -> Self {
+        Self { started, reloaded: None, self_signed, handle }
+    }
+
+    /// The options in effect. Those that take a restart may be newer than what the server does.
+    pub(crate) fn args(&self) -> &ServerArgs {
+        self.config().options.server()
+    }
+
+    /// The numbers as they are now.
+    pub(crate) fn stats(&self) -> Stats {
+        self.handle.stats()
+    }
+
+    /// Reads everything again, and logs in one line what came of it. If anything is wrong, nothing changes.
+    pub(crate) fn reload(&mut self) {
+        match self.try_reload() {
+            Ok((now, later)) => tracing::info!(in_effect = list(&now), at_restart = list(&later), "reloaded"),
+            Err(failure) => tracing::error!("not reloaded, everything stays as it was: {failure}"),
+        }
+    }
+
+    /// The names of the options that have changed and are in effect now, and of those that will be after a
+    /// restart.
+    fn try_reload(&mut self) -> Result<(Vec<String>, Vec<String>), Failure> {
+        let fresh = self.config().reread()?;
+        let args = fresh.options.server();
+        let locate = |failure| fresh.locate(failure);
+        fresh.options.check().map_err(locate)?;
+        let plan = Plan::new(args, self.self_signed.as_ref()).map_err(locate)?;
+        let change_log = args.log.prepare().map_err(locate)?;
+
+        let Loaded { credentials, self_signed } = plan.credentials;
+        self.handle.reload(credentials).map_err(Failure::input)?;
+
+        // From here on nothing can fail.
+        if self_signed.is_some() && self.self_signed.is_none() {
+            warn_of_self_signed();
+        }
+        self.self_signed = self_signed.or(self.self_signed.take());
+        self.handle.set_limits(args.limits.to_limits());
+        change_log();
+        let names = |older: &Config<T>, live: bool| -> Vec<String> {
+            let changes = fresh.changes(older).into_iter();
+            changes.filter(|name| LIVE.contains(name) == live).map(str::to_owned).collect()
+        };
+        let report = (names(self.config(), true), names(&self.started, false));
+        self.reloaded = Some(fresh);
+        Ok(report)
+    }
+
+    fn config(&self) -> &Config<T> {
+        self.reloaded.as_ref().unwrap_or(&self.started)
+    }
+}
+
+/// Says that nobody can know whom they talk to.
+pub(crate) fn warn_of_self_signed() {
+    tracing::warn!(
+        "NO CERTIFICATE GIVEN: using a self-signed one that no client can verify; give --cert and --key"
+    );
+}
+
+fn list(names: &[String]) -> String {
+    match names {
+        [] => "nothing".to_owned(),
+        names => names.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, Command};
+
+    use super::*;
+
+    #[test]
+    fn what_takes_effect_at_once_is_options() {
+        let command = ServerArgs::augment_args(Command::new("test"));
+        for name in LIVE {
+            assert!(command.get_arguments().any(|arg| arg.get_long() == Some(name)), "{name}");
+        }
+    }
+}
