@@ -1,21 +1,11 @@
-//! What the stress binaries share: a server in a process of its own, that process as seen from
-//! outside, and crowds of clients.
+//! todo docs
 
 pub mod bare;
-pub mod crowd;
+pub mod floor;
+pub mod memory;
+pub mod message;
 pub mod outside;
-pub mod server;
-
-use std::error::Error;
-use std::process::ExitCode;
-
-/// The status that `program` ends with: 2 with one sentence on standard error, or 0.
-pub fn conclude(program: &str, outcome: Result<(), Box<dyn Error>>) -> ExitCode {
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{program}: {error}");
-            ExitCode::from(2)
-        }
-    }
-}
+pub mod product;
+pub mod report;
+pub mod secure;
+pub mod target;

@@ -15,6 +15,8 @@ pub struct Usage {
     pub threads: u64,
     /// Open descriptors.
     pub fds: u64,
+    /// Times that its live threads gave the processor away to wait, and came back.
+    pub wake_ups: u64,
     /// What the kernel holds for everybody, in KiB: kernel stacks and slabs. A difference of two
     /// readings is the process's where nothing else changes on the machine.
     pub kernel_stack_kib: u64,
@@ -40,27 +42,49 @@ impl Usage {
         let cpu = Duration::from_millis((ticks(11) + ticks(12)) * 10);
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let memory = fs::read_to_string("/proc/meminfo")?;
+        let (exact, wake_ups) = threads(pid)?;
         Ok(Self {
-            cpu: schedstat(pid).map_or(cpu, |exact| exact.max(cpu)),
+            // Where threads have ended their sum is too little, and the ticks say more.
+            cpu: exact.max(cpu),
             rss_kib: resident(pid).unwrap_or_else(|| number_of(&status, "VmRSS:")),
             threads: number_of(&status, "Threads:"),
             fds: fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64,
+            wake_ups,
             kernel_stack_kib: number_of(&memory, "KernelStack:"),
             slab_kib: number_of(&memory, "Slab:"),
             available_kib: number_of(&memory, "MemAvailable:"),
         })
     }
+
+    /// What was used since `before`, and what has come to be held since; what has become less is 0.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            cpu: self.cpu.saturating_sub(before.cpu),
+            rss_kib: self.rss_kib.saturating_sub(before.rss_kib),
+            threads: self.threads.saturating_sub(before.threads),
+            fds: self.fds.saturating_sub(before.fds),
+            wake_ups: self.wake_ups.saturating_sub(before.wake_ups),
+            kernel_stack_kib: self.kernel_stack_kib.saturating_sub(before.kernel_stack_kib),
+            slab_kib: self.slab_kib.saturating_sub(before.slab_kib),
+            available_kib: before.available_kib.saturating_sub(self.available_kib),
+        }
+    }
 }
 
-/// CPU time in nanoseconds rather than ticks, summed over the live threads. Where threads have ended
-/// it is too little, and the ticks say more.
-fn schedstat(pid: u32) -> Option<Duration> {
-    let mut total = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task")).ok()? {
-        let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-        total += text.split_whitespace().next()?.parse::<u64>().ok()?;
+/// CPU time in nanoseconds rather than ticks, and voluntary switches, each the sum over the live threads. A thread
+/// may end while they are read.
+fn threads(pid: u32) -> io::Result<(Duration, u64)> {
+    let (mut nanoseconds, mut switches) = (0, 0);
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task = task?.path();
+        let schedule = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
+        nanoseconds +=
+            schedule.split_whitespace().next().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+        let status = fs::read_to_string(task.join("status")).unwrap_or_default();
+        switches += number_of(&status, "voluntary_ctxt_switches:");
     }
-    Some(Duration::from_nanos(total))
+    Ok((Duration::from_nanos(nanoseconds), switches))
 }
 
 /// Resident memory as the page tables have it. Older kernels count it thread by thread, and leave out what a

@@ -146,7 +146,11 @@ pub(crate) fn add_crl(store: &mut X509StoreBuilder, crl: &X509Crl) -> Result<(),
 }
 
 /// SSL_set_session: a client resumes this session, if the server takes it.
-pub(crate) fn set_session(ssl: &mut Ssl, session: &SslSession) -> Result<(), ErrorStack> {
+///
+/// # Errors
+///
+/// The session is of another method than the SSL.
+pub fn set_session(ssl: &mut Ssl, session: &SslSession) -> Result<(), ErrorStack> {
     // SAFETY: sessions and SSLs come from contexts of the same method, since each client keeps its own.
     unsafe { ssl.set_session(session) }
 }

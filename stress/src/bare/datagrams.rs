@@ -1,0 +1,156 @@
+//! On UDP: a thread for each peer, one epoll thread for all, and one socket for all.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::thread;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmmsg};
+use peeloff::Address;
+use socket2::{Domain, Socket, Type};
+
+use super::{LONGEST, STACK, start};
+
+/// What a listener asks the kernel to hold for it.
+const QUEUE: usize = 4 << 20;
+/// Datagrams of a batch.
+const BATCH: usize = 32;
+
+/// A blocking thread for each peer, on a connected socket of its own.
+pub(super) fn threads(listen: &Address) -> Result<(), Box<dyn Error>> {
+    let listener = open(listen)?;
+    start("accept", move || {
+        let mut buffer = [0; LONGEST];
+        loop {
+            let (len, peer) = listener.recv_from(&mut buffer)?;
+            let child = child(&listener, peer)?;
+            let _ = child.send(&buffer[..len]);
+            thread::Builder::new().stack_size(STACK).spawn(move || {
+                let mut buffer = [0; LONGEST];
+                loop {
+                    // A peer that is gone is refused by ICMP; one that says nothing ends itself.
+                    match child.recv(&mut buffer) {
+                        Ok(0) | Err(_) => return,
+                        Ok(len) => drop(child.send(&buffer[..len])),
+                    }
+                }
+            })?;
+        }
+    })?;
+    Ok(())
+}
+
+/// A connected socket for each peer, all served by one thread.
+///
+/// # Errors
+///
+/// The listener cannot be opened, or is not on UDP.
+pub fn epoll(listen: &Address) -> Result<(), Box<dyn Error>> {
+    let listener = open(listen)?;
+    listener.set_nonblocking(true)?;
+    start("epoll", move || {
+        const LISTENER: Token = Token(usize::MAX);
+        let mut poll = Poll::new()?;
+        poll.registry().register(&mut SourceFd(&listener.as_raw_fd()), LISTENER, Interest::READABLE)?;
+        let mut children: HashMap<Token, UdpSocket> = HashMap::new();
+        let (mut events, mut buffer) = (Events::with_capacity(1024), [0; LONGEST]);
+        loop {
+            match poll.poll(&mut events, None) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                outcome => outcome?,
+            }
+            for event in &events {
+                if event.token() == LISTENER {
+                    while let Ok((len, peer)) = listener.recv_from(&mut buffer) {
+                        let child = child(&listener, peer)?;
+                        child.set_nonblocking(true)?;
+                        let _ = child.send(&buffer[..len]);
+                        let fd = child.as_raw_fd();
+                        let token = Token(fd.unsigned_abs() as usize);
+                        poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+                        children.insert(token, child);
+                    }
+                } else if let Some(child) = children.get(&event.token()) {
+                    loop {
+                        match child.recv(&mut buffer) {
+                            Ok(len @ 1..) => drop(child.send(&buffer[..len])),
+                            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                            Ok(_) | Err(_) => {
+                                children.remove(&event.token());
+                                break;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// One socket for all peers: what came is sent back, [`BATCH`] datagrams by a system call.
+///
+/// # Errors
+///
+/// The listener cannot be opened, or is not on UDP.
+pub fn batches(listen: &Address) -> Result<(), Box<dyn Error>> {
+    let listener = open(listen)?;
+    start("batches", move || {
+        let mut buffers = vec![[0; LONGEST]; BATCH];
+        let mut incoming = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, None);
+        let mut outgoing = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, None);
+        let (mut lens, mut peers) = (Vec::new(), Vec::new());
+        loop {
+            lens.clear();
+            peers.clear();
+            {
+                let mut slices: Vec<[IoSliceMut<'_>; 1]> =
+                    buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
+                let received = recvmmsg(
+                    listener.as_raw_fd(),
+                    &mut incoming,
+                    slices.iter_mut(),
+                    MsgFlags::MSG_WAITFORONE,
+                    None,
+                );
+                for datagram in received.map_err(io::Error::from)? {
+                    lens.push(datagram.bytes);
+                    peers.push(datagram.address);
+                }
+            }
+            let slices: Vec<[IoSlice<'_>; 1]> =
+                buffers.iter().zip(&lens).map(|(buffer, &len)| [IoSlice::new(&buffer[..len])]).collect();
+            let _ = sendmmsg(listener.as_raw_fd(), &mut outgoing, &slices, &peers, [], MsgFlags::empty());
+        }
+    })?;
+    Ok(())
+}
+
+/// Opens the listener and says where it is.
+fn open(listen: &Address) -> Result<UdpSocket, Box<dyn Error>> {
+    if listen.scheme != peeloff::Scheme::Udp {
+        return Err(format!("there is no such bare server for {}", listen.scheme).into());
+    }
+    let address = listen.resolve()?[0];
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_recv_buffer_size(QUEUE)?;
+    socket.bind(&address.into())?;
+    let socket = UdpSocket::from(socket);
+    println!("listening udp://{}", socket.local_addr()?);
+    Ok(socket)
+}
+
+/// A socket for one peer: bound to the wildcard address, which nothing can be stolen by, and connected.
+fn child(listener: &UdpSocket, peer: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    socket.set_reuse_address(true)?;
+    let local = SocketAddr::from((Ipv4Addr::UNSPECIFIED, listener.local_addr()?.port()));
+    socket.bind(&local.into())?;
+    socket.connect(&peer.into())?;
+    Ok(socket.into())
+}

@@ -1,0 +1,235 @@
+//! Both ends of a session in one thread's memory: what OpenSSL alone takes, with no socket, thread or system call.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::error::Error;
+use std::io::{self, Read, Write};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use openssl::ssl::{ErrorCode, HandshakeError, MidHandshakeSslStream, SslContext, SslSession, SslStream};
+
+use crate::secure::{self, LastSession, Suite};
+
+/// Steps after which a handshake is stuck; a full one takes six.
+const STEPS: usize = 32;
+
+/// Messages between two looks at the clock.
+const BATCH: u32 = 64;
+
+type Packets = Rc<RefCell<VecDeque<Vec<u8>>>>;
+
+/// One end of the two queues. A write is a packet of its own, and a read gives one at most.
+struct End {
+    incoming: Packets,
+    outgoing: Packets,
+}
+
+impl Read for End {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut incoming = self.incoming.borrow_mut();
+        let Some(mut packet) = incoming.pop_front() else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        let len = packet.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&packet[..len]);
+        if len < packet.len() {
+            // Streams read a header first; OpenSSL reads datagrams whole.
+            packet.drain(..len);
+            incoming.push_front(packet);
+        }
+        Ok(len)
+    }
+}
+
+impl Write for End {
+    fn write(&mut self, packet: &[u8]) -> io::Result<usize> {
+        self.outgoing.borrow_mut().push_back(packet.to_vec());
+        Ok(packet.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A handshake of one side: not begun, under way, or done.
+enum Side {
+    Begun(MidHandshakeSslStream<End>),
+    Done(SslStream<End>),
+}
+
+impl Side {
+    fn of(step: Result<SslStream<End>, HandshakeError<End>>) -> Result<Self, Box<dyn Error>> {
+        match step {
+            Ok(stream) => Ok(Self::Done(stream)),
+            Err(HandshakeError::WouldBlock(middle)) => Ok(Self::Begun(middle)),
+            Err(HandshakeError::Failure(middle)) => Err(middle.error().to_string().into()),
+            Err(HandshakeError::SetupFailure(error)) => Err(error.into()),
+        }
+    }
+
+    fn step(self) -> Result<Self, Box<dyn Error>> {
+        match self {
+            Self::Begun(middle) => Self::of(middle.handshake()),
+            done => Ok(done),
+        }
+    }
+}
+
+/// An open session, both ends of it.
+pub struct Pair {
+    client: SslStream<End>,
+    server: SslStream<End>,
+    /// What the server's steps of the handshake took, the making of its SSL object included.
+    pub server_time: Duration,
+}
+
+/// Opens sessions one after the other.
+pub struct Workbench {
+    suite: Suite,
+    client: SslContext,
+    server: SslContext,
+    last: LastSession,
+}
+
+impl Workbench {
+    /// For sessions of one kind; with `cookie` each full DTLS handshake has a HelloVerifyRequest.
+    ///
+    /// # Errors
+    ///
+    /// OpenSSL does not know the group.
+    pub fn new(suite: &Suite, cookie: bool) -> Result<Self, Box<dyn Error>> {
+        let (client, last) = suite.client()?;
+        Ok(Self { suite: suite.clone(), client, server: suite.server(cookie)?, last })
+    }
+
+    /// Opens one session; `resumed` goes on with the one that the client got last.
+    ///
+    /// # Errors
+    ///
+    /// The handshake fails, or the server did not resume what it was to resume.
+    pub fn open(&self, resumed: bool) -> Result<Pair, Box<dyn Error>> {
+        let (up, down) = (Packets::default(), Packets::default());
+        let mut ssl = secure::ssl(&self.client, self.suite.dtls)?;
+        if resumed {
+            let session = self.session().ok_or("the server gave no session to resume")?;
+            secure::resume(&mut ssl, &session);
+        }
+        let end = End { incoming: Rc::clone(&down), outgoing: Rc::clone(&up) };
+        let mut client = Side::of(ssl.connect(end))?;
+        let began = Instant::now();
+        let ssl = secure::ssl(&self.server, self.suite.dtls)?;
+        let mut server = Side::of(ssl.accept(End { incoming: up, outgoing: down }))?;
+        let mut server_time = began.elapsed();
+        for _ in 0..STEPS {
+            client = client.step()?;
+            let began = Instant::now();
+            server = server.step()?;
+            server_time += began.elapsed();
+            match (client, server) {
+                (Side::Done(mut client), Side::Done(server)) => {
+                    // TLS 1.3 sends its tickets behind the handshake.
+                    match client.ssl_read(&mut [0; 16]) {
+                        Err(error) if error.code() == ErrorCode::WANT_READ => {}
+                        other => return Err(format!("unexpected data in memory: {other:?}").into()),
+                    }
+                    if resumed && !server.ssl().session_reused() {
+                        return Err("the session in memory was not resumed".into());
+                    }
+                    return Ok(Pair { client, server, server_time });
+                }
+                under_way => (client, server) = under_way,
+            }
+        }
+        Err("the handshake in memory is stuck".into())
+    }
+
+    fn session(&self) -> Option<SslSession> {
+        self.last.lock().ok()?.clone()
+    }
+}
+
+impl Pair {
+    /// What the server takes to decrypt a message of so many bytes and encrypt the answer: the mean of a batch.
+    ///
+    /// # Errors
+    ///
+    /// OpenSSL fails, or a message is not what it was.
+    pub fn echo(&mut self, payload: usize) -> Result<Duration, Box<dyn Error>> {
+        let message = vec![0xA5; payload];
+        let mut buffer = vec![0; payload + 1];
+        for _ in 0..BATCH {
+            self.client.ssl_write(&message)?;
+        }
+        let began = Instant::now();
+        for _ in 0..BATCH {
+            let len = self.server.ssl_read(&mut buffer)?;
+            self.server.ssl_write(&buffer[..len])?;
+        }
+        let took = began.elapsed() / BATCH;
+        for _ in 0..BATCH {
+            let len = self.client.ssl_read(&mut buffer)?;
+            if buffer[..len] != message[..] {
+                return Err("a message changed in memory".into());
+            }
+        }
+        Ok(took)
+    }
+
+    /// What the server takes to encrypt a message of so many bytes: the mean of a batch.
+    ///
+    /// # Errors
+    ///
+    /// OpenSSL fails.
+    pub fn encrypt(&mut self, payload: usize) -> Result<Duration, Box<dyn Error>> {
+        let message = vec![0xA5; payload];
+        let began = Instant::now();
+        for _ in 0..BATCH {
+            self.server.ssl_write(&message)?;
+        }
+        let took = began.elapsed() / BATCH;
+        self.client.get_mut().incoming.borrow_mut().clear();
+        Ok(took)
+    }
+
+    /// Lets go of the client's end.
+    pub fn into_server(self) -> impl Sized {
+        self.server
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secure::Auth;
+
+    fn suite(dtls: bool, auth: Auth) -> Suite {
+        Suite { dtls, auth, group: "P-256".to_owned() }
+    }
+
+    #[test]
+    fn every_kind_of_session_opens_and_echoes() {
+        for dtls in [true, false] {
+            for auth in [Auth::Certificate, Auth::Mutual, Auth::Psk] {
+                for cookie in [true, false] {
+                    let bench = Workbench::new(&suite(dtls, auth), cookie).unwrap();
+                    let mut pair = bench.open(false).unwrap();
+                    pair.echo(1200).unwrap();
+                    pair.encrypt(64).unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_handshake_resumes_the_first() {
+        for dtls in [true, false] {
+            let bench = Workbench::new(&suite(dtls, Auth::Certificate), true).unwrap();
+            assert!(bench.open(true).is_err());
+            bench.open(false).unwrap();
+            bench.open(true).unwrap();
+            bench.open(true).unwrap();
+        }
+    }
+}

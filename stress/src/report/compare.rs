@@ -1,0 +1,69 @@
+//! Two runs side by side.
+
+use std::fmt::Write;
+
+use super::{Better, Report, digits};
+
+/// Changes smaller than this say nothing.
+const NOISE: f64 = 0.03;
+
+/// What a figure became.
+pub(super) struct Change {
+    pub(super) older: f64,
+    /// As a part of the older one; `None` where that is 0.
+    pub(super) by: Option<f64>,
+    pub(super) verdict: &'static str,
+}
+
+/// What the figure of that name became.
+pub(super) fn change(newer: &super::Row, older: &Report) -> Option<Change> {
+    let old = older.find(&newer.name).filter(|old| old.unit == newer.unit)?;
+    // Absolute figures wander with the machine; ratios do so less.
+    let (value, before) = match (newer.ratio(), old.ratio()) {
+        (Some(value), Some(before)) => (value, before),
+        _ => (newer.value, old.value),
+    };
+    let by = (before != 0.0).then(|| value / before - 1.0);
+    let moved = by.unwrap_or(if value == before { 0.0 } else { 1.0 });
+    let verdict = match (newer.better, moved) {
+        (Better::Neither, _) => "",
+        (_, moved) if moved.abs() < NOISE => "same",
+        (Better::Lower, moved) if moved < 0.0 => "better",
+        (Better::Higher, moved) if moved > 0.0 => "better",
+        _ => "worse",
+    };
+    Some(Change { older: old.value, by, verdict })
+}
+
+pub(super) fn render(newer: &Report, older: &Report) -> String {
+    let mut text = format!("\ncompared with the run of {}\n", older.began);
+    let different: Vec<&str> = newer
+        .options
+        .iter()
+        .chain(&newer.machine[..newer.machine.len().min(3)])
+        .filter(|pair| !older.options.contains(pair) && !older.machine.contains(pair))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    if newer.scenario != older.scenario {
+        let _ = writeln!(text, "(another scenario: {})", older.scenario);
+    }
+    if !different.is_empty() {
+        let _ = writeln!(text, "(not the same then: {})", different.join(", "));
+    }
+    let name = newer.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
+    for row in &newer.rows {
+        let Some(change) = change(row, older) else { continue };
+        let by = change.by.map(|by| format!("{:+.1} %", by * 100.0)).unwrap_or_default();
+        let what = if row.floor.is_some() { " (of the ratio)" } else { "" };
+        let _ = writeln!(
+            text,
+            "{:<name$} {:>12} -> {:>12} {:<6} {by:>10} {}{what}",
+            row.name,
+            digits(change.older),
+            digits(row.value),
+            row.unit,
+            change.verdict,
+        );
+    }
+    text
+}
