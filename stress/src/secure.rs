@@ -94,8 +94,10 @@ impl Suite {
         let place = Arc::clone(&last);
         context.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
         context.set_new_session_callback(move |_, session| {
-            if let Ok(mut place) = place.lock() {
-                *place = Some(session);
+            // A copy: whoever ends without close_notify has OpenSSL spoil the session itself.
+            let copy = session.to_der().and_then(|der| SslSession::from_der(&der));
+            if let (Ok(mut place), Ok(copy)) = (place.lock(), copy) {
+                *place = Some(copy);
             }
         });
         Ok((context.build(), last))

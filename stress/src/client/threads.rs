@@ -1,0 +1,98 @@
+//! Clients on SCTP: peeloff's own, each on a thread, one message under way.
+
+use std::error::Error;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+use peeloff::{Address, Client, Peer};
+use rayon::prelude::*;
+
+use super::talk::{Talk, Talked};
+use crate::message::Ledger;
+use crate::options::Stop;
+
+/// Connects so many, as many at a time as rayon has threads; each ends by its timeout.
+///
+/// # Errors
+///
+/// The first failure.
+pub fn connect(address: &Address, count: usize, patience: Duration) -> Result<Vec<Peer>, Box<dyn Error>> {
+    let client = Client::builder().danger_accept_any_certificate().timeout(patience);
+    let peers: Result<Vec<_>, _> = (0..count).into_par_iter().map(|_| client.connect(address)).collect();
+    Ok(peers?)
+}
+
+/// Has each send a message and wait for its answer, over and over; the talk's window is 1.
+///
+/// # Errors
+///
+/// No thread can be started.
+pub fn run(
+    peers: &mut [Peer],
+    talk: &Talk,
+    stop: &Stop,
+    bar: &ProgressBar,
+) -> Result<Talked, Box<dyn Error>> {
+    let (over, left) = (AtomicBool::new(false), AtomicU64::new(talk.count.unwrap_or(u64::MAX)));
+    let began = Instant::now();
+    let mut all = Talked::default();
+    thread::scope(|scope| -> Result<(), Box<dyn Error>> {
+        let (over, left) = (&over, &left);
+        let mut threads = Vec::new();
+        for (number, peer) in peers.iter_mut().enumerate() {
+            let talk_alone = move || alone(peer, number as u64, talk, over, left);
+            let thread = thread::Builder::new().stack_size(128 << 10).spawn_scoped(scope, talk_alone);
+            if thread.is_err() {
+                over.store(true, Ordering::Relaxed);
+            }
+            threads.push(thread?);
+        }
+        while began.elapsed() < talk.duration && !stop.wanted() && left.load(Ordering::Relaxed) > 0 {
+            bar.tick();
+            stop.wait(talk.duration.saturating_sub(began.elapsed()).min(Duration::from_millis(100)));
+        }
+        over.store(true, Ordering::Relaxed);
+        all.took = began.elapsed();
+        for thread in threads {
+            all.add(&thread.join().unwrap_or_default());
+        }
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+fn alone(peer: &mut Peer, number: u64, talk: &Talk, over: &AtomicBool, left: &AtomicU64) -> Talked {
+    let (mut talked, mut ledger) = (Talked::default(), Ledger::new(number, talk.payload));
+    let (mut message, mut answer) = (Vec::new(), vec![0; talk.payload + 64]);
+    let one_less = |left: u64| left.checked_sub(1);
+    while !over.load(Ordering::Relaxed)
+        && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
+    {
+        ledger.next(&mut message, Instant::now());
+        if peer.send(&message).is_err() {
+            talked.ended += 1;
+            break;
+        }
+        let deadline = Instant::now() + talk.answer;
+        while ledger.under_way() > 0 {
+            match peer.recv_deadline(&mut answer, deadline) {
+                Ok(Some(len)) => {
+                    if let Some(sent) = ledger.came(&answer[..len]) {
+                        talked.latency.record(sent.elapsed());
+                    }
+                }
+                Err(error) if !error.is_fatal() => drop(ledger.give_up(|_| true)),
+                Ok(None) | Err(_) => {
+                    ledger.give_up(|_| true);
+                    talked.ended += 1;
+                    over.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+    ledger.give_up(|_| true);
+    talked.tally = ledger.tally;
+    talked
+}

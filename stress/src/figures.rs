@@ -1,0 +1,75 @@
+//! Rows that several scenarios have.
+
+use crate::client::talk::Talked;
+use crate::client::visits::Visited;
+use crate::message::Tally;
+use crate::outside::Usage;
+use crate::report::{Plot, Report, Row};
+
+/// What became of messages.
+pub fn tally(report: &mut Report, tally: &Tally) {
+    report.plain("messages sent", tally.sent as f64, "");
+    report.plain("messages echoed", tally.echoes as f64, "");
+    report.lower("lost", tally.lost as f64, "");
+    report.lower("duplicates", tally.duplicates as f64, "");
+    report.lower("corrupt", tally.corrupt as f64, "");
+    report.lower("cross-delivered", tally.cross as f64, "");
+    if tally.corrupt + tally.cross > 0 {
+        report
+            .note("Messages came back changed, or to the wrong client: nothing else in this report matters.");
+    }
+}
+
+/// What became of clients that came.
+pub fn visited(report: &mut Report, visited: &Visited) {
+    report.plain("clients connected", visited.completed as f64, "");
+    report.lower("clients that failed", visited.failed as f64, "");
+    report.lower("clients that retransmitted", visited.retransmitted as f64, "");
+    report.lower("datagrams sent again", visited.datagrams_again as f64, "");
+    report.plain("took", visited.took.as_secs_f64(), "s");
+    if let Some(why) = &visited.why {
+        report.note(format!("The first failure: {why}."));
+    }
+    visited.connect.describe(report, "connect");
+}
+
+/// What became of talk, and the client's own part in it.
+pub fn talked(report: &mut Report, talked: &Talked, what: &str) {
+    let rate = talked.tally.echoes as f64 / talked.took.as_secs_f64().max(1e-9);
+    report.higher(&format!("{what} per second"), rate, "/s");
+    talked.latency.describe(report, what);
+    if talked.lateness.count() > 0 {
+        let late = talked.lateness.percentile(99.0);
+        report.plain("client's own lateness p99", late, "µs");
+        if late > 0.25 * talked.latency.percentile(99.0) {
+            report.note(
+                "The clients were late themselves: their lateness is a good part of the latency. \
+                 Lower the rate or give them more threads.",
+            );
+        }
+    }
+    if talked.ended > 0 {
+        report.lower("clients ended by the server", talked.ended as f64, "");
+    }
+}
+
+/// The server's CPU for each of `count` things, in microseconds.
+pub fn cpu<'a>(report: &'a mut Report, name: &str, used: &Usage, count: u64) -> Option<&'a mut Row> {
+    let each = used.cpu.as_secs_f64() * 1e6 / count.max(1) as f64;
+    (count > 0).then(|| report.lower(name, each, "µs"))
+}
+
+/// What a server came to hold for each of `count` peers.
+pub fn held(report: &mut Report, grown: &Usage, now: &Usage, count: usize) {
+    let each = |kib: u64| kib as f64 / count.max(1) as f64;
+    report.lower("server RSS per peer", each(grown.rss_kib), "KiB");
+    report.lower("kernel stack per peer (whole machine)", each(grown.kernel_stack_kib), "KiB");
+    report.lower("slab per peer (both ends)", each(grown.slab_kib), "KiB");
+    report.plain("server threads", now.threads as f64, "");
+    report.plain("server descriptors", now.fds as f64, "");
+}
+
+/// A curve of percentiles.
+pub fn percentiles(title: &str, series: Vec<crate::report::Series>) -> Plot {
+    Plot { title: title.to_owned(), x: "percentile".to_owned(), y: "µs".to_owned(), series }
+}

@@ -1,0 +1,234 @@
+//! What all stress binaries are told on the command line, and the frame of every run: target, progress, Ctrl-C,
+//! report.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::{Args, Parser};
+use indicatif::{ProgressBar, ProgressStyle};
+use peeloff::{Address, Scheme};
+
+use crate::client::Dialer;
+use crate::report::{self, Report};
+use crate::secure::{Auth, Suite};
+use crate::target::{self, Role, Target};
+
+/// What every scenario is told.
+#[derive(Args, Clone, Debug)]
+pub struct Common {
+    /// The server to measure, such as dtls://127.0.0.1:4433; without it one is started.
+    #[arg(long, value_name = "URL", help_heading = "Target")]
+    pub target: Option<Address>,
+    /// The process of that server, for its CPU and memory.
+    #[arg(long, requires = "target", value_name = "PID", help_heading = "Target")]
+    pub pid: Option<u32>,
+    /// The protocol of the server that is started: udp, dtls, tcp, tls, sctp, sctp+tls or sctp+dtls.
+    #[arg(
+        long,
+        default_value = "dtls",
+        value_name = "SCHEME",
+        conflicts_with = "target",
+        help_heading = "Target"
+    )]
+    pub scheme: Scheme,
+    /// The processor of the server that is started, and of the floors (taskset(1)).
+    #[arg(long, value_name = "CPU", help_heading = "Target")]
+    pub pin: Option<usize>,
+    /// How server and clients know each other.
+    #[arg(long, value_enum, default_value_t, help_heading = "Target")]
+    pub auth: Auth,
+    /// The group of the key exchange, in OpenSSL's words.
+    #[arg(long, default_value = "P-256", value_name = "GROUP", help_heading = "Target")]
+    pub group: String,
+    /// Threads of the clients' side.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "Clients")]
+    pub client_threads: u16,
+    /// How long an answer may take before it is lost.
+    #[arg(long, default_value = "2s", value_name = "TIME", value_parser = humantime::parse_duration, help_heading = "Clients")]
+    pub answer: Duration,
+    /// How long a connection may take to be made.
+    #[arg(long, default_value = "15s", value_name = "TIME", value_parser = humantime::parse_duration, help_heading = "Clients")]
+    pub patience: Duration,
+    /// Measures what the machine could do at best too, and says the ratio.
+    #[arg(long, help_heading = "Report")]
+    pub floor: bool,
+    /// Writes the report as JSON; - is standard output.
+    #[arg(long, value_name = "FILE", help_heading = "Report")]
+    pub json: Option<PathBuf>,
+    /// Writes the report as one HTML page.
+    #[arg(long, value_name = "FILE", help_heading = "Report")]
+    pub html: Option<PathBuf>,
+    /// Says what changed since the run that wrote this JSON.
+    #[arg(long, value_name = "OLD.json", help_heading = "Report")]
+    pub compare: Option<PathBuf>,
+    /// Shows no progress.
+    #[arg(long, short, help_heading = "Report")]
+    pub quiet: bool,
+}
+
+/// Whether somebody wants the run to end: Ctrl-C or SIGTERM once ends it with a report, twice without.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    fn on_signals() -> Result<Self, Box<dyn Error>> {
+        let stop = Self::default();
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register_conditional_default(signal, Arc::clone(&stop.0))?;
+            signal_hook::flag::register(signal, Arc::clone(&stop.0))?;
+        }
+        Ok(stop)
+    }
+
+    /// Whether the run is to end now.
+    pub fn wanted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Waits for so long on the calling thread, or until the run is to end (noticed in a tenth of a second).
+    pub fn wait(&self, time: Duration) {
+        let end = Instant::now() + time;
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|_| !self.wanted()) {
+            std::thread::park_timeout(left.min(Duration::from_millis(100)));
+        }
+    }
+}
+
+/// A scenario: its own options, what they are called in the report, and how it runs.
+pub trait Scenario: Parser {
+    /// The name of the binary.
+    const NAME: &'static str;
+
+    /// What all scenarios are told.
+    fn common(&self) -> &Common;
+
+    /// The server that is started where no target is given.
+    fn role(&self) -> Role {
+        Role::Echo
+    }
+
+    /// Runs, and puts into the report what came of it.
+    ///
+    /// # Errors
+    ///
+    /// One sentence: there is nothing to report.
+    fn run(&self, bench: &mut Bench) -> Result<(), Box<dyn Error>>;
+}
+
+/// What a scenario works with.
+pub struct Bench {
+    /// What it was told.
+    pub common: Common,
+    /// The server.
+    pub target: Target,
+    /// Where the figures go.
+    pub report: Report,
+    /// Whether to end early.
+    pub stop: Stop,
+}
+
+/// A stress binary's whole `main`. Ends with 0; with 1 where bytes came back wrong; with 2 and one sentence where
+/// nothing could be measured.
+pub fn main<S: Scenario>() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let outcome = match target::be_another(&arguments) {
+        Some(outcome) => outcome.map(|()| true),
+        None => perform(&S::parse()),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("{}: {error}", S::NAME);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn perform<S: Scenario>(scenario: &S) -> Result<bool, Box<dyn Error>> {
+    let common = scenario.common().clone();
+    // A file that cannot be read is said before the measuring, not after it.
+    let older = common.compare.as_deref().map(Report::read).transpose()?;
+    peeloff::raise_fd_limit()?;
+    let stop = Stop::on_signals()?;
+    let target = match &common.target {
+        Some(address) => Target::running(address, common.pid)?,
+        None => Target::start(scenario.role(), common.scheme.as_str(), common.auth, common.pin)?,
+    };
+    let mut report = Report::new(S::NAME, &target.address.to_string());
+    if common.target.is_none() {
+        report.target = format!("peeloff, {}", common.scheme);
+    }
+    if target.address.scheme.is_secure() {
+        report.option("auth", common.auth.as_str());
+        report.option("group", &common.group);
+    }
+    let pin = common.pin.map_or("none".to_owned(), |cpu| cpu.to_string());
+    report.option("server's processor", pin);
+    report.option("client threads", common.client_threads);
+    let mut bench = Bench { common, target, report, stop };
+    scenario.run(&mut bench)?;
+    let Bench { common, mut report, stop, .. } = bench;
+    report.interrupted = stop.wanted();
+    let to_stdout = common.json.as_deref().is_some_and(|path| path.as_os_str() == "-");
+    if !to_stdout {
+        print!("{}", report.to_table());
+        older.iter().for_each(|older| print!("{}", report.compared_with(older)));
+    }
+    if let Some(path) = &common.json {
+        report::write(path, &report.to_json())?;
+    }
+    if let Some(path) = &common.html {
+        report::write(path, &report.to_html(older.as_ref()))?;
+    }
+    let wrong =
+        ["corrupt", "cross-delivered"].iter().filter_map(|name| report.find(name)).any(|row| row.value > 0.0);
+    Ok(!wrong)
+}
+
+impl Bench {
+    /// The protocol that is spoken.
+    pub fn scheme(&self) -> Scheme {
+        self.target.address.scheme
+    }
+
+    /// What handshakes agree on, where there are any.
+    pub fn suite(&self) -> Option<Suite> {
+        let scheme = self.scheme();
+        scheme.is_secure().then(|| Suite {
+            dtls: matches!(scheme, Scheme::Dtls | Scheme::SctpDtls),
+            auth: self.common.auth,
+            group: self.common.group.clone(),
+        })
+    }
+
+    /// How clients get to the target.
+    ///
+    /// # Errors
+    ///
+    /// One sentence: this scenario cannot speak that protocol, or OpenSSL does not know the group.
+    pub fn dialer(&self) -> Result<Dialer, Box<dyn Error>> {
+        Dialer::new(self.scheme(), self.target.socket, self.suite(), self.common.patience)
+    }
+
+    /// A bar for so many things to do; `0` where only the time counts.
+    pub fn progress(&self, what: &'static str, count: u64) -> ProgressBar {
+        if self.common.quiet {
+            return ProgressBar::hidden();
+        }
+        let bar = if count == 0 { ProgressBar::no_length() } else { ProgressBar::new(count) };
+        let template = match count {
+            0 => "{msg} {spinner} {elapsed} · {human_pos} done, {per_sec}",
+            _ => "{msg} {wide_bar} {human_pos} of {human_len}, {per_sec}, {elapsed}",
+        };
+        // A template that does not parse is as good as the default one.
+        bar.with_style(
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+        )
+        .with_message(what)
+    }
+}
