@@ -13,6 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use peeloff::{Address, Scheme};
 
 use crate::client::Dialer;
+use crate::client::visits::{self, Visits};
 use crate::report::{self, Report};
 use crate::secure::{Auth, Suite};
 use crate::target::{self, Role, Target};
@@ -230,5 +231,42 @@ impl Bench {
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
         )
         .with_message(what)
+    }
+}
+
+impl Bench {
+    /// Has one client come and say something, so that what is paid once is not counted, and whoever is not there
+    /// is noticed.
+    ///
+    /// # Errors
+    ///
+    /// One sentence that names the target: nobody answers, or not with what was said.
+    pub fn probe(&self) -> Result<(), Box<dyn Error>> {
+        let patience = self.common.patience.min(Duration::from_secs(5));
+        let dialer = Dialer::new(self.scheme(), self.target.socket, self.suite(), patience)?;
+        let one = Visits { messages: 1, stay: false, answer: self.common.answer, ..Visits::of(1) };
+        let visited = visits::run(&dialer, &one, 1, &self.stop, &ProgressBar::hidden())?;
+        let address = &self.target.address;
+        let tally = visited.tally;
+        match visited.why {
+            Some(why) if visited.completed == 0 => {
+                Err(format!("{address} cannot be measured: {why}; check --target and --auth").into())
+            }
+            _ if tally.corrupt + tally.cross > 0 => Err(format!(
+                "{address} answers something else than what was said; it has to be an echo server"
+            )
+            .into()),
+            _ if tally.echoes == 0 && !self.stop.wanted() => Err(format!(
+                "{address} did not echo a message within {:?}; check --target, it has to be an echo server",
+                self.common.answer
+            )
+            .into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Threads of the clients' side.
+    pub fn threads(&self) -> usize {
+        usize::from(self.common.client_threads)
     }
 }

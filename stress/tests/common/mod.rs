@@ -1,0 +1,39 @@
+//! Runs a stress binary and reads its report.
+#![allow(missing_docs, dead_code, reason = "not every test file uses everything")]
+
+use std::process::{Command, Output};
+
+use peeloff_stress::report::Report;
+
+pub fn run(program: &str, arguments: &[&str]) -> Output {
+    Command::new(program).args(arguments).output().unwrap()
+}
+
+/// The report of a run that must succeed.
+pub fn report(program: &str, arguments: &[&str]) -> Report {
+    let output = run(program, &[arguments, &["--json", "-", "--quiet"]].concat());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+pub fn value(report: &Report, name: &str) -> f64 {
+    let row = report.find(name);
+    row.unwrap_or_else(|| panic!("no figure {name:?} in\n{}", report.to_table())).value
+}
+
+/// Nothing was lost, and nothing was wrong.
+pub fn assert_whole(report: &Report) {
+    for name in ["lost", "duplicates", "corrupt", "cross-delivered"] {
+        assert_eq!(value(report, name), 0.0, "{name}");
+    }
+}
+
+/// The one sentence that a run ends with that cannot measure anything.
+pub fn refusal(program: &str, arguments: &[&str]) -> String {
+    let output = run(program, arguments);
+    assert_eq!(output.status.code(), Some(2));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(errors.trim().lines().count(), 1, "{errors}");
+    errors
+}
