@@ -94,9 +94,7 @@ impl Suite {
         let place = Arc::clone(&last);
         context.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
         context.set_new_session_callback(move |_, session| {
-            // A copy: whoever ends without close_notify has OpenSSL spoil the session itself.
-            let copy = session.to_der().and_then(|der| SslSession::from_der(&der));
-            if let (Ok(mut place), Ok(copy)) = (place.lock(), copy) {
+            if let (Ok(mut place), Ok(copy)) = (place.lock(), copy(&session)) {
                 *place = Some(copy);
             }
         });
@@ -170,10 +168,17 @@ pub fn ssl(context: &SslContext, dtls: bool) -> Result<Ssl, ErrorStack> {
     Ok(ssl)
 }
 
-/// Has a client's SSL offer to go on with a session.
+/// Has a client's SSL offer to go on with a session: with a copy, because OpenSSL spoils the session of whoever ends
+/// without close_notify.
 pub fn resume(ssl: &mut Ssl, session: &SslSession) {
     // One that cannot be offered makes a full handshake, which is counted.
-    let _ = internals::set_session(ssl, session);
+    if let Ok(copy) = copy(session) {
+        let _ = internals::set_session(ssl, &copy);
+    }
+}
+
+fn copy(session: &SslSession) -> Result<SslSession, ErrorStack> {
+    SslSession::from_der(&session.to_der()?)
 }
 
 /// The certificate of this process, in PEM: what its clients show where they are asked.
