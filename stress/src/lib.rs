@@ -9,6 +9,7 @@
 //! | [`message`] | messages of which every byte is checked: loss, duplicates, corruption, cross-delivery |
 //! | [`latency`] | percentiles from intended times |
 //! | [`outside`] | a process by /proc: CPU, memory, threads, descriptors, wake-ups |
+//! | [`flood`], [`honest`] | who means no good, and who is to be served all the while |
 //! | [`floor`], [`memory`], [`secure`] | what OpenSSL takes in memory alone, measured where the server runs |
 //! | [`figures`] | the rows that several scenarios have |
 //! | [`report`] | table, JSON, HTML, and comparison with an older run |
@@ -19,7 +20,9 @@
 pub mod bare;
 pub mod client;
 pub mod figures;
+pub mod flood;
 pub mod floor;
+pub mod honest;
 pub mod latency;
 pub mod memory;
 pub mod message;

@@ -150,6 +150,20 @@ impl Workbench {
     }
 }
 
+/// The first datagram of a client: its ClientHello, without a cookie.
+///
+/// # Errors
+///
+/// OpenSSL does not know the group, or says nothing.
+pub fn client_hello(suite: &Suite) -> Result<Vec<u8>, Box<dyn Error>> {
+    let (context, _) = suite.client()?;
+    let up = Packets::default();
+    let end = End { incoming: Packets::default(), outgoing: Rc::clone(&up) };
+    Side::of(secure::ssl(&context, suite.dtls)?.connect(end))?;
+    let hello = up.borrow_mut().pop_front();
+    hello.ok_or_else(|| "OpenSSL said nothing".into())
+}
+
 impl Pair {
     /// What the server takes to decrypt a message of so many bytes and encrypt the answer: the mean of a batch.
     ///

@@ -155,6 +155,9 @@ fn perform<S: Scenario>(scenario: &S) -> Result<bool, Box<dyn Error>> {
     // A file that cannot be read is said before the measuring, not after it.
     let older = common.compare.as_deref().map(Report::read).transpose()?;
     peeloff::raise_fd_limit()?;
+    // A loop keeps its thread of rayon's for as long as it runs, and two scenarios have two more of them.
+    let threads = usize::from(common.client_threads) + 2;
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let stop = Stop::on_signals()?;
     let target = match &common.target {
         Some(address) => Target::running(address, common.pid)?,

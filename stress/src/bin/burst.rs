@@ -1,0 +1,86 @@
+//! N clients in one instant: whether any has to send again, and how long the last one waits.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::Parser;
+use peeloff_stress::client::visits::{self, Pace, Visits};
+use peeloff_stress::figures;
+use peeloff_stress::floor::{self, Question};
+use peeloff_stress::options::{self, Bench, Common, Scenario};
+
+/// Measures clients that all come at once.
+#[derive(Parser)]
+#[command(name = "burst", version)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    /// Clients; several numbers are measured one after the other.
+    #[arg(long, value_delimiter = ',', default_value = "500", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    clients: Vec<u32>,
+}
+
+fn main() -> ExitCode {
+    options::main::<Cli>()
+}
+
+impl Scenario for Cli {
+    const NAME: &'static str = "burst";
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn run(&self, bench: &mut Bench) -> Result<(), Box<dyn Error>> {
+        bench.probe()?;
+        let dialer = bench.dialer()?;
+        let list: Vec<String> = self.clients.iter().map(u32::to_string).collect();
+        bench.report.option("clients", list.join(", "));
+        let floor = match bench.suite().filter(|_| bench.common.floor) {
+            Some(suite) => {
+                let cookie = suite.dtls;
+                let question = Question::Handshake { suite, cookie, resumed: false };
+                Some(floor::ask(&question, bench.common.pin)? * 1e6)
+            }
+            None => None,
+        };
+        let mut plot = figures::percentiles("From the instant to the open session", Vec::new());
+        for &clients in &self.clients {
+            let count = clients as usize;
+            let visits = Visits {
+                pace: Pace::Together(count),
+                messages: u32::from(bench.suite().is_none()),
+                answer: bench.common.answer,
+                stay: true,
+                ..Visits::of(count)
+            };
+            let before = bench.target.usage()?;
+            let bar = bench.progress("burst", u64::from(clients));
+            let visited = visits::run(&dialer, &visits, bench.threads(), &bench.stop, &bar)?;
+            bar.finish_and_clear();
+            let after = bench.target.usage()?;
+            let report = &mut bench.report;
+            report.plain(&format!("connected of {clients}"), visited.completed as f64, "");
+            report.lower(&format!("failed of {clients}"), visited.failed as f64, "");
+            report.lower(&format!("retransmitted of {clients}"), visited.retransmitted as f64, "");
+            report.lower(&format!("time of {clients}"), visited.took.as_secs_f64() * 1e3, "ms");
+            if let (Some(before), Some(after)) = (before, after) {
+                let used = after.since(&before);
+                let name = format!("server CPU per handshake of {clients}");
+                let row = figures::cpu(report, &name, &used, visited.completed);
+                if let (Some(row), Some(floor)) = (row, floor) {
+                    row.over(floor, "OpenSSL in memory");
+                }
+            }
+            visited.connect.describe(report, &format!("connect of {clients}"));
+            plot.series.push(visited.connect.series(&format!("{clients} at once")));
+            if let Some(why) = visited.why {
+                report.note(format!("The first failure of {clients}: {why}."));
+            }
+            // They leave before the next ones come.
+            visited.links.into_iter().for_each(|link| link.close());
+        }
+        bench.report.plots.push(plot);
+        Ok(())
+    }
+}

@@ -1,0 +1,94 @@
+//! N quiet peers: what they take in memory, and that nobody wakes up for them.
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use peeloff_stress::client::talk::{self, Pace, Talk};
+use peeloff_stress::client::visits::{self, Visits};
+use peeloff_stress::figures;
+use peeloff_stress::floor::{self, Question};
+use peeloff_stress::options::{self, Bench, Common, Scenario};
+
+/// Measures peers that are there and say nothing.
+#[derive(Parser)]
+#[command(name = "idle", version)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    /// Peers.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    peers: u32,
+    /// How long they are quiet.
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    duration: Duration,
+}
+
+fn main() -> ExitCode {
+    options::main::<Cli>()
+}
+
+impl Scenario for Cli {
+    const NAME: &'static str = "idle";
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn run(&self, bench: &mut Bench) -> Result<(), Box<dyn Error>> {
+        bench.probe()?;
+        let dialer = bench.dialer()?;
+        bench.report.option("peers", self.peers);
+        bench.report.option("quiet for", humantime::format_duration(self.duration));
+        let before = bench.target.usage()?;
+        let bar = bench.progress("peers", u64::from(self.peers));
+        let answer = bench.common.answer;
+        let visits = Visits {
+            // On plain UDP a peer is one by its first message.
+            messages: u32::from(bench.suite().is_none()),
+            answer,
+            spread: self.peers > 20_000,
+            ..Visits::of(self.peers as usize)
+        };
+        let mut visited = visits::run(&dialer, &visits, bench.threads(), &bench.stop, &bar)?;
+        bar.finish_and_clear();
+        let quiet = bench.target.usage()?;
+        let bar = bench.progress("quiet", 0);
+        bench.stop.wait(self.duration);
+        bar.finish_and_clear();
+        let after = bench.target.usage()?;
+        let peers = visited.links.len();
+        if let (Some(before), Some(quiet), Some(after)) = (before, quiet, after) {
+            figures::held(&mut bench.report, &after.since(&before), &after, peers);
+            let idle = after.since(&quiet);
+            let report = &mut bench.report;
+            let seconds = self.duration.as_secs_f64().max(1e-9);
+            report.lower("server CPU while quiet", idle.cpu.as_secs_f64() * 1e3 / seconds, "ms/s");
+            report.lower("server wake-ups while quiet", idle.wake_ups as f64 / seconds, "/s");
+            let machine = after.since(&before).available_kib as f64 / peers.max(1) as f64;
+            report.lower("machine's memory per peer (both ends)", machine, "KiB");
+        }
+        if let Some(suite) = bench.suite().filter(|_| bench.common.floor) {
+            let count = 500.min(self.peers as usize);
+            let floor = floor::ask(&Question::Memory { suite, count }, bench.common.pin)?;
+            if let Some(row) = bench.report.rows.iter_mut().find(|row| row.name == "server RSS per peer") {
+                row.over(floor, "OpenSSL's session in memory");
+            }
+        }
+        figures::visited(&mut bench.report, &visited);
+        // Each of them is still served.
+        let talk = Talk {
+            pace: Pace::Window(1),
+            payload: 64,
+            duration: Duration::from_secs(30),
+            count: Some(peers as u64),
+            answer,
+        };
+        let bar = bench.progress("still there", peers as u64);
+        let talked = talk::run(&mut visited.links, &talk, bench.threads(), &bench.stop, &bar)?;
+        bar.finish_and_clear();
+        figures::tally(&mut bench.report, &talked.tally);
+        Ok(())
+    }
+}

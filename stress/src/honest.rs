@@ -1,0 +1,104 @@
+//! Honest clients while somebody else is not: peers that talk at a rate, and newcomers.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+
+use crate::client::talk::{self, Pace, Talk, Talked};
+use crate::client::visits::{self, Visited, Visits};
+use crate::client::{Dialer, Link};
+use crate::figures;
+use crate::options::Bench;
+use crate::report::Report;
+
+/// Who is there and is to be served all the while.
+pub struct Honest {
+    links: Vec<Link>,
+    dialer: Dialer,
+    rate: u32,
+    newcomers: usize,
+}
+
+/// What became of them in a while.
+pub struct While {
+    /// Of those that talk.
+    pub talked: Talked,
+    /// Of the newcomers.
+    pub visited: Visited,
+}
+
+impl Honest {
+    /// Has so many peers come and stay; they will say `rate` messages per second together, and `newcomers` will
+    /// come in each while.
+    ///
+    /// # Errors
+    ///
+    /// They do not get in.
+    pub fn enter(bench: &Bench, peers: usize, rate: u32, newcomers: usize) -> Result<Self, Box<dyn Error>> {
+        let dialer = bench.dialer()?;
+        let visits = Visits { messages: 1, answer: bench.common.answer, ..Visits::of(peers) };
+        let visited = visits::run(&dialer, &visits, 1, &bench.stop, &ProgressBar::hidden())?;
+        if visited.failed > 0 {
+            let why = visited.why.unwrap_or_default();
+            return Err(format!("{} honest peers did not get in: {why}", visited.failed).into());
+        }
+        Ok(Self { links: visited.links, dialer, rate, newcomers })
+    }
+
+    /// Has them talk for so long, while newcomers come in equal intervals.
+    ///
+    /// # Errors
+    ///
+    /// The clients' side fails.
+    pub fn serve(&mut self, bench: &Bench, duration: Duration) -> Result<While, Box<dyn Error>> {
+        let talk = Talk {
+            pace: Pace::Rate(f64::from(self.rate)),
+            payload: 64,
+            duration,
+            count: None,
+            answer: bench.common.answer,
+        };
+        let pace = visits::Pace::Rate((self.newcomers as f64 / duration.as_secs_f64().max(1e-3)).max(1e-3));
+        let come = Visits {
+            pace,
+            messages: 1,
+            stay: false,
+            answer: bench.common.answer,
+            until: Some(Instant::now() + duration),
+            ..Visits::of(self.newcomers)
+        };
+        let (links, dialer) = (&mut self.links, &self.dialer);
+        let bar = ProgressBar::hidden();
+        std::thread::scope(|scope| {
+            let newcomers = scope
+                .spawn(|| visits::run(dialer, &come, 1, &bench.stop, &bar).map_err(|why| why.to_string()));
+            let talked = talk::run(links, &talk, 1, &bench.stop, &bar);
+            let visited = newcomers.join().map_err(|_| "the newcomers' thread failed")??;
+            Ok(While { talked: talked?, visited })
+        })
+    }
+}
+
+/// Says what became of them, beside what becomes of them in quiet.
+pub fn say(report: &mut Report, quiet: &While, busy: &While, what: &str) {
+    for (percentile, name) in [(50.0, "p50"), (99.0, "p99")] {
+        let value = busy.talked.latency.percentile(percentile);
+        let floor = quiet.talked.latency.percentile(percentile);
+        report.lower(&format!("honest echo {name} {what}"), value, "µs").over(floor, "the same in quiet");
+    }
+    let connect = busy.visited.connect.percentile(50.0);
+    let floor = quiet.visited.connect.percentile(50.0);
+    report.lower(&format!("honest connect p50 {what}"), connect, "µs").over(floor, "the same in quiet");
+    report.plain("newcomers that got in", busy.visited.completed as f64, "");
+    report.lower("newcomers that did not", busy.visited.failed as f64, "");
+    report.lower("newcomers that retransmitted", busy.visited.retransmitted as f64, "");
+    figures::tally(report, &busy.talked.tally.plus(busy.visited.tally));
+    if let Some(why) = &busy.visited.why {
+        report.note(format!("The first newcomer that failed: {why}."));
+    }
+    let mut plot = figures::percentiles("Latency of honest peers", Vec::new());
+    plot.series.push(quiet.talked.latency.series("in quiet"));
+    plot.series.push(busy.talked.latency.series(what));
+    report.plots.push(plot);
+}
