@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::hint::black_box;
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,11 @@ pub enum Question {
         /// Of which kind.
         suite: Suite,
         /// Bytes of the message.
+        payload: usize,
+    },
+    /// Seconds to send a datagram on a connected socket, of which there are several.
+    Send {
+        /// Bytes of the datagram.
         payload: usize,
     },
     /// KiB of a server's open session.
@@ -83,6 +89,26 @@ pub fn answer(question: &str) -> Result<(), Box<dyn Error>> {
         Question::Encrypt { suite, payload } => {
             let mut pair = Workbench::new(&suite, false)?.open(false)?;
             median(TIME, || pair.encrypt(payload))?
+        }
+        Question::Send { payload } => {
+            let receiver = UdpSocket::bind("127.0.0.1:0")?;
+            receiver.set_nonblocking(true)?;
+            let mut senders = Vec::new();
+            for _ in 0..64 {
+                let sender = UdpSocket::bind("127.0.0.1:0")?;
+                sender.connect(receiver.local_addr()?)?;
+                senders.push(sender);
+            }
+            let (message, mut buffer) = (vec![0; payload], [0; 2048]);
+            median(TIME, || {
+                let began = Instant::now();
+                for sender in &senders {
+                    sender.send(&message)?;
+                }
+                let took = began.elapsed() / 64;
+                while receiver.recv(&mut buffer).is_ok() {}
+                Ok(took)
+            })?
         }
         Question::Memory { suite, count } => memory(&suite, count.max(1))?,
     };

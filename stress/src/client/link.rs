@@ -291,6 +291,11 @@ impl Link {
         Ok(())
     }
 
+    /// Whether some of what was sent waits for room.
+    pub fn is_full(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
     /// Reads the next message into `buffer`; on streams one of `len` bytes. On DTLS it also answers a server that
     /// lost the last flight.
     pub fn receive(&mut self, buffer: &mut Vec<u8>, len: usize) -> Received {

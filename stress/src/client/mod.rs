@@ -4,9 +4,13 @@
 //!
 //! * [`visits`]: clients that come, say something, and stay or leave.
 //! * [`talk`]: clients that are there and talk.
+//! * [`fan`]: one that speaks, and many that hear it.
+//! * [`slow`]: clients that begin and do not go on, or do not read.
 
 mod datagrams;
+pub mod fan;
 mod link;
+pub mod slow;
 pub mod talk;
 pub mod threads;
 pub mod visits;

@@ -1,0 +1,140 @@
+//! One peer that speaks to N: what each receiver costs, beside encrypting and sending alone.
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use peeloff::Scheme;
+use peeloff_stress::client::fan;
+use peeloff_stress::client::talk::{Pace, Talk};
+use peeloff_stress::client::visits::{self, Visits};
+use peeloff_stress::figures;
+use peeloff_stress::floor::{self, Question};
+use peeloff_stress::options::{self, Bench, Common, Scenario};
+use peeloff_stress::target::Role;
+
+/// Measures a server that passes what one peer says on to all others.
+#[derive(Parser)]
+#[command(name = "fanout", version)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    /// Peers that hear it.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    receivers: u32,
+    /// Bytes of a message.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(16..=1400))]
+    payload: u16,
+    /// Messages per second (open loop); without it the next one leaves when all have the last.
+    #[arg(long, value_name = "PER SECOND", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// How long.
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    duration: Duration,
+    /// Messages at most.
+    #[arg(long)]
+    messages: Option<u64>,
+}
+
+fn main() -> ExitCode {
+    options::main::<Cli>()
+}
+
+impl Scenario for Cli {
+    const NAME: &'static str = "fanout";
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn role(&self) -> Role {
+        Role::FanOut
+    }
+
+    fn run(&self, bench: &mut Bench) -> Result<(), Box<dyn Error>> {
+        if bench.scheme() == Scheme::Udp {
+            return Err(
+                "on plain UDP nobody is a peer before speaking; give a target on dtls, tcp or tls".into()
+            );
+        }
+        let dialer = bench.dialer()?;
+        let (receivers, payload) = (self.receivers as usize, usize::from(self.payload));
+        bench.report.option("receivers", self.receivers);
+        bench.report.option("bytes", self.payload);
+        bench.report.option("pace", self.rate.map_or("one under way".to_owned(), |rate| format!("{rate}/s")));
+        let bar = bench.progress("receivers", u64::from(self.receivers) + 1);
+        let visits = Visits::of(receivers + 1);
+        let visited = visits::run(&dialer, &visits, bench.threads(), &bench.stop, &bar)?;
+        bar.finish_and_clear();
+        let mut links = visited.links;
+        let Some(mut sender) = links.pop().filter(|_| visited.failed == 0) else {
+            let why = visited.why.unwrap_or_else(|| "the run was ended".to_owned());
+            return Err(format!("{} cannot be measured: {why}; check --target", bench.target.address).into());
+        };
+        let mut talk = Talk {
+            pace: Pace::Window(1),
+            payload,
+            duration: Duration::from_secs(5),
+            count: Some(1),
+            answer: bench.common.answer,
+        };
+        // What is paid once, such as finding out who is there.
+        let hidden = indicatif::ProgressBar::hidden();
+        let first = fan::run(&mut sender, &mut links, &talk, &bench.stop, &hidden)?;
+        if first.tally.echoes == 0 && !bench.stop.wanted() {
+            let address = &bench.target.address;
+            return Err(format!(
+                "{address} passed nothing on; it has to send each message to all other peers"
+            )
+            .into());
+        }
+        talk = Talk {
+            pace: self.rate.map_or(Pace::Window(1), |rate| Pace::Rate(f64::from(rate))),
+            duration: self.duration,
+            count: self.messages,
+            ..talk
+        };
+        let before = bench.target.usage()?;
+        let bar = bench.progress("messages", self.messages.unwrap_or(0));
+        let talked = fan::run(&mut sender, &mut links, &talk, &bench.stop, &bar)?;
+        bar.finish_and_clear();
+        let after = bench.target.usage()?;
+        let floor = self.floor(bench, payload)?;
+        let report = &mut bench.report;
+        if let (Some(before), Some(after)) = (before, after) {
+            let used = after.since(&before);
+            let row = figures::cpu(report, "server CPU per receiver and message", &used, talked.tally.echoes);
+            if let (Some(row), Some((floor, of))) = (row, floor) {
+                row.over(floor, of);
+            }
+            let each = used.wake_ups as f64 / talked.tally.echoes.max(1) as f64;
+            report.lower("server wake-ups per receiver and message", each, "");
+        }
+        figures::talked(report, &talked, "delivery");
+        figures::tally(report, &talked.tally);
+        report.plots.push(figures::percentiles(
+            "From the sending to each receiver",
+            vec![talked.latency.series("delivery")],
+        ));
+        Ok(())
+    }
+}
+
+impl Cli {
+    /// In microseconds.
+    fn floor(&self, bench: &Bench, payload: usize) -> Result<Option<(f64, &'static str)>, Box<dyn Error>> {
+        if !bench.common.floor || bench.scheme().is_stream() {
+            return Ok(None);
+        }
+        let pin = bench.common.pin;
+        let send = floor::ask(&Question::Send { payload }, pin)? * 1e6;
+        Ok(match bench.suite() {
+            Some(suite) => {
+                let encrypt = floor::ask(&Question::Encrypt { suite, payload }, pin)? * 1e6;
+                Some((send + encrypt, "encrypting in memory + bare send"))
+            }
+            None => Some((send, "bare send")),
+        })
+    }
+}

@@ -1,0 +1,206 @@
+//! Strangers that mean no good, while honest peers are served: whether these notice, and what the server takes for
+//! those. With `--children` the price of an unknown peer's datagram beside so many known ones.
+
+use std::error::Error;
+use std::net::UdpSocket;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use peeloff::Scheme;
+use peeloff_stress::client::visits::{self, Visits};
+use peeloff_stress::figures;
+use peeloff_stress::flood::{Flood, Flooded, Kind};
+use peeloff_stress::honest::{self, Honest};
+use peeloff_stress::options::{self, Bench, Common, Scenario};
+use peeloff_stress::report::{Plot, Series};
+use peeloff_stress::secure::Suite;
+use peeloff_stress::target::{Role, Target};
+
+/// Measures honest peers under a flood of cookie-less hellos or junk from many addresses.
+#[derive(Parser)]
+#[command(name = "flood", version)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    /// What strangers send.
+    #[arg(long, value_enum, default_value = "hellos")]
+    kind: Kind,
+    /// Datagrams per second of all strangers together.
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: u32,
+    /// Strangers, each with an address of its own in 127.0.0.0/8.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    sources: u32,
+    /// Honest peers that talk.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    honest: u32,
+    /// Messages per second of them all together.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
+    honest_rate: u32,
+    /// Honest clients that come meanwhile.
+    #[arg(long, default_value_t = 20)]
+    newcomers: u32,
+    /// How long, once in quiet and once in the flood.
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    duration: Duration,
+    /// Measures instead what a datagram of an unknown peer costs beside so many known ones: ascending numbers.
+    #[arg(long, value_delimiter = ',', value_name = "PEERS")]
+    children: Vec<u32>,
+    /// Datagrams sent at each of these numbers.
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(5..))]
+    datagrams: u32,
+}
+
+fn main() -> ExitCode {
+    options::main::<Cli>()
+}
+
+impl Scenario for Cli {
+    const NAME: &'static str = "flood";
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn run(&self, bench: &mut Bench) -> Result<(), Box<dyn Error>> {
+        if !matches!(bench.scheme(), Scheme::Udp | Scheme::Dtls) {
+            return Err("a flood is of datagrams; give a target on udp or dtls".into());
+        }
+        bench.probe()?;
+        if !self.children.is_empty() {
+            return self.curve(bench);
+        }
+        let suite = bench.suite();
+        let suite =
+            suite.unwrap_or(Suite { dtls: true, auth: self.common.auth, group: self.common.group.clone() });
+        let mut flood = Flood::new(bench.target.socket, self.kind, self.sources, &suite)?;
+        bench
+            .report
+            .option("flood", format!("{:?}, {}/s from {} addresses", self.kind, self.rate, self.sources));
+        bench.report.option("honest", format!("{} peers, {}/s", self.honest, self.honest_rate));
+        let mut honest =
+            Honest::enter(bench, self.honest as usize, self.honest_rate, self.newcomers as usize)?;
+        let bar = bench.progress("in quiet", 0);
+        let quiet = honest.serve(bench, self.duration)?;
+        bar.finish_and_clear();
+        let before = bench.target.usage()?;
+        let over = AtomicBool::new(false);
+        let bar = bench.progress("in the flood", 0);
+        let (busy, flooded) = thread::scope(|scope| {
+            let flooding = scope.spawn(|| flood.run(Some(self.rate), &over));
+            let busy = honest.serve(bench, self.duration);
+            over.store(true, Ordering::Relaxed);
+            flooding.thread().unpark();
+            (busy, flooding.join())
+        });
+        bar.finish_and_clear();
+        let (busy, flooded) = (busy?, flooded.map_err(|_| "the flood's thread failed")??);
+        let after = bench.target.usage()?;
+        let report = &mut bench.report;
+        report.plain("datagrams of strangers", flooded.sent as f64, "");
+        report.plain("of them answered", flooded.answers as f64, "");
+        if let (Some(before), Some(after)) = (before, after) {
+            let grown = after.since(&before);
+            report.lower("server RSS grown", grown.rss_kib as f64, "KiB");
+            report.lower("threads grown", grown.threads as f64, "");
+            report.lower("descriptors grown", grown.fds as f64, "");
+            report.plain("server CPU", grown.cpu.as_secs_f64() * 1e3 / self.duration.as_secs_f64(), "ms/s");
+        }
+        honest::say(report, &quiet, &busy, "in the flood");
+        drop(honest);
+        if bench.common.floor && self.kind == Kind::Hellos && bench.scheme() == Scheme::Dtls {
+            self.flat_out(bench, &suite)?;
+        }
+        Ok(())
+    }
+}
+
+impl Cli {
+    /// As many hellos as get through, to the server and to a bare loop that sends them back: answers for each second
+    /// of the server's CPU, so that it does not matter whether the clients could have sent more.
+    fn flat_out(&self, bench: &mut Bench, suite: &Suite) -> Result<(), Box<dyn Error>> {
+        let common = &bench.common;
+        let bare = Target::start(Role::BareBatches, "udp", common.auth, common.pin)?;
+        let (server, _) = self.answers(bench, &bench.target, suite)?;
+        let (floor, flooded) = self.answers(bench, &bare, suite)?;
+        if flooded.answers == 0 {
+            return Err("the bare loop answered nothing".into());
+        }
+        if let (Some(server), Some(floor)) = (server, floor) {
+            let name = "hellos answered per second of server CPU";
+            bench.report.higher(name, server, "/s").over(floor, "bare recvmmsg and sendmmsg");
+        }
+        Ok(())
+    }
+
+    fn answers(
+        &self,
+        bench: &Bench,
+        target: &Target,
+        suite: &Suite,
+    ) -> Result<(Option<f64>, Flooded), Box<dyn Error>> {
+        let mut flood = Flood::new(target.socket, Kind::Hellos, self.sources, suite)?;
+        let before = target.usage()?;
+        let over = AtomicBool::new(false);
+        let bar = bench.progress("flat out", 0);
+        let flooded = thread::scope(|scope| {
+            let flooding = scope.spawn(|| flood.run(None, &over));
+            bench.stop.wait(self.duration.min(Duration::from_secs(2)));
+            over.store(true, Ordering::Relaxed);
+            flooding.join()
+        });
+        bar.finish_and_clear();
+        let flooded = flooded.map_err(|_| "the flood's thread failed")??;
+        let used = before.zip(target.usage()?).map(|(before, after)| after.since(&before));
+        Ok((used.map(|used| flooded.answers as f64 / used.cpu.as_secs_f64().max(1e-9)), flooded))
+    }
+
+    /// The kernel walks all children of an address to find that none is the sender's (on loopback in the sender's own
+    /// system call, which is what is measured).
+    fn curve(&self, bench: &mut Bench) -> Result<(), Box<dyn Error>> {
+        let dialer = bench.dialer()?;
+        let mut links = Vec::new();
+        let mut points = Vec::new();
+        for &wanted in &self.children {
+            let missing = (wanted as usize).saturating_sub(links.len());
+            let visits = Visits {
+                messages: u32::from(bench.suite().is_none()),
+                answer: bench.common.answer,
+                spread: true,
+                ..Visits::of(missing)
+            };
+            let bar = bench.progress("peers", missing as u64);
+            let visited = visits::run(&dialer, &visits, bench.threads(), &bench.stop, &bar)?;
+            bar.finish_and_clear();
+            links.extend(visited.links);
+            let stranger = UdpSocket::bind("127.0.0.1:0")?;
+            // Five rounds, of which the median counts.
+            let (each, mut rounds) = (self.datagrams / 5, Vec::new());
+            for _ in 0..5 {
+                let began = Instant::now();
+                for _ in 0..each {
+                    // Not DTLS: a server drops it unanswered.
+                    stranger.send_to(b"?", bench.target.socket)?;
+                }
+                rounds.push(began.elapsed().as_secs_f64() * 1e6 / f64::from(each));
+            }
+            rounds.sort_by(f64::total_cmp);
+            bench.report.lower(&format!("unknown datagram beside {wanted}"), rounds[2], "µs");
+            points.push((links.len() as f64, rounds[2]));
+            if links.len() < wanted as usize {
+                let why = visited.why.unwrap_or_else(|| "the run ended".to_owned());
+                bench.report.note(format!("Only {} of {wanted} peers got in: {why}.", links.len()));
+                break;
+            }
+        }
+        bench.report.plain("clients connected", links.len() as f64, "");
+        let series = vec![Series { name: "median".to_owned(), points }];
+        let title = "A datagram of an unknown peer".to_owned();
+        bench.report.plots.push(Plot { title, x: "connected peers".to_owned(), y: "µs".to_owned(), series });
+        figures::tally(&mut bench.report, &Default::default());
+        Ok(())
+    }
+}

@@ -1,0 +1,96 @@
+//! Clients that begin and do not go on, or that say much and read nothing, while honest peers are served.
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use peeloff_stress::client::slow;
+use peeloff_stress::client::visits::{self, Visits};
+use peeloff_stress::honest::{self, Honest};
+use peeloff_stress::options::{self, Bench, Common, Scenario};
+
+/// Measures honest peers beside stalled handshakes and slow readers.
+#[derive(Parser)]
+#[command(name = "slowloris", version)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    /// Handshakes that are begun and not gone on with.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=20_000))]
+    stalled: u32,
+    /// Peers that say much and read nothing.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=20_000))]
+    slow: u32,
+    /// Messages of 1,200 bytes that each of these says.
+    #[arg(long, default_value_t = 1000)]
+    slow_messages: u64,
+    /// Honest peers that talk.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    honest: u32,
+    /// Messages per second of them all together.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
+    honest_rate: u32,
+    /// Honest clients that come meanwhile.
+    #[arg(long, default_value_t = 20)]
+    newcomers: u32,
+    /// How long, once in quiet and once beside them.
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    duration: Duration,
+}
+
+fn main() -> ExitCode {
+    options::main::<Cli>()
+}
+
+impl Scenario for Cli {
+    const NAME: &'static str = "slowloris";
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn run(&self, bench: &mut Bench) -> Result<(), Box<dyn Error>> {
+        bench.probe()?;
+        let dialer = bench.dialer()?;
+        bench.report.option("stalled", self.stalled);
+        bench.report.option("slow", format!("{}, {} messages each", self.slow, self.slow_messages));
+        bench.report.option("honest", format!("{} peers, {}/s", self.honest, self.honest_rate));
+        let mut honest =
+            Honest::enter(bench, self.honest as usize, self.honest_rate, self.newcomers as usize)?;
+        let bar = bench.progress("in quiet", 0);
+        let quiet = honest.serve(bench, self.duration)?;
+        bar.finish_and_clear();
+
+        let before = bench.target.usage()?;
+        let visits = Visits { answer: bench.common.answer, ..Visits::of(self.slow as usize) };
+        let bar = bench.progress("slow readers", u64::from(self.slow));
+        let mut visited = visits::run(&dialer, &visits, bench.threads(), &bench.stop, &bar)?;
+        bar.finish_and_clear();
+        slow::say_and_ignore(&mut visited.links, self.slow_messages, 1200);
+        // Plain UDP has no handshake to stall.
+        let stalls = bench.suite().is_some() || bench.scheme().is_stream();
+        let stalled = match stalls {
+            true => slow::stall(&dialer, self.stalled as usize, &bench.stop)?,
+            false => Vec::new(),
+        };
+        let bar = bench.progress("beside them", 0);
+        let busy = honest.serve(bench, self.duration)?;
+        bar.finish_and_clear();
+        let after = bench.target.usage()?;
+
+        let report = &mut bench.report;
+        report.plain("stalled handshakes", stalled.len() as f64, "");
+        report.plain("slow readers", visited.links.len() as f64, "");
+        if let (Some(before), Some(after)) = (before, after) {
+            let grown = after.since(&before);
+            let each = (stalled.len() + visited.links.len()).max(1) as f64;
+            report.lower("server RSS for each of them", grown.rss_kib as f64 / each, "KiB");
+            report.plain("threads for them", grown.threads as f64, "");
+            report.plain("descriptors for them", grown.fds as f64, "");
+            report.plain("server CPU", grown.cpu.as_secs_f64() * 1e3 / self.duration.as_secs_f64(), "ms/s");
+        }
+        honest::say(report, &quiet, &busy, "beside them");
+        Ok(())
+    }
+}
