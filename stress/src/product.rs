@@ -36,7 +36,11 @@ pub fn serve(role: Role, serving: &Serving) -> Result<(), Box<dyn Error>> {
         Role::FanOut => {
             let handle = Arc::new(OnceLock::new());
             let all = Arc::clone(&handle);
-            let server = builder.start(move |peer: &mut Peer| pass_on(peer, &all))?;
+            let arrivals = AtomicUsize::new(0);
+            let server = builder.start(move |peer: &mut Peer| {
+                arrivals.fetch_add(1, Ordering::Relaxed);
+                pass_on(peer, &all, &arrivals)
+            })?;
             let _ = handle.set(server.handle());
             server
         }
@@ -76,14 +80,16 @@ fn echo(peer: &mut Peer, sleep: Option<Duration>) -> Result<(), peeloff::Error> 
     Ok(())
 }
 
-/// Each receiver costs what encrypting and sending cost on this thread; nobody else is woken.
-fn pass_on(peer: &mut Peer, server: &OnceLock<Handle>) -> Result<(), peeloff::Error> {
+/// Each receiver costs what encrypting and sending cost on this thread; nobody else is woken. Who is there is asked
+/// again only when somebody came.
+fn pass_on(peer: &mut Peer, server: &OnceLock<Handle>, arrivals: &AtomicUsize) -> Result<(), peeloff::Error> {
     let mut buffer = [0; 2048];
-    let mut others = Vec::new();
+    let (mut others, mut known) = (Vec::new(), 0);
     while let Some(len) = peer.recv(&mut buffer)? {
         let message: Arc<[u8]> = buffer[..len].into();
-        if others.is_empty() {
-            // Whoever speaks first speaks when all are there.
+        let arrived = arrivals.load(Ordering::Relaxed);
+        if known != arrived {
+            known = arrived;
             let all = server.get().map(Handle::peers).unwrap_or_default();
             others = all.into_iter().filter(|other| other.id() != peer.id()).collect();
         }

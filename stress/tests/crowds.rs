@@ -1,0 +1,96 @@
+//! The binaries `idle`, `burst`, `churn` and `fanout`.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use common::{assert_whole, refusal, report, run, value};
+use peeloff_stress::report::Report;
+
+const IDLE: &str = env!("CARGO_BIN_EXE_idle");
+const BURST: &str = env!("CARGO_BIN_EXE_burst");
+const CHURN: &str = env!("CARGO_BIN_EXE_churn");
+const FANOUT: &str = env!("CARGO_BIN_EXE_fanout");
+
+#[test]
+fn idle_peers_are_counted_and_still_served() {
+    for scheme in ["udp", "dtls", "tls"] {
+        let report = report(IDLE, &["--scheme", scheme, "--peers", "20", "--duration", "50ms", "--floor"]);
+        assert_eq!(value(&report, "clients connected"), 20.0, "{scheme}");
+        assert_eq!(value(&report, "messages echoed"), 20.0, "{scheme}");
+        assert!(value(&report, "server threads") >= 20.0);
+        assert!(value(&report, "server descriptors") >= 20.0);
+        assert_whole(&report);
+    }
+}
+
+#[test]
+fn everybody_of_a_burst_gets_in() {
+    let report = report(BURST, &["--clients", "20,40", "--floor"]);
+    for clients in [20, 40] {
+        assert_eq!(value(&report, &format!("connected of {clients}")), f64::from(clients));
+        assert_eq!(value(&report, &format!("failed of {clients}")), 0.0);
+    }
+}
+
+#[test]
+fn clients_come_and_go() {
+    let limits = ["--count", "40", "--warm-up", "10", "--messages", "2", "--settle", "0s"];
+    for scheme in ["udp", "dtls", "tcp", "tls"] {
+        let report = report(CHURN, &[&limits[..], &["--scheme", scheme]].concat());
+        assert_eq!(value(&report, "clients connected"), 40.0, "{scheme}");
+        assert_eq!(value(&report, "messages echoed"), 80.0, "{scheme}");
+        assert_whole(&report);
+    }
+}
+
+#[test]
+fn every_receiver_hears_every_message() {
+    for scheme in ["dtls", "tcp", "tls"] {
+        let arguments = ["--scheme", scheme, "--receivers", "10", "--messages", "20", "--floor"];
+        let report = report(FANOUT, &arguments);
+        assert_eq!(value(&report, "messages echoed"), 200.0, "{scheme}");
+        assert_whole(&report);
+    }
+    let said = refusal(FANOUT, &["--scheme", "udp"]);
+    assert!(said.contains("dtls"), "{said}");
+}
+
+#[test]
+fn a_report_is_written_as_page_and_json_and_compared_with() {
+    let folder = std::env::temp_dir().join(format!("peeloff-stress-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let (json, html) = (folder.join("old.json"), folder.join("page.html"));
+    let (json, html) = (json.to_str().unwrap(), html.to_str().unwrap());
+    let output = run(BURST, &["--clients", "5", "--quiet", "--json", json]);
+    assert!(output.status.success());
+    let old: Report = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    assert_eq!(value(&old, "connected of 5"), 5.0);
+    let output = run(BURST, &["--clients", "5", "--quiet", "--compare", json, "--html", html]);
+    assert!(output.status.success());
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains(&format!("compared with the run of {}", old.began)), "{table}");
+    let page = fs::read_to_string(html).unwrap();
+    assert!(page.contains("<svg") && page.contains("connected of 5"));
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn an_interrupted_run_still_reports() {
+    let arguments = ["--scheme", "udp", "--peers", "3", "--duration", "1h", "--json", "-", "--quiet"];
+    let child = Command::new(IDLE).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+    // It is quiet once its peers are there: then there is a server with a thread for each of them.
+    let pid = child.id();
+    let children = || fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let threads = |pid: &str| fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    while children().split_whitespace().map(threads).max().unwrap_or(0) < 5 {
+        std::thread::yield_now();
+    }
+    assert!(Command::new("kill").args(["-INT", &pid.to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let report: Report = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(report.interrupted);
+}
