@@ -353,14 +353,21 @@ fn a_peer_that_was_woken_goes_on_to_be_heard() {
     // The drain wakes it by shutting the socket down for reading; what comes after that has to be heard.
     let handler = |peer: &mut Peer| {
         let mut buffer = [0; 16];
-        let mut last = false;
-        while !last {
-            if let Some(len) = peer.recv(&mut buffer)? {
-                peer.send(&buffer[..len])?;
-                last = &buffer[..len] == b"last";
+        let mut heard = false;
+        loop {
+            match peer.recv(&mut buffer)? {
+                Some(len) => {
+                    heard = true;
+                    peer.send(&buffer[..len])?;
+                    if &buffer[..len] == b"last" {
+                        return Ok(());
+                    }
+                }
+                // One that knocked just before the drain.
+                None if !heard => return Ok(()),
+                None => {}
             }
         }
-        Ok(())
     };
     for url in BOTH {
         let running = Running::with(url, |builder| builder, handler);
@@ -379,7 +386,7 @@ fn a_peer_that_was_woken_goes_on_to_be_heard() {
         }
         exchange(&mut peer, b"last");
         let report = shutdown.join().unwrap();
-        assert_eq!((report.finished, report.stopped), (1, 0), "{url}");
+        assert_eq!((report.finished, report.stopped), (report.peers, 0), "{url}");
         assert_eq!(peer.recv_timeout(&mut [0; 8], DEADLINE).unwrap(), None, "{url}");
     }
 }
