@@ -261,6 +261,100 @@ fn old_versions_and_suites_without_protection_are_refused() {
     server.handle().shutdown(DEADLINE);
 }
 
+/// `openssl s_client` that takes commands: a line with `K`, `k` or `R` alone.
+fn commanded(server: &Server, version: &Version) -> Program {
+    let connect = format!("127.0.0.1:{}", port(server));
+    let mut client = Program::start("openssl", &["s_client", version.openssl, "-connect", &connect]);
+    talk(&mut client, "hello over there");
+    client
+}
+
+/// Sends a line and expects it back.
+fn talk(client: &mut Program, line: &str) {
+    client.say(line);
+    client.expect(line);
+}
+
+#[test]
+fn messages_arrive_between_the_key_updates_of_others() {
+    let server = start(Some(Identity::self_signed().unwrap()), ClientAuth::None, support::echo);
+    let mut client = commanded(&server, &TLS13);
+    for round in 0..150 {
+        // With an answer, and without one.
+        for update in ["K", "k"] {
+            client.say(update);
+            client.expect("KEYUPDATE");
+            talk(&mut client, &format!("after {update}, round {round}"));
+        }
+    }
+    let mut client =
+        Program::start("gnutls-cli", &gnutls(&server, &normal(&TLS13), &["--insecure", "--inline-commands"]));
+    // It takes no more than eight answers a second.
+    for round in 0..5 {
+        client.say("^rekey^");
+        client.expect("Rekey was completed");
+        talk(&mut client, &format!("after a new key, round {round}"));
+    }
+    assert_eq!(server.handle().stats().peers, 2);
+    server.handle().shutdown(DEADLINE);
+}
+
+#[test]
+fn a_peer_that_wants_to_renegotiate_is_told_that_it_may_not() {
+    let server = start(Some(Identity::self_signed().unwrap()), ClientAuth::None, support::echo);
+    // OpenSSL's client ends when it is told.
+    let mut client = commanded(&server, &TLS12);
+    client.say("R");
+    client.expect("RENEGOTIATING");
+    client.say("hello again");
+    client.expect("no renegotiation");
+    // GnuTLS's asks again and again: the session lives on.
+    let mut stubborn =
+        Program::start("gnutls-cli", &gnutls(&server, &normal(&TLS12), &["--insecure", "--inline-commands"]));
+    talk(&mut stubborn, "hello over there");
+    stubborn.say("^renegotiate^");
+    for _ in 0..3 {
+        stubborn.expect("No renegotiation is allowed");
+    }
+    drop((client, stubborn));
+    let stats = until("both end", || Some(server.handle().stats()).filter(|stats| stats.peers == 0));
+    assert_eq!((stats.handshakes, stats.handler_panics), (2, 0));
+    server.handle().shutdown(DEADLINE);
+}
+
+#[test]
+fn others_may_renegotiate_eight_times_where_that_is_allowed() {
+    let mut settings = StreamSettings::default();
+    settings.renegotiation = true;
+    let server = Server::builder()
+        .listen("tls://127.0.0.1:0".parse().unwrap())
+        .identity(Identity::self_signed().unwrap())
+        .stream(settings)
+        .start(support::echo)
+        .unwrap();
+    let mut client = commanded(&server, &TLS12);
+    for round in 1..=8 {
+        client.say("R");
+        client.expect("RENEGOTIATING");
+        talk(&mut client, &format!("round {round}"));
+    }
+    client.say("R");
+    client.expect("RENEGOTIATING");
+    client.say("round 9");
+    assert_eq!(client.line_with("round 9"), None, "it may renegotiate again and again");
+    let stats = until("it ends", || Some(server.handle().stats()).filter(|stats| stats.peers == 0));
+    assert_eq!(stats.ended("protocol"), 1, "{stats:?}");
+
+    let arguments = gnutls(&server, &normal(&TLS12), &["--insecure", "--inline-commands"]);
+    let mut client = Program::start("gnutls-cli", &arguments);
+    for round in 1..=8 {
+        client.say("^renegotiate^");
+        client.expect("ReHandshake was completed");
+        talk(&mut client, &format!("round {round}"));
+    }
+    server.handle().shutdown(DEADLINE);
+}
+
 /// Lines, which is what these servers echo.
 fn lines() -> StreamSettings {
     let mut settings = StreamSettings::default();
