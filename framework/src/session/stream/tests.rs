@@ -495,6 +495,37 @@ fn fill(socket: &Socket) -> usize {
 }
 
 #[test]
+fn a_handshake_that_finds_no_room_goes_on_once_there_is_some_or_ends_in_time() {
+    for (reads, patience) in [(true, DEADLINE), (false, Duration::from_millis(300))] {
+        let (mut session, socket, mut client) = pair(&settings(|_| {}), SslVersion::TLS1_3);
+        let filled = fill(&socket);
+        begin(&mut client);
+        let address = "127.0.0.1:1".parse().unwrap();
+        let association = Arc::new(Association::new(Scheme::Tls, address, address));
+        let mut transport =
+            TcpTransport::new(socket, Arc::clone(&association), Arc::new(Counters::default()));
+        thread::scope(|scope| {
+            let served =
+                scope.spawn(|| session.shake_hands(&mut transport, &association, after(patience)).map(drop));
+            if reads {
+                let raw = &mut client.get_mut().socket;
+                io::copy(&mut raw.take(filled as u64), &mut io::sink()).unwrap();
+                client.do_handshake().unwrap();
+            }
+            match served.join().unwrap() {
+                Ok(()) => assert!(reads, "its flight cannot have arrived"),
+                Err(failure) => {
+                    assert!(
+                        !reads && matches!(failure, Failure::Ended(EndReason::HandshakeTimedOut)),
+                        "{failure}"
+                    );
+                }
+            }
+        });
+    }
+}
+
+#[test]
 fn an_answer_that_found_no_room_leaves_as_soon_as_there_is_some() {
     let settings = settings(|_| {});
     let (mut session, socket, mut client) = pair(&settings, SslVersion::TLS1_3);
