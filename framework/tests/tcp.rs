@@ -441,8 +441,8 @@ fn junk_instead_of_a_handshake_ends_that_connection_alone() {
         stream.shutdown(Shutdown::Write).unwrap();
         let _ = stream.read_to_end(&mut Vec::new());
     }
-    let stats = running.until("they end", |stats| stats.ended("handshake_failed") == 4);
-    assert_eq!((stats.peers, stats.half_open), (1, 0));
+    let stats = running.until("they end", |stats| (stats.peers, stats.half_open) == (1, 0));
+    assert_eq!(stats.ended("handshake_failed"), 4);
     exchange(&mut honest, b"hello");
 }
 
@@ -506,7 +506,8 @@ fn a_proxy_says_who_is_behind_it() {
         for piece in header(last).chunks(5) {
             stream.write_all(piece).unwrap();
         }
-        stream.write_all(b"hello").unwrap();
+        // Who is refused may have been reset by now.
+        let _ = stream.write_all(b"hello");
         let mut answer = [0; 64];
         let len = stream.read(&mut answer).unwrap_or(0);
         (stream, String::from_utf8_lossy(&answer[..len]).into_owned())
