@@ -258,8 +258,10 @@ fn number_in(line: &str) -> Option<usize> {
 fn a_slow_reader_loses_lines_by_the_policy_and_nobody_else_does() {
     // More than the kernel's buffers hold.
     const LINES: usize = 8000;
+    const OUTBOX: usize = 8;
     for (policy, keeps_last) in [("drop-oldest", true), ("drop-newest", false)] {
-        let (_server, addresses) = start(&["--flood", "off", "--outbox", "8", "--overflow", policy]);
+        let outbox = OUTBOX.to_string();
+        let (_server, addresses) = start(&["--flood", "off", "--outbox", &outbox, "--overflow", policy]);
         let (mut writer, mut other) =
             (Member::come(&client(), &addresses[2]), Member::come(&client(), &addresses[1]));
         let slow = slow_reader(&addresses[2]);
@@ -290,7 +292,10 @@ fn a_slow_reader_loses_lines_by_the_policy_and_nobody_else_does() {
         assert!(numbers.is_sorted(), "{policy}");
         let before = numbers.iter().filter(|number| **number < LINES).count();
         assert!(before < LINES, "{policy}: nothing was dropped, so nothing was tested");
-        assert_eq!(numbers.contains(&(LINES - 1)), keeps_last, "{policy}: {before}");
+        // Now and then the kernel finds room for one line more, so of the newest some may be there in any case.
+        let last = if keeps_last { LINES - OUTBOX..LINES } else { LINES - 100..LINES };
+        let kept = last.clone().filter(|number| numbers.contains(number)).count();
+        assert_eq!(kept == last.len(), keeps_last, "{policy}: {kept} of the last lines, {before} in all");
     }
 }
 
