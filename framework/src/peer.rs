@@ -211,7 +211,9 @@ impl Peer {
     /// # Errors
     ///
     /// [`Error::MessageTooLarge`], [`Error::EmptyMessage`], [`Error::SendBufferFull`]: not sent, and
-    /// the association lives. [`Error::Ended`]: it is over.
+    /// the association lives. [`Error::Ended`]: it is over. `SendBufferFull` comes at once where a peer that
+    /// renegotiates ([`StreamSettings::renegotiation`](crate::StreamSettings::renegotiation)) said something
+    /// that has to be received first.
     pub fn send(&mut self, message: &[u8]) -> Result<(), Error> {
         self.send_with(message, &SendInfo::default())
     }
@@ -251,6 +253,10 @@ impl Peer {
             }
             let now = Instant::now();
             let deadline = *deadline.get_or_insert_with(|| after(self.timeouts.send));
+            if self.awaits_handshake() {
+                self.hear_handshake(deadline)?;
+                continue;
+            }
             let Some(transport) = &self.transport else { continue };
             let left = deadline.saturating_duration_since(now);
             if left.is_zero() || !wait_for_room(transport, left) {

@@ -2,16 +2,13 @@
 
 #[path = "support/credentials.rs"]
 mod credentials;
+#[path = "support/programs.rs"]
+mod programs;
 mod support;
-
-use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Instant;
 
 use credentials::{Authority, ed25519, p256, rsa};
 use peeloff::{Client, ClientAuth, ConnectError, Error, Identity, Peer, PeerHandler, PeerIdentity, Server};
+use programs::{file, run, words};
 use support::{DEADLINE, assert_no_retransmission, exchange};
 
 const KEY: &[u8] = b"\x1a\x2b\x3c\x4d\x5e\x6f\x70\x81\x92\xa3\xb4\xc5\xd6\xe7\xf8\x09";
@@ -37,57 +34,6 @@ fn start(identity: Option<Identity>, auth: ClientAuth, handler: impl PeerHandler
     builder.start(handler).unwrap()
 }
 
-/// Runs a client, says hello, and reads until it has `wanted` on its output or ends; gives all output.
-fn run(program: &str, arguments: &[String], wanted: &str) -> (bool, String) {
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| {
-            panic!("{program} does not start ({error}); install it (openssl, gnutls-bin)")
-        });
-    let mut input = child.stdin.take().unwrap();
-    input.write_all(b"hello over there\n").unwrap();
-    let (sender, lines) = channel();
-    let mut readers = Vec::new();
-    let outputs: [Box<dyn Read + Send>; 2] =
-        [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
-    for output in outputs {
-        let sender = sender.clone();
-        readers.push(std::thread::spawn(move || {
-            for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
-                let _ = sender.send(String::from_utf8_lossy(&line).into_owned());
-            }
-        }));
-    }
-    drop(sender);
-    let (deadline, mut seen) = (Instant::now() + DEADLINE, String::new());
-    let found = loop {
-        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(line) => {
-                seen += &line;
-                seen.push('\n');
-                if line.contains(wanted) {
-                    break true;
-                }
-            }
-            Err(RecvTimeoutError::Disconnected) => break false,
-            Err(RecvTimeoutError::Timeout) => break false,
-        }
-    };
-    drop(input);
-    end(child);
-    readers.into_iter().for_each(|reader| reader.join().unwrap());
-    (found, seen)
-}
-
-fn end(mut child: Child) {
-    let _ = child.kill();
-    let _ = child.wait();
-}
-
 fn port(server: &Server) -> String {
     server.addresses()[0].port.to_string()
 }
@@ -95,18 +41,12 @@ fn port(server: &Server) -> String {
 fn s_client(server: &Server, more: &[&str]) -> Vec<String> {
     let connect = format!("127.0.0.1:{}", port(server));
     let base = ["s_client", "-dtls1_2", "-quiet", "-connect", &connect];
-    base.iter().chain(more).map(|word| (*word).to_owned()).collect()
+    words(&base, more)
 }
 
 fn gnutls(server: &Server, more: &[&str]) -> Vec<String> {
     let port = port(server);
-    ["--udp", "-p", &port, "127.0.0.1"].iter().chain(more).map(|word| (*word).to_owned()).collect()
-}
-
-fn file(name: &str, content: &[u8]) -> PathBuf {
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{name}", std::process::id()));
-    std::fs::write(&path, content).unwrap();
-    path
+    words(&["--udp", "-p", &port, "127.0.0.1"], more)
 }
 
 #[test]
@@ -257,9 +197,7 @@ fn old_versions_and_suites_without_protection_are_refused() {
         &["-dtls1_2", "-cipher", "aNULL:@SECLEVEL=0"],
         &["-dtls1_2", "-cipher", "AES128-SHA"],
     ] {
-        let mut arguments: Vec<String> =
-            ["s_client", "-quiet", "-connect", &connect].map(str::to_owned).to_vec();
-        arguments.extend(refused.iter().map(|word| (*word).to_owned()));
+        let arguments = words(&["s_client", "-quiet", "-connect", &connect], refused);
         let (found, seen) = run("openssl", &arguments, "hello over there");
         assert!(!found, "{refused:?}: {seen}");
     }

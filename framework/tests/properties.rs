@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use peeloff::internals::admit::{Ledger, Prefix, RateTable};
 use peeloff::internals::cookie::{CookieJar, CookieVerdict};
+use peeloff::internals::frames::{self, Frame, Frames};
 use peeloff::internals::hello::{self, ClientHello, FirstDatagram};
 use peeloff::internals::record::{self, Filtered, Phase};
-use peeloff::{Limits, Refusal};
+use peeloff::{Framing, Limits, Refusal};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -148,6 +149,8 @@ proptest! {
         fuzz_bodies::record_filter(&input);
         fuzz_bodies::control_messages(&input);
         fuzz_bodies::sctp_notifications(&input);
+        fuzz_bodies::stream_frames(&input);
+        fuzz_bodies::proxy_header(&input);
     }
 
     #[test]
@@ -273,6 +276,74 @@ proptest! {
         let len = (8 + fields.len()).saturating_sub(less.saturating_sub(6)) as u32;
         let header = [kind.to_ne_bytes(), flags.to_ne_bytes()].concat();
         fuzz_bodies::sctp_notifications(&[&header[..], &len.to_ne_bytes(), &fields].concat());
+    }
+}
+
+/// What peers send as lines, with many ends in it.
+fn text() -> impl Strategy<Value = Vec<u8>> {
+    vec(prop_oneof![4 => any::<u8>(), 2 => Just(b'\n'), 1 => Just(b'\r')], 0..400)
+}
+
+/// Messages with their length in front, some of which lie about it.
+fn prefixed() -> impl Strategy<Value = Vec<u8>> {
+    let lie = prop_oneof![8 => Just(0_i64), 1 => -3_i64..4, 1 => any::<u32>().prop_map(i64::from)];
+    let message = (vec(any::<u8>(), 0..60), lie).prop_map(|(message, lie)| {
+        let len = (message.len() as i64 + lie).clamp(0, u32::MAX.into()) as u32;
+        [&len.to_be_bytes()[..], &message].concat()
+    });
+    vec(message, 0..12).prop_map(|messages| messages.concat())
+}
+
+proptest! {
+    #![proptest_config(seeded(400))]
+
+    #[test]
+    fn messages_of_a_stream_are_the_same_however_it_is_cut(
+        lines in text(), prefixed in prefixed(), later: bool, limit in 0_u8..80, size: u8,
+    ) {
+        let later = u8::from(later) * 2;
+        fuzz_bodies::stream_frames(&[&[later, limit, size / 8][..], &lines].concat());
+        fuzz_bodies::stream_frames(&[&[later + 1, limit, size / 8][..], &prefixed].concat());
+    }
+
+    #[test]
+    fn what_is_sent_is_received(
+        messages in vec(vec(any::<u8>(), 0..200), 0..20), lines: bool, size in 1_usize..300,
+    ) {
+        let framing = if lines { Framing::Lines } else { Framing::LengthPrefixed };
+        let mut frames = Frames::new(framing, 200).unwrap();
+        let (mut stream, mut found) = (Vec::new(), Vec::new());
+        // What a line can carry.
+        let carried = |message: &Vec<u8>| !lines || !message.iter().any(|byte| b"\r\n".contains(byte));
+        let messages: Vec<Vec<u8>> = messages.into_iter().filter(carried).collect();
+        for message in &messages {
+            frames::encode(framing, message, &mut stream);
+        }
+        for read in stream.chunks(size) {
+            frames.push(read);
+            while let Some(frame) = frames.next_frame() {
+                match frame {
+                    Frame::Message(message) => found.push(message.to_vec()),
+                    Frame::TooLong => prop_assert!(false, "none is too long"),
+                }
+            }
+        }
+        prop_assert_eq!(found, messages);
+    }
+}
+
+proptest! {
+    #![proptest_config(seeded(3000))]
+
+    #[test]
+    fn a_header_of_a_proxy_is_read_or_refused(
+        command in prop_oneof![8 => Just(0x21_u8), 1 => Just(0x20), 1 => any::<u8>()],
+        family in prop_oneof![4 => Just(0x11_u8), 4 => Just(0x21), 1 => any::<u8>()],
+        rest in vec(any::<u8>(), 0..80), more in 0_u16..4,
+    ) {
+        let len = (rest.len() as u16).saturating_sub(more).to_be_bytes();
+        let head = [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[command, family]].concat();
+        fuzz_bodies::proxy_header(&[&head[..], &len, &rest].concat());
     }
 }
 
@@ -432,7 +503,22 @@ fn the_fuzz_targets_hold_on_mutated_input() {
     let sctp_control = [message(3, &[1; 28]), vec![0; 4], message(4, &[2; 16])].concat();
     // SCTP_ASSOC_CHANGE with a reason.
     let lost = b"\x01\x80\0\0\x1c\0\0\0\x01\0\0\x0c\x08\0\x08\0\x07\0\0\0\0\x0c\0\x08busy".to_vec();
-    let seeds = [hello, last_flight, data, record(21, 0, 1, &[2, 40]), control, sctp_control, lost, vec![]];
+    let proxied = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc6\x33\x64\x01\x10\0\x11\x51".to_vec();
+    let lines = b"\0\x05\x02one\r\n\ntoo long\nlast".to_vec();
+    let prefixed = b"\x01\x05\x02\0\0\0\x03one\0\0\0\x08too long\0\0\0\0".to_vec();
+    let seeds = [
+        hello,
+        last_flight,
+        data,
+        record(21, 0, 1, &[2, 40]),
+        control,
+        sctp_control,
+        lost,
+        proxied,
+        lines,
+        prefixed,
+        vec![],
+    ];
     let mut random = Random(0x6347);
     for _ in 0..20_000 {
         let mut input = seeds[random.below(seeds.len())].clone();
@@ -442,6 +528,8 @@ fn the_fuzz_targets_hold_on_mutated_input() {
         fuzz_bodies::hello(&input);
         fuzz_bodies::control_messages(&input);
         fuzz_bodies::sctp_notifications(&input);
+        fuzz_bodies::stream_frames(&input);
+        fuzz_bodies::proxy_header(&input);
         input.insert(0, random.below(256) as u8);
         fuzz_bodies::record_filter(&input);
     }

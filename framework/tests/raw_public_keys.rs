@@ -105,3 +105,46 @@ fn a_file_without_a_key_is_named() {
     assert!(error.contains(path.to_str().unwrap()) && error.contains("-pubout"), "{error}");
     std::fs::remove_file(path).unwrap();
 }
+
+#[test]
+#[cfg_attr(not(raw_public_keys), ignore = "needs OpenSSL 3.2; scripts/test runs it with one")]
+fn a_certificate_around_the_key_is_not_the_key() {
+    let identity = Identity::self_signed().unwrap();
+    for url in BOTH {
+        // This server shows no bare keys.
+        let server = start(url, Credentials::new().identity(identity.clone())).unwrap();
+        let client = Client::builder().raw_public_key(PublicKey::of(&identity).unwrap());
+        assert!(!is_served(client.connect(&server.addresses()[0])), "{url}");
+        server.handle().shutdown(DEADLINE);
+    }
+}
+
+#[test]
+#[cfg_attr(not(raw_public_keys), ignore = "needs OpenSSL 3.2; scripts/test runs it with one")]
+fn a_key_that_was_taken_back_neither_comes_in_nor_resumes() {
+    let [ours, alice, bob] = [0; 3].map(|_| Identity::self_signed().unwrap());
+    let key = |identity: &Identity| PublicKey::of(identity).unwrap();
+    for url in BOTH {
+        let authority = Authority::new();
+        let credentials = |known: &Identity| {
+            Credentials::new()
+                .identity(ours.clone())
+                .client_auth(ClientAuth::Required(authority.bundle()))
+                .raw_public_keys(&[key(known)])
+        };
+        let server = start(url, credentials(&alice)).unwrap();
+        let client = |identity: &Identity| {
+            Client::builder().raw_public_key(key(&ours)).identity(identity.clone()).timeout(DEADLINE)
+        };
+        let (alices, bobs) = (client(&alice), client(&bob));
+        for resumed in 0..2 {
+            assert!(is_served(alices.connect(&server.addresses()[0])), "{url}");
+            assert_eq!(server.handle().stats().resumed, resumed, "{url}");
+        }
+        server.handle().reload(credentials(&bob)).unwrap();
+        assert!(!is_served(alices.connect(&server.addresses()[0])), "{url}");
+        assert!(is_served(bobs.connect(&server.addresses()[0])), "{url}");
+        assert_eq!(server.handle().stats().resumed, 1, "{url}");
+        server.handle().shutdown(DEADLINE);
+    }
+}

@@ -13,8 +13,10 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use child::Child;
-use peeloff::Peer;
+use peeloff::{Peer, Scheme};
 use support::{DEADLINE, Running, exchange, until};
+
+const URLS: [&str; 3] = ["dtls://127.0.0.1:0", "tcp://127.0.0.1:0", "tls://127.0.0.1:0"];
 
 /// Descriptors that the server's process may have.
 const DESCRIPTORS: u32 = 160;
@@ -37,66 +39,134 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
+/// What the server without descriptors listens on.
+const URL: &str = "PEELOFF_TEST_URL";
+
+/// A server in a process with few descriptors.
+fn start_without_descriptors(url: &str) -> Child {
+    Child::start_with("the_server_without_descriptors", |command| {
+        command.env(URL, url);
+        limited(command, "-n", DESCRIPTORS);
+    })
+}
+
 #[test]
 fn without_descriptors_new_peers_are_refused_until_some_are_free() {
     let _alone = alone();
-    let mut child =
-        Child::start_with("the_server_without_descriptors", |command| limited(command, "-n", DESCRIPTORS));
-    let mut peers = fill(&mut child, Vec::new());
-    let full = child.stats();
-    assert!(peers.len() > 50, "{} peers", peers.len());
-    assert_eq!(full.get("peers"), peers.len() as u64);
-    assert_eq!(full.get("out_of_descriptors"), full.get("refused_no_file_descriptor"));
-    assert_eq!((full.get("half_open"), full.get("out_of_memory")), (0, 0));
-    let left = u64::from(DESCRIPTORS) - child.usage().get("fds");
-    assert!((50..=64).contains(&left), "{left} descriptors are left for the program");
-    peers.iter_mut().for_each(|peer| exchange(peer, b"while it is full"));
+    for url in URLS {
+        let mut child = start_without_descriptors(url);
+        let mut peers = fill(&mut child, Vec::new());
+        let full = child.stats();
+        assert!(peers.len() > 50, "{url}: {} peers", peers.len());
+        assert_eq!(full.get("peers"), peers.len() as u64, "{url}");
+        assert_eq!(full.get("out_of_descriptors"), full.get("refused_no_file_descriptor"), "{url}");
+        assert_eq!((full.get("half_open"), full.get("out_of_memory")), (0, 0), "{url}");
+        // Those that are left over are enough to accept and refuse with.
+        assert_eq!(full.get("accept_pauses"), 0, "{url}");
+        let left = u64::from(DESCRIPTORS) - child.usage().get("fds");
+        assert!((50..=64).contains(&left), "{url}: {left} descriptors are left for the program");
+        peers.iter_mut().for_each(|peer| exchange(peer, b"while it is full"));
 
-    // One whose hello was refused asks again, and is served when there is room.
-    let client = child.client();
-    let url = child.url().clone();
-    let waiting = std::thread::spawn(move || client.connect(&url).unwrap());
-    child.until("it is refused", |stats| {
-        stats.get("refused_no_file_descriptor") > full.get("refused_no_file_descriptor")
-    });
-    let there = peers.len() as u64;
-    for mut gone in peers.drain(..10) {
-        gone.close();
+        // One whose hello was refused asks again, and is served when there is room. A connection that is
+        // refused is reset.
+        let client = child.client();
+        let address = child.url().clone();
+        let asks_again = address.scheme == Scheme::Dtls;
+        let waiting = asks_again.then(|| std::thread::spawn(move || client.connect(&address).unwrap()));
+        if !asks_again {
+            assert!(try_connect(&child).is_none(), "{url}");
+        }
+        child.until("it is refused", |stats| {
+            stats.get("refused_no_file_descriptor") > full.get("refused_no_file_descriptor")
+        });
+        let there = peers.len() as u64;
+        for mut gone in peers.drain(..10) {
+            gone.close();
+        }
+        child.until("there is room", |stats| stats.get("peers") <= there - 9);
+        let began = Instant::now();
+        peers.push(child.connect());
+        assert!(began.elapsed() < SOON, "{url}: served after {:?}", began.elapsed());
+        if let Some(waiting) = waiting {
+            peers.push(waiting.join().unwrap());
+        }
+        peers.iter_mut().for_each(|peer| exchange(peer, b"still here"));
+        let stats = child.stats();
+        assert_eq!(
+            (stats.get("peers"), stats.get("ended_closed_by_peer")),
+            (peers.len() as u64, 10),
+            "{url}"
+        );
+        let failures = ["handler_errors", "handler_panics", "ended_io"].map(|name| stats.get(name));
+        assert_eq!(failures, [0; 3], "{url}");
     }
-    child.until("there is room", |stats| stats.get("peers") <= there - 9);
-    let began = Instant::now();
-    peers.push(child.connect());
-    assert!(began.elapsed() < SOON, "served after {:?}", began.elapsed());
-    let mut waited = waiting.join().unwrap();
-    exchange(&mut waited, b"at last");
-    peers.iter_mut().for_each(|peer| exchange(peer, b"still here"));
-    let stats = child.stats();
-    assert_eq!((stats.get("peers"), stats.get("ended_closed_by_peer")), (there - 10 + 2, 10));
-    assert_eq!((stats.get("handler_errors"), stats.get("handler_panics"), stats.get("ended_io")), (0, 0, 0));
 }
 
 #[test]
 fn a_program_that_takes_all_descriptors_harms_no_peer() {
     let _alone = alone();
-    let mut child =
-        Child::start_with("the_server_without_descriptors", |command| limited(command, "-n", DESCRIPTORS));
-    let mut peers: Vec<_> = (0..5).map(|_| child.connect()).collect();
-    for round in 1..=3 {
+    for url in URLS {
+        let mut child = start_without_descriptors(url);
+        let mut peers: Vec<_> = (0..5).map(|_| child.connect()).collect();
+        let began = Instant::now();
+        for round in 1..=3 {
+            child.ask("exhaust");
+            peers = fill(&mut child, peers);
+            let there = peers.len() as u64;
+            let full = child.until("nobody else is there", |stats| stats.get("peers") == there);
+            assert_eq!(full.get("half_open"), 0, "{url}");
+            assert!(there >= 4 + round, "{url}");
+            // Not one was left for the dispatcher, nor for a worker that is woken.
+            peers.iter_mut().for_each(|peer| exchange(peer, b"with no descriptor left"));
+            child.ask("release");
+            let began = Instant::now();
+            peers.push(child.connect());
+            assert!(began.elapsed() < SOON, "{url}: served after {:?}", began.elapsed());
+        }
+        peers.iter_mut().for_each(|peer| exchange(peer, b"after"));
+        let seconds = began.elapsed().as_secs();
+        let there = peers.len();
+        peers.iter_mut().for_each(Peer::close);
+        let stats = child.until("all end", |stats| stats.get("peers") == 0);
+        // Connections whose clients gave up while they waited to be accepted are peers that leave at once.
+        let gave_up = stats.get("opened") - there as u64;
+        let left_at_once = stats.get("ended_closed_by_peer") - there as u64;
+        match child.url().scheme {
+            Scheme::Dtls => assert_eq!((gave_up, left_at_once), (0, 0), "{stats:?}"),
+            Scheme::Tcp => assert!(left_at_once == gave_up, "{stats:?}"),
+            _ => assert!(left_at_once == 0, "{stats:?}"),
+        }
+        // The pauses get longer: 5, 10, 20 ms and so on make eight in the first second, then one in each.
+        let pauses = stats.get("accept_pauses");
+        match child.url().scheme {
+            Scheme::Dtls => assert_eq!(pauses, 0),
+            _ => assert!((3..=3 * 9 + seconds).contains(&pauses), "{url}: {pauses} pauses in {seconds} s"),
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_found_no_descriptor_waits_and_is_served() {
+    let _alone = alone();
+    for url in ["tcp://127.0.0.1:0", "tls://127.0.0.1:0"] {
+        let mut child = start_without_descriptors(url);
+        let mut live = child.connect();
         child.ask("exhaust");
-        peers = fill(&mut child, peers);
-        let full = child.stats();
-        assert_eq!((full.get("peers"), full.get("half_open")), (4 + round, 0));
-        // Not one was left for the dispatcher, nor for a worker that is woken.
-        peers.iter_mut().for_each(|peer| exchange(peer, b"with no descriptor left"));
+        let client = child.client();
+        let address = child.url().clone();
+        let waiting = std::thread::spawn(move || {
+            let mut peer = client.connect(&address).unwrap();
+            exchange(&mut peer, b"at last");
+        });
+        child.until("accepting pauses", |stats| stats.get("accept_pauses") >= 3);
+        exchange(&mut live, b"meanwhile");
+        assert_eq!(child.stats().get("connections"), 1, "{url}");
         child.ask("release");
         let began = Instant::now();
-        peers.push(child.connect());
-        assert!(began.elapsed() < SOON, "served after {:?}", began.elapsed());
+        waiting.join().unwrap();
+        assert!(began.elapsed() < SOON, "{url}: served after {:?}", began.elapsed());
+        exchange(&mut live, b"after");
     }
-    peers.iter_mut().for_each(|peer| exchange(peer, b"after"));
-    peers.iter_mut().for_each(Peer::close);
-    let stats = child.until("all end", |stats| stats.get("peers") == 0);
-    assert_eq!(stats.get("ended_closed_by_peer"), 8, "{stats:?}");
 }
 
 /// Connects clients until one is refused for want of a descriptor. One peer is kept busy meanwhile.
@@ -105,20 +175,24 @@ fn fill(child: &mut Child, mut peers: Vec<Peer>) -> Vec<Peer> {
     let before = refused(child);
     until("a peer is refused", || {
         let opened = child.stats().get("opened");
-        match child.client().timeout(TRY).connect(child.url()) {
-            Ok(mut peer) => {
-                exchange(&mut peer, b"here");
-                peers.push(peer);
-            }
-            Err(error) => {
-                let stats = child.stats();
-                assert_eq!(stats.get("opened"), opened, "it was let in: {error}");
-            }
+        match try_connect(child) {
+            Some(peer) => peers.push(peer),
+            None => assert_eq!(child.stats().get("opened"), opened, "it was let in"),
         }
         exchange(&mut peers[0], b"meanwhile");
         (refused(child) > before).then_some(())
     });
     peers
+}
+
+/// A client that is served, unless it is refused or nobody has time for it.
+fn try_connect(child: &Child) -> Option<Peer> {
+    let mut peer = child.client().timeout(TRY).connect(child.url()).ok()?;
+    peer.send(b"here").ok()?;
+    let mut buffer = [0; 8];
+    let answer = peer.recv_timeout(&mut buffer, TRY).ok()??;
+    assert_eq!(&buffer[..answer], b"here");
+    Some(peer)
 }
 
 /// Runs the command under a limit of the shell's `ulimit`.
@@ -137,7 +211,8 @@ fn the_server_without_descriptors() {
         return;
     }
     let mut taken = Vec::new();
-    child::serve(&Running::echo("dtls://127.0.0.1:0"), |command| match command {
+    let url = std::env::var(URL).expect("it is told where to listen");
+    child::serve(&Running::echo(&url), |command| match command {
         "exhaust" => loop {
             match File::open("/dev/null") {
                 Ok(file) => taken.push(file),

@@ -439,7 +439,8 @@ fn resumer(
     let mut number = 0;
     let address = running.server.addresses()[0].resolve().unwrap()[0];
     let path = FaultyPath::to(address, move |_, to_server, datagram| {
-        if !arms.load(Ordering::SeqCst) {
+        // Application data passes: DTLS makes no promises about that.
+        if !arms.load(Ordering::SeqCst) || datagram.first() == Some(&23) {
             return Fate::Pass;
         }
         number += 1;
@@ -473,7 +474,7 @@ fn every_datagram_of_a_resumed_handshake_may_be_lost_repeated_or_late() {
     assert!(peer.is_resumed());
     exchange(&mut peer, b"hello");
     armed.store(false, Ordering::SeqCst);
-    let datagrams = passed.load(Ordering::SeqCst) - 2;
+    let datagrams = passed.load(Ordering::SeqCst);
     assert!((4..12).contains(&datagrams), "{datagrams} datagrams are no resumed handshake with a cookie");
 
     let faults = [Fate::Drop, Fate::Twice, Fate::Late, Fate::Delay(Duration::from_millis(300))];
@@ -498,8 +499,10 @@ fn every_datagram_of_a_resumed_handshake_may_be_lost_repeated_or_late() {
                     }
                     let mut buffer = [0; 8];
                     let mut answers = [0, 0].map(|_| {
-                        let len = peer.recv_timeout(&mut buffer, DEADLINE).unwrap().unwrap();
-                        buffer[..len].to_vec()
+                        let received = peer.recv_timeout(&mut buffer, DEADLINE);
+                        let len =
+                            received.unwrap_or_else(|error| panic!("{fault:?} of datagram {at}: {error}"));
+                        buffer[..len.unwrap()].to_vec()
                     });
                     answers.sort();
                     assert_eq!(answers, [b"one", b"two"], "{fault:?} of datagram {at}");

@@ -259,7 +259,7 @@ fn a_slow_reader_loses_lines_by_the_policy_and_nobody_else_does() {
     // More than the kernel's buffers hold.
     const LINES: usize = 8000;
     for (policy, keeps_last) in [("drop-oldest", true), ("drop-newest", false)] {
-        let (_server, addresses) = start(&["--flood", "off", "--outbox", "8", "--overflow", policy]);
+        let (_server, addresses) = start(&["--flood", "off", "--outbox", "64", "--overflow", policy]);
         let (mut writer, mut other) =
             (Member::come(&client(), &addresses[2]), Member::come(&client(), &addresses[1]));
         let slow = slow_reader(&addresses[2]);
@@ -290,7 +290,11 @@ fn a_slow_reader_loses_lines_by_the_policy_and_nobody_else_does() {
         assert!(numbers.is_sorted(), "{policy}");
         let before = numbers.iter().filter(|number| **number < LINES).count();
         assert!(before < LINES, "{policy}: nothing was dropped, so nothing was tested");
-        assert_eq!(numbers.contains(&(LINES - 1)), keeps_last, "{policy}: {before}");
+        // What was written while it began to read may have taken the place of some of the oldest that were kept; and now
+        // and then the kernel finds room for one line more, so that one of the newest is there in any case.
+        let last = if keeps_last { LINES - 10..LINES } else { LINES - 200..LINES };
+        let kept = last.clone().filter(|number| numbers.contains(number)).count();
+        assert_eq!(kept == last.len(), keeps_last, "{policy}: {kept} of the last lines, {before} in all");
     }
 }
 
@@ -361,13 +365,17 @@ fn who_writes_too_fast_is_not_heard() {
 fn a_line_that_is_too_long_is_refused_in_a_sentence() {
     let (_server, addresses) = start(&["--max-line", "64"]);
     for address in &addresses {
+        // The one before is just leaving.
         let mut member = Member::come(&client(), address);
         member.write(&"x".repeat(16_000));
-        assert_eq!(member.line(), "! that line is longer than 64 bytes: send it in several");
+        assert_eq!(member.expect("!"), "! that line is longer than 64 bytes: send it in several");
         member.peer().send(b"caf\xe9").unwrap();
-        assert_eq!(member.line(), "! that line is not UTF-8: set your terminal to UTF-8");
+        assert_eq!(member.expect("!"), "! that line is not UTF-8: set your terminal to UTF-8");
         member.write("/frob");
-        assert_eq!(member.line(), "! there is no command /frob: /help lists them, and //frob says /frob");
+        assert_eq!(
+            member.expect("!"),
+            "! there is no command /frob: /help lists them, and //frob says /frob"
+        );
     }
 }
 

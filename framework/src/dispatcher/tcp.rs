@@ -2,8 +2,9 @@
 //!
 //! A connection's address is proven by its handshake (RFC 9293 §3.5), so limits and handler are asked at
 //! once; who is refused is reset. Behind a proxy they are asked by the worker, once the PROXY header has said
-//! who comes. Where no descriptor or memory is left a connection stays in the backlog, and the listener pauses:
-//! 5 ms at first, twice as long each time, a second at most.
+//! who comes. Where the last descriptors are reached, which are kept for handlers and ends of life, a connection is
+//! reset too. Where none or no memory is left it stays in the backlog, and the listener pauses: 5 ms at first,
+//! twice as long each time, a second at most.
 
 use std::io;
 use std::net::SocketAddr;

@@ -25,6 +25,9 @@ pub(super) enum Next {
     Over,
 }
 
+/// Reads that give no message and are still taken in when the time is over.
+const MAX_LATE: u32 = 64;
+
 impl Peer {
     pub(super) fn message_until(
         &mut self,
@@ -52,6 +55,7 @@ impl Peer {
             return self.deliver_long(kept, buffer);
         }
         let mut now = Instant::now();
+        let mut late = 0;
         if std::mem::take(&mut self.heard) {
             self.last_heard = now;
         }
@@ -90,12 +94,22 @@ impl Peer {
                 _ => None,
             };
             let deadline = [user, idle, lifetime, draining, held, look].into_iter().flatten().min();
-            match self.wait(buffer, now, deadline) {
-                Arrival::Message(len) => {
-                    if let Some(next) = self.take_read(len, buffer)? {
-                        return Ok(next);
-                    }
+            let mut arrival = self.wait(buffer, now, deadline);
+            if let Arrival::Message(len) = arrival {
+                if let Some(next) = self.take_read(len, buffer)? {
+                    return Ok(next);
                 }
+                // What is there is taken also when the time is over, but a peer that says nothing without a
+                // pause must not stop the clock.
+                late += u32::from(deadline.is_some_and(|deadline| now >= deadline));
+                if late < MAX_LATE {
+                    now = Instant::now();
+                    continue;
+                }
+                (late, arrival) = (0, Arrival::TimedOut);
+            }
+            match arrival {
+                Arrival::Message(_) => {}
                 Arrival::Notification(notification) => return Ok(Next::Notification(notification)),
                 Arrival::TooLong => return Err(Error::MessageRefused { limit: self.message_limit() }),
                 Arrival::Woken | Arrival::Dry => {}
@@ -130,7 +144,7 @@ impl Peer {
         }
     }
 
-    fn wait(&mut self, buffer: &mut [u8], now: Instant, deadline: Option<Instant>) -> Arrival {
+    pub(super) fn wait(&mut self, buffer: &mut [u8], now: Instant, deadline: Option<Instant>) -> Arrival {
         let Some(transport) = &mut self.transport else { return Arrival::Woken };
         self.association.reading.store(true, Ordering::Relaxed);
         let first = if self.layers == Layers::Plain { buffer } else { &mut [] };

@@ -1,5 +1,7 @@
 //! How the messages of a stream come out of what was read: through TLS where there is one, and through the framing.
 
+use std::time::Instant;
+
 use super::receive::Next;
 use super::{Layers, Peer};
 use crate::association::Link;
@@ -7,6 +9,7 @@ use crate::error::{EndReason, Error};
 use crate::observe::bump;
 use crate::session::{Session, dtls::Read};
 use crate::stream::frames::Frame;
+use crate::transport::Arrival;
 
 /// What is read of TLS at once where a framing takes it: a record.
 const PIECE: usize = 16 << 10;
@@ -43,14 +46,20 @@ impl Peer {
             if !direct {
                 piece.resize(PIECE, 0);
             }
+            let mut unsent = false;
             let (read, more) = match &mut *self.association.link.lock() {
                 Link::Open(Session::Stream(session)) => {
                     let read = session.read(if direct { &mut *buffer } else { &mut piece });
                     session.give_back(&mut piece);
+                    // An answer of OpenSSL's may have found no room.
+                    unsent = session.has_unsent();
                     (read, session.has_more())
                 }
                 _ => (Read::Nothing, false),
             };
+            if unsent {
+                self.note_unsent();
+            }
             let taken = match (read, &mut self.frames) {
                 (Read::Message(len), Some(frames)) => {
                     frames.push(&piece[..len]);
@@ -136,6 +145,49 @@ impl Peer {
             self.association.raise(FLUSH);
         } else {
             self.association.note(FLUSH);
+        }
+    }
+
+    /// Whether messages wait for a handshake in the middle of the session.
+    pub(super) fn awaits_handshake(&self) -> bool {
+        match &*self.association.link.lock() {
+            Link::Open(Session::Stream(session)) => session.awaits_handshake(),
+            _ => false,
+        }
+    }
+
+    /// Hears the peer until that handshake is over, so that there is room for messages again. Blocks until
+    /// `deadline`.
+    pub(super) fn hear_handshake(&mut self, deadline: Instant) -> Result<(), Error> {
+        loop {
+            let advanced = match &mut *self.association.link.lock() {
+                Link::Open(Session::Stream(session)) if session.awaits_handshake() => session.advance(),
+                _ => return Ok(()),
+            };
+            self.more = true;
+            match advanced {
+                Ok(true) if !self.awaits_handshake() => return Ok(()),
+                Ok(true) => {}
+                Ok(false) => return Err(Error::SendBufferFull),
+                Err(why) => return Err(Error::Ended(self.finish_with(EndReason::Protocol(why), None))),
+            }
+            self.flush();
+            match self.wait(&mut [], Instant::now(), Some(deadline)) {
+                Arrival::Message(_) => {
+                    let mut scratch = std::mem::take(&mut self.scratch);
+                    if let Link::Open(Session::Stream(session)) = &mut *self.association.link.lock() {
+                        session.feed(&mut scratch);
+                    }
+                    self.scratch = scratch;
+                }
+                Arrival::TimedOut => return Err(Error::SendBufferFull),
+                Arrival::Over(reason) => {
+                    let reason =
+                        if reason == EndReason::ClosedByPeer { EndReason::Truncated } else { reason };
+                    return Err(Error::Ended(self.finish_with(reason, None)));
+                }
+                _ => {}
+            }
         }
     }
 

@@ -3,17 +3,22 @@
 //! Nothing here blocks. What the kernel has no room for waits in [`Pending`], in order, and goes before
 //! anything later. OpenSSL writes there too and is never told to wait: so a read that has to answer (a key
 //! update, a ticket, a renegotiation) and a write in the middle of that need no state of their own. One case is
-//! left, a message that is to be sent while a renegotiation waits for the peer: it is kept as it is until that is over.
+//! left, a message that is to be sent while a handshake waits for the peer (a renegotiation, or half a key
+//! update): it is kept as it is until that is over. Only reads get such a handshake on, because OpenSSL takes
+//! the peer's data in the middle of it from there alone.
 
-use std::collections::VecDeque;
-use std::io;
+mod pending;
+#[cfg(test)]
+mod tests;
+
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use openssl::ssl::{ErrorCode, Ssl, SslContext, SslRef, SslStream, SslVersion};
+use openssl::ssl::{ErrorCode, Ssl, SslContext, SslRef, SslStream};
 use socket2::Socket;
 
+use self::pending::{Pending, StreamIo, Wrote};
 use super::Sent;
 use super::dtls::{Facts, Read, describe};
 use super::handshake::{Failure, Resume, after, broken, client_ssl, progress, server_ssl};
@@ -23,10 +28,9 @@ use crate::stream::frames::{Frames, PREFIX, encode};
 use crate::stream::{Framing, StreamSettings};
 use crate::sys::epoll::wait_writable;
 use crate::sys::message;
-use crate::sys::ossl;
+use crate::sys::ossl::{self, Handshakes};
 use crate::transport::Arrival;
 use crate::transport::tcp::TcpTransport;
-use crate::transport::udp::is_memory;
 
 /// Bytes of OpenSSL's own (answers to key updates, alerts) that may wait beyond what messages may take. A
 /// peer that asks for more and reads nothing is given up.
@@ -53,11 +57,10 @@ pub(crate) struct StreamSession {
     max_pending: usize,
     /// A message with what its framing adds.
     framed: Vec<u8>,
-    /// Messages that a renegotiation holds up. The first one may be in OpenSSL's hands.
-    deferred: VecDeque<Vec<u8>>,
-    deferred_bytes: usize,
-    renegotiating: bool,
-    renegotiations: u32,
+    /// Bytes of messages that a handshake in the middle of the session holds up.
+    deferred: Vec<u8>,
+    /// Where a peer may renegotiate: handshakes so far, the first one too.
+    handshakes: Option<Handshakes>,
 }
 
 enum Layer {
@@ -78,10 +81,8 @@ impl StreamSession {
         settings: &StreamSettings,
     ) -> Result<Self, Failure> {
         let mut ssl = server_ssl(context)?;
-        if settings.renegotiation {
-            ossl::allow_renegotiation(&mut ssl);
-        }
-        Self::secure(ssl, socket, settings)
+        let handshakes = settings.renegotiation.then(|| ossl::allow_renegotiation(&mut ssl));
+        Ok(Self { handshakes, ..Self::secure(ssl, socket, settings)? })
     }
 
     /// The client's side of TLS; `name` is who the server must prove to be.
@@ -97,7 +98,7 @@ impl StreamSession {
 
     fn secure(ssl: Ssl, socket: Arc<Socket>, settings: &StreamSettings) -> Result<Self, Failure> {
         let largest = settings.max_pending.max(settings.max_message + PREFIX) / 16 * 17 + RECORD_OVERHEAD;
-        let io = StreamIo { incoming: Vec::new(), read: 0, pending: Pending::new(socket, largest + SLACK) };
+        let io = StreamIo::new(Pending::new(socket, largest + SLACK));
         let stream = SslStream::new(ssl, io).map_err(broken)?;
         Ok(Self::new(Layer::Tls(Box::new(stream)), settings))
     }
@@ -109,10 +110,8 @@ impl StreamSession {
             max_message: settings.max_message.max(1),
             max_pending: settings.max_pending,
             framed: Vec::new(),
-            deferred: VecDeque::new(),
-            deferred_bytes: 0,
-            renegotiating: false,
-            renegotiations: 0,
+            deferred: Vec::new(),
+            handshakes: None,
         }
     }
 
@@ -162,11 +161,12 @@ impl StreamSession {
             if signals & signal::EVICT != 0 {
                 return Err(Failure::Ended(EndReason::Evicted));
             }
-            match transport.recv(&mut [], &mut bytes, Instant::now(), Some(deadline)) {
+            let now = Instant::now();
+            if now >= deadline {
+                return Err(Failure::Ended(EndReason::HandshakeTimedOut));
+            }
+            match transport.recv(&mut [], &mut bytes, now, Some(deadline)) {
                 Arrival::Message(_) => self.feed(&mut bytes),
-                Arrival::TimedOut if Instant::now() >= deadline => {
-                    return Err(Failure::Ended(EndReason::HandshakeTimedOut));
-                }
                 Arrival::Over(EndReason::ClosedByPeer) => {
                     let why = "the peer closed during the handshake".to_owned();
                     return Err(Failure::Ended(EndReason::HandshakeFailed(why)));
@@ -223,17 +223,16 @@ impl StreamSession {
                 &framed
             }
         };
-        let sent = match (&mut self.layer, self.deferred.is_empty()) {
-            (Layer::Clear(pending), _) => pending.write(bytes),
-            (Layer::Tls(stream), true) => write_tls(stream, bytes),
-            (Layer::Tls(_), false) => Wrote::Later,
+        let sent = match &mut self.layer {
+            Layer::Clear(pending) => pending.write(bytes),
+            Layer::Tls(stream) if self.deferred.is_empty() => write_tls(stream, bytes),
+            Layer::Tls(_) => Wrote::Later,
         };
         let sent = match sent {
             Wrote::All => Sent::Done,
             Wrote::Some => Sent::Parked,
             Wrote::Later => {
-                self.deferred_bytes += bytes.len();
-                self.deferred.push_back(bytes.to_vec());
+                self.deferred.extend_from_slice(bytes);
                 Sent::Parked
             }
             Wrote::Gone => Sent::Gone,
@@ -252,16 +251,21 @@ impl StreamSession {
         !self.has_unsent()
     }
 
-    /// Whether something waits for room, or for the end of a renegotiation.
+    /// Whether something waits for room, or for the end of a handshake.
     pub(crate) fn has_unsent(&self) -> bool {
         self.unsent() > 0
     }
 
-    fn unsent(&self) -> usize {
-        self.pending().len() + self.deferred_bytes
+    /// Whether messages wait for a handshake, so that room does not help: the peer has to be heard.
+    pub(crate) fn awaits_handshake(&self) -> bool {
+        !self.deferred.is_empty()
     }
 
-    /// Sends what waits for room and, where a renegotiation is over, what that held up.
+    fn unsent(&self) -> usize {
+        self.pending().len() + self.deferred.len()
+    }
+
+    /// Sends what waits for room and, where a handshake is over, what that held up.
     fn send_deferred(&mut self) -> Result<(), Sent> {
         if !self.pending().is_empty() {
             match self.pending_mut().flush() {
@@ -270,15 +274,14 @@ impl StreamSession {
                 _ => {}
             }
         }
-        while let (Layer::Tls(stream), Some(message)) = (&mut self.layer, self.deferred.front()) {
-            match write_tls(stream, message) {
-                Wrote::Later => break,
+        if let Layer::Tls(stream) = &mut self.layer
+            && !self.deferred.is_empty()
+        {
+            match write_tls(stream, &self.deferred) {
+                Wrote::Later => {}
                 Wrote::Gone => return Err(Sent::Gone),
                 Wrote::Broken(why) => return Err(Sent::Broken(why)),
-                Wrote::All | Wrote::Some => {
-                    self.deferred_bytes -= message.len();
-                    self.deferred.pop_front();
-                }
+                Wrote::All | Wrote::Some => self.deferred = Vec::new(),
             }
         }
         Ok(())
@@ -294,21 +297,32 @@ impl StreamSession {
 
     /// Gives the memory of what was fed back, once all of it is read.
     pub(crate) fn give_back(&mut self, bytes: &mut Vec<u8>) {
-        if let Layer::Tls(stream) = &mut self.layer
-            && stream.get_ref().is_drained()
-            && bytes.capacity() == 0
-        {
-            let io = stream.get_mut();
-            *bytes = std::mem::take(&mut io.incoming);
-            bytes.clear();
-            io.read = 0;
+        if let Layer::Tls(stream) = &mut self.layer {
+            stream.get_mut().give_back(bytes);
         }
     }
 
     /// Reads what is there of the stream, at most a record. Only for TLS: in clear nothing was fed.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Read {
         let Layer::Tls(stream) = &mut self.layer else { return Read::Nothing };
-        let read = match stream.ssl_read(buffer) {
+        let result = stream.ssl_read(buffer);
+        self.after_reading(result)
+    }
+
+    /// Gets a handshake that messages wait for on, with what was fed. `false` where it cannot go on before the
+    /// peer's data in front of it is read.
+    pub(crate) fn advance(&mut self) -> Result<bool, String> {
+        let Layer::Tls(stream) = &mut self.layer else { return Ok(true) };
+        let result = stream.ssl_peek(&mut [0]);
+        match self.after_reading(result) {
+            Read::Nothing => Ok(true),
+            Read::Broken(why) => Err(why),
+            _ => Ok(!self.awaits_handshake()),
+        }
+    }
+
+    fn after_reading(&mut self, result: Result<usize, openssl::ssl::Error>) -> Read {
+        let read = match result {
             Ok(len) => Read::Message(len),
             Err(error) => match error.code() {
                 ErrorCode::WANT_READ | ErrorCode::WANT_WRITE => Read::Nothing,
@@ -316,14 +330,10 @@ impl StreamSession {
                 _ => Read::Broken(describe(&error)),
             },
         };
-        let renegotiating = !stream.ssl().is_init_finished();
-        if renegotiating && !self.renegotiating && stream.ssl().version2() == Some(SslVersion::TLS1_2) {
-            self.renegotiations += 1;
-            if self.renegotiations > MAX_RENEGOTIATIONS {
-                return Read::Broken("the peer renegotiates again and again".to_owned());
-            }
+        let begun = self.handshakes.as_ref().map_or(0, Handshakes::begun);
+        if begun > 1 + MAX_RENEGOTIATIONS {
+            return Read::Broken("the peer renegotiates again and again".to_owned());
         }
-        self.renegotiating = renegotiating;
         if !self.deferred.is_empty() {
             // What is wrong shows with the next read.
             let _ = self.send_deferred();
@@ -408,6 +418,10 @@ fn write_tls(stream: &mut SslStream<StreamIo>, message: &[u8]) -> Wrote {
     if message.is_empty() {
         return Wrote::All;
     }
+    // A write would get the handshake on, and call the peer's data in the middle of it an error.
+    if !stream.ssl().is_init_finished() {
+        return Wrote::Later;
+    }
     let result = stream.ssl_write(message);
     let pending = &mut stream.get_mut().pending;
     match result {
@@ -416,164 +430,9 @@ fn write_tls(stream: &mut SslStream<StreamIo>, message: &[u8]) -> Wrote {
             None if pending.is_empty() => Wrote::All,
             None => Wrote::Some,
         },
-        // Nothing is ever full, so this is a renegotiation.
+        // Nothing is ever full, so this is a handshake.
         Err(error) if matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::WANT_WRITE) => Wrote::Later,
         Err(error) if error.code() == ErrorCode::ZERO_RETURN => Wrote::Gone,
         Err(error) => pending.failed.take().unwrap_or_else(|| Wrote::Broken(describe(&error))),
-    }
-}
-
-/// What became of bytes that were to be written.
-#[derive(Debug, PartialEq, Eq)]
-enum Wrote {
-    /// The kernel has them all.
-    All,
-    /// Some wait for room.
-    Some,
-    /// Nothing was written: a renegotiation has to end first.
-    Later,
-    /// The peer has ended the connection; what it said before can still be read.
-    Gone,
-    /// The connection is of no use any more.
-    Broken(String),
-}
-
-/// The way out: the socket, and the bytes that it has no room for.
-struct Pending {
-    socket: Arc<Socket>,
-    bytes: Vec<u8>,
-    /// How many of them are gone.
-    sent: usize,
-    /// Bytes that may wait at most.
-    limit: usize,
-    /// What the last write by OpenSSL failed with.
-    failed: Option<Wrote>,
-}
-
-impl Pending {
-    fn new(socket: Arc<Socket>, limit: usize) -> Self {
-        Self { socket, bytes: Vec::new(), sent: 0, limit, failed: None }
-    }
-
-    fn len(&self) -> usize {
-        self.bytes.len() - self.sent
-    }
-
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Writes bytes behind those that wait.
-    fn write(&mut self, bytes: &[u8]) -> Wrote {
-        let mut written = 0;
-        if self.is_empty() {
-            match self.send(bytes) {
-                Ok(len) if len == bytes.len() => return Wrote::All,
-                Ok(len) => written = len,
-                Err(failed) => return failed,
-            }
-        }
-        if self.len() + bytes.len() - written > self.limit {
-            return Wrote::Broken("the peer reads nothing of the answers that it asks for".to_owned());
-        }
-        self.bytes.extend_from_slice(&bytes[written..]);
-        Wrote::Some
-    }
-
-    /// Sends what waits, as far as there is room.
-    fn flush(&mut self) -> Wrote {
-        while !self.is_empty() {
-            match self.send(&self.bytes[self.sent..]) {
-                Ok(0) => {
-                    if self.sent > self.bytes.len() / 2 {
-                        self.bytes.drain(..self.sent);
-                        self.sent = 0;
-                    }
-                    return Wrote::Some;
-                }
-                Ok(len) => self.sent += len,
-                Err(failed) => {
-                    self.bytes = Vec::new();
-                    self.sent = 0;
-                    return failed;
-                }
-            }
-        }
-        self.bytes = Vec::new();
-        self.sent = 0;
-        Wrote::All
-    }
-
-    /// How many bytes the kernel takes now; 0 where it has no room.
-    fn send(&self, bytes: &[u8]) -> Result<usize, Wrote> {
-        loop {
-            let error = match message::send(self.socket.as_fd(), bytes) {
-                Ok(len) => return Ok(len),
-                Err(error) => error,
-            };
-            match error.raw_os_error() {
-                Some(libc::EINTR) => {}
-                Some(libc::EAGAIN) => return Ok(0),
-                _ if is_memory(&error) => return Ok(0),
-                Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN | libc::ESHUTDOWN) => {
-                    return Err(Wrote::Gone);
-                }
-                _ => return Err(Wrote::Broken(error.to_string())),
-            }
-        }
-    }
-}
-
-/// What OpenSSL reads from and writes to. Trusted code (it is called from C): a read gives bytes that were
-/// fed or WouldBlock, a write takes everything, or fails for good.
-struct StreamIo {
-    incoming: Vec<u8>,
-    /// How many of them are read.
-    read: usize,
-    pending: Pending,
-}
-
-impl StreamIo {
-    fn is_drained(&self) -> bool {
-        self.read == self.incoming.len()
-    }
-
-    fn feed(&mut self, bytes: &mut Vec<u8>) {
-        if self.is_drained() {
-            // Memory goes back and forth instead of being copied.
-            std::mem::swap(&mut self.incoming, bytes);
-            self.read = 0;
-        } else {
-            self.incoming.extend_from_slice(bytes);
-        }
-    }
-}
-
-impl io::Read for StreamIo {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.is_drained() {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        let unread = &self.incoming[self.read..];
-        let len = unread.len().min(buffer.len());
-        buffer[..len].copy_from_slice(&unread[..len]);
-        self.read += len;
-        Ok(len)
-    }
-}
-
-impl io::Write for StreamIo {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.pending.write(bytes) {
-            Wrote::All | Wrote::Some | Wrote::Later => Ok(bytes.len()),
-            failed => {
-                self.pending.failed = Some(failed);
-                Err(io::ErrorKind::BrokenPipe.into())
-            }
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

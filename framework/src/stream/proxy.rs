@@ -78,13 +78,15 @@ pub fn parse(head: &[u8; HEAD], rest: &[u8]) -> Result<Option<Ends>, &'static st
         0x31 | 0x32 => return Ok(None),
         _ => return Err("its PROXY header has an unknown address family"),
     };
+    // Mapped ones first, for each rule is about the address that is meant.
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let ends = Ends { peer: canonical(ends.peer), local: canonical(ends.local) };
     let ip = ends.peer.ip();
     let broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
     if ip.is_unspecified() || ip.is_multicast() || broadcast || ends.peer.port() == 0 {
         return Err("its PROXY header names a peer that cannot be one");
     }
-    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-    Ok(Some(Ends { peer: canonical(ends.peer), local: canonical(ends.local) }))
+    Ok(Some(ends))
 }
 
 const CUT: &str = "its PROXY header is too short for its addresses";
@@ -122,6 +124,17 @@ mod tests {
         (rest[33], rest[35]) = (7, 8);
         let ends = parse(&head(1, 0x21, 36), &rest).unwrap().unwrap();
         assert_eq!(ends.peer, "192.0.2.1:7".parse().unwrap());
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_one_is_refused_also_where_it_is_mapped() {
+        for ip in [[0, 0, 0, 0], [224, 0, 0, 1], [255, 255, 255, 255]] {
+            let mut rest = [0; 36];
+            rest[10..12].copy_from_slice(&[0xff, 0xff]);
+            rest[12..16].copy_from_slice(&ip);
+            (rest[31], rest[33], rest[35]) = (1, 7, 8);
+            assert!(parse(&head(1, 0x21, 36), &rest).is_err(), "{ip:?}");
+        }
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! The few calls of OpenSSL that the `openssl` crate does not bind.
 
 use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use foreign_types::{ForeignType, ForeignTypeRef};
 use libc::{c_char, c_int, c_long, c_uint, c_void};
 use openssl::error::ErrorStack;
+use openssl::ex_data::Index;
 use openssl::ssl::{Ssl, SslContextBuilder, SslRef, SslSession};
 use openssl::x509::X509Crl;
 use openssl::x509::store::X509StoreBuilder;
@@ -44,6 +47,10 @@ unsafe extern "C" {
         text: *mut c_char,
         size: usize,
     ) -> ffi::OSSL_PARAM;
+    fn SSL_set_info_callback(
+        ssl: *mut ffi::SSL,
+        callback: Option<extern "C" fn(*const ffi::SSL, c_int, c_int)>,
+    );
     fn SSL_set_options(ssl: *mut ffi::SSL, options: u64) -> u64;
     fn SSL_clear_options(ssl: *mut ffi::SSL, options: u64) -> u64;
 }
@@ -76,16 +83,48 @@ pub(crate) fn has_pending(ssl: &SslRef) -> bool {
     unsafe { SSL_has_pending(ssl.as_ptr()) == 1 }
 }
 
+/// Counts the handshakes that a session begins.
+pub(crate) struct Handshakes(Arc<AtomicU32>);
+
+impl Handshakes {
+    /// How many so far.
+    pub(crate) fn begun(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Lets a TLS 1.2 client renegotiate
-/// ([SSL_CTX_set_options(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_set_options/)).
-pub(crate) fn allow_renegotiation(ssl: &mut SslRef) {
+/// ([SSL_CTX_set_options(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_set_options/)), and counts how often it
+/// does ([SSL_set_info_callback(3)](https://docs.openssl.org/3.0/man3/SSL_set_info_callback/)): between two
+/// reads there may be more than one.
+pub(crate) fn allow_renegotiation(ssl: &mut SslRef) -> Handshakes {
     const ALLOW_CLIENT_RENEGOTIATION: u64 = 1 << 8;
     const NO_RENEGOTIATION: u64 = 1 << 30;
-    // SAFETY: `ssl` is live and nobody else uses it; the calls take numbers.
-    unsafe {
-        SSL_clear_options(ssl.as_ptr(), NO_RENEGOTIATION);
-        SSL_set_options(ssl.as_ptr(), ALLOW_CLIENT_RENEGOTIATION);
+    static BEGUN: LazyLock<Option<Index<Ssl, Arc<AtomicU32>>>> = LazyLock::new(|| Ssl::new_ex_index().ok());
+
+    extern "C" fn count(ssl: *const ffi::SSL, event: c_int, _: c_int) {
+        const HANDSHAKE_START: c_int = 0x10;
+        // SAFETY: OpenSSL calls with a live SSL, which its owner lends it exclusively; only a shared
+        // reference is made.
+        let ssl = unsafe { SslRef::from_ptr(ssl.cast_mut()) };
+        if event & HANDSHAKE_START != 0
+            && let Some(begun) = BEGUN.and_then(|index| ssl.ex_data(index))
+        {
+            begun.fetch_add(1, Ordering::Relaxed);
+        }
     }
+
+    let begun = Arc::new(AtomicU32::new(0));
+    if let Some(index) = *BEGUN {
+        ssl.set_ex_data(index, Arc::clone(&begun));
+        // SAFETY: `ssl` is live and nobody else uses it; the calls take numbers and a function.
+        unsafe {
+            SSL_set_info_callback(ssl.as_ptr(), Some(count));
+            SSL_clear_options(ssl.as_ptr(), NO_RENEGOTIATION);
+            SSL_set_options(ssl.as_ptr(), ALLOW_CLIENT_RENEGOTIATION);
+        }
+    }
+    Handshakes(begun)
 }
 
 /// SSL_set_mtu: the size of handshake datagrams without IP and UDP headers, in bytes. Works only
@@ -127,7 +166,6 @@ pub(crate) fn key_update(ssl: &SslRef) -> bool {
 #[cfg(test)]
 pub(crate) fn renegotiate(ssl: &SslRef) -> bool {
     unsafe extern "C" {
-        fn SSL_clear_options(ssl: *mut ffi::SSL, options: u64) -> u64;
         fn SSL_renegotiate(ssl: *mut ffi::SSL) -> c_int;
     }
     const SSL_OP_NO_RENEGOTIATION: u64 = 1 << 30;
@@ -219,5 +257,19 @@ unsafe extern "C" fn ticket_key(
             return -1;
         }
         if renew { 2 } else { 1 }
+    }
+}
+
+/// [SSL_renegotiate_abbreviated(3)](https://docs.openssl.org/3.0/man3/SSL_key_update/), allowed before.
+#[cfg(test)]
+pub(crate) fn renegotiate_by_ticket(ssl: &SslRef) -> bool {
+    unsafe extern "C" {
+        fn SSL_renegotiate_abbreviated(ssl: *mut ffi::SSL) -> c_int;
+    }
+    const SSL_OP_NO_RENEGOTIATION: u64 = 1 << 30;
+    // SAFETY: `ssl` is live, the calls take numbers and no pointer.
+    unsafe {
+        SSL_clear_options(ssl.as_ptr(), SSL_OP_NO_RENEGOTIATION);
+        SSL_renegotiate_abbreviated(ssl.as_ptr()) == 1
     }
 }

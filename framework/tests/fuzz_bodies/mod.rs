@@ -4,11 +4,14 @@
 //! Each takes arbitrary bytes and panics where the code under test breaks its word. The record headers are
 //! read by hand here, so that a mistake in the parser is not judged by the parser.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use peeloff::Framing;
 use peeloff::internals::cookie::{CookieJar, CookieVerdict};
+use peeloff::internals::frames::{self, Frame, Frames};
 use peeloff::internals::hello::{self, ClientHello, FirstDatagram};
+use peeloff::internals::proxy;
 use peeloff::internals::record::{self, DropReason, Filtered, Phase};
 use peeloff::sctp::{self, MalformedNotification, Notification};
 
@@ -169,4 +172,119 @@ pub fn sctp_notifications(input: &[u8]) {
         // Each structure has it on a boundary of four bytes.
         Some(id) => assert!((8..len - 3).step_by(4).any(|at| word(at).cast_signed() == id.as_raw())),
     }
+}
+
+/// The first bytes of `input` choose the framing, the limit and the size of reads; the rest is what a peer sends.
+pub fn stream_frames(input: &[u8]) {
+    let Some((&[choice, limit, size], stream)) = input.split_first_chunk() else {
+        return;
+    };
+    let framing = if choice % 2 == 0 { Framing::Lines } else { Framing::LengthPrefixed };
+    let (limit, size) = (usize::from(limit), 1 + usize::from(size));
+    let mut frames = Frames::new(framing, limit).expect("a framing that has messages");
+    let mut found = Vec::new();
+    for read in stream.chunks(size) {
+        frames.push(read);
+        // Messages may also be left for later.
+        if choice & 2 == 0 {
+            take_frames(&mut frames, limit, &mut found);
+        }
+    }
+    take_frames(&mut frames, limit, &mut found);
+    if frames.end() {
+        take_frames(&mut frames, limit, &mut found);
+    }
+    assert!(!frames.end(), "there is one last line at most");
+    let expected = match framing {
+        Framing::Lines => lines_of(stream, limit),
+        _ => prefixed_of(stream, limit),
+    };
+    assert_eq!(found, expected);
+    // What was received can be sent, and comes out as it was.
+    let mut sent = Vec::new();
+    for message in found.iter().flatten() {
+        frames::encode(framing, message, &mut sent);
+    }
+    let mut frames = Frames::new(framing, limit).expect("a framing that has messages");
+    frames.push(&sent);
+    let (mut again, messages) = (Vec::new(), found.into_iter().flatten().map(Some));
+    take_frames(&mut frames, limit, &mut again);
+    // A line that ends with `\r` loses it the second time.
+    if !sent.windows(2).any(|pair| pair == b"\r\n") || framing == Framing::LengthPrefixed {
+        assert!(messages.eq(again));
+    }
+}
+
+/// `None`: one that is too long.
+fn take_frames(frames: &mut Frames, limit: usize, found: &mut Vec<Option<Vec<u8>>>) {
+    while let Some(frame) = frames.next_frame() {
+        found.push(match frame {
+            Frame::Message(message) => {
+                assert!(message.len() <= limit);
+                Some(message.to_vec())
+            }
+            Frame::TooLong => None,
+        });
+    }
+}
+
+fn lines_of(stream: &[u8], limit: usize) -> Vec<Option<Vec<u8>>> {
+    let mut lines: Vec<&[u8]> = stream.split(|byte| *byte == b'\n').collect();
+    // Behind the last newline there may be nothing.
+    if lines.last().is_some_and(|line| line.is_empty()) {
+        lines.pop();
+    }
+    let line = |line: &&[u8]| {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        (line.len() <= limit).then(|| line.to_vec())
+    };
+    lines.iter().map(line).collect()
+}
+
+fn prefixed_of(mut stream: &[u8], limit: usize) -> Vec<Option<Vec<u8>>> {
+    let mut found = Vec::new();
+    while let Some((prefix, rest)) = stream.split_first_chunk() {
+        let len = u32::from_be_bytes(*prefix) as usize;
+        match rest.get(..len) {
+            Some(message) => found.push((len <= limit).then(|| message.to_vec())),
+            None if len > limit => found.push(None),
+            None => {}
+        }
+        stream = rest.get(len..).unwrap_or_default();
+    }
+    found
+}
+
+/// `input` is what a connection begins with where a proxy is to say who is behind it.
+pub fn proxy_header(input: &[u8]) {
+    let Some((head, after)) = input.split_first_chunk() else {
+        return;
+    };
+    let Ok(len) = proxy::rest(head) else {
+        return;
+    };
+    assert!(len <= proxy::MAX_REST && head.starts_with(b"\r\n\r\n\0\r\nQUIT\n") && head[12] >> 4 == 2);
+    let Some(rest) = after.get(..len) else {
+        return;
+    };
+    let Ok(Some(ends)) = proxy::parse(head, rest) else {
+        return;
+    };
+    // A connection over TCP, on behalf of another.
+    assert!(head[12] == 0x21 && matches!(head[13], 0x11 | 0x21));
+    let address = if head[13] == 0x11 { 4 } else { 16 };
+    let ports = 2 * address;
+    let word = |at: usize| u16::from_be_bytes([rest[at], rest[at + 1]]);
+    assert_eq!((ends.peer.port(), ends.local.port()), (word(ports), word(ports + 2)));
+    for (end, at) in [(ends.peer.ip(), 0), (ends.local.ip(), address)] {
+        let bytes = &rest[at..at + address];
+        match end {
+            IpAddr::V4(ip) => assert!(bytes.ends_with(&ip.octets())),
+            IpAddr::V6(ip) => assert!(bytes == ip.octets() && ip.to_ipv4_mapped().is_none()),
+        }
+    }
+    assert!(!ends.peer.ip().is_unspecified() && !ends.peer.ip().is_multicast() && ends.peer.port() != 0);
+    // What follows the addresses changes nothing, and without their last byte they are none.
+    assert_eq!(proxy::parse(head, &rest[..ports + 4]), Ok(Some(ends)));
+    assert!(proxy::parse(head, &rest[..ports + 3]).is_err());
 }

@@ -137,7 +137,7 @@ impl<O: Outlet> Carrier<O> {
                 format!("{}:to:{}", self.prefix, remote.origin()),
                 format!("{}:presence", self.prefix),
             ])?;
-            self.tell(Half::Listening, Ok(()));
+            self.tell(Outcome::Listens);
             remote.poke();
             while !self.ending.has_begun() {
                 let message = channels.get_message()?;
@@ -155,7 +155,7 @@ impl<O: Outlet> Carrier<O> {
             let outcome = self.run_errands(&mut connection, remote, errands);
             if let Err(error) = &outcome {
                 // Nobody is reached from here on, so nothing is queued any more.
-                self.tell(Half::Publishing, Err(&error.to_string()));
+                self.tell(Outcome::Failed(Half::Publishing, &error.to_string()));
                 remote.count_dropped(errands.try_iter().count() as u64);
             }
             outcome
@@ -199,13 +199,14 @@ impl<O: Outlet> Carrier<O> {
             if news.is_empty() {
                 continue;
             }
+            let attempt = self.state.lock().attempt();
             let mut pipeline = redis::pipe();
             for item in news {
                 let channel = format!("{}:{}", self.prefix, item.channel());
                 pipeline.cmd("PUBLISH").arg(channel).arg(remote.bulletin(item).write()).ignore();
             }
             pipeline.query::<()>(connection)?;
-            self.tell(Half::Publishing, Ok(()));
+            self.tell(Outcome::Published(attempt));
             if ends {
                 return Ok(());
             }
@@ -225,7 +226,7 @@ impl<O: Outlet> Carrier<O> {
         loop {
             let began = Instant::now();
             if let Err(error) = work() {
-                self.tell(half, Err(&error.to_string()));
+                self.tell(Outcome::Failed(half, &error.to_string()));
             }
             // It worked for a while.
             if began.elapsed() > PAUSES.1 {
@@ -238,17 +239,11 @@ impl<O: Outlet> Carrier<O> {
         }
     }
 
-    /// One connection works, or does not for this reason.
-    fn tell(&self, half: Half, works: Result<(), &str>) {
+    /// A connection works, or does not.
+    fn tell(&self, outcome: Outcome<'_>) {
         let mut state = self.state.lock();
         let before = state.is_reached();
-        match half {
-            Half::Publishing => state.publishes = works.is_ok(),
-            // What was published while nobody listened may have reached nobody: it has to succeed anew.
-            Half::Listening => {
-                (state.listens, state.publishes) = (works.is_ok(), state.publishes && works.is_ok())
-            }
-        }
+        state.note(outcome);
         let after = state.is_reached();
         // The lock orders what the hub is told. The hub sends without blocking, and asks for nothing
         // here.
@@ -258,38 +253,73 @@ impl<O: Outlet> Carrier<O> {
             _ => {}
         }
         // Not a line for each try.
-        let said = match works {
-            Ok(()) => state.said == Some(after) || !after,
-            Err(_) => state.said == Some(false),
+        let said = match outcome {
+            Outcome::Failed(..) => state.said == Some(false),
+            _ => state.said == Some(after) || !after,
         };
         if said {
             return;
         }
         state.said = Some(after);
         drop(state);
-        match works {
-            Ok(()) => {
-                let (dropped, refused) = self.hub.remote.as_ref().map(Remote::losses).unwrap_or_default();
-                tracing::info!(dropped, refused, "other hosts are in reach through Redis");
-            }
-            Err(error) => {
+        match outcome {
+            Outcome::Failed(_, error) => {
                 let redis = self.client.get_connection_info().addr();
                 tracing::warn!(%redis, %error, "Redis is out of reach: rooms are local until it is back");
+            }
+            _ => {
+                let (dropped, refused) = self.hub.remote.as_ref().map(Remote::losses).unwrap_or_default();
+                tracing::info!(dropped, refused, "other hosts are in reach through Redis");
             }
         }
     }
 }
+
+/// What became of an attempt to use a connection.
+#[derive(Clone, Copy)]
+enum Outcome<'a> {
+    Listens,
+    Published(Attempt),
+    Failed(Half, &'a str),
+}
+
+/// In which state of listening something was published.
+type Attempt = u64;
 
 /// What works, as far as is known.
 #[derive(Default)]
 struct State {
     listens: bool,
     publishes: bool,
+    /// How often listening began or ended.
+    changes: Attempt,
     /// What the log said last: in reach or not.
     said: Option<bool>,
 }
 
 impl State {
+    /// To be taken before something is published.
+    fn attempt(&self) -> Attempt {
+        self.changes
+    }
+
+    fn note(&mut self, outcome: Outcome<'_>) {
+        match outcome {
+            Outcome::Listens => self.listening(true),
+            Outcome::Failed(Half::Listening, _) => self.listening(false),
+            // What was published while nobody listened may have reached nobody; and this may be heard
+            // of after the end of the connection.
+            Outcome::Published(attempt) => self.publishes |= attempt == self.changes,
+            Outcome::Failed(Half::Publishing, _) => self.publishes = false,
+        }
+    }
+
+    /// Listening began or ended: publishing has to succeed anew.
+    fn listening(&mut self, listens: bool) {
+        self.changes += 1;
+        (self.listens, self.publishes) = (listens, false);
+    }
+
     fn is_reached(&self) -> bool {
         self.listens && self.publishes
     }
@@ -325,6 +355,30 @@ impl Ending {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_late_success_of_the_connection_that_died_does_not_count() {
+        let mut state = State::default();
+        let works = |state: &mut State| {
+            let attempt = state.attempt();
+            state.note(Outcome::Published(attempt));
+            state.is_reached()
+        };
+        assert!(!works(&mut state), "nobody listens");
+        state.note(Outcome::Listens);
+        assert!(!state.is_reached(), "it was published before anybody listened");
+        assert!(works(&mut state));
+
+        let attempt = state.attempt();
+        state.note(Outcome::Failed(Half::Listening, "Redis died"));
+        state.note(Outcome::Published(attempt));
+        assert!(!state.is_reached());
+        state.note(Outcome::Listens);
+        assert!(!state.is_reached(), "the connection for publishing may be the old one");
+        state.note(Outcome::Failed(Half::Publishing, "it was"));
+        assert!(!state.is_reached());
+        assert!(works(&mut state));
+    }
 
     #[test]
     fn addresses_of_redis_are_those_that_can_be_used() {

@@ -1,0 +1,9 @@
+//! Messages in what is read from a TCP connection, however it is cut.
+
+#![no_main]
+
+#[path = "../../tests/fuzz_bodies/mod.rs"]
+#[allow(dead_code, reason = "one body of several")]
+mod fuzz_bodies;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| fuzz_bodies::stream_frames(input));
