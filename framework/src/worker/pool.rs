@@ -7,13 +7,13 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::Job;
 use crate::observe::Counters;
+use crate::sys::thread;
 
 /// Hands jobs to idle workers, or starts new ones.
 pub(crate) struct Pool {
@@ -56,18 +56,16 @@ impl Pool {
         let (hand, first) = bounded::<Job>(1);
         let (idle, worker_idle) = (self.idle.clone(), self.worker_idle);
         let alive = Alive::new(&self.counters);
-        let spawned = thread::Builder::new().name(name).stack_size(self.stack_size).spawn(move || {
+        let run = move || {
             let _alive = alive;
             let mut next = first.recv().ok();
             while let Some(job) = next {
                 job.run();
                 next = idle.recv_timeout(worker_idle).ok();
             }
-        });
-        match spawned {
-            Ok(_detached) => {
-                hand.try_send(job).map_err(|error| (error.into_inner(), io::ErrorKind::Other.into()))
-            }
+        };
+        match thread::spawn(&name, self.stack_size, Box::new(run)) {
+            Ok(()) => hand.try_send(job).map_err(|error| (error.into_inner(), io::ErrorKind::Other.into())),
             Err(error) => Err((job, error)),
         }
     }

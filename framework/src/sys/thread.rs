@@ -1,0 +1,86 @@
+//! Threads without what `std` adds to each:
+//! [pthread_create(3)](https://man7.org/linux/man-pages/man3/pthread_create.3.html).
+//!
+//! A thread of `std` also gets an alternate signal stack, for the one message that a stack overflow prints. That is
+//! half of the memory maps that a thread needs, so half of the threads that `vm.max_map_count` allows, and some 10 µs of a
+//! thread's start. Here an overflow still meets the guard page and ends the process, by SIGSEGV.
+
+use std::ffi::CString;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
+
+use libc::c_void;
+
+/// What a thread runs.
+type Run = Box<dyn FnOnce() + Send>;
+
+/// Starts a detached thread of this name, of which the kernel keeps the first 15 bytes, with a stack of so many bytes
+/// and a guard page. A panic that `run` lets out aborts the process.
+pub(crate) fn spawn(name: &str, stack_size: usize, run: Run) -> io::Result<()> {
+    let name = CString::new(name.as_bytes().get(..15).unwrap_or(name.as_bytes()))?;
+    let start: Box<(CString, Run)> = Box::new((name, run));
+    let start = Box::into_raw(start);
+    let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
+    let mut thread = MaybeUninit::<libc::pthread_t>::uninit();
+    // SAFETY: the attributes are initialized before they are used and destroyed once; a thread that is created owns
+    // `start`, and where none is it is still ours.
+    let error = unsafe {
+        let attributes = attributes.as_mut_ptr();
+        let mut error = libc::pthread_attr_init(attributes);
+        if error == 0 {
+            // Rounded up to pages; one below the minimum is refused, and then the default stays.
+            let page = usize::try_from(libc::sysconf(libc::_SC_PAGESIZE)).unwrap_or(4096);
+            let least = stack_size.max(libc::PTHREAD_STACK_MIN).next_multiple_of(page);
+            error = libc::pthread_attr_setstacksize(attributes, least);
+            if error == 0 {
+                error = libc::pthread_attr_setdetachstate(attributes, libc::PTHREAD_CREATE_DETACHED);
+            }
+            if error == 0 {
+                error = libc::pthread_create(thread.as_mut_ptr(), attributes, main, start.cast());
+            }
+            libc::pthread_attr_destroy(attributes);
+        }
+        if error != 0 {
+            drop(Box::from_raw(start));
+        }
+        error
+    };
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
+extern "C" fn main(start: *mut c_void) -> *mut c_void {
+    // SAFETY: `spawn` gave this box away.
+    let (name, run) = *unsafe { Box::from_raw(start.cast::<(CString, Run)>()) };
+    // SAFETY: the name is a string with a NUL; a name is all that is set.
+    unsafe { libc::pthread_setname_np(libc::pthread_self(), name.as_ptr()) };
+    run();
+    ptr::null_mut()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_has_its_name_and_its_stack() {
+        let (tell, told) = crossbeam_channel::bounded(1);
+        let run = move || {
+            let name = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
+            // Most of what was asked for can be used.
+            let room = [1_u8; 200 << 10];
+            tell.send((name, std::hint::black_box(&room).iter().map(|byte| usize::from(*byte)).sum::<usize>())).unwrap();
+        };
+        spawn("a-name-that-is-too-long", 256 << 10, Box::new(run)).unwrap();
+        assert_eq!(told.recv().unwrap(), ("a-name-that-is-\n".to_owned(), 200 << 10));
+    }
+
+    #[test]
+    fn a_thread_that_cannot_be_started_is_an_error() {
+        let (tell, told) = crossbeam_channel::bounded::<()>(1);
+        let error = spawn("huge", usize::MAX / 4, Box::new(move || drop(tell))).unwrap_err();
+        assert!(matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM | libc::EINVAL)), "{error}");
+        // What it was to run is gone.
+        assert!(told.recv().is_err());
+    }
+}
