@@ -69,6 +69,8 @@ pub struct Peer {
     /// When records that are held back for earlier ones are given up waiting for.
     held_until: Option<Instant>,
     last_heard: Instant,
+    /// The memory that only the handshake needed was given back.
+    settled: bool,
     /// A message came since `last_heard` was set.
     heard: bool,
     max_message: usize,
@@ -163,6 +165,7 @@ impl Peer {
             told_to_drain: false,
             held_until: None,
             last_heard: Instant::now(),
+            settled: !matches!(layers, Layers::Dtls | Layers::Tls),
             heard: false,
             max_message,
             min_message,

@@ -9,7 +9,7 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use credentials::{Authority, p256, rsa};
 use faulty::{Fate, FaultyPath};
@@ -141,6 +141,23 @@ fn the_last_flight_recovers_even_if_the_handler_never_reads() {
     release.send(()).unwrap();
     let mut buffer = [0; 64];
     assert_eq!(peer.recv_timeout(&mut buffer, DEADLINE).unwrap(), Some(14));
+    server.handle().shutdown(Duration::ZERO);
+}
+
+#[test]
+fn the_last_flight_is_sent_again_by_a_thread_that_gave_its_memory_back() {
+    let authority = Authority::new();
+    let server = start(&authority, &p256(), support::echo);
+    let address = server.addresses()[0].resolve().unwrap()[0];
+    let mut first = None;
+    let path = FaultyPath::to(address, move |_, to_server, datagram| {
+        // A peer that says nothing for two seconds counts as quiet; the client asks again after one and after three.
+        let lost = |first: Instant| first.elapsed() < Duration::from_millis(2500);
+        let last = !to_server && is_last_flight(datagram);
+        if last && lost(*first.get_or_insert_with(Instant::now)) { Fate::Drop } else { Fate::Pass }
+    });
+    let mut peer = client(&authority.bundle()).connect(&path.url()).unwrap();
+    talk(&mut peer);
     server.handle().shutdown(Duration::ZERO);
 }
 

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
-use support::{Certificate, Directory, ECHO, NC, Program, run, start_echo};
+use support::{CHAT, Certificate, Directory, ECHO, NC, Program, run, start_echo};
 
 #[test]
 fn messages_come_back_over_udp_and_dtls() {
@@ -41,6 +41,22 @@ fn standard_output_has_the_listeners_and_nothing_else() {
     let ended = server.wait();
     assert_eq!(ended.stdout, format!("{dtls}\n{udp}\n"));
     assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[test]
+fn servers_do_without_the_caches_of_malloc_and_keep_process_and_arguments() {
+    for program in [ECHO, CHAT] {
+        let mut server = Program::start(program, &["--listen", "udp://127.0.0.1:0"]);
+        assert!(server.line().starts_with("listening udp://127.0.0.1:"));
+        let of = |file: &str| fs::read(format!("/proc/{}/{file}", server.id())).unwrap();
+        let environment = String::from_utf8_lossy(&of("environ")).into_owned();
+        assert!(environment.contains("GLIBC_TUNABLES=glibc.malloc.tcache_count=0"), "{environment}");
+        assert_eq!(of("cmdline"), format!("{program}\0--listen\0udp://127.0.0.1:0\0").into_bytes());
+        let name = program.rsplit('/').next().unwrap();
+        assert_eq!(of("comm"), format!("{name}\n").into_bytes());
+        server.signal("TERM");
+        assert_eq!(server.wait().code, Some(0));
+    }
 }
 
 #[test]

@@ -36,8 +36,8 @@ use rate::HashKey;
 pub struct Limits {
     /// Peers in all. Default: 8192, which is 720 MiB of DTLS peers or 300 MiB of plain ones.
     ///
-    /// Each has a thread: above about 16,000 the kernel's `vm.max_map_count` has to be raised, above 4,915
-    /// the `TasksMax` of a systemd unit.
+    /// Each has a thread: above about 28,000 the kernel's `kernel.pid_max` and `vm.max_map_count` have to be raised,
+    /// above 4,915 the `TasksMax` of a systemd unit.
     pub max_peers: usize,
     /// Peers of one local address and port. Default: 4096, which is 360 MiB of DTLS peers.
     ///

@@ -2,7 +2,7 @@
 //! association's deadlines and signals are looked at between.
 
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Layers, Leftover, MAX_NOTIFICATIONS, Peer};
 use crate::association::{Association, Link, signal};
@@ -13,6 +13,7 @@ use crate::sctp::Notification;
 use crate::session::Session;
 use crate::session::dtls::{DtlsSession, Read};
 use crate::session::record::{self, Filtered, Phase};
+use crate::sys::footprint;
 use crate::transport::{Arrival, Transport};
 
 /// What [`Peer::next_until`] found.
@@ -24,6 +25,9 @@ pub(super) enum Next {
     /// The association is over in an orderly way, or the server drains.
     Over,
 }
+
+/// How long a peer says nothing before its thread gives memory back.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// Reads that give no message and are still taken in when the time is over.
 const MAX_LATE: u32 = 64;
@@ -93,7 +97,8 @@ impl Peer {
                 Some(Transport::Sctp(transport)) => transport.look_at(now),
                 _ => None,
             };
-            let deadline = [user, idle, lifetime, draining, held, look].into_iter().flatten().min();
+            let quiet = (!self.settled).then(|| self.last_heard + QUIET);
+            let deadline = [user, idle, lifetime, draining, held, look, quiet].into_iter().flatten().min();
             let mut arrival = self.wait(buffer, now, deadline);
             if let Arrival::Message(len) = arrival {
                 if let Some(next) = self.take_read(len, buffer)? {
@@ -116,6 +121,9 @@ impl Peer {
                 Arrival::TimedOut => {
                     now = Instant::now();
                     let over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| now >= deadline);
+                    if over(quiet) {
+                        self.settle();
+                    }
                     if over(held) {
                         self.give_up_waiting(now);
                     } else if over(look) && !over(user) {
@@ -142,6 +150,17 @@ impl Peer {
             }
             now = Instant::now();
         }
+    }
+
+    /// The peer is quiet for the first time: gives back the memory that only the handshake needed. It costs one wake-up of a
+    /// peer that stays, and nothing of one that comes, talks and leaves.
+    fn settle(&mut self) {
+        self.settled = true;
+        if let Link::Open(Session::Dtls(session)) = &mut *self.association.link.lock() {
+            session.settle();
+        }
+        footprint::stop_thread();
+        footprint::release_stack();
     }
 
     pub(super) fn wait(&mut self, buffer: &mut [u8], now: Instant, deadline: Option<Instant>) -> Arrival {

@@ -9,6 +9,7 @@ use super::datagram::DatagramIo;
 use super::record;
 use crate::credentials::{PeerCertificate, PeerIdentity};
 use crate::session::context::psk_identity;
+use crate::sys::footprint::HandshakeBuffer;
 use crate::sys::{ossl, raw_keys};
 
 /// What reading from a session came to.
@@ -31,6 +32,8 @@ pub(crate) struct DtlsSession {
     stream: SslStream<DatagramIo>,
     /// OpenSSL may have records that overtook the end of the handshake, which `SSL_has_pending` does not count.
     early: bool,
+    /// Memory of OpenSSL's that is not needed any more.
+    spare: Option<HandshakeBuffer>,
 }
 
 /// What a handshake settled.
@@ -74,8 +77,15 @@ impl Facts {
 }
 
 impl DtlsSession {
-    pub(super) fn new(stream: SslStream<DatagramIo>) -> Self {
-        Self { stream, early: true }
+    pub(super) fn new(stream: SslStream<DatagramIo>, spare: Option<HandshakeBuffer>) -> Self {
+        Self { stream, early: true, spare }
+    }
+
+    /// Gives back the memory that only the handshake needed.
+    pub(crate) fn settle(&mut self) {
+        if let Some(spare) = self.spare.take() {
+            spare.release(self.stream.ssl());
+        }
     }
 
     /// Feeds a datagram and reads the first message in it. `datagram` comes back with its memory

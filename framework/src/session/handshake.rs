@@ -32,6 +32,7 @@ use crate::dispatcher::hello::ClientHello;
 use crate::error::EndReason;
 use crate::observe::{Counters, bump};
 use crate::restart::{Restart, Verdict};
+use crate::sys::footprint::HandshakeBuffer;
 use crate::sys::{message::DATAGRAM_MAX, ossl};
 use crate::transport::Arrival;
 use crate::transport::udp::UdpTransport;
@@ -133,6 +134,7 @@ impl Handshake {
             let why = why.unwrap_or("OpenSSL does not take the ClientHello").to_owned();
             return Err(Failure::Ended(EndReason::HandshakeFailed(why)));
         }
+        HandshakeBuffer::look_for(handshake.stream.ssl());
         Ok(handshake)
     }
 
@@ -302,7 +304,8 @@ impl Handshake {
             false => association.confirm(),
         }
         let facts = Facts::of(self.stream.ssl());
-        (DtlsSession::new(self.stream), facts)
+        let spare = HandshakeBuffer::found(self.stream.ssl());
+        (DtlsSession::new(self.stream, spare), facts)
     }
 }
 

@@ -1,6 +1,8 @@
 //! What the system lets this process have: descriptors, memory maps, threads.
 
-use std::{fs, io};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::{env, fs, io};
 
 use super::cvt;
 
@@ -26,13 +28,34 @@ fn get() -> io::Result<libc::rlimit> {
     Ok(limit)
 }
 
-/// How many threads this process may hope for: four maps a thread out of `vm.max_map_count`
-/// (stack, its guard, the signal stack and its guard), `kernel.threads-max`, `kernel.pid_max` and
+/// Starts this program anew with glibc's caches of freed memory turned off; see
+/// [execve(2)](https://man7.org/linux/man-pages/man2/execve.2.html). Comes back where that is no news or does not work.
+pub(crate) fn without_malloc_caches() {
+    const NAME: &str = "GLIBC_TUNABLES";
+    const TUNABLE: &str = "glibc.malloc.tcache_count";
+    let tunables = env::var(NAME).unwrap_or_default();
+    let Ok(program) = env::current_exe() else { return };
+    // A program that was started by naming the dynamic linker is that linker.
+    let is_linker = program.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ld"));
+    if tunables.contains(TUNABLE) || is_linker {
+        return;
+    }
+    let before = if tunables.is_empty() { String::new() } else { format!("{tunables}:") };
+    let mut arguments = env::args_os();
+    let mut command = Command::new(program);
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
+    let _not_started = command.args(arguments).env(NAME, format!("{before}{TUNABLE}=0")).exec();
+}
+
+/// How many threads this process may hope for: two maps a thread out of `vm.max_map_count`
+/// (stack and its guard), `kernel.threads-max`, `kernel.pid_max` and
 /// the control group's `pids.max`, each with something left for everybody else. `None` where
 /// /proc says nothing.
 pub(crate) fn thread_limit() -> Option<u64> {
     let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let maps = number("/proc/sys/vm/max_map_count").map(|maps| maps.saturating_sub(1024) / 4);
+    let maps = number("/proc/sys/vm/max_map_count").map(|maps| maps.saturating_sub(1024) / 2);
     let threads = number("/proc/sys/kernel/threads-max").map(|most| most - most / 8);
     let pids = number("/proc/sys/kernel/pid_max").map(|most| most - most / 8);
     let group = control_group_pids().map(|most| most.saturating_sub(32));

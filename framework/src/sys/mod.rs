@@ -8,6 +8,7 @@
 pub(crate) mod control;
 pub(crate) mod epoll;
 pub(crate) mod eventfd;
+pub(crate) mod footprint;
 pub(crate) mod limits;
 pub(crate) mod message;
 pub(crate) mod ossl;

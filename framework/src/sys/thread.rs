@@ -69,7 +69,11 @@ mod tests {
             let name = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
             // Most of what was asked for can be used.
             let room = [1_u8; 200 << 10];
-            tell.send((name, std::hint::black_box(&room).iter().map(|byte| usize::from(*byte)).sum::<usize>())).unwrap();
+            tell.send((
+                name,
+                std::hint::black_box(&room).iter().map(|byte| usize::from(*byte)).sum::<usize>(),
+            ))
+            .unwrap();
         };
         spawn("a-name-that-is-too-long", 256 << 10, Box::new(run)).unwrap();
         assert_eq!(told.recv().unwrap(), ("a-name-that-is-\n".to_owned(), 200 << 10));

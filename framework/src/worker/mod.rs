@@ -79,6 +79,8 @@ impl Job {
 }
 
 /// The handshake, if there is one. `None`: the association has ended.
+// Its frame would stay on the stack for as long as the peer lives.
+#[inline(never)]
 fn open(
     association: &Arc<Association>,
     socket: Arc<Socket>,
