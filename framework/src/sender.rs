@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::address::Scheme;
 use crate::association::{Association, AssociationId, Link, signal};
@@ -88,7 +88,7 @@ impl Sender {
             let mut link = association.link.lock();
             let Link::Open(session) = &mut *link else { return Posted::Ended };
             let mut outbox = association.outbox.lock();
-            match send_behind(session, &mut outbox, message, how) {
+            match send_behind(session, &mut outbox, &association.sent, message, how) {
                 sent @ (Sent::Done | Sent::Parked) => {
                     association.sent.fetch_add(1, Ordering::Relaxed);
                     (Posted::Sent, if sent == Sent::Parked { signal::FLUSH } else { 0 })
@@ -161,7 +161,7 @@ impl fmt::Debug for Sender {
 pub(crate) fn lock_and_send(association: &Association, message: &[u8], how: &SendInfo) -> Option<Sent> {
     let mut link = association.link.lock();
     let Link::Open(session) = &mut *link else { return None };
-    let sent = send_behind(session, &mut association.outbox.lock(), message, how);
+    let sent = send_behind(session, &mut association.outbox.lock(), &association.sent, message, how);
     drop(link);
     if matches!(sent, Sent::Done | Sent::Parked) {
         association.sent.fetch_add(1, Ordering::Relaxed);
@@ -169,10 +169,20 @@ pub(crate) fn lock_and_send(association: &Association, message: &[u8], how: &Sen
     Some(sent)
 }
 
-/// Sends a message behind those that wait.
-fn send_behind(session: &mut Session, outbox: &mut Queue, message: &[u8], how: &SendInfo) -> Sent {
-    if !outbox.is_empty() && empty(session, outbox).1 {
-        return Sent::Full;
+/// Sends a message behind those that wait, which are counted here.
+fn send_behind(
+    session: &mut Session,
+    outbox: &mut Queue,
+    counter: &AtomicU64,
+    message: &[u8],
+    how: &SendInfo,
+) -> Sent {
+    if !outbox.is_empty() {
+        let (sent, left) = empty(session, outbox);
+        counter.fetch_add(sent, Ordering::Relaxed);
+        if left {
+            return Sent::Full;
+        }
     }
     session.send(message, how)
 }
