@@ -100,7 +100,11 @@ impl Registry {
 
     /// Gives a booked place back.
     pub(crate) fn cancel(&self, local: SocketAddr, peer: SocketAddr) {
-        self.table.lock().ledger.release(local, peer);
+        let mut table = self.table.lock();
+        table.ledger.release(local, peer);
+        if table.nobody_is_booked() {
+            self.emptied.notify_all();
+        }
     }
 
     /// Books a handshake for a new association, before it is inserted. At the cap the oldest
@@ -170,6 +174,8 @@ impl Registry {
         if table.associations.is_empty() {
             table.associations.shrink_to(64);
             table.half_open.clear();
+        }
+        if table.nobody_is_booked() {
             self.emptied.notify_all();
         }
         left
@@ -193,12 +199,13 @@ impl Registry {
         self.table.lock().associations.values().cloned().collect()
     }
 
-    /// Waits until there is no association any more; `false` if there still is one at `deadline`.
+    /// Waits until there is no association any more, and none that is booked and still comes; `false` if there
+    /// is one at `deadline`.
     pub(crate) fn wait_until_empty(&self, deadline: Instant) -> bool {
         let mut table = self.table.lock();
-        while !table.associations.is_empty() {
+        while !table.nobody_is_booked() {
             if self.emptied.wait_until(&mut table, deadline).timed_out() {
-                return table.associations.is_empty();
+                return table.nobody_is_booked();
             }
         }
         true
@@ -226,6 +233,11 @@ impl Registry {
 }
 
 impl Table {
+    /// Whether there is no association, nor one between its booking and its insertion.
+    fn nobody_is_booked(&self) -> bool {
+        self.ledger.total() == 0
+    }
+
     /// Takes the oldest handshake out, if it is old enough to make way.
     fn oldest_handshake(&mut self, now: Instant) -> Option<Arc<Association>> {
         loop {

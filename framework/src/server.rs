@@ -512,7 +512,7 @@ impl Handle {
         for association in &late {
             association.raise(signal::STOP);
         }
-        let abandoned = if late.is_empty() || shared.registry.wait_until_empty(Instant::now() + LET_GO) {
+        let abandoned = if in_time || shared.registry.wait_until_empty(Instant::now() + LET_GO) {
             0
         } else {
             self.abandon()
