@@ -3,19 +3,18 @@
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::association::{Association, AssociationId, Parcel, signal};
 use crate::dispatcher::admit::{Ledger, Limits, Refusal};
 use crate::observe::{Counters, Stats};
 use crate::stream::proxy::Ends;
+use crate::sys::sync::atomic::{AtomicU64, Ordering};
+use crate::sys::sync::{Condvar, Mutex};
 
-/// A handshake younger than this is not evicted: an honest one has time for a retransmission.
-const EVICTION_AGE: Duration = Duration::from_secs(2);
+/// A handshake younger than this is not evicted: an honest one has time for a retransmission. Models do not wait.
+const EVICTION_AGE: Duration = Duration::from_secs(if cfg!(shuttle) { 0 } else { 2 });
 
 /// What makes an association unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -165,7 +164,7 @@ impl Registry {
             table.associations.remove(&key);
             table.ledger.release(association.local, association.peer_address());
         }
-        let fold = |from: &std::sync::atomic::AtomicU64, into: &std::sync::atomic::AtomicU64| {
+        let fold = |from: &AtomicU64, into: &AtomicU64| {
             into.fetch_add(from.swap(0, Ordering::Relaxed), Ordering::Relaxed);
         };
         fold(&association.received, &counters.messages_received);

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::address::Scheme;
 use crate::association::{Association, AssociationId, Link, signal};
@@ -11,6 +10,7 @@ use crate::error::TrySendError;
 use crate::outbox::{Overflow, Posted, Pushed, Queue};
 use crate::sctp::SendInfo;
 use crate::session::{Sent, Session};
+use crate::sys::sync::atomic::{AtomicU64, Ordering};
 
 /// Sends to one peer; clonable, and usable from any thread while the peer's own thread waits in
 /// `recv` or is busy with something else.

@@ -14,6 +14,7 @@ pub(crate) mod ossl;
 pub(crate) mod raw_keys;
 pub(crate) mod sctp;
 pub(crate) mod socket;
+pub(crate) mod sync;
 
 use std::ffi::CString;
 use std::io;

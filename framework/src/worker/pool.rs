@@ -6,14 +6,13 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::Duration;
-
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::Job;
 use crate::observe::Counters;
+use crate::sys::sync::atomic::{AtomicU64, Ordering};
+use crate::sys::sync::channel::{Receiver, Sender, TrySendError, bounded};
+use crate::sys::sync::thread;
 
 /// Hands jobs to idle workers, or starts new ones.
 pub(crate) struct Pool {
