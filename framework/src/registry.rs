@@ -1,5 +1,8 @@
 //! The live associations by their addresses, and the books that admission is decided by.
 
+#[cfg(all(test, shuttle))]
+mod model;
+
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
 use std::net::SocketAddr;

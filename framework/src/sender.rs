@@ -1,5 +1,8 @@
 //! Sending to a peer from any thread.
 
+#[cfg(all(test, shuttle))]
+mod model;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -8,6 +8,8 @@ mod guard;
 mod hands;
 pub mod hello;
 mod listener;
+#[cfg(all(test, shuttle))]
+mod model;
 mod sctp;
 pub(crate) mod tcp;
 mod udp;

@@ -26,8 +26,8 @@ pub(crate) use shuttle::thread;
 /// Of the schedules; the environment's SHUTTLE_RANDOM_SEED goes before.
 const SEED: u64 = 20_260_101;
 
-/// Steps in which every execution comes to its end.
-const MAX_STEPS: usize = 100_000;
+/// Steps in which every execution comes to its end, a datagram on loopback that takes its time included.
+const MAX_STEPS: usize = 500_000;
 
 /// OpenSSL and system calls need more than shuttle's own threads.
 const STACK_SIZE: usize = 256 << 10;
