@@ -4,11 +4,9 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use parking_lot::Mutex;
 use socket2::Socket;
 
 use crate::address::Scheme;
@@ -19,6 +17,8 @@ use crate::session::Session;
 use crate::stream::proxy::Ends;
 use crate::sys::epoll::Epoll;
 use crate::sys::message;
+use crate::sys::sync::Mutex;
+use crate::sys::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 /// Names an association; unique in this process, never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,7 +26,7 @@ pub struct AssociationId(u64);
 
 impl AssociationId {
     fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 

@@ -68,6 +68,7 @@ mod session;
 mod stream;
 mod sys;
 mod transport;
+mod workbench;
 mod worker;
 
 pub use address::{Address, AddressError, Host, Scheme};
@@ -97,4 +98,5 @@ pub mod internals {
     pub use crate::sys::control::packet_info as control_messages;
     pub use crate::sys::ossl::set_session;
     pub use crate::sys::sctp::control::receive_info as sctp_control_messages;
+    pub use crate::workbench::{Member, Table, sender};
 }

@@ -2,11 +2,11 @@
 //! drive.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::dispatcher::admit::Refusal;
 use crate::error::EndReason;
+use crate::sys::sync::atomic::{AtomicU64, Ordering};
 
 /// Declares the counters once: as atomics that threads bump, and as the numbers of a snapshot.
 macro_rules! counters {
@@ -204,12 +204,13 @@ pub(crate) fn bump(counter: &AtomicU64) {
 #[derive(Debug, Default)]
 pub(crate) struct LogLimit {
     /// Milliseconds since the process's first line, plus one, of the last line that passed.
-    last: AtomicU64,
-    suppressed: AtomicU64,
+    last: std::sync::atomic::AtomicU64,
+    suppressed: std::sync::atomic::AtomicU64,
 }
 
 impl LogLimit {
     pub(crate) const fn new() -> Self {
+        use std::sync::atomic::AtomicU64;
         Self { last: AtomicU64::new(0), suppressed: AtomicU64::new(0) }
     }
 

@@ -77,6 +77,11 @@ impl Queue {
         self.messages.is_empty()
     }
 
+    #[cfg(all(test, shuttle))]
+    pub(crate) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
     /// Throws everything away; returns how many messages.
     pub(crate) fn clear(&mut self) -> u64 {
         let dropped = self.messages.len() as u64;

@@ -1,21 +1,23 @@
 //! The live associations by their addresses, and the books that admission is decided by.
 
+#[cfg(all(test, shuttle))]
+mod model;
+
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::association::{Association, AssociationId, Parcel, signal};
 use crate::dispatcher::admit::{Ledger, Limits, Refusal};
 use crate::observe::{Counters, Stats};
 use crate::stream::proxy::Ends;
+use crate::sys::sync::atomic::{AtomicU64, Ordering};
+use crate::sys::sync::{Condvar, Mutex};
 
-/// A handshake younger than this is not evicted: an honest one has time for a retransmission.
-const EVICTION_AGE: Duration = Duration::from_secs(2);
+/// A handshake younger than this is not evicted: an honest one has time for a retransmission. Models do not wait.
+const EVICTION_AGE: Duration = Duration::from_secs(if cfg!(shuttle) { 0 } else { 2 });
 
 /// What makes an association unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -100,7 +102,11 @@ impl Registry {
 
     /// Gives a booked place back.
     pub(crate) fn cancel(&self, local: SocketAddr, peer: SocketAddr) {
-        self.table.lock().ledger.release(local, peer);
+        let mut table = self.table.lock();
+        table.ledger.release(local, peer);
+        if table.nobody_is_booked() {
+            self.emptied.notify_all();
+        }
     }
 
     /// Books a handshake for a new association, before it is inserted. At the cap the oldest
@@ -161,7 +167,7 @@ impl Registry {
             table.associations.remove(&key);
             table.ledger.release(association.local, association.peer_address());
         }
-        let fold = |from: &std::sync::atomic::AtomicU64, into: &std::sync::atomic::AtomicU64| {
+        let fold = |from: &AtomicU64, into: &AtomicU64| {
             into.fetch_add(from.swap(0, Ordering::Relaxed), Ordering::Relaxed);
         };
         fold(&association.received, &counters.messages_received);
@@ -170,6 +176,8 @@ impl Registry {
         if table.associations.is_empty() {
             table.associations.shrink_to(64);
             table.half_open.clear();
+        }
+        if table.nobody_is_booked() {
             self.emptied.notify_all();
         }
         left
@@ -193,12 +201,13 @@ impl Registry {
         self.table.lock().associations.values().cloned().collect()
     }
 
-    /// Waits until there is no association any more; `false` if there still is one at `deadline`.
+    /// Waits until there is no association any more, and none that is booked and still comes; `false` if there
+    /// is one at `deadline`.
     pub(crate) fn wait_until_empty(&self, deadline: Instant) -> bool {
         let mut table = self.table.lock();
-        while !table.associations.is_empty() {
+        while !table.nobody_is_booked() {
             if self.emptied.wait_until(&mut table, deadline).timed_out() {
-                return table.associations.is_empty();
+                return table.nobody_is_booked();
             }
         }
         true
@@ -226,6 +235,11 @@ impl Registry {
 }
 
 impl Table {
+    /// Whether there is no association, nor one between its booking and its insertion.
+    fn nobody_is_booked(&self) -> bool {
+        self.ledger.total() == 0
+    }
+
     /// Takes the oldest handshake out, if it is old enough to make way.
     fn oldest_handshake(&mut self, now: Instant) -> Option<Arc<Association>> {
         loop {

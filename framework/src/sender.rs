@@ -1,9 +1,11 @@
 //! Sending to a peer from any thread.
 
+#[cfg(all(test, shuttle))]
+mod model;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::address::Scheme;
 use crate::association::{Association, AssociationId, Link, signal};
@@ -11,6 +13,7 @@ use crate::error::TrySendError;
 use crate::outbox::{Overflow, Posted, Pushed, Queue};
 use crate::sctp::SendInfo;
 use crate::session::{Sent, Session};
+use crate::sys::sync::atomic::{AtomicU64, Ordering};
 
 /// Sends to one peer; clonable, and usable from any thread while the peer's own thread waits in
 /// `recv` or is busy with something else.
@@ -88,7 +91,7 @@ impl Sender {
             let mut link = association.link.lock();
             let Link::Open(session) = &mut *link else { return Posted::Ended };
             let mut outbox = association.outbox.lock();
-            match send_behind(session, &mut outbox, message, how) {
+            match send_behind(session, &mut outbox, &association.sent, message, how) {
                 sent @ (Sent::Done | Sent::Parked) => {
                     association.sent.fetch_add(1, Ordering::Relaxed);
                     (Posted::Sent, if sent == Sent::Parked { signal::FLUSH } else { 0 })
@@ -161,7 +164,7 @@ impl fmt::Debug for Sender {
 pub(crate) fn lock_and_send(association: &Association, message: &[u8], how: &SendInfo) -> Option<Sent> {
     let mut link = association.link.lock();
     let Link::Open(session) = &mut *link else { return None };
-    let sent = send_behind(session, &mut association.outbox.lock(), message, how);
+    let sent = send_behind(session, &mut association.outbox.lock(), &association.sent, message, how);
     drop(link);
     if matches!(sent, Sent::Done | Sent::Parked) {
         association.sent.fetch_add(1, Ordering::Relaxed);
@@ -169,10 +172,20 @@ pub(crate) fn lock_and_send(association: &Association, message: &[u8], how: &Sen
     Some(sent)
 }
 
-/// Sends a message behind those that wait.
-fn send_behind(session: &mut Session, outbox: &mut Queue, message: &[u8], how: &SendInfo) -> Sent {
-    if !outbox.is_empty() && empty(session, outbox).1 {
-        return Sent::Full;
+/// Sends a message behind those that wait, which are counted here.
+fn send_behind(
+    session: &mut Session,
+    outbox: &mut Queue,
+    counter: &AtomicU64,
+    message: &[u8],
+    how: &SendInfo,
+) -> Sent {
+    if !outbox.is_empty() {
+        let (sent, left) = empty(session, outbox);
+        counter.fetch_add(sent, Ordering::Relaxed);
+        if left {
+            return Sent::Full;
+        }
     }
     session.send(message, how)
 }

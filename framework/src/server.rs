@@ -4,11 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::RwLock;
 
 use crate::address::{Address, Scheme};
 use crate::association::{Association, Link, signal};
@@ -29,6 +27,8 @@ use crate::sender::Sender;
 use crate::session::context::Contexts;
 use crate::stream::StreamSettings;
 use crate::sys::limits;
+use crate::sys::sync::channel::{Receiver, bounded};
+use crate::sys::sync::{Condvar, Mutex, thread};
 use crate::transport::sctp::Restarted;
 use crate::transport::udp::{Stray, StrayTaker};
 use crate::worker::pool::Pool;
@@ -512,7 +512,7 @@ impl Handle {
         for association in &late {
             association.raise(signal::STOP);
         }
-        let abandoned = if late.is_empty() || shared.registry.wait_until_empty(Instant::now() + LET_GO) {
+        let abandoned = if in_time || shared.registry.wait_until_empty(Instant::now() + LET_GO) {
             0
         } else {
             self.abandon()

@@ -8,6 +8,8 @@ mod guard;
 mod hands;
 pub mod hello;
 mod listener;
+#[cfg(all(test, shuttle))]
+mod model;
 mod sctp;
 pub(crate) mod tcp;
 mod udp;
@@ -15,10 +17,7 @@ mod udp;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use self::hands::{Hands, THREAD_RETRY};
 pub(crate) use self::listener::UdpListener;
@@ -31,6 +30,8 @@ use crate::observe::log_limited;
 use crate::server::Shared;
 use crate::sys::epoll::{Epoll, READABLE};
 use crate::sys::eventfd::EventFd;
+use crate::sys::sync::atomic::{AtomicBool, Ordering};
+use crate::sys::sync::channel::{Receiver, Sender, TrySendError, bounded};
 use crate::transport::sctp::Restarted;
 use crate::transport::udp::Stray;
 use crate::worker::pool::Pool;

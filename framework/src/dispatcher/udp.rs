@@ -37,6 +37,7 @@ use crate::session::handshake::VerifiedHello;
 use crate::sys::control::PacketInfo;
 use crate::sys::epoll::{Epoll, READABLE};
 use crate::sys::message::{self, BATCH, Batch, DATAGRAM_MAX, Replies};
+use crate::sys::sync::thread;
 use crate::transport::udp::Stray;
 use crate::worker::{Job, Task};
 
@@ -218,7 +219,7 @@ impl Udp {
                     return true;
                 }
                 // It has just gone from the registry, or is about to.
-                Delivery::Gone => std::thread::yield_now(),
+                Delivery::Gone => thread::yield_now(),
             }
         }
         false

@@ -39,6 +39,14 @@ pub(crate) fn recv(
     overflow: &mut Vec<u8>,
     wait: bool,
 ) -> io::Result<Received> {
+    // Nothing blocks in a model.
+    #[cfg(shuttle)]
+    if wait {
+        return super::sync::model::poll(|| match recv(socket, first, overflow, false) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            received => Some(received),
+        });
+    }
     overflow.clear();
     overflow.reserve(DATAGRAM_MAX);
     let received = recvmsg(socket, first, overflow.spare_capacity_mut(), wait, control::packet_info)?;

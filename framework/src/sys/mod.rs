@@ -15,6 +15,7 @@ pub(crate) mod ossl;
 pub(crate) mod raw_keys;
 pub(crate) mod sctp;
 pub(crate) mod socket;
+pub(crate) mod sync;
 pub(crate) mod thread;
 
 use std::ffi::CString;

@@ -6,14 +6,13 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::Job;
 use crate::observe::Counters;
-use crate::sys::thread;
+use crate::sys::sync::atomic::{AtomicU64, Ordering};
+use crate::sys::sync::channel::{Receiver, Sender, TrySendError, bounded};
+use crate::sys::sync::spawn;
 
 /// Hands jobs to idle workers, or starts new ones.
 pub(crate) struct Pool {
@@ -64,7 +63,7 @@ impl Pool {
                 next = idle.recv_timeout(worker_idle).ok();
             }
         };
-        match thread::spawn(&name, self.stack_size, Box::new(run)) {
+        match spawn(&name, self.stack_size, Box::new(run)) {
             Ok(()) => hand.try_send(job).map_err(|error| (error.into_inner(), io::ErrorKind::Other.into())),
             Err(error) => Err((job, error)),
         }

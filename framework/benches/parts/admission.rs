@@ -1,0 +1,38 @@
+//! Whether a peer may come in, with so many there.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+use peeloff::internals::admit::Ledger;
+use peeloff::{Limits, Refusal};
+
+use crate::{KEY, UNLIMITED, local, peer};
+
+/// Of all limits that are there, the one that a source reaches first refuses.
+const LIMITED: Limits = Limits { max_peers_per_source: 1, new_peers_per_second: 1_000_000, ..UNLIMITED };
+
+/// [`Ledger::admit`] of a peer that goes again, and of one that is refused.
+pub fn admit(criterion: &mut Criterion) {
+    let (local, now) = (local(), Instant::now());
+    let mut group = criterion.benchmark_group("admission");
+    group.throughput(Throughput::Elements(1));
+    for count in [1, 1_000, 15_000] {
+        let mut ledger = Ledger::new(LIMITED, KEY);
+        for number in 0..count {
+            ledger.admit(local, peer(number), now).expect("no limit is reached");
+        }
+        group.bench_function(BenchmarkId::new("admit_and_release", count), |bench| {
+            bench.iter(|| {
+                ledger.admit(local, black_box(peer(count)), now).expect("no limit is reached");
+                ledger.release(local, peer(count));
+            });
+        });
+        group.bench_function(BenchmarkId::new("refuse", count), |bench| {
+            bench.iter(|| {
+                assert_eq!(ledger.admit(local, black_box(peer(0)), now), Err(Refusal::MaxPeersPerSource))
+            });
+        });
+    }
+    group.finish();
+}

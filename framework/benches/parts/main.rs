@@ -1,0 +1,50 @@
+//! What the pure parts cost, and those that threads share: `cargo bench -p peeloff`, about a minute. What whole
+//! servers do is measured by the crate `peeloff-stress`.
+
+mod admission;
+mod hello;
+mod outbox;
+mod registry;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use peeloff::Limits;
+
+/// No limit is reached but those that a bench sets.
+const UNLIMITED: Limits = Limits {
+    max_peers: usize::MAX,
+    max_peers_per_local_address: usize::MAX,
+    max_peers_per_source: usize::MAX,
+    max_peers_per_prefix: usize::MAX,
+    max_half_open: usize::MAX,
+    new_peers_per_second: u32::MAX,
+    new_peers_burst: u32::MAX,
+    exempt_loopback: true,
+};
+
+/// Of the keyed hashes.
+const KEY: (u64, u64) = (0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908);
+
+fn local() -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 1], 4433))
+}
+
+/// Another peer for each number; 250 share a /24.
+fn peer(number: u32) -> SocketAddr {
+    let address = u32::from(Ipv4Addr::new(10, 0, 0, 1)) + number / 250 * 256 + number % 250;
+    SocketAddr::from((Ipv4Addr::from(address), 50_000))
+}
+
+fn quick() -> Criterion {
+    let (warm_up, measured) = (Duration::from_millis(300), Duration::from_secs(1));
+    Criterion::default().sample_size(40).warm_up_time(warm_up).measurement_time(measured).without_plots()
+}
+
+criterion_group! {
+    name = parts;
+    config = quick();
+    targets = hello::classify, hello::cookies, admission::admit, registry::table, outbox::post
+}
+criterion_main!(parts);

@@ -1,0 +1,67 @@
+//! Posting one message to many peers, from one thread.
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput};
+use peeloff::internals::sender;
+use peeloff::{Outbox, Overflow, Posted};
+
+const LENGTH: usize = 100;
+
+/// [`Sender::post`](peeloff::Sender::post) to a peer that takes all, to one that takes nothing, and to one that
+/// takes nothing any more, whose outbox is full.
+pub fn post(criterion: &mut Criterion) {
+    let message: Arc<[u8]> = Arc::from([7; LENGTH]);
+    let mut group = criterion.benchmark_group("outbox");
+    group.throughput(Throughput::Elements(1));
+
+    // Nobody reads it, so the kernel throws away what finds no room: the sender does not notice.
+    let there = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket on loopback");
+    let here = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket on loopback");
+    here.connect(there.local_addr().expect("it is bound")).expect("loopback is there");
+    let fast = sender(here.into(), Outbox::default());
+    group.bench_function("sent", |bench| bench.iter(|| assert_eq!(fast.post(&message), Posted::Sent)));
+
+    for (name, overflow) in [("drop_oldest", Overflow::DropOldest), ("drop_newest", Overflow::DropNewest)] {
+        let (here, _there) = clogged();
+        let mut bound = Outbox::default();
+        bound.overflow = overflow;
+        let slow = sender(here.into(), bound);
+        while slow.post(&message) == Posted::Queued {}
+        group.bench_function(name, |bench| bench.iter(|| assert_eq!(slow.post(&message), Posted::Dropped)));
+    }
+
+    let (here, _there) = clogged();
+    let here = OwnedFd::from(here);
+    group.bench_function("queued", |bench| {
+        bench.iter_custom(|rounds| {
+            let (mut left, mut taken) = (rounds, Duration::ZERO);
+            while left > 0 {
+                // An outbox that is empty, filled as far as it goes.
+                let slow = sender(here.try_clone().expect("a descriptor").into(), Outbox::default());
+                let filled = left.min(Outbox::default().max_messages as u64);
+                let began = Instant::now();
+                for _ in 0..filled {
+                    assert_eq!(slow.post(&message), Posted::Queued);
+                }
+                taken += began.elapsed();
+                left -= filled;
+            }
+            taken
+        });
+    });
+    group.finish();
+}
+
+/// A socket that has no room, and its other end. A datagram that finds none is refused here, which UDP on loopback
+/// never does.
+fn clogged() -> (UnixDatagram, UnixDatagram) {
+    let (here, there) = UnixDatagram::pair().expect("a pair of sockets");
+    here.set_nonblocking(true).expect("a socket");
+    while here.send(&[7; LENGTH]).is_ok() {}
+    (here, there)
+}

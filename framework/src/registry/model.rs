@@ -1,0 +1,207 @@
+//! Peers that come and go at the same moment, under shuttle.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::address::Scheme;
+use crate::association::Delivery;
+use crate::sys::sync::Mutex;
+use crate::sys::sync::model::{choose, explore, poll};
+use crate::sys::sync::thread;
+
+const UNLIMITED: Limits = Limits {
+    max_peers: usize::MAX,
+    max_peers_per_local_address: usize::MAX,
+    max_peers_per_source: usize::MAX,
+    max_peers_per_prefix: usize::MAX,
+    max_half_open: usize::MAX,
+    new_peers_per_second: u32::MAX,
+    new_peers_burst: u32::MAX,
+    exempt_loopback: true,
+};
+
+/// A registry, and the counters that those who leave are counted in.
+type World = Arc<(Registry, Counters)>;
+
+fn world(limits: Limits) -> World {
+    Arc::new((Registry::new(limits, (1, 2)), Counters::default()))
+}
+
+fn addresses() -> (SocketAddr, SocketAddr) {
+    ("192.0.2.1:1".parse().unwrap(), "198.51.100.7:2".parse().unwrap())
+}
+
+fn association() -> Arc<Association> {
+    let (local, peer) = addresses();
+    Arc::new(Association::new(Scheme::Udp, local, peer))
+}
+
+fn spawn(world: &World, run: impl FnOnce(&(Registry, Counters)) + Send + 'static) -> thread::JoinHandle<()> {
+    let world = Arc::clone(world);
+    thread::spawn(move || run(&world))
+}
+
+fn join(threads: Vec<thread::JoinHandle<()>>) {
+    for thread in threads {
+        thread.join().unwrap();
+    }
+}
+
+fn assert_empty((registry, _): &(Registry, Counters)) {
+    let table = registry.table.lock();
+    assert!(table.associations.is_empty() && table.ledger.is_empty());
+}
+
+#[test]
+fn one_association_at_a_time_has_the_addresses_and_the_cap_holds() {
+    const MOST: usize = 2;
+    explore(2000, || {
+        let world = world(Limits { max_peers: MOST, ..UNLIMITED });
+        let come_and_go = |(registry, counters): &(Registry, Counters)| {
+            let (local, peer) = addresses();
+            for _ in 0..2 {
+                if registry.book(local, peer).is_err() {
+                    continue;
+                }
+                let association = association();
+                if !registry.insert(&association) {
+                    registry.cancel(local, peer);
+                    continue;
+                }
+                let found = registry.find(local, peer).expect("nobody else removes it");
+                assert_eq!(found.id, association.id, "another one took its addresses");
+                registry.remove(&association, counters);
+                assert!(registry.find(local, peer).is_none_or(|found| found.id != association.id));
+                // A late one more must not meet a successor.
+                registry.remove(&association, counters);
+            }
+        };
+        let mut threads: Vec<_> = (0..3).map(|_| spawn(&world, move |world| come_and_go(world))).collect();
+        threads.push(spawn(&world, |(registry, _)| {
+            for _ in 0..4 {
+                let table = registry.table.lock();
+                assert!(table.ledger.total() <= MOST && table.associations.len() <= 1);
+                assert!(table.ledger.total() >= table.associations.len());
+            }
+        }));
+        join(threads);
+        assert_empty(&world);
+    });
+}
+
+#[test]
+fn what_is_delivered_reaches_the_association_that_was_found_or_is_given_back() {
+    const DATAGRAMS: u8 = 6;
+    explore(2000, || {
+        let world = world(UNLIMITED);
+        let seen = Arc::new(Mutex::new(BTreeSet::new()));
+        // The worker of each: takes some of what comes, and ends.
+        let served = Arc::clone(&seen);
+        let serve = move |world: &World, association: Arc<Association>| {
+            let seen = Arc::clone(&served);
+            spawn(world, move |(registry, counters)| {
+                let take = |parcel: Parcel| {
+                    assert_eq!(parcel.payload[1..], association.id.as_u64().to_ne_bytes(), "another's");
+                    assert!(seen.lock().insert(parcel.payload[0]), "twice");
+                };
+                for _ in 0..choose(4) {
+                    association.take_delivered().into_iter().for_each(take);
+                }
+                registry.remove(&association, counters).into_iter().for_each(take);
+                assert_eq!(association.deliver(Parcel::datagram(&[]), false), Delivery::Gone);
+            })
+        };
+        // The dispatcher: the same addresses all the time.
+        let (local, peer) = addresses();
+        let mut workers = Vec::new();
+        for number in 0..DATAGRAMS {
+            poll(|| {
+                let association = world.0.find(local, peer).unwrap_or_else(|| {
+                    world.0.book(local, peer).unwrap();
+                    let association = association();
+                    assert!(world.0.insert(&association));
+                    workers.push(serve(&world, Arc::clone(&association)));
+                    association
+                });
+                let payload = [&[number][..], &association.id.as_u64().to_ne_bytes()].concat();
+                (association.deliver(Parcel::datagram(&payload), false) == Delivery::Queued).then_some(())
+            });
+        }
+        join(workers);
+        assert_eq!(seen.lock().len(), usize::from(DATAGRAMS), "lost");
+        assert_empty(&world);
+    });
+}
+
+#[test]
+fn a_handshake_that_is_evicted_while_it_ends_gives_its_place_back_once() {
+    const MOST: usize = 2;
+    explore(2000, || {
+        let world = world(Limits { max_half_open: MOST, ..UNLIMITED });
+        let all: Arc<Vec<_>> = Arc::new((0..4).map(|_| association()).collect());
+        let mut threads: Vec<_> = (0..all.len())
+            .map(|index| {
+                let all = Arc::clone(&all);
+                // Whoever comes finds room, or mostly somebody to evict.
+                spawn(&world, move |(registry, _)| {
+                    let mine = &all[index];
+                    // Between the two steps of an end there is neither room nor somebody to evict.
+                    if registry.begin_handshake(mine).is_err() {
+                        return;
+                    }
+                    registry.end_handshake(mine);
+                    assert!(!mine.half_open.load(Ordering::Acquire));
+                    registry.end_handshake(mine);
+                })
+            })
+            .collect();
+        let watched = Arc::clone(&all);
+        threads.push(spawn(&world, move |(registry, _)| {
+            for _ in 0..3 {
+                let table = registry.table.lock();
+                let open = |association: &&Arc<Association>| association.half_open.load(Ordering::Acquire);
+                let flagged = watched.iter().filter(open).count();
+                assert!(flagged <= table.ledger.half_open() && table.ledger.half_open() <= MOST);
+            }
+        }));
+        join(threads);
+        assert_empty(&world);
+    });
+}
+
+#[test]
+fn a_drain_reaches_all_that_are_there_and_nobody_comes_after_it() {
+    explore(2000, || {
+        let world = world(UNLIMITED);
+        let mut threads: Vec<_> = (0..2u16)
+            .map(|number| {
+                spawn(&world, move |(registry, counters)| {
+                    let (local, mut peer) = addresses();
+                    peer.set_port(number + 10);
+                    if let Err(refusal) = registry.book(local, peer) {
+                        assert_eq!(refusal, Refusal::Draining);
+                        return;
+                    }
+                    if choose(2) == 0 {
+                        return registry.cancel(local, peer);
+                    }
+                    let association = Arc::new(Association::new(Scheme::Udp, local, peer));
+                    assert!(registry.insert(&association));
+                    // A worker ends when it drains.
+                    poll(|| (association.signals() & signal::DRAIN != 0).then_some(()));
+                    registry.remove(&association, counters);
+                })
+            })
+            .collect();
+        threads.push(spawn(&world, |(registry, _)| {
+            registry.drain();
+            assert!(registry.wait_until_empty(Instant::now() + Duration::from_secs(3600)));
+            let (local, peer) = addresses();
+            assert_eq!(registry.book(local, peer), Err(Refusal::Draining));
+        }));
+        join(threads);
+        assert_empty(&world);
+    });
+}

@@ -1,0 +1,214 @@
+//! A slow peer that several threads post to while its worker sends what waits, or ends, under shuttle.
+//!
+//! The association, the worker's [`Peer`] and its transport are the real ones, over a pair of Unix sockets, whose
+//! buffer is as small as it gets. What is seen to by the worker alone has to wake it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use socket2::{Domain, Socket, Type};
+
+use super::*;
+use crate::config::Timeouts;
+use crate::error::EndReason;
+use crate::observe::Counters;
+use crate::outbox::Outbox;
+use crate::peer::{Opened, Parts, Peer};
+use crate::session::dtls::Facts;
+use crate::sys::sync::atomic::{AtomicBool, AtomicUsize};
+use crate::sys::sync::model::{explore, poll};
+use crate::sys::sync::{Mutex, thread};
+use crate::transport::Transport;
+use crate::transport::udp::UdpTransport;
+
+const POSTERS: u8 = 2;
+const EACH: u8 = 4;
+/// The kernel's buffer has room for one of these.
+const LENGTH: usize = 4000;
+const BOUND: usize = 2;
+
+/// A peer over one of two sockets, the other one, and what others send by.
+fn peer(overflow: Overflow) -> (Peer, Socket, Arc<Association>) {
+    let (here, there) = Socket::pair(Domain::UNIX, Type::SEQPACKET, None).unwrap();
+    here.set_send_buffer_size(1).unwrap();
+    there.set_nonblocking(true).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], 1));
+    let bound = Outbox { max_messages: BOUND, overflow, ..Outbox::default() };
+    let association = Arc::new(Association::new(Scheme::Udp, address, address).with_outbox(bound));
+    let (socket, counters) = (Arc::new(here), Arc::new(Counters::default()));
+    let transport =
+        UdpTransport::new(Arc::clone(&socket), Arc::clone(&association), Arc::clone(&counters), None);
+    let opened = Opened {
+        transport: Transport::Udp(transport),
+        session: Session::Plain(socket),
+        facts: Facts::default(),
+        restart: None,
+    };
+    let timeouts = Timeouts::default();
+    let parts = Parts { association: Arc::clone(&association), opened, timeouts, counters, home: None };
+    (Peer::open(parts), there, association)
+}
+
+/// What became of everything.
+struct Outcome {
+    /// What each post came to, by poster.
+    posted: Vec<Vec<Posted>>,
+    /// Poster and number of each message that reached the peer.
+    arrived: Vec<(u8, u8)>,
+    end: EndReason,
+}
+
+/// Has everybody do their part. Where nobody `closes`, the association ends when all that is said to wait has
+/// arrived.
+fn run(overflow: Overflow, closes: bool) -> Outcome {
+    let (mut peer, there, association) = peer(overflow);
+    let sender = peer.sender();
+    let worker = thread::spawn(move || {
+        while let Ok(Some(_)) = peer.recv(&mut [0; 16]) {}
+        peer.finish()
+    });
+    let arrived = Arc::new(Mutex::new(Vec::new()));
+    let (expected, over) = (Arc::new(AtomicUsize::new(usize::MAX)), Arc::new(AtomicBool::new(false)));
+    let reader = {
+        let (arrived, expected, over) = (Arc::clone(&arrived), Arc::clone(&expected), Arc::clone(&over));
+        let association = Arc::clone(&association);
+        let there = std::os::unix::net::UnixDatagram::from(OwnedFd::from(there));
+        thread::spawn(move || {
+            let mut buffer = [0; LENGTH];
+            poll(|| {
+                let done = over.load(Ordering::Acquire);
+                assert!(association.outbox.lock().len() <= BOUND);
+                match there.recv(&mut buffer) {
+                    Ok(LENGTH) => {
+                        arrived.lock().push((buffer[0], buffer[1]));
+                        None
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        let all = arrived.lock().len() == expected.load(Ordering::Acquire);
+                        (done || all).then_some(())
+                    }
+                    // The end.
+                    Ok(0) => Some(()),
+                    other => panic!("{other:?}"),
+                }
+            });
+            there
+        })
+    };
+    let posters: Vec<_> = (0..POSTERS)
+        .map(|poster| {
+            let sender = sender.clone();
+            thread::spawn(move || {
+                let post = |number| {
+                    let mut message = [0; LENGTH];
+                    (message[0], message[1]) = (poster, number);
+                    sender.post(&Arc::from(message))
+                };
+                (0..EACH).map(post).collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    if closes {
+        sender.close();
+    }
+    let posted: Vec<Vec<Posted>> = posters.into_iter().map(|poster| poster.join().unwrap()).collect();
+    let disconnects = posted.iter().flatten().any(|posted| *posted == Posted::Disconnected);
+    if !closes && !disconnects {
+        let dropped = association.dropped.load(Ordering::Relaxed) as usize;
+        expected.store(usize::from(POSTERS * EACH) - dropped, Ordering::Release);
+    } else {
+        poll(|| sender.is_ended().then_some(()));
+    }
+    let end = if closes || disconnects {
+        let end = worker.join().unwrap();
+        over.store(true, Ordering::Release);
+        reader.join().unwrap();
+        end
+    } else {
+        // Were something left without anybody being woken for it, this would not end.
+        reader.join().unwrap();
+        sender.close();
+        worker.join().unwrap()
+    };
+    assert_eq!(sender.post(&Arc::from([0; LENGTH])), Posted::Ended);
+    assert!(association.outbox.lock().is_empty());
+    let arrived = std::mem::take(&mut *arrived.lock());
+    // Nothing is counted twice, and nothing is forgotten.
+    let refused = posted.iter().flatten().filter(|posted| **posted == Posted::Ended).count();
+    let (sent, dropped) =
+        (association.sent.load(Ordering::Relaxed), association.dropped.load(Ordering::Relaxed));
+    assert_eq!(sent, arrived.len() as u64);
+    assert_eq!(sent + dropped + refused as u64, u64::from(POSTERS * EACH), "{posted:?}");
+    for poster in 0..POSTERS {
+        let numbers: Vec<u8> =
+            arrived.iter().filter(|(by, _)| *by == poster).map(|(_, number)| *number).collect();
+        assert!(numbers.is_sorted_by(|one, next| one < next), "out of order: {arrived:?}");
+    }
+    Outcome { posted, arrived, end }
+}
+
+impl Outcome {
+    /// The messages of which this was said.
+    fn said(&self, of: &[Posted]) -> Vec<(u8, u8)> {
+        let numbered = (0..).zip(&self.posted).flat_map(|(poster, all)| {
+            (0..).zip(all).map(move |(number, posted)| ((poster, number), *posted))
+        });
+        numbered.filter(|(_, posted)| of.contains(posted)).map(|(message, _)| message).collect()
+    }
+
+    fn sorted(&self) -> Vec<(u8, u8)> {
+        let mut arrived = self.arrived.clone();
+        arrived.sort_unstable();
+        arrived
+    }
+}
+
+#[test]
+fn what_is_sent_or_queued_arrives_and_what_is_dropped_does_not() {
+    explore(700, || {
+        let outcome = run(Overflow::DropNewest, false);
+        assert_eq!(outcome.sorted(), outcome.said(&[Posted::Sent, Posted::Queued]));
+        assert_eq!(outcome.end, EndReason::ClosedByUs);
+    });
+}
+
+#[test]
+fn the_last_message_arrives_where_older_ones_make_room() {
+    explore(700, || {
+        let outcome = run(Overflow::DropOldest, false);
+        // One of the two that were posted last was the last of all.
+        assert!((0..POSTERS).any(|poster| outcome.arrived.contains(&(poster, EACH - 1))));
+        assert_eq!(outcome.end, EndReason::ClosedByUs);
+    });
+}
+
+#[test]
+fn a_peer_that_is_too_slow_is_disconnected_once() {
+    explore(700, || {
+        let outcome = run(Overflow::Disconnect, false);
+        let disconnected = !outcome.said(&[Posted::Disconnected]).is_empty();
+        assert_eq!(outcome.end, if disconnected { EndReason::TooSlow } else { EndReason::ClosedByUs });
+        assert!(outcome.said(&[Posted::Dropped]).is_empty());
+        if !disconnected {
+            assert_eq!(outcome.arrived.len(), usize::from(POSTERS * EACH));
+        }
+    });
+}
+
+#[test]
+fn an_end_is_seen_by_all_who_post() {
+    explore(700, || {
+        let outcome = run(Overflow::DropNewest, true);
+        assert_eq!(outcome.end, EndReason::ClosedByUs);
+        assert!(outcome.said(&[Posted::Disconnected, Posted::Unsendable]).is_empty());
+        // What was sent is sent, whatever comes after it.
+        let arrived = outcome.sorted();
+        assert!(outcome.said(&[Posted::Sent]).iter().all(|message| arrived.contains(message)));
+        // Once somebody was told of the end, nobody of the same thread gets in any more.
+        for posted in &outcome.posted {
+            let ended = posted.iter().position(|posted| *posted == Posted::Ended).unwrap_or(posted.len());
+            assert!(posted[ended..].iter().all(|posted| *posted == Posted::Ended));
+        }
+    });
+}

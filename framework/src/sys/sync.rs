@@ -1,0 +1,29 @@
+//! What threads meet by: locks, atomics, channels, and the threads themselves. The parts of the framework that
+//! several threads share take them from here.
+//!
+//! These are the ones of the standard library, of parking_lot and of crossbeam-channel, as they are. Under
+//! `--cfg shuttle` they are those of `model`, whose scheduler decides at each of their calls which thread goes
+//! on; that is how the tests named `model` run:
+//!
+//! ```text
+//! RUSTFLAGS='--cfg shuttle' CARGO_TARGET_DIR=target/models cargo test -p peeloff --lib -- model::
+//! ```
+
+#[cfg(shuttle)]
+pub(crate) mod model;
+
+#[cfg(not(shuttle))]
+mod real {
+    pub(crate) use std::sync::atomic;
+    pub(crate) use std::thread;
+
+    pub(crate) use crossbeam_channel as channel;
+    pub(crate) use parking_lot::{Condvar, Mutex};
+
+    pub(crate) use crate::sys::thread::spawn;
+}
+
+#[cfg(shuttle)]
+pub(crate) use self::model::{Condvar, Mutex, atomic, channel, spawn, thread};
+#[cfg(not(shuttle))]
+pub(crate) use self::real::{Condvar, Mutex, atomic, channel, spawn, thread};

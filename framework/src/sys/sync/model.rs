@@ -1,0 +1,253 @@
+//! What [`sync`](super) is made of where a model runs.
+//!
+//! shuttle, not loom: the models run the framework's own code, real sockets included, in executions of a thousand
+//! steps. loom goes through all of a model's interleavings, which are too many for that, and takes nothing but its
+//! own types; shuttle goes through some of them, at random from a seed. Its atomics are sequentially consistent,
+//! so an ordering that is too weak is not found.
+//!
+//! There is no shuttle for crossbeam-channel, so [`channel`] is written here, after that crate's promises. The one
+//! that the [pool](crate::worker::pool) rests on: where `try_send` of a channel without room succeeds, a receiver
+//! that was waiting gets the value, even if its time is over before it has looked.
+//!
+//! Time: see [`Condvar::wait_until`]. System calls that block are made without blocking, until they are done
+//! ([`poll`]); so a wake-up that is lost shows as an execution that does not come to its end.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use shuttle::rand::{Rng, thread_rng};
+use shuttle::scheduler::RandomScheduler;
+use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
+
+pub(crate) use shuttle::sync::atomic;
+pub(crate) use shuttle::thread;
+
+/// Of the schedules; the environment's SHUTTLE_RANDOM_SEED goes before.
+const SEED: u64 = 20_260_101;
+
+/// Steps in which every execution comes to its end, a datagram on loopback that takes its time included.
+const MAX_STEPS: usize = 500_000;
+
+/// OpenSSL and system calls need more than shuttle's own threads.
+const STACK_SIZE: usize = 256 << 10;
+
+/// A wait that is shorter than this may be over at any step; a longer one never is, because no execution takes so
+/// long.
+const LONG: Duration = Duration::from_millis(100);
+
+/// Runs `body` under so many schedules, or PEELOFF_MODEL_RUNS times as many.
+#[cfg_attr(not(test), expect(dead_code, reason = "only models run"))]
+pub(crate) fn explore(schedules: usize, body: impl Fn() + Send + Sync + 'static) {
+    let times = std::env::var("PEELOFF_MODEL_RUNS").map_or(1, |times| times.parse().expect("a number"));
+    let mut config = Config::new();
+    config.stack_size = STACK_SIZE;
+    config.max_steps = MaxSteps::FailAfter(MAX_STEPS);
+    config.failure_persistence = FailurePersistence::None;
+    config.silence_warnings = true;
+    Runner::new(RandomScheduler::new_from_seed(SEED, schedules * times), config).run(body);
+}
+
+/// One of `count` choices, at random.
+pub(crate) fn choose(count: u32) -> u32 {
+    thread_rng().gen_range(0..count)
+}
+
+/// Makes a call until it gives something; meanwhile others go on.
+pub(crate) fn poll<T>(mut call: impl FnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(given) = call() {
+            return given;
+        }
+        thread::yield_now();
+    }
+}
+
+/// As [`thread::spawn`](crate::sys::thread::spawn); the stack is shuttle's.
+pub(crate) fn spawn(name: &str, _stack_size: usize, run: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
+    thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
+}
+
+/// As parking_lot's: without poison.
+#[derive(Default)]
+pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
+
+/// The lock of a [`Mutex`]; it is there until a [`Condvar`] takes it for a moment.
+pub(crate) struct MutexGuard<'a, T> {
+    mutex: &'a Mutex<T>,
+    guard: Option<shuttle::sync::MutexGuard<'a, T>>,
+}
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(shuttle::sync::Mutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        let guard = Some(self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        MutexGuard { mutex: self, guard }
+    }
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.guard.as_deref().expect("no wait is under way")
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.guard.as_deref_mut().expect("no wait is under way")
+    }
+}
+
+/// As parking_lot's.
+#[derive(Default)]
+pub(crate) struct Condvar(shuttle::sync::Condvar);
+
+/// Whether the time was over.
+pub(crate) struct WaitTimeoutResult(bool);
+
+impl WaitTimeoutResult {
+    pub(crate) fn timed_out(&self) -> bool {
+        self.0
+    }
+}
+
+impl Condvar {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn notify_all(&self) {
+        self.0.notify_all();
+    }
+
+    pub(crate) fn wait<T>(&self, lock: &mut MutexGuard<'_, T>) {
+        let guard = lock.guard.take().expect("no wait is under way");
+        lock.guard = Some(self.0.wait(guard).unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Waits for a notification where the deadline is far; where it is near, for a step, after which it may be over.
+    pub(crate) fn wait_until<T>(&self, lock: &mut MutexGuard<'_, T>, deadline: Instant) -> WaitTimeoutResult {
+        if deadline.saturating_duration_since(Instant::now()) >= LONG {
+            self.wait(lock);
+            return WaitTimeoutResult(false);
+        }
+        lock.guard = None;
+        thread::yield_now();
+        lock.guard = lock.mutex.lock().guard;
+        WaitTimeoutResult(choose(8) == 0)
+    }
+}
+
+/// As crossbeam-channel, as far as it is used.
+pub(crate) mod channel {
+    use std::collections::VecDeque;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    pub(crate) use crossbeam_channel::{RecvTimeoutError, TryRecvError, TrySendError};
+
+    use super::{Condvar, Mutex};
+
+    struct Channel<T> {
+        state: Mutex<State<T>>,
+        changed: Condvar,
+    }
+
+    struct State<T> {
+        queue: VecDeque<T>,
+        room: usize,
+        /// Receivers that wait at this moment.
+        waiting: usize,
+        receivers: usize,
+        sender: bool,
+    }
+
+    pub(crate) struct Sender<T>(Arc<Channel<T>>);
+
+    pub(crate) struct Receiver<T>(Arc<Channel<T>>);
+
+    /// A channel with so much room; with none, values go to receivers that wait.
+    pub(crate) fn bounded<T>(room: usize) -> (Sender<T>, Receiver<T>) {
+        let state = State { queue: VecDeque::new(), room, waiting: 0, receivers: 1, sender: true };
+        let channel = Arc::new(Channel { state: Mutex::new(state), changed: Condvar::new() });
+        (Sender(Arc::clone(&channel)), Receiver(channel))
+    }
+
+    impl<T> Sender<T> {
+        pub(crate) fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
+            let mut state = self.0.state.lock();
+            if state.receivers == 0 {
+                return Err(TrySendError::Disconnected(value));
+            }
+            let room = if state.room == 0 { state.waiting } else { state.room };
+            if state.queue.len() >= room {
+                return Err(TrySendError::Full(value));
+            }
+            state.queue.push_back(value);
+            self.0.changed.notify_all();
+            Ok(())
+        }
+    }
+
+    impl<T> Drop for Sender<T> {
+        fn drop(&mut self) {
+            self.0.state.lock().sender = false;
+            self.0.changed.notify_all();
+        }
+    }
+
+    impl<T> Receiver<T> {
+        pub(crate) fn try_recv(&self) -> Result<T, TryRecvError> {
+            let mut state = self.0.state.lock();
+            match state.queue.pop_front() {
+                Some(value) => Ok(value),
+                None if state.sender => Err(TryRecvError::Empty),
+                None => Err(TryRecvError::Disconnected),
+            }
+        }
+
+        pub(crate) fn recv(&self) -> Result<T, RecvTimeoutError> {
+            self.recv_timeout(Duration::from_secs(1 << 20))
+        }
+
+        pub(crate) fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
+            let deadline = Instant::now() + timeout;
+            let mut state = self.0.state.lock();
+            state.waiting += 1;
+            let mut over = false;
+            let received = loop {
+                // What was sent because somebody waited is taken, whether the time is over or not.
+                if let Some(value) = state.queue.pop_front() {
+                    break Ok(value);
+                }
+                if !state.sender {
+                    break Err(RecvTimeoutError::Disconnected);
+                }
+                if over {
+                    break Err(RecvTimeoutError::Timeout);
+                }
+                over = self.0.changed.wait_until(&mut state, deadline).timed_out();
+            };
+            state.waiting -= 1;
+            received
+        }
+    }
+
+    impl<T> Clone for Receiver<T> {
+        fn clone(&self) -> Self {
+            self.0.state.lock().receivers += 1;
+            Self(Arc::clone(&self.0))
+        }
+    }
+
+    impl<T> Drop for Receiver<T> {
+        fn drop(&mut self) {
+            self.0.state.lock().receivers -= 1;
+        }
+    }
+}
