@@ -25,6 +25,7 @@ use crate::restart::Cookies;
 use crate::sctp::Settings;
 use crate::sender::Sender;
 use crate::session::context::Contexts;
+use crate::session::handshake::after;
 use crate::stream::StreamSettings;
 use crate::sys::limits;
 use crate::sys::sync::channel::{Receiver, bounded};
@@ -507,7 +508,7 @@ impl Handle {
             return report.clone();
         }
         let peers = shared.registry.drain();
-        let in_time = began.checked_add(grace).is_none_or(|end| shared.registry.wait_until_empty(end));
+        let in_time = shared.registry.wait_until_empty(after(grace));
         let late = if in_time { Vec::new() } else { shared.registry.all() };
         for association in &late {
             association.raise(signal::STOP);

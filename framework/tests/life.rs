@@ -3,6 +3,7 @@
 mod support;
 
 use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use peeloff::{Error, Peer, Timeouts};
@@ -120,4 +121,34 @@ fn a_drain_lets_handlers_finish_and_says_goodbye() {
     for client in &mut clients {
         assert_eq!(client.recv_timeout(&mut [0; 16], DEADLINE).unwrap(), None);
     }
+}
+
+#[test]
+fn a_drain_without_end_waits_for_every_handler() {
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let (wait, left) = (std::sync::Mutex::new(wait), std::sync::Arc::new(AtomicBool::new(false)));
+    let leaves = std::sync::Arc::clone(&left);
+    let running = Running::with(
+        "dtls://127.0.0.1:0",
+        |builder| builder,
+        move |peer: &mut Peer| -> Result<(), Error> {
+            // The drain has begun where there is nothing more to receive.
+            assert_eq!(peer.recv(&mut [0; 16])?, None);
+            peer.send(b"draining")?;
+            wait.lock().unwrap().recv_timeout(DEADLINE).unwrap();
+            leaves.store(true, Ordering::SeqCst);
+            Ok(())
+        },
+    );
+    let mut client = running.connect();
+    let handle = running.handle();
+    let (tell, told) = std::sync::mpsc::channel();
+    let shutdown = std::thread::spawn(move || tell.send(handle.shutdown(Duration::MAX)).unwrap());
+    assert_eq!(client.recv_timeout(&mut [0; 16], DEADLINE).unwrap(), Some(8));
+    assert!(told.recv_timeout(Duration::from_millis(300)).is_err(), "it did not wait");
+    release.send(()).unwrap();
+    shutdown.join().unwrap();
+    let report = told.recv().unwrap();
+    assert!(left.load(Ordering::SeqCst));
+    assert_eq!((report.peers, report.finished, report.stopped, report.abandoned), (1, 1, 0, 0));
 }
