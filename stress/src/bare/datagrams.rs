@@ -92,7 +92,7 @@ pub fn epoll(listen: &Address) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// One socket for all peers: what came is sent back, [`BATCH`] datagrams by a system call.
+/// One socket for all peers: what came is sent back, 32 datagrams by a system call.
 ///
 /// # Errors
 ///
