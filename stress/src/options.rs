@@ -112,6 +112,12 @@ pub trait Scenario: Parser {
         Role::Echo
     }
 
+    /// What is wrong with a server of which this was reported; then the binary ends with 1. Bytes that came back wrong are
+    /// always wrong.
+    fn objection(&self, _report: &Report) -> Option<String> {
+        None
+    }
+
     /// Runs, and puts into the report what came of it.
     ///
     /// # Errors
@@ -132,7 +138,8 @@ pub struct Bench {
     pub stop: Stop,
 }
 
-/// A stress binary's whole `main`. Ends with 0; with 1 where bytes came back wrong; with 2 and one sentence where
+/// A stress binary's whole `main`. Ends with 0; with 1 where bytes came back wrong, or the scenario
+/// objects to what it saw; with 2 and one sentence where
 /// nothing could be measured.
 pub fn main<S: Scenario>() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -191,7 +198,11 @@ fn perform<S: Scenario>(scenario: &S) -> Result<bool, Box<dyn Error>> {
     }
     let wrong =
         ["corrupt", "cross-delivered"].iter().filter_map(|name| report.find(name)).any(|row| row.value > 0.0);
-    Ok(!wrong)
+    let objection = scenario.objection(&report);
+    if let Some(objection) = &objection {
+        eprintln!("{}: {objection}", S::NAME);
+    }
+    Ok(!wrong && objection.is_none())
 }
 
 impl Bench {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::Job;
 use crate::observe::Counters;
+use crate::sys::footprint;
 use crate::sys::sync::atomic::{AtomicU64, Ordering};
 use crate::sys::sync::channel::{Receiver, Sender, TrySendError, bounded};
 use crate::sys::sync::spawn;
@@ -82,6 +83,9 @@ impl Alive {
 
 impl Drop for Alive {
     fn drop(&mut self) {
-        self.0.workers.fetch_sub(1, Ordering::Relaxed);
+        if self.0.workers.fetch_sub(1, Ordering::Relaxed) == 1 {
+            // A crowd was here and is gone.
+            footprint::trim_heap();
+        }
     }
 }

@@ -12,7 +12,7 @@ use peeloff_stress::figures;
 use peeloff_stress::floor::{self, Question};
 use peeloff_stress::options::{self, Bench, Common, Scenario};
 use peeloff_stress::outside::Usage;
-use peeloff_stress::report::{Plot, Series};
+use peeloff_stress::report::{Plot, Report, Series};
 
 /// Measures what is left of clients that come and go.
 #[derive(Parser)]
@@ -39,11 +39,14 @@ struct Cli {
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(16..=1400))]
     payload: u16,
     /// Clients that come and go before anything is counted.
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 2000)]
     warm_up: u32,
     /// How long the server may take afterwards to let go of what it keeps for the next ones.
-    #[arg(long, default_value = "12s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "15s", value_parser = humantime::parse_duration)]
     settle: Duration,
+    /// Ends with exit code 1 where descriptors, threads or more than 1 MiB of memory are left behind, or a client failed.
+    #[arg(long)]
+    strict: bool,
 }
 
 fn main() -> ExitCode {
@@ -57,7 +60,23 @@ impl Scenario for Cli {
         &self.common
     }
 
+    fn objection(&self, report: &Report) -> Option<String> {
+        let too_much = |(name, most): &(&str, f64)| report.find(name).is_none_or(|row| row.value > *most);
+        let limits = [
+            ("clients that failed", 0.0),
+            ("descriptors left behind", 0.0),
+            ("threads left behind", 0.0),
+            ("memory left behind", 1024.0),
+        ];
+        let (name, most) = limits.into_iter().filter(|_| self.strict).find(too_much)?;
+        Some(match report.find(name) {
+            Some(row) => format!("{name}: {} {}, of which {most} would do", row.value, row.unit),
+            None => format!("{name}: not known; --strict needs the server's process, see --pid"),
+        })
+    }
+
     fn run(&self, bench: &mut Bench) -> Result<(), Box<dyn Error>> {
+        let first = bench.target.usage()?;
         bench.probe()?;
         let dialer = bench.dialer()?;
         let visits = Visits {
@@ -76,7 +95,6 @@ impl Scenario for Cli {
             self.rate.map_or(format!("{} at once", self.together), |rate| format!("{rate}/s")),
         );
         bench.report.option("messages of each", visits.messages);
-        let first = bench.target.usage()?;
         let bar = bench.progress("warming up", u64::from(self.warm_up));
         visits::run(&dialer, &visits, bench.threads(), &bench.stop, &bar)?;
         bar.finish_and_clear();
