@@ -559,14 +559,15 @@ pub fn raise_fd_limit() -> io::Result<u64> {
     limits::raise_fd_limit()
 }
 
-/// Has this program do without the memory that glibc keeps for each thread of what the thread has freed: some 10 KiB for
-/// each DTLS peer, measured after its handshake. For the first line of `main`, before there are other threads or open
-/// files; the library does not do it by itself.
+/// Has glibc's malloc take less memory for many threads. It keeps for each thread some of what the thread has freed, which
+/// is 10 KiB for each DTLS peer after its handshake, and spreads threads over eight heaps for each processor: here it
+/// keeps nothing, and has two heaps for each. For the first line of `main`, before there are other threads or open files;
+/// the library does not do it by itself.
 ///
-/// glibc reads the setting (`glibc.malloc.tcache_count` in `GLIBC_TUNABLES`,
+/// glibc reads these settings (`glibc.malloc.tcache_count` and `glibc.malloc.arena_max` in `GLIBC_TUNABLES`,
 /// [ld.so(8)](https://man7.org/linux/man-pages/man8/ld.so.8.html)) when a program starts, so this starts it anew, with the
-/// same process id and arguments, and comes back only where the setting is there already, to whatever value, or where the
-/// program cannot be started anew.
-pub fn without_malloc_caches() {
-    limits::without_malloc_caches();
+/// same process id and arguments. It comes back only where one of the settings is there already, to whatever value, or where
+/// the program cannot be started anew.
+pub fn tune_malloc() {
+    limits::tune_malloc();
 }

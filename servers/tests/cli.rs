@@ -44,13 +44,16 @@ fn standard_output_has_the_listeners_and_nothing_else() {
 }
 
 #[test]
-fn servers_do_without_the_caches_of_malloc_and_keep_process_and_arguments() {
+fn servers_start_anew_with_malloc_tuned_and_keep_process_and_arguments() {
     for program in [ECHO, CHAT] {
         let mut server = Program::start(program, &["--listen", "udp://127.0.0.1:0"]);
         assert!(server.line().starts_with("listening udp://127.0.0.1:"));
         let of = |file: &str| fs::read(format!("/proc/{}/{file}", server.id())).unwrap();
         let environment = String::from_utf8_lossy(&of("environ")).into_owned();
-        assert!(environment.contains("GLIBC_TUNABLES=glibc.malloc.tcache_count=0"), "{environment}");
+        assert!(
+            environment.contains("GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.arena_max="),
+            "{environment}"
+        );
         assert_eq!(of("cmdline"), format!("{program}\0--listen\0udp://127.0.0.1:0\0").into_bytes());
         let name = program.rsplit('/').next().unwrap();
         assert_eq!(of("comm"), format!("{name}\n").into_bytes());

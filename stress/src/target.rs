@@ -97,7 +97,7 @@ pub fn be_another(arguments: &[String]) -> Option<Result<(), Box<dyn Error>>> {
 }
 
 fn play(role: Role, knows: &str) -> Result<(), Box<dyn Error>> {
-    peeloff::without_malloc_caches();
+    peeloff::tune_malloc();
     if role == Role::Floor {
         return floor::answer(knows);
     }

@@ -1,5 +1,6 @@
 //! What the system lets this process have: descriptors, memory maps, threads.
 
+use std::num::NonZero;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::{env, fs, io};
@@ -28,25 +29,28 @@ fn get() -> io::Result<libc::rlimit> {
     Ok(limit)
 }
 
-/// Starts this program anew with glibc's caches of freed memory turned off; see
+/// Starts this program anew with glibc's caches of freed memory turned off and fewer heaps; see
 /// [execve(2)](https://man7.org/linux/man-pages/man2/execve.2.html). Comes back where that is no news or does not work.
-pub(crate) fn without_malloc_caches() {
+pub(crate) fn tune_malloc() {
     const NAME: &str = "GLIBC_TUNABLES";
-    const TUNABLE: &str = "glibc.malloc.tcache_count";
+    const CACHES: &str = "glibc.malloc.tcache_count";
+    const HEAPS: &str = "glibc.malloc.arena_max";
     let tunables = env::var(NAME).unwrap_or_default();
     let Ok(program) = env::current_exe() else { return };
     // A program that was started by naming the dynamic linker is that linker.
     let is_linker = program.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ld"));
-    if tunables.contains(TUNABLE) || is_linker {
+    if tunables.contains(CACHES) || tunables.contains(HEAPS) || is_linker {
         return;
     }
+    let heaps = 2 * std::thread::available_parallelism().map_or(1, NonZero::get);
     let before = if tunables.is_empty() { String::new() } else { format!("{tunables}:") };
     let mut arguments = env::args_os();
     let mut command = Command::new(program);
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
-    let _not_started = command.args(arguments).env(NAME, format!("{before}{TUNABLE}=0")).exec();
+    let _not_started =
+        command.args(arguments).env(NAME, format!("{before}{CACHES}=0:{HEAPS}={heaps}")).exec();
 }
 
 /// How many threads this process may hope for: two maps a thread out of `vm.max_map_count`

@@ -38,7 +38,7 @@ impl ServerOptions for Cli {
 }
 
 fn main() -> ExitCode {
-    peeloff::without_malloc_caches();
+    peeloff::tune_malloc();
     match Config::<Cli>::read(NAME) {
         Ok(config) => conclude(NAME, chat::run(&config.options.chat.clone(), config)),
         Err(code) => code,

@@ -34,7 +34,7 @@ impl ServerOptions for Cli {
 }
 
 fn main() -> ExitCode {
-    peeloff::without_malloc_caches();
+    peeloff::tune_malloc();
     match Config::<Cli>::read(NAME) {
         Ok(config) => conclude(NAME, serve(config, Echo)),
         Err(code) => code,
