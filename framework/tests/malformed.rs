@@ -391,8 +391,7 @@ fn thousands_of_malformed_handshakes_leave_nothing_behind_and_disturb_nobody() {
     assert!(stats.get("ended_handshake_timed_out") > u64::from(scaled(50)), "{stats:?}");
     let after = child.usage();
     assert_eq!(after.get("fds"), before.get("fds"));
-    let (had, has) = (before.get("rss"), after.get("rss"));
-    assert!(has < had + MORE_MEMORY, "{had} bytes of memory became {has}");
+    child::assert_memory(&before, &after, MORE_MEMORY);
     exchange(&mut child.connect(), b"and after");
 }
 

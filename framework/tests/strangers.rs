@@ -66,8 +66,7 @@ fn two_hundred_thousand_strangers_leave_nothing_behind() {
     let after = child.usage();
     assert_eq!(after.get("fds"), before.get("fds"));
     assert_eq!(after.get("threads"), before.get("threads"));
-    let grown = after.get("rss").saturating_sub(before.get("rss"));
-    assert!(grown < MORE_MEMORY, "the server has {grown} bytes more than before");
+    child::assert_memory(&before, &after, MORE_MEMORY);
 }
 
 /// Each of these strangers, from an address of its own, asks and is answered.

@@ -8,7 +8,7 @@ use foreign_types::{ForeignType, ForeignTypeRef};
 use libc::{c_char, c_int, c_long, c_uint, c_void};
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
-use openssl::ssl::{Ssl, SslContextBuilder, SslRef, SslSession};
+use openssl::ssl::{Ssl, SslContextBuilder, SslRef, SslSession, SslSessionRef};
 use openssl::x509::X509Crl;
 use openssl::x509::store::X509StoreBuilder;
 use openssl_sys as ffi;
@@ -28,6 +28,7 @@ unsafe extern "C" {
         callback: Option<extern "C" fn(*mut ffi::SSL, c_uint) -> c_uint>,
     );
     fn SSL_has_pending(ssl: *const ffi::SSL) -> c_int;
+    fn SSL_SESSION_dup(session: *const ffi::SSL_SESSION) -> *mut ffi::SSL_SESSION;
     fn X509_STORE_add_crl(store: *mut ffi::X509_STORE, crl: *mut ffi::X509_CRL) -> c_int;
     fn SSL_CTX_set_tlsext_ticket_key_evp_cb(
         context: *mut ffi::SSL_CTX,
@@ -191,6 +192,18 @@ pub(crate) fn add_crl(store: &mut X509StoreBuilder, crl: &X509Crl) -> Result<(),
 pub fn set_session(ssl: &mut Ssl, session: &SslSession) -> Result<(), ErrorStack> {
     // SAFETY: sessions and SSLs come from contexts of the same method, since each client keeps its own.
     unsafe { ssl.set_session(session) }
+}
+
+/// [SSL_SESSION_dup(3)](https://docs.openssl.org/3.0/man3/SSL_SESSION_free/): a session of one's own, as good for a
+/// handshake as the other is now.
+pub(crate) fn copy_session(session: &SslSessionRef) -> Result<SslSession, ErrorStack> {
+    // SAFETY: it is live, and only read; its members are counted up or copied.
+    let copy = unsafe { SSL_SESSION_dup(session.as_ptr()) };
+    if copy.is_null() {
+        return Err(ErrorStack::get());
+    }
+    // SAFETY: it is nobody else's.
+    Ok(unsafe { SslSession::from_ptr(copy) })
 }
 
 /// What a session ticket is made with.

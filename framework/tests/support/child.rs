@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use peeloff::{Address, Client, Peer};
 
@@ -19,10 +20,11 @@ const ROLE: &str = "PEELOFF_TEST_CHILD";
 /// What the answers begin with, among the test harness's own lines.
 const ANSWER: &str = "@ ";
 
-/// The process, as its parent sees it; it is killed when dropped.
+/// The process, as its parent sees it; it is killed when dropped. Under a sanitizer, which reports leaks at the end, it
+/// may end by itself.
 pub struct Child {
     process: std::process::Child,
-    input: ChildStdin,
+    input: Option<ChildStdin>,
     answers: Receiver<String>,
     url: Address,
 }
@@ -39,7 +41,7 @@ impl Child {
         command.args(["--exact", test, "--ignored", "--nocapture"]).env(ROLE, "1");
         configure(&mut command);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let input = process.stdin.take().unwrap();
+        let input = process.stdin.take();
         let output = BufReader::new(process.stdout.take().unwrap());
         let (sender, answers) = channel();
         thread::spawn(move || {
@@ -55,7 +57,7 @@ impl Child {
 
     /// Gives a command and waits for its answer.
     pub fn ask(&mut self, command: &str) -> String {
-        writeln!(self.input, "{command}").expect("the server lives");
+        writeln!(self.input.as_ref().unwrap(), "{command}").expect("the server lives");
         self.answers.recv_timeout(DEADLINE).expect("the server answers")
     }
 
@@ -97,6 +99,12 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
+        // It ends when nobody can ask any more.
+        drop(self.input.take());
+        let deadline = Instant::now() + DEADLINE;
+        while is_sanitized() && matches!(self.process.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::park_timeout(Duration::from_millis(5));
+        }
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -118,6 +126,22 @@ impl Numbers {
     /// The number of this name, which must exist.
     pub fn get(&self, name: &str) -> u64 {
         *self.0.get(name).unwrap_or_else(|| panic!("no number {name}"))
+    }
+}
+
+/// Whether a sanitizer watches the tests, as PEELOFF_TEST_SANITIZER says; `scripts/sanitize` sets it.
+fn is_sanitized() -> bool {
+    env::var_os("PEELOFF_TEST_SANITIZER").is_some()
+}
+
+/// The process has less than this many bytes more than it had. A sanitizer keeps memory for itself, of what was freed
+/// and for its reports: under one this says that it was not looked at. Leaks are what it reports itself.
+pub fn assert_memory(before: &Numbers, after: &Numbers, more: u64) {
+    let (had, has) = (before.get("rss"), after.get("rss"));
+    if is_sanitized() {
+        eprintln!("SKIPPED: memory under a sanitizer: {had} bytes became {has}");
+    } else {
+        assert!(has < had + more, "{had} bytes of memory became {has}");
     }
 }
 

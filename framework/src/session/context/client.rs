@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::{Protocol, common, use_authorities, use_identity, verify_keys, wire};
 use crate::credentials::{CaBundle, Identity, PublicKey, refused};
 use crate::error::IdentityError;
+use crate::sys::ossl;
 use crate::sys::raw_keys::{self, Side};
 
 /// What a client's context is made of.
@@ -47,13 +48,16 @@ impl Sessions {
     }
 
     /// What there is for a server. A TLS 1.3 ticket is taken out: it is for one use (RFC 8446 §C.4). Before that a
-    /// session is good for many, and the server gives no new one.
+    /// session is good for many, and the server gives no new one. Each gets a copy: a handshake writes to its session,
+    /// which is still that of whoever it was kept for, and of all others that resume it at the same time.
     pub(crate) fn take(&self, server: &str) -> Option<SslSession> {
         let mut sessions = self.0.lock();
-        match sessions.get(server)?.protocol_version() == SslVersion::TLS1_3 {
-            true => sessions.remove(server),
-            false => sessions.get(server).cloned(),
-        }
+        let session = match sessions.get(server)?.protocol_version() == SslVersion::TLS1_3 {
+            true => sessions.remove(server)?,
+            false => sessions.get(server).cloned()?,
+        };
+        drop(sessions);
+        ossl::copy_session(&session).ok()
     }
 
     /// Forgets what there is for a server: a handshake failed.
@@ -173,4 +177,50 @@ fn build_client(
         }
     }
     Ok(context)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    use foreign_types::ForeignTypeRef;
+
+    use super::*;
+    use crate::credentials::Credentials;
+    use crate::session::context;
+
+    #[test]
+    fn each_who_resumes_has_a_session_of_its_own() {
+        let server =
+            Credentials { identities: vec![Identity::self_signed().unwrap()], ..Credentials::default() };
+        let server = context::server(&server, Protocol::Tls).unwrap();
+        let client = old_client(&ClientCredentials { accept_any: true, ..ClientCredentials::default() });
+        let sessions = Arc::new(Sessions::default());
+        // What the handshake of each took is in no other hands, whether kept or resumed.
+        let (mut seen, mut streams) = (Vec::new(), Vec::new());
+        for resumes in [false, true, true] {
+            let mut ssl = Ssl::new(&client).unwrap();
+            keep_sessions(&mut ssl, "server", &sessions);
+            let taken = sessions.take("server");
+            if let Some(session) = &taken {
+                ossl::set_session(&mut ssl, session).unwrap();
+            }
+            let (near, far) = UnixStream::pair().unwrap();
+            let accepting = Ssl::new(&server).unwrap();
+            let accepted = thread::spawn(move || accepting.accept(far).unwrap());
+            let stream = ssl.connect(near).unwrap();
+            accepted.join().unwrap();
+            assert_eq!(stream.ssl().session_reused(), resumes);
+            keep_resumed(stream.ssl());
+            let own = stream.ssl().session().unwrap().to_owned();
+            let others: Vec<_> = (0..2).map(|_| sessions.take("server").unwrap()).collect();
+            for session in std::iter::once(own).chain(others) {
+                assert!(seen.iter().all(|other: &SslSession| other.as_ptr() != session.as_ptr()));
+                seen.push(session);
+            }
+            // OpenSSL spoils the session of one that is dropped without a goodbye.
+            streams.push(stream);
+        }
+    }
 }
