@@ -159,8 +159,9 @@ pub fn main<S: Scenario>() -> ExitCode {
 
 fn perform<S: Scenario>(scenario: &S) -> Result<bool, Box<dyn Error>> {
     let common = scenario.common().clone();
-    // A file that cannot be read is said before the measuring, not after it.
+    // A file that cannot be read or written is said before the measuring, not after it.
     let older = common.compare.as_deref().map(Report::read).transpose()?;
+    [&common.json, &common.html].into_iter().flatten().try_for_each(|path| report::check_folder(path))?;
     peeloff::raise_fd_limit()?;
     // A loop keeps its thread of rayon's for as long as it runs, and two scenarios have two more of them.
     let threads = usize::from(common.client_threads) + 2;
@@ -179,12 +180,20 @@ fn perform<S: Scenario>(scenario: &S) -> Result<bool, Box<dyn Error>> {
         report.option("group", &common.group);
     }
     let pin = common.pin.map_or("none".to_owned(), |cpu| cpu.to_string());
-    report.option("server's processor", pin);
+    // A server that runs already was pinned by whoever started it.
+    let pinned = if common.target.is_some() { "floors' processor" } else { "server's processor" };
+    report.option(pinned, pin);
     report.option("client threads", common.client_threads);
     let mut bench = Bench { common, target, report, stop };
     scenario.run(&mut bench)?;
     let Bench { common, mut report, stop, .. } = bench;
     report.interrupted = stop.wanted();
+    if common.floor && report.rows.iter().all(|row| row.floor.is_none()) {
+        report.note(match (&common.target, common.pid) {
+            (Some(_), None) => "Without --pid there is no figure of the server to set beside a floor.",
+            _ => "There is no floor for this: no figure has a ratio.",
+        });
+    }
     let to_stdout = common.json.as_deref().is_some_and(|path| path.as_os_str() == "-");
     if !to_stdout {
         print!("{}", report.to_table());
@@ -264,7 +273,7 @@ impl Bench {
         let tally = visited.tally;
         match visited.why {
             Some(why) if visited.completed == 0 => {
-                Err(format!("{address} cannot be measured: {why}; check --target and --auth").into())
+                Err(format!("{address} cannot be measured: {why}; check --target, --auth and --group").into())
             }
             _ if tally.corrupt + tally.cross > 0 => Err(format!(
                 "{address} answers something else than what was said; it has to be an echo server"

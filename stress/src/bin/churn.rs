@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use peeloff::Scheme;
 use peeloff_stress::client::visits::{self, Pace, Visits};
 use peeloff_stress::figures;
 use peeloff_stress::floor::{self, Question};
@@ -143,6 +144,11 @@ impl Scenario for Cli {
             report.lower("descriptors left behind", drift(after.fds, before.fds), "");
             report.lower("threads left behind", drift(after.threads, before.threads), "");
             report.lower("memory left behind", drift(after.rss_kib, before.rss_kib), "KiB");
+        }
+        if bench.target.address.scheme == Scheme::Udp {
+            report.note(
+                "On plain UDP nobody says goodbye: what is left behind stays until the server's idle deadline.",
+            );
         }
         figures::visited(report, &visited);
         visited.echo.describe(report, "echo");

@@ -166,9 +166,6 @@ impl Cli {
         };
         let before = target.usage()?;
         let peers = self.connect(bench, &target.address, suite)?;
-        if let (None, Some(before), Some(after)) = (role, before, target.usage()?) {
-            figures::held(&mut bench.report, &after.since(&before), &after, self.peers as usize);
-        }
         let mut contestant = Contestant { name, target, peers, turns: Vec::new() };
         // What is paid once is paid before the first turn; on UDP a peer is one by its first message.
         let warm = Talk {
@@ -182,6 +179,10 @@ impl Cli {
             Peers::Links(links) => talk::run(links, &warm, threads, &bench.stop, &ProgressBar::hidden())?,
             Peers::Threads(peers) => threads::run(peers, &warm, &bench.stop, &ProgressBar::hidden())?,
         };
+        // Not before: on UDP and SCTP clients are connected before the server knows of them.
+        if let (None, Some(before), Some(after)) = (role, before, contestant.target.usage()?) {
+            figures::held(&mut bench.report, &after.since(&before), &after, self.peers as usize);
+        }
         Ok(contestant)
     }
 

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use peeloff::Scheme;
 use peeloff_stress::client::visits::{self, Visits};
-use peeloff_stress::figures;
 use peeloff_stress::flood::{Flood, Flooded, Kind};
 use peeloff_stress::honest::{self, Honest};
 use peeloff_stress::options::{self, Bench, Common, Scenario};
@@ -86,7 +85,7 @@ impl Scenario for Cli {
         let bar = bench.progress("in quiet", 0);
         let quiet = honest.serve(bench, self.duration)?;
         bar.finish_and_clear();
-        let before = bench.target.usage()?;
+        let (before, began) = (bench.target.usage()?, Instant::now());
         let over = AtomicBool::new(false);
         let bar = bench.progress("in the flood", 0);
         let (busy, flooded) = thread::scope(|scope| {
@@ -98,7 +97,7 @@ impl Scenario for Cli {
         });
         bar.finish_and_clear();
         let (busy, flooded) = (busy?, flooded.map_err(|_| "the flood's thread failed")??);
-        let after = bench.target.usage()?;
+        let (after, seconds) = (bench.target.usage()?, began.elapsed().as_secs_f64().max(1e-9));
         let report = &mut bench.report;
         report.plain("datagrams of strangers", flooded.sent as f64, "");
         report.plain("of them answered", flooded.answers as f64, "");
@@ -107,7 +106,7 @@ impl Scenario for Cli {
             report.lower("server RSS grown", grown.rss_kib as f64, "KiB");
             report.lower("threads grown", grown.threads as f64, "");
             report.lower("descriptors grown", grown.fds as f64, "");
-            report.plain("server CPU", grown.cpu.as_secs_f64() * 1e3 / self.duration.as_secs_f64(), "ms/s");
+            report.plain("server CPU", grown.cpu.as_secs_f64() * 1e3 / seconds, "ms/s");
         }
         honest::say(report, &quiet, &busy, "in the flood");
         drop(honest);
@@ -200,7 +199,6 @@ impl Cli {
         let series = vec![Series { name: "median".to_owned(), points }];
         let title = "A datagram of an unknown peer".to_owned();
         bench.report.plots.push(Plot { title, x: "connected peers".to_owned(), y: "µs".to_owned(), series });
-        figures::tally(&mut bench.report, &Default::default());
         Ok(())
     }
 }

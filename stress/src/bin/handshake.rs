@@ -70,7 +70,9 @@ impl Scenario for Cli {
             // TLS 1.3 sends its tickets behind the handshake; whoever waits for an answer has them.
             let first = Visits { messages: 1, stay: false, ..Visits::of(1) };
             visits::run(&dialer, &first, 1, &bench.stop, &bench.progress("a session to resume", 1))?;
-            visits.session = Some(dialer.last_session().ok_or("the server gave no session to resume")?);
+            visits.session = Some(
+                dialer.last_session().ok_or("the server gave no session to resume; leave out --resumed")?,
+            );
         }
         bench.report.option("clients", self.count);
         bench.report.option(

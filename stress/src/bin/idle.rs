@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use peeloff_stress::client::talk::{self, Pace, Talk};
@@ -55,15 +55,16 @@ impl Scenario for Cli {
         bar.finish_and_clear();
         let quiet = bench.target.usage()?;
         let bar = bench.progress("quiet", 0);
+        let began = Instant::now();
         bench.stop.wait(self.duration);
         bar.finish_and_clear();
-        let after = bench.target.usage()?;
+        let (after, seconds) = (bench.target.usage()?, began.elapsed().as_secs_f64());
         let peers = visited.links.len();
         if let (Some(before), Some(quiet), Some(after)) = (before, quiet, after) {
             figures::held(&mut bench.report, &after.since(&before), &after, peers);
             let idle = after.since(&quiet);
             let report = &mut bench.report;
-            let seconds = self.duration.as_secs_f64().max(1e-9);
+            let seconds = seconds.max(1e-9);
             report.lower("server CPU while quiet", idle.cpu.as_secs_f64() * 1e3 / seconds, "ms/s");
             report.lower("server wake-ups while quiet", idle.wake_ups as f64 / seconds, "/s");
             let machine = after.since(&before).available_kib as f64 / peers.max(1) as f64;

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use peeloff_stress::client::slow;
@@ -62,7 +62,7 @@ impl Scenario for Cli {
         let quiet = honest.serve(bench, self.duration)?;
         bar.finish_and_clear();
 
-        let before = bench.target.usage()?;
+        let (before, began) = (bench.target.usage()?, Instant::now());
         let visits = Visits { answer: bench.common.answer, ..Visits::of(self.slow as usize) };
         let bar = bench.progress("slow readers", u64::from(self.slow));
         let mut visited = visits::run(&dialer, &visits, bench.threads(), &bench.stop, &bar)?;
@@ -77,7 +77,7 @@ impl Scenario for Cli {
         let bar = bench.progress("beside them", 0);
         let busy = honest.serve(bench, self.duration)?;
         bar.finish_and_clear();
-        let after = bench.target.usage()?;
+        let (after, seconds) = (bench.target.usage()?, began.elapsed().as_secs_f64().max(1e-9));
 
         let report = &mut bench.report;
         report.plain("stalled handshakes", stalled.len() as f64, "");
@@ -88,7 +88,7 @@ impl Scenario for Cli {
             report.lower("server RSS for each of them", grown.rss_kib as f64 / each, "KiB");
             report.plain("threads for them", grown.threads as f64, "");
             report.plain("descriptors for them", grown.fds as f64, "");
-            report.plain("server CPU", grown.cpu.as_secs_f64() * 1e3 / self.duration.as_secs_f64(), "ms/s");
+            report.plain("server CPU", grown.cpu.as_secs_f64() * 1e3 / seconds, "ms/s");
         }
         honest::say(report, &quiet, &busy, "beside them");
         Ok(())

@@ -12,6 +12,8 @@ pub(super) struct Change {
     pub(super) older: f64,
     /// As a part of the older one; `None` where that is 0.
     pub(super) by: Option<f64>,
+    /// Whether that is the ratio's, because both runs have a floor.
+    pub(super) of_ratio: bool,
     pub(super) verdict: &'static str,
 }
 
@@ -19,9 +21,9 @@ pub(super) struct Change {
 pub(super) fn change(newer: &super::Row, older: &Report) -> Option<Change> {
     let old = older.find(&newer.name).filter(|old| old.unit == newer.unit)?;
     // Absolute figures wander with the machine; ratios do so less.
-    let (value, before) = match (newer.ratio(), old.ratio()) {
-        (Some(value), Some(before)) => (value, before),
-        _ => (newer.value, old.value),
+    let (value, before, of_ratio) = match (newer.ratio(), old.ratio()) {
+        (Some(value), Some(before)) => (value, before, true),
+        _ => (newer.value, old.value, false),
     };
     let by = (before != 0.0).then(|| value / before - 1.0);
     let moved = by.unwrap_or(if value == before { 0.0 } else { 1.0 });
@@ -32,7 +34,7 @@ pub(super) fn change(newer: &super::Row, older: &Report) -> Option<Change> {
         (Better::Higher, moved) if moved > 0.0 => "better",
         _ => "worse",
     };
-    Some(Change { older: old.value, by, verdict })
+    Some(Change { older: old.value, by, of_ratio, verdict })
 }
 
 pub(super) fn render(newer: &Report, older: &Report) -> String {
@@ -54,7 +56,7 @@ pub(super) fn render(newer: &Report, older: &Report) -> String {
     for row in &newer.rows {
         let Some(change) = change(row, older) else { continue };
         let by = change.by.map(|by| format!("{:+.1} %", by * 100.0)).unwrap_or_default();
-        let what = if row.floor.is_some() { " (of the ratio)" } else { "" };
+        let what = if change.of_ratio { " (of the ratio)" } else { "" };
         let _ = writeln!(
             text,
             "{:<name$} {:>12} -> {:>12} {:<6} {by:>10} {}{what}",

@@ -214,6 +214,21 @@ impl Row {
     }
 }
 
+/// Checks that a file can be put there, as far as that is known without making one.
+///
+/// # Errors
+///
+/// One sentence that names the file: its folder is not there.
+pub fn check_folder(path: &Path) -> Result<(), String> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !folder.is_dir() => {
+            Err(format!("{} cannot be written: {} is no folder", path.display(), folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Writes a text to a file, or to standard output where the path is `-`.
 ///
 /// # Errors
