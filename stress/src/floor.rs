@@ -6,11 +6,14 @@
 use std::error::Error;
 use std::hint::black_box;
 use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use mio::unix::SourceFd;
+use mio::{Interest, Poll, Token};
 use serde::{Deserialize, Serialize};
 
-use crate::memory::Workbench;
+use crate::memory::{self, Workbench};
 use crate::outside::Usage;
 use crate::secure::Suite;
 use crate::target::Role;
@@ -34,17 +37,21 @@ pub enum Question {
         /// Bytes of the message.
         payload: usize,
     },
-    /// Seconds to encrypt a message.
+    /// Seconds to encrypt a message, in one session after the other.
     Encrypt {
         /// Of which kind.
         suite: Suite,
         /// Bytes of the message.
         payload: usize,
+        /// Sessions.
+        sessions: usize,
     },
-    /// Seconds to send a datagram on a connected socket, of which there are several.
+    /// Seconds to send a datagram, on one connected socket after the other to as many others, which epoll watches.
     Send {
         /// Bytes of the datagram.
         payload: usize,
+        /// Sockets that send.
+        sockets: usize,
     },
     /// KiB of a server's open session.
     Memory {
@@ -86,34 +93,44 @@ pub fn answer(question: &str) -> Result<(), Box<dyn Error>> {
             let mut pair = Workbench::new(&suite, false)?.open(false)?;
             median(TIME, || pair.echo(payload))?
         }
-        Question::Encrypt { suite, payload } => {
-            let mut pair = Workbench::new(&suite, false)?.open(false)?;
-            median(TIME, || pair.encrypt(payload))?
+        Question::Encrypt { suite, payload, sessions } => {
+            let bench = Workbench::new(&suite, false)?;
+            let pairs: Result<Vec<_>, _> = (0..sessions.max(1)).map(|_| bench.open(false)).collect();
+            let mut pairs = pairs?;
+            median(TIME, || memory::encrypt_in_each(&mut pairs, payload))?
         }
-        Question::Send { payload } => {
-            let receiver = UdpSocket::bind("127.0.0.1:0")?;
-            receiver.set_nonblocking(true)?;
-            let mut senders = Vec::new();
-            for _ in 0..64 {
-                let sender = UdpSocket::bind("127.0.0.1:0")?;
-                sender.connect(receiver.local_addr()?)?;
-                senders.push(sender);
-            }
-            let (message, mut buffer) = (vec![0; payload], [0; 2048]);
-            median(TIME, || {
-                let began = Instant::now();
-                for sender in &senders {
-                    sender.send(&message)?;
-                }
-                let took = began.elapsed() / 64;
-                while receiver.recv(&mut buffer).is_ok() {}
-                Ok(took)
-            })?
-        }
-        Question::Memory { suite, count } => memory(&suite, count.max(1))?,
+        Question::Send { payload, sockets } => send(payload, sockets.max(1), TIME)?,
+        Question::Memory { suite, count } => resident(&suite, count.max(1))?,
     };
     println!("{value}");
     Ok(())
+}
+
+/// In seconds.
+fn send(payload: usize, sockets: usize, time: Duration) -> Result<f64, Box<dyn Error>> {
+    peeloff::raise_fd_limit()?;
+    let poll = Poll::new()?;
+    let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+    for number in 0..sockets {
+        let (sender, receiver) = (UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?);
+        sender.connect(receiver.local_addr()?)?;
+        receiver.set_nonblocking(true)?;
+        poll.registry().register(&mut SourceFd(&receiver.as_raw_fd()), Token(number), Interest::READABLE)?;
+        senders.push(sender);
+        receivers.push(receiver);
+    }
+    let (message, mut buffer) = (vec![0; payload], [0; 2048]);
+    median(time, || {
+        let began = Instant::now();
+        for sender in &senders {
+            sender.send(&message)?;
+        }
+        let took = began.elapsed() / u32::try_from(sockets)?;
+        for receiver in &receivers {
+            while receiver.recv(&mut buffer).is_ok() {}
+        }
+        Ok(took)
+    })
 }
 
 /// In seconds.
@@ -130,7 +147,7 @@ fn median(
     Ok(all[all.len() / 2].as_secs_f64())
 }
 
-fn memory(suite: &Suite, count: usize) -> Result<f64, Box<dyn Error>> {
+fn resident(suite: &Suite, count: usize) -> Result<f64, Box<dyn Error>> {
     let bench = Workbench::new(suite, true)?;
     // What is paid once is paid before.
     let mut sessions = vec![bench.open(false)?.into_server()];

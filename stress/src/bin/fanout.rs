@@ -138,10 +138,12 @@ impl Cli {
             return Ok(None);
         }
         let pin = bench.common.pin;
-        let send = floor::ask(&Question::Send { payload }, pin)? * 1e6;
+        let sockets = self.receivers as usize;
+        let send = floor::ask(&Question::Send { payload, sockets }, pin)? * 1e6;
         Ok(match bench.suite() {
             Some(suite) => {
-                let encrypt = floor::ask(&Question::Encrypt { suite, payload }, pin)? * 1e6;
+                let encrypt =
+                    floor::ask(&Question::Encrypt { suite, payload, sessions: sockets }, pin)? * 1e6;
                 Some((send + encrypt, "encrypting in memory + bare send"))
             }
             None => Some((send, "bare send")),
