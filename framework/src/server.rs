@@ -566,8 +566,8 @@ pub fn raise_fd_limit() -> io::Result<u64> {
 ///
 /// glibc reads these settings (`glibc.malloc.tcache_count` and `glibc.malloc.arena_max` in `GLIBC_TUNABLES`,
 /// [ld.so(8)](https://man7.org/linux/man-pages/man8/ld.so.8.html)) when a program starts, so this starts it anew, with the
-/// same process id and arguments. It comes back only where one of the settings is there already, to whatever value, or where
-/// the program cannot be started anew.
+/// same process id and arguments, once (`PEELOFF_MALLOC_TUNED` in the environment says that it was). It comes back where
+/// one of the settings is there already, to whatever value, and where the program cannot be started anew.
 pub fn tune_malloc() {
     limits::tune_malloc();
 }

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use support::{CHAT, Certificate, Directory, ECHO, NC, Program, run, start_echo};
 
@@ -49,17 +49,25 @@ fn servers_start_anew_with_malloc_tuned_and_keep_process_and_arguments() {
         let mut server = Program::start(program, &["--listen", "udp://127.0.0.1:0"]);
         assert!(server.line().starts_with("listening udp://127.0.0.1:"));
         let of = |file: &str| fs::read(format!("/proc/{}/{file}", server.id())).unwrap();
-        let environment = String::from_utf8_lossy(&of("environ")).into_owned();
-        assert!(
-            environment.contains("GLIBC_TUNABLES=glibc.malloc.tcache_count=0:glibc.malloc.arena_max="),
-            "{environment}"
-        );
+        // glibc may put NULs between what it read.
+        let environment = of("environ");
+        let has = |text: &str| environment.windows(text.len()).any(|window| window == text.as_bytes());
+        assert!(has("GLIBC_TUNABLES=glibc.malloc.tcache_count=0") && has("glibc.malloc.arena_max="));
         assert_eq!(of("cmdline"), format!("{program}\0--listen\0udp://127.0.0.1:0\0").into_bytes());
         let name = program.rsplit('/').next().unwrap();
         assert_eq!(of("comm"), format!("{name}\n").into_bytes());
         server.signal("TERM");
         assert_eq!(server.wait().code, Some(0));
     }
+}
+
+#[test]
+fn a_server_keeps_the_tunables_that_it_was_given_and_starts_anew_once() {
+    let mut command = Command::new("env");
+    command.args(["GLIBC_TUNABLES=glibc.malloc.perturb=7:glibc.malloc.top_pad=4096", ECHO]);
+    let output = command.args(["--listen", "nonsense"]).output().unwrap();
+    // It came to its arguments.
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
 
 #[test]

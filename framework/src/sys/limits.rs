@@ -35,22 +35,27 @@ pub(crate) fn tune_malloc() {
     const NAME: &str = "GLIBC_TUNABLES";
     const CACHES: &str = "glibc.malloc.tcache_count";
     const HEAPS: &str = "glibc.malloc.arena_max";
+    // glibc itself may cut its variable short while it reads it, so that does not tell whether this was done already.
+    const DONE: &str = "PEELOFF_MALLOC_TUNED";
     let tunables = env::var(NAME).unwrap_or_default();
     let Ok(program) = env::current_exe() else { return };
     // A program that was started by naming the dynamic linker is that linker.
     let is_linker = program.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ld"));
-    if tunables.contains(CACHES) || tunables.contains(HEAPS) || is_linker {
+    if env::var_os(DONE).is_some() || tunables.contains(CACHES) || tunables.contains(HEAPS) || is_linker {
         return;
     }
     let heaps = 2 * std::thread::available_parallelism().map_or(1, NonZero::get);
-    let before = if tunables.is_empty() { String::new() } else { format!("{tunables}:") };
+    let others = if tunables.is_empty() { tunables } else { format!(":{tunables}") };
     let mut arguments = env::args_os();
     let mut command = Command::new(program);
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
-    let _not_started =
-        command.args(arguments).env(NAME, format!("{before}{CACHES}=0:{HEAPS}={heaps}")).exec();
+    let _not_started = command
+        .args(arguments)
+        .env(NAME, format!("{CACHES}=0:{HEAPS}={heaps}{others}"))
+        .env(DONE, "1")
+        .exec();
 }
 
 /// How many threads this process may hope for: two maps a thread out of `vm.max_map_count`
