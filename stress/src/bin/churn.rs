@@ -71,7 +71,9 @@ impl Scenario for Cli {
         ];
         let (name, most) = limits.into_iter().filter(|_| self.strict).find(too_much)?;
         Some(match report.find(name) {
-            Some(row) => format!("{name}: {} {}, of which {most} would do", row.value, row.unit),
+            Some(row) => {
+                format!("{}, and {most} would do", format!("{name}: {} {}", row.value, row.unit).trim())
+            }
             None => format!("{name}: not known; --strict needs the server's process, see --pid"),
         })
     }
