@@ -146,6 +146,8 @@ impl Peer {
             _ => None,
         };
         *parts.association.link.lock() = Link::Open(session);
+        // The thread of a client is its user's.
+        let settled = parts.home.is_none() || !matches!(layers, Layers::Dtls | Layers::Tls);
         Self {
             association: parts.association,
             transport: Some(transport),
@@ -165,7 +167,7 @@ impl Peer {
             told_to_drain: false,
             held_until: None,
             last_heard: Instant::now(),
-            settled: !matches!(layers, Layers::Dtls | Layers::Tls),
+            settled,
             heard: false,
             max_message,
             min_message,

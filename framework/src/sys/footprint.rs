@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::ptr;
 
 use foreign_types::ForeignTypeRef;
@@ -113,14 +114,16 @@ pub(crate) fn release_stack() {
     let here = 0_u8;
     // Below what this function and its callees may stand on, and the red zone.
     const MARGIN: usize = 1024;
-    if let Some(lowest) = stack_start() {
-        release_pages(lowest, (&raw const here).addr().saturating_sub(MARGIN));
+    let here = (&raw const here).addr();
+    // A caller may have brought a stack of its own.
+    if let Some(stack) = stack().filter(|stack| stack.contains(&here)) {
+        release_pages(stack.start, here - MARGIN);
     }
 }
 
-/// The lowest address of the calling thread's stack, above its guard;
+/// The calling thread's stack, without its guard;
 /// [pthread_getattr_np(3)](https://man7.org/linux/man-pages/man3/pthread_getattr_np.3.html).
-fn stack_start() -> Option<usize> {
+fn stack() -> Option<Range<usize>> {
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
     let (mut start, mut size) = (ptr::null_mut(), 0);
     // SAFETY: the attributes are filled before they are used and destroyed once.
@@ -130,7 +133,7 @@ fn stack_start() -> Option<usize> {
         }
         let known = libc::pthread_attr_getstack(attributes.as_ptr(), &mut start, &mut size);
         libc::pthread_attr_destroy(attributes.as_mut_ptr());
-        (known == 0).then(|| start.addr())
+        (known == 0).then(|| start.addr()..start.addr() + size)
     }
 }
 
@@ -226,7 +229,7 @@ mod tests {
             if rounds == 0 { all } else { all + deep(rounds - 1) }
         }
         let thread = std::thread::Builder::new().stack_size(256 << 10).spawn(|| {
-            let low = stack_start().unwrap();
+            let low = stack().unwrap().start;
             assert_eq!(deep(3), 4 * (32 << 10));
             let before = resident(low, 128 << 10);
             release_stack();
