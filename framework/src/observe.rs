@@ -177,7 +177,7 @@ counters! {
     messages_received,
     /// Messages sent to peers.
     messages_sent,
-    /// Messages dropped because their peer's [`Outbox`](crate::Outbox) was full.
+    /// Messages dropped because their peer's [`Outbox`](crate::Outbox) was full, or in it because they could not be sent any more.
     messages_dropped,
 }
 

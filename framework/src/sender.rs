@@ -13,7 +13,7 @@ use crate::error::TrySendError;
 use crate::outbox::{Overflow, Posted, Pushed, Queue};
 use crate::sctp::SendInfo;
 use crate::session::{Sent, Session};
-use crate::sys::sync::atomic::{AtomicU64, Ordering};
+use crate::sys::sync::atomic::Ordering;
 
 /// Sends to one peer; clonable, and usable from any thread while the peer's own thread waits in
 /// `recv` or is busy with something else.
@@ -91,7 +91,7 @@ impl Sender {
             let mut link = association.link.lock();
             let Link::Open(session) = &mut *link else { return Posted::Ended };
             let mut outbox = association.outbox.lock();
-            match send_behind(session, &mut outbox, &association.sent, message, how) {
+            match send_behind(association, session, &mut outbox, message, how) {
                 sent @ (Sent::Done | Sent::Parked) => {
                     association.sent.fetch_add(1, Ordering::Relaxed);
                     (Posted::Sent, if sent == Sent::Parked { signal::FLUSH } else { 0 })
@@ -164,7 +164,7 @@ impl fmt::Debug for Sender {
 pub(crate) fn lock_and_send(association: &Association, message: &[u8], how: &SendInfo) -> Option<Sent> {
     let mut link = association.link.lock();
     let Link::Open(session) = &mut *link else { return None };
-    let sent = send_behind(session, &mut association.outbox.lock(), &association.sent, message, how);
+    let sent = send_behind(association, session, &mut association.outbox.lock(), message, how);
     drop(link);
     if matches!(sent, Sent::Done | Sent::Parked) {
         association.sent.fetch_add(1, Ordering::Relaxed);
@@ -172,37 +172,38 @@ pub(crate) fn lock_and_send(association: &Association, message: &[u8], how: &Sen
     Some(sent)
 }
 
-/// Sends a message behind those that wait, which are counted here.
+/// Sends a message of this association behind those that wait.
 fn send_behind(
+    association: &Association,
     session: &mut Session,
     outbox: &mut Queue,
-    counter: &AtomicU64,
     message: &[u8],
     how: &SendInfo,
 ) -> Sent {
-    if !outbox.is_empty() {
-        let (sent, left) = empty(session, outbox);
-        counter.fetch_add(sent, Ordering::Relaxed);
-        if left {
-            return Sent::Full;
-        }
+    if !outbox.is_empty() && empty(association, session, outbox) {
+        return Sent::Full;
     }
     session.send(message, how)
 }
 
-/// Sends what waits, as far as there is room: how many messages, and whether some are left.
-fn empty(session: &mut Session, outbox: &mut Queue) -> (u64, bool) {
-    let mut sent = 0;
+/// Sends what waits for this association, as far as there is room, and counts it; `true` where some is left.
+fn empty(association: &Association, session: &mut Session, outbox: &mut Queue) -> bool {
+    let (mut sent, mut dropped, mut left) = (0, 0, false);
     while let Some((message, how)) = outbox.front() {
         match session.send(message, how) {
-            Sent::Full => return (sent, true),
+            Sent::Full => {
+                left = true;
+                break;
+            }
             Sent::Done | Sent::Parked => sent += 1,
             // Too large for a path that has changed, or the association is over: nobody waits for it.
-            _ => {}
+            _ => dropped += 1,
         }
         outbox.pop();
     }
-    (sent, false)
+    association.sent.fetch_add(sent, Ordering::Relaxed);
+    association.dropped.fetch_add(dropped, Ordering::Relaxed);
+    left
 }
 
 /// Sends what found no room, on the worker's thread; `true` where some of it is left.
@@ -214,7 +215,5 @@ pub(crate) fn flush(association: &Association) -> bool {
     if left || outbox.is_empty() {
         return left;
     }
-    let (sent, left) = empty(session, &mut outbox);
-    association.sent.fetch_add(sent, Ordering::Relaxed);
-    left || session.has_unsent()
+    empty(association, session, &mut outbox) || session.has_unsent()
 }
