@@ -116,7 +116,12 @@ impl Scenario for Cli {
         }
         if bench.common.floor {
             contestants.push(self.enter(bench, "bare thread per peer", Some(Role::BareThreads))?);
-            if matches!(bench.scheme(), Scheme::Udp | Scheme::Dtls) {
+            // Each contestant has as many peers, and this process a descriptor for each of them.
+            let room = peeloff::raise_fd_limit()? > 4 * u64::from(self.peers) + 64;
+            if !room {
+                bench.report.note("The limit on descriptors leaves no room for more floors than one.");
+            }
+            if room && matches!(bench.scheme(), Scheme::Udp | Scheme::Dtls) {
                 contestants.push(self.enter(bench, "bare epoll", Some(Role::BareEpoll))?);
                 contestants.push(self.enter(bench, "bare socket, batches", Some(Role::BareBatches))?);
             }
