@@ -7,35 +7,12 @@ mod programs;
 mod support;
 
 use credentials::{Authority, ed25519, p256, rsa};
-use peeloff::{Client, ClientAuth, ConnectError, Error, Identity, Peer, PeerHandler, PeerIdentity, Server};
-use programs::{file, run, words};
+use peeloff::{Client, ClientAuth, ConnectError, Identity, PeerHandler, Server};
+use programs::{KEY, KEY_HEX, file, greet, port, run, words};
 use support::{DEADLINE, assert_no_retransmission, exchange};
 
-const KEY: &[u8] = b"\x1a\x2b\x3c\x4d\x5e\x6f\x70\x81\x92\xa3\xb4\xc5\xd6\xe7\xf8\x09";
-const KEY_HEX: &str = "1a2b3c4d5e6f708192a3b4c5d6e7f809";
-
-/// Says who the peer is, then echoes.
-fn greet(peer: &mut Peer) -> Result<(), Error> {
-    let name = match peer.identity() {
-        PeerIdentity::Certificate(certificate) => certificate.common_name.clone().unwrap_or_default(),
-        PeerIdentity::Psk(identity) => String::from_utf8_lossy(identity).into_owned(),
-        _ => "nobody".to_owned(),
-    };
-    peer.send(format!("you are {name}\n").as_bytes())?;
-    support::echo(peer)
-}
-
 fn start(identity: Option<Identity>, auth: ClientAuth, handler: impl PeerHandler) -> Server {
-    let mut builder = Server::builder().listen("dtls://127.0.0.1:0".parse().unwrap()).client_auth(auth);
-    match identity {
-        Some(identity) => builder = builder.identity(identity),
-        None => builder = builder.psk(|identity| (identity == b"alice").then(|| KEY.to_vec())),
-    }
-    builder.start(handler).unwrap()
-}
-
-fn port(server: &Server) -> String {
-    server.addresses()[0].port.to_string()
+    programs::serve("dtls://127.0.0.1:0", identity, auth, handler)
 }
 
 fn s_client(server: &Server, more: &[&str]) -> Vec<String> {

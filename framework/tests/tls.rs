@@ -10,14 +10,11 @@ use std::fs;
 
 use credentials::{Authority, ed25519, p256, rsa};
 use peeloff::{
-    Address, Client, ClientAuth, ConnectError, Error, Framing, Identity, Peer, PeerHandler, PeerIdentity,
-    Server, StreamSettings,
+    Address, Client, ClientAuth, ConnectError, Error, Framing, Identity, Peer, PeerHandler, Server,
+    StreamSettings,
 };
-use programs::{Program, file, run, words};
+use programs::{KEY_HEX, Program, file, greet, port, run, words};
 use support::{DEADLINE, exchange, until};
-
-const KEY: &[u8] = b"\x1a\x2b\x3c\x4d\x5e\x6f\x70\x81\x92\xa3\xb4\xc5\xd6\xe7\xf8\x09";
-const KEY_HEX: &str = "1a2b3c4d5e6f708192a3b4c5d6e7f809";
 
 /// A version as OpenSSL, GnuTLS and curl want to be told.
 struct Version {
@@ -41,28 +38,8 @@ const TLS13: Version = Version {
 };
 const BOTH: [Version; 2] = [TLS12, TLS13];
 
-/// Says who the peer is, then echoes.
-fn greet(peer: &mut Peer) -> Result<(), Error> {
-    let name = match peer.identity() {
-        PeerIdentity::Certificate(certificate) => certificate.common_name.clone().unwrap_or_default(),
-        PeerIdentity::Psk(identity) => String::from_utf8_lossy(identity).into_owned(),
-        _ => "nobody".to_owned(),
-    };
-    peer.send(format!("you are {name}\n").as_bytes())?;
-    support::echo(peer)
-}
-
 fn start(identity: Option<Identity>, auth: ClientAuth, handler: impl PeerHandler) -> Server {
-    let mut builder = Server::builder().listen("tls://127.0.0.1:0".parse().unwrap()).client_auth(auth);
-    match identity {
-        Some(identity) => builder = builder.identity(identity),
-        None => builder = builder.psk(|identity| (identity == b"alice").then(|| KEY.to_vec())),
-    }
-    builder.start(handler).unwrap()
-}
-
-fn port(server: &Server) -> String {
-    server.addresses()[0].port.to_string()
+    programs::serve("tls://127.0.0.1:0", identity, auth, handler)
 }
 
 fn s_client(server: &Server, version: &Version, more: &[&str]) -> Vec<String> {

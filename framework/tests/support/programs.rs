@@ -11,7 +11,45 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use peeloff::{ClientAuth, Error, Identity, Peer, PeerHandler, PeerIdentity, Server};
+
 use super::support::DEADLINE;
+
+/// The pre-shared key.
+pub const KEY: &[u8] = b"\x1a\x2b\x3c\x4d\x5e\x6f\x70\x81\x92\xa3\xb4\xc5\xd6\xe7\xf8\x09";
+/// The same, as programs want it.
+pub const KEY_HEX: &str = "1a2b3c4d5e6f708192a3b4c5d6e7f809";
+
+/// Says who the peer is, then echoes.
+pub fn greet(peer: &mut Peer) -> Result<(), Error> {
+    let name = match peer.identity() {
+        PeerIdentity::Certificate(certificate) => certificate.common_name.clone().unwrap_or_default(),
+        PeerIdentity::Psk(identity) => String::from_utf8_lossy(identity).into_owned(),
+        _ => "nobody".to_owned(),
+    };
+    peer.send(format!("you are {name}\n").as_bytes())?;
+    super::support::echo(peer)
+}
+
+/// A server with this identity, or with a pre-shared key for alice.
+pub fn serve(
+    listen: &str,
+    identity: Option<Identity>,
+    auth: ClientAuth,
+    handler: impl PeerHandler,
+) -> Server {
+    let mut builder = Server::builder().listen(listen.parse().unwrap()).client_auth(auth);
+    match identity {
+        Some(identity) => builder = builder.identity(identity),
+        None => builder = builder.psk(|identity| (identity == b"alice").then(|| KEY.to_vec())),
+    }
+    builder.start(handler).unwrap()
+}
+
+/// Where it listens.
+pub fn port(server: &Server) -> String {
+    server.addresses()[0].port.to_string()
+}
 
 /// A program that runs; it is killed when dropped.
 pub struct Program {
