@@ -382,11 +382,9 @@ impl<K: Eq + Hash> Counts<K> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    const UNLIMITED: Limits = Limits {
+impl Limits {
+    /// No limit is ever reached.
+    pub(crate) const UNLIMITED: Self = Self {
         max_peers: usize::MAX,
         max_peers_per_local_address: usize::MAX,
         max_peers_per_source: usize::MAX,
@@ -396,6 +394,14 @@ mod tests {
         new_peers_burst: u32::MAX,
         exempt_loopback: true,
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const UNLIMITED: Limits = Limits::UNLIMITED;
 
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()

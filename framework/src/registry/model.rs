@@ -11,16 +11,7 @@ use crate::sys::sync::Mutex;
 use crate::sys::sync::model::{choose, explore, poll};
 use crate::sys::sync::thread;
 
-const UNLIMITED: Limits = Limits {
-    max_peers: usize::MAX,
-    max_peers_per_local_address: usize::MAX,
-    max_peers_per_source: usize::MAX,
-    max_peers_per_prefix: usize::MAX,
-    max_half_open: usize::MAX,
-    new_peers_per_second: u32::MAX,
-    new_peers_burst: u32::MAX,
-    exempt_loopback: true,
-};
+const UNLIMITED: Limits = Limits::UNLIMITED;
 
 /// A registry, and the counters that those who leave are counted in.
 type World = Arc<(Registry, Counters)>;
