@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use indicatif::ProgressBar;
 
 use crate::client::talk::{self, Pace, Talk, Talked};
@@ -11,6 +12,23 @@ use crate::client::{Dialer, Link};
 use crate::figures;
 use crate::options::Bench;
 use crate::report::Report;
+
+/// Who they are, on the command line.
+#[derive(Args, Clone, Debug)]
+pub struct HonestArgs {
+    /// Honest peers that talk.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    honest: u32,
+    /// Messages per second of them all together.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
+    honest_rate: u32,
+    /// Honest clients that come meanwhile.
+    #[arg(long, default_value_t = 20)]
+    newcomers: u32,
+    /// How long they are served, once in quiet and once beside the others.
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    pub duration: Duration,
+}
 
 /// Who is there and is to be served all the while.
 pub struct Honest {
@@ -35,7 +53,9 @@ impl Honest {
     /// # Errors
     ///
     /// They do not get in.
-    pub fn enter(bench: &Bench, peers: usize, rate: u32, newcomers: usize) -> Result<Self, Box<dyn Error>> {
+    pub fn enter(bench: &mut Bench, args: &HonestArgs) -> Result<Self, Box<dyn Error>> {
+        let (peers, rate, newcomers) = (args.honest as usize, args.honest_rate, args.newcomers as usize);
+        bench.report.option("honest", format!("{peers} peers, {rate}/s"));
         let dialer = bench.dialer()?;
         let visits = Visits { messages: 1, answer: bench.common.answer, ..Visits::of(peers) };
         let visited = visits::run(&dialer, &visits, 1, &bench.stop, &ProgressBar::hidden())?;

@@ -12,7 +12,7 @@ use clap::Parser;
 use peeloff::Scheme;
 use peeloff_stress::client::visits::{self, Visits};
 use peeloff_stress::flood::{Flood, Flooded, Kind};
-use peeloff_stress::honest::{self, Honest};
+use peeloff_stress::honest::{self, Honest, HonestArgs};
 use peeloff_stress::options::{self, Bench, Common, Scenario};
 use peeloff_stress::report::{Plot, Series};
 use peeloff_stress::secure::Suite;
@@ -33,18 +33,8 @@ struct Cli {
     /// Strangers, each with an address of its own in 127.0.0.0/8.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     sources: u32,
-    /// Honest peers that talk.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    honest: u32,
-    /// Messages per second of them all together.
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
-    honest_rate: u32,
-    /// Honest clients that come meanwhile.
-    #[arg(long, default_value_t = 20)]
-    newcomers: u32,
-    /// How long, once in quiet and once in the flood.
-    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
-    duration: Duration,
+    #[command(flatten)]
+    honest: HonestArgs,
     /// Measures instead what a datagram of an unknown peer costs beside so many known ones: ascending numbers.
     #[arg(long, value_delimiter = ',', value_name = "PEERS")]
     children: Vec<u32>,
@@ -79,18 +69,16 @@ impl Scenario for Cli {
         bench
             .report
             .option("flood", format!("{:?}, {}/s from {} addresses", self.kind, self.rate, self.sources));
-        bench.report.option("honest", format!("{} peers, {}/s", self.honest, self.honest_rate));
-        let mut honest =
-            Honest::enter(bench, self.honest as usize, self.honest_rate, self.newcomers as usize)?;
+        let mut honest = Honest::enter(bench, &self.honest)?;
         let bar = bench.progress("in quiet", 0);
-        let quiet = honest.serve(bench, self.duration)?;
+        let quiet = honest.serve(bench, self.honest.duration)?;
         bar.finish_and_clear();
         let (before, began) = (bench.target.usage()?, Instant::now());
         let over = AtomicBool::new(false);
         let bar = bench.progress("in the flood", 0);
         let (busy, flooded) = thread::scope(|scope| {
             let flooding = scope.spawn(|| flood.run(Some(self.rate), &over));
-            let busy = honest.serve(bench, self.duration);
+            let busy = honest.serve(bench, self.honest.duration);
             over.store(true, Ordering::Relaxed);
             flooding.thread().unpark();
             (busy, flooding.join())
@@ -147,7 +135,7 @@ impl Cli {
         let bar = bench.progress("flat out", 0);
         let flooded = thread::scope(|scope| {
             let flooding = scope.spawn(|| flood.run(None, &over));
-            bench.stop.wait(self.duration.min(Duration::from_secs(2)));
+            bench.stop.wait(self.honest.duration.min(Duration::from_secs(2)));
             over.store(true, Ordering::Relaxed);
             flooding.join()
         });

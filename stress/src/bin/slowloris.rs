@@ -2,12 +2,12 @@
 
 use std::error::Error;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Parser;
 use peeloff_stress::client::slow;
 use peeloff_stress::client::visits::{self, Visits};
-use peeloff_stress::honest::{self, Honest};
+use peeloff_stress::honest::{self, Honest, HonestArgs};
 use peeloff_stress::options::{self, Bench, Common, Scenario};
 
 /// Measures honest peers beside stalled handshakes and slow readers.
@@ -25,18 +25,8 @@ struct Cli {
     /// Messages of 1,200 bytes that each of these says.
     #[arg(long, default_value_t = 1000)]
     slow_messages: u64,
-    /// Honest peers that talk.
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    honest: u32,
-    /// Messages per second of them all together.
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
-    honest_rate: u32,
-    /// Honest clients that come meanwhile.
-    #[arg(long, default_value_t = 20)]
-    newcomers: u32,
-    /// How long, once in quiet and once beside them.
-    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
-    duration: Duration,
+    #[command(flatten)]
+    honest: HonestArgs,
 }
 
 fn main() -> ExitCode {
@@ -55,11 +45,9 @@ impl Scenario for Cli {
         let dialer = bench.dialer()?;
         bench.report.option("stalled", self.stalled);
         bench.report.option("slow", format!("{}, {} messages each", self.slow, self.slow_messages));
-        bench.report.option("honest", format!("{} peers, {}/s", self.honest, self.honest_rate));
-        let mut honest =
-            Honest::enter(bench, self.honest as usize, self.honest_rate, self.newcomers as usize)?;
+        let mut honest = Honest::enter(bench, &self.honest)?;
         let bar = bench.progress("in quiet", 0);
-        let quiet = honest.serve(bench, self.duration)?;
+        let quiet = honest.serve(bench, self.honest.duration)?;
         bar.finish_and_clear();
 
         let (before, began) = (bench.target.usage()?, Instant::now());
@@ -75,7 +63,7 @@ impl Scenario for Cli {
             false => Vec::new(),
         };
         let bar = bench.progress("beside them", 0);
-        let busy = honest.serve(bench, self.duration)?;
+        let busy = honest.serve(bench, self.honest.duration)?;
         bar.finish_and_clear();
         let (after, seconds) = (bench.target.usage()?, began.elapsed().as_secs_f64().max(1e-9));
 
