@@ -94,7 +94,8 @@ counters! {
     hello_verify_requests_lost,
     /// ClientHellos with a cookie that is forged, foreign or expired.
     cookies_refused,
-    /// ClientHellos that came again for an association that exists: the peer retransmitted.
+    /// ClientHellos that came again for an association that exists, or is over since a few seconds: the peer
+    /// retransmitted.
     duplicate_hellos,
     /// First fragments of a ClientHello that end before its cookie can be checked.
     hellos_too_short,

@@ -8,17 +8,19 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::config::Timeouts;
 use crate::credentials::SharedKeys;
 use crate::dispatcher::cookie::{CookieJar, CookieVerdict};
 use crate::dispatcher::hello::{self, ClientHello, FirstDatagram, HELLO_VERIFY_REQUEST_LEN};
+use crate::dispatcher::spent::Spent;
 
-/// The cookie secrets, for the dispatcher and all workers. Reads share; a rotation takes
-/// microseconds once in [`Timeouts::cookie_period`].
+/// The cookie secrets, for the dispatcher and all workers, and which hellos have been answered by an association. Reads of
+/// the secrets share; a rotation takes microseconds once in [`Timeouts::cookie_period`].
 pub(crate) struct Cookies {
     jar: RwLock<CookieJar>,
+    spent: Mutex<Spent>,
     period: Duration,
 }
 
@@ -28,11 +30,12 @@ impl Cookies {
         timeouts: &Timeouts,
         shared: Option<&SharedKeys>,
     ) -> Result<Self, openssl::error::ErrorStack> {
+        let now = Instant::now();
         let jar = match shared {
             Some(keys) => shared_jar(keys, timeouts.cookie_period),
-            None => CookieJar::new(secret()?, secret()?, timeouts.cookie_period, Instant::now()),
+            None => CookieJar::new(secret()?, secret()?, timeouts.cookie_period, now),
         };
-        Ok(Self { jar: RwLock::new(jar), period: timeouts.cookie_period })
+        Ok(Self { jar: RwLock::new(jar), spent: Mutex::new(Spent::new(now)), period: timeouts.cookie_period })
     }
 
     /// Takes these shared secrets, or random ones instead of shared ones. Cookies made until now stay good for a
@@ -60,7 +63,11 @@ impl Cookies {
         let jar = self.jar.read();
         let verdict = jar.verify(local, peer, hello);
         if let CookieVerdict::Valid(proof) = verdict {
-            return Checked::Valid(proof);
+            drop(jar);
+            return match self.spent.lock().knows(local, peer, hello.random, Instant::now()) {
+                true => Checked::Spent,
+                false => Checked::Valid(proof),
+            };
         }
         let refused = matches!(verdict, CookieVerdict::Invalid);
         // A cookie that was refused in a second hello was not ours, or is long expired. A new
@@ -71,6 +78,11 @@ impl Cookies {
             hello::hello_verify_request(hello, datagram_len, &jar.make(local, peer, hello))
         };
         Checked::Unproven { refused, reply }
+    }
+
+    /// The association that began with a hello of this random is over: the same hello opens no other.
+    pub(crate) fn spend(&self, local: SocketAddr, peer: SocketAddr, random: &[u8; 32]) {
+        self.spent.lock().note(local, peer, random, Instant::now());
     }
 
     fn rotate_if_due(&self) {
@@ -93,6 +105,8 @@ impl Cookies {
 pub(crate) enum Checked {
     /// The sender has received what we sent to its address.
     Valid(crate::dispatcher::cookie::AddressProven),
+    /// It has, and the association that it began with this hello is over.
+    Spent,
     /// It has not, as far as we know.
     Unproven {
         /// There was a cookie, and it is not one of ours.
@@ -123,7 +137,7 @@ pub(crate) struct Restart {
 pub(crate) enum Verdict {
     /// No ClientHello.
     NotAHello,
-    /// The hello that this association began with, again.
+    /// The hello that this association began with, or an earlier one, again.
     Duplicate,
     /// A new hello without a cookie: send this.
     Challenge([u8; HELLO_VERIFY_REQUEST_LEN]),
@@ -155,6 +169,7 @@ impl Restart {
         }
         match self.cookies.check(local, peer, &hello, datagram.len()) {
             Checked::Valid(_) => Verdict::Restarted,
+            Checked::Spent => Verdict::Duplicate,
             Checked::Unproven { reply: Some(reply), .. } => Verdict::Challenge(reply),
             Checked::Unproven { reply: None, .. } => Verdict::Ignore,
         }

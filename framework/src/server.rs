@@ -116,6 +116,12 @@ impl Home for Shared {
             _ => {}
         }
         tracing::debug!(id = %association.id, peer = %association.peer_address(), %reason, "association over");
+        // Before the addresses are free. Whose handshake had no end may still get one by the same hello.
+        let unanswered =
+            matches!(reason, EndReason::Evicted | EndReason::HandshakeTimedOut | EndReason::NoThread);
+        if association.scheme == Scheme::Dtls && !unanswered {
+            self.cookies.spend(association.local, association.peer, &association.hello_random);
+        }
         let mut late = self.registry.remove(association, &self.counters);
         if !association.scheme.is_secure() {
             // Lost like those in the socket's queue. Given back they would open the next association,
@@ -560,12 +566,12 @@ pub fn raise_fd_limit() -> io::Result<u64> {
 }
 
 /// Has glibc's malloc take less memory for many threads. It keeps for each thread some of what the thread has freed, which
-/// is 10 KiB for each DTLS peer after its handshake, and spreads threads over eight heaps for each processor: here it
-/// keeps nothing, and has two heaps for each. For the first line of `main`, before there are other threads or open files;
-/// the library does not do it by itself.
+/// is 10 KiB for each DTLS peer after its handshake, and 40 MiB of the stacks of threads that have ended, and spreads
+/// threads over eight heaps for each processor: here it keeps nothing, and has two heaps for each. For the first line of
+/// `main`, before there are other threads or open files; the library does not do it by itself.
 ///
-/// glibc reads these settings (`glibc.malloc.tcache_count` and `glibc.malloc.arena_max` in `GLIBC_TUNABLES`,
-/// [ld.so(8)](https://man7.org/linux/man-pages/man8/ld.so.8.html)) when a program starts, so this starts it anew, with the
+/// glibc reads these settings (`glibc.malloc.tcache_count`, `glibc.malloc.arena_max` and `glibc.pthread.stack_cache_size`
+/// in `GLIBC_TUNABLES`, [ld.so(8)](https://man7.org/linux/man-pages/man8/ld.so.8.html)) when a program starts, so this starts it anew, with the
 /// same process id and arguments, once (`PEELOFF_MALLOC_TUNED` in the environment says that it was). It comes back where
 /// one of the settings is there already, to whatever value, and where the program cannot be started anew.
 pub fn tune_malloc() {

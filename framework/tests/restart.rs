@@ -195,6 +195,27 @@ fn a_forged_hello_harms_no_handshake() {
     assert_eq!((stats.peers, stats.handshakes, stats.opened, stats.ended("replaced")), (1, 1, 1, 0));
 }
 
+#[test]
+fn a_hello_that_comes_again_when_its_association_is_over_opens_no_other() {
+    let running = Running::echo("dtls://127.0.0.1:0");
+    let relay = Relay::to(running.address());
+    let mut client = connect(&running, &relay);
+    exchange(&mut client, b"here");
+    drop(client);
+    running.until("the association ends", |stats| stats.peers == 0);
+    let [_, second] = hellos(&relay);
+    relay.inject(&second);
+    running.until("the hello is seen", |stats| stats.duplicate_hellos == 1);
+    // Nor does it disturb whoever has the port next.
+    relay.cut();
+    let mut client = connect(&running, &relay);
+    exchange(&mut client, b"somebody else");
+    relay.inject(&second);
+    let stats = running.until("the hello is seen", |stats| stats.duplicate_hellos == 2);
+    exchange(&mut client, b"still here");
+    assert_eq!((stats.peers, stats.opened, stats.handshakes, stats.ended("replaced")), (1, 2, 2, 0));
+}
+
 fn connect(running: &Running, relay: &Relay) -> Peer {
     running.client().connect(&Address::from_socket(Scheme::Dtls, relay.address())).unwrap()
 }

@@ -11,6 +11,7 @@ mod listener;
 #[cfg(all(test, shuttle))]
 mod model;
 mod sctp;
+pub(crate) mod spent;
 pub(crate) mod tcp;
 mod udp;
 

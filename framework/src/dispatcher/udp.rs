@@ -171,6 +171,7 @@ impl Udp {
                 FirstDatagram::ClientHello(hello) => {
                     match shared.cookies.check(local, peer, &hello, payload.len()) {
                         Checked::Valid(proof) => Some(VerifiedHello::new(payload, &hello, proof)),
+                        Checked::Spent => return bump(&shared.counters.duplicate_hellos),
                         Checked::Unproven { refused, reply } => {
                             if refused {
                                 bump(&shared.counters.cookies_refused);
