@@ -24,7 +24,6 @@ use crate::session::handshake::after;
 use crate::session::{Sent, Session};
 use crate::stream::frames::Frames;
 use crate::sys::epoll::wait_writable;
-use crate::sys::message::DATAGRAM_MAX;
 use crate::transport::Transport;
 
 mod receive;
@@ -146,6 +145,10 @@ impl Peer {
             _ => None,
         };
         *parts.association.link.lock() = Link::Open(session);
+        let mut transport = transport;
+        if let (Transport::Udp(transport), Layers::Dtls) = (&mut transport, layers) {
+            transport.is_authenticated = true;
+        }
         // The thread of a client is its user's.
         let settled = parts.home.is_none() || !matches!(layers, Layers::Dtls | Layers::Tls);
         Self {
@@ -157,7 +160,8 @@ impl Peer {
             counters: parts.counters,
             restart,
             home: parts.home,
-            scratch: Vec::with_capacity(DATAGRAM_MAX),
+            // A peer that never says anything needs none.
+            scratch: Vec::new(),
             info: MessageInfo::default(),
             frames,
             kept: None,

@@ -13,7 +13,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token};
 use serde::{Deserialize, Serialize};
 
-use crate::memory::{self, Workbench};
+use crate::memory::{self, Pair, Workbench};
 use crate::outside::Usage;
 use crate::secure::Suite;
 use crate::target::Role;
@@ -30,12 +30,14 @@ pub enum Question {
         /// Whether resumed.
         resumed: bool,
     },
-    /// Seconds to decrypt a message and encrypt the answer.
+    /// Seconds to decrypt a message and encrypt the answer, in one session after the other.
     Echo {
         /// Of which kind.
         suite: Suite,
         /// Bytes of the message.
         payload: usize,
+        /// Sessions.
+        sessions: usize,
     },
     /// Seconds to encrypt a message, in one session after the other.
     Encrypt {
@@ -89,14 +91,12 @@ pub fn answer(question: &str) -> Result<(), Box<dyn Error>> {
             bench.open(false)?;
             median(TIME, || Ok(bench.open(resumed)?.server_time))?
         }
-        Question::Echo { suite, payload } => {
-            let mut pair = Workbench::new(&suite, false)?.open(false)?;
-            median(TIME, || pair.echo(payload))?
+        Question::Echo { suite, payload, sessions } => {
+            let mut pairs = open(&suite, sessions)?;
+            median(TIME, || memory::echo_in_each(&mut pairs, payload))?
         }
         Question::Encrypt { suite, payload, sessions } => {
-            let bench = Workbench::new(&suite, false)?;
-            let pairs: Result<Vec<_>, _> = (0..sessions.max(1)).map(|_| bench.open(false)).collect();
-            let mut pairs = pairs?;
+            let mut pairs = open(&suite, sessions)?;
             median(TIME, || memory::encrypt_in_each(&mut pairs, payload))?
         }
         Question::Send { payload, sockets } => send(payload, sockets.max(1), TIME)?,
@@ -104,6 +104,11 @@ pub fn answer(question: &str) -> Result<(), Box<dyn Error>> {
     };
     println!("{value}");
     Ok(())
+}
+
+fn open(suite: &Suite, sessions: usize) -> Result<Vec<Pair>, Box<dyn Error>> {
+    let bench = Workbench::new(suite, false)?;
+    (0..sessions.max(1)).map(|_| bench.open(false)).collect()
 }
 
 /// In seconds.

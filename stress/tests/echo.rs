@@ -34,9 +34,11 @@ fn floors_and_sleepers_are_beside_the_figure() {
     let report = report(PROGRAM, &arguments);
     let row = report.find("server CPU per echo, 64 B").unwrap();
     assert!(row.floor.as_ref().unwrap().of.contains("crypto"));
-    for name in
-        ["bare epoll CPU per echo, 64 B", "crypto in memory, 64 B", "echoes with 1 of 16 asleep, 64 B"]
-    {
+    for name in [
+        "bare epoll CPU per echo, 64 B",
+        "crypto in memory, always the same session, 64 B",
+        "echoes with 1 of 16 asleep, 64 B",
+    ] {
         assert!(value(&report, name) > 0.0, "{name}");
     }
     assert_whole(&report);

@@ -159,6 +159,8 @@ impl Peer {
         if let Link::Open(Session::Dtls(session)) = &mut *self.association.link.lock() {
             session.settle();
         }
+        // Where nothing is read to, the next read begins with a wait.
+        self.scratch = Vec::new();
         footprint::stop_thread();
         footprint::release_stack();
     }

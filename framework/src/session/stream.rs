@@ -27,7 +27,7 @@ use crate::error::EndReason;
 use crate::stream::frames::{Frames, PREFIX, encode};
 use crate::stream::{Framing, StreamSettings};
 use crate::sys::epoll::wait_writable;
-use crate::sys::message;
+use crate::sys::message::{self, DATAGRAM_MAX};
 use crate::sys::ossl::{self, Handshakes};
 use crate::transport::Arrival;
 use crate::transport::tcp::TcpTransport;
@@ -137,7 +137,7 @@ impl StreamSession {
         association: &Association,
         deadline: Instant,
     ) -> Result<Facts, Failure> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(DATAGRAM_MAX);
         loop {
             let complete = match &mut self.layer {
                 Layer::Clear(_) => true,

@@ -84,13 +84,31 @@ impl AsFd for Epoll {
 /// Waits until `fd` takes data (POLLOUT) or the timeout is over; `false` means that it is over.
 /// See [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html). Blocks.
 pub(crate) fn wait_writable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
-    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    wait_for(fd, libc::POLLOUT, timeout)
+}
+
+/// Waits until a read of `fd` finds something (POLLIN), or the timeout is over; `false` means that it is over. See
+/// [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html). Blocks.
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
+    wait_for(fd, libc::POLLIN, timeout)
+}
+
+fn wait_for(fd: BorrowedFd<'_>, events: libc::c_short, timeout: Option<Duration>) -> io::Result<bool> {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
     // SAFETY: one valid pollfd for a count of one.
     match cvt(unsafe { libc::poll(&mut poll, 1, millis(timeout)) }) {
         Ok(ready) => Ok(ready > 0),
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(true),
         Err(error) => Err(error),
     }
+}
+
+/// Whether a socket was shut down for reading (POLLRDHUP). Never blocks.
+pub(crate) fn is_shut_for_reading(fd: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one valid pollfd for a count of one.
+    let ready = cvt(unsafe { libc::poll(&mut poll, 1, 0) });
+    ready.is_ok_and(|ready| ready > 0 && poll.revents & libc::POLLRDHUP != 0)
 }
 
 /// Milliseconds, rounded up so that a wait never ends before its deadline; -1 is for ever.

@@ -121,30 +121,62 @@ fn canonical(address: SocketAddr) -> Option<SocketAddr> {
 /// Sends one datagram on a connected socket, without blocking and without SIGPIPE.
 pub(crate) fn send(socket: BorrowedFd<'_>, datagram: &[u8]) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: the pointer and the length are those of a slice.
-    cvt_size(unsafe { libc::send(socket.as_raw_fd(), datagram.as_ptr().cast(), datagram.len(), flags) })
+    // SAFETY: the pointer and the length are those of a slice; no address is given.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_sendto,
+            socket.as_raw_fd(),
+            datagram.as_ptr(),
+            datagram.len(),
+            flags,
+            ptr::null::<libc::sockaddr>(),
+            0,
+        )
+    };
+    cvt_size(sent as libc::ssize_t)
 }
 
 /// Reads bytes of a stream into `buffer`, which is not empty; 0 is the end, or a shutdown for reading. Blocks as
 /// the socket and its SO_RCVTIMEO say (EAGAIN: the time is over), or not at all with `wait` false.
 pub(crate) fn read(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: bool) -> io::Result<usize> {
-    let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
     // SAFETY: the pointer and the length are those of a slice.
-    cvt_size(unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags) })
+    unsafe { receive(socket, buffer.as_mut_ptr(), buffer.len(), wait) }
 }
 
-/// As [`read`], into the spare capacity of `buffer`, which is cleared before and has room for [`DATAGRAM_MAX`].
+/// As [`read`], of a stream or one datagram, into the spare capacity of `buffer`, which is cleared before and has room for
+/// [`DATAGRAM_MAX`].
 pub(crate) fn read_spare(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>, wait: bool) -> io::Result<usize> {
     buffer.clear();
     buffer.reserve(DATAGRAM_MAX);
     let spare = buffer.spare_capacity_mut();
-    let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
     // SAFETY: the pointer and the length are those of the spare capacity.
-    let len =
-        cvt_size(unsafe { libc::recv(socket.as_raw_fd(), spare.as_mut_ptr().cast(), spare.len(), flags) })?;
+    let len = unsafe { receive(socket, spare.as_mut_ptr().cast(), spare.len(), wait) }?;
     // SAFETY: the kernel wrote the first `len` bytes of it.
     unsafe { buffer.set_len(len) };
     Ok(len)
+}
+
+/// recvfrom(2) without a source. By its number, as [`send`]: glibc's own functions are points at which POSIX lets a thread be
+/// cancelled, and each arms and disarms that with two atomic operations. Nobody cancels threads here.
+///
+/// # Safety
+///
+/// `buffer` is valid for writes of `len` bytes.
+unsafe fn receive(socket: BorrowedFd<'_>, buffer: *mut u8, len: usize, wait: bool) -> io::Result<usize> {
+    let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
+    // SAFETY: as the caller says; no address is asked for.
+    let received = unsafe {
+        libc::syscall(
+            libc::SYS_recvfrom,
+            socket.as_raw_fd(),
+            buffer,
+            len,
+            flags,
+            ptr::null_mut::<libc::sockaddr>(),
+            ptr::null_mut::<libc::socklen_t>(),
+        )
+    };
+    cvt_size(received as libc::ssize_t)
 }
 
 /// Reads the head of the queue without taking it; never blocks. Bytes past `buffer` are left out.

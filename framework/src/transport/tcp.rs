@@ -16,6 +16,7 @@ use super::{Arrival, ReadTimeout};
 use crate::association::Association;
 use crate::error::EndReason;
 use crate::observe::{Counters, bump};
+use crate::sys::epoll::wait_readable;
 use crate::sys::{message, socket::is_tcp_at_end};
 use crate::transport::udp::is_memory;
 
@@ -43,8 +44,8 @@ impl TcpTransport {
         &self.socket
     }
 
-    /// Waits for bytes of the peer: into `first` if that has room, else into `overflow`. Blocks until
-    /// `deadline`; a deadline that is over still takes what is there.
+    /// Waits for bytes of the peer: into `first` if that has room, else into `overflow`, which gets some, if it has none, once
+    /// there are bytes. Blocks until `deadline`; a deadline that is over still takes what is there.
     pub(crate) fn recv(
         &mut self,
         first: &mut [u8],
@@ -61,6 +62,13 @@ impl TcpTransport {
             let blocking = self.watch.is_unneeded() && !self.await_room && left != Some(Duration::ZERO);
             if blocking {
                 self.timeout.set(&self.socket, left);
+            }
+            if blocking && first.is_empty() && overflow.capacity() == 0 {
+                match wait_readable(self.socket.as_fd(), left) {
+                    Ok(true) => {}
+                    Ok(false) => return Arrival::TimedOut,
+                    Err(error) => return Arrival::Over(EndReason::Io(error.kind())),
+                }
             }
             let read = match first.is_empty() {
                 true => message::read_spare(self.socket.as_fd(), overflow, blocking),

@@ -19,6 +19,7 @@ use super::{Arrival, ReadTimeout, place};
 use crate::association::{Association, signal};
 use crate::error::EndReason;
 use crate::observe::{Counters, bump};
+use crate::sys::epoll::{is_shut_for_reading, wait_readable};
 use crate::sys::message::{self, DATAGRAM_MAX, Received};
 
 /// Datagrams that are looked at when the socket is closed.
@@ -55,6 +56,18 @@ pub(crate) struct UdpTransport {
     pub(crate) await_room: bool,
     /// An ICMP port unreachable came in.
     pub(crate) unreachable: bool,
+    /// The session above authenticates what comes, so that nobody asks for its source.
+    pub(crate) is_authenticated: bool,
+}
+
+/// What a read of the socket found.
+enum Got {
+    /// A datagram of the peer, of so many bytes.
+    Datagram(usize),
+    /// One of somebody else, who has it by now.
+    Foreign,
+    /// Nothing, and never again: the socket was shut down for reading.
+    Shut,
 }
 
 impl UdpTransport {
@@ -67,8 +80,18 @@ impl UdpTransport {
         association.wake_by_shutdown(&socket);
         let watch = Watch::Unneeded;
         let timeout = ReadTimeout::default();
-        let (shut, await_room, unreachable) = (false, false, false);
-        Self { socket, association, counters, strays, timeout, watch, shut, await_room, unreachable }
+        Self {
+            socket,
+            association,
+            counters,
+            strays,
+            timeout,
+            watch,
+            shut: false,
+            await_room: false,
+            unreachable: false,
+            is_authenticated: false,
+        }
     }
 
     pub(crate) fn socket(&self) -> &Arc<Socket> {
@@ -76,8 +99,8 @@ impl UdpTransport {
     }
 
     /// Waits for one datagram of the peer, of the inbox before those of the socket: its bytes go to
-    /// `first`, and what has no room there to `overflow`. Blocks until `deadline`; a deadline that is
-    /// over still takes what is there.
+    /// `first`, and what has no room there to `overflow`; where neither has any, that gets some once there is a datagram.
+    /// Blocks until `deadline`; a deadline that is over still takes what is there.
     pub(crate) fn recv(
         &mut self,
         first: &mut [u8],
@@ -100,14 +123,17 @@ impl UdpTransport {
             if blocking {
                 self.timeout.set(&self.socket, left);
             }
-            match message::recv(self.socket.as_fd(), first, overflow, blocking) {
-                Ok(Received { source: Some(source), len, .. }) if source == self.association.peer => {
-                    return Arrival::Message(len);
+            if blocking && first.is_empty() && overflow.capacity() == 0 {
+                match wait_readable(self.socket.as_fd(), left) {
+                    Ok(true) => {}
+                    Ok(false) => return Arrival::TimedOut,
+                    Err(error) => return Arrival::Over(EndReason::Io(error.kind())),
                 }
-                Ok(Received { source: Some(source), len, info }) => {
-                    self.give_back(source, info, first, overflow, len);
-                }
-                Ok(Received { source: None, .. }) => {
+            }
+            match self.read(first, overflow, blocking) {
+                Ok(Got::Datagram(len)) => return Arrival::Message(len),
+                Ok(Got::Foreign) => {}
+                Ok(Got::Shut) => {
                     self.shut = true;
                     if let Some(arrival) = self.wait(left) {
                         return arrival;
@@ -129,6 +155,26 @@ impl UdpTransport {
             }
             now = Instant::now();
         }
+    }
+
+    /// Reads one datagram, into both or, where its source is nobody's business, into `overflow` alone.
+    fn read(&self, first: &mut [u8], overflow: &mut Vec<u8>, wait: bool) -> io::Result<Got> {
+        if self.is_authenticated && first.is_empty() {
+            // The handshake has read what came before the socket was connected, and checked whose it was.
+            let len = message::read_spare(self.socket.as_fd(), overflow, wait)?;
+            // An empty datagram looks the same.
+            let shut = len == 0 && is_shut_for_reading(self.socket.as_fd());
+            return Ok(if shut { Got::Shut } else { Got::Datagram(len) });
+        }
+        let Received { len, source, info } = message::recv(self.socket.as_fd(), first, overflow, wait)?;
+        Ok(match source {
+            None => Got::Shut,
+            Some(source) if source == self.association.peer => Got::Datagram(len),
+            Some(source) => {
+                self.give_back(source, info, first, overflow, len);
+                Got::Foreign
+            }
+        })
     }
 
     /// The queue is empty and reads do not block: waits by epoll. `None`: read again.

@@ -253,10 +253,16 @@ impl Cli {
     ) -> Result<(), Box<dyn Error>> {
         let cost =
             |contestant: &Contestant| median(contestant.turns.iter().filter_map(|turn| turn.cpu).collect());
-        let crypto = match bench.suite().filter(|_| bench.common.floor && !bench.scheme().is_sctp()) {
-            Some(suite) => floor::ask(&Question::Echo { suite, payload }, bench.common.pin)? * 1e6,
-            None => 0.0,
+        let crypto = |sessions: u32| -> Result<f64, Box<dyn Error>> {
+            match bench.suite().filter(|_| bench.common.floor && !bench.scheme().is_sctp()) {
+                Some(suite) => {
+                    let sessions = usize::try_from(sessions)?;
+                    Ok(floor::ask(&Question::Echo { suite, payload, sessions }, bench.common.pin)? * 1e6)
+                }
+                None => Ok(0.0),
+            }
         };
+        let (warm, crypto) = (crypto(1)?, crypto(self.active.min(self.peers))?);
         let report = &mut bench.report;
         let server = &contestants[0];
         let bare =
@@ -278,7 +284,12 @@ impl Cli {
             }
         }
         if crypto > 0.0 {
-            report.plain(&format!("crypto in memory, {payload} B"), crypto, "µs");
+            report.plain(
+                &format!("crypto in memory, one session after the other, {payload} B"),
+                crypto,
+                "µs",
+            );
+            report.plain(&format!("crypto in memory, always the same session, {payload} B"), warm, "µs");
         }
         if let Some(asleep) = contestants.iter().find(|contestant| contestant.name == "with sleepers") {
             self.say_sleepers(report, server, asleep, payload);
