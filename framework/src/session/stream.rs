@@ -137,7 +137,7 @@ impl StreamSession {
         association: &Association,
         deadline: Instant,
     ) -> Result<Facts, Failure> {
-        let mut bytes = Vec::with_capacity(DATAGRAM_MAX);
+        let mut bytes = Vec::new();
         loop {
             let complete = match &mut self.layer {
                 Layer::Clear(_) => true,
@@ -165,6 +165,8 @@ impl StreamSession {
             if now >= deadline {
                 return Err(Failure::Ended(EndReason::HandshakeTimedOut));
             }
+            self.give_back(&mut bytes);
+            bytes.reserve(DATAGRAM_MAX);
             match transport.recv(&mut [], &mut bytes, now, Some(deadline)) {
                 Arrival::Message(_) => self.feed(&mut bytes),
                 Arrival::Over(EndReason::ClosedByPeer) => {

@@ -1,0 +1,106 @@
+//! Secured peers that say nothing for a while: their threads give memory back, among it what messages are read to, wait
+//! without it, and hear everything all the same.
+
+#[path = "support/relay.rs"]
+#[allow(dead_code)]
+mod relay;
+mod support;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, unbounded};
+use peeloff::{Address, EndReason, Error, Peer, Scheme};
+use relay::Relay;
+use support::{DEADLINE, Running, exchange, until};
+
+/// A worker's thread, by its number.
+struct Worker(String);
+
+impl Worker {
+    /// The system call that it blocks in.
+    fn waits_in(&self) -> Option<u64> {
+        let blocked = fs::read_to_string(format!("/proc/self/task/{}/syscall", self.0)).unwrap();
+        // "running", or the number and its arguments.
+        blocked.split(' ').next()?.parse().ok()
+    }
+}
+
+/// An echo server whose handlers say on which thread they are.
+fn start(url: &str) -> (Running, Receiver<Worker>) {
+    let (tell, told) = unbounded();
+    let handler = move |peer: &mut Peer| -> Result<(), Error> {
+        let thread = fs::read_link("/proc/thread-self").unwrap();
+        tell.send(Worker(thread.file_name().unwrap().to_str().unwrap().to_owned())).unwrap();
+        support::echo(peer)
+    };
+    (Running::with(url, |builder| builder, handler), told)
+}
+
+/// A peer that has talked and is quiet by now.
+fn quiet_peer(running: &Running, workers: &Receiver<Worker>) -> (Peer, Worker) {
+    let mut client = running.connect();
+    let worker = workers.recv_timeout(DEADLINE).unwrap();
+    exchange(&mut client, b"here");
+    let reads = until("a read", || worker.waits_in());
+    until("another kind of wait", || worker.waits_in().filter(|waits| *waits != reads));
+    (client, worker)
+}
+
+#[test]
+fn a_quiet_peer_is_heard_again() {
+    for url in ["dtls://127.0.0.1:0", "tls://127.0.0.1:0"] {
+        let (running, workers) = start(url);
+        let (mut client, worker) = quiet_peer(&running, &workers);
+        let quiet = worker.waits_in();
+        for size in [1, 1200, 16_384, 1] {
+            exchange(&mut client, &vec![7; size]);
+        }
+        assert_ne!(until("a read", || worker.waits_in()), quiet.unwrap(), "{url}");
+        client.close();
+        let stats = running.until("the association ends", |stats| stats.peers == 0);
+        assert_eq!(stats.ended("closed_by_peer"), 1, "{url}");
+    }
+}
+
+#[test]
+fn others_reach_the_thread_of_a_quiet_peer() {
+    for url in ["dtls://127.0.0.1:0", "tls://127.0.0.1:0"] {
+        let (running, workers) = start(url);
+        let (mut closed, _) = quiet_peer(&running, &workers);
+        let mut drained = running.connect();
+        exchange(&mut drained, b"here");
+        let until_quiet = Instant::now() + Duration::from_millis(2500);
+        let senders = running.handle().peers();
+        let sender = senders.iter().find(|sender| sender.peer_address() == closed.local_address()).unwrap();
+        sender.close();
+        let mut buffer = [0; 16];
+        assert_eq!(closed.recv_timeout(&mut buffer, DEADLINE).unwrap(), None, "{url}");
+        running.until("the association ends", |stats| stats.ended("closed_by_us") == 1);
+
+        assert!(matches!(drained.recv_deadline(&mut buffer, until_quiet), Err(Error::TimedOut)));
+        // No grace is needed by who has nothing to finish.
+        let report = running.handle().shutdown(DEADLINE);
+        assert_eq!(drained.recv_timeout(&mut buffer, DEADLINE).unwrap(), None, "{url}");
+        assert_eq!(drained.end_reason(), Some(&EndReason::ClosedByPeer), "{url}");
+        assert_eq!((report.finished, report.stopped), (1, 0), "{url}");
+    }
+}
+
+#[test]
+fn an_empty_datagram_is_not_the_end_of_a_peer() {
+    let (running, workers) = start("dtls://127.0.0.1:0");
+    let relay = Relay::to(running.address());
+    let mut client = running.client().connect(&Address::from_socket(Scheme::Dtls, relay.address())).unwrap();
+    let worker = workers.recv_timeout(DEADLINE).unwrap();
+    for round in 1..=3 {
+        relay.inject(b"");
+        running.until("the datagram is seen", |stats| stats.records_dropped == round);
+        exchange(&mut client, b"still here");
+    }
+    // Nor is what stands in for a shutdown: the thread still waits in reads.
+    let reads = until("a read", || worker.waits_in());
+    exchange(&mut client, b"and still");
+    assert_eq!(until("a read", || worker.waits_in()), reads);
+    assert_eq!(running.stats().peers, 1);
+}
