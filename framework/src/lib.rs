@@ -96,7 +96,7 @@ pub mod internals {
     pub use crate::session::record;
     pub use crate::stream::{frames, proxy};
     pub use crate::sys::control::packet_info as control_messages;
-    pub use crate::sys::ossl::set_session;
+    pub use crate::sys::ossl::{never_retransmit, set_session};
     pub use crate::sys::sctp::control::receive_info as sctp_control_messages;
     pub use crate::workbench::{Member, Table, sender};
 }

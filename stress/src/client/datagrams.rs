@@ -3,16 +3,33 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::UdpSocket;
 
-/// A connected UDP socket below a client's DTLS.
+/// A connected UDP socket below a client's DTLS. It keeps the flight that was sent last, for OpenSSL would send it again before
+/// it looks whether the answer is there: a client whose thread was busy with others would say again what nobody missed.
 #[derive(Debug)]
 pub(super) struct Datagrams {
-    pub(super) socket: UdpSocket,
-    /// Whether a timer ran out and nothing has come since: what is written then goes out again.
-    pub(super) late: bool,
+    socket: UdpSocket,
+    flight: Vec<Box<[u8]>>,
     /// Datagrams sent again.
     pub(super) again: u64,
     /// Whether anything came since this was cleared.
     pub(super) came: bool,
+    /// The handshake is over, and what is sent is no flight any more.
+    pub(super) is_open: bool,
+}
+
+impl Datagrams {
+    pub(super) fn new(socket: UdpSocket) -> Self {
+        Self { socket, flight: Vec::new(), again: 0, came: false, is_open: false }
+    }
+
+    /// Sends the last flight again.
+    pub(super) fn resend(&mut self) {
+        for datagram in &self.flight {
+            // It is UDP: what is lost is sent again by whoever misses it.
+            let _ = self.socket.send(datagram);
+        }
+        self.again += self.flight.len() as u64;
+    }
 }
 
 impl Read for Datagrams {
@@ -22,7 +39,8 @@ impl Read for Datagrams {
                 // An empty one would look like the end.
                 Ok(0) => {}
                 Ok(len) => {
-                    (self.late, self.came) = (false, true);
+                    self.came = true;
+                    self.flight.clear();
                     return Ok(len);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -34,9 +52,10 @@ impl Read for Datagrams {
 
 impl Write for Datagrams {
     fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
-        self.again += u64::from(self.late);
+        if !self.is_open {
+            self.flight.push(datagram.into());
+        }
         match self.socket.send(datagram) {
-            // It is UDP: what is lost is sent again by whoever misses it.
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                 Ok(datagram.len())
             }

@@ -11,14 +11,14 @@ use mio::{Interest, Registry, Token};
 use openssl::ssl::{
     ErrorCode, HandshakeError, MidHandshakeSslStream, Ssl, SslContext, SslRef, SslSession, SslStream,
 };
-use peeloff::Scheme;
+use peeloff::{Scheme, internals};
 use socket2::{Domain, Socket, Type};
 
 use super::datagrams::Datagrams;
 use crate::secure::{self, LastSession, Suite};
 
-/// The first retransmission comes after this (RFC 6347 §4.2.4.1); OpenSSL's clock is another one, so a little more.
-const FIRST_TIMEOUT: Duration = Duration::from_millis(1010);
+/// The first retransmission comes after this (RFC 6347 §4.2.4.1).
+const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Makes clients of one target.
 pub struct Dialer {
@@ -93,8 +93,8 @@ impl Dialer {
             (true, ssl) => Wire::Connecting(socket.into(), ssl),
             (false, None) => Wire::Udp(socket.into()),
             (false, Some(ssl)) => {
-                let io = Datagrams { socket: socket.into(), late: false, again: 0, came: false };
-                Wire::of_dtls(ssl.connect(io))?
+                internals::never_retransmit(&ssl);
+                Wire::of_dtls(ssl.connect(Datagrams::new(socket.into())))?
             }
         };
         let now = Instant::now();
@@ -117,7 +117,13 @@ enum Wire {
 
 impl Wire {
     fn of_dtls(step: Result<SslStream<Datagrams>, HandshakeError<Datagrams>>) -> io::Result<Self> {
-        step.map(Self::Dtls).or_else(|error| Ok(Self::DtlsHandshake(under_way(error)?)))
+        match step {
+            Ok(mut stream) => {
+                stream.get_mut().is_open = true;
+                Ok(Self::Dtls(stream))
+            }
+            Err(error) => Ok(Self::DtlsHandshake(under_way(error)?)),
+        }
     }
 
     fn of_tls(step: Result<SslStream<TcpStream>, HandshakeError<TcpStream>>) -> io::Result<Self> {
@@ -206,17 +212,16 @@ impl Link {
                 }
             }
             Wire::DtlsHandshake(mut middle) => {
-                let now = Instant::now();
-                if now >= self.timer.0 {
-                    middle.get_mut().late = true;
-                    self.timer = (now + self.timer.1 * 2, self.timer.1 * 2);
-                }
                 middle.get_mut().came = false;
-                let wire = Wire::of_dtls(middle.handshake())?;
-                if let Wire::DtlsHandshake(middle) = &wire
-                    && middle.get_ref().came
-                {
-                    self.timer = (now + FIRST_TIMEOUT, FIRST_TIMEOUT);
+                let mut wire = Wire::of_dtls(middle.handshake())?;
+                let now = Instant::now();
+                if let Wire::DtlsHandshake(middle) = &mut wire {
+                    if middle.get_ref().came {
+                        self.timer = (now + FIRST_TIMEOUT, FIRST_TIMEOUT);
+                    } else if now >= self.timer.0 {
+                        middle.get_mut().resend();
+                        self.timer = (now + self.timer.1 * 2, self.timer.1 * 2);
+                    }
                 }
                 wire
             }
