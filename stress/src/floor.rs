@@ -5,12 +5,8 @@
 
 use std::error::Error;
 use std::hint::black_box;
-use std::net::UdpSocket;
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use mio::unix::SourceFd;
-use mio::{Interest, Poll, Token};
 use serde::{Deserialize, Serialize};
 
 use crate::memory::{self, Pair, Workbench};
@@ -47,13 +43,6 @@ pub enum Question {
         payload: usize,
         /// Sessions.
         sessions: usize,
-    },
-    /// Seconds to send a datagram, on one connected socket after the other to as many others, which epoll watches.
-    Send {
-        /// Bytes of the datagram.
-        payload: usize,
-        /// Sockets that send.
-        sockets: usize,
     },
     /// KiB of a server's open session.
     Memory {
@@ -99,7 +88,6 @@ pub fn answer(question: &str) -> Result<(), Box<dyn Error>> {
             let mut pairs = open(&suite, sessions)?;
             median(TIME, || memory::encrypt_in_each(&mut pairs, payload))?
         }
-        Question::Send { payload, sockets } => send(payload, sockets.max(1), TIME)?,
         Question::Memory { suite, count } => resident(&suite, count.max(1))?,
     };
     println!("{value}");
@@ -109,33 +97,6 @@ pub fn answer(question: &str) -> Result<(), Box<dyn Error>> {
 fn open(suite: &Suite, sessions: usize) -> Result<Vec<Pair>, Box<dyn Error>> {
     let bench = Workbench::new(suite, false)?;
     (0..sessions.max(1)).map(|_| bench.open(false)).collect()
-}
-
-/// In seconds.
-fn send(payload: usize, sockets: usize, time: Duration) -> Result<f64, Box<dyn Error>> {
-    peeloff::raise_fd_limit()?;
-    let poll = Poll::new()?;
-    let (mut senders, mut receivers) = (Vec::new(), Vec::new());
-    for number in 0..sockets {
-        let (sender, receiver) = (UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?);
-        sender.connect(receiver.local_addr()?)?;
-        receiver.set_nonblocking(true)?;
-        poll.registry().register(&mut SourceFd(&receiver.as_raw_fd()), Token(number), Interest::READABLE)?;
-        senders.push(sender);
-        receivers.push(receiver);
-    }
-    let (message, mut buffer) = (vec![0; payload], [0; 2048]);
-    median(time, || {
-        let began = Instant::now();
-        for sender in &senders {
-            sender.send(&message)?;
-        }
-        let took = began.elapsed() / u32::try_from(sockets)?;
-        for receiver in &receivers {
-            while receiver.recv(&mut buffer).is_ok() {}
-        }
-        Ok(took)
-    })
 }
 
 /// In seconds.

@@ -35,18 +35,21 @@ pub enum Role {
     BareEpoll,
     /// A loop without a framework: one socket for all peers, read and answered in batches.
     BareBatches,
+    /// A loop without a framework: one thread that passes what one peer says on to all others.
+    BareFanOut,
     /// Answers a question about a floor.
     Floor,
 }
 
 impl Role {
-    const ALL: [(Self, &str); 7] = [
+    const ALL: [(Self, &str); 8] = [
         (Self::Echo, "echo"),
         (Self::Sleepers, "sleepers"),
         (Self::FanOut, "fan-out"),
         (Self::BareThreads, "bare-threads"),
         (Self::BareEpoll, "bare-epoll"),
         (Self::BareBatches, "bare-batches"),
+        (Self::BareFanOut, "bare-fan-out"),
         (Self::Floor, "floor"),
     ];
 
@@ -107,6 +110,7 @@ fn play(role: Role, knows: &str) -> Result<(), Box<dyn Error>> {
         Role::BareThreads => bare::threads(&serving.listen.parse()?)?,
         Role::BareEpoll => bare::epoll(&serving.listen.parse()?)?,
         Role::BareBatches => bare::batches(&serving.listen.parse()?)?,
+        Role::BareFanOut => bare::fan_out(&serving.listen.parse()?)?,
         _ => return product::serve(role, &serving),
     }
     until_stdin_ends()

@@ -44,12 +44,32 @@ pub(super) fn threads(listen: &Address) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A connected socket for each peer, all served by one thread.
+/// A connected socket for each peer, all served by one thread: what a peer says goes back to it.
 ///
 /// # Errors
 ///
 /// The listener cannot be opened, or is not on UDP.
 pub fn epoll(listen: &Address) -> Result<(), Box<dyn Error>> {
+    serve(listen, |speaker, children, message| drop(children.get(&speaker).map(|child| child.send(message))))
+}
+
+/// The same, but what a peer says goes to all others. The first thing that it says goes back: it is known by that.
+///
+/// # Errors
+///
+/// The listener cannot be opened, or is not on UDP.
+pub fn fan_out(listen: &Address) -> Result<(), Box<dyn Error>> {
+    serve(listen, |speaker, children, message| {
+        for (_, child) in children.iter().filter(|(token, _)| **token != speaker) {
+            let _ = child.send(message);
+        }
+    })
+}
+
+fn serve(
+    listen: &Address,
+    answer: impl Fn(Token, &HashMap<Token, UdpSocket>, &[u8]) + Send + 'static,
+) -> Result<(), Box<dyn Error>> {
     let listener = open(listen)?;
     listener.set_nonblocking(true)?;
     start("epoll", move || {
@@ -77,7 +97,7 @@ pub fn epoll(listen: &Address) -> Result<(), Box<dyn Error>> {
                 } else if let Some(child) = children.get(&event.token()) {
                     loop {
                         match child.recv(&mut buffer) {
-                            Ok(len @ 1..) => drop(child.send(&buffer[..len])),
+                            Ok(len @ 1..) => answer(event.token(), &children, &buffer[..len]),
                             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                             Ok(_) | Err(_) => {
                                 children.remove(&event.token());

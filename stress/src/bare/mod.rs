@@ -9,7 +9,7 @@ use std::thread;
 
 use peeloff::Address;
 
-pub use datagrams::{batches, epoll};
+pub use datagrams::{batches, epoll, fan_out};
 
 /// Of a thread: the loops need two pages of it.
 const STACK: usize = 64 << 10;

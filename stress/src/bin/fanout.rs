@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use peeloff::Scheme;
-use peeloff_stress::client::fan;
+use peeloff::{Address, Scheme};
 use peeloff_stress::client::talk::{Pace, Talk};
 use peeloff_stress::client::visits::{self, Visits};
+use peeloff_stress::client::{Dialer, Link, fan};
 use peeloff_stress::figures;
 use peeloff_stress::floor::{self, Question};
 use peeloff_stress::options::{self, Bench, Common, Scenario};
-use peeloff_stress::target::Role;
+use peeloff_stress::target::{Role, Target};
 
 /// Measures a server that passes what one peer says on to all others.
 #[derive(Parser)]
@@ -61,20 +61,12 @@ impl Scenario for Cli {
                 "on plain UDP nobody is a peer before speaking; give a target on dtls, tcp or tls".into()
             );
         }
-        let dialer = bench.dialer()?;
         let (receivers, payload) = (self.receivers as usize, usize::from(self.payload));
         bench.report.option("receivers", self.receivers);
         bench.report.option("bytes", self.payload);
         bench.report.option("pace", self.rate.map_or("one under way".to_owned(), |rate| format!("{rate}/s")));
-        let bar = bench.progress("receivers", u64::from(self.receivers) + 1);
-        let visits = Visits::of(receivers + 1);
-        let visited = visits::run(&dialer, &visits, bench.threads(), &bench.stop, &bar)?;
-        bar.finish_and_clear();
-        let mut links = visited.links;
-        let Some(mut sender) = links.pop().filter(|_| visited.failed == 0) else {
-            let why = visited.why.unwrap_or_else(|| "the run was ended".to_owned());
-            return Err(format!("{} cannot be measured: {why}; check --target", bench.target.address).into());
-        };
+        let dialer = bench.dialer()?;
+        let (mut sender, mut links) = self.gather(bench, &dialer, &bench.target.address)?;
         let mut talk = Talk {
             pace: Pace::Window(1),
             payload,
@@ -98,13 +90,7 @@ impl Scenario for Cli {
             )
             .into());
         }
-        talk = Talk {
-            pace: self.rate.map_or(Pace::Window(1), |rate| Pace::Rate(f64::from(rate))),
-            duration: self.duration,
-            count: self.messages,
-            answer: bench.common.answer,
-            ..talk
-        };
+        talk = self.talk(bench);
         let before = bench.target.usage()?;
         let bar = bench.progress("messages", self.messages.unwrap_or(0));
         let talked = fan::run(&mut sender, &mut links, &talk, &bench.stop, &bar)?;
@@ -132,21 +118,55 @@ impl Scenario for Cli {
 }
 
 impl Cli {
-    /// In microseconds.
-    fn floor(&self, bench: &Bench, payload: usize) -> Result<Option<(f64, &'static str)>, Box<dyn Error>> {
-        if !bench.common.floor || bench.scheme().is_stream() {
-            return Ok(None);
+    fn talk(&self, bench: &Bench) -> Talk {
+        Talk {
+            pace: self.rate.map_or(Pace::Window(1), |rate| Pace::Rate(f64::from(rate))),
+            payload: usize::from(self.payload),
+            duration: self.duration,
+            count: self.messages,
+            answer: bench.common.answer,
         }
-        let pin = bench.common.pin;
-        let sockets = self.receivers as usize;
-        let send = floor::ask(&Question::Send { payload, sockets }, pin)? * 1e6;
-        Ok(match bench.suite() {
-            Some(suite) => {
-                let encrypt =
-                    floor::ask(&Question::Encrypt { suite, payload, sessions: sockets }, pin)? * 1e6;
-                Some((send + encrypt, "encrypting in memory + bare send"))
+    }
+
+    /// One client that is to speak, and those that are to hear it.
+    fn gather(
+        &self,
+        bench: &Bench,
+        dialer: &Dialer,
+        address: &Address,
+    ) -> Result<(Link, Vec<Link>), Box<dyn Error>> {
+        let bar = bench.progress("receivers", u64::from(self.receivers) + 1);
+        // On plain UDP nobody is a peer before speaking.
+        let messages = u32::from(address.scheme == Scheme::Udp);
+        let visits = Visits { messages, ..Visits::of(self.receivers as usize + 1) };
+        let visited = visits::run(dialer, &visits, bench.threads(), &bench.stop, &bar)?;
+        bar.finish_and_clear();
+        let mut links = visited.links;
+        match links.pop().filter(|_| visited.failed == 0) {
+            Some(sender) => Ok((sender, links)),
+            None => {
+                let why = visited.why.unwrap_or_else(|| "the run was ended".to_owned());
+                Err(format!("{address} cannot be measured: {why}; check --target").into())
             }
-            None => Some((send, "bare send")),
-        })
+        }
+    }
+
+    /// In microseconds: what one thread takes that sends to the same receivers in clear, and what encrypting takes.
+    fn floor(&self, bench: &Bench, payload: usize) -> Result<Option<(f64, &'static str)>, Box<dyn Error>> {
+        let common = &bench.common;
+        let Some(suite) = bench.suite().filter(|_| common.floor && !bench.scheme().is_stream()) else {
+            return Ok(None);
+        };
+        let bare = Target::start(Role::BareFanOut, "udp", common.auth, common.pin)?;
+        let dialer = Dialer::new(Scheme::Udp, bare.socket, None, common.patience)?;
+        let (mut sender, mut links) = self.gather(bench, &dialer, &bare.address)?;
+        let before = bare.usage()?;
+        let hidden = indicatif::ProgressBar::hidden();
+        let talked = fan::run(&mut sender, &mut links, &self.talk(bench), &bench.stop, &hidden)?;
+        let Some((before, after)) = before.zip(bare.usage()?) else { return Ok(None) };
+        let send = after.since(&before).cpu.as_secs_f64() / talked.tally.echoes.max(1) as f64;
+        let question = Question::Encrypt { suite, payload, sessions: self.receivers as usize };
+        let encrypt = floor::ask(&question, common.pin)?;
+        Ok(Some(((send + encrypt) * 1e6, "encrypting in memory + bare loop of sends in clear")))
     }
 }
