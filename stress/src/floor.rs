@@ -26,6 +26,19 @@ pub enum Question {
         /// Whether resumed.
         resumed: bool,
     },
+    /// Seconds of a server's handshake in memory where many are under way.
+    Crowd {
+        /// Of which kind.
+        suite: Suite,
+        /// Whether resumed.
+        resumed: bool,
+        /// Handshakes in all.
+        count: usize,
+        /// Handshakes under way.
+        together: usize,
+        /// Whether the sessions stay.
+        keep: bool,
+    },
     /// Seconds to decrypt a message and encrypt the answer, in one session after the other.
     Echo {
         /// Of which kind.
@@ -79,6 +92,13 @@ pub fn answer(question: &str) -> Result<(), Box<dyn Error>> {
             let bench = Workbench::new(&suite, cookie)?;
             bench.open(false)?;
             median(TIME, || Ok(bench.open(resumed)?.server_time))?
+        }
+        Question::Crowd { suite, resumed, count, together, keep } => {
+            let bench = Workbench::new(&suite, suite.dtls && !resumed)?;
+            bench.open(false)?;
+            let mut times = bench.open_many(resumed, count.max(1), together.max(1), keep)?;
+            times.sort_unstable();
+            times[times.len() / 2].as_secs_f64()
         }
         Question::Echo { suite, payload, sessions } => {
             let mut pairs = open(&suite, sessions)?;

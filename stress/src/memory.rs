@@ -85,7 +85,39 @@ pub struct Pair {
     pub server_time: Duration,
 }
 
-/// Opens sessions one after the other.
+/// A session that is being opened.
+struct Opening {
+    client: Side,
+    server: Side,
+    server_time: Duration,
+    resumed: bool,
+}
+
+impl Opening {
+    /// One step of each side.
+    fn step(self) -> Result<Result<Pair, Self>, Box<dyn Error>> {
+        let client = self.client.step()?;
+        let began = Instant::now();
+        let server = self.server.step()?;
+        let server_time = self.server_time + began.elapsed();
+        Ok(match (client, server) {
+            (Side::Done(mut client), Side::Done(server)) => {
+                // TLS 1.3 sends its tickets behind the handshake.
+                match client.ssl_read(&mut [0; 16]) {
+                    Err(error) if error.code() == ErrorCode::WANT_READ => {}
+                    other => return Err(format!("unexpected data in memory: {other:?}").into()),
+                }
+                if self.resumed && !server.ssl().session_reused() {
+                    return Err("the session in memory was not resumed".into());
+                }
+                Ok(Pair { client, server, server_time })
+            }
+            (client, server) => Err(Self { client, server, server_time, ..self }),
+        })
+    }
+}
+
+/// Opens sessions.
 pub struct Workbench {
     suite: Suite,
     client: SslContext,
@@ -110,6 +142,56 @@ impl Workbench {
     ///
     /// The handshake fails, or the server did not resume what it was to resume.
     pub fn open(&self, resumed: bool) -> Result<Pair, Box<dyn Error>> {
+        let mut opening = self.begin(resumed)?;
+        for _ in 0..STEPS {
+            match opening.step()? {
+                Ok(pair) => return Ok(pair),
+                Err(under_way) => opening = under_way,
+            }
+        }
+        Err("the handshake in memory is stuck".into())
+    }
+
+    /// Opens `count` sessions, `together` of them at the same time, each in its turn, as a server with many clients does;
+    /// with `keep` they stay, else each is gone when it is open, which counts as well. The server's time of each.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_many(
+        &self,
+        resumed: bool,
+        count: usize,
+        together: usize,
+        keep: bool,
+    ) -> Result<Vec<Duration>, Box<dyn Error>> {
+        let (mut under_way, mut kept, mut times) = (VecDeque::new(), Vec::new(), Vec::new());
+        let mut begun = 0;
+        while times.len() < count {
+            while begun < count && under_way.len() < together {
+                under_way.push_back(self.begin(resumed)?);
+                begun += 1;
+            }
+            let Some(opening) = under_way.pop_front() else { break };
+            match opening.step()? {
+                Err(opening) => under_way.push_back(opening),
+                Ok(pair) if keep => {
+                    times.push(pair.server_time);
+                    kept.push(pair);
+                }
+                Ok(Pair { client, server, server_time }) => {
+                    let began = Instant::now();
+                    drop(server);
+                    times.push(server_time + began.elapsed());
+                    drop(client);
+                }
+            }
+        }
+        Ok(times)
+    }
+
+    /// Up to the client's hello.
+    fn begin(&self, resumed: bool) -> Result<Opening, Box<dyn Error>> {
         let (up, down) = (Packets::default(), Packets::default());
         let mut ssl = secure::ssl(&self.client, self.suite.dtls)?;
         if resumed {
@@ -117,32 +199,11 @@ impl Workbench {
             secure::resume(&mut ssl, &session);
         }
         let end = End { incoming: Rc::clone(&down), outgoing: Rc::clone(&up) };
-        let mut client = Side::of(ssl.connect(end))?;
+        let client = Side::of(ssl.connect(end))?;
         let began = Instant::now();
         let ssl = secure::ssl(&self.server, self.suite.dtls)?;
-        let mut server = Side::of(ssl.accept(End { incoming: up, outgoing: down }))?;
-        let mut server_time = began.elapsed();
-        for _ in 0..STEPS {
-            client = client.step()?;
-            let began = Instant::now();
-            server = server.step()?;
-            server_time += began.elapsed();
-            match (client, server) {
-                (Side::Done(mut client), Side::Done(server)) => {
-                    // TLS 1.3 sends its tickets behind the handshake.
-                    match client.ssl_read(&mut [0; 16]) {
-                        Err(error) if error.code() == ErrorCode::WANT_READ => {}
-                        other => return Err(format!("unexpected data in memory: {other:?}").into()),
-                    }
-                    if resumed && !server.ssl().session_reused() {
-                        return Err("the session in memory was not resumed".into());
-                    }
-                    return Ok(Pair { client, server, server_time });
-                }
-                under_way => (client, server) = under_way,
-            }
-        }
-        Err("the handshake in memory is stuck".into())
+        let server = Side::of(ssl.accept(End { incoming: up, outgoing: down }))?;
+        Ok(Opening { client, server, server_time: began.elapsed(), resumed })
     }
 
     fn session(&self) -> Option<SslSession> {
@@ -252,6 +313,9 @@ mod tests {
             let bench = Workbench::new(&suite(dtls, Auth::Certificate), true).unwrap();
             assert!(bench.open(true).is_err());
             bench.open(false).unwrap();
+            for keep in [true, false] {
+                assert_eq!(bench.open_many(true, 7, 3, keep).unwrap().len(), 7);
+            }
             for round in 0..3 {
                 bench.open(true).map_err(|why| format!("{dtls} {round} {why}")).unwrap();
             }

@@ -80,7 +80,7 @@ impl Scenario for Cli {
             self.rate.map_or(format!("{} at once", self.together), |rate| format!("{rate}/s")),
         );
         bench.report.option("resumed", self.resumed);
-        bench.report.option("they", if self.leave { "leave" } else { "stay" });
+        bench.report.option("they", self.business());
 
         visits.until = Some(Instant::now() + self.duration);
         let before = bench.target.usage()?;
@@ -90,6 +90,7 @@ impl Scenario for Cli {
         bar.finish_and_clear();
 
         let floor = if bench.common.floor { self.floor(bench, &visits)? } else { None };
+        let crowd = if bench.common.floor { self.crowd(bench)? } else { None };
         let report = &mut bench.report;
         let per_second = visited.completed as f64 / visited.took.as_secs_f64().max(1e-9);
         report.higher("handshakes per second", per_second, "/s");
@@ -98,6 +99,10 @@ impl Scenario for Cli {
             let row = figures::cpu(report, "server CPU per handshake", &used, visited.completed);
             if let (Some(row), Some((value, of))) = (row, &floor) {
                 row.over(*value, of);
+            }
+            if let Some(crowd) = crowd {
+                let name = format!("in memory, {} in turn, they {}", self.together, self.business());
+                report.plain(&name, crowd, "µs");
             }
             if !self.leave {
                 figures::held(report, &used, &after, visited.completed as usize);
@@ -124,6 +129,24 @@ fn series(latency: &Latency) -> peeloff_stress::report::Series {
 }
 
 impl Cli {
+    fn business(&self) -> &'static str {
+        if self.leave { "leave" } else { "stay" }
+    }
+
+    /// In microseconds: OpenSSL's handshake in memory once more, but with as many under way as the clients make, so that
+    /// none of them finds its memory in the processor's caches, and staying or leaving as they do.
+    fn crowd(&self, bench: &Bench) -> Result<Option<f64>, Box<dyn Error>> {
+        let Some(suite) = bench.suite().filter(|_| self.rate.is_none()) else { return Ok(None) };
+        let question = Question::Crowd {
+            suite,
+            resumed: self.resumed,
+            count: self.count as usize,
+            together: self.together as usize,
+            keep: !self.leave,
+        };
+        Ok(Some(floor::ask(&question, bench.common.pin)? * 1e6))
+    }
+
     /// In microseconds: OpenSSL's handshake in memory, or a bare server's CPU for the same clients.
     fn floor(&self, bench: &Bench, visits: &Visits) -> Result<Option<(f64, String)>, Box<dyn Error>> {
         if let Some(suite) = bench.suite() {
