@@ -47,6 +47,17 @@ fn clients_come_and_go() {
 }
 
 #[test]
+fn a_strict_churn_fails_where_something_is_left_behind() {
+    // On plain UDP nobody says goodbye, so the server keeps all of them.
+    let limits =
+        ["--scheme", "udp", "--count", "40", "--warm-up", "8", "--settle", "100ms", "--quiet", "--strict"];
+    let output = run(CHURN, &limits);
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("descriptors left behind: "), "{errors}");
+}
+
+#[test]
 fn every_receiver_hears_every_message() {
     for scheme in ["dtls", "tcp", "tls"] {
         let arguments = ["--scheme", scheme, "--receivers", "10", "--messages", "20", "--floor"];
