@@ -147,7 +147,8 @@ impl Peer {
         *parts.association.link.lock() = Link::Open(session);
         let mut transport = transport;
         if let (Transport::Udp(transport), Layers::Dtls) = (&mut transport, layers) {
-            transport.is_authenticated = true;
+            // Its handshake came after that.
+            transport.is_settled = true;
         }
         // The thread of a client is its user's.
         let settled = parts.home.is_none() || !matches!(layers, Layers::Dtls | Layers::Tls);

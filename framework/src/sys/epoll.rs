@@ -103,14 +103,6 @@ fn wait_for(fd: BorrowedFd<'_>, events: libc::c_short, timeout: Option<Duration>
     }
 }
 
-/// Whether a socket was shut down for reading (POLLRDHUP). Never blocks.
-pub(crate) fn is_shut_for_reading(fd: BorrowedFd<'_>) -> bool {
-    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
-    // SAFETY: one valid pollfd for a count of one.
-    let ready = cvt(unsafe { libc::poll(&mut poll, 1, 0) });
-    ready.is_ok_and(|ready| ready > 0 && poll.revents & libc::POLLRDHUP != 0)
-}
-
 /// Milliseconds, rounded up so that a wait never ends before its deadline; -1 is for ever.
 fn millis(timeout: Option<Duration>) -> libc::c_int {
     match timeout {

@@ -156,26 +156,54 @@ pub(crate) fn read_spare(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>, wait: boo
     Ok(len)
 }
 
-/// recvfrom(2) without a source. By its number, as [`send`]: glibc's own functions are points at which POSIX lets a thread be
-/// cancelled, and each arms and disarms that with two atomic operations. Nobody cancels threads here.
+/// As [`recv`], of one datagram into the spare capacity of `buffer` and without packet information, which saves a good part of
+/// the call.
+pub(crate) fn recv_from(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>, wait: bool) -> io::Result<Received> {
+    buffer.clear();
+    buffer.reserve(DATAGRAM_MAX);
+    let spare = buffer.spare_capacity_mut();
+    let mut name = SockAddrStorage::zeroed();
+    let mut name_len = name.size_of();
+    // SAFETY: pointers and lengths are those of the spare capacity and of the storage.
+    let len = unsafe {
+        let name = (&raw mut name).cast();
+        receive_from(socket, spare.as_mut_ptr().cast(), spare.len(), wait, name, &raw mut name_len)
+    }?;
+    // SAFETY: the kernel wrote the first `len` bytes of it.
+    unsafe { buffer.set_len(len) };
+    let source = (name_len > 0).then(|| socket_address(name, name_len)).flatten();
+    Ok(Received { len, source, info: PacketInfo::default() })
+}
+
+/// recvfrom(2) without a source.
 ///
 /// # Safety
 ///
 /// `buffer` is valid for writes of `len` bytes.
 unsafe fn receive(socket: BorrowedFd<'_>, buffer: *mut u8, len: usize, wait: bool) -> io::Result<usize> {
-    let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
     // SAFETY: as the caller says; no address is asked for.
-    let received = unsafe {
-        libc::syscall(
-            libc::SYS_recvfrom,
-            socket.as_raw_fd(),
-            buffer,
-            len,
-            flags,
-            ptr::null_mut::<libc::sockaddr>(),
-            ptr::null_mut::<libc::socklen_t>(),
-        )
-    };
+    unsafe { receive_from(socket, buffer, len, wait, ptr::null_mut(), ptr::null_mut()) }
+}
+
+/// [recvfrom(2)](https://man7.org/linux/man-pages/man2/recvfrom.2.html). By its number, as [`send`]: glibc's own functions are
+/// points at which POSIX lets a thread be cancelled, and each arms and disarms that with two atomic operations. Nobody cancels
+/// threads here.
+///
+/// # Safety
+///
+/// `buffer` is valid for writes of `len` bytes, and `name` of `*name_len`, or both are null.
+unsafe fn receive_from(
+    socket: BorrowedFd<'_>,
+    buffer: *mut u8,
+    len: usize,
+    wait: bool,
+    name: *mut libc::sockaddr,
+    name_len: *mut libc::socklen_t,
+) -> io::Result<usize> {
+    let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
+    // SAFETY: as the caller says.
+    let received =
+        unsafe { libc::syscall(libc::SYS_recvfrom, socket.as_raw_fd(), buffer, len, flags, name, name_len) };
     cvt_size(received as libc::ssize_t)
 }
 

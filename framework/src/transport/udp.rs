@@ -19,7 +19,7 @@ use super::{Arrival, ReadTimeout, place};
 use crate::association::{Association, signal};
 use crate::error::EndReason;
 use crate::observe::{Counters, bump};
-use crate::sys::epoll::{is_shut_for_reading, wait_readable};
+use crate::sys::epoll::wait_readable;
 use crate::sys::message::{self, DATAGRAM_MAX, Received};
 
 /// Datagrams that are looked at when the socket is closed.
@@ -56,8 +56,8 @@ pub(crate) struct UdpTransport {
     pub(crate) await_room: bool,
     /// An ICMP port unreachable came in.
     pub(crate) unreachable: bool,
-    /// The session above authenticates what comes, so that nobody asks for its source.
-    pub(crate) is_authenticated: bool,
+    /// What was queued before the socket was connected has been read, so whatever comes was sent to the local address.
+    pub(crate) is_settled: bool,
 }
 
 /// What a read of the socket found.
@@ -90,7 +90,7 @@ impl UdpTransport {
             shut: false,
             await_room: false,
             unreachable: false,
-            is_authenticated: false,
+            is_settled: false,
         }
     }
 
@@ -157,16 +157,13 @@ impl UdpTransport {
         }
     }
 
-    /// Reads one datagram, into both or, where its source is nobody's business, into `overflow` alone.
+    /// Reads one datagram and checks whose it is.
     fn read(&self, first: &mut [u8], overflow: &mut Vec<u8>, wait: bool) -> io::Result<Got> {
-        if self.is_authenticated && first.is_empty() {
-            // The handshake has read what came before the socket was connected, and checked whose it was.
-            let len = message::read_spare(self.socket.as_fd(), overflow, wait)?;
-            // An empty datagram looks the same.
-            let shut = len == 0 && is_shut_for_reading(self.socket.as_fd());
-            return Ok(if shut { Got::Shut } else { Got::Datagram(len) });
-        }
-        let Received { len, source, info } = message::recv(self.socket.as_fd(), first, overflow, wait)?;
+        let socket = self.socket.as_fd();
+        let Received { len, source, info } = match self.is_settled && first.is_empty() {
+            true => message::recv_from(socket, overflow, wait)?,
+            false => message::recv(socket, first, overflow, wait)?,
+        };
         Ok(match source {
             None => Got::Shut,
             Some(source) if source == self.association.peer => Got::Datagram(len),
