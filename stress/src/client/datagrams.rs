@@ -9,6 +9,8 @@ use std::net::UdpSocket;
 pub(super) struct Datagrams {
     socket: UdpSocket,
     flight: Vec<Box<[u8]>>,
+    /// Something came since the last write: the next one begins a flight. What begins none leaves the last one as it is.
+    fresh: bool,
     /// Datagrams sent again.
     pub(super) again: u64,
     /// Whether anything came since this was cleared.
@@ -19,7 +21,7 @@ pub(super) struct Datagrams {
 
 impl Datagrams {
     pub(super) fn new(socket: UdpSocket) -> Self {
-        Self { socket, flight: Vec::new(), again: 0, came: false, is_open: false }
+        Self { socket, flight: Vec::new(), fresh: false, again: 0, came: false, is_open: false }
     }
 
     /// Sends the last flight again.
@@ -39,8 +41,7 @@ impl Read for Datagrams {
                 // An empty one would look like the end.
                 Ok(0) => {}
                 Ok(len) => {
-                    self.came = true;
-                    self.flight.clear();
+                    (self.came, self.fresh) = (true, true);
                     return Ok(len);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -53,6 +54,9 @@ impl Read for Datagrams {
 impl Write for Datagrams {
     fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
         if !self.is_open {
+            if std::mem::take(&mut self.fresh) {
+                self.flight.clear();
+            }
             self.flight.push(datagram.into());
         }
         match self.socket.send(datagram) {
