@@ -29,11 +29,11 @@ fn get() -> io::Result<libc::rlimit> {
     Ok(limit)
 }
 
-/// Starts this program anew with smaller caches of freed memory, none of stacks, and fewer heaps; see
+/// Starts this program anew without glibc's caches of freed memory and of stacks, and with fewer heaps; see
 /// [execve(2)](https://man7.org/linux/man-pages/man2/execve.2.html). Comes back where that is no news or does not work.
 pub(crate) fn tune_malloc() {
     const NAME: &str = "GLIBC_TUNABLES";
-    const CACHES: &str = "glibc.malloc.tcache_max";
+    const CACHES: &str = "glibc.malloc.tcache_count";
     const HEAPS: &str = "glibc.malloc.arena_max";
     const STACKS: &str = "glibc.pthread.stack_cache_size";
     // glibc itself may cut its variable short while it reads it, so that does not tell whether this was done already.
@@ -54,7 +54,7 @@ pub(crate) fn tune_malloc() {
     }
     let _not_started = command
         .args(arguments)
-        .env(NAME, format!("{CACHES}=64:{STACKS}=0:{HEAPS}={heaps}{others}"))
+        .env(NAME, format!("{CACHES}=0:{STACKS}=0:{HEAPS}={heaps}{others}"))
         .env(DONE, "1")
         .exec();
 }
