@@ -567,7 +567,8 @@ pub fn raise_fd_limit() -> io::Result<u64> {
 
 /// Has glibc take less memory for many threads. It keeps for each thread some of what the thread has freed, which is 10 KiB
 /// for each DTLS peer after its handshake, and 40 MiB of the stacks of threads that have ended, and spreads threads over
-/// eight heaps for each processor: here it keeps neither, and has two heaps for each. For the first line of `main`, before there are other threads or open files; the library does not do it by itself.
+/// eight heaps for each processor: here it keeps neither, and has two heaps for each. For the first line of `main`, before
+/// there are other threads or open files; the library does not do it by itself.
 ///
 /// glibc reads these settings (`glibc.malloc.tcache_count`, `glibc.malloc.arena_max` and `glibc.pthread.stack_cache_size` in
 /// `GLIBC_TUNABLES`, [ld.so(8)](https://man7.org/linux/man-pages/man8/ld.so.8.html)) when a program starts, so this starts
