@@ -6,6 +6,7 @@ pub(crate) mod tcp;
 pub(crate) mod udp;
 mod watch;
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use self::tcp::TcpTransport;
 use self::udp::UdpTransport;
 use crate::error::EndReason;
 use crate::sctp::Notification;
+use crate::sys::epoll::wait_readable;
 
 /// The socket of one association, of any kind.
 pub(crate) enum Transport {
@@ -94,6 +96,15 @@ impl ReadTimeout {
         if !near && socket.set_read_timeout(wanted).is_ok() {
             self.0 = wanted;
         }
+    }
+}
+
+/// Waits for something to read where there is nothing to read to; `None`: there may be something.
+fn await_readable(socket: &Socket, left: Option<Duration>) -> Option<Arrival> {
+    match wait_readable(socket.as_fd(), left) {
+        Ok(true) => None,
+        Ok(false) => Some(Arrival::TimedOut),
+        Err(error) => Some(Arrival::Over(EndReason::Io(error.kind()))),
     }
 }
 

@@ -12,11 +12,10 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 
 use super::watch::Watch;
-use super::{Arrival, ReadTimeout};
+use super::{Arrival, ReadTimeout, await_readable};
 use crate::association::Association;
 use crate::error::EndReason;
 use crate::observe::{Counters, bump};
-use crate::sys::epoll::wait_readable;
 use crate::sys::{message, socket::is_tcp_at_end};
 use crate::transport::udp::is_memory;
 
@@ -63,12 +62,12 @@ impl TcpTransport {
             if blocking {
                 self.timeout.set(&self.socket, left);
             }
-            if blocking && first.is_empty() && overflow.capacity() == 0 {
-                match wait_readable(self.socket.as_fd(), left) {
-                    Ok(true) => {}
-                    Ok(false) => return Arrival::TimedOut,
-                    Err(error) => return Arrival::Over(EndReason::Io(error.kind())),
-                }
+            if blocking
+                && first.is_empty()
+                && overflow.capacity() == 0
+                && let Some(arrival) = await_readable(&self.socket, left)
+            {
+                return arrival;
             }
             let read = match first.is_empty() {
                 true => message::read_spare(self.socket.as_fd(), overflow, blocking),

@@ -15,11 +15,10 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 
 use super::watch::Watch;
-use super::{Arrival, ReadTimeout, place};
+use super::{Arrival, ReadTimeout, await_readable, place};
 use crate::association::{Association, signal};
 use crate::error::EndReason;
 use crate::observe::{Counters, bump};
-use crate::sys::epoll::wait_readable;
 use crate::sys::message::{self, DATAGRAM_MAX, Received};
 
 /// Datagrams that are looked at when the socket is closed.
@@ -123,12 +122,12 @@ impl UdpTransport {
             if blocking {
                 self.timeout.set(&self.socket, left);
             }
-            if blocking && first.is_empty() && overflow.capacity() == 0 {
-                match wait_readable(self.socket.as_fd(), left) {
-                    Ok(true) => {}
-                    Ok(false) => return Arrival::TimedOut,
-                    Err(error) => return Arrival::Over(EndReason::Io(error.kind())),
-                }
+            if blocking
+                && first.is_empty()
+                && overflow.capacity() == 0
+                && let Some(arrival) = await_readable(&self.socket, left)
+            {
+                return arrival;
             }
             match self.read(first, overflow, blocking) {
                 Ok(Got::Datagram(len)) => return Arrival::Message(len),
