@@ -13,7 +13,8 @@ macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// A snapshot of what a server did since it started. Counters only grow; gauges say how
         /// many there are now. The numbers are read one by one, not in one instant; but what was counted
-        /// for an association is there when `peers` no longer counts it.
+        /// for an association is there when `peers` no longer counts it, and its end is counted in the instant
+        /// in which `peers` and `half_open` no longer count it.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Stats {
@@ -193,6 +194,18 @@ impl Stats {
     pub fn ended(&self, label: &str) -> u64 {
         let index = EndReason::LABELS.iter().position(|known| *known == label);
         index.map_or(0, |index| self.ended[index])
+    }
+}
+
+impl Counters {
+    /// Counts the end of an association; for [`Registry::remove`](crate::registry::Registry::remove).
+    pub(crate) fn count_end(&self, reason: &EndReason) {
+        bump(&self.ended[reason.index()]);
+        match reason {
+            EndReason::HandlerFailed => bump(&self.handler_errors),
+            EndReason::HandlerPanicked => bump(&self.handler_panics),
+            _ => {}
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::association::{Association, AssociationId, Parcel, signal};
 use crate::dispatcher::admit::{Ledger, Limits, Refusal};
+use crate::error::EndReason;
 use crate::observe::{Counters, Stats};
 use crate::stream::proxy::Ends;
 use crate::sys::sync::atomic::{AtomicU64, Ordering};
@@ -156,11 +157,20 @@ impl Registry {
         }
     }
 
-    /// Forgets an association that has ended and given its socket up, and gives its place back.
-    /// Returns what came for its successor meanwhile.
-    pub(crate) fn remove(&self, association: &Association, counters: &Counters) -> VecDeque<Parcel> {
-        self.end_handshake(association);
+    /// Forgets an association that has ended and given its socket up, and gives its place back. Whoever sees
+    /// its end counted sees its place free, and the other way round. Returns what came for its successor
+    /// meanwhile.
+    pub(crate) fn remove(
+        &self,
+        association: &Association,
+        reason: &EndReason,
+        counters: &Counters,
+    ) -> VecDeque<Parcel> {
         let mut table = self.table.lock();
+        if association.half_open.swap(false, Ordering::AcqRel) {
+            table.ledger.end_handshake();
+        }
+        counters.count_end(reason);
         let key = Key::of(association);
         let left = association.close_inbox();
         if table.associations.get(&key).is_some_and(|found| found.id == association.id) {
@@ -218,8 +228,8 @@ impl Registry {
         self.table.lock().ledger.set_limits(limits);
     }
 
-    /// The counters, with what only the registry knows. They are read under its lock, so that whoever
-    /// sees an association gone sees also what was counted for it.
+    /// The counters, with what only the registry knows. They are read under its lock, for [`remove`](Self::remove)
+    /// counts under it.
     pub(crate) fn stats(&self, counters: &Counters) -> Stats {
         let table = self.table.lock();
         let mut stats = counters.snapshot();

@@ -108,13 +108,6 @@ impl Shared {
 
 impl Home for Shared {
     fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Leftover>) {
-        // Counted before the gauges fall, so that whoever sees those fall sees the count.
-        bump(&self.counters.ended[reason.index()]);
-        match reason {
-            EndReason::HandlerFailed => bump(&self.counters.handler_errors),
-            EndReason::HandlerPanicked => bump(&self.counters.handler_panics),
-            _ => {}
-        }
         tracing::debug!(id = %association.id, peer = %association.peer_address(), %reason, "association over");
         // Before the addresses are free. Whose handshake had no end may still get one by the same hello.
         let unanswered =
@@ -122,7 +115,7 @@ impl Home for Shared {
         if association.scheme == Scheme::Dtls && !unanswered {
             self.cookies.spend(association.local, association.peer, &association.hello_random);
         }
-        let mut late = self.registry.remove(association, &self.counters);
+        let mut late = self.registry.remove(association, reason, &self.counters);
         if !association.scheme.is_secure() {
             // Lost like those in the socket's queue. Given back they would open the next association,
             // and a handler that returns without having read would be called again, for ever.

@@ -8,6 +8,7 @@ use socket2::Socket;
 use crate::address::Scheme;
 use crate::association::{Association, Link};
 use crate::dispatcher::admit::{Limits, Refusal};
+use crate::error::EndReason;
 use crate::observe::Counters;
 use crate::outbox::Outbox;
 use crate::registry::Registry;
@@ -51,7 +52,7 @@ impl Table {
 
     /// Forgets a peer and gives its place back.
     pub fn remove(&self, member: &Member) {
-        self.registry.remove(&member.0, &self.counters);
+        self.registry.remove(&member.0, &EndReason::ClosedByUs, &self.counters);
     }
 }
 

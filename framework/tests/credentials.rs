@@ -15,7 +15,7 @@ use peeloff::{
     RevocationList, Server,
 };
 use s_client::s_client;
-use support::{DEADLINE, echo, exchange, until};
+use support::{DEADLINE, echo, exchange, quiet_panic, until};
 
 const BOTH: [&str; 2] = ["dtls://127.0.0.1:0", "tls://127.0.0.1:0"];
 
@@ -202,7 +202,7 @@ fn whoever_is_not_authorised_is_told_goodbye_before_the_handler_sees_them() {
 fn an_authorisation_that_panics_lets_nobody_in() {
     let authority = Authority::new();
     let credentials =
-        Credentials::new().identity(authority.issue("server", &p256())).authorize(|_| panic!("out of order"));
+        Credentials::new().identity(authority.issue("server", &p256())).authorize(|_| quiet_panic());
     let running = Running::start(BOTH[1], credentials);
     assert!(is_turned_away(running.connect(&Client::builder().ca(authority.bundle()))));
     until("it is counted", || (running.ended("not_authorized") == 1).then_some(()));

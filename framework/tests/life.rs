@@ -59,7 +59,7 @@ fn a_silent_peer_ends_at_the_idle_deadline_and_an_old_one_at_its_lifetime() {
     running.until("the idle end", |stats| stats.ended("idle") == 1);
 
     let mut timeouts = Timeouts::default();
-    timeouts.lifetime = Some(Duration::from_millis(200));
+    timeouts.lifetime = Some(Duration::from_secs(1));
     let running = Running::with("dtls://127.0.0.1:0", |builder| builder.timeouts(timeouts), support::echo);
     let _client = running.connect();
     running.until("the end of its life", |stats| stats.ended("lifetime") == 1);

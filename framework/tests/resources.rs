@@ -20,8 +20,8 @@ const URLS: [&str; 3] = ["dtls://127.0.0.1:0", "tcp://127.0.0.1:0", "tls://127.0
 
 /// Descriptors that the server's process may have.
 const DESCRIPTORS: u32 = 160;
-/// How soon a new peer is served once there is room: a second is the aim.
-const SOON: Duration = Duration::from_secs(2);
+/// How soon a new peer is served once there is room: a second is the aim, and the rest for a busy machine.
+const SOON: Duration = Duration::from_secs(5);
 /// How long a client is tried that may be refused.
 const TRY: Duration = Duration::from_millis(900);
 

@@ -25,7 +25,7 @@ fn settings() -> Settings {
 }
 
 /// The notice that an association is over comes within the bound, and what a busy machine adds.
-const NOTICED: Duration = Duration::from_secs(12);
+const NOTICED: Duration = Duration::from_secs(30);
 
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
@@ -90,7 +90,7 @@ fn traffic_goes_on_over_the_other_path_when_one_dies() {
     netem_to(&[&primary.ip().to_string()], "loss 100%");
     let began = Instant::now();
     exchange(&mut peer, b"after");
-    let bound = DEAD_AFTER / 2 + Duration::from_secs(3);
+    let bound = DEAD_AFTER / 2 + Duration::from_secs(10);
     assert!(began.elapsed() < bound, "resumed after {:?}", began.elapsed());
     for number in 0..20u32 {
         exchange(&mut peer, &number.to_be_bytes());

@@ -5,7 +5,7 @@ mod support;
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use peeloff::sctp::{NotificationKind, Reliability, SendInfo, Settings, Socket};
 use peeloff::{
@@ -146,7 +146,7 @@ fn keys_are_enough_without_certificates() {
 fn junk_instead_of_a_handshake_ends_that_association_alone() {
     for url in BOTH {
         let mut timeouts = Timeouts::default();
-        timeouts.handshake = Duration::from_secs(2);
+        timeouts.handshake = Duration::from_secs(5);
         let running = Running::with(url, |builder| builder.timeouts(timeouts), echo);
         let mut honest = running.connect();
         let dial = || {
@@ -159,14 +159,13 @@ fn junk_instead_of_a_handshake_ends_that_association_alone() {
             socket.set_read_timeout(Some(DEADLINE)).unwrap();
             socket
         };
-        let began = Instant::now();
         let (junk, silent, half) = (dial(), dial(), dial());
         junk.send(&[0xff; 3000], &SendInfo::default()).unwrap();
         half.send(&[22, 3, 1, 0x40, 0, 1], &SendInfo::default()).unwrap();
         let stats = running.until("all three are over", |stats| {
             stats.ended("handshake_failed") + stats.ended("handshake_timed_out") == 3
         });
-        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert!(stats.ended("handshake_timed_out") >= 1, "{stats:?}");
         assert_eq!((stats.peers, stats.half_open), (1, 0));
         for socket in [junk, silent, half] {
             // An alert may come first.

@@ -19,7 +19,7 @@ use child::Child;
 use peeloff::{Address, Error, Peer, Scheme};
 use relay::Relay;
 use stranger::{Stranger, record};
-use support::{Running, exchange, scaled, until};
+use support::{Running, exchange, quiet_panic, scaled, until};
 
 const STRANGERS: u32 = 200_000;
 /// Strangers that wait for their answers at once: fewer than the smallest receive buffer holds hellos.
@@ -186,7 +186,7 @@ fn a_plain_strangers_datagram_opens_one_association_whatever_the_handler_does() 
     let handlers: [(Handler, &str); 3] = [
         (|peer| peer.send(b"unread"), "closed_by_us"),
         (|_| Err(Error::EmptyMessage), "handler_failed"),
-        (|_| panic!("as this test wants"), "handler_panicked"),
+        (|_| quiet_panic(), "handler_panicked"),
     ];
     for (handler, end) in handlers {
         let running = Running::with("udp://127.0.0.1:0", |builder| builder, handler);

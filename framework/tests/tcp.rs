@@ -414,8 +414,8 @@ fn a_connection_that_is_cut_short_is_told_from_one_that_ends() {
 
 #[test]
 fn half_a_record_and_silence_end_by_a_deadline() {
-    let mut timeouts = idle_after(Duration::from_millis(300));
-    timeouts.handshake = Duration::from_millis(300);
+    let mut timeouts = idle_after(Duration::from_secs(2));
+    timeouts.handshake = Duration::from_secs(2);
     let running = Running::with(BOTH[1], |builder| builder.timeouts(timeouts), echo);
     // Half a ClientHello.
     let mut half_open = connect(&running);
@@ -491,7 +491,7 @@ fn proxied(url: &str, limits: Limits) -> Running {
     let identity = peeloff::Identity::self_signed().unwrap();
     let trust = peeloff::CaBundle::from_pem(&identity.certificate_pem()).unwrap();
     let mut timeouts = Timeouts::default();
-    timeouts.handshake = Duration::from_millis(500);
+    timeouts.handshake = Duration::from_secs(2);
     let builder = peeloff::Server::builder().identity(identity).limits(limits).timeouts(timeouts);
     Running { server: builder.listen_proxied(url.parse().unwrap()).start(Picky).unwrap(), trust }
 }

@@ -63,10 +63,10 @@ fn one_association_at_a_time_has_the_addresses_and_the_cap_holds() {
                 }
                 let found = registry.find(local, peer).expect("nobody else removes it");
                 assert_eq!(found.id, association.id, "another one took its addresses");
-                registry.remove(&association, counters);
+                registry.remove(&association, &EndReason::ClosedByUs, counters);
                 assert!(registry.find(local, peer).is_none_or(|found| found.id != association.id));
                 // A late one more must not meet a successor.
-                registry.remove(&association, counters);
+                registry.remove(&association, &EndReason::ClosedByUs, counters);
             }
         };
         let mut threads: Vec<_> = (0..3).map(|_| spawn(&world, move |world| come_and_go(world))).collect();
@@ -100,7 +100,7 @@ fn what_is_delivered_reaches_the_association_that_was_found_or_is_given_back() {
                 for _ in 0..choose(4) {
                     association.take_delivered().into_iter().for_each(take);
                 }
-                registry.remove(&association, counters).into_iter().for_each(take);
+                registry.remove(&association, &EndReason::ClosedByUs, counters).into_iter().for_each(take);
                 assert_eq!(association.deliver(Parcel::datagram(&[]), false), Delivery::Gone);
             })
         };
@@ -182,7 +182,7 @@ fn a_drain_reaches_all_that_are_there_and_nobody_comes_after_it() {
                     assert!(registry.insert(&association));
                     // A worker ends when it drains.
                     poll(|| (association.signals() & signal::DRAIN != 0).then_some(()));
-                    registry.remove(&association, counters);
+                    registry.remove(&association, &EndReason::ClosedByUs, counters);
                 })
             })
             .collect();
