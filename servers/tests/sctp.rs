@@ -13,11 +13,10 @@ use peeloff::sctp::MessageInfo;
 use peeloff::{Error, Identity, Peer, Server};
 use support::{DEADLINE, NC, Program, run, start_echo};
 
-/// A server that tells what it hears, and what came with it. Its last result is the addresses of the
-/// peer.
-/// A message, what came with it, and the addresses of who sent it.
+/// A message, what came with it, and the addresses of who sent it; none if that association was over already.
 type Heard = (String, MessageInfo, Vec<SocketAddr>);
 
+/// A server that tells what it hears.
 fn listener(url: &str) -> (Server, String, Receiver<Heard>) {
     let (sender, heard) = mpsc::channel();
     let tell = move |peer: &mut Peer| -> Result<(), Error> {
@@ -139,9 +138,12 @@ fn the_number_of_streams_is_what_both_sides_have() {
 fn several_addresses_on_both_sides() {
     let (_server, address, heard) = listener("sctp://127.0.0.1,127.0.0.2:0");
     let bound = ["--bind", "127.0.0.3", "--bind", "127.0.0.4"];
-    let ended = run(NC, &[&["--wait", "0s", &address], &bound[..]].concat(), "x\n");
-    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+    // It stays until it was heard.
+    let mut client = Program::start(NC, &[&["--wait", "0s", &address], &bound[..]].concat());
+    client.write("x\n");
     let (_, _, addresses) = heard.recv_timeout(DEADLINE).unwrap();
+    let ended = client.finish();
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
     let mut addresses: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
     addresses.sort();
     assert_eq!(addresses, ["127.0.0.3", "127.0.0.4"]);

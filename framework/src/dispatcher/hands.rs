@@ -122,7 +122,7 @@ impl Hands {
     pub(super) fn hand_over(&mut self, job: Job) {
         self.guard.watch(&job.association);
         match self.pool.submit(job) {
-            Ok(()) => bump(&self.shared.counters.opened),
+            Ok(()) => {}
             Err((job, error)) => {
                 bump(&self.shared.counters.out_of_threads);
                 log_limited!(warn, %error, "no thread for a new peer; trying again");
@@ -155,10 +155,7 @@ impl Hands {
                 continue;
             }
             match self.pool.submit(job) {
-                Ok(()) => {
-                    bump(&self.shared.counters.opened);
-                    bump(&self.shared.counters.waited_for_thread);
-                }
+                Ok(()) => bump(&self.shared.counters.waited_for_thread),
                 Err((job, _)) => {
                     self.waiting.push_front(job);
                     return;

@@ -57,6 +57,8 @@ impl Job {
     /// ends here.
     pub(crate) fn run(self) {
         let Self { association, socket, task, shared } = self;
+        // Here, so that whoever hears from this peer sees it counted.
+        bump(&shared.counters.opened);
         let opened = catch_unwind(AssertUnwindSafe(|| open(&association, socket, task, &shared)));
         match opened {
             Ok(Some(mut peer)) => serve(&mut peer, &shared),
