@@ -108,7 +108,7 @@ counters! {
     last_flights_resent,
     /// Datagrams of a known peer that reached the listener and were handed to its worker.
     forwarded,
-    /// Datagrams of another peer that were found on an association's socket and given back.
+    /// Datagrams for another association that were found on one's socket and given back.
     strays,
     /// Datagrams lost for want of room on the way between dispatcher and worker.
     strays_lost,

@@ -10,10 +10,12 @@ use std::env;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
-use peeloff::{Address, Peer, Scheme};
+use peeloff::{Address, Error, Peer, Scheme};
 use relay::Relay;
 use support::{DEADLINE, Running, exchange, until};
 
@@ -214,6 +216,33 @@ fn a_hello_that_comes_again_when_its_association_is_over_opens_no_other() {
     let stats = running.until("the hello is seen", |stats| stats.duplicate_hellos == 2);
     exchange(&mut client, b"still here");
     assert_eq!((stats.peers, stats.opened, stats.handshakes, stats.ended("replaced")), (1, 2, 2, 0));
+}
+
+#[test]
+fn a_hello_that_came_before_the_end_of_the_last_association_is_answered_after_it() {
+    let (told, tell) = (channel(), channel());
+    let (busy, release) = (Mutex::new(told.0), Mutex::new(tell.1));
+    let handler = move |peer: &mut Peer| -> Result<(), Error> {
+        peer.recv(&mut [0; 64])?;
+        busy.lock().unwrap().send(()).unwrap();
+        release.lock().unwrap().recv_timeout(DEADLINE).unwrap();
+        Ok(())
+    };
+    let running = Running::with("dtls://127.0.0.1:0", |builder| builder, handler);
+    let relay = Relay::to(running.address());
+    let mut client = connect(&running, &relay);
+    client.send(b"read no more").unwrap();
+    told.1.recv_timeout(DEADLINE).unwrap();
+    // From here on they wait in the association's socket.
+    let [first, second] = hellos(&relay);
+    for hello in [&first, &second, &with_random(&first, 99)] {
+        relay.inject(hello);
+    }
+    tell.0.send(()).unwrap();
+    running.until("the new hello is answered", |stats| stats.hello_verify_requests == 2);
+    // Its own were not new.
+    let stats = running.until("the old association ends", |stats| stats.peers == 0);
+    assert_eq!((stats.opened, stats.hello_verify_requests, stats.strays), (1, 2, 1));
 }
 
 fn connect(running: &Running, relay: &Relay) -> Peer {

@@ -16,7 +16,9 @@ use socket2::Socket;
 
 use super::watch::Watch;
 use super::{Arrival, ReadTimeout, await_readable, place};
+use crate::address::Scheme;
 use crate::association::{Association, signal};
+use crate::dispatcher::hello::{self, FirstDatagram};
 use crate::error::EndReason;
 use crate::observe::{Counters, bump};
 use crate::sys::message::{self, DATAGRAM_MAX, Received};
@@ -179,7 +181,7 @@ impl UdpTransport {
         self.watch.wait(socket, association, counters, *await_room, left)
     }
 
-    /// A datagram of another peer: the dispatcher finds out where it belongs.
+    /// A datagram of another association: the dispatcher finds out where it belongs.
     fn give_back(
         &self,
         source: SocketAddr,
@@ -198,6 +200,14 @@ impl UdpTransport {
         payload.extend_from_slice(overflow);
         bump(&self.counters.strays);
         strays.take(Stray { local, peer: source, interface: info.interface, payload: payload.into() });
+    }
+
+    /// Whether this datagram of the peer begins another association.
+    fn is_of_a_successor(&self, datagram: &[u8]) -> bool {
+        let Association { scheme, hello_random, .. } = &*self.association;
+        let hello = hello::classify(datagram);
+        *scheme == Scheme::Dtls
+            && matches!(hello, FirstDatagram::ClientHello(hello) if hello.random != hello_random)
     }
 
     /// What an error of a read means: noise (`None`) or the end.
@@ -220,8 +230,8 @@ impl UdpTransport {
 }
 
 impl Drop for UdpTransport {
-    /// The socket is closed next. What others' datagrams it still has, from the moment between its
-    /// bind and its connect, would be lost with it when the association was a short one.
+    /// The socket is closed next. What it still has for others would be lost with it: other peers' datagrams, from
+    /// the moment between its bind and its connect, and the ClientHello of whoever has this peer's port by now.
     fn drop(&mut self) {
         if self.strays.is_none() {
             return;
@@ -229,7 +239,8 @@ impl Drop for UdpTransport {
         let mut payload = Vec::with_capacity(DATAGRAM_MAX);
         for _ in 0..LAST_READS {
             match message::recv(self.socket.as_fd(), &mut [], &mut payload, false) {
-                Ok(Received { source: Some(source), .. }) if source == self.association.peer => {}
+                Ok(Received { source: Some(source), .. })
+                    if source == self.association.peer && !self.is_of_a_successor(&payload) => {}
                 Ok(Received { source: Some(source), len, info }) => {
                     self.give_back(source, info, &[], &payload, len);
                 }
