@@ -22,15 +22,12 @@ pub const SLEEP: Duration = Duration::from_millis(50);
 ///
 /// The server cannot be started.
 pub fn serve(role: Role, serving: &Serving) -> Result<(), Box<dyn Error>> {
-    let mut limits = Limits::default();
-    (limits.max_peers, limits.max_peers_per_local_address) = (usize::MAX, usize::MAX);
-    limits.max_half_open = usize::MAX;
     let mut timeouts = Timeouts::default();
     timeouts.idle = Some(Duration::from_secs(24 * 3600));
     let builder = Server::builder()
         .listen(serving.listen.parse()?)
         .credentials(credentials(serving)?)
-        .limits(limits)
+        .limits(Limits::UNLIMITED)
         .timeouts(timeouts);
     let server = match role {
         Role::FanOut => {

@@ -7,10 +7,11 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use peeloff::internals::admit::Ledger;
 use peeloff::{Limits, Refusal};
 
-use crate::{KEY, UNLIMITED, local, peer};
+use crate::{KEY, local, peer};
 
 /// Of all limits that are there, the one that a source reaches first refuses.
-const LIMITED: Limits = Limits { max_peers_per_source: 1, new_peers_per_second: 1_000_000, ..UNLIMITED };
+const LIMITED: Limits =
+    Limits { max_peers_per_source: 1, new_peers_per_second: 1_000_000, ..Limits::UNLIMITED };
 
 /// [`Ledger::admit`] of a peer that goes again, and of one that is refused.
 pub fn admit(criterion: &mut Criterion) {

@@ -10,19 +10,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use peeloff::Limits;
-
-/// No limit is reached but those that a bench sets.
-const UNLIMITED: Limits = Limits {
-    max_peers: usize::MAX,
-    max_peers_per_local_address: usize::MAX,
-    max_peers_per_source: usize::MAX,
-    max_peers_per_prefix: usize::MAX,
-    max_half_open: usize::MAX,
-    new_peers_per_second: u32::MAX,
-    new_peers_burst: u32::MAX,
-    exempt_loopback: true,
-};
 
 /// Of the keyed hashes.
 const KEY: (u64, u64) = (0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908);

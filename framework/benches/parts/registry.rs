@@ -4,9 +4,10 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
+use peeloff::Limits;
 use peeloff::internals::{Member, Table};
 
-use crate::{KEY, UNLIMITED, local, peer};
+use crate::{KEY, local, peer};
 
 /// Peers that come and go together, so that the clock is not all that is measured.
 const CROWD: u32 = 16;
@@ -20,7 +21,7 @@ pub fn table(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("registry");
     group.throughput(Throughput::Elements(1));
     for count in [1, 1_000, 15_000] {
-        let table = Table::new(UNLIMITED, KEY);
+        let table = Table::new(Limits::UNLIMITED, KEY);
         for number in 0..count {
             assert!(table.insert(&book(&table, number)));
         }

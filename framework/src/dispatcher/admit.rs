@@ -68,6 +68,20 @@ pub struct Limits {
     pub exempt_loopback: bool,
 }
 
+impl Limits {
+    /// None at all: for measurements, and to say only some.
+    pub const UNLIMITED: Limits = Limits {
+        max_peers: usize::MAX,
+        max_peers_per_local_address: usize::MAX,
+        max_peers_per_source: usize::MAX,
+        max_peers_per_prefix: usize::MAX,
+        max_half_open: usize::MAX,
+        new_peers_per_second: u32::MAX,
+        new_peers_burst: u32::MAX,
+        exempt_loopback: true,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
@@ -382,26 +396,9 @@ impl<K: Eq + Hash> Counts<K> {
 }
 
 #[cfg(test)]
-impl Limits {
-    /// No limit is ever reached.
-    pub(crate) const UNLIMITED: Self = Self {
-        max_peers: usize::MAX,
-        max_peers_per_local_address: usize::MAX,
-        max_peers_per_source: usize::MAX,
-        max_peers_per_prefix: usize::MAX,
-        max_half_open: usize::MAX,
-        new_peers_per_second: u32::MAX,
-        new_peers_burst: u32::MAX,
-        exempt_loopback: true,
-    };
-}
-
-#[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Duration;
-
-    const UNLIMITED: Limits = Limits::UNLIMITED;
 
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()
@@ -417,11 +414,14 @@ mod tests {
     fn each_limit_refuses_under_its_own_name() {
         let peers = ["198.51.100.1:1", "198.51.100.1:2", "198.51.100.1:3"];
         for (limits, refusal) in [
-            (Limits { max_peers: 2, ..UNLIMITED }, Refusal::MaxPeers),
-            (Limits { max_peers_per_local_address: 2, ..UNLIMITED }, Refusal::MaxPeersPerLocalAddress),
-            (Limits { max_peers_per_source: 2, ..UNLIMITED }, Refusal::MaxPeersPerSource),
-            (Limits { max_peers_per_prefix: 2, ..UNLIMITED }, Refusal::MaxPeersPerPrefix),
-            (Limits { new_peers_per_second: 1, new_peers_burst: 2, ..UNLIMITED }, Refusal::Rate),
+            (Limits { max_peers: 2, ..Limits::UNLIMITED }, Refusal::MaxPeers),
+            (
+                Limits { max_peers_per_local_address: 2, ..Limits::UNLIMITED },
+                Refusal::MaxPeersPerLocalAddress,
+            ),
+            (Limits { max_peers_per_source: 2, ..Limits::UNLIMITED }, Refusal::MaxPeersPerSource),
+            (Limits { max_peers_per_prefix: 2, ..Limits::UNLIMITED }, Refusal::MaxPeersPerPrefix),
+            (Limits { new_peers_per_second: 1, new_peers_burst: 2, ..Limits::UNLIMITED }, Refusal::Rate),
         ] {
             let mut ledger = Ledger::new(limits, (1, 2));
             assert_eq!(fill(&mut ledger, &peers), Err(refusal));
@@ -433,21 +433,21 @@ mod tests {
     fn zero_lets_nobody_in_and_max_everybody() {
         let peer = ["198.51.100.1:1"; 300];
         for limits in [
-            Limits { max_peers: 0, ..UNLIMITED },
-            Limits { max_peers_per_local_address: 0, ..UNLIMITED },
-            Limits { max_peers_per_source: 0, ..UNLIMITED },
-            Limits { max_peers_per_prefix: 0, ..UNLIMITED },
-            Limits { new_peers_per_second: 0, ..UNLIMITED },
-            Limits { new_peers_burst: 0, ..UNLIMITED },
+            Limits { max_peers: 0, ..Limits::UNLIMITED },
+            Limits { max_peers_per_local_address: 0, ..Limits::UNLIMITED },
+            Limits { max_peers_per_source: 0, ..Limits::UNLIMITED },
+            Limits { max_peers_per_prefix: 0, ..Limits::UNLIMITED },
+            Limits { new_peers_per_second: 0, ..Limits::UNLIMITED },
+            Limits { new_peers_burst: 0, ..Limits::UNLIMITED },
         ] {
             assert!(fill(&mut Ledger::new(limits, (1, 2)), &peer[..1]).is_err(), "{limits:?}");
         }
-        assert_eq!(fill(&mut Ledger::new(UNLIMITED, (1, 2)), &peer), Ok(()));
+        assert_eq!(fill(&mut Ledger::new(Limits::UNLIMITED, (1, 2)), &peer), Ok(()));
     }
 
     #[test]
     fn a_source_has_its_own_count_inside_its_prefix() {
-        let mut ledger = Ledger::new(Limits { max_peers_per_source: 1, ..UNLIMITED }, (1, 2));
+        let mut ledger = Ledger::new(Limits { max_peers_per_source: 1, ..Limits::UNLIMITED }, (1, 2));
         assert_eq!(fill(&mut ledger, &["198.51.100.1:1", "198.51.100.2:1", "[2001:db8::1]:1"]), Ok(()));
         assert_eq!(fill(&mut ledger, &["[::ffff:198.51.100.1]:2"]), Err(Refusal::MaxPeersPerSource));
         assert_eq!(ledger.from_source("198.51.100.2".parse().unwrap()), 1);
@@ -461,7 +461,7 @@ mod tests {
             max_peers_per_prefix: 0,
             new_peers_per_second: 0,
             max_peers: 3,
-            ..UNLIMITED
+            ..Limits::UNLIMITED
         };
         let peers = ["127.0.0.1:1", "[::1]:1", "[::ffff:127.9.9.9]:1"];
         let mut ledger = Ledger::new(narrow, (1, 2));
@@ -475,7 +475,7 @@ mod tests {
 
     #[test]
     fn what_is_released_is_forgotten() {
-        let mut ledger = Ledger::new(UNLIMITED, (1, 2));
+        let mut ledger = Ledger::new(Limits::UNLIMITED, (1, 2));
         let peers = ["198.51.100.1:1", "198.51.100.1:2", "[2001:db8::1]:1", "127.0.0.1:1"];
         fill(&mut ledger, &peers).unwrap();
         ledger.begin_handshake().unwrap();
@@ -490,7 +490,8 @@ mod tests {
 
     #[test]
     fn a_refusal_books_nothing_and_costs_no_rate() {
-        let limits = Limits { max_peers: 1, new_peers_per_second: 1, new_peers_burst: 2, ..UNLIMITED };
+        let limits =
+            Limits { max_peers: 1, new_peers_per_second: 1, new_peers_burst: 2, ..Limits::UNLIMITED };
         let mut ledger = Ledger::new(limits, (1, 2));
         assert_eq!(fill(&mut ledger, &["198.51.100.1:1"]), Ok(()));
         for _ in 0..10 {
@@ -503,7 +504,7 @@ mod tests {
 
     #[test]
     fn handshakes_have_a_limit_of_their_own() {
-        let mut ledger = Ledger::new(Limits { max_half_open: 1, ..UNLIMITED }, (1, 2));
+        let mut ledger = Ledger::new(Limits { max_half_open: 1, ..Limits::UNLIMITED }, (1, 2));
         assert_eq!(ledger.begin_handshake(), Ok(()));
         assert_eq!(ledger.begin_handshake(), Err(Refusal::MaxHalfOpen));
         ledger.end_handshake();
@@ -512,18 +513,18 @@ mod tests {
 
     #[test]
     fn new_limits_hold_for_the_next_peer() {
-        let mut ledger = Ledger::new(UNLIMITED, (1, 2));
+        let mut ledger = Ledger::new(Limits::UNLIMITED, (1, 2));
         fill(&mut ledger, &["198.51.100.1:1", "198.51.100.1:2"]).unwrap();
-        ledger.set_limits(Limits { max_peers: 1, ..UNLIMITED });
+        ledger.set_limits(Limits { max_peers: 1, ..Limits::UNLIMITED });
         assert_eq!(fill(&mut ledger, &["203.0.113.1:1"]), Err(Refusal::MaxPeers));
         assert_eq!((ledger.total(), ledger.limits().max_peers), (2, 1));
-        ledger.set_limits(UNLIMITED);
+        ledger.set_limits(Limits::UNLIMITED);
         assert_eq!(fill(&mut ledger, &["203.0.113.1:1"]), Ok(()));
     }
 
     #[test]
     fn the_rate_recovers_with_time() {
-        let limits = Limits { new_peers_per_second: 10, new_peers_burst: 1, ..UNLIMITED };
+        let limits = Limits { new_peers_per_second: 10, new_peers_burst: 1, ..Limits::UNLIMITED };
         let mut ledger = Ledger::new(limits, (1, 2));
         let (local, peer, now) = (at("192.0.2.1:5"), at("198.51.100.1:1"), Instant::now());
         assert_eq!(ledger.admit(local, peer, now), Ok(()));

@@ -11,8 +11,6 @@ use crate::sys::sync::Mutex;
 use crate::sys::sync::model::{choose, explore, poll};
 use crate::sys::sync::thread;
 
-const UNLIMITED: Limits = Limits::UNLIMITED;
-
 /// A registry, and the counters that those who leave are counted in.
 type World = Arc<(Registry, Counters)>;
 
@@ -49,7 +47,7 @@ fn assert_empty((registry, _): &(Registry, Counters)) {
 fn one_association_at_a_time_has_the_addresses_and_the_cap_holds() {
     const MOST: usize = 2;
     explore(2000, || {
-        let world = world(Limits { max_peers: MOST, ..UNLIMITED });
+        let world = world(Limits { max_peers: MOST, ..Limits::UNLIMITED });
         let come_and_go = |(registry, counters): &(Registry, Counters)| {
             let (local, peer) = addresses();
             for _ in 0..2 {
@@ -86,7 +84,7 @@ fn one_association_at_a_time_has_the_addresses_and_the_cap_holds() {
 fn what_is_delivered_reaches_the_association_that_was_found_or_is_given_back() {
     const DATAGRAMS: u8 = 6;
     explore(2000, || {
-        let world = world(UNLIMITED);
+        let world = world(Limits::UNLIMITED);
         let seen = Arc::new(Mutex::new(BTreeSet::new()));
         // The worker of each: takes some of what comes, and ends.
         let served = Arc::clone(&seen);
@@ -130,7 +128,7 @@ fn what_is_delivered_reaches_the_association_that_was_found_or_is_given_back() {
 fn a_handshake_that_is_evicted_while_it_ends_gives_its_place_back_once() {
     const MOST: usize = 2;
     explore(2000, || {
-        let world = world(Limits { max_half_open: MOST, ..UNLIMITED });
+        let world = world(Limits { max_half_open: MOST, ..Limits::UNLIMITED });
         let all: Arc<Vec<_>> = Arc::new((0..4).map(|_| association()).collect());
         let mut threads: Vec<_> = (0..all.len())
             .map(|index| {
@@ -165,7 +163,7 @@ fn a_handshake_that_is_evicted_while_it_ends_gives_its_place_back_once() {
 #[test]
 fn a_drain_reaches_all_that_are_there_and_nobody_comes_after_it() {
     explore(2000, || {
-        let world = world(UNLIMITED);
+        let world = world(Limits::UNLIMITED);
         let mut threads: Vec<_> = (0..2u16)
             .map(|number| {
                 spawn(&world, move |(registry, counters)| {
