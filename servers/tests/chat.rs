@@ -26,6 +26,9 @@ const LISTENERS: [&str; 8] = [
     "tls://127.0.0.1:0",
 ];
 
+/// No limit of the chat's is in the way of a crowd. Who only listens is idle, and a crowd may take minutes.
+const CROWD: [&str; 6] = ["--flood", "off", "--announce-up-to", "0", "--idle-timeout", "off"];
+
 /// A server with a listener for each transport that this kernel surely has.
 fn start(options: &[&str]) -> (Program, Vec<String>) {
     start_chat(&[&LISTENERS[..], options].concat())
@@ -162,7 +165,7 @@ fn everybody_hears_everything(addresses: &[String], crowd: usize, lines: usize, 
 
 #[test]
 fn five_hundred_members_hear_everything_in_order() {
-    let (_server, addresses) = start(&["--flood", "off", "--announce-up-to", "0"]);
+    let (_server, addresses) = start(&CROWD);
     everybody_hears_everything(&addresses, 500, 2, 1);
 }
 
@@ -179,8 +182,7 @@ const SCTP_LISTENERS: [&str; 6] = [
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
 fn five_hundred_members_on_five_transports_hear_everything_in_order() {
-    let options = [&SCTP_LISTENERS[..2], &["--flood", "off", "--announce-up-to", "0"]].concat();
-    let (_server, addresses) = start(&options);
+    let (_server, addresses) = start(&[&SCTP_LISTENERS[..2], &CROWD].concat());
     assert_eq!(addresses.len(), 5);
     everybody_hears_everything(&addresses, 500, 1, 1);
 }
@@ -188,8 +190,7 @@ fn five_hundred_members_on_five_transports_hear_everything_in_order() {
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
 fn members_on_sctp_with_and_without_encryption_meet_the_others() {
-    let (_server, addresses) =
-        start(&[&SCTP_LISTENERS[..], &["--flood", "off", "--announce-up-to", "0"]].concat());
+    let (_server, addresses) = start(&[&SCTP_LISTENERS[..], &CROWD].concat());
     assert_eq!(addresses.len(), 7);
     everybody_hears_everything(&addresses, 14, 3, 14);
 }
