@@ -117,8 +117,9 @@ impl Registry {
         let mut evicted = None;
         let mut table = self.table.lock();
         if table.ledger.begin_handshake().is_err() {
-            evicted = Some(table.oldest_handshake(now).ok_or(Refusal::MaxHalfOpen)?);
-            table.ledger.end_handshake();
+            let oldest = table.oldest_handshake(now).ok_or(Refusal::MaxHalfOpen)?;
+            table.end_handshake(&oldest);
+            evicted = Some(oldest);
             table.ledger.begin_handshake()?;
         }
         association.half_open.store(true, Ordering::Release);
@@ -137,8 +138,8 @@ impl Registry {
 
     /// The handshake of this association is over, well or not.
     pub(crate) fn end_handshake(&self, association: &Association) {
-        if association.half_open.swap(false, Ordering::AcqRel) {
-            self.table.lock().ledger.end_handshake();
+        if association.half_open.load(Ordering::Acquire) {
+            self.table.lock().end_handshake(association);
         }
     }
 
@@ -167,9 +168,7 @@ impl Registry {
         counters: &Counters,
     ) -> VecDeque<Parcel> {
         let mut table = self.table.lock();
-        if association.half_open.swap(false, Ordering::AcqRel) {
-            table.ledger.end_handshake();
-        }
+        table.end_handshake(association);
         counters.count_end(reason);
         let key = Key::of(association);
         let left = association.close_inbox();
@@ -250,25 +249,25 @@ impl Table {
         self.ledger.total() == 0
     }
 
-    /// Takes the oldest handshake out, if it is old enough to make way.
+    /// The handshake of this association, if it has one, is over. The flag changes under the lock alone.
+    fn end_handshake(&mut self, association: &Association) {
+        if association.half_open.swap(false, Ordering::AcqRel) {
+            self.ledger.end_handshake();
+        }
+    }
+
+    /// Takes the oldest handshake out of the queue, if it is old enough to make way.
     fn oldest_handshake(&mut self, now: Instant) -> Option<Arc<Association>> {
         loop {
             let (began, association) = self.half_open.front()?;
-            let began = *began;
-            let association = association.upgrade();
-            match association {
-                Some(association) if association.half_open.load(Ordering::Acquire) => {
-                    if now.saturating_duration_since(began) < EVICTION_AGE {
-                        return None;
-                    }
-                    self.half_open.pop_front();
-                    // Its place is taken over: it must not give it back again.
-                    if association.half_open.swap(false, Ordering::AcqRel) {
-                        return Some(association);
-                    }
-                }
-                _ => drop(self.half_open.pop_front()),
+            if !is_half_open(association) {
+                self.half_open.pop_front();
+                continue;
             }
+            if now.saturating_duration_since(*began) < EVICTION_AGE {
+                return None;
+            }
+            return self.half_open.pop_front().and_then(|(_, association)| association.upgrade());
         }
     }
 }

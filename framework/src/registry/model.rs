@@ -133,13 +133,10 @@ fn a_handshake_that_is_evicted_while_it_ends_gives_its_place_back_once() {
         let mut threads: Vec<_> = (0..all.len())
             .map(|index| {
                 let all = Arc::clone(&all);
-                // Whoever comes finds room, or mostly somebody to evict.
+                // Whoever comes finds room, or somebody to evict.
                 spawn(&world, move |(registry, _)| {
                     let mine = &all[index];
-                    // Between the two steps of an end there is neither room nor somebody to evict.
-                    if registry.begin_handshake(mine).is_err() {
-                        return;
-                    }
+                    registry.begin_handshake(mine).unwrap();
                     registry.end_handshake(mine);
                     assert!(!mine.half_open.load(Ordering::Acquire));
                     registry.end_handshake(mine);
@@ -152,10 +149,37 @@ fn a_handshake_that_is_evicted_while_it_ends_gives_its_place_back_once() {
                 let table = registry.table.lock();
                 let open = |association: &&Arc<Association>| association.half_open.load(Ordering::Acquire);
                 let flagged = watched.iter().filter(open).count();
-                assert!(flagged <= table.ledger.half_open() && table.ledger.half_open() <= MOST);
+                assert!(flagged == table.ledger.half_open() && flagged <= MOST);
             }
         }));
         join(threads);
+        assert_empty(&world);
+    });
+}
+
+#[test]
+fn an_end_is_counted_in_the_instant_in_which_its_place_is_free() {
+    explore(500, || {
+        let world = world(Limits::UNLIMITED);
+        let association = association();
+        let (local, peer) = addresses();
+        world.0.book(local, peer).unwrap();
+        world.0.begin_handshake(&association).unwrap();
+        assert!(world.0.insert(&association));
+        let leave = spawn(&world, move |(registry, counters)| {
+            registry.remove(&association, &EndReason::HandlerFailed, counters);
+        });
+        let watch = spawn(&world, |(registry, counters)| {
+            for _ in 0..4 {
+                let stats = registry.stats(counters);
+                let ended = stats.ended("handler_failed");
+                assert_eq!(
+                    (stats.peers, stats.half_open, stats.handler_errors),
+                    (1 - ended, 1 - ended, ended)
+                );
+            }
+        });
+        join(vec![leave, watch]);
         assert_empty(&world);
     });
 }
