@@ -71,3 +71,47 @@ impl Write for Datagrams {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_flight_is_sent_again_until_the_next_begins() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect(server.local_addr().unwrap()).unwrap();
+        server.connect(client.local_addr().unwrap()).unwrap();
+        server.set_nonblocking(true).unwrap();
+        let arrived = || {
+            let mut buffer = [0; 8];
+            std::iter::from_fn(|| server.recv(&mut buffer).ok().map(|len| buffer[..len].to_vec()))
+                .collect::<Vec<_>>()
+        };
+        let mut datagrams = Datagrams::new(client);
+        let answer = |datagrams: &mut Datagrams| {
+            server.send(b"answer").unwrap();
+            assert_eq!(datagrams.read(&mut [0; 8]).unwrap(), 6);
+        };
+
+        datagrams.write_all(b"one").unwrap();
+        datagrams.write_all(b"two").unwrap();
+        assert_eq!(arrived(), [b"one", b"two"]);
+        // What comes and begins no flight, such as something that was said twice.
+        answer(&mut datagrams);
+        datagrams.resend();
+        assert_eq!(arrived(), [b"one", b"two"]);
+        datagrams.write_all(b"three").unwrap();
+        datagrams.write_all(b"four").unwrap();
+        arrived();
+        datagrams.resend();
+        assert_eq!((arrived(), datagrams.again), (vec![b"three".to_vec(), b"four".to_vec()], 4));
+        // A message is no flight.
+        datagrams.is_open = true;
+        answer(&mut datagrams);
+        datagrams.write_all(b"message").unwrap();
+        arrived();
+        datagrams.resend();
+        assert_eq!(arrived(), [&b"three"[..], b"four"]);
+    }
+}
