@@ -66,6 +66,26 @@ fn a_silent_peer_ends_at_the_idle_deadline_and_an_old_one_at_its_lifetime() {
 }
 
 #[test]
+fn workers_interrupt_nobody_unless_they_are_asked_to() {
+    // SAFETY: it is asked about the calling thread.
+    let policy = || unsafe { libc::sched_getscheduler(0) };
+    let own = policy();
+    let quiet = if own == libc::SCHED_OTHER { libc::SCHED_BATCH } else { own };
+    for (batch, expected) in [(true, quiet), (false, own)] {
+        let handler = move |peer: &mut Peer| -> Result<(), Error> {
+            peer.recv(&mut [0; 64])?;
+            peer.send(&policy().to_ne_bytes())
+        };
+        let running = Running::with("udp://127.0.0.1:0", |builder| builder.batch(batch), handler);
+        let mut client = running.connect();
+        client.send(b"how are you run?").unwrap();
+        let mut answer = [0; 4];
+        assert_eq!(client.recv_timeout(&mut answer, DEADLINE).unwrap(), Some(4));
+        assert_eq!(i32::from_ne_bytes(answer), expected, "{batch}");
+    }
+}
+
+#[test]
 fn an_oversize_message_is_an_error_and_the_association_lives() {
     let running = Running::echo("dtls://127.0.0.1:0");
     let mut client = running.connect();

@@ -14,6 +14,7 @@ use crate::sys::footprint;
 use crate::sys::sync::atomic::{AtomicU64, Ordering};
 use crate::sys::sync::channel::{Receiver, Sender, TrySendError, bounded};
 use crate::sys::sync::spawn;
+use crate::sys::thread::interrupt_nobody;
 
 /// Hands jobs to idle workers, or starts new ones.
 pub(crate) struct Pool {
@@ -21,6 +22,7 @@ pub(crate) struct Pool {
     idle: Receiver<Job>,
     counters: Arc<Counters>,
     stack_size: usize,
+    batch: bool,
     worker_idle: Duration,
     started: AtomicU64,
     max_threads: u64,
@@ -31,11 +33,12 @@ impl Pool {
     pub(crate) fn new(
         counters: Arc<Counters>,
         stack_size: usize,
+        batch: bool,
         worker_idle: Duration,
         max_threads: u64,
     ) -> Self {
         let (jobs, idle) = bounded(0);
-        Self { jobs, idle, counters, stack_size, worker_idle, started: AtomicU64::new(0), max_threads }
+        Self { jobs, idle, counters, stack_size, batch, worker_idle, started: AtomicU64::new(0), max_threads }
     }
 
     /// Has the job served; never blocks. Where no thread is idle and none can be started, the job
@@ -54,10 +57,13 @@ impl Pool {
         }
         let name = format!("peeloff-w{}", self.started.fetch_add(1, Ordering::Relaxed));
         let (hand, first) = bounded::<Job>(1);
-        let (idle, worker_idle) = (self.idle.clone(), self.worker_idle);
+        let (idle, batch, worker_idle) = (self.idle.clone(), self.batch, self.worker_idle);
         let alive = Alive::new(&self.counters);
         let run = move || {
             let _alive = alive;
+            if batch {
+                interrupt_nobody();
+            }
             let mut next = first.recv().ok();
             while let Some(job) = next {
                 job.run();
