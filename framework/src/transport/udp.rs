@@ -205,9 +205,8 @@ impl UdpTransport {
     /// Whether this datagram of the peer begins another association.
     fn is_of_a_successor(&self, datagram: &[u8]) -> bool {
         let Association { scheme, hello_random, .. } = &*self.association;
-        let hello = hello::classify(datagram);
         *scheme == Scheme::Dtls
-            && matches!(hello, FirstDatagram::ClientHello(hello) if hello.random != hello_random)
+            && matches!(hello::classify(datagram), FirstDatagram::ClientHello(hello) if hello.random != hello_random)
     }
 
     /// What an error of a read means: noise (`None`) or the end.
