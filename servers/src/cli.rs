@@ -15,14 +15,14 @@ use crate::values::{Protocol, Size, Span, SpanOrOff};
 
 /// Where a server listens, whom it lets in, and for how long.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Listening")]
 pub struct ServerArgs {
-    /// Where more options are.
-    #[command(flatten)]
-    pub config: ConfigArgs,
-
-    /// Where to listen, such as `dtls://[::1]:4433`, `udp://*:7`, `tls://*:4433` or, at several
-    /// addresses of one host, `sctp://10.0.0.1,10.0.1.1:38412`; repeat it for further listeners. Port 0
-    /// lets the kernel pick one.
+    /// Listen at this URL, such as `dtls://[::1]:4433`.
+    ///
+    /// The schemes are udp, dtls, tcp, tls, sctp, sctp+tls and sctp+dtls. `*` stands for every address of
+    /// this host, as in `udp://*:7`. SCTP can listen at several addresses, as in
+    /// `sctp://10.0.0.1,10.0.1.1:38412`. With port 0 the kernel picks a port. Repeat the option for more
+    /// listeners.
     #[arg(
         long,
         value_name = "URL",
@@ -31,16 +31,22 @@ pub struct ServerArgs {
     )]
     pub listen: Vec<Address>,
 
-    /// Where to listen for `tcp://` or `tls://` behind a proxy that says in a header of the PROXY protocol,
-    /// version 2, who each peer is; repeat it for further listeners. Only the proxy may be able to reach it.
+    /// Listen at this tcp:// or tls:// URL behind a proxy.
+    ///
+    /// The proxy must send a header of the PROXY protocol, version 2, which names the peer's address. Make
+    /// sure that nobody but the proxy can reach this listener. Repeat the option for more listeners.
     #[arg(long, value_name = "URL")]
     pub listen_proxied: Vec<Address>,
 
-    /// Keep IPv4 away from IPv6 wildcard listeners.
+    /// Accept no IPv4 on IPv6 wildcard listeners.
+    ///
+    /// Without it, a listener at `[::]` takes IPv4 peers too.
     #[arg(long)]
     pub v6only: bool,
 
-    /// Bind addresses that this host does not have (yet).
+    /// Listen at addresses that this host does not have yet.
+    ///
+    /// Sets IP_FREEBIND (ip(7)), for addresses that come up later or move between hosts.
     #[arg(long)]
     pub freebind: bool,
 
@@ -64,33 +70,43 @@ pub struct ServerArgs {
     #[command(flatten)]
     pub sctp: SctpArgs,
 
-    /// The stack of each worker thread.
+    /// Give each worker thread a stack of this size.
+    ///
+    /// Without it, the framework chooses a size that its handlers are known to need.
     #[arg(long, value_name = "BYTES", help_heading = "Limits")]
     pub stack_size: Option<Size>,
 
-    /// Log the counters this often.
+    /// Log the counters at this interval.
     #[arg(long, value_name = "TIME", default_value_t = SpanOrOff(None), help_heading = "Logging")]
     pub stats_interval: SpanOrOff,
 
     /// How much is logged.
     #[command(flatten)]
     pub log: LogArgs,
+
+    /// Where more options are.
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }
 
 /// Where more options are. These stand on the command line only.
 #[derive(Args, Clone, Debug)]
 pub struct ConfigArgs {
-    /// Read options from this file, in TOML, or from standard input for `-`; those on the command line
-    /// win. --print-config shows what can stand in it. SIGHUP reads it again.
+    /// Read options from this TOML file.
+    ///
+    /// `-` stands for standard input. Options on the command line win over those in the file.
+    /// --print-config shows what the file can contain. The server reads it again at SIGHUP.
     #[arg(long, value_name = "FILE", help_heading = "Configuration")]
     pub config: Option<PathBuf>,
 
-    /// Print all options as they are in effect, as a file for --config, and end.
+    /// Print the options in effect as a file for --config, and end.
     #[arg(long, help_heading = "Configuration")]
     pub print_config: bool,
 
-    /// Write a new key to this file, for --key-file, and end; what was its current one becomes the previous
-    /// one. Servers take it over at SIGHUP.
+    /// Write a new key to this file, for --key-file, and end.
+    ///
+    /// The key that was the current one in the file becomes the previous one. Running servers take the new
+    /// key over at SIGHUP.
     #[arg(long, value_name = "FILE", help_heading = "Configuration")]
     pub make_key_file: Option<PathBuf>,
 }
@@ -99,56 +115,73 @@ pub struct ConfigArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Identity")]
 pub struct CredentialArgs {
-    /// The certificate chain in PEM, leaf first; repeat it and --key for further ones, from which the name
-    /// that a client asks for chooses. Without it the server makes a self-signed certificate for this run.
+    /// Show the certificate chain in this PEM file, leaf first.
+    ///
+    /// Repeat --cert and --key for more certificates: the server name that a client asks for (SNI) selects
+    /// one. Without any, the server makes a self-signed certificate for this run.
     #[arg(long, value_name = "FILE")]
     pub cert: Vec<PathBuf>,
 
-    /// The private key of the certificate, in PEM.
+    /// Read the certificate's private key from this PEM file.
     #[arg(long, value_name = "FILE")]
     pub key: Vec<PathBuf>,
 
-    /// What the authority says about the certificate, to be stapled to handshakes: an OCSP response in DER.
+    /// Staple this OCSP response, in DER, to handshakes.
+    ///
+    /// The first response belongs to the first certificate, and so on.
     #[arg(long, value_name = "FILE")]
     pub ocsp: Vec<PathBuf>,
 
-    /// The authorities that peers' certificates must come from, in PEM.
+    /// Verify peers' certificates with the authorities in this PEM file.
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
 
-    /// Whether peers must show a certificate [default: required with --ca, else none].
+    /// Say whether peers must show a certificate.
+    ///
+    /// The default is `required` with --ca, and `none` without it.
     #[arg(long, value_name = "WHEN")]
     pub client_auth: Option<ClientAuthMode>,
 
-    /// Lists of certificates that the authorities have revoked, in PEM.
+    /// Refuse the certificates that the lists in this PEM file revoke.
     #[arg(long, value_name = "FILE")]
     pub crl: Option<PathBuf>,
 
-    /// Let certificates in whose subject is like this, such as `CN=*,O=Example`; repeat it for further ones.
-    /// Without it and --allow-san: all that verify.
+    /// Admit certificates with a subject like `CN=*,O=Example`.
+    ///
+    /// Repeat the option for more patterns; `*` stands for any characters. Without it and --allow-san, the
+    /// server admits every certificate that verifies.
     #[arg(long, value_name = "PATTERN")]
     pub allow_subject: Vec<SubjectPattern>,
 
-    /// Let certificates in that have a name like this, such as `dns:*.example.org` or
-    /// `uri:spiffe://example/*`; repeat it for further ones.
+    /// Admit certificates with a name like `dns:*.example.org`.
+    ///
+    /// The name is a subjectAltName of the kind dns, ip, uri or email, such as `uri:spiffe://example/*`.
+    /// Repeat the option for more patterns.
     #[arg(long, value_name = "PATTERN")]
     pub allow_san: Vec<SanPattern>,
 
-    /// Pre-shared keys: lines of identity:hexkey, and comments after #.
+    /// Accept the pre-shared keys in this file.
+    ///
+    /// Each line is identity:hexkey; a line that begins with # is a comment.
     #[arg(long, value_name = "FILE")]
     pub psk_file: Option<PathBuf>,
 
-    /// An application protocol that is spoken (RFC 7301); repeat it for further ones, the preferred one first.
+    /// Speak this application protocol (ALPN, RFC 7301).
+    ///
+    /// Repeat the option for more protocols, the preferred one first.
     #[arg(long, value_name = "NAME")]
     pub alpn: Vec<Protocol>,
 
-    /// Keys of session tickets and cookies that several servers share: a line of current: and 32 bytes in
-    /// hexadecimal, and maybe one of previous:.
+    /// Share the keys of tickets and cookies in this file with other servers.
+    ///
+    /// The file has a line of `current:` and 32 bytes in hexadecimal, and may have one of `previous:`.
+    /// --make-key-file writes it.
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
 
-    /// Write the secrets of all sessions to this file, for finding faults: whoever has it can read
-    /// everything.
+    /// Write the secrets of all sessions to this file, for debugging.
+    ///
+    /// Anybody who has the file can decrypt everything that the sessions carry.
     #[arg(long, value_name = "FILE")]
     pub key_log: Option<PathBuf>,
 }
@@ -168,57 +201,58 @@ pub enum ClientAuthMode {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
-    /// Peers in all.
+    /// Serve at most this many peers in all.
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_peers)]
     pub max_peers: usize,
 
-    /// Peers at one local address and port: the kernel's look-up of unknown peers slows down as
-    /// they grow.
+    /// Serve at most this many peers at one local address and port.
+    ///
+    /// The kernel takes longer to look up an unknown peer as their number grows.
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_peers_per_local_address)]
     pub max_peers_per_local_address: usize,
 
-    /// Peers from one source address.
+    /// Serve at most this many peers from one source address.
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_peers_per_source)]
     pub max_peers_per_source: usize,
 
-    /// Peers from one network (IPv4 /24, IPv6 /56).
+    /// Serve at most this many peers from one network (IPv4 /24, IPv6 /56).
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_peers_per_prefix)]
     pub max_peers_per_prefix: usize,
 
-    /// Handshakes at the same time.
+    /// Allow at most this many handshakes at the same time.
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_half_open)]
     pub max_half_open: usize,
 
-    /// New peers per second from one such network, on average.
+    /// Admit this many new peers a second from one network, on average.
     #[arg(long, value_name = "N", default_value_t = Limits::default().new_peers_per_second)]
     pub new_peers_per_second: u32,
 
-    /// New peers from one such network that may come at once after a quiet time.
+    /// Admit this many new peers at once from one network that was quiet.
     #[arg(long, value_name = "N", default_value_t = Limits::default().new_peers_burst)]
     pub new_peers_burst: u32,
 
-    /// Hold loopback peers to the limits per source and per network too.
+    /// Apply the limits per source and network to loopback peers too.
     #[arg(long)]
     pub limit_loopback: bool,
 }
 
 /// How long things may take.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Timeouts (such as 500ms, 10s, 5m; some may be off)")]
+#[command(next_help_heading = "Timeouts (such as 500ms, 10s or 5m)")]
 pub struct TimeoutArgs {
-    /// A handshake, from its first message to its last.
+    /// End a handshake that takes longer than this.
     #[arg(long, value_name = "TIME", default_value_t = Span(Timeouts::default().handshake))]
     pub handshake_timeout: Span,
 
-    /// Silence, before a peer counts as gone.
+    /// End an association that is silent for this long, or `off`.
     #[arg(long, value_name = "TIME", default_value_t = SpanOrOff(Timeouts::default().idle))]
     pub idle_timeout: SpanOrOff,
 
-    /// The whole life of an association.
+    /// End every association after this long, or `off`.
     #[arg(long, value_name = "TIME", default_value_t = SpanOrOff(Timeouts::default().lifetime))]
     pub lifetime: SpanOrOff,
 
-    /// The grace that peers get at shutdown, before they are cut off.
+    /// Give peers this long to finish when the server shuts down.
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(10)))]
     pub drain_timeout: Span,
 }
@@ -254,5 +288,37 @@ impl TimeoutArgs {
         timeouts.idle = self.idle_timeout.0;
         timeouts.lifetime = self.lifetime.0;
         timeouts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Command;
+
+    use super::*;
+    use crate::chat::ChatArgs;
+    use crate::nc::NcArgs;
+
+    /// Bytes that the short help of an option may have: two lines beside the names of the options.
+    const LONGEST: usize = 80;
+
+    #[test]
+    fn the_short_help_of_every_option_is_one_short_sentence() {
+        let commands =
+            [ChatArgs::augment_args(Command::new("chat")), NcArgs::augment_args(Command::new("nc"))];
+        for option in commands.iter().flat_map(Command::get_arguments) {
+            let id = option.get_id();
+            let help = option.get_help().map(ToString::to_string).unwrap_or_default();
+            assert!((1..=LONGEST).contains(&help.len()), "{id}: {} bytes: {help}", help.len());
+            assert!(!help.contains(". ") && !help.contains("; ") && !help.contains('\n'), "{id}: {help}");
+            assert!(help.starts_with(char::is_uppercase), "{id}: {help}");
+        }
+    }
+
+    #[test]
+    fn every_option_stands_under_a_heading() {
+        for option in ChatArgs::augment_args(Command::new("chat")).get_arguments() {
+            assert!(option.get_help_heading().is_some(), "{} has no heading", option.get_id());
+        }
     }
 }

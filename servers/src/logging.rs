@@ -12,15 +12,17 @@ use crate::failure::Failure;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Logging")]
 pub struct LogArgs {
-    /// Log more; twice for everything.
+    /// Log more: -v for details, -vv for everything.
     #[arg(short, long, action = clap::ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
 
-    /// Log only warnings; twice for errors only.
+    /// Log less: -q for warnings and errors, -qq for errors alone.
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub quiet: u8,
 
-    /// Log what this filter selects, such as `warn,peeloff=trace`, instead of -v and -q.
+    /// Log what this filter selects, such as `warn,peeloff=trace`.
+    ///
+    /// It replaces -v and -q.
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
 }

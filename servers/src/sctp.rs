@@ -16,32 +16,41 @@ const MESSAGES: RangeInclusive<usize> = 1..=1 << 30;
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "SCTP")]
 pub struct SctpArgs {
-    /// Streams in each direction; the peer may grant fewer [default: 64].
+    /// Ask for this many streams in each direction [default: 64].
+    ///
+    /// The peer may grant fewer.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub sctp_streams: Option<u16>,
 
-    /// Silence on all paths after which the association is over, heartbeats included; off leaves the
-    /// kernel's several minutes [default: 30s].
+    /// End an association whose paths are all silent this long [default: 30s].
+    ///
+    /// Heartbeats count as a sign of life. `off` leaves it to the kernel, which takes several minutes.
     #[arg(long, value_name = "TIME")]
     pub sctp_dead_after: Option<SpanOrOff>,
 
-    /// The longest message that is taken [default: 1M].
+    /// Accept messages of at most this size on SCTP [default: 1M].
     #[arg(long, value_name = "BYTES")]
     pub sctp_max_message: Option<Size>,
 
-    /// Stream pairs that have a TLS session on sctp+tls:// (RFC 3436) [default: 1].
+    /// Run TLS on this many stream pairs of sctp+tls:// [default: 1].
+    ///
+    /// Each pair has a TLS session of its own (RFC 3436).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub sctp_tls_streams: Option<u16>,
 
-    /// On sctp+dtls:// take the key's label with its terminating NUL, as OpenSSL up to 1.1.1j did.
+    /// Derive the keys of sctp+dtls:// as OpenSSL up to 1.1.1j did.
+    ///
+    /// Those versions count the terminating NUL as part of the exporter's label (RFC 6083 §4.8).
     #[arg(long)]
     pub sctp_label_with_nul: bool,
 
-    /// Let addresses come and go while an association lives (RFC 5061).
+    /// Let addresses change while an association lives (RFC 5061).
     #[arg(long)]
     pub sctp_dynamic_addresses: bool,
 
-    /// Send in UDP to this port of the peer (RFC 6951); needs the sysctl net.sctp.udp_port too.
+    /// Send SCTP in UDP to this port of the peer (RFC 6951).
+    ///
+    /// The kernel receives such packets only if the sysctl net.sctp.udp_port is set.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub sctp_udp_port: Option<u16>,
 }

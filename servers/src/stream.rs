@@ -16,19 +16,25 @@ const BYTES: RangeInclusive<usize> = 1..=1 << 30;
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Stream (tcp:// and tls://)")]
 pub struct StreamArgs {
-    /// What a message is; both sides have to mean the same [default: raw].
+    /// Find messages in the stream of bytes this way [default: raw].
+    ///
+    /// Both sides must use the same framing.
     #[arg(long, value_name = "FRAMING")]
     pub framing: Option<FramingMode>,
 
-    /// The longest message that is taken; with raw what is sent at once [default: 64K].
+    /// Accept messages of at most this size [default: 64K].
+    ///
+    /// With the framing `raw` it is the most that one message sends.
     #[arg(long, value_name = "BYTES")]
     pub max_message: Option<Size>,
 
-    /// What may wait for a peer that does not read, beyond the kernel's buffer [default: 256K].
+    /// Let this much wait for a peer that does not read [default: 256K].
+    ///
+    /// It counts what does not fit into the kernel's send buffer.
     #[arg(long, value_name = "BYTES")]
     pub max_pending: Option<Size>,
 
-    /// Let clients renegotiate TLS 1.2, a few times (RFC 5246 §7.4.1.1).
+    /// Let clients renegotiate TLS 1.2 a few times (RFC 5246 §7.4.1.1).
     #[arg(long)]
     pub renegotiation: bool,
 }
@@ -36,11 +42,11 @@ pub struct StreamArgs {
 /// What a message is on a stream of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FramingMode {
-    /// What a read finds; boundaries are lost.
+    /// The bytes that one read finds; boundaries are lost.
     Raw,
-    /// A line.
+    /// One line.
     Lines,
-    /// What a length of four bytes, big endian, stands in front of.
+    /// Four bytes of length, big endian, and as many bytes.
     Length,
 }
 

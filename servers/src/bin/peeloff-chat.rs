@@ -10,18 +10,30 @@ use peeloff_servers::failure::{Failure, conclude};
 
 const NAME: &str = "peeloff-chat";
 
-/// Rooms that peers of every transport share, and with --redis processes on several hosts.
+const EXAMPLES: &str = "\
+Examples:
+  peeloff-chat --listen tcp://127.0.0.1:7000
+      Serves a chat on this host; `nc 127.0.0.1 7000` joins it.
+  peeloff-chat --listen 'tls://*:4433' --cert cert.pem --key key.pem
+      Serves everybody; `peeloff-nc --chat tls://example.org:4433` joins it.
+  peeloff-chat --listen 'tls://*:4433' --redis redis://10.0.0.9:6379
+      Shares its rooms with the other servers that use this Redis.
+  peeloff-chat --config chat.toml
+      Reads its options from a file; --print-config shows how one looks.";
+
+/// Serves chat rooms that peers of every transport share.
 ///
-/// Whoever connects is a guest in the room `lobby`, and what they type is said there; /help lists the
-/// commands. One line is one message. On plain UDP nobody has to prove an address, and a line can be
-/// lost or be sent in another's name: use it among friends.
+/// With --redis, servers on several hosts share the rooms. Everybody who connects is a guest in the room
+/// `lobby`, and what they type is said there; /help lists the commands. One line is one message. On plain
+/// UDP nobody has to prove an address, and a line can be lost or be sent in another's name: use it among
+/// friends.
 ///
 /// Prints `listening URL` on standard output for each listener once it is ready; logs go to
 /// standard error. SIGINT or SIGTERM ends it in good order with exit code 0, a second one at once
 /// with 130 or 143. SIGHUP reads the file of --config and the credentials again. Exit code 2: it could
 /// not start.
 #[derive(Parser)]
-#[command(name = NAME, version)]
+#[command(name = NAME, version, max_term_width = 100, after_long_help = EXAMPLES)]
 struct Cli {
     #[command(flatten)]
     chat: ChatArgs,

@@ -4,19 +4,20 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use peeloff_servers::failure::{conclude, parse_arguments};
-use peeloff_servers::nc::{self, EXIT_CODES, NcArgs};
+use peeloff_servers::nc::{self, AFTER_HELP, NcArgs};
 
 const NAME: &str = "peeloff-nc";
 
-/// Sends standard input as messages and writes the messages that come back to standard output, over
-/// UDP, DTLS, SCTP, TCP and TLS.
+/// Sends standard input as messages and prints the messages that come back.
+///
+/// It speaks UDP, DTLS, SCTP, TCP and TLS.
 ///
 /// Each line is one message with its newline, or each block of --block bytes. A line longer than a
 /// message can be is sent in pieces. Datagrams can be lost: nothing is sent again. TCP and TLS are
 /// streams of bytes unless --framing makes messages of them. SCTP loses nothing while the association
 /// lives, unless --ttl lets it.
 #[derive(Parser)]
-#[command(name = NAME, version, after_help = EXIT_CODES)]
+#[command(name = NAME, version, max_term_width = 100, after_long_help = AFTER_HELP)]
 struct Cli {
     #[command(flatten)]
     nc: NcArgs,

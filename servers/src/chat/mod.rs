@@ -67,41 +67,46 @@ pub struct ChatArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Chat")]
 pub struct RoomArgs {
-    /// The longest line that a member may write.
+    /// Accept lines of at most this size from members.
     #[arg(long, value_name = "BYTES", default_value_t = Size(Lengths::default().line))]
     pub max_line: Size,
 
-    /// The longest nickname and name of a room, in characters.
+    /// Accept nicknames and rooms of at most this many characters.
     #[arg(long, value_name = "N", default_value_t = Lengths::default().name)]
     pub max_name: usize,
 
-    /// Rooms.
+    /// Allow at most this many rooms.
     #[arg(long, value_name = "N", default_value_t = Rules::default().crowds.rooms)]
     pub max_rooms: usize,
 
-    /// Members of one room.
+    /// Allow at most this many members in one room.
     #[arg(long, value_name = "N", default_value_t = Rules::default().crowds.room_members)]
     pub max_room_members: usize,
 
-    /// Lines a second that a member may write, and lines at once after a quiet time; or off. What is
-    /// beyond is not heard.
+    /// Let a member write RATE lines a second and BURST at once, or `off`.
+    ///
+    /// Nobody hears the lines beyond it.
     #[arg(long, value_name = "RATE/BURST", default_value_t = FloodLimitOrOff::default())]
     pub flood: FloodLimitOrOff,
 
-    /// Rooms with more members are not told who comes and goes.
+    /// Announce who comes and goes in rooms of at most this many members.
     #[arg(long, value_name = "N", default_value_t = Rules::default().announce_up_to)]
     pub announce_up_to: usize,
 
-    /// Lines that wait for a member that does not take them, beyond the kernel's buffers.
+    /// Let at most this many lines wait for a member that does not read.
+    ///
+    /// It counts what does not fit into the kernel's send buffer.
     #[arg(long, value_name = "N", default_value_t = Outbox::default().max_messages)]
     pub outbox: usize,
 
-    /// What happens when they are more.
+    /// Choose what happens when more lines than --outbox wait.
     #[arg(long, value_name = "POLICY", default_value = "drop-oldest")]
     pub overflow: OverflowPolicy,
 
-    /// On SCTP each room that a member joins gets a stream of its own, from 1 on; stream 0 is for the
-    /// current room and all else.
+    /// Send the lines of each room on an SCTP stream of its own.
+    ///
+    /// The rooms that a member joins get the streams from 1 on. Stream 0 is for the current room and all
+    /// else.
     #[arg(long)]
     pub sctp_room_streams: bool,
 }
@@ -121,21 +126,23 @@ pub enum OverflowPolicy {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Chat: other processes")]
 pub struct RedisArgs {
-    /// Share the rooms with all processes that use this Redis: redis://HOST:6379 or
-    /// redis+unix:///PATH.
+    /// Share the rooms with all processes that use this Redis.
+    ///
+    /// Write it as redis://HOST:6379 or redis+unix:///PATH.
     #[arg(long, value_name = "URL")]
     pub redis: Option<RedisUrl>,
 
-    /// What the channels in Redis begin with.
+    /// Begin the names of the channels in Redis with this.
     #[arg(long, value_name = "NAME", default_value = "peeloff", requires = "redis")]
     pub redis_prefix: String,
 
-    /// The name that this process has for the others: its members are alice@NAME there [default: the
-    /// host's name and the number of the process].
+    /// Give this process a name that the other processes show.
+    ///
+    /// Its members appear there as alice@NAME. The default is the host's name and the number of the process.
     #[arg(long, value_name = "NAME", requires = "redis")]
     pub origin: Option<String>,
 
-    /// How long members of another process count as there when nothing is heard of it.
+    /// Drop the members of a process that is silent for this long.
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(15)), requires = "redis")]
     pub presence_timeout: Span,
 }

@@ -5,6 +5,9 @@ use clap::{Arg, ArgAction, Command, ValueHint};
 /// The heading in the help text under which options have no key.
 const COMMAND_LINE_ONLY: &str = "Configuration";
 
+/// The heading under which options have a key before the first section.
+const WITHOUT_SECTION: &str = "Listening";
+
 /// An option that may stand in a file: its key is the option's long name, and its section the first word
 /// of the option's heading in the help text, in lower case.
 #[derive(Clone, Debug)]
@@ -44,7 +47,12 @@ impl<'a> Key<'a> {
         if asks || heading == COMMAND_LINE_ONLY {
             return None;
         }
-        let section = heading.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_lowercase();
+        let section = match heading {
+            WITHOUT_SECTION => String::new(),
+            heading => {
+                heading.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_lowercase()
+            }
+        };
         Some(Self { arg, name: arg.get_long()?, section })
     }
 

@@ -406,7 +406,7 @@ fn the_printed_file_says_what_each_key_is_for() {
         "# cert = [\"FILE\"]",
         "# ca = \"FILE\"",
         "[limits]",
-        "# Peers in all",
+        "# Serve at most this many peers in all",
         "max-peers = 8192",
         "[timeouts]",
         "handshake-timeout = \"10s\"",
@@ -421,5 +421,5 @@ fn the_printed_file_says_what_each_key_is_for() {
         assert!(text.lines().any(|found| found == line), "{line:?} is not in:\n{text}");
     }
     assert!(text.lines().all(|line| line.len() <= 100), "{text}");
-    assert!(!text.contains("\n\n\n") && text.starts_with("# Where to listen"), "{text}");
+    assert!(!text.contains("\n\n\n") && text.starts_with("# Listen at this URL"), "{text}");
 }

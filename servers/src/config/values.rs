@@ -59,7 +59,8 @@ impl Values {
             }
             let here = keys.iter().zip(&self.0).filter(|(key, _)| key.section == section);
             for (key, (_, value)) in here {
-                comment(&mut file, &key.arg.get_help().map(ToString::to_string).unwrap_or_default());
+                let help = key.arg.get_long_help().or(key.arg.get_help());
+                comment(&mut file, &help.map(ToString::to_string).unwrap_or_default());
                 file.push_str(&value.line(key)?);
             }
         }

@@ -21,11 +21,13 @@ use crate::values::Span;
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "SCTP")]
 pub struct AssociationArgs {
-    /// Send on this stream [default: 0].
+    /// Send on this SCTP stream [default: 0].
     #[arg(long, value_name = "N")]
     pub stream: Option<u16>,
 
-    /// Send with this payload protocol identifier, such as 46 for Diameter [default: 0].
+    /// Send with this payload protocol identifier [default: 0].
+    ///
+    /// The IANA assigns them: 46 is Diameter, for example.
     #[arg(long, value_name = "N")]
     pub ppid: Option<u32>,
 
@@ -33,20 +35,21 @@ pub struct AssociationArgs {
     #[arg(long)]
     pub unordered: bool,
 
-    /// Give a message up that could not be delivered for so long (RFC 7496).
+    /// Give up a message that is not delivered for this long (RFC 7496).
     #[arg(long, value_name = "TIME")]
     pub ttl: Option<Span>,
 
-    /// Print what the kernel tells of the association on standard error.
+    /// Print the kernel's notifications on standard error.
     #[arg(long)]
     pub notifications: bool,
 
-    /// The address of the server to send to while it works, one of its several.
+    /// Send to this one of the server's addresses while it works.
     #[arg(long, value_name = "ADDRESS", conflicts_with = "listen")]
     pub primary: Option<IpAddr>,
 
-    /// A local address to call from, with or without a port; repeat it for several. With -l they stand
-    /// in the URL.
+    /// Call from this local address, with or without a port.
+    ///
+    /// Repeat the option for several addresses. With -l they stand in the URL.
     #[arg(long, value_name = "ADDRESS", conflicts_with = "listen")]
     pub bind: Vec<Local>,
 

@@ -32,37 +32,53 @@ const NO_HANDSHAKE: u8 = 3;
 /// The exit code for a time that was over.
 const TIMED_OUT: u8 = 4;
 
-/// The exit codes, for the help text.
-pub const EXIT_CODES: &str = "\
+/// Examples and the exit codes, for the end of the help text.
+pub const AFTER_HELP: &str = "\
+Examples:
+  echo hello | peeloff-nc --insecure dtls://127.0.0.1:4433
+      Sends a line and prints the answer; accepts any certificate.
+  peeloff-nc --ca ca.pem tls://example.org:4433 < request > answer
+      Verifies the server with an authority of your own.
+  peeloff-nc -l -k --psk alice:c0ffee 'dtls://*:4433'
+      Listens for everybody who has the key.
+  peeloff-nc --chat --ca ca.pem tls://example.org:4433
+      Chats on a server of peeloff-chat.
+
 Exit codes:
   0  done
   1  an I/O error, or the association ended with an error
-  2  bad usage or input, an address that cannot be resolved or bound, or a kernel without SCTP
-  3  the handshake failed, the certificate could not be verified, or there was no TCP connection or
-     SCTP association because it was refused or nobody answered
+  2  bad usage or input, an address that cannot be resolved or bound, or a
+     kernel without SCTP
+  3  the handshake failed, the certificate could not be verified, or there was
+     no TCP connection or SCTP association: refused, or nobody answered
   4  --timeout is over
   130, 143  ended by SIGINT, SIGTERM";
 
 /// The options of `peeloff-nc`.
 #[derive(Args, Clone, Debug)]
 pub struct NcArgs {
-    /// Whom to call, or with -l where to listen, such as `dtls://example.org:4433`, `udp://[::1]:7`,
-    /// `tls://example.org:4433`, `sctp+tls://example.org:4433` or, with several addresses of one host,
-    /// `sctp://10.0.0.1,10.0.1.1:38412`.
+    /// Call this server, or with -l listen here: `dtls://example.org:4433`.
+    ///
+    /// The schemes are udp, dtls, tcp, tls, sctp, sctp+tls and sctp+dtls. SCTP takes several addresses of
+    /// one host, as in `sctp://10.0.0.1,10.0.1.1:38412`.
     #[arg(value_name = "URL")]
     pub address: Address,
 
-    /// Listen and serve the first peer; prints `listening URL` on standard error.
+    /// Listen, and serve the first peer.
+    ///
+    /// Prints `listening URL` on standard error.
     #[arg(short, long)]
     pub listen: bool,
 
-    /// With -l: serve all peers, also at the same time, until a signal. Standard input goes to
-    /// every peer there is.
+    /// Serve all peers until a signal (with -l).
+    ///
+    /// Peers may be there at the same time. Standard input goes to each of them.
     #[arg(short, long, requires = "listen")]
     pub keep_open: bool,
 
-    /// Chat: messages are lines, and on a terminal the line that is being typed stays whole while
-    /// others come in. For peeloff-chat and its like.
+    /// Chat with a server such as peeloff-chat.
+    ///
+    /// Messages are lines. On a terminal the line that you type stays whole while others come in.
     #[arg(long, conflicts_with_all = ["listen", "block"])]
     pub chat: bool,
 
@@ -70,48 +86,59 @@ pub struct NcArgs {
     #[arg(long, value_name = "BYTES")]
     pub block: Option<Size>,
 
-    /// Pause after each message: a receiver that cannot keep up loses datagrams.
+    /// Pause this long after each message.
+    ///
+    /// A receiver that cannot keep up loses datagrams.
     #[arg(short, long, value_name = "TIME", default_value = "0s")]
     pub interval: Span,
 
-    /// How long the handshake may take [default: 10s]; with -l how long to wait for a peer
-    /// [default: off].
+    /// Wait this long for the handshake [default: 10s].
+    ///
+    /// With -l it is the time to wait for a peer, and the default is `off`.
     #[arg(long, value_name = "TIME")]
     pub timeout: Option<SpanOrOff>,
 
-    /// After the end of standard input, go on until no message came for so long; off waits for the
-    /// peer to end [default: 1s, with -l off].
+    /// End when no message came for this long after the input's end [default: 1s].
+    ///
+    /// `off` waits for the peer to end; it is the default with -l.
     #[arg(long, value_name = "TIME", conflicts_with = "keep_open")]
     pub wait: Option<SpanOrOff>,
 
-    /// The authorities to verify the peer with, in PEM, instead of the system's. With -l: peers
-    /// must show a certificate from them.
+    /// Verify the peer with the authorities in this PEM file.
+    ///
+    /// Without it, the system's authorities count. With -l, peers must show a certificate from them.
     #[arg(long, value_name = "FILE", help_heading = "Identity")]
     pub ca: Option<PathBuf>,
 
-    /// The certificate chain to show, in PEM. With -l and without it: a self-signed one for this
-    /// run.
+    /// Show the certificate chain in this PEM file, leaf first.
+    ///
+    /// With -l and without this option, the program makes a self-signed certificate for this run.
     #[arg(long, value_name = "FILE", help_heading = "Identity")]
     pub cert: Option<PathBuf>,
 
-    /// The private key of the certificate, in PEM.
+    /// Read the certificate's private key from this PEM file.
     #[arg(long, value_name = "FILE", help_heading = "Identity")]
     pub key: Option<PathBuf>,
 
-    /// A pre-shared key; others on this host can see it in the list of processes.
+    /// Use this pre-shared key.
+    ///
+    /// Others on this host can see it in the list of processes.
     #[arg(long, value_name = "IDENTITY:HEXKEY", help_heading = "Identity")]
     pub psk: Option<Psk>,
 
-    /// An application protocol to offer, with -l to accept (RFC 7301); repeat it for further ones, the preferred
-    /// one first.
+    /// Offer this application protocol, or with -l accept it (ALPN, RFC 7301).
+    ///
+    /// Repeat the option for more protocols, the preferred one first.
     #[arg(long, value_name = "NAME", help_heading = "Identity")]
     pub alpn: Vec<Protocol>,
 
-    /// Do not verify the server's certificate: anyone in between can read and change everything.
+    /// Do not verify the server's certificate.
+    ///
+    /// Anyone between the two sides can then read and change everything.
     #[arg(long, conflicts_with_all = ["listen", "ca"], help_heading = "Identity")]
     pub insecure: bool,
 
-    /// The name to ask for and to verify, instead of the host in the URL.
+    /// Ask for and verify this name instead of the host in the URL.
     #[arg(long, value_name = "NAME", conflicts_with = "listen", help_heading = "Identity")]
     pub server_name: Option<String>,
 
