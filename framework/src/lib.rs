@@ -59,6 +59,7 @@ mod handler;
 mod observe;
 mod outbox;
 mod peer;
+mod protocol;
 mod registry;
 mod restart;
 pub mod sctp;

@@ -120,6 +120,8 @@ counters! {
     children_unguarded,
     /// Datagrams on an association's own socket that are no DTLS, forged or of no use.
     records_dropped,
+    /// Of these, records of an established DTLS session that failed their authentication.
+    records_forged,
     /// ICMP errors swallowed.
     icmp_errors,
     /// Unauthenticated alerts seen during a handshake.

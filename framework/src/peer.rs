@@ -354,10 +354,8 @@ impl Peer {
     ) -> Result<(), Error> {
         let link = self.association.link.lock();
         match &*link {
-            Link::Open(session) => {
-                let ssl = session.ssl().ok_or(Error::NotSecure)?;
-                ssl.export_keying_material(out, label, context).map_err(|_| Error::NotSecure)
-            }
+            Link::Open(session) if session.export(label, context, out) => Ok(()),
+            Link::Open(_) => Err(Error::NotSecure),
             _ => Err(Error::Ended(self.end.clone().unwrap_or(EndReason::ClosedByUs))),
         }
     }

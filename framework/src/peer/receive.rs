@@ -12,7 +12,6 @@ use crate::restart::Verdict;
 use crate::sctp::Notification;
 use crate::session::Session;
 use crate::session::dtls::{DtlsSession, Read};
-use crate::session::record::{self, Filtered, Phase};
 use crate::sys::footprint;
 use crate::transport::{Arrival, Transport};
 
@@ -156,9 +155,6 @@ impl Peer {
     /// peer that stays, and nothing of one that comes, talks and leaves.
     fn settle(&mut self) {
         self.settled = true;
-        if let Link::Open(Session::Dtls(session)) = &mut *self.association.link.lock() {
-            session.settle();
-        }
         // Where nothing is read to, the next read begins with a wait.
         self.scratch = Vec::new();
         footprint::stop_thread();
@@ -220,12 +216,6 @@ impl Peer {
                 }
             }
         }
-        let phase = Phase::Established { min_ciphertext: self.facts.min_ciphertext };
-        let Filtered::Pass { len, .. } = record::filter(&self.scratch, phase) else {
-            bump(&self.counters.records_dropped);
-            return Ok(None);
-        };
-        self.scratch.truncate(len);
         let mut scratch = std::mem::take(&mut self.scratch);
         let read = self.with_dtls(|session| (session.feed(&mut scratch, buffer), session.has_more()));
         self.scratch = scratch;
@@ -244,10 +234,14 @@ impl Peer {
     }
 
     fn with_dtls(&self, call: impl FnOnce(&mut DtlsSession) -> (Read, bool)) -> (Read, bool) {
-        match &mut *self.association.link.lock() {
-            Link::Open(Session::Dtls(session)) => call(session),
-            _ => (Read::Nothing, false),
+        let (outcome, flight_is_wanted) = match &mut *self.association.link.lock() {
+            Link::Open(Session::Dtls(session)) => (call(session), session.take_flight_request()),
+            _ => ((Read::Nothing, false), false),
+        };
+        if flight_is_wanted && self.association.resend_last_flight() {
+            bump(&self.counters.retransmissions);
         }
+        outcome
     }
 
     pub(super) fn take_outcome(

@@ -1,5 +1,5 @@
 //! A connected UDP socket under a session: plain sends, and the `Read + Write` that OpenSSL's
-//! records go through.
+//! handshake records go through.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -8,6 +8,8 @@ use std::sync::Arc;
 use socket2::Socket;
 
 use super::Sent;
+use super::dtls::NextRecord;
+use crate::dispatcher::hello::Record;
 use crate::sys::message;
 use crate::transport::udp::{is_icmp, is_memory};
 
@@ -39,25 +41,24 @@ pub(crate) struct DatagramIo {
     socket: Arc<Socket>,
     /// The datagram to read next.
     incoming: Vec<u8>,
-    /// What the last writes came to, for the caller to look at and reset.
-    pub(super) outcome: Sent,
-    /// Datagrams written since the last one was fed, while a handshake runs.
-    flight: Option<Vec<Box<[u8]>>>,
+    /// Datagrams written since the last one was fed.
+    flight: Vec<Box<[u8]>>,
     fresh: bool,
     /// Datagrams written in all.
     pub(super) written: u64,
+    /// What follows the last record that was written in epoch 1.
+    pub(super) next_record: NextRecord,
 }
 
 impl DatagramIo {
-    /// With a flight recorder running.
     pub(super) fn new(socket: Arc<Socket>) -> Self {
         Self {
             socket,
             incoming: Vec::new(),
-            outcome: Sent::Done,
-            flight: Some(Vec::new()),
+            flight: Vec::new(),
             fresh: false,
             written: 0,
+            next_record: NextRecord::default(),
         }
     }
 
@@ -68,15 +69,22 @@ impl DatagramIo {
         self.fresh = true;
     }
 
-    /// The datagrams of our last flight.
-    pub(super) fn flight(&self) -> &[Box<[u8]>] {
-        self.flight.as_deref().unwrap_or_default()
+    /// Gives out the socket and the datagrams of our last flight.
+    pub(super) fn take_flight(&mut self) -> (Arc<Socket>, Vec<Box<[u8]>>) {
+        (Arc::clone(&self.socket), std::mem::take(&mut self.flight))
     }
 
-    /// Ends the recording and gives the last flight out.
-    pub(super) fn take_flight(&mut self) -> Vec<Box<[u8]>> {
-        self.incoming = Vec::new();
-        self.flight.take().unwrap_or_default()
+    /// Notes the numbers of the records in epoch 1 that OpenSSL writes: ours go on from there.
+    fn note_numbers(&mut self, datagram: &[u8]) {
+        let mut rest = datagram;
+        while let Ok((record, behind)) = Record::split(rest) {
+            if record.epoch == 1 {
+                let explicit = record.body.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+                self.next_record =
+                    NextRecord { sequence: record.sequence + 1, nonce: explicit.wrapping_add(1) };
+            }
+            rest = behind;
+        }
     }
 
     /// Sends a datagram that is not OpenSSL's.
@@ -85,8 +93,8 @@ impl DatagramIo {
     }
 
     /// Sends the last flight again, byte for byte.
-    pub(super) fn resend(&mut self) {
-        for datagram in self.flight() {
+    pub(super) fn resend(&self) {
+        for datagram in &self.flight {
             let _ = send(&self.socket, datagram);
         }
     }
@@ -107,17 +115,13 @@ impl Read for DatagramIo {
 
 impl Write for DatagramIo {
     fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
-        if let Some(flight) = &mut self.flight {
-            if std::mem::take(&mut self.fresh) {
-                flight.clear();
-            }
-            flight.push(datagram.into());
+        if std::mem::take(&mut self.fresh) {
+            self.flight.clear();
         }
+        self.flight.push(datagram.into());
         self.written += 1;
-        match send(&self.socket, datagram) {
-            Sent::Done => {}
-            other => self.outcome = other,
-        }
+        self.note_numbers(datagram);
+        let _ = send(&self.socket, datagram);
         Ok(datagram.len())
     }
 

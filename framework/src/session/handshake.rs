@@ -12,13 +12,14 @@
 //! 5. The last flight is kept until the peer shows that it has it. Where a session is resumed that is the client's
 //!    (RFC 5246 §7.3), and what it says next may overtake it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use openssl::error::ErrorStack;
-use openssl::ssl::{ErrorCode, Ssl, SslContext, SslStream};
+use openssl::ssl::{ErrorCode, ShutdownState, Ssl, SslContext, SslStream};
 use openssl::x509::X509VerifyResult;
 use socket2::Socket;
 
@@ -28,11 +29,10 @@ use super::dtls::{DtlsSession, Facts, describe};
 use super::record::{self, Filtered, Phase};
 use crate::association::{Association, signal};
 use crate::dispatcher::cookie::AddressProven;
-use crate::dispatcher::hello::ClientHello;
+use crate::dispatcher::hello::{ClientHello, HANDSHAKE, Record};
 use crate::error::EndReason;
 use crate::observe::{Counters, bump};
 use crate::restart::{Restart, Verdict};
-use crate::sys::footprint::HandshakeBuffer;
 use crate::sys::{message::DATAGRAM_MAX, ossl};
 use crate::transport::Arrival;
 use crate::transport::udp::UdpTransport;
@@ -47,9 +47,9 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a handshake goes on after an alert that anybody can have forged.
 const ALERT_GRACE: Duration = Duration::from_secs(2);
 
-/// Records of the next epoch that are passed to OpenSSL, which keeps each in a 16 KiB buffer until
-/// the epoch comes (CVE-2026-54874): so many that come with a last flight, and so many others. A client sends
-/// one Finished, reordered or again, and one that resumes may send data behind it.
+/// Records of the next epoch that are taken before it has begun: so many of the handshake, each of which OpenSSL keeps in a
+/// buffer of 16 KiB (CVE-2026-54874), and so many others. A client sends one Finished, reordered or again, and one that
+/// resumes may send data behind it.
 const MAX_EARLY_RECORDS: usize = 8;
 
 /// The deadline so long from now; one that the clock cannot express is a year away.
@@ -87,9 +87,9 @@ impl VerifiedHello {
 /// A handshake under way.
 pub(crate) struct Handshake {
     stream: SslStream<DatagramIo>,
-    /// Records of the next epoch fed so far, without those of a last flight.
-    early_records: usize,
-    /// Those of the peer's last flight.
+    /// Records that overtook the end of the handshake. OpenSSL never sees them.
+    early: VecDeque<Box<[u8]>>,
+    /// Handshake records of the next epoch that were fed so far.
     early_finished: usize,
     /// The last alert that came in clear.
     alert: Option<u8>,
@@ -134,7 +134,6 @@ impl Handshake {
             let why = why.unwrap_or("OpenSSL does not take the ClientHello").to_owned();
             return Err(Failure::Ended(EndReason::HandshakeFailed(why)));
         }
-        HandshakeBuffer::look_for(handshake.stream.ssl());
         Ok(handshake)
     }
 
@@ -151,7 +150,7 @@ impl Handshake {
     fn over(ssl: Ssl, socket: Arc<Socket>) -> Result<Self, Failure> {
         ossl::set_mtu(&ssl, MTUS[0]);
         let stream = SslStream::new(ssl, DatagramIo::new(socket)).map_err(broken)?;
-        Ok(Self { stream, early_records: 0, early_finished: 0, alert: None })
+        Ok(Self { stream, early: VecDeque::new(), early_finished: 0, alert: None })
     }
 
     /// Runs the handshake to its end; blocks until then, at most until `deadline`. `restart` tells
@@ -160,7 +159,7 @@ impl Handshake {
         mut self,
         transport: &mut UdpTransport,
         association: &Association,
-        counters: &Counters,
+        counters: &Arc<Counters>,
         restart: Option<&Restart>,
         deadline: Instant,
     ) -> Result<(DtlsSession, Facts), Failure> {
@@ -169,7 +168,7 @@ impl Handshake {
         let mut timeouts = 0;
         let mut datagram = Vec::with_capacity(DATAGRAM_MAX);
         if self.step()? {
-            return Ok(self.finish(association));
+            return self.finish(association, counters);
         }
         let mut now = Instant::now();
         let mut resend_at = now + timeout;
@@ -192,7 +191,7 @@ impl Handshake {
                         deadline = deadline.min(now + ALERT_GRACE);
                     }
                     if fed == Fed::Records && self.step()? {
-                        return Ok(self.finish(association));
+                        return self.finish(association, counters);
                     }
                     if self.stream.get_ref().written != written {
                         // A new flight has a new timer.
@@ -213,7 +212,7 @@ impl Handshake {
                     resend_at = now + timeout;
                     bump(&counters.retransmissions);
                     if self.retransmit(timeouts)? {
-                        return Ok(self.finish(association));
+                        return self.finish(association, counters);
                     }
                 }
                 Arrival::Over(reason) => return Err(Failure::Ended(reason)),
@@ -248,18 +247,14 @@ impl Handshake {
             }
         }
         match record::filter(datagram, Phase::Handshake) {
-            Filtered::Pass { len, next_epoch_records } => {
-                // Application data does not use up what the Finished needs.
-                let fed = match record::is_handshake_retransmission(datagram) {
-                    true => &mut self.early_finished,
-                    false => &mut self.early_records,
-                };
-                *fed += next_epoch_records;
-                if *fed > MAX_EARLY_RECORDS {
+            Filtered::Pass { len, .. } => {
+                datagram.truncate(len);
+                if !self.set_early_records_aside(datagram) {
                     bump(&counters.records_dropped);
+                }
+                if datagram.is_empty() {
                     return Ok(Fed::Nothing);
                 }
-                datagram.truncate(len);
                 self.stream.get_mut().swap(datagram);
                 Ok(Fed::Records)
             }
@@ -273,6 +268,32 @@ impl Handshake {
                 Ok(Fed::Nothing)
             }
         }
+    }
+
+    /// Takes those records out of the datagram that only the open session can read, and keeps them for it. Of those of
+    /// the next epoch that belong to the handshake OpenSSL gets a few. `false` where some were dropped.
+    fn set_early_records_aside(&mut self, datagram: &mut Vec<u8>) -> bool {
+        let (mut at, mut all_kept) = (0, true);
+        while let Ok((record, _)) = Record::split(&datagram[at..]) {
+            let end = at + record.wire_len();
+            let (belongs_to_handshake, kept) = match (record.epoch, record.content_type) {
+                (0, _) => (true, true),
+                (_, HANDSHAKE) => (true, self.early_finished < MAX_EARLY_RECORDS),
+                _ => (false, self.early.len() < MAX_EARLY_RECORDS),
+            };
+            all_kept &= kept;
+            match belongs_to_handshake {
+                true if kept => {
+                    self.early_finished += usize::from(record.epoch != 0);
+                    at = end;
+                    continue;
+                }
+                false if kept => self.early.push_back(datagram[at..end].into()),
+                _ => {}
+            }
+            datagram.drain(at..end);
+        }
+        all_kept
     }
 
     /// One step of OpenSSL's; `true` when the handshake is complete.
@@ -293,19 +314,26 @@ impl Handshake {
         Ok(complete)
     }
 
-    fn finish(mut self, association: &Association) -> (DtlsSession, Facts) {
-        let flight = self.stream.get_mut().take_flight();
-        // Where a session is resumed the client speaks last, and a server that has heard that has nothing to keep
-        // (RFC 6347 §4.2.4, RFC 5246 §7.3).
-        // A client's OpenSSL keeps what it said last itself, and says it again when the server's flight comes again to
-        // whoever reads.
-        match self.stream.ssl().is_server() && !self.stream.ssl().session_reused() {
+    /// OpenSSL has done its part: its session is freed, and the record layer takes over.
+    fn finish(
+        mut self,
+        association: &Association,
+        counters: &Arc<Counters>,
+    ) -> Result<(DtlsSession, Facts), Failure> {
+        let (socket, flight) = self.stream.get_mut().take_flight();
+        let next = self.stream.get_ref().next_record;
+        let ssl = self.stream.ssl();
+        let facts = Facts::of(ssl);
+        let session = DtlsSession::take_over(ssl, next, self.early, socket, Arc::clone(counters))?;
+        // Whoever sent the last flight keeps it: the server, or the client where a session is resumed (RFC 6347 §4.2.4, RFC
+        // 5246 §7.3).
+        match ssl.is_server() != ssl.session_reused() {
             true => association.keep_last_flight(flight),
             false => association.confirm(),
         }
-        let facts = Facts::of(self.stream.ssl());
-        let spare = HandshakeBuffer::found(self.stream.ssl());
-        (DtlsSession::new(self.stream, spare), facts)
+        // Otherwise OpenSSL takes the session for a broken one, and it could not be resumed.
+        self.stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
+        Ok((session, facts))
     }
 }
 
@@ -392,7 +420,7 @@ pub(super) fn broken(errors: ErrorStack) -> Failure {
 }
 
 /// The name of an alert (RFC 5246 §7.2, RFC 4279 §2).
-fn alert_text(alert: u8) -> String {
+pub(super) fn alert_text(alert: u8) -> String {
     let name = match alert {
         0 => "close_notify",
         10 => "unexpected_message",

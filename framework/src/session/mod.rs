@@ -10,7 +10,7 @@ pub mod record;
 pub(crate) mod sctp;
 pub(crate) mod secure_sctp;
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 pub(crate) mod stream;
 pub(crate) mod tls_streams;
 pub(crate) mod window;
@@ -93,13 +93,17 @@ impl Session {
         }
     }
 
-    /// OpenSSL's own, where there is one: on SCTP that of stream 0.
-    pub(crate) fn ssl(&self) -> Option<&SslRef> {
+    /// Fills `out` with exported keying material (RFC 5705, RFC 8446 §7.5), on SCTP from the session of stream 0; `false`
+    /// without encryption, or where the label or the context cannot be used.
+    pub(crate) fn export(&self, label: &str, context: Option<&[u8]>, out: &mut [u8]) -> bool {
+        let mut of_openssl = |ssl: Option<&SslRef>| {
+            ssl.is_some_and(|ssl| ssl.export_keying_material(out, label, context).is_ok())
+        };
         match self {
-            Self::Plain(_) => None,
-            Self::Dtls(session) => Some(session.ssl()),
-            Self::Sctp(session) => session.ssl(),
-            Self::Stream(session) => session.ssl(),
+            Self::Plain(_) => false,
+            Self::Dtls(session) => session.export(label, context, out).is_ok(),
+            Self::Sctp(session) => of_openssl(session.ssl()),
+            Self::Stream(session) => of_openssl(session.ssl()),
         }
     }
 

@@ -1,20 +1,11 @@
 //! Memory that a quiet association can do without: of OpenSSL's, and of its thread's stack.
 
-use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::ptr;
 
-use foreign_types::ForeignTypeRef;
-use libc::{c_int, c_void};
-use openssl::ssl::SslRef;
-use openssl_sys as ffi;
-
-type OnMessage = extern "C" fn(c_int, c_int, c_int, *const c_void, usize, *mut ffi::SSL, *mut c_void);
-
 unsafe extern "C" {
     fn OPENSSL_thread_stop();
-    fn SSL_set_msg_callback(ssl: *mut ffi::SSL, callback: Option<OnMessage>);
 }
 
 /// [OPENSSL_thread_stop(3)](https://docs.openssl.org/3.0/man3/OPENSSL_init_crypto/): frees what OpenSSL keeps for the
@@ -22,63 +13,6 @@ unsafe extern "C" {
 pub(crate) fn stop_thread() {
     // SAFETY: it frees what is this thread's and no call of OpenSSL's is under way on it.
     unsafe { OPENSSL_thread_stop() };
-}
-
-/// Bytes that the buffer has at least: SSL3_RT_MAX_PLAIN_LENGTH, which the state machine of OpenSSL 3 grows it to when a
-/// handshake begins.
-const HANDSHAKE_BUFFER: usize = 16_384;
-
-/// Where a session of DTLS puts handshake messages together. OpenSSL frees that of a TLS session at the end of the
-/// handshake and keeps that of a DTLS session, in case it has to send its last flight again, for which it writes the
-/// buffer anew before it reads it (`dtls1_retransmit_message`).
-pub(crate) struct HandshakeBuffer(usize);
-
-thread_local! {
-    /// The buffer of the last handshake message that came in on this thread, and of the last that went out.
-    static SEEN: Cell<[usize; 2]> = const { Cell::new([0; 2]) };
-}
-
-impl HandshakeBuffer {
-    /// Begins to look for the buffer of a DTLS session, which is to run its handshake on this thread; by
-    /// [SSL_set_msg_callback(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_set_msg_callback/).
-    pub(crate) fn look_for(ssl: &SslRef) {
-        extern "C" fn note(
-            outgoing: c_int,
-            _version: c_int,
-            content_type: c_int,
-            buffer: *const c_void,
-            _len: usize,
-            _ssl: *mut ffi::SSL,
-            _argument: *mut c_void,
-        ) {
-            const HANDSHAKE: c_int = 22;
-            if content_type == HANDSHAKE {
-                let mut seen = SEEN.get();
-                seen[usize::from(outgoing == 1)] = buffer.addr();
-                SEEN.set(seen);
-            }
-        }
-        SEEN.set([0; 2]);
-        // SAFETY: `ssl` is live; the callback is a function for good and touches nothing of OpenSSL's.
-        unsafe { SSL_set_msg_callback(ssl.as_ptr(), Some(note)) };
-    }
-
-    /// The buffer, at the end of the handshake. `None` where OpenSSL's two sides of it, reading and writing, do not agree
-    /// on where it is, or where this OpenSSL is one whose buffer is not known.
-    pub(crate) fn found(ssl: &SslRef) -> Option<Self> {
-        // SAFETY: `ssl` is live; it is to call nobody any more.
-        unsafe { SSL_set_msg_callback(ssl.as_ptr(), None) };
-        let [incoming, outgoing] = SEEN.take();
-        let known = openssl::version::number() >> 28 == 3;
-        (known && incoming == outgoing && incoming != 0).then_some(Self(incoming))
-    }
-
-    /// Gives the memory back to the kernel, whole pages of it; it reads as zeroes from then on. `ssl` is the session that it
-    /// was found with.
-    pub(crate) fn release(self, ssl: &SslRef) {
-        let _alive = ssl;
-        release_pages(self.0, self.0 + HANDSHAKE_BUFFER);
-    }
 }
 
 /// [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html) with MADV_DONTNEED on the whole pages between two
@@ -140,62 +74,6 @@ fn stack() -> Option<Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::{Credentials, Identity};
-    use crate::session::context::{self, ClientCredentials, Protocol};
-    use crate::session::dtls::Read;
-    use crate::session::engine::{Engine, Framing};
-
-    /// Both sides of a handshake in memory; the server's is complete.
-    fn shake_hands() -> (Engine, Engine, Option<HandshakeBuffer>) {
-        let server =
-            Credentials { identities: vec![Identity::self_signed().unwrap()], ..Credentials::default() };
-        let server = context::server(&server, Protocol::Dtls).unwrap();
-        let client = ClientCredentials { accept_any: true, ..ClientCredentials::default() };
-        let client = context::client(&client, Protocol::Dtls).unwrap();
-        let mut client = Engine::connect(&client, None, Framing::Datagrams).unwrap();
-        let mut server = Engine::accept(&server, Framing::Datagrams).unwrap();
-        HandshakeBuffer::look_for(server.ssl());
-        let mut complete = [false; 2];
-        while complete != [true; 2] {
-            complete[0] = client.step().unwrap();
-            pass_on(&mut client, &mut server);
-            complete[1] = server.step().unwrap();
-            pass_on(&mut server, &mut client);
-        }
-        let found = HandshakeBuffer::found(server.ssl());
-        (client, server, found)
-    }
-
-    fn pass_on(from: &mut Engine, to: &mut Engine) {
-        from.take_outgoing().iter().for_each(|datagram| to.feed(datagram));
-    }
-
-    fn exchange(from: &mut Engine, to: &mut Engine) {
-        let mut buffer = [0; 64];
-        from.write(b"still here").unwrap();
-        pass_on(from, to);
-        assert!(matches!(to.read(&mut buffer), Read::Message(10)));
-        assert_eq!(&buffer[..10], b"still here");
-    }
-
-    #[test]
-    fn a_session_lives_on_without_its_handshake_buffer() {
-        let (mut client, mut server, found) = shake_hands();
-        let found = found.expect("the buffer of this OpenSSL is not where that of OpenSSL 3 is");
-        let start = found.0;
-        // SAFETY: the buffer is there for as long as its session.
-        let whole = |at: usize| unsafe { ptr::with_exposed_provenance::<u8>(at).read() };
-        // The header of the server's last message, Finished (RFC 5246 §7.4.9).
-        assert_eq!(whole(start), 20);
-        let middle = start.next_multiple_of(page_size());
-        found.release(server.ssl());
-        assert!((middle..start + HANDSHAKE_BUFFER - page_size()).all(|at| whole(at) == 0));
-        exchange(&mut client, &mut server);
-        exchange(&mut server, &mut client);
-        server.close();
-        pass_on(&mut server, &mut client);
-        assert!(matches!(client.read(&mut [0; 64]), Read::Closed));
-    }
 
     /// Pages of this process that are resident around an address.
     fn resident(start: usize, len: usize) -> usize {

@@ -1,0 +1,159 @@
+//! What the record layer has to know of a cipher suite.
+
+use openssl::cipher::{Cipher, CipherRef};
+
+/// An AEAD algorithm of DTLS 1.2's cipher suites.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Aead {
+    /// AES-128 in GCM (RFC 5288).
+    Aes128Gcm,
+    /// AES-256 in GCM (RFC 5288).
+    Aes256Gcm,
+    /// ChaCha20 with Poly1305 (RFC 7905).
+    ChaCha20Poly1305,
+    /// AES-128 in CCM with a tag of 16 bytes (RFC 6655, RFC 7251).
+    Aes128Ccm,
+    /// AES-256 in CCM with a tag of 16 bytes (RFC 6655, RFC 7251).
+    Aes256Ccm,
+    /// AES-128 in CCM with a tag of 8 bytes (RFC 6655 §4, RFC 7251).
+    Aes128Ccm8,
+    /// AES-256 in CCM with a tag of 8 bytes (RFC 6655 §4, RFC 7251).
+    Aes256Ccm8,
+}
+
+impl Aead {
+    /// All of them.
+    #[cfg(test)]
+    const ALL: [Aead; 7] = [
+        Aead::Aes128Gcm,
+        Aead::Aes256Gcm,
+        Aead::ChaCha20Poly1305,
+        Aead::Aes128Ccm,
+        Aead::Aes256Ccm,
+        Aead::Aes128Ccm8,
+        Aead::Aes256Ccm8,
+    ];
+
+    /// The algorithm of a cipher suite, by OpenSSL's name for the suite; `None` where the suite has another one, such as a
+    /// cipher in CBC mode.
+    pub fn of_suite(name: &str) -> Option<Self> {
+        let has = |part: &str| name.contains(part);
+        Some(match () {
+            () if has("CHACHA20-POLY1305") => Self::ChaCha20Poly1305,
+            () if has("AES128-GCM") => Self::Aes128Gcm,
+            () if has("AES256-GCM") => Self::Aes256Gcm,
+            () if has("AES128-CCM8") => Self::Aes128Ccm8,
+            () if has("AES256-CCM8") => Self::Aes256Ccm8,
+            () if has("AES128-CCM") => Self::Aes128Ccm,
+            () if has("AES256-CCM") => Self::Aes256Ccm,
+            () => return None,
+        })
+    }
+
+    pub(super) fn cipher(self) -> &'static CipherRef {
+        match self {
+            Self::Aes128Gcm => Cipher::aes_128_gcm(),
+            Self::Aes256Gcm => Cipher::aes_256_gcm(),
+            Self::ChaCha20Poly1305 => Cipher::chacha20_poly1305(),
+            Self::Aes128Ccm | Self::Aes128Ccm8 => Cipher::aes_128_ccm(),
+            Self::Aes256Ccm | Self::Aes256Ccm8 => Cipher::aes_256_ccm(),
+        }
+    }
+
+    pub(super) fn is_ccm(self) -> bool {
+        matches!(self, Self::Aes128Ccm | Self::Aes256Ccm | Self::Aes128Ccm8 | Self::Aes256Ccm8)
+    }
+
+    /// Length of a key, in bytes.
+    pub fn key_len(self) -> usize {
+        match self {
+            Self::Aes128Gcm | Self::Aes128Ccm | Self::Aes128Ccm8 => 16,
+            Self::Aes256Gcm | Self::ChaCha20Poly1305 | Self::Aes256Ccm | Self::Aes256Ccm8 => 32,
+        }
+    }
+
+    /// Length of the part of the nonce that comes from the key block, in bytes: the whole nonce with ChaCha20-Poly1305
+    /// (RFC 7905 §2), otherwise the salt (RFC 5288 §3, RFC 6655 §3).
+    pub fn iv_len(self) -> usize {
+        match self {
+            Self::ChaCha20Poly1305 => 12,
+            _ => 4,
+        }
+    }
+
+    /// Length of the part of the nonce that each record carries, in bytes.
+    pub fn explicit_nonce_len(self) -> usize {
+        match self {
+            Self::ChaCha20Poly1305 => 0,
+            _ => 8,
+        }
+    }
+
+    /// Length of the authentication tag, in bytes.
+    pub fn tag_len(self) -> usize {
+        match self {
+            Self::Aes128Ccm8 | Self::Aes256Ccm8 => 8,
+            _ => 16,
+        }
+    }
+
+    /// Bytes that a record's body has beyond the plaintext. A body that is shorter is no record of this suite.
+    pub fn overhead(self) -> usize {
+        self.explicit_nonce_len() + self.tag_len()
+    }
+
+    /// How many records may be sealed with one key (RFC 9147 §4.5.3, whose analysis holds for the same algorithms in
+    /// DTLS 1.2): 2^24.5 with AES-GCM, 2^23 with AES-CCM. ChaCha20-Poly1305 has no such limit, so that the sequence
+    /// number is what ends: it has 48 bits.
+    pub fn record_limit(self) -> u64 {
+        match self {
+            Self::Aes128Gcm | Self::Aes256Gcm => 23_726_566,
+            Self::ChaCha20Poly1305 => 1 << 48,
+            _ => 1 << 23,
+        }
+    }
+
+    /// How many records may fail their authentication before the key has to be given up (RFC 9147 §4.5.3): 2^36 with
+    /// AES-GCM and ChaCha20-Poly1305, 2^23.5 with AES-CCM.
+    ///
+    /// With a tag of 8 bytes RFC 9147 §B.3 arrives at 2^7. In DTLS 1.2 that would let anybody who can send from the peer's
+    /// address end the association with 128 datagrams. The limit here is 2^20, where the chance that one of the forgeries
+    /// was accepted is 2^-44.
+    pub fn forgery_limit(self) -> u64 {
+        match self {
+            Self::Aes128Gcm | Self::Aes256Gcm | Self::ChaCha20Poly1305 => 1 << 36,
+            Self::Aes128Ccm | Self::Aes256Ccm => 11_863_283,
+            Self::Aes128Ccm8 | Self::Aes256Ccm8 => 1 << 20,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_suite_name_has_its_algorithm() {
+        for (name, aead) in [
+            ("ECDHE-ECDSA-AES128-GCM-SHA256", Some(Aead::Aes128Gcm)),
+            ("ECDHE-RSA-AES256-GCM-SHA384", Some(Aead::Aes256Gcm)),
+            ("ECDHE-PSK-CHACHA20-POLY1305", Some(Aead::ChaCha20Poly1305)),
+            ("ECDHE-ECDSA-AES128-CCM", Some(Aead::Aes128Ccm)),
+            ("PSK-AES256-CCM", Some(Aead::Aes256Ccm)),
+            ("PSK-AES128-CCM8", Some(Aead::Aes128Ccm8)),
+            ("ECDHE-ECDSA-AES256-CCM8", Some(Aead::Aes256Ccm8)),
+            ("ECDHE-RSA-AES128-SHA256", None),
+            ("ECDHE-ARIA128-GCM-SHA256", None),
+            ("NULL-SHA256", None),
+        ] {
+            assert_eq!(Aead::of_suite(name), aead, "{name}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_those_of_openssl() {
+        for aead in Aead::ALL {
+            assert_eq!(aead.cipher().key_length(), aead.key_len(), "{aead:?}");
+        }
+    }
+}
