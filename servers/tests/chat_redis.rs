@@ -95,6 +95,9 @@ fn a_room_spans_two_processes() {
     sees(&mut alice, "bob@south");
     sees(&mut bob, "alice@north");
 
+    bob.write("/nick a1ice");
+    assert_eq!(bob.expect("!"), "! a1ice looks like alice@north, who is here: take another name");
+
     alice.write("hello over there");
     assert_eq!(bob.expect("[lobby]"), "[lobby] alice@north: hello over there");
     bob.write("/me waves");

@@ -17,8 +17,8 @@ use redis::{Client, Connection, ConnectionInfo, IntoConnectionInfo, RedisResult}
 
 use crate::chat::bulletin::News;
 use crate::chat::hub::{Hub, Outlet};
+use crate::chat::name::Name;
 use crate::chat::remote::{Errand, Remote};
-use crate::chat::text::Name;
 use crate::failure::Failure;
 
 /// The most bulletins in one round trip.

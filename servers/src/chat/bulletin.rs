@@ -6,7 +6,8 @@
 //! peers write: whoever can write to the Redis is not trusted more than they are.
 
 use crate::chat::command::LONGEST_ORIGIN;
-use crate::chat::text::{Lengths, Name, RoomName, clean};
+use crate::chat::name::{Name, RoomName};
+use crate::chat::text::{Lengths, clean};
 
 /// The first field.
 const VERSION: &str = "1";
@@ -133,8 +134,8 @@ impl Bulletin {
 
     /// Reads the text; `None` where anything about it is not as it should be.
     pub fn read(bytes: &[u8], lengths: Lengths) -> Option<Self> {
-        let name_of = |text: &str| Name::parse(text, lengths.name);
-        let room_of = |text: &str| RoomName::parse(text, lengths.name);
+        let name_of = |text: &str| Name::parse(text, lengths.name).ok();
+        let room_of = |text: &str| RoomName::parse(text, lengths.name).ok();
         let text_of = |text: &str| {
             let harmless = !text.is_empty() && text.len() <= lengths.line && clean(text) == text;
             harmless.then(|| text.to_owned())
@@ -147,7 +148,7 @@ impl Bulletin {
         if fields.next()? != VERSION {
             return None;
         }
-        let origin = Name::parse(fields.next()?, LONGEST_ORIGIN)?;
+        let origin = Name::parse(fields.next()?, LONGEST_ORIGIN).ok()?;
         let instance = u64::from_str_radix(fields.next()?, 16).ok()?;
         let kind = fields.next()?;
         let fields: Vec<&str> = fields.take(ROSTER_NAMES + 2).collect();
@@ -162,7 +163,7 @@ impl Bulletin {
             ("left", [room, name]) => News::Left { room: room_of(room)?, name: name_of(name)? },
             ("renamed", [old, new]) => News::Renamed { old: name_of(old)?, new: name_of(new)? },
             ("told", [origin, to, name, text]) => News::Told {
-                origin: Name::parse(origin, LONGEST_ORIGIN)?,
+                origin: Name::parse(origin, LONGEST_ORIGIN).ok()?,
                 to: name_of(to)?,
                 name: name_of(name)?,
                 text: text_of(text)?,
@@ -244,6 +245,10 @@ mod tests {
             "1\tnorth\t1\tsaid\tlobby\ta@b\thi",
             "1\tnorth\t1\tsaid\tlo]bby\talice\thi",
             "1\tnorth\t1\tsaid\tlobby\tabcdefghijk\thi",
+            "1\tnorth\t1\tsaid\tlobby\talice\ta\u{200b}b",
+            "1\tnorth\t1\tsaid\tlobby\t\u{3164}\thi",
+            "1\tnorth\t1\tsaid\tlobby\t\u{430}lice\thi",
+            "1\tn\u{43e}rth\t1\thello",
             "1\tnorth\t1\tsaid\tlobby\talice\taaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
         ] {
             assert_eq!(Bulletin::read(text.as_bytes(), LENGTHS), None, "{text:?}");

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::chat::text::{Lengths, Name, RoomName, clean, quoted};
+use crate::chat::name::{BadName, Name, RoomName};
+use crate::chat::text::{Lengths, clean, quoted};
 
 /// A line, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,8 +66,8 @@ pub enum Complaint {
         command: &'static str,
         /// What was written.
         given: String,
-        /// Characters that a name may have.
-        limit: usize,
+        /// Why it is none.
+        bad: BadName,
     },
 }
 
@@ -104,7 +105,7 @@ pub fn parse(line: &[u8], lengths: Lengths) -> Result<Command, Complaint> {
     let argument = (!rest.is_empty()).then_some(rest);
     let room = |command, text: &str| {
         let limit = lengths.name;
-        RoomName::parse(text, limit).ok_or_else(|| Complaint::BadName { command, given: quoted(text), limit })
+        RoomName::parse(text, limit).map_err(|bad| Complaint::BadName { command, given: quoted(text), bad })
     };
     match word {
         "me" => Ok(Command::Act(needed(argument, "/me", "/me waves")?.to_owned())),
@@ -144,7 +145,7 @@ fn needed<'a>(
 }
 
 fn name(command: &'static str, text: &str, limit: usize) -> Result<Name, Complaint> {
-    Name::parse(text, limit).ok_or_else(|| Complaint::BadName { command, given: quoted(text), limit })
+    Name::parse(text, limit).map_err(|bad| Complaint::BadName { command, given: quoted(text), bad })
 }
 
 impl fmt::Display for Addressee {
@@ -169,10 +170,9 @@ impl fmt::Display for Complaint {
             Self::Missing { command, example } => {
                 write!(f, "{command} needs more: write it like {example}")
             }
-            Self::BadName { command, given, limit } => write!(
-                f,
-                "{command}: {given:?} is no name: use letters, digits, - _ and . only, {limit} characters at most"
-            ),
+            Self::BadName { command, given, bad } => {
+                write!(f, "{command}: \"{given}\" is no name: {bad}")
+            }
         }
     }
 }
@@ -248,6 +248,14 @@ mod tests {
             ("/msg al!ce hi", "/msg: \"al!ce\" is no name"),
             ("/msg alice@ hi", "/msg: \"\" is no name"),
             ("/me", "/me needs more"),
+            (
+                "/nick \u{1f469}\u{200d}\u{1f4bb}",
+                "/nick: \"\u{1f469}\u{200d}\u{1f4bb}\" is no name: use letters",
+            ),
+            (
+                "/join \u{43a}itchen",
+                "is no name: it mixes scripts whose letters look alike, so use letters of one",
+            ),
         ] {
             let complaint = read(line).unwrap_err().to_string();
             assert!(complaint.contains(expected), "{line}: {complaint}");

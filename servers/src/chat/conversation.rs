@@ -9,8 +9,9 @@ use crate::chat::command::{Addressee, Command, HELP, parse};
 use crate::chat::flood::{Bucket, FloodLimitOrOff, Verdict};
 use crate::chat::hub::{Hub, Outlet};
 use crate::chat::line::{Line, foreign};
+use crate::chat::name::{Name, RoomName};
 use crate::chat::room::{MEMBER_ROOMS, Member, Refusal, Room};
-use crate::chat::text::{Name, RoomName, quoted};
+use crate::chat::text::quoted;
 
 /// What follows from a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +142,9 @@ impl<O: Outlet> Conversation<O> {
     }
 
     fn rename(&self, new: &Name) {
+        if let Some(known) = self.hub.remote.as_ref().and_then(|remote| remote.name_like(new)) {
+            return self.wrong(Refusal::NameLike(new.clone(), known));
+        }
         let renamed = self.hub.directory.lock().rename(&self.member, new);
         let old = match renamed {
             Ok(old) => old,
@@ -162,6 +166,9 @@ impl<O: Outlet> Conversation<O> {
         }
         if self.seats.len() >= MEMBER_ROOMS {
             return self.wrong(Refusal::TooManyOfYours);
+        }
+        if let Some(known) = self.hub.remote.as_ref().and_then(|remote| remote.room_like(name)) {
+            return self.wrong(Refusal::RoomLike(name.clone(), known));
         }
         let stream = self.free_stream();
         let joined = self.hub.directory.lock().join(&self.member, name, stream);

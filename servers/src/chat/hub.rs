@@ -14,9 +14,10 @@ use parking_lot::Mutex;
 use crate::chat::bulletin::News;
 use crate::chat::flood::FloodLimitOrOff;
 use crate::chat::line::{Line, list};
+use crate::chat::name::RoomName;
 use crate::chat::remote::Remote;
 use crate::chat::room::{Crowds, Directory, Member, Room};
-use crate::chat::text::{Lengths, RoomName};
+use crate::chat::text::Lengths;
 
 /// The most names that an answer lists.
 const LISTED: usize = 200;

@@ -16,7 +16,7 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use crate::chat::text::{Name, RoomName};
+use crate::chat::name::{Name, RoomName};
 
 /// The most bytes of a line that lists names: it fits one packet.
 const LISTED: usize = 1000;

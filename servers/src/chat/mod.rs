@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `text`, `command`, `flood` | what peers write: names, lines, how fast. Pure |
+//! | `text`, `name`, `command`, `flood` | what peers write: lines, names, how fast. Pure |
 //! | `line` | what the server writes |
 //! | `room` | who is there and in which rooms. Pure |
 //! | `hub`, `conversation` | broadcasts; one member's side |
@@ -21,10 +21,11 @@ use crate::chat::bridge::{Bridge, RedisUrl};
 use crate::chat::command::LONGEST_ORIGIN;
 use crate::chat::flood::FloodLimitOrOff;
 use crate::chat::hub::{Hub, Rules};
+use crate::chat::name::Name;
 use crate::chat::peers::Chat;
 use crate::chat::remote::Remote;
 use crate::chat::room::Crowds;
-use crate::chat::text::{Lengths, Name};
+use crate::chat::text::{Lengths, clean};
 use crate::cli::ServerArgs;
 use crate::config::{Config, ServerOptions};
 use crate::failure::Failure;
@@ -38,6 +39,7 @@ pub mod conversation;
 pub mod flood;
 pub mod hub;
 pub mod line;
+pub mod name;
 pub mod peers;
 pub mod remote;
 pub mod room;
@@ -276,12 +278,8 @@ impl RedisArgs {
     /// The name of this process, and the prefix.
     fn names(&self) -> Result<(Name, Name), Failure> {
         let parse = |option: &str, text: &str| {
-            Name::parse(text, LONGEST_ORIGIN).ok_or_else(|| {
-                Failure::input(format_args!(
-                    "{option} {text:?} is no name: use letters, digits, - _ and . only, \
-                     {LONGEST_ORIGIN} characters at most"
-                ))
-            })
+            Name::parse(text, LONGEST_ORIGIN)
+                .map_err(|bad| Failure::input(format_args!("{option} \"{}\" is no name: {bad}", clean(text))))
         };
         let prefix = parse("--redis-prefix", &self.redis_prefix)?;
         match &self.origin {

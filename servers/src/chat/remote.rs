@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use crate::chat::bulletin::{Bulletin, News, ROSTER_NAMES};
 use crate::chat::hub::{Hub, Outlet};
 use crate::chat::line::{Line, foreign};
+use crate::chat::name::{Name, RoomName};
 use crate::chat::roster::Roster;
-use crate::chat::text::{Name, RoomName};
 
 /// Bulletins that wait to be published; what is beyond is dropped.
 const QUEUE: usize = 4096;
@@ -150,6 +150,16 @@ impl Remote {
     /// Those elsewhere who have this name, with their processes.
     pub(super) fn namesakes(&self, name: &Name) -> Vec<(Name, Name)> {
         self.roster.lock().origins_of(name)
+    }
+
+    /// Somebody elsewhere whose name readers may take for this one, which is another.
+    pub(super) fn name_like(&self, name: &Name) -> Option<String> {
+        self.roster.lock().name_like(name)
+    }
+
+    /// A room elsewhere that readers may take for this one, which is another.
+    pub(super) fn room_like(&self, room: &RoomName) -> Option<String> {
+        self.roster.lock().room_like(room).map(|room| room.to_string())
     }
 
     fn want_rosters(&self) {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::chat::text::{Name, RoomName};
+use crate::chat::name::{Name, RoomName};
 
 /// The most rooms that one member may be in.
 pub const MEMBER_ROOMS: usize = 32;
@@ -84,6 +84,12 @@ impl<O> Room<O> {
 pub enum Refusal {
     /// Somebody has the name.
     NameTaken(Name),
+    /// Readers may take the name for somebody else's.
+    NameLike(Name, String),
+    /// Readers may take the name for a word of the server's.
+    NameReserved(Name),
+    /// Readers may take the room for another one.
+    RoomLike(RoomName, String),
     /// There are as many rooms as there may be.
     TooManyRooms(usize),
     /// The room has as many members as it may have.
@@ -96,9 +102,11 @@ pub enum Refusal {
 #[derive(Debug)]
 pub struct Directory<O> {
     crowds: Crowds,
-    /// By the folded name.
+    /// By the looks of the name: nobody else may have a name of the same looks.
     names: HashMap<String, Arc<Member<O>>>,
     rooms: BTreeMap<RoomName, Arc<Room<O>>>,
+    /// By the look of the name.
+    room_looks: HashMap<String, RoomName>,
     members_ever: u64,
     guests_ever: u64,
 }
@@ -106,7 +114,8 @@ pub struct Directory<O> {
 impl<O> Directory<O> {
     /// An empty one.
     pub fn new(crowds: Crowds) -> Self {
-        Self { crowds, names: HashMap::new(), rooms: BTreeMap::new(), members_ever: 0, guests_ever: 0 }
+        let (names, rooms, room_looks) = (HashMap::new(), BTreeMap::new(), HashMap::new());
+        Self { crowds, names, rooms, room_looks, members_ever: 0, guests_ever: 0 }
     }
 
     /// Somebody new, with the name of a guest.
@@ -114,30 +123,57 @@ impl<O> Directory<O> {
         let name = loop {
             self.guests_ever += 1;
             let name = Name::guest(self.guests_ever);
-            if !self.names.contains_key(&name.folded()) {
+            if !name.looks().iter().any(|look| self.names.contains_key(look)) {
                 break name;
             }
         };
         self.members_ever += 1;
-        let folded = name.folded();
-        let member = Arc::new(Member { id: self.members_ever, name: Mutex::new(name), outlet });
-        self.names.insert(folded, Arc::clone(&member));
+        let member = Arc::new(Member { id: self.members_ever, name: Mutex::new(name.clone()), outlet });
+        self.call(&name, &member);
         member
     }
 
+    fn call(&mut self, name: &Name, member: &Arc<Member<O>>) {
+        for look in name.looks() {
+            self.names.insert(look, Arc::clone(member));
+        }
+    }
+
+    fn uncall(&mut self, name: &Name) {
+        for look in name.looks() {
+            self.names.remove(&look);
+        }
+    }
+
     /// Gives a member another name, and back the one it had.
+    ///
+    /// # Errors
+    ///
+    /// Somebody else has this name, or one that readers may take for it; or it is a word of the server's.
     pub fn rename(&mut self, member: &Arc<Member<O>>, new: &Name) -> Result<Name, Refusal> {
-        let folded = new.folded();
-        if self.names.get(&folded).is_some_and(|owner| owner.id != member.id) {
-            return Err(Refusal::NameTaken(new.clone()));
+        if new.is_reserved() {
+            return Err(Refusal::NameReserved(new.clone()));
+        }
+        let looks = new.looks();
+        let mut owners = looks.iter().filter_map(|look| self.names.get(look));
+        if let Some(owner) = owners.find(|owner| owner.id != member.id) {
+            let theirs = owner.name();
+            return Err(match theirs.folded() == new.folded() {
+                true => Refusal::NameTaken(new.clone()),
+                false => Refusal::NameLike(new.clone(), theirs.to_string()),
+            });
         }
         let old = std::mem::replace(&mut *member.name.lock(), new.clone());
-        self.names.remove(&old.folded());
-        self.names.insert(folded, Arc::clone(member));
+        self.uncall(&old);
+        self.call(new, member);
         Ok(old)
     }
 
     /// Puts a member into a room, which is made if there is none. It must not be in it already.
+    ///
+    /// # Errors
+    ///
+    /// The room is full, or there may be no such new room.
     pub fn join(
         &mut self,
         member: &Arc<Member<O>>,
@@ -150,7 +186,11 @@ impl<O> Directory<O> {
                 return Err(Refusal::TooManyRooms(self.crowds.rooms));
             }
             None => {
+                if let Some(known) = self.room_looks.get(&name.look()) {
+                    return Err(Refusal::RoomLike(name.clone(), known.to_string()));
+                }
                 let room = Arc::new(Room { name: name.clone(), occupants: Mutex::default() });
+                self.room_looks.insert(name.look(), name.clone());
                 self.rooms.insert(name.clone(), Arc::clone(&room));
                 room
             }
@@ -170,22 +210,28 @@ impl<O> Directory<O> {
         Arc::make_mut(&mut *occupants).retain(|occupant| occupant.member.id != member.id);
         if occupants.is_empty() {
             self.rooms.remove(&room.name);
+            self.room_looks.remove(&room.name.look());
         }
     }
 
     /// Forgets a member, who has left all rooms by now.
     pub fn quit(&mut self, member: &Member<O>) {
-        self.names.remove(&member.name().folded());
+        self.uncall(&member.name());
     }
 
     /// Who has this name, whatever the case.
     pub fn member(&self, name: &Name) -> Option<Arc<Member<O>>> {
-        self.names.get(&name.folded()).cloned()
+        let [_, look] = name.looks();
+        self.names.get(&look).filter(|member| member.name().folded() == name.folded()).cloned()
     }
 
     /// Everybody.
     pub fn members(&self) -> Vec<Arc<Member<O>>> {
-        self.names.values().cloned().collect()
+        let mut members: Vec<_> = self.names.values().cloned().collect();
+        // Somebody whose name looks different in lower case is there twice.
+        members.sort_unstable_by_key(|member| member.id);
+        members.dedup_by_key(|member| member.id);
+        members
     }
 
     /// A room.
@@ -203,6 +249,18 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NameTaken(name) => write!(f, "somebody is called {name} already: take another name"),
+            Self::NameLike(name, other) => {
+                write!(f, "{name} looks like {other}, who is here: take another name")
+            }
+            Self::NameReserved(name) => {
+                write!(f, "{name} looks like a word of the server's: take another name")
+            }
+            Self::RoomLike(room, other) => {
+                write!(
+                    f,
+                    "{room} looks like {other}, a room that exists: join that one, or choose another name"
+                )
+            }
             Self::TooManyRooms(limit) => {
                 write!(f, "there are {limit} rooms and no more can be made: join one that /rooms lists")
             }
@@ -246,6 +304,40 @@ mod tests {
         directory.quit(&one);
         assert!(directory.member(&name("guest3")).is_none());
         assert_eq!(directory.rename(&two, &name("alice")), Ok(name("guest2")));
+    }
+
+    #[test]
+    fn a_name_that_readers_may_take_for_another_is_refused_while_that_one_is_there() {
+        let mut directory = directory();
+        let (one, two) = (directory.enter(()), directory.enter(()));
+        directory.rename(&one, &name("Scope")).unwrap();
+        // All Cyrillic; a digit.
+        for like in ["ѕсоре", "Sc0pe"] {
+            assert_eq!(
+                directory.rename(&two, &name(like)),
+                Err(Refusal::NameLike(name(like), "Scope".to_owned()))
+            );
+            assert!(directory.member(&name(like)).is_none());
+        }
+        let refusal = directory.rename(&two, &name("guestl")).unwrap();
+        assert_eq!((refusal, directory.members().len()), (name("guest2"), 2));
+        // The guest's name that looks like this one is passed over.
+        directory.quit(&one);
+        directory.guests_ever = 0;
+        assert_eq!(directory.enter(()).name(), name("guest2"));
+        directory.rename(&two, &name("ѕсоре")).unwrap();
+        assert_eq!(directory.rename(&two, &name("Y0U")), Err(Refusal::NameReserved(name("Y0U"))));
+    }
+
+    #[test]
+    fn a_room_that_readers_may_take_for_another_is_not_made() {
+        let mut directory = directory();
+        let member = directory.enter(());
+        let lobby = directory.join(&member, &room("lobby"), 0).unwrap();
+        let refusal = directory.join(&member, &room("l0bby"), 0).unwrap_err();
+        assert_eq!(refusal, Refusal::RoomLike(room("l0bby"), "lobby".to_owned()));
+        directory.leave(&member, &lobby);
+        directory.join(&member, &room("l0bby"), 0).unwrap();
     }
 
     #[test]

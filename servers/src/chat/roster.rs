@@ -5,11 +5,10 @@
 //! lasting harm.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::time::Instant;
 
 use crate::chat::line::foreign;
-use crate::chat::text::{Name, RoomName};
+use crate::chat::name::{Looks, Name, RoomName};
 
 /// A member of another process.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +22,9 @@ struct Foreigner {
 pub struct Roster {
     /// When each counts as gone.
     rooms: BTreeMap<RoomName, BTreeMap<Foreigner, Instant>>,
+    /// Everybody in `rooms`, once for each room.
+    looks: Looks<Foreigner>,
+    room_looks: Looks<RoomName>,
     entries: usize,
     max_entries: usize,
 }
@@ -30,35 +32,42 @@ pub struct Roster {
 impl Roster {
     /// Room for so many pairs of member and room; what is beyond is not remembered.
     pub fn new(max_entries: usize) -> Self {
-        Self { rooms: BTreeMap::new(), entries: 0, max_entries }
+        let (looks, room_looks) = (Looks::default(), Looks::default());
+        Self { rooms: BTreeMap::new(), looks, room_looks, entries: 0, max_entries }
     }
 
     /// Somebody is in a room, until `until` at least. True if that is news.
     pub fn see(&mut self, room: &RoomName, name: &Name, origin: &Name, until: Instant) -> bool {
         let foreigner = Foreigner { origin: origin.clone(), name: name.clone() };
-        let (full, members) = (self.entries >= self.max_entries, self.rooms.entry(room.clone()).or_default());
-        let new = match members.entry(foreigner) {
-            Entry::Occupied(mut known) => {
-                known.insert(until);
-                false
-            }
-            Entry::Vacant(place) if !full => {
-                place.insert(until);
-                self.entries += 1;
-                true
-            }
-            Entry::Vacant(_) => false,
-        };
-        self.drop_if_empty(room);
-        new
+        if let Some(known) = self.rooms.get_mut(room).and_then(|members| members.get_mut(&foreigner)) {
+            *known = until;
+            return false;
+        }
+        if self.entries >= self.max_entries {
+            return false;
+        }
+        self.entries += 1;
+        foreigner.add_to(&mut self.looks);
+        let members = self.rooms.entry(room.clone()).or_insert_with(|| {
+            self.room_looks.add(room.look(), room);
+            BTreeMap::new()
+        });
+        members.insert(foreigner, until);
+        true
     }
 
     /// Somebody left a room. False if nobody knew of them.
     pub fn lose(&mut self, room: &RoomName, name: &Name, origin: &Name) -> bool {
         let foreigner = Foreigner { origin: origin.clone(), name: name.clone() };
         let known = self.rooms.get_mut(room).is_some_and(|members| members.remove(&foreigner).is_some());
-        self.entries -= usize::from(known);
-        self.drop_if_empty(room);
+        if known {
+            self.entries -= 1;
+            foreigner.remove_from(&mut self.looks);
+        }
+        if self.rooms.get(room).is_some_and(BTreeMap::is_empty) {
+            self.rooms.remove(room);
+            self.room_looks.remove(&room.look(), room);
+        }
         known
     }
 
@@ -70,7 +79,11 @@ impl Roster {
         for (room, members) in &mut self.rooms {
             if let Some(until) = members.remove(&before) {
                 found.push(room.clone());
-                self.entries -= usize::from(members.insert(after.clone(), until).is_some());
+                before.remove_from(&mut self.looks);
+                match members.insert(after.clone(), until) {
+                    Some(_) => self.entries -= 1,
+                    None => after.add_to(&mut self.looks),
+                }
             }
         }
         found
@@ -89,6 +102,8 @@ impl Roster {
     /// Forgets everybody.
     pub fn clear(&mut self) {
         self.rooms.clear();
+        self.looks.clear();
+        self.room_looks.clear();
         self.entries = 0;
     }
 
@@ -111,34 +126,60 @@ impl Roster {
     /// The processes on which somebody has this name, in any room and whatever the case.
     pub fn origins_of(&self, name: &Name) -> Vec<(Name, Name)> {
         let folded = name.folded();
-        let everybody = self.rooms.values().flat_map(BTreeMap::keys);
-        let matching = everybody.filter(|foreigner| foreigner.name.folded() == folded);
+        let [_, look] = name.looks();
+        let matching = self.looks.get(&look).filter(|foreigner| foreigner.name.folded() == folded);
         let mut found: Vec<_> =
             matching.map(|foreigner| (foreigner.name.clone(), foreigner.origin.clone())).collect();
         found.sort();
-        found.dedup();
         found
+    }
+
+    /// Somebody with another name that readers may take for this one, as `alice@north`.
+    pub fn name_like(&self, name: &Name) -> Option<String> {
+        let folded = name.folded();
+        let looks = name.looks();
+        let mut alike = looks.iter().flat_map(|look| self.looks.get(look));
+        let found = alike.find(|foreigner| foreigner.name.folded() != folded)?;
+        Some(foreign(&found.name, &found.origin))
+    }
+
+    /// Another room that readers may take for this one.
+    pub fn room_like(&self, room: &RoomName) -> Option<RoomName> {
+        self.room_looks.get(&room.look()).find(|known| *known != room).cloned()
     }
 
     fn drain(&mut self, gone: impl Fn(&Foreigner, Instant) -> bool) -> Vec<(RoomName, String)> {
         let mut found = Vec::new();
+        let (looks, room_looks) = (&mut self.looks, &mut self.room_looks);
         self.rooms.retain(|room, members| {
             members.retain(|foreigner, until| {
                 let gone = gone(foreigner, *until);
                 if gone {
+                    foreigner.remove_from(looks);
                     found.push((room.clone(), foreign(&foreigner.name, &foreigner.origin)));
                 }
                 !gone
             });
+            if members.is_empty() {
+                room_looks.remove(&room.look(), room);
+            }
             !members.is_empty()
         });
         self.entries -= found.len();
         found
     }
+}
 
-    fn drop_if_empty(&mut self, room: &RoomName) {
-        if self.rooms.get(room).is_some_and(BTreeMap::is_empty) {
-            self.rooms.remove(room);
+impl Foreigner {
+    fn add_to(&self, looks: &mut Looks<Self>) {
+        for look in self.name.looks() {
+            looks.add(look, self);
+        }
+    }
+
+    fn remove_from(&self, looks: &mut Looks<Self>) {
+        for look in self.name.looks() {
+            looks.remove(&look, self);
         }
     }
 }
@@ -201,6 +242,29 @@ mod tests {
         assert_eq!(members(&roster, "a"), ["carol@north"]);
         assert_eq!(roster.origins_of(&name("CAROL")), [(name("carol"), north)]);
         assert!(roster.origins_of(&name("alice")).is_empty());
+    }
+
+    #[test]
+    fn what_looks_like_somebody_or_a_room_elsewhere_is_found_while_they_are_there() {
+        let (mut roster, until) = (Roster::new(10), Instant::now());
+        let (north, lobby, attic) = (name("north"), room("lobby"), room("attic"));
+        for place in [&lobby, &attic] {
+            roster.see(place, &name("Alice"), &north, until);
+        }
+        let like = |roster: &Roster, text: &str| roster.name_like(&name(text));
+        assert_eq!(like(&roster, "a1ice"), Some("Alice@north".to_owned()));
+        // The same name is no other.
+        assert_eq!((like(&roster, "alice"), like(&roster, "bob")), (None, None));
+        assert_eq!(roster.room_like(&room("l0bby")), Some(lobby.clone()));
+        assert_eq!(roster.room_like(&lobby), None);
+        roster.lose(&lobby, &name("Alice"), &north);
+        assert_eq!(roster.room_like(&room("l0bby")), None);
+        assert_eq!(like(&roster, "a1ice"), Some("Alice@north".to_owned()));
+        roster.rename(&name("Alice"), &name("Carol"), &north);
+        assert_eq!(like(&roster, "a1ice"), None);
+        assert_eq!(like(&roster, "car0l"), Some("Carol@north".to_owned()));
+        roster.expire(until);
+        assert_eq!((like(&roster, "car0l"), roster.room_like(&room("attlc"))), (None, None));
     }
 
     #[test]

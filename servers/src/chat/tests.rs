@@ -10,8 +10,9 @@ use super::bulletin::{Bulletin, News};
 use super::conversation::{Conversation, Flow};
 use super::hub::{Hub, Outlet, Rules};
 use super::line::Line;
+use super::name::{Name, RoomName};
 use super::remote::{Errand, Remote};
-use super::text::{Lengths, Name, RoomName};
+use super::text::Lengths;
 
 const PRESENCE: Duration = Duration::from_secs(15);
 
@@ -432,4 +433,29 @@ fn an_overlong_line_is_refused_and_the_next_one_heard() {
     type_in(&mut alice, "short");
     assert_eq!(to_alice.lines(), ["! that line is longer than 20 bytes: send it in several"]);
     assert_eq!(to_bob.lines(), ["[lobby] guest1: short"]);
+}
+
+#[test]
+fn a_name_or_room_that_looks_like_one_on_another_host_is_refused() {
+    let (hub, _errands) = shared_hub("south");
+    let (mut bob, to_bob) = come(&hub);
+    let (now, alice) = (Instant::now(), name("alice"));
+    hear(&hub, News::Joined { room: room("lounge"), name: alice.clone() }, now);
+    type_in(&mut bob, "/nick a1ice");
+    type_in(&mut bob, "/join 1ounge");
+    assert_eq!(
+        to_bob.lines(),
+        [
+            "! a1ice looks like alice@north, who is here: take another name",
+            "! 1ounge looks like lounge, a room that exists: join that one, or choose another name",
+        ]
+    );
+    // The same name is told apart by the host, and the same room is shared.
+    type_in(&mut bob, "/nick alice");
+    type_in(&mut bob, "/join lounge");
+    assert_eq!(to_bob.lines(), ["* you are alice now", "* you joined lounge"]);
+    hear(&hub, News::Left { room: room("lounge"), name: alice }, now);
+    to_bob.lines();
+    type_in(&mut bob, "/nick a1ice");
+    assert_eq!(to_bob.lines(), ["* you are a1ice now"]);
 }

@@ -1,7 +1,20 @@
-//! Text and names from outside, made harmless. Pure.
+//! Text from outside, made harmless. Pure.
 
-use std::fmt;
-use std::sync::Arc;
+use icu_properties::props::{
+    CanonicalCombiningClass, DefaultIgnorableCodePoint, Emoji, EmojiModifier, ExtendedPictographic,
+    Ideographic, JoiningType, Script,
+};
+use icu_properties::{CodePointMapData, CodePointSetData};
+
+const ZWNJ: char = '\u{200c}';
+const ZWJ: char = '\u{200d}';
+/// COMBINING ENCLOSING KEYCAP.
+const KEYCAP: char = '\u{20e3}';
+/// WAVING BLACK FLAG, which tags make the flag of a region.
+const FLAG: char = '\u{1f3f4}';
+const CANCEL_TAG: char = '\u{e007f}';
+/// The most tags of a flag: the codes of regions are shorter.
+const MOST_TAGS: usize = 8;
 
 /// The most characters of somebody's input that an error repeats.
 const QUOTED: usize = 40;
@@ -21,82 +34,113 @@ impl Default for Lengths {
     }
 }
 
-/// A nickname as its owner writes it. Names that differ in case alone are the same: see
-/// [`folded`](Self::folded).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(Arc<str>);
-
-/// The name of a room, in lower case.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RoomName(Arc<str>);
-
-impl Name {
-    /// Takes letters and digits of any script, `-`, `_` and `.`, up to `longest` characters.
-    pub fn parse(text: &str, longest: usize) -> Option<Self> {
-        is_name(text, longest).then(|| Self(text.into()))
-    }
-
-    /// The name that a guest has before it takes one.
-    pub fn guest(number: u64) -> Self {
-        Self(format!("guest{number}").into())
-    }
-
-    /// What two spellings of one name have in common.
-    pub fn folded(&self) -> String {
-        self.0.to_lowercase()
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl RoomName {
-    /// Takes what [`Name::parse`] takes, with or without a `#` before it.
-    pub fn parse(text: &str, longest: usize) -> Option<Self> {
-        let text = text.strip_prefix('#').unwrap_or(text);
-        let lower = text.to_lowercase();
-        // Some letters are longer in lower case.
-        (is_name(text, longest) && is_name(&lower, longest)).then(|| Self(lower.into()))
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Display for RoomName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-fn is_name(text: &str, longest: usize) -> bool {
-    let allowed = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
-    !text.is_empty() && text.chars().all(allowed) && text.chars().count() <= longest
-}
-
-/// A line without what could trick a terminal or its reader: control characters, and those that turn
-/// the direction of writing or break the line. A tab becomes a space; white space at both ends goes.
+/// A line without what could trick a terminal or its reader: control characters, characters that turn the
+/// direction of writing or break the line, and characters that cannot be seen, unless they are part of an
+/// emoji or of how a script is written. A tab becomes a space; white space at both ends goes.
 pub fn clean(line: &str) -> String {
     let kept = line.chars().filter_map(|c| match c {
         '\t' => Some(' '),
         c if c.is_control() || is_trick(c) => None,
         c => Some(c),
     });
-    kept.collect::<String>().trim().to_owned()
+    visible(&kept.collect::<Vec<char>>()).trim().to_owned()
 }
 
+/// Characters that turn the direction of writing or break the line. Most of them cannot be seen either.
 fn is_trick(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' | '\u{61c}')
+}
+
+/// Whether a character has no glyph of its own (UAX #44, Default_Ignorable_Code_Point).
+pub fn is_ignorable(c: char) -> bool {
+    CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
+}
+
+/// The text without the characters that cannot be seen and change nothing that can.
+fn visible(text: &[char]) -> String {
+    let mut kept = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while at < text.len() {
+        let c = text[at];
+        // The tags of a flag stay together or go together.
+        let flag = if is_tag(c) { flag_tags(&kept, &text[at..]) } else { 0 };
+        if flag > 0 || !is_ignorable(c) || has_effect(&kept, c, text.get(at + 1).copied()) {
+            kept.extend(&text[at..at + flag.max(1)]);
+        }
+        at += flag.max(1);
+    }
+    kept.into_iter().collect()
+}
+
+/// Whether a character that cannot be seen changes how its neighbours look, as emoji (UAX #29 GB11, UTS #51)
+/// and scripts (UAX #31 §2.3, UTS #37, UAX #44) have it. `next` counts as it is: where it cannot be seen
+/// itself, it is no neighbour.
+fn has_effect(before: &[char], c: char, next: Option<char>) -> bool {
+    let Some(&previous) = before.last() else { return false };
+    let next = next.unwrap_or('\0');
+    match c {
+        ZWNJ => is_virama(before) || (joins_on(before) && joins_back(next)),
+        ZWJ => is_virama(before) || joins_on(before) || (is_pictograph_run(before) && is_pictograph(next)),
+        // Keycaps have a digit in front; other emoji are no ASCII.
+        '\u{fe0e}' | '\u{fe0f}' if previous.is_ascii() => next == KEYCAP,
+        '\u{fe0e}' | '\u{fe0f}' => CodePointSetData::new::<Emoji>().contains(previous),
+        '\u{fe00}'..='\u{fe02}' | '\u{e0100}'..='\u{e01ef}' => {
+            CodePointSetData::new::<Ideographic>().contains(previous)
+        }
+        '\u{180b}'..='\u{180f}' => script(previous) == Script::Mongolian,
+        // The fillers of old Korean syllables.
+        '\u{1160}' => matches!(previous, '\u{1100}'..='\u{115e}' | '\u{a960}'..='\u{a97c}'),
+        _ => false,
+    }
+}
+
+/// How many characters in front are the tags of a flag that `before` ends with, such as Scotland's
+/// (UTS #51, ED-14a).
+fn flag_tags(before: &[char], text: &[char]) -> usize {
+    let tags = text.iter().take_while(|c| is_tag(**c)).count();
+    let ends = text[..tags].iter().position(|c| *c == CANCEL_TAG);
+    match (before.last(), ends) {
+        (Some(&FLAG), Some(end)) if (1..=MOST_TAGS).contains(&end) => end + 1,
+        _ => 0,
+    }
+}
+
+fn is_tag(c: char) -> bool {
+    matches!(c, '\u{e0020}'..=CANCEL_TAG)
+}
+
+fn is_pictograph(c: char) -> bool {
+    CodePointSetData::new::<ExtendedPictographic>().contains(c)
+}
+
+/// Whether a pictograph, with what changes its form, ends here.
+fn is_pictograph_run(before: &[char]) -> bool {
+    let modifies = |c: char| c == '\u{fe0f}' || CodePointSetData::new::<EmojiModifier>().contains(c);
+    before.iter().rev().find(|c| !modifies(**c)).is_some_and(|c| is_pictograph(*c))
+}
+
+/// Whether a consonant without its vowel ends here, as in Hindi.
+fn is_virama(before: &[char]) -> bool {
+    let class = CodePointMapData::<CanonicalCombiningClass>::new();
+    before.last().is_some_and(|c| class.get(*c) == CanonicalCombiningClass::Virama)
+}
+
+/// Whether a letter that joins the next one ends here, as in Arabic.
+fn joins_on(before: &[char]) -> bool {
+    let letter = before.iter().rev().find(|c| joining(**c) != JoiningType::Transparent);
+    letter.is_some_and(|c| matches!(joining(*c), JoiningType::DualJoining | JoiningType::LeftJoining))
+}
+
+fn joins_back(c: char) -> bool {
+    matches!(joining(c), JoiningType::DualJoining | JoiningType::RightJoining)
+}
+
+fn joining(c: char) -> JoiningType {
+    CodePointMapData::<JoiningType>::new().get(c)
+}
+
+fn script(c: char) -> Script {
+    CodePointMapData::<Script>::new().get(c)
 }
 
 /// The beginning of somebody's input, for a sentence about it.
@@ -109,34 +153,9 @@ pub fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
-
-    #[test]
-    fn names_are_letters_and_digits_of_any_script() {
-        for good in ["alice", "Ωmega", "李", "a-b_c.d", "9", "नमस"] {
-            assert!(Name::parse(good, 24).is_some(), "{good}");
-        }
-        for bad in ["", "a b", "a@b", "[a]", "a:", "*", "!x", "/x", "(x)", "a\u{7}", "a\u{202e}", "=", "a\n"]
-        {
-            assert!(Name::parse(bad, 24).is_none(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn the_length_of_a_name_is_counted_in_characters() {
-        assert!(Name::parse("ααα", 3).is_some());
-        assert!(Name::parse("αααα", 3).is_none());
-        assert!(RoomName::parse("#abc", 3).is_some());
-        // Two characters in lower case.
-        assert!(RoomName::parse("İ", 1).is_none());
-    }
-
-    #[test]
-    fn case_makes_no_other_name_and_no_other_room() {
-        let fold = |text| Name::parse(text, 24).unwrap().folded();
-        assert_eq!(fold("Alice"), fold("aLICE"));
-        assert_eq!(RoomName::parse("#Lobby", 24), RoomName::parse("lobby", 24));
-    }
 
     #[test]
     fn control_characters_and_tricks_go() {
@@ -150,5 +169,69 @@ mod tests {
     fn long_input_is_quoted_in_part() {
         assert_eq!(quoted("short"), "short");
         assert_eq!(quoted(&"ä".repeat(100)).chars().count(), QUOTED + 1);
+    }
+    #[test]
+    fn what_cannot_be_seen_goes() {
+        for (line, expected) in [
+            ("a\u{200b}b\u{ad}c\u{2060}d\u{3164}e\u{115f}f", "abcdef"),
+            ("\u{3164}\u{200d}\u{fe0f}\u{e0061}\u{180e}", ""),
+            ("pass\u{200d}word \u{200c}x\u{fe0f} 1\u{fe0f}", "password x 1"),
+            ("\u{1f469}\u{200d}\u{200d}\u{1f4bb}", "\u{1f469}\u{200d}\u{1f4bb}"),
+            ("\u{1f469}\u{200d} x", "\u{1f469} x"),
+            ("\u{1f469}\u{e0067}\u{e007f}", "\u{1f469}"),
+            ("\u{1f3f4}\u{e0067}\u{e0062}", "\u{1f3f4}"),
+            ("x\u{e0100}", "x"),
+            ("\u{17b4}\u{34f}\u{1d173}\u{fff0}", ""),
+        ] {
+            assert_eq!(clean(line), expected, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn what_emoji_and_scripts_need_stays() {
+        for line in [
+            // A technologist, a heart on fire, a keycap, a family with skin tones, Scotland's flag.
+            "\u{1f469}\u{200d}\u{1f4bb}",
+            "\u{2764}\u{fe0f}\u{200d}\u{1f525}",
+            "1\u{fe0f}\u{20e3}",
+            "\u{1f468}\u{1f3fd}\u{200d}\u{1f469}\u{1f3fb}",
+            "\u{1f3f4}\u{e0067}\u{e0062}\u{e0073}\u{e0063}\u{e0074}\u{e007f}",
+            "\u{2601}\u{fe0f} \u{1f1e8}\u{1f1ed}",
+            // Persian and Hindi with a non-joiner, Hindi and Sinhala with a joiner.
+            "\u{645}\u{6cc}\u{200c}\u{62e}\u{648}\u{627}\u{647}\u{645}",
+            "\u{915}\u{94d}\u{200c}\u{937}",
+            "\u{915}\u{94d}\u{200d}\u{937}",
+            "\u{dc1}\u{dca}\u{200d}\u{dbb}\u{dd3}",
+            // A variant of an ideograph, Mongolian, old Korean.
+            "\u{845b}\u{e0100}",
+            "\u{1820}\u{180b}",
+            "\u{1100}\u{1160}\u{11a8}",
+        ] {
+            assert_eq!(clean(line), line, "{line:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_clean_stays_as_it_is(line in proptest::collection::vec(suspects(), 0..12)) {
+            let once = clean(&line.into_iter().collect::<String>());
+            prop_assert_eq!(clean(&once), once.clone());
+            prop_assert!(!once.chars().all(is_ignorable) || once.is_empty(), "{:?}", once);
+            prop_assert!(!once.chars().any(|c| c.is_control() || is_trick(c)));
+        }
+
+        #[test]
+        fn nothing_that_can_be_seen_is_lost(line in "\\PC{0,30}") {
+            let seen = |text: &str| text.chars().filter(|c| !is_ignorable(*c) && !is_trick(*c)).collect::<String>();
+            let cleaned = clean(&line);
+            let expected = seen(&line);
+            prop_assert_eq!(seen(&cleaned), expected.trim());
+        }
+    }
+
+    /// Characters that depend on their neighbours, and such neighbours.
+    fn suspects() -> impl Strategy<Value = char> {
+        let chars = "a1 \t\u{200c}\u{200d}\u{fe0f}\u{fe00}\u{e0100}\u{e0061}\u{e007f}\u{1f3f4}\u{1f469}\u{1f3fd}\u{2764}\u{20e3}\u{915}\u{94d}\u{628}\u{64e}\u{627}\u{845b}\u{1820}\u{180b}\u{1100}\u{1160}\u{115f}\u{3164}\u{ad}\u{202e}";
+        prop_oneof![4 => proptest::sample::select(chars.chars().collect::<Vec<_>>()), 1 => any::<char>()]
     }
 }
