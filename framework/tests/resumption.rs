@@ -95,19 +95,15 @@ impl Running {
 
     /// Whether OpenSSL's client resumes the session in this file, if there is one. It leaves its newest one there.
     fn resumes(&self, version: &str, file: &Path) -> bool {
+        self.resumes_as("localhost", version, file)
+    }
+
+    /// The same, where the client asks for this name.
+    fn resumes_as(&self, name: &str, version: &str, file: &Path) -> bool {
         let address = format!("127.0.0.1:{}", self.port());
         let file = file.to_str().unwrap();
         let mut command = Command::new("openssl");
-        command.args([
-            "s_client",
-            "-connect",
-            &address,
-            "-servername",
-            "localhost",
-            version,
-            "-sess_out",
-            file,
-        ]);
+        command.args(["s_client", "-connect", &address, "-servername", name, version, "-sess_out", file]);
         if std::path::Path::new(file).exists() {
             command.args(["-sess_in", file]);
         }
@@ -127,6 +123,7 @@ impl Running {
         child.wait().unwrap();
         let seen = self.seen.recv_timeout(DEADLINE).unwrap();
         assert_eq!(text.contains("\nReused, "), seen.2, "{text}");
+        assert_eq!(seen.1.as_deref(), Some(name));
         seen.2
     }
 }
@@ -245,6 +242,66 @@ fn servers_with_the_same_key_file_take_each_others_tickets() {
             assert!(!other.resumes(version, &copy), "{version}: {what}");
         }
         std::fs::remove_file(session).unwrap();
+    }
+}
+
+#[test]
+fn a_session_of_one_identity_is_not_resumed_under_the_name_of_another() {
+    let authority = Authority::new();
+    let a = || authority.issue_for("a", &["a.test", "also-a.test"]);
+    let b = || authority.issue_for("b", &["b.test"]);
+    for (version, url) in VERSIONS {
+        let shared = keys(&[("current", 1)]);
+        let credentials = || Credentials::new().identity(a()).identity(b()).shared_keys(shared.clone());
+        let (running, other_host) = (Running::start(url, credentials()), Running::start(url, credentials()));
+        for (first, same, foreign) in [
+            ("a.test", "also-a.test", "b.test"),
+            // The first identity is also the one for names that nobody has.
+            ("a.test", "elsewhere.test", "b.test"),
+            ("b.test", "B.test", "a.test"),
+            ("b.test", "b.test", "elsewhere.test"),
+        ] {
+            let what = format!("{version}: {first}, then {same} or {foreign}");
+            let session = file("names.session");
+            assert!(!running.resumes_as(first, version, &session), "{what}");
+            let copy = file("names-copy.session");
+            let resumes_as = |at: &Running, name| {
+                std::fs::copy(&session, &copy).unwrap();
+                at.resumes_as(name, version, &copy)
+            };
+            assert!(!resumes_as(&running, foreign), "{what}");
+            assert!(!resumes_as(&other_host, foreign), "{what}");
+            assert!(resumes_as(&running, same), "{what}");
+            assert!(resumes_as(&other_host, first), "{what}");
+            std::fs::remove_file(session).unwrap();
+            std::fs::remove_file(copy).unwrap();
+        }
+
+        // A further identity does not take the others' sessions away.
+        let session = file("names.session");
+        let alone = Running::start(url, Credentials::new().identity(b()).shared_keys(shared.clone()));
+        assert!(!alone.resumes_as("b.test", version, &session), "{version}");
+        alone.reload(credentials());
+        assert!(alone.resumes_as("b.test", version, &session), "{version}");
+        std::fs::remove_file(session).unwrap();
+    }
+}
+
+#[test]
+fn a_client_of_ours_resumes_with_each_of_two_names() {
+    let authority = Authority::new();
+    for url in BOTH {
+        let credentials = Credentials::new()
+            .identity(authority.issue_for("a", &["a.test"]))
+            .identity(authority.issue_for("b", &["b.test"]));
+        let running = Running::start(url, credentials);
+        let clients = ["a.test", "b.test"].map(|name| (name, trusting(&authority).server_name(name)));
+        for round in 0..3 {
+            for (name, client) in &clients {
+                let (_, asked, resumed) = running.visit(client);
+                assert_eq!((asked.as_deref(), resumed), (Some(*name), round > 0), "{url}");
+            }
+        }
     }
 }
 

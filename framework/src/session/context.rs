@@ -1,6 +1,6 @@
 //! The OpenSSL contexts: those of a server, one for each of its certificates, and one for each client.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,8 +13,8 @@ use openssl::ex_data::Index;
 use openssl::hash::{Hasher, MessageDigest};
 use openssl::pkey::Id;
 use openssl::ssl::{
-    AlpnError, NameType, SniError, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions,
-    SslSessionCacheMode, SslVerifyMode, SslVersion, select_next_proto,
+    AlpnError, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslSessionCacheMode,
+    SslVerifyMode, SslVersion, select_next_proto,
 };
 use openssl::x509::store::X509StoreBuilder;
 use openssl::x509::verify::X509VerifyFlags;
@@ -23,6 +23,8 @@ use openssl::x509::{X509, X509VerifyResult};
 pub(crate) use self::client::{ClientCredentials, Sessions, client, keep_resumed, keep_sessions};
 #[cfg(test)]
 pub(crate) use self::client::{old_client, sha384_client};
+use self::names::Names;
+pub(crate) use self::names::asked_name;
 use crate::address::Scheme;
 use crate::credentials::{
     Authorize, CaBundle, ClientAuth, Credentials, Identity, PeerIdentity, PskLookup, PublicKey,
@@ -34,6 +36,7 @@ use crate::sys;
 use crate::sys::raw_keys::Side;
 
 mod client;
+mod names;
 mod tickets;
 
 /// What the sessions of a context speak.
@@ -186,43 +189,8 @@ fn server_with(
     for identity in others {
         names.add(identity.names(), Some(build(Some(identity))?.build()));
     }
-    // Every name is acknowledged, one that leads to the first identity too: so a session knows what it was asked
-    // for, and says so when it is resumed.
-    context.set_servername_callback(move |ssl, _alert| {
-        let name = ssl.servername(NameType::HOST_NAME).map(str::to_ascii_lowercase);
-        match name.and_then(|name| names.find(&name).cloned()).flatten() {
-            None => Ok(()),
-            Some(context) => ssl.set_ssl_context(&context).map_err(|_| SniError::ALERT_FATAL),
-        }
-    });
+    names.choose_by(&mut context);
     Ok(context.build())
-}
-
-/// Contexts by the names that they are for; `None` is the first one, which is there already.
-#[derive(Default)]
-struct Names {
-    exact: HashMap<String, Option<SslContext>>,
-    /// By what comes behind `*.`.
-    wildcards: HashMap<String, Option<SslContext>>,
-}
-
-impl Names {
-    /// The first that has a name keeps it.
-    fn add(&mut self, names: Vec<String>, context: Option<SslContext>) {
-        for name in names {
-            let (map, name) = match name.strip_prefix("*.") {
-                Some(parent) => (&mut self.wildcards, parent.to_owned()),
-                None => (&mut self.exact, name),
-            };
-            map.entry(name).or_insert_with(|| context.clone());
-        }
-    }
-
-    fn find(&self, name: &str) -> Option<&Option<SslContext>> {
-        let name = name.strip_suffix('.').unwrap_or(name);
-        let wildcard = || self.wildcards.get(name.split_once('.')?.1);
-        self.exact.get(name).or_else(wildcard)
-    }
 }
 
 fn build_server(
@@ -254,7 +222,7 @@ fn build_server(
     }
     // Tickets resume; a cache would only hold memory for peers that are gone.
     context.set_session_cache_mode(SslSessionCacheMode::OFF);
-    context.set_session_id_context(&session_context(credentials, protocol)?)?;
+    context.set_session_id_context(&session_context(credentials, identity, protocol)?)?;
     tickets::use_keys(&mut context, keys)?;
     if let Some(identity) = identity {
         use_identity(&mut context, identity)?;
@@ -342,10 +310,14 @@ fn verify_keys(
     Ok(())
 }
 
-/// What a session has to have been made under to be resumed: who the server is, by the names of its certificates, and
-/// whom clients are asked to be. A renewed certificate leaves it as it is.
-fn session_context(credentials: &Credentials, protocol: Protocol) -> Result<Vec<u8>, ErrorStack> {
-    let names: BTreeSet<String> = credentials.identities.iter().flat_map(Identity::names).collect();
+/// What a session must have been made under to be resumed: the identity that the server showed, by the names of its
+/// certificate, and what clients are asked for. A renewed certificate and a further identity leave it as it is.
+fn session_context(
+    credentials: &Credentials,
+    identity: Option<&Identity>,
+    protocol: Protocol,
+) -> Result<Vec<u8>, ErrorStack> {
+    let names: BTreeSet<String> = identity.into_iter().flat_map(Identity::names).collect();
     let mut hasher = Hasher::new(MessageDigest::sha256())?;
     let bundle = match &credentials.client_auth {
         ClientAuth::None => None,

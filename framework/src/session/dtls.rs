@@ -17,7 +17,7 @@ use crate::observe::{Counters, bump};
 use crate::protocol::dtls::keys::{RefusedExport, Secrets};
 use crate::protocol::dtls::suite::Aead;
 use crate::protocol::dtls::{Dropped, Opened, Opener, SealError, Sealer};
-use crate::session::context::psk_identity;
+use crate::session::context::{asked_name, psk_identity};
 use crate::sys::raw_keys;
 
 /// What reading from a session came to.
@@ -105,7 +105,7 @@ impl Facts {
             identity,
             cipher,
             alpn: ssl.selected_alpn_protocol().map(text),
-            server_name: ssl.servername(NameType::HOST_NAME).map(str::to_owned),
+            server_name: asked_name(ssl).or_else(|| ssl.servername(NameType::HOST_NAME)).map(str::to_owned),
             srtp: ssl.selected_srtp_profile().map(|profile| profile.name().to_owned()),
             resumed,
             min_ciphertext,

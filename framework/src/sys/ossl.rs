@@ -128,6 +128,23 @@ pub(crate) fn allow_renegotiation(ssl: &mut SslRef) -> Handshakes {
     Handshakes(begun)
 }
 
+/// [SSL_client_hello_get0_ext(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_set_client_hello_cb/): returns the body of
+/// an extension of the ClientHello. Only a ClientHello callback sees one; at any other time there is none.
+pub(crate) fn client_hello_extension(ssl: &SslRef, number: u16) -> Option<Vec<u8>> {
+    let (mut body, mut len) = (ptr::null(), 0);
+    // SAFETY: `ssl` is live, and the two pointers are those of variables that outlive the call. What the call finds
+    // lives as long as the ClientHello, which outlives the copy that is made of it here.
+    unsafe {
+        let found =
+            ffi::SSL_client_hello_get0_ext(ssl.as_ptr(), c_uint::from(number), &raw mut body, &raw mut len);
+        match found {
+            1 if len > 0 => Some(std::slice::from_raw_parts(body, len).to_vec()),
+            1 => Some(Vec::new()),
+            _ => None,
+        }
+    }
+}
+
 /// SSL_set_mtu: the size of handshake datagrams without IP and UDP headers, in bytes. Works only
 /// with SSL_OP_NO_QUERY_MTU.
 pub(crate) fn set_mtu(ssl: &SslRef, mtu: u16) {
