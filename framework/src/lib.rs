@@ -94,6 +94,7 @@ pub use stream::{Framing, StreamSettings};
 pub mod internals {
     pub use crate::dispatcher::child;
     pub use crate::dispatcher::{admit, cookie, hello};
+    pub use crate::protocol::dtls;
     pub use crate::session::record;
     pub use crate::stream::{frames, proxy};
     pub use crate::sys::control::packet_info as control_messages;

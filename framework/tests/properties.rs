@@ -147,6 +147,7 @@ proptest! {
     fn any_bytes_are_classified_without_a_panic(input in vec(any::<u8>(), 0..400)) {
         fuzz_bodies::hello(&input);
         fuzz_bodies::record_filter(&input);
+        fuzz_bodies::record_layer(&input);
         fuzz_bodies::control_messages(&input);
         fuzz_bodies::sctp_notifications(&input);
         fuzz_bodies::stream_frames(&input);
@@ -253,6 +254,14 @@ proptest! {
         choice in any::<u8>(), datagram in plausible_datagram(),
     ) {
         fuzz_bodies::record_filter(&[&[choice], &datagram[..]].concat());
+    }
+
+    #[test]
+    fn only_what_the_peer_sealed_is_authentic(
+        start in any::<[u8; 3]>(), untouched in 0..100_usize, overlay in vec(any::<u8>(), 0..100),
+    ) {
+        // Zeroes leave the record as it is, up to where the overlay begins.
+        fuzz_bodies::record_layer(&[&start[..], &vec![0; untouched], &overlay].concat());
     }
 
     #[test]

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use peeloff::Framing;
 use peeloff::internals::cookie::{CookieJar, CookieVerdict};
+use peeloff::internals::dtls::keys::{Prf, Secrets};
+use peeloff::internals::dtls::suite::Aead;
+use peeloff::internals::dtls::{Opened, Opener, Sealer};
 use peeloff::internals::frames::{self, Frame, Frames};
 use peeloff::internals::hello::{self, ClientHello, FirstDatagram};
 use peeloff::internals::proxy;
@@ -104,6 +107,67 @@ pub fn record_filter(input: &[u8]) {
         }
         Filtered::Drop(reason) => assert_eq!(reason == DropReason::Empty, datagram.is_empty()),
     }
+}
+
+/// The first byte of `input` chooses the cipher suite, the second how long a message is and the third where it begins. The
+/// message is sealed with the peer's key, the rest of `input` is laid over the record by exclusive or, and what is left
+/// of it is appended. Nothing but the untouched record may be authentic.
+pub fn record_layer(input: &[u8]) {
+    let Some((&[choice, len, offset], overlay)) = input.split_first_chunk() else {
+        return;
+    };
+    let suites = [
+        "AES128-GCM",
+        "AES256-GCM",
+        "CHACHA20-POLY1305",
+        "AES128-CCM",
+        "AES256-CCM",
+        "AES128-CCM8",
+        "AES256-CCM8",
+    ];
+    let aead = Aead::of_suite(suites[usize::from(choice) % suites.len()]).expect("a suite that is known");
+    let secrets =
+        Secrets { prf: Prf::Sha256, master: [7; 48].into(), client_random: [1; 32], server_random: [2; 32] };
+    let (keys, _) = secrets.key_block(aead);
+    let mut sealer = Sealer::new(aead, &keys, 1, 1).expect("OpenSSL has the cipher");
+    let mut opener = Opener::new(aead, &keys).expect("OpenSSL has the cipher");
+    let message = vec![len; usize::from(len)];
+    let mut record = Vec::new();
+    sealer.seal_data(&message, &mut record).expect("a message of 255 bytes at most");
+    assert_eq!(wire_len(&record), Some(record.len()));
+
+    let mut datagram = record.clone();
+    let start = usize::from(offset) % record.len();
+    let (over, behind) = overlay.split_at(overlay.len().min(record.len() - start));
+    datagram[start..].iter_mut().zip(over).for_each(|(byte, over)| *byte ^= over);
+    datagram.extend_from_slice(behind);
+    let has_record = datagram.windows(record.len()).any(|window| window == record);
+    let expected: &[Vec<u8>] = if message.is_empty() { &[] } else { std::slice::from_ref(&message) };
+    let messages = authentic(&mut opener, &datagram);
+    if datagram.starts_with(&record) {
+        assert_eq!(messages, expected, "the record is read whatever follows it");
+    } else if !has_record {
+        assert!(messages.is_empty(), "{} messages are authentic", messages.len());
+    }
+    if !messages.is_empty() {
+        assert!(authentic(&mut opener, &record).is_empty(), "a record is accepted once");
+    }
+}
+
+/// The messages in a datagram. No alert and no handshake message may be in it.
+fn authentic(opener: &mut Opener, datagram: &[u8]) -> Vec<Vec<u8>> {
+    let (mut datagram, mut at, mut messages) = (datagram.to_vec(), 0, Vec::new());
+    loop {
+        let before = at;
+        match opener.open(&mut datagram, &mut at) {
+            None => break,
+            Some(Opened::Data(range)) => messages.push(datagram[range].to_vec()),
+            Some(Opened::Dropped(_)) => {}
+            Some(other) => panic!("{other:?} is authentic"),
+        }
+        assert!(before < at && at <= datagram.len());
+    }
+    messages
 }
 
 /// Walks whole records, none of which may be one that the filter is to keep out; how many are encrypted.
