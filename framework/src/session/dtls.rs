@@ -10,7 +10,6 @@ use socket2::Socket;
 use super::Sent;
 use super::datagram;
 use super::handshake::{Failure, alert_text, broken};
-use super::record;
 use crate::credentials::{PeerCertificate, PeerIdentity};
 use crate::error::EndReason;
 use crate::observe::{Counters, bump};
@@ -82,7 +81,7 @@ pub(crate) struct Facts {
     pub(crate) server_name: Option<String>,
     pub(crate) srtp: Option<String>,
     pub(crate) resumed: bool,
-    /// Bytes below which a record of this suite is forged; 0 where there are no records.
+    /// The shortest body of a DTLS record of this suite, in bytes; 0 where there are no records.
     pub(crate) min_ciphertext: usize,
 }
 
@@ -99,7 +98,7 @@ impl Facts {
             (None, None) => raw_keys::shown(ssl).map_or(PeerIdentity::Anonymous, PeerIdentity::RawPublicKey),
         };
         let cipher = ssl.current_cipher().map(|cipher| cipher.name().to_owned());
-        let min_ciphertext = record::min_ciphertext(cipher.as_deref().unwrap_or_default());
+        let min_ciphertext = cipher.as_deref().and_then(Aead::of_suite).map_or(0, Aead::overhead);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Self {
             identity,

@@ -26,7 +26,7 @@ use socket2::Socket;
 use super::context::{Sessions, keep_resumed, keep_sessions};
 use super::datagram::DatagramIo;
 use super::dtls::{DtlsSession, Facts, describe};
-use super::record::{self, Filtered, Phase};
+use super::record::{self, Filtered};
 use crate::association::{Association, signal};
 use crate::dispatcher::cookie::AddressProven;
 use crate::dispatcher::hello::{ClientHello, HANDSHAKE, Record};
@@ -246,8 +246,8 @@ impl Handshake {
                 }
             }
         }
-        match record::filter(datagram, Phase::Handshake) {
-            Filtered::Pass { len, .. } => {
+        match record::filter(datagram) {
+            Filtered::Pass { len } => {
                 datagram.truncate(len);
                 if !self.set_early_records_aside(datagram) {
                     bump(&counters.records_dropped);

@@ -15,7 +15,7 @@ use peeloff::internals::dtls::{Opened, Opener, Sealer};
 use peeloff::internals::frames::{self, Frame, Frames};
 use peeloff::internals::hello::{self, ClientHello, FirstDatagram};
 use peeloff::internals::proxy;
-use peeloff::internals::record::{self, DropReason, Filtered, Phase};
+use peeloff::internals::record::{self, DropReason, Filtered};
 use peeloff::sctp::{self, MalformedNotification, Notification};
 
 /// `input` is the first datagram of a stranger.
@@ -76,36 +76,21 @@ fn check_cookie(hello: &ClientHello<'_>) {
     assert_eq!(jar.verify(address(3), address(2), &returned), CookieVerdict::Invalid);
 }
 
-/// The first byte of `input` chooses the phase and the cipher suite, the rest is a datagram from the peer.
+/// `input` is a datagram of the peer during the handshake.
 pub fn record_filter(input: &[u8]) {
-    let Some((&choice, datagram)) = input.split_first() else {
-        return;
-    };
-    let suites = ["ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-RSA-CHACHA20-POLY1305", "AES128-SHA", "NULL-SHA"];
-    let min_ciphertext = record::min_ciphertext(suites[usize::from(choice / 2) % suites.len()]);
-    let established = choice % 2 == 1;
-    let phase = if established { Phase::Established { min_ciphertext } } else { Phase::Handshake };
-    record::is_handshake_retransmission(datagram);
-    match record::filter(datagram, phase) {
-        Filtered::Pass { len, next_epoch_records } => {
-            let passed = &datagram[..len];
-            let encrypted = check_records(passed, if established { min_ciphertext } else { 24 });
-            assert_eq!(next_epoch_records, if established { 0 } else { encrypted });
-            assert!(encrypted > 0 || !established, "nothing that OpenSSL would read");
-            assert_eq!(record::filter(passed, phase), Filtered::Pass { len, next_epoch_records });
-        }
-        Filtered::ClientHello(hello) => {
-            assert!(established);
-            assert_eq!(hello::classify(datagram), FirstDatagram::ClientHello(hello));
+    record::is_handshake_retransmission(input);
+    match record::filter(input) {
+        Filtered::Pass { len } => {
+            check_records(&input[..len]);
+            assert_eq!(record::filter(&input[..len]), Filtered::Pass { len });
         }
         Filtered::PlaintextAlert { level, description } => {
-            assert!(!established);
             assert_eq!(
-                (datagram[0], &datagram[3..5], &datagram[13..15]),
+                (input[0], &input[3..5], &input[13..15]),
                 (21, &[0, 0][..], &[level, description][..])
             );
         }
-        Filtered::Drop(reason) => assert_eq!(reason == DropReason::Empty, datagram.is_empty()),
+        Filtered::Drop(reason) => assert_eq!(reason == DropReason::Empty, input.is_empty()),
     }
 }
 
@@ -170,23 +155,18 @@ fn authentic(opener: &mut Opener, datagram: &[u8]) -> Vec<Vec<u8>> {
     messages
 }
 
-/// Walks whole records, none of which may be one that the filter is to keep out; how many are encrypted.
-fn check_records(mut bytes: &[u8], min_ciphertext: usize) -> usize {
-    let mut encrypted = 0;
+/// Walks whole records, none of which may be one that the filter is to keep out.
+fn check_records(mut bytes: &[u8]) {
     assert!(!bytes.is_empty());
     while !bytes.is_empty() {
         let len = wire_len(bytes).expect("whole records");
         match bytes[3..5] {
             [0, 0] => assert!(matches!(bytes[0], 20 | 22) && len - 13 <= 1 << 14),
-            [0, 1] => {
-                assert!((min_ciphertext..=(1 << 14) + 2048).contains(&(len - 13)));
-                encrypted += 1;
-            }
+            [0, 1] => assert!((24..=(1 << 14) + 2048).contains(&(len - 13))),
             _ => panic!("an epoch that does not occur"),
         }
         bytes = &bytes[len..];
     }
-    encrypted
 }
 
 /// The length of the record at the front of `bytes`, if it is whole.
