@@ -26,6 +26,8 @@ pub enum Command {
     Who(Option<RoomName>),
     /// `/msg NAME TEXT`.
     Tell(Addressee, String),
+    /// `/ping [TEXT]`, which a client asks to learn that the lines before it have arrived.
+    Ping(String),
     /// `/help`.
     Help,
     /// `/quit`.
@@ -73,10 +75,14 @@ pub enum Complaint {
 
 /// The lines of `/help`.
 pub const HELP: &[&str] = &[
-    "plain text is said to the current room; //text says /text",
-    "/nick NAME takes a name, /msg NAME TEXT tells somebody in private, /me TEXT says what you do",
-    "/join ROOM enters a room and makes it the current one, /leave [ROOM] leaves it",
-    "/rooms lists the rooms, /who [ROOM] who is there, /quit says goodbye",
+    "plain text is said to your current room; //text says /text",
+    "/nick NAME takes a name",
+    "/me TEXT says what you do",
+    "/msg NAME TEXT tells somebody in private",
+    "/join ROOM enters a room, and makes it your current room",
+    "/leave [ROOM] leaves it",
+    "/rooms lists the rooms, /who [ROOM] lists who is there",
+    "/quit says goodbye",
 ];
 
 /// The longest name of a process, whatever the limit on other names is.
@@ -130,6 +136,7 @@ pub fn parse(line: &[u8], lengths: Lengths) -> Result<Command, Complaint> {
             let to = Addressee { name: name("/msg", to, lengths.name)?, origin };
             Ok(Command::Tell(to, text.to_owned()))
         }
+        "ping" => Ok(Command::Ping(quoted(rest))),
         "help" | "?" => Ok(Command::Help),
         "quit" | "exit" => Ok(Command::Quit),
         _ => Err(Complaint::Unknown(quoted(word))),
@@ -226,6 +233,8 @@ mod tests {
             ("/me waves", Command::Act("waves".to_owned())),
             ("/msg alice  hi there", Command::Tell(to(None), "hi there".to_owned())),
             ("/msg alice@north hi", Command::Tell(to(Some("north")), "hi".to_owned())),
+            ("/ping", Command::Ping(String::new())),
+            ("/ping 7", Command::Ping("7".to_owned())),
             ("/quit", Command::Quit),
             ("/help", Command::Help),
         ] {

@@ -64,6 +64,13 @@ impl<O: Outlet> Conversation<O> {
     pub fn take(&mut self, message: &[u8], stream: u16, now: Instant) -> Flow {
         let message = message.strip_suffix(b"\n").unwrap_or(message);
         for line in message.split(|byte| *byte == b'\n') {
+            let parsed = parse(line, self.hub.rules.lengths);
+            if let Ok(Command::Ping(text)) = parsed {
+                if self.bucket.hears() {
+                    self.tell(&Line::answer(format_args!("pong {text}")));
+                }
+                continue;
+            }
             match self.bucket.take(now) {
                 Verdict::Heard => {}
                 Verdict::Warned => {
@@ -74,7 +81,7 @@ impl<O: Outlet> Conversation<O> {
                 }
                 Verdict::Ignored => continue,
             }
-            let flow = match parse(line, self.hub.rules.lengths) {
+            let flow = match parsed {
                 Ok(command) => self.obey(command, stream),
                 Err(complaint) => {
                     self.wrong(complaint);
@@ -102,7 +109,8 @@ impl<O: Outlet> Conversation<O> {
 
     fn obey(&mut self, command: Command, stream: u16) -> Flow {
         match command {
-            Command::Nothing => {}
+            // Answered before anything else.
+            Command::Nothing | Command::Ping(_) => {}
             Command::Say(text) => {
                 self.speak(stream, text, Line::said, |room, name, text| News::Said { room, name, text })
             }
@@ -139,6 +147,9 @@ impl<O: Outlet> Conversation<O> {
         let (room, name) = (seat.room.name(), self.member.name());
         Hub::broadcast(&seat.room, &line(room, name.clone(), &text), Some(self.member.id()));
         self.hub.publish(news(room.clone(), name, text));
+        if !self.hub.has_others(&seat.room) {
+            self.tell(&Line::notice(format_args!("nobody else is in {room} to hear that")));
+        }
     }
 
     fn rename(&self, new: &Name) {
@@ -161,8 +172,9 @@ impl<O: Outlet> Conversation<O> {
     fn join(&mut self, name: &RoomName) {
         if let Some(place) = self.seats.iter().position(|seat| seat.room.name() == name) {
             let seat = self.seats.remove(place);
+            let others = self.hub.others(&self.member, &seat.room);
             self.seats.push(seat);
-            return self.tell(&Line::notice(format_args!("{name} is your current room")));
+            return self.tell(&Line::notice(format_args!("{name} is your current room; {others}")));
         }
         if self.seats.len() >= MEMBER_ROOMS {
             return self.wrong(Refusal::TooManyOfYours);
@@ -176,9 +188,10 @@ impl<O: Outlet> Conversation<O> {
             Ok(room) => room,
             Err(refusal) => return self.wrong(refusal),
         };
+        let others = self.hub.others(&self.member, &room);
         match stream {
-            0 => self.tell(&Line::notice(format_args!("you joined {name}"))),
-            _ => self.tell(&Line::notice(format_args!("you joined {name} on stream {stream}"))),
+            0 => self.tell(&Line::notice(format_args!("you joined {name}; {others}"))),
+            _ => self.tell(&Line::notice(format_args!("you joined {name} on stream {stream}; {others}"))),
         }
         let who = self.member.name();
         self.hub.announce(&room, &Line::joined(name, &who), Some(self.member.id()));

@@ -98,6 +98,11 @@ impl Bucket {
         self.warned = false;
         Verdict::Heard
     }
+
+    /// Whether the last line was heard: what asks for an answer to it is free, and gets none otherwise.
+    pub fn hears(&self) -> bool {
+        !self.warned
+    }
 }
 
 #[cfg(test)]
@@ -112,8 +117,10 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(at(&mut bucket, 0), Verdict::Heard);
         }
+        assert!(bucket.hears());
         assert_eq!(at(&mut bucket, 0), Verdict::Warned);
         assert_eq!(at(&mut bucket, 400), Verdict::Ignored);
+        assert!(!bucket.hears());
         assert_eq!(at(&mut bucket, 500), Verdict::Heard);
         assert_eq!(at(&mut bucket, 900), Verdict::Warned);
         assert_eq!(at(&mut bucket, 1000), Verdict::Heard);

@@ -22,6 +22,9 @@ use crate::chat::text::Lengths;
 /// The most names that an answer lists.
 const LISTED: usize = 200;
 
+/// The most names that a member who joins a room reads at once.
+const GREETED: usize = 8;
+
 /// Where a member's lines go.
 pub trait Outlet: Send + Sync + 'static {
     /// Sends a line, or queues it within bounds, or drops it; never blocks. `stream` is what the room
@@ -139,6 +142,35 @@ impl<O: Outlet> Hub<O> {
         }
         let names = rooms.into_iter().map(|(room, count)| format!("{room}({count})"));
         answer(to, "rooms", names.collect(), "rooms");
+    }
+
+    /// Whether somebody else than this member is in a room, here or elsewhere.
+    pub(super) fn has_others(&self, room: &Room<O>) -> bool {
+        room.occupants().len() > 1
+            || self.remote.as_ref().is_some_and(|remote| remote.has_members(room.name()))
+    }
+
+    /// Who else is in a room, for a member that joins it.
+    pub(super) fn others(&self, member: &Member<O>, room: &Room<O>) -> String {
+        let occupants = room.occupants();
+        let mut others: Vec<String> = occupants
+            .iter()
+            .filter(|occupant| occupant.member.id() != member.id())
+            .take(GREETED + 1)
+            .map(|occupant| occupant.member.name().to_string())
+            .collect();
+        let mut count = occupants.len().saturating_sub(1);
+        if let Some(remote) = &self.remote {
+            let elsewhere = remote.members(room.name());
+            count += elsewhere.len();
+            others.extend(elsewhere);
+        }
+        others.truncate(GREETED);
+        match (count, count.saturating_sub(others.len())) {
+            (0, _) => "nobody else is here".to_owned(),
+            (_, 0) => format!("here already: {}", others.join(", ")),
+            (_, more) => format!("here already: {} and {more} more", others.join(", ")),
+        }
     }
 
     /// Answers `/who`; false if there is no such room.

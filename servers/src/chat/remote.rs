@@ -132,6 +132,11 @@ impl Remote {
         self.roster.lock().members(room).collect()
     }
 
+    /// Whether somebody elsewhere is in a room.
+    pub(super) fn has_members(&self, room: &RoomName) -> bool {
+        self.roster.lock().count(room) > 0
+    }
+
     /// Adds the members elsewhere to the counts of these rooms, and the rooms that are elsewhere only.
     pub(super) fn add_counts(&self, rooms: &mut Vec<(RoomName, usize)>) {
         let roster = self.roster.lock();

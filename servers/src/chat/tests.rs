@@ -67,7 +67,10 @@ fn whoever_comes_is_a_guest_in_the_lobby_and_may_just_type() {
     let hub = hub(rules());
     let screen = Screen::default();
     let mut alice = Conversation::begin(&hub, screen.clone(), 0);
-    assert_eq!(screen.lines(), ["* you are guest1; /help lists the commands", "* you joined lobby"]);
+    assert_eq!(
+        screen.lines(),
+        ["* you are guest1; /help lists the commands", "* you joined lobby; nobody else is here"]
+    );
     let (_bob, to_bob) = come(&hub);
     assert_eq!(screen.lines(), ["* guest2 joined lobby"]);
     type_in(&mut alice, "hello\n");
@@ -101,11 +104,12 @@ fn the_room_joined_last_is_current() {
     let ((mut alice, to_alice), (mut bob, to_bob)) = (come(&hub), come(&hub));
     to_alice.lines();
     type_in(&mut alice, "/join kitchen");
-    assert_eq!(to_alice.lines(), ["* you joined kitchen"]);
+    assert_eq!(to_alice.lines(), ["* you joined kitchen; nobody else is here"]);
     type_in(&mut alice, "unheard");
+    assert_eq!(to_alice.lines(), ["* nobody else is in kitchen to hear that"]);
     assert!(to_bob.lines().is_empty());
     type_in(&mut alice, "/join #Lobby");
-    assert_eq!(to_alice.lines(), ["* lobby is your current room"]);
+    assert_eq!(to_alice.lines(), ["* lobby is your current room; here already: guest2"]);
     type_in(&mut alice, "heard");
     assert_eq!(to_bob.lines(), ["[lobby] guest1: heard"]);
     type_in(&mut alice, "/leave");
@@ -135,7 +139,7 @@ fn rooms_and_members_are_listed() {
         to_alice.lines(),
         [
             "= lobby: guest1 guest2",
-            "* you joined kitchen",
+            "* you joined kitchen; nobody else is here",
             "= rooms: kitchen(1) lobby(2)",
             "= lobby: guest1 guest2",
             "! there is no room cellar: /rooms lists them",
@@ -220,7 +224,7 @@ fn a_full_lobby_leaves_a_guest_in_no_room() {
     let lines = screen.lines();
     assert_eq!(lines[1], "! lobby is full with 1 members: join another room, or try later");
     type_in(&mut bob, "/join kitchen");
-    assert_eq!(screen.lines(), ["* you joined kitchen"]);
+    assert_eq!(screen.lines(), ["* you joined kitchen; nobody else is here"]);
 }
 
 #[test]
@@ -240,10 +244,13 @@ fn rooms_have_streams_where_there_are_some() {
     let hub = hub(rules());
     let screen = Screen::default();
     let mut alice = Conversation::begin(&hub, screen.clone(), 2);
-    assert_eq!(screen.lines()[1], "* you joined lobby on stream 1");
+    assert_eq!(screen.lines()[1], "* you joined lobby on stream 1; nobody else is here");
     type_in(&mut alice, "/join kitchen");
     type_in(&mut alice, "/join cellar");
-    assert_eq!(screen.lines(), ["* you joined kitchen on stream 2", "* you joined cellar"]);
+    assert_eq!(
+        screen.lines(),
+        ["* you joined kitchen on stream 2; nobody else is here", "* you joined cellar; nobody else is here"]
+    );
     let ((mut bob, to_bob), (mut carol, to_carol)) = (come(&hub), come(&hub));
     type_in(&mut carol, "/join cellar");
     screen.lines();
@@ -264,7 +271,7 @@ fn rooms_have_streams_where_there_are_some() {
     // A stream that is free again is taken again.
     type_in(&mut alice, "/leave lobby");
     type_in(&mut alice, "/join attic");
-    assert!(screen.lines().contains(&"* you joined attic on stream 1".to_owned()));
+    assert!(screen.lines().contains(&"* you joined attic on stream 1; nobody else is here".to_owned()));
 }
 
 /// A hub that is in reach of others; what it publishes is in the receiver.
@@ -453,9 +460,68 @@ fn a_name_or_room_that_looks_like_one_on_another_host_is_refused() {
     // The same name is told apart by the host, and the same room is shared.
     type_in(&mut bob, "/nick alice");
     type_in(&mut bob, "/join lounge");
-    assert_eq!(to_bob.lines(), ["* you are alice now", "* you joined lounge"]);
+    assert_eq!(to_bob.lines(), ["* you are alice now", "* you joined lounge; here already: alice@north"]);
     hear(&hub, News::Left { room: room("lounge"), name: alice }, now);
     to_bob.lines();
     type_in(&mut bob, "/nick a1ice");
     assert_eq!(to_bob.lines(), ["* you are a1ice now"]);
+}
+
+#[test]
+fn whoever_joins_a_room_is_told_who_is_there() {
+    let (hub, _errands) = shared_hub("south");
+    let _crowd: Vec<_> = (0..7).map(|_| come(&hub)).collect();
+    let (mut last, to_last) = come(&hub);
+    type_in(&mut last, "/join lobby");
+    assert_eq!(
+        to_last.lines(),
+        [
+            "* lobby is your current room; here already: guest1, guest2, guest3, guest4, guest5, guest6, guest7"
+        ]
+    );
+    let (now, lobby) = (Instant::now(), room("lobby"));
+    hear(&hub, News::Joined { room: lobby.clone(), name: name("alice") }, now);
+    hear(&hub, News::Joined { room: lobby, name: name("carol") }, now);
+    to_last.lines();
+    type_in(&mut last, "/join lobby");
+    assert!(to_last.lines()[0].ends_with("guest7, alice@north and 1 more"));
+}
+
+#[test]
+fn whoever_speaks_to_nobody_is_told_so() {
+    let (hub, _errands) = shared_hub("south");
+    let (mut alone, screen) = come(&hub);
+    type_in(&mut alone, "anyone?");
+    type_in(&mut alone, "/me waits");
+    assert_eq!(screen.lines(), ["* nobody else is in lobby to hear that"; 2]);
+    hear(&hub, News::Joined { room: room("lobby"), name: name("alice") }, Instant::now());
+    screen.lines();
+    type_in(&mut alone, "alice?");
+    assert!(screen.lines().is_empty());
+}
+
+#[test]
+fn a_ping_is_answered_after_the_lines_before_it_if_they_were_heard() {
+    let hub = hub(Rules { flood: "1/2".parse().unwrap(), ..rules() });
+    let ((mut alice, to_alice), (_bob, to_bob)) = (come(&hub), come(&hub));
+    to_alice.lines();
+    let now = Instant::now();
+    for number in 0..2 {
+        alice.take(format!("hello\n/ping {number}\n").as_bytes(), 0, now);
+    }
+    assert_eq!(to_alice.lines(), ["= pong 0", "= pong 1"]);
+    // It takes nothing out of the bucket, and is not answered once that is empty.
+    alice.take(b"too much\n/ping 2\n", 0, now);
+    alice.take(b"too much\n/ping 3\n/ping 4\n", 0, now);
+    assert_eq!(to_alice.lines(), ["! too fast, and not heard: write at most 1 lines a second"]);
+    assert_eq!(to_bob.lines().len(), 2);
+    alice.take(b"again\n/ping 5\n", 0, now + Duration::from_secs(2));
+    assert_eq!(to_alice.lines(), ["= pong 5"]);
+}
+
+#[test]
+fn the_lines_of_the_help_fit_a_terminal() {
+    for line in super::command::HELP {
+        assert!(line.len() < 78, "{line}");
+    }
 }
