@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 use crate::address::{Address, Host, Scheme};
 use crate::association::Association;
 use crate::config::Timeouts;
-use crate::credentials::{CaBundle, Identity, PublicKey};
+use crate::credentials::{CaBundle, Identity, PublicKey, RevocationList};
 use crate::error::{ConnectError, EndReason, IdentityError, NoSctp};
 use crate::observe::Counters;
 use crate::outbox::Outbox;
@@ -85,6 +85,16 @@ impl Client {
         self.changed()
     }
 
+    /// Refuses servers whose chain has a revoked certificate, the server's own or an authority's, also when their session
+    /// is resumed. Every authority of a chain then needs a current list in `list`. With the authorities of
+    /// [`ca`](Self::ca), [`connect`](Self::connect) fails where one of these has none
+    /// ([`IdentityError::NoListOf`](crate::IdentityError::NoListOf)).
+    #[must_use]
+    pub fn revoked(mut self, list: RevocationList) -> Self {
+        self.credentials.revoked = Some(list);
+        self.changed()
+    }
+
     /// Takes the server whose key this is, and shows the bare key of the [identity](Self::identity) to a server that
     /// asks for one (raw public keys, RFC 7250). A certificate is then taken only where a CA is given too. Needs
     /// OpenSSL 3.2; with an earlier one [`connect`](Self::connect) fails.
@@ -131,8 +141,8 @@ impl Client {
     }
 
     /// Whether a second connection to a server may resume the session of the first (RFC 5077, RFC 8446 §2.2), which
-    /// costs both sides much less. Sessions are kept by this value and its clones, for 1,024 servers. The certificate is
-    /// not verified again. Whoever never [reads](Peer::recv) gets no session of TLS 1.3; and on DTLS, where a resumed
+    /// costs both sides much less. Sessions are kept by this value and its clones, for 1,024 servers. A chain that has
+    /// expired or been revoked meanwhile leads to a full handshake. Whoever never [reads](Peer::recv) gets no session of TLS 1.3; and on DTLS, where a resumed
     /// handshake ends with the client's datagrams, nobody sends those again if they are lost. Default: `true`.
     #[must_use]
     pub fn resumption(mut self, wanted: bool) -> Self {
@@ -418,7 +428,8 @@ impl Client {
     /// Hosts with one name and port may share their keys, so what counts is who a server proves to be.
     fn resume(&self, address: &Address, peer: SocketAddr, name: &str) -> Option<Resume<'_>> {
         let server = format!("{}://{name}:{}", address.scheme, peer.port());
-        self.resumption.then_some(Resume { sessions: &self.credentials.sessions, server })
+        let ClientCredentials { sessions, revoked, .. } = &self.credentials;
+        self.resumption.then_some(Resume { sessions, revoked: revoked.as_ref(), server })
     }
 
     /// Who the server must prove to be.

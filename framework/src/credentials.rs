@@ -11,10 +11,14 @@ use crate::error::IdentityError;
 mod identity;
 mod keys;
 mod peer;
+mod revocation;
 
-pub use self::identity::{CaBundle, Identity, PublicKey, RevocationList};
+pub(crate) use self::identity::unix_now;
+pub use self::identity::{CaBundle, Identity, PublicKey};
 pub use self::keys::SharedKeys;
 pub use self::peer::{PeerCertificate, PeerIdentity};
+pub use self::revocation::RevocationList;
+pub(crate) use self::revocation::issuer_digest;
 
 /// All that a server shows and asks for in its handshakes. [`Handle::reload`](crate::Handle::reload) replaces it
 /// while the server runs.
@@ -64,8 +68,11 @@ impl Credentials {
         self
     }
 
-    /// Refuses clients whose certificates are revoked, also when they resume. Then there has to be a list of each
-    /// authority that issues to clients: a certificate whose authority has none is refused.
+    /// Refuses clients whose chain has a revoked certificate, the client's own or an authority's, also when they resume
+    /// a session. Every authority of a chain then needs a current list, which the bytes or the file of `list` must
+    /// hold too: a client below an authority without one is refused, and the reason names that authority. The server
+    /// does not start where an authority of [`client_auth`](Self::client_auth) has none
+    /// ([`IdentityError::NoListOf`](crate::IdentityError::NoListOf)).
     #[must_use]
     pub fn revoked(mut self, list: RevocationList) -> Self {
         self.revoked = Some(list);

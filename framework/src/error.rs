@@ -293,6 +293,14 @@ pub enum IdentityError {
         /// The file, or "the revocation list".
         place: String,
     },
+    /// Revocation lists are given, and none is of this authority: everybody below it would be refused.
+    #[error(
+        "there is no revocation list of the authority {authority}; add it to the lists, or take the authority out of the CA file"
+    )]
+    NoListOf {
+        /// The authority's subject on one line, such as `CN=Sub CA,O=Example`.
+        authority: String,
+    },
     /// No successful OCSP response in it.
     #[error("{place} holds no successful OCSP response; write it with openssl ocsp -respout")]
     NoOcspResponse {

@@ -148,19 +148,6 @@ fn revoked_certificates_are_refused() {
 }
 
 #[test]
-fn a_certificate_without_a_list_of_its_authority_is_refused_where_lists_are_asked_for() {
-    let (authority, other) = (Authority::new(), Authority::new());
-    let list = RevocationList::from_bytes(&other.revoke(&[])).unwrap();
-    let credentials = Credentials::new()
-        .identity(authority.issue("server", &p256()))
-        .client_auth(ClientAuth::Required(authority.bundle()))
-        .revoked(list);
-    let running = Running::start(BOTH[1], credentials);
-    let client = Client::builder().ca(authority.bundle()).identity(authority.issue("client", &p256()));
-    assert!(is_turned_away(running.connect(&client)));
-}
-
-#[test]
 fn whoever_is_not_authorised_is_told_goodbye_before_the_handler_sees_them() {
     let authority = Authority::new();
     for url in BOTH {

@@ -1,8 +1,7 @@
-//! Who we are and whom we trust: certificates with their keys, authorities, revoked certificates.
+//! Who we are and whom we trust: certificates with their keys, authorities, bare keys.
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
 
 use openssl::asn1::Asn1Time;
 use openssl::bn::{BigNum, MsbOption};
@@ -13,7 +12,7 @@ use openssl::nid::Nid;
 use openssl::ocsp::{OcspResponse, OcspResponseStatus};
 use openssl::pkey::{PKey, Private, Public};
 use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
-use openssl::x509::{CrlStatus, X509, X509Crl, X509NameBuilder};
+use openssl::x509::{X509, X509NameBuilder};
 
 use super::peer::{PeerCertificate, fingerprint};
 use super::{read, refused};
@@ -179,65 +178,6 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// Certificates that their authorities have revoked, as of when the list was made (CRL, RFC 5280 §5).
-#[derive(Clone)]
-pub struct RevocationList {
-    pub(crate) lists: Vec<Arc<X509Crl>>,
-}
-
-impl RevocationList {
-    /// One or more lists in PEM, or one in DER.
-    ///
-    /// # Errors
-    ///
-    /// There is none in it.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, IdentityError> {
-        Self::parse(bytes, "the revocation list")
-    }
-
-    /// As [`from_bytes`](Self::from_bytes), from a file.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be read, or there is no list in it.
-    pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
-        Self::parse(&read(path)?, &path.display().to_string())
-    }
-
-    fn parse(bytes: &[u8], place: &str) -> Result<Self, IdentityError> {
-        const BEGIN: &[u8] = b"-----BEGIN X509 CRL-----";
-        let mut lists = Vec::new();
-        let starts: Vec<usize> =
-            (0..bytes.len()).filter(|&start| bytes[start..].starts_with(BEGIN)).collect();
-        for &start in &starts {
-            lists.push(X509Crl::from_pem(&bytes[start..]));
-        }
-        if starts.is_empty() {
-            lists.push(X509Crl::from_der(bytes));
-        }
-        let lists: Result<Vec<_>, _> = lists.into_iter().map(|list| list.map(Arc::new)).collect();
-        let lists = lists.map_err(|_| IdentityError::NoRevocationList { place: place.to_owned() })?;
-        Ok(Self { lists })
-    }
-
-    /// Whether this certificate is on one of the lists.
-    pub(crate) fn revokes(&self, certificate: &X509) -> bool {
-        let issuer = |list: &X509Crl| {
-            let names = (list.issuer_name().to_der(), certificate.issuer_name().to_der());
-            matches!(names, (Ok(list), Ok(issuer)) if list == issuer)
-        };
-        self.lists
-            .iter()
-            .any(|list| issuer(list) && matches!(list.get_by_cert(certificate), CrlStatus::Revoked(_)))
-    }
-}
-
-impl fmt::Debug for RevocationList {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RevocationList({} lists)", self.lists.len())
-    }
-}
-
 fn make_self_signed() -> Result<Identity, ErrorStack> {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
     let key = PKey::from_ec_key(EcKey::generate(&group)?)?;
@@ -267,7 +207,7 @@ fn make_self_signed() -> Result<Identity, ErrorStack> {
     Ok(Identity { chain: vec![builder.build()], key, ocsp: None })
 }
 
-fn unix_now() -> i64 {
+pub(crate) fn unix_now() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |now| now.as_secs() as i64)
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
-use openssl::x509::X509Ref;
+use openssl::x509::{X509NameRef, X509Ref};
 
 /// Who the peer proved to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,7 +51,7 @@ impl PeerCertificate {
         let common_name = names.next().and_then(|entry| entry.data().to_string().ok());
         let mut found = Self {
             der: certificate.to_der().unwrap_or_default(),
-            subject: subject(certificate),
+            subject: name_line(certificate.subject_name()),
             common_name,
             dns_names: Vec::new(),
             ip_addresses: Vec::new(),
@@ -74,9 +74,9 @@ impl PeerCertificate {
     }
 }
 
-/// The subject on one line, the most specific part first; what would end a part is escaped (RFC 2253 §2.4).
-fn subject(certificate: &X509Ref) -> String {
-    let parts = certificate.subject_name().entries().map(|entry| {
+/// Returns a name on one line, the most specific part first, with what would end a part escaped (RFC 2253 §2.4).
+pub(crate) fn name_line(name: &X509NameRef) -> String {
+    let parts = name.entries().map(|entry| {
         let name = entry.object().nid().short_name().unwrap_or("?").to_owned();
         let value = entry.data().to_string().unwrap_or_default();
         value.chars().fold(name + "=", |mut part, c| {

@@ -16,10 +16,11 @@ use openssl::ssl::{
     AlpnError, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslSessionCacheMode,
     SslVerifyMode, SslVersion, select_next_proto,
 };
+use openssl::x509::X509VerifyResult;
 use openssl::x509::store::X509StoreBuilder;
 use openssl::x509::verify::X509VerifyFlags;
-use openssl::x509::{X509, X509VerifyResult};
 
+pub(crate) use self::chain::objection;
 pub(crate) use self::client::{ClientCredentials, Sessions, client, keep_resumed, keep_sessions};
 #[cfg(test)]
 pub(crate) use self::client::{old_client, sha384_client};
@@ -35,6 +36,7 @@ use crate::session::dtls::Facts;
 use crate::sys;
 use crate::sys::raw_keys::Side;
 
+mod chain;
 mod client;
 mod names;
 mod tickets;
@@ -75,7 +77,6 @@ pub(crate) struct Contexts {
     dtls: Option<SslContext>,
     tls: Option<SslContext>,
     authorize: Option<Authorize>,
-    revoked: Option<RevocationList>,
     psk: Option<PskLookup>,
 }
 
@@ -90,7 +91,6 @@ impl Contexts {
             dtls: None,
             tls: None,
             authorize: credentials.authorize.clone(),
-            revoked: credentials.revoked.clone(),
             psk: credentials.psk.clone(),
         };
         for scheme in schemes {
@@ -117,9 +117,8 @@ impl Contexts {
         self.tls.as_ref().expect("a TLS listener has a context")
     }
 
-    /// Whether a peer that has completed its handshake may come in. Who resumes has not shown the certificate
-    /// again, so that may be revoked or out of date by now, and a pre-shared key may be withdrawn. Blocks as the
-    /// user's callbacks do.
+    /// Whether a peer that has completed its handshake may come in: a pre-shared key may be withdrawn since the session
+    /// began that is resumed, and the user decides anew each time. Blocks as the user's callbacks do.
     pub(crate) fn may_enter(&self, facts: &Facts) -> Result<(), &'static str> {
         let identity = &facts.identity;
         if let PeerIdentity::Psk(name) = identity
@@ -127,16 +126,6 @@ impl Contexts {
             && self.psk.as_ref().and_then(|lookup| look_up(lookup, name)).is_none()
         {
             return Err("its pre-shared key is not known any more");
-        }
-        if let PeerIdentity::Certificate(certificate) = identity {
-            let parsed = X509::from_der(&certificate.der).map_err(|_| "its certificate cannot be read")?;
-            if self.revoked.as_ref().is_some_and(|list| list.revokes(&parsed)) {
-                return Err("its certificate is revoked");
-            }
-            let now = openssl::asn1::Asn1Time::days_from_now(0).map_err(|_| "no clock")?;
-            if parsed.not_after() < now {
-                return Err("its certificate is out of date");
-            }
         }
         let Some(ask) = &self.authorize else { return Ok(()) };
         match catch_unwind(AssertUnwindSafe(|| ask(identity))) {
@@ -174,6 +163,11 @@ fn server_with(
     }
     if credentials.alpn.iter().any(|protocol| !(1..=255).contains(&protocol.len())) {
         return Err(IdentityError::BadAlpn);
+    }
+    if let (Some(lists), ClientAuth::Optional(bundle) | ClientAuth::Required(bundle)) =
+        (&credentials.revoked, &credentials.client_auth)
+    {
+        lists.check_authorities(&bundle.certificates)?;
     }
     let keys = credentials.keys.as_ref().unwrap_or(keys);
     let log = credentials.key_log.as_deref().map(open_key_log).transpose()?;
@@ -224,6 +218,7 @@ fn build_server(
     context.set_session_cache_mode(SslSessionCacheMode::OFF);
     context.set_session_id_context(&session_context(credentials, identity, protocol)?)?;
     tickets::use_keys(&mut context, keys)?;
+    chain::use_records(&mut context);
     if let Some(identity) = identity {
         use_identity(&mut context, identity)?;
         if let Some(response) = identity.ocsp.clone() {
@@ -260,7 +255,7 @@ fn build_server(
         }
     }
     if let Some(bundle) = bundle {
-        use_authorities(&mut context, bundle, credentials.revoked.as_ref())?;
+        use_authorities(&mut context, Some(bundle), credentials.revoked.as_ref())?;
         for certificate in &bundle.certificates {
             context.add_client_ca(certificate)?;
         }
@@ -394,20 +389,25 @@ fn use_identity(context: &mut SslContextBuilder, identity: &Identity) -> Result<
     context.check_private_key()
 }
 
+/// Verifies chains by these authorities, or by the system's, and holds every certificate of a chain against the lists.
 fn use_authorities(
     context: &mut SslContextBuilder,
-    bundle: &CaBundle,
+    bundle: Option<&CaBundle>,
     revoked: Option<&RevocationList>,
 ) -> Result<(), ErrorStack> {
     let mut store = X509StoreBuilder::new()?;
-    for certificate in &bundle.certificates {
-        store.add_cert(certificate.clone())?;
-    }
-    if let Some(revoked) = revoked {
-        for list in &revoked.lists {
-            sys::ossl::add_crl(&mut store, list)?;
+    match bundle {
+        None => store.set_default_paths()?,
+        Some(bundle) => {
+            for certificate in &bundle.certificates {
+                store.add_cert(certificate.clone())?;
+            }
         }
-        store.set_flags(X509VerifyFlags::CRL_CHECK)?;
+    }
+    if let Some(lists) = revoked {
+        lists.add_to(&mut store)?;
+        store.set_flags(X509VerifyFlags::CRL_CHECK | X509VerifyFlags::CRL_CHECK_ALL)?;
+        chain::use_lists(context, lists)?;
     }
     context.set_verify_cert_store(store.build())
 }

@@ -23,11 +23,12 @@ use openssl::ssl::{ErrorCode, ShutdownState, Ssl, SslContext, SslStream};
 use openssl::x509::X509VerifyResult;
 use socket2::Socket;
 
-use super::context::{Sessions, keep_resumed, keep_sessions};
+use super::context::{Sessions, keep_resumed, keep_sessions, objection};
 use super::datagram::DatagramIo;
 use super::dtls::{DtlsSession, Facts, describe};
 use super::record::{self, Filtered};
 use crate::association::{Association, signal};
+use crate::credentials::RevocationList;
 use crate::dispatcher::cookie::AddressProven;
 use crate::dispatcher::hello::{ClientHello, HANDSHAKE, Record};
 use crate::error::EndReason;
@@ -347,6 +348,8 @@ pub(super) fn server_ssl(context: &SslContext) -> Result<Ssl, Failure> {
 /// What a client may resume, and keeps of a new session.
 pub(crate) struct Resume<'a> {
     pub(crate) sessions: &'a Arc<Sessions>,
+    /// The lists that a session's chain is held against once more.
+    pub(crate) revoked: Option<&'a RevocationList>,
     /// Names the server, and how it is reached.
     pub(crate) server: String,
 }
@@ -365,9 +368,9 @@ pub(super) fn client_ssl(
     resume: Option<&Resume<'_>>,
 ) -> Result<Ssl, Failure> {
     let mut ssl = Ssl::new(context).map_err(broken)?;
-    if let Some(Resume { sessions, server }) = resume {
+    if let Some(Resume { sessions, revoked, server }) = resume {
         keep_sessions(&mut ssl, server, sessions);
-        if let Some(session) = sessions.take(server) {
+        if let Some(session) = sessions.take(server, *revoked) {
             // One that is of no use leads to a full handshake.
             let _ = ossl::set_session(&mut ssl, &session);
         }
@@ -398,7 +401,11 @@ pub(super) fn progress<S: io::Read + io::Write>(stream: &mut SslStream<S>) -> Re
             Err(if verified == X509VerifyResult::OK {
                 Failure::Ended(EndReason::HandshakeFailed(describe(&error)))
             } else {
-                Failure::Unverified(verified.error_string().to_owned())
+                let why = verified.error_string();
+                Failure::Unverified(match objection(stream.ssl(), verified) {
+                    Some(objection) => format!("{why}: {objection}"),
+                    None => why.to_owned(),
+                })
             })
         }
     }

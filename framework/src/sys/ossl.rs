@@ -43,6 +43,32 @@ unsafe extern "C" {
             ) -> c_int,
         >,
     ) -> c_int;
+    fn SSL_CTX_set_session_ticket_cb(
+        context: *mut ffi::SSL_CTX,
+        generate: Option<unsafe extern "C" fn(*mut ffi::SSL, *mut c_void) -> c_int>,
+        decrypt: Option<
+            unsafe extern "C" fn(
+                *mut ffi::SSL,
+                *mut ffi::SSL_SESSION,
+                *const u8,
+                usize,
+                c_int,
+                *mut c_void,
+            ) -> c_int,
+        >,
+        argument: *mut c_void,
+    ) -> c_int;
+    fn SSL_SESSION_set1_ticket_appdata(
+        session: *mut ffi::SSL_SESSION,
+        data: *const c_void,
+        len: usize,
+    ) -> c_int;
+    fn SSL_SESSION_get0_ticket_appdata(
+        session: *mut ffi::SSL_SESSION,
+        data: *mut *mut c_void,
+        len: *mut usize,
+    ) -> c_int;
+    fn SSL_SESSION_get0_peer(session: *mut ffi::SSL_SESSION) -> *mut ffi::X509;
     fn OSSL_PARAM_construct_utf8_string(
         key: *const c_char,
         text: *mut c_char,
@@ -288,6 +314,100 @@ unsafe extern "C" fn ticket_key(
         }
         if renew { 2 } else { 1 }
     }
+}
+
+/// What a server puts into its tickets, and how it judges tickets by that.
+pub(crate) struct TicketData {
+    /// Makes the data of a new session.
+    pub(crate) make: fn(&SslRef) -> Option<Vec<u8>>,
+    /// Whether a session may be resumed: whether it has the client's certificate, and the data in its ticket. A session
+    /// that may not leads to a full handshake.
+    pub(crate) accept: fn(&SslRef, bool, Option<&[u8]>) -> bool,
+}
+
+/// [SSL_CTX_set_session_ticket_cb(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_set_session_ticket_cb/). A session that
+/// is resumed keeps the data that it has.
+pub(crate) fn set_ticket_data(context: &mut SslContextBuilder, data: &'static TicketData) {
+    let argument = ptr::from_ref(data).cast_mut().cast();
+    // SAFETY: the context is live, the functions are two for good, and their argument lives for ever and is only read.
+    unsafe {
+        SSL_CTX_set_session_ticket_cb(context.as_ptr(), Some(make_data), Some(accept_by_data), argument)
+    };
+}
+
+unsafe extern "C" fn make_data(ssl: *mut ffi::SSL, argument: *mut c_void) -> c_int {
+    // SAFETY: OpenSSL calls with a live SSL that has a session, which no other thread uses, and with the argument that
+    // was set.
+    unsafe {
+        let data = &*argument.cast::<TicketData>();
+        let session = ffi::SSL_get_session(ssl);
+        if session.is_null() || data_of(session).is_some() {
+            return 1;
+        }
+        let Some(bytes) = (data.make)(SslRef::from_ptr(ssl)) else { return 1 };
+        SSL_SESSION_set1_ticket_appdata(session, bytes.as_ptr().cast(), bytes.len())
+    }
+}
+
+unsafe extern "C" fn accept_by_data(
+    ssl: *mut ffi::SSL,
+    session: *mut ffi::SSL_SESSION,
+    _name: *const u8,
+    _name_len: usize,
+    status: c_int,
+    argument: *mut c_void,
+) -> c_int {
+    const SUCCESS: c_int = 5;
+    const SUCCESS_RENEW: c_int = 6;
+    const IGNORE_RENEW: c_int = 2;
+    const USE: c_int = 3;
+    const USE_RENEW: c_int = 4;
+    let renew = match status {
+        SUCCESS => false,
+        SUCCESS_RENEW => true,
+        _ => return IGNORE_RENEW,
+    };
+    // SAFETY: OpenSSL calls with a live SSL and, with these two states, with the live session of the ticket; no other
+    // thread uses them. The argument is the one that was set.
+    let accepted = unsafe {
+        let data = &*argument.cast::<TicketData>();
+        let has_certificate = !SSL_SESSION_get0_peer(session).is_null();
+        (data.accept)(SslRef::from_ptr(ssl), has_certificate, data_of(session).as_deref())
+    };
+    match (accepted, renew) {
+        (false, _) => IGNORE_RENEW,
+        (true, false) => USE,
+        (true, true) => USE_RENEW,
+    }
+}
+
+/// Returns a copy of the data in a session.
+///
+/// # Safety
+///
+/// The session is live, and nobody changes it meanwhile.
+unsafe fn data_of(session: *mut ffi::SSL_SESSION) -> Option<Vec<u8>> {
+    let (mut data, mut len) = (ptr::null_mut(), 0);
+    // SAFETY: as the caller promises; the pointers are those of variables that outlive the call, and what it finds
+    // lives as long as the session.
+    unsafe {
+        let found = SSL_SESSION_get0_ticket_appdata(session, &raw mut data, &raw mut len);
+        (found == 1 && !data.is_null() && len > 0)
+            .then(|| std::slice::from_raw_parts(data.cast::<u8>(), len).to_vec())
+    }
+}
+
+/// [SSL_SESSION_set1_ticket_appdata(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_set_session_ticket_cb/): puts a copy of
+/// the data into a client's session, where nobody else sees it.
+pub(crate) fn set_session_data(session: &mut SslSession, data: &[u8]) {
+    // SAFETY: the session is live, and no other thread has it before it is kept; the data is copied.
+    unsafe { SSL_SESSION_set1_ticket_appdata(session.as_ptr(), data.as_ptr().cast(), data.len()) };
+}
+
+/// [SSL_SESSION_get0_ticket_appdata(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_set_session_ticket_cb/).
+pub(crate) fn session_data(session: &SslSessionRef) -> Option<Vec<u8>> {
+    // SAFETY: the session is live, and its data changes no more once it is kept.
+    unsafe { data_of(session.as_ptr()) }
 }
 
 /// [SSL_renegotiate_abbreviated(3)](https://docs.openssl.org/3.0/man3/SSL_key_update/), allowed before.

@@ -35,13 +35,28 @@ pub fn ed25519() -> PKey<Private> {
 pub struct Authority {
     certificate: X509,
     key: PKey<Private>,
+    /// Its own certificate and those between it and the root, which peers have to be sent.
+    chain: Vec<X509>,
 }
 
 impl Authority {
     pub fn new() -> Self {
+        Self::named("authority")
+    }
+
+    /// A root with this common name.
+    pub fn named(name: &str) -> Self {
         let key = p256();
-        let certificate = build("authority", &key, &["localhost"], None);
-        Self { certificate, key }
+        let certificate = build(name, &key, &["localhost"], None, true);
+        Self { certificate, key, chain: Vec::new() }
+    }
+
+    /// An authority below this one.
+    pub fn below(&self, name: &str) -> Self {
+        let key = p256();
+        let certificate = build(name, &key, &[], Some(self), true);
+        let chain = std::iter::once(certificate.clone()).chain(self.chain.clone()).collect();
+        Self { certificate, key, chain }
     }
 
     pub fn bundle(&self) -> CaBundle {
@@ -59,8 +74,10 @@ impl Authority {
 
     /// The same, for other DNS names.
     pub fn issue_pem_for(&self, name: &str, key: &PKey<Private>, dns: &[&str]) -> (Vec<u8>, Vec<u8>) {
-        let certificate = build(name, key, dns, Some(self));
-        (certificate.to_pem().unwrap(), key.private_key_to_pem_pkcs8().unwrap())
+        let leaf = build(name, key, dns, Some(self), false);
+        let chain = std::iter::once(&leaf).chain(&self.chain);
+        let chain = chain.flat_map(|certificate| certificate.to_pem().unwrap()).collect();
+        (chain, key.private_key_to_pem_pkcs8().unwrap())
     }
 
     pub fn issue_for(&self, name: &str, dns: &[&str]) -> Identity {
@@ -70,14 +87,44 @@ impl Authority {
 
     /// A list of revoked certificates, in PEM.
     pub fn revoke(&self, revoked: &[&Identity]) -> Vec<u8> {
+        let revoked: Vec<_> = revoked.iter().map(|identity| identity.certificate_pem()).collect();
+        self.list(&revoked, &[])
+    }
+
+    /// A list with the certificate of an authority.
+    pub fn revoke_authority(&self, revoked: &Self) -> Vec<u8> {
+        self.list(&[revoked.pem()], &[])
+    }
+
+    /// A list of nobody that was good for a day of the year 2025.
+    pub fn old_list(&self) -> Vec<u8> {
+        self.list(&[], &["-crl_lastupdate", "20250101000000Z", "-crl_nextupdate", "20250102000000Z"])
+    }
+
+    fn list(&self, revoked: &[Vec<u8>], more: &[&str]) -> Vec<u8> {
         let office = Office::open(self, revoked, &[]);
-        office.openssl(&["ca", "-config", "ca.conf", "-gencrl", "-out", "list.pem"]);
+        office.openssl(&[&["ca", "-config", "ca.conf", "-gencrl", "-out", "list.pem"], more].concat());
         office.read("list.pem")
+    }
+
+    /// What `openssl verify -crl_check_all` says of a chain from this root, with these lists: its first error, or
+    /// `None` for a chain that verifies.
+    pub fn openssl_objects(&self, chain: &[u8], lists: &[u8]) -> Option<String> {
+        let office = Office::open(self, &[], &[]);
+        std::fs::write(office.0.join("chain.pem"), chain).unwrap();
+        std::fs::write(office.0.join("lists.pem"), lists).unwrap();
+        let ask = ["verify", "-crl_check_all", "-CAfile", "ca.pem", "-CRLfile", "lists.pem"];
+        let of = ["-untrusted", "chain.pem", "chain.pem"];
+        let run = Command::new("openssl").args(ask).args(of).current_dir(&office.0).output().unwrap();
+        let text = String::from_utf8(run.stderr).unwrap();
+        let error = text.lines().find(|line| line.starts_with("error "));
+        assert_eq!(error.is_none(), run.status.success(), "{text}");
+        error.map(|error| error.rsplit_once("lookup: ").unwrap().1.to_owned())
     }
 
     /// An OCSP response that says that this certificate is good, in DER.
     pub fn ocsp_response(&self, identity: &Identity) -> Vec<u8> {
-        let office = Office::open(self, &[], &[identity]);
+        let office = Office::open(self, &[], &[identity.certificate_pem()]);
         std::fs::write(office.0.join("leaf.pem"), identity.certificate_pem()).unwrap();
         let ask = ["ocsp", "-no_nonce", "-issuer", "ca.pem", "-cert", "leaf.pem", "-reqout", "request.der"];
         office.openssl(&ask);
@@ -107,7 +154,7 @@ impl Authority {
     }
 }
 
-fn build(name: &str, key: &PKey<Private>, dns: &[&str], issuer: Option<&Authority>) -> X509 {
+fn build(name: &str, key: &PKey<Private>, dns: &[&str], issuer: Option<&Authority>, signs: bool) -> X509 {
     let mut subject = X509NameBuilder::new().unwrap();
     subject.append_entry_by_nid(Nid::COMMONNAME, name).unwrap();
     let subject = subject.build();
@@ -121,7 +168,7 @@ fn build(name: &str, key: &PKey<Private>, dns: &[&str], issuer: Option<&Authorit
     builder.set_pubkey(key).unwrap();
     builder.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
     builder.set_not_after(&Asn1Time::days_from_now(2).unwrap()).unwrap();
-    if issuer.is_none() {
+    if signs {
         builder.append_extension(BasicConstraints::new().critical().ca().build().unwrap()).unwrap();
     }
     let mut names = SubjectAlternativeName::new();
@@ -148,14 +195,15 @@ fn build(name: &str, key: &PKey<Private>, dns: &[&str], issuer: Option<&Authorit
 struct Office(PathBuf);
 
 impl Office {
-    fn open(authority: &Authority, revoked: &[&Identity], valid: &[&Identity]) -> Self {
+    /// The certificates are in PEM.
+    fn open(authority: &Authority, revoked: &[Vec<u8>], valid: &[Vec<u8>]) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("office-{}-{number}", std::process::id());
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::create_dir_all(&folder).unwrap();
-        let line = |identity: &Identity, revoked: bool| {
-            let certificate = X509::from_pem(&identity.certificate_pem()).unwrap();
+        let line = |certificate: &Vec<u8>, revoked: bool| {
+            let certificate = X509::from_pem(certificate).unwrap();
             let serial = certificate.serial_number().to_bn().unwrap().to_hex_str().unwrap().to_string();
             let (state, when) = if revoked { ("R", "260101000000Z") } else { ("V", "") };
             format!("{state}\t491231235959Z\t{when}\t{serial}\tunknown\t/CN=x\n")

@@ -11,8 +11,9 @@ use openssl::ssl::{
 };
 use parking_lot::Mutex;
 
+use super::chain::{self, keep_record};
 use super::{Protocol, common, use_authorities, use_identity, verify_keys, wire};
-use crate::credentials::{CaBundle, Identity, PublicKey, refused};
+use crate::credentials::{CaBundle, Identity, PublicKey, RevocationList, refused};
 use crate::error::IdentityError;
 use crate::sys::ossl;
 use crate::sys::raw_keys::{self, Side};
@@ -22,6 +23,7 @@ use crate::sys::raw_keys::{self, Side};
 pub(crate) struct ClientCredentials {
     pub(crate) identity: Option<Identity>,
     pub(crate) authorities: Option<CaBundle>,
+    pub(crate) revoked: Option<RevocationList>,
     pub(crate) psk: Option<(Vec<u8>, Vec<u8>)>,
     pub(crate) accept_any: bool,
     /// The server's key, where that is known.
@@ -47,11 +49,15 @@ impl Sessions {
         sessions.insert(server.to_owned(), session);
     }
 
-    /// What there is for a server. A TLS 1.3 ticket is taken out: it is for one use (RFC 8446 §C.4). Before that a
+    /// What there is for a server, if the server's chain would still pass. A TLS 1.3 ticket is taken out: it is for one use (RFC 8446 §C.4). Before that a
     /// session is good for many, and the server gives no new one. Each gets a copy: a handshake writes to its session,
     /// which is still that of whoever it was kept for, and of all others that resume it at the same time.
-    pub(crate) fn take(&self, server: &str) -> Option<SslSession> {
+    pub(crate) fn take(&self, server: &str, revoked: Option<&RevocationList>) -> Option<SslSession> {
         let mut sessions = self.0.lock();
+        if !chain::holds(sessions.get(server)?, revoked) {
+            sessions.remove(server);
+            return None;
+        }
         let session = match sessions.get(server)?.protocol_version() == SslVersion::TLS1_3 {
             true => sessions.remove(server)?,
             false => sessions.get(server).cloned()?,
@@ -107,6 +113,9 @@ pub(crate) fn client(
     if credentials.alpn.iter().any(|protocol| !(1..=255).contains(&protocol.len())) {
         return Err(IdentityError::BadAlpn);
     }
+    if let (Some(lists), Some(bundle)) = (&credentials.revoked, &credentials.authorities) {
+        lists.check_authorities(&bundle.certificates)?;
+    }
     build_client(credentials, protocol).map(SslContextBuilder::build).map_err(refused)
 }
 
@@ -136,11 +145,11 @@ fn build_client(
         Protocol::Tls => common(SslMethod::tls_client(), protocol)?,
     };
     match &credentials.authorities {
-        Some(bundle) => use_authorities(&mut context, bundle, None)?,
+        Some(bundle) => use_authorities(&mut context, Some(bundle), credentials.revoked.as_ref())?,
         None if credentials.accept_any || credentials.raw_key.is_some() => {}
         // A TLS 1.3 server may answer a pre-shared key with a certificate: nobody vouches for it.
         None if credentials.psk.is_some() => {}
-        None => context.set_default_verify_paths()?,
+        None => use_authorities(&mut context, None, credentials.revoked.as_ref())?,
     }
     let verify = if credentials.accept_any { SslVerifyMode::NONE } else { SslVerifyMode::PEER };
     context.set_verify(verify);
@@ -156,7 +165,10 @@ fn build_client(
         context.set_tlsext_use_srtp(profiles)?;
     }
     context.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
-    context.set_new_session_callback(|ssl, session| keep(ssl, session));
+    context.set_new_session_callback(|ssl, mut session| {
+        keep_record(ssl, &mut session);
+        keep(ssl, session);
+    });
     if let Some(identity) = &credentials.identity {
         use_identity(&mut context, identity)?;
     }
@@ -202,7 +214,7 @@ mod tests {
         for resumes in [false, true, true] {
             let mut ssl = Ssl::new(&client).unwrap();
             keep_sessions(&mut ssl, "server", &sessions);
-            let taken = sessions.take("server");
+            let taken = sessions.take("server", None);
             if let Some(session) = &taken {
                 ossl::set_session(&mut ssl, session).unwrap();
             }
@@ -214,7 +226,7 @@ mod tests {
             assert_eq!(stream.ssl().session_reused(), resumes);
             keep_resumed(stream.ssl());
             let own = stream.ssl().session().unwrap().to_owned();
-            let others: Vec<_> = (0..2).map(|_| sessions.take("server").unwrap()).collect();
+            let others: Vec<_> = (0..2).map(|_| sessions.take("server", None).unwrap()).collect();
             for session in std::iter::once(own).chain(others) {
                 assert!(seen.iter().all(|other: &SslSession| other.as_ptr() != session.as_ptr()));
                 seen.push(session);

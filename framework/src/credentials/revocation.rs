@@ -1,0 +1,161 @@
+//! Certificate revocation lists (CRL, RFC 5280 §5), and what they say of a chain of certificates.
+//!
+//! Where lists are given, every certificate of a chain is checked, the authorities' too, and each of them needs a
+//! current list of its issuer. OpenSSL does that in a full handshake. It does not say which list it missed, and it does
+//! not look at a chain again when its session is resumed; both is done here.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use openssl::asn1::{Asn1IntegerRef, Asn1Time, Asn1TimeRef};
+use openssl::sha::sha256;
+use openssl::x509::store::X509StoreBuilder;
+use openssl::x509::{CrlStatus, X509, X509Crl, X509NameRef, X509Ref};
+
+use super::peer::name_line;
+use super::read;
+use crate::error::IdentityError;
+use crate::sys;
+
+/// The certificates that authorities have revoked, each as of the time when its list was made (CRL, RFC 5280 §5).
+#[derive(Clone)]
+pub struct RevocationList {
+    lists: Arc<[List]>,
+}
+
+struct List {
+    list: X509Crl,
+    /// See [`issuer_digest`].
+    issuer: [u8; 32],
+}
+
+impl RevocationList {
+    /// Reads one or more lists in PEM, or one in DER.
+    ///
+    /// # Errors
+    ///
+    /// The bytes hold no list.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, IdentityError> {
+        Self::parse(bytes, "the revocation list")
+    }
+
+    /// As [`from_bytes`](Self::from_bytes), from a file.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or holds no list.
+    pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
+        Self::parse(&read(path)?, &path.display().to_string())
+    }
+
+    fn parse(bytes: &[u8], place: &str) -> Result<Self, IdentityError> {
+        const BEGIN: &[u8] = b"-----BEGIN X509 CRL-----";
+        let mut lists = Vec::new();
+        let starts: Vec<usize> =
+            (0..bytes.len()).filter(|&start| bytes[start..].starts_with(BEGIN)).collect();
+        for &start in &starts {
+            lists.push(X509Crl::from_pem(&bytes[start..]));
+        }
+        if starts.is_empty() {
+            lists.push(X509Crl::from_der(bytes));
+        }
+        let lists: Result<Arc<[List]>, _> = lists
+            .into_iter()
+            .map(|list| {
+                let list = list?;
+                Ok(List { issuer: issuer_digest(list.issuer_name()), list })
+            })
+            .collect();
+        let lists = lists.map_err(|_: openssl::error::ErrorStack| IdentityError::NoRevocationList {
+            place: place.to_owned(),
+        })?;
+        Ok(Self { lists })
+    }
+
+    /// Adds the lists to the store that verifies chains.
+    pub(crate) fn add_to(&self, store: &mut X509StoreBuilder) -> Result<(), openssl::error::ErrorStack> {
+        self.lists.iter().try_for_each(|List { list, .. }| sys::ossl::add_crl(store, list))
+    }
+
+    /// Checks that there is a list of each of these authorities. Warns in the log of a list that is not current.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::NoListOf`] names the first authority without a list.
+    pub(crate) fn check_authorities(&self, authorities: &[X509]) -> Result<(), IdentityError> {
+        for authority in authorities {
+            let name = authority.subject_name();
+            if self.of(&issuer_digest(name)).next().is_none() {
+                return Err(IdentityError::NoListOf { authority: name_line(name) });
+            }
+        }
+        for List { list, .. } in self.lists.iter().filter(|list| !list.is_current()) {
+            let issuer = name_line(list.issuer_name());
+            let until = list.next_update().map(Asn1TimeRef::to_string).unwrap_or_default();
+            tracing::warn!(
+                issuer,
+                until,
+                "a revocation list is not current: certificates of its issuer are refused until there is a new one"
+            );
+        }
+        Ok(())
+    }
+
+    /// Returns why these lists do not let a chain pass, the leaf first, and names the certificate and its issuer.
+    /// `None`: they have nothing against it.
+    pub(crate) fn objection<'a>(&self, chain: impl Iterator<Item = &'a X509Ref>) -> Option<String> {
+        for certificate in chain {
+            let issuer = name_line(certificate.issuer_name());
+            let digest = issuer_digest(certificate.issuer_name());
+            if self.of(&digest).any(|list| list.revokes(certificate.serial_number())) {
+                let subject = name_line(certificate.subject_name());
+                return Some(format!("{subject} is revoked by {issuer}"));
+            }
+            if !self.of(&digest).any(List::is_current) {
+                return Some(match self.of(&digest).next().map(|list| list.list.next_update()) {
+                    None => format!("there is no revocation list of {issuer}"),
+                    Some(Some(until)) => {
+                        format!("the revocation list of {issuer} is good until {until} only")
+                    }
+                    Some(None) => format!("the revocation list of {issuer} does not say how long it is good"),
+                });
+            }
+        }
+        None
+    }
+
+    /// Whether there is a current list of this issuer, and none that revokes the certificate with this number.
+    pub(crate) fn clears(&self, issuer: &[u8; 32], serial: &Asn1IntegerRef) -> bool {
+        self.of(issuer).any(List::is_current) && !self.of(issuer).any(|list| list.revokes(serial))
+    }
+
+    fn of<'a>(&'a self, issuer: &'a [u8; 32]) -> impl Iterator<Item = &'a List> {
+        self.lists.iter().filter(move |list| list.issuer == *issuer)
+    }
+}
+
+impl fmt::Debug for RevocationList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RevocationList({} lists)", self.lists.len())
+    }
+}
+
+impl List {
+    fn revokes(&self, serial: &Asn1IntegerRef) -> bool {
+        matches!(self.list.get_by_serial(serial), CrlStatus::Revoked(_))
+    }
+
+    /// A list that does not say when the next one comes stays current, as for OpenSSL.
+    fn is_current(&self) -> bool {
+        let Ok(now) = Asn1Time::days_from_now(0) else { return false };
+        let now: &Asn1TimeRef = &now;
+        self.list.last_update() <= now && self.list.next_update().is_none_or(|next| now < next)
+    }
+}
+
+/// Returns what an issuer is compared by: the SHA-256 digest of its name in DER. A name that cannot be written has
+/// the digest of nothing, which no list has.
+pub(crate) fn issuer_digest(name: &X509NameRef) -> [u8; 32] {
+    sha256(&name.to_der().unwrap_or_default())
+}
