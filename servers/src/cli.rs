@@ -143,6 +143,8 @@ pub struct CredentialArgs {
     pub client_auth: Option<ClientAuthMode>,
 
     /// Refuse the certificates that the lists in this PEM file revoke.
+    ///
+    /// Every authority of a peer's chain needs a current list; one file can hold several lists.
     #[arg(long, value_name = "FILE")]
     pub crl: Option<PathBuf>,
 

@@ -42,9 +42,9 @@ pub fn load(args: &CredentialArgs, self_signed: Option<&Identity>) -> Result<Loa
     }
     if let Some(path) = &args.crl {
         if args.ca.is_none() {
-            return Err(Failure::input("--crl needs --ca: name the file of the authorities that it is from"));
+            return Err(Failure::input(CRL_NEEDS_CA));
         }
-        credentials = credentials.revoked(RevocationList::from_file(path).map_err(Failure::input)?);
+        credentials = credentials.revoked(revoked(path)?);
     }
     let guests = Guests { subjects: args.allow_subject.clone(), names: args.allow_san.clone() };
     if let Some(option) = guests.option() {
@@ -116,6 +116,14 @@ pub fn self_signed_identity() -> Result<Identity, Failure> {
 pub fn authorities(path: &Path) -> Result<CaBundle, Failure> {
     CaBundle::from_file(path).map_err(Failure::input)
 }
+
+/// The revocation lists in a file.
+pub fn revoked(path: &Path) -> Result<RevocationList, Failure> {
+    RevocationList::from_file(path).map_err(Failure::input)
+}
+
+/// What a server says that has revocation lists and no authorities.
+pub const CRL_NEEDS_CA: &str = "--crl needs --ca: name the file of the authorities that it is from";
 
 fn client_auth(args: &CredentialArgs) -> Result<ClientAuth, Failure> {
     let wanted = match (args.client_auth, &args.ca) {

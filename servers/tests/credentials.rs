@@ -26,6 +26,27 @@ impl Issuer {
         self.files.path("ca.pem")
     }
 
+    /// The file of a list that revokes these certificates.
+    fn revoke(&self, file: &str, certificates: &[&str]) -> String {
+        let folder = |name: &str| self.files.path(name);
+        self.files.file("ca.key", self.authority.key_pem());
+        self.files.file("index.txt", "");
+        let config = format!(
+            "[ca]\ndefault_ca=one\n[one]\ndatabase={}\ncertificate={}\nprivate_key={}\ndefault_md=sha256\n\
+             default_crl_days=2\n",
+            folder("index.txt"),
+            folder("ca.pem"),
+            folder("ca.key"),
+        );
+        let (config, list) = (self.files.file("ca.conf", config), folder(file));
+        let revoke = certificates.iter().map(|certificate| vec!["-revoke", *certificate]);
+        for what in revoke.chain([vec!["-gencrl", "-out", list.as_str()]]) {
+            let run = Command::new("openssl").args(["ca", "-config", &config]).args(&what).output().unwrap();
+            assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        }
+        list
+    }
+
     /// The files of a certificate for a name, and of its key.
     fn issue(&self, name: &str) -> (String, String) {
         let certificate = self.authority.issue(name);
@@ -121,6 +142,31 @@ fn only_certificates_with_a_name_on_the_list_come_in() {
 }
 
 #[test]
+fn revoked_certificates_are_refused_on_both_sides() {
+    let issuer = Issuer::new("credentials-crl");
+    let (cert, key) = issuer.issue("server.example");
+    let (alice, bob) = (issuer.issue("alice.example"), issuer.issue("bob.example"));
+    let ca = issuer.ca();
+    let nobody = issuer.revoke("nobody.crl", &[]);
+    let bobs = issuer.revoke("bob.crl", &[&bob.0]);
+    let servers = issuer.revoke("server.crl", &[&cert]);
+    for listen in ["tls://127.0.0.1:0", "dtls://127.0.0.1:0"] {
+        let own = ["--listen", listen, "--cert", &cert, "--key", &key, "--ca", &ca, "--crl", &bobs];
+        let (_server, address) = start_echo(&own);
+        let call = |(cert, key): &(String, String), crl: &str| {
+            let arguments = ["--ca", &ca, "--crl", crl, "--cert", cert, "--key", key, &address];
+            run(NC, &arguments, "x\n")
+        };
+        assert_eq!(call(&alice, &nobody).stdout, "x\n", "{listen}");
+        let refused = call(&bob, &nobody);
+        assert_eq!(refused.stdout, "", "{listen}");
+        assert_ne!(refused.code, Some(0), "{listen}");
+        let why = "certificate revoked: CN=server.example is revoked by CN=test authority";
+        call(&alice, &servers).failed_with("peeloff-nc", 3, why);
+    }
+}
+
+#[test]
 fn both_sides_agree_on_a_protocol_or_not_at_all() {
     let arguments = ["--listen", "tls://127.0.0.1:0", "--alpn", "echo/2", "--alpn", "echo/1"];
     let (_server, address) = start_echo(&arguments);
@@ -208,6 +254,10 @@ fn bad_credentials_are_one_sentence_and_exit_code_2() {
     let (cert, key) = issuer.issue("server.example");
     let (ca, absent) = (issuer.ca(), issuer.files.path("absent"));
     let empty = issuer.files.file("empty", "");
+    let other = Certificate::authority("other authority");
+    let other = Issuer { authority: other, files: Directory::new("credentials-other") };
+    other.files.file("ca.pem", other.authority.pem());
+    let foreign = other.revoke("foreign.crl", &[]);
     let own = ["--listen", "tls://127.0.0.1:0"];
     let cases: &[(&[&str], &str)] = &[
         (&["--cert", &cert, "--cert", &cert, "--key", &key], "--cert is there 2 times and --key 1"),
@@ -217,6 +267,7 @@ fn bad_credentials_are_one_sentence_and_exit_code_2() {
         (&["--crl", &empty], "--crl needs --ca"),
         (&["--ca", &ca, "--crl", &empty], &empty),
         (&["--ca", &ca, "--crl", &absent], &absent),
+        (&["--ca", &ca, "--crl", &foreign], "no revocation list of the authority CN=test authority"),
         (&["--allow-san", "dns:a"], "--allow-san needs --ca"),
         (&["--allow-subject", "CN=a"], "--allow-subject needs --ca"),
         (&["--ca", &ca, "--allow-san", "a"], "--allow-san: \"a\" is no name: write dns:NAME"),

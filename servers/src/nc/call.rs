@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use peeloff::sctp::Settings;
 use peeloff::{Client, ConnectError, Framing, Peer, StreamSettings};
 
-use crate::credentials::{authorities, identity};
+use crate::credentials::{authorities, identity, revoked};
 use crate::failure::Failure;
 use crate::nc::chat::converse;
 use crate::nc::talk::talk;
@@ -42,6 +42,9 @@ fn connect(args: &NcArgs, settings: Settings, mut stream: StreamSettings) -> Res
     }
     if let Some(ca) = &args.ca {
         builder = builder.ca(authorities(ca)?);
+    }
+    if let Some(crl) = &args.crl {
+        builder = builder.revoked(revoked(crl)?);
     }
     if let Some(identity) = identity(args.cert.as_deref(), args.key.as_deref())? {
         builder = builder.identity(identity);

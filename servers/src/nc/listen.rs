@@ -12,7 +12,7 @@ use peeloff::{
     Admission, ClientAuth, Credentials, Error, Incoming, Peer, PeerHandler, Sender, Server, StreamSettings,
 };
 
-use crate::credentials::{authorities, identity, self_signed_identity};
+use crate::credentials::{CRL_NEEDS_CA, authorities, identity, revoked, self_signed_identity};
 use crate::failure::Failure;
 use crate::nc::association::AssociationArgs;
 use crate::nc::talk::{Manner, PATIENCE, explain, print, receive, send_input, send_within, talk};
@@ -76,6 +76,12 @@ fn start(
     }
     if let Some(ca) = &args.ca {
         credentials = credentials.client_auth(ClientAuth::Required(authorities(ca)?));
+    }
+    if let Some(crl) = &args.crl {
+        if args.ca.is_none() {
+            return Err(Failure::input(CRL_NEEDS_CA));
+        }
+        credentials = credentials.revoked(revoked(crl)?);
     }
     let builder = Server::builder().listen(args.address.clone()).credentials(credentials);
     let builder = builder.sctp(settings).stream(stream);

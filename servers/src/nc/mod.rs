@@ -110,6 +110,13 @@ pub struct NcArgs {
     #[arg(long, value_name = "FILE", help_heading = "Identity")]
     pub ca: Option<PathBuf>,
 
+    /// Refuse the certificates that the lists in this PEM file revoke.
+    ///
+    /// Every authority of the peer's chain needs a current list; one file can hold several lists. With -l, it
+    /// needs --ca.
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure", help_heading = "Identity")]
+    pub crl: Option<PathBuf>,
+
     /// Show the certificate chain in this PEM file, leaf first.
     ///
     /// With -l and without this option, the program makes a self-signed certificate for this run.
