@@ -365,6 +365,16 @@ impl Peer {
         self.association.signals() & signal::DRAIN != 0
     }
 
+    /// Whether the peer's host has said since the last call, with an ICMP port unreachable, that nothing
+    /// listens there. It ends nothing, as anyone can forge it: it is a reason to ask the peer for a sign.
+    /// Always false on transports other than UDP and DTLS.
+    pub fn take_unreachable(&mut self) -> bool {
+        match &mut self.transport {
+            Some(Transport::Udp(transport)) => std::mem::take(&mut transport.unreachable),
+            _ => false,
+        }
+    }
+
     /// Why the association is over; `None` while it is not.
     pub fn end_reason(&self) -> Option<&EndReason> {
         self.end.as_ref()

@@ -1,26 +1,39 @@
 //! Calls a server.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use peeloff::sctp::Settings;
 use peeloff::{Client, ConnectError, Framing, Peer, StreamSettings};
 
 use crate::credentials::{authorities, identity, revoked};
 use crate::failure::Failure;
-use crate::nc::chat::converse;
+use crate::nc::chat::{Link, converse, is_on_terminal};
 use crate::nc::talk::talk;
 use crate::nc::{BROKEN, NO_HANDSHAKE, NcArgs, TIMED_OUT};
 use crate::signals;
 
+/// How long one of several tries to reach a server may take.
+const RETRY: Duration = Duration::from_secs(3);
+
 /// Calls, talks, says goodbye.
 pub(super) fn run(args: &NcArgs, settings: Settings, stream: StreamSettings) -> Result<u8, Failure> {
-    let mut peer = connect(args, settings, stream)?;
+    let client = client(args, settings, stream)?;
+    let mut peer = client.connect(&args.address).map_err(|error| explain(args, error))?;
     args.association.prepare(&mut peer)?;
     tracing::info!(peer = %peer.peer_address(), cipher = peer.cipher(), "connected");
-    let signal = close_on_signal(&peer)?;
-    let result = match args.chat {
-        true => converse(&mut peer, args.manner()),
-        false => talk(&mut peer, args.manner()),
+    let signal;
+    let result = if args.chat && is_on_terminal() {
+        let link = Link::new(peer.sender());
+        let ended = Arc::clone(&link);
+        signal = on_signal(move || ended.quit())?;
+        // Whoever wants to end meanwhile does not wait for long.
+        let client = client.timeout(args.handshake_timeout().0.min(RETRY));
+        converse(&mut peer, args.association.send_info(), &link, || reconnect(args, &client))
+    } else {
+        let sender = peer.sender();
+        signal = on_signal(move || sender.close())?;
+        talk(&mut peer, args.manner())
     };
     peer.close();
     match signal.get() {
@@ -29,7 +42,19 @@ pub(super) fn run(args: &NcArgs, settings: Settings, stream: StreamSettings) -> 
     }
 }
 
-fn connect(args: &NcArgs, settings: Settings, mut stream: StreamSettings) -> Result<Peer, Failure> {
+/// Connects again; none if the next try may be better.
+fn reconnect(args: &NcArgs, client: &Client) -> Result<Option<Peer>, Failure> {
+    match client.connect(&args.address) {
+        Ok(mut peer) => args.association.prepare(&mut peer).map(|()| Some(peer)),
+        Err(error @ ConnectError::Unverified { .. }) => Err(explain(args, error)),
+        Err(error) => {
+            tracing::info!(%error, "cannot connect yet");
+            Ok(None)
+        }
+    }
+}
+
+fn client(args: &NcArgs, settings: Settings, mut stream: StreamSettings) -> Result<Client, Failure> {
     if args.chat {
         stream.framing = Framing::Lines;
     }
@@ -58,7 +83,7 @@ fn connect(args: &NcArgs, settings: Settings, mut stream: StreamSettings) -> Res
     if let Some(name) = &args.server_name {
         builder = builder.server_name(name);
     }
-    builder.connect(&args.address).map_err(|error| explain(args, error))
+    Ok(builder)
 }
 
 /// Puts a failure in the words of this program's options, and gives it its exit code.
@@ -86,13 +111,13 @@ fn explain(args: &NcArgs, error: ConnectError) -> Failure {
     }
 }
 
-/// The first SIGINT or SIGTERM closes the association and is then found in the cell.
-fn close_on_signal(peer: &Peer) -> Result<Arc<OnceLock<i32>>, Failure> {
+/// The first SIGINT or SIGTERM has this done and is then found in the cell.
+fn on_signal(end: impl FnOnce() + Send + 'static) -> Result<Arc<OnceLock<i32>>, Failure> {
     let cell = Arc::new(OnceLock::new());
-    let (sender, caught) = (peer.sender(), Arc::clone(&cell));
+    let caught = Arc::clone(&cell);
     signals::on_first_signal(move |signal| {
         let _ = caught.set(signal);
-        sender.close();
+        end();
     })?;
     Ok(cell)
 }

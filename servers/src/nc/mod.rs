@@ -1,7 +1,7 @@
 //! Standard input and output as messages: the program `peeloff-nc`.
 //!
 //! `messages` cuts the input, `talk` joins it and the output to one peer, `call` and `listen` bring
-//! the peer, `association` is what only SCTP has, `chat` is the terminal of a chat.
+//! the peer, `association` is what only SCTP has, `chat` is the terminal of a chat, and `ledger` what it knows.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use crate::values::{Protocol, Size, Span, SpanOrOff};
 mod association;
 mod call;
 mod chat;
+mod ledger;
 mod listen;
 mod messages;
 mod talk;

@@ -1,0 +1,410 @@
+//! What the terminal of a chat knows: its name and rooms, whether the server answers, and which lines it has
+//! confirmed. Pure: the time is given.
+//!
+//! A server of `peeloff-chat` answers `/ping TEXT` with `= pong TEXT`. Each line goes out together with a ping of
+//! its own number, so a pong says that the line has arrived. Other servers are not asked.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// How long an answer may take before the server counts as silent.
+pub(super) const ANSWER: Duration = Duration::from_secs(3);
+/// After so long without a line from the server it is asked for one, so that neither side nor what is in between
+/// takes the other for dead.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// After so long without an answer a new association is worth a try.
+const HOPE: Duration = Duration::from_secs(15);
+/// The most lines that wait for their confirmation.
+const PENDING: usize = 256;
+
+const SILENT: &str = "the server does not answer; still trying";
+const BACK: &str = "the server is back";
+
+/// What is known on this side.
+pub(super) struct Ledger {
+    name: Option<String>,
+    /// The last one is current.
+    rooms: Vec<String>,
+    confirms: Confirms,
+    /// The server is to greet whoever sends the first datagram, and nothing else tells that it is there.
+    awaits_greeting: bool,
+    pending: VecDeque<Pending>,
+    next: u64,
+    silent_since: Option<Instant>,
+    heard: Instant,
+    asked: Instant,
+    leaving: bool,
+}
+
+/// Whether the server answers pings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Confirms {
+    Unknown,
+    Yes,
+    No,
+}
+
+/// A line, or a ping alone, that is not confirmed yet.
+struct Pending {
+    number: u64,
+    line: Option<String>,
+    since: Instant,
+    told: bool,
+}
+
+/// What follows from a line of the server's, or from the passing of time.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Outcome {
+    /// Whether the line is for the reader.
+    pub(super) show: bool,
+    /// What the reader is told besides.
+    pub(super) notices: Vec<String>,
+    /// What is sent to the server.
+    pub(super) send: Option<String>,
+}
+
+impl Ledger {
+    /// A new association begins.
+    pub(super) fn new(awaits_greeting: bool, now: Instant) -> Self {
+        Self {
+            name: None,
+            rooms: Vec::new(),
+            confirms: Confirms::Unknown,
+            awaits_greeting,
+            pending: VecDeque::new(),
+            next: 0,
+            silent_since: None,
+            heard: now,
+            asked: now,
+            leaving: false,
+        }
+    }
+
+    /// The prompt, which says where a line goes and under which name.
+    pub(super) fn prompt(&self) -> String {
+        match (&self.name, self.rooms.last()) {
+            (Some(name), Some(room)) => format!("[{room}] {name}> "),
+            (Some(name), None) => format!("{name}> "),
+            (None, _) => "> ".to_owned(),
+        }
+    }
+
+    /// Whether nothing is expected from the server at this moment, as far as it can be expected to answer.
+    pub(super) fn is_settled(&self) -> bool {
+        let greeted = self.confirms != Confirms::Unknown || !self.awaits_greeting;
+        self.silent_since.is_some() || (greeted && self.pending.is_empty())
+    }
+
+    /// Whether the server is one of `peeloff-chat`, which says goodbye before it ends.
+    pub(super) fn is_known(&self) -> bool {
+        self.confirms == Confirms::Yes
+    }
+
+    /// Whether the server has said goodbye.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
+    /// Whether the server has been silent for so long that a new association is worth a try.
+    pub(super) fn is_hopeless(&self, now: Instant) -> bool {
+        self.silent_since.is_some_and(|since| now.saturating_duration_since(since) >= HOPE)
+    }
+
+    /// A line was typed: gives what to send, and the number to [`fail`](Self::fail) it with.
+    pub(super) fn write(&mut self, line: &str, now: Instant) -> (String, u64) {
+        let number = self.next;
+        self.next += 1;
+        self.asked = now;
+        if self.confirms == Confirms::Yes {
+            self.remember(number, Some(line.to_owned()).filter(|line| !line.trim().is_empty()), now);
+            return (format!("{line}\n/ping {number}\n"), number);
+        }
+        if self.confirms == Confirms::Unknown && self.awaits_greeting {
+            // Its greeting will say whether anybody is there.
+            self.remember(number, Some(line.to_owned()).filter(|line| !line.trim().is_empty()), now);
+        }
+        (format!("{line}\n"), number)
+    }
+
+    /// A line could not be sent.
+    pub(super) fn fail(&mut self, number: u64) {
+        self.pending.retain(|pending| pending.number != number);
+    }
+
+    /// A line came.
+    pub(super) fn hear(&mut self, line: &str, now: Instant) -> Outcome {
+        self.heard = now;
+        let mut outcome = Outcome { show: true, ..Outcome::default() };
+        if self.silent_since.take().is_some() {
+            outcome.notices.push(BACK.to_owned());
+        }
+        if let Some(number) = line.strip_prefix("= pong ").and_then(|number| number.parse().ok()) {
+            outcome.show = false;
+            outcome.notices.extend(self.confirm(number));
+        } else if self.confirms == Confirms::Yes && line.starts_with("! there is no command /ping") {
+            outcome.show = false;
+            self.confirms = Confirms::No;
+            self.pending.clear();
+        } else if let Some(name) =
+            line.strip_prefix("* you are ").and_then(|rest| rest.strip_suffix(GREETING))
+        {
+            outcome.send = self.greeted(name);
+        } else if let Some(what) = line.strip_prefix("* ") {
+            self.follow(what);
+        }
+        outcome
+    }
+
+    /// Time has passed. `unreachable`: the server's host says that nothing listens there.
+    pub(super) fn look(&mut self, unreachable: bool, now: Instant) -> Outcome {
+        let mut outcome = Outcome::default();
+        let late = |since: Instant| now.saturating_duration_since(since) >= ANSWER;
+        let ungreeted = self.awaits_greeting && self.confirms == Confirms::Unknown && late(self.heard);
+        let overdue = ungreeted || self.pending.iter().any(|pending| late(pending.since) && !pending.told);
+        if (overdue || unreachable) && self.silent_since.is_none() {
+            self.silent_since = Some(now);
+            outcome.notices.push(SILENT.to_owned());
+        }
+        for pending in self.pending.iter_mut().filter(|pending| late(pending.since) && !pending.told) {
+            pending.told = true;
+            outcome.notices.extend(pending.line.as_deref().map(perhaps_lost));
+        }
+        let quiet = self.heard.max(self.asked);
+        let pause = if self.silent_since.is_some() { ANSWER } else { KEEP_ALIVE };
+        if now.saturating_duration_since(quiet) >= pause {
+            outcome.send = Some(self.ask(now));
+        }
+        outcome
+    }
+
+    /// The association is over or given up: tells which lines the server has not confirmed.
+    pub(super) fn lose(&mut self, now: Instant) -> Vec<String> {
+        self.silent_since.get_or_insert(now);
+        let pending = std::mem::take(&mut self.pending);
+        pending
+            .iter()
+            .filter(|pending| !pending.told)
+            .filter_map(|pending| pending.line.as_deref().map(perhaps_lost))
+            .collect()
+    }
+
+    /// Asks the server for an answer.
+    fn ask(&mut self, now: Instant) -> String {
+        self.asked = now;
+        if self.confirms != Confirms::Yes {
+            return "\n".to_owned();
+        }
+        let number = self.next;
+        self.next += 1;
+        // An earlier question that was in vain needs no answer any more.
+        self.pending.retain(|pending| pending.line.is_some());
+        self.remember(number, None, now);
+        format!("/ping {number}\n")
+    }
+
+    fn remember(&mut self, number: u64, line: Option<String>, now: Instant) {
+        if self.pending.len() >= PENDING {
+            self.pending.pop_front();
+        }
+        self.pending.push_back(Pending { number, line, since: now, told: false });
+    }
+
+    /// A line has arrived; tells so where the reader was told otherwise.
+    fn confirm(&mut self, number: u64) -> Option<String> {
+        let place = self.pending.iter().position(|pending| pending.number == number)?;
+        let Pending { line, told, .. } = self.pending.remove(place)?;
+        line.filter(|_| told).map(|line| format!("delivered after all: {line}"))
+    }
+
+    /// The server calls this side by a name that it gives to guests: at the beginning, and after it or the
+    /// association was started anew. Gives what restores the name and the rooms from before.
+    fn greeted(&mut self, guest: &str) -> Option<String> {
+        if self.confirms != Confirms::Yes {
+            self.confirms = Confirms::Yes;
+            // They were typed before anything was known, and went out without a ping.
+            self.pending.clear();
+        }
+        let name = self.name.replace(guest.to_owned());
+        let rooms = std::mem::take(&mut self.rooms);
+        let name = name?;
+        let mut lines = String::new();
+        if !is_guest(&name) {
+            lines.push_str(&format!("/nick {name}\n"));
+        }
+        // Everybody comes into the lobby.
+        if rooms.iter().all(|room| room != "lobby") {
+            lines.push_str("/leave lobby\n");
+        }
+        if rooms != ["lobby"] {
+            rooms.iter().for_each(|room| lines.push_str(&format!("/join {room}\n")));
+        }
+        (!lines.is_empty()).then_some(lines)
+    }
+
+    /// Follows what the server says about this member; nobody else can be called `you`.
+    fn follow(&mut self, what: &str) {
+        let words: Vec<&str> = what.split(' ').collect();
+        match words.as_slice() {
+            ["you", "are", name, "now"] => self.name = Some((*name).to_owned()),
+            ["you", "joined", room, ..] => self.enter(room),
+            ["you", "left", room] => self.rooms.retain(|known| known != room),
+            [room, "is", "your", "current", ..] => self.enter(room),
+            ["goodbye"] | ["the", "server", "shuts", "down"] => {
+                self.leaving = true;
+                self.pending.clear();
+            }
+            _ => {}
+        }
+    }
+
+    fn enter(&mut self, room: &str) {
+        let room = room.trim_end_matches(';');
+        self.rooms.retain(|known| known != room);
+        self.rooms.push(room.to_owned());
+    }
+}
+
+/// How the first line of a server ends.
+const GREETING: &str = "; /help lists the commands";
+
+fn perhaps_lost(line: &str) -> String {
+    format!("perhaps not delivered: {line}")
+}
+
+fn is_guest(name: &str) -> bool {
+    name.strip_prefix("guest").is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HELLO: &str = "* you are guest1; /help lists the commands";
+    const LOBBY: &str = "* you joined lobby; nobody else is here";
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// A ledger that has been greeted in the lobby.
+    fn greeted(now: Instant) -> Ledger {
+        let mut ledger = Ledger::new(true, now);
+        assert_eq!(ledger.hear(HELLO, now), Outcome { show: true, ..Outcome::default() });
+        ledger.hear(LOBBY, now);
+        ledger
+    }
+
+    #[test]
+    fn the_prompt_follows_the_name_and_the_rooms() {
+        let now = Instant::now();
+        let mut ledger = Ledger::new(true, now);
+        assert_eq!(ledger.prompt(), "> ");
+        for (line, expected) in [
+            (HELLO, "guest1> "),
+            (LOBBY, "[lobby] guest1> "),
+            ("* you are alice now", "[lobby] alice> "),
+            ("* bob is carol now", "[lobby] alice> "),
+            ("* bob joined lobby", "[lobby] alice> "),
+            ("* you joined kitchen on stream 2; here already: bob", "[kitchen] alice> "),
+            ("* lobby is your current room; here already: bob", "[lobby] alice> "),
+            ("* you left lobby", "[kitchen] alice> "),
+            ("* kitchen is your current room", "[kitchen] alice> "),
+            ("[kitchen] bob: * you left kitchen", "[kitchen] alice> "),
+            ("* you left kitchen", "alice> "),
+        ] {
+            assert!(ledger.hear(line, now).show, "{line}");
+            assert_eq!(ledger.prompt(), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_confirmed_is_delivered_and_one_that_is_not_is_told() {
+        let now = Instant::now();
+        let mut ledger = greeted(now);
+        assert_eq!(ledger.write("one", now), ("one\n/ping 0\n".to_owned(), 0));
+        assert_eq!(ledger.write("two", now).0, "two\n/ping 1\n");
+        assert!(!ledger.is_settled());
+        assert_eq!(ledger.hear("= pong 0", now), Outcome::default());
+        let later = now + ANSWER;
+        assert_eq!(ledger.look(false, later - Duration::from_millis(1)), Outcome::default());
+        let outcome = ledger.look(false, later);
+        assert_eq!(outcome.notices, [SILENT, "perhaps not delivered: two"]);
+        assert!(ledger.is_settled());
+        // It is told once, and asked again and again.
+        assert_eq!(outcome.send.as_deref(), Some("/ping 2\n"));
+        assert_eq!(ledger.look(false, later), Outcome::default());
+        assert_eq!(ledger.look(false, later + ANSWER).send.as_deref(), Some("/ping 3\n"));
+        assert_eq!(ledger.hear("= pong 3", later + ANSWER).notices, [BACK]);
+        assert_eq!(ledger.hear("= pong 1", later + ANSWER).notices, ["delivered after all: two"]);
+    }
+
+    #[test]
+    fn a_silent_server_is_asked_and_an_icmp_error_is_a_sign() {
+        let now = Instant::now();
+        let mut ledger = greeted(now);
+        assert_eq!(ledger.look(false, now + seconds(29)), Outcome::default());
+        assert_eq!(ledger.look(false, now + seconds(30)).send.as_deref(), Some("/ping 0\n"));
+        assert_eq!(ledger.look(false, now + seconds(33)).notices, [SILENT]);
+        assert!(!ledger.is_hopeless(now + seconds(47)) && ledger.is_hopeless(now + seconds(48)));
+        ledger.hear("[lobby] bob: hello", now + seconds(49));
+        assert!(!ledger.is_hopeless(now + seconds(49)));
+        assert_eq!(ledger.look(true, now + seconds(50)).notices, [SILENT]);
+    }
+
+    #[test]
+    fn a_server_that_starts_anew_gets_the_name_and_the_rooms_again() {
+        let now = Instant::now();
+        let mut ledger = greeted(now);
+        for line in [
+            "* you are alice now",
+            "* you joined kitchen; nobody else is here",
+            "* lobby is your current room",
+        ] {
+            ledger.hear(line, now);
+        }
+        ledger.write("lost", now);
+        assert_eq!(ledger.lose(now), ["perhaps not delivered: lost"]);
+        let outcome = ledger.hear(HELLO, now);
+        assert_eq!(outcome.notices, [BACK]);
+        assert_eq!(outcome.send.as_deref(), Some("/nick alice\n/join kitchen\n/join lobby\n"));
+        // A guest in the lobby is what everybody is.
+        let mut ledger = greeted(now);
+        assert_eq!(ledger.hear("* you are guest7; /help lists the commands", now).send, None);
+    }
+
+    #[test]
+    fn another_server_is_neither_pinged_nor_told_to_be_silent() {
+        let now = Instant::now();
+        let mut ledger = Ledger::new(false, now);
+        assert!(ledger.is_settled());
+        assert_eq!(ledger.write("hello", now).0, "hello\n");
+        assert_eq!(ledger.look(false, now + seconds(29)), Outcome::default());
+        let outcome = ledger.look(false, now + seconds(30));
+        assert_eq!((outcome.notices.len(), outcome.send.as_deref()), (0, Some("\n")));
+        // One that greets alike but knows no pings.
+        let mut ledger = greeted(now);
+        ledger.write("hello", now);
+        assert!(!ledger.hear("! there is no command /ping: /help lists them", now).show);
+        assert_eq!(ledger.look(false, now + seconds(9)), Outcome::default());
+    }
+
+    #[test]
+    fn a_server_on_udp_that_never_greets_is_silent_from_the_start() {
+        let now = Instant::now();
+        let mut ledger = Ledger::new(true, now);
+        ledger.write("hello", now);
+        let outcome = ledger.look(false, now + ANSWER);
+        assert_eq!(outcome.notices, [SILENT, "perhaps not delivered: hello"]);
+        assert_eq!(outcome.send.as_deref(), Some("\n"));
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let now = Instant::now();
+        let mut ledger = greeted(now);
+        for _ in 0..10 * PENDING {
+            ledger.write("line", now);
+        }
+        assert_eq!(ledger.pending.len(), PENDING);
+    }
+}
