@@ -101,8 +101,12 @@ pub(crate) struct Association {
     pub(crate) confirmed: AtomicBool,
     /// The datagrams of our last flight, until it is confirmed.
     last_flight: Mutex<Vec<Box<[u8]>>>,
+    /// Messages received, and their bytes; the worker alone counts.
     pub(crate) received: AtomicU64,
+    pub(crate) received_bytes: AtomicU64,
+    /// Messages sent, and their bytes; whoever holds `link` counts.
     pub(crate) sent: AtomicU64,
+    pub(crate) sent_bytes: AtomicU64,
     /// Messages that found no room in the outbox.
     pub(crate) dropped: AtomicU64,
 }
@@ -189,7 +193,9 @@ impl Association {
             confirmed: AtomicBool::new(false),
             last_flight: Mutex::default(),
             received: AtomicU64::new(0),
+            received_bytes: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            sent_bytes: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
         }
     }
@@ -335,6 +341,18 @@ impl Association {
         std::mem::take(&mut inbox.queue)
     }
 
+    /// Counts a message of the peer's.
+    pub(crate) fn count_received(&self, len: usize) {
+        add(&self.received, 1);
+        add(&self.received_bytes, len as u64);
+    }
+
+    /// Counts a message to the peer.
+    pub(crate) fn count_sent(&self, len: usize) {
+        add(&self.sent, 1);
+        add(&self.sent_bytes, len as u64);
+    }
+
     /// Keeps the datagrams of our last flight until the peer shows that it has them.
     pub(crate) fn keep_last_flight(&self, flight: Vec<Box<[u8]>>) {
         *self.last_flight.lock() = flight;
@@ -357,6 +375,11 @@ impl Association {
         }
         !flight.is_empty()
     }
+}
+
+/// Adds where only one thread at a time does, so that no locked instruction is needed.
+fn add(counter: &AtomicU64, more: u64) {
+    counter.store(counter.load(Ordering::Relaxed) + more, Ordering::Relaxed);
 }
 
 impl fmt::Debug for Association {

@@ -8,11 +8,13 @@ use openssl::error::ErrorStack;
 
 use crate::error::IdentityError;
 
+mod expiration;
 mod identity;
 mod keys;
 mod peer;
 mod revocation;
 
+pub use self::expiration::Expiration;
 pub(crate) use self::identity::unix_now;
 pub use self::identity::{CaBundle, Identity, PublicKey};
 pub use self::keys::SharedKeys;

@@ -50,6 +50,7 @@ compile_error!("peeloff runs on Linux only: it relies on epoll, recvmmsg and Lin
 
 mod address;
 mod association;
+mod audit;
 mod client;
 mod config;
 mod credentials;
@@ -77,8 +78,8 @@ pub use association::AssociationId;
 pub use client::Client;
 pub use config::Timeouts;
 pub use credentials::{
-    CaBundle, ClientAuth, Credentials, Identity, PeerCertificate, PeerIdentity, PublicKey, RevocationList,
-    SharedKeys,
+    CaBundle, ClientAuth, Credentials, Expiration, Identity, PeerCertificate, PeerIdentity, PublicKey,
+    RevocationList, SharedKeys,
 };
 pub use dispatcher::admit::{Limits, Refusal};
 pub use error::{ConnectError, EndReason, Error, IdentityError, NoSctp, StartError, TrySendError};

@@ -11,6 +11,7 @@ use socket2::Socket;
 
 use crate::address::Scheme;
 use crate::association::{Association, AssociationId, Link, signal};
+use crate::audit;
 use crate::config::Timeouts;
 use crate::credentials::PeerIdentity;
 use crate::error::{EndReason, Error};
@@ -438,6 +439,7 @@ impl Peer {
         self.association.wake_no_more();
         self.end = Some(reason.clone());
         if let Some(home) = self.home.take() {
+            audit::ended(&self.association, &self.facts, &reason);
             home.left(&self.association, &reason, leftover);
         }
         reason

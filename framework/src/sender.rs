@@ -93,7 +93,7 @@ impl Sender {
             let mut outbox = association.outbox.lock();
             match send_behind(association, session, &mut outbox, message, how) {
                 sent @ (Sent::Done | Sent::Parked) => {
-                    association.sent.fetch_add(1, Ordering::Relaxed);
+                    association.count_sent(message.len());
                     (Posted::Sent, if sent == Sent::Parked { signal::FLUSH } else { 0 })
                 }
                 Sent::Full => match outbox.push(message, how, &association.outbox_bound) {
@@ -165,9 +165,8 @@ pub(crate) fn lock_and_send(association: &Association, message: &[u8], how: &Sen
     let mut link = association.link.lock();
     let Link::Open(session) = &mut *link else { return None };
     let sent = send_behind(association, session, &mut association.outbox.lock(), message, how);
-    drop(link);
     if matches!(sent, Sent::Done | Sent::Parked) {
-        association.sent.fetch_add(1, Ordering::Relaxed);
+        association.count_sent(message.len());
     }
     Some(sent)
 }
@@ -188,20 +187,19 @@ fn send_behind(
 
 /// Sends what waits for this association, as far as there is room, and counts it; `true` where some is left.
 fn empty(association: &Association, session: &mut Session, outbox: &mut Queue) -> bool {
-    let (mut sent, mut dropped, mut left) = (0, 0, false);
+    let (mut dropped, mut left) = (0, false);
     while let Some((message, how)) = outbox.front() {
         match session.send(message, how) {
             Sent::Full => {
                 left = true;
                 break;
             }
-            Sent::Done | Sent::Parked => sent += 1,
+            Sent::Done | Sent::Parked => association.count_sent(message.len()),
             // Too large for a path that has changed, or the association is over: nobody waits for it.
             _ => dropped += 1,
         }
         outbox.pop();
     }
-    association.sent.fetch_add(sent, Ordering::Relaxed);
     association.dropped.fetch_add(dropped, Ordering::Relaxed);
     left
 }

@@ -10,6 +10,7 @@ use parking_lot::RwLock;
 
 use crate::address::{Address, Scheme};
 use crate::association::{Association, Link, signal};
+use crate::audit;
 use crate::config::Timeouts;
 use crate::credentials::{ClientAuth, Credentials, Identity, SharedKeys};
 use crate::dispatcher::admit::{Limits, Refusal};
@@ -17,7 +18,7 @@ use crate::dispatcher::child::Options;
 use crate::dispatcher::{self, Dispatcher, Letter, Mailbox, SctpListener, TcpListener, UdpListener};
 use crate::error::{EndReason, IdentityError, StartError};
 use crate::handler::{Admission, Incoming, PeerHandler};
-use crate::observe::{Counters, Stats, bump, log_limited};
+use crate::observe::{Counters, Stats, bump};
 use crate::outbox::Outbox;
 use crate::peer::{Home, Leftover};
 use crate::registry::Registry;
@@ -93,10 +94,10 @@ impl Shared {
         }
     }
 
-    /// Counts a refusal and says so, at a limited rate.
-    pub(crate) fn refuse(&self, refusal: Refusal) {
+    /// Counts a refusal and logs it, at a limited rate.
+    pub(crate) fn refuse(&self, refusal: Refusal, scheme: Scheme, local: SocketAddr, peer: SocketAddr) {
         bump(&self.counters.refused[refusal.index()]);
-        log_limited!(info, %refusal, "refused a new peer");
+        audit::refused(refusal, scheme, local, peer);
     }
 
     fn post(&self, letter: Letter) {
@@ -108,7 +109,6 @@ impl Shared {
 
 impl Home for Shared {
     fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Leftover>) {
-        tracing::debug!(id = %association.id, peer = %association.peer_address(), %reason, "association over");
         // Before the addresses are free. Whose handshake had no end may still get one by the same hello.
         let unanswered =
             matches!(reason, EndReason::Evicted | EndReason::HandshakeTimedOut | EndReason::NoThread);

@@ -259,6 +259,15 @@ pub struct TimeoutArgs {
     pub drain_timeout: Span,
 }
 
+impl CredentialArgs {
+    /// Whether the options name a file that a reload would read again.
+    pub(crate) fn names_a_file(&self) -> bool {
+        let Self { cert, key, ocsp, ca, crl, psk_file, key_file, .. } = self;
+        let several = [cert, key, ocsp].iter().any(|files| !files.is_empty());
+        several || [ca, crl, psk_file, key_file].iter().any(|file| file.is_some())
+    }
+}
+
 impl ServerArgs {
     /// The schemes of all listeners.
     pub fn schemes(&self) -> impl Iterator<Item = Scheme> {

@@ -9,6 +9,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use crate::logging;
+
 /// The exit code for bad input: an option, a file or an address that cannot be used.
 pub const BAD_INPUT: u8 = 2;
 
@@ -61,6 +63,7 @@ pub(crate) fn conclude_usage(program: &str, error: &clap::Error) -> ExitCode {
 
 /// Turns a program's result into its exit code, and prints the failure if there is one.
 pub fn conclude(program: &str, result: Result<u8, Failure>) -> ExitCode {
+    logging::flush();
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {

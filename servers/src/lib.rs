@@ -19,6 +19,7 @@ pub mod credentials;
 pub mod echo;
 pub mod failure;
 pub mod key_file;
+mod log_queue;
 pub mod logging;
 pub mod nc;
 pub mod psk;

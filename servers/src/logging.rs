@@ -1,12 +1,16 @@
 //! Logs: always on standard error, so that standard output stays for data.
 
+use std::env;
 use std::io::{self, IsTerminal};
+use std::panic;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use crate::failure::Failure;
+use crate::log_queue::LogQueue;
 
 /// How much is logged.
 #[derive(Args, Clone, Debug)]
@@ -22,7 +26,7 @@ pub struct LogArgs {
 
     /// Log what this filter selects, such as `warn,peeloff=trace`.
     ///
-    /// It replaces -v and -q.
+    /// It replaces -v and -q. Without all three the environment variable RUST_LOG is such a filter.
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
 }
@@ -32,22 +36,30 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 struct Logger {
     level: u8,
+    queue: LogQueue,
     change: Box<dyn Fn(EnvFilter) + Send + Sync>,
 }
 
 impl LogArgs {
-    /// Sends the log of this process to standard error; `level` is 0 for errors, 1 for warnings, 2
-    /// for what -v adds to. A second call changes nothing.
+    /// Sends the log of this process to standard error, through a bounded queue, and panics to the log; `level` is 0
+    /// for errors, 1 for warnings, 2 for what -v adds to. A second call changes nothing.
     ///
     /// # Errors
     ///
-    /// The filter cannot be understood.
+    /// The filter cannot be understood, or the system has no thread.
     pub fn start(&self, level: u8) -> Result<(), Failure> {
         let filter = self.filter(level)?;
+        let queue = LogQueue::start(io::stderr()).map_err(|error| {
+            Failure::new(
+                1,
+                format_args!("cannot start a thread for the log ({error}): check the limit on threads"),
+            )
+        })?;
         LOGGER.get_or_init(|| {
+            let writer = queue.clone();
             let builder = tracing_subscriber::fmt()
                 .with_env_filter(filter)
-                .with_writer(io::stderr)
+                .with_writer(move || writer.clone())
                 .with_ansi(io::stderr().is_terminal())
                 .with_target(false)
                 // Its report goes through `eprintln!`, which panics when standard error is closed: a
@@ -59,7 +71,9 @@ impl LogArgs {
             drop(builder.try_init());
             // Fails only if there is no logger any more.
             let change = move |filter| drop(handle.reload(filter));
-            Logger { level, change: Box::new(change) }
+            // The default hook writes to standard error and waits for its reader.
+            panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+            Logger { level, queue, change: Box::new(change) }
         });
         Ok(())
     }
@@ -86,11 +100,32 @@ impl LogArgs {
                     "--log {text:?} is not a filter ({error}): write a level, or module=level, with commas between them"
                 ))
             }),
+            None if self.verbose == 0 && self.quiet == 0 => match env::var("RUST_LOG") {
+                Ok(text) if !text.is_empty() => EnvFilter::try_new(&text).map_err(|error| {
+                    Failure::input(format_args!(
+                        "RUST_LOG={text:?} is not a filter ({error}): write a level, or module=level, with commas \
+                         between them, or unset it"
+                    ))
+                }),
+                _ => Ok(EnvFilter::new(level_name(level))),
+            },
             None => {
                 let level = level.saturating_add(self.verbose).saturating_sub(self.quiet);
                 Ok(EnvFilter::new(level_name(level)))
             }
         }
+    }
+}
+
+/// Lines of the log that were dropped because nobody read it.
+pub(crate) fn lost_lines() -> u64 {
+    LOGGER.get().map_or(0, |logger| logger.queue.lost())
+}
+
+/// Waits until the log is written, a second at most; for the end of the program.
+pub(crate) fn flush() {
+    if let Some(logger) = LOGGER.get() {
+        logger.queue.flush(Duration::from_secs(1));
     }
 }
 

@@ -2,9 +2,10 @@
 //! runs does.
 
 use std::ops::RangeInclusive;
+use std::time::{Duration, SystemTime};
 
 use peeloff::sctp::Settings;
-use peeloff::{Handle, Identity, Stats, StreamSettings};
+use peeloff::{Expiration, Handle, Identity, Stats, StreamSettings};
 
 use crate::cli::ServerArgs;
 use crate::config::{Config, ServerOptions};
@@ -13,6 +14,9 @@ use crate::failure::Failure;
 
 /// Bytes of stack that a worker can work with: OpenSSL's handshake needs most of the least.
 const STACK_SIZES: RangeInclusive<usize> = 64 << 10..=64 << 20;
+
+/// How long before its end a certificate or a list is warned of.
+const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// The options that take effect at once; all others do at the next start.
 const LIVE: &[&str] = &[
@@ -80,12 +84,40 @@ pub(crate) struct Running<T> {
     reloaded: Option<Config<T>>,
     /// The certificate that was made up for this run, if one was.
     self_signed: Option<Identity>,
+    /// When parts of the credentials in use stop being valid.
+    expirations: Vec<Expiration>,
     handle: Handle,
 }
 
 impl<T: ServerOptions> Running<T> {
-    pub(crate) fn new(started: Config<T>, self_signed: Option<Identity>, handle: Handle) -> Self {
-        Self { started, reloaded: None, self_signed, handle }
+    pub(crate) fn new(
+        started: Config<T>,
+        self_signed: Option<Identity>,
+        expirations: Vec<Expiration>,
+        handle: Handle,
+    ) -> Self {
+        Self { started, reloaded: None, self_signed, expirations, handle }
+    }
+
+    /// Whether the options name a file that a reload would read again.
+    pub(crate) fn can_reload(&self) -> bool {
+        let ServerArgs { config, credentials, .. } = self.args();
+        config.config.is_some() || credentials.names_a_file()
+    }
+
+    /// Logs which parts of the credentials have expired or are about to.
+    pub(crate) fn warn_of_expiry(&self) {
+        let now = SystemTime::now();
+        for Expiration { what, at, .. } in &self.expirations {
+            match at.duration_since(now) {
+                Ok(left) if left >= EXPIRES_SOON => {}
+                Ok(left) => {
+                    let hours = left.as_secs() / 3600;
+                    tracing::warn!(hours, "the {what} expires soon: replace its file and send SIGHUP");
+                }
+                Err(_) => tracing::warn!("the {what} has expired: replace its file and send SIGHUP"),
+            }
+        }
     }
 
     /// The options in effect. Those that take a restart may be newer than what the server does.
@@ -117,6 +149,7 @@ impl<T: ServerOptions> Running<T> {
         let change_log = args.log.prepare().map_err(locate)?;
 
         let Loaded { credentials, self_signed } = plan.credentials;
+        let expirations = credentials.expirations();
         self.handle.reload(credentials).map_err(Failure::input)?;
 
         // From here on nothing can fail.
@@ -124,6 +157,8 @@ impl<T: ServerOptions> Running<T> {
             warn_of_self_signed();
         }
         self.self_signed = self_signed.or(self.self_signed.take());
+        self.expirations = expirations;
+        self.warn_of_expiry();
         self.handle.set_limits(args.limits.to_limits());
         change_log();
         let names = |older: &Config<T>, live: bool| -> Vec<String> {

@@ -1,19 +1,27 @@
 //! Runs a server from its first check to its last log line; what differs between servers is their
 //! handler.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use peeloff::{Address, PeerHandler, Server, ServerBuilder, Stats};
+use peeloff::{Address, PeerHandler, Report, Server, ServerBuilder, Stats};
+use signal_hook::consts::SIGHUP;
 
 use crate::cli::ServerArgs;
 use crate::config::{Config, ServerOptions};
 use crate::failure::Failure;
+use crate::logging;
 use crate::reload::{Plan, Running, warn_of_self_signed};
 use crate::signals::{self, Asked};
 
+/// How often credentials are looked at for their dates.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
 /// Serves peers until SIGINT or SIGTERM, then gives them `--drain-timeout` to end. SIGHUP makes it read
-/// its configuration and its credentials again.
+/// its configuration and its credentials again; on a terminal, where the options name no file, it ends the server as
+/// SIGTERM does, because then it says that the terminal was closed.
 ///
 /// Standard output gets one line for each listener, `listening dtls://127.0.0.1:41234`, once all
 /// are bound, and nothing else.
@@ -45,6 +53,7 @@ where
     args.log.start(2).map_err(|failure| config.locate(failure))?;
     let plan = Plan::new(args, None).map_err(|failure| config.locate(failure))?;
     let self_signed = plan.credentials.self_signed.clone();
+    let expirations = plan.credentials.credentials.expirations();
     let asked = catch_signals()?;
     // Raised before the start, which looks at the limit, and logged after it, so that a failure is
     // the only line there is.
@@ -57,12 +66,15 @@ where
     }
     announce(addresses);
     let handle = server.handle();
-    let mut running = Running::new(config, self_signed, handle.clone());
+    let mut running = Running::new(config, self_signed, expirations, handle.clone());
+    running.warn_of_expiry();
     let signal = wait(&asked, &mut running);
     let (grace, peers) = (running.args().timeouts.drain_timeout, handle.stats().peers);
     tracing::info!(signal, %grace, peers, "shutting down");
     let report = handle.shutdown(grace.0);
-    tracing::info!(?report, "ended");
+    log_stats(&handle.stats());
+    let Report { peers, finished, stopped, abandoned, .. } = report;
+    tracing::info!(peers, finished, stopped, abandoned, "ended");
     Ok(0)
 }
 
@@ -90,30 +102,38 @@ fn builder(args: &ServerArgs, plan: Plan) -> ServerBuilder {
 /// Signals come out of the receiver, up to the first that ends the server.
 fn catch_signals() -> Result<Receiver<Asked>, Failure> {
     let (sender, receiver) = mpsc::sync_channel(1);
+    // Fails only if the program is ending already.
     signals::on_signals(move |asked| {
-        // Both fail only if the program is ending already, or if a reload has not begun, which is as
-        // good as another one.
-        let _ = match asked {
-            Asked::Reload => sender.try_send(asked).map_err(drop),
-            Asked::End(_) => sender.send(asked).map_err(drop),
-        };
+        let _ = sender.send(asked);
     })?;
     Ok(receiver)
 }
 
-/// Blocks until a signal ends the server, and gives its number; reloads, and logs the counters,
-/// meanwhile.
+/// Blocks until a signal ends the server, and gives its number. Meanwhile it reloads, logs the counters, and looks once a
+/// day for credentials that expire.
 fn wait<T: ServerOptions>(asked: &Receiver<Asked>, running: &mut Running<T>) -> i32 {
+    // On a terminal that is closed, SIGHUP says that the user has left.
+    let on_terminal = io::stdin().is_terminal() || io::stderr().is_terminal();
+    let mut look = Instant::now() + DAY;
+    let mut stats = Instant::now();
     loop {
         let interval = running.args().stats_interval.0.filter(|interval| !interval.is_zero());
-        let result = match interval {
-            Some(interval) => asked.recv_timeout(interval),
-            None => asked.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        match result {
+        let due = interval.and_then(|interval| stats.checked_add(interval)).map_or(look, |due| due.min(look));
+        match asked.recv_timeout(due.saturating_duration_since(Instant::now())) {
             Ok(Asked::End(signal)) => return signal,
+            Ok(Asked::Reload) if on_terminal && !running.can_reload() => return SIGHUP,
             Ok(Asked::Reload) => running.reload(),
-            Err(RecvTimeoutError::Timeout) => log_stats(&running.stats()),
+            Err(RecvTimeoutError::Timeout) => {
+                let now = Instant::now();
+                if now >= look {
+                    running.warn_of_expiry();
+                    look = now + DAY;
+                }
+                if interval.is_some_and(|interval| now.duration_since(stats) >= interval) {
+                    log_stats(&running.stats());
+                    stats = now;
+                }
+            }
             // The thread that waits for signals is gone, so none would ever come: end while it is
             // still in good order.
             Err(RecvTimeoutError::Disconnected) => return 0,
@@ -121,15 +141,21 @@ fn wait<T: ServerOptions>(asked: &Receiver<Asked>, running: &mut Running<T>) -> 
     }
 }
 
-/// One line per listener. A closed standard output is no reason to stop serving.
+/// One line per listener. A closed standard output is no reason to stop serving, and neither is one that nobody reads, so a
+/// thread of its own writes to it.
 fn announce(addresses: &[Address]) {
-    let mut stdout = io::stdout().lock();
-    let written = addresses.iter().try_for_each(|address| writeln!(stdout, "listening {address}"));
-    if let Err(error) = written.and_then(|()| stdout.flush()) {
-        tracing::warn!(%error, "cannot write the addresses to standard output");
-    }
     for address in addresses {
         tracing::info!(%address, "listening");
+    }
+    let lines: String = addresses.iter().map(|address| format!("listening {address}\n")).collect();
+    let write = move || {
+        let mut stdout = io::stdout().lock();
+        if let Err(error) = stdout.write_all(lines.as_bytes()).and_then(|()| stdout.flush()) {
+            tracing::warn!(%error, "cannot write the addresses to standard output");
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("announce".to_owned()).spawn(write) {
+        tracing::warn!(%error, "cannot write the addresses to standard output");
     }
 }
 
@@ -140,10 +166,9 @@ fn log_limit(descriptors: io::Result<u64>) {
     }
 }
 
-/// Those counters that are not zero, as `name=value`.
+/// All counters, as `name=value`.
 fn log_stats(stats: &Stats) {
-    let entries = stats.entries();
-    let nonzero = entries.iter().filter(|(_, value)| *value != 0);
-    let line: Vec<String> = nonzero.map(|(name, value)| format!("{name}={value}")).collect();
+    let counters = stats.entries().into_iter().map(|(name, value)| format!("{name}={value}"));
+    let line: Vec<String> = counters.chain([format!("log_lines_lost={}", logging::lost_lines())]).collect();
     tracing::info!("stats {}", line.join(" "));
 }

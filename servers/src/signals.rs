@@ -1,18 +1,27 @@
-//! SIGINT and SIGTERM: the first asks, the second ends at once. SIGHUP asks a server to reload.
+//! SIGINT and SIGTERM: the first asks, a second one ends at once. SIGHUP asks a server to reload.
+//!
+//! Supervisors and wrappers often signal a process and then its group, so that two signals arrive within a millisecond. A
+//! signal within [`SAME`] of the first counts as the first.
 //!
 //! SIGPIPE needs nothing here: the Rust runtime ignores it, so a closed pipe is an error of the
 //! write.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
+use signal_hook::low_level;
 
 use crate::failure::Failure;
+use crate::logging;
+
+/// How long a repeated signal counts as the same one.
+const SAME: Duration = Duration::from_millis(500);
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +41,8 @@ pub fn exit_code(signal: i32) -> u8 {
 /// Takes over SIGINT and SIGTERM of this process, and runs `action` with the number of the first,
 /// on a thread of its own.
 ///
-/// The second ends the process with its [`exit_code`], inside the signal handler: that works
-/// whatever the other threads are doing.
+/// A second one, [`SAME`] later or more, is logged and ends the process with its [`exit_code`]. A third one does so inside the
+/// signal handler, which works whatever the threads are doing.
 ///
 /// # Errors
 ///
@@ -65,20 +74,34 @@ fn catch(more: &[i32], action: impl FnMut(Asked) + Send + 'static) -> Result<(),
 }
 
 fn try_catch(more: &[i32], mut action: impl FnMut(Asked) + Send + 'static) -> io::Result<()> {
-    let asked = Arc::new(AtomicBool::new(false));
+    let ending = Arc::new(AtomicBool::new(false));
     let mut signals = Signals::new([SIGINT, SIGTERM].iter().chain(more))?;
     for signal in [SIGINT, SIGTERM] {
-        // Actions run in the order of registration, so the first signal finds the flag still clear.
-        flag::register_conditional_shutdown(signal, i32::from(exit_code(signal)), Arc::clone(&asked))?;
-        flag::register(signal, Arc::clone(&asked))?;
+        flag::register_conditional_shutdown(signal, i32::from(exit_code(signal)), Arc::clone(&ending))?;
     }
+    // The action may block, for example for a main thread that still starts, and the second signal must not wait for it.
+    let (ask, asked) = crossbeam_channel::bounded(2);
+    thread::Builder::new()
+        .name("signal-actions".to_owned())
+        .spawn(move || asked.iter().for_each(&mut action))?;
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        // Signals that have no action any more are still caught, so they do nothing.
+        let mut first: Option<Instant> = None;
         for signal in signals.forever() {
-            if signal == SIGHUP {
-                action(Asked::Reload);
-            } else {
-                return action(Asked::End(signal));
+            match (signal, first) {
+                // A reload that has not begun is as good as another one.
+                (SIGHUP, None) => drop(ask.try_send(Asked::Reload)),
+                (SIGHUP, Some(_)) => {}
+                (_, None) => {
+                    first = Some(Instant::now());
+                    let _ = ask.send(Asked::End(signal));
+                }
+                (_, Some(first)) if first.elapsed() < SAME => {}
+                (_, Some(_)) => {
+                    ending.store(true, Ordering::SeqCst);
+                    tracing::warn!(signal, "a second signal: ending at once");
+                    logging::flush();
+                    low_level::exit(i32::from(exit_code(signal)));
+                }
             }
         }
     })?;

@@ -3,10 +3,7 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
 use std::net::UdpSocket;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use support::{CHAT, Certificate, Directory, ECHO, NC, Program, run, start_echo};
@@ -172,22 +169,6 @@ fn sigterm_and_sigint_let_peers_go_in_good_order() {
 }
 
 #[test]
-fn a_second_signal_ends_at_once_whatever_the_server_is_doing() {
-    for (first, second, code) in [("TERM", "INT", 130), ("INT", "TERM", 143)] {
-        let (_reader, log) = UnixStream::pair().unwrap();
-        let stderr = OwnedFd::from(log.try_clone().unwrap());
-        let arguments = ["--listen", "udp://127.0.0.1:0"];
-        let mut server = Program::start_with_outputs(ECHO, &arguments, Stdio::piped(), stderr.into());
-        server.line();
-        // Nobody reads the log and it is full, so the server gets stuck on its next line.
-        fill(log);
-        server.signal(first);
-        server.signal(second);
-        assert_eq!(server.wait().code, Some(code));
-    }
-}
-
-#[test]
 fn a_server_outlives_those_who_read_its_output() {
     let mut server =
         Program::start_with_outputs(ECHO, &["--listen", "udp://127.0.0.1:0"], full_device(), Stdio::piped());
@@ -330,16 +311,6 @@ fn a_kernel_without_sctp_is_named_with_a_remedy() {
         run(NC, &["-l", &listen], "").failed_with("peeloff-nc", 2, "scripts/sctp-vm");
         run(NC, &[&call], "").failed_with("peeloff-nc", 2, "scripts/sctp-vm");
     }
-}
-
-/// Writes into a socket until it takes no more; it blocks its writers afterwards.
-fn fill(mut socket: UnixStream) {
-    socket.set_nonblocking(true).unwrap();
-    // Down to single bytes, so that not even a short line fits.
-    for size in [4096, 1] {
-        while socket.write(&[b'.'; 4096][..size]).is_ok() {}
-    }
-    socket.set_nonblocking(false).unwrap();
 }
 
 /// Where every write fails.

@@ -3,10 +3,6 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::process::Stdio;
 
 use support::{CHAT, Certificate, Directory, ECHO, NC, Program, run, start_echo};
 
@@ -209,30 +205,4 @@ fn sighup_without_a_file_is_taken_well() {
     assert_eq!(run(NC, &[&address], "x\n").stdout, "x\n");
     server.signal("TERM");
     assert_eq!(server.wait().code, Some(0));
-}
-
-#[test]
-fn sighup_does_nothing_to_a_server_that_is_ending() {
-    let (_reader, log) = UnixStream::pair().unwrap();
-    let stderr = OwnedFd::from(log.try_clone().unwrap());
-    let arguments = ["--listen", "udp://127.0.0.1:0"];
-    let mut server = Program::start_with_outputs(ECHO, &arguments, Stdio::piped(), stderr.into());
-    server.line();
-    // Nobody reads the log and it is full, so the server gets stuck while it ends.
-    fill(log);
-    server.signal("TERM");
-    server.signal("HUP");
-    server.signal("HUP");
-    server.signal("INT");
-    assert_eq!(server.wait().code, Some(130));
-}
-
-/// Writes into a socket until it takes no more; it blocks its writers afterwards.
-fn fill(mut socket: UnixStream) {
-    socket.set_nonblocking(true).unwrap();
-    // Down to single bytes, so that not even a short line fits.
-    for size in [4096, 1] {
-        while socket.write(&[b'.'; 4096][..size]).is_ok() {}
-    }
-    socket.set_nonblocking(false).unwrap();
 }

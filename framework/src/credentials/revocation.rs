@@ -102,6 +102,13 @@ impl RevocationList {
         Ok(())
     }
 
+    /// Returns until when each list is good, with the name of its issuer.
+    pub(super) fn ends(&self) -> impl Iterator<Item = (String, &Asn1TimeRef)> {
+        self.lists
+            .iter()
+            .filter_map(|List { list, .. }| Some((name_line(list.issuer_name()), list.next_update()?)))
+    }
+
     /// Returns why these lists do not let a chain pass, the leaf first, and names the certificate and its issuer.
     /// `None`: they have nothing against it.
     pub(crate) fn objection<'a>(&self, chain: impl Iterator<Item = &'a X509Ref>) -> Option<String> {

@@ -59,10 +59,11 @@ impl Hands {
     ) -> Result<Arc<Association>, Refusal> {
         let (scheme, local, peer) = (incoming.scheme, incoming.local, incoming.peer);
         let registry = &self.shared.registry;
-        registry.book(local, peer).inspect_err(|refusal| self.refuse(*refusal))?;
+        let refuse = |refusal| self.shared.refuse(refusal, scheme, local, peer);
+        registry.book(local, peer).inspect_err(|refusal| refuse(*refusal))?;
         if let Err(refusal) = self.shared.ask(&incoming) {
             registry.cancel(local, peer);
-            self.refuse(refusal);
+            refuse(refusal);
             return Err(refusal);
         }
         let association = self.association(scheme, local, peer).with_hello(hello_random);
@@ -77,7 +78,8 @@ impl Hands {
         local: SocketAddr,
         proxy: SocketAddr,
     ) -> Result<Arc<Association>, Refusal> {
-        self.shared.registry.book_proxy(local, proxy).inspect_err(|refusal| self.refuse(*refusal))?;
+        let refuse = |refusal| self.shared.refuse(refusal, scheme, local, proxy);
+        self.shared.registry.book_proxy(local, proxy).inspect_err(|refusal| refuse(*refusal))?;
         self.begin(self.association(scheme, local, proxy), true)
     }
 
@@ -89,7 +91,7 @@ impl Hands {
         let association = Arc::new(association);
         if handshake && let Err(refusal) = self.shared.registry.begin_handshake(&association) {
             self.shared.registry.cancel(association.local, association.peer);
-            self.refuse(refusal);
+            self.refuse(refusal, &association);
             return Err(refusal);
         }
         Ok(association)
@@ -130,8 +132,9 @@ impl Hands {
                     self.waiting.push_back(job);
                 } else {
                     // Counted last: whoever sees the refusal sees the peer gone.
+                    let association = Arc::clone(&job.association);
                     job.abandon(EndReason::NoThread);
-                    self.refuse(Refusal::NoThread);
+                    self.refuse(Refusal::NoThread, &association);
                 }
             }
         }
@@ -150,8 +153,9 @@ impl Hands {
             }
             // Nobody waits longer for a thread than for a handshake: its peer has given up.
             if job.association.opened.elapsed() > self.shared.timeouts.handshake {
+                let association = Arc::clone(&job.association);
                 job.abandon(EndReason::NoThread);
-                self.refuse(Refusal::NoThread);
+                self.refuse(Refusal::NoThread, &association);
                 continue;
             }
             match self.pool.submit(job) {
@@ -164,13 +168,13 @@ impl Hands {
         }
     }
 
-    /// Counts a refusal and says so, at a limited rate.
-    pub(super) fn refuse(&self, refusal: Refusal) {
-        self.shared.refuse(refusal);
+    /// Counts a refusal and logs it, at a limited rate.
+    fn refuse(&self, refusal: Refusal, association: &Association) {
+        self.shared.refuse(refusal, association.scheme, association.local, association.peer);
     }
 
-    /// No child: which refusal that is.
-    pub(super) fn refuse_for(&self, error: &io::Error, peer: SocketAddr) {
+    /// There is no socket for a peer: which refusal that is.
+    pub(super) fn refuse_for(&self, error: &io::Error, scheme: Scheme, local: SocketAddr, peer: SocketAddr) {
         let counters = &self.shared.counters;
         let refusal = match error.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE) => {
@@ -187,6 +191,6 @@ impl Hands {
             }
         };
         log_limited!(warn, %peer, %error, "no socket for a new peer");
-        self.refuse(refusal);
+        self.shared.refuse(refusal, scheme, local, peer);
     }
 }

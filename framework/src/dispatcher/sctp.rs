@@ -266,7 +266,7 @@ impl Listener {
         });
         if let Err(error) = probed {
             hands.cancel(&association);
-            hands.refuse_for(&error, peer);
+            hands.refuse_for(&error, self.scheme, local, peer);
             return self.abort(id, Refusal::NoFileDescriptor, hands);
         }
         match self.socket.peel_off(id) {
@@ -282,7 +282,7 @@ impl Listener {
             Err(error) => {
                 bump(&hands.shared.counters.sctp_peel_offs_failed);
                 hands.cancel(&association);
-                hands.refuse_for(&error, peer);
+                hands.refuse_for(&error, self.scheme, local, peer);
                 self.refuse(id);
                 let _ = self.socket.abort(id, b"cannot be served");
             }

@@ -133,7 +133,7 @@ impl Tcp {
                     // It was over before it was accepted; accept(2) passes on errors of the network too.
                     _ if !is_exhausted(&error) => {}
                     _ => {
-                        hands.refuse_for(&error, listener.address);
+                        hands.refuse_for(&error, listener.scheme, listener.address, listener.address);
                         bump(&hands.shared.counters.accept_pauses);
                         self.resume = Some(Instant::now() + self.pause);
                         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -158,11 +158,6 @@ impl TcpListener {
     fn accept(&self, hands: &mut Hands) -> io::Result<()> {
         let (socket, peer) = self.socket.accept()?;
         bump(&hands.shared.counters.connections);
-        if !hands.has_headroom(socket.as_fd()) {
-            reset(&socket);
-            hands.refuse_for(&io::Error::from_raw_os_error(libc::EMFILE), self.address);
-            return Ok(());
-        }
         let (Some(peer), Ok(Some(local))) =
             (peer.as_socket(), socket.local_addr().map(|found| found.as_socket()))
         else {
@@ -170,6 +165,11 @@ impl TcpListener {
             return Ok(());
         };
         let (local, peer) = (canonical(local), canonical(peer));
+        if !hands.has_headroom(socket.as_fd()) {
+            reset(&socket);
+            hands.refuse_for(&io::Error::from_raw_os_error(libc::EMFILE), self.scheme, local, peer);
+            return Ok(());
+        }
         let admitted = match self.proxied {
             true => hands.admit_proxy(self.scheme, local, peer),
             false => hands.admit(Incoming::new(self.scheme, local, peer), [0; 32]),

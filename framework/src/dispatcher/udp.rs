@@ -247,7 +247,7 @@ impl Udp {
             Ok(made) => made,
             Err(error) => {
                 hands.cancel(&association);
-                return hands.refuse_for(&error, peer);
+                return hands.refuse_for(&error, association.scheme, local, peer);
             }
         };
         bump(match recipe {

@@ -182,7 +182,7 @@ impl Peer {
             Layers::Frames | Layers::Tls => return self.take_bytes(buffer),
             Layers::Plain => {}
         }
-        self.count_message();
+        self.count_message(len);
         if len <= buffer.len() {
             return Ok(Some(Next::Message(len)));
         }
@@ -252,11 +252,11 @@ impl Peer {
         self.more = more && !matches!(read, Read::Nothing);
         match read {
             Read::Message(len) => {
-                self.count_message();
+                self.count_message(len);
                 Ok(Some(Next::Message(len)))
             }
             Read::Long(message) => {
-                self.count_message();
+                self.count_message(message.len());
                 self.deliver_long(message, buffer).map(Some)
             }
             Read::Nothing => Ok(None),
@@ -271,9 +271,9 @@ impl Peer {
         }
     }
 
-    pub(super) fn count_message(&mut self) {
+    pub(super) fn count_message(&mut self, len: usize) {
         self.heard = true;
-        self.association.received.fetch_add(1, Ordering::Relaxed);
+        self.association.count_received(len);
         if !self.association.confirmed.load(Ordering::Relaxed) {
             self.association.confirm();
         }

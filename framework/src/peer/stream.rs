@@ -100,11 +100,11 @@ impl Peer {
                 Err(Error::MessageRefused { limit })
             }
             Some(Ok(len)) => {
-                self.count_message();
+                self.count_message(len);
                 Ok(Some(Next::Message(len)))
             }
             Some(Err(message)) => {
-                self.count_message();
+                self.count_message(message.len());
                 let needed = message.len();
                 self.kept = Some(message);
                 Err(Error::BufferTooSmall { needed })

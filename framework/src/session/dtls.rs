@@ -9,10 +9,11 @@ use socket2::Socket;
 
 use super::Sent;
 use super::datagram;
-use super::handshake::{Failure, alert_text, broken};
+use super::handshake::{Failure, broken};
 use crate::credentials::{PeerCertificate, PeerIdentity};
 use crate::error::EndReason;
 use crate::observe::{Counters, bump};
+use crate::protocol::alert::Alert;
 use crate::protocol::dtls::keys::{RefusedExport, Secrets};
 use crate::protocol::dtls::suite::Aead;
 use crate::protocol::dtls::{Dropped, Opened, Opener, SealError, Sealer};
@@ -34,11 +35,9 @@ pub(crate) enum Read {
     Broken(String),
 }
 
-/// Warning alerts and handshake messages (RFC 5246 §7.2, §7.4).
+/// A level of alerts, and handshake messages (RFC 5246 §7.2, §7.4).
 mod wire {
     pub(super) const WARNING: u8 = 1;
-    pub(super) const CLOSE_NOTIFY: u8 = 0;
-    pub(super) const NO_RENEGOTIATION: u8 = 100;
     pub(super) const HELLO_REQUEST: u8 = 0;
     pub(super) const CLIENT_HELLO: u8 = 1;
     pub(super) const FINISHED: u8 = 20;
@@ -198,10 +197,12 @@ impl DtlsSession {
                         None => Read::Long(message.to_vec()),
                     };
                 }
-                Opened::Alert { description: wire::CLOSE_NOTIFY, .. } => return Read::Closed,
+                Opened::Alert { description, .. } if Alert(description) == Alert::CLOSE_NOTIFY => {
+                    return Read::Closed;
+                }
                 // Other warnings ask for nothing.
                 Opened::Alert { level: wire::WARNING, .. } => {}
-                Opened::Alert { description, .. } => return Read::Broken(alert_text(description)),
+                Opened::Alert { description, .. } => return Read::Broken(Alert(description).to_string()),
                 Opened::Handshake(range) => match datagram[range].first() {
                     Some(&wire::FINISHED) => self.flight_is_wanted = true,
                     Some(&(wire::HELLO_REQUEST | wire::CLIENT_HELLO)) => self.refuse_renegotiation(),
@@ -224,11 +225,11 @@ impl DtlsSession {
     fn refuse_renegotiation(&mut self) {
         if self.refusals < MAX_REFUSALS {
             self.refusals += 1;
-            self.send_alert(wire::NO_RENEGOTIATION);
+            self.send_alert(Alert::NO_RENEGOTIATION);
         }
     }
 
-    fn send_alert(&mut self, description: u8) {
+    fn send_alert(&mut self, Alert(description): Alert) {
         let mut record = Vec::new();
         if self.sealer.seal_alert(wire::WARNING, description, &mut record).is_ok() {
             let _ = datagram::send(&self.socket, &record);
@@ -252,7 +253,7 @@ impl DtlsSession {
     /// Sends close_notify, once.
     pub(crate) fn close(&mut self) {
         if !std::mem::replace(&mut self.closed, true) {
-            self.send_alert(wire::CLOSE_NOTIFY);
+            self.send_alert(Alert::CLOSE_NOTIFY);
         }
     }
 
@@ -303,9 +304,13 @@ fn read_rest<S: io::Read + io::Write>(stream: &mut SslStream<S>, start: &[u8], r
     }
 }
 
-/// One line for what OpenSSL reports: the reason of its first error.
+/// One line for what OpenSSL reports: the peer's alert, or the reason of its first error.
 pub(super) fn describe(error: &openssl::ssl::Error) -> String {
-    let reason = error.ssl_error().and_then(|stack| stack.errors().first()?.reason());
+    let first = error.ssl_error().and_then(|stack| stack.errors().first());
+    if let Some(alert) = first.and_then(|first| Alert::of_reason_code(first.reason_code())) {
+        return alert.to_string();
+    }
+    let reason = first.and_then(|first| first.reason());
     match (reason, error.io_error()) {
         (Some(reason), _) => reason.to_owned(),
         (None, Some(io)) => io.to_string(),

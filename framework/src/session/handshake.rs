@@ -33,6 +33,7 @@ use crate::dispatcher::cookie::AddressProven;
 use crate::dispatcher::hello::{ClientHello, HANDSHAKE, Record};
 use crate::error::EndReason;
 use crate::observe::{Counters, bump};
+use crate::protocol::alert::Alert;
 use crate::restart::{Restart, Verdict};
 use crate::sys::{message::DATAGRAM_MAX, ossl};
 use crate::transport::Arrival;
@@ -203,7 +204,7 @@ impl Handshake {
                 Arrival::Woken | Arrival::TooLong | Arrival::Notification(_) | Arrival::Dry => {}
                 Arrival::TimedOut if now >= deadline => {
                     return Err(Failure::Ended(match self.alert {
-                        Some(alert) => EndReason::HandshakeFailed(alert_text(alert)),
+                        Some(alert) => EndReason::HandshakeFailed(Alert(alert).to_string()),
                         None => EndReason::HandshakeTimedOut,
                     }));
                 }
@@ -424,34 +425,4 @@ enum Fed {
 
 pub(super) fn broken(errors: ErrorStack) -> Failure {
     Failure::Ended(EndReason::HandshakeFailed(errors.to_string()))
-}
-
-/// The name of an alert (RFC 5246 §7.2, RFC 4279 §2).
-pub(super) fn alert_text(alert: u8) -> String {
-    let name = match alert {
-        0 => "close_notify",
-        10 => "unexpected_message",
-        20 => "bad_record_mac",
-        40 => "handshake_failure",
-        42 => "bad_certificate",
-        43 => "unsupported_certificate",
-        44 => "certificate_revoked",
-        45 => "certificate_expired",
-        46 => "certificate_unknown",
-        47 => "illegal_parameter",
-        48 => "unknown_ca",
-        49 => "access_denied",
-        50 => "decode_error",
-        51 => "decrypt_error",
-        70 => "protocol_version",
-        71 => "insufficient_security",
-        80 => "internal_error",
-        90 => "user_canceled",
-        110 => "unsupported_extension",
-        112 => "unrecognized_name",
-        115 => "unknown_psk_identity",
-        116 => "certificate_required",
-        other => return format!("the peer sent alert {other}"),
-    };
-    format!("the peer sent the alert {name}")
 }

@@ -10,6 +10,7 @@ use socket2::Socket;
 
 use crate::address::Scheme;
 use crate::association::{Association, Link};
+use crate::audit;
 use crate::dispatcher::tcp::reset;
 use crate::error::{EndReason, Error};
 use crate::observe::{bump, log_limited};
@@ -99,6 +100,7 @@ fn open(
     match opened.and_then(|opened| authorize(association, opened, shared)) {
         Ok(opened) => {
             shared.registry.end_handshake(association);
+            audit::opened(association, &opened.facts);
             let home: Arc<dyn Home> = Arc::clone(shared) as _;
             Some(Peer::open(Parts {
                 association: Arc::clone(association),
@@ -115,6 +117,12 @@ fn open(
                 Failure::Restarted(hello) => (EndReason::Replaced, Some(Leftover::Datagram(hello.into()))),
                 Failure::RestartedSctp(socket) => (EndReason::Replaced, Some(Leftover::Socket(socket))),
             };
+            // These are no failures, or have been logged with the identity.
+            let is_logged =
+                matches!(reason, EndReason::Shutdown | EndReason::Replaced | EndReason::NotAuthorized(_));
+            if !is_logged {
+                audit::failed(association, &reason, None);
+            }
             give_up(shared, association, reason, leftover);
             None
         }
@@ -132,8 +140,8 @@ fn authorize(association: &Association, mut opened: Opened, shared: &Shared) -> 
         bump(&shared.counters.resumed);
     }
     let Err(why) = shared.contexts().may_enter(&opened.facts) else { return Ok(opened) };
-    log_limited!(info, peer = %association.peer_address(), why, "refused a peer after its handshake");
     let (reason, patience) = (EndReason::NotAuthorized(why.to_owned()), shared.timeouts.send);
+    audit::failed(association, &reason, Some(&opened.facts.identity));
     match (&mut opened.session, &mut opened.transport) {
         (Session::Sctp(session), Transport::Sctp(transport)) => session.end(transport, &reason, patience),
         (Session::Stream(session), _) => session.end(&reason, patience),

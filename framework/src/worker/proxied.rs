@@ -35,7 +35,7 @@ fn admit(association: &Association, shared: &Shared, ends: Option<Ends>) -> Resu
     let incoming = Incoming::new(association.scheme, ends.local, ends.peer);
     let booked = shared.registry.book_proxied(association, ends);
     booked.and_then(|()| shared.ask(&incoming)).map_err(|refusal| {
-        shared.refuse(refusal);
+        shared.refuse(refusal, association.scheme, ends.local, ends.peer);
         failed(&refusal.to_string())
     })
 }

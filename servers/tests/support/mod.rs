@@ -56,8 +56,17 @@ impl Program {
 
     /// The same, with its outputs somewhere else.
     pub fn start_with_outputs(program: &str, arguments: &[&str], stdout: Stdio, stderr: Stdio) -> Self {
+        Self::start_with(program, arguments, [Stdio::piped(), stdout, stderr])
+    }
+
+    /// The same, with its input from somewhere else.
+    pub fn start_with_input(program: &str, arguments: &[&str], stdin: Stdio) -> Self {
+        Self::start_with(program, arguments, [stdin, Stdio::piped(), Stdio::piped()])
+    }
+
+    fn start_with(program: &str, arguments: &[&str], [stdin, stdout, stderr]: [Stdio; 3]) -> Self {
         let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::piped()).stdout(stdout).stderr(stderr);
+        command.args(arguments).stdin(stdin).stdout(stdout).stderr(stderr);
         let mut child = command.spawn().unwrap();
         Self {
             stdin: child.stdin.take(),
@@ -278,12 +287,17 @@ pub struct Certificate {
 impl Certificate {
     /// An authority that signs itself.
     pub fn authority(name: &str) -> Self {
-        Self::make(name, None)
+        Self::make(name, None, 60)
+    }
+
+    /// An authority that signs itself and is valid for so many days.
+    pub fn authority_for(name: &str, days: u32) -> Self {
+        Self::make(name, None, days)
     }
 
     /// A certificate of this authority, valid for a DNS name and for 127.0.0.1.
     pub fn issue(&self, name: &str) -> Self {
-        Self::make(name, Some(self))
+        Self::make(name, Some(self), 60)
     }
 
     pub fn pem(&self) -> Vec<u8> {
@@ -294,7 +308,7 @@ impl Certificate {
         self.key.private_key_to_pem_pkcs8().unwrap()
     }
 
-    fn make(name: &str, issuer: Option<&Certificate>) -> Self {
+    fn make(name: &str, issuer: Option<&Certificate>, days: u32) -> Self {
         let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
         let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
         let mut subject = X509NameBuilder::new().unwrap();
@@ -310,7 +324,7 @@ impl Certificate {
         builder.set_issuer_name(issuer.map_or(&subject, |issuer| issuer.x509.subject_name())).unwrap();
         builder.set_pubkey(&key).unwrap();
         builder.set_not_before(&Asn1Time::from_unix(0).unwrap()).unwrap();
-        builder.set_not_after(&Asn1Time::days_from_now(2).unwrap()).unwrap();
+        builder.set_not_after(&Asn1Time::days_from_now(days).unwrap()).unwrap();
         if issuer.is_none() {
             builder.append_extension(BasicConstraints::new().critical().ca().build().unwrap()).unwrap();
         } else {

@@ -1,0 +1,75 @@
+//! When certificates stop being valid.
+
+use std::time::{Duration, SystemTime};
+
+use openssl::asn1::{Asn1Time, Asn1TimeRef};
+use openssl::x509::X509Ref;
+
+use super::peer::name_line;
+use super::{ClientAuth, Credentials};
+
+/// When a part of some [`Credentials`] stops being valid; from [`Credentials::expirations`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Expiration {
+    /// Which part: what it is, and its subject or issuer on one line (RFC 2253), such as `certificate CN=example.org`.
+    pub what: String,
+    /// The end of its validity (`notAfter`, RFC 5280 §4.1.2.5; `nextUpdate` of a revocation list, RFC 5280 §5.1.2.5).
+    pub at: SystemTime,
+}
+
+impl Credentials {
+    /// Returns when each certificate and each revocation list stops being valid: the certificates that this side shows with
+    /// their chains, those of the authorities that peers' certificates come from, and the lists. Peers refuse a
+    /// certificate that has expired; this side refuses peers below an authority whose list has.
+    pub fn expirations(&self) -> Vec<Expiration> {
+        let shown = self.identities.iter().flat_map(|identity| &identity.chain);
+        let trusted = match &self.client_auth {
+            ClientAuth::None => &[][..],
+            ClientAuth::Optional(authorities) | ClientAuth::Required(authorities) => {
+                &authorities.certificates
+            }
+        };
+        let shown = shown.filter_map(|certificate| of_certificate("certificate", certificate));
+        let trusted = trusted.iter().filter_map(|certificate| of_certificate("authority", certificate));
+        let lists = self.revoked.iter().flat_map(|list| list.ends());
+        let lists = lists.filter_map(|(issuer, end)| {
+            Some(Expiration { what: format!("revocation list of {issuer}"), at: system_time(end)? })
+        });
+        shown.chain(trusted).chain(lists).collect()
+    }
+}
+
+fn of_certificate(kind: &str, certificate: &X509Ref) -> Option<Expiration> {
+    let what = format!("{kind} {}", name_line(certificate.subject_name()));
+    Some(Expiration { what, at: system_time(certificate.not_after())? })
+}
+
+/// `None` for a time that is before 1970 or cannot be read.
+fn system_time(time: &Asn1TimeRef) -> Option<SystemTime> {
+    let since = Asn1Time::from_unix(0).and_then(|epoch| epoch.diff(time)).ok()?;
+    let seconds = i64::from(since.days) * 24 * 3600 + i64::from(since.secs);
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credentials::{CaBundle, Identity};
+
+    #[test]
+    fn certificates_and_authorities_have_their_end() {
+        let identity = Identity::self_signed().unwrap();
+        let authority = CaBundle::from_pem(&identity.certificate_pem()).unwrap();
+        let credentials = Credentials::new().identity(identity).client_auth(ClientAuth::Required(authority));
+        let found = credentials.expirations();
+        let month = SystemTime::now() + Duration::from_secs(30 * 24 * 3600);
+        assert_eq!(found.len(), 2);
+        for expiration in &found {
+            let off = month.duration_since(expiration.at).unwrap_or_else(|error| error.duration());
+            assert!(off < Duration::from_secs(2 * 24 * 3600), "{expiration:?}");
+        }
+        assert!(found[0].what.starts_with("certificate CN="), "{}", found[0].what);
+        assert!(found[1].what.starts_with("authority CN="), "{}", found[1].what);
+    }
+}

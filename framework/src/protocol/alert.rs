@@ -1,0 +1,86 @@
+//! TLS alerts: their numbers, their names, and the one way in which this crate words them.
+
+use std::fmt;
+
+/// An alert's description (RFC 5246 §7.2, RFC 8446 §6; the IANA registry "TLS Alerts").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Alert(pub(crate) u8);
+
+impl Alert {
+    pub(crate) const CLOSE_NOTIFY: Self = Self(0);
+    pub(crate) const NO_RENEGOTIATION: Self = Self(100);
+
+    /// The name in the registry; `None` for a number that has none.
+    pub(crate) fn name(self) -> Option<&'static str> {
+        Some(match self.0 {
+            0 => "close_notify",
+            10 => "unexpected_message",
+            20 => "bad_record_mac",
+            21 => "decryption_failed",
+            22 => "record_overflow",
+            30 => "decompression_failure",
+            40 => "handshake_failure",
+            41 => "no_certificate",
+            42 => "bad_certificate",
+            43 => "unsupported_certificate",
+            44 => "certificate_revoked",
+            45 => "certificate_expired",
+            46 => "certificate_unknown",
+            47 => "illegal_parameter",
+            48 => "unknown_ca",
+            49 => "access_denied",
+            50 => "decode_error",
+            51 => "decrypt_error",
+            70 => "protocol_version",
+            71 => "insufficient_security",
+            80 => "internal_error",
+            86 => "inappropriate_fallback",
+            90 => "user_canceled",
+            100 => "no_renegotiation",
+            109 => "missing_extension",
+            110 => "unsupported_extension",
+            111 => "certificate_unobtainable",
+            112 => "unrecognized_name",
+            113 => "bad_certificate_status_response",
+            115 => "unknown_psk_identity",
+            116 => "certificate_required",
+            120 => "no_application_protocol",
+            _ => return None,
+        })
+    }
+
+    /// The alert of the peer's that OpenSSL reports with this reason code: it adds 1,000 to the number
+    /// (SSL_AD_REASON_OFFSET).
+    pub(crate) fn of_reason_code(code: i32) -> Option<Self> {
+        u8::try_from(code.checked_sub(1000)?).ok().map(Self)
+    }
+}
+
+impl fmt::Display for Alert {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => write!(f, "the peer sent alert {} ({name})", self.0),
+            None => write!(f, "the peer sent alert {}", self.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alert_has_its_number_and_its_name() {
+        assert_eq!(Alert(48).to_string(), "the peer sent alert 48 (unknown_ca)");
+        assert_eq!(Alert(200).to_string(), "the peer sent alert 200");
+    }
+
+    #[test]
+    fn the_reason_codes_of_openssl_are_its_alerts() {
+        assert_eq!(Alert::of_reason_code(1048), Some(Alert(48)));
+        assert_eq!(Alert::of_reason_code(1000), Some(Alert::CLOSE_NOTIFY));
+        // SSL_R_NO_SHARED_CIPHER, and one beyond the alerts.
+        assert_eq!(Alert::of_reason_code(193), None);
+        assert_eq!(Alert::of_reason_code(1256), None);
+    }
+}

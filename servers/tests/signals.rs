@@ -1,0 +1,163 @@
+//! Signals, and a log that nobody reads: neither holds up service or an end in good order.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use support::{DEADLINE, Directory, ECHO, NC, Program, start_echo};
+
+/// Fills the send buffer of `socket`, whose other end does not read.
+fn fill(mut socket: UnixStream) {
+    socket.set_nonblocking(true).unwrap();
+    // Down to single bytes, so that not even a short line fits.
+    for size in [4096, 1] {
+        while socket.write(&[b'.'; 4096][..size]).is_ok() {}
+    }
+    socket.set_nonblocking(false).unwrap();
+}
+
+/// A server whose log goes nowhere: its reader has stopped, and there is no room left.
+fn start_with_a_full_log(arguments: &[&str]) -> (Program, String, UnixStream) {
+    let (reader, log) = UnixStream::pair().unwrap();
+    let stderr = OwnedFd::from(log.try_clone().unwrap());
+    fill(log);
+    let mut server = Program::start_with_outputs(ECHO, arguments, Stdio::piped(), stderr.into());
+    let line = server.line();
+    (server, line.strip_prefix("listening ").unwrap().to_owned(), reader)
+}
+
+fn port_of(address: &str) -> u16 {
+    address.rsplit(':').next().unwrap().parse().unwrap()
+}
+
+/// A peer of a UDP server, which sends this and waits for the echo.
+fn udp_peer(port: u16) -> (UdpSocket, bool) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(("127.0.0.1", port)).unwrap();
+    socket.send(b"x").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let answered = socket.recv(&mut [0; 16]).is_ok();
+    (socket, answered)
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_nobody() {
+    for verbosity in ["-q", "-v", "-vv"] {
+        let listen =
+            ["--listen", "udp://127.0.0.1:0", "--limit-loopback", "--max-peers-per-source", "30", verbosity];
+        let (server, address, _reader) = start_with_a_full_log(&listen);
+        let port = port_of(&address);
+        // Each refusal and each peer that comes has a line of the log.
+        let peers: Vec<_> = (0..30).map(|_| udp_peer(port)).collect();
+        assert!(peers.iter().all(|(_, answered)| *answered), "{verbosity}");
+        assert!(!udp_peer(port).1, "{verbosity}: the cap is reached");
+        let (first, _) = &peers[0];
+        first.send(b"still there").unwrap();
+        assert_eq!(first.recv(&mut [0; 16]).unwrap(), 11, "{verbosity}");
+        server.signal("TERM");
+        assert_eq!(server.wait().code, Some(0), "{verbosity}");
+    }
+}
+
+#[test]
+fn the_log_says_how_many_lines_were_lost_when_somebody_reads_again() {
+    let (server, address, mut reader) =
+        start_with_a_full_log(&["--listen", "udp://127.0.0.1:0", "--idle-timeout", "50ms", "-v"]);
+    let port = port_of(&address);
+    // More lines than wait: two for each peer, which comes and leaves.
+    let own: Vec<_> = (0..2500)
+        .map(|_| {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.send_to(b"x", ("127.0.0.1", port)).unwrap();
+            socket.set_read_timeout(Some(DEADLINE)).unwrap();
+            assert_eq!(socket.recv(&mut [0; 16]).unwrap(), 1);
+            socket
+        })
+        .collect();
+    drop(own);
+    let read = thread::spawn(move || {
+        let mut text = Vec::new();
+        reader.read_to_end(&mut text).unwrap();
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    server.signal("TERM");
+    assert_eq!(server.wait().code, Some(0));
+    let text = read.join().unwrap();
+    assert!(
+        text.contains("lines of this log were dropped because it was not read"),
+        "{}",
+        &text[text.len() - 2000..]
+    );
+    let lost = text.split("log_lines_lost=").nth(1).expect("the last statistics say so too");
+    assert_ne!(lost.split_whitespace().next(), Some("0"));
+}
+
+#[test]
+fn a_signal_that_comes_twice_at_once_counts_as_one() {
+    for (first, second) in [("TERM", "TERM"), ("TERM", "INT"), ("INT", "TERM")] {
+        let (server, address) = start_echo(&["--listen", "dtls://127.0.0.1:0"]);
+        let mut client = Program::start(NC, &["--insecure", &address]);
+        client.write("hello\n");
+        assert_eq!(client.line(), "hello");
+        let both = format!("kill -{first} {id}; kill -{second} {id}", id = server.id());
+        assert!(Command::new("sh").args(["-c", &both]).status().unwrap().success());
+        let ended = server.wait();
+        assert_eq!(ended.code, Some(0), "{first} {second}: {ended:?}");
+        assert!(ended.stderr.contains("shutting down") && ended.stderr.contains("ended"), "{ended:?}");
+        // The server's close_notify ends the client.
+        assert_eq!(client.wait().code, Some(0));
+    }
+}
+
+#[test]
+fn a_second_signal_that_comes_later_ends_at_once_and_says_so() {
+    let (server, address) = start_echo(&["--listen", "tcp://127.0.0.1:0", "--drain-timeout", "1h"]);
+    // Its handler cannot send, and so it does not end: this peer reads nothing.
+    let mut client = TcpStream::connect(("127.0.0.1", port_of(&address))).unwrap();
+    client.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    while client.write(&[b'x'; 65_536]).is_ok() {}
+    server.signal("TERM");
+    // A hang-up changes nothing any more.
+    server.signal("HUP");
+    server.signal("HUP");
+    // Until half a second is over a second signal would count as the first.
+    thread::sleep(Duration::from_millis(600));
+    server.signal("TERM");
+    let ended = server.wait();
+    assert_eq!(ended.code, Some(143), "{ended:?}");
+    assert!(ended.stderr.contains("a second signal: ending at once"), "{ended:?}");
+}
+
+/// Starts a server on a terminal, with these options.
+fn start_on_a_terminal(arguments: &[&str]) -> (Program, OwnedFd) {
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let mut server = Program::start_with_input(ECHO, arguments, terminal.slave.into());
+    server.line();
+    (server, terminal.master)
+}
+
+#[test]
+fn a_terminal_that_is_closed_ends_a_server_that_has_nothing_to_reload() {
+    let (server, _terminal) = start_on_a_terminal(&["--listen", "udp://127.0.0.1:0"]);
+    server.signal("HUP");
+    let ended = server.wait();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("shutting down"), "{ended:?}");
+}
+
+#[test]
+fn with_a_file_to_read_again_a_hang_up_is_a_reload_also_on_a_terminal() {
+    let files = Directory::new("hang-up");
+    let config = files.file("echo.toml", "listen = [\"udp://127.0.0.1:0\"]\n");
+    let (mut server, _terminal) = start_on_a_terminal(&["--config", &config]);
+    server.signal("HUP");
+    server.stderr_line("reloaded");
+    server.signal("TERM");
+    assert_eq!(server.wait().code, Some(0));
+}
