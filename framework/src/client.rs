@@ -111,7 +111,8 @@ impl Client {
         self.changed()
     }
 
-    /// Uses a pre-shared key (RFC 4279) and, unless a CA is given too, nothing else.
+    /// Uses a pre-shared key (RFC 4279) and, unless a CA is given too, nothing else. The identity has 1 to 256 bytes,
+    /// none of them zero, and the key 1 to 512; with others [`connect`](Self::connect) fails.
     #[must_use]
     pub fn psk(mut self, identity: &[u8], key: &[u8]) -> Self {
         self.credentials.psk = Some((identity.to_vec(), key.to_vec()));
@@ -203,6 +204,11 @@ impl Client {
     ///
     /// [`ConnectError`]; of several addresses of a name, the last one's.
     pub fn connect(&self, address: &Address) -> Result<Peer, ConnectError> {
+        if let Some(name) = &self.server_name
+            && (!(1..=255).contains(&name.len()) || name.contains('\0'))
+        {
+            return Err(IdentityError::BadServerName { name: name.clone() }.into());
+        }
         let found = address.resolve()?;
         if address.scheme.is_sctp() && !address.alternates.is_empty() {
             return self.connect_sctp(address, &found);

@@ -81,7 +81,8 @@ impl Credentials {
         self
     }
 
-    /// Accepts pre-shared keys (RFC 4279): gives the key of an identity, `None` if it is unknown.
+    /// Accepts pre-shared keys (RFC 4279): gives the key of an identity, `None` if it is unknown. `lookup` is not asked
+    /// for an identity with a zero byte: such a client is refused.
     /// Runs on the worker thread of the peer that asks.
     #[must_use]
     pub fn psk(mut self, lookup: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + Sync + 'static) -> Self {

@@ -337,6 +337,17 @@ pub enum IdentityError {
     /// A protocol name that cannot be sent.
     #[error("an ALPN protocol name is empty or longer than 255 bytes; give names such as chat/1")]
     BadAlpn,
+    /// A client's pre-shared key that OpenSSL cannot use: it sends the identity as a C string.
+    #[error(
+        "a pre-shared key's identity has 1 to 256 bytes and no zero byte, and the key has 1 to 512 bytes"
+    )]
+    BadPsk,
+    /// A name that a client cannot ask a server for.
+    #[error("the server name {} has no 1 to 255 bytes, or has a zero byte; give a host name or an address", name.escape_debug())]
+    BadServerName {
+        /// The name.
+        name: String,
+    },
     /// There would be neither a certificate nor a pre-shared key.
     #[error("there is no certificate and no pre-shared key; a secure listener needs one of them")]
     Nothing,

@@ -87,6 +87,9 @@ impl FromStr for Psk {
         if identity.is_empty() || identity.len() > MAX_IDENTITY {
             return Err(format!("the identity before the colon must have 1 to {MAX_IDENTITY} bytes"));
         }
+        if has_zero_byte(identity) {
+            return Err("the identity before the colon has a zero byte, which no client can use".to_owned());
+        }
         let key = from_hex(key).filter(|key| (1..=MAX_KEY).contains(&key.len())).ok_or_else(|| {
             format!("the key after the colon must be 1 to {MAX_KEY} bytes in hexadecimal digits")
         })?;
@@ -100,6 +103,12 @@ impl fmt::Debug for Psk {
             .field("identity", &self.identity.escape_ascii().to_string())
             .finish_non_exhaustive()
     }
+}
+
+/// Whether a text has a zero byte, or one that is written as other files write it: there are no escapes here, and a
+/// client would have to send the backslash too.
+fn has_zero_byte(text: &str) -> bool {
+    ["\0", r"\0", r"\x00", r"\u0000", r"\u{0}"].iter().any(|zero| text.contains(zero))
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
@@ -136,6 +145,16 @@ mod tests {
         assert!(refusal("a:").1.contains("key"));
         assert!(refusal("a:+1").1.contains("key"));
         assert!(refusal("# nothing\n").1.contains("no keys"));
+    }
+
+    #[test]
+    fn an_identity_with_a_zero_byte_is_refused_also_an_escaped_one() {
+        for identity in ["a\0b", "\0", r"a\0b", r"a\x00b", r"a\u0000b", r"a\000b", r"a\u{0}b"] {
+            let (line, why) = refusal(&format!("alice:00\n{identity}:00\n"));
+            assert!(line == 2 && why.contains("zero byte"), "{identity:?}: {line}: {why}");
+        }
+        let table = PskTable::from_text(r"DOMAIN\user:00").unwrap();
+        assert_eq!(table.key(br"DOMAIN\user"), Some(vec![0]));
     }
 
     #[test]

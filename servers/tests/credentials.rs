@@ -142,6 +142,28 @@ fn only_certificates_with_a_name_on_the_list_come_in() {
 }
 
 #[test]
+fn a_certificate_with_a_zero_byte_in_a_name_matches_no_pattern() {
+    let issuer = Issuer::new("credentials-zero");
+    let (cert, key) = issuer.issue("server.example");
+    let ca = issuer.ca();
+    let client = |name: &str, file: &str| {
+        let certificate = issuer.authority.issue(name);
+        let cert = issuer.files.file(&format!("{file}.pem"), certificate.pem());
+        (cert, issuer.files.file(&format!("{file}.key"), certificate.key_pem()))
+    };
+    let (whole, cut) = (client("alice.example", "whole"), client("alice.example\0.evil", "cut"));
+    for allow in [["--allow-san", "dns:alice*"], ["--allow-subject", "CN=alice*"]] {
+        let own = ["--listen", "tls://127.0.0.1:0", "--cert", &cert, "--key", &key, "--ca", &ca];
+        let (_server, address) = start_echo(&[&own[..], &allow].concat());
+        let call = |(cert, key): &(String, String)| {
+            run(NC, &["--ca", &ca, "--cert", cert, "--key", key, &address], "x\n").stdout
+        };
+        assert_eq!(call(&whole), "x\n", "{allow:?}");
+        assert_eq!(call(&cut), "", "{allow:?}");
+    }
+}
+
+#[test]
 fn revoked_certificates_are_refused_on_both_sides() {
     let issuer = Issuer::new("credentials-crl");
     let (cert, key) = issuer.issue("server.example");
@@ -258,6 +280,8 @@ fn bad_credentials_are_one_sentence_and_exit_code_2() {
     let other = Issuer { authority: other, files: Directory::new("credentials-other") };
     other.files.file("ca.pem", other.authority.pem());
     let foreign = other.revoke("foreign.crl", &[]);
+    let zero = issuer.files.file("zero-keys", "alice:00\na\0b:00\n");
+    let escaped = issuer.files.file("escaped-keys", "a\\0b:00\n");
     let own = ["--listen", "tls://127.0.0.1:0"];
     let cases: &[(&[&str], &str)] = &[
         (&["--cert", &cert, "--cert", &cert, "--key", &key], "--cert is there 2 times and --key 1"),
@@ -273,6 +297,8 @@ fn bad_credentials_are_one_sentence_and_exit_code_2() {
         (&["--ca", &ca, "--allow-san", "a"], "--allow-san: \"a\" is no name: write dns:NAME"),
         (&["--ca", &ca, "--allow-subject", "a"], "write it as CN=alice,O=Example"),
         (&["--alpn", ""], "--alpn: a name of 0 bytes is no protocol: write 1 to 255"),
+        (&["--psk-file", &zero], "keys:2: the identity before the colon has a zero byte"),
+        (&["--psk-file", &escaped], "keys:1: the identity before the colon has a zero byte"),
         (&["--key-file", &absent], &absent),
         (&["--key-file", &empty], &empty),
         (&["--key-log", "/nowhere/log"], "/nowhere/log"),

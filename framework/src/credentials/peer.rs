@@ -23,7 +23,7 @@ pub enum PeerIdentity {
     RawPublicKey(Vec<u8>),
 }
 
-/// The certificate that a peer showed.
+/// The certificate that a peer showed. Its names are whole: one with a zero byte is not the name in front of that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerCertificate {
@@ -74,12 +74,17 @@ impl PeerCertificate {
     }
 }
 
-/// Returns a name on one line, the most specific part first, with what would end a part escaped (RFC 2253 §2.4).
+/// Returns a name on one line, the most specific part first. What would end a part, and control characters, are
+/// escaped (RFC 4514 §2.4).
 pub(crate) fn name_line(name: &X509NameRef) -> String {
     let parts = name.entries().map(|entry| {
         let name = entry.object().nid().short_name().unwrap_or("?").to_owned();
         let value = entry.data().to_string().unwrap_or_default();
         value.chars().fold(name + "=", |mut part, c| {
+            if c.is_ascii_control() {
+                let _ = write!(part, "\\{:02X}", u32::from(c));
+                return part;
+            }
             if ",+\"\\<>;".contains(c) {
                 part.push('\\');
             }

@@ -6,14 +6,13 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use openssl::error::ErrorStack;
-use openssl::ex_data::Index;
 use openssl::hash::{Hasher, MessageDigest};
 use openssl::pkey::Id;
 use openssl::ssl::{
-    AlpnError, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslSessionCacheMode,
+    AlpnError, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslSessionCacheMode,
     SslVerifyMode, SslVersion, select_next_proto,
 };
 use openssl::x509::X509VerifyResult;
@@ -26,6 +25,8 @@ pub(crate) use self::client::{ClientCredentials, Sessions, client, keep_resumed,
 pub(crate) use self::client::{old_client, sha384_client};
 use self::names::Names;
 pub(crate) use self::names::asked_name;
+use self::psk::look_up;
+pub(crate) use self::psk::psk_identity;
 use crate::address::Scheme;
 use crate::credentials::{
     Authorize, CaBundle, ClientAuth, Credentials, Identity, PeerIdentity, PskLookup, PublicKey,
@@ -39,6 +40,7 @@ use crate::sys::raw_keys::Side;
 mod chain;
 mod client;
 mod names;
+mod psk;
 mod tickets;
 
 /// What the sessions of a context speak.
@@ -63,14 +65,6 @@ const SHA256_FIRST: &str = "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:
 /// The longest certificate chain that a peer may send, in bytes. Without a bound OpenSSL keeps
 /// up to 100 KiB for each half-open peer.
 const MAX_CERT_LIST: u32 = 16 * 1024;
-
-/// Where the identity of a PSK peer is kept while its handshake runs.
-static PSK_IDENTITY: LazyLock<Option<Index<Ssl, Vec<u8>>>> = LazyLock::new(|| Ssl::new_ex_index().ok());
-
-/// The identity that the PSK lookup of this handshake was asked for, if there was one.
-pub(crate) fn psk_identity(ssl: &openssl::ssl::SslRef) -> Option<Vec<u8>> {
-    ssl.ex_data((*PSK_IDENTITY)?).cloned()
-}
 
 /// The contexts of a server's handshakes, one for each identity, and what is looked at after them.
 pub(crate) struct Contexts {
@@ -136,11 +130,6 @@ impl Contexts {
     }
 }
 
-/// Asks for a key. A panic is a `None`: it must not get into OpenSSL, which would end the process.
-fn look_up(lookup: &PskLookup, identity: &[u8]) -> Option<Vec<u8>> {
-    catch_unwind(AssertUnwindSafe(|| lookup(identity))).unwrap_or_default()
-}
-
 /// The context of a server's handshakes, with keys for tickets that nobody else has.
 #[cfg(test)]
 pub(crate) fn server(credentials: &Credentials, protocol: Protocol) -> Result<SslContext, IdentityError> {
@@ -169,6 +158,7 @@ fn server_with(
     {
         lists.check_authorities(&bundle.certificates)?;
     }
+    check_srtp(credentials.srtp.as_deref())?;
     let keys = credentials.keys.as_ref().unwrap_or(keys);
     let log = credentials.key_log.as_deref().map(open_key_log).transpose()?;
     let build = |identity: Option<&Identity>| {
@@ -261,18 +251,7 @@ fn build_server(
         }
     }
     if let Some(lookup) = credentials.psk.clone() {
-        context.set_psk_server_callback(move |ssl, identity, out| {
-            let key = identity.and_then(|identity| Some((identity, look_up(&lookup, identity)?)));
-            let Some((identity, key)) = key else { return Ok(0) };
-            if key.len() > out.len() {
-                return Ok(0);
-            }
-            if let Some(index) = *PSK_IDENTITY {
-                ssl.set_ex_data(index, identity.to_vec());
-            }
-            out[..key.len()].copy_from_slice(&key);
-            Ok(key.len())
-        });
+        psk::use_lookup(&mut context, lookup)?;
     }
     if let Some(log) = log {
         context.set_keylog_callback(move |_, line| {
@@ -342,6 +321,14 @@ fn session_context(
 fn open_key_log(path: &Path) -> Result<Arc<File>, IdentityError> {
     let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
     opened.map(Arc::new).map_err(|source| IdentityError::Unwritable { path: path.to_owned(), source })
+}
+
+/// A zero byte would end the names for OpenSSL, whose binding panics.
+fn check_srtp(profiles: Option<&str>) -> Result<(), IdentityError> {
+    match profiles.is_some_and(|profiles| profiles.contains('\0')) {
+        true => Err(IdentityError::Refused("the SRTP profiles have a zero byte".to_owned())),
+        false => Ok(()),
+    }
 }
 
 /// Protocol names as they are sent (RFC 7301 §3.1).

@@ -43,6 +43,19 @@ unsafe extern "C" {
             ) -> c_int,
         >,
     ) -> c_int;
+    fn SSL_is_dtls(ssl: *const ffi::SSL) -> c_int;
+    fn SSL_CTX_set_msg_callback(
+        context: *mut ffi::SSL_CTX,
+        callback: Option<
+            unsafe extern "C" fn(c_int, c_int, c_int, *const c_void, usize, *mut ffi::SSL, *mut c_void),
+        >,
+    );
+    fn SSL_CTX_set_psk_find_session_callback(
+        context: *mut ffi::SSL_CTX,
+        callback: Option<
+            unsafe extern "C" fn(*mut ffi::SSL, *const u8, usize, *mut *mut ffi::SSL_SESSION) -> c_int,
+        >,
+    );
     fn SSL_CTX_set_session_ticket_cb(
         context: *mut ffi::SSL_CTX,
         generate: Option<unsafe extern "C" fn(*mut ffi::SSL, *mut c_void) -> c_int>,
@@ -313,6 +326,81 @@ unsafe extern "C" fn ticket_key(
             return -1;
         }
         if renew { 2 } else { 1 }
+    }
+}
+
+/// The PSK identity that the client of a handshake sent last, all of it.
+static SENT_IDENTITY: LazyLock<Option<Index<Ssl, Vec<u8>>>> = LazyLock::new(|| Ssl::new_ex_index().ok());
+
+/// Has the handshakes of a server keep the PSK identities that clients send
+/// ([SSL_CTX_set_msg_callback(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_set_msg_callback/) and
+/// [SSL_CTX_set_psk_find_session_callback(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_use_psk_identity_hint/)).
+pub(crate) fn keep_psk_identities(context: &mut SslContextBuilder) {
+    // SAFETY: the context is live, the functions are two for good.
+    unsafe {
+        SSL_CTX_set_msg_callback(context.as_ptr(), Some(see_message));
+        SSL_CTX_set_psk_find_session_callback(context.as_ptr(), Some(see_identity));
+    }
+}
+
+/// Returns the identity that a client sent, as the PSK callback is asked for its key.
+pub(crate) fn sent_psk_identity(ssl: &SslRef) -> Option<&[u8]> {
+    ssl.ex_data((*SENT_IDENTITY)?).map(Vec::as_slice)
+}
+
+/// Keeps the identity in a ClientKeyExchange, up to TLS 1.2; every PSK suite has it in front (RFC 4279 §2, RFC 5489 §2).
+/// OpenSSL shows a message before it looks at it.
+unsafe extern "C" fn see_message(
+    write: c_int,
+    _version: c_int,
+    kind: c_int,
+    message: *const c_void,
+    len: usize,
+    ssl: *mut ffi::SSL,
+    _argument: *mut c_void,
+) {
+    const HANDSHAKE: c_int = 22;
+    const CLIENT_KEY_EXCHANGE: u8 = 16;
+    if write != 0 || kind != HANDSHAKE || len == 0 {
+        return;
+    }
+    // SAFETY: OpenSSL calls with a message of this length and a live SSL, and uses neither from another thread meanwhile.
+    unsafe {
+        let message = std::slice::from_raw_parts(message.cast::<u8>(), len);
+        let header = if SSL_is_dtls(ssl) == 1 { 12 } else { 4 };
+        if message[0] == CLIENT_KEY_EXCHANGE
+            && let Some((identity_len, rest)) = message.get(header..).and_then(<[u8]>::split_first_chunk::<2>)
+            && let Some(identity) = rest.get(..usize::from(u16::from_be_bytes(*identity_len)))
+        {
+            keep_identity(ssl, identity);
+        }
+    }
+}
+
+/// Keeps an identity of a TLS 1.3 ClientHello. Finds no session: the PSK callback is asked next, for the same one.
+unsafe extern "C" fn see_identity(
+    ssl: *mut ffi::SSL,
+    identity: *const u8,
+    len: usize,
+    session: *mut *mut ffi::SSL_SESSION,
+) -> c_int {
+    // SAFETY: OpenSSL calls with a live SSL, an identity of this length, and room for a session; it uses none of them
+    // from another thread meanwhile.
+    unsafe {
+        *session = ptr::null_mut();
+        keep_identity(ssl, std::slice::from_raw_parts(identity, len));
+    }
+    1
+}
+
+/// # Safety
+///
+/// The SSL is live, and the caller alone uses it.
+unsafe fn keep_identity(ssl: *mut ffi::SSL, identity: &[u8]) {
+    // SAFETY: as the caller promises.
+    let ssl = unsafe { SslRef::from_ptr_mut(ssl) };
+    if let Some(index) = *SENT_IDENTITY {
+        ssl.set_ex_data(index, identity.to_vec());
     }
 }
 

@@ -12,7 +12,7 @@ use openssl::ssl::{
 use parking_lot::Mutex;
 
 use super::chain::{self, keep_record};
-use super::{Protocol, common, use_authorities, use_identity, verify_keys, wire};
+use super::{Protocol, check_srtp, common, use_authorities, use_identity, verify_keys, wire};
 use crate::credentials::{CaBundle, Identity, PublicKey, RevocationList, refused};
 use crate::error::IdentityError;
 use crate::sys::ossl;
@@ -113,10 +113,19 @@ pub(crate) fn client(
     if credentials.alpn.iter().any(|protocol| !(1..=255).contains(&protocol.len())) {
         return Err(IdentityError::BadAlpn);
     }
+    if credentials.psk.as_ref().is_some_and(|(identity, key)| !is_usable(identity, key)) {
+        return Err(IdentityError::BadPsk);
+    }
+    check_srtp(credentials.srtp.as_deref())?;
     if let (Some(lists), Some(bundle)) = (&credentials.revoked, &credentials.authorities) {
         lists.check_authorities(&bundle.certificates)?;
     }
     build_client(credentials, protocol).map(SslContextBuilder::build).map_err(refused)
+}
+
+/// Whether OpenSSL can send this identity, as a C string, and use this key (`PSK_MAX_IDENTITY_LEN`, `PSK_MAX_PSK_LEN`).
+fn is_usable(identity: &[u8], key: &[u8]) -> bool {
+    (1..=256).contains(&identity.len()) && !identity.contains(&0) && (1..=512).contains(&key.len())
 }
 
 /// A client that speaks TLS 1.2 at most.
