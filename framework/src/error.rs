@@ -376,7 +376,7 @@ pub enum StartError {
     },
     /// The address is not this host's.
     #[error(
-        "{address} is not an address of this host; choose one that `ip address` lists, or allow addresses that come later (free-bind)"
+        "{address} is not an address of this host; choose one that `ip address` lists, or allow addresses that come later (ServerBuilder::freebind)"
     )]
     AddressNotAvailable {
         /// What was asked for.

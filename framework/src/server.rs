@@ -386,12 +386,20 @@ fn warn_of_openssl() {
 fn warn_of_limits(limits: &Limits, threads: u64) {
     let wanted = limits.max_peers as u64;
     if wanted != u64::MAX && wanted > threads {
-        tracing::warn!(wanted, threads, "fewer threads than max_peers: the system has no more");
+        tracing::warn!(
+            wanted,
+            threads,
+            "the system has fewer threads than peers may come: lower the limit on peers (max_peers, --max-peers)"
+        );
     }
     if let Ok(fds) = limits::fd_limit() {
         let room = fds.saturating_sub(128);
         if wanted != usize::MAX as u64 && wanted > room {
-            tracing::warn!(wanted, room, "fewer descriptors than max_peers: raise the limit (ulimit -n)");
+            tracing::warn!(
+                wanted,
+                room,
+                "there are fewer descriptors than peers may come: raise their limit (ulimit -n), or lower that on peers (max_peers, --max-peers)"
+            );
         }
     }
 }

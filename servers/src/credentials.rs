@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use peeloff::{CaBundle, ClientAuth, Credentials, Identity, RevocationList, SharedKeys};
+use peeloff::{CaBundle, ClientAuth, Credentials, Identity, IdentityError, RevocationList, SharedKeys};
 
 use crate::authorize::Guests;
 use crate::cli::{ClientAuthMode, CredentialArgs};
+use crate::explain;
 use crate::failure::Failure;
 use crate::psk::PskTable;
 
@@ -56,7 +57,7 @@ pub fn load(args: &CredentialArgs, self_signed: Option<&Identity>) -> Result<Loa
         credentials = credentials.authorize(move |peer| guests.admit(peer));
     }
     if let Some(path) = &args.key_file {
-        credentials = credentials.shared_keys(SharedKeys::from_file(path).map_err(Failure::input)?);
+        credentials = credentials.shared_keys(SharedKeys::from_file(path).map_err(about("--key-file"))?);
     }
     if let Some(path) = &args.key_log {
         credentials = credentials.danger_key_log(path);
@@ -84,7 +85,7 @@ fn identities(args: &CredentialArgs) -> Result<Vec<Identity>, Failure> {
     (0..pairs)
         .filter_map(|at| {
             let staple = |identity: Identity| match responses.get(at) {
-                Some(path) => identity.with_ocsp_file(path).map_err(Failure::input),
+                Some(path) => identity.with_ocsp_file(path).map_err(about("--ocsp")),
                 None => Ok(identity),
             };
             let found = identity(nth(certs, at).as_deref(), nth(keys, at).as_deref()).transpose()?;
@@ -102,7 +103,9 @@ pub fn identity(cert: Option<&Path>, key: Option<&Path>) -> Result<Option<Identi
         (None, Some(_)) => {
             Err(Failure::input("--key needs --cert: name the file of the key's certificate chain"))
         }
-        (Some(cert), Some(key)) => Identity::from_files(cert, key).map(Some).map_err(Failure::input),
+        (Some(cert), Some(key)) => {
+            Identity::from_files(cert, key).map(Some).map_err(|error| explain::identity(error, key))
+        }
     }
 }
 
@@ -114,12 +117,17 @@ pub fn self_signed_identity() -> Result<Identity, Failure> {
 
 /// The authorities in a file.
 pub fn authorities(path: &Path) -> Result<CaBundle, Failure> {
-    CaBundle::from_file(path).map_err(Failure::input)
+    CaBundle::from_file(path).map_err(about("--ca"))
+}
+
+/// Says which option named the file.
+fn about(option: &'static str) -> impl Fn(IdentityError) -> Failure {
+    move |error| Failure::about(option, error)
 }
 
 /// The revocation lists in a file.
 pub fn revoked(path: &Path) -> Result<RevocationList, Failure> {
-    RevocationList::from_file(path).map_err(Failure::input)
+    RevocationList::from_file(path).map_err(about("--crl"))
 }
 
 /// What a server says that has revocation lists and no authorities.

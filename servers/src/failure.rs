@@ -32,6 +32,16 @@ impl Failure {
         Self::new(BAD_INPUT, message)
     }
 
+    /// A failure of an option's value or of what it names; `option` is as its user writes it, such as `--cert`.
+    pub fn about(option: &str, message: impl Display) -> Self {
+        Self::input(format_args!("{option}: {message}"))
+    }
+
+    /// The same failure in other words.
+    pub(crate) fn map(self, reword: impl FnOnce(&str) -> String) -> Self {
+        Self { message: reword(&self.message), ..self }
+    }
+
     /// The same failure, with the place of its cause.
     pub(crate) fn at(self, place: &str) -> Self {
         Self { message: format!("{place}: {}", self.message), ..self }
@@ -109,10 +119,20 @@ pub(crate) fn cause(error: &clap::Error) -> String {
         Some(cause) if cause.is::<ParseIntError>() => {
             format!("{value:?} is not a whole number that fits: write one in digits, such as 100")
         }
-        Some(cause) => cause.to_string(),
+        Some(cause) => range(&cause.to_string()),
         None if value.is_empty() => "there is no value: write one".to_owned(),
         None if choices.is_empty() => format!("{value:?} cannot be used: see --help"),
         None => format!("{value:?} is not known: write one of {}", choices.join(", ")),
+    }
+}
+
+/// The sentence of clap for a number outside of a range, without the notation of Rust.
+fn range(cause: &str) -> String {
+    let parts =
+        cause.split_once(" is not in ").and_then(|(value, range)| Some((value, range.split_once("..=")?)));
+    match parts {
+        Some((value, (least, most))) => format!("{value} is not usable: give {least} to {most}"),
+        None => cause.to_owned(),
     }
 }
 

@@ -17,25 +17,29 @@ use crate::failure::Failure;
 ///
 /// A file that is there is none of this kind, which is then left alone; or nothing can be written there.
 pub fn renew(path: &Path) -> Result<(), Failure> {
+    let about = |error| Failure::about("--make-key-file", error);
     let text = match fs::read_to_string(path) {
         Ok(replaced) => {
             // For the message, which names the file.
-            SharedKeys::from_file(path).map_err(Failure::input)?;
+            SharedKeys::from_file(path).map_err(about)?;
             SharedKeys::new_file(Some(&replaced))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => SharedKeys::new_file(None),
         Err(error) => {
-            return Err(Failure::input(format_args!(
-                "cannot read {}: {error}: check the path and its permissions",
-                path.display()
-            )));
+            return Err(Failure::about(
+                "--make-key-file",
+                format_args!("cannot read {}: {error}: check the path and its permissions", path.display()),
+            ));
         }
     };
-    replace(path, &text.map_err(Failure::input)?).map_err(|error| {
-        Failure::input(format_args!(
-            "cannot write keys to {}: {error}: name a file in a folder that you may write to",
-            path.display()
-        ))
+    replace(path, &text.map_err(about)?).map_err(|error| {
+        Failure::about(
+            "--make-key-file",
+            format_args!(
+                "cannot write keys to {}: {error}: name a file in a folder that you may write to",
+                path.display()
+            ),
+        )
     })
 }
 

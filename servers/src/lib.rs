@@ -17,6 +17,7 @@ pub mod cli;
 pub mod config;
 pub mod credentials;
 pub mod echo;
+mod explain;
 pub mod failure;
 pub mod key_file;
 mod log_queue;

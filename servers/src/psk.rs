@@ -39,10 +39,15 @@ impl PskTable {
     /// never shows a key.
     pub fn from_file(path: &Path) -> Result<Self, Failure> {
         let text = fs::read_to_string(path).map_err(|error| {
-            Failure::input(format_args!("cannot read the keys in {}: {error}", path.display()))
+            let path = path.display();
+            Failure::about(
+                "--psk-file",
+                format_args!("cannot read {path}: {error}: check the path and its permissions"),
+            )
         })?;
-        Self::from_text(&text)
-            .map_err(|(line, message)| Failure::input(format_args!("{}:{line}: {message}", path.display())))
+        Self::from_text(&text).map_err(|(line, message)| {
+            Failure::about("--psk-file", format_args!("{}:{line}: {message}", path.display()))
+        })
     }
 
     /// The key of an identity, if it has one.

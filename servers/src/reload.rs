@@ -10,6 +10,7 @@ use peeloff::{Expiration, Handle, Identity, Stats, StreamSettings};
 use crate::cli::ServerArgs;
 use crate::config::{Config, ServerOptions};
 use crate::credentials::{self, Loaded};
+use crate::explain;
 use crate::failure::Failure;
 
 /// Bytes of stack that a worker can work with: OpenSSL's handshake needs most of the least.
@@ -150,7 +151,7 @@ impl<T: ServerOptions> Running<T> {
 
         let Loaded { credentials, self_signed } = plan.credentials;
         let expirations = credentials.expirations();
-        self.handle.reload(credentials).map_err(Failure::input)?;
+        self.handle.reload(credentials).map_err(|error| locate(explain::credentials(error)))?;
 
         // From here on nothing can fail.
         if self_signed.is_some() && self.self_signed.is_none() {

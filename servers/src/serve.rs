@@ -11,6 +11,7 @@ use signal_hook::consts::SIGHUP;
 
 use crate::cli::ServerArgs;
 use crate::config::{Config, ServerOptions};
+use crate::explain;
 use crate::failure::Failure;
 use crate::logging;
 use crate::reload::{Plan, Running, warn_of_self_signed};
@@ -58,7 +59,8 @@ where
     // Raised before the start, which looks at the limit, and logged after it, so that a failure is
     // the only line there is.
     let descriptors = peeloff::raise_fd_limit();
-    let server = finish(builder(args, plan)).start(handler).map_err(Failure::input)?;
+    let started = finish(builder(args, plan)).start(handler);
+    let server = started.map_err(|error| config.locate(explain::start(error)))?;
     log_limit(descriptors);
     let addresses = server.addresses();
     if self_signed.is_some() && addresses.iter().any(|address| address.scheme.is_secure()) {

@@ -249,7 +249,7 @@ fn options_for_sctp_are_refused_elsewhere() {
 #[test]
 fn bad_values_for_sctp_are_one_sentence_and_exit_code_2() {
     let both: &[(&[&str], &str)] = &[
-        (&["--sctp-streams", "0"], "--sctp-streams: 0 is not in 1..=65535"),
+        (&["--sctp-streams", "0"], "--sctp-streams: 0 is not usable: give 1 to 65535"),
         (&["--sctp-streams", "many"], "--sctp-streams"),
         (&["--sctp-dead-after", "30"], "such as 500ms, 10s or 5m, or off"),
         (&["--sctp-dead-after", "1ms"], "--sctp-dead-after 1ms is not usable"),

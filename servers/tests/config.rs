@@ -41,10 +41,10 @@ fn a_mistake_in_the_file_is_one_sentence_with_its_place() {
         ("[limit]\n", ":1: there is no section [limit]: the nearest is [limits]"),
         ("\nlisten = '127.0.0.1:4433'", ":2: listen: "),
         ("[timeouts]\nidle-timeout = 10", ":2: idle-timeout: \"10\" is not a duration"),
-        ("[limits]\nstack-size = '16K'", ":2: --stack-size 16K is not usable: give 64K to 64M"),
-        ("[logging]\nlog = 'a=b=c'", ":2: --log \"a=b=c\" is not a filter"),
-        ("[sctp]\nsctp-streams = 8", ":2: --sctp-streams needs an sctp:// URL"),
-        ("[identity]\ncert = 'a.pem'", ":2: --cert needs --key"),
+        ("[limits]\nstack-size = '16K'", ":2: stack-size 16K is not usable: give 64K to 64M"),
+        ("[logging]\nlog = 'a=b=c'", ":2: log \"a=b=c\" is not a filter"),
+        ("[sctp]\nsctp-streams = 8", ":2: sctp-streams needs an sctp:// URL"),
+        ("[identity]\ncert = 'a.pem'", ":2: cert needs key"),
         ("listen = ", ":1: "),
     ] {
         let config = files.file("echo.toml", text);
@@ -168,10 +168,10 @@ fn the_chat_has_a_section_of_its_own() {
     let files = Directory::new("config-chat");
     for (text, expected) in [
         ("[chat]\nmax-lines = '1K'", ":2: there is no key max-lines here: the nearest is max-line"),
-        ("[chat]\nmax-line = '1'", ":2: --max-line 1 is not usable: give 16 to 8K"),
-        ("[chat]\noutbox = 0", ":2: --outbox 0 is not usable"),
-        ("[chat]\norigin = 'north'", ": --redis <URL> is needed beside the options that there are"),
-        ("listen = 'tcp://127.0.0.1:0'\n[stream]\nframing = 'raw'", ":3: --framing has no use here"),
+        ("[chat]\nmax-line = '1'", ":2: max-line 1 is not usable: give 16 to 8K"),
+        ("[chat]\noutbox = 0", ":2: outbox 0 is not usable"),
+        ("[chat]\norigin = 'north'", ": redis <URL> is needed beside the options that there are"),
+        ("listen = 'tcp://127.0.0.1:0'\n[stream]\nframing = 'raw'", ":3: framing has no use here"),
     ] {
         let config = files.file("chat.toml", text);
         run(CHAT, &["--config", &config], "").failed_with("peeloff-chat", 2, &format!("{config}{expected}"));
@@ -189,7 +189,7 @@ fn the_chat_has_a_section_of_its_own() {
     files.file("chat.toml", good.replace("100", "1"));
     server.signal("HUP");
     let line = server.stderr_line("not reloaded, everything stays as it was: ");
-    assert!(line.contains(&format!("{config}:3: --max-line 1 is not usable")), "{line}");
+    assert!(line.contains(&format!("{config}:3: max-line 1 is not usable")), "{line}");
     files.file("chat.toml", good.replace("100", "200"));
     server.signal("HUP");
     assert!(server.stderr_line("reloaded").contains("at_restart=\"max-line\""));

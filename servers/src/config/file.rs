@@ -127,12 +127,18 @@ impl<'a> Reader<'a> {
             return Ok(());
         }
         let sections = self.keys.iter().map(name_of).filter(|section| !section.is_empty());
-        let nearest = nearest(name.get_ref(), sections.map(|section| (section.clone(), section)));
-        let nearest = nearest.unwrap_or_default();
-        Err(self.failure(
-            Some(name.span()),
-            format_args!("there is no section [{}]: the nearest is [{nearest}]", name.get_ref()),
-        ))
+        let mut known: Vec<String> = Vec::new();
+        for section in sections {
+            if !known.contains(&section) {
+                known.push(section);
+            }
+        }
+        let remedy = match nearest(name.get_ref(), known.iter().map(|section| (section.clone(), section))) {
+            Some(nearest) => format!("the nearest is [{nearest}]"),
+            None => format!("there are [{}]", known.join("], [")),
+        };
+        let message = format_args!("there is no section [{}]: {remedy}", name.get_ref());
+        Err(self.failure(Some(name.span()), message))
     }
 
     fn setting(&self, section: &str, name: &Name, value: &Value) -> Result<Setting, Failure> {
@@ -142,7 +148,7 @@ impl<'a> Reader<'a> {
         let failure = |span: Range<usize>, message: &dyn Display| {
             self.failure(Some(span), format_args!("{}: {message}", key.name))
         };
-        let wrong = |value: &Value| failure(value.span(), &format_args!("write {}", key.example()));
+        let wrong = |value: &Value| failure(value.span(), &format_args!("write {}", advice(key, value)));
         let flag = OsString::from(format!("--{}", key.name));
         let arguments = match (key.kind(), value.get_ref()) {
             (Kind::Switch, DeValue::Boolean(on)) => vec![flag; usize::from(*on)],
@@ -237,7 +243,7 @@ impl<'a> Reader<'a> {
             match nearest(name_given, names) {
                 Some(key) if key.section == section => format!("the nearest is {}", key.name),
                 Some(key) => format!("the nearest is {} {}", key.name, key.place()),
-                None => "this program has no keys".to_owned(),
+                None => "--print-config shows which there are".to_owned(),
             }
         };
         self.failure(Some(name.span()), format_args!("there is no key {name_given} here: {remedy}"))
@@ -294,10 +300,36 @@ fn integer(value: &DeValue) -> Option<i64> {
     }
 }
 
-/// What has the name that is most like this one; the first of several.
+/// What to write for a key, where this value is of no use.
+fn advice(key: &Key, value: &Value) -> String {
+    let name = key.name;
+    let text = match (key.kind(), value.get_ref()) {
+        (Kind::Switch, DeValue::String(text)) => text.to_lowercase(),
+        (Kind::Switch, number @ DeValue::Integer(_)) => {
+            integer(number).map(|number| number.to_string()).unwrap_or_default()
+        }
+        (Kind::Switch, _) => String::new(),
+        _ => return key.example(),
+    };
+    match text.as_str() {
+        "yes" | "on" | "true" | "1" => format!("{name} = true"),
+        "no" | "off" | "false" | "0" => format!("{name} = false"),
+        _ => format!("{name} = true or {name} = false"),
+    }
+}
+
+/// Whether somebody who writes `name` may have meant `candidate`: a few letters differ, or words are missing.
+fn is_near(name: &str, candidate: &str) -> bool {
+    let has = |word: &str| candidate.split('-').any(|part| part == word);
+    let slips = strsim::damerau_levenshtein(name, candidate);
+    slips <= (name.chars().count() / 3).max(1) || name.split('-').all(has)
+}
+
+/// What has the name that is most like this one, if any is near it; the first of several.
 fn nearest<T>(name: &str, candidates: impl Iterator<Item = (String, T)>) -> Option<T> {
+    let name = &name.replace('_', "-");
     let mut best = None;
-    for (candidate, what) in candidates {
+    for (candidate, what) in candidates.filter(|(candidate, _)| is_near(name, candidate)) {
         let likeness = strsim::normalized_damerau_levenshtein(name, &candidate);
         if best.as_ref().is_none_or(|(most, _)| likeness > *most) {
             best = Some((likeness, what));

@@ -135,12 +135,13 @@ impl<T: ServerOptions> Config<T> {
         self.values.changes(&other.values)
     }
 
-    /// Puts the place in the file before a failure that is about an option in it, such as `--stack-size`.
+    /// Puts the place in the file before a failure that is about an option in it, such as `--stack-size`, and
+    /// names options as the file has them.
     pub fn locate(&self, failure: Failure) -> Failure {
         let text = failure.to_string();
-        let named = text.split(' ').find_map(|word| word.strip_prefix("--"));
+        let named = text.split(' ').find_map(option);
         match self.places.iter().find(|(key, _)| named == Some(key)) {
-            Some((_, place)) => failure.at(place),
+            Some((_, place)) => failure.map(|text| as_keys(&T::command(), text)).at(place),
             None => failure,
         }
     }
@@ -161,6 +162,22 @@ impl<T: ServerOptions> Config<T> {
             Err(error) => Err(Failure::new(1, format_args!("cannot write to standard output: {error}"))),
         }
     }
+}
+
+/// The long name of an option in a sentence.
+fn option(word: &str) -> Option<&str> {
+    word.strip_prefix("--").map(|word| word.trim_end_matches([':', ',', ';']))
+}
+
+/// A sentence about options for the reader of a file, where those that may stand in it have no dashes.
+fn as_keys(command: &Command, sentence: &str) -> String {
+    let keys = key::keys(command);
+    let is_key = |name: &str| keys.iter().any(|key| key.name == name);
+    let words: Vec<&str> = sentence
+        .split(' ')
+        .map(|word| if option(word).is_some_and(is_key) { &word[2..] } else { word })
+        .collect();
+    words.join(" ")
 }
 
 /// Parses the arguments with those in front that the file has and they have not; gives the places of
@@ -197,7 +214,7 @@ fn merge(
         match (error.kind(), settings.iter().find(|setting| !setting.arguments.is_empty())) {
             (ErrorKind::MissingRequiredArgument, Some(setting)) => {
                 let file = setting.place.rsplit_once(':').map_or("", |(file, _)| file);
-                Refusal::File(Failure::input(sentence(&error)).at(file))
+                Refusal::File(Failure::input(as_keys(command, &sentence(&error))).at(file))
             }
             _ => Refusal::Usage(error),
         }

@@ -7,6 +7,7 @@ use peeloff::sctp::Settings;
 use peeloff::{Client, ConnectError, Framing, Peer, StreamSettings};
 
 use crate::credentials::{authorities, identity, revoked};
+use crate::explain::credentials;
 use crate::failure::Failure;
 use crate::nc::chat::{Link, converse, is_on_terminal};
 use crate::nc::talk::talk;
@@ -89,15 +90,16 @@ fn client(args: &NcArgs, settings: Settings, mut stream: StreamSettings) -> Resu
 /// Puts a failure in the words of this program's options, and gives it its exit code.
 fn explain(args: &NcArgs, error: ConnectError) -> Failure {
     match error {
-        ConnectError::Address(_) | ConnectError::Identity(_) | ConnectError::NoSctp(_) => {
-            Failure::input(error)
-        }
+        ConnectError::Identity(error) => credentials(error),
+        ConnectError::Address(_) | ConnectError::NoSctp(_) => Failure::input(error),
         // DTLS drops what was made with a wrong key, like any forgery (RFC 6347 §4.1.2.7).
         ConnectError::TimedOut { .. } if args.psk.is_some() => {
             let hint = "or that the key is right, for a wrong one gets no answer";
             Failure::new(TIMED_OUT, format_args!("{error}, {hint}"))
         }
-        ConnectError::TimedOut { .. } => Failure::new(TIMED_OUT, error),
+        ConnectError::TimedOut { .. } => {
+            Failure::new(TIMED_OUT, format_args!("{error}, or give it more --timeout"))
+        }
         ConnectError::Unverified { peer, why } => Failure::new(
             NO_HANDSHAKE,
             format_args!(
@@ -106,7 +108,7 @@ fn explain(args: &NcArgs, error: ConnectError) -> Failure {
             ),
         ),
         ConnectError::Handshake { .. } | ConnectError::Refused { .. } => Failure::new(NO_HANDSHAKE, error),
-        ConnectError::Bind { .. } => Failure::input(error),
+        ConnectError::Bind { .. } => Failure::about("--bind", error),
         error => Failure::new(BROKEN, error),
     }
 }

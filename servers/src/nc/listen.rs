@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 use peeloff::sctp::{SendInfo, Settings};
 use peeloff::{
-    Admission, ClientAuth, Credentials, Error, Incoming, Peer, PeerHandler, Sender, Server, StreamSettings,
+    Admission, ClientAuth, Credentials, Error, Incoming, Peer, PeerHandler, Sender, Server, StartError,
+    StreamSettings,
 };
 
 use crate::credentials::{CRL_NEEDS_CA, authorities, identity, revoked, self_signed_identity};
+use crate::explain;
 use crate::failure::Failure;
 use crate::nc::association::AssociationArgs;
 use crate::nc::talk::{Manner, PATIENCE, explain, print, receive, send_input, send_within, talk};
@@ -85,7 +87,13 @@ fn start(
     }
     let builder = Server::builder().listen(args.address.clone()).credentials(credentials);
     let builder = builder.sctp(settings).stream(stream);
-    builder.start(handler).map_err(Failure::input)
+    builder.start(handler).map_err(|error| match error {
+        StartError::Identity(error) => explain::credentials(error),
+        StartError::AddressNotAvailable { address } => Failure::input(format_args!(
+            "{address} is not an address of this host: choose one that `ip address` lists"
+        )),
+        error => Failure::input(error),
+    })
 }
 
 /// Blocks until the conversation is over, a signal comes, or `timeout` passes without a peer.

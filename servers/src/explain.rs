@@ -1,0 +1,48 @@
+//! The framework's errors in the words of the options, so that each names what its reader can set.
+
+use std::path::Path;
+
+use peeloff::{IdentityError, StartError};
+
+use crate::failure::Failure;
+
+/// Why a server with the options of [`cli`](crate::cli) cannot start.
+pub(crate) fn start(error: StartError) -> Failure {
+    match error {
+        StartError::AddressNotAvailable { address } => Failure::about(
+            "--listen",
+            format_args!(
+                "{address} is not an address of this host: choose one that `ip address` lists, or pass --freebind \
+                 for one that comes later"
+            ),
+        ),
+        StartError::NoIdentity | StartError::Identity(IdentityError::Nothing) => {
+            Failure::about("--cert", "a secure listener needs --cert and --key, or --psk-file")
+        }
+        StartError::NoProxy { .. } => Failure::about("--listen-proxied", error),
+        StartError::Identity(error) => credentials(error),
+        error => Failure::about("--listen", error),
+    }
+}
+
+/// Why credentials that are read from several files cannot be used together.
+pub(crate) fn credentials(error: IdentityError) -> Failure {
+    let option = match error {
+        IdentityError::NoServerKey | IdentityError::Mismatch | IdentityError::NoKey { .. } => "--key",
+        IdentityError::NoRevocationList { .. } | IdentityError::NoListOf { .. } => "--crl",
+        IdentityError::NoOcspResponse { .. } => "--ocsp",
+        IdentityError::BadKeyFile { .. } => "--key-file",
+        IdentityError::Unwritable { .. } => "--key-log",
+        IdentityError::BadAlpn => "--alpn",
+        _ => "--cert",
+    };
+    Failure::about(option, error)
+}
+
+/// Why a certificate and its key cannot be used.
+pub(crate) fn identity(error: IdentityError, key: &Path) -> Failure {
+    match &error {
+        IdentityError::Unreadable { path, .. } if path == key => Failure::about("--key", error),
+        _ => credentials(error),
+    }
+}
