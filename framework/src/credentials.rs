@@ -18,6 +18,7 @@ pub use self::expiration::Expiration;
 pub(crate) use self::identity::unix_now;
 pub use self::identity::{CaBundle, Identity, PublicKey};
 pub use self::keys::SharedKeys;
+pub(crate) use self::peer::name_line;
 pub use self::peer::{PeerCertificate, PeerIdentity};
 pub use self::revocation::RevocationList;
 pub(crate) use self::revocation::issuer_digest;

@@ -281,10 +281,21 @@ pub enum IdentityError {
     /// The key is not the certificate's.
     #[error("the private key does not belong to the certificate; give the pair that was made together")]
     Mismatch,
-    /// An Ed25519 or Ed448 key on the server's side: OpenSSL has no suite for those in DTLS 1.2. A
-    /// client may have one.
-    #[error("OpenSSL cannot serve DTLS 1.2 with an Ed25519 or Ed448 key; use an ECDSA or RSA one")]
-    NoServerKey,
+    /// A key or a chain that OpenSSL loads and then cannot serve a client with, such as an Ed25519 or RSA-PSS key with
+    /// DTLS 1.2. A client may have one.
+    #[error(
+        "OpenSSL cannot serve {protocol} with the {key} of {certificate} ({why}); use an ECDSA key on the curve P-256 or an RSA key of 2048 bits"
+    )]
+    UnusableKey {
+        /// "DTLS 1.2" or "TLS".
+        protocol: &'static str,
+        /// The kind of the key, such as "RSA-PSS key".
+        key: String,
+        /// The subject of the certificate.
+        certificate: String,
+        /// What OpenSSL said.
+        why: String,
+    },
     /// No certificate revocation list in it.
     #[error(
         "{place} holds no certificate revocation list; it must have BEGIN X509 CRL blocks, or be one in DER"

@@ -47,14 +47,6 @@ fn openssl_and_gnutls_exchange_lines_with_both_key_types() {
 }
 
 #[test]
-fn an_ed25519_key_is_refused_for_a_server_with_advice() {
-    let identity = Authority::new().issue("server", &ed25519());
-    let builder = Server::builder().listen("dtls://127.0.0.1:0".parse().unwrap()).identity(identity);
-    let error = builder.start(support::echo).unwrap_err();
-    assert!(error.to_string().contains("use an ECDSA or RSA one"), "{error}");
-}
-
-#[test]
 fn mbed_tls_exchanges_lines_with_both_key_types() {
     let python = std::env::var("PEELOFF_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/mbedtls_echo.py");

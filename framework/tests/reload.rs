@@ -169,7 +169,7 @@ fn what_is_of_no_use_leaves_everything_as_it_was() {
     let fresh = || SharedKeys::random().unwrap();
     // The second identity is of no use on DTLS, when the first one's context is made already.
     let edwards = good().identity(authority.issue("bad", &ed25519())).shared_keys(fresh());
-    assert!(matches!(running.reload(edwards), Err(IdentityError::NoServerKey)));
+    assert!(matches!(running.reload(edwards), Err(IdentityError::UnusableKey { .. })));
     assert!(matches!(running.reload(Credentials::new().shared_keys(fresh())), Err(IdentityError::Nothing)));
     let long = "x".repeat(256);
     assert!(matches!(running.reload(good().alpn(&[&long])), Err(IdentityError::BadAlpn)));

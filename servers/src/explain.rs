@@ -28,12 +28,14 @@ pub(crate) fn start(error: StartError) -> Failure {
 /// Why credentials that are read from several files cannot be used together.
 pub(crate) fn credentials(error: IdentityError) -> Failure {
     let option = match error {
-        IdentityError::NoServerKey | IdentityError::Mismatch | IdentityError::NoKey { .. } => "--key",
+        IdentityError::UnusableKey { .. } | IdentityError::Mismatch | IdentityError::NoKey { .. } => "--key",
         IdentityError::NoRevocationList { .. } | IdentityError::NoListOf { .. } => "--crl",
         IdentityError::NoOcspResponse { .. } => "--ocsp",
         IdentityError::BadKeyFile { .. } => "--key-file",
         IdentityError::Unwritable { .. } => "--key-log",
         IdentityError::BadAlpn => "--alpn",
+        IdentityError::BadPsk => "--psk",
+        IdentityError::BadServerName { .. } => "--server-name",
         _ => "--cert",
     };
     Failure::about(option, error)

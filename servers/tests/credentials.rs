@@ -306,6 +306,16 @@ fn bad_credentials_are_one_sentence_and_exit_code_2() {
     for (arguments, expected) in cases {
         run(ECHO, &[&own[..], arguments].concat(), "").failed_with("peeloff-echo", 2, expected);
     }
+
+    let (pss_cert, pss_key) = (issuer.files.path("pss.pem"), issuer.files.path("pss.key"));
+    let make = ["req", "-x509", "-newkey", "rsa-pss", "-nodes", "-subj", "/CN=pss", "-days", "2"];
+    let make = Command::new("openssl").args(make).args(["-out", &pss_cert, "-keyout", &pss_key]).output();
+    assert!(make.unwrap().status.success());
+    for listen in ["dtls://127.0.0.1:0", "sctp+dtls://127.0.0.1:0"] {
+        let arguments = ["--listen", listen, "--cert", &pss_cert, "--key", &pss_key];
+        let sentence = "OpenSSL cannot serve DTLS 1.2 with the RSA-PSS key of CN=pss (no shared cipher); use an ECDSA key";
+        run(ECHO, &arguments, "").failed_with("peeloff-echo", 2, sentence);
+    }
 }
 
 #[test]

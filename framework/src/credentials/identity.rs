@@ -18,8 +18,9 @@ use super::peer::{PeerCertificate, fingerprint};
 use super::{read, refused};
 use crate::error::IdentityError;
 
-/// A certificate chain with its private key: ECDSA or RSA, for clients Ed25519 too (OpenSSL has no
-/// Ed25519 for DTLS 1.2 servers).
+/// A certificate chain with its private key: ECDSA or RSA; with TLS and for clients Ed25519, Ed448 and RSA-PSS too.
+/// OpenSSL has none of these three for DTLS 1.2 servers. A server tries each identity when it starts, and does not
+/// start with one that no client could use.
 #[derive(Clone)]
 pub struct Identity {
     /// The leaf first.

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use openssl::error::ErrorStack;
 use openssl::hash::{Hasher, MessageDigest};
-use openssl::pkey::Id;
 use openssl::ssl::{
     AlpnError, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslSessionCacheMode,
     SslVerifyMode, SslVersion, select_next_proto,
@@ -23,8 +22,8 @@ pub(crate) use self::chain::objection;
 pub(crate) use self::client::{ClientCredentials, Sessions, client, keep_resumed, keep_sessions};
 #[cfg(test)]
 pub(crate) use self::client::{old_client, sha384_client};
-use self::names::Names;
 pub(crate) use self::names::asked_name;
+use self::names::{Choice, Names};
 use self::psk::look_up;
 pub(crate) use self::psk::psk_identity;
 use crate::address::Scheme;
@@ -40,6 +39,7 @@ use crate::sys::raw_keys::Side;
 mod chain;
 mod client;
 mod names;
+mod probe;
 mod psk;
 mod tickets;
 
@@ -142,11 +142,6 @@ fn server_with(
     keys: &SharedKeys,
     protocol: Protocol,
 ) -> Result<SslContext, IdentityError> {
-    // OpenSSL allows EdDSA for TLS 1.2 by its version number, which DTLS 1.2 does not have.
-    let is_eddsa = |identity: &Identity| matches!(identity.key.id(), Id::ED25519 | Id::ED448);
-    if protocol == Protocol::Dtls && credentials.identities.iter().any(is_eddsa) {
-        return Err(IdentityError::NoServerKey);
-    }
     if credentials.raw_keys.is_some() && !sys::raw_keys::LINKED {
         return Err(IdentityError::NoRawPublicKeys);
     }
@@ -167,11 +162,15 @@ fn server_with(
     let Some((first, others)) = credentials.identities.split_first() else {
         return Ok(build(None)?.build());
     };
+    let newest = probe::newest_version(first, protocol)?;
     let mut context = build(Some(first))?;
+    // OpenSSL would choose TLS 1.3 for an identity that it then finds no signature for.
+    context.set_max_proto_version(Some(newest)).map_err(refused)?;
     let mut names = Names::default();
     names.add(first.names(), None);
     for identity in others {
-        names.add(identity.names(), Some(build(Some(identity))?.build()));
+        let newest = probe::newest_version(identity, protocol)?;
+        names.add(identity.names(), Some(Choice { context: build(Some(identity))?.build(), newest }));
     }
     names.choose_by(&mut context);
     Ok(context.build())

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
-use openssl::ssl::{ClientHelloResponse, Ssl, SslContext, SslContextBuilder, SslRef};
+use openssl::ssl::{ClientHelloResponse, Ssl, SslContext, SslContextBuilder, SslRef, SslVersion};
 
 use crate::sys::ossl;
 
@@ -25,28 +25,35 @@ pub(crate) fn asked_name(ssl: &SslRef) -> Option<&str> {
     ssl.ex_data((*ASKED)?).map(String::as_str)
 }
 
-/// Contexts by the names that they serve. `None` stands for the first identity's context, which a handshake begins
-/// with.
+/// What serves a name.
+#[derive(Clone)]
+pub(super) struct Choice {
+    pub(super) context: SslContext,
+    /// The newest version that the identity can be served with.
+    pub(super) newest: SslVersion,
+}
+
+/// Choices by the names that they serve. `None` stands for the first identity, whose context a handshake begins with.
 #[derive(Default)]
 pub(super) struct Names {
-    exact: HashMap<String, Option<SslContext>>,
+    exact: HashMap<String, Option<Choice>>,
     /// By the part behind `*.`.
-    wildcards: HashMap<String, Option<SslContext>>,
+    wildcards: HashMap<String, Option<Choice>>,
 }
 
 impl Names {
-    /// Adds names for a context. A name that another context has already stays with that one.
-    pub(super) fn add(&mut self, names: Vec<String>, context: Option<SslContext>) {
+    /// Adds names for a choice. A name that another one has already stays with that one.
+    pub(super) fn add(&mut self, names: Vec<String>, choice: Option<Choice>) {
         for name in names {
             let (map, name) = match name.strip_prefix("*.") {
                 Some(parent) => (&mut self.wildcards, parent.to_owned()),
                 None => (&mut self.exact, name),
             };
-            map.entry(name).or_insert_with(|| context.clone());
+            map.entry(name).or_insert_with(|| choice.clone());
         }
     }
 
-    fn find(&self, name: &str) -> Option<&SslContext> {
+    fn find(&self, name: &str) -> Option<&Choice> {
         let name = name.to_ascii_lowercase();
         let name = name.strip_suffix('.').unwrap_or(&name);
         let wildcard = || self.wildcards.get(name.split_once('.')?.1);
@@ -58,8 +65,10 @@ impl Names {
         context.set_client_hello_callback(move |ssl, _alert| {
             if let Some(name) = ossl::client_hello_extension(ssl, SERVER_NAME).as_deref().and_then(host_name)
             {
-                if let Some(context) = self.find(name) {
+                if let Some(Choice { context, newest }) = self.find(name) {
                     ssl.set_ssl_context(context)?;
+                    // The limit is the session's own, and began as that of the first identity.
+                    ssl.set_max_proto_version(Some(*newest))?;
                 }
                 let index = (*ASKED).ok_or_else(ErrorStack::get)?;
                 ssl.set_ex_data(index, name.to_owned());
