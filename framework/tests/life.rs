@@ -4,9 +4,9 @@ mod support;
 
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use peeloff::{Error, Peer, Timeouts};
+use peeloff::{Client, Error, Peer, Timeouts};
 use support::{DEADLINE, Running, assert_no_retransmission, exchange};
 
 #[test]
@@ -174,4 +174,27 @@ fn a_drain_without_end_waits_for_every_handler() {
     let report = told.recv().unwrap();
     assert!(left.load(Ordering::SeqCst));
     assert_eq!((report.peers, report.finished, report.stopped, report.abandoned), (1, 1, 0, 0));
+}
+
+#[test]
+fn a_client_learns_once_that_nothing_listens_and_its_association_lives() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let place = socket.local_addr().unwrap();
+    drop(socket);
+    let mut peer = Client::builder().connect(&format!("udp://{place}").parse().unwrap()).unwrap();
+    assert!(!peer.take_unreachable());
+    // The kernel reports the error of one datagram once, to whichever call comes next.
+    let give_up = Instant::now() + DEADLINE;
+    while !peer.take_unreachable() {
+        assert!(Instant::now() < give_up, "no ICMP error within {DEADLINE:?}");
+        peer.send(b"anybody?").unwrap();
+        let silence = peer.recv_timeout(&mut [0; 10], Duration::from_millis(20));
+        assert!(matches!(silence, Err(Error::TimedOut)), "{silence:?}");
+    }
+    assert!(!peer.take_unreachable());
+    let socket = UdpSocket::bind(place).unwrap();
+    peer.send(b"anybody?").unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let (length, client) = socket.recv_from(&mut [0; 10]).unwrap();
+    assert_eq!((length, client), (8, peer.local_address()));
 }

@@ -21,7 +21,15 @@ pub(crate) fn start(error: StartError) -> Failure {
         }
         StartError::NoProxy { .. } => Failure::about("--listen-proxied", error),
         StartError::Identity(error) => credentials(error),
-        error => Failure::about("--listen", error),
+        StartError::NoListener
+        | StartError::Address(_)
+        | StartError::AddressInUse { .. }
+        | StartError::PermissionDenied { .. }
+        | StartError::NoSctp(_) => Failure::about("--listen", error),
+        StartError::Io { ref doing, .. } if doing.starts_with("listening") => {
+            Failure::about("--listen", error)
+        }
+        error => Failure::input(error),
     }
 }
 

@@ -35,6 +35,22 @@ fn help_fits_a_terminal_of_80_columns_with_whole_words() {
 }
 
 #[test]
+fn help_fits_the_terminal_that_it_is_printed_on() {
+    for program in PROGRAMS {
+        // script(1) makes the terminal.
+        let command = format!("stty cols 80 rows 24; unset COLUMNS; export NO_COLOR=1; {program} -h");
+        let output = Command::new("script").args(["-qec", &command, "/dev/null"]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("Usage: peeloff-"), "{text}");
+        let text = text.replace('\r', "");
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{program}: {line:?}");
+        }
+        assert_eq!(words(&text), words(&help(program, "-h", 80)), "{program}");
+    }
+}
+
+#[test]
 fn help_is_no_wider_than_100_columns_on_a_wide_terminal() {
     for program in PROGRAMS {
         for line in help(program, "--help", 300).lines() {

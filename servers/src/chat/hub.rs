@@ -161,8 +161,8 @@ impl<O: Outlet> Hub<O> {
             .collect();
         let mut count = occupants.len().saturating_sub(1);
         if let Some(remote) = &self.remote {
-            let elsewhere = remote.members(room.name());
-            count += elsewhere.len();
+            let (elsewhere, all) = remote.some_members(room.name(), GREETED);
+            count += all;
             others.extend(elsewhere);
         }
         others.truncate(GREETED);

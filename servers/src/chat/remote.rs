@@ -132,6 +132,12 @@ impl Remote {
         self.roster.lock().members(room).collect()
     }
 
+    /// As [`members`](Self::members), but so many at most, and how many there are.
+    pub(super) fn some_members(&self, room: &RoomName, most: usize) -> (Vec<String>, usize) {
+        let roster = self.roster.lock();
+        (roster.members(room).take(most).collect(), roster.count(room))
+    }
+
     /// Whether somebody elsewhere is in a room.
     pub(super) fn has_members(&self, room: &RoomName) -> bool {
         self.roster.lock().count(room) > 0
