@@ -1,7 +1,7 @@
 //! SIGINT and SIGTERM: the first asks, a second one ends at once. SIGHUP asks a server to reload.
 //!
 //! Supervisors and wrappers often signal a process and then its group, so that two signals arrive within a millisecond. A
-//! signal within [`SAME`] of the first counts as the first.
+//! signal within half a second of the first counts as the first.
 //!
 //! SIGPIPE needs nothing here: the Rust runtime ignores it, so a closed pipe is an error of the
 //! write.
@@ -41,7 +41,7 @@ pub fn exit_code(signal: i32) -> u8 {
 /// Takes over SIGINT and SIGTERM of this process, and runs `action` with the number of the first,
 /// on a thread of its own.
 ///
-/// A second one, [`SAME`] later or more, is logged and ends the process with its [`exit_code`]. A third one does so inside the
+/// A second one, half a second later or more, is logged and ends the process with its [`exit_code`]. A third one does so inside the
 /// signal handler, which works whatever the threads are doing.
 ///
 /// # Errors
