@@ -305,6 +305,7 @@ impl TimeoutArgs {
 #[cfg(test)]
 mod tests {
     use clap::Command;
+    use peeloff::Refusal;
 
     use super::*;
     use crate::chat::ChatArgs;
@@ -324,6 +325,21 @@ mod tests {
             assert!(!help.contains(". ") && !help.contains("; ") && !help.contains('\n'), "{id}: {help}");
             assert!(help.starts_with(char::is_uppercase), "{id}: {help}");
         }
+    }
+
+    #[test]
+    fn a_refusal_names_the_option_with_the_limit() {
+        let command = ServerArgs::augment_args(Command::new("server"));
+        let mut named = 0;
+        for refusal in Refusal::ALL {
+            let text = refusal.to_string();
+            let Some((_, option)) = text.split_once('(') else { continue };
+            let option = option.strip_suffix(')').unwrap();
+            assert!(command.get_arguments().any(|arg| arg.get_long() == Some(option)), "{text}");
+            named += 1;
+        }
+        // Each limit on peers, on handshakes and on their rate.
+        assert_eq!(named, 6);
     }
 
     #[test]

@@ -164,15 +164,18 @@ impl Refusal {
     }
 }
 
+/// Names the limit in parentheses, as configurations write the field of [`Limits`]: with hyphens.
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Refusal::MaxPeers => "too many peers",
-            Refusal::MaxPeersPerLocalAddress => "too many peers on this local address",
-            Refusal::MaxPeersPerSource => "too many peers from this address",
-            Refusal::MaxPeersPerPrefix => "too many peers from this network",
-            Refusal::MaxHalfOpen => "too many handshakes under way",
-            Refusal::Rate => "new peers from this network come too fast",
+            Refusal::MaxPeers => "too many peers in all (max-peers)",
+            Refusal::MaxPeersPerLocalAddress => {
+                "too many peers on this local address (max-peers-per-local-address)"
+            }
+            Refusal::MaxPeersPerSource => "too many peers from this address (max-peers-per-source)",
+            Refusal::MaxPeersPerPrefix => "too many peers from this network (max-peers-per-prefix)",
+            Refusal::MaxHalfOpen => "too many handshakes under way (max-half-open)",
+            Refusal::Rate => "new peers from this network come too fast (new-peers-per-second)",
             Refusal::Handler => "refused by the handler",
             Refusal::Draining => "shutting down",
             Refusal::NoFileDescriptor => "no file descriptor left",
