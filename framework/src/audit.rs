@@ -11,17 +11,16 @@ use crate::credentials::PeerIdentity;
 use crate::dispatcher::admit::Refusal;
 use crate::error::EndReason;
 use crate::observe::LogLimit;
+use crate::printable::{NAME_CHARACTERS, printable, psk_name};
 use crate::session::dtls::Facts;
 use crate::sys::sync::atomic::Ordering;
-
-/// Characters of a name that a peer chose, at most.
-const NAME_CHARACTERS: usize = 100;
 
 /// A new peer was refused.
 pub(crate) fn refused(refusal: Refusal, scheme: Scheme, local: SocketAddr, peer: SocketAddr) {
     static LIMITS: [LogLimit; Refusal::ALL.len()] = [const { LogLimit::new() }; Refusal::ALL.len()];
     if let Some(suppressed) = LIMITS[refusal.index()].pass() {
-        tracing::info!(%peer, listener = %Listener(scheme, local), suppressed, "refused a new peer: {refusal}");
+        let (reason, listener) = (refusal.as_str(), Listener(scheme, local));
+        tracing::info!(%peer, %listener, reason, suppressed, "refused a new peer: {refusal}");
     }
 }
 
@@ -91,41 +90,5 @@ pub(crate) fn name(identity: &PeerIdentity) -> String {
             let hex: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
             format!("raw public key {hex}")
         }
-    }
-}
-
-/// A PSK identity, which is arbitrary bytes of a peer's choice (RFC 4279 §5.1), escaped and cut.
-pub(crate) fn psk_name(identity: &[u8]) -> String {
-    format!("psk:{}", printable(&String::from_utf8_lossy(identity), NAME_CHARACTERS))
-}
-
-/// `text` without anything that a terminal or a reader of lines could take for more than text, cut to so many characters.
-pub(crate) fn printable(text: &str, most: usize) -> String {
-    let mut shown = String::with_capacity(text.len().min(1024));
-    for (index, c) in text.chars().enumerate() {
-        if index == most {
-            shown.push_str("...");
-            break;
-        }
-        match c {
-            '\\' | '\'' | '"' => shown.push(c),
-            _ => shown.extend(c.escape_debug()),
-        }
-    }
-    shown
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_peer_chose_cannot_forge_a_line_of_the_log() {
-        assert_eq!(psk_name(b"a\nINFO forged\x1b[31m"), "psk:a\\nINFO forged\\u{1b}[31m");
-        assert_eq!(psk_name(b"a\0b"), "psk:a\\0b");
-        assert_eq!(psk_name(&[0xff, b'x']), "psk:\u{fffd}x");
-        let long = psk_name(&[b'x'; 1000]);
-        assert_eq!(long.len(), 4 + NAME_CHARACTERS + 3);
-        assert_eq!(printable("CN=\"a\\,b\"", 100), "CN=\"a\\,b\"");
     }
 }

@@ -134,6 +134,15 @@ impl Client {
         self.changed()
     }
 
+    /// How long a certificate chain a peer may send, in bytes of its Certificate message (RFC 5246 §7.4.2). A longer one
+    /// ends the handshake with alert 47 (illegal_parameter). Default: 16,384. Each half-open peer can make this side keep
+    /// so many bytes.
+    #[must_use]
+    pub fn max_cert_chain(mut self, bytes: usize) -> Self {
+        self.credentials.max_cert_chain = Some(bytes);
+        self.changed()
+    }
+
     /// The SRTP profiles to offer on DTLS (RFC 5764 §4.1), in OpenSSL's names and divided by colons.
     #[must_use]
     pub fn srtp_profiles(mut self, profiles: &str) -> Self {

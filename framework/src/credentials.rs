@@ -46,6 +46,7 @@ pub struct Credentials {
     pub(crate) raw_keys: Option<Vec<PublicKey>>,
     pub(crate) alpn: Vec<Vec<u8>>,
     pub(crate) srtp: Option<String>,
+    pub(crate) max_cert_chain: Option<usize>,
     pub(crate) keys: Option<SharedKeys>,
     pub(crate) key_log: Option<PathBuf>,
 }
@@ -116,6 +117,15 @@ impl Credentials {
     #[must_use]
     pub fn alpn(mut self, protocols: &[&str]) -> Self {
         self.alpn = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        self
+    }
+
+    /// How long a certificate chain a peer may send, in bytes of its Certificate message (RFC 5246 §7.4.2). A longer one
+    /// ends the handshake with alert 47 (illegal_parameter). Default: 16,384. Each half-open peer can make this side keep
+    /// so many bytes.
+    #[must_use]
+    pub fn max_cert_chain(mut self, bytes: usize) -> Self {
+        self.max_cert_chain = Some(bytes);
         self
     }
 

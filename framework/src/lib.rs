@@ -60,6 +60,7 @@ mod handler;
 mod observe;
 mod outbox;
 mod peer;
+mod printable;
 mod protocol;
 mod registry;
 mod restart;

@@ -93,6 +93,8 @@ counters! {
     hello_verify_requests,
     /// HelloVerifyRequests that the kernel did not take.
     hello_verify_requests_lost,
+    /// Alerts sent to DTLS clients that were refused, some of them again.
+    refusal_alerts,
     /// ClientHellos with a cookie that is forged, foreign or expired.
     cookies_refused,
     /// ClientHellos that came again for an association that exists, or is over since a few seconds: the peer

@@ -21,6 +21,8 @@ use crate::dispatcher::spent::Spent;
 pub(crate) struct Cookies {
     jar: RwLock<CookieJar>,
     spent: Mutex<Spent>,
+    /// Hellos whose clients were refused.
+    refused: Mutex<Spent>,
     period: Duration,
 }
 
@@ -35,7 +37,8 @@ impl Cookies {
             Some(keys) => shared_jar(keys, timeouts.cookie_period),
             None => CookieJar::new(secret()?, secret()?, timeouts.cookie_period, now),
         };
-        Ok(Self { jar: RwLock::new(jar), spent: Mutex::new(Spent::new(now)), period: timeouts.cookie_period })
+        let (spent, refused) = (Mutex::new(Spent::new(now)), Mutex::new(Spent::new(now)));
+        Ok(Self { jar: RwLock::new(jar), spent, refused, period: timeouts.cookie_period })
     }
 
     /// Takes these shared secrets, or random ones instead of shared ones. Cookies made until now stay good for a
@@ -64,8 +67,12 @@ impl Cookies {
         let verdict = jar.verify(local, peer, hello);
         if let CookieVerdict::Valid(proof) = verdict {
             drop(jar);
-            return match self.spent.lock().knows(local, peer, hello.random, Instant::now()) {
-                true => Checked::Spent,
+            let now = Instant::now();
+            if self.spent.lock().knows(local, peer, hello.random, now) {
+                return Checked::Spent;
+            }
+            return match self.refused.lock().knows(local, peer, hello.random, now) {
+                true => Checked::Refused,
                 false => Checked::Valid(proof),
             };
         }
@@ -83,6 +90,11 @@ impl Cookies {
     /// The association that began with a hello of this random is over: the same hello opens no other.
     pub(crate) fn spend(&self, local: SocketAddr, peer: SocketAddr, random: &[u8; 32]) {
         self.spent.lock().note(local, peer, random, Instant::now());
+    }
+
+    /// The client of this hello was refused: the same hello opens no association.
+    pub(crate) fn refuse(&self, local: SocketAddr, peer: SocketAddr, random: &[u8; 32]) {
+        self.refused.lock().note(local, peer, random, Instant::now());
     }
 
     fn rotate_if_due(&self) {
@@ -107,6 +119,8 @@ pub(crate) enum Checked {
     Valid(crate::dispatcher::cookie::AddressProven),
     /// It has, and the association that it began with this hello is over.
     Spent,
+    /// It has, and was refused.
+    Refused,
     /// It has not, as far as we know.
     Unproven {
         /// There was a cookie, and it is not one of ours.
@@ -171,7 +185,7 @@ impl Restart {
             Checked::Valid(_) => Verdict::Restarted,
             Checked::Spent => Verdict::Duplicate,
             Checked::Unproven { reply: Some(reply), .. } => Verdict::Challenge(reply),
-            Checked::Unproven { reply: None, .. } => Verdict::Ignore,
+            Checked::Refused | Checked::Unproven { reply: None, .. } => Verdict::Ignore,
         }
     }
 }

@@ -110,10 +110,12 @@ impl Shared {
 impl Home for Shared {
     fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Leftover>) {
         // Before the addresses are free. Whose handshake had no end may still get one by the same hello.
-        let unanswered =
-            matches!(reason, EndReason::Evicted | EndReason::HandshakeTimedOut | EndReason::NoThread);
-        if association.scheme == Scheme::Dtls && !unanswered {
-            self.cookies.spend(association.local, association.peer, &association.hello_random);
+        let Association { local, peer, hello_random, .. } = association;
+        match reason {
+            _ if association.scheme != Scheme::Dtls => {}
+            EndReason::Evicted | EndReason::HandshakeTimedOut => {}
+            EndReason::NoThread => self.cookies.refuse(*local, *peer, hello_random),
+            _ => self.cookies.spend(*local, *peer, hello_random),
         }
         let mut late = self.registry.remove(association, reason, &self.counters);
         if !association.scheme.is_secure() {

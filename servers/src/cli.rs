@@ -148,6 +148,13 @@ pub struct CredentialArgs {
     #[arg(long, value_name = "FILE")]
     pub crl: Option<PathBuf>,
 
+    /// Accept certificate chains of so many bytes.
+    ///
+    /// A peer with a longer chain is refused with alert 47 (illegal_parameter). Each peer whose handshake goes on can take
+    /// so much memory.
+    #[arg(long, value_name = "BYTES", default_value_t = Size(16 << 10))]
+    pub max_cert_chain: Size,
+
     /// Admit certificates with a subject like `CN=*,O=Example`.
     ///
     /// Repeat the option for more patterns; `*` stands for any characters. Without it and --allow-san, the

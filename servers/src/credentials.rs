@@ -34,7 +34,8 @@ pub fn load(args: &CredentialArgs, self_signed: Option<&Identity>) -> Result<Loa
         identities.push(identity);
     }
     let alpn: Vec<&str> = args.alpn.iter().map(|protocol| protocol.0.as_str()).collect();
-    let mut credentials = Credentials::new().client_auth(client_auth(args)?).alpn(&alpn);
+    let mut credentials =
+        Credentials::new().client_auth(client_auth(args)?).alpn(&alpn).max_cert_chain(args.max_cert_chain.0);
     for identity in identities {
         credentials = credentials.identity(identity);
     }

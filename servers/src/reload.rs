@@ -27,6 +27,7 @@ const LIVE: &[&str] = &[
     "ca",
     "client-auth",
     "crl",
+    "max-cert-chain",
     "allow-subject",
     "allow-san",
     "psk-file",

@@ -173,8 +173,14 @@ impl Hands {
         self.shared.refuse(refusal, association.scheme, association.local, association.peer);
     }
 
-    /// There is no socket for a peer: which refusal that is.
-    pub(super) fn refuse_for(&self, error: &io::Error, scheme: Scheme, local: SocketAddr, peer: SocketAddr) {
+    /// There is no socket for a peer: counts and logs the refusal, and says which one it is; `None` where it is none.
+    pub(super) fn refuse_for(
+        &self,
+        error: &io::Error,
+        scheme: Scheme,
+        local: SocketAddr,
+        peer: SocketAddr,
+    ) -> Option<Refusal> {
         let counters = &self.shared.counters;
         let refusal = match error.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE) => {
@@ -187,10 +193,12 @@ impl Hands {
             }
             _ => {
                 log_limited!(info, %peer, %error, "no socket for a peer");
-                return bump(&counters.ignored);
+                bump(&counters.ignored);
+                return None;
             }
         };
         log_limited!(warn, %peer, %error, "no socket for a new peer");
         self.shared.refuse(refusal, scheme, local, peer);
+        Some(refusal)
     }
 }

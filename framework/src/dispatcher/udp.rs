@@ -22,6 +22,7 @@ use std::sync::atomic::Ordering;
 use socket2::Socket;
 
 use super::Letter;
+use super::admit::Refusal;
 use super::child::{self, Options, Recipe, Recipes};
 use super::hands::Hands;
 use super::hello::{self, FirstDatagram};
@@ -31,6 +32,7 @@ use crate::association::{Association, Delivery, Parcel};
 use crate::error::EndReason;
 use crate::handler::Incoming;
 use crate::observe::{bump, log_limited};
+use crate::protocol::alert::Alert;
 use crate::restart::Checked;
 use crate::server::Shared;
 use crate::session::handshake::VerifiedHello;
@@ -58,8 +60,21 @@ pub(super) struct Udp {
     /// Taken out while a listener is read.
     batch: Option<Box<Batch>>,
     replies: Replies,
+    /// Alerts to clients that are refused.
+    alerts: Replies,
     /// How many are held, at all listeners together.
     holding: usize,
+}
+
+/// A datagram that was read, and from where to where it came.
+#[derive(Clone, Copy)]
+struct Met<'a> {
+    /// Of the listener.
+    index: usize,
+    local: SocketAddr,
+    peer: SocketAddr,
+    info: PacketInfo,
+    payload: &'a [u8],
 }
 
 impl Udp {
@@ -75,6 +90,7 @@ impl Udp {
             anchors: HashMap::new(),
             batch: Some(Box::new(Batch::new())),
             replies: Replies::default(),
+            alerts: Replies::default(),
             holding: 0,
         })
     }
@@ -102,7 +118,8 @@ impl Udp {
                 self.listeners[index].consumed += 1;
                 let Some(source) = datagram.source else { continue };
                 let local = self.listeners[index].address_hit(datagram.info);
-                self.route(index, local, source, datagram.info, datagram.payload, epoll, hands);
+                let met = Met { index, local, peer: source, info: datagram.info, payload: datagram.payload };
+                self.route(met, epoll, hands);
             }
             self.answer(index, &hands.shared);
             let empty = received < BATCH;
@@ -132,7 +149,7 @@ impl Udp {
         let Stray { local, peer, interface, payload } = stray;
         let Some(index) = self.listener_of(local) else { return };
         let info = PacketInfo { local: Some(local.ip()), interface };
-        self.route(index, local, peer, info, &payload, epoll, hands);
+        self.route(Met { index, local, peer, info, payload: &payload }, epoll, hands);
         self.answer(index, &hands.shared);
         self.settle(epoll, hands);
     }
@@ -150,17 +167,8 @@ impl Udp {
         })
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what is known of a datagram, and where to go with it")]
-    fn route(
-        &mut self,
-        index: usize,
-        local: SocketAddr,
-        peer: SocketAddr,
-        info: PacketInfo,
-        payload: &[u8],
-        epoll: &Epoll,
-        hands: &mut Hands,
-    ) {
+    fn route(&mut self, met: Met<'_>, epoll: &Epoll, hands: &mut Hands) {
+        let Met { index, local, peer, payload, .. } = met;
         let shared = Arc::clone(&hands.shared);
         // Port 0 cannot be answered, and a datagram from ourselves would be answered for ever.
         if peer.port() == 0 || peer == local {
@@ -172,12 +180,17 @@ impl Udp {
                     match shared.cookies.check(local, peer, &hello, payload.len()) {
                         Checked::Valid(proof) => Some(VerifiedHello::new(payload, &hello, proof)),
                         Checked::Spent => return bump(&shared.counters.duplicate_hellos),
+                        Checked::Refused => {
+                            bump(&shared.counters.duplicate_hellos);
+                            return self.alert(met, Alert::INTERNAL_ERROR, hello.record_sequence);
+                        }
                         Checked::Unproven { refused, reply } => {
                             if refused {
                                 bump(&shared.counters.cookies_refused);
                             }
                             if let Some(reply) = reply {
-                                self.reply(index, peer, info, &reply);
+                                let (source, mapped) = self.source(met);
+                                self.replies.push(peer, source, mapped, &reply);
                             }
                             return;
                         }
@@ -203,7 +216,7 @@ impl Udp {
         if self.forward(local, peer, payload, &shared) {
             return;
         }
-        self.open(index, local, peer, payload, hello, epoll, hands);
+        self.open(met, hello, epoll, hands);
     }
 
     /// Hands a datagram to the association of its peer, if there is one.
@@ -227,27 +240,24 @@ impl Udp {
     }
 
     /// A new peer.
-    #[allow(clippy::too_many_arguments, reason = "what is known of a peer, and where to go with it")]
-    fn open(
-        &mut self,
-        index: usize,
-        local: SocketAddr,
-        peer: SocketAddr,
-        payload: &[u8],
-        hello: Option<VerifiedHello>,
-        epoll: &Epoll,
-        hands: &mut Hands,
-    ) {
+    fn open(&mut self, met: Met<'_>, hello: Option<VerifiedHello>, epoll: &Epoll, hands: &mut Hands) {
+        let Met { index, local, peer, payload, .. } = met;
         let shared = Arc::clone(&hands.shared);
         let incoming = Incoming::new(self.listeners[index].scheme, local, peer);
         let random = hello.as_ref().map_or([0; 32], VerifiedHello::random);
-        let Ok(association) = hands.admit(incoming, random) else { return };
+        let association = match hands.admit(incoming, random) {
+            Ok(association) => association,
+            Err(refusal) => return self.refuse(met, hello.as_ref(), refusal, &shared),
+        };
         let anchor = self.anchor(index, local, epoll, &shared);
         let (socket, recipe) = match self.child(anchor, local, peer, hands) {
             Ok(made) => made,
             Err(error) => {
                 hands.cancel(&association);
-                return hands.refuse_for(&error, association.scheme, local, peer);
+                if let Some(refusal) = hands.refuse_for(&error, association.scheme, local, peer) {
+                    self.refuse(met, hello.as_ref(), refusal, &shared);
+                }
+                return;
             }
         };
         bump(match recipe {
@@ -404,13 +414,32 @@ impl Udp {
     }
 
     /// Queues an answer to a stranger, from the address that was hit.
-    fn reply(&mut self, index: usize, peer: SocketAddr, info: PacketInfo, payload: &[u8]) {
-        let address = self.listeners[index].address;
-        let source = address.ip().is_unspecified().then_some(info);
-        self.replies.push(peer, source, address.is_ipv6(), payload);
+    /// Tells a DTLS client, whose address is proven, that it is refused. Its hello, when it comes again, is told so again and
+    /// opens nothing, also when there is room by then: the client has given up.
+    fn refuse(&mut self, met: Met<'_>, hello: Option<&VerifiedHello>, refusal: Refusal, shared: &Shared) {
+        let Some(hello) = hello else { return };
+        shared.cookies.refuse(met.local, met.peer, &hello.random());
+        self.alert(met, alert_for(refusal), hello.record_sequence());
+    }
+
+    /// Queues a fatal alert in clear (RFC 5246 §7.2.2). It is shorter than any hello. Its record has the number of the hello's,
+    /// as all stateless answers of RFC 6347 §4.2.1 have, because the client has seen lower ones.
+    fn alert(&mut self, met: Met<'_>, alert: Alert, sequence: u64) {
+        let (source, mapped) = self.source(met);
+        self.alerts.push(met.peer, source, mapped, &alert.in_clear(sequence));
+    }
+
+    /// Where an answer leaves from, if the listener does not say it, and whether the listener is one of IPv6.
+    fn source(&self, met: Met<'_>) -> (Option<PacketInfo>, bool) {
+        let address = self.listeners[met.index].address;
+        (address.ip().is_unspecified().then_some(met.info), address.is_ipv6())
     }
 
     fn answer(&mut self, index: usize, shared: &Shared) {
+        if !self.alerts.is_empty() {
+            let sent = self.alerts.send(self.listeners[index].socket.as_fd());
+            shared.counters.refusal_alerts.fetch_add(sent as u64, Ordering::Relaxed);
+        }
         if self.replies.is_empty() {
             return;
         }
@@ -419,6 +448,14 @@ impl Udp {
         let counters = &shared.counters;
         counters.hello_verify_requests.fetch_add(sent as u64, Ordering::Relaxed);
         counters.hello_verify_requests_lost.fetch_add((queued - sent) as u64, Ordering::Relaxed);
+    }
+}
+
+/// The alert that says why somebody is refused: the handler decides about a peer, all else is about this host.
+fn alert_for(refusal: Refusal) -> Alert {
+    match refusal {
+        Refusal::Handler => Alert::ACCESS_DENIED,
+        _ => Alert::INTERNAL_ERROR,
     }
 }
 

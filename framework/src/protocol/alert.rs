@@ -8,7 +8,23 @@ pub(crate) struct Alert(pub(crate) u8);
 
 impl Alert {
     pub(crate) const CLOSE_NOTIFY: Self = Self(0);
+    /// The certificate chain is too long; TLS over TCP sends this for it too.
+    pub(crate) const ILLEGAL_PARAMETER: Self = Self(47);
+    /// Access control decided not to go on.
+    pub(crate) const ACCESS_DENIED: Self = Self(49);
+    pub(crate) const DECODE_ERROR: Self = Self(50);
+    /// Something that is not the peer's fault, such as a lack of memory, prevents the handshake.
+    pub(crate) const INTERNAL_ERROR: Self = Self(80);
     pub(crate) const NO_RENEGOTIATION: Self = Self(100);
+
+    /// A DTLS record in clear with this alert at level fatal (RFC 6347 §4.1, RFC 5246 §7.2). `sequence` is the record's
+    /// number, which its receiver must not have seen in epoch 0 before.
+    pub(crate) fn in_clear(self, sequence: u64) -> [u8; 15] {
+        const FATAL: u8 = 2;
+        let mut record = [21, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, FATAL, self.0];
+        record[5..11].copy_from_slice(&sequence.to_be_bytes()[2..]);
+        record
+    }
 
     /// The name in the registry; `None` for a number that has none.
     pub(crate) fn name(self) -> Option<&'static str> {
@@ -73,6 +89,12 @@ mod tests {
     fn an_alert_has_its_number_and_its_name() {
         assert_eq!(Alert(48).to_string(), "the peer sent alert 48 (unknown_ca)");
         assert_eq!(Alert(200).to_string(), "the peer sent alert 200");
+    }
+
+    #[test]
+    fn an_alert_in_clear_is_one_record() {
+        let record = Alert::ACCESS_DENIED.in_clear(0x0102_0304_0506);
+        assert_eq!(record, [21, 254, 253, 0, 0, 1, 2, 3, 4, 5, 6, 0, 2, 2, 49]);
     }
 
     #[test]

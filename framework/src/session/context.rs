@@ -40,7 +40,7 @@ mod chain;
 mod client;
 mod names;
 mod probe;
-mod psk;
+pub(crate) mod psk;
 mod tickets;
 
 /// What the sessions of a context speak.
@@ -62,9 +62,9 @@ const CIPHERS: &str = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE-ECDSA-AES128-CCM:ECDHE-
 /// §4.2.11), and OpenSSL passes over one that does not go with the suite, so those come first.
 const SHA256_FIRST: &str = "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384";
 
-/// The longest certificate chain that a peer may send, in bytes. Without a bound OpenSSL keeps
-/// up to 100 KiB for each half-open peer.
-const MAX_CERT_LIST: u32 = 16 * 1024;
+/// The longest certificate chain that a peer may send, in bytes, unless the credentials say otherwise. Without a bound
+/// OpenSSL keeps up to 100 KiB for each half-open peer.
+const MAX_CERT_CHAIN: usize = 16 * 1024;
 
 /// The contexts of a server's handshakes, one for each identity, and what is looked at after them.
 pub(crate) struct Contexts {
@@ -184,8 +184,8 @@ fn build_server(
     protocol: Protocol,
 ) -> Result<SslContextBuilder, ErrorStack> {
     let mut context = match protocol {
-        Protocol::Dtls => common(SslMethod::dtls_server(), protocol)?,
-        Protocol::Tls => common(SslMethod::tls_server(), protocol)?,
+        Protocol::Dtls => common(SslMethod::dtls_server(), protocol, credentials.max_cert_chain)?,
+        Protocol::Tls => common(SslMethod::tls_server(), protocol, credentials.max_cert_chain)?,
     };
     if protocol == Protocol::Dtls {
         // DTLSv1_listen wants both. Cookies are made and checked by the dispatcher, which gives a
@@ -340,7 +340,11 @@ fn wire(protocols: &[Vec<u8>]) -> Vec<u8> {
     wire
 }
 
-fn common(method: SslMethod, protocol: Protocol) -> Result<SslContextBuilder, ErrorStack> {
+fn common(
+    method: SslMethod,
+    protocol: Protocol,
+    max_cert_chain: Option<usize>,
+) -> Result<SslContextBuilder, ErrorStack> {
     let mut context = SslContext::builder(method)?;
     let (oldest, newest) = match protocol {
         Protocol::Dtls => (SslVersion::DTLS1_2, SslVersion::DTLS1_2),
@@ -361,7 +365,8 @@ fn common(method: SslMethod, protocol: Protocol) -> Result<SslContextBuilder, Er
         context.set_mode(SslMode::RELEASE_BUFFERS | SslMode::ACCEPT_MOVING_WRITE_BUFFER);
     }
     context.set_cipher_list(CIPHERS)?;
-    sys::ossl::set_max_cert_list(&mut context, MAX_CERT_LIST);
+    let max_cert_chain = u32::try_from(max_cert_chain.unwrap_or(MAX_CERT_CHAIN)).unwrap_or(u32::MAX);
+    sys::ossl::set_max_cert_list(&mut context, max_cert_chain);
     Ok(context)
 }
 

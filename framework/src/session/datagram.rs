@@ -10,6 +10,7 @@ use socket2::Socket;
 use super::Sent;
 use super::dtls::NextRecord;
 use crate::dispatcher::hello::Record;
+use crate::protocol::alert::Alert;
 use crate::sys::message;
 use crate::transport::udp::{is_icmp, is_memory};
 
@@ -46,8 +47,10 @@ pub(crate) struct DatagramIo {
     fresh: bool,
     /// Datagrams written in all.
     pub(super) written: u64,
-    /// What follows the last record that was written in epoch 1.
-    pub(super) next_record: NextRecord,
+    /// What follows the last record that was written in epoch 1; `None` while there is none.
+    pub(super) next_record: Option<NextRecord>,
+    /// The number of the next record in clear.
+    next_in_clear: u64,
 }
 
 impl DatagramIo {
@@ -58,7 +61,8 @@ impl DatagramIo {
             flight: Vec::new(),
             fresh: false,
             written: 0,
-            next_record: NextRecord::default(),
+            next_record: None,
+            next_in_clear: 0,
         }
     }
 
@@ -74,14 +78,16 @@ impl DatagramIo {
         (Arc::clone(&self.socket), std::mem::take(&mut self.flight))
     }
 
-    /// Notes the numbers of the records in epoch 1 that OpenSSL writes: ours go on from there.
+    /// Notes the numbers of the records that OpenSSL writes: ours go on from there.
     fn note_numbers(&mut self, datagram: &[u8]) {
         let mut rest = datagram;
         while let Ok((record, behind)) = Record::split(rest) {
-            if record.epoch == 1 {
+            if record.epoch == 0 {
+                self.next_in_clear = record.sequence + 1;
+            } else {
                 let explicit = record.body.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
                 self.next_record =
-                    NextRecord { sequence: record.sequence + 1, nonce: explicit.wrapping_add(1) };
+                    Some(NextRecord { sequence: record.sequence + 1, nonce: explicit.wrapping_add(1) });
             }
             rest = behind;
         }
@@ -90,6 +96,14 @@ impl DatagramIo {
     /// Sends a datagram that is not OpenSSL's.
     pub(super) fn send(&self, datagram: &[u8]) {
         let _ = send(&self.socket, datagram);
+    }
+
+    /// Sends a fatal alert in clear. After a ChangeCipherSpec the peer would take none.
+    pub(super) fn send_alert(&mut self, alert: Alert) {
+        if self.next_record.is_none() {
+            self.send(&alert.in_clear(self.next_in_clear));
+            self.next_in_clear += 1;
+        }
     }
 
     /// Sends the last flight again, byte for byte.

@@ -314,6 +314,7 @@ pub(super) fn describe(error: &openssl::ssl::Error) -> String {
     match (reason, error.io_error()) {
         (Some(reason), _) => reason.to_owned(),
         (None, Some(io)) => io.to_string(),
-        (None, None) => error.to_string(),
+        // OpenSSL calls this an unexpected end, also on datagrams, which have none.
+        (None, None) => "OpenSSL gave up without a reason, as it does for some malformed messages".to_owned(),
     }
 }

@@ -23,7 +23,7 @@ use openssl::ssl::{ErrorCode, ShutdownState, Ssl, SslContext, SslStream};
 use openssl::x509::X509VerifyResult;
 use socket2::Socket;
 
-use super::context::{Sessions, keep_resumed, keep_sessions, objection};
+use super::context::{Sessions, keep_resumed, keep_sessions, objection, psk};
 use super::datagram::DatagramIo;
 use super::dtls::{DtlsSession, Facts, describe};
 use super::record::{self, Filtered};
@@ -65,6 +65,7 @@ pub(crate) fn after(timeout: Duration) -> Instant {
 pub(crate) struct VerifiedHello {
     datagram: Vec<u8>,
     random: [u8; 32],
+    record_sequence: u64,
     whole: bool,
 }
 
@@ -72,12 +73,18 @@ impl VerifiedHello {
     /// The proof is what [`CookieJar::verify`](crate::dispatcher::cookie::CookieJar::verify) gave
     /// for this hello, which was parsed from this datagram.
     pub(crate) fn new(datagram: &[u8], hello: &ClientHello<'_>, _proof: AddressProven) -> Self {
-        Self { datagram: datagram.to_vec(), random: *hello.random, whole: hello.complete }
+        let ClientHello { random, record_sequence, complete, .. } = *hello;
+        Self { datagram: datagram.to_vec(), random: *random, record_sequence, whole: complete }
     }
 
     /// The hello's random.
     pub(crate) fn random(&self) -> [u8; 32] {
         self.random
+    }
+
+    /// The number of its record.
+    pub(crate) fn record_sequence(&self) -> u64 {
+        self.record_sequence
     }
 
     /// Whether no fragment of the hello is to follow.
@@ -93,7 +100,7 @@ pub(crate) struct Handshake {
     early: VecDeque<Box<[u8]>>,
     /// Handshake records of the next epoch that were fed so far.
     early_finished: usize,
-    /// The last alert that came in clear.
+    /// The first alert that came in clear.
     alert: Option<u8>,
 }
 
@@ -176,11 +183,10 @@ impl Handshake {
         let mut resend_at = now + timeout;
         loop {
             let signals = association.signals();
-            if signals & (signal::CLOSE | signal::STOP | signal::DRAIN) != 0 {
-                return Err(Failure::Ended(EndReason::Shutdown));
-            }
-            if signals & signal::EVICT != 0 {
-                return Err(Failure::Ended(EndReason::Evicted));
+            let shutdown = signals & (signal::CLOSE | signal::STOP | signal::DRAIN) != 0;
+            if shutdown || signals & signal::EVICT != 0 {
+                self.stream.get_mut().send_alert(Alert::INTERNAL_ERROR);
+                return Err(Failure::Ended(if shutdown { EndReason::Shutdown } else { EndReason::Evicted }));
             }
             let until = resend_at.min(deadline);
             let arrival = transport.recv(&mut [], &mut datagram, now, Some(until));
@@ -203,10 +209,7 @@ impl Handshake {
                 }
                 Arrival::Woken | Arrival::TooLong | Arrival::Notification(_) | Arrival::Dry => {}
                 Arrival::TimedOut if now >= deadline => {
-                    return Err(Failure::Ended(match self.alert {
-                        Some(alert) => EndReason::HandshakeFailed(Alert(alert).to_string()),
-                        None => EndReason::HandshakeTimedOut,
-                    }));
+                    return Err(Failure::Ended(self.why_incomplete()));
                 }
                 Arrival::TimedOut => {
                     timeouts += 1;
@@ -220,6 +223,48 @@ impl Handshake {
                 Arrival::Over(reason) => return Err(Failure::Ended(reason)),
             }
         }
+    }
+
+    /// Says what the peer's part was in a handshake that was not complete in time.
+    fn why_incomplete(&self) -> EndReason {
+        if let Some(alert) = self.alert {
+            return EndReason::HandshakeFailed(Alert(alert).to_string());
+        }
+        let ssl = self.stream.ssl();
+        // A Finished that does not verify is dropped in silence (RFC 6347 §4.1.2.7). With a pre-shared key it nearly
+        // always means that the two sides have different keys.
+        match psk::identity_in_use(ssl) {
+            Some(identity) if ssl.is_server() && self.early_finished > 0 => {
+                EndReason::HandshakeFailed(format!(
+                    "the client's Finished does not verify: it probably has another pre-shared key for {identity}"
+                ))
+            }
+            Some(identity) if !ssl.is_server() && self.stream.get_ref().next_record.is_some() => {
+                EndReason::HandshakeFailed(format!(
+                    "the server answered and did not complete the handshake: it probably has another pre-shared key \
+                     for {identity}"
+                ))
+            }
+            _ => EndReason::HandshakeTimedOut,
+        }
+    }
+
+    /// Looks for a certificate chain in this datagram that is longer than the limit: its length and the limit, in bytes.
+    /// OpenSSL drops fragments of such a message without a word.
+    fn too_long_chain(&self, datagram: &[u8]) -> Option<(usize, usize)> {
+        const CERTIFICATE: u8 = 11;
+        let limit = ossl::max_cert_list(self.stream.ssl());
+        let mut rest = datagram;
+        while let Ok((record, behind)) = Record::split(rest) {
+            if let (0, HANDSHAKE, &[CERTIFICATE, a, b, c, ..]) =
+                (record.epoch, record.content_type, record.body)
+            {
+                let len = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+                return (len > limit).then_some((len, limit));
+            }
+            rest = behind;
+        }
+        None
     }
 
     /// Filters and feeds one datagram.
@@ -251,6 +296,13 @@ impl Handshake {
         match record::filter(datagram) {
             Filtered::Pass { len } => {
                 datagram.truncate(len);
+                if let Some((len, limit)) = self.too_long_chain(datagram) {
+                    self.stream.get_mut().send_alert(Alert::ILLEGAL_PARAMETER);
+                    let why = format!(
+                        "the peer's certificate chain has {len} bytes, more than the {limit} that are accepted"
+                    );
+                    return Err(Failure::Ended(EndReason::HandshakeFailed(why)));
+                }
                 if !self.set_early_records_aside(datagram) {
                     bump(&counters.records_dropped);
                 }
@@ -262,7 +314,7 @@ impl Handshake {
             }
             Filtered::PlaintextAlert { level: 2, description } => {
                 bump(&counters.plaintext_alerts);
-                self.alert = Some(description);
+                self.alert.get_or_insert(description);
                 Ok(Fed::Alert)
             }
             _ => {
@@ -300,7 +352,13 @@ impl Handshake {
 
     /// One step of OpenSSL's; `true` when the handshake is complete.
     fn step(&mut self) -> Result<bool, Failure> {
-        progress(&mut self.stream)
+        let written = self.stream.get_ref().written;
+        let stepped = progress(&mut self.stream);
+        // OpenSSL gives up on some malformed messages without an alert.
+        if stepped.is_err() && self.stream.get_ref().written == written {
+            self.stream.get_mut().send_alert(Alert::DECODE_ERROR);
+        }
+        stepped
     }
 
     /// The timer fired: smaller datagrams, and the flight again.
@@ -323,7 +381,7 @@ impl Handshake {
         counters: &Arc<Counters>,
     ) -> Result<(DtlsSession, Facts), Failure> {
         let (socket, flight) = self.stream.get_mut().take_flight();
-        let next = self.stream.get_ref().next_record;
+        let next = self.stream.get_ref().next_record.unwrap_or_default();
         let ssl = self.stream.ssl();
         let facts = Facts::of(ssl);
         let session = DtlsSession::take_over(ssl, next, self.early, socket, Arc::clone(counters))?;
@@ -400,7 +458,7 @@ pub(super) fn progress<S: io::Read + io::Write>(stream: &mut SslStream<S>) -> Re
         Err(error) => {
             let verified = stream.ssl().verify_result();
             Err(if verified == X509VerifyResult::OK {
-                Failure::Ended(EndReason::HandshakeFailed(describe(&error)))
+                Failure::Ended(EndReason::HandshakeFailed(psk::explain(stream.ssl(), describe(&error))))
             } else {
                 let why = verified.error_string();
                 Failure::Unverified(match objection(stream.ssl(), verified) {

@@ -97,6 +97,7 @@ unsafe extern "C" {
 
 /// From `openssl/ssl.h`.
 const SSL_CTRL_SET_MTU: c_int = 17;
+const SSL_CTRL_GET_MAX_CERT_LIST: c_int = 50;
 const SSL_CTRL_SET_MAX_CERT_LIST: c_int = 51;
 
 /// [DTLSv1_listen(3)](https://docs.openssl.org/3.0/man3/DTLSv1_listen/): reads the ClientHello
@@ -200,6 +201,14 @@ pub fn never_retransmit(ssl: &SslRef) {
     }
     // SAFETY: `ssl` is live; the callback is a function that touches nothing.
     unsafe { DTLS_set_timer_cb(ssl.as_ptr(), Some(never)) };
+}
+
+/// Returns the longest certificate chain that this side accepts, in bytes
+/// ([SSL_get_max_cert_list(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_set_max_cert_list/)).
+pub(crate) fn max_cert_list(ssl: &SslRef) -> usize {
+    // SAFETY: the session is live, and this command only reads a number of it.
+    let bytes = unsafe { ffi::SSL_ctrl(ssl.as_ptr(), SSL_CTRL_GET_MAX_CERT_LIST, 0, ptr::null_mut()) };
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// SSL_CTX_set_max_cert_list: the longest certificate chain that a peer may send, in bytes.

@@ -15,6 +15,7 @@ use crate::dispatcher::tcp::reset;
 use crate::error::{EndReason, Error};
 use crate::observe::{bump, log_limited};
 use crate::peer::{Home, Leftover, Opened, Parts, Peer};
+use crate::protocol::alert::Alert;
 use crate::restart::Restart;
 use crate::server::Shared;
 use crate::session::dtls::Facts;
@@ -74,7 +75,11 @@ impl Job {
         match task {
             Task::Sctp => session::sctp::abort(&socket, reason.label().as_bytes()),
             Task::Stream { .. } => reset(&socket),
-            _ => {}
+            Task::Dtls(hello) => {
+                let alert = Alert::INTERNAL_ERROR.in_clear(hello.record_sequence());
+                let _ = session::datagram::send(&socket, &alert);
+            }
+            Task::Plain | Task::Over(_) => {}
         }
         drop(socket);
         give_up(&shared, &association, reason, None);

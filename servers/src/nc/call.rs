@@ -59,7 +59,11 @@ fn client(args: &NcArgs, settings: Settings, mut stream: StreamSettings) -> Resu
     if args.chat {
         stream.framing = Framing::Lines;
     }
-    let mut builder = Client::builder().timeout(args.handshake_timeout().0).sctp(settings).stream(stream);
+    let mut builder = Client::builder()
+        .timeout(args.handshake_timeout().0)
+        .max_cert_chain(args.max_cert_chain.0)
+        .sctp(settings)
+        .stream(stream);
     for local in &args.association.bind {
         builder = builder.bind(local.0);
     }

@@ -76,6 +76,7 @@ fn start(
         }
         None => {}
     }
+    credentials = credentials.max_cert_chain(args.max_cert_chain.0);
     if let Some(ca) = &args.ca {
         credentials = credentials.client_auth(ClientAuth::Required(authorities(ca)?));
     }

@@ -118,6 +118,13 @@ pub struct NcArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "insecure", help_heading = "Identity")]
     pub crl: Option<PathBuf>,
 
+    /// Accept certificate chains of so many bytes.
+    ///
+    /// A peer with a longer chain is refused with alert 47 (illegal_parameter). Each peer whose handshake goes on can take
+    /// so much memory.
+    #[arg(long, value_name = "BYTES", default_value_t = Size(16 << 10), help_heading = "Identity")]
+    pub max_cert_chain: Size,
+
     /// Show the certificate chain in this PEM file, leaf first.
     ///
     /// With -l and without this option, the program makes a self-signed certificate for this run.

@@ -12,7 +12,7 @@ use openssl::ssl::{
 use parking_lot::Mutex;
 
 use super::chain::{self, keep_record};
-use super::{Protocol, check_srtp, common, use_authorities, use_identity, verify_keys, wire};
+use super::{Protocol, check_srtp, common, psk, use_authorities, use_identity, verify_keys, wire};
 use crate::credentials::{CaBundle, Identity, PublicKey, RevocationList, refused};
 use crate::error::IdentityError;
 use crate::sys::ossl;
@@ -30,6 +30,7 @@ pub(crate) struct ClientCredentials {
     pub(crate) raw_key: Option<PublicKey>,
     pub(crate) alpn: Vec<Vec<u8>>,
     pub(crate) srtp: Option<String>,
+    pub(crate) max_cert_chain: Option<usize>,
     pub(crate) sessions: Arc<Sessions>,
 }
 
@@ -150,8 +151,8 @@ fn build_client(
     protocol: Protocol,
 ) -> Result<SslContextBuilder, ErrorStack> {
     let mut context = match protocol {
-        Protocol::Dtls => common(SslMethod::dtls_client(), protocol)?,
-        Protocol::Tls => common(SslMethod::tls_client(), protocol)?,
+        Protocol::Dtls => common(SslMethod::dtls_client(), protocol, credentials.max_cert_chain)?,
+        Protocol::Tls => common(SslMethod::tls_client(), protocol, credentials.max_cert_chain)?,
     };
     match &credentials.authorities {
         Some(bundle) => use_authorities(&mut context, Some(bundle), credentials.revoked.as_ref())?,
@@ -182,7 +183,8 @@ fn build_client(
         use_identity(&mut context, identity)?;
     }
     if let Some((identity, key)) = credentials.psk.clone() {
-        context.set_psk_client_callback(move |_, _, identity_out, key_out| {
+        context.set_psk_client_callback(move |ssl, _, identity_out, key_out| {
+            psk::note_named(ssl, &identity);
             // The identity goes out as a C string.
             if identity.len() >= identity_out.len() || key.len() > key_out.len() {
                 return Ok(0);
