@@ -416,6 +416,16 @@ pub enum StartError {
     /// The credentials are of no use.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The limit on descriptors leaves none for a peer.
+    #[error(
+        "the limit of {limit} descriptors leaves none for a peer; allow at least {needed}, and one more for each further peer (ulimit -n, or LimitNOFILE= of a systemd unit)"
+    )]
+    NoDescriptors {
+        /// The limit of the process (RLIMIT_NOFILE, getrlimit(2)).
+        limit: u64,
+        /// The smallest limit with which one peer can be served.
+        needed: u64,
+    },
     /// A system call failed.
     #[error("{doing} failed: {source}")]
     Io {

@@ -14,15 +14,14 @@ use crate::config::Timeouts;
 use crate::credentials::SharedKeys;
 use crate::dispatcher::cookie::{CookieJar, CookieVerdict};
 use crate::dispatcher::hello::{self, ClientHello, FirstDatagram, HELLO_VERIFY_REQUEST_LEN};
-use crate::dispatcher::spent::Spent;
+use crate::dispatcher::spent::{Fate, Spent};
+use crate::protocol::alert::Alert;
 
 /// The cookie secrets, for the dispatcher and all workers, and which hellos have been answered by an association. Reads of
 /// the secrets share; a rotation takes microseconds once in [`Timeouts::cookie_period`].
 pub(crate) struct Cookies {
     jar: RwLock<CookieJar>,
     spent: Mutex<Spent>,
-    /// Hellos whose clients were refused.
-    refused: Mutex<Spent>,
     period: Duration,
 }
 
@@ -37,8 +36,7 @@ impl Cookies {
             Some(keys) => shared_jar(keys, timeouts.cookie_period),
             None => CookieJar::new(secret()?, secret()?, timeouts.cookie_period, now),
         };
-        let (spent, refused) = (Mutex::new(Spent::new(now)), Mutex::new(Spent::new(now)));
-        Ok(Self { jar: RwLock::new(jar), spent, refused, period: timeouts.cookie_period })
+        Ok(Self { jar: RwLock::new(jar), spent: Mutex::new(Spent::new(now)), period: timeouts.cookie_period })
     }
 
     /// Takes these shared secrets, or random ones instead of shared ones. Cookies made until now stay good for a
@@ -67,13 +65,10 @@ impl Cookies {
         let verdict = jar.verify(local, peer, hello);
         if let CookieVerdict::Valid(proof) = verdict {
             drop(jar);
-            let now = Instant::now();
-            if self.spent.lock().knows(local, peer, hello.random, now) {
-                return Checked::Spent;
-            }
-            return match self.refused.lock().knows(local, peer, hello.random, now) {
-                true => Checked::Refused,
-                false => Checked::Valid(proof),
+            return match self.spent.lock().fate(local, peer, hello.random, Instant::now()) {
+                Some(Fate::Over) => Checked::Spent,
+                Some(Fate::Refused(alert)) => Checked::Refused(alert),
+                None => Checked::Valid(proof),
             };
         }
         let refused = matches!(verdict, CookieVerdict::Invalid);
@@ -89,12 +84,12 @@ impl Cookies {
 
     /// The association that began with a hello of this random is over: the same hello opens no other.
     pub(crate) fn spend(&self, local: SocketAddr, peer: SocketAddr, random: &[u8; 32]) {
-        self.spent.lock().note(local, peer, random, Instant::now());
+        self.spent.lock().note(local, peer, random, Fate::Over, Instant::now());
     }
 
-    /// The client of this hello was refused: the same hello opens no association.
-    pub(crate) fn refuse(&self, local: SocketAddr, peer: SocketAddr, random: &[u8; 32]) {
-        self.refused.lock().note(local, peer, random, Instant::now());
+    /// The client of this hello was refused with this alert: the same hello opens no association.
+    pub(crate) fn refuse(&self, local: SocketAddr, peer: SocketAddr, random: &[u8; 32], alert: Alert) {
+        self.spent.lock().note(local, peer, random, Fate::Refused(alert), Instant::now());
     }
 
     fn rotate_if_due(&self) {
@@ -119,8 +114,8 @@ pub(crate) enum Checked {
     Valid(crate::dispatcher::cookie::AddressProven),
     /// It has, and the association that it began with this hello is over.
     Spent,
-    /// It has, and was refused.
-    Refused,
+    /// It has, and was refused with this alert.
+    Refused(Alert),
     /// It has not, as far as we know.
     Unproven {
         /// There was a cookie, and it is not one of ours.
@@ -185,7 +180,7 @@ impl Restart {
             Checked::Valid(_) => Verdict::Restarted,
             Checked::Spent => Verdict::Duplicate,
             Checked::Unproven { reply: Some(reply), .. } => Verdict::Challenge(reply),
-            Checked::Refused | Checked::Unproven { reply: None, .. } => Verdict::Ignore,
+            Checked::Refused(_) | Checked::Unproven { reply: None, .. } => Verdict::Ignore,
         }
     }
 }

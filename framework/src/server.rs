@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,12 +16,15 @@ use crate::config::Timeouts;
 use crate::credentials::{ClientAuth, Credentials, Identity, SharedKeys};
 use crate::dispatcher::admit::{Limits, Refusal};
 use crate::dispatcher::child::Options;
-use crate::dispatcher::{self, Dispatcher, Letter, Mailbox, SctpListener, TcpListener, UdpListener};
+use crate::dispatcher::{
+    self, Dispatcher, Letter, Mailbox, RESERVED_FDS, SctpListener, TcpListener, UdpListener,
+};
 use crate::error::{EndReason, IdentityError, StartError};
 use crate::handler::{Admission, Incoming, PeerHandler};
 use crate::observe::{Counters, Stats, bump};
 use crate::outbox::Outbox;
 use crate::peer::{Home, Leftover};
+use crate::protocol::alert::Alert;
 use crate::registry::Registry;
 use crate::restart::Cookies;
 use crate::sctp::Settings;
@@ -28,6 +32,7 @@ use crate::sender::Sender;
 use crate::session::context::Contexts;
 use crate::session::handshake::after;
 use crate::stream::StreamSettings;
+use crate::sys::eventfd::EventFd;
 use crate::sys::limits;
 use crate::sys::sync::channel::{Receiver, bounded};
 use crate::sys::sync::{Condvar, Mutex, thread};
@@ -114,7 +119,7 @@ impl Home for Shared {
         match reason {
             _ if association.scheme != Scheme::Dtls => {}
             EndReason::Evicted | EndReason::HandshakeTimedOut => {}
-            EndReason::NoThread => self.cookies.refuse(*local, *peer, hello_random),
+            EndReason::NoThread => self.cookies.refuse(*local, *peer, hello_random, Alert::INTERNAL_ERROR),
             _ => self.cookies.spend(*local, *peer, hello_random),
         }
         let mut late = self.registry.remove(association, reason, &self.counters);
@@ -351,7 +356,7 @@ impl ServerBuilder {
             done: Done { report: Mutex::default(), changed: Condvar::new(), stopped },
         });
         let most = limits::thread_limit().unwrap_or(16_000).saturating_sub(OTHER_THREADS);
-        warn_of_limits(&self.limits, most);
+        check_limits(&self.limits, most)?;
         if secure {
             warn_of_openssl();
         }
@@ -384,26 +389,40 @@ fn warn_of_openssl() {
     }
 }
 
-/// Says where the system allows less than the limits do.
-fn warn_of_limits(limits: &Limits, threads: u64) {
-    let wanted = limits.max_peers as u64;
-    if wanted != u64::MAX && wanted > threads {
+/// Checks that a peer can get a descriptor, and logs which limit peers run into first.
+fn check_limits(limits: &Limits, threads: u64) -> Result<(), StartError> {
+    let descriptors = limits::fd_limit().map_err(|source| StartError::Io {
+        doing: "asking for the limit on descriptors".to_owned(),
+        source,
+    })?;
+    let lowest_free = match EventFd::new() {
+        Ok(probe) => probe.as_fd().as_raw_fd() as u64,
+        Err(_) => descriptors,
+    };
+    let taken = lowest_free + RESERVED_FDS;
+    if taken > descriptors {
+        return Err(StartError::NoDescriptors { limit: descriptors, needed: taken });
+    }
+    let room = descriptors - taken + 1;
+    let all = [
+        (limits.max_peers as u64, "the limit on peers (max_peers, --max-peers)"),
+        (threads, "the threads that the system allows (kernel.threads-max, vm.max_map_count, TasksMax)"),
+        (room, "the limit on descriptors (ulimit -n)"),
+    ];
+    let [wanted, ..] = all;
+    let Some((peers, first)) = all.into_iter().min_by_key(|(peers, _)| *peers) else { return Ok(()) };
+    let per_local_address = limits.max_peers_per_local_address;
+    if peers < wanted.0 && wanted.0 != usize::MAX as u64 {
         tracing::warn!(
-            wanted,
-            threads,
-            "the system has fewer threads than peers may come: lower the limit on peers (max_peers, --max-peers)"
+            peers,
+            per_local_address,
+            wanted = wanted.0,
+            "beyond so many peers, {first} refuses the next one"
         );
+    } else {
+        tracing::info!(peers, per_local_address, "beyond so many peers, {first} refuses the next one");
     }
-    if let Ok(fds) = limits::fd_limit() {
-        let room = fds.saturating_sub(128);
-        if wanted != usize::MAX as u64 && wanted > room {
-            tracing::warn!(
-                wanted,
-                room,
-                "there are fewer descriptors than peers may come: raise their limit (ulimit -n), or lower that on peers (max_peers, --max-peers)"
-            );
-        }
-    }
+    Ok(())
 }
 
 /// A server that is running. Dropping it does not end it; [`Handle::shutdown`] does.

@@ -3,7 +3,6 @@
 #[path = "support/credentials.rs"]
 mod credentials;
 #[path = "support/programs.rs"]
-#[allow(dead_code)]
 mod programs;
 mod support;
 
@@ -95,7 +94,7 @@ fn a_client_that_the_handler_refuses_is_denied_access_and_its_hello_opens_nothin
     open.store(true, Ordering::Relaxed);
     stranger.send(&second).unwrap();
     let len = stranger.recv(&mut answer).unwrap();
-    assert_eq!(answer[..len], alert(80, 1), "the hello was refused, and stays refused");
+    assert_eq!(answer[..len], alert(49, 1), "the hello was refused, and stays refused");
     assert_eq!(running.stats().opened, 0);
     exchange(&mut running.connect(), b"another hello is another peer");
 }

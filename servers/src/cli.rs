@@ -11,7 +11,7 @@ use crate::authorize::{SanPattern, SubjectPattern};
 use crate::logging::LogArgs;
 use crate::sctp::SctpArgs;
 use crate::stream::StreamArgs;
-use crate::values::{Protocol, Size, Span, SpanOrOff};
+use crate::values::{Protocol, Size, Span, SpanOrOff, count, positive_span};
 
 /// Where a server listens, whom it lets in, and for how long.
 #[derive(Args, Clone, Debug)]
@@ -211,33 +211,44 @@ pub enum ClientAuthMode {
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
     /// Serve at most this many peers in all.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().max_peers)]
+    ///
+    /// Each has a thread and a descriptor, so the system has limits too. At its start the server logs which one peers run
+    /// into first. A DTLS client beyond a limit is refused with an alert, a TCP connection with a reset, an SCTP
+    /// association with an ABORT.
+    #[arg(long, value_name = "N", value_parser = count::<usize>, default_value_t = Limits::default().max_peers)]
     pub max_peers: usize,
 
     /// Serve at most this many peers at one local address and port.
     ///
-    /// The kernel takes longer to look up an unknown peer as their number grows.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().max_peers_per_local_address)]
+    /// The kernel looks through all of them for each datagram of an unknown peer, so a flood costs more as their number
+    /// grows; stress/RESULTS.md has the figures. Raise it where senders are trusted; listen on more ports or addresses to
+    /// serve more peers without that cost.
+    #[arg(long, value_name = "N", value_parser = count::<usize>, default_value_t = Limits::default().max_peers_per_local_address)]
     pub max_peers_per_local_address: usize,
 
     /// Serve at most this many peers from one source address.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().max_peers_per_source)]
+    ///
+    /// It keeps one host from taking all places. Raise it where many peers are behind one translated address (NAT).
+    #[arg(long, value_name = "N", value_parser = count::<usize>, default_value_t = Limits::default().max_peers_per_source)]
     pub max_peers_per_source: usize,
 
     /// Serve at most this many peers from one network (IPv4 /24, IPv6 /56).
-    #[arg(long, value_name = "N", default_value_t = Limits::default().max_peers_per_prefix)]
+    #[arg(long, value_name = "N", value_parser = count::<usize>, default_value_t = Limits::default().max_peers_per_prefix)]
     pub max_peers_per_prefix: usize,
 
     /// Allow at most this many handshakes at the same time.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().max_half_open)]
+    ///
+    /// At the limit, the oldest handshake makes way for a new one if it has run for two seconds; otherwise the new peer is
+    /// refused. Choose as many new peers as may come within one round trip.
+    #[arg(long, value_name = "N", value_parser = count::<usize>, default_value_t = Limits::default().max_half_open)]
     pub max_half_open: usize,
 
     /// Admit this many new peers a second from one network, on average.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().new_peers_per_second)]
+    #[arg(long, value_name = "N", value_parser = count::<u32>, default_value_t = Limits::default().new_peers_per_second)]
     pub new_peers_per_second: u32,
 
     /// Admit this many new peers at once from one network that was quiet.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().new_peers_burst)]
+    #[arg(long, value_name = "N", value_parser = count::<u32>, default_value_t = Limits::default().new_peers_burst)]
     pub new_peers_burst: u32,
 
     /// Apply the limits per source and network to loopback peers too.
@@ -250,7 +261,7 @@ pub struct LimitArgs {
 #[command(next_help_heading = "Timeouts (such as 500ms, 10s or 5m)")]
 pub struct TimeoutArgs {
     /// End a handshake that takes longer than this.
-    #[arg(long, value_name = "TIME", default_value_t = Span(Timeouts::default().handshake))]
+    #[arg(long, value_name = "TIME", value_parser = positive_span, default_value_t = Span(Timeouts::default().handshake))]
     pub handshake_timeout: Span,
 
     /// End an association that is silent for this long, or `off`.

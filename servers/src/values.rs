@@ -59,8 +59,9 @@ impl FromStr for SpanOrOff {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.trim() {
-            "off" => Ok(Self(None)),
+            "off" | "0" => Ok(Self(None)),
             text => match text.parse::<Span>() {
+                Ok(Span(Duration::ZERO)) => Ok(Self(None)),
                 Ok(Span(duration)) => Ok(Self(Some(duration))),
                 Err(message) => Err(format!("{message}, or off")),
             },
@@ -111,19 +112,45 @@ impl fmt::Display for Size {
     }
 }
 
+/// Reads a number of which there has to be one at least.
+///
+/// # Errors
+///
+/// The text is no such number; the message says what to write.
+pub fn count<T: FromStr + Default + PartialEq>(text: &str) -> Result<T, String> {
+    match text.parse::<T>() {
+        Ok(number) if number == T::default() => Err(format!("{text:?} would let nobody in: write 1 or more")),
+        Ok(number) => Ok(number),
+        Err(_) => Err(format!("{text:?} is not a whole number that fits: write one in digits, such as 100")),
+    }
+}
+
+/// Reads a time that is longer than none.
+///
+/// # Errors
+///
+/// The text is no such time; the message says what to write.
+pub fn positive_span(text: &str) -> Result<Span, String> {
+    match text.parse::<Span>()? {
+        Span(Duration::ZERO) => Err(format!("{text:?} is no time at all: write one such as 10s")),
+        span => Ok(span),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn durations_are_read_as_people_write_them() {
-        for (text, millis) in
-            [("500ms", 500), ("10s", 10_000), ("5m", 300_000), ("1h 30m", 5_400_000), ("0s", 0)]
-        {
+        for (text, millis) in [("500ms", 500), ("10s", 10_000), ("5m", 300_000), ("1h 30m", 5_400_000)] {
             assert_eq!(text.parse(), Ok(Span(Duration::from_millis(millis))), "{text}");
             assert_eq!(text.parse(), Ok(SpanOrOff(Some(Duration::from_millis(millis)))), "{text}");
         }
-        assert_eq!("off".parse(), Ok(SpanOrOff(None)));
+        for off in ["off", "0", "0s"] {
+            assert_eq!(off.parse(), Ok(SpanOrOff(None)), "{off}");
+        }
+        assert_eq!("0s".parse(), Ok(Span(Duration::ZERO)));
     }
 
     #[test]

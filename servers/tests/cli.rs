@@ -210,7 +210,7 @@ fn a_peer_with_the_right_key_gets_in_and_no_other() {
     run(NC, &["--psk", "three:ff00", &address], "x\n").failed_with("peeloff-nc", 3, "unknown_psk_identity");
     // A wrong key makes records that look forged, which DTLS drops in silence.
     let wrong = ["--psk", "two:ff01", "--timeout", "2s", &address];
-    run(NC, &wrong, "x\n").failed_with("peeloff-nc", 4, "or that the key is right");
+    run(NC, &wrong, "x\n").failed_with("peeloff-nc", 3, "it probably has another pre-shared key");
 }
 
 #[test]
@@ -316,4 +316,46 @@ fn a_kernel_without_sctp_is_named_with_a_remedy() {
 /// Where every write fails.
 fn full_device() -> Stdio {
     fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into()
+}
+
+#[test]
+fn a_server_that_could_serve_nobody_does_not_start() {
+    let command = format!("ulimit -n 20; exec {ECHO} --listen udp://127.0.0.1:0");
+    let ended = run("sh", &["-c", &command], "");
+    ended.failed_with("peeloff-echo", 2, "the limit of 20 descriptors leaves none for a peer");
+    for (option, value, advice) in [
+        ("--max-peers", "0", "write 1 or more"),
+        ("--max-peers-per-local-address", "0", "write 1 or more"),
+        ("--max-peers-per-source", "0", "write 1 or more"),
+        ("--max-peers-per-prefix", "0", "write 1 or more"),
+        ("--max-half-open", "0", "write 1 or more"),
+        ("--new-peers-per-second", "0", "write 1 or more"),
+        ("--new-peers-burst", "0", "write 1 or more"),
+        ("--handshake-timeout", "0s", "write one such as 10s"),
+    ] {
+        run(ECHO, &["--listen", "udp://127.0.0.1:0", option, value], "").failed_with(
+            "peeloff-echo",
+            2,
+            advice,
+        );
+    }
+}
+
+#[test]
+fn a_timeout_of_zero_is_off() {
+    for option in ["--idle-timeout", "--lifetime", "--stats-interval"] {
+        let (_server, address) = start_echo(&["--listen", "udp://127.0.0.1:0", option, "0"]);
+        assert_eq!(run(NC, &[&address], "x\n").stdout, "x\n", "{option}");
+    }
+}
+
+#[test]
+fn the_start_says_which_limit_peers_run_into_first() {
+    for (peers, first) in [("10", "the limit on peers (max_peers, --max-peers)"), ("1000000", "descriptors")]
+    {
+        let (mut server, _) = start_echo(&["--listen", "udp://127.0.0.1:0", "--max-peers", peers]);
+        let line = server.stderr_line("beyond so many peers");
+        // On a system with plenty of descriptors it is threads.
+        assert!(line.contains(first) || (peers != "10" && line.contains("threads")), "{line}");
+    }
 }

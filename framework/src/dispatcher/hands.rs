@@ -26,7 +26,7 @@ const MAX_WAITING: usize = 256;
 pub(super) const THREAD_RETRY: Duration = Duration::from_millis(50);
 
 /// Descriptors that are left for handlers, logs and the end of associations.
-const RESERVED_FDS: u64 = 64;
+pub(crate) const RESERVED_FDS: u64 = 64;
 
 /// What every kind of listener needs of the dispatcher: workers for jobs, and the watch over last
 /// flights.

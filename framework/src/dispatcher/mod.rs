@@ -20,6 +20,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub(crate) use self::hands::RESERVED_FDS;
 use self::hands::{Hands, THREAD_RETRY};
 pub(crate) use self::listener::UdpListener;
 use self::sctp::Sctp;

@@ -2,11 +2,15 @@
 //! may be read when the client has come and gone. Its cookie is good, but an association for it would speak to nobody, or to
 //! whoever has the port next, who would take the answer for that to its own hello.
 //!
+//! So are those whose client was refused: it has been told so, and the same hello opens nothing when there is room again.
+//!
 //! Pure: the time is an argument.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+
+use crate::protocol::alert::Alert;
 
 /// How long a hello is remembered: what a listener's queue keeps is younger.
 const MEMORY: Duration = Duration::from_secs(10);
@@ -19,27 +23,58 @@ pub(crate) struct Spent {
     /// With a random key, so that nobody can choose whose place to take.
     hasher: RandomState,
     began: Instant,
-    /// Hash, and milliseconds since the beginning at which it is forgotten; zeroes where nothing is.
-    places: Vec<(u64, u64)>,
+    places: Vec<Place>,
+}
+
+/// A hello that is remembered; zeroes where there is none.
+#[derive(Clone, Copy, Default)]
+struct Place {
+    hash: u64,
+    /// When it is forgotten, in milliseconds since the beginning.
+    until: u64,
+    fate: Fate,
+}
+
+/// What became of a hello.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It began an association, which is over.
+    #[default]
+    Over,
+    /// Its client was refused with this alert.
+    Refused(Alert),
 }
 
 impl Spent {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { hasher: RandomState::new(), began: now, places: vec![(0, 0); PLACES] }
+        Self { hasher: RandomState::new(), began: now, places: vec![Place::default(); PLACES] }
     }
 
-    /// The association that began with the hello of this random is over.
-    pub(crate) fn note(&mut self, local: SocketAddr, peer: SocketAddr, random: &[u8; 32], now: Instant) {
+    /// Remembers what became of the hello of this random.
+    pub(crate) fn note(
+        &mut self,
+        local: SocketAddr,
+        peer: SocketAddr,
+        random: &[u8; 32],
+        fate: Fate,
+        now: Instant,
+    ) {
         let hash = self.hasher.hash_one((local, peer, random));
         let until = self.milliseconds(now + MEMORY);
-        self.places[place(hash)] = (hash, until);
+        self.places[place(hash)] = Place { hash, until, fate };
     }
 
-    /// Whether the hello of this random has had its association.
-    pub(crate) fn knows(&self, local: SocketAddr, peer: SocketAddr, random: &[u8; 32], now: Instant) -> bool {
+    /// What became of the hello of this random; `None` where it is not remembered.
+    pub(crate) fn fate(
+        &self,
+        local: SocketAddr,
+        peer: SocketAddr,
+        random: &[u8; 32],
+        now: Instant,
+    ) -> Option<Fate> {
         let hash = self.hasher.hash_one((local, peer, random));
-        let (known, until) = self.places[place(hash)];
-        known == hash && self.milliseconds(now) < until
+        let place = self.places[place(hash)];
+        (place.hash == hash && self.milliseconds(now) < place.until).then_some(place.fate)
     }
 
     fn milliseconds(&self, at: Instant) -> u64 {
@@ -63,13 +98,16 @@ mod tests {
     fn a_hello_is_known_for_a_while_and_only_from_its_own_addresses() {
         let (now, (local, peer)) = (Instant::now(), addresses());
         let mut spent = Spent::new(now);
-        assert!(!spent.knows(local, peer, &[7; 32], now));
-        spent.note(local, peer, &[7; 32], now);
-        assert!(spent.knows(local, peer, &[7; 32], now));
-        assert!(!spent.knows(local, peer, &[8; 32], now));
-        assert!(!spent.knows(peer, local, &[7; 32], now));
-        assert!(spent.knows(local, peer, &[7; 32], now + MEMORY / 2));
-        assert!(!spent.knows(local, peer, &[7; 32], now + MEMORY));
+        assert_eq!(spent.fate(local, peer, &[7; 32], now), None);
+        spent.note(local, peer, &[7; 32], Fate::Over, now);
+        assert_eq!(spent.fate(local, peer, &[7; 32], now), Some(Fate::Over));
+        assert_eq!(spent.fate(local, peer, &[8; 32], now), None);
+        assert_eq!(spent.fate(peer, local, &[7; 32], now), None);
+        assert_eq!(spent.fate(local, peer, &[7; 32], now + MEMORY / 2), Some(Fate::Over));
+        assert_eq!(spent.fate(local, peer, &[7; 32], now + MEMORY), None);
+        let refused = Fate::Refused(Alert::ACCESS_DENIED);
+        spent.note(local, peer, &[7; 32], refused, now);
+        assert_eq!(spent.fate(local, peer, &[7; 32], now), Some(refused));
     }
 
     #[test]
@@ -82,8 +120,8 @@ mod tests {
             random
         };
         for number in 0..10 * PLACES as u32 {
-            spent.note(local, peer, &random(number), now);
-            assert!(spent.knows(local, peer, &random(number), now));
+            spent.note(local, peer, &random(number), Fate::Over, now);
+            assert_eq!(spent.fate(local, peer, &random(number), now), Some(Fate::Over));
         }
         assert_eq!(spent.places.len(), PLACES);
     }

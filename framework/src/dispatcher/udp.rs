@@ -180,9 +180,9 @@ impl Udp {
                     match shared.cookies.check(local, peer, &hello, payload.len()) {
                         Checked::Valid(proof) => Some(VerifiedHello::new(payload, &hello, proof)),
                         Checked::Spent => return bump(&shared.counters.duplicate_hellos),
-                        Checked::Refused => {
+                        Checked::Refused(alert) => {
                             bump(&shared.counters.duplicate_hellos);
-                            return self.alert(met, Alert::INTERNAL_ERROR, hello.record_sequence);
+                            return self.alert(met, alert, hello.record_sequence);
                         }
                         Checked::Unproven { refused, reply } => {
                             if refused {
@@ -417,9 +417,9 @@ impl Udp {
     /// Tells a DTLS client, whose address is proven, that it is refused. Its hello, when it comes again, is told so again and
     /// opens nothing, also when there is room by then: the client has given up.
     fn refuse(&mut self, met: Met<'_>, hello: Option<&VerifiedHello>, refusal: Refusal, shared: &Shared) {
-        let Some(hello) = hello else { return };
-        shared.cookies.refuse(met.local, met.peer, &hello.random());
-        self.alert(met, alert_for(refusal), hello.record_sequence());
+        let (Some(hello), Some(alert)) = (hello, alert_for(refusal)) else { return };
+        shared.cookies.refuse(met.local, met.peer, &hello.random(), alert);
+        self.alert(met, alert, hello.record_sequence());
     }
 
     /// Queues a fatal alert in clear (RFC 5246 §7.2.2). It is shorter than any hello. Its record has the number of the hello's,
@@ -451,11 +451,21 @@ impl Udp {
     }
 }
 
-/// The alert that says why somebody is refused: the handler decides about a peer, all else is about this host.
-fn alert_for(refusal: Refusal) -> Alert {
+/// The alert that says why somebody is refused: the handler decides about a peer, the caps are about this host. `None` for
+/// what passes within seconds: a client that hears nothing asks again after one second and after two more, and gets in then.
+fn alert_for(refusal: Refusal) -> Option<Alert> {
     match refusal {
-        Refusal::Handler => Alert::ACCESS_DENIED,
-        _ => Alert::INTERNAL_ERROR,
+        Refusal::Handler => Some(Alert::ACCESS_DENIED),
+        Refusal::MaxPeers
+        | Refusal::MaxPeersPerLocalAddress
+        | Refusal::MaxPeersPerSource
+        | Refusal::MaxPeersPerPrefix
+        | Refusal::Draining => Some(Alert::INTERNAL_ERROR),
+        Refusal::MaxHalfOpen
+        | Refusal::Rate
+        | Refusal::NoFileDescriptor
+        | Refusal::NoThread
+        | Refusal::NoBuffers => None,
     }
 }
 

@@ -35,9 +35,10 @@ pub(crate) enum Read {
     Broken(String),
 }
 
-/// A level of alerts, and handshake messages (RFC 5246 §7.2, §7.4).
+/// The levels of alerts, and handshake messages (RFC 5246 §7.2, §7.4).
 mod wire {
     pub(super) const WARNING: u8 = 1;
+    pub(super) const FATAL: u8 = 2;
     pub(super) const HELLO_REQUEST: u8 = 0;
     pub(super) const CLIENT_HELLO: u8 = 1;
     pub(super) const FINISHED: u8 = 20;
@@ -225,13 +226,20 @@ impl DtlsSession {
     fn refuse_renegotiation(&mut self) {
         if self.refusals < MAX_REFUSALS {
             self.refusals += 1;
-            self.send_alert(Alert::NO_RENEGOTIATION);
+            self.send_alert(wire::WARNING, Alert::NO_RENEGOTIATION);
         }
     }
 
-    fn send_alert(&mut self, Alert(description): Alert) {
+    /// Tells the peer that it may not come in, instead of close_notify.
+    pub(crate) fn deny(&mut self) {
+        if !std::mem::replace(&mut self.closed, true) {
+            self.send_alert(wire::FATAL, Alert::ACCESS_DENIED);
+        }
+    }
+
+    fn send_alert(&mut self, level: u8, Alert(description): Alert) {
         let mut record = Vec::new();
-        if self.sealer.seal_alert(wire::WARNING, description, &mut record).is_ok() {
+        if self.sealer.seal_alert(level, description, &mut record).is_ok() {
             let _ = datagram::send(&self.socket, &record);
         }
     }
@@ -253,7 +261,7 @@ impl DtlsSession {
     /// Sends close_notify, once.
     pub(crate) fn close(&mut self) {
         if !std::mem::replace(&mut self.closed, true) {
-            self.send_alert(Alert::CLOSE_NOTIFY);
+            self.send_alert(wire::WARNING, Alert::CLOSE_NOTIFY);
         }
     }
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use openssl::error::ErrorStack;
-use openssl::ssl::{ErrorCode, ShutdownState, Ssl, SslContext, SslStream};
+use openssl::ssl::{ErrorCode, ShutdownState, Ssl, SslContext, SslRef, SslStream};
 use openssl::x509::X509VerifyResult;
 use socket2::Socket;
 
@@ -141,6 +141,7 @@ impl Handshake {
             let why = ErrorStack::get();
             let why = why.errors().first().and_then(|error| error.reason());
             let why = why.unwrap_or("OpenSSL does not take the ClientHello").to_owned();
+            handshake.stream.get_ref().send(&Alert::DECODE_ERROR.in_clear(hello.record_sequence));
             return Err(Failure::Ended(EndReason::HandshakeFailed(why)));
         }
         Ok(handshake)
@@ -234,7 +235,7 @@ impl Handshake {
         // A Finished that does not verify is dropped in silence (RFC 6347 §4.1.2.7). With a pre-shared key it nearly
         // always means that the two sides have different keys.
         match psk::identity_in_use(ssl) {
-            Some(identity) if ssl.is_server() && self.early_finished > 0 => {
+            Some(identity) if ssl.is_server() && self.early_finished > 0 && has_changed_cipher_spec(ssl) => {
                 EndReason::HandshakeFailed(format!(
                     "the client's Finished does not verify: it probably has another pre-shared key for {identity}"
                 ))
@@ -395,6 +396,11 @@ impl Handshake {
         self.stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
         Ok((session, facts))
     }
+}
+
+/// Whether a server has read its client's ChangeCipherSpec, behind which the Finished comes.
+fn has_changed_cipher_spec(ssl: &SslRef) -> bool {
+    ssl.state_string_long().contains("read change cipher spec")
 }
 
 /// A server's side before its handshake.

@@ -134,8 +134,8 @@ fn open(
     }
 }
 
-/// Asks whether a peer whose handshake is complete may come in, before anybody can send to it. Who may not is told
-/// goodbye.
+/// Asks whether a peer whose handshake is complete may come in, before anybody can send to it. One that may not gets the alert
+/// access_denied over DTLS; OpenSSL offers no way to send it over TLS, where it gets close_notify.
 fn authorize(association: &Association, mut opened: Opened, shared: &Shared) -> Result<Opened, Failure> {
     if !association.scheme.is_secure() {
         return Ok(opened);
@@ -150,6 +150,7 @@ fn authorize(association: &Association, mut opened: Opened, shared: &Shared) -> 
     match (&mut opened.session, &mut opened.transport) {
         (Session::Sctp(session), Transport::Sctp(transport)) => session.end(transport, &reason, patience),
         (Session::Stream(session), _) => session.end(&reason, patience),
+        (Session::Dtls(session), _) => session.deny(),
         (session, _) => session.close(),
     }
     Err(Failure::Ended(reason))

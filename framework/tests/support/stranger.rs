@@ -101,6 +101,13 @@ impl Stranger {
         assert_eq!(more.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     }
 
+    /// The next datagram is a fatal alert in clear of this description, and nothing follows it.
+    pub fn assert_refused(&self, description: u8) {
+        let answer = self.receive();
+        assert_eq!((answer.len(), answer[0], answer[13], answer[14]), (15, 21, 2, description), "{answer:?}");
+        self.assert_silence();
+    }
+
     /// Begins a handshake, up to the server's first flight, and leaves it at that.
     pub fn stall(&self) {
         self.send(&self.hello(&self.challenge()));
