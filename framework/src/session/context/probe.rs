@@ -104,7 +104,7 @@ fn server(identity: &Identity, protocol: Protocol) -> Result<SslContext, ErrorSt
         Protocol::Dtls => SslMethod::dtls_server(),
         Protocol::Tls => SslMethod::tls_server(),
     };
-    let mut context = common(method, protocol)?;
+    let mut context = common(method, protocol, None)?;
     use_identity(&mut context, identity)?;
     Ok(context.build())
 }
