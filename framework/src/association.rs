@@ -88,6 +88,8 @@ pub(crate) struct Association {
     /// What waits for room; only whoever holds `link` looks.
     pub(crate) outbox: Mutex<Queue>,
     pub(crate) outbox_bound: Outbox,
+    /// The number of the listener, where a PROXY header comes first.
+    pub(crate) proxied_listener: Option<usize>,
     /// Who is behind the proxy, once that is known.
     proxied: OnceLock<Ends>,
     wake: Mutex<Wake>,
@@ -184,6 +186,7 @@ impl Association {
             link: Mutex::new(Link::Opening),
             outbox: Mutex::default(),
             outbox_bound: Outbox::default(),
+            proxied_listener: None,
             proxied: OnceLock::new(),
             wake: Mutex::new(Wake::Unborn),
             inbox: Mutex::default(),
@@ -209,6 +212,12 @@ impl Association {
     /// With this bound of what waits for the peer.
     pub(crate) fn with_outbox(mut self, bound: Outbox) -> Self {
         self.outbox_bound = bound;
+        self
+    }
+
+    /// Of a connection to this listener that begins with a PROXY header.
+    pub(crate) fn behind_proxy(mut self, listener: usize) -> Self {
+        self.proxied_listener = Some(listener);
         self
     }
 

@@ -6,9 +6,12 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// From the ClientHello with the cookie (on SCTP from the peel-off, on TCP from the connection, with a PROXY
-    /// header too) to the last flight. Default: 10 s.
+    /// From the ClientHello with the cookie (on SCTP from the peel-off, on TCP from the connection or the end of
+    /// its PROXY header) to the last flight. Default: 10 s.
     pub handshake: Duration,
+    /// From a connection to a [proxied](crate::ServerBuilder::listen_proxied) listener to the end of its PROXY
+    /// header, which proxies send at once. Default: 3 s.
+    pub proxy_header: Duration,
     /// Ends an association whose peer sent no whole message for so long. Watched while the handler
     /// waits in `recv`; may be late by 1/256 of itself. `None`: never. Default: 5 minutes.
     pub idle: Option<Duration>,
@@ -31,6 +34,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             handshake: Duration::from_secs(10),
+            proxy_header: Duration::from_secs(3),
             idle: Some(Duration::from_secs(300)),
             lifetime: None,
             send: Duration::from_secs(5),

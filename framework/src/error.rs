@@ -23,7 +23,7 @@ pub enum EndReason {
     Shutdown,
     /// The peer began anew from the same address and port, with a valid cookie (RFC 6347 §4.2.8).
     Replaced,
-    /// The handshake made way for a newer one at the cap on half-open handshakes.
+    /// The handshake, or the wait for a PROXY header, made way for a newer one at the cap on these.
     Evicted,
     /// The handshake was not complete after [`Timeouts::handshake`](crate::Timeouts::handshake).
     HandshakeTimedOut,

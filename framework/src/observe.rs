@@ -22,6 +22,8 @@ macro_rules! counters {
             pub peers: u64,
             /// Gauge: handshakes under way.
             pub half_open: u64,
+            /// Gauge: connections to proxied listeners whose PROXY header is not whole.
+            pub awaiting_header: u64,
             /// Gauge: worker threads, idle ones included.
             pub workers: u64,
             /// Gauge: listening sockets, anchors of wildcard listeners included.
@@ -49,6 +51,7 @@ macro_rules! counters {
                 Stats {
                     peers: 0,
                     half_open: 0,
+                    awaiting_header: 0,
                     workers: read(&self.workers),
                     listeners: read(&self.listeners),
                     $($name: read(&self.$name),)*
@@ -64,6 +67,7 @@ macro_rules! counters {
                 let mut entries = vec![
                     ("peers".to_owned(), self.peers),
                     ("half_open".to_owned(), self.half_open),
+                    ("awaiting_header".to_owned(), self.awaiting_header),
                     ("workers".to_owned(), self.workers),
                     ("listeners".to_owned(), self.listeners),
                     $((stringify!($name).to_owned(), self.$name),)*
@@ -167,7 +171,7 @@ counters! {
     connections,
     /// Times that TCP listeners paused because a connection could not be accepted (EMFILE, ENOMEM).
     accept_pauses,
-    /// Connections that did not begin with a valid header of the PROXY protocol where one has to be.
+    /// Connections that did not begin in time with a valid header of the PROXY protocol where one has to be.
     proxy_headers_refused,
     /// Notifications of SCTP that make no sense.
     notifications_malformed,

@@ -3,8 +3,8 @@
 #[cfg(all(test, shuttle))]
 mod model;
 
-use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -51,6 +51,8 @@ struct Table {
     ledger: Ledger,
     /// Handshakes in the order in which they began; finished ones stay until they come up front.
     half_open: VecDeque<(Instant, Weak<Association>)>,
+    /// Connections whose PROXY header is not whole, by the number of their listener; the oldest of each come first.
+    awaiting_header: HashMap<usize, BTreeMap<AssociationId, Arc<Association>>>,
     draining: bool,
 }
 
@@ -62,6 +64,7 @@ impl Registry {
                 associations: HashMap::new(),
                 ledger: Ledger::new(limits, key),
                 half_open: VecDeque::new(),
+                awaiting_header: HashMap::new(),
                 draining: false,
             }),
             emptied: Condvar::new(),
@@ -99,6 +102,33 @@ impl Registry {
         table.ledger.transfer(local, proxy, ends.peer, Instant::now())?;
         association.set_proxied(ends);
         Ok(())
+    }
+
+    /// Counts a connection that is to begin with a PROXY header, before it is inserted. At the limit of its listener the
+    /// oldest of that listener make way: a header that came already is heard all the same.
+    pub(crate) fn await_header(&self, association: &Arc<Association>) -> Result<(), Refusal> {
+        let Some(listener) = association.proxied_listener else { return Ok(()) };
+        let mut table = self.table.lock();
+        let most = table.ledger.limits().max_awaiting_header;
+        if most == 0 {
+            return Err(Refusal::MaxHalfOpen);
+        }
+        let waiting = table.awaiting_header.entry(listener).or_default();
+        while waiting.len() >= most
+            && let Some((_, oldest)) = waiting.pop_first()
+        {
+            // Under the lock, so that none is told so whose header was heard before.
+            oldest.raise(signal::EVICT);
+        }
+        waiting.insert(association.id, Arc::clone(association));
+        Ok(())
+    }
+
+    /// The PROXY header of this connection is whole: it makes way for nobody any more.
+    pub(crate) fn heard_header(&self, association: &Association) {
+        let mut table = self.table.lock();
+        table.forget_header(association);
+        association.lower(signal::EVICT);
     }
 
     /// Gives a booked place back.
@@ -169,6 +199,7 @@ impl Registry {
     ) -> VecDeque<Parcel> {
         let mut table = self.table.lock();
         table.end_handshake(association);
+        table.forget_header(association);
         counters.count_end(reason);
         let key = Key::of(association);
         let left = association.close_inbox();
@@ -234,6 +265,7 @@ impl Registry {
         let mut stats = counters.snapshot();
         stats.peers = table.associations.len() as u64;
         stats.half_open = table.ledger.half_open() as u64;
+        stats.awaiting_header = table.awaiting_header.values().map(BTreeMap::len).sum::<usize>() as u64;
         for association in table.associations.values() {
             stats.messages_received += association.received.load(Ordering::Relaxed);
             stats.messages_sent += association.sent.load(Ordering::Relaxed);
@@ -253,6 +285,15 @@ impl Table {
     fn end_handshake(&mut self, association: &Association) {
         if association.half_open.swap(false, Ordering::AcqRel) {
             self.ledger.end_handshake();
+        }
+    }
+
+    /// The PROXY header of this connection, if it was to have one, is not waited for any more.
+    fn forget_header(&mut self, association: &Association) {
+        if let Some(listener) = association.proxied_listener
+            && let Some(waiting) = self.awaiting_header.get_mut(&listener)
+        {
+            waiting.remove(&association.id);
         }
     }
 

@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use peeloff::{
-    Admission, EndReason, Error, Framing, Incoming, Limits, Outbox, Overflow, Peer, PeerHandler,
-    PeerIdentity, Posted, Refusal, ServerBuilder, StreamSettings, Timeouts, TrySendError,
+    EndReason, Error, Framing, Limits, Outbox, Overflow, Peer, PeerIdentity, Posted, Refusal, ServerBuilder,
+    StreamSettings, Timeouts, TrySendError,
 };
 use support::{DEADLINE, Running, echo, exchange};
 
@@ -460,107 +460,6 @@ fn caps_hold_and_whoever_is_refused_learns_it_at_once() {
         running.until("there is room", |stats| stats.peers == 4);
         exchange(&mut running.connect(), b"in again");
     }
-}
-
-struct Picky;
-
-impl PeerHandler for Picky {
-    fn admit(&self, incoming: &Incoming) -> Admission {
-        match incoming.peer_address().to_string().starts_with("192.0.2.66:") {
-            true => Admission::Refuse,
-            false => Admission::Accept,
-        }
-    }
-
-    fn handle(&self, peer: &mut Peer) -> Result<(), Error> {
-        peer.send(format!("{} {}\n", peer.peer_address(), peer.local_address()).as_bytes())?;
-        echo(peer)
-    }
-}
-
-/// A header for a peer with this last octet.
-fn header(last: u8) -> Vec<u8> {
-    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x10".to_vec();
-    header.extend_from_slice(&[192, 0, 2, last, 198, 51, 100, 1, 0x10, 0, 0x11, 0x51]);
-    // A value of type NOOP, to be passed over.
-    header.extend_from_slice(&[4, 0, 1, 0]);
-    header
-}
-
-fn proxied(url: &str, limits: Limits) -> Running {
-    let identity = peeloff::Identity::self_signed().unwrap();
-    let trust = peeloff::CaBundle::from_pem(&identity.certificate_pem()).unwrap();
-    let mut timeouts = Timeouts::default();
-    timeouts.handshake = Duration::from_secs(2);
-    let builder = peeloff::Server::builder().identity(identity).limits(limits).timeouts(timeouts);
-    Running { server: builder.listen_proxied(url.parse().unwrap()).start(Picky).unwrap(), trust }
-}
-
-#[test]
-fn a_proxy_says_who_is_behind_it() {
-    let limits = Limits { max_peers_per_source: 2, exempt_loopback: false, ..Limits::default() };
-    let running = proxied(BOTH[0], limits);
-    let open = |last: u8| {
-        let mut stream = connect(&running);
-        // However it is cut.
-        for piece in header(last).chunks(5) {
-            stream.write_all(piece).unwrap();
-        }
-        // Who is refused may have been reset by now.
-        let _ = stream.write_all(b"hello");
-        let mut answer = [0; 64];
-        let len = stream.read(&mut answer).unwrap_or(0);
-        (stream, String::from_utf8_lossy(&answer[..len]).into_owned())
-    };
-    let (_first, answer) = open(1);
-    assert!(answer.starts_with("192.0.2.1:4096 198.51.100.1:4433\n"), "{answer}");
-    // The limits are asked about those behind the proxy, and so is the handler.
-    let (second, _) = open(1);
-    assert_eq!(open(1).1, "");
-    let (_other, answer) = open(2);
-    assert!(answer.starts_with("192.0.2.2:"), "{answer}");
-    assert_eq!(open(66).1, "");
-    let stats = running.until("the refused are gone", |stats| stats.peers == 3 && stats.half_open == 0);
-    assert_eq!(stats.refused(Refusal::MaxPeersPerSource), 1);
-    assert_eq!(stats.refused(Refusal::Handler), 1);
-    drop(second);
-    running.until("there is room", |stats| stats.peers == 2);
-    assert!(open(1).1.starts_with("192.0.2.1:"));
-}
-
-#[test]
-fn a_proxy_header_comes_before_the_handshake() {
-    let running = proxied(BOTH[1], Limits::default());
-    let mut stream = connect(&running);
-    stream.write_all(&header(9)).unwrap();
-    let mut context = openssl::ssl::SslConnector::builder(openssl::ssl::SslMethod::tls()).unwrap();
-    context.set_verify(openssl::ssl::SslVerifyMode::NONE);
-    let mut stream = context.build().connect("localhost", stream).unwrap();
-    let mut answer = [0; 64];
-    let len = stream.read(&mut answer).unwrap();
-    assert!(answer[..len].starts_with(b"192.0.2.9:4096"));
-}
-
-#[test]
-fn a_proxy_that_lies_or_is_silent_is_cut_off_and_counted() {
-    let running = proxied(BOTH[0], Limits::default());
-    let mut lie = header(1);
-    lie[12] = 0x2f;
-    let mut long = header(1);
-    long[14..16].copy_from_slice(&[0xff, 0xff]);
-    let mut short = header(1);
-    short[14..16].copy_from_slice(&[0, 4]);
-    for bytes in [&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], &lie, &long, &short] {
-        let mut stream = connect(&running);
-        stream.write_all(bytes).unwrap();
-        assert!(matches!(stream.read(&mut [0; 8]), Err(_) | Ok(0)));
-    }
-    let mut silent = connect(&running);
-    silent.write_all(&header(1)[..20]).unwrap();
-    assert!(matches!(silent.read(&mut [0; 8]), Err(_) | Ok(0)));
-    let stats = running.until("all are gone", |stats| stats.peers == 0 && stats.half_open == 0);
-    assert_eq!(stats.proxy_headers_refused, 4);
-    assert_eq!((stats.ended("handshake_failed"), stats.ended("handshake_timed_out")), (4, 1));
 }
 
 #[test]

@@ -243,6 +243,12 @@ pub struct LimitArgs {
     #[arg(long, value_name = "N", value_parser = count::<usize>, default_value_t = Limits::default().max_half_open)]
     pub max_half_open: usize,
 
+    /// Let at most this many connections to a proxied listener wait for a header.
+    ///
+    /// At this number the oldest of that --listen-proxied makes way; other listeners do not notice.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_awaiting_header)]
+    pub max_awaiting_header: usize,
+
     /// Admit this many new peers a second from one network, on average.
     #[arg(long, value_name = "N", value_parser = count::<u32>, default_value_t = Limits::default().new_peers_per_second)]
     pub new_peers_per_second: u32,
@@ -263,6 +269,12 @@ pub struct TimeoutArgs {
     /// End a handshake that takes longer than this.
     #[arg(long, value_name = "TIME", value_parser = positive_span, default_value_t = Span(Timeouts::default().handshake))]
     pub handshake_timeout: Span,
+
+    /// End a connection whose PROXY header takes longer than this.
+    ///
+    /// It holds for --listen-proxied. Proxies send the header at once.
+    #[arg(long, value_name = "TIME", default_value_t = Span(Timeouts::default().proxy_header))]
+    pub proxy_header_timeout: Span,
 
     /// End an association that is silent for this long, or `off`.
     #[arg(long, value_name = "TIME", default_value_t = SpanOrOff(Timeouts::default().idle))]
@@ -302,6 +314,7 @@ impl LimitArgs {
             max_peers_per_source: self.max_peers_per_source,
             max_peers_per_prefix: self.max_peers_per_prefix,
             max_half_open: self.max_half_open,
+            max_awaiting_header: self.max_awaiting_header,
             new_peers_per_second: self.new_peers_per_second,
             new_peers_burst: self.new_peers_burst,
             exempt_loopback: !self.limit_loopback,
@@ -314,6 +327,7 @@ impl TimeoutArgs {
     pub fn to_timeouts(&self) -> Timeouts {
         let mut timeouts = Timeouts::default();
         timeouts.handshake = self.handshake_timeout.0;
+        timeouts.proxy_header = self.proxy_header_timeout.0;
         timeouts.idle = self.idle_timeout.0;
         timeouts.lifetime = self.lifetime.0;
         timeouts

@@ -39,6 +39,7 @@ const LIVE: &[&str] = &[
     "max-peers-per-source",
     "max-peers-per-prefix",
     "max-half-open",
+    "max-awaiting-header",
     "new-peers-per-second",
     "new-peers-burst",
     "limit-loopback",

@@ -57,6 +57,10 @@ pub struct Limits {
     ///
     /// Each has proven its address already; before that, nothing is stored for it.
     pub max_half_open: usize,
+    /// Connections to one [proxied](crate::ServerBuilder::listen_proxied) listener whose PROXY header is not whole.
+    /// At the limit the oldest of that listener makes way. They do not count as handshakes, and no limit asks where
+    /// they come from, because a proxy brings everybody from one address. Default: 512.
+    pub max_awaiting_header: usize,
     /// New peers per second and network (/24 or /56), in the long run. Default: 100.
     pub new_peers_per_second: u32,
     /// New peers of one network (/24 or /56) that may come at once. Default: 200.
@@ -76,6 +80,7 @@ impl Limits {
         max_peers_per_source: usize::MAX,
         max_peers_per_prefix: usize::MAX,
         max_half_open: usize::MAX,
+        max_awaiting_header: usize::MAX,
         new_peers_per_second: u32::MAX,
         new_peers_burst: u32::MAX,
         exempt_loopback: true,
@@ -90,6 +95,7 @@ impl Default for Limits {
             max_peers_per_source: 256,
             max_peers_per_prefix: 1024,
             max_half_open: 1024,
+            max_awaiting_header: 512,
             new_peers_per_second: 100,
             new_peers_burst: 200,
             exempt_loopback: true,
@@ -109,7 +115,7 @@ pub enum Refusal {
     MaxPeersPerSource,
     /// [`Limits::max_peers_per_prefix`] is reached.
     MaxPeersPerPrefix,
-    /// [`Limits::max_half_open`] is reached.
+    /// [`Limits::max_half_open`] is reached, or [`Limits::max_awaiting_header`] is 0.
     MaxHalfOpen,
     /// The network brings new peers faster than [`Limits::new_peers_per_second`].
     Rate,

@@ -71,16 +71,23 @@ impl Hands {
     }
 
     /// As [`admit`](Self::admit), for a connection of a proxy that will say who is behind it: until then
-    /// nobody is asked, and it counts as a handshake.
+    /// nobody is asked, and it counts against the limit of its listener alone.
     pub(super) fn admit_proxy(
         &self,
         scheme: Scheme,
         local: SocketAddr,
         proxy: SocketAddr,
+        listener: usize,
     ) -> Result<Arc<Association>, Refusal> {
-        let refuse = |refusal| self.shared.refuse(refusal, scheme, local, proxy);
-        self.shared.registry.book_proxy(local, proxy).inspect_err(|refusal| refuse(*refusal))?;
-        self.begin(self.association(scheme, local, proxy), true)
+        let registry = &self.shared.registry;
+        let refuse = |refusal: &Refusal| self.shared.refuse(*refusal, scheme, local, proxy);
+        registry.book_proxy(local, proxy).inspect_err(refuse)?;
+        let association = Arc::new(self.association(scheme, local, proxy).behind_proxy(listener));
+        registry
+            .await_header(&association)
+            .inspect_err(refuse)
+            .inspect_err(|_| registry.cancel(local, proxy))?;
+        Ok(association)
     }
 
     fn association(&self, scheme: Scheme, local: SocketAddr, peer: SocketAddr) -> Association {

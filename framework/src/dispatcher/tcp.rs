@@ -121,12 +121,13 @@ impl Tcp {
 
     /// The listener of this token has connections.
     pub(super) fn ready(&mut self, token: u64, epoll: &Epoll, hands: &mut Hands) {
-        let Some(listener) = self.listeners.get((token & !TOKENS) as usize) else { return };
+        let index = (token & !TOKENS) as usize;
+        let Some(listener) = self.listeners.get(index) else { return };
         if self.resume.is_some() {
             return;
         }
         for _ in 0..TURN {
-            match listener.accept(hands) {
+            match listener.accept(index, hands) {
                 Ok(()) => self.pause = FIRST_PAUSE,
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return,
@@ -154,8 +155,8 @@ impl Tcp {
 }
 
 impl TcpListener {
-    /// Accepts one connection, and hands it over or resets it.
-    fn accept(&self, hands: &mut Hands) -> io::Result<()> {
+    /// Accepts one connection, and hands it over or resets it. `index` is this listener's number.
+    fn accept(&self, index: usize, hands: &mut Hands) -> io::Result<()> {
         let (socket, peer) = self.socket.accept()?;
         bump(&hands.shared.counters.connections);
         let (Some(peer), Ok(Some(local))) =
@@ -171,7 +172,7 @@ impl TcpListener {
             return Ok(());
         }
         let admitted = match self.proxied {
-            true => hands.admit_proxy(self.scheme, local, peer),
+            true => hands.admit_proxy(self.scheme, local, peer, index),
             false => hands.admit(Incoming::new(self.scheme, local, peer), [0; 32]),
         };
         let Ok(association) = admitted else {

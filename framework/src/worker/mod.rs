@@ -228,12 +228,12 @@ fn open_stream(
     proxied: bool,
     shared: &Arc<Shared>,
 ) -> Result<Opened, Failure> {
-    let deadline = after(shared.timeouts.handshake);
     let counters = Arc::clone(&shared.counters);
     let mut transport = TcpTransport::new(Arc::clone(&socket), Arc::clone(association), counters);
     if proxied {
-        proxied::hear(&mut transport, association, shared, deadline)?;
+        proxied::hear(&mut transport, association, shared, after(shared.timeouts.proxy_header))?;
     }
+    let deadline = after(shared.timeouts.handshake);
     let settings = &shared.stream;
     let mut session = match association.scheme.is_secure() {
         true => StreamSession::accept(shared.contexts().tls(), socket, settings)?,

@@ -1,5 +1,6 @@
 //! Hears from a proxy who is behind it, before anything else on the connection.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::association::{Association, signal};
@@ -17,7 +18,7 @@ use crate::transport::tcp::TcpTransport;
 /// until `deadline`. Who is refused is reset.
 pub(super) fn hear(
     transport: &mut TcpTransport,
-    association: &Association,
+    association: &Arc<Association>,
     shared: &Shared,
     deadline: Instant,
 ) -> Result<(), Failure> {
@@ -29,12 +30,18 @@ pub(super) fn hear(
     admitted
 }
 
-fn admit(association: &Association, shared: &Shared, ends: Option<Ends>) -> Result<(), Failure> {
+fn admit(association: &Arc<Association>, shared: &Shared, ends: Option<Ends>) -> Result<(), Failure> {
     // A proxy that speaks for itself is a peer like any other.
     let ends = ends.unwrap_or(Ends { peer: association.peer, local: association.local });
     let incoming = Incoming::new(association.scheme, ends.local, ends.peer);
-    let booked = shared.registry.book_proxied(association, ends);
-    booked.and_then(|()| shared.ask(&incoming)).map_err(|refusal| {
+    let registry = &shared.registry;
+    registry.heard_header(association);
+    let begin = || match association.scheme.is_secure() {
+        true => registry.begin_handshake(association),
+        false => Ok(()),
+    };
+    let booked = registry.book_proxied(association, ends);
+    booked.and_then(|()| shared.ask(&incoming)).and_then(|()| begin()).map_err(|refusal| {
         shared.refuse(refusal, association.scheme, ends.local, ends.peer);
         failed(&refusal.to_string())
     })
@@ -51,34 +58,41 @@ fn read_header(
         log_limited!(info, proxy = %association.peer, why, "refused a connection");
         failed(why)
     };
+    let read = |transport: &mut TcpTransport, buffer: &mut [u8]| match read_exactly(
+        transport,
+        association,
+        buffer,
+        deadline,
+    )? {
+        true => Ok(()),
+        false => Err(refuse("its PROXY header was not complete in time")),
+    };
     let mut head = [0; HEAD];
-    read_exactly(transport, association, &mut head, deadline)?;
+    read(transport, &mut head)?;
     let mut rest = vec![0; proxy::rest(&head).map_err(refuse)?];
-    read_exactly(transport, association, &mut rest, deadline)?;
+    read(transport, &mut rest)?;
     proxy::parse(&head, &rest).map_err(refuse)
 }
 
+/// Fills the buffer; `false` if that takes too long. Who has to make way is still heard if all is there.
 fn read_exactly(
     transport: &mut TcpTransport,
     association: &Association,
     buffer: &mut [u8],
     deadline: Instant,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let mut filled = 0;
     while filled < buffer.len() {
         let signals = association.signals();
         if signals & (signal::CLOSE | signal::STOP | signal::DRAIN) != 0 {
             return Err(Failure::Ended(EndReason::Shutdown));
         }
-        if signals & signal::EVICT != 0 {
-            return Err(Failure::Ended(EndReason::Evicted));
-        }
+        let (now, evicted) = (Instant::now(), signals & signal::EVICT != 0);
         let room = &mut buffer[filled..];
-        match transport.recv(room, &mut Vec::new(), Instant::now(), Some(deadline)) {
+        match transport.recv(room, &mut Vec::new(), now, Some(if evicted { now } else { deadline })) {
             Arrival::Message(len) => filled += len,
-            Arrival::TimedOut if Instant::now() >= deadline => {
-                return Err(Failure::Ended(EndReason::HandshakeTimedOut));
-            }
+            Arrival::TimedOut if evicted => return Err(Failure::Ended(EndReason::Evicted)),
+            Arrival::TimedOut if Instant::now() >= deadline => return Ok(false),
             Arrival::Over(EndReason::ClosedByPeer) => {
                 return Err(failed("the proxy closed before its header"));
             }
@@ -86,7 +100,7 @@ fn read_exactly(
             _ => {}
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 fn failed(why: &str) -> Failure {
