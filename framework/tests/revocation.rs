@@ -97,6 +97,16 @@ fn showing(identity: &Identity) -> Client {
 
 #[test]
 fn whole_chains_are_held_against_the_lists_as_openssl_does() {
+    hold_whole_chains_against_lists(BOTH);
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn whole_chains_are_held_against_the_lists_over_sctp() {
+    hold_whole_chains_against_lists(["sctp+dtls://127.0.0.1:0", "sctp+tls://127.0.0.1:0"]);
+}
+
+fn hold_whole_chains_against_lists(urls: [&str; 2]) {
     let tree = Tree::new();
     let Tree { root, sub, subsub } = &tree;
     let (pem, key) = subsub.issue_pem("leaf", &p256());
@@ -146,7 +156,7 @@ fn whole_chains_are_held_against_the_lists_as_openssl_does() {
             Some(oracle) => assert!(said(oracle), "{what}: openssl says {oracle}"),
             None => assert_eq!(*expected, None, "{what}"),
         }
-        for url in BOTH {
+        for url in urls {
             // A server about its client.
             let running = Running::start(url, tree.asking(lists));
             match expected {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use openssl::error::ErrorStack;
-use openssl::ssl::{ErrorCode, ShutdownState, Ssl, SslContext, SslRef, SslStream};
+use openssl::ssl::{ErrorCode, ShutdownState, Ssl, SslContext, SslRef, SslStream, SslVerifyMode};
 use openssl::x509::X509VerifyResult;
 use socket2::Socket;
 
@@ -463,7 +463,9 @@ pub(super) fn progress<S: io::Read + io::Write>(stream: &mut SslStream<S>) -> Re
         Err(error) if matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::WANT_WRITE) => Ok(false),
         Err(error) => {
             let verified = stream.ssl().verify_result();
-            Err(if verified == X509VerifyResult::OK {
+            // A client that accepts any certificate has a result too, and fails for another reason.
+            let accepts_any = stream.ssl().verify_mode() == SslVerifyMode::NONE;
+            Err(if verified == X509VerifyResult::OK || accepts_any {
                 Failure::Ended(EndReason::HandshakeFailed(psk::explain(stream.ssl(), describe(&error))))
             } else {
                 let why = verified.error_string();
