@@ -112,7 +112,7 @@ fn hold_whole_chains_against_lists(urls: [&str; 2]) {
     let (pem, key) = subsub.issue_pem("leaf", &p256());
     let leaf = Identity::from_pem(&pem, &key).unwrap();
     let [of_root, of_sub, of_subsub] = [root, sub, subsub].map(|authority| authority.revoke(&[]));
-    let cases: [(&str, Vec<u8>, Option<&str>); 7] = [
+    let cases: [(&str, Vec<u8>, Option<&str>); 8] = [
         ("nobody is revoked", tree.clean(), None),
         (
             "the leaf is revoked",
@@ -138,14 +138,21 @@ fn hold_whole_chains_against_lists(urls: [&str; 2]) {
             "an authority in the middle has an old list",
             [&of_root[..], &sub.old_list(), &of_subsub].concat(),
             Some(
-                "CRL has expired: the revocation list of CN=sub is good until Jan  2 00:00:00 2025 GMT only",
+                "CRL has expired: the revocation list of CN=sub is good from Jan  1 00:00:00 2025 GMT until Jan  2 00:00:00 2025 GMT only",
+            ),
+        ),
+        (
+            "an authority below the root is revoked, and the one below that has an old list",
+            [&root.revoke_authority(sub)[..], &sub.old_list(), &of_subsub].concat(),
+            Some(
+                "CRL has expired: the revocation list of CN=sub is good from Jan  1 00:00:00 2025 GMT until Jan  2 00:00:00 2025 GMT only",
             ),
         ),
         (
             "the root has an old list",
             [&root.old_list()[..], &of_sub, &of_subsub].concat(),
             Some(
-                "CRL has expired: the revocation list of CN=root is good until Jan  2 00:00:00 2025 GMT only",
+                "CRL has expired: the revocation list of CN=root is good from Jan  1 00:00:00 2025 GMT until Jan  2 00:00:00 2025 GMT only",
             ),
         ),
     ];

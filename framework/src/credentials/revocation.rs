@@ -78,7 +78,7 @@ impl RevocationList {
         self.lists.iter().try_for_each(|List { list, .. }| sys::ossl::add_crl(store, list))
     }
 
-    /// Checks that there is a list of each of these authorities. Warns in the log of a list that is not current.
+    /// Checks that there is a list of each of these authorities.
     ///
     /// # Errors
     ///
@@ -90,15 +90,6 @@ impl RevocationList {
                 return Err(IdentityError::NoListOf { authority: name_line(name) });
             }
         }
-        for List { list, .. } in self.lists.iter().filter(|list| !list.is_current()) {
-            let issuer = name_line(list.issuer_name());
-            let until = list.next_update().map(Asn1TimeRef::to_string).unwrap_or_default();
-            tracing::warn!(
-                issuer,
-                until,
-                "a revocation list is not current: certificates of its issuer are refused until there is a new one"
-            );
-        }
         Ok(())
     }
 
@@ -109,24 +100,25 @@ impl RevocationList {
             .filter_map(|List { list, .. }| Some((name_line(list.issuer_name()), list.next_update()?)))
     }
 
-    /// Returns why these lists do not let a chain pass, the leaf first, and names the certificate and its issuer.
+    /// Returns why these lists do not let a chain pass, in the order that OpenSSL checks in, the leaf first, and names the certificate and its issuer.
     /// `None`: they have nothing against it.
     pub(crate) fn objection<'a>(&self, chain: impl Iterator<Item = &'a X509Ref>) -> Option<String> {
         for certificate in chain {
             let issuer = name_line(certificate.issuer_name());
             let digest = issuer_digest(certificate.issuer_name());
+            if !self.of(&digest).any(List::is_current) {
+                let Some(List { list, .. }) = self.of(&digest).next() else {
+                    return Some(format!("there is no revocation list of {issuer}"));
+                };
+                let until = list.next_update().map(|until| format!(" until {until}")).unwrap_or_default();
+                return Some(format!(
+                    "the revocation list of {issuer} is good from {}{until} only",
+                    list.last_update()
+                ));
+            }
             if self.of(&digest).any(|list| list.revokes(certificate.serial_number())) {
                 let subject = name_line(certificate.subject_name());
                 return Some(format!("{subject} is revoked by {issuer}"));
-            }
-            if !self.of(&digest).any(List::is_current) {
-                return Some(match self.of(&digest).next().map(|list| list.list.next_update()) {
-                    None => format!("there is no revocation list of {issuer}"),
-                    Some(Some(until)) => {
-                        format!("the revocation list of {issuer} is good until {until} only")
-                    }
-                    Some(None) => format!("the revocation list of {issuer} does not say how long it is good"),
-                });
             }
         }
         None

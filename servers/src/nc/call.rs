@@ -104,6 +104,10 @@ fn explain(args: &NcArgs, error: ConnectError) -> Failure {
         ConnectError::TimedOut { .. } => {
             Failure::new(TIMED_OUT, format_args!("{error}, or give it more --timeout"))
         }
+        // A certificate may be revoked here, so the error does not suggest to accept any.
+        ConnectError::Unverified { peer, why } if args.crl.is_some() => {
+            Failure::new(NO_HANDSHAKE, format_args!("the certificate of {peer} does not verify ({why})"))
+        }
         ConnectError::Unverified { peer, why } => Failure::new(
             NO_HANDSHAKE,
             format_args!(
