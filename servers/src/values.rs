@@ -112,6 +112,19 @@ impl fmt::Display for Size {
     }
 }
 
+/// Reads a time to wait, of which none at all is one: unlike elsewhere, only `off` means for ever.
+///
+/// # Errors
+///
+/// The text is no time; the message says what to write.
+pub fn span_from_zero(text: &str) -> Result<SpanOrOff, String> {
+    match (text.trim(), text.parse::<Span>()) {
+        ("0", _) => Ok(SpanOrOff(Some(Duration::ZERO))),
+        (_, Ok(span)) => Ok(SpanOrOff(Some(span.0))),
+        _ => text.parse(),
+    }
+}
+
 /// Reads a number of which there has to be one at least.
 ///
 /// # Errors
@@ -146,6 +159,9 @@ mod tests {
         for (text, millis) in [("500ms", 500), ("10s", 10_000), ("5m", 300_000), ("1h 30m", 5_400_000)] {
             assert_eq!(text.parse(), Ok(Span(Duration::from_millis(millis))), "{text}");
             assert_eq!(text.parse(), Ok(SpanOrOff(Some(Duration::from_millis(millis)))), "{text}");
+        }
+        for (text, expected) in [("0", Some(Duration::ZERO)), ("0s", Some(Duration::ZERO)), ("off", None)] {
+            assert_eq!(span_from_zero(text), Ok(SpanOrOff(expected)), "{text}");
         }
         for off in ["off", "0", "0s"] {
             assert_eq!(off.parse(), Ok(SpanOrOff(None)), "{off}");

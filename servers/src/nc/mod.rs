@@ -16,7 +16,7 @@ use crate::nc::messages::Chunks;
 use crate::nc::talk::Manner;
 use crate::psk::Psk;
 use crate::stream::{FramingMode, StreamArgs};
-use crate::values::{Protocol, Size, Span, SpanOrOff};
+use crate::values::{Protocol, Size, Span, SpanOrOff, span_from_zero};
 
 mod association;
 mod call;
@@ -102,7 +102,7 @@ pub struct NcArgs {
     /// End when no message came for this long after the input's end [default: 1s].
     ///
     /// `off` waits for the peer to end; it is the default with -l.
-    #[arg(long, value_name = "TIME", conflicts_with = "keep_open")]
+    #[arg(long, value_name = "TIME", conflicts_with = "keep_open", value_parser = span_from_zero)]
     pub wait: Option<SpanOrOff>,
 
     /// Verify the peer with the authorities in this PEM file.
