@@ -39,6 +39,19 @@ pub(crate) fn failed(association: &Association, reason: &EndReason, identity: Op
     }
 }
 
+/// A peer that came and said nothing was sent away.
+pub(crate) fn silent(association: &Association, facts: &Facts, reason: &EndReason) {
+    static LIMIT: LogLimit = LogLimit::new();
+    let Some(suppressed) = LIMIT.pass() else { return };
+    tracing::info!(
+        peer = %association.peer_address(),
+        listener = %Listener(association.scheme, association.local_address()),
+        identity = name(&facts.identity),
+        suppressed,
+        "a peer that said nothing was sent away: {reason}"
+    );
+}
+
 /// A peer is there, and its handler runs next.
 pub(crate) fn opened(association: &Association, facts: &Facts) {
     tracing::debug!(

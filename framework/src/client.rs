@@ -496,6 +496,6 @@ impl Client {
 
 /// A client's peer is there until the client ends it.
 fn open(association: Arc<Association>, counters: Arc<Counters>, opened: Opened) -> Peer {
-    let timeouts = Timeouts { idle: None, ..Timeouts::default() };
+    let timeouts = Timeouts { idle: None, first_message: None, frame: None, ..Timeouts::default() };
     Peer::open(Parts { association, opened, timeouts, counters, home: None })
 }

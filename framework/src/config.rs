@@ -15,6 +15,13 @@ pub struct Timeouts {
     /// Ends an association whose peer sent no whole message for so long. Watched while the handler
     /// waits in `recv`; may be late by 1/256 of itself. `None`: never. Default: 5 minutes.
     pub idle: Option<Duration>,
+    /// Ends a stream with a [`Framing`](crate::Framing) whose peer sent no whole message for so long since the handler
+    /// first waited for one. Watched while the handler waits in `recv`. `None`: never, which servers need whose peers
+    /// may only listen. Streams without a framing have no such end. Default: 30 s.
+    pub first_message: Option<Duration>,
+    /// Ends a stream with a framing whose peer began a message and did not complete it in so long. Watched while the
+    /// handler waits in `recv`. `None`: never. Default: 60 s.
+    pub frame: Option<Duration>,
     /// Ends an association so long after it opened, at the handler's next `recv` or `send`.
     /// `None`: never. Default: `None`.
     pub lifetime: Option<Duration>,
@@ -36,6 +43,8 @@ impl Default for Timeouts {
             handshake: Duration::from_secs(10),
             proxy_header: Duration::from_secs(3),
             idle: Some(Duration::from_secs(300)),
+            first_message: Some(Duration::from_secs(30)),
+            frame: Some(Duration::from_secs(60)),
             lifetime: None,
             send: Duration::from_secs(5),
             worker_idle: Duration::from_secs(10),

@@ -52,6 +52,11 @@ pub enum EndReason {
     /// The peer proved who it is and may not come in; the text says why
     /// ([`Credentials::authorize`](crate::Credentials::authorize), [`Credentials::revoked`](crate::Credentials::revoked)).
     NotAuthorized(String),
+    /// The peer of a stream with a framing sent no whole message for
+    /// [`Timeouts::first_message`](crate::Timeouts::first_message).
+    NoFirstMessage,
+    /// The peer began a message and did not complete it in [`Timeouts::frame`](crate::Timeouts::frame).
+    FrameTimedOut,
 }
 
 impl EndReason {
@@ -63,6 +68,7 @@ impl EndReason {
             Self::ClosedByPeer
                 | Self::ClosedByUs
                 | Self::Idle
+                | Self::NoFirstMessage
                 | Self::Lifetime
                 | Self::Shutdown
                 | Self::Replaced
@@ -75,7 +81,7 @@ impl EndReason {
     }
 
     /// The labels of all reasons, in the order of [`Stats::ended`](crate::Stats::ended).
-    pub const LABELS: [&'static str; 19] = [
+    pub const LABELS: [&'static str; 21] = [
         "closed_by_peer",
         "closed_by_us",
         "idle",
@@ -95,6 +101,8 @@ impl EndReason {
         "truncated",
         "too_slow",
         "not_authorized",
+        "no_first_message",
+        "frame_timed_out",
     ];
 
     pub(crate) fn index(&self) -> usize {
@@ -118,6 +126,8 @@ impl EndReason {
             Self::Truncated => 16,
             Self::TooSlow => 17,
             Self::NotAuthorized(_) => 18,
+            Self::NoFirstMessage => 19,
+            Self::FrameTimedOut => 20,
         }
     }
 }
@@ -144,6 +154,8 @@ impl fmt::Display for EndReason {
             Self::Truncated => f.write_str("the connection ended without a goodbye"),
             Self::TooSlow => f.write_str("the peer does not take what is sent to it"),
             Self::NotAuthorized(why) => write!(f, "the peer may not come in: {why}"),
+            Self::NoFirstMessage => f.write_str("the peer sent no first message in time"),
+            Self::FrameTimedOut => f.write_str("the peer did not complete a message in time"),
         }
     }
 }

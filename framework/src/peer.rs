@@ -58,6 +58,8 @@ pub struct Peer {
     info: MessageInfo,
     /// Makes messages of a stream.
     frames: Option<Frames>,
+    /// Since when the peer owes a message.
+    owed: stream::Owed,
     /// A message that was longer than the handler's buffer.
     kept: Option<Vec<u8>>,
     /// The session may hold another message of the last datagram.
@@ -166,6 +168,7 @@ impl Peer {
             scratch: Vec::new(),
             info: MessageInfo::default(),
             frames,
+            owed: stream::Owed::default(),
             kept: None,
             // Something may have come with the end of the handshake.
             more: matches!(layers, Layers::SecureSctp | Layers::Tls | Layers::Dtls),
@@ -439,6 +442,10 @@ impl Peer {
         self.association.wake_no_more();
         self.end = Some(reason.clone());
         if let Some(home) = self.home.take() {
+            let silent = self.association.received.load(Ordering::Relaxed) == 0;
+            if silent && matches!(reason, EndReason::NoFirstMessage | EndReason::FrameTimedOut) {
+                audit::silent(&self.association, &self.facts, &reason);
+            }
             audit::ended(&self.association, &self.facts, &reason);
             home.left(&self.association, &reason, leftover);
         }

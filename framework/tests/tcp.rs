@@ -413,6 +413,82 @@ fn a_connection_that_is_cut_short_is_told_from_one_that_ends() {
 }
 
 #[test]
+fn a_peer_that_says_nothing_at_first_ends_and_frees_its_thread() {
+    const SILENT: u64 = 100;
+    for url in BOTH {
+        for framing in [Framing::Lines, Framing::LengthPrefixed] {
+            let mut timeouts = Timeouts::default();
+            timeouts.first_message = Some(Duration::from_millis(500));
+            timeouts.worker_idle = Duration::from_millis(100);
+            let settings = |builder: ServerBuilder| builder.stream(framed(framing)).timeouts(timeouts);
+            let running = Running::with(url, settings, echo);
+            let silent: Vec<Peer> = (0..SILENT).map(|_| running.connect()).collect();
+            let stats = running.until("all have ended", |stats| stats.ended("no_first_message") == SILENT);
+            assert_eq!(stats.peers, 0, "{url} {framing:?}");
+            running.until("their threads are free", |stats| stats.workers == 0);
+            for mut peer in silent {
+                // An end in good order: a close_notify, and a FIN.
+                assert_eq!(peer.recv_timeout(&mut [0; 8], DEADLINE).unwrap(), None);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_message_that_has_begun_has_a_deadline_and_a_peer_that_speaks_rarely_has_none() {
+    for url in BOTH {
+        for (framing, message) in
+            [(Framing::Lines, &b"hello\n"[..]), (Framing::LengthPrefixed, b"\0\0\0\x05hello")]
+        {
+            let mut timeouts = Timeouts::default();
+            timeouts.frame = Some(Duration::from_millis(500));
+            let settings = |builder: ServerBuilder| builder.stream(framed(framing)).timeouts(timeouts);
+            let running = Running::with(url, settings, echo);
+            let hear = |peer: &mut Peer| {
+                let (mut answer, mut len) = ([0; 32], 0);
+                while len < message.len() {
+                    len += peer.recv_timeout(&mut answer[len..], DEADLINE).unwrap().unwrap();
+                }
+                assert_eq!(&answer[..len], message);
+            };
+            // Both are without a framing here, so that half a message can be sent.
+            let (mut rare, mut slow) = (running.connect(), running.connect());
+            for peer in [&mut rare, &mut slow] {
+                peer.send(message).unwrap();
+                hear(peer);
+            }
+            // A message that never ends, byte by byte.
+            slow.send(&message[..1]).unwrap();
+            loop {
+                match slow.recv_timeout(&mut [0; 8], Duration::from_millis(50)) {
+                    Err(Error::TimedOut) if framing == Framing::Lines => drop(slow.send(b"x")),
+                    Err(Error::TimedOut) => {}
+                    _ => break,
+                }
+            }
+            running.until("it ends", |stats| stats.ended("frame_timed_out") == 1);
+            // The other one has said nothing for longer than that.
+            rare.send(message).unwrap();
+            hear(&mut rare);
+            let stats = running.stats();
+            assert_eq!((stats.peers, stats.ended("no_first_message")), (1, 0), "{url} {framing:?}");
+        }
+    }
+}
+
+#[test]
+fn a_stream_without_a_framing_may_stay_silent() {
+    let mut timeouts = Timeouts::default();
+    (timeouts.first_message, timeouts.frame) = (Some(Duration::ZERO), Some(Duration::ZERO));
+    timeouts.idle = Some(Duration::from_millis(500));
+    for url in BOTH {
+        let running = Running::with(url, |builder| builder.timeouts(timeouts.clone()), echo);
+        let _silent = running.connect();
+        running.until("it ends", |stats| stats.ended("idle") == 1);
+    }
+}
+
+#[test]
 fn half_a_record_and_silence_end_by_a_deadline() {
     let mut timeouts = idle_after(Duration::from_secs(2));
     timeouts.handshake = Duration::from_secs(2);

@@ -280,6 +280,19 @@ pub struct TimeoutArgs {
     #[arg(long, value_name = "TIME", default_value_t = SpanOrOff(Timeouts::default().idle))]
     pub idle_timeout: SpanOrOff,
 
+    /// End a stream without a first message after this long, or `off`.
+    ///
+    /// It holds for tcp:// and tls:// with a framing of lines or lengths, and spares threads that silent connections
+    /// would keep until --idle-timeout. A chat has it off, because members may only listen.
+    #[arg(long, value_name = "TIME", default_value_t = SpanOrOff(Timeouts::default().first_message))]
+    pub first_message_timeout: SpanOrOff,
+
+    /// End a stream when a message takes longer than this, or `off`.
+    ///
+    /// It holds for tcp:// and tls:// with a framing of lines or lengths, from a message's first byte to its last.
+    #[arg(long, value_name = "TIME", default_value_t = SpanOrOff(Timeouts::default().frame))]
+    pub frame_timeout: SpanOrOff,
+
     /// End every association after this long, or `off`.
     #[arg(long, value_name = "TIME", default_value_t = SpanOrOff(Timeouts::default().lifetime))]
     pub lifetime: SpanOrOff,
@@ -329,6 +342,8 @@ impl TimeoutArgs {
         timeouts.handshake = self.handshake_timeout.0;
         timeouts.proxy_header = self.proxy_header_timeout.0;
         timeouts.idle = self.idle_timeout.0;
+        timeouts.first_message = self.first_message_timeout.0;
+        timeouts.frame = self.frame_timeout.0;
         timeouts.lifetime = self.lifetime.0;
         timeouts
     }

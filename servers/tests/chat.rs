@@ -13,7 +13,7 @@ use std::thread;
 
 use member::{Member, client};
 use socket2::{Domain, Socket, Type};
-use support::{CHAT, DEADLINE, NC, Program, run, start_chat};
+use support::{CHAT, DEADLINE, ECHO, NC, Program, run, start_chat};
 
 const LISTENERS: [&str; 8] = [
     "--listen",
@@ -346,6 +346,33 @@ fn ten_megabytes_without_a_newline_take_no_memory() {
     let complaints = BufReader::new(stream).lines().map_while(Result::ok);
     let complaint = complaints.into_iter().find(|line| line.starts_with('!')).unwrap();
     assert_eq!(complaint, "! that line is longer than 1024 bytes: send it in several");
+}
+
+#[test]
+fn who_only_listens_stays_and_who_never_ends_a_line_does_not() {
+    let (_server, addresses) = start(&["--frame-timeout", "300ms"]);
+    let dial = || {
+        let stream = TcpStream::connect(place(&addresses[2])).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream
+    };
+    let mut listener = BufReader::new(dial()).lines().map(Result::unwrap);
+    assert_eq!(listener.next().unwrap(), "* you are guest1; /help lists the commands");
+    let mut slow = dial();
+    slow.write_all(b"a line without an").unwrap();
+    assert_eq!(listener.find(|line| line.starts_with("* guest2 left")).unwrap(), "* guest2 left lobby");
+    assert!(BufReader::new(slow).lines().map_while(Result::ok).last().is_some());
+    let mut writer = Member::come_as("writer", &addresses[2]);
+    writer.write("hello");
+    assert_eq!(listener.find(|line| line.starts_with('[')).unwrap(), "[lobby] writer: hello");
+}
+
+#[test]
+fn a_first_message_is_asked_of_peers_of_an_echo_and_not_of_a_chat() {
+    for (program, expected) in [(CHAT, "off"), (ECHO, "30s")] {
+        let printed = run(program, &["--print-config"], "").stdout;
+        assert!(printed.contains(&format!("first-message-timeout = \"{expected}\"")), "{printed}");
+    }
 }
 
 #[test]

@@ -36,6 +36,29 @@ fn messages_come_back_with_every_framing() {
 }
 
 #[test]
+fn who_says_nothing_is_sent_away_and_the_log_says_so() {
+    for framing in ["lines", "length"] {
+        let (mut server, address) = start_echo(&[
+            "--listen",
+            "tcp://127.0.0.1:0",
+            "--framing",
+            framing,
+            "--first-message-timeout",
+            "300ms",
+        ]);
+        let mut silent = dial(&address);
+        assert_eq!(silent.read(&mut [0; 8]).unwrap(), 0);
+        let line = server.stderr_line("said nothing");
+        assert!(line.contains("sent away: the peer sent no first message in time"), "{line}");
+        let client = silent.local_addr().unwrap();
+        assert!(
+            line.contains(&format!("peer={client}")) && line.contains(&format!("listener={address}")),
+            "{line}"
+        );
+    }
+}
+
+#[test]
 fn a_stream_of_a_megabyte_comes_back_as_it_was() {
     let (_server, address) = start_echo(&["--listen", "tls://127.0.0.1:0"]);
     let text: String = (0..100_000).map(|number| format!("{number:09}\n")).collect();

@@ -96,8 +96,10 @@ impl Peer {
                 Some(Transport::Sctp(transport)) => transport.look_at(now),
                 _ => None,
             };
+            let (due, unmet) = self.message_due(now).unzip();
             let quiet = (!self.settled).then(|| self.last_heard + QUIET);
-            let deadline = [user, idle, lifetime, draining, held, look, quiet].into_iter().flatten().min();
+            let deadline =
+                [user, idle, lifetime, draining, held, look, quiet, due].into_iter().flatten().min();
             let mut arrival = self.wait(buffer, now, deadline);
             if let Arrival::Message(len) = arrival {
                 if let Some(next) = self.take_read(len, buffer)? {
@@ -132,6 +134,8 @@ impl Peer {
                         return Ok(Next::Over);
                     } else if over(lifetime) {
                         self.finish_with(EndReason::Lifetime, None);
+                    } else if let Some(reason) = unmet.filter(|_| over(due)) {
+                        self.finish_with(reason, None);
                     } else if over(idle) {
                         self.finish_with(EndReason::Idle, None);
                     } else if over(user) {

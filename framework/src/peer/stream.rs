@@ -1,6 +1,7 @@
 //! How the messages of a stream come out of what was read: through TLS where there is one, and through the framing.
 
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::receive::Next;
 use super::{Layers, Peer};
@@ -14,7 +15,35 @@ use crate::transport::Arrival;
 /// What is read of TLS at once where a framing takes it: a record.
 const PIECE: usize = 16 << 10;
 
+/// Since when the peer of a stream with a framing owes a message.
+#[derive(Default)]
+pub(super) struct Owed {
+    /// The handler waits for the first one.
+    first: Option<Instant>,
+    /// One has begun, and the handler waits for the rest.
+    rest: Option<Instant>,
+}
+
 impl Peer {
+    /// When the first message, or one that has begun, must be whole, and why the association is over if it is not. To be
+    /// asked before a wait, with nothing whole left to give out.
+    pub(super) fn message_due(&mut self, now: Instant) -> Option<(Instant, EndReason)> {
+        let frames = self.frames.as_ref()?;
+        let due = |since: &mut Option<Instant>, most: Option<Duration>, reason: EndReason| {
+            let since = *since.get_or_insert(now);
+            most.and_then(|most| since.checked_add(most)).map(|due| (due, reason))
+        };
+        let is_silent = self.association.received.load(Ordering::Relaxed) == 0;
+        let first = is_silent
+            .then(|| due(&mut self.owed.first, self.timeouts.first_message, EndReason::NoFirstMessage))
+            .flatten();
+        let rest = frames
+            .is_begun()
+            .then(|| due(&mut self.owed.rest, self.timeouts.frame, EndReason::FrameTimedOut))
+            .flatten();
+        [first, rest].into_iter().flatten().min_by_key(|(due, _)| *due)
+    }
+
     /// Bytes of the stream are in the scratch.
     pub(super) fn take_bytes(&mut self, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -94,6 +123,8 @@ impl Peer {
             },
         };
         self.more = true;
+        // What follows has its own time.
+        self.owed.rest = None;
         match found {
             None => {
                 bump(&self.counters.messages_too_long);

@@ -56,6 +56,12 @@ impl Frames {
         self.limit
     }
 
+    /// Whether a message has begun that is not whole, or is thrown away and not at its end. To be asked when
+    /// [`next_frame`](Self::next_frame) has found nothing more.
+    pub fn is_begun(&self) -> bool {
+        self.start < self.bytes.len() || self.skipping != Skipping::Nothing
+    }
+
     /// Takes in what was read. What belongs to a message that is too long is not kept.
     pub fn push(&mut self, bytes: &[u8]) {
         let bytes = match self.skipping {
@@ -220,6 +226,24 @@ mod tests {
         for size in 1..40 {
             let found = read(Framing::LengthPrefixed, 5, &bytes, size);
             assert_eq!(found, ["", "a", "bcd", "!", "x", "!"], "in reads of {size}");
+        }
+    }
+
+    #[test]
+    fn a_message_has_begun_from_its_first_byte_to_its_last() {
+        for (framing, bytes) in [
+            (Framing::Lines, &b"one\n"[..]),
+            (Framing::Lines, b"a line that is too long\n"),
+            (Framing::LengthPrefixed, b"\0\0\0\x03one"),
+            (Framing::LengthPrefixed, b"\0\0\0\x0ctoo long one"),
+        ] {
+            let mut frames = Frames::new(framing, 5).unwrap();
+            assert!(!frames.is_begun());
+            for (index, byte) in bytes.iter().enumerate() {
+                frames.push(&[*byte]);
+                while frames.next_frame().is_some() {}
+                assert_eq!(frames.is_begun(), index + 1 < bytes.len(), "{framing:?} {index}");
+            }
         }
     }
 

@@ -51,6 +51,8 @@ const ADDED: usize = 2048;
 
 /// The options of `peeloff-chat`.
 #[derive(Args, Clone, Debug)]
+// Members may only listen; who says nothing at all ends by the idle timeout.
+#[command(mut_arg("first_message_timeout", |option| option.default_value("off")))]
 pub struct ChatArgs {
     /// What every server has.
     #[command(flatten)]

@@ -318,6 +318,8 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("handshake-timeout", &["1m 1s"]),
     ("proxy-header-timeout", &["2s"]),
     ("idle-timeout", &["off"]),
+    ("first-message-timeout", &["5s"]),
+    ("frame-timeout", &["6s"]),
     ("lifetime", &["1h"]),
     ("drain-timeout", &["0s"]),
     ("framing", &["lines"]),

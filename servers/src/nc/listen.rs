@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use peeloff::sctp::{SendInfo, Settings};
 use peeloff::{
     Admission, ClientAuth, Credentials, Error, Incoming, Peer, PeerHandler, Sender, Server, StartError,
-    StreamSettings,
+    StreamSettings, Timeouts,
 };
 
 use crate::credentials::{CRL_NEEDS_CA, authorities, identity, revoked, self_signed_identity};
@@ -86,7 +86,10 @@ fn start(
         }
         credentials = credentials.revoked(revoked(crl)?);
     }
-    let builder = Server::builder().listen(args.address.clone()).credentials(credentials);
+    // A peer may only listen, and a message may come as it is typed.
+    let mut timeouts = Timeouts::default();
+    (timeouts.first_message, timeouts.frame) = (None, None);
+    let builder = Server::builder().listen(args.address.clone()).credentials(credentials).timeouts(timeouts);
     let builder = builder.sctp(settings).stream(stream);
     builder.start(handler).map_err(|error| match error {
         StartError::Identity(error) => explain::credentials(error),
