@@ -246,7 +246,7 @@ pub struct LimitArgs {
     /// Let at most this many connections to a proxied listener wait for a header.
     ///
     /// At this number the oldest of that --listen-proxied makes way; other listeners do not notice.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().max_awaiting_header)]
+    #[arg(long, value_name = "N", value_parser = count::<usize>, default_value_t = Limits::default().max_awaiting_header)]
     pub max_awaiting_header: usize,
 
     /// Admit this many new peers a second from one network, on average.
@@ -273,7 +273,7 @@ pub struct TimeoutArgs {
     /// End a connection whose PROXY header takes longer than this.
     ///
     /// It holds for --listen-proxied. Proxies send the header at once.
-    #[arg(long, value_name = "TIME", default_value_t = Span(Timeouts::default().proxy_header))]
+    #[arg(long, value_name = "TIME", value_parser = positive_span, default_value_t = Span(Timeouts::default().proxy_header))]
     pub proxy_header_timeout: Span,
 
     /// End an association that is silent for this long, or `off`.
