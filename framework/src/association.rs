@@ -12,6 +12,7 @@ use socket2::Socket;
 use crate::address::Scheme;
 use crate::error::EndReason;
 use crate::outbox::{Outbox, Queue};
+use crate::proof::{self, Proof, Traffic};
 use crate::sctp::{self, MessageInfo, NotificationKind};
 use crate::session::Session;
 use crate::stream::proxy::Ends;
@@ -90,6 +91,8 @@ pub(crate) struct Association {
     pub(crate) outbox_bound: Outbox,
     /// The number of the listener, where a PROXY header comes first.
     pub(crate) proxied_listener: Option<usize>,
+    /// What the peer has to return before it is sent much, on plain UDP where that is asked for.
+    pub(crate) proof: Option<Proof>,
     /// Who is behind the proxy, once that is known.
     proxied: OnceLock<Ends>,
     wake: Mutex<Wake>,
@@ -187,6 +190,7 @@ impl Association {
             outbox: Mutex::default(),
             outbox_bound: Outbox::default(),
             proxied_listener: None,
+            proof: None,
             proxied: OnceLock::new(),
             wake: Mutex::new(Wake::Unborn),
             inbox: Mutex::default(),
@@ -213,6 +217,27 @@ impl Association {
     pub(crate) fn with_outbox(mut self, bound: Outbox) -> Self {
         self.outbox_bound = bound;
         self
+    }
+
+    /// Of a peer on plain UDP that has to prove its address.
+    pub(crate) fn with_proof(mut self) -> Self {
+        self.proof = Some(Proof::new());
+        self
+    }
+
+    /// Whether the peer may be sent so many bytes as one datagram, as far as its address is proven.
+    pub(crate) fn may_send(&self, len: usize) -> bool {
+        if self.proof.as_ref().is_none_or(|proof| proof.token().is_none()) {
+            return true;
+        }
+        let traffic = |datagrams: &AtomicU64, bytes: &AtomicU64| Traffic {
+            datagrams: datagrams.load(Ordering::Relaxed),
+            bytes: bytes.load(Ordering::Relaxed),
+        };
+        // RFC 791, RFC 8200, RFC 768.
+        let headers = if self.peer.is_ipv4() { 20 + 8 } else { 40 + 8 };
+        let came = traffic(&self.received, &self.received_bytes);
+        proof::allows(came, traffic(&self.sent, &self.sent_bytes), len, headers)
     }
 
     /// Of a connection to this listener that begins with a PROXY header.

@@ -214,6 +214,11 @@ pub enum Error {
     /// sent and the association lives.
     #[error("the socket's send buffer stayed full")]
     SendBufferFull,
+    /// The peer has not proven its address, and was sent as much as it may be until then
+    /// ([`ServerBuilder::udp_proof`](crate::ServerBuilder::udp_proof)). The message was not sent and the association
+    /// lives.
+    #[error("the peer has not proven its address, and may not be sent more until then")]
+    Unproven,
     /// The association is over.
     #[error("the association is over: {0}")]
     Ended(EndReason),
@@ -252,6 +257,9 @@ pub enum TrySendError<M> {
     /// stream.
     #[error("the message cannot be sent as one")]
     Unsendable(M),
+    /// The peer has not proven its address; see [`Error::Unproven`].
+    #[error("the peer has not proven its address, and may not be sent more until then")]
+    Unproven(M),
     /// The association is over.
     #[error("the association is over")]
     Ended(M),
@@ -261,7 +269,10 @@ impl<M> TrySendError<M> {
     /// The message that was not sent.
     pub fn into_message(self) -> M {
         match self {
-            Self::Full(message) | Self::Unsendable(message) | Self::Ended(message) => message,
+            Self::Full(message)
+            | Self::Unsendable(message)
+            | Self::Unproven(message)
+            | Self::Ended(message) => message,
         }
     }
 }

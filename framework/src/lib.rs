@@ -61,6 +61,7 @@ mod observe;
 mod outbox;
 mod peer;
 mod printable;
+mod proof;
 mod protocol;
 mod registry;
 mod restart;

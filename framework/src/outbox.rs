@@ -46,7 +46,8 @@ pub enum Posted {
     Sent,
     /// It waits; the peer's own thread sends it as soon as there is room.
     Queued,
-    /// There was no room, and this one or older ones are dropped.
+    /// There was no room, and this one or older ones are dropped; or the peer's address is not proven
+    /// ([`ServerBuilder::udp_proof`](crate::ServerBuilder::udp_proof)).
     Dropped,
     /// There was no room, and the association ends for it.
     Disconnected,

@@ -16,6 +16,7 @@ use crate::config::Timeouts;
 use crate::credentials::PeerIdentity;
 use crate::error::{EndReason, Error};
 use crate::observe::Counters;
+use crate::proof::Proof;
 use crate::restart::Restart;
 use crate::sctp::{MessageInfo, Notification, SendInfo};
 pub use crate::sender::Sender;
@@ -253,6 +254,7 @@ impl Peer {
                     self.note_unsent();
                     return Ok(());
                 }
+                Some(Sent::Unproven) => return Err(Error::Unproven),
                 Some(Sent::NoSuchStream) => return Err(Error::NoSuchStream { stream: how.stream }),
                 // What came before can still be received.
                 Some(Sent::Gone) => return Err(Error::Ended(EndReason::ClosedByPeer)),
@@ -277,6 +279,13 @@ impl Peer {
                 return Err(Error::SendBufferFull);
             }
         }
+    }
+
+    /// What the peer has to return in a message before it may be sent more than three times what came from it
+    /// ([`ServerBuilder::udp_proof`](crate::ServerBuilder::udp_proof)): 12 hexadecimal digits. The message in which it came
+    /// is received like any other. `None`: there is nothing to prove, or no more.
+    pub fn proof_token(&self) -> Option<&str> {
+        self.association.proof.as_ref().and_then(Proof::token)
     }
 
     /// A handle with which any thread can send to this peer.

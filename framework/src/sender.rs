@@ -62,6 +62,7 @@ impl Sender {
                 Ok(())
             }
             Some(Sent::Full) => Err(TrySendError::Full(message)),
+            Some(Sent::Unproven) => Err(TrySendError::Unproven(message)),
             Some(Sent::TooLarge | Sent::NoSuchStream) => Err(TrySendError::Unsendable(message)),
             Some(Sent::Gone) => Err(TrySendError::Ended(message)),
             Some(Sent::Broken(_)) => {
@@ -111,6 +112,10 @@ impl Sender {
                     }
                 },
                 Sent::TooLarge | Sent::NoSuchStream => (Posted::Unsendable, 0),
+                Sent::Unproven => {
+                    association.dropped.fetch_add(1, Ordering::Relaxed);
+                    (Posted::Dropped, 0)
+                }
                 Sent::Gone => (Posted::Ended, 0),
                 Sent::Broken(_) => (Posted::Ended, signal::CLOSE),
             }
@@ -182,14 +187,19 @@ fn send_behind(
     if !outbox.is_empty() && empty(association, session, outbox) {
         return Sent::Full;
     }
-    session.send(message, how)
+    transmit(association, session, message, how)
+}
+
+/// Sends a message, if the peer may be sent so much.
+fn transmit(association: &Association, session: &mut Session, message: &[u8], how: &SendInfo) -> Sent {
+    if association.may_send(message.len()) { session.send(message, how) } else { Sent::Unproven }
 }
 
 /// Sends what waits for this association, as far as there is room, and counts it; `true` where some is left.
 fn empty(association: &Association, session: &mut Session, outbox: &mut Queue) -> bool {
     let (mut dropped, mut left) = (0, false);
     while let Some((message, how)) = outbox.front() {
-        match session.send(message, how) {
+        match transmit(association, session, message, how) {
             Sent::Full => {
                 left = true;
                 break;

@@ -62,6 +62,7 @@ pub(crate) struct Shared {
     pub(crate) sctp: Settings,
     pub(crate) stream: StreamSettings,
     pub(crate) outbox: Outbox,
+    pub(crate) udp_proof: bool,
     pub(crate) mailbox: Mailbox,
     addresses: Vec<Address>,
     done: Done,
@@ -176,6 +177,7 @@ pub struct ServerBuilder {
     sctp: Settings,
     stream: StreamSettings,
     outbox: Outbox,
+    udp_proof: bool,
     stack_size: usize,
     batch: bool,
 }
@@ -249,6 +251,16 @@ impl ServerBuilder {
     /// How TCP connections are used.
     pub fn stream(mut self, settings: StreamSettings) -> Self {
         self.stream = settings;
+        self
+    }
+
+    /// Whether peers on plain UDP have to prove that they are where their datagrams say, before they are sent more than three
+    /// times what came from them, headers included (RFC 8085 §3.1). The proof is a message with
+    /// [`Peer::proof_token`] in it, which the handler asks for in its own protocol; a handler that answers each
+    /// message with one that is no longer needs none. What is beyond is not sent: [`Error::Unproven`](crate::Error::Unproven).
+    /// Default: `false`.
+    pub fn udp_proof(mut self, needed: bool) -> Self {
+        self.udp_proof = needed;
         self
     }
 
@@ -351,6 +363,7 @@ impl ServerBuilder {
             sctp: self.sctp,
             stream: self.stream,
             outbox: self.outbox,
+            udp_proof: self.udp_proof,
             mailbox,
             addresses,
             done: Done { report: Mutex::default(), changed: Condvar::new(), stopped },
@@ -443,6 +456,7 @@ impl Server {
             sctp: Settings::default(),
             stream: StreamSettings::default(),
             outbox: Outbox::default(),
+            udp_proof: false,
             stack_size: STACK_SIZE,
             batch: true,
         }

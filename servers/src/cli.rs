@@ -38,6 +38,13 @@ pub struct ServerArgs {
     #[arg(long, value_name = "URL")]
     pub listen_proxied: Vec<Address>,
 
+    /// Let peers on plain UDP have more than they sent without proving their address.
+    ///
+    /// Anybody who can forge an address can then have this server send to it. Without the option, a peer on
+    /// udp:// is sent at most three times what came from it until it has returned a token; a chat asks for it.
+    #[arg(long)]
+    pub no_udp_proof: bool,
+
     /// Accept no IPv4 on IPv6 wildcard listeners.
     ///
     /// Without it, a listener at `[::]` takes IPv4 peers too.

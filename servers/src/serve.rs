@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use peeloff::{Address, PeerHandler, Report, Server, ServerBuilder, Stats};
+use peeloff::{Address, PeerHandler, Report, Scheme, Server, ServerBuilder, Stats};
 use signal_hook::consts::SIGHUP;
 
 use crate::cli::ServerArgs;
@@ -66,6 +66,9 @@ where
     if self_signed.is_some() && addresses.iter().any(|address| address.scheme.is_secure()) {
         warn_of_self_signed();
     }
+    if args.no_udp_proof && addresses.iter().any(|address| address.scheme == Scheme::Udp) {
+        tracing::warn!("--no-udp-proof: whoever can forge an address can have this server send to it");
+    }
     announce(addresses);
     let handle = server.handle();
     let mut running = Running::new(config, self_signed, expirations, handle.clone());
@@ -88,7 +91,8 @@ fn builder(args: &ServerArgs, plan: Plan) -> ServerBuilder {
         .stream(plan.stream)
         .sctp(plan.sctp)
         .v6_only(args.v6only)
-        .freebind(args.freebind);
+        .freebind(args.freebind)
+        .udp_proof(!args.no_udp_proof);
     for address in &args.listen {
         builder = builder.listen(address.clone());
     }

@@ -7,11 +7,12 @@ mod support;
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::mpsc;
 use std::thread;
 
 use member::{Member, client};
+use peeloff_servers::chat::proof::answer;
 use socket2::{Domain, Socket, Type};
 use support::{CHAT, DEADLINE, ECHO, NC, Program, run, start_chat};
 
@@ -44,6 +45,8 @@ fn netcat_and_openssl_can_type_it() {
     let (_server, addresses) = start(&[]);
     let mut nc = Program::start(NC, &["--wait", "off", &addresses[0]]);
     nc.write("first\n");
+    let question = nc.line();
+    nc.write(&answer(&question).unwrap());
     assert_eq!(nc.line(), "* you are guest1; /help lists the commands");
     assert_eq!(nc.line(), "* you joined lobby; nobody else is here");
     assert_eq!(nc.line(), "* nobody else is in lobby to hear that");
@@ -105,6 +108,44 @@ fn the_chat_client_without_a_terminal_passes_lines_on() {
         nc.write("/nick done\n/quit\n");
         assert_eq!((nc.line(), nc.line()), ("* you are done now".to_owned(), "* goodbye".to_owned()));
     }
+}
+
+#[test]
+fn a_forged_datagram_has_no_line_of_a_room_sent_to_anybody() {
+    let (_server, addresses) = start(&["--flood", "off"]);
+    // What comes here is what the owner of a forged address would get.
+    let victim = UdpSocket::bind("127.0.0.1:0").unwrap();
+    victim.connect(place(&addresses[0])).unwrap();
+    victim.set_read_timeout(Some(DEADLINE)).unwrap();
+    victim.send(b"\n").unwrap();
+    let mut buffer = [0; 2048];
+    let length = victim.recv(&mut buffer).unwrap();
+    let question = std::str::from_utf8(&buffer[..length]).unwrap().to_owned();
+    let mut talker = Member::come(&client(), &addresses[1]);
+    let mut other = Member::come(&client(), &addresses[0]);
+    for number in 0..20 {
+        talker.write(&format!("line {number}"));
+        assert!(other.expect("[lobby]").ends_with(&format!("line {number}")));
+    }
+    talker.write("/who");
+    assert_eq!(talker.expect("= lobby"), "= lobby: guest1 guest2");
+    victim.set_nonblocking(true).unwrap();
+    assert!(victim.recv(&mut buffer).is_err());
+    // Whoever is there gets in, and what it said meanwhile is heard.
+    victim.set_nonblocking(false).unwrap();
+    victim.send(b"said before").unwrap();
+    victim.recv(&mut buffer).unwrap();
+    victim.send(answer(&question).unwrap().as_bytes()).unwrap();
+    assert_eq!(other.expect("[lobby]"), "[lobby] guest3: said before");
+}
+
+#[test]
+fn without_the_proof_the_start_warns_and_everybody_is_let_in() {
+    let (mut server, addresses) = start(&["--no-udp-proof"]);
+    server.stderr_line("--no-udp-proof: whoever can forge an address");
+    let mut nc = Program::start(NC, &["--wait", "off", &addresses[0]]);
+    nc.write("first\n");
+    assert_eq!(nc.line(), "* you are guest1; /help lists the commands");
 }
 
 #[test]

@@ -91,7 +91,11 @@ impl Hands {
     }
 
     fn association(&self, scheme: Scheme, local: SocketAddr, peer: SocketAddr) -> Association {
-        Association::new(scheme, local, peer).with_outbox(self.shared.outbox)
+        let association = Association::new(scheme, local, peer).with_outbox(self.shared.outbox);
+        match scheme == Scheme::Udp && self.shared.udp_proof {
+            true => association.with_proof(),
+            false => association,
+        }
     }
 
     fn begin(&self, association: Association, handshake: bool) -> Result<Arc<Association>, Refusal> {

@@ -187,11 +187,14 @@ impl Peer {
             Layers::Plain => {}
         }
         self.count_message(len);
+        let proof = self.association.proof.as_ref();
         if len <= buffer.len() {
+            proof.inspect(|proof| proof.hear(&buffer[..len]));
             return Ok(Some(Next::Message(len)));
         }
         let mut whole = buffer.to_vec();
         whole.append(&mut self.scratch);
+        proof.inspect(|proof| proof.hear(&whole));
         self.deliver_long(whole, buffer).map(Some)
     }
 

@@ -46,6 +46,8 @@ pub(crate) enum Sent {
     NoSuchStream,
     /// Encrypted, and kept until the send buffer has room: the worker has to see to that.
     Parked,
+    /// The address of the peer is not proven, and this would be too much for it; nothing was sent.
+    Unproven,
     /// The peer has ended the association; what it said before can still be read.
     Gone,
     /// The session is of no use any more.

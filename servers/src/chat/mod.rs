@@ -8,6 +8,7 @@
 //! | `hub`, `conversation` | broadcasts; one member's side |
 //! | `bulletin`, `roster` | what processes tell each other, and what is known of them. Pure |
 //! | `remote`, `bridge` | the others' rooms; the two threads that talk to Redis |
+//! | `proof` | who is really there on plain UDP |
 //! | `peers` | the chat as a handler: the only file that knows peers |
 
 use std::fs;
@@ -41,6 +42,7 @@ pub mod hub;
 pub mod line;
 pub mod name;
 pub mod peers;
+pub mod proof;
 pub mod remote;
 pub mod room;
 pub mod roster;

@@ -9,6 +9,7 @@ use peeloff::{Error, Peer, PeerHandler, Posted, Scheme, Sender};
 use crate::chat::conversation::{Conversation, Flow};
 use crate::chat::hub::{Hub, Outlet};
 use crate::chat::line::Line;
+use crate::chat::proof::{COMMAND, await_proof};
 
 /// Serves the rooms of a [`Hub`] to peers.
 pub struct Chat {
@@ -42,8 +43,14 @@ impl Outlet for PeerOutlet {
 
 impl PeerHandler for Chat {
     fn handle(&self, peer: &mut Peer) -> Result<(), Error> {
+        let Some(said) = await_proof(peer)? else { return Ok(()) };
         let outlet = PeerOutlet(peer.sender());
         let mut conversation = Conversation::begin(&self.hub, outlet, self.streams(peer));
+        for message in said {
+            if take(&mut conversation, peer, &message) == Flow::Ends {
+                return Ok(());
+            }
+        }
         let mut buffer = vec![0; 2048];
         loop {
             let flow = match peer.recv(&mut buffer) {
@@ -91,6 +98,10 @@ impl Chat {
 }
 
 fn take(conversation: &mut Conversation<PeerOutlet>, peer: &Peer, message: &[u8]) -> Flow {
+    // The question was asked, and is answered, more than once.
+    if peer.scheme() == Scheme::Udp && message.starts_with(COMMAND.as_bytes()) {
+        return Flow::GoesOn;
+    }
     let stream = peer.message_info().map_or(0, |info| info.stream);
     conversation.take(message, stream, Instant::now())
 }

@@ -7,6 +7,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::chat::proof;
+
 /// How long an answer may take before the server counts as silent.
 pub(super) const ANSWER: Duration = Duration::from_secs(3);
 /// After so long without a line from the server it is asked for one, so that neither side nor what is in between
@@ -138,7 +140,10 @@ impl Ledger {
         if self.silent_since.take().is_some() {
             outcome.notices.push(BACK.to_owned());
         }
-        if let Some(number) = line.strip_prefix("= pong ").and_then(|number| number.parse().ok()) {
+        if let Some(answer) = proof::answer(line) {
+            outcome.show = false;
+            outcome.send = Some(answer);
+        } else if let Some(number) = line.strip_prefix("= pong ").and_then(|number| number.parse().ok()) {
             outcome.show = false;
             outcome.notices.extend(self.confirm(number));
         } else if self.confirms == Confirms::Yes && line.starts_with("! there is no command /ping") {

@@ -203,6 +203,7 @@ impl NcArgs {
             interval: self.interval.0,
             quiet,
             how: self.association.send_info(),
+            chat: self.chat,
             lines: self.chat || self.stream.framing == Some(FramingMode::Lines),
             notifications: self.association.notifications,
         }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use peeloff::sctp::{MessageInfo, SendInfo};
 use peeloff::{Error, Event, Peer, Sender, TrySendError};
 
+use crate::chat::proof;
 use crate::failure::Failure;
 use crate::nc::BROKEN;
 use crate::nc::association::tell;
@@ -32,6 +33,8 @@ pub(super) struct Manner {
     pub(super) quiet: Option<Duration>,
     /// How each message is sent on SCTP.
     pub(super) how: SendInfo,
+    /// Whether the peer is a chat, which may ask for a proof of this side's address.
+    pub(super) chat: bool,
     /// Whether each message is a line, which may come without its newline.
     pub(super) lines: bool,
     /// Whether notifications are told.
@@ -50,7 +53,14 @@ pub(super) fn talk(peer: &mut Peer, manner: Manner) -> Result<(), Failure> {
         .name("stdin".to_owned())
         .spawn(move || stdin.run(&complaints))
         .map_err(|error| Failure::new(BROKEN, format_args!("cannot start a thread: {error}")))?;
+    let to = peer.sender();
     let result = receive(peer, manner, |message| {
+        let asked = manner.chat.then(|| std::str::from_utf8(message).ok().and_then(proof::answer)).flatten();
+        if let Some(answer) = asked {
+            // Where it is lost, the next message is answered with the question again.
+            let _ = to.try_send(answer.as_bytes());
+            return Ok(());
+        }
         // A full channel says already that something came.
         let _ = arrivals.try_send(());
         print(message, manner)

@@ -1,0 +1,89 @@
+//! Peers on plain UDP that have to prove their address before they are sent much.
+
+mod support;
+
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::time::Duration;
+
+use peeloff::{Error, Peer, Posted, TrySendError};
+use support::{DEADLINE, Running, echo};
+
+/// Bytes of the headers of IPv4 and UDP.
+const HEADERS: usize = 28;
+
+/// The answer of the handler to one message, many times over and by every way to send, and what became of each. Then the
+/// token, where one is needed still.
+fn flood(peer: &mut Peer) -> Result<(), Error> {
+    let mut buffer = [0; 2048];
+    while peer.recv(&mut buffer)?.is_some() {
+        // It fits the budget of the shortest message.
+        if let Some(token) = peer.proof_token().map(str::to_owned) {
+            peer.send(token.as_bytes())?;
+        }
+        let sender = peer.sender();
+        let unproven = peer.proof_token().is_some();
+        for _ in 0..20 {
+            let sent = peer.send(&[b'x'; 100]);
+            assert!(sent.is_ok() || (unproven && matches!(sent, Err(Error::Unproven))), "{sent:?}");
+            let sent = sender.try_send([b'x'; 100]);
+            assert!(sent.is_ok() || (unproven && matches!(sent, Err(TrySendError::Unproven(_)))), "{sent:?}");
+            let posted = sender.post(&Arc::from(&[b'x'; 100][..]));
+            assert_eq!(posted == Posted::Dropped, unproven && posted != Posted::Sent);
+        }
+        // The last word, which is short enough to be always there.
+        if !unproven {
+            peer.send(b"end")?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_source_gets_three_times_what_it_sent_until_it_returned_the_token() {
+    for url in ["udp://127.0.0.1:0", "udp://[::1]:0"] {
+        let running = Running::with(url, |builder| builder.udp_proof(true), flood);
+        let socket = UdpSocket::bind((running.address().ip(), 0)).unwrap();
+        socket.connect(running.address()).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        let headers = if running.address().is_ipv4() { HEADERS } else { HEADERS + 20 };
+        let (mut sent, mut came, mut token) = (0, 0, Vec::new());
+        let mut buffer = [0; 2048];
+        for message in [&b"x"[..], &[b'y'; 200], b"not the token"] {
+            socket.send(message).unwrap();
+            sent += message.len() + headers;
+            let length = socket.recv(&mut buffer).unwrap();
+            token = buffer[..length].to_vec();
+            came += length + headers;
+            // All that it sends has left when nothing more comes.
+            socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            while let Ok(length) = socket.recv(&mut buffer) {
+                came += length + headers;
+            }
+            socket.set_read_timeout(Some(DEADLINE)).unwrap();
+            assert!(came <= 3 * sent, "{url}: {came} bytes for {sent}");
+        }
+        // It used what it had.
+        assert!(came > 2 * sent, "{url}: {came} bytes for {sent}");
+        assert!(running.stats().messages_dropped > 0);
+        socket.send(&token).unwrap();
+        let mut messages = 0;
+        loop {
+            match socket.recv(&mut buffer).unwrap() {
+                3 => break,
+                length => assert_eq!(length, 100),
+            }
+            messages += 1;
+        }
+        assert_eq!(messages, 60, "{url}");
+    }
+}
+
+#[test]
+fn an_echo_needs_no_proof() {
+    let running = Running::with("udp://127.0.0.1:0", |builder| builder.udp_proof(true), echo);
+    let mut peer = running.connect();
+    for size in [1, 0, 100, 1400, 9000] {
+        support::exchange(&mut peer, &vec![b'a'; size]);
+    }
+}
