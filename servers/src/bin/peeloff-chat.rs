@@ -25,8 +25,8 @@ Examples:
 ///
 /// With --redis, servers on several hosts share the rooms. Everybody who connects is a guest in the room
 /// `lobby`, and what they type is said there; /help lists the commands. One line is one message. On plain
-/// UDP nobody has to prove an address, and a line can be lost or be sent in another's name: use it among
-/// friends.
+/// UDP newcomers type a token to show that they are there, and a line can be lost or be sent in another's
+/// name: use it among friends.
 ///
 /// Prints `listening URL` on standard output for each listener once it is ready; logs go to
 /// standard error. SIGINT or SIGTERM ends it in good order with exit code 0, a second one at once
