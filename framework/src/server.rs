@@ -256,7 +256,7 @@ impl ServerBuilder {
 
     /// Whether peers on plain UDP have to prove that they are where their datagrams say, before they are sent more than three
     /// times what came from them, headers included (RFC 8085 §3.1). The proof is a message with
-    /// [`Peer::proof_token`] in it, which the handler asks for in its own protocol; a handler that answers each
+    /// [`Peer::proof_token`](crate::Peer::proof_token) in it, which the handler asks for in its own protocol; a handler that answers each
     /// message with one that is no longer needs none. What is beyond is not sent: [`Error::Unproven`](crate::Error::Unproven).
     /// Default: `false`.
     pub fn udp_proof(mut self, needed: bool) -> Self {

@@ -329,9 +329,11 @@ fn a_server_that_could_serve_nobody_does_not_start() {
         ("--max-peers-per-source", "0", "write 1 or more"),
         ("--max-peers-per-prefix", "0", "write 1 or more"),
         ("--max-half-open", "0", "write 1 or more"),
+        ("--max-awaiting-header", "0", "write 1 or more"),
         ("--new-peers-per-second", "0", "write 1 or more"),
         ("--new-peers-burst", "0", "write 1 or more"),
         ("--handshake-timeout", "0s", "write one such as 10s"),
+        ("--proxy-header-timeout", "0s", "write one such as 10s"),
     ] {
         run(ECHO, &["--listen", "udp://127.0.0.1:0", option, value], "").failed_with(
             "peeloff-echo",
