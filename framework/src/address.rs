@@ -231,6 +231,11 @@ impl Scheme {
         matches!(self, Scheme::Sctp | Scheme::SctpTls | Scheme::SctpDtls)
     }
 
+    /// Whether it runs over SCTP or TCP, so that every message arrives, in order, or the association ends.
+    pub const fn is_reliable(self) -> bool {
+        self.is_sctp() || self.is_stream()
+    }
+
     /// Whether it runs over TCP: bytes without boundaries, which [`Framing`](crate::Framing) makes messages of.
     pub const fn is_stream(self) -> bool {
         matches!(self, Scheme::Tcp | Scheme::Tls)

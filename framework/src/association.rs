@@ -215,7 +215,7 @@ impl Association {
 
     /// With this bound of what waits for the peer.
     pub(crate) fn with_outbox(mut self, bound: Outbox) -> Self {
-        self.outbox_bound = bound;
+        self.outbox_bound = Outbox { overflow: bound.overflow.resolve(self.scheme), ..bound };
         self
     }
 

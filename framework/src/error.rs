@@ -8,6 +8,25 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Why an association is over.
+///
+/// The reason is that of the side which ended it first, also where the handler has not read the peer's goodbye yet. What a
+/// server reports, and the same with the sides exchanged for a client:
+///
+/// | what happens | `udp` | `dtls` | `tcp` | `tls` | `sctp` | `sctp+tls`, `sctp+dtls` |
+/// |---|---|---|---|---|---|---|
+/// | the peer closes, the handler reads it | (idle) | closed_by_peer | closed_by_peer | closed_by_peer | closed_by_peer | closed_by_peer |
+/// | the peer closes, the handler returns without reading it | closed_by_us | closed_by_peer | closed_by_peer | closed_by_peer | closed_by_peer | closed_by_peer |
+/// | the peer closes, the handler learns it from a failed send | (no send fails) | (no send fails) | closed_by_peer | closed_by_peer | closed_by_peer | closed_by_peer |
+/// | the handler returns, or somebody calls `close` | closed_by_us | closed_by_us | closed_by_us | closed_by_us | closed_by_us | closed_by_us |
+/// | the peer aborts or resets | (idle) | protocol (a fatal alert) | aborted | aborted | aborted | aborted |
+/// | the peer's process dies | (idle) | (idle) | closed_by_peer | truncated | closed_by_peer | truncated |
+/// | the same, with data that it had not read | (idle) | (idle) | aborted | aborted | aborted | aborted |
+/// | the peer's host is gone | (idle) | (idle) | unreachable, once something is sent | as `tcp` | unreachable | unreachable |
+/// | the peer takes nothing of what is sent to it | (messages are lost) | (messages are lost) | too_slow | too_slow | too_slow | too_slow |
+/// | the peer sends a message that is too long, and the handler gives up | (cannot be) | (cannot be) | message_refused | message_refused | message_refused | (cannot be) |
+/// | the peer says nothing; lives too long; the server drains | idle; lifetime; shutdown | the same | the same | the same | the same | the same |
+///
+/// In brackets: the protocol has no word for it, so the idle timeout is what ends the association.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EndReason {
@@ -39,15 +58,18 @@ pub enum EndReason {
     Io(io::ErrorKind),
     /// No thread could be started for it, and too many peers were waiting for one.
     NoThread,
-    /// The peer aborted the SCTP association (RFC 9260 §9.1); the text is its reason.
+    /// The peer aborted the SCTP association (RFC 9260 §9.1), or reset the TCP connection (RFC 9293 §3.5.2); the text
+    /// is its reason.
     Aborted(String),
     /// The peer answers on none of its addresses: retransmissions and heartbeats of SCTP found nobody
-    /// ([`Settings::dead_after`](crate::sctp::Settings::dead_after)).
+    /// ([`Settings::dead_after`](crate::sctp::Settings::dead_after)), or retransmissions of TCP (ETIMEDOUT).
     Unreachable,
-    /// The peer's TLS connection ended without a close_notify (RFC 8446 §6.1): it may be cut short, by anybody
-    /// on the path.
+    /// The peer's TLS connection, or its secured SCTP association, ended without a close_notify (RFC 8446 §6.1, RFC 6083
+    /// §4.7): it may be cut short, by anybody on the path.
     Truncated,
-    /// The peer took nothing of what was sent, and its [`Outbox`](crate::Outbox) was full.
+    /// The peer does not take what is sent to it: its [`Outbox`](crate::Outbox) was full, the handler returned
+    /// [`Error::SendBufferFull`], or on SCTP nothing was acknowledged for
+    /// [`Settings::dead_after`](crate::sctp::Settings::dead_after) although heartbeats are. SCTP aborts, TCP resets.
     TooSlow,
     /// The peer proved who it is and may not come in; the text says why
     /// ([`Credentials::authorize`](crate::Credentials::authorize), [`Credentials::revoked`](crate::Credentials::revoked)).
@@ -57,6 +79,12 @@ pub enum EndReason {
     NoFirstMessage,
     /// The peer began a message and did not complete it in [`Timeouts::frame`](crate::Timeouts::frame).
     FrameTimedOut,
+    /// The peer sent a message that is longer than `limit` bytes, and the handler returned that error
+    /// ([`Error::MessageRefused`]). SCTP aborts with this as the reason, TCP resets.
+    MessageRefused {
+        /// The longest message that is taken, in bytes.
+        limit: usize,
+    },
 }
 
 impl EndReason {
@@ -81,7 +109,7 @@ impl EndReason {
     }
 
     /// The labels of all reasons, in the order of [`Stats::ended`](crate::Stats::ended).
-    pub const LABELS: [&'static str; 21] = [
+    pub const LABELS: [&'static str; 22] = [
         "closed_by_peer",
         "closed_by_us",
         "idle",
@@ -103,6 +131,7 @@ impl EndReason {
         "not_authorized",
         "no_first_message",
         "frame_timed_out",
+        "message_refused",
     ];
 
     pub(crate) fn index(&self) -> usize {
@@ -128,6 +157,7 @@ impl EndReason {
             Self::NotAuthorized(_) => 18,
             Self::NoFirstMessage => 19,
             Self::FrameTimedOut => 20,
+            Self::MessageRefused { .. } => 21,
         }
     }
 }
@@ -156,6 +186,9 @@ impl fmt::Display for EndReason {
             Self::NotAuthorized(why) => write!(f, "the peer may not come in: {why}"),
             Self::NoFirstMessage => f.write_str("the peer sent no first message in time"),
             Self::FrameTimedOut => f.write_str("the peer did not complete a message in time"),
+            Self::MessageRefused { limit } => {
+                write!(f, "the peer sent a message that is longer than {limit} bytes")
+            }
         }
     }
 }
@@ -191,7 +224,8 @@ pub enum Error {
     /// A message came that is longer than
     /// [`Settings::max_message`](crate::sctp::Settings::max_message) on SCTP or
     /// [`StreamSettings::max_message`](crate::StreamSettings::max_message) on TCP. It is lost, and the
-    /// association lives.
+    /// association lives: the handler may tell the peer in its own protocol. If it returns this error instead, the
+    /// association is aborted, and the peer learns why ([`EndReason::MessageRefused`]).
     #[error("a message came that is longer than {limit} bytes")]
     MessageRefused {
         /// Bytes that would have been taken.
@@ -211,7 +245,8 @@ pub enum Error {
         needed: usize,
     },
     /// The socket took nothing for [`Timeouts::send`](crate::Timeouts::send). The message was not
-    /// sent and the association lives.
+    /// sent and the association lives. If the handler returns this error, the association is aborted
+    /// ([`EndReason::TooSlow`]).
     #[error("the socket's send buffer stayed full")]
     SendBufferFull,
     /// The peer has not proven its address, and was sent as much as it may be until then

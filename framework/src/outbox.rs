@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::address::Scheme;
 use crate::sctp::SendInfo;
 
 /// How much may wait for one peer, and what happens beyond.
@@ -16,7 +17,7 @@ pub struct Outbox {
     pub max_messages: usize,
     /// Bytes at most. Default: 1 MiB. A message that is shared by many peers counts for each.
     pub max_bytes: usize,
-    /// What becomes of a message that finds no room. Default: [`Overflow::DropOldest`].
+    /// What becomes of a message that finds no room. Default: [`Overflow::ByTransport`].
     pub overflow: Overflow,
 }
 
@@ -29,13 +30,27 @@ impl Default for Outbox {
 /// What happens where an [`Outbox`] is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overflow {
-    /// The oldest messages make room.
+    /// [`DropOldest`](Self::DropOldest) over UDP and DTLS, which may lose messages anyway;
+    /// [`Disconnect`](Self::Disconnect) over SCTP, TCP and TLS, whose users rely on getting every message.
     #[default]
+    ByTransport,
+    /// The oldest messages make room.
     DropOldest,
     /// The new message is dropped.
     DropNewest,
     /// The association ends ([`EndReason::TooSlow`](crate::EndReason::TooSlow)).
     Disconnect,
+}
+
+impl Overflow {
+    /// What happens over this transport.
+    pub(crate) fn resolve(self, scheme: Scheme) -> Self {
+        match self {
+            Self::ByTransport if scheme.is_reliable() => Self::Disconnect,
+            Self::ByTransport => Self::DropOldest,
+            chosen => chosen,
+        }
+    }
 }
 
 /// What became of a message that was [posted](crate::Sender::post).

@@ -15,7 +15,7 @@ use crate::audit;
 use crate::config::Timeouts;
 use crate::credentials::PeerIdentity;
 use crate::error::{EndReason, Error};
-use crate::observe::Counters;
+use crate::observe::{Counters, log_limited};
 use crate::proof::Proof;
 use crate::restart::Restart;
 use crate::sctp::{MessageInfo, Notification, SendInfo};
@@ -69,6 +69,8 @@ pub struct Peer {
     notifications: VecDeque<Notification>,
     /// The handler has been told that the server drains.
     told_to_drain: bool,
+    /// When this peer's thread saw that the server drains.
+    draining_since: Option<Instant>,
     /// When records that are held back for earlier ones are given up waiting for.
     held_until: Option<Instant>,
     last_heard: Instant,
@@ -78,6 +80,8 @@ pub struct Peer {
     heard: bool,
     max_message: usize,
     min_message: usize,
+    /// What nobody has read is searched for the peer's end.
+    ending: bool,
     end: Option<EndReason>,
 }
 
@@ -175,12 +179,14 @@ impl Peer {
             more: matches!(layers, Layers::SecureSctp | Layers::Tls | Layers::Dtls),
             notifications: VecDeque::new(),
             told_to_drain: false,
+            draining_since: None,
             held_until: None,
             last_heard: Instant::now(),
             settled,
             heard: false,
             max_message,
             min_message,
+            ending: false,
             end: None,
         }
     }
@@ -273,9 +279,14 @@ impl Peer {
                 self.hear_handshake(deadline)?;
                 continue;
             }
+            // A handler that only sends must notice a stalled peer, too.
+            let look = self.watch_for_stall(now);
             let Some(transport) = &self.transport else { continue };
-            let left = deadline.saturating_duration_since(now);
-            if left.is_zero() || !wait_for_room(transport, left) {
+            if now >= deadline {
+                return Err(Error::SendBufferFull);
+            }
+            let until = look.map_or(deadline, |look| look.min(deadline));
+            if !wait_for_room(transport, until.saturating_duration_since(now)) && until == deadline {
                 return Err(Error::SendBufferFull);
             }
         }
@@ -298,7 +309,7 @@ impl Peer {
     /// On secured SCTP it blocks until what was sent is acknowledged, for two seconds at most, on TCP until the
     /// kernel has it, for one. Dropping the peer, or returning from the handler, does the same.
     pub fn close(&mut self) {
-        self.finish_with(EndReason::ClosedByUs, None);
+        self.finish_unless_ended(EndReason::ClosedByUs);
     }
 
     /// Where the peer is; behind a proxy, as that says.
@@ -404,7 +415,13 @@ impl Peer {
     /// Ends the association if it is not over, and says why it is.
     pub(crate) fn finish(&mut self) -> EndReason {
         let draining = self.association.signals() & (signal::DRAIN | signal::STOP) != 0;
-        self.finish_with(if draining { EndReason::Shutdown } else { EndReason::ClosedByUs }, None)
+        self.finish_unless_ended(if draining { EndReason::Shutdown } else { EndReason::ClosedByUs })
+    }
+
+    /// Ends the association for this reason, unless the peer has ended it before and nobody has read that yet.
+    fn finish_unless_ended(&mut self, reason: EndReason) -> EndReason {
+        self.look_for_end();
+        self.finish_with(reason, None)
     }
 
     /// As [`finish`](Self::finish), for this reason. The order matters: goodbye, then the socket,
@@ -432,7 +449,7 @@ impl Peer {
                     }
                     (session, _transport) => {
                         if !matches!(reason, EndReason::Protocol(_) | EndReason::Replaced) {
-                            session.close();
+                            session.close(Instant::now());
                         }
                     }
                 }
@@ -450,6 +467,9 @@ impl Peer {
         self.association.confirm();
         self.association.wake_no_more();
         self.end = Some(reason.clone());
+        if matches!(reason, EndReason::TooSlow | EndReason::MessageRefused { .. } | EndReason::Unreachable) {
+            log_limited!(info, peer = %self.peer_address(), %reason, "ended an association");
+        }
         if let Some(home) = self.home.take() {
             let silent = self.association.received.load(Ordering::Relaxed) == 0;
             if silent && matches!(reason, EndReason::NoFirstMessage | EndReason::FrameTimedOut) {

@@ -588,12 +588,14 @@ impl Handle {
     /// Says goodbye to the peers of handlers that do not return, in their place.
     fn abandon(&self) -> usize {
         let stuck = self.shared.registry.all();
+        // For all of them together: acknowledgements come at the same time.
+        let deadline = Instant::now() + LET_GO;
         for association in &stuck {
-            let mut link = association.link.lock();
-            if let Link::Open(session) = &mut *link {
-                session.close();
+            // Taken out, so that nobody waits for the lock while this waits for the peer.
+            let link = std::mem::replace(&mut *association.link.lock(), Link::Ended(EndReason::Shutdown));
+            if let Link::Open(mut session) = link {
+                session.close(deadline);
             }
-            *link = Link::Ended(EndReason::Shutdown);
         }
         stuck.len()
     }

@@ -4,10 +4,10 @@ mod support;
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use peeloff::sctp::{NotificationKind, Reliability, SendInfo, Settings, Socket};
+use peeloff::sctp::{Notification, NotificationKind, Reliability, SendInfo, Settings, Socket};
 use peeloff::{
     CaBundle, ClientAuth, EndReason, Error, Identity, Peer, PeerIdentity, ServerBuilder, Timeouts,
 };
@@ -154,6 +154,7 @@ fn junk_instead_of_a_handshake_ends_that_association_alone() {
             if url == BOTH[1] {
                 socket.options().set_auth_supported(true).unwrap();
                 socket.options().require_auth(0).unwrap();
+                socket.options().require_auth(0xc0).unwrap();
             }
             socket.connect(&[running.address()]).unwrap();
             socket.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -247,4 +248,93 @@ fn notifications_come_on_secured_associations_too() {
         other => panic!("{other:?}"),
     }
     exchange(&mut peer, b"and messages");
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn a_peer_that_does_not_authenticate_what_gives_or_takes_data_is_refused_over_dtls() {
+    const DATA: u8 = 0;
+    const FORWARD_TSN: u8 = 0xc0;
+    // A client that may go on says nothing, and is given up after this.
+    let mut timeouts = Timeouts::default();
+    timeouts.handshake = Duration::from_secs(1);
+    for (chunks, partial_reliability, refusal) in [
+        (&[FORWARD_TSN][..], true, Some("SCTP-AUTH must cover DATA chunks")),
+        (&[DATA][..], true, Some("SCTP-AUTH must cover FORWARD-TSN chunks")),
+        (&[DATA, FORWARD_TSN][..], true, None),
+        (&[DATA][..], false, None),
+    ] {
+        let running = Running::with(BOTH[1], |builder| builder.timeouts(timeouts.clone()), echo);
+        let client = Socket::one_to_one(false).unwrap();
+        let options = client.options();
+        options.set_auth_supported(true).unwrap();
+        options.set_partial_reliability_supported(partial_reliability).unwrap();
+        options.subscribe(NotificationKind::AssociationChanged, true).unwrap();
+        chunks.iter().for_each(|chunk| options.require_auth(*chunk).unwrap());
+        client.connect(&[running.address()]).unwrap();
+        let stats = running.until("it is over", |stats| stats.peers == 0 && stats.opened == 1);
+        let expected = if refusal.is_some() { "handshake_failed" } else { "handshake_timed_out" };
+        assert_eq!(stats.ended(expected), 1, "{chunks:?}, {partial_reliability}: {stats:?}");
+        let mut buffer = [0; 1000];
+        let reason = loop {
+            let received = client.recv(&mut buffer).unwrap();
+            assert!(received.notification);
+            if let Some(reason) = Notification::parse(&buffer[..received.len]).unwrap().abort_reason() {
+                break reason;
+            }
+        };
+        assert_eq!(reason, refusal.unwrap_or("handshake_timed_out"), "{chunks:?}, {partial_reliability}");
+    }
+}
+
+/// Sends until there is no room, and tells how much that was; then keeps its thread until told to return.
+fn stuck(peer: &mut Peer, told: &Mutex<std::sync::mpsc::Sender<usize>>, release: &Mutex<Receiver<()>>) {
+    let sender = peer.sender();
+    let how = SendInfo { stream: 5, ..SendInfo::default() };
+    let sent = (0..).find(|_| sender.try_send_with([7; 8000], &how).is_err()).unwrap();
+    told.lock().unwrap().send(sent).unwrap();
+    let _ = release.lock().unwrap().recv_timeout(DEADLINE);
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn a_close_notify_follows_only_what_is_acknowledged_also_for_a_handler_that_is_stuck() {
+    for reads in [true, false] {
+        let ((told, tells), (release, held)) = (channel(), channel());
+        let (told, held) = (Mutex::new(told), Mutex::new(held));
+        let handler = move |peer: &mut Peer| -> Result<(), Error> {
+            stuck(peer, &told, &held);
+            Ok(())
+        };
+        let running = Running::with(BOTH[1], same, handler);
+        let mut peer = running.connect();
+        let sent = tells.recv_timeout(DEADLINE).unwrap();
+        let hear = |peer: &mut Peer| {
+            let mut buffer = [0; 8000];
+            let mut heard = 0;
+            loop {
+                match peer.recv_timeout(&mut buffer, DEADLINE) {
+                    Ok(Some(8000)) => heard += 1,
+                    Ok(None) | Err(Error::Ended(_)) => break,
+                    other => panic!("{other:?}"),
+                }
+            }
+            (heard, peer.end_reason().cloned())
+        };
+        let shut_down = || running.handle().shutdown(Duration::ZERO).abandoned;
+        let (abandoned, (heard, end)) = if reads {
+            std::thread::scope(|scope| {
+                let hearing = scope.spawn(|| hear(&mut peer));
+                (shut_down(), hearing.join().unwrap())
+            })
+        } else {
+            // Its window is full, so not all is acknowledged by the time that the server has gone.
+            (shut_down(), hear(&mut peer))
+        };
+        assert_eq!(abandoned, 1);
+        let expected = if reads { EndReason::ClosedByPeer } else { EndReason::Truncated };
+        assert_eq!(end, Some(expected), "reads: {reads}");
+        assert!(heard == sent || heard + 1 == sent, "{heard} of {sent}");
+        drop(release);
+    }
 }

@@ -282,13 +282,40 @@ fn what_waits_for_a_slow_peer_arrives_in_order_once_it_reads() {
 }
 
 #[test]
-fn a_peer_that_is_too_slow_is_disconnected_where_asked() {
+fn a_handler_that_gives_up_resets_the_connection_and_the_reason_is_the_peers() {
+    let mut settings = framed(Framing::Lines);
+    settings.max_message = 1000;
+    let mut timeouts = Timeouts::default();
+    timeouts.send = Duration::from_millis(200);
+    for url in BOTH {
+        let configure = |builder: ServerBuilder| builder.stream(settings.clone()).timeouts(timeouts.clone());
+        let running = Running::with(url, configure, echo);
+        let client = running.client().stream(framed(Framing::Lines));
+        let mut peer = client.connect(running.url()).unwrap();
+        exchange(&mut peer, &[b'x'; 1000]);
+        peer.send(&[b'x'; 1001]).unwrap();
+        let end = peer.recv_timeout(&mut [0; 8], DEADLINE);
+        assert!(matches!(end, Err(Error::Ended(EndReason::Aborted(_)))), "{url}: {end:?}");
+        let stats = running.until("it ends", |stats| stats.peers == 0);
+        let refused = (stats.ended("message_refused"), stats.messages_too_long, stats.handler_errors);
+        assert_eq!(refused, (1, 1, 0), "{url}");
+
+        let mut deaf = client.connect(running.url()).unwrap();
+        while deaf.send(&[b'x'; 1000]).is_ok() {}
+        let stats = running.until("it ends", |stats| stats.peers == 0);
+        assert_eq!((stats.ended("too_slow"), stats.handler_errors), (1, 0), "{url}");
+    }
+}
+
+#[test]
+fn a_peer_that_is_too_slow_is_disconnected_as_its_transport_loses_nothing() {
     for url in BOTH {
         let (came, arrivals) = channel();
         let came = Mutex::new(came);
         let bound = {
             let mut bound = Outbox::default();
-            (bound.max_messages, bound.overflow) = (4, Overflow::Disconnect);
+            bound.max_messages = 4;
+            assert_eq!(bound.overflow, Overflow::ByTransport);
             bound
         };
         let handler = move |peer: &mut Peer| {

@@ -16,20 +16,19 @@ impl PeerHandler for Echo {
                 Ok(Some(length)) => send_back(peer, &buffer[..length])?,
                 Ok(None) => return Ok(()),
                 Err(Error::BufferTooSmall { needed }) => buffer.resize(needed, 0),
-                Err(error @ Error::MessageRefused { .. }) => {
-                    tracing::debug!(peer = %peer.peer_address(), %error, "message not echoed");
-                }
+                // A message that is too long is one of these: its sender waits for an echo, and learns by an abort or a
+                // reset that none will come.
                 Err(error) => return Err(error),
             }
         }
     }
 }
 
-/// What cannot go out is lost, as on any datagram path; only the end of the association ends the
-/// echo. A stream with a gap is worse than none, so a peer on TCP that does not take its echo is cut off.
+/// Over UDP and DTLS an echo that cannot go out is lost, as any datagram may be. The other transports promise that every
+/// message arrives, so a peer that does not take its echo is disconnected.
 fn send_back(peer: &mut Peer, message: &[u8]) -> Result<(), Error> {
     match peer.reply(message) {
-        Err(error) if !error.is_fatal() && !peer.scheme().is_stream() => {
+        Err(error) if !error.is_fatal() && !peer.scheme().is_reliable() => {
             tracing::debug!(peer = %peer.peer_address(), %error, "message not echoed");
             Ok(())
         }

@@ -1,5 +1,7 @@
 //! The options of SCTP associations, for every program.
 
+mod setup;
+
 use std::ops::RangeInclusive;
 
 use clap::Args;
@@ -8,6 +10,8 @@ use peeloff::sctp::Settings;
 
 use crate::failure::Failure;
 use crate::values::{Size, Span, SpanOrOff};
+
+pub use self::setup::{Hmac, Scheduler, SetupArgs};
 
 /// Bytes that the longest message may have.
 const MESSAGES: RangeInclusive<usize> = 1..=1 << 30;
@@ -53,6 +57,10 @@ pub struct SctpArgs {
     /// The kernel receives such packets only if the sysctl net.sctp.udp_port is set.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub sctp_udp_port: Option<u16>,
+
+    /// What is agreed on before the first message.
+    #[command(flatten)]
+    pub setup: SetupArgs,
 }
 
 impl SctpArgs {
@@ -102,6 +110,7 @@ impl SctpArgs {
         settings.dtls_label_with_nul = self.sctp_label_with_nul;
         settings.dynamic_addresses = self.sctp_dynamic_addresses;
         settings.udp_encapsulation_port = self.sctp_udp_port;
+        self.setup.change(&mut settings)?;
         Ok(settings)
     }
 
@@ -116,7 +125,7 @@ impl SctpArgs {
             ("--sctp-dynamic-addresses", self.sctp_dynamic_addresses),
             ("--sctp-udp-port", self.sctp_udp_port.is_some()),
         ];
-        options.into_iter().find_map(|(name, given)| given.then_some(name))
+        options.into_iter().find_map(|(name, given)| given.then_some(name)).or_else(|| self.setup.given())
     }
 }
 
@@ -127,7 +136,10 @@ pub(crate) fn needs_sctp(option: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use clap::Parser;
+    use peeloff::sctp::{HmacAlgorithm, StreamScheduler};
 
     use super::*;
 
@@ -163,5 +175,42 @@ mod tests {
         expected.dynamic_addresses = true;
         expected.udp_encapsulation_port = Some(9899);
         assert_eq!(settings(&options.split_whitespace().collect::<Vec<_>>()), Ok(expected));
+    }
+
+    #[test]
+    fn every_option_of_the_setup_has_its_setting() {
+        let options = "--sctp-inbound-streams=9 --sctp-init-attempts=3 --sctp-init-timeout=4s --sctp-rto-initial=2s \
+                       --sctp-rto-min=1s --sctp-rto-max=3s --sctp-cookie-life=20s --sctp-dscp=46 \
+                       --sctp-scheduler=weighted-fair --sctp-hmac=sha256,sha1 --sctp-adaptation=7 \
+                       --sctp-interleaving --sctp-no-partial-reliability --sctp-stream-reconfiguration";
+        let seconds = |count| Some(Duration::from_secs(count));
+        let mut expected = Settings::default();
+        expected.inbound_streams = Some(9);
+        (expected.init_attempts, expected.init_timeout) = (Some(3), seconds(4));
+        (expected.rto_initial, expected.rto_min, expected.rto_max) = (seconds(2), seconds(1), seconds(3));
+        expected.cookie_life = seconds(20);
+        expected.dscp = Some(46);
+        expected.scheduler = Some(StreamScheduler::WeightedFair);
+        expected.hmac_algorithms = vec![HmacAlgorithm::Sha256, HmacAlgorithm::Sha1];
+        expected.adaptation_indication = Some(7);
+        (expected.interleaving, expected.partial_reliability) = (true, false);
+        expected.stream_reconfiguration = true;
+        assert_eq!(settings(&options.split_whitespace().collect::<Vec<_>>()), Ok(expected));
+    }
+
+    #[test]
+    fn what_the_kernel_could_not_take_is_refused_with_the_option() {
+        for (options, why) in [
+            (&["--sctp-init-timeout=2m"][..], "--sctp-init-timeout 2m is not usable: give 1ms to 65535ms"),
+            (&["--sctp-cookie-life=0s"], "--sctp-cookie-life 0s is not usable: give 1ms to 1day"),
+            (
+                &["--sctp-rto-max=1s", "--sctp-rto-min=2s"],
+                "--sctp-rto-min 2s is longer than --sctp-rto-max 1s: give them in this order",
+            ),
+            (&["--sctp-hmac=sha256"], "--sctp-hmac lacks sha1, which RFC 4895 requires: add it at the end"),
+        ] {
+            assert_eq!(settings(options), Err(why.to_owned()));
+        }
+        assert!(settings(&["--sctp-dscp=64"]).unwrap_err().contains("64 is not in 0..64"));
     }
 }

@@ -116,14 +116,20 @@ fn a_megabyte_goes_through_nc_as_it_is_read() {
 }
 
 #[test]
-fn a_message_has_its_length_in_front_and_one_that_is_too_long_is_not_echoed() {
+fn a_message_has_its_length_in_front_and_the_sender_of_one_that_is_too_long_is_told_by_a_reset() {
     let arguments = ["--listen", "tcp://127.0.0.1:0", "--framing", "length", "--max-message", "5"];
-    let (_server, address) = start_echo(&arguments);
+    let (server, address) = start_echo(&arguments);
     let mut stream = dial(&address);
-    stream.write_all(b"\0\0\0\x05abcde\0\0\0\x06abcdef\0\0\0\x01x").unwrap();
+    stream.write_all(b"\0\0\0\x05abcde\0\0\0\x01x").unwrap();
     let mut back = [0; 14];
     stream.read_exact(&mut back).unwrap();
     assert_eq!(&back, b"\0\0\0\x05abcde\0\0\0\x01x");
+    stream.write_all(b"\0\0\0\x06abcdef").unwrap();
+    let end = stream.read(&mut back).unwrap_err();
+    assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
+    server.signal("TERM");
+    let ended = server.wait();
+    assert!(ended.stderr.contains("the peer sent a message that is longer than 5 bytes"), "{ended:?}");
 }
 
 #[test]

@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{Layers, Leftover, MAX_NOTIFICATIONS, Peer};
+use crate::address::Scheme;
 use crate::association::{Association, Link, signal};
 use crate::error::{EndReason, Error};
-use crate::observe::bump;
+use crate::observe::{bump, log_limited};
 use crate::restart::Verdict;
 use crate::sctp::Notification;
 use crate::session::Session;
@@ -30,6 +31,12 @@ const QUIET: Duration = Duration::from_secs(2);
 
 /// Reads that give no message and are still taken in when the time is over.
 const MAX_LATE: u32 = 64;
+
+/// How long what a peer sends without a pause may keep its handler from being told that the server drains.
+const DRAIN_NOTICE: Duration = Duration::from_secs(1);
+
+/// Reads that look for the peer's end in what nobody has read: a receive buffer full of short messages.
+const MAX_LAST_READS: usize = 1 << 16;
 
 impl Peer {
     pub(super) fn message_until(
@@ -82,29 +89,45 @@ impl Peer {
             if signals & signal::FLUSH != 0 {
                 self.flush();
             }
+            // These hold whatever the peer sends, so they come before what it has sent.
+            let over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| now >= deadline);
+            let lifetime = self.timeouts.lifetime.and_then(|most| self.association.opened.checked_add(most));
+            if over(lifetime) {
+                self.finish_with(EndReason::Lifetime, None);
+                continue;
+            }
+            let look = self.watch_for_stall(now);
+            if self.transport.is_none() {
+                continue;
+            }
+            if over(self.held_until) {
+                self.give_up_waiting(now);
+            }
+            let draining = signals & signal::DRAIN != 0 && !self.told_to_drain;
+            if draining && now.duration_since(*self.draining_since.get_or_insert(now)) >= DRAIN_NOTICE {
+                self.told_to_drain = true;
+                return Ok(Next::Over);
+            }
             if self.more {
                 if let Some(next) = self.read_more(buffer)? {
                     return Ok(next);
                 }
                 continue;
             }
-            let idle = self.timeouts.idle.and_then(|most| self.last_heard.checked_add(most));
-            let lifetime = self.timeouts.lifetime.and_then(|most| self.association.opened.checked_add(most));
-            let draining = (signals & signal::DRAIN != 0 && !self.told_to_drain).then_some(now);
+            let idle = self.idle_deadline();
             let held = self.held_until;
-            let look = match &mut self.transport {
-                Some(Transport::Sctp(transport)) => transport.look_at(now),
-                _ => None,
-            };
             let (due, unmet) = self.message_due(now).unzip();
             let quiet = (!self.settled).then(|| self.last_heard + QUIET);
+            let draining = draining.then_some(now);
             let deadline =
                 [user, idle, lifetime, draining, held, look, quiet, due].into_iter().flatten().min();
             let mut arrival = self.wait(buffer, now, deadline);
-            if let Arrival::Message(len) = arrival {
-                if let Some(next) = self.take_read(len, buffer)? {
-                    return Ok(next);
-                }
+            if let Arrival::Message(len) = arrival
+                && let Some(next) = self.take_read(len, buffer)?
+            {
+                return Ok(next);
+            }
+            if matches!(arrival, Arrival::Message(_) | Arrival::Woken) {
                 // What is there is taken also when the time is over, but a peer that says nothing without a
                 // pause must not stop the clock.
                 late += u32::from(deadline.is_some_and(|deadline| now >= deadline));
@@ -115,25 +138,24 @@ impl Peer {
                 (late, arrival) = (0, Arrival::TimedOut);
             }
             match arrival {
-                Arrival::Message(_) => {}
+                Arrival::Message(_) | Arrival::Woken | Arrival::Dry => {}
                 Arrival::Notification(notification) => return Ok(Next::Notification(notification)),
-                Arrival::TooLong => return Err(Error::MessageRefused { limit: self.message_limit() }),
-                Arrival::Woken | Arrival::Dry => {}
+                Arrival::TooLong => {
+                    if let Some(refused) = self.refuse_long(self.message_limit()) {
+                        return Err(refused);
+                    }
+                }
                 Arrival::TimedOut => {
                     now = Instant::now();
                     let over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| now >= deadline);
                     if over(quiet) {
                         self.settle();
                     }
-                    if over(held) {
-                        self.give_up_waiting(now);
-                    } else if over(look) && !over(user) {
-                        self.look_for_stall(now);
+                    if over(held) || over(lifetime) {
+                        // Seen to above.
                     } else if draining.is_some() {
                         self.told_to_drain = true;
                         return Ok(Next::Over);
-                    } else if over(lifetime) {
-                        self.finish_with(EndReason::Lifetime, None);
                     } else if let Some(reason) = unmet.filter(|_| over(due)) {
                         self.finish_with(reason, None);
                     } else if over(idle) {
@@ -147,12 +169,57 @@ impl Peer {
                         self.finish_with(reason, None);
                     }
                 }
+                Arrival::Over(EndReason::ClosedByPeer) if self.layers == Layers::SecureSctp => {
+                    if let Some(reason) = self.secure_end() {
+                        self.finish_with(reason, None);
+                    }
+                }
                 Arrival::Over(reason) => {
                     self.finish_with(reason, None);
                 }
             }
             now = Instant::now();
         }
+    }
+
+    /// When the association is over if the peer sends no whole message.
+    fn idle_deadline(&self) -> Option<Instant> {
+        self.timeouts.idle.and_then(|most| self.last_heard.checked_add(most))
+    }
+
+    /// A message was longer than `limit` and is lost: the error for the handler. `None`: nothing else has come for the
+    /// idle timeout, so the association has ended.
+    pub(super) fn refuse_long(&mut self, limit: usize) -> Option<Error> {
+        bump(&self.counters.messages_too_long);
+        log_limited!(info, peer = %self.peer_address(), limit, "a peer sent a message that is longer than the limit");
+        if self.idle_deadline().is_some_and(|deadline| Instant::now() >= deadline) {
+            self.finish_with(EndReason::Idle, None);
+            return None;
+        }
+        Some(Error::MessageRefused { limit })
+    }
+
+    /// Finds out whether the peer has ended the association and nobody has read that yet: reads what has arrived, and
+    /// discards it. Never blocks.
+    pub(super) fn look_for_end(&mut self) {
+        if self.end.is_some() || self.association.scheme == Scheme::Udp {
+            return;
+        }
+        // The handler has had its time.
+        (self.timeouts.idle, self.timeouts.lifetime, self.told_to_drain) = (None, None, true);
+        (self.timeouts.first_message, self.timeouts.frame) = (None, None);
+        self.ending = true;
+        let received = self.association.received.load(Ordering::Relaxed);
+        let now = Instant::now();
+        for _ in 0..MAX_LAST_READS {
+            let next = self.next_until(&mut [], Some(now));
+            self.kept = None;
+            if self.end.is_some() || matches!(next, Ok(Next::Over) | Err(Error::TimedOut)) {
+                break;
+            }
+        }
+        // Nobody received those.
+        self.association.received.store(received, Ordering::Relaxed);
     }
 
     /// The peer is quiet for the first time: gives back the memory that only the handshake needed. It costs one wake-up of a
@@ -200,6 +267,12 @@ impl Peer {
 
     /// A datagram of a DTLS peer is in the scratch.
     fn take_record(&mut self, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
+        if let Some(Transport::Udp(transport)) = &mut self.transport
+            && self.ending
+            && transport.keep_for_successor(&self.scratch)
+        {
+            return Ok(None);
+        }
         if let Some(restart) = &self.restart {
             let Association { local, peer, .. } = *self.association;
             match restart.check(&self.scratch, local, peer) {

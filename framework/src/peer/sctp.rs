@@ -11,6 +11,9 @@ use crate::sctp::{MessageInfo, Notification, NotificationKind, Options, SendInfo
 use crate::session::{Session, dtls::Read};
 use crate::transport::Transport;
 
+/// Longer than records are held back.
+const HELD_AT_MOST: Duration = Duration::from_secs(3600);
+
 /// A peer on SCTP, with what only SCTP has; [`Peer::sctp`] makes one.
 pub struct SctpPeer<'peer> {
     peer: &'peer mut Peer,
@@ -187,13 +190,28 @@ impl Peer {
         self.take_outcome((read, more), buffer)
     }
 
-    /// Ends the association if its peer has acknowledged nothing for too long.
-    pub(super) fn look_for_stall(&mut self, now: Instant) {
-        if let Some(Transport::Sctp(transport)) = &mut self.transport
-            && transport.is_stalled(now)
-        {
-            self.finish_with(EndReason::Unreachable, None);
+    /// Ends the association if its peer has acknowledged nothing for too long. Returns when to look again.
+    pub(super) fn watch_for_stall(&mut self, now: Instant) -> Option<Instant> {
+        let Some(Transport::Sctp(transport)) = &mut self.transport else { return None };
+        let look = transport.look_at(now)?;
+        if now < look {
+            return Some(look);
         }
+        if transport.is_stalled(now) {
+            self.finish_with(EndReason::TooSlow, None);
+            return None;
+        }
+        transport.look_at(now)
+    }
+
+    /// The association is over without an alert: why; `None` where records that were held back are still to be read.
+    pub(super) fn secure_end(&mut self) -> Option<EndReason> {
+        if self.held_until.is_some() {
+            // What they wait for does not come any more.
+            self.give_up_waiting(Instant::now() + HELD_AT_MOST);
+            return None;
+        }
+        Some(EndReason::Truncated)
     }
 
     /// Records that were held back for an earlier one have waited for long enough.

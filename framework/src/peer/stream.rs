@@ -7,7 +7,6 @@ use super::receive::Next;
 use super::{Layers, Peer};
 use crate::association::Link;
 use crate::error::{EndReason, Error};
-use crate::observe::bump;
 use crate::session::{Session, dtls::Read};
 use crate::stream::frames::Frame;
 use crate::transport::Arrival;
@@ -126,10 +125,7 @@ impl Peer {
         // What follows has its own time.
         self.owed.rest = None;
         match found {
-            None => {
-                bump(&self.counters.messages_too_long);
-                Err(Error::MessageRefused { limit })
-            }
+            None => self.refuse_long(limit).map_or(Ok(None), Err),
             Some(Ok(len)) => {
                 self.count_message(len);
                 Ok(Some(Next::Message(len)))
@@ -146,6 +142,11 @@ impl Peer {
     /// The connection is at its end: why the association is over; `None` where a last line is still to be
     /// read.
     pub(super) fn stream_end(&mut self) -> Option<EndReason> {
+        if let Link::Open(Session::Stream(session)) = &*self.association.link.lock()
+            && session.was_reset()
+        {
+            return Some(crate::transport::tcp::reset());
+        }
         if self.layers == Layers::Tls {
             return Some(EndReason::Truncated);
         }
@@ -198,6 +199,8 @@ impl Peer {
             self.more = true;
             match advanced {
                 Ok(true) if !self.awaits_handshake() => return Ok(()),
+                // A peer that goes on sending must not stop the clock.
+                Ok(true) if Instant::now() >= deadline => return Err(Error::SendBufferFull),
                 Ok(true) => {}
                 Ok(false) => return Err(Error::SendBufferFull),
                 Err(why) => return Err(Error::Ended(self.finish_with(EndReason::Protocol(why), None))),

@@ -189,6 +189,9 @@ impl Handshake {
                 self.stream.get_mut().send_alert(Alert::INTERNAL_ERROR);
                 return Err(Failure::Ended(if shutdown { EndReason::Shutdown } else { EndReason::Evicted }));
             }
+            if now >= deadline {
+                return Err(Failure::Ended(self.why_incomplete()));
+            }
             let until = resend_at.min(deadline);
             let arrival = transport.recv(&mut [], &mut datagram, now, Some(until));
             now = Instant::now();
@@ -209,9 +212,7 @@ impl Handshake {
                     }
                 }
                 Arrival::Woken | Arrival::TooLong | Arrival::Notification(_) | Arrival::Dry => {}
-                Arrival::TimedOut if now >= deadline => {
-                    return Err(Failure::Ended(self.why_incomplete()));
-                }
+                Arrival::TimedOut if now >= deadline => {}
                 Arrival::TimedOut => {
                     timeouts += 1;
                     timeout *= 2;

@@ -16,6 +16,7 @@ pub(crate) mod tls_streams;
 pub(crate) mod window;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use openssl::ssl::SslRef;
 use socket2::Socket;
@@ -109,12 +110,13 @@ impl Session {
         }
     }
 
-    /// Says goodbye where the protocol has a word for it, without waiting for anything.
-    pub(crate) fn close(&mut self) {
+    /// Says goodbye where the protocol has a word for it. Waits, until `deadline` at most, only for what RFC 6083 §4.7 wants
+    /// acknowledged before.
+    pub(crate) fn close(&mut self, deadline: Instant) {
         match self {
             Self::Plain(_) => {}
             Self::Dtls(session) => session.close(),
-            Self::Sctp(session) => session.close(),
+            Self::Sctp(session) => session.close(deadline),
             Self::Stream(session) => session.close(),
         }
     }

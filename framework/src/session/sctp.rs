@@ -1,5 +1,7 @@
 //! What is sent over an SCTP association, in clear or as records of TLS or DTLS.
 
+mod setup;
+
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -12,21 +14,18 @@ use super::dtls::{Facts, Read};
 use super::handshake::{Failure, after};
 use super::secure_sctp::{Action, Refused, SecureSctp};
 use super::{RECORD_MAX, Sent};
-use crate::address::Scheme;
 use crate::association::{Association, signal};
 use crate::error::EndReason;
-use crate::sctp::{
-    self, Heartbeat, InitParameters, MessageInfo, NotificationKind, Options, PathChange, Rto, SendInfo,
-    Settings, StreamRequests,
-};
-use crate::sys::epoll::wait_writable;
+use crate::sctp::{MessageInfo, NotificationKind, Options, SendInfo, Settings};
+use crate::sys::epoll::{Epoll, READABLE_EDGE, wait_writable};
 use crate::sys::message::DATAGRAM_MAX;
 use crate::sys::sctp as sys;
 use crate::sys::sctp::abi::{SCTP_ABORT, SCTP_EOF};
-use crate::sys::socket::{set_receive_buffer, set_send_buffer};
 use crate::transport::Arrival;
 use crate::transport::sctp::SctpTransport;
 use crate::transport::udp::is_memory;
+
+pub(crate) use self::setup::{configure, require_auth};
 
 /// The association as everybody sends to it. One thread at a time.
 pub(crate) struct SctpSession {
@@ -120,6 +119,9 @@ impl SctpSession {
                 return Err(Failure::Ended(EndReason::Evicted));
             }
             let now = Instant::now();
+            if now >= deadline {
+                return Err(Failure::Ended(EndReason::HandshakeTimedOut));
+            }
             match transport.recv(&mut [], &mut message, now, Some(deadline)) {
                 Arrival::Message(_) => {
                     if let Some(secure) = &mut self.secure {
@@ -127,12 +129,8 @@ impl SctpSession {
                     }
                 }
                 Arrival::Dry => self.heard_dry(),
-                Arrival::Notification(_) | Arrival::Woken => {}
+                Arrival::Notification(_) | Arrival::Woken | Arrival::TimedOut => {}
                 Arrival::TooLong => return Err(failed("a message is too long for a handshake")),
-                Arrival::TimedOut if Instant::now() >= deadline => {
-                    return Err(Failure::Ended(EndReason::HandshakeTimedOut));
-                }
-                Arrival::TimedOut => {}
                 Arrival::Over(EndReason::Replaced) => {
                     return Err(Failure::RestartedSctp(Arc::clone(&self.socket)));
                 }
@@ -314,14 +312,13 @@ impl SctpSession {
         self.parked.is_some()
     }
 
-    /// Ends the association once everything that was sent is acknowledged, without waiting for that.
-    pub(crate) fn close(&mut self) {
+    /// Ends the association once everything that was sent is acknowledged. Blocks until `deadline` at most, and only where
+    /// messages are encrypted.
+    pub(crate) fn close(&mut self, deadline: Instant) {
         if let Some(secure) = &mut self.secure {
             secure.close();
-            while self.run() == Ran::AwaitsDry {
-                self.dry();
-            }
         }
+        self.take_leave(deadline);
         let _ = send(&self.socket, &[], &SendInfo::default(), SCTP_EOF);
     }
 
@@ -336,33 +333,66 @@ impl SctpSession {
             | EndReason::HandlerPanicked
             | EndReason::HandshakeTimedOut
             | EndReason::Evicted
-            | EndReason::TooSlow
             | EndReason::NoThread => return abort(&self.socket, reason.label().as_bytes()),
+            // The peer's user learns that messages are lost (RFC 9260 §3.3.10.12).
+            EndReason::TooSlow | EndReason::MessageRefused { .. } => {
+                return abort(&self.socket, reason.to_string().as_bytes());
+            }
             _ => {}
         }
         let deadline = after(patience.min(FAREWELL));
-        transport.want(NotificationKind::SenderDry, false);
         if !matches!(reason, EndReason::HandshakeFailed(_) | EndReason::ClosedByPeer)
             && let Some(secure) = &mut self.secure
         {
             secure.close();
         }
-        self.take_leave(transport, deadline);
+        self.take_leave(deadline);
         let _ = send(&self.socket, &[], &SendInfo::default(), SCTP_EOF);
         transport.discard();
     }
 
     /// Says what is still to be said, and waits for the acknowledgements that it takes.
-    fn take_leave(&mut self, transport: &mut SctpTransport, deadline: Instant) {
-        let mut message = Vec::new();
-        while self.secure.is_some() && self.settle(transport, deadline).is_ok_and(|ran| ran == Ran::AwaitsDry)
-        {
-            match transport.recv(&mut [], &mut message, Instant::now(), Some(deadline)) {
-                Arrival::Dry => self.heard_dry(),
-                Arrival::TimedOut | Arrival::Over(_) => return,
-                // Shut down for reading by a signal: nothing is heard any more.
-                Arrival::Woken => self.dry(),
-                _ => {}
+    fn take_leave(&mut self, deadline: Instant) {
+        loop {
+            match self.run() {
+                Ran::All | Ran::Gone | Ran::Refused(_) => return,
+                Ran::Full => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() || !wait_writable(self.socket.as_fd(), Some(left)).unwrap_or(false) {
+                        return;
+                    }
+                }
+                Ran::AwaitsDry => {
+                    if !self.is_dry_by(deadline) {
+                        return;
+                    }
+                    self.dry();
+                }
+            }
+        }
+    }
+
+    /// Waits until everything that was sent is acknowledged; `false` if it is not by `deadline`, or the association is
+    /// over. Reads nothing: the socket may be shut down for reading by now.
+    fn is_dry_by(&self, deadline: Instant) -> bool {
+        let options = Options::of(&*self.socket);
+        // An edge, since a socket that is shut down for reading or has something to read is always readable.
+        let watch = Epoll::new().and_then(|epoll| {
+            epoll.add(self.socket.as_fd(), READABLE_EDGE, 0)?;
+            options.subscribe(NotificationKind::SenderDry, true)?;
+            Ok(epoll)
+        });
+        let Ok(epoll) = watch else { return false };
+        let mut ready = Vec::new();
+        loop {
+            match options.status() {
+                Ok(status) if status.unacknowledged == 0 => return true,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || epoll.wait(&mut ready, Some(left)).is_err() {
+                return false;
             }
         }
     }
@@ -372,17 +402,6 @@ fn failed(why: &str) -> Failure {
     Failure::Ended(EndReason::HandshakeFailed(why.to_owned()))
 }
 
-/// Refuses a peer that takes or sends data without authentication (RFC 6083 §4.9).
-pub(crate) fn require_auth(socket: &Socket) -> Result<(), Failure> {
-    let chunks = Options::of(socket).peer_auth_chunks().unwrap_or_default();
-    if chunks.contains(&CHUNK_DATA) {
-        return Ok(());
-    }
-    Err(failed(
-        "the peer does not authenticate DATA chunks (SCTP-AUTH, RFC 4895), which DTLS over SCTP needs",
-    ))
-}
-
 /// How long a goodbye may take, and a look whether there is room.
 const FAREWELL: Duration = Duration::from_secs(2);
 const ROOM: Duration = Duration::from_millis(200);
@@ -390,88 +409,6 @@ const ROOM: Duration = Duration::from_millis(200);
 /// Aborts the association (RFC 9260 §9.1); the peer is told why.
 pub(crate) fn abort(socket: &Socket, reason: &[u8]) {
     let _ = send(socket, reason, &SendInfo::default(), SCTP_ABORT);
-}
-
-/// Sets up a socket for the associations that it will have; they inherit everything.
-pub(crate) fn configure(socket: &sctp::Socket, scheme: Scheme, settings: &Settings) -> io::Result<()> {
-    let options = socket.options();
-    let init = options.init()?;
-    let (outbound_streams, max_inbound_streams) = (settings.streams, settings.streams);
-    options.set_init(InitParameters { outbound_streams, max_inbound_streams, ..init })?;
-    if let Some(dead_after) = settings.dead_after {
-        let pace = Pace::new(dead_after);
-        options.set_rto(pace.rto)?;
-        options.set_association_max_retransmissions(pace.association_retransmissions)?;
-        let heartbeat = Some(Heartbeat::Every(pace.heartbeat));
-        let max_retransmissions = Some(pace.path_retransmissions);
-        options.change_path(None, PathChange { heartbeat, max_retransmissions, ..PathChange::default() })?;
-    }
-    options.set_nodelay(true)?;
-    options.set_receive_message_info(true)?;
-    use NotificationKind as Kind;
-    for kind in [Kind::AssociationChanged, Kind::PeerShutDown, Kind::PartialDelivery, Kind::PathChanged] {
-        options.subscribe(kind, true)?;
-    }
-    // A message must fit the send buffer.
-    set_send_buffer(socket.as_socket(), settings.max_message.max(BUFFER))?;
-    set_receive_buffer(socket.as_socket(), BUFFER)?;
-    if scheme == Scheme::SctpDtls || settings.dynamic_addresses {
-        options.set_auth_supported(true)?;
-    }
-    if scheme == Scheme::SctpDtls {
-        // RFC 6083 §4.9 and RFC 3758: nothing unauthenticated may change the data.
-        options.require_auth(CHUNK_DATA)?;
-        options.require_auth(CHUNK_FORWARD_TSN)?;
-    }
-    if settings.dynamic_addresses {
-        options.set_asconf_supported(true)?;
-    }
-    if settings.stream_reconfiguration {
-        options.set_reconfig_supported(true)?;
-        options.enable_stream_requests(StreamRequests {
-            reset_streams: true,
-            reset_association: true,
-            add_streams: true,
-        })?;
-    }
-    if let Some(port) = settings.udp_encapsulation_port {
-        options.set_remote_udp_encapsulation_port(None, Some(port))?;
-    }
-    Ok(())
-}
-
-/// Bytes of send and receive buffer that are asked for.
-const BUFFER: usize = 1 << 20;
-
-/// Chunk types (RFC 9260 §3.2, RFC 3758 §3.2).
-pub(crate) const CHUNK_DATA: u8 = 0;
-pub(crate) const CHUNK_FORWARD_TSN: u8 = 0xc0;
-
-/// How often a silent peer is tried, so that it is given up in time.
-struct Pace {
-    rto: Rto,
-    heartbeat: Duration,
-    association_retransmissions: u16,
-    path_retransmissions: u16,
-}
-
-impl Pace {
-    /// The association fails with the fifth unanswered retransmission or heartbeat, a path with the
-    /// third (RFC 9260 §8.1, §8.2). A heartbeat goes out every interval and one RTO, which has up to half
-    /// of itself added (§8.3): so a fifth of the time is shared out as two fifths and one and a half times
-    /// as much.
-    fn new(dead_after: Duration) -> Self {
-        const RETRANSMISSIONS: u16 = 4;
-        let turn = dead_after / u32::from(RETRANSMISSIONS + 1);
-        let max = (turn * 2 / 5).max(Duration::from_millis(10));
-        let default = Duration::from_secs(1);
-        Self {
-            rto: Rto { initial: default.min(max), max, min: default.min(max) },
-            heartbeat: max,
-            association_retransmissions: RETRANSMISSIONS,
-            path_retransmissions: RETRANSMISSIONS / 2,
-        }
-    }
 }
 
 /// Sends one message; never blocks.

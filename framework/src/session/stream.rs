@@ -197,6 +197,11 @@ impl StreamSession {
         Frames::new(self.framing, self.max_message)
     }
 
+    /// Whether a write found that the peer had reset the connection.
+    pub(crate) fn was_reset(&self) -> bool {
+        self.pending().reset
+    }
+
     /// The longest message, in bytes.
     pub(crate) fn max_message(&self) -> usize {
         self.max_message
@@ -363,8 +368,8 @@ impl StreamSession {
     /// Ends the connection for this reason, as gently as that allows. Blocks until the peer has taken what
     /// was sent, for `patience` and for a second at most.
     pub(crate) fn end(&mut self, reason: &EndReason, patience: Duration) {
-        if matches!(reason, EndReason::TooSlow) {
-            // What waits is thrown away, and the peer learns by a reset.
+        if matches!(reason, EndReason::TooSlow | EndReason::MessageRefused { .. }) {
+            // What waits is thrown away, and the peer learns by a reset that messages are lost.
             let _ = self.pending().socket.set_linger(Some(Duration::ZERO));
             return;
         }

@@ -110,13 +110,15 @@ impl SctpTransport {
 
     /// Whether the peer has acknowledged nothing for too long.
     pub(crate) fn is_stalled(&mut self, now: Instant) -> bool {
+        let Some(stall) = &mut self.stall else { return false };
         let options = Options::of(&*self.socket);
-        let (Some(stall), Ok(status), Ok(counters)) = (&mut self.stall, options.status(), options.counters())
-        else {
-            return false;
+        let (unacknowledged, sent) = match (options.status(), options.counters()) {
+            (Ok(status), Ok(counters)) => {
+                (u64::from(status.unacknowledged), counters.ordered_sent + counters.unordered_sent)
+            }
+            // It is over, which the next read says.
+            _ => (0, 0),
         };
-        let unacknowledged = u64::from(status.unacknowledged);
-        let sent = counters.ordered_sent + counters.unordered_sent;
         let messages = self.association.sent.load(Ordering::Relaxed);
         stall.look(messages, sent.saturating_sub(unacknowledged), unacknowledged, now)
     }
@@ -139,7 +141,7 @@ impl SctpTransport {
             }
         }
         let mut now = now;
-        loop {
+        for _ in 0..MAX_READS {
             if let Some(end) = &self.end {
                 return Arrival::Over(end.clone());
             }
@@ -181,6 +183,8 @@ impl SctpTransport {
             }
             now = Instant::now();
         }
+        // Parts of a message without an end, for instance: the caller has signals and deadlines to look at.
+        Arrival::Woken
     }
 
     /// The socket has been shut down for reading, which only the end of an association does.
@@ -206,10 +210,7 @@ impl SctpTransport {
                 self.info = info;
                 Some(Arrival::Message(place(&message, first, overflow)))
             }
-            Part::TooLong => {
-                bump(&self.counters.messages_too_long);
-                Some(Arrival::TooLong)
-            }
+            Part::TooLong => Some(Arrival::TooLong),
         }
     }
 
@@ -258,7 +259,13 @@ impl SctpTransport {
                 }
                 AssociationState::Lost => {
                     bump(&self.counters.sctp_lost);
-                    self.end = Some(loss(notification));
+                    // An ABORT without a cause, as from a host that has forgotten the association.
+                    let error = self.socket.take_error().ok().flatten();
+                    self.end =
+                        Some(match (loss(notification), error.and_then(|error| error.raw_os_error())) {
+                            (EndReason::Unreachable, Some(libc::ECONNRESET)) => aborted(),
+                            (end, _) => end,
+                        });
                 }
                 AssociationState::CannotStart => {
                     bump(&self.counters.sctp_cannot_start);
@@ -300,7 +307,7 @@ impl SctpTransport {
         }
         Some(Arrival::Over(match error.raw_os_error() {
             Some(libc::ENOTCONN) => EndReason::ClosedByPeer,
-            Some(libc::ECONNRESET) => EndReason::Aborted("no reason given".to_owned()),
+            Some(libc::ECONNRESET) => aborted(),
             Some(libc::ETIMEDOUT) => EndReason::Unreachable,
             Some(libc::ECONNABORTED) => EndReason::ClosedByUs,
             _ => EndReason::Io(error.kind()),
@@ -320,6 +327,14 @@ impl SctpTransport {
         }
     }
 }
+
+/// The peer aborted and said nothing more.
+fn aborted() -> EndReason {
+    EndReason::Aborted("no reason given".to_owned())
+}
+
+/// Reads of one call that give nothing to the caller.
+const MAX_READS: usize = 64;
 
 /// Why an association was lost.
 pub(crate) fn loss(notification: &Notification) -> EndReason {

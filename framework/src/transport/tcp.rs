@@ -80,7 +80,7 @@ impl TcpTransport {
                         true
                     }
                     Ok(true) => return Arrival::Over(EndReason::ClosedByPeer),
-                    Err(error) => return Arrival::Over(EndReason::Io(error.kind())),
+                    Err(error) => return Arrival::Over(end(&error)),
                 },
                 Ok(len) => return Arrival::Message(len),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -91,7 +91,7 @@ impl TcpTransport {
                 }
                 Err(error) => match self.absorb(&error) {
                     true => false,
-                    false => return Arrival::Over(EndReason::Io(error.kind())),
+                    false => return Arrival::Over(end(&error)),
                 },
             };
             if nothing {
@@ -113,4 +113,20 @@ impl TcpTransport {
         }
         error.kind() == io::ErrorKind::Interrupted
     }
+}
+
+/// Why a connection is over whose read fails with this (tcp(7)).
+fn end(error: &io::Error) -> EndReason {
+    match error.raw_os_error() {
+        Some(libc::ECONNRESET) => reset(),
+        // A reset that came after the peer's FIN: its program was gone when it got our data.
+        Some(libc::EPIPE) => EndReason::ClosedByPeer,
+        Some(libc::ETIMEDOUT) => EndReason::Unreachable,
+        _ => EndReason::Io(error.kind()),
+    }
+}
+
+/// The peer reset the connection (RFC 9293 §3.5.2).
+pub(crate) fn reset() -> EndReason {
+    EndReason::Aborted("the connection was reset".to_owned())
 }

@@ -59,7 +59,12 @@ pub(crate) struct UdpTransport {
     pub(crate) unreachable: bool,
     /// What was queued before the socket was connected has been read, so whatever comes was sent to the local address.
     pub(crate) is_settled: bool,
+    /// Datagrams of the peer that begin another association.
+    late: Vec<Box<[u8]>>,
 }
+
+/// ClientHellos that are kept for a successor.
+const MAX_LATE: usize = 64;
 
 /// What a read of the socket found.
 enum Got {
@@ -92,6 +97,7 @@ impl UdpTransport {
             await_room: false,
             unreachable: false,
             is_settled: false,
+            late: Vec::new(),
         }
     }
 
@@ -202,6 +208,16 @@ impl UdpTransport {
         strays.take(Stray { local, peer: source, interface: info.interface, payload: payload.into() });
     }
 
+    /// Keeps this datagram of the peer, if it begins another association, for the dispatcher, which gets it once the socket
+    /// is closed. `false`: it does not.
+    pub(crate) fn keep_for_successor(&mut self, datagram: &[u8]) -> bool {
+        let begins = self.strays.is_some() && self.is_of_a_successor(datagram);
+        if begins && self.late.len() < MAX_LATE {
+            self.late.push(datagram.into());
+        }
+        begins
+    }
+
     /// Whether this datagram of the peer begins another association.
     fn is_of_a_successor(&self, datagram: &[u8]) -> bool {
         let Association { scheme, hello_random, .. } = &*self.association;
@@ -234,6 +250,10 @@ impl Drop for UdpTransport {
     fn drop(&mut self) {
         if self.strays.is_none() {
             return;
+        }
+        for hello in std::mem::take(&mut self.late) {
+            let info = crate::sys::control::PacketInfo::default();
+            self.give_back(self.association.peer, info, &[], &hello, hello.len());
         }
         let mut payload = Vec::with_capacity(DATAGRAM_MAX);
         for _ in 0..LAST_READS {

@@ -151,7 +151,7 @@ fn authorize(association: &Association, mut opened: Opened, shared: &Shared) -> 
         (Session::Sctp(session), Transport::Sctp(transport)) => session.end(transport, &reason, patience),
         (Session::Stream(session), _) => session.end(&reason, patience),
         (Session::Dtls(session), _) => session.deny(),
-        (session, _) => session.close(),
+        (session, _) => session.close(after(patience)),
     }
     Err(Failure::Ended(reason))
 }
@@ -264,6 +264,13 @@ fn serve(peer: &mut Peer, shared: &Shared) {
         // The handler passed on what it was told.
         Ok(Err(Error::Ended(_))) => {
             peer.finish();
+        }
+        // It is the peer's doing, and it is logged and told to the peer as such.
+        Ok(Err(Error::MessageRefused { limit })) => {
+            peer.finish_with(EndReason::MessageRefused { limit }, None);
+        }
+        Ok(Err(Error::SendBufferFull)) => {
+            peer.finish_with(EndReason::TooSlow, None);
         }
         Ok(Err(error)) => {
             log_limited!(warn, peer = %peer.peer_address(), %error, "a handler returned an error");

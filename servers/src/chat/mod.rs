@@ -106,7 +106,10 @@ pub struct RoomArgs {
     pub outbox: usize,
 
     /// Choose what happens when more lines than --outbox wait.
-    #[arg(long, value_name = "POLICY", default_value = "drop-oldest")]
+    ///
+    /// `by-transport` drops the oldest line over UDP and DTLS, and disconnects the member over SCTP, TCP and TLS, which lose
+    /// nothing without saying so.
+    #[arg(long, value_name = "POLICY", default_value = "by-transport")]
     pub overflow: OverflowPolicy,
 
     /// Send the lines of each room on an SCTP stream of its own.
@@ -120,6 +123,8 @@ pub struct RoomArgs {
 /// What becomes of a line for a member that takes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OverflowPolicy {
+    /// The oldest line is dropped over UDP and DTLS; elsewhere the member is disconnected.
+    ByTransport,
     /// The oldest line that waits is dropped.
     DropOldest,
     /// The line is dropped.
@@ -240,6 +245,7 @@ impl RoomArgs {
         outbox.max_messages = self.outbox;
         outbox.max_bytes = self.outbox * (self.max_line.0 + ADDED);
         outbox.overflow = match self.overflow {
+            OverflowPolicy::ByTransport => Overflow::ByTransport,
             OverflowPolicy::DropOldest => Overflow::DropOldest,
             OverflowPolicy::DropNewest => Overflow::DropNewest,
             OverflowPolicy::Disconnect => Overflow::Disconnect,

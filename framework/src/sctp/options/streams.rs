@@ -40,6 +40,11 @@ pub enum StreamScheduler {
     Priority,
     /// The streams take turns (SCTP_SS_RR).
     RoundRobin,
+    /// The stream that has sent the fewest bytes (SCTP_SS_FC, fair capacity, RFC 8260 §3.4); Linux 6.4 and later.
+    FairCapacity,
+    /// Likewise, with the numbers set with [`set_stream_scheduler_value`](Options::set_stream_scheduler_value) as weights
+    /// (SCTP_SS_WFQ, weighted fair queueing, RFC 8260 §3.5); Linux 6.4 and later.
+    WeightedFair,
     /// Something that this does not know, by its number.
     Other(u32),
 }
@@ -135,6 +140,8 @@ impl Options<'_> {
             0 => StreamScheduler::FirstComeFirstServed,
             1 => StreamScheduler::Priority,
             2 => StreamScheduler::RoundRobin,
+            3 => StreamScheduler::FairCapacity,
+            4 => StreamScheduler::WeightedFair,
             other => StreamScheduler::Other(other),
         })
     }
@@ -145,6 +152,8 @@ impl Options<'_> {
             StreamScheduler::FirstComeFirstServed => 0,
             StreamScheduler::Priority => 1,
             StreamScheduler::RoundRobin => 2,
+            StreamScheduler::FairCapacity => 3,
+            StreamScheduler::WeightedFair => 4,
             StreamScheduler::Other(number) => number,
         };
         self.set_value(SCTP_STREAM_SCHEDULER, number)

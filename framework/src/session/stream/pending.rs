@@ -34,11 +34,13 @@ pub(super) struct Pending {
     limit: usize,
     /// What the last write by OpenSSL failed with.
     pub(super) failed: Option<Wrote>,
+    /// A write found that the peer had reset the connection. A later read does not say so again.
+    pub(super) reset: bool,
 }
 
 impl Pending {
     pub(super) fn new(socket: Arc<Socket>, limit: usize) -> Self {
-        Self { socket, bytes: Vec::new(), sent: 0, limit, failed: None }
+        Self { socket, bytes: Vec::new(), sent: 0, limit, failed: None, reset: false }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -69,7 +71,7 @@ impl Pending {
     /// Sends what waits, as far as there is room.
     pub(super) fn flush(&mut self) -> Wrote {
         while !self.is_empty() {
-            match self.send(&self.bytes[self.sent..]) {
+            match self.send_waiting() {
                 Ok(0) => {
                     if self.sent > self.bytes.len() / 2 {
                         self.bytes.drain(..self.sent);
@@ -90,8 +92,15 @@ impl Pending {
         Wrote::All
     }
 
+    fn send_waiting(&mut self) -> Result<usize, Wrote> {
+        let bytes = std::mem::take(&mut self.bytes);
+        let sent = self.send(&bytes[self.sent..]);
+        self.bytes = bytes;
+        sent
+    }
+
     /// How many bytes the kernel takes now; 0 where it has no room.
-    fn send(&self, bytes: &[u8]) -> Result<usize, Wrote> {
+    fn send(&mut self, bytes: &[u8]) -> Result<usize, Wrote> {
         loop {
             let error = match message::send(self.socket.as_fd(), bytes) {
                 Ok(len) => return Ok(len),
@@ -101,7 +110,9 @@ impl Pending {
                 Some(libc::EINTR) => {}
                 Some(libc::EAGAIN) => return Ok(0),
                 _ if is_memory(&error) => return Ok(0),
-                Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN | libc::ESHUTDOWN) => {
+                Some(code @ (libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN | libc::ESHUTDOWN)) => {
+                    // EPIPE where the peer's FIN came before its reset.
+                    self.reset |= code == libc::ECONNRESET;
                     return Err(Wrote::Gone);
                 }
                 _ => return Err(Wrote::Broken(error.to_string())),
