@@ -71,24 +71,23 @@ impl Hello {
         })
     }
 
-    /// The message's body up to and including the compression methods.
+    /// The message's body up to and including the cookie.
     fn front(&self) -> Vec<u8> {
-        let suites = self.suites.concat();
         let mut bytes = vec![0xfe, self.client_version];
         bytes.extend(self.random);
         bytes.push(self.session_id.len() as u8);
         bytes.extend(&self.session_id);
         bytes.push(self.cookie.len() as u8);
         bytes.extend(&self.cookie);
-        bytes.extend((suites.len() as u16).to_be_bytes());
-        bytes.extend(suites);
-        bytes.push(self.compression.len() as u8);
-        bytes.extend(&self.compression);
         bytes
     }
 
     fn message(&self) -> Vec<u8> {
-        let mut bytes = self.front();
+        let (mut bytes, suites) = (self.front(), self.suites.concat());
+        bytes.extend((suites.len() as u16).to_be_bytes());
+        bytes.extend(suites);
+        bytes.push(self.compression.len() as u8);
+        bytes.extend(&self.compression);
         if let Some(extensions) = &self.extensions {
             bytes.extend((extensions.len() as u16).to_be_bytes());
             bytes.extend(extensions);
@@ -117,8 +116,6 @@ impl Hello {
             && *parsed.random == self.random
             && parsed.session_id == self.session_id
             && parsed.cookie == self.cookie
-            && parsed.cipher_suites == self.suites.concat()
-            && parsed.compression_methods == self.compression
     }
 }
 

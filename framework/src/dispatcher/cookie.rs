@@ -9,10 +9,9 @@
 //!   example, and leaving it out is the classic mistake: the cookie then proves that somebody somewhere
 //!   received an answer, and one cookie opens the server to every forged source. The local address keeps
 //!   listeners apart that share a jar;
-//! * the *version, random, session id, cipher suites and compression methods*, which a client must repeat
-//!   unchanged in the hello that returns the cookie (RFC 6347 §4.2.1). A harvested cookie is thus of no use
-//!   for another handshake. The extensions are not in it, because they may be in a later fragment (see
-//!   [`hello`](super::hello)).
+//! * the *version, random and session id*, which a client must repeat unchanged in the hello that returns the cookie
+//!   (RFC 6347 §4.2.1). A harvested cookie is thus of no use for another handshake. What follows the cookie is not
+//!   in it, because it may be in a later fragment (see [`hello`](super::hello)).
 //!
 //! Each part has a fixed length or is preceded by its length, and the whole by a tag of its own: no two
 //! inputs share an encoding. An IPv4 peer counts as one whether an `AF_INET` or an `AF_INET6` socket has seen
@@ -198,10 +197,8 @@ fn bind(key: &HmacSha256, local: SocketAddr, peer: SocketAddr, hello: &ClientHel
     mac.update(&encoded(peer));
     mac.update(&hello.client_version.to_be_bytes());
     mac.update(hello.random);
-    for vector in [hello.session_id, hello.cipher_suites, hello.compression_methods] {
-        mac.update(&(vector.len() as u32).to_be_bytes());
-        mac.update(vector);
-    }
+    mac.update(&(hello.session_id.len() as u32).to_be_bytes());
+    mac.update(hello.session_id);
     mac
 }
 
@@ -280,8 +277,10 @@ mod tests {
         let (local, peer) = addresses();
         let datagram = samples::hello(&[]);
         let hello = parsed(&datagram);
-        let long = ClientHello { session_id: &[1, 2], cipher_suites: &[3, 4, 5, 6], ..hello };
-        let short = ClientHello { session_id: &[1, 2, 3, 4], cipher_suites: &[5, 6], ..hello };
+        let mut random = *hello.random;
+        random[31] = 1;
+        let short = ClientHello { random: &random, session_id: &[2], ..hello };
+        let long = ClientHello { session_id: &[1, 2], ..hello };
         assert_ne!(jar.make(local, peer, &long), jar.make(local, peer, &short));
     }
 

@@ -6,15 +6,13 @@
 //!
 //! # Fragmented and very large hellos
 //!
-//! A hello larger than the path MTU comes in several fragments (RFC 6347 §4.2.3). Putting them together would
-//! cost memory for a peer that has proven nothing, the very thing the cookie is to prevent (RFC 6347 §4.2.1).
-//! The fields the cookie is bound to are at the front, though, so the first fragment is enough where it
-//! reaches through the compression methods; what it cuts off are extensions, which may be the large part
-//! (several key shares, or a post-quantum one). OpenSSL's `DTLSv1_listen` draws the same line. The fragments
-//! after the first are [`FirstDatagram::HelloFragment`]: without meaning before the cookie exchange, and part
-//! of the handshake after it. A first fragment that ends too early is [`FirstDatagram::HelloTooShort`], and
-//! stays without an answer: in datagrams of 256 bytes, OpenSSL's default, a client gets there by offering
-//! some eighty suites. A message that claims more than [`MAX_HELLO_LEN`] bytes is not believed at all.
+//! A hello larger than the path MTU comes in several fragments (RFC 6347 §4.2.3), in records and datagrams as the client
+//! likes. Putting them together would cost memory for a peer that has proven nothing, the very thing the cookie is to
+//! prevent (RFC 6347 §4.2.1). The cookie, and what it is bound to, are at the front, though, so the first fragment is
+//! enough where it reaches through the cookie, 100 bytes at most. The fragments after the first are
+//! [`FirstDatagram::HelloFragment`]: without meaning before the cookie exchange, and collected after it
+//! (see `assembly`). A first fragment that ends too early is [`FirstDatagram::HelloTooShort`], and stays without an
+//! answer. A message that claims more than [`MAX_HELLO_LEN`] bytes is not believed at all.
 
 /// Content type of a handshake record (RFC 5246 §6.2.1).
 pub const HANDSHAKE: u8 = 22;
@@ -22,8 +20,9 @@ pub const HANDSHAKE: u8 = 22;
 pub const RECORD_HEADER_LEN: usize = 13;
 /// Length of a handshake header (RFC 6347 §4.2.2).
 pub const HANDSHAKE_HEADER_LEN: usize = 12;
-/// The longest ClientHello message, all fragments together, that is taken for one.
-pub const MAX_HELLO_LEN: usize = 65_536;
+/// The longest ClientHello message, all fragments together, that is taken for one: it fits into one record. One with several
+/// post-quantum key shares has some 4,000 bytes.
+pub const MAX_HELLO_LEN: usize = (1 << 14) - HANDSHAKE_HEADER_LEN;
 /// Length of a HelloVerifyRequest with a cookie of 32 bytes, headers included.
 pub const HELLO_VERIFY_REQUEST_LEN: usize = RECORD_HEADER_LEN + HANDSHAKE_HEADER_LEN + 2 + 1 + 32;
 
@@ -38,12 +37,11 @@ const MAX_RECORD_LEN: usize = (1 << 14) + 2048;
 /// What the first datagram of a stranger is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstDatagram<'a> {
-    /// A ClientHello in a record of epoch 0, or its first fragment with everything up to and including the
-    /// compression methods.
+    /// A ClientHello in records of epoch 0, or its first fragment with everything up to and including the cookie.
     ClientHello(ClientHello<'a>),
     /// A later fragment (fragment offset > 0) of a ClientHello.
     HelloFragment,
-    /// The first fragment of a ClientHello, but it ends before the compression methods do.
+    /// The first fragment of a ClientHello, but it ends before the cookie does.
     HelloTooShort,
     /// A well-formed record of something else: often from a peer whose association is long gone.
     OtherRecord {
@@ -74,21 +72,18 @@ pub struct ClientHello<'a> {
     pub session_id: &'a [u8],
     /// The cookie that a HelloVerifyRequest asked for, or nothing.
     pub cookie: &'a [u8],
-    /// The cipher suites, two bytes each; at least one.
-    pub cipher_suites: &'a [u8],
-    /// The compression methods, a byte each; at least one.
-    pub compression_methods: &'a [u8],
     /// Whether this fragment is the whole message.
     pub complete: bool,
 }
 
-/// Tells what `datagram`, the first one of a stranger, is. Bytes after the first record are ignored.
+/// Tells what `datagram`, the first one of an unknown peer, is: by its first record, or where that is part of a ClientHello, by
+/// the record with its first fragment.
 pub fn classify(datagram: &[u8]) -> FirstDatagram<'_> {
     let Ok((record, _)) = Record::split(datagram) else {
         return FirstDatagram::NotDtls;
     };
     match record {
-        Record { content_type: HANDSHAKE, epoch: 0, body: [CLIENT_HELLO, ..], .. } => client_hello(&record),
+        Record { content_type: HANDSHAKE, epoch: 0, body: [CLIENT_HELLO, ..], .. } => client_hello(datagram),
         Record { content_type, epoch, .. } => FirstDatagram::OtherRecord { content_type, epoch },
     }
 }
@@ -187,20 +182,25 @@ impl<'a> Record<'a> {
     }
 }
 
-/// Reads the ClientHello in `record`, which must hold one fragment of it and nothing else.
-fn client_hello<'a>(record: &Record<'a>) -> FirstDatagram<'a> {
-    let Some(fragment) = Fragment::parse(record.body) else {
-        return FirstDatagram::NotDtls;
-    };
-    if fragment.offset > 0 {
-        return FirstDatagram::HelloFragment;
+/// Reads the first fragment of a ClientHello in a datagram whose first record has some fragment of one.
+fn client_hello(datagram: &[u8]) -> FirstDatagram<'_> {
+    let mut any = false;
+    for (record, fragment) in fragments(datagram) {
+        any = true;
+        if fragment.offset == 0 {
+            return first_fragment(&record, &fragment);
+        }
     }
+    if any { FirstDatagram::HelloFragment } else { FirstDatagram::NotDtls }
+}
+
+fn first_fragment<'a>(record: &Record<'a>, fragment: &Fragment<'a>) -> FirstDatagram<'a> {
     let complete = fragment.body.len() == fragment.message_len;
     let mut reader = Reader(fragment.body);
     let Some(fields) = HelloFields::read(&mut reader) else {
         return if complete { FirstDatagram::NotDtls } else { FirstDatagram::HelloTooShort };
     };
-    if !fields.are_sound() || (complete && !is_extension_block(reader.0)) {
+    if !fields.are_sound() || (complete && !is_sound_rest(reader)) {
         return FirstDatagram::NotDtls;
     }
     FirstDatagram::ClientHello(ClientHello {
@@ -211,42 +211,65 @@ fn client_hello<'a>(record: &Record<'a>) -> FirstDatagram<'a> {
         random: fields.random,
         session_id: fields.session_id,
         cookie: fields.cookie,
-        cipher_suites: fields.cipher_suites,
-        compression_methods: fields.compression_methods,
         complete,
     })
 }
 
-/// A fragment of a handshake message (RFC 6347 §4.2.2).
-struct Fragment<'a> {
-    message_len: usize,
-    message_sequence: u16,
-    offset: usize,
-    body: &'a [u8],
+/// The fragments of ClientHellos in the records of epoch 0 at the front of a datagram, up to the first thing that is something
+/// else. A record may have several (RFC 6347 §4.2.3).
+pub(super) fn fragments(datagram: &[u8]) -> impl Iterator<Item = (Record<'_>, Fragment<'_>)> {
+    let mut rest = datagram;
+    let mut current: Option<(Record<'_>, &[u8])> = None;
+    std::iter::from_fn(move || {
+        let (record, body) = match current.take().filter(|(_, body)| !body.is_empty()) {
+            Some(current) => current,
+            None => {
+                let (record, behind) = Record::split(rest).ok()?;
+                rest = behind;
+                (record, record.body)
+            }
+        };
+        if (record.epoch, record.content_type) != (0, HANDSHAKE) {
+            return None;
+        }
+        let (fragment, behind) = Fragment::split(body)?;
+        current = Some((record, behind));
+        Some((record, fragment))
+    })
+}
+
+/// A fragment of a ClientHello (RFC 6347 §4.2.2).
+pub(super) struct Fragment<'a> {
+    pub(super) message_len: usize,
+    pub(super) message_sequence: u16,
+    pub(super) offset: usize,
+    pub(super) body: &'a [u8],
 }
 
 impl<'a> Fragment<'a> {
-    /// Parses the body of a record that holds one fragment, exactly.
-    fn parse(body: &'a [u8]) -> Option<Fragment<'a>> {
+    /// Splits a fragment off the front of a record's body.
+    fn split(body: &'a [u8]) -> Option<(Fragment<'a>, &'a [u8])> {
         let mut reader = Reader(body);
-        let _message_type = reader.uint::<1>()?;
+        let message_type = reader.uint::<1>()?;
         let message_len = reader.uint::<3>()? as usize;
         let message_sequence = reader.u16()?;
         let offset = reader.uint::<3>()? as usize;
         let length = reader.uint::<3>()? as usize;
-        let fits = message_len <= MAX_HELLO_LEN && offset + length <= message_len && length == reader.0.len();
-        fits.then_some(Fragment { message_len, message_sequence, offset, body: reader.0 })
+        let fits = message_len <= MAX_HELLO_LEN && offset + length <= message_len;
+        if message_type != u64::from(CLIENT_HELLO) || !fits {
+            return None;
+        }
+        let body = reader.bytes(length)?;
+        Some((Fragment { message_len, message_sequence, offset, body }, reader.0))
     }
 }
 
-/// The fields of a ClientHello in the order of the wire (RFC 6347 §4.2.1).
+/// The fields of a ClientHello up to the cookie, in the order of the wire (RFC 6347 §4.2.1).
 struct HelloFields<'a> {
     version: u16,
     random: &'a [u8; 32],
     session_id: &'a [u8],
     cookie: &'a [u8],
-    cipher_suites: &'a [u8],
-    compression_methods: &'a [u8],
 }
 
 impl<'a> HelloFields<'a> {
@@ -257,19 +280,21 @@ impl<'a> HelloFields<'a> {
             random: reader.array()?,
             session_id: reader.prefixed::<1>()?,
             cookie: reader.prefixed::<1>()?,
-            cipher_suites: reader.prefixed::<2>()?,
-            compression_methods: reader.prefixed::<1>()?,
         })
     }
 
-    /// Whether the lengths are what RFC 5246 §7.4.1.2 allows.
+    /// Whether version and lengths are what RFC 5246 §7.4.1.2 allows.
     fn are_sound(&self) -> bool {
-        self.version >> 8 == u16::from(VERSION_MAJOR)
-            && self.session_id.len() <= 32
-            && !self.cipher_suites.is_empty()
-            && self.cipher_suites.len().is_multiple_of(2)
-            && !self.compression_methods.is_empty()
+        self.version >> 8 == u16::from(VERSION_MAJOR) && self.session_id.len() <= 32
     }
+}
+
+/// Whether the rest of a whole hello is sound: cipher suites, compression methods and what may follow them.
+fn is_sound_rest(mut reader: Reader<'_>) -> bool {
+    let (suites, compression) = (reader.prefixed::<2>(), reader.prefixed::<1>());
+    suites.is_some_and(|suites| !suites.is_empty() && suites.len().is_multiple_of(2))
+        && compression.is_some_and(|methods| !methods.is_empty())
+        && is_extension_block(reader.0)
 }
 
 /// Whether a whole hello may end with `bytes`: nothing, or extensions under a length that is right (RFC 5246
@@ -363,8 +388,6 @@ mod tests {
     use super::samples::*;
     use super::*;
 
-    const EXTENSIONS_LEN: usize = 6;
-
     fn parsed(datagram: &[u8]) -> ClientHello<'_> {
         match classify(datagram) {
             FirstDatagram::ClientHello(hello) => hello,
@@ -379,8 +402,7 @@ mod tests {
         assert_eq!((hello.record_version, hello.client_version), (0xfefd, 0xfefd));
         assert_eq!((hello.record_sequence, hello.message_sequence), (0x0102_0304_0506, 1));
         assert_eq!((hello.random, hello.session_id), (&[7; 32], &[1, 2, 3, 4][..]));
-        assert_eq!((hello.cookie, hello.cipher_suites), (&[9; 20][..], &[0xc0, 0x2b, 0xc0, 0x2f][..]));
-        assert_eq!((hello.compression_methods, hello.complete), (&[0][..], true));
+        assert_eq!((hello.cookie, hello.complete), (&[9; 20][..], true));
     }
 
     #[test]
@@ -391,9 +413,9 @@ mod tests {
     }
 
     #[test]
-    fn a_first_fragment_is_enough_once_it_holds_the_compression_methods() {
-        let message = hello_message(&[]);
-        let needed = message.len() - EXTENSIONS_LEN;
+    fn a_first_fragment_is_enough_once_it_holds_the_cookie() {
+        let message = hello_message(&[5; 32]);
+        let needed = 2 + 32 + 5 + 33;
         for end in 0..message.len() {
             let datagram = hello_fragment(&message, 0..end);
             match classify(&datagram) {
@@ -401,6 +423,19 @@ mod tests {
                 other => assert!(end < needed && other == FirstDatagram::HelloTooShort),
             }
         }
+    }
+
+    #[test]
+    fn the_first_fragment_is_found_in_any_record_of_the_datagram() {
+        let message = hello_message(&[5; 32]);
+        let (first, second) = (hello_fragment(&message, 0..80), hello_fragment(&message, 80..message.len()));
+        for datagram in [[&first[..], &second].concat(), [&second[..], &first].concat()] {
+            let hello = parsed(&datagram);
+            assert_eq!((hello.cookie, hello.complete), (&[5; 32][..], false));
+        }
+        // Both in one record.
+        let bodies = [&first[RECORD_HEADER_LEN..], &second[RECORD_HEADER_LEN..]].concat();
+        assert_eq!(parsed(&record(HANDSHAKE, 0, 7, &bodies)).cookie, [5; 32]);
     }
 
     #[test]
@@ -424,9 +459,8 @@ mod tests {
         for (offset, value) in [
             (record, 80),      // content type
             (record + 1, 3),   // TLS
-            (message + 1, 2),  // 128 KiB
+            (message + 2, 64), // more than a record carries
             (message + 3, 1),  // message shorter than the fragment
-            (message + 11, 1), // fragment shorter than the record
             (body, 3),         // client version of TLS
             (body + 34, 33),   // session id too long
             (body + 39, 255),  // cookie past the end

@@ -2,6 +2,7 @@
 //! its own epoll.
 
 pub mod admit;
+pub(crate) mod assembly;
 pub mod child;
 pub mod cookie;
 mod guard;

@@ -178,7 +178,7 @@ impl Udp {
             Scheme::Dtls => match hello::classify(payload) {
                 FirstDatagram::ClientHello(hello) => {
                     match shared.cookies.check(local, peer, &hello, payload.len()) {
-                        Checked::Valid(proof) => Some(VerifiedHello::new(payload, &hello, proof)),
+                        Checked::Valid(proof) => VerifiedHello::new(payload, &hello, proof),
                         Checked::Spent => return bump(&shared.counters.duplicate_hellos),
                         Checked::Refused(alert) => {
                             bump(&shared.counters.duplicate_hellos);
@@ -278,7 +278,7 @@ impl Udp {
             // The fragments behind the first are on their way through the listener.
             Some(hello) => {
                 let hold = !hello.is_whole();
-                (Task::Dtls(hello), hold)
+                (Task::Dtls(Box::new(hello)), hold)
             }
         };
         // Beside a specific listener nothing can have been stolen.

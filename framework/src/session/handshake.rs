@@ -1,7 +1,7 @@
 //! The DTLS handshake of one association, on the thread that will serve it.
 //!
-//! 1. A server starts with the ClientHello whose cookie the dispatcher verified: it is replayed
-//!    through `DTLSv1_listen`, which keeps the record. A client starts with nothing.
+//! 1. A server starts with the ClientHello whose cookie the dispatcher verified. Fragments that are missing are collected;
+//!    then the whole message is replayed through `DTLSv1_listen`, which keeps the record. A client starts with nothing.
 //! 2. OpenSSL is stepped; it writes a flight or wants a datagram.
 //! 3. The wait ends with a datagram (filtered, fed, step again), with the retransmission timer
 //!    (1 s, doubling: RFC 6347 §4.2.4.1), with a signal, or with the deadline. Timers run on the
@@ -29,6 +29,7 @@ use super::dtls::{DtlsSession, Facts, describe};
 use super::record::{self, Filtered};
 use crate::association::{Association, signal};
 use crate::credentials::RevocationList;
+use crate::dispatcher::assembly::HelloAssembly;
 use crate::dispatcher::cookie::AddressProven;
 use crate::dispatcher::hello::{ClientHello, HANDSHAKE, Record};
 use crate::error::EndReason;
@@ -61,20 +62,17 @@ pub(crate) fn after(timeout: Duration) -> Instant {
     now.checked_add(timeout).unwrap_or(now + YEAR)
 }
 
-/// A ClientHello whose sender proved its address; only a verified cookie makes one.
+/// A ClientHello whose sender proved its address; only a verified cookie makes one. Fragments of it may still be missing.
 pub(crate) struct VerifiedHello {
-    datagram: Vec<u8>,
+    assembly: HelloAssembly,
     random: [u8; 32],
-    record_sequence: u64,
-    whole: bool,
 }
 
 impl VerifiedHello {
-    /// The proof is what [`CookieJar::verify`](crate::dispatcher::cookie::CookieJar::verify) gave
-    /// for this hello, which was parsed from this datagram.
-    pub(crate) fn new(datagram: &[u8], hello: &ClientHello<'_>, _proof: AddressProven) -> Self {
-        let ClientHello { random, record_sequence, complete, .. } = *hello;
-        Self { datagram: datagram.to_vec(), random: *random, record_sequence, whole: complete }
+    /// The proof is what [`CookieJar::verify`](crate::dispatcher::cookie::CookieJar::verify) gave for this hello, which was
+    /// parsed from this datagram. `None` where it was not.
+    pub(crate) fn new(datagram: &[u8], hello: &ClientHello<'_>, _proof: AddressProven) -> Option<Self> {
+        Some(Self { assembly: HelloAssembly::begin(datagram)?, random: *hello.random })
     }
 
     /// The hello's random.
@@ -84,18 +82,20 @@ impl VerifiedHello {
 
     /// The number of its record.
     pub(crate) fn record_sequence(&self) -> u64 {
-        self.record_sequence
+        self.assembly.record_sequence()
     }
 
     /// Whether no fragment of the hello is to follow.
     pub(crate) fn is_whole(&self) -> bool {
-        self.whole
+        self.assembly.is_whole()
     }
 }
 
 /// A handshake under way.
 pub(crate) struct Handshake {
     stream: SslStream<DatagramIo>,
+    /// The client's hello while fragments of it are missing. OpenSSL has seen nothing then.
+    hello: Option<HelloAssembly>,
     /// Records that overtook the end of the handshake. OpenSSL never sees them.
     early: VecDeque<Box<[u8]>>,
     /// Handshake records of the next epoch that were fed so far.
@@ -132,19 +132,27 @@ impl Handshake {
     pub(crate) fn accept(
         context: &SslContext,
         socket: Arc<Socket>,
-        hello: &VerifiedHello,
+        hello: VerifiedHello,
     ) -> Result<Self, Failure> {
         let mut handshake = Self::over(server_ssl(context)?, socket)?;
-        let mut datagram = hello.datagram.clone();
-        handshake.stream.get_mut().swap(&mut datagram);
-        if !ossl::dtls_listen(handshake.stream.ssl()) {
+        match hello.is_whole() {
+            true => handshake.listen(&hello.assembly)?,
+            false => handshake.hello = Some(hello.assembly),
+        }
+        Ok(handshake)
+    }
+
+    /// Gives OpenSSL the hello, which is whole.
+    fn listen(&mut self, hello: &HelloAssembly) -> Result<(), Failure> {
+        self.stream.get_mut().swap(&mut hello.record());
+        if !ossl::dtls_listen(self.stream.ssl()) {
             let why = ErrorStack::get();
             let why = why.errors().first().and_then(|error| error.reason());
             let why = why.unwrap_or("OpenSSL does not take the ClientHello").to_owned();
-            handshake.stream.get_ref().send(&Alert::DECODE_ERROR.in_clear(hello.record_sequence));
+            self.stream.get_ref().send(&Alert::DECODE_ERROR.in_clear(hello.record_sequence()));
             return Err(Failure::Ended(EndReason::HandshakeFailed(why)));
         }
-        Ok(handshake)
+        Ok(())
     }
 
     /// The client's side; `name` is who the server must prove to be.
@@ -160,7 +168,7 @@ impl Handshake {
     fn over(ssl: Ssl, socket: Arc<Socket>) -> Result<Self, Failure> {
         ossl::set_mtu(&ssl, MTUS[0]);
         let stream = SslStream::new(ssl, DatagramIo::new(socket)).map_err(broken)?;
-        Ok(Self { stream, early: VecDeque::new(), early_finished: 0, alert: None })
+        Ok(Self { stream, hello: None, early: VecDeque::new(), early_finished: 0, alert: None })
     }
 
     /// Runs the handshake to its end; blocks until then, at most until `deadline`. `restart` tells
@@ -177,7 +185,7 @@ impl Handshake {
         let mut timeout = FIRST_TIMEOUT;
         let mut timeouts = 0;
         let mut datagram = Vec::with_capacity(DATAGRAM_MAX);
-        if self.step()? {
+        if self.hello.is_none() && self.step()? {
             return self.finish(association, counters);
         }
         let mut now = Instant::now();
@@ -213,6 +221,8 @@ impl Handshake {
                 }
                 Arrival::Woken | Arrival::TooLong | Arrival::Notification(_) | Arrival::Dry => {}
                 Arrival::TimedOut if now >= deadline => {}
+                // Nothing was sent that could be sent again; the client does.
+                Arrival::TimedOut if self.hello.is_some() => resend_at = now + timeout,
                 Arrival::TimedOut => {
                     timeouts += 1;
                     timeout *= 2;
@@ -280,6 +290,8 @@ impl Handshake {
         if let Some(restart) = restart {
             match restart.check(datagram, association.local, association.peer) {
                 Verdict::NotAHello => {}
+                // The first fragment again, with others behind it perhaps.
+                Verdict::Duplicate if self.hello.is_some() => {}
                 Verdict::Duplicate => {
                     bump(&counters.duplicate_hellos);
                     return Ok(Fed::Nothing);
@@ -294,6 +306,16 @@ impl Handshake {
                     return Err(Failure::Restarted(std::mem::take(datagram)));
                 }
             }
+        }
+        if let Some(mut hello) = self.hello.take() {
+            hello.add(datagram);
+            return match hello.is_whole() {
+                true => self.listen(&hello).map(|()| Fed::Records),
+                false => {
+                    self.hello = Some(hello);
+                    Ok(Fed::Nothing)
+                }
+            };
         }
         match record::filter(datagram) {
             Filtered::Pass { len } => {

@@ -44,7 +44,7 @@ pub(crate) enum Task {
     /// Nothing.
     Plain,
     /// A DTLS handshake, which starts with this hello.
-    Dtls(VerifiedHello),
+    Dtls(Box<VerifiedHello>),
     /// On SCTP: what the scheme says.
     Sctp,
     /// On TCP: what the scheme says, behind a PROXY header if there is to be one.
@@ -97,7 +97,7 @@ fn open(
 ) -> Option<Peer> {
     let opened = match task {
         Task::Plain => Ok(open_udp(association, socket, shared)),
-        Task::Dtls(hello) => open_dtls(association, socket, &hello, shared),
+        Task::Dtls(hello) => open_dtls(association, socket, *hello, shared),
         Task::Sctp => open_sctp(association, socket, None, shared),
         Task::Stream { proxied } => open_stream(association, socket, proxied, shared),
         Task::Over(reason) => open_sctp(association, socket, Some(reason), shared),
@@ -169,7 +169,7 @@ fn open_udp(association: &Arc<Association>, socket: Arc<Socket>, shared: &Arc<Sh
 fn open_dtls(
     association: &Arc<Association>,
     socket: Arc<Socket>,
-    hello: &VerifiedHello,
+    hello: VerifiedHello,
     shared: &Arc<Shared>,
 ) -> Result<Opened, Failure> {
     let mut transport = udp_transport(association, &socket, shared);

@@ -49,6 +49,23 @@ impl Stranger {
 
     /// The same, as message `number`.
     pub fn hello_as(&self, number: u16, cookie: &[u8]) -> Vec<u8> {
+        let body = self.hello_body(cookie, 0);
+        let length = (body.len() as u32).to_be_bytes();
+        let message = [&[1], &length[1..], &number.to_be_bytes(), &[0; 3], &length[1..], &body].concat();
+        record(22, 0, self.records.fetch_add(1, Ordering::Relaxed), &message)
+    }
+
+    /// A record with a fragment of a ClientHello, whose body is this, as message `number`.
+    pub fn fragment(&self, number: u16, body: &[u8], range: std::ops::Range<usize>) -> Vec<u8> {
+        let u24 = |number: usize| (number as u32).to_be_bytes();
+        let (length, offset, len) = (u24(body.len()), u24(range.start), u24(range.len()));
+        let number = number.to_be_bytes();
+        let message = [&[1], &length[1..], &number, &offset[1..], &len[1..], &body[range]].concat();
+        record(22, 0, self.records.fetch_add(1, Ordering::Relaxed), &message)
+    }
+
+    /// The body of a ClientHello with so many bytes of padding (RFC 7685), if any.
+    pub fn hello_body(&self, cookie: &[u8], padding: usize) -> Vec<u8> {
         let mut body = vec![0xfe, 0xfd];
         body.extend(self.random);
         body.push(0);
@@ -60,13 +77,15 @@ impl Stranger {
         // Groups X25519 and P-256; points uncompressed; signatures ECDSA and RSA with SHA-256.
         let extensions: [&[u8]; 3] =
             [&[0, 10, 0, 6, 0, 4, 0, 29, 0, 23], &[0, 11, 0, 2, 1, 0], &[0, 13, 0, 6, 0, 4, 4, 3, 4, 1]];
-        let extensions = extensions.concat();
+        let mut extensions = extensions.concat();
+        if padding > 0 {
+            extensions.extend([0, 21]);
+            extensions.extend((padding as u16).to_be_bytes());
+            extensions.resize(extensions.len() + padding, 0);
+        }
         body.extend((extensions.len() as u16).to_be_bytes());
         body.extend(extensions);
-
-        let length = (body.len() as u32).to_be_bytes();
-        let message = [&[1], &length[1..], &number.to_be_bytes(), &[0; 3], &length[1..], &body].concat();
-        record(22, 0, self.records.fetch_add(1, Ordering::Relaxed), &message)
+        body
     }
 
     /// Sends anything.

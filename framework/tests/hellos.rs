@@ -1,0 +1,224 @@
+//! ClientHellos in every packing that RFC 6347 allows: fragments, records and datagrams as the client likes.
+
+#[path = "support/programs.rs"]
+mod programs;
+#[path = "support/stranger.rs"]
+#[allow(dead_code)]
+mod stranger;
+mod support;
+
+use std::net::UdpSocket;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use peeloff::{ClientAuth, Limits};
+use programs::{KEY_HEX, port, run, serve, words};
+use stranger::Stranger;
+use support::{DEADLINE, Running, exchange};
+
+/// xorshift64*: the same numbers in each run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
+    }
+}
+
+/// Cuts a hello into fragments, the first of which reaches through the cookie, and packs them.
+fn packed(random: &mut Random, client: &Stranger, number: u16, body: &[u8]) -> Vec<Vec<u8>> {
+    const THROUGH_THE_COOKIE: usize = 2 + 32 + 1 + 1 + 32;
+    let first = THROUGH_THE_COOKIE + random.below(body.len() - THROUGH_THE_COOKIE + 1);
+    let mut cuts = vec![0, first];
+    for _ in 0..random.below(5) {
+        cuts.push(first + random.below(body.len() - first + 1));
+    }
+    cuts.push(body.len());
+    cuts.sort_unstable();
+    let mut pieces: Vec<_> =
+        cuts.windows(2).map(|cut| client.fragment(number, body, cut[0]..cut[1])).collect();
+    let mut datagrams = vec![pieces.remove(0)];
+    while !pieces.is_empty() {
+        // Behind the first in any order, some twice.
+        let at = random.below(pieces.len());
+        let piece = if random.below(5) == 0 { pieces[at].clone() } else { pieces.swap_remove(at) };
+        match datagrams.last_mut() {
+            Some(last) if random.below(2) == 0 => last.extend(piece),
+            _ => datagrams.push(piece),
+        }
+    }
+    datagrams
+}
+
+#[test]
+fn any_packing_of_a_hello_gets_in() {
+    let configure = |builder: peeloff::ServerBuilder| builder.limits(Limits::UNLIMITED);
+    let running = Running::with("dtls://127.0.0.1:0", configure, support::echo);
+    let mut random = Random(0x6347);
+    for round in 0..150 {
+        let client = Stranger::new([127, 0, 0, 1], running.address());
+        // With a post-quantum key share a hello has some 1,800 bytes.
+        let padding = [0, 0, 700, 1700, 4000][round % 5];
+        let first = client.hello_body(&[], padding);
+        // Of the first hello the first fragment is answered, whatever becomes of the others.
+        let whole = client.fragment(0, &first, 0..40.min(first.len()) + random.below(first.len() - 40));
+        client.send(&whole);
+        let cookie = client.challenged(&whole);
+        let second = client.hello_body(&cookie, padding);
+        for datagram in packed(&mut random, &client, 1, &second) {
+            client.send(&datagram);
+        }
+        client.assert_served();
+    }
+    let stats = running.stats();
+    assert_eq!((stats.opened, stats.peers), (150, 150), "{stats:?}");
+    exchange(&mut running.connect(), b"and as usual");
+}
+
+#[test]
+fn without_the_first_fragment_there_is_neither_an_answer_nor_a_peer() {
+    let running = Running::echo("dtls://127.0.0.1:0");
+    let client = Stranger::new([127, 0, 0, 1], running.address());
+    let cookie = client.challenge();
+    let body = client.hello_body(&cookie, 300);
+    client.send(&client.fragment(1, &body, 20..body.len()));
+    client.send(&client.fragment(1, &body, 0..60));
+    client.assert_silence();
+    let stats = running.stats();
+    assert_eq!((stats.opened, stats.peers, stats.hellos_too_short), (0, 0, 1), "{stats:?}");
+}
+
+#[test]
+fn a_fragment_that_is_lost_comes_again_with_the_whole_hello() {
+    let running = Running::echo("dtls://127.0.0.1:0");
+    let client = Stranger::new([127, 0, 0, 1], running.address());
+    let body = client.hello_body(&client.challenge(), 1500);
+    let cuts = [0..600, 600..1200, 1200..body.len()];
+    client.send(&client.fragment(1, &body, cuts[0].clone()));
+    client.send(&client.fragment(1, &body, cuts[2].clone()));
+    running.until("the association has begun", |stats| stats.opened == 1);
+    for cut in cuts {
+        client.send(&client.fragment(1, &body, cut));
+    }
+    client.assert_served();
+    assert_eq!(running.stats().opened, 1);
+}
+
+#[test]
+fn openssl_and_gnutls_get_in_with_small_datagrams() {
+    let server = serve("dtls://127.0.0.1:0", None, ClientAuth::None, support::echo);
+    let port = port(&server);
+    let connect = format!("127.0.0.1:{port}");
+    // The name makes the hello longer than the datagrams.
+    let name = ["a"; 60].concat() + "." + &["b"; 60].concat() + ".example";
+    let openssl = [
+        "s_client",
+        "-dtls1_2",
+        "-quiet",
+        "-connect",
+        &connect,
+        "-mtu",
+        "256",
+        "-servername",
+        &name,
+        "-psk_identity",
+        "alice",
+        "-psk",
+        KEY_HEX,
+    ];
+    let (found, seen) = run("openssl", &words(&openssl, &[]), "hello over there");
+    assert!(found, "openssl: {seen}");
+    let gnutls = [
+        "--udp",
+        "--mtu",
+        "228",
+        "-p",
+        &port,
+        "127.0.0.1",
+        "--pskusername",
+        "alice",
+        "--pskkey",
+        KEY_HEX,
+        "--sni-hostname",
+        &name,
+        "--priority",
+        "NORMAL:-KX-ALL:+PSK:-VERS-ALL:+VERS-DTLS1.2",
+    ];
+    let (found, seen) = run("gnutls-cli", &words(&gnutls, &[]), "hello over there");
+    assert!(found, "gnutls-cli: {seen}");
+    server.handle().shutdown(DEADLINE);
+}
+
+#[test]
+fn mbed_tls_gets_in_with_a_hello_in_two_records_of_one_datagram() {
+    let python = std::env::var("PEELOFF_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/mbedtls_fragments.py");
+    let server = serve("dtls://127.0.0.1:0", None, ClientAuth::None, support::echo);
+    let arguments = [script, "127.0.0.1", &port(&server), KEY_HEX].map(str::to_owned);
+    let (found, seen) = run(&python, &arguments, "hello from mbedtls");
+    assert!(found, "python-mbedtls must be installed for {python} (scripts/test does it): {seen}");
+    server.handle().shutdown(DEADLINE);
+}
+
+#[test]
+fn fragments_that_are_joined_on_the_way_get_in() {
+    let server = serve("dtls://127.0.0.1:0", None, ClientAuth::None, support::echo);
+    let stop = AtomicBool::new(false);
+    // The path joins what the client sends within a moment into one datagram.
+    let (near, far) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+    far.connect(format!("127.0.0.1:{}", port(&server))).unwrap();
+    for socket in [&near, &far] {
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    }
+    let connect = near.local_addr().unwrap().to_string();
+    let name = ["a"; 60].concat() + "." + &["b"; 60].concat() + ".example";
+    let client = OnceLock::new();
+    let (client, near, far, stop) = (&client, &near, &far, &stop);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut buffer = [0; 65_536];
+            while !stop.load(Ordering::Relaxed) {
+                let mut joined = Vec::new();
+                while let Ok((len, source)) = near.recv_from(&mut buffer) {
+                    client.get_or_init(|| source);
+                    joined.extend_from_slice(&buffer[..len]);
+                }
+                if !joined.is_empty() {
+                    far.send(&joined).unwrap();
+                }
+            }
+        });
+        scope.spawn(move || {
+            let mut buffer = [0; 65_536];
+            while !stop.load(Ordering::Relaxed) {
+                if let (Ok(len), Some(client)) = (far.recv(&mut buffer), client.get()) {
+                    near.send_to(&buffer[..len], client).unwrap();
+                }
+            }
+        });
+        let arguments = [
+            "s_client",
+            "-dtls1_2",
+            "-quiet",
+            "-connect",
+            &connect,
+            "-mtu",
+            "256",
+            "-servername",
+            &name,
+            "-psk_identity",
+            "alice",
+            "-psk",
+            KEY_HEX,
+        ];
+        let (found, seen) = run("openssl", &words(&arguments, &[]), "hello over there");
+        stop.store(true, Ordering::Relaxed);
+        assert!(found, "openssl: {seen}");
+    });
+    server.handle().shutdown(DEADLINE);
+}
