@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 use crate::address::{Address, Host, Scheme};
 use crate::association::Association;
 use crate::config::Timeouts;
-use crate::credentials::{CaBundle, Identity, PublicKey, RevocationList};
+use crate::credentials::{CaBundle, CipherSuites, Groups, Identity, PublicKey, RevocationList};
 use crate::error::{ConnectError, EndReason, IdentityError, NoSctp};
 use crate::observe::Counters;
 use crate::outbox::Outbox;
@@ -140,6 +140,21 @@ impl Client {
     #[must_use]
     pub fn max_cert_chain(mut self, bytes: usize) -> Self {
         self.credentials.max_cert_chain = Some(bytes);
+        self.changed()
+    }
+
+    /// The cipher suites to offer. Default: [`CipherSuites::default`]. With none for the protocol,
+    /// [`connect`](Self::connect) fails ([`IdentityError::NoSuite`](crate::IdentityError::NoSuite)).
+    #[must_use]
+    pub fn cipher_suites(mut self, suites: CipherSuites) -> Self {
+        self.credentials.algorithms.suites = suites;
+        self.changed()
+    }
+
+    /// The groups for key agreement to offer. Default: OpenSSL's.
+    #[must_use]
+    pub fn groups(mut self, groups: Groups) -> Self {
+        self.credentials.algorithms.groups = groups;
         self.changed()
     }
 

@@ -8,12 +8,14 @@ use openssl::error::ErrorStack;
 
 use crate::error::IdentityError;
 
+mod algorithms;
 mod expiration;
 mod identity;
 mod keys;
 mod peer;
 mod revocation;
 
+pub use self::algorithms::{AlgorithmError, CipherSuites, Groups};
 pub use self::expiration::Expiration;
 pub(crate) use self::identity::unix_now;
 pub use self::identity::{CaBundle, Identity, PublicKey};
@@ -47,6 +49,7 @@ pub struct Credentials {
     pub(crate) alpn: Vec<Vec<u8>>,
     pub(crate) srtp: Option<String>,
     pub(crate) max_cert_chain: Option<usize>,
+    pub(crate) algorithms: Algorithms,
     pub(crate) keys: Option<SharedKeys>,
     pub(crate) key_log: Option<PathBuf>,
 }
@@ -129,6 +132,22 @@ impl Credentials {
         self
     }
 
+    /// The cipher suites that are accepted. Default: [`CipherSuites::default`]. The server does not start if a listener's
+    /// protocol has none of them ([`IdentityError::NoSuite`](crate::IdentityError::NoSuite)), or none that goes with an
+    /// identity.
+    #[must_use]
+    pub fn cipher_suites(mut self, suites: CipherSuites) -> Self {
+        self.algorithms.suites = suites;
+        self
+    }
+
+    /// The groups for key agreement that are accepted. Default: OpenSSL's.
+    #[must_use]
+    pub fn groups(mut self, groups: Groups) -> Self {
+        self.algorithms.groups = groups;
+        self
+    }
+
     /// The SRTP profiles for DTLS clients that ask (RFC 5764 §4.1), in OpenSSL's names and divided by colons, such as
     /// `SRTP_AEAD_AES_128_GCM:SRTP_AES128_CM_SHA1_80`. The keys come from
     /// [`Peer::export_keying_material`](crate::Peer::export_keying_material).
@@ -168,6 +187,13 @@ impl fmt::Debug for Credentials {
             .field("client_auth", &self.client_auth)
             .finish_non_exhaustive()
     }
+}
+
+/// What a handshake may choose.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Algorithms {
+    pub(crate) suites: CipherSuites,
+    pub(crate) groups: Groups,
 }
 
 /// Whether clients must show a certificate.

@@ -354,6 +354,12 @@ pub enum IdentityError {
         /// What OpenSSL said.
         why: String,
     },
+    /// None of the cipher suites that are allowed is of this protocol, or with a pre-shared key alone, has such a key.
+    #[error("none of the cipher suites can be used with {protocol} and these credentials; add `default` to the list")]
+    NoSuite {
+        /// "DTLS 1.2" or "TLS".
+        protocol: &'static str,
+    },
     /// No certificate revocation list in it.
     #[error(
         "{place} holds no certificate revocation list; it must have BEGIN X509 CRL blocks, or be one in DER"

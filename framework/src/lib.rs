@@ -80,7 +80,7 @@ pub use association::AssociationId;
 pub use client::Client;
 pub use config::Timeouts;
 pub use credentials::{
-    CaBundle, ClientAuth, Credentials, Expiration, Identity, PeerCertificate, PeerIdentity, PublicKey,
+    AlgorithmError, CaBundle, CipherSuites, ClientAuth, Credentials, Expiration, Groups, Identity, PeerCertificate, PeerIdentity, PublicKey,
     RevocationList, SharedKeys,
 };
 pub use dispatcher::admit::{Limits, Refusal};

@@ -28,7 +28,7 @@ use self::psk::look_up;
 pub(crate) use self::psk::psk_identity;
 use crate::address::Scheme;
 use crate::credentials::{
-    Authorize, CaBundle, ClientAuth, Credentials, Identity, PeerIdentity, PskLookup, PublicKey,
+    Algorithms, Authorize, CaBundle, ClientAuth, Credentials, Identity, PeerIdentity, PskLookup, PublicKey,
     RevocationList, SharedKeys, refused,
 };
 use crate::error::IdentityError;
@@ -51,16 +51,6 @@ pub(crate) enum Protocol {
     /// TLS 1.2 and 1.3, over anything that keeps the order.
     Tls,
 }
-
-/// AEAD suites with forward secrecy, then PSK ones: no NULL, no anonymous, no CBC. The plain PSK
-/// suites lack forward secrecy and are there for constrained devices (RFC 7925 §4.2).
-const CIPHERS: &str = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE-ECDSA-AES128-CCM:ECDHE-ECDSA-AES256-CCM:\
-     ECDHE-PSK-CHACHA20-POLY1305:PSK-AES128-GCM-SHA256:PSK-AES256-GCM-SHA384:\
-     PSK-CHACHA20-POLY1305:PSK-AES128-CCM:PSK-AES256-CCM:!aNULL:!eNULL:!SRP";
-
-/// The TLS 1.3 suites of a server with pre-shared keys. A key from a callback goes with SHA-256 (RFC 8446
-/// §4.2.11), and OpenSSL passes over one that does not go with the suite, so those come first.
-const SHA256_FIRST: &str = "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384";
 
 /// The longest certificate chain that a peer may send, in bytes, unless the credentials say otherwise. Without a bound
 /// OpenSSL keeps up to 100 KiB for each half-open peer.
@@ -154,6 +144,7 @@ fn server_with(
         lists.check_authorities(&bundle.certificates)?;
     }
     check_srtp(credentials.srtp.as_deref())?;
+    check_suites(&credentials.algorithms, protocol, false)?;
     let keys = credentials.keys.as_ref().unwrap_or(keys);
     let log = credentials.key_log.as_deref().map(open_key_log).transpose()?;
     let build = |identity: Option<&Identity>| {
@@ -162,14 +153,14 @@ fn server_with(
     let Some((first, others)) = credentials.identities.split_first() else {
         return Ok(build(None)?.build());
     };
-    let newest = probe::newest_version(first, protocol)?;
+    let newest = probe::newest_version(first, &credentials.algorithms, protocol)?;
     let mut context = build(Some(first))?;
     // OpenSSL would choose TLS 1.3 for an identity that it then finds no signature for.
     context.set_max_proto_version(Some(newest)).map_err(refused)?;
     let mut names = Names::default();
     names.add(first.names(), None);
     for identity in others {
-        let newest = probe::newest_version(identity, protocol)?;
+        let newest = probe::newest_version(identity, &credentials.algorithms, protocol)?;
         names.add(identity.names(), Some(Choice { context: build(Some(identity))?.build(), newest }));
     }
     names.choose_by(&mut context);
@@ -183,10 +174,11 @@ fn build_server(
     log: Option<Arc<File>>,
     protocol: Protocol,
 ) -> Result<SslContextBuilder, ErrorStack> {
-    let mut context = match protocol {
-        Protocol::Dtls => common(SslMethod::dtls_server(), protocol, credentials.max_cert_chain)?,
-        Protocol::Tls => common(SslMethod::tls_server(), protocol, credentials.max_cert_chain)?,
+    let method = match protocol {
+        Protocol::Dtls => SslMethod::dtls_server(),
+        Protocol::Tls => SslMethod::tls_server(),
     };
+    let mut context = common(method, protocol, credentials.max_cert_chain, &credentials.algorithms)?;
     if protocol == Protocol::Dtls {
         // DTLSv1_listen wants both. Cookies are made and checked by the dispatcher, which gives a
         // worker only hellos that it has proof for.
@@ -196,7 +188,9 @@ fn build_server(
             context.set_tlsext_use_srtp(profiles)?;
         }
     } else if credentials.psk.is_some() {
-        context.set_ciphersuites(SHA256_FIRST)?;
+        if let Some(suites) = credentials.algorithms.suites.sha256_first() {
+            context.set_ciphersuites(&suites)?;
+        }
         // TLS 1.3 resumes by the same extension: a client could name somebody's key, be passed over
         // for it, resume with a ticket of its own, and have the lookup's identity. Without tickets a
         // pre-shared key that was used is one that was looked up.
@@ -330,6 +324,17 @@ fn check_srtp(profiles: Option<&str>) -> Result<(), IdentityError> {
     }
 }
 
+/// Whether there is a suite for this protocol; `psk_only`: one with a pre-shared key.
+fn check_suites(algorithms: &Algorithms, protocol: Protocol, psk_only: bool) -> Result<(), IdentityError> {
+    let Algorithms { suites, .. } = algorithms;
+    let old = suites.old(psk_only).is_some();
+    match protocol {
+        Protocol::Dtls if !old => Err(IdentityError::NoSuite { protocol: "DTLS 1.2" }),
+        Protocol::Tls if !old && suites.new_ones().is_none() => Err(IdentityError::NoSuite { protocol: "TLS" }),
+        _ => Ok(()),
+    }
+}
+
 /// Protocol names as they are sent (RFC 7301 §3.1).
 fn wire(protocols: &[Vec<u8>]) -> Vec<u8> {
     let mut wire = Vec::new();
@@ -344,11 +349,12 @@ fn common(
     method: SslMethod,
     protocol: Protocol,
     max_cert_chain: Option<usize>,
+    algorithms: &Algorithms,
 ) -> Result<SslContextBuilder, ErrorStack> {
     let mut context = SslContext::builder(method)?;
     let (oldest, newest) = match protocol {
         Protocol::Dtls => (SslVersion::DTLS1_2, SslVersion::DTLS1_2),
-        Protocol::Tls => (SslVersion::TLS1_2, SslVersion::TLS1_3),
+        Protocol::Tls => algorithms.suites.versions(),
     };
     context.set_min_proto_version(Some(oldest))?;
     context.set_max_proto_version(Some(newest))?;
@@ -364,7 +370,18 @@ fn common(
         // Idle sessions keep no buffers; a message that waits for a renegotiation moves.
         context.set_mode(SslMode::RELEASE_BUFFERS | SslMode::ACCEPT_MOVING_WRITE_BUFFER);
     }
-    context.set_cipher_list(CIPHERS)?;
+    if let Some(suites) = algorithms.suites.old(false) {
+        context.set_cipher_list(&suites)?;
+    }
+    if let Some(suites) = algorithms.suites.new_ones() {
+        context.set_ciphersuites(&suites)?;
+    }
+    if let Some(groups) = algorithms.groups.list() {
+        context.set_groups_list(&groups)?;
+    }
+    if algorithms.suites.has_short_tags() {
+        sys::ossl::admit_short_tags(&mut context);
+    }
     let max_cert_chain = u32::try_from(max_cert_chain.unwrap_or(MAX_CERT_CHAIN)).unwrap_or(u32::MAX);
     sys::ossl::set_max_cert_list(&mut context, max_cert_chain);
     Ok(context)

@@ -2,7 +2,7 @@
 
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use foreign_types::{ForeignType, ForeignTypeRef};
 use libc::{c_char, c_int, c_long, c_uint, c_void};
@@ -19,7 +19,21 @@ struct BioAddr {
     _opaque: [u8; 0],
 }
 
+/// `SSL_CTX_set_security_callback`'s: whether an operation of so many bits of security may be.
+type SecurityCallback = unsafe extern "C" fn(
+    *const ffi::SSL,
+    *const ffi::SSL_CTX,
+    c_int,
+    c_int,
+    c_int,
+    *mut c_void,
+    *mut c_void,
+) -> c_int;
+
 unsafe extern "C" {
+    fn SSL_CTX_set_security_callback(context: *mut ffi::SSL_CTX, callback: Option<SecurityCallback>);
+    fn SSL_CTX_get_security_callback(context: *const ffi::SSL_CTX) -> Option<SecurityCallback>;
+    fn SSL_CIPHER_get_protocol_id(cipher: *const ffi::SSL_CIPHER) -> u16;
     fn DTLSv1_listen(ssl: *mut ffi::SSL, client: *mut BioAddr) -> c_int;
     fn BIO_ADDR_new() -> *mut BioAddr;
     fn BIO_ADDR_free(address: *mut BioAddr);
@@ -209,6 +223,51 @@ pub(crate) fn max_cert_list(ssl: &SslRef) -> usize {
     // SAFETY: the session is live, and this command only reads a number of it.
     let bytes = unsafe { ffi::SSL_ctrl(ssl.as_ptr(), SSL_CTRL_GET_MAX_CERT_LIST, 0, ptr::null_mut()) };
     usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// Lets suites with a tag of 8 bytes (`CCM_8`) pass the context's security level, which stays as it is for all else: keys,
+/// certificates, signatures and groups
+/// ([SSL_CTX_set_security_callback(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_set_security_level/)).
+pub(crate) fn admit_short_tags(context: &mut SslContextBuilder) {
+    // SAFETY: the context is live. OpenSSL's own callback is the same function for every context; ours takes what it does.
+    unsafe {
+        if let Some(default) = SSL_CTX_get_security_callback(context.as_ptr())
+            && default as usize != admit_short_tag as *const () as usize
+        {
+            let _ = LEVEL.set(default);
+        }
+        SSL_CTX_set_security_callback(context.as_ptr(), Some(admit_short_tag));
+    }
+}
+
+/// OpenSSL's own check of the security level.
+static LEVEL: OnceLock<SecurityCallback> = OnceLock::new();
+
+/// Called by OpenSSL alone, which passes a cipher with the operations on ciphers.
+unsafe extern "C" fn admit_short_tag(
+    ssl: *const ffi::SSL,
+    context: *const ffi::SSL_CTX,
+    operation: c_int,
+    bits: c_int,
+    nid: c_int,
+    other: *mut c_void,
+    data: *mut c_void,
+) -> c_int {
+    // SSL_SECOP_CIPHER_SUPPORTED, _SHARED and _CHECK (ssl.h): `other` is an SSL_CIPHER.
+    const OF_CIPHERS: [c_int; 3] = [0x10001, 0x10002, 0x10003];
+    // The suites of RFC 6655 §4 and RFC 7251 that the framework has, and that of TLS 1.3 (RFC 8446 §B.4).
+    const SHORT_TAGS: [u16; 5] = [0xc0a8, 0xc0a9, 0xc0ae, 0xc0af, 0x1305];
+    // SAFETY: the operation says that `other` is a cipher, of OpenSSL's tables.
+    let cipher = (OF_CIPHERS.contains(&operation) && !other.is_null())
+        .then(|| unsafe { SSL_CIPHER_get_protocol_id(other.cast()) });
+    if cipher.is_some_and(|cipher| SHORT_TAGS.contains(&cipher)) {
+        return 1;
+    }
+    match LEVEL.get() {
+        // SAFETY: what OpenSSL gave to this callback is for that one.
+        Some(level) => unsafe { level(ssl, context, operation, bits, nid, other, data) },
+        None => 0,
+    }
 }
 
 /// SSL_CTX_set_max_cert_list: the longest certificate chain that a peer may send, in bytes.

@@ -12,8 +12,8 @@ use openssl::ssl::{
 use parking_lot::Mutex;
 
 use super::chain::{self, keep_record};
-use super::{Protocol, check_srtp, common, psk, use_authorities, use_identity, verify_keys, wire};
-use crate::credentials::{CaBundle, Identity, PublicKey, RevocationList, refused};
+use super::{Protocol, check_srtp, check_suites, common, psk, use_authorities, use_identity, verify_keys, wire};
+use crate::credentials::{Algorithms, CaBundle, Identity, PublicKey, RevocationList, refused};
 use crate::error::IdentityError;
 use crate::sys::ossl;
 use crate::sys::raw_keys::{self, Side};
@@ -31,7 +31,16 @@ pub(crate) struct ClientCredentials {
     pub(crate) alpn: Vec<Vec<u8>>,
     pub(crate) srtp: Option<String>,
     pub(crate) max_cert_chain: Option<usize>,
+    pub(crate) algorithms: Algorithms,
     pub(crate) sessions: Arc<Sessions>,
+}
+
+impl ClientCredentials {
+    /// Whether only a pre-shared key proves who the server is. It proves that to both sides, and only suites with such a
+    /// key ask for it.
+    fn psk_only(&self) -> bool {
+        self.psk.is_some() && self.authorities.is_none()
+    }
 }
 
 /// Servers whose sessions are kept, at most.
@@ -118,6 +127,7 @@ pub(crate) fn client(
         return Err(IdentityError::BadPsk);
     }
     check_srtp(credentials.srtp.as_deref())?;
+    check_suites(&credentials.algorithms, protocol, credentials.psk_only())?;
     if let (Some(lists), Some(bundle)) = (&credentials.revoked, &credentials.authorities) {
         lists.check_authorities(&bundle.certificates)?;
     }
@@ -150,10 +160,11 @@ fn build_client(
     credentials: &ClientCredentials,
     protocol: Protocol,
 ) -> Result<SslContextBuilder, ErrorStack> {
-    let mut context = match protocol {
-        Protocol::Dtls => common(SslMethod::dtls_client(), protocol, credentials.max_cert_chain)?,
-        Protocol::Tls => common(SslMethod::tls_client(), protocol, credentials.max_cert_chain)?,
+    let method = match protocol {
+        Protocol::Dtls => SslMethod::dtls_client(),
+        Protocol::Tls => SslMethod::tls_client(),
     };
+    let mut context = common(method, protocol, credentials.max_cert_chain, &credentials.algorithms)?;
     match &credentials.authorities {
         Some(bundle) => use_authorities(&mut context, Some(bundle), credentials.revoked.as_ref())?,
         None if credentials.accept_any || credentials.raw_key.is_some() => {}
@@ -194,9 +205,8 @@ fn build_client(
             key_out[..key.len()].copy_from_slice(&key);
             Ok(key.len())
         });
-        // A key from both sides is proof enough, and only PSK suites ask for it.
-        if credentials.authorities.is_none() {
-            context.set_cipher_list("ECDHE-PSK-CHACHA20-POLY1305:PSK-AES128-GCM-SHA256:PSK-AES256-GCM-SHA384:PSK-CHACHA20-POLY1305")?;
+        if let Some(suites) = credentials.algorithms.suites.old(true).filter(|_| credentials.psk_only()) {
+            context.set_cipher_list(&suites)?;
         }
     }
     Ok(context)

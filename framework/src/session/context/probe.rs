@@ -11,7 +11,7 @@ use openssl::pkey::Id;
 use openssl::ssl::{SslContext, SslMethod, SslVerifyMode, SslVersion};
 
 use super::{Protocol, common, use_identity};
-use crate::credentials::{Identity, name_line};
+use crate::credentials::{Algorithms, Identity, name_line};
 use crate::error::{EndReason, IdentityError};
 use crate::session::engine::{Engine, Framing};
 use crate::session::handshake::Failure;
@@ -29,15 +29,19 @@ const MAX_ROUNDS: usize = 16;
 /// # Errors
 ///
 /// [`IdentityError::UnusableKey`]: it cannot be served at all.
-pub(super) fn newest_version(identity: &Identity, protocol: Protocol) -> Result<SslVersion, IdentityError> {
+pub(super) fn newest_version(
+    identity: &Identity,
+    algorithms: &Algorithms,
+    protocol: Protocol,
+) -> Result<SslVersion, IdentityError> {
     let certificate = || name_line(identity.chain[0].subject_name());
     let (oldest, newest, name) = match protocol {
         Protocol::Dtls => (SslVersion::DTLS1_2, SslVersion::DTLS1_2, "DTLS 1.2"),
         Protocol::Tls => (SslVersion::TLS1_2, SslVersion::TLS1_3, "TLS"),
     };
-    let found = match try_version(identity, protocol, newest) {
+    let found = match try_version(identity, algorithms, protocol, newest) {
         Ok(()) => newest,
-        Err(_) if newest != oldest && try_version(identity, protocol, oldest).is_ok() => oldest,
+        Err(_) if newest != oldest && try_version(identity, algorithms, protocol, oldest).is_ok() => oldest,
         Err(failure) => {
             return Err(IdentityError::UnusableKey {
                 protocol: name,
@@ -62,13 +66,18 @@ pub(super) fn newest_version(identity: &Identity, protocol: Protocol) -> Result<
 const COMMON_CURVES: [Nid; 3] = [Nid::X9_62_PRIME256V1, Nid::SECP384R1, Nid::SECP521R1];
 
 /// Runs a handshake of this version; the error is OpenSSL's reason.
-fn try_version(identity: &Identity, protocol: Protocol, version: SslVersion) -> Result<(), String> {
+fn try_version(
+    identity: &Identity,
+    algorithms: &Algorithms,
+    protocol: Protocol,
+    version: SslVersion,
+) -> Result<(), String> {
     let refused = |errors: ErrorStack| {
         let reason = errors.errors().first().and_then(|error| error.reason());
         reason.unwrap_or("OpenSSL gives no reason").to_owned()
     };
-    let server = server(identity, protocol).map_err(refused)?;
-    let client = client(identity, protocol, version).map_err(refused)?;
+    let server = server(identity, algorithms, protocol).map_err(refused)?;
+    let client = client(identity, algorithms, protocol, version).map_err(refused)?;
     shake_hands(&server, &client, protocol).map_err(|failure| match failure {
         Failure::Ended(EndReason::HandshakeFailed(why)) | Failure::Unverified(why) => why,
         other => other.to_string(),
@@ -99,18 +108,23 @@ fn shake_hands(server: &SslContext, client: &SslContext, protocol: Protocol) -> 
     Err(Failure::Ended(EndReason::HandshakeTimedOut))
 }
 
-fn server(identity: &Identity, protocol: Protocol) -> Result<SslContext, ErrorStack> {
+fn server(identity: &Identity, algorithms: &Algorithms, protocol: Protocol) -> Result<SslContext, ErrorStack> {
     let method = match protocol {
         Protocol::Dtls => SslMethod::dtls_server(),
         Protocol::Tls => SslMethod::tls_server(),
     };
-    let mut context = common(method, protocol, None)?;
+    let mut context = common(method, protocol, None, algorithms)?;
     use_identity(&mut context, identity)?;
     Ok(context.build())
 }
 
 /// A client that takes whatever there is.
-fn client(identity: &Identity, protocol: Protocol, version: SslVersion) -> Result<SslContext, ErrorStack> {
+fn client(
+    identity: &Identity,
+    algorithms: &Algorithms,
+    protocol: Protocol,
+    version: SslVersion,
+) -> Result<SslContext, ErrorStack> {
     let mut context = SslContext::builder(match protocol {
         Protocol::Dtls => SslMethod::dtls_client(),
         Protocol::Tls => SslMethod::tls_client(),
@@ -120,10 +134,18 @@ fn client(identity: &Identity, protocol: Protocol, version: SslVersion) -> Resul
     context.set_security_level(0);
     context.set_verify(SslVerifyMode::NONE);
     context.set_cipher_list("ALL")?;
+    if let Some(suites) = algorithms.suites.new_ones() {
+        context.set_ciphersuites(&suites)?;
+    }
+    let groups = algorithms.groups.list();
+    if let Some(groups) = &groups {
+        context.set_groups_list(groups)?;
+    }
     // A server may use an ECDSA key only if the client offers its curve (RFC 8422 §5.1). OpenSSL refuses the list if
     // TLS has no such curve.
     if let Some(curve) = curve(identity).and_then(|curve| curve.short_name().ok()) {
-        let _ = context.set_groups_list(&format!("{curve}:X25519:P-256:P-384:P-521"));
+        let groups = groups.as_deref().unwrap_or("X25519:P-256:P-384:P-521");
+        let _ = context.set_groups_list(&format!("{curve}:{groups}"));
     }
     Ok(context.build())
 }

@@ -1,0 +1,406 @@
+//! Which cipher suites and groups a handshake may choose.
+
+use std::fmt;
+use std::str::FromStr;
+
+use openssl::error::ErrorStack;
+use openssl::ssl::{SslContext, SslMethod, SslVersion};
+
+/// A cipher suite that can be chosen: one with an AEAD cipher, and before TLS 1.3 with an ephemeral or a pre-shared key.
+#[derive(Debug, PartialEq, Eq)]
+struct Suite {
+    /// OpenSSL's name.
+    name: &'static str,
+    /// The name in IANA's registry.
+    registered: &'static str,
+    /// Whether both sides have a pre-shared key.
+    psk: bool,
+    profile: Profile,
+}
+
+/// The smallest named profile that a suite is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Profile {
+    Default,
+    Constrained,
+    /// Only its own name selects it.
+    Neither,
+}
+
+const fn suite(name: &'static str, registered: &'static str, psk: bool, profile: Profile) -> Suite {
+    Suite { name, registered, psk, profile }
+}
+
+const fn certified(name: &'static str, registered: &'static str) -> Suite {
+    suite(name, registered, false, Profile::Default)
+}
+
+const fn shared(name: &'static str, registered: &'static str) -> Suite {
+    suite(name, registered, true, Profile::Default)
+}
+
+/// The suites of TLS 1.3, the preferred one first. OpenSSL has the registered names too.
+const NEW: &[Suite] = &[
+    certified("TLS_AES_256_GCM_SHA384", "TLS_AES_256_GCM_SHA384"),
+    certified("TLS_CHACHA20_POLY1305_SHA256", "TLS_CHACHA20_POLY1305_SHA256"),
+    certified("TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
+    suite("TLS_AES_128_CCM_SHA256", "TLS_AES_128_CCM_SHA256", false, Profile::Neither),
+    suite("TLS_AES_128_CCM_8_SHA256", "TLS_AES_128_CCM_8_SHA256", false, Profile::Neither),
+];
+
+/// The suites of TLS 1.2 and DTLS 1.2, the preferred one first: those with forward secrecy, then the plain ones with a
+/// pre-shared key, which lack it and are there for constrained devices (RFC 7925 §4.2).
+const OLD: &[Suite] = &[
+    certified("ECDHE-ECDSA-AES256-GCM-SHA384", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"),
+    certified("ECDHE-RSA-AES256-GCM-SHA384", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"),
+    certified("ECDHE-ECDSA-AES128-GCM-SHA256", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
+    certified("ECDHE-RSA-AES128-GCM-SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"),
+    certified("ECDHE-ECDSA-CHACHA20-POLY1305", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"),
+    certified("ECDHE-RSA-CHACHA20-POLY1305", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"),
+    certified("ECDHE-ECDSA-AES128-CCM", "TLS_ECDHE_ECDSA_WITH_AES_128_CCM"),
+    certified("ECDHE-ECDSA-AES256-CCM", "TLS_ECDHE_ECDSA_WITH_AES_256_CCM"),
+    suite("ECDHE-ECDSA-AES128-CCM8", "TLS_ECDHE_ECDSA_WITH_AES_128_CCM_8", false, Profile::Constrained),
+    suite("ECDHE-ECDSA-AES256-CCM8", "TLS_ECDHE_ECDSA_WITH_AES_256_CCM_8", false, Profile::Neither),
+    shared("ECDHE-PSK-CHACHA20-POLY1305", "TLS_ECDHE_PSK_WITH_CHACHA20_POLY1305_SHA256"),
+    shared("PSK-AES128-GCM-SHA256", "TLS_PSK_WITH_AES_128_GCM_SHA256"),
+    shared("PSK-AES256-GCM-SHA384", "TLS_PSK_WITH_AES_256_GCM_SHA384"),
+    shared("PSK-CHACHA20-POLY1305", "TLS_PSK_WITH_CHACHA20_POLY1305_SHA256"),
+    shared("PSK-AES128-CCM", "TLS_PSK_WITH_AES_128_CCM"),
+    shared("PSK-AES256-CCM", "TLS_PSK_WITH_AES_256_CCM"),
+    suite("PSK-AES128-CCM8", "TLS_PSK_WITH_AES_128_CCM_8", true, Profile::Constrained),
+    suite("PSK-AES256-CCM8", "TLS_PSK_WITH_AES_256_CCM_8", true, Profile::Neither),
+];
+
+/// The groups that can be chosen, each with its other names.
+const GROUPS: &[(&str, &[&str])] = &[
+    ("X25519", &[]),
+    ("P-256", &["secp256r1", "prime256v1"]),
+    ("X448", &[]),
+    ("P-384", &["secp384r1"]),
+    ("P-521", &["secp521r1"]),
+    ("brainpoolP256r1", &[]),
+    ("brainpoolP384r1", &[]),
+    ("brainpoolP512r1", &[]),
+    ("X25519MLKEM768", &[]),
+    ("SecP256r1MLKEM768", &[]),
+    ("SecP384r1MLKEM1024", &[]),
+];
+
+const DEFAULT: &str = "default";
+const CONSTRAINED: &str = "constrained";
+
+/// The cipher suites that a side of a handshake accepts, the preferred one first. Those of TLS 1.3 are for TLS 1.3, all
+/// others for TLS 1.2 and DTLS 1.2; a version without a suite is not spoken.
+///
+/// They are read from a list with colons or commas, of names in OpenSSL's or IANA's spelling, and of two profiles.
+/// `default` has suites with full authentication tags alone. `constrained` has in addition `TLS_PSK_WITH_AES_128_CCM_8` and
+/// `TLS_ECDHE_ECDSA_WITH_AES_128_CCM_8`, which CoAP devices must have (RFC 7252 §9.1.3). Their tags of 8 bytes are why
+/// OpenSSL 3 wants security level 0 for them (`@SECLEVEL=0` in the other side's list, if that is OpenSSL too). This side
+/// admits these suites alone to its level, which stays as it is for keys, certificates and signatures.
+///
+/// ```
+/// use peeloff::{CipherSuites, Credentials};
+///
+/// # fn main() -> Result<(), peeloff::AlgorithmError> {
+/// let suites: CipherSuites = "default:TLS_PSK_WITH_AES_128_CCM_8".parse()?;
+/// assert!(suites.has_short_tags());
+/// let credentials = Credentials::new().cipher_suites(suites);
+/// # let _ = credentials; Ok(()) }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CipherSuites(Vec<&'static Suite>);
+
+impl CipherSuites {
+    /// Returns the suites for constrained devices, with those of the default.
+    pub fn constrained() -> Self {
+        Self(all().filter(|suite| suite.profile != Profile::Neither).collect())
+    }
+
+    /// Whether there is a suite with a tag of 8 bytes (`CCM_8`): each forged record has a chance of 2^-64.
+    pub fn has_short_tags(&self) -> bool {
+        self.0.iter().any(|suite| suite.registered.contains("CCM_8"))
+    }
+
+    /// OpenSSL's list for versions before TLS 1.3; with `psk`, of those with a pre-shared key. `None` if there is none.
+    pub(crate) fn old(&self, psk: bool) -> Option<String> {
+        list(self.0.iter().filter(|suite| !is_new(suite) && (suite.psk || !psk)))
+    }
+
+    /// OpenSSL's list for TLS 1.3. `None` if there is none.
+    pub(crate) fn new_ones(&self) -> Option<String> {
+        list(self.0.iter().filter(|suite| is_new(suite)))
+    }
+
+    /// The same, those with SHA-256 first: a key from a callback goes with these (RFC 8446 §4.2.11), and OpenSSL passes
+    /// over one that does not go with the suite.
+    pub(crate) fn sha256_first(&self) -> Option<String> {
+        let mut suites: Vec<_> = self.0.iter().filter(|suite| is_new(suite)).collect();
+        suites.sort_by_key(|suite| (!suite.name.ends_with("SHA256"), !suite.name.contains("AES_128_GCM")));
+        list(suites.into_iter())
+    }
+
+    /// The oldest and the newest version of TLS that has a suite here.
+    pub(crate) fn versions(&self) -> (SslVersion, SslVersion) {
+        let has = |new| self.0.iter().any(|suite| is_new(suite) == new);
+        let oldest = if has(false) { SslVersion::TLS1_2 } else { SslVersion::TLS1_3 };
+        let newest = if has(true) { SslVersion::TLS1_3 } else { SslVersion::TLS1_2 };
+        (oldest, newest)
+    }
+}
+
+fn all() -> impl Iterator<Item = &'static Suite> {
+    NEW.iter().chain(OLD)
+}
+
+fn is_new(suite: &Suite) -> bool {
+    NEW.iter().any(|new| new.name == suite.name)
+}
+
+fn list<'a>(suites: impl Iterator<Item = &'a &'static Suite>) -> Option<String> {
+    let names: Vec<&str> = suites.map(|suite| suite.name).collect();
+    (!names.is_empty()).then(|| names.join(":"))
+}
+
+impl Default for CipherSuites {
+    fn default() -> Self {
+        Self(all().filter(|suite| suite.profile == Profile::Default).collect())
+    }
+}
+
+impl FromStr for CipherSuites {
+    type Err = AlgorithmError;
+
+    fn from_str(text: &str) -> Result<Self, AlgorithmError> {
+        let mut found: Vec<&'static Suite> = Vec::new();
+        for item in items(text) {
+            let named: Vec<_> = match item {
+                DEFAULT => Self::default().0,
+                CONSTRAINED => Self::constrained().0,
+                name => vec![find_suite(name)?],
+            };
+            named.into_iter().for_each(|suite| {
+                if !found.contains(&suite) {
+                    found.push(suite);
+                }
+            });
+        }
+        match found.is_empty() {
+            true => Err(AlgorithmError::Empty { kind: "cipher suite", example: "default or constrained" }),
+            false => Ok(Self(found)),
+        }
+    }
+}
+
+impl fmt::Display for CipherSuites {
+    /// Writes the list as it can be read again.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            suites if *suites == Self::default() => f.write_str(DEFAULT),
+            suites if *suites == Self::constrained() => f.write_str(CONSTRAINED),
+            Self(suites) => f.write_str(&list(suites.iter()).unwrap_or_default()),
+        }
+    }
+}
+
+fn find_suite(name: &str) -> Result<&'static Suite, AlgorithmError> {
+    let is = |known: &str| known.eq_ignore_ascii_case(name);
+    if let Some(found) = all().find(|suite| is(suite.name) || is(suite.registered)) {
+        return Ok(found);
+    }
+    let name = name.to_owned();
+    if let Some(why) = weakness(&name) {
+        return Err(AlgorithmError::Refused { name, why });
+    }
+    let known = all().flat_map(|suite| [suite.name, suite.registered]).chain([DEFAULT, CONSTRAINED]);
+    Err(AlgorithmError::Unknown { kind: "cipher suite", nearest: nearest(&name, known), name })
+}
+
+/// Why a suite that OpenSSL may have is none of these; `None` if there seems to be no such suite.
+fn weakness(name: &str) -> Option<&'static str> {
+    let upper = name.to_ascii_uppercase();
+    let has = |part: &str| upper.contains(part);
+    let is_openssls = !name.contains(['+', '!', '@', '\0'])
+        && SslContext::builder(SslMethod::tls())
+            .and_then(|mut context| {
+                context.set_security_level(0);
+                context.set_cipher_list(name)
+            })
+            .inspect_err(|_| drop(ErrorStack::get()))
+            .is_ok();
+    if !is_openssls && !(upper.starts_with("TLS_") && has("_WITH_")) {
+        return None;
+    }
+    Some(match () {
+        () if has("NULL") => "it does not encrypt",
+        () if has("ANON") || has("ADH") || has("AECDH") => "neither side shows who it is",
+        () if !has("GCM") && !has("CCM") && !has("POLY1305") => "its cipher is no AEAD",
+        () if is_openssls => "only suites with ECDHE or PSK and AES-GCM, AES-CCM or ChaCha20-Poly1305 are served",
+        () => return None,
+    })
+}
+
+/// The groups for key agreement that a side accepts, the preferred one first. A client also takes ECDSA certificates on
+/// these curves alone before TLS 1.3 (RFC 8422 §5.1).
+///
+/// They are read from a list with colons or commas, such as `X25519:P-256`, or `default`, which leaves the choice to
+/// OpenSSL.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Groups(Vec<&'static str>);
+
+impl Groups {
+    /// OpenSSL's list; `None` if it has the choice.
+    pub(crate) fn list(&self) -> Option<String> {
+        (!self.0.is_empty()).then(|| self.0.join(":"))
+    }
+}
+
+impl FromStr for Groups {
+    type Err = AlgorithmError;
+
+    fn from_str(text: &str) -> Result<Self, AlgorithmError> {
+        if text.trim() == DEFAULT {
+            return Ok(Self::default());
+        }
+        let mut found = Vec::new();
+        for item in items(text) {
+            let is = |known: &str| known.eq_ignore_ascii_case(item);
+            let Some((name, _)) = GROUPS.iter().find(|(name, others)| is(name) || others.iter().any(|n| is(n)))
+            else {
+                let known = GROUPS.iter().flat_map(|(name, others)| std::iter::once(name).chain(*others));
+                return Err(AlgorithmError::Unknown {
+                    kind: "group",
+                    name: item.to_owned(),
+                    nearest: nearest(item, known.copied()),
+                });
+            };
+            let accepted = SslContext::builder(SslMethod::tls())
+                .and_then(|mut context| context.set_groups_list(name))
+                .is_ok();
+            if !accepted {
+                return Err(AlgorithmError::Refused {
+                    name: (*name).to_owned(),
+                    why: "the OpenSSL that is linked does not have it",
+                });
+            }
+            if !found.contains(name) {
+                found.push(*name);
+            }
+        }
+        match found.is_empty() {
+            true => Err(AlgorithmError::Empty { kind: "group", example: "default or X25519:P-256" }),
+            false => Ok(Self(found)),
+        }
+    }
+}
+
+impl fmt::Display for Groups {
+    /// Writes the list as it can be read again.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.list().unwrap_or_else(|| DEFAULT.to_owned()))
+    }
+}
+
+fn items(text: &str) -> impl Iterator<Item = &str> {
+    text.split([':', ',']).map(str::trim).filter(|item| !item.is_empty())
+}
+
+/// The known name that is most like this one, if one is like it at all.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
+    let name = name.to_ascii_lowercase();
+    let likeness = |known: &str| strsim::normalized_damerau_levenshtein(&name, &known.to_ascii_lowercase());
+    let best = known.map(|known| (likeness(known), known)).max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (best.0 >= 0.6).then(|| best.1.to_owned())
+}
+
+/// Why a text names no [`CipherSuites`] or [`Groups`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AlgorithmError {
+    /// Nothing has this name.
+    #[error("there is no {kind} {name}{}", nearest.as_ref().map(|name| format!(": the nearest is {name}")).unwrap_or_default())]
+    Unknown {
+        /// "cipher suite" or "group".
+        kind: &'static str,
+        /// What was given.
+        name: String,
+        /// A name that is like it.
+        nearest: Option<String>,
+    },
+    /// It is too weak, or cannot be had here.
+    #[error("{name} cannot be used: {why}")]
+    Refused {
+        /// What was given.
+        name: String,
+        /// The reason.
+        why: &'static str,
+    },
+    /// The list is empty.
+    #[error("the list names no {kind}: write names divided by colons, or {example}")]
+    Empty {
+        /// "cipher suite" or "group".
+        kind: &'static str,
+        /// What would do.
+        example: &'static str,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openssl_has_every_suite_and_the_profiles_read_back() {
+        for suites in [CipherSuites::default(), CipherSuites::constrained(), CipherSuites(all().collect())] {
+            let mut context = SslContext::builder(SslMethod::tls()).unwrap();
+            context.set_cipher_list(&suites.old(false).unwrap()).unwrap();
+            context.set_ciphersuites(&suites.new_ones().unwrap()).unwrap();
+            assert_eq!(suites.to_string().parse(), Ok(suites));
+        }
+        for suite in OLD {
+            let mut context = SslContext::builder(SslMethod::tls()).unwrap();
+            context.set_cipher_list(suite.name).unwrap();
+            assert_eq!(openssl::ssl::cipher_name(suite.registered), suite.name);
+        }
+    }
+
+    #[test]
+    fn names_are_taken_in_both_spellings_once() {
+        let suites: CipherSuites =
+            "TLS_PSK_WITH_AES_128_CCM_8, psk-aes128-ccm8:TLS_AES_128_GCM_SHA256".parse().unwrap();
+        assert_eq!(suites.to_string(), "PSK-AES128-CCM8:TLS_AES_128_GCM_SHA256");
+        assert_eq!(suites.old(true).as_deref(), Some("PSK-AES128-CCM8"));
+        assert!(suites.has_short_tags());
+        assert!(!CipherSuites::default().has_short_tags());
+        let groups: Groups = "secp256r1:x25519,P-256".parse().unwrap();
+        assert_eq!(groups.to_string(), "P-256:X25519");
+        assert_eq!("default".parse(), Ok(Groups::default()));
+    }
+
+    #[test]
+    fn unknown_names_are_told_the_nearest_and_weak_ones_why() {
+        let of = |text: &str| text.parse::<CipherSuites>().unwrap_err().to_string();
+        assert_eq!(
+            of("PSK-AES128-CCM9"),
+            "there is no cipher suite PSK-AES128-CCM9: the nearest is PSK-AES128-CCM8"
+        );
+        assert_eq!(of("constraind"), "there is no cipher suite constraind: the nearest is constrained");
+        assert_eq!(of("x"), "there is no cipher suite x");
+        for (name, why) in [
+            ("ECDHE-ECDSA-NULL-SHA", "it does not encrypt"),
+            ("TLS_RSA_WITH_NULL_SHA256", "it does not encrypt"),
+            ("ADH-AES128-GCM-SHA256", "neither side shows who it is"),
+            ("AECDH-AES128-SHA", "neither side shows who it is"),
+            ("ECDHE-RSA-AES128-SHA256", "its cipher is no AEAD"),
+            ("TLS_ECDHE_PSK_WITH_AES_128_CBC_SHA256", "its cipher is no AEAD"),
+            ("AES128-GCM-SHA256", "only suites with ECDHE or PSK"),
+            ("ALL", "its cipher is no AEAD"),
+        ] {
+            let error = of(name);
+            assert!(error.starts_with(&format!("{name} cannot be used: {why}")), "{error}");
+        }
+        assert!(of(":,").contains("names no cipher suite"));
+        let of = |text: &str| text.parse::<Groups>().unwrap_err().to_string();
+        assert_eq!(of("X25591"), "there is no group X25591: the nearest is X25519");
+        assert!(of("").contains("names no group"));
+    }
+}
