@@ -355,7 +355,9 @@ pub enum IdentityError {
         why: String,
     },
     /// None of the cipher suites that are allowed is of this protocol, or with a pre-shared key alone, has such a key.
-    #[error("none of the cipher suites can be used with {protocol} and these credentials; add `default` to the list")]
+    #[error(
+        "none of the cipher suites can be used with {protocol} and these credentials; add `default` to the list"
+    )]
     NoSuite {
         /// "DTLS 1.2" or "TLS".
         protocol: &'static str,

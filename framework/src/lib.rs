@@ -80,8 +80,8 @@ pub use association::AssociationId;
 pub use client::Client;
 pub use config::Timeouts;
 pub use credentials::{
-    AlgorithmError, CaBundle, CipherSuites, ClientAuth, Credentials, Expiration, Groups, Identity, PeerCertificate, PeerIdentity, PublicKey,
-    RevocationList, SharedKeys,
+    AlgorithmError, CaBundle, CipherSuites, ClientAuth, Credentials, Expiration, Groups, Identity,
+    PeerCertificate, PeerIdentity, PublicKey, RevocationList, SharedKeys,
 };
 pub use dispatcher::admit::{Limits, Refusal};
 pub use error::{ConnectError, EndReason, Error, IdentityError, NoSctp, StartError, TrySendError};

@@ -7,6 +7,7 @@ use clap::builder::ArgPredicate;
 use clap::{Args, ValueEnum};
 use peeloff::{Address, Limits, Scheme, Timeouts};
 
+use crate::algorithms::AlgorithmArgs;
 use crate::authorize::{SanPattern, SubjectPattern};
 use crate::logging::LogArgs;
 use crate::sctp::SctpArgs;
@@ -161,6 +162,10 @@ pub struct CredentialArgs {
     /// so much memory.
     #[arg(long, value_name = "BYTES", default_value_t = Size(16 << 10))]
     pub max_cert_chain: Size,
+
+    /// What a handshake may choose.
+    #[command(flatten)]
+    pub algorithms: AlgorithmArgs,
 
     /// Admit certificates with a subject like `CN=*,O=Example`.
     ///

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use peeloff::{CaBundle, ClientAuth, Credentials, Identity, IdentityError, RevocationList, SharedKeys};
 
+use crate::algorithms::AlgorithmArgs;
 use crate::authorize::Guests;
 use crate::cli::{ClientAuthMode, CredentialArgs};
 use crate::explain;
@@ -36,6 +37,8 @@ pub fn load(args: &CredentialArgs, self_signed: Option<&Identity>) -> Result<Loa
     let alpn: Vec<&str> = args.alpn.iter().map(|protocol| protocol.0.as_str()).collect();
     let mut credentials =
         Credentials::new().client_auth(client_auth(args)?).alpn(&alpn).max_cert_chain(args.max_cert_chain.0);
+    let AlgorithmArgs { ciphers, groups } = args.algorithms.clone();
+    credentials = credentials.cipher_suites(ciphers).groups(groups);
     for identity in identities {
         credentials = credentials.identity(identity);
     }

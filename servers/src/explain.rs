@@ -41,6 +41,7 @@ pub(crate) fn credentials(error: IdentityError) -> Failure {
         IdentityError::NoOcspResponse { .. } => "--ocsp",
         IdentityError::BadKeyFile { .. } => "--key-file",
         IdentityError::Unwritable { .. } => "--key-log",
+        IdentityError::NoSuite { .. } => "--ciphers",
         IdentityError::BadAlpn => "--alpn",
         IdentityError::BadPsk => "--psk",
         IdentityError::BadServerName { .. } => "--server-name",

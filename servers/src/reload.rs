@@ -28,6 +28,8 @@ const LIVE: &[&str] = &[
     "client-auth",
     "crl",
     "max-cert-chain",
+    "ciphers",
+    "groups",
     "allow-subject",
     "allow-san",
     "psk-file",
@@ -162,6 +164,7 @@ impl<T: ServerOptions> Running<T> {
         self.self_signed = self_signed.or(self.self_signed.take());
         self.expirations = expirations;
         self.warn_of_expiry();
+        args.credentials.algorithms.warn();
         self.handle.set_limits(args.limits.to_limits());
         change_log();
         let names = |older: &Config<T>, live: bool| -> Vec<String> {

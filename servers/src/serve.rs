@@ -73,6 +73,7 @@ where
     let handle = server.handle();
     let mut running = Running::new(config, self_signed, expirations, handle.clone());
     running.warn_of_expiry();
+    running.args().credentials.algorithms.warn();
     let signal = wait(&asked, &mut running);
     let (grace, peers) = (running.args().timeouts.drain_timeout, handle.stats().peers);
     tracing::info!(signal, %grace, peers, "shutting down");

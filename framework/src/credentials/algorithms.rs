@@ -234,7 +234,9 @@ fn weakness(name: &str) -> Option<&'static str> {
         () if has("NULL") => "it does not encrypt",
         () if has("ANON") || has("ADH") || has("AECDH") => "neither side shows who it is",
         () if !has("GCM") && !has("CCM") && !has("POLY1305") => "its cipher is no AEAD",
-        () if is_openssls => "only suites with ECDHE or PSK and AES-GCM, AES-CCM or ChaCha20-Poly1305 are served",
+        () if is_openssls => {
+            "only suites with ECDHE or PSK and AES-GCM, AES-CCM or ChaCha20-Poly1305 are served"
+        }
         () => return None,
     })
 }
@@ -264,7 +266,8 @@ impl FromStr for Groups {
         let mut found = Vec::new();
         for item in items(text) {
             let is = |known: &str| known.eq_ignore_ascii_case(item);
-            let Some((name, _)) = GROUPS.iter().find(|(name, others)| is(name) || others.iter().any(|n| is(n)))
+            let Some((name, _)) =
+                GROUPS.iter().find(|(name, others)| is(name) || others.iter().any(|n| is(n)))
             else {
                 let known = GROUPS.iter().flat_map(|(name, others)| std::iter::once(name).chain(*others));
                 return Err(AlgorithmError::Unknown {

@@ -330,7 +330,9 @@ fn check_suites(algorithms: &Algorithms, protocol: Protocol, psk_only: bool) -> 
     let old = suites.old(psk_only).is_some();
     match protocol {
         Protocol::Dtls if !old => Err(IdentityError::NoSuite { protocol: "DTLS 1.2" }),
-        Protocol::Tls if !old && suites.new_ones().is_none() => Err(IdentityError::NoSuite { protocol: "TLS" }),
+        Protocol::Tls if !old && suites.new_ones().is_none() => {
+            Err(IdentityError::NoSuite { protocol: "TLS" })
+        }
         _ => Ok(()),
     }
 }

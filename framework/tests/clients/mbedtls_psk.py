@@ -1,6 +1,7 @@
 """A client of Mbed TLS with a pre-shared key: sends a line, prints what comes back, or why it is refused.
 
-Arguments: tls or dtls, host, port, the identity with Python's escapes, the key in hexadecimal.
+Arguments: tls or dtls, host, port, the identity with Python's escapes, the key in hexadecimal,
+and the cipher suite in the library's spelling if only one is offered.
 """
 
 import socket
@@ -16,13 +17,13 @@ def block(call, *arguments):
             return call(*arguments)
 
 
-scheme, host, port, identity, key = sys.argv[1:]
+scheme, host, port, identity, key, *suites = sys.argv[1:]
 key = (identity.encode().decode("unicode_escape"), bytes.fromhex(key))
 if scheme == "dtls":
-    configuration = tls.DTLSConfiguration(validate_certificates=False, pre_shared_key=key)
+    configuration = tls.DTLSConfiguration(validate_certificates=False, pre_shared_key=key, ciphers=suites or None)
     plain = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 else:
-    configuration = tls.TLSConfiguration(validate_certificates=False, pre_shared_key=key)
+    configuration = tls.TLSConfiguration(validate_certificates=False, pre_shared_key=key, ciphers=suites or None)
     plain = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
 plain.settimeout(20)
 client = tls.ClientContext(configuration).wrap_socket(plain, server_hostname=None)

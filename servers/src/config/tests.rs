@@ -298,6 +298,8 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("ocsp", &["ocsp.der"]),
     ("crl", &["crl.pem"]),
     ("max-cert-chain", &["100K"]),
+    ("ciphers", &["constrained"]),
+    ("groups", &["P-384:X25519"]),
     ("allow-subject", &["CN=alice*,O=Example"]),
     ("allow-san", &["dns:*.example"]),
     ("alpn", &["h2", "telemetry/1"]),

@@ -62,6 +62,8 @@ fn client(args: &NcArgs, settings: Settings, mut stream: StreamSettings) -> Resu
     let mut builder = Client::builder()
         .timeout(args.handshake_timeout().0)
         .max_cert_chain(args.max_cert_chain.0)
+        .cipher_suites(args.algorithms.ciphers.clone())
+        .groups(args.algorithms.groups.clone())
         .sctp(settings)
         .stream(stream);
     for local in &args.association.bind {

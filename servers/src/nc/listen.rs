@@ -13,6 +13,7 @@ use peeloff::{
     StreamSettings, Timeouts,
 };
 
+use crate::algorithms::AlgorithmArgs;
 use crate::credentials::{CRL_NEEDS_CA, authorities, identity, revoked, self_signed_identity};
 use crate::explain;
 use crate::failure::Failure;
@@ -76,7 +77,8 @@ fn start(
         }
         None => {}
     }
-    credentials = credentials.max_cert_chain(args.max_cert_chain.0);
+    let AlgorithmArgs { ciphers, groups } = args.algorithms.clone();
+    credentials = credentials.max_cert_chain(args.max_cert_chain.0).cipher_suites(ciphers).groups(groups);
     if let Some(ca) = &args.ca {
         credentials = credentials.client_auth(ClientAuth::Required(authorities(ca)?));
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use peeloff::Address;
 
+use crate::algorithms::AlgorithmArgs;
 use crate::failure::Failure;
 use crate::logging::LogArgs;
 use crate::nc::association::AssociationArgs;
@@ -125,6 +126,10 @@ pub struct NcArgs {
     #[arg(long, value_name = "BYTES", default_value_t = Size(16 << 10), help_heading = "Identity")]
     pub max_cert_chain: Size,
 
+    /// What a handshake may choose.
+    #[command(flatten)]
+    pub algorithms: AlgorithmArgs,
+
     /// Show the certificate chain in this PEM file, leaf first.
     ///
     /// With -l and without this option, the program makes a self-signed certificate for this run.
@@ -177,6 +182,7 @@ pub fn run(args: &NcArgs) -> Result<u8, Failure> {
     if args.block == Some(Size(0)) {
         return Err(Failure::input("--block 0 would send nothing: give a number of bytes, such as 1200"));
     }
+    args.algorithms.warn();
     let settings = args.association.to_settings(args.address.scheme)?;
     let stream = args.stream.to_settings([args.address.scheme])?;
     if args.listen { listen::run(args, settings, stream) } else { call::run(args, settings, stream) }

@@ -12,7 +12,9 @@ use openssl::ssl::{
 use parking_lot::Mutex;
 
 use super::chain::{self, keep_record};
-use super::{Protocol, check_srtp, check_suites, common, psk, use_authorities, use_identity, verify_keys, wire};
+use super::{
+    Protocol, check_srtp, check_suites, common, psk, use_authorities, use_identity, verify_keys, wire,
+};
 use crate::credentials::{Algorithms, CaBundle, Identity, PublicKey, RevocationList, refused};
 use crate::error::IdentityError;
 use crate::sys::ossl;

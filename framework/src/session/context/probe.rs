@@ -108,7 +108,11 @@ fn shake_hands(server: &SslContext, client: &SslContext, protocol: Protocol) -> 
     Err(Failure::Ended(EndReason::HandshakeTimedOut))
 }
 
-fn server(identity: &Identity, algorithms: &Algorithms, protocol: Protocol) -> Result<SslContext, ErrorStack> {
+fn server(
+    identity: &Identity,
+    algorithms: &Algorithms,
+    protocol: Protocol,
+) -> Result<SslContext, ErrorStack> {
     let method = match protocol {
         Protocol::Dtls => SslMethod::dtls_server(),
         Protocol::Tls => SslMethod::tls_server(),
