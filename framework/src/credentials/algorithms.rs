@@ -227,7 +227,7 @@ fn weakness(name: &str) -> Option<&'static str> {
             })
             .inspect_err(|_| drop(ErrorStack::get()))
             .is_ok();
-    if !is_openssls && !(upper.starts_with("TLS_") && has("_WITH_")) {
+    if !(is_openssls || upper.starts_with("TLS_") && has("_WITH_")) {
         return None;
     }
     Some(match () {
