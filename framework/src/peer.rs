@@ -293,8 +293,9 @@ impl Peer {
     }
 
     /// What the peer has to return in a message before it may be sent more than three times what came from it
-    /// ([`ServerBuilder::udp_proof`](crate::ServerBuilder::udp_proof)): 12 hexadecimal digits. The message in which it came
-    /// is received like any other. `None`: there is nothing to prove, or no more.
+    /// ([`ServerBuilder::udp_proof`](crate::ServerBuilder::udp_proof)): 12 hexadecimal digits, at the end of a
+    /// message (white space may follow). Ask for it by a message that does not end with it: a source that sends back whatever
+    /// it gets must not pass. The message in which it came is received like any other. `None`: there is nothing to prove, or no more.
     pub fn proof_token(&self) -> Option<&str> {
         self.association.proof.as_ref().and_then(Proof::token)
     }

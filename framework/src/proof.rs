@@ -34,11 +34,11 @@ impl Proof {
         (!self.given.load(Ordering::Relaxed)).then_some(&*self.token)
     }
 
-    /// Takes note of a message: the proof is given if the token is in it.
+    /// Takes note of a message: the proof is given if it ends with the token, white space aside. A source that sends everything
+    /// back (an echo service, whose address was forged) would return a question that has the token further in front.
     pub(crate) fn hear(&self, message: &[u8]) {
         let Some(token) = self.token() else { return };
-        let length = token.len();
-        if length > 0 && message.windows(length).any(|part| part == token.as_bytes()) {
+        if !token.is_empty() && message.trim_ascii_end().ends_with(token.as_bytes()) {
             self.given.store(true, Ordering::Relaxed);
         }
     }
@@ -88,7 +88,8 @@ mod tests {
         let (proof, other) = (Proof::new(), Proof::new());
         let token = proof.token().unwrap().to_owned();
         assert_eq!(token.len(), 2 * RANDOM);
-        for wrong in ["", &token[1..], other.token().unwrap()] {
+        let question = format!("* type /here {token} to come in\n");
+        for wrong in ["", &token[1..], other.token().unwrap(), &question] {
             proof.hear(wrong.as_bytes());
             assert_eq!(proof.token(), Some(&*token), "{wrong}");
         }
