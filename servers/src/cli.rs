@@ -167,6 +167,13 @@ pub struct CredentialArgs {
     #[command(flatten)]
     pub algorithms: AlgorithmArgs,
 
+    /// Refuse files with secrets that others on this host can read.
+    ///
+    /// These are the files of --key, --psk-file and --key-file. Without it, the server warns of them at its start and at a
+    /// reload. A file of root's that only its group can read is taken well.
+    #[arg(long)]
+    pub strict_permissions: bool,
+
     /// Admit certificates with a subject like `CN=*,O=Example`.
     ///
     /// Repeat the option for more patterns; `*` stands for any characters. Without it and --allow-san, the

@@ -10,6 +10,7 @@ use crate::cli::{ClientAuthMode, CredentialArgs};
 use crate::explain;
 use crate::failure::Failure;
 use crate::psk::PskTable;
+use crate::secret_file;
 
 /// What a server shows and what it asks for.
 pub struct Loaded {
@@ -26,6 +27,14 @@ pub struct Loaded {
 ///
 /// A file cannot be read or used, or options contradict each other.
 pub fn load(args: &CredentialArgs, self_signed: Option<&Identity>) -> Result<Loaded, Failure> {
+    let secrets = [
+        ("--key", &args.key[..]),
+        ("--psk-file", args.psk_file.as_slice()),
+        ("--key-file", args.key_file.as_slice()),
+    ];
+    for (option, files) in secrets {
+        files.iter().try_for_each(|file| secret_file::check(option, file, args.strict_permissions))?;
+    }
     let psk = args.psk_file.as_deref().map(PskTable::from_file).transpose()?;
     let mut identities = identities(args)?;
     let mut made_up = None;

@@ -27,6 +27,7 @@ pub mod nc;
 pub mod psk;
 mod reload;
 pub mod sctp;
+mod secret_file;
 pub mod serve;
 pub mod signals;
 pub mod stream;

@@ -35,6 +35,7 @@ const LIVE: &[&str] = &[
     "psk-file",
     "alpn",
     "key-file",
+    "strict-permissions",
     "key-log",
     "max-peers",
     "max-peers-per-local-address",

@@ -338,3 +338,33 @@ fn a_certificate_that_expires_soon_is_warned_of_at_the_start_and_at_a_reload() {
     let ended = server.wait();
     assert_eq!(ended.stderr.matches("expires soon").count(), 2, "{ended:?}");
 }
+
+#[test]
+fn secrets_that_others_can_read_are_warned_of_or_refused() {
+    let files = Directory::new("permissions");
+    let authority = Certificate::authority("authority");
+    let (cert, key) = (files.file("cert.pem", authority.pem()), files.file("key.pem", authority.key_pem()));
+    let psk = files.file("psk", "alice:00ff\n");
+    let mode = |path: &str, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let listen = ["--listen", "dtls://127.0.0.1:0", "--cert", &cert, "--key", &key, "--psk-file", &psk];
+    mode(&key, 0o600);
+    mode(&psk, 0o644);
+    let (mut server, _) = start_echo(&listen);
+    let line = server.stderr_line("can get at the secrets");
+    assert!(line.contains(&format!("chmod 600 {psk}")) && line.contains("(mode 0644)"), "{line}");
+    server.signal("HUP");
+    server.stderr_line("can get at the secrets");
+    server.stderr_line("reloaded");
+
+    let strict = [&listen[..], &["--strict-permissions"]].concat();
+    let refused = run(ECHO, &strict, "");
+    refused.failed_with("peeloff-echo", 2, "--psk-file");
+    mode(&psk, 0o600);
+    mode(&key, 0o604);
+    run(ECHO, &strict, "").failed_with("peeloff-echo", 2, "--key");
+    mode(&key, 0o600);
+    let (server, _) = start_echo(&strict);
+    server.signal("TERM");
+    let ended = server.wait();
+    assert!(ended.code == Some(0) && !ended.stderr.contains("can get at the secrets"), "{ended:?}");
+}

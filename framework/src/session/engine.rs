@@ -42,10 +42,10 @@ impl Engine {
         Self::over(client_ssl(context, name, None)?, framing)
     }
 
-    fn over(ssl: Ssl, framing: Framing) -> Result<Self, Failure> {
+    fn over(mut ssl: Ssl, framing: Framing) -> Result<Self, Failure> {
         if framing == Framing::Datagrams {
             ossl::set_mtu(&ssl, RECORD_MTU);
-            ossl::never_retransmit(&ssl);
+            ossl::never_retransmit(&mut ssl);
         }
         let pipe = Pipe { framing, incoming: VecDeque::new(), offset: 0, outgoing: VecDeque::new() };
         Ok(Self { stream: SslStream::new(ssl, pipe).map_err(broken)? })

@@ -79,7 +79,8 @@ pub(super) fn recvmsg<C>(
         libc::iovec { iov_base: first.as_mut_ptr().cast(), iov_len: first.len() },
         libc::iovec { iov_base: spare.as_mut_ptr().cast(), iov_len: spare.len() },
     ];
-    let mut control = MaybeUninit::<ControlBuffer>::uninit();
+    // Zeroed, because the kernel counts the padding behind a control message and does not write it (`put_cmsg`).
+    let mut control = ControlBuffer([0; SPACE]);
     let mut name = SockAddrStorage::zeroed();
     // SAFETY: msghdr is plain data, all zeroes is a valid value of it.
     let mut header: libc::msghdr = unsafe { mem::zeroed() };
@@ -87,16 +88,14 @@ pub(super) fn recvmsg<C>(
     header.msg_namelen = name.size_of();
     header.msg_iov = parts.as_mut_ptr();
     header.msg_iovlen = parts.len() as _;
-    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_control = control.0.as_mut_ptr().cast();
     header.msg_controllen = SPACE as _;
     let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
     // SAFETY: every pointer in `header` is to memory of the stated length that outlives the call.
     let len = cvt_size(unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, flags) })?;
     let source = (header.msg_namelen > 0).then(|| socket_address(name, header.msg_namelen)).flatten();
     let used = (header.msg_controllen as usize).min(SPACE);
-    // SAFETY: the kernel wrote the first `used` bytes of `control`.
-    let control = unsafe { std::slice::from_raw_parts(control.as_ptr().cast::<u8>(), used) };
-    Ok(Raw { len, source, flags: header.msg_flags, control: read_control(control) })
+    Ok(Raw { len, source, flags: header.msg_flags, control: read_control(&control.0[..used]) })
 }
 
 /// The address in `name`; IPv4-mapped ones as IPv4, without flow label.

@@ -209,11 +209,11 @@ pub(crate) fn set_mtu(ssl: &SslRef, mtu: u16) {
 /// [DTLS_set_timer_cb(3)](https://docs.openssl.org/3.0/man3/DTLS_set_timer_cb/) with the longest timeout that
 /// it can express, 71 minutes: on a reliable transport nothing may be retransmitted, and OpenSSL has no
 /// switch for that.
-pub fn never_retransmit(ssl: &SslRef) {
+pub fn never_retransmit(ssl: &mut SslRef) {
     extern "C" fn never(_: *mut ffi::SSL, _: c_uint) -> c_uint {
         c_uint::MAX
     }
-    // SAFETY: `ssl` is live; the callback is a function that touches nothing.
+    // SAFETY: `ssl` is live and nobody else's meanwhile; the callback is a function that touches nothing.
     unsafe { DTLS_set_timer_cb(ssl.as_ptr(), Some(never)) };
 }
 

@@ -92,8 +92,8 @@ impl Dialer {
         let wire = match (stream, ssl) {
             (true, ssl) => Wire::Connecting(socket.into(), ssl),
             (false, None) => Wire::Udp(socket.into()),
-            (false, Some(ssl)) => {
-                internals::never_retransmit(&ssl);
+            (false, Some(mut ssl)) => {
+                internals::never_retransmit(&mut ssl);
                 Wire::of_dtls(ssl.connect(Datagrams::new(socket.into())))?
             }
         };
