@@ -79,8 +79,9 @@ fn try_catch(more: &[i32], mut action: impl FnMut(Asked) + Send + 'static) -> io
     for signal in [SIGINT, SIGTERM] {
         flag::register_conditional_shutdown(signal, i32::from(exit_code(signal)), Arc::clone(&ending))?;
     }
-    // The action may block, for example for a main thread that still starts, and the second signal must not wait for it.
-    let (ask, asked) = crossbeam_channel::bounded(2);
+    // The action may block, for example for a reload that hangs, and neither the first signal nor the second may wait for it.
+    // At most one reload and one end are in the queue.
+    let (ask, asked) = crossbeam_channel::unbounded();
     thread::Builder::new()
         .name("signal-actions".to_owned())
         .spawn(move || asked.iter().for_each(&mut action))?;
@@ -89,7 +90,8 @@ fn try_catch(more: &[i32], mut action: impl FnMut(Asked) + Send + 'static) -> io
         for signal in signals.forever() {
             match (signal, first) {
                 // A reload that has not begun is as good as another one.
-                (SIGHUP, None) => drop(ask.try_send(Asked::Reload)),
+                (SIGHUP, None) if ask.is_empty() => drop(ask.send(Asked::Reload)),
+                (SIGHUP, None) => {}
                 (SIGHUP, Some(_)) => {}
                 (_, None) => {
                     first = Some(Instant::now());

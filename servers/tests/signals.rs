@@ -161,3 +161,21 @@ fn with_a_file_to_read_again_a_hang_up_is_a_reload_also_on_a_terminal() {
     server.signal("TERM");
     assert_eq!(server.wait().code, Some(0));
 }
+
+#[test]
+fn a_server_whose_reload_hangs_can_be_ended() {
+    let files = Directory::new("hanging-reload");
+    let psk = files.file("psk", "alice:00ff\n");
+    let (server, _) = start_echo(&["--listen", "dtls://127.0.0.1:0", "--psk-file", &psk]);
+    // Whoever reads this waits for a writer, which there is not.
+    std::fs::remove_file(&psk).unwrap();
+    assert!(Command::new("mkfifo").arg(&psk).status().unwrap().success());
+    for _ in 0..8 {
+        server.signal("HUP");
+    }
+    server.signal("TERM");
+    // Until half a second is over a second signal would count as the first.
+    thread::sleep(Duration::from_millis(600));
+    server.signal("TERM");
+    assert_eq!(server.wait().code, Some(143));
+}
