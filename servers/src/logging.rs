@@ -1,7 +1,7 @@
 //! Logs: always on standard error, so that standard output stays for data.
 
 use std::env;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::panic;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -120,6 +120,17 @@ impl LogArgs {
 /// Lines of the log that were dropped because nobody read it.
 pub(crate) fn lost_lines() -> u64 {
     LOGGER.get().map_or(0, |logger| logger.queue.lost())
+}
+
+/// Writes a line to standard error as it is, through the queue of the log where that has been started, so that it waits for no
+/// reader.
+pub(crate) fn say(line: std::fmt::Arguments<'_>) {
+    let line = format!("{line}\n");
+    // A failure (a closed standard error) is nothing that could be reported anywhere.
+    let _ = match LOGGER.get() {
+        Some(logger) => logger.queue.clone().write_all(line.as_bytes()),
+        None => io::stderr().write_all(line.as_bytes()),
+    };
 }
 
 /// Waits until the log is written, a second at most; for the end of the program.

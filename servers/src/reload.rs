@@ -114,14 +114,18 @@ impl<T: ServerOptions> Running<T> {
     /// Logs which parts of the credentials have expired or are about to.
     pub(crate) fn warn_of_expiry(&self) {
         let now = SystemTime::now();
+        let advice = match self.self_signed {
+            Some(_) => "restart the server, which makes a new one",
+            None => "replace its file and send SIGHUP",
+        };
         for Expiration { what, at, .. } in &self.expirations {
             match at.duration_since(now) {
                 Ok(left) if left >= EXPIRES_SOON => {}
                 Ok(left) => {
                     let hours = left.as_secs() / 3600;
-                    tracing::warn!(hours, "the {what} expires soon: replace its file and send SIGHUP");
+                    tracing::warn!(hours, "the {what} expires soon: {advice}");
                 }
-                Err(_) => tracing::warn!("the {what} has expired: replace its file and send SIGHUP"),
+                Err(_) => tracing::warn!("the {what} has expired: {advice}"),
             }
         }
     }

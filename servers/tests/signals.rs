@@ -179,3 +179,16 @@ fn a_server_whose_reload_hangs_can_be_ended() {
     server.signal("TERM");
     assert_eq!(server.wait().code, Some(143));
 }
+
+#[test]
+fn a_listening_nc_whose_errors_nobody_reads_can_be_ended() {
+    let (_reader, errors) = UnixStream::pair().unwrap();
+    let stderr = OwnedFd::from(errors.try_clone().unwrap());
+    fill(errors);
+    let arguments = ["-l", "--keep-open", "udp://127.0.0.1:0"];
+    let mut nc = Program::start_with_outputs(NC, &arguments, Stdio::piped(), stderr.into());
+    // It catches signals before it listens, and has nothing to say that anybody could read.
+    nc.wait_for_caught("TERM");
+    nc.signal("TERM");
+    assert_eq!(nc.wait().code, Some(143));
+}

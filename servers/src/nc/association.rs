@@ -1,6 +1,5 @@
 //! What `peeloff-nc` does with SCTP: its options, the primary path, notifications in words.
 
-use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use peeloff::sctp::{
 use peeloff::{Peer, Scheme, SctpPeer};
 
 use crate::failure::Failure;
+use crate::logging;
 use crate::nc::BROKEN;
 use crate::sctp::{SctpArgs, needs_sctp};
 use crate::values::Span;
@@ -135,7 +135,7 @@ impl AssociationArgs {
                 .filter(|kind| *kind != NotificationKind::SendFailedDeprecated)
             {
                 if let Err(error) = sctp.subscribe(kind, true) {
-                    tracing::warn!(?kind, %error, "no notifications of this kind");
+                    tracing::warn!(%error, "no notifications of the kind {kind:?}");
                 }
             }
         }
@@ -174,8 +174,7 @@ impl AssociationArgs {
 
 /// Prints a notification as one line on standard error.
 pub(super) fn tell(notification: &Notification) {
-    // Nobody is left to tell if this fails.
-    let _ = writeln!(io::stderr(), "notification: {}", words(notification));
+    logging::say(format_args!("notification: {}", words(notification)));
 }
 
 fn words(notification: &Notification) -> String {

@@ -1,6 +1,5 @@
 //! Listens, and serves the first peer or all of them.
 
-use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +16,7 @@ use crate::algorithms::AlgorithmArgs;
 use crate::credentials::{CRL_NEEDS_CA, authorities, identity, revoked, self_signed_identity};
 use crate::explain;
 use crate::failure::Failure;
+use crate::logging;
 use crate::nc::association::AssociationArgs;
 use crate::nc::talk::{Manner, PATIENCE, explain, print, receive, send_input, send_within, talk};
 use crate::nc::{BROKEN, NcArgs, TIMED_OUT};
@@ -52,8 +52,7 @@ pub(super) fn run(args: &NcArgs, settings: Settings, stream: StreamSettings) -> 
         start(args, settings, stream, First { manner, association, events, taken })?
     };
     for address in server.addresses() {
-        // Nobody is left to tell if this fails.
-        let _ = writeln!(io::stderr(), "listening {address}");
+        logging::say(format_args!("listening {address}"));
     }
     let result = wait(&happened, args.timeout.and_then(|timeout| timeout.0));
     server.handle().shutdown(GRACE);

@@ -116,6 +116,27 @@ impl Program {
         }
     }
 
+    /// Waits until it catches this signal (`SigCgt` in proc_pid_status(5)).
+    pub fn wait_for_caught(&mut self, name: &str) {
+        let bit = match name {
+            "HUP" => 1,
+            "INT" => 2,
+            "TERM" => 15,
+            other => panic!("{other}"),
+        };
+        let give_up = Instant::now() + DEADLINE;
+        loop {
+            let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+            let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+            if mask & 1 << (bit - 1) != 0 {
+                return;
+            }
+            assert!(Instant::now() < give_up, "{name} is not caught after {DEADLINE:?}");
+            thread::yield_now();
+        }
+    }
+
     /// See `ShdPnd` in proc_pid_status(5); false for a program that has ended.
     fn has_pending_signals(&self) -> bool {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
