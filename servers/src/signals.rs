@@ -75,10 +75,12 @@ fn catch(more: &[i32], action: impl FnMut(Asked) + Send + 'static) -> Result<(),
 
 fn try_catch(more: &[i32], mut action: impl FnMut(Asked) + Send + 'static) -> io::Result<()> {
     let ending = Arc::new(AtomicBool::new(false));
-    let mut signals = Signals::new([SIGINT, SIGTERM].iter().chain(more))?;
+    // Actions run in the order of registration. The other way round the second signal could wake the thread below, and then find
+    // its flag set while it is still being handled.
     for signal in [SIGINT, SIGTERM] {
         flag::register_conditional_shutdown(signal, i32::from(exit_code(signal)), Arc::clone(&ending))?;
     }
+    let mut signals = Signals::new([SIGINT, SIGTERM].iter().chain(more))?;
     // The action may block, for example for a reload that hangs, and neither the first signal nor the second may wait for it.
     // At most one reload and one end are in the queue.
     let (ask, asked) = crossbeam_channel::unbounded();
