@@ -145,7 +145,9 @@ fn a_path_is_potentially_failed_before_it_is_lost() {
     let mut settings = Settings::default();
     settings.dead_after = Some(Duration::from_secs(6));
     let url = "sctp://127.0.0.1,127.0.0.2:0";
-    let running = Running::with(url, |builder| builder.sctp(settings.clone()), echo);
+    // The server gives up much later than the client's path does: its heartbeats are answered to the address that is cut off,
+    // and after too many of them its kernel would abort the association.
+    let running = Running::with(url, |builder| builder, echo);
     // With addresses of its own, so that what comes back does not go to the server's.
     let local: [SocketAddr; 2] = ["127.0.0.3:0".parse().unwrap(), "127.0.0.4:0".parse().unwrap()];
     let client = running.client().sctp(settings).bind(local[0]).bind(local[1]);
