@@ -38,6 +38,8 @@ struct State {
     passed: Vec<Vec<u8>>,
     /// How many datagrams of the server's have passed.
     answers: usize,
+    /// How many did not, because of `mute`.
+    withheld: usize,
 }
 
 impl Relay {
@@ -94,6 +96,11 @@ impl Relay {
         self.shared.state.lock().unwrap().answers
     }
 
+    /// How many datagrams of the server's were lost to `mute` so far.
+    pub fn withheld(&self) -> usize {
+        self.shared.state.lock().unwrap().withheld
+    }
+
     /// All that has passed to the server so far, from clients.
     pub fn passed(&self) -> Vec<Vec<u8>> {
         self.shared.state.lock().unwrap().passed.clone()
@@ -122,9 +129,12 @@ impl Shared {
         while !self.stop.load(Ordering::Relaxed) {
             let Ok(len) = self.back.recv(&mut buffer) else { continue };
             let mut state = self.state.lock().unwrap();
-            if let (Some(client), false) = (state.client, state.mute) {
-                state.answers += 1;
-                let _ = self.front.send_to(&buffer[..len], client);
+            match state.client {
+                Some(client) if !state.mute => {
+                    state.answers += 1;
+                    let _ = self.front.send_to(&buffer[..len], client);
+                }
+                _ => state.withheld += 1,
             }
         }
     }
