@@ -6,14 +6,14 @@
 use std::net::SocketAddr;
 
 use crate::address::Scheme;
+use crate::admission::Refusal;
 use crate::association::Association;
 use crate::credentials::PeerIdentity;
-use crate::dispatcher::admit::Refusal;
 use crate::error::EndReason;
 use crate::observe::LogLimit;
 use crate::printable::{NAME_CHARACTERS, printable, psk_name};
-use crate::session::dtls::Facts;
 use crate::sys::sync::atomic::Ordering;
+use crate::tls::Facts;
 
 /// A new peer was refused.
 pub(crate) fn refused(refusal: Refusal, scheme: Scheme, local: SocketAddr, peer: SocketAddr) {

@@ -14,25 +14,27 @@ use crate::association::Association;
 use crate::config::Timeouts;
 use crate::credentials::{CaBundle, CipherSuites, Groups, Identity, PublicKey, RevocationList};
 use crate::error::{ConnectError, EndReason, IdentityError, NoSctp};
+use crate::net::Transport;
+use crate::net::after;
+use crate::net::sctp::SctpTransport;
+use crate::net::tcp::TcpTransport;
+use crate::net::udp::UdpTransport;
 use crate::observe::Counters;
 use crate::outbox::Outbox;
 use crate::peer::{Opened, Parts, Peer};
+use crate::protocol::sctp::dtls_sctp::{DtlsSctp, Knobs};
+use crate::protocol::sctp::secure_sctp::SecureSctp;
+use crate::protocol::sctp::tls_streams::TlsStreams;
 use crate::sctp::{self, AssociationState, Notification, Options, Settings};
 use crate::session::Session;
-use crate::session::context::{self, ClientCredentials, Protocol};
-use crate::session::dtls::Facts;
-use crate::session::dtls_sctp::{DtlsSctp, Knobs};
-use crate::session::handshake::{Failure, Handshake, Resume, after};
+use crate::session::handshake::Handshake;
 use crate::session::sctp::{SctpSession, configure, require_auth};
-use crate::session::secure_sctp::SecureSctp;
 use crate::session::stream::StreamSession;
-use crate::session::tls_streams::TlsStreams;
 use crate::stream::StreamSettings;
 use crate::sys;
-use crate::transport::Transport;
-use crate::transport::sctp::SctpTransport;
-use crate::transport::tcp::TcpTransport;
-use crate::transport::udp::UdpTransport;
+use crate::tls::Facts;
+use crate::tls::context::{self, ClientCredentials, Protocol};
+use crate::tls::{Failure, Resume};
 
 /// Connects to servers. By default the server's certificate must verify against the system's
 /// authorities and carry the host of the address.
@@ -480,7 +482,7 @@ impl Client {
             Failure::Ended(EndReason::HandshakeFailed(why)) => ConnectError::Handshake { peer, why },
             Failure::Ended(EndReason::Io(kind)) => ConnectError::Io { peer, source: kind.into() },
             Failure::Ended(other) => ConnectError::Handshake { peer, why: other.to_string() },
-            Failure::Restarted(_) | Failure::RestartedSctp(_) => {
+            Failure::Restarted(_) | Failure::RestartedSctp => {
                 ConnectError::Handshake { peer, why: "the server began anew".to_owned() }
             }
         }

@@ -49,6 +49,7 @@
 compile_error!("peeloff runs on Linux only: it relies on epoll, recvmmsg and Linux's sockets");
 
 mod address;
+mod admission;
 mod association;
 mod audit;
 mod client;
@@ -57,6 +58,7 @@ mod credentials;
 mod dispatcher;
 mod error;
 mod handler;
+mod net;
 mod observe;
 mod outbox;
 mod peer;
@@ -64,18 +66,18 @@ mod printable;
 mod proof;
 mod protocol;
 mod registry;
-mod restart;
 pub mod sctp;
 mod sender;
 mod server;
 mod session;
 mod stream;
 mod sys;
-mod transport;
+mod tls;
 mod workbench;
 mod worker;
 
 pub use address::{Address, AddressError, Host, Scheme};
+pub use admission::{Limits, Refusal};
 pub use association::AssociationId;
 pub use client::Client;
 pub use config::Timeouts;
@@ -83,7 +85,6 @@ pub use credentials::{
     AlgorithmError, CaBundle, CipherSuites, ClientAuth, Credentials, Expiration, Groups, Identity,
     PeerCertificate, PeerIdentity, PublicKey, RevocationList, SharedKeys,
 };
-pub use dispatcher::admit::{Limits, Refusal};
 pub use error::{ConnectError, EndReason, Error, IdentityError, NoSctp, StartError, TrySendError};
 pub use handler::{Admission, Callbacks, Incoming, PeerEvents, PeerHandler};
 pub use observe::Stats;
@@ -95,11 +96,10 @@ pub use stream::{Framing, StreamSettings};
 /// The pure parts and the recipes, for tests, benches and fuzzers. No promises.
 #[doc(hidden)]
 pub mod internals {
+    pub use crate::admission::{Ledger, Prefix, RateTable};
     pub use crate::dispatcher::child;
-    pub use crate::dispatcher::{admit, cookie, hello};
-    pub use crate::protocol::dtls;
-    pub use crate::session::record;
-    pub use crate::stream::{frames, proxy};
+    pub use crate::protocol::dtls::{self, cookie, filter as record, hello};
+    pub use crate::protocol::stream::{frames, proxy};
     pub use crate::sys::control::packet_info as control_messages;
     pub use crate::sys::ossl::{never_retransmit, set_session};
     pub use crate::sys::sctp::control::receive_info as sctp_control_messages;

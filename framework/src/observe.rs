@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use crate::dispatcher::admit::Refusal;
+use crate::admission::Refusal;
 use crate::error::EndReason;
 use crate::sys::sync::atomic::{AtomicU64, Ordering};
 

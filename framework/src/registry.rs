@@ -9,11 +9,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use crate::admission::{Ledger, Limits, Refusal};
 use crate::association::{Association, AssociationId, Parcel, signal};
-use crate::dispatcher::admit::{Ledger, Limits, Refusal};
 use crate::error::EndReason;
 use crate::observe::{Counters, Stats};
-use crate::stream::proxy::Ends;
+use crate::protocol::stream::proxy::Ends;
 use crate::sys::sync::atomic::{AtomicU64, Ordering};
 use crate::sys::sync::{Condvar, Mutex};
 

@@ -10,34 +10,34 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 
 use crate::address::{Address, Scheme};
+use crate::admission::{Limits, Refusal};
 use crate::association::{Association, Link, signal};
 use crate::audit;
 use crate::config::Timeouts;
 use crate::credentials::{ClientAuth, Credentials, Identity, SharedKeys};
-use crate::dispatcher::admit::{Limits, Refusal};
 use crate::dispatcher::child::Options;
 use crate::dispatcher::{
     self, Dispatcher, Letter, Mailbox, RESERVED_FDS, SctpListener, TcpListener, UdpListener,
 };
 use crate::error::{EndReason, IdentityError, StartError};
 use crate::handler::{Admission, Incoming, PeerHandler};
+use crate::net::after;
+use crate::net::sctp::Restarted;
+use crate::net::udp::{Stray, StrayTaker};
 use crate::observe::{Counters, Stats, bump};
 use crate::outbox::Outbox;
 use crate::peer::{Home, Leftover};
 use crate::protocol::alert::Alert;
+use crate::protocol::dtls::restart::Cookies;
 use crate::registry::Registry;
-use crate::restart::Cookies;
 use crate::sctp::Settings;
 use crate::sender::Sender;
-use crate::session::context::Contexts;
-use crate::session::handshake::after;
 use crate::stream::StreamSettings;
 use crate::sys::eventfd::EventFd;
 use crate::sys::limits;
 use crate::sys::sync::channel::{Receiver, bounded};
 use crate::sys::sync::{Condvar, Mutex, thread};
-use crate::transport::sctp::Restarted;
-use crate::transport::udp::{Stray, StrayTaker};
+use crate::tls::context::Contexts;
 use crate::worker::pool::Pool;
 
 /// Stack of a worker thread, in bytes: room for OpenSSL's handshake and a handler's buffers.

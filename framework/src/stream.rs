@@ -1,8 +1,5 @@
 //! Streams of bytes (TCP, and TLS over it) as messages: what a handler chooses, and how it is done.
 
-pub mod frames;
-pub mod proxy;
-
 /// What a message is on a stream of bytes. Both sides have to mean the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Framing {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use socket2::Socket;
 
 use crate::address::Scheme;
+use crate::admission::{Limits, Refusal};
 use crate::association::{Association, Link};
-use crate::dispatcher::admit::{Limits, Refusal};
 use crate::error::EndReason;
 use crate::observe::Counters;
 use crate::outbox::Outbox;

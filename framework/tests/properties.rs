@@ -6,11 +6,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use peeloff::internals::admit::{Ledger, Prefix, RateTable};
 use peeloff::internals::cookie::{CookieJar, CookieVerdict};
 use peeloff::internals::frames::{self, Frame, Frames};
 use peeloff::internals::hello::{self, ClientHello, FirstDatagram};
 use peeloff::internals::record::{self, Filtered};
+use peeloff::internals::{Ledger, Prefix, RateTable};
 use peeloff::{Framing, Limits, Refusal};
 use proptest::collection::vec;
 use proptest::prelude::*;

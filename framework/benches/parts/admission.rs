@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use peeloff::internals::admit::Ledger;
+use peeloff::internals::Ledger;
 use peeloff::{Limits, Refusal};
 
 use crate::{KEY, local, peer};

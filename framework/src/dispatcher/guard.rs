@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use crate::address::Scheme;
 use crate::association::{Association, Link};
 use crate::observe::bump;
+use crate::protocol::dtls::filter;
 use crate::server::Shared;
-use crate::session::record;
 use crate::sys::epoll::{Epoll, READABLE_EDGE};
 use crate::sys::message;
 
@@ -115,7 +115,7 @@ impl Guard {
         let Some(socket) = association.socket() else { return };
         let mut head = [0; 2048];
         let Ok(len) = message::peek(socket.as_fd(), &mut head) else { return };
-        if record::is_handshake_retransmission(&head[..len]) && association.resend_last_flight() {
+        if filter::is_handshake_retransmission(&head[..len]) && association.resend_last_flight() {
             bump(&shared.counters.last_flights_resent);
         }
     }

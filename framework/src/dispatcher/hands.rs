@@ -7,17 +7,17 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::admit::Refusal;
 use super::guard::Guard;
 use crate::address::Scheme;
+use crate::admission::Refusal;
 use crate::association::{Association, signal};
 use crate::error::EndReason;
 use crate::handler::Incoming;
 use crate::observe::{bump, log_limited};
 use crate::server::Shared;
 use crate::sys::epoll::Epoll;
+use crate::sys::errno::is_memory;
 use crate::sys::limits;
-use crate::transport::udp::is_memory;
 use crate::worker::Job;
 use crate::worker::pool::Pool;
 

@@ -1,18 +1,13 @@
 //! The thread that strangers meet: it reads the listeners, decides, and never blocks on anything but
 //! its own epoll.
 
-pub mod admit;
-pub(crate) mod assembly;
 pub mod child;
-pub mod cookie;
 mod guard;
 mod hands;
-pub mod hello;
 mod listener;
 #[cfg(all(test, shuttle))]
 mod model;
 mod sctp;
-pub(crate) mod spent;
 pub(crate) mod tcp;
 mod udp;
 
@@ -29,14 +24,14 @@ pub(crate) use self::sctp::SctpListener;
 use self::tcp::Tcp;
 pub(crate) use self::tcp::TcpListener;
 use self::udp::Udp;
+use crate::net::sctp::Restarted;
+use crate::net::udp::Stray;
 use crate::observe::log_limited;
 use crate::server::Shared;
 use crate::sys::epoll::{Epoll, READABLE};
 use crate::sys::eventfd::EventFd;
 use crate::sys::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::sync::channel::{Receiver, Sender, TrySendError, bounded};
-use crate::transport::sctp::Restarted;
-use crate::transport::udp::Stray;
 use crate::worker::pool::Pool;
 
 /// Token of the wake-up; UDP listeners count from 0, TCP ones from [`tcp::TOKENS`], SCTP ones from

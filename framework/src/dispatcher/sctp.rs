@@ -20,12 +20,13 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::admit::Refusal;
 use super::hands::Hands;
 use crate::address::{Address, Scheme};
+use crate::admission::Refusal;
 use crate::association::{Association, Delivery, Parcel};
 use crate::error::{EndReason, NoSctp, StartError};
 use crate::handler::Incoming;
+use crate::net::sctp::{Restarted, loss};
 use crate::observe::{bump, log_limited};
 use crate::sctp::{AssocId, AssociationState, MessageInfo, Notification, Options, Settings, Socket};
 use crate::server::Shared;
@@ -34,7 +35,6 @@ use crate::sys::epoll::{Epoll, READABLE};
 use crate::sys::eventfd::EventFd;
 use crate::sys::message::DATAGRAM_MAX;
 use crate::sys::sctp::{self as sys, Received};
-use crate::transport::sctp::{Restarted, loss};
 use crate::worker::{Job, Task};
 
 /// Tokens of listeners have this bit.

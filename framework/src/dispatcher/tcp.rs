@@ -23,7 +23,7 @@ use crate::handler::Incoming;
 use crate::observe::{bump, log_limited};
 use crate::server::Shared;
 use crate::sys::epoll::{Epoll, READABLE};
-use crate::transport::udp::is_memory;
+use crate::sys::errno::is_memory;
 use crate::worker::{Job, Task};
 
 /// Tokens of listeners have this bit.

@@ -22,25 +22,25 @@ use std::sync::atomic::Ordering;
 use socket2::Socket;
 
 use super::Letter;
-use super::admit::Refusal;
 use super::child::{self, Options, Recipe, Recipes};
 use super::hands::Hands;
-use super::hello::{self, FirstDatagram};
 use super::listener::{Held, Listener, UdpListener, probe_ip};
 use crate::address::Scheme;
+use crate::admission::Refusal;
 use crate::association::{Association, Delivery, Parcel};
 use crate::error::EndReason;
 use crate::handler::Incoming;
+use crate::net::udp::Stray;
 use crate::observe::{bump, log_limited};
 use crate::protocol::alert::Alert;
-use crate::restart::Checked;
+use crate::protocol::dtls::hello::{self, FirstDatagram};
+use crate::protocol::dtls::restart::Checked;
 use crate::server::Shared;
 use crate::session::handshake::VerifiedHello;
 use crate::sys::control::PacketInfo;
 use crate::sys::epoll::{Epoll, READABLE};
 use crate::sys::message::{self, BATCH, Batch, DATAGRAM_MAX, Replies};
 use crate::sys::sync::thread;
-use crate::transport::udp::Stray;
 use crate::worker::{Job, Task};
 
 /// Batches read from one listener before the others have their turn.

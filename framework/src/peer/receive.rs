@@ -8,13 +8,14 @@ use super::{Layers, Leftover, MAX_NOTIFICATIONS, Peer};
 use crate::address::Scheme;
 use crate::association::{Association, Link, signal};
 use crate::error::{EndReason, Error};
+use crate::net::{Arrival, Transport};
 use crate::observe::{bump, log_limited};
-use crate::restart::Verdict;
+use crate::protocol::dtls::restart::Verdict;
 use crate::sctp::Notification;
 use crate::session::Session;
-use crate::session::dtls::{DtlsSession, Read};
+use crate::session::dtls::DtlsSession;
 use crate::sys::footprint;
-use crate::transport::{Arrival, Transport};
+use crate::tls::Read;
 
 /// What [`Peer::next_until`] found.
 pub(super) enum Next {

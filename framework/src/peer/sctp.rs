@@ -7,9 +7,10 @@ use super::Peer;
 use super::receive::Next;
 use crate::association::Link;
 use crate::error::{EndReason, Error};
+use crate::net::Transport;
 use crate::sctp::{MessageInfo, Notification, NotificationKind, Options, SendInfo};
-use crate::session::{Session, dtls::Read};
-use crate::transport::Transport;
+use crate::session::Session;
+use crate::tls::Read;
 
 /// Longer than records are held back.
 const HELD_AT_MOST: Duration = Duration::from_secs(3600);

@@ -7,9 +7,10 @@ use super::receive::Next;
 use super::{Layers, Peer};
 use crate::association::Link;
 use crate::error::{EndReason, Error};
-use crate::session::{Session, dtls::Read};
-use crate::stream::frames::Frame;
-use crate::transport::Arrival;
+use crate::net::Arrival;
+use crate::protocol::stream::frames::Frame;
+use crate::session::Session;
+use crate::tls::Read;
 
 /// What is read of TLS at once where a framing takes it: a record.
 const PIECE: usize = 16 << 10;
@@ -145,7 +146,7 @@ impl Peer {
         if let Link::Open(Session::Stream(session)) = &*self.association.link.lock()
             && session.was_reset()
         {
-            return Some(crate::transport::tcp::reset());
+            return Some(crate::net::tcp::reset());
         }
         if self.layers == Layers::Tls {
             return Some(EndReason::Truncated);

@@ -12,15 +12,15 @@ use socket2::{Domain, Socket, Type};
 use super::*;
 use crate::config::Timeouts;
 use crate::error::EndReason;
+use crate::net::Transport;
+use crate::net::udp::UdpTransport;
 use crate::observe::Counters;
 use crate::outbox::Outbox;
 use crate::peer::{Opened, Parts, Peer};
-use crate::session::dtls::Facts;
 use crate::sys::sync::atomic::{AtomicBool, AtomicUsize};
 use crate::sys::sync::model::{explore, poll};
 use crate::sys::sync::{Mutex, thread};
-use crate::transport::Transport;
-use crate::transport::udp::UdpTransport;
+use crate::tls::Facts;
 
 const POSTERS: u8 = 2;
 const EACH: u8 = 4;

@@ -9,10 +9,10 @@ use socket2::Socket;
 
 use super::Sent;
 use super::dtls::NextRecord;
-use crate::dispatcher::hello::Record;
 use crate::protocol::alert::Alert;
+use crate::protocol::dtls::hello::Record;
+use crate::sys::errno::{is_icmp, is_memory};
 use crate::sys::message;
-use crate::transport::udp::{is_icmp, is_memory};
 
 /// Sends one datagram; never blocks. A pending ICMP error is reported by the kernel *instead* of
 /// sending, so the call is made again behind it.

@@ -1,39 +1,22 @@
 //! An open DTLS 1.2 session (RFC 6347): the record layer, and the socket that its records leave by.
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 
-use openssl::ssl::{ErrorCode, NameType, SslRef, SslStream, SslVersion};
+use openssl::ssl::SslRef;
 use socket2::Socket;
 
 use super::Sent;
 use super::datagram;
-use super::handshake::{Failure, broken};
-use crate::credentials::{PeerCertificate, PeerIdentity};
+
 use crate::error::EndReason;
 use crate::observe::{Counters, bump};
 use crate::protocol::alert::Alert;
 use crate::protocol::dtls::keys::{RefusedExport, Secrets};
 use crate::protocol::dtls::suite::Aead;
 use crate::protocol::dtls::{Dropped, Opened, Opener, SealError, Sealer};
-use crate::session::context::{asked_name, psk_identity};
-use crate::sys::raw_keys;
-
-/// What reading from a session came to.
-#[derive(Debug)]
-pub(crate) enum Read {
-    /// One message of so many bytes is in the buffer.
-    Message(usize),
-    /// One message that is longer than the buffer: here is all of it.
-    Long(Vec<u8>),
-    /// No application data in what was fed.
-    Nothing,
-    /// close_notify.
-    Closed,
-    /// A fatal alert, or an error of OpenSSL's.
-    Broken(String),
-}
+use crate::tls::handshake::broken;
+use crate::tls::{Failure, Read};
 
 /// The levels of alerts, and handshake messages (RFC 5246 §7.2, §7.4).
 mod wire {
@@ -70,46 +53,6 @@ pub(crate) struct DtlsSession {
 pub(super) struct NextRecord {
     pub(super) sequence: u64,
     pub(super) nonce: u64,
-}
-
-/// What a handshake settled.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Facts {
-    pub(crate) identity: PeerIdentity,
-    pub(crate) cipher: Option<String>,
-    pub(crate) alpn: Option<String>,
-    pub(crate) server_name: Option<String>,
-    pub(crate) srtp: Option<String>,
-    pub(crate) resumed: bool,
-    /// The shortest body of a DTLS record of this suite, in bytes; 0 where there are no records.
-    pub(crate) min_ciphertext: usize,
-}
-
-impl Facts {
-    pub(super) fn of(ssl: &SslRef) -> Self {
-        let (resumed, old) = (ssl.session_reused(), ssl.version2() != Some(SslVersion::TLS1_3));
-        // With TLS 1.3 a key may be looked up and not be used. Before that nothing is looked up where a session is
-        // resumed, and the session knows whose key it began with.
-        let known = || ssl.psk_identity().filter(|_| old && resumed && ssl.is_server()).map(<[u8]>::to_vec);
-        let psk = psk_identity(ssl).filter(|_| old || resumed).or_else(known);
-        let identity = match (ssl.peer_certificate(), psk) {
-            (Some(certificate), _) => PeerIdentity::Certificate(PeerCertificate::from_x509(&certificate)),
-            (None, Some(identity)) => PeerIdentity::Psk(identity),
-            (None, None) => raw_keys::shown(ssl).map_or(PeerIdentity::Anonymous, PeerIdentity::RawPublicKey),
-        };
-        let cipher = ssl.current_cipher().map(|cipher| cipher.name().to_owned());
-        let min_ciphertext = cipher.as_deref().and_then(Aead::of_suite).map_or(0, Aead::overhead);
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self {
-            identity,
-            cipher,
-            alpn: ssl.selected_alpn_protocol().map(text),
-            server_name: asked_name(ssl).or_else(|| ssl.servername(NameType::HOST_NAME)).map(str::to_owned),
-            srtp: ssl.selected_srtp_profile().map(|profile| profile.name().to_owned()),
-            resumed,
-            min_ciphertext,
-        }
-    }
 }
 
 impl DtlsSession {
@@ -273,56 +216,5 @@ impl DtlsSession {
         out: &mut [u8],
     ) -> Result<(), RefusedExport> {
         self.secrets.export(label, context, out)
-    }
-}
-
-/// Reads one record's message.
-pub(super) fn read<S: io::Read + io::Write>(stream: &mut SslStream<S>, buffer: &mut [u8]) -> Read {
-    if buffer.is_empty() {
-        // A read into nothing would not even look.
-        let mut byte = [0];
-        return match read(stream, &mut byte) {
-            Read::Message(len) => Read::Long(byte[..len].to_vec()),
-            other => other,
-        };
-    }
-    match stream.ssl_read(buffer) {
-        Ok(len) => match stream.ssl().pending() {
-            rest if rest > 0 && len == buffer.len() => read_rest(stream, buffer, rest),
-            _ => Read::Message(len),
-        },
-        Err(error) => match error.code() {
-            ErrorCode::WANT_READ | ErrorCode::WANT_WRITE => Read::Nothing,
-            ErrorCode::ZERO_RETURN => Read::Closed,
-            _ => Read::Broken(describe(&error)),
-        },
-    }
-}
-
-/// The rest of a record that is longer than the buffer.
-fn read_rest<S: io::Read + io::Write>(stream: &mut SslStream<S>, start: &[u8], rest: usize) -> Read {
-    let mut whole = start.to_vec();
-    whole.resize(start.len() + rest, 0);
-    match stream.ssl_read(&mut whole[start.len()..]) {
-        Ok(len) => {
-            whole.truncate(start.len() + len);
-            Read::Long(whole)
-        }
-        Err(error) => Read::Broken(describe(&error)),
-    }
-}
-
-/// One line for what OpenSSL reports: the peer's alert, or the reason of its first error.
-pub(super) fn describe(error: &openssl::ssl::Error) -> String {
-    let first = error.ssl_error().and_then(|stack| stack.errors().first());
-    if let Some(alert) = first.and_then(|first| Alert::of_reason_code(first.reason_code())) {
-        return alert.to_string();
-    }
-    let reason = first.and_then(|first| first.reason());
-    match (reason, error.io_error()) {
-        (Some(reason), _) => reason.to_owned(),
-        (None, Some(io)) => io.to_string(),
-        // OpenSSL calls this an unexpected end, also on datagrams, which have none.
-        (None, None) => "OpenSSL gave up without a reason, as it does for some malformed messages".to_owned(),
     }
 }

@@ -13,32 +13,30 @@
 //!    (RFC 5246 §7.3), and what it says next may overtake it.
 
 use std::collections::VecDeque;
-use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use openssl::error::ErrorStack;
-use openssl::ssl::{ErrorCode, ShutdownState, Ssl, SslContext, SslRef, SslStream, SslVerifyMode};
-use openssl::x509::X509VerifyResult;
+use openssl::ssl::{ShutdownState, Ssl, SslContext, SslRef, SslStream};
 use socket2::Socket;
 
-use super::context::{Sessions, keep_resumed, keep_sessions, objection, psk};
 use super::datagram::DatagramIo;
-use super::dtls::{DtlsSession, Facts, describe};
-use super::record::{self, Filtered};
+use super::dtls::DtlsSession;
 use crate::association::{Association, signal};
-use crate::credentials::RevocationList;
-use crate::dispatcher::assembly::HelloAssembly;
-use crate::dispatcher::cookie::AddressProven;
-use crate::dispatcher::hello::{ClientHello, HANDSHAKE, Record};
 use crate::error::EndReason;
+use crate::net::Arrival;
+use crate::net::udp::UdpTransport;
 use crate::observe::{Counters, bump};
 use crate::protocol::alert::Alert;
-use crate::restart::{Restart, Verdict};
+use crate::protocol::dtls::assembly::HelloAssembly;
+use crate::protocol::dtls::cookie::AddressProven;
+use crate::protocol::dtls::filter::{self, Filtered};
+use crate::protocol::dtls::hello::{ClientHello, HANDSHAKE, Record};
+use crate::protocol::dtls::restart::{Restart, Verdict};
 use crate::sys::{message::DATAGRAM_MAX, ossl};
-use crate::transport::Arrival;
-use crate::transport::udp::UdpTransport;
+use crate::tls::context::psk;
+use crate::tls::handshake::{broken, client_ssl, progress, server_ssl};
+use crate::tls::{Facts, Failure, Resume};
 
 /// Handshake datagrams without IP and UDP headers: Ethernet less a tunnel, then the IPv6 minimum
 /// less headers, then what every IPv4 host reassembles (RFC 6347 §4.1.1.1).
@@ -55,13 +53,6 @@ const ALERT_GRACE: Duration = Duration::from_secs(2);
 /// resumes may send data behind it.
 const MAX_EARLY_RECORDS: usize = 8;
 
-/// The deadline so long from now; one that the clock cannot express is a year away.
-pub(crate) fn after(timeout: Duration) -> Instant {
-    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-    let now = Instant::now();
-    now.checked_add(timeout).unwrap_or(now + YEAR)
-}
-
 /// A ClientHello whose sender proved its address; only a verified cookie makes one. Fragments of it may still be missing.
 pub(crate) struct VerifiedHello {
     assembly: HelloAssembly,
@@ -69,7 +60,7 @@ pub(crate) struct VerifiedHello {
 }
 
 impl VerifiedHello {
-    /// The proof is what [`CookieJar::verify`](crate::dispatcher::cookie::CookieJar::verify) gave for this hello, which was
+    /// The proof is what [`CookieJar::verify`](crate::protocol::dtls::cookie::CookieJar::verify) gave for this hello, which was
     /// parsed from this datagram. `None` where it was not.
     pub(crate) fn new(datagram: &[u8], hello: &ClientHello<'_>, _proof: AddressProven) -> Option<Self> {
         Some(Self { assembly: HelloAssembly::begin(datagram)?, random: *hello.random })
@@ -102,29 +93,6 @@ pub(crate) struct Handshake {
     early_finished: usize,
     /// The first alert that came in clear.
     alert: Option<u8>,
-}
-
-/// Why there is no session.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// The association ends for this reason.
-    Ended(EndReason),
-    /// The peer began anew; the datagram is its ClientHello with a valid cookie.
-    Restarted(Vec<u8>),
-    /// The same on SCTP, where the socket has the new association already.
-    RestartedSctp(Arc<Socket>),
-    /// The certificate of the server does not verify.
-    Unverified(String),
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Ended(reason) => reason.fmt(f),
-            Self::Unverified(why) => f.write_str(why),
-            Self::Restarted(_) | Self::RestartedSctp(_) => f.write_str("the peer began anew"),
-        }
-    }
 }
 
 impl Handshake {
@@ -317,7 +285,7 @@ impl Handshake {
                 }
             };
         }
-        match record::filter(datagram) {
+        match filter::filter(datagram) {
             Filtered::Pass { len } => {
                 datagram.truncate(len);
                 if let Some((len, limit)) = self.too_long_chain(datagram) {
@@ -426,81 +394,6 @@ fn has_changed_cipher_spec(ssl: &SslRef) -> bool {
     ssl.state_string_long().contains("read change cipher spec")
 }
 
-/// A server's side before its handshake.
-pub(super) fn server_ssl(context: &SslContext) -> Result<Ssl, Failure> {
-    let mut ssl = Ssl::new(context).map_err(broken)?;
-    ssl.set_accept_state();
-    Ok(ssl)
-}
-
-/// What a client may resume, and keeps of a new session.
-pub(crate) struct Resume<'a> {
-    pub(crate) sessions: &'a Arc<Sessions>,
-    /// The lists that a session's chain is held against once more.
-    pub(crate) revoked: Option<&'a RevocationList>,
-    /// Names the server, and how it is reached.
-    pub(crate) server: String,
-}
-
-impl Resume<'_> {
-    /// Keeps nothing of this server: a handshake failed.
-    pub(crate) fn forget(&self) {
-        self.sessions.forget(&self.server);
-    }
-}
-
-/// A client's side before its handshake; `name` is who the server must prove to be.
-pub(super) fn client_ssl(
-    context: &SslContext,
-    name: Option<&str>,
-    resume: Option<&Resume<'_>>,
-) -> Result<Ssl, Failure> {
-    let mut ssl = Ssl::new(context).map_err(broken)?;
-    if let Some(Resume { sessions, revoked, server }) = resume {
-        keep_sessions(&mut ssl, server, sessions);
-        if let Some(session) = sessions.take(server, *revoked) {
-            // One that is of no use leads to a full handshake.
-            let _ = ossl::set_session(&mut ssl, &session);
-        }
-    }
-    if let Some(name) = name {
-        match name.parse::<IpAddr>() {
-            Ok(address) => ssl.param_mut().set_ip(address).map_err(broken)?,
-            Err(_) => {
-                ssl.set_hostname(name).map_err(broken)?;
-                ssl.param_mut().set_host(name).map_err(broken)?;
-            }
-        }
-    }
-    ssl.set_connect_state();
-    Ok(ssl)
-}
-
-/// One step of OpenSSL's handshake; `true` when it is complete.
-pub(super) fn progress<S: io::Read + io::Write>(stream: &mut SslStream<S>) -> Result<bool, Failure> {
-    match stream.do_handshake() {
-        Ok(()) => {
-            keep_resumed(stream.ssl());
-            Ok(true)
-        }
-        Err(error) if matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::WANT_WRITE) => Ok(false),
-        Err(error) => {
-            let verified = stream.ssl().verify_result();
-            // A client that accepts any certificate has a result too, and fails for another reason.
-            let accepts_any = stream.ssl().verify_mode() == SslVerifyMode::NONE;
-            Err(if verified == X509VerifyResult::OK || accepts_any {
-                Failure::Ended(EndReason::HandshakeFailed(psk::explain(stream.ssl(), describe(&error))))
-            } else {
-                let why = verified.error_string();
-                Failure::Unverified(match objection(stream.ssl(), verified) {
-                    Some(objection) => format!("{why}: {objection}"),
-                    None => why.to_owned(),
-                })
-            })
-        }
-    }
-}
-
 /// What became of a datagram.
 #[derive(PartialEq, Eq)]
 enum Fed {
@@ -510,8 +403,4 @@ enum Fed {
     Alert,
     /// Nothing.
     Nothing,
-}
-
-pub(super) fn broken(errors: ErrorStack) -> Failure {
-    Failure::Ended(EndReason::HandshakeFailed(errors.to_string()))
 }

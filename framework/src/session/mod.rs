@@ -1,19 +1,10 @@
 //! Security state of one association: what a message looks like on the wire, and nothing else.
 
-pub(crate) mod context;
 pub(crate) mod datagram;
 pub(crate) mod dtls;
-pub(crate) mod dtls_sctp;
-pub(crate) mod engine;
 pub(crate) mod handshake;
-pub mod record;
 pub(crate) mod sctp;
-pub(crate) mod secure_sctp;
-#[cfg(test)]
-pub(crate) mod simulation;
 pub(crate) mod stream;
-pub(crate) mod tls_streams;
-pub(crate) mod window;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,15 +15,13 @@ use socket2::Socket;
 use self::dtls::DtlsSession;
 use self::sctp::SctpSession;
 use self::stream::StreamSession;
+use crate::protocol::RECORD_MAX;
 use crate::sctp::SendInfo;
 
 /// The longest payload of a UDP datagram: 65,535 bytes less the headers (RFC 768, RFC 791,
 /// RFC 8200).
 const UDP_MAX_V4: usize = 65_507;
 const UDP_MAX_V6: usize = 65_527;
-
-/// The longest plaintext of a DTLS record (RFC 6347 §4.1, RFC 5246 §6.2.1).
-const RECORD_MAX: usize = 16_384;
 
 /// What sending a message came to.
 #[derive(Debug, PartialEq, Eq)]

@@ -10,20 +10,21 @@ use std::time::{Duration, Instant};
 use openssl::ssl::SslRef;
 use socket2::Socket;
 
-use super::dtls::{Facts, Read};
-use super::handshake::{Failure, after};
-use super::secure_sctp::{Action, Refused, SecureSctp};
-use super::{RECORD_MAX, Sent};
+use super::Sent;
 use crate::association::{Association, signal};
 use crate::error::EndReason;
+use crate::net::Arrival;
+use crate::net::after;
+use crate::net::sctp::SctpTransport;
+use crate::protocol::RECORD_MAX;
+use crate::protocol::sctp::secure_sctp::{Action, Refused, SecureSctp};
 use crate::sctp::{MessageInfo, NotificationKind, Options, SendInfo, Settings};
 use crate::sys::epoll::{Epoll, READABLE_EDGE, wait_writable};
+use crate::sys::errno::is_memory;
 use crate::sys::message::DATAGRAM_MAX;
 use crate::sys::sctp as sys;
 use crate::sys::sctp::abi::{SCTP_ABORT, SCTP_EOF};
-use crate::transport::Arrival;
-use crate::transport::sctp::SctpTransport;
-use crate::transport::udp::is_memory;
+use crate::tls::{Facts, Failure, Read};
 
 pub(crate) use self::setup::{configure, require_auth};
 
@@ -90,7 +91,7 @@ impl SctpSession {
                 let reason = match &failure {
                     Failure::Ended(reason) => reason.clone(),
                     Failure::Unverified(why) => EndReason::HandshakeFailed(why.clone()),
-                    Failure::Restarted(_) | Failure::RestartedSctp(_) => return Err(failure),
+                    Failure::Restarted(_) | Failure::RestartedSctp => return Err(failure),
                 };
                 session.end(transport, &reason, FAREWELL);
                 Err(failure)
@@ -132,7 +133,7 @@ impl SctpSession {
                 Arrival::Notification(_) | Arrival::Woken | Arrival::TimedOut => {}
                 Arrival::TooLong => return Err(failed("a message is too long for a handshake")),
                 Arrival::Over(EndReason::Replaced) => {
-                    return Err(Failure::RestartedSctp(Arc::clone(&self.socket)));
+                    return Err(Failure::RestartedSctp);
                 }
                 Arrival::Over(EndReason::ClosedByPeer) => {
                     return Err(failed("the peer closed during the handshake"));

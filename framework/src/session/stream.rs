@@ -20,17 +20,18 @@ use socket2::Socket;
 
 use self::pending::{Pending, StreamIo, Wrote};
 use super::Sent;
-use super::dtls::{Facts, Read, describe};
-use super::handshake::{Failure, Resume, after, broken, client_ssl, progress, server_ssl};
 use crate::association::{Association, signal};
 use crate::error::EndReason;
-use crate::stream::frames::{Frames, PREFIX, encode};
+use crate::net::Arrival;
+use crate::net::after;
+use crate::net::tcp::TcpTransport;
+use crate::protocol::stream::frames::{Frames, PREFIX, encode};
 use crate::stream::{Framing, StreamSettings};
 use crate::sys::epoll::wait_writable;
 use crate::sys::message::{self, DATAGRAM_MAX};
 use crate::sys::ossl::{self, Handshakes};
-use crate::transport::Arrival;
-use crate::transport::tcp::TcpTransport;
+use crate::tls::handshake::{broken, client_ssl, describe, progress, server_ssl};
+use crate::tls::{Facts, Failure, Read, Resume};
 
 /// Bytes of OpenSSL's own (answers to key updates, alerts) that may wait beyond what messages may take. A
 /// peer that asks for more and reads nothing is given up.

@@ -7,6 +7,7 @@
 
 pub(crate) mod control;
 pub(crate) mod epoll;
+pub(crate) mod errno;
 pub(crate) mod eventfd;
 pub(crate) mod footprint;
 pub(crate) mod limits;

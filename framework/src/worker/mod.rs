@@ -13,23 +13,25 @@ use crate::association::{Association, Link};
 use crate::audit;
 use crate::dispatcher::tcp::reset;
 use crate::error::{EndReason, Error};
+use crate::net::Transport;
+use crate::net::after;
+use crate::net::sctp::SctpTransport;
+use crate::net::tcp::TcpTransport;
+use crate::net::udp::{StrayTaker, UdpTransport};
 use crate::observe::{bump, log_limited};
 use crate::peer::{Home, Leftover, Opened, Parts, Peer};
 use crate::protocol::alert::Alert;
-use crate::restart::Restart;
+use crate::protocol::dtls::restart::Restart;
+use crate::protocol::sctp::dtls_sctp::{DtlsSctp, Knobs};
+use crate::protocol::sctp::secure_sctp::SecureSctp;
+use crate::protocol::sctp::tls_streams::TlsStreams;
 use crate::server::Shared;
-use crate::session::dtls::Facts;
-use crate::session::dtls_sctp::{DtlsSctp, Knobs};
-use crate::session::handshake::{Failure, Handshake, VerifiedHello, after};
+use crate::session::handshake::{Handshake, VerifiedHello};
 use crate::session::sctp::SctpSession;
-use crate::session::secure_sctp::SecureSctp;
 use crate::session::stream::StreamSession;
-use crate::session::tls_streams::TlsStreams;
 use crate::session::{self, Session};
-use crate::transport::Transport;
-use crate::transport::sctp::SctpTransport;
-use crate::transport::tcp::TcpTransport;
-use crate::transport::udp::{StrayTaker, UdpTransport};
+use crate::tls::Facts;
+use crate::tls::Failure;
 
 /// An admitted peer with its socket, on its way to a worker.
 pub(crate) struct Job {
@@ -95,6 +97,7 @@ fn open(
     task: Task,
     shared: &Arc<Shared>,
 ) -> Option<Peer> {
+    let successor = Arc::clone(&socket);
     let opened = match task {
         Task::Plain => Ok(open_udp(association, socket, shared)),
         Task::Dtls(hello) => open_dtls(association, socket, *hello, shared),
@@ -120,7 +123,7 @@ fn open(
                 Failure::Ended(reason) => (reason, None),
                 Failure::Unverified(why) => (EndReason::HandshakeFailed(why), None),
                 Failure::Restarted(hello) => (EndReason::Replaced, Some(Leftover::Datagram(hello.into()))),
-                Failure::RestartedSctp(socket) => (EndReason::Replaced, Some(Leftover::Socket(socket))),
+                Failure::RestartedSctp => (EndReason::Replaced, Some(Leftover::Socket(successor))),
             };
             // These are no failures, or have been logged with the identity.
             let is_logged =

@@ -7,12 +7,12 @@ use crate::association::{Association, signal};
 use crate::dispatcher::tcp::reset;
 use crate::error::EndReason;
 use crate::handler::Incoming;
+use crate::net::Arrival;
+use crate::net::tcp::TcpTransport;
 use crate::observe::{bump, log_limited};
+use crate::protocol::stream::proxy::{self, Ends, HEAD};
 use crate::server::Shared;
-use crate::session::handshake::Failure;
-use crate::stream::proxy::{self, Ends, HEAD};
-use crate::transport::Arrival;
-use crate::transport::tcp::TcpTransport;
+use crate::tls::Failure;
 
 /// Reads the PROXY header, and asks the limits and the handler about who is there. Blocks until then, at most
 /// until `deadline`. Who is refused is reset.

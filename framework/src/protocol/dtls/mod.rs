@@ -3,9 +3,15 @@
 //! OpenSSL performs the handshake. When it is complete, [`keys`] derives what protects the records, and OpenSSL's session
 //! is freed: [`Sealer`] and [`Opener`] need some 2 KiB where it needs more than 40.
 
+pub(crate) mod assembly;
+pub mod cookie;
+pub mod filter;
+pub mod hello;
 pub mod keys;
 pub mod record_layer;
 pub mod replay_window;
+pub(crate) mod restart;
+pub(crate) mod spent;
 pub mod suite;
 
 pub use self::record_layer::{Dropped, Opened, Opener, SealError, Sealer};

@@ -14,7 +14,7 @@ use openssl::error::ErrorStack;
 use super::keys::DirectionKeys;
 use super::replay_window::ReplayWindow;
 use super::suite::Aead;
-use crate::dispatcher::hello::{HANDSHAKE, RECORD_HEADER_LEN, Record, RecordFlaw};
+use crate::protocol::dtls::hello::{HANDSHAKE, RECORD_HEADER_LEN, Record, RecordFlaw};
 
 /// Content type of a ChangeCipherSpec record (RFC 5246 §6.2.1).
 const CHANGE_CIPHER_SPEC: u8 = 20;

@@ -11,8 +11,8 @@ use crate::sctp::{
     self, FragmentInterleave, Heartbeat, InitParameters, NotificationKind, Options, PathChange, Rto,
     Settings, StreamRequests,
 };
-use crate::session::handshake::Failure;
 use crate::sys::socket::{set_receive_buffer, set_send_buffer};
+use crate::tls::Failure;
 
 /// Bytes of send and receive buffer that are asked for.
 const BUFFER: usize = 1 << 20;

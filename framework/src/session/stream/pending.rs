@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use socket2::Socket;
 
+use crate::sys::errno::is_memory;
 use crate::sys::message;
-use crate::transport::udp::is_memory;
 
 /// What became of bytes that were to be written.
 #[derive(Debug, PartialEq, Eq)]

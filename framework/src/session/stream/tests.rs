@@ -11,11 +11,11 @@ use openssl::ssl::{SslMethod, SslVerifyMode, SslVersion};
 
 use super::*;
 use crate::association::Link;
+use crate::net::Transport;
 use crate::observe::Counters;
 use crate::peer::Parts;
 use crate::session::Session;
-use crate::session::context::{self, Protocol};
-use crate::transport::Transport;
+use crate::tls::context::{self, Protocol};
 use crate::{
     Address, Credentials, Error, Identity, Outbox, Peer, Posted, Scheme, Server, Stats, Timeouts,
     TrySendError,

@@ -12,7 +12,7 @@ use openssl::ssl::{
 
 use super::*;
 use crate::protocol::dtls::keys::Secrets;
-use crate::session::simulation::Rng;
+use crate::protocol::sctp::simulation::Rng;
 use crate::sys::ossl;
 
 const SUITES: [(&str, Aead); 7] = [

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 
 use openssl::ssl::{ErrorCode, Ssl, SslContext, SslStream};
 
-use super::dtls::{Facts, Read, describe, read};
-use super::handshake::{Failure, broken, client_ssl, progress, server_ssl};
+use super::facts::Facts;
+use super::handshake::{Failure, Read, broken, client_ssl, describe, progress, read, server_ssl};
 use crate::sys::ossl;
 
 /// The size of DTLS handshake records, header included: on SCTP there is no path MTU to heed (RFC 6083 §4.3
@@ -166,7 +166,7 @@ impl Write for Pipe {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::context::{self, ClientCredentials, Protocol};
+    use crate::tls::context::{self, ClientCredentials, Protocol};
 
     #[test]
     fn a_dtls_handshake_never_sends_again_by_itself() {

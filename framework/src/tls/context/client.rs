@@ -223,7 +223,7 @@ mod tests {
 
     use super::*;
     use crate::credentials::Credentials;
-    use crate::session::context;
+    use crate::tls::context;
 
     #[test]
     fn each_who_resumes_has_a_session_of_its_own() {

@@ -8,11 +8,11 @@ use openssl::ssl::SslContext;
 
 use super::*;
 use crate::credentials::{CaBundle, ClientAuth, Credentials, Identity, PeerIdentity};
-use crate::dispatcher::hello::{HANDSHAKE, Record};
 use crate::error::EndReason;
-use crate::session::context::{self, ClientCredentials, Protocol};
-use crate::session::dtls_sctp::Knobs;
-use crate::session::simulation::{Rng, Wire};
+use crate::protocol::dtls::hello::{HANDSHAKE, Record};
+use crate::protocol::sctp::dtls_sctp::Knobs;
+use crate::protocol::sctp::simulation::{Rng, Wire};
+use crate::tls::context::{self, ClientCredentials, Protocol};
 
 mod dtls;
 mod tls;

@@ -12,10 +12,9 @@
 use std::fmt;
 use std::time::Instant;
 
-use super::dtls::{Facts, Read};
 use super::dtls_sctp::DtlsSctp;
-use super::handshake::Failure;
 use super::tls_streams::TlsStreams;
+use crate::tls::{Facts, Failure, Read};
 use openssl::ssl::SslRef;
 
 use crate::sctp::{MessageInfo, SendInfo};

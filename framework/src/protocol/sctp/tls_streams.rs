@@ -14,13 +14,12 @@ use std::time::Instant;
 
 use openssl::ssl::{SslContext, SslRef};
 
-use super::RECORD_MAX;
-use super::dtls::{Facts, Read};
-use super::engine::{Engine, Framing};
-use super::handshake::Failure;
 use super::secure_sctp::{Action, Refused};
 use crate::error::EndReason;
+use crate::protocol::RECORD_MAX;
 use crate::sctp::{MessageInfo, Reliability, SendInfo};
+use crate::tls::engine::{Engine, Framing};
+use crate::tls::{Facts, Failure, Read};
 
 /// What may wait for stream 0, in bytes: a few ClientHellos on each of many streams.
 const MAX_EARLY: usize = 256 * 1024;

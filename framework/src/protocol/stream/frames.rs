@@ -1,6 +1,6 @@
 //! Messages in a stream of bytes. Pure.
 
-use super::Framing;
+use crate::stream::Framing;
 
 /// Bytes of the length in front of a message.
 pub const PREFIX: usize = 4;

@@ -104,8 +104,8 @@ impl HelloAssembly {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dispatcher::hello::samples::{hello, hello_fragment, hello_message};
-    use crate::session::simulation::Rng;
+    use crate::protocol::dtls::hello::samples::{hello, hello_fragment, hello_message};
+    use crate::protocol::sctp::simulation::Rng;
 
     #[test]
     fn any_cut_into_fragments_gives_the_message_back() {

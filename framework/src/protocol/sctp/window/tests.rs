@@ -1,7 +1,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::*;
-use crate::session::simulation::{Rng, Wire};
+use crate::protocol::sctp::simulation::{Rng, Wire};
 
 const DATA: u8 = 23;
 

@@ -19,6 +19,13 @@ use crate::error::EndReason;
 use crate::sctp::Notification;
 use crate::sys::epoll::wait_readable;
 
+/// The deadline so long from now; one that the clock cannot express is a year away.
+pub(crate) fn after(timeout: Duration) -> Instant {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    let now = Instant::now();
+    now.checked_add(timeout).unwrap_or(now + YEAR)
+}
+
 /// The socket of one association, of any kind.
 pub(crate) enum Transport {
     Udp(UdpTransport),

@@ -16,15 +16,14 @@ use std::time::{Duration, Instant};
 
 use openssl::ssl::{SslContext, SslRef};
 
-use super::RECORD_MAX;
-use super::dtls::{Facts, Read};
-use super::engine::{Engine, Framing};
-use super::handshake::Failure;
 use super::secure_sctp::{Action, Refused};
 use super::window::{Counts, Held, Window};
-use crate::dispatcher::hello::{HANDSHAKE, RECORD_HEADER_LEN, Record};
 use crate::error::EndReason;
+use crate::protocol::RECORD_MAX;
+use crate::protocol::dtls::hello::{HANDSHAKE, RECORD_HEADER_LEN, Record};
 use crate::sctp::{MessageInfo, SendInfo};
+use crate::tls::engine::{Engine, Framing};
+use crate::tls::{Facts, Failure, Read};
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const APPLICATION_DATA: u8 = 23;

@@ -18,9 +18,10 @@ use super::watch::Watch;
 use super::{Arrival, ReadTimeout, await_readable, place};
 use crate::address::Scheme;
 use crate::association::{Association, signal};
-use crate::dispatcher::hello::{self, FirstDatagram};
 use crate::error::EndReason;
 use crate::observe::{Counters, bump};
+use crate::protocol::dtls::hello::{self, FirstDatagram};
+use crate::sys::errno::{is_icmp, is_memory};
 use crate::sys::message::{self, DATAGRAM_MAX, Received};
 
 /// Datagrams that are looked at when the socket is closed.
@@ -269,29 +270,4 @@ impl Drop for UdpTransport {
             }
         }
     }
-}
-
-/// Whether a connected socket reports with this what an ICMP message said (udp(7), ip(7)). Anyone
-/// can forge those, so they end nothing.
-pub(crate) fn is_icmp(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::ECONNREFUSED
-                | libc::EHOSTUNREACH
-                | libc::ENETUNREACH
-                | libc::EHOSTDOWN
-                | libc::ENONET
-                | libc::ENOPROTOOPT
-                | libc::EOPNOTSUPP
-                | libc::EPROTO
-                | libc::EACCES
-                | libc::EMSGSIZE
-        )
-    )
-}
-
-/// Whether the kernel was short of memory.
-pub(crate) fn is_memory(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
 }

@@ -16,8 +16,8 @@ use super::{Arrival, ReadTimeout, await_readable};
 use crate::association::Association;
 use crate::error::EndReason;
 use crate::observe::{Counters, bump};
+use crate::sys::errno::is_memory;
 use crate::sys::{message, socket::is_tcp_at_end};
-use crate::transport::udp::is_memory;
 
 /// The worker's end of a connection.
 pub(crate) struct TcpTransport {

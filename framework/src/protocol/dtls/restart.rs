@@ -12,10 +12,10 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::config::Timeouts;
 use crate::credentials::SharedKeys;
-use crate::dispatcher::cookie::{CookieJar, CookieVerdict};
-use crate::dispatcher::hello::{self, ClientHello, FirstDatagram, HELLO_VERIFY_REQUEST_LEN};
-use crate::dispatcher::spent::{Fate, Spent};
 use crate::protocol::alert::Alert;
+use crate::protocol::dtls::cookie::{CookieJar, CookieVerdict};
+use crate::protocol::dtls::hello::{self, ClientHello, FirstDatagram, HELLO_VERIFY_REQUEST_LEN};
+use crate::protocol::dtls::spent::{Fate, Spent};
 
 /// The cookie secrets, for the dispatcher and all workers, and which hellos have been answered by an association. Reads of
 /// the secrets share; a rotation takes microseconds once in [`Timeouts::cookie_period`].
@@ -111,7 +111,7 @@ impl Cookies {
 /// What [`Cookies::check`] found.
 pub(crate) enum Checked {
     /// The sender has received what we sent to its address.
-    Valid(crate::dispatcher::cookie::AddressProven),
+    Valid(crate::protocol::dtls::cookie::AddressProven),
     /// It has, and the association that it began with this hello is over.
     Spent,
     /// It has, and was refused with this alert.

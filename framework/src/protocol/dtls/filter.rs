@@ -14,7 +14,7 @@
 //! Nothing here authenticates anything. A dropped record is one that OpenSSL would have dropped, or should
 //! have.
 
-use crate::dispatcher::hello::{HANDSHAKE, Record, RecordFlaw};
+use crate::protocol::dtls::hello::{HANDSHAKE, Record, RecordFlaw};
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
@@ -163,7 +163,7 @@ pub fn is_handshake_retransmission(datagram: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dispatcher::hello::samples::{hello, hello_fragment, hello_message, record};
+    use crate::protocol::dtls::hello::samples::{hello, hello_fragment, hello_message, record};
 
     const DATA: u8 = 23;
 

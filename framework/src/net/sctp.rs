@@ -24,9 +24,9 @@ use crate::observe::{Counters, bump, log_limited};
 use crate::sctp::{
     AssociationState, MessageInfo, Notification, NotificationKind, Options, PathState, Settings,
 };
+use crate::sys::errno::is_memory;
 use crate::sys::message::DATAGRAM_MAX;
 use crate::sys::sctp::{self as sys, Received};
-use crate::transport::udp::is_memory;
 
 /// Messages of different streams that are put together at the same time (I-DATA, RFC 8260).
 const MAX_PARTIAL: usize = 64;

@@ -22,23 +22,21 @@ pub(crate) use self::chain::objection;
 pub(crate) use self::client::{ClientCredentials, Sessions, client, keep_resumed, keep_sessions};
 #[cfg(test)]
 pub(crate) use self::client::{old_client, sha384_client};
-pub(crate) use self::names::asked_name;
 use self::names::{Choice, Names};
 use self::psk::look_up;
-pub(crate) use self::psk::psk_identity;
 use crate::address::Scheme;
 use crate::credentials::{
     Algorithms, Authorize, CaBundle, ClientAuth, Credentials, Identity, PeerIdentity, PskLookup, PublicKey,
     RevocationList, SharedKeys, refused,
 };
 use crate::error::IdentityError;
-use crate::session::dtls::Facts;
 use crate::sys;
 use crate::sys::raw_keys::Side;
+use crate::tls::Facts;
 
 mod chain;
 mod client;
-mod names;
+pub(crate) mod names;
 mod probe;
 pub(crate) mod psk;
 mod tickets;

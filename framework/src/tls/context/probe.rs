@@ -13,9 +13,9 @@ use openssl::ssl::{SslContext, SslMethod, SslVerifyMode, SslVersion};
 use super::{Protocol, common, use_identity};
 use crate::credentials::{Algorithms, Identity, name_line};
 use crate::error::{EndReason, IdentityError};
-use crate::session::engine::{Engine, Framing};
-use crate::session::handshake::Failure;
 use crate::sys::ossl;
+use crate::tls::Failure;
+use crate::tls::engine::{Engine, Framing};
 
 /// The size of the datagrams, which no record is cut in.
 const MTU: u16 = 1400;

@@ -42,8 +42,8 @@ use std::time::{Duration, Instant};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use super::admit::canonical;
 use super::hello::ClientHello;
+use crate::admission::canonical;
 
 /// A cookie as it is sent.
 pub type Cookie = [u8; 32];
@@ -219,8 +219,8 @@ fn encoded(address: SocketAddr) -> [u8; 23] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::hello::{FirstDatagram, classify, samples};
     use super::*;
+    use crate::protocol::dtls::hello::{FirstDatagram, classify, samples};
 
     const PERIOD: Duration = Duration::from_secs(60);
 

@@ -1,0 +1,49 @@
+//! What a handshake settled.
+
+use openssl::ssl::{NameType, SslRef, SslVersion};
+
+use super::context::names::asked_name;
+use super::context::psk::psk_identity;
+use crate::credentials::{PeerCertificate, PeerIdentity};
+use crate::protocol::dtls::suite::Aead;
+use crate::sys::raw_keys;
+
+/// What a handshake settled.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) identity: PeerIdentity,
+    pub(crate) cipher: Option<String>,
+    pub(crate) alpn: Option<String>,
+    pub(crate) server_name: Option<String>,
+    pub(crate) srtp: Option<String>,
+    pub(crate) resumed: bool,
+    /// The shortest body of a DTLS record of this suite, in bytes; 0 where there are no records.
+    pub(crate) min_ciphertext: usize,
+}
+
+impl Facts {
+    pub(crate) fn of(ssl: &SslRef) -> Self {
+        let (resumed, old) = (ssl.session_reused(), ssl.version2() != Some(SslVersion::TLS1_3));
+        // With TLS 1.3 a key may be looked up and not be used. Before that nothing is looked up where a session is
+        // resumed, and the session knows whose key it began with.
+        let known = || ssl.psk_identity().filter(|_| old && resumed && ssl.is_server()).map(<[u8]>::to_vec);
+        let psk = psk_identity(ssl).filter(|_| old || resumed).or_else(known);
+        let identity = match (ssl.peer_certificate(), psk) {
+            (Some(certificate), _) => PeerIdentity::Certificate(PeerCertificate::from_x509(&certificate)),
+            (None, Some(identity)) => PeerIdentity::Psk(identity),
+            (None, None) => raw_keys::shown(ssl).map_or(PeerIdentity::Anonymous, PeerIdentity::RawPublicKey),
+        };
+        let cipher = ssl.current_cipher().map(|cipher| cipher.name().to_owned());
+        let min_ciphertext = cipher.as_deref().and_then(Aead::of_suite).map_or(0, Aead::overhead);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self {
+            identity,
+            cipher,
+            alpn: ssl.selected_alpn_protocol().map(text),
+            server_name: asked_name(ssl).or_else(|| ssl.servername(NameType::HOST_NAME)).map(str::to_owned),
+            srtp: ssl.selected_srtp_profile().map(|profile| profile.name().to_owned()),
+            resumed,
+            min_ciphertext,
+        }
+    }
+}
