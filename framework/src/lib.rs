@@ -55,7 +55,6 @@ mod audit;
 mod client;
 mod config;
 mod credentials;
-mod dispatcher;
 mod error;
 mod handler;
 mod net;
@@ -65,16 +64,15 @@ mod peer;
 mod printable;
 mod proof;
 mod protocol;
-mod registry;
 pub mod sctp;
 mod sender;
+mod serve;
 mod server;
 mod session;
 mod stream;
 mod sys;
 mod tls;
 mod workbench;
-mod worker;
 
 pub use address::{Address, AddressError, Host, Scheme};
 pub use admission::{Limits, Refusal};
@@ -97,9 +95,9 @@ pub use stream::{Framing, StreamSettings};
 #[doc(hidden)]
 pub mod internals {
     pub use crate::admission::{Ledger, Prefix, RateTable};
-    pub use crate::dispatcher::child;
     pub use crate::protocol::dtls::{self, cookie, filter as record, hello};
     pub use crate::protocol::stream::{frames, proxy};
+    pub use crate::serve::dispatcher::child;
     pub use crate::sys::control::packet_info as control_messages;
     pub use crate::sys::ossl::{never_retransmit, set_session};
     pub use crate::sys::sctp::control::receive_info as sctp_control_messages;

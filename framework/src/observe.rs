@@ -206,7 +206,7 @@ impl Stats {
 }
 
 impl Counters {
-    /// Counts the end of an association; for [`Registry::remove`](crate::registry::Registry::remove).
+    /// Counts the end of an association; for [`Registry::remove`](crate::serve::registry::Registry::remove).
     pub(crate) fn count_end(&self, reason: &EndReason) {
         bump(&self.ended[reason.index()]);
         match reason {

@@ -1,44 +1,38 @@
 //! The server: built, started, looked at, shut down.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
 use crate::address::{Address, Scheme};
-use crate::admission::{Limits, Refusal};
+use crate::admission::Limits;
 use crate::association::{Association, Link, signal};
-use crate::audit;
 use crate::config::Timeouts;
 use crate::credentials::{ClientAuth, Credentials, Identity, SharedKeys};
-use crate::dispatcher::child::Options;
-use crate::dispatcher::{
-    self, Dispatcher, Letter, Mailbox, RESERVED_FDS, SctpListener, TcpListener, UdpListener,
-};
 use crate::error::{EndReason, IdentityError, StartError};
-use crate::handler::{Admission, Incoming, PeerHandler};
+use crate::handler::PeerHandler;
 use crate::net::after;
-use crate::net::sctp::Restarted;
-use crate::net::udp::{Stray, StrayTaker};
-use crate::observe::{Counters, Stats, bump};
+use crate::observe::Stats;
 use crate::outbox::Outbox;
-use crate::peer::{Home, Leftover};
-use crate::protocol::alert::Alert;
 use crate::protocol::dtls::restart::Cookies;
-use crate::registry::Registry;
 use crate::sctp::Settings;
 use crate::sender::Sender;
+use crate::serve::dispatcher::child::Options;
+use crate::serve::dispatcher::{Dispatcher, RESERVED_FDS, SctpListener, TcpListener, UdpListener};
+use crate::serve::mailbox;
+use crate::serve::registry::Registry;
+pub use crate::serve::shared::Report;
+use crate::serve::shared::{Done, Shared};
+use crate::serve::worker::pool::Pool;
 use crate::stream::StreamSettings;
 use crate::sys::eventfd::EventFd;
 use crate::sys::limits;
-use crate::sys::sync::channel::{Receiver, bounded};
+use crate::sys::sync::channel::bounded;
 use crate::sys::sync::{Condvar, Mutex, thread};
 use crate::tls::context::Contexts;
-use crate::worker::pool::Pool;
 
 /// Stack of a worker thread, in bytes: room for OpenSSL's handshake and a handler's buffers.
 const STACK_SIZE: usize = 256 * 1024;
@@ -48,104 +42,6 @@ const OTHER_THREADS: u64 = 64;
 
 /// How long a shutdown waits, after the grace period, for workers to let go, and for the dispatcher.
 const LET_GO: Duration = Duration::from_secs(1);
-
-/// What dispatcher, workers and handles share.
-pub(crate) struct Shared {
-    pub(crate) handler: Arc<dyn PeerHandler>,
-    pub(crate) registry: Registry,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) timeouts: Timeouts,
-    pub(crate) cookies: Arc<Cookies>,
-    contexts: RwLock<Arc<Contexts>>,
-    /// Of session tickets, where the credentials have none.
-    keys: SharedKeys,
-    pub(crate) sctp: Settings,
-    pub(crate) stream: StreamSettings,
-    pub(crate) outbox: Outbox,
-    pub(crate) udp_proof: bool,
-    pub(crate) mailbox: Mailbox,
-    addresses: Vec<Address>,
-    done: Done,
-}
-
-/// Set when the server has shut down.
-struct Done {
-    report: Mutex<Option<Report>>,
-    changed: Condvar,
-    /// Disconnected when the dispatcher has ended.
-    stopped: Receiver<()>,
-}
-
-impl StrayTaker for Shared {
-    fn take(&self, stray: Stray) {
-        self.post(Letter::Stray(stray));
-    }
-}
-
-impl Shared {
-    /// What handshakes that begin now are made with.
-    pub(crate) fn contexts(&self) -> Arc<Contexts> {
-        Arc::clone(&self.contexts.read())
-    }
-
-    /// Asks the handler about a new peer. Runs on the dispatcher thread, behind a proxy on the worker's.
-    pub(crate) fn ask(&self, incoming: &Incoming) -> Result<(), Refusal> {
-        match catch_unwind(AssertUnwindSafe(|| self.handler.admit(incoming))) {
-            Ok(Admission::Accept) => Ok(()),
-            Ok(Admission::Refuse) => Err(Refusal::Handler),
-            Err(_) => {
-                bump(&self.counters.handler_panics);
-                Err(Refusal::Handler)
-            }
-        }
-    }
-
-    /// Counts a refusal and logs it, at a limited rate.
-    pub(crate) fn refuse(&self, refusal: Refusal, scheme: Scheme, local: SocketAddr, peer: SocketAddr) {
-        bump(&self.counters.refused[refusal.index()]);
-        audit::refused(refusal, scheme, local, peer);
-    }
-
-    fn post(&self, letter: Letter) {
-        if !self.mailbox.send(letter) {
-            bump(&self.counters.strays_lost);
-        }
-    }
-}
-
-impl Home for Shared {
-    fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Leftover>) {
-        // Before the addresses are free. Whose handshake had no end may still get one by the same hello.
-        let Association { local, peer, hello_random, .. } = association;
-        match reason {
-            _ if association.scheme != Scheme::Dtls => {}
-            EndReason::Evicted | EndReason::HandshakeTimedOut => {}
-            EndReason::NoThread => self.cookies.refuse(*local, *peer, hello_random, Alert::INTERNAL_ERROR),
-            _ => self.cookies.spend(*local, *peer, hello_random),
-        }
-        let mut late = self.registry.remove(association, reason, &self.counters);
-        if !association.scheme.is_secure() {
-            // Lost like those in the socket's queue. Given back they would open the next association,
-            // and a handler that returns without having read would be called again, for ever.
-            late.clear();
-        }
-        let Association { scheme, local, peer, .. } = *association;
-        let leftover = match leftover {
-            Some(Leftover::Socket(socket)) => {
-                return self.post(Letter::Restarted(Restarted { socket, scheme, local, peer }));
-            }
-            Some(Leftover::Datagram(datagram)) => Some(datagram),
-            None => None,
-        };
-        for payload in leftover.into_iter().chain(late.into_iter().map(|parcel| parcel.payload)) {
-            let interface = match local {
-                SocketAddr::V6(v6) => v6.scope_id(),
-                SocketAddr::V4(_) => 0,
-            };
-            self.take(Stray { local, peer, interface, payload });
-        }
-    }
-}
 
 /// What a server is made of. Everything has a default but the listener.
 ///
@@ -346,7 +242,7 @@ impl ServerBuilder {
             move |source: io::Error| StartError::Io { doing, source }
         };
         let random = |error: openssl::error::ErrorStack| io("reading random bytes")(error.into());
-        let (mailbox, inlet) = dispatcher::mailbox().map_err(io("making the dispatcher's mailbox"))?;
+        let (mailbox, inlet) = mailbox::mailbox().map_err(io("making the dispatcher's mailbox"))?;
         let mut key = [0; 16];
         openssl::rand::rand_bytes(&mut key).map_err(random)?;
         let (first, second) = key.split_at(8);
@@ -483,22 +379,6 @@ impl Server {
             done.changed.wait(&mut report);
         }
     }
-}
-
-/// What a shutdown came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Report {
-    /// Peers that were there when it began.
-    pub peers: usize,
-    /// Of these, how many ended within the grace period.
-    pub finished: usize,
-    /// How many were ended when it was over.
-    pub stopped: usize,
-    /// Of these, how many had a handler that did not return: their threads are left behind.
-    pub abandoned: usize,
-    /// How long it took.
-    pub took: Duration,
 }
 
 /// Looks at a running server, and ends it; clonable, for any thread.

@@ -11,8 +11,8 @@ use crate::association::{Association, Link};
 use crate::error::EndReason;
 use crate::observe::Counters;
 use crate::outbox::Outbox;
-use crate::registry::Registry;
 use crate::sender::Sender;
+use crate::serve::registry::Registry;
 use crate::session::Session;
 
 /// The registry of a server on plain UDP.

@@ -118,7 +118,7 @@ impl TcpTransport {
 /// Why a connection is over whose read fails with this (tcp(7)).
 fn end(error: &io::Error) -> EndReason {
     match error.raw_os_error() {
-        Some(libc::ECONNRESET) => reset(),
+        Some(libc::ECONNRESET) => was_reset(),
         // A reset that came after the peer's FIN: its program was gone when it got our data.
         Some(libc::EPIPE) => EndReason::ClosedByPeer,
         Some(libc::ETIMEDOUT) => EndReason::Unreachable,
@@ -127,6 +127,11 @@ fn end(error: &io::Error) -> EndReason {
 }
 
 /// The peer reset the connection (RFC 9293 §3.5.2).
-pub(crate) fn reset() -> EndReason {
+pub(crate) fn was_reset() -> EndReason {
     EndReason::Aborted("the connection was reset".to_owned())
+}
+
+/// Closed next, it tells the peer at once and leaves no TIME-WAIT behind.
+pub(crate) fn reset(socket: &Socket) {
+    let _ = socket.set_linger(Some(Duration::ZERO));
 }

@@ -146,7 +146,7 @@ impl Peer {
         if let Link::Open(Session::Stream(session)) = &*self.association.link.lock()
             && session.was_reset()
         {
-            return Some(crate::net::tcp::reset());
+            return Some(crate::net::tcp::was_reset());
         }
         if self.layers == Layers::Tls {
             return Some(EndReason::Truncated);

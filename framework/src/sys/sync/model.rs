@@ -6,7 +6,7 @@
 //! so an ordering that is too weak is not found.
 //!
 //! There is no shuttle for crossbeam-channel, so [`channel`] is written here, after that crate's promises. The one
-//! that the [pool](crate::worker::pool) rests on: where `try_send` of a channel without room succeeds, a receiver
+//! that the [pool](crate::serve::worker::pool) rests on: where `try_send` of a channel without room succeeds, a receiver
 //! that was waiting gets the value, even if its time is over before it has looked.
 //!
 //! Time: see [`Condvar::wait_until`]. System calls that block are made without blocking, until they are done

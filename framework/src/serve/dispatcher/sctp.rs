@@ -29,13 +29,13 @@ use crate::handler::Incoming;
 use crate::net::sctp::{Restarted, loss};
 use crate::observe::{bump, log_limited};
 use crate::sctp::{AssocId, AssociationState, MessageInfo, Notification, Options, Settings, Socket};
-use crate::server::Shared;
+use crate::serve::shared::Shared;
+use crate::serve::worker::{Job, Task};
 use crate::session::sctp::{abort, configure};
 use crate::sys::epoll::{Epoll, READABLE};
 use crate::sys::eventfd::EventFd;
 use crate::sys::message::DATAGRAM_MAX;
 use crate::sys::sctp::{self as sys, Received};
-use crate::worker::{Job, Task};
 
 /// Tokens of listeners have this bit.
 pub(super) const TOKENS: u64 = 1 << 61;

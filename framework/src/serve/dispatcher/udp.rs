@@ -21,7 +21,6 @@ use std::sync::atomic::Ordering;
 
 use socket2::Socket;
 
-use super::Letter;
 use super::child::{self, Options, Recipe, Recipes};
 use super::hands::Hands;
 use super::listener::{Held, Listener, UdpListener, probe_ip};
@@ -35,13 +34,14 @@ use crate::observe::{bump, log_limited};
 use crate::protocol::alert::Alert;
 use crate::protocol::dtls::hello::{self, FirstDatagram};
 use crate::protocol::dtls::restart::Checked;
-use crate::server::Shared;
+use crate::serve::mailbox::Letter;
+use crate::serve::shared::Shared;
+use crate::serve::worker::{Job, Task};
 use crate::session::handshake::VerifiedHello;
 use crate::sys::control::PacketInfo;
 use crate::sys::epoll::{Epoll, READABLE};
 use crate::sys::message::{self, BATCH, Batch, DATAGRAM_MAX, Replies};
 use crate::sys::sync::thread;
-use crate::worker::{Job, Task};
 
 /// Batches read from one listener before the others have their turn.
 const TURN: usize = 16;

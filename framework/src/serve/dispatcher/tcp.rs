@@ -20,11 +20,12 @@ use super::hands::Hands;
 use crate::address::{Address, Scheme};
 use crate::error::StartError;
 use crate::handler::Incoming;
+use crate::net::tcp::reset;
 use crate::observe::{bump, log_limited};
-use crate::server::Shared;
+use crate::serve::shared::Shared;
+use crate::serve::worker::{Job, Task};
 use crate::sys::epoll::{Epoll, READABLE};
 use crate::sys::errno::is_memory;
-use crate::worker::{Job, Task};
 
 /// Tokens of listeners have this bit.
 pub(super) const TOKENS: u64 = 1 << 60;
@@ -190,11 +191,6 @@ impl TcpListener {
 /// Whether accepting failed for want of something that may come back.
 fn is_exhausted(error: &io::Error) -> bool {
     is_memory(error) || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
-}
-
-/// Closed next, it tells the peer at once and leaves no TIME-WAIT behind.
-pub(crate) fn reset(socket: &Socket) {
-    let _ = socket.set_linger(Some(Duration::ZERO));
 }
 
 /// An IPv4 address as one, also where an IPv6 socket has seen it.

@@ -13,7 +13,7 @@ use crate::address::Scheme;
 use crate::association::{Association, Link};
 use crate::observe::bump;
 use crate::protocol::dtls::filter;
-use crate::server::Shared;
+use crate::serve::shared::Shared;
 use crate::sys::epoll::{Epoll, READABLE_EDGE};
 use crate::sys::message;
 

@@ -8,8 +8,8 @@ use socket2::Socket;
 use super::child::{self, Options, Recipes};
 use crate::address::{Address, Scheme};
 use crate::error::StartError;
+use crate::serve::worker::Job;
 use crate::sys::control::PacketInfo;
-use crate::worker::Job;
 
 /// What a queued datagram costs a receive buffer at the least, in bytes: the kernel's own
 /// bookkeeping for it. Divides the buffer into the most datagrams that can be in it.

@@ -14,12 +14,12 @@ use crate::association::{Association, signal};
 use crate::error::EndReason;
 use crate::handler::Incoming;
 use crate::observe::{bump, log_limited};
-use crate::server::Shared;
+use crate::serve::shared::Shared;
+use crate::serve::worker::Job;
+use crate::serve::worker::pool::Pool;
 use crate::sys::epoll::Epoll;
 use crate::sys::errno::is_memory;
 use crate::sys::limits;
-use crate::worker::Job;
-use crate::worker::pool::Pool;
 
 /// Peers that wait for a thread at most, and how often one is tried for.
 const MAX_WAITING: usize = 256;

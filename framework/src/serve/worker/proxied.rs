@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::association::{Association, signal};
-use crate::dispatcher::tcp::reset;
 use crate::error::EndReason;
 use crate::handler::Incoming;
 use crate::net::Arrival;
 use crate::net::tcp::TcpTransport;
+use crate::net::tcp::reset;
 use crate::observe::{bump, log_limited};
 use crate::protocol::stream::proxy::{self, Ends, HEAD};
-use crate::server::Shared;
+use crate::serve::shared::Shared;
 use crate::tls::Failure;
 
 /// Reads the PROXY header, and asks the limits and the handler about who is there. Blocks until then, at most

@@ -24,70 +24,16 @@ pub(crate) use self::sctp::SctpListener;
 use self::tcp::Tcp;
 pub(crate) use self::tcp::TcpListener;
 use self::udp::Udp;
-use crate::net::sctp::Restarted;
-use crate::net::udp::Stray;
 use crate::observe::log_limited;
-use crate::server::Shared;
+use crate::serve::mailbox::{Inlet, Letter, MAX_LETTERS};
+use crate::serve::shared::Shared;
+use crate::serve::worker::pool::Pool;
 use crate::sys::epoll::{Epoll, READABLE};
-use crate::sys::eventfd::EventFd;
-use crate::sys::sync::atomic::{AtomicBool, Ordering};
-use crate::sys::sync::channel::{Receiver, Sender, TrySendError, bounded};
-use crate::worker::pool::Pool;
+use crate::sys::sync::atomic::Ordering;
 
 /// Token of the wake-up; UDP listeners count from 0, TCP ones from [`tcp::TOKENS`], SCTP ones from
 /// [`sctp::TOKENS`], guarded children have [`guard::TOKENS`].
 const WAKE: u64 = u64::MAX;
-
-/// Letters that wait for the dispatcher at most, each with its payload.
-const MAX_LETTERS: usize = 4096;
-
-/// What workers have for the dispatcher.
-pub(crate) enum Letter {
-    /// A datagram found on the wrong socket.
-    Stray(Stray),
-    /// An SCTP socket whose peer began anew.
-    Restarted(Restarted),
-}
-
-/// How others reach the dispatcher.
-pub(crate) struct Mailbox {
-    letters: Sender<Letter>,
-    wake: Arc<EventFd>,
-    stop: AtomicBool,
-}
-
-/// The dispatcher's end of its mailbox.
-pub(crate) struct Inlet {
-    letters: Receiver<Letter>,
-    wake: Arc<EventFd>,
-}
-
-/// A mailbox and its inlet.
-pub(crate) fn mailbox() -> io::Result<(Mailbox, Inlet)> {
-    let (sender, receiver) = bounded(MAX_LETTERS);
-    let wake = Arc::new(EventFd::new()?);
-    let mailbox = Mailbox { letters: sender, wake: Arc::clone(&wake), stop: AtomicBool::new(false) };
-    Ok((mailbox, Inlet { letters: receiver, wake }))
-}
-
-impl Mailbox {
-    /// Gives something to the dispatcher; `false` where its mailbox is full.
-    pub(crate) fn send(&self, letter: Letter) -> bool {
-        match self.letters.try_send(letter) {
-            Ok(()) => {
-                self.wake.notify();
-                true
-            }
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
-        }
-    }
-
-    /// Ends the dispatcher.
-    pub(crate) fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
-        self.wake.notify();
-    }
-}
 
 /// The dispatcher thread's state.
 pub(crate) struct Dispatcher {

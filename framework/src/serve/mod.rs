@@ -1,0 +1,7 @@
+//! Threads that serve peers: the dispatcher, which meets new ones, and the workers, one for each.
+
+pub mod dispatcher;
+pub(crate) mod mailbox;
+pub(crate) mod registry;
+pub(crate) mod shared;
+pub(crate) mod worker;
