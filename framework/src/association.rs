@@ -104,6 +104,9 @@ pub(crate) struct Association {
     pub(crate) reading: AtomicBool,
     /// The peer has shown that our last flight reached it, or nobody waits for that any more.
     pub(crate) confirmed: AtomicBool,
+    /// This is the client of a resumed session, whose last flight is not confirmed: sending looks whether the server asks
+    /// for it.
+    pub(crate) answers_in_send: AtomicBool,
     /// The datagrams of our last flight, until it is confirmed.
     last_flight: Mutex<Vec<Box<[u8]>>>,
     /// Messages received, and their bytes; the worker alone counts.
@@ -198,6 +201,7 @@ impl Association {
             half_open: AtomicBool::new(false),
             reading: AtomicBool::new(false),
             confirmed: AtomicBool::new(false),
+            answers_in_send: AtomicBool::new(false),
             last_flight: Mutex::default(),
             received: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
@@ -395,6 +399,7 @@ impl Association {
     /// The peer has our last flight, or it is too late to care.
     pub(crate) fn confirm(&self) {
         if !self.confirmed.swap(true, Ordering::AcqRel) {
+            self.answers_in_send.store(false, Ordering::Relaxed);
             *self.last_flight.lock() = Vec::new();
         }
     }

@@ -169,8 +169,10 @@ impl Client {
 
     /// Whether a second connection to a server may resume the session of the first (RFC 5077, RFC 8446 §2.2), which
     /// costs both sides much less. Sessions are kept by this value and its clones, for 1,024 servers. A chain that has
-    /// expired or been revoked meanwhile leads to a full handshake. Whoever never [reads](Peer::recv) gets no session of TLS 1.3; and on DTLS, where a resumed
-    /// handshake ends with the client's datagrams, nobody sends those again if they are lost. Default: `true`.
+    /// expired or been revoked meanwhile leads to a full handshake. A client that never [reads](Peer::recv) gets no session
+    /// of TLS 1.3. On DTLS the client of a resumed session has the last word of the handshake (RFC 5246 §7.3). Where that is
+    /// lost, the server repeats its own flight, and the next send or read answers; a client that does neither leaves the
+    /// server waiting until its handshake times out.
     #[must_use]
     pub fn resumption(mut self, wanted: bool) -> Self {
         self.resumption = wanted;

@@ -5,15 +5,27 @@ mod model;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::address::Scheme;
-use crate::association::{Association, AssociationId, Link, signal};
+use crate::association::{Association, AssociationId, Link, Parcel, signal};
 use crate::error::TrySendError;
 use crate::outbox::{Overflow, Posted, Pushed, Queue};
+use crate::protocol::dtls::filter::is_handshake_retransmission;
 use crate::sctp::SendInfo;
 use crate::session::{Sent, Session};
+use crate::sys::message;
 use crate::sys::sync::atomic::Ordering;
+
+/// How long after a resumed handshake a client looks whether the server asks for its last flight: by then every server has
+/// given up.
+const ANSWERING: Duration = Duration::from_secs(120);
+/// Repeated flights that one send takes from the socket at most.
+const MAX_REPEATS: usize = 16;
+/// Holds the first record of any repeated flight.
+const HEAD: usize = 2048;
 
 /// Sends to one peer; clonable, and usable from any thread while the peer's own thread waits in
 /// `recv` or is busy with something else.
@@ -88,6 +100,7 @@ impl Sender {
             return Posted::Unsendable;
         }
         let association = &*self.association;
+        answer_repeated_flight(association);
         let (posted, signal) = {
             let mut link = association.link.lock();
             let Link::Open(session) = &mut *link else { return Posted::Ended };
@@ -167,6 +180,7 @@ impl fmt::Debug for Sender {
 /// Sends under the lock of the link; the send itself never blocks. `None`: not open. After [`Sent::Parked`] the
 /// worker has to be told.
 pub(crate) fn lock_and_send(association: &Association, message: &[u8], how: &SendInfo) -> Option<Sent> {
+    answer_repeated_flight(association);
     let mut link = association.link.lock();
     let Link::Open(session) = &mut *link else { return None };
     let sent = send_behind(association, session, &mut association.outbox.lock(), message, how);
@@ -174,6 +188,40 @@ pub(crate) fn lock_and_send(association: &Association, message: &[u8], how: &Sen
         association.count_sent(message.len());
     }
     Some(sent)
+}
+
+/// Sends the last flight of a resumed handshake again, where the server repeats its own because that is lost (RFC 6347
+/// §4.2.4). Without this a client that sends and never reads would send into a handshake that is not complete. Never blocks.
+fn answer_repeated_flight(association: &Association) {
+    if !association.answers_in_send.load(Ordering::Relaxed) || association.reading.load(Ordering::Relaxed) {
+        return;
+    }
+    if association.opened.elapsed() > ANSWERING {
+        return association.confirm();
+    }
+    let Some(socket) = association.socket() else { return };
+    let mut head = [0; HEAD];
+    let mut repeated = false;
+    for _ in 0..MAX_REPEATS {
+        let Ok(len) = message::peek(socket.as_fd(), &mut head) else { break };
+        if !is_handshake_retransmission(&head[..len]) || association.reading.load(Ordering::Relaxed) {
+            break;
+        }
+        // Else the next send would answer the same one.
+        let mut datagram = Vec::new();
+        if message::recv_from(socket.as_fd(), &mut datagram, false).is_err() {
+            break;
+        }
+        if is_handshake_retransmission(&datagram) {
+            repeated = true;
+        } else {
+            // The peer's own thread has begun to read, and took the other one.
+            association.deliver(Parcel::datagram(&datagram), true);
+        }
+    }
+    if repeated {
+        association.resend_last_flight();
+    }
 }
 
 /// Sends a message of this association behind those that wait.

@@ -33,6 +33,7 @@ use crate::protocol::dtls::cookie::AddressProven;
 use crate::protocol::dtls::filter::{self, Filtered};
 use crate::protocol::dtls::hello::{ClientHello, HANDSHAKE, Record};
 use crate::protocol::dtls::restart::{Restart, Verdict};
+use crate::sys::sync::atomic::Ordering;
 use crate::sys::{message::DATAGRAM_MAX, ossl};
 use crate::tls::context::psk;
 use crate::tls::handshake::{broken, client_ssl, progress, server_ssl};
@@ -380,7 +381,10 @@ impl Handshake {
         // Whoever sent the last flight keeps it: the server, or the client where a session is resumed (RFC 6347 §4.2.4, RFC
         // 5246 §7.3).
         match ssl.is_server() != ssl.session_reused() {
-            true => association.keep_last_flight(flight),
+            true => {
+                association.keep_last_flight(flight);
+                association.answers_in_send.store(!ssl.is_server(), Ordering::Relaxed);
+            }
             false => association.confirm(),
         }
         // Otherwise OpenSSL takes the session for a broken one, and it could not be resumed.
