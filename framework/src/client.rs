@@ -172,7 +172,7 @@ impl Client {
     /// expired or been revoked meanwhile leads to a full handshake. A client that never [reads](Peer::recv) gets no session
     /// of TLS 1.3. On DTLS the client of a resumed session has the last word of the handshake (RFC 5246 §7.3). Where that is
     /// lost, the server repeats its own flight, and the next send or read answers; a client that does neither leaves the
-    /// server waiting until its handshake times out.
+    /// server waiting until its handshake times out. Default: `true`.
     #[must_use]
     pub fn resumption(mut self, wanted: bool) -> Self {
         self.resumption = wanted;

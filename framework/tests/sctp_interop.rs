@@ -1,6 +1,6 @@
-//! DTLS over SCTP with OpenSSL's own implementation, in both directions. `PEELOFF_OPENSSL_SCTP` is the
-//! program of an OpenSSL with SCTP, as `scripts/openssl-sctp` builds one. It needs `net.sctp.auth_enable`, so
-//! each test has a network of its own.
+//! Other people's programs on SCTP: ncat and socat in clear, and DTLS over SCTP with OpenSSL's own implementation, in both
+//! directions. `PEELOFF_OPENSSL_SCTP` is the program of an OpenSSL with SCTP, as `scripts/openssl-sctp` builds one. It
+//! needs `net.sctp.auth_enable`, so each of its tests has a network of its own.
 
 #[path = "support/credentials.rs"]
 mod credentials;
@@ -24,7 +24,7 @@ use peeloff::sctp::{SendInfo, Settings};
 use peeloff::{Client, ClientAuth, Peer, ServerBuilder};
 use support::{DEADLINE, Running, until};
 
-/// OpenSSL, with its input and output.
+/// A program with its input and output.
 struct Program {
     process: Child,
     input: Option<ChildStdin>,
@@ -33,16 +33,16 @@ struct Program {
 }
 
 impl Program {
+    /// OpenSSL.
     fn start(arguments: &[&str]) -> Self {
         let openssl =
             env::var_os("PEELOFF_OPENSSL_SCTP").expect("PEELOFF_OPENSSL_SCTP: see scripts/openssl-sctp");
-        let mut process = Command::new(openssl)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
+        Self::spawn(Command::new(openssl).args(arguments))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut process =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         let output = BufReader::new(process.stdout.take().unwrap());
         let (sender, lines) = channel();
         thread::spawn(move || {
@@ -55,7 +55,7 @@ impl Program {
     }
 
     fn say(&mut self, line: &str) {
-        // By one write: OpenSSL makes a message of whatever it reads.
+        // By one write: these programs make a message of whatever they read.
         self.input.as_mut().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
@@ -74,7 +74,7 @@ impl Program {
     /// Ends its input and waits for its end.
     fn finish(mut self) {
         drop(self.input.take());
-        until("openssl ends", || self.process.try_wait().unwrap());
+        until("the program ends", || self.process.try_wait().unwrap());
     }
 }
 
@@ -117,6 +117,52 @@ fn echo(peer: &mut Peer) -> Result<(), peeloff::Error> {
         peer.reply(&buffer[..len])?;
     }
     Ok(())
+}
+
+/// The visits of each program. An emulated processor takes seconds to start one.
+const VISITS: u64 = 3;
+
+/// ncat and socat as clients of this server.
+fn clients(running: &Running) -> [Command; 2] {
+    let (host, port) = (running.address().ip().to_string(), running.address().port().to_string());
+    let mut ncat = Command::new("ncat");
+    ncat.args(["--sctp", &host, &port]);
+    let mut socat = Command::new("socat");
+    socat.args(["-", &format!("SCTP:{host}:{port}")]);
+    [ncat, socat]
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn ncat_and_socat_have_their_echo_while_their_input_is_open() {
+    let running = Running::with("sctp://127.0.0.1:0", |builder| builder, echo);
+    for mut command in clients(&running) {
+        for _ in 0..VISITS {
+            let mut client = Program::spawn(&mut command);
+            client.say("hi");
+            client.hear("hi");
+            client.finish();
+        }
+    }
+    let stats = running.until("all ended", |stats| stats.ended("closed_by_peer") == 2 * VISITS);
+    assert_eq!((stats.messages_received, stats.messages_sent), (2 * VISITS, 2 * VISITS));
+}
+
+/// SCTP has no half-closed state: a side that has got SHUTDOWN takes no new data (RFC 9260 §9.2). Both programs call
+/// shutdown(2) when their input ends, so no server can answer what came last.
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn what_ncat_and_socat_say_arrives_where_their_input_ends_at_once() {
+    let running = Running::with("sctp://127.0.0.1:0", |builder| builder, echo);
+    for mut command in clients(&running) {
+        for _ in 0..VISITS {
+            let mut client = Program::spawn(&mut command);
+            client.say("hi");
+            client.finish();
+        }
+    }
+    let stats = running.until("all ended", |stats| stats.ended("closed_by_peer") == 2 * VISITS);
+    assert_eq!(stats.messages_received, 2 * VISITS);
 }
 
 fn enable_auth() {
