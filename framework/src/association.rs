@@ -15,7 +15,7 @@ use crate::outbox::{Outbox, Queue};
 use crate::proof::{self, Proof, Traffic};
 use crate::protocol::stream::proxy::Ends;
 use crate::sctp::{self, MessageInfo, NotificationKind};
-use crate::session::Session;
+use crate::session::{Session, transmit};
 use crate::sys::epoll::Epoll;
 use crate::sys::message;
 use crate::sys::sync::Mutex;
@@ -102,13 +102,9 @@ pub(crate) struct Association {
     pub(crate) half_open: AtomicBool,
     /// The worker is waiting for the peer, so whatever comes is seen to.
     pub(crate) reading: AtomicBool,
-    /// The peer has shown that our last flight reached it, or nobody waits for that any more.
-    pub(crate) confirmed: AtomicBool,
     /// This is the client of a resumed session, whose last flight is not confirmed: sending looks whether the server asks
     /// for it.
     pub(crate) answers_in_send: AtomicBool,
-    /// The datagrams of our last flight, until it is confirmed.
-    last_flight: Mutex<Vec<Box<[u8]>>>,
     /// Messages received, and their bytes; the worker alone counts.
     pub(crate) received: AtomicU64,
     pub(crate) received_bytes: AtomicU64,
@@ -200,9 +196,7 @@ impl Association {
             signals: AtomicU8::new(0),
             half_open: AtomicBool::new(false),
             reading: AtomicBool::new(false),
-            confirmed: AtomicBool::new(false),
             answers_in_send: AtomicBool::new(false),
-            last_flight: Mutex::default(),
             received: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -391,28 +385,29 @@ impl Association {
         add(&self.sent_bytes, len as u64);
     }
 
-    /// Keeps the datagrams of our last flight until the peer shows that it has them.
-    pub(crate) fn keep_last_flight(&self, flight: Vec<Box<[u8]>>) {
-        *self.last_flight.lock() = flight;
-    }
-
-    /// The peer has our last flight, or it is too late to care.
-    pub(crate) fn confirm(&self) {
-        if !self.confirmed.swap(true, Ordering::AcqRel) {
-            self.answers_in_send.store(false, Ordering::Relaxed);
-            *self.last_flight.lock() = Vec::new();
+    /// Whether the peer may still ask for the last flight of the handshake.
+    pub(crate) fn keeps_flight(&self) -> bool {
+        match &*self.link.lock() {
+            Link::Opening => true,
+            Link::Open(Session::Dtls(session, _)) => session.keeps_flight(),
+            _ => false,
         }
     }
 
     /// Sends the last flight again; `false` where there is none to send.
-    pub(crate) fn resend_last_flight(&self) -> bool {
-        use std::os::fd::AsFd;
-        let Some(socket) = self.socket() else { return false };
-        let flight = self.last_flight.lock();
-        for datagram in flight.iter() {
-            let _ = message::send(socket.as_fd(), datagram);
+    pub(crate) fn repeat_last_flight(&self) -> bool {
+        let Link::Open(Session::Dtls(session, socket)) = &mut *self.link.lock() else { return false };
+        let kept = session.keeps_flight();
+        session.repeat_last_flight();
+        transmit(session, socket);
+        kept
+    }
+
+    /// It is too late for the peer to ask for the last flight.
+    pub(crate) fn forget_last_flight(&self) {
+        if let Link::Open(Session::Dtls(session, _)) = &mut *self.link.lock() {
+            session.confirm();
         }
-        !flight.is_empty()
     }
 }
 

@@ -13,6 +13,7 @@ use crate::address::{Address, Host, Scheme};
 use crate::association::Association;
 use crate::config::Timeouts;
 use crate::credentials::{CaBundle, CipherSuites, Groups, Identity, PublicKey, RevocationList};
+use crate::drive;
 use crate::error::{ConnectError, EndReason, IdentityError, NoSctp};
 use crate::net::Transport;
 use crate::net::after;
@@ -22,16 +23,17 @@ use crate::net::udp::UdpTransport;
 use crate::observe::Counters;
 use crate::outbox::Outbox;
 use crate::peer::{Opened, Parts, Peer};
+use crate::protocol::dtls::handshake::Handshake;
 use crate::protocol::sctp::dtls_sctp::{DtlsSctp, Knobs};
 use crate::protocol::sctp::secure_sctp::SecureSctp;
 use crate::protocol::sctp::tls_streams::TlsStreams;
 use crate::sctp::{self, AssociationState, Notification, Options, Settings};
 use crate::session::Session;
-use crate::session::handshake::Handshake;
 use crate::session::sctp::{SctpSession, configure, require_auth};
 use crate::session::stream::StreamSession;
 use crate::stream::StreamSettings;
 use crate::sys;
+use crate::sys::sync::atomic::Ordering;
 use crate::tls::Facts;
 use crate::tls::context::{self, ClientCredentials, Protocol};
 use crate::tls::{Failure, Resume};
@@ -271,20 +273,26 @@ impl Client {
                 let name = self.name(address, peer);
                 let deadline = after(self.timeout);
                 let resume = self.resume(address, peer, &name);
-                let handshake = Handshake::connect(context, socket, Some(&name), resume.as_ref());
-                let handshake = handshake.and_then(|handshake| {
-                    handshake.complete(&mut transport, &association, &counters, None, deadline)
-                });
+                let handshake = Handshake::connect(
+                    context,
+                    Some(&name),
+                    resume.as_ref(),
+                    Arc::clone(&counters),
+                    deadline,
+                );
+                let handshake = handshake
+                    .and_then(|handshake| drive::handshake::dtls(handshake, &mut transport, &association));
                 let unreachable = transport.unreachable;
                 let (session, facts) = handshake.map_err(|failure| {
                     resume.iter().for_each(Resume::forget);
                     self.failed(failure, peer, unreachable)
                 })?;
-                (Session::Dtls(Box::new(session)), facts)
+                association.answers_in_send.store(session.keeps_flight(), Ordering::Relaxed);
+                (Session::Dtls(Box::new(session), socket), facts)
             }
             _ => (Session::Plain(socket), Facts::default()),
         };
-        let opened = Opened { transport: Transport::Udp(transport), session, facts, restart: None };
+        let opened = Opened { transport: Transport::Udp(transport), session, facts };
         Ok(open(association, counters, opened))
     }
 
@@ -335,7 +343,6 @@ impl Client {
             transport: Transport::Tcp(transport),
             session: Session::Stream(Box::new(session)),
             facts,
-            restart: None,
         };
         Ok(open(association, counters, opened))
     }
@@ -360,7 +367,6 @@ impl Client {
             transport: Transport::Sctp(Box::new(transport)),
             session: Session::Sctp(Box::new(session)),
             facts,
-            restart: None,
         };
         Ok(open(association, counters, opened))
     }

@@ -55,6 +55,7 @@ mod audit;
 mod client;
 mod config;
 mod credentials;
+mod drive;
 mod error;
 mod handler;
 mod net;

@@ -19,12 +19,12 @@ use crate::net::Transport;
 use crate::net::after;
 use crate::observe::{Counters, log_limited};
 use crate::proof::Proof;
-use crate::protocol::dtls::restart::Restart;
+use crate::protocol::Sent;
 use crate::protocol::stream::frames::Frames;
 use crate::sctp::{MessageInfo, Notification, SendInfo};
 pub use crate::sender::Sender;
 use crate::sender::lock_and_send;
-use crate::session::{Sent, Session};
+use crate::session::Session;
 use crate::sys::epoll::wait_writable;
 use crate::tls::Facts;
 
@@ -48,8 +48,6 @@ pub struct Peer {
     facts: Facts,
     timeouts: Timeouts,
     counters: Arc<Counters>,
-    /// Finds restarted peers; `None` where nobody restarts (plain UDP, clients).
-    restart: Option<Restart>,
     /// Gives the addresses free when the association is over; `None` on the client's side.
     home: Option<Arc<dyn Home>>,
     /// Where datagrams are read to. For DTLS a whole record, for plain UDP what the handler's
@@ -113,7 +111,6 @@ pub(crate) struct Opened {
     pub(crate) transport: Transport,
     pub(crate) session: Session,
     pub(crate) facts: Facts,
-    pub(crate) restart: Option<Restart>,
 }
 
 /// What a message of the transport is.
@@ -137,12 +134,12 @@ const MAX_NOTIFICATIONS: usize = 256;
 impl Peer {
     /// Opens the association: from here on others can send.
     pub(crate) fn open(parts: Parts) -> Self {
-        let Opened { transport, session, facts, restart } = parts.opened;
+        let Opened { transport, session, facts } = parts.opened;
         let max_message = session.max_message(parts.association.peer.is_ipv4());
         let min_message = session.min_message();
         let layers = match &session {
             Session::Plain(_) => Layers::Plain,
-            Session::Dtls(_) => Layers::Dtls,
+            Session::Dtls(..) => Layers::Dtls,
             Session::Sctp(session) if session.is_secure() => Layers::SecureSctp,
             Session::Stream(session) if session.is_secure() => Layers::Tls,
             Session::Stream(session) if session.frames().is_some() => Layers::Frames,
@@ -167,7 +164,6 @@ impl Peer {
             facts,
             timeouts: parts.timeouts,
             counters: parts.counters,
-            restart,
             home: parts.home,
             // A peer that never says anything needs none.
             scratch: Vec::new(),
@@ -465,7 +461,6 @@ impl Peer {
         };
         let lost = self.association.outbox.lock().clear();
         self.association.dropped.fetch_add(lost, Ordering::Relaxed);
-        self.association.confirm();
         self.association.wake_no_more();
         self.end = Some(reason.clone());
         if matches!(reason, EndReason::TooSlow | EndReason::MessageRefused { .. } | EndReason::Unreachable) {

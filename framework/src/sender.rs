@@ -13,9 +13,10 @@ use crate::address::Scheme;
 use crate::association::{Association, AssociationId, Link, Parcel, signal};
 use crate::error::TrySendError;
 use crate::outbox::{Overflow, Posted, Pushed, Queue};
+use crate::protocol::Sent;
 use crate::protocol::dtls::filter::is_handshake_retransmission;
 use crate::sctp::SendInfo;
-use crate::session::{Sent, Session};
+use crate::session::Session;
 use crate::sys::message;
 use crate::sys::sync::atomic::Ordering;
 
@@ -196,8 +197,9 @@ fn answer_repeated_flight(association: &Association) {
     if !association.answers_in_send.load(Ordering::Relaxed) || association.reading.load(Ordering::Relaxed) {
         return;
     }
-    if association.opened.elapsed() > ANSWERING {
-        return association.confirm();
+    if association.opened.elapsed() > ANSWERING || !association.keeps_flight() {
+        association.answers_in_send.store(false, Ordering::Relaxed);
+        return association.forget_last_flight();
     }
     let Some(socket) = association.socket() else { return };
     let mut head = [0; HEAD];
@@ -220,7 +222,7 @@ fn answer_repeated_flight(association: &Association) {
         }
     }
     if repeated {
-        association.resend_last_flight();
+        association.repeat_last_flight();
     }
 }
 

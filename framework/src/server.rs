@@ -252,7 +252,10 @@ impl ServerBuilder {
             handler: Arc::new(handler),
             registry: Registry::new(self.limits, (word(first), word(second))),
             counters: Arc::default(),
-            cookies: Arc::new(Cookies::new(&self.timeouts, self.credentials.keys.as_ref()).map_err(random)?),
+            cookies: Arc::new(
+                Cookies::new(&self.timeouts, self.credentials.keys.as_ref(), Instant::now())
+                    .map_err(random)?,
+            ),
             timeouts: self.timeouts,
             contexts: RwLock::new(Arc::new(contexts)),
             keys,
@@ -421,7 +424,10 @@ impl Handle {
             return Err(IdentityError::Nothing);
         }
         let contexts = Arc::new(Contexts::new(&credentials, &shared.keys, schemes)?);
-        shared.cookies.replace(credentials.keys.as_ref()).map_err(crate::credentials::refused)?;
+        shared
+            .cookies
+            .replace(credentials.keys.as_ref(), Instant::now())
+            .map_err(crate::credentials::refused)?;
         // The old ones are freed after the lock.
         let _old = std::mem::replace(&mut *shared.contexts.write(), contexts);
         tracing::info!("new credentials are in use");

@@ -20,6 +20,7 @@ use crate::address::Scheme;
 use crate::association::{Association, signal};
 use crate::error::EndReason;
 use crate::observe::{Counters, bump};
+use crate::protocol::Sent;
 use crate::protocol::dtls::hello::{self, FirstDatagram};
 use crate::sys::errno::{is_icmp, is_memory};
 use crate::sys::message::{self, DATAGRAM_MAX, Received};
@@ -268,6 +269,27 @@ impl Drop for UdpTransport {
                 Err(error) if is_icmp(&error) => {}
                 Err(_) => break,
             }
+        }
+    }
+}
+
+/// Sends one datagram; never blocks. A pending ICMP error is reported by the kernel *instead* of
+/// sending, so the call is made again behind it.
+pub(crate) fn send(socket: &Socket, datagram: &[u8]) -> Sent {
+    let mut attempts = 0;
+    loop {
+        let Err(error) = message::send(socket.as_fd(), datagram) else { return Sent::Done };
+        attempts += 1;
+        match error.kind() {
+            io::ErrorKind::WouldBlock => return Sent::Full,
+            io::ErrorKind::Interrupted => {}
+            _ if is_memory(&error) => return Sent::Full,
+            // EMSGSIZE is an ICMP report once, and this datagram's own size twice.
+            _ if is_icmp(&error) && attempts < 3 => {}
+            _ if error.raw_os_error() == Some(libc::EMSGSIZE) => return Sent::TooLarge,
+            // Nobody there, no route, forbidden by a firewall: as good as lost on the way.
+            _ if is_icmp(&error) => return Sent::Done,
+            _ => return Sent::Broken(error.to_string()),
         }
     }
 }

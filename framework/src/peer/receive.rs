@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::{Layers, Leftover, MAX_NOTIFICATIONS, Peer};
 use crate::address::Scheme;
-use crate::association::{Association, Link, signal};
+use crate::association::{Link, signal};
 use crate::error::{EndReason, Error};
 use crate::net::{Arrival, Transport};
 use crate::observe::{bump, log_limited};
-use crate::protocol::dtls::restart::Verdict;
+use crate::protocol::dtls::session as dtls;
 use crate::sctp::Notification;
-use crate::session::Session;
-use crate::session::dtls::DtlsSession;
+use crate::session::{Session, transmit};
 use crate::sys::footprint;
 use crate::tls::Read;
 
@@ -274,31 +273,9 @@ impl Peer {
         {
             return Ok(None);
         }
-        if let Some(restart) = &self.restart {
-            let Association { local, peer, .. } = *self.association;
-            match restart.check(&self.scratch, local, peer) {
-                Verdict::NotAHello => {}
-                Verdict::Duplicate => {
-                    bump(&self.counters.duplicate_hellos);
-                    return Ok(None);
-                }
-                Verdict::Challenge(reply) => {
-                    bump(&self.counters.restarts_challenged);
-                    if let Some(transport) = &self.transport {
-                        let _ = crate::session::datagram::send(transport.socket(), &reply);
-                    }
-                    return Ok(None);
-                }
-                Verdict::Ignore => return Ok(None),
-                Verdict::Restarted => {
-                    let hello = Leftover::Datagram(self.scratch.as_slice().into());
-                    self.finish_with(EndReason::Replaced, Some(hello));
-                    return Ok(None);
-                }
-            }
-        }
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let read = self.with_dtls(|session| (session.feed(&mut scratch, buffer), session.has_more()));
+        let (mut scratch, now) = (std::mem::take(&mut self.scratch), Instant::now());
+        let read = self
+            .with_dtls(|session| (session.handle_datagram(&mut scratch, buffer, now), session.has_more()));
         self.scratch = scratch;
         self.take_outcome(read, buffer)
     }
@@ -314,14 +291,12 @@ impl Peer {
         self.take_outcome(read, buffer)
     }
 
-    fn with_dtls(&self, call: impl FnOnce(&mut DtlsSession) -> (Read, bool)) -> (Read, bool) {
-        let (outcome, flight_is_wanted) = match &mut *self.association.link.lock() {
-            Link::Open(Session::Dtls(session)) => (call(session), session.take_flight_request()),
-            _ => ((Read::Nothing, false), false),
+    fn with_dtls(&self, call: impl FnOnce(&mut dtls::Session) -> (Read, bool)) -> (Read, bool) {
+        let Link::Open(Session::Dtls(session, socket)) = &mut *self.association.link.lock() else {
+            return (Read::Nothing, false);
         };
-        if flight_is_wanted && self.association.resend_last_flight() {
-            bump(&self.counters.retransmissions);
-        }
+        let outcome = call(session);
+        transmit(session, socket);
         outcome
     }
 
@@ -349,15 +324,16 @@ impl Peer {
                 self.finish_with(EndReason::Protocol(why), None);
                 Ok(None)
             }
+            Read::Restarted(hello) => {
+                self.finish_with(EndReason::Replaced, Some(Leftover::Datagram(hello)));
+                Ok(None)
+            }
         }
     }
 
     pub(super) fn count_message(&mut self, len: usize) {
         self.heard = true;
         self.association.count_received(len);
-        if !self.association.confirmed.load(Ordering::Relaxed) {
-            self.association.confirm();
-        }
     }
 
     /// Copies a message to the handler's buffer, or keeps it where that is too small.

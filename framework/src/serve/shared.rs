@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
@@ -98,11 +98,14 @@ impl Home for Shared {
     fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Leftover>) {
         // Before the addresses are free. Whose handshake had no end may still get one by the same hello.
         let Association { local, peer, hello_random, .. } = association;
+        let now = Instant::now();
         match reason {
             _ if association.scheme != Scheme::Dtls => {}
             EndReason::Evicted | EndReason::HandshakeTimedOut => {}
-            EndReason::NoThread => self.cookies.refuse(*local, *peer, hello_random, Alert::INTERNAL_ERROR),
-            _ => self.cookies.spend(*local, *peer, hello_random),
+            EndReason::NoThread => {
+                self.cookies.refuse(*local, *peer, hello_random, Alert::INTERNAL_ERROR, now)
+            }
+            _ => self.cookies.spend(*local, *peer, hello_random, now),
         }
         let mut late = self.registry.remove(association, reason, &self.counters);
         if !association.scheme.is_secure() {

@@ -1,8 +1,5 @@
 //! Security state of one association: what a message looks like on the wire, and nothing else.
 
-pub(crate) mod datagram;
-pub(crate) mod dtls;
-pub(crate) mod handshake;
 pub(crate) mod sctp;
 pub(crate) mod stream;
 
@@ -12,10 +9,10 @@ use std::time::Instant;
 use openssl::ssl::SslRef;
 use socket2::Socket;
 
-use self::dtls::DtlsSession;
 use self::sctp::SctpSession;
 use self::stream::StreamSession;
-use crate::protocol::RECORD_MAX;
+use crate::net::udp;
+use crate::protocol::{RECORD_MAX, Sent, dtls};
 use crate::sctp::SendInfo;
 
 /// The longest payload of a UDP datagram: 65,535 bytes less the headers (RFC 768, RFC 791,
@@ -23,33 +20,12 @@ use crate::sctp::SendInfo;
 const UDP_MAX_V4: usize = 65_507;
 const UDP_MAX_V6: usize = 65_527;
 
-/// What sending a message came to.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Sent {
-    /// It left, or as good: UDP promises no more.
-    Done,
-    /// The socket's send buffer is full; nothing was sent.
-    Full,
-    /// The kernel says that it is too long.
-    TooLarge,
-    /// The association has no such stream, or none that is secured, or not for this kind of message.
-    NoSuchStream,
-    /// Encrypted, and kept until the send buffer has room: the worker has to see to that.
-    Parked,
-    /// The address of the peer is not proven, and this would be too much for it; nothing was sent.
-    Unproven,
-    /// The peer has ended the association; what it said before can still be read.
-    Gone,
-    /// The session is of no use any more.
-    Broken(String),
-}
-
 /// A session that is open.
 pub(crate) enum Session {
     /// Messages are datagrams.
     Plain(Arc<Socket>),
     /// Messages are DTLS 1.2 application data records.
-    Dtls(Box<DtlsSession>),
+    Dtls(Box<dtls::session::Session>, Arc<Socket>),
     /// Messages go over SCTP, in clear or not.
     Sctp(Box<SctpSession>),
     /// Messages are parts of a stream over TCP, in clear or with TLS.
@@ -60,8 +36,15 @@ impl Session {
     /// Sends one message; never blocks. `how` is for SCTP alone.
     pub(crate) fn send(&mut self, message: &[u8], how: &SendInfo) -> Sent {
         match self {
-            Self::Plain(socket) => datagram::send(socket, message),
-            Self::Dtls(session) => session.write(message),
+            Self::Plain(socket) => udp::send(socket, message),
+            Self::Dtls(session, socket) => {
+                let mut record = Vec::new();
+                match session.seal(message, &mut record) {
+                    // DTLS allows gaps: a record that finds the send buffer full is dropped, and its message not sent.
+                    Sent::Done => udp::send(socket, &record),
+                    failed => failed,
+                }
+            }
             Self::Sctp(session) => session.write(message, how),
             Self::Stream(session) => session.write(message),
         }
@@ -70,7 +53,7 @@ impl Session {
     /// Sends what was taken and found no room, as far as there is some; `false` if some of it is left.
     pub(crate) fn flush(&mut self) -> bool {
         match self {
-            Self::Plain(_) | Self::Dtls(_) => true,
+            Self::Plain(_) | Self::Dtls(..) => true,
             Self::Sctp(session) => session.flush(),
             Self::Stream(session) => session.flush(),
         }
@@ -79,7 +62,7 @@ impl Session {
     /// Whether something was taken and waits for room.
     pub(crate) fn has_unsent(&self) -> bool {
         match self {
-            Self::Plain(_) | Self::Dtls(_) => false,
+            Self::Plain(_) | Self::Dtls(..) => false,
             Self::Sctp(session) => session.has_unsent(),
             Self::Stream(session) => session.has_unsent(),
         }
@@ -93,7 +76,7 @@ impl Session {
         };
         match self {
             Self::Plain(_) => false,
-            Self::Dtls(session) => session.export(label, context, out).is_ok(),
+            Self::Dtls(session, _) => session.export(label, context, out).is_ok(),
             Self::Sctp(session) => of_openssl(session.ssl()),
             Self::Stream(session) => of_openssl(session.ssl()),
         }
@@ -104,7 +87,10 @@ impl Session {
     pub(crate) fn close(&mut self, deadline: Instant) {
         match self {
             Self::Plain(_) => {}
-            Self::Dtls(session) => session.close(),
+            Self::Dtls(session, socket) => {
+                session.close();
+                transmit(session, socket);
+            }
             Self::Sctp(session) => session.close(deadline),
             Self::Stream(session) => session.close(),
         }
@@ -115,7 +101,7 @@ impl Session {
         match self {
             Self::Plain(_) if peer_is_v4 => UDP_MAX_V4,
             Self::Plain(_) => UDP_MAX_V6,
-            Self::Dtls(_) => RECORD_MAX,
+            Self::Dtls(..) => RECORD_MAX,
             Self::Sctp(session) => session.max_message(),
             Self::Stream(session) => session.max_message(),
         }
@@ -126,8 +112,15 @@ impl Session {
     pub(crate) fn min_message(&self) -> usize {
         match self {
             Self::Plain(_) => 0,
-            Self::Dtls(_) | Self::Sctp(_) => 1,
+            Self::Dtls(..) | Self::Sctp(_) => 1,
             Self::Stream(session) => session.min_message(),
         }
+    }
+}
+
+/// Sends what a DTLS session has to say. What the kernel does not take is lost on the way.
+pub(crate) fn transmit(session: &mut dtls::session::Session, socket: &Socket) {
+    while let Some(datagram) = session.poll_transmit() {
+        let _ = udp::send(socket, &datagram);
     }
 }

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use openssl::ssl::SslRef;
 use socket2::Socket;
 
-use super::Sent;
 use crate::association::{Association, signal};
 use crate::error::EndReason;
 use crate::net::Arrival;
 use crate::net::after;
 use crate::net::sctp::SctpTransport;
 use crate::protocol::RECORD_MAX;
+use crate::protocol::Sent;
 use crate::protocol::sctp::secure_sctp::{Action, Refused, SecureSctp};
 use crate::sctp::{MessageInfo, NotificationKind, Options, SendInfo, Settings};
 use crate::sys::epoll::{Epoll, READABLE_EDGE, wait_writable};

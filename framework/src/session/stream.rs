@@ -19,12 +19,12 @@ use openssl::ssl::{ErrorCode, Ssl, SslContext, SslRef, SslStream};
 use socket2::Socket;
 
 use self::pending::{Pending, StreamIo, Wrote};
-use super::Sent;
 use crate::association::{Association, signal};
 use crate::error::EndReason;
 use crate::net::Arrival;
 use crate::net::after;
 use crate::net::tcp::TcpTransport;
+use crate::protocol::Sent;
 use crate::protocol::stream::frames::{Frames, PREFIX, encode};
 use crate::stream::{Framing, StreamSettings};
 use crate::sys::epoll::wait_writable;

@@ -125,6 +125,8 @@ pub(crate) enum Read {
     Closed,
     /// A fatal alert, or an error of OpenSSL's.
     Broken(String),
+    /// The peer began anew; the datagram is its ClientHello with a valid cookie.
+    Restarted(Box<[u8]>),
 }
 
 /// Reads one record's message.

@@ -5,7 +5,8 @@
 
 use std::ops::Range;
 
-use super::hello::{HANDSHAKE, HANDSHAKE_HEADER_LEN, RECORD_HEADER_LEN, fragments};
+use super::cookie::AddressProven;
+use super::hello::{ClientHello, HANDSHAKE, HANDSHAKE_HEADER_LEN, RECORD_HEADER_LEN, fragments};
 
 /// Gaps between the fragments that came so far, at most. A fragment that would make more is dropped, and comes again.
 const MAX_GAPS: usize = 64;
@@ -98,6 +99,35 @@ impl HelloAssembly {
         record.extend_from_slice(length);
         record.extend_from_slice(&self.message);
         record
+    }
+}
+
+/// A ClientHello whose sender proved its address; only a verified cookie makes one. Fragments of it may still be missing.
+pub(crate) struct VerifiedHello {
+    pub(super) assembly: HelloAssembly,
+    random: [u8; 32],
+}
+
+impl VerifiedHello {
+    /// The proof is what [`CookieJar::verify`](super::cookie::CookieJar::verify) gave for this hello, which was
+    /// parsed from this datagram. `None` where it was not.
+    pub(crate) fn new(datagram: &[u8], hello: &ClientHello<'_>, _proof: AddressProven) -> Option<Self> {
+        Some(Self { assembly: HelloAssembly::begin(datagram)?, random: *hello.random })
+    }
+
+    /// The hello's random.
+    pub(crate) fn random(&self) -> [u8; 32] {
+        self.random
+    }
+
+    /// The number of its record.
+    pub(crate) fn record_sequence(&self) -> u64 {
+        self.assembly.record_sequence()
+    }
+
+    /// Whether no fragment of the hello is to follow.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.assembly.is_whole()
     }
 }
 

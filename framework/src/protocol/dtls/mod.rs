@@ -5,12 +5,15 @@
 
 pub(crate) mod assembly;
 pub mod cookie;
+mod datagrams;
 pub mod filter;
+pub(crate) mod handshake;
 pub mod hello;
 pub mod keys;
 pub mod record_layer;
 pub mod replay_window;
 pub(crate) mod restart;
+pub(crate) mod session;
 pub(crate) mod spent;
 pub mod suite;
 

@@ -6,6 +6,7 @@
 //! association ends. The hello then goes to the dispatcher, which opens the new one.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -30,8 +31,8 @@ impl Cookies {
     pub(crate) fn new(
         timeouts: &Timeouts,
         shared: Option<&SharedKeys>,
+        now: Instant,
     ) -> Result<Self, openssl::error::ErrorStack> {
-        let now = Instant::now();
         let jar = match shared {
             Some(keys) => shared_jar(keys, timeouts.cookie_period),
             None => CookieJar::new(secret()?, secret()?, timeouts.cookie_period, now),
@@ -41,8 +42,11 @@ impl Cookies {
 
     /// Takes these shared secrets, or random ones instead of shared ones. Cookies made until now stay good for a
     /// period, so that no exchange under way fails.
-    pub(crate) fn replace(&self, shared: Option<&SharedKeys>) -> Result<(), openssl::error::ErrorStack> {
-        let now = Instant::now();
+    pub(crate) fn replace(
+        &self,
+        shared: Option<&SharedKeys>,
+        now: Instant,
+    ) -> Result<(), openssl::error::ErrorStack> {
         let fresh = match shared {
             Some(keys) => shared_jar(keys, self.period),
             None if self.jar.read().is_shared() => CookieJar::new(secret()?, secret()?, self.period, now),
@@ -59,13 +63,14 @@ impl Cookies {
         peer: SocketAddr,
         hello: &ClientHello<'_>,
         datagram_len: usize,
+        now: Instant,
     ) -> Checked {
-        self.rotate_if_due();
+        self.rotate_if_due(now);
         let jar = self.jar.read();
         let verdict = jar.verify(local, peer, hello);
         if let CookieVerdict::Valid(proof) = verdict {
             drop(jar);
-            return match self.spent.lock().fate(local, peer, hello.random, Instant::now()) {
+            return match self.spent.lock().fate(local, peer, hello.random, now) {
                 Some(Fate::Over) => Checked::Spent,
                 Some(Fate::Refused(alert)) => Checked::Refused(alert),
                 None => Checked::Valid(proof),
@@ -83,17 +88,23 @@ impl Cookies {
     }
 
     /// The association that began with a hello of this random is over: the same hello opens no other.
-    pub(crate) fn spend(&self, local: SocketAddr, peer: SocketAddr, random: &[u8; 32]) {
-        self.spent.lock().note(local, peer, random, Fate::Over, Instant::now());
+    pub(crate) fn spend(&self, local: SocketAddr, peer: SocketAddr, random: &[u8; 32], now: Instant) {
+        self.spent.lock().note(local, peer, random, Fate::Over, now);
     }
 
     /// The client of this hello was refused with this alert: the same hello opens no association.
-    pub(crate) fn refuse(&self, local: SocketAddr, peer: SocketAddr, random: &[u8; 32], alert: Alert) {
-        self.spent.lock().note(local, peer, random, Fate::Refused(alert), Instant::now());
+    pub(crate) fn refuse(
+        &self,
+        local: SocketAddr,
+        peer: SocketAddr,
+        random: &[u8; 32],
+        alert: Alert,
+        now: Instant,
+    ) {
+        self.spent.lock().note(local, peer, random, Fate::Refused(alert), now);
     }
 
-    fn rotate_if_due(&self) {
-        let now = Instant::now();
+    fn rotate_if_due(&self, now: Instant) {
         if !self.jar.read().rotation_due(now) {
             return;
         }
@@ -138,8 +149,10 @@ fn secret() -> Result<[u8; 32], openssl::error::ErrorStack> {
 
 /// What an association needs to know to tell a restarted peer from a repeated datagram.
 pub(crate) struct Restart {
-    cookies: std::sync::Arc<Cookies>,
+    cookies: Arc<Cookies>,
     random: [u8; 32],
+    local: SocketAddr,
+    peer: SocketAddr,
 }
 
 /// What a datagram on an association's socket is, as far as beginnings go.
@@ -157,13 +170,13 @@ pub(crate) enum Verdict {
 }
 
 impl Restart {
-    /// For an association that began with a hello of this random.
-    pub(crate) fn new(cookies: std::sync::Arc<Cookies>, random: [u8; 32]) -> Self {
-        Self { cookies, random }
+    /// For an association between these addresses that began with a hello of this random.
+    pub(crate) fn new(cookies: Arc<Cookies>, random: [u8; 32], local: SocketAddr, peer: SocketAddr) -> Self {
+        Self { cookies, random, local, peer }
     }
 
-    /// Looks at a datagram that arrived between `local` and `peer`.
-    pub(crate) fn check(&self, datagram: &[u8], local: SocketAddr, peer: SocketAddr) -> Verdict {
+    /// Looks at a datagram that arrived between the association's addresses.
+    pub(crate) fn check(&self, datagram: &[u8], now: Instant) -> Verdict {
         // Content type handshake, epoch 0: everything else is decided here, cheaply.
         if datagram.first() != Some(&hello::HANDSHAKE) || datagram.get(3..5) != Some(&[0, 0]) {
             return Verdict::NotAHello;
@@ -176,7 +189,7 @@ impl Restart {
         if *hello.random == self.random {
             return Verdict::Duplicate;
         }
-        match self.cookies.check(local, peer, &hello, datagram.len()) {
+        match self.cookies.check(self.local, self.peer, &hello, datagram.len(), now) {
             Checked::Valid(_) => Verdict::Restarted,
             Checked::Spent => Verdict::Duplicate,
             Checked::Unproven { reply: Some(reply), .. } => Verdict::Challenge(reply),

@@ -295,7 +295,7 @@ impl TlsStreams {
                     }
                 }
                 Read::Broken(why) => self.broken = Some(format!("stream {stream}: {why}")),
-                Read::Message(_) | Read::Long(_) => {
+                Read::Message(_) | Read::Long(_) | Read::Restarted(_) => {
                     self.ready.rotate_left(1);
                     return (read, info);
                 }

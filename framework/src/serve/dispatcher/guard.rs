@@ -65,7 +65,7 @@ impl Guard {
             while self.queues[interval].front().is_some_and(|look| look.at <= now) {
                 let Some(look) = self.queues[interval].pop_front() else { break };
                 let association = look.association.upgrade();
-                let unconfirmed = |one: &Arc<Association>| !one.confirmed.load(Ordering::Acquire);
+                let unconfirmed = |one: &Arc<Association>| one.keeps_flight();
                 let Some(association) = association.filter(unconfirmed) else {
                     self.watched.remove(&look.id);
                     continue;
@@ -93,7 +93,7 @@ impl Guard {
     }
 
     fn forget(&mut self, association: &Association, epoll: &Epoll) {
-        association.confirm();
+        association.forget_last_flight();
         if self.watched.remove(&association.id.as_u64()).is_some()
             && let Some(socket) = association.socket()
         {
@@ -109,13 +109,13 @@ impl Guard {
             self.watched.remove(&id);
             return;
         };
-        if association.confirmed.load(Ordering::Acquire) || association.reading.load(Ordering::Relaxed) {
+        if !association.keeps_flight() || association.reading.load(Ordering::Relaxed) {
             return;
         }
         let Some(socket) = association.socket() else { return };
         let mut head = [0; 2048];
         let Ok(len) = message::peek(socket.as_fd(), &mut head) else { return };
-        if filter::is_handshake_retransmission(&head[..len]) && association.resend_last_flight() {
+        if filter::is_handshake_retransmission(&head[..len]) && association.repeat_last_flight() {
             bump(&shared.counters.last_flights_resent);
         }
     }

@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use socket2::Socket;
 
@@ -32,12 +33,12 @@ use crate::handler::Incoming;
 use crate::net::udp::Stray;
 use crate::observe::{bump, log_limited};
 use crate::protocol::alert::Alert;
+use crate::protocol::dtls::assembly::VerifiedHello;
 use crate::protocol::dtls::hello::{self, FirstDatagram};
 use crate::protocol::dtls::restart::Checked;
 use crate::serve::mailbox::Letter;
 use crate::serve::shared::Shared;
 use crate::serve::worker::{Job, Task};
-use crate::session::handshake::VerifiedHello;
 use crate::sys::control::PacketInfo;
 use crate::sys::epoll::{Epoll, READABLE};
 use crate::sys::message::{self, BATCH, Batch, DATAGRAM_MAX, Replies};
@@ -177,7 +178,7 @@ impl Udp {
         let hello = match self.listeners[index].scheme {
             Scheme::Dtls => match hello::classify(payload) {
                 FirstDatagram::ClientHello(hello) => {
-                    match shared.cookies.check(local, peer, &hello, payload.len()) {
+                    match shared.cookies.check(local, peer, &hello, payload.len(), Instant::now()) {
                         Checked::Valid(proof) => VerifiedHello::new(payload, &hello, proof),
                         Checked::Spent => return bump(&shared.counters.duplicate_hellos),
                         Checked::Refused(alert) => {
@@ -418,7 +419,7 @@ impl Udp {
     /// opens nothing, also when there is room by then: the client has given up.
     fn refuse(&mut self, met: Met<'_>, hello: Option<&VerifiedHello>, refusal: Refusal, shared: &Shared) {
         let (Some(hello), Some(alert)) = (hello, alert_for(refusal)) else { return };
-        shared.cookies.refuse(met.local, met.peer, &hello.random(), alert);
+        shared.cookies.refuse(met.local, met.peer, &hello.random(), alert, Instant::now());
         self.alert(met, alert, hello.record_sequence());
     }
 

@@ -11,6 +11,7 @@ use socket2::Socket;
 use crate::address::Scheme;
 use crate::association::{Association, Link};
 use crate::audit;
+use crate::drive;
 use crate::error::{EndReason, Error};
 use crate::net::Transport;
 use crate::net::after;
@@ -21,12 +22,13 @@ use crate::net::udp::{StrayTaker, UdpTransport};
 use crate::observe::{bump, log_limited};
 use crate::peer::{Home, Leftover, Opened, Parts, Peer};
 use crate::protocol::alert::Alert;
+use crate::protocol::dtls::assembly::VerifiedHello;
+use crate::protocol::dtls::handshake::Handshake;
 use crate::protocol::dtls::restart::Restart;
 use crate::protocol::sctp::dtls_sctp::{DtlsSctp, Knobs};
 use crate::protocol::sctp::secure_sctp::SecureSctp;
 use crate::protocol::sctp::tls_streams::TlsStreams;
 use crate::serve::shared::Shared;
-use crate::session::handshake::{Handshake, VerifiedHello};
 use crate::session::sctp::SctpSession;
 use crate::session::stream::StreamSession;
 use crate::session::{self, Session};
@@ -79,7 +81,7 @@ impl Job {
             Task::Stream { .. } => reset(&socket),
             Task::Dtls(hello) => {
                 let alert = Alert::INTERNAL_ERROR.in_clear(hello.record_sequence());
-                let _ = session::datagram::send(&socket, &alert);
+                let _ = crate::net::udp::send(&socket, &alert);
             }
             Task::Plain | Task::Over(_) => {}
         }
@@ -153,7 +155,10 @@ fn authorize(association: &Association, mut opened: Opened, shared: &Shared) -> 
     match (&mut opened.session, &mut opened.transport) {
         (Session::Sctp(session), Transport::Sctp(transport)) => session.end(transport, &reason, patience),
         (Session::Stream(session), _) => session.end(&reason, patience),
-        (Session::Dtls(session), _) => session.deny(),
+        (Session::Dtls(session, socket), _) => {
+            session.deny();
+            session::transmit(session, socket);
+        }
         (session, _) => session.close(after(patience)),
     }
     Err(Failure::Ended(reason))
@@ -161,12 +166,7 @@ fn authorize(association: &Association, mut opened: Opened, shared: &Shared) -> 
 
 fn open_udp(association: &Arc<Association>, socket: Arc<Socket>, shared: &Arc<Shared>) -> Opened {
     let transport = udp_transport(association, &socket, shared);
-    Opened {
-        transport: Transport::Udp(transport),
-        session: Session::Plain(socket),
-        facts: Facts::default(),
-        restart: None,
-    }
+    Opened { transport: Transport::Udp(transport), session: Session::Plain(socket), facts: Facts::default() }
 }
 
 fn open_dtls(
@@ -176,16 +176,15 @@ fn open_dtls(
     shared: &Arc<Shared>,
 ) -> Result<Opened, Failure> {
     let mut transport = udp_transport(association, &socket, shared);
-    let restart = Restart::new(Arc::clone(&shared.cookies), association.hello_random);
-    let deadline = after(shared.timeouts.handshake);
-    let handshake = Handshake::accept(shared.contexts().dtls(), socket, hello)?;
-    let (session, facts) =
-        handshake.complete(&mut transport, association, &shared.counters, Some(&restart), deadline)?;
+    let Association { local, peer, hello_random, .. } = **association;
+    let restart = Restart::new(Arc::clone(&shared.cookies), hello_random, local, peer);
+    let (deadline, counters) = (after(shared.timeouts.handshake), Arc::clone(&shared.counters));
+    let handshake = Handshake::accept(shared.contexts().dtls(), hello, restart, counters, deadline)?;
+    let (session, facts) = drive::handshake::dtls(handshake, &mut transport, association)?;
     Ok(Opened {
         transport: Transport::Udp(transport),
-        session: Session::Dtls(Box::new(session)),
+        session: Session::Dtls(Box::new(session), socket),
         facts,
-        restart: Some(restart),
     })
 }
 
@@ -221,7 +220,6 @@ fn open_sctp(
         transport: Transport::Sctp(Box::new(transport)),
         session: Session::Sctp(Box::new(session)),
         facts,
-        restart: None,
     })
 }
 
@@ -243,12 +241,7 @@ fn open_stream(
         false => StreamSession::plain(socket, settings),
     };
     let facts = session.shake_hands(&mut transport, association, deadline)?;
-    Ok(Opened {
-        transport: Transport::Tcp(transport),
-        session: Session::Stream(Box::new(session)),
-        facts,
-        restart: None,
-    })
+    Ok(Opened { transport: Transport::Tcp(transport), session: Session::Stream(Box::new(session)), facts })
 }
 
 fn udp_transport(association: &Arc<Association>, socket: &Arc<Socket>, shared: &Arc<Shared>) -> UdpTransport {
@@ -289,7 +282,6 @@ fn serve(peer: &mut Peer, shared: &Shared) {
 /// Ends an association that never opened; its socket is closed by now.
 fn give_up(shared: &Shared, association: &Association, reason: EndReason, leftover: Option<Leftover>) {
     *association.link.lock() = Link::Ended(reason.clone());
-    association.confirm();
     association.wake_no_more();
     shared.left(association, &reason, leftover);
 }

@@ -541,7 +541,6 @@ fn an_answer_that_found_no_room_leaves_as_soon_as_there_is_some() {
         transport: Transport::Tcp(transport),
         session: Session::Stream(Box::new(session)),
         facts: Facts::default(),
-        restart: None,
     };
     let link = Arc::clone(&association);
     let mut peer =

@@ -101,6 +101,7 @@ impl End {
                 (Read::Long(message), info) => self.messages.push((message, info)),
                 (Read::Closed, _) => self.closed = true,
                 (Read::Broken(why), _) => self.broken = Some(why),
+                (Read::Restarted(_), _) => unreachable!(),
                 (Read::Nothing, _) => {}
             }
         }

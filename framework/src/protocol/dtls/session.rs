@@ -1,20 +1,20 @@
-//! An open DTLS 1.2 session (RFC 6347): the record layer, and the socket that its records leave by.
+//! An open DTLS 1.2 session (RFC 6347): datagrams go in, messages and datagrams come out.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use openssl::ssl::SslRef;
-use socket2::Socket;
 
-use super::Sent;
-use super::datagram;
-
+use super::datagrams::NextRecord;
+use super::keys::{RefusedExport, Secrets};
+use super::restart::{Restart, Verdict};
+use super::suite::Aead;
+use super::{Dropped, Opened, Opener, SealError, Sealer};
 use crate::error::EndReason;
 use crate::observe::{Counters, bump};
+use crate::protocol::Sent;
 use crate::protocol::alert::Alert;
-use crate::protocol::dtls::keys::{RefusedExport, Secrets};
-use crate::protocol::dtls::suite::Aead;
-use crate::protocol::dtls::{Dropped, Opened, Opener, SealError, Sealer};
 use crate::tls::handshake::broken;
 use crate::tls::{Failure, Read};
 
@@ -30,39 +30,40 @@ mod wire {
 /// Requests for a renegotiation that are answered; further ones are ignored.
 const MAX_REFUSALS: u8 = 8;
 
-/// The security state, with the socket that its records leave by. One thread at a time.
-pub(crate) struct DtlsSession {
-    socket: Arc<Socket>,
+/// The security state. After each call the caller sends what [`poll_transmit`](Self::poll_transmit) gives.
+pub(crate) struct Session {
     counters: Arc<Counters>,
     sealer: Sealer,
     opener: Opener,
     /// What exporters need.
     secrets: Secrets,
+    /// Tells a peer that begins anew from one that repeats itself; `None` for a client.
+    restart: Option<Restart>,
     /// What follows the last record that was read in its datagram; not decrypted yet.
     rest: Vec<u8>,
     /// Records that overtook the end of the handshake.
     early: VecDeque<Box<[u8]>>,
-    /// The peer sent its last flight again, so ours did not arrive (RFC 6347 §4.2.4).
-    flight_is_wanted: bool,
+    /// The datagrams of our last flight, until the peer has shown that it has them.
+    flight: Vec<Box<[u8]>>,
+    /// What is to be sent: alerts, the last flight again, challenges.
+    outgoing: VecDeque<Box<[u8]>>,
     refusals: u8,
     closed: bool,
 }
 
-/// Where OpenSSL's sealing ended: the numbers of the next record (see [`Sealer::new`]).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct NextRecord {
-    pub(super) sequence: u64,
-    pub(super) nonce: u64,
-}
-
-impl DtlsSession {
+impl Session {
     /// Takes over from OpenSSL, whose handshake is complete: derives the keys. `early` are records that arrived before the
-    /// handshake was complete.
+    /// handshake was complete, `flight` is our last one, where the peer may ask for it again.
+    ///
+    /// # Errors
+    ///
+    /// The cipher suite is none that [`Aead`] knows, or OpenSSL is short of memory.
     pub(super) fn take_over(
         ssl: &SslRef,
         next: NextRecord,
         early: VecDeque<Box<[u8]>>,
-        socket: Arc<Socket>,
+        flight: Vec<Box<[u8]>>,
+        restart: Option<Restart>,
         counters: Arc<Counters>,
     ) -> Result<Self, Failure> {
         let suite = ssl.current_cipher().map(|cipher| cipher.name()).unwrap_or_default();
@@ -74,25 +75,47 @@ impl DtlsSession {
         let (client, server) = secrets.key_block(aead);
         let (ours, theirs) = if ssl.is_server() { (server, client) } else { (client, server) };
         Ok(Self {
-            socket,
             counters,
             sealer: Sealer::new(aead, &ours, next.sequence, next.nonce).map_err(broken)?,
             opener: Opener::new(aead, &theirs).map_err(broken)?,
             secrets,
+            restart,
             rest: Vec::new(),
             early,
-            flight_is_wanted: false,
+            flight,
+            outgoing: VecDeque::new(),
             refusals: 0,
             closed: false,
         })
     }
 
-    /// Decrypts a datagram in place and reads the first message in it. `datagram` comes back with its memory and without
-    /// its content.
-    pub(crate) fn feed(&mut self, datagram: &mut Vec<u8>, buffer: &mut [u8]) -> Read {
+    /// Takes a datagram of the peer's, decrypts it in place, and reads the first message in it. `datagram` comes back with
+    /// its memory and without its content.
+    pub(crate) fn handle_datagram(
+        &mut self,
+        datagram: &mut Vec<u8>,
+        buffer: &mut [u8],
+        now: Instant,
+    ) -> Read {
         if datagram.is_empty() {
             bump(&self.counters.records_dropped);
         }
+        let verdict = self.restart.as_ref().map(|restart| restart.check(datagram, now));
+        match verdict {
+            None | Some(Verdict::NotAHello) => return self.feed(datagram, buffer),
+            Some(Verdict::Duplicate) => bump(&self.counters.duplicate_hellos),
+            Some(Verdict::Challenge(reply)) => {
+                bump(&self.counters.restarts_challenged);
+                self.outgoing.push_back(reply.as_slice().into());
+            }
+            Some(Verdict::Ignore) => {}
+            Some(Verdict::Restarted) => return Read::Restarted(std::mem::take(datagram).into()),
+        }
+        datagram.clear();
+        Read::Nothing
+    }
+
+    fn feed(&mut self, datagram: &mut Vec<u8>, buffer: &mut [u8]) -> Read {
         let mut at = 0;
         let read = self.open(datagram, &mut at, buffer);
         if at < datagram.len() {
@@ -108,7 +131,7 @@ impl DtlsSession {
         !self.rest.is_empty() || !self.early.is_empty()
     }
 
-    /// Reads the next message of what was fed.
+    /// Reads the next message of what came.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Read {
         while self.has_more() {
             let mut datagram = match std::mem::take(&mut self.rest) {
@@ -123,15 +146,11 @@ impl DtlsSession {
         Read::Nothing
     }
 
-    /// Whether our last flight is to be sent again; once for each time that the peer asked for it.
-    pub(crate) fn take_flight_request(&mut self) -> bool {
-        std::mem::take(&mut self.flight_is_wanted)
-    }
-
     fn open(&mut self, datagram: &mut [u8], at: &mut usize, buffer: &mut [u8]) -> Read {
         while let Some(opened) = self.opener.open(datagram, at) {
             match opened {
                 Opened::Data(range) => {
+                    self.confirm();
                     let message = &datagram[range];
                     return match buffer.get_mut(..message.len()) {
                         Some(room) => {
@@ -148,7 +167,7 @@ impl DtlsSession {
                 Opened::Alert { level: wire::WARNING, .. } => {}
                 Opened::Alert { description, .. } => return Read::Broken(Alert(description).to_string()),
                 Opened::Handshake(range) => match datagram[range].first() {
-                    Some(&wire::FINISHED) => self.flight_is_wanted = true,
+                    Some(&wire::FINISHED) => self.repeat_last_flight(),
                     Some(&(wire::HELLO_REQUEST | wire::CLIENT_HELLO)) => self.refuse_renegotiation(),
                     _ => bump(&self.counters.records_dropped),
                 },
@@ -165,34 +184,50 @@ impl DtlsSession {
         Read::Nothing
     }
 
+    /// Has our last flight sent again: the peer sent its own again, so ours did not arrive (RFC 6347 §4.2.4).
+    pub(crate) fn repeat_last_flight(&mut self) {
+        if !self.flight.is_empty() {
+            bump(&self.counters.retransmissions);
+            self.outgoing.extend(self.flight.iter().cloned());
+        }
+    }
+
+    /// Whether the peer may still ask for our last flight.
+    pub(crate) fn keeps_flight(&self) -> bool {
+        !self.flight.is_empty()
+    }
+
+    /// The peer has our last flight, or it is too late to care.
+    pub(crate) fn confirm(&mut self) {
+        if !self.flight.is_empty() {
+            self.flight = Vec::new();
+        }
+    }
+
     /// RFC 5246 §7.2.2: a warning, after which the session goes on as it was.
     fn refuse_renegotiation(&mut self) {
         if self.refusals < MAX_REFUSALS {
             self.refusals += 1;
-            self.send_alert(wire::WARNING, Alert::NO_RENEGOTIATION);
+            self.push_alert(wire::WARNING, Alert::NO_RENEGOTIATION);
         }
     }
 
-    /// Tells the peer that it may not come in, instead of close_notify.
-    pub(crate) fn deny(&mut self) {
-        if !std::mem::replace(&mut self.closed, true) {
-            self.send_alert(wire::FATAL, Alert::ACCESS_DENIED);
-        }
-    }
-
-    fn send_alert(&mut self, level: u8, Alert(description): Alert) {
+    fn push_alert(&mut self, level: u8, Alert(description): Alert) {
         let mut record = Vec::new();
         if self.sealer.seal_alert(level, description, &mut record).is_ok() {
-            let _ = datagram::send(&self.socket, &record);
+            self.outgoing.push_back(record.into());
         }
     }
 
-    /// Encrypts one message and sends its record; never blocks. A record that finds the send
-    /// buffer full is dropped and its message counts as not sent: DTLS allows gaps.
-    pub(crate) fn write(&mut self, message: &[u8]) -> Sent {
-        let mut record = Vec::new();
-        match self.sealer.seal_data(message, &mut record) {
-            Ok(()) => datagram::send(&self.socket, &record),
+    /// The next datagram to send.
+    pub(crate) fn poll_transmit(&mut self) -> Option<Box<[u8]>> {
+        self.outgoing.pop_front()
+    }
+
+    /// Encrypts one message: its datagram is appended to `out`. [`Sent::Done`] says no more than that.
+    pub(crate) fn seal(&mut self, message: &[u8], out: &mut Vec<u8>) -> Sent {
+        match self.sealer.seal_data(message, out) {
+            Ok(()) => Sent::Done,
             Err(SealError::TooLong) => Sent::TooLarge,
             Err(SealError::KeyExhausted) => {
                 Sent::Broken("the key has encrypted as many records as it may".to_owned())
@@ -201,14 +236,25 @@ impl DtlsSession {
         }
     }
 
-    /// Sends close_notify, once.
+    /// Has close_notify sent, once.
     pub(crate) fn close(&mut self) {
         if !std::mem::replace(&mut self.closed, true) {
-            self.send_alert(wire::WARNING, Alert::CLOSE_NOTIFY);
+            self.push_alert(wire::WARNING, Alert::CLOSE_NOTIFY);
+        }
+    }
+
+    /// Has the peer told that it may not come in, instead of close_notify.
+    pub(crate) fn deny(&mut self) {
+        if !std::mem::replace(&mut self.closed, true) {
+            self.push_alert(wire::FATAL, Alert::ACCESS_DENIED);
         }
     }
 
     /// Fills `out` with exported keying material (RFC 5705).
+    ///
+    /// # Errors
+    ///
+    /// See [`RefusedExport`].
     pub(crate) fn export(
         &self,
         label: &str,

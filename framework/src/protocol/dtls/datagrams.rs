@@ -1,0 +1,103 @@
+//! What OpenSSL's DTLS handshake reads from and writes to: datagrams in memory.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+
+use super::hello::Record;
+use crate::protocol::alert::Alert;
+
+/// Where OpenSSL's sealing ended: the numbers of the next record (see [`Sealer::new`](super::Sealer::new)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct NextRecord {
+    pub(super) sequence: u64,
+    pub(super) nonce: u64,
+}
+
+/// Both directions. Trusted code (it is called from C): a read gives one datagram or WouldBlock, a write takes one datagram.
+#[derive(Default)]
+pub(super) struct Datagrams {
+    /// The datagram to read next.
+    incoming: Vec<u8>,
+    /// What is to be sent.
+    pub(super) outgoing: VecDeque<Box<[u8]>>,
+    /// Datagrams written since the last one was fed.
+    flight: Vec<Box<[u8]>>,
+    fresh: bool,
+    /// Datagrams written in all.
+    pub(super) written: u64,
+    /// What follows the last record that was written in epoch 1; `None` while there is none.
+    pub(super) next_record: Option<NextRecord>,
+    /// The number of the next record in clear.
+    next_in_clear: u64,
+}
+
+impl Datagrams {
+    /// Exchanges the datagram to be read with `datagram`, so that its memory goes back and forth instead of being copied.
+    pub(super) fn swap(&mut self, datagram: &mut Vec<u8>) {
+        std::mem::swap(&mut self.incoming, datagram);
+        self.fresh = true;
+    }
+
+    /// Takes the datagrams of our last flight.
+    pub(super) fn take_flight(&mut self) -> Vec<Box<[u8]>> {
+        std::mem::take(&mut self.flight)
+    }
+
+    /// Has the last flight sent again, byte for byte.
+    pub(super) fn repeat(&mut self) {
+        self.outgoing.extend(self.flight.iter().cloned());
+    }
+
+    /// Has a fatal alert sent in clear. After a ChangeCipherSpec the peer would take none.
+    pub(super) fn push_alert(&mut self, alert: Alert) {
+        if self.next_record.is_none() {
+            self.outgoing.push_back(alert.in_clear(self.next_in_clear).as_slice().into());
+            self.next_in_clear += 1;
+        }
+    }
+
+    /// Notes the numbers of the records that OpenSSL writes: ours go on from there.
+    fn note_numbers(&mut self, datagram: &[u8]) {
+        let mut rest = datagram;
+        while let Ok((record, behind)) = Record::split(rest) {
+            if record.epoch == 0 {
+                self.next_in_clear = record.sequence + 1;
+            } else {
+                let explicit = record.body.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+                self.next_record =
+                    Some(NextRecord { sequence: record.sequence + 1, nonce: explicit.wrapping_add(1) });
+            }
+            rest = behind;
+        }
+    }
+}
+
+impl Read for Datagrams {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // An empty datagram is never fed: it would look like the end of a stream.
+        if self.incoming.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let len = self.incoming.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&self.incoming[..len]);
+        self.incoming.clear();
+        Ok(len)
+    }
+}
+
+impl Write for Datagrams {
+    fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
+        if std::mem::take(&mut self.fresh) {
+            self.flight.clear();
+        }
+        self.flight.push(datagram.into());
+        self.outgoing.push_back(datagram.into());
+        self.written += 1;
+        self.note_numbers(datagram);
+        Ok(datagram.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

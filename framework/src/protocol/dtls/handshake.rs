@@ -1,0 +1,385 @@
+//! The DTLS handshake of one association: datagrams, timeouts and the time go in, datagrams come out.
+//!
+//! 1. A server starts with the ClientHello whose cookie the dispatcher verified. Fragments that are missing are collected;
+//!    then the whole message is replayed through `DTLSv1_listen`, which keeps the record. A client starts with nothing.
+//! 2. OpenSSL is stepped; it writes a flight or wants a datagram.
+//! 3. Each datagram is filtered, fed, and OpenSSL is stepped again.
+//! 4. The retransmission timer runs on the caller's monotonic clock (1 s, doubling: RFC 6347 §4.2.4.1). OpenSSL's own is
+//!    wall clock, so where OpenSSL does not send when it should, the recorded flight is sent again as it was.
+//! 5. After the first and second timeout the datagrams get smaller (1400, 1200, 548 bytes): the path may drop large ones in
+//!    silence.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openssl::error::ErrorStack;
+use openssl::ssl::{ShutdownState, Ssl, SslContext, SslRef, SslStream};
+
+use super::assembly::{HelloAssembly, VerifiedHello};
+use super::datagrams::Datagrams;
+use super::filter::{self, Filtered};
+use super::hello::{HANDSHAKE, Record};
+use super::restart::{Restart, Verdict};
+use super::session::Session;
+use crate::error::EndReason;
+use crate::observe::{Counters, bump};
+use crate::protocol::alert::Alert;
+use crate::sys::ossl;
+use crate::tls::context::psk;
+use crate::tls::handshake::{broken, client_ssl, progress, server_ssl};
+use crate::tls::{Facts, Failure, Resume};
+
+/// Handshake datagrams without IP and UDP headers: Ethernet less a tunnel, then the IPv6 minimum
+/// less headers, then what every IPv4 host reassembles (RFC 6347 §4.1.1.1).
+const MTUS: [u16; 3] = [1400, 1200, 548];
+
+/// First retransmission after this (RFC 6347 §4.2.4.1).
+const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a handshake goes on after an alert that anybody can have forged.
+const ALERT_GRACE: Duration = Duration::from_secs(2);
+
+/// Records of the next epoch that are taken before it has begun: so many of the handshake, each of which OpenSSL keeps in a
+/// buffer of 16 KiB (CVE-2026-54874), and so many others. A client sends one Finished, reordered or again, and one that
+/// resumes may send data behind it.
+const MAX_EARLY_RECORDS: usize = 8;
+
+/// A handshake under way. After each call, also one that fails, the caller sends what
+/// [`poll_transmit`](Self::poll_transmit) gives: an alert may be among it.
+pub(crate) struct Handshake {
+    stream: SslStream<Datagrams>,
+    /// Tells a peer that begins anew from one that repeats itself; `None` for a client.
+    restart: Option<Restart>,
+    counters: Arc<Counters>,
+    /// The client's hello until OpenSSL has it, which is when no fragment of it is missing.
+    hello: Option<HelloAssembly>,
+    /// Records that overtook the end of the handshake. OpenSSL never sees them.
+    early: VecDeque<Box<[u8]>>,
+    /// Handshake records of the next epoch that were fed so far.
+    early_finished: usize,
+    /// The first alert that came in clear.
+    alert: Option<u8>,
+    /// The interval of the retransmission timer, how often it has fired, and when it fires next.
+    interval: Duration,
+    timeouts: usize,
+    resend_at: Instant,
+    /// When the handshake has failed if it is not complete.
+    deadline: Instant,
+}
+
+impl Handshake {
+    /// The server's side, which has failed at `deadline` if it is not complete by then.
+    ///
+    /// # Errors
+    ///
+    /// OpenSSL is short of memory.
+    pub(crate) fn accept(
+        context: &SslContext,
+        hello: VerifiedHello,
+        restart: Restart,
+        counters: Arc<Counters>,
+        deadline: Instant,
+    ) -> Result<Self, Failure> {
+        let handshake = Self::over(server_ssl(context)?, counters, deadline)?;
+        Ok(Self { restart: Some(restart), hello: Some(hello.assembly), ..handshake })
+    }
+
+    /// The client's side; `name` is who the server must prove to be.
+    ///
+    /// # Errors
+    ///
+    /// The name is none, or OpenSSL is short of memory.
+    pub(crate) fn connect(
+        context: &SslContext,
+        name: Option<&str>,
+        resume: Option<&Resume<'_>>,
+        counters: Arc<Counters>,
+        deadline: Instant,
+    ) -> Result<Self, Failure> {
+        Self::over(client_ssl(context, name, resume)?, counters, deadline)
+    }
+
+    fn over(ssl: Ssl, counters: Arc<Counters>, deadline: Instant) -> Result<Self, Failure> {
+        ossl::set_mtu(&ssl, MTUS[0]);
+        let stream = SslStream::new(ssl, Datagrams::default()).map_err(broken)?;
+        Ok(Self {
+            stream,
+            restart: None,
+            counters,
+            hello: None,
+            early: VecDeque::new(),
+            early_finished: 0,
+            alert: None,
+            interval: FIRST_TIMEOUT,
+            timeouts: 0,
+            resend_at: deadline,
+            deadline,
+        })
+    }
+
+    /// Begins; `true` where the handshake is complete.
+    ///
+    /// # Errors
+    ///
+    /// OpenSSL does not take the hello.
+    pub(crate) fn start(&mut self, now: Instant) -> Result<bool, Failure> {
+        self.rearm(now);
+        self.hear_hello()?;
+        self.advance(now)
+    }
+
+    /// The timer starts anew, as with each new flight.
+    fn rearm(&mut self, now: Instant) {
+        self.interval = FIRST_TIMEOUT;
+        self.resend_at = now + FIRST_TIMEOUT;
+    }
+
+    /// Gives OpenSSL the client's hello, once that is whole.
+    fn hear_hello(&mut self) -> Result<(), Failure> {
+        let Some(hello) = self.hello.take_if(|hello| hello.is_whole()) else { return Ok(()) };
+        self.stream.get_mut().swap(&mut hello.record());
+        if !ossl::dtls_listen(self.stream.ssl()) {
+            let why = ErrorStack::get();
+            let why = why.errors().first().and_then(|error| error.reason());
+            let why = why.unwrap_or("OpenSSL does not take the ClientHello").to_owned();
+            let alert = Alert::DECODE_ERROR.in_clear(hello.record_sequence());
+            self.stream.get_mut().outgoing.push_back(alert.as_slice().into());
+            return Err(Failure::Ended(EndReason::HandshakeFailed(why)));
+        }
+        Ok(())
+    }
+
+    /// Takes a datagram of the peer's, whose memory comes back; `true` when the handshake is complete.
+    ///
+    /// # Errors
+    ///
+    /// The handshake has failed, or the peer began anew.
+    pub(crate) fn handle_datagram(&mut self, datagram: &mut Vec<u8>, now: Instant) -> Result<bool, Failure> {
+        if !self.is_of_this_handshake(datagram, now)? {
+            return Ok(false);
+        }
+        if let Some(hello) = &mut self.hello {
+            hello.add(datagram);
+            self.hear_hello()?;
+            return self.advance(now);
+        }
+        match filter::filter(datagram) {
+            Filtered::Pass { len } => {
+                datagram.truncate(len);
+                self.refuse_too_long_chain(datagram)?;
+                if !self.set_early_records_aside(datagram) {
+                    bump(&self.counters.records_dropped);
+                }
+                if datagram.is_empty() {
+                    return Ok(false);
+                }
+                self.stream.get_mut().swap(datagram);
+                self.advance(now)
+            }
+            Filtered::PlaintextAlert { level: 2, description } => {
+                bump(&self.counters.plaintext_alerts);
+                self.alert.get_or_insert(description);
+                self.deadline = self.deadline.min(now + ALERT_GRACE);
+                Ok(false)
+            }
+            _ => {
+                bump(&self.counters.records_dropped);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Looks for a hello that begins anew; `false` where the datagram is seen to.
+    fn is_of_this_handshake(&mut self, datagram: &mut Vec<u8>, now: Instant) -> Result<bool, Failure> {
+        let Some(restart) = &self.restart else { return Ok(true) };
+        match restart.check(datagram, now) {
+            Verdict::NotAHello => return Ok(true),
+            // The first fragment again, with others behind it perhaps.
+            Verdict::Duplicate if self.hello.is_some() => return Ok(true),
+            Verdict::Duplicate => bump(&self.counters.duplicate_hellos),
+            Verdict::Challenge(reply) => {
+                bump(&self.counters.restarts_challenged);
+                self.stream.get_mut().outgoing.push_back(reply.as_slice().into());
+            }
+            Verdict::Ignore => {}
+            Verdict::Restarted => return Err(Failure::Restarted(std::mem::take(datagram))),
+        }
+        Ok(false)
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub(crate) fn next_timeout(&self) -> Instant {
+        self.resend_at.min(self.deadline)
+    }
+
+    /// Does what time has come for; `true` when the handshake is complete.
+    ///
+    /// # Errors
+    ///
+    /// It has failed.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<bool, Failure> {
+        if now >= self.deadline {
+            return Err(Failure::Ended(self.why_incomplete()));
+        }
+        if now < self.resend_at {
+            return Ok(false);
+        }
+        if self.hello.is_some() {
+            // Nothing was sent that could be sent again; the client does.
+            self.resend_at = now + self.interval;
+            return Ok(false);
+        }
+        self.timeouts += 1;
+        self.interval *= 2;
+        self.resend_at = now + self.interval;
+        bump(&self.counters.retransmissions);
+        if let Some(mtu) = MTUS.get(self.timeouts) {
+            ossl::set_mtu(self.stream.ssl(), *mtu);
+        }
+        let written = self.stream.get_ref().written;
+        let complete = self.step()?;
+        if self.stream.get_ref().written == written {
+            self.stream.get_mut().repeat();
+        }
+        Ok(complete)
+    }
+
+    /// The next datagram to send.
+    pub(crate) fn poll_transmit(&mut self) -> Option<Box<[u8]>> {
+        self.stream.get_mut().outgoing.pop_front()
+    }
+
+    /// Gives the handshake up, and has the peer told.
+    pub(crate) fn abort(&mut self) {
+        self.stream.get_mut().push_alert(Alert::INTERNAL_ERROR);
+    }
+
+    /// Whether the server has answered in the epoch after the handshake's: it is there, and has keys.
+    fn has_written_finished(&self) -> bool {
+        self.stream.get_ref().next_record.is_some()
+    }
+
+    /// Says what the peer's part was in a handshake that was not complete in time.
+    fn why_incomplete(&self) -> EndReason {
+        if let Some(alert) = self.alert {
+            return EndReason::HandshakeFailed(Alert(alert).to_string());
+        }
+        let ssl = self.stream.ssl();
+        // A Finished that does not verify is dropped in silence (RFC 6347 §4.1.2.7). With a pre-shared key it nearly
+        // always means that the two sides have different keys.
+        match psk::identity_in_use(ssl) {
+            Some(identity) if ssl.is_server() && self.early_finished > 0 && has_changed_cipher_spec(ssl) => {
+                EndReason::HandshakeFailed(format!(
+                    "the client's Finished does not verify: it probably has another pre-shared key for {identity}"
+                ))
+            }
+            Some(identity) if !ssl.is_server() && self.has_written_finished() => {
+                EndReason::HandshakeFailed(format!(
+                    "the server answered and did not complete the handshake: it probably has another pre-shared key \
+                     for {identity}"
+                ))
+            }
+            _ => EndReason::HandshakeTimedOut,
+        }
+    }
+
+    /// Fails where this datagram begins a certificate chain that is longer than the limit. OpenSSL drops fragments of such a
+    /// message without a word.
+    fn refuse_too_long_chain(&mut self, datagram: &[u8]) -> Result<(), Failure> {
+        const CERTIFICATE: u8 = 11;
+        let limit = ossl::max_cert_list(self.stream.ssl());
+        let mut rest = datagram;
+        while let Ok((record, behind)) = Record::split(rest) {
+            if let (0, HANDSHAKE, &[CERTIFICATE, a, b, c, ..]) =
+                (record.epoch, record.content_type, record.body)
+            {
+                let len = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+                if len <= limit {
+                    return Ok(());
+                }
+                self.stream.get_mut().push_alert(Alert::ILLEGAL_PARAMETER);
+                let why = format!(
+                    "the peer's certificate chain has {len} bytes, more than the {limit} that are accepted"
+                );
+                return Err(Failure::Ended(EndReason::HandshakeFailed(why)));
+            }
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    /// Takes those records out of the datagram that only the open session can read, and keeps them for it. Of those of
+    /// the next epoch that belong to the handshake OpenSSL gets a few. `false` where some were dropped.
+    fn set_early_records_aside(&mut self, datagram: &mut Vec<u8>) -> bool {
+        let (mut at, mut all_kept) = (0, true);
+        while let Ok((record, _)) = Record::split(&datagram[at..]) {
+            let end = at + record.wire_len();
+            let (belongs_to_handshake, kept) = match (record.epoch, record.content_type) {
+                (0, _) => (true, true),
+                (_, HANDSHAKE) => (true, self.early_finished < MAX_EARLY_RECORDS),
+                _ => (false, self.early.len() < MAX_EARLY_RECORDS),
+            };
+            all_kept &= kept;
+            match belongs_to_handshake {
+                true if kept => {
+                    self.early_finished += usize::from(record.epoch != 0);
+                    at = end;
+                    continue;
+                }
+                false if kept => self.early.push_back(datagram[at..end].into()),
+                _ => {}
+            }
+            datagram.drain(at..end);
+        }
+        all_kept
+    }
+
+    /// Steps OpenSSL, unless it waits for the hello; a new flight has a new timer.
+    fn advance(&mut self, now: Instant) -> Result<bool, Failure> {
+        if self.hello.is_some() {
+            return Ok(false);
+        }
+        let written = self.stream.get_ref().written;
+        let complete = self.step()?;
+        if self.stream.get_ref().written != written {
+            self.rearm(now);
+        }
+        Ok(complete)
+    }
+
+    /// One step of OpenSSL's; `true` when the handshake is complete.
+    fn step(&mut self) -> Result<bool, Failure> {
+        let written = self.stream.get_ref().written;
+        let stepped = progress(&mut self.stream);
+        // OpenSSL gives up on some malformed messages without an alert.
+        if stepped.is_err() && self.stream.get_ref().written == written {
+            self.stream.get_mut().push_alert(Alert::DECODE_ERROR);
+        }
+        stepped
+    }
+
+    /// OpenSSL has done its part: its session is freed, and the record layer takes over.
+    ///
+    /// # Errors
+    ///
+    /// The cipher suite is none that the record layer knows, or OpenSSL is short of memory.
+    pub(crate) fn finish(mut self) -> Result<(Session, Facts), Failure> {
+        let io = self.stream.get_mut();
+        let (flight, next) = (io.take_flight(), io.next_record.unwrap_or_default());
+        let ssl = self.stream.ssl();
+        let facts = Facts::of(ssl);
+        // Whoever sent the last flight keeps it: the server, or the client where a session is resumed (RFC 6347 §4.2.4, RFC
+        // 5246 §7.3).
+        let flight = if ssl.is_server() != ssl.session_reused() { flight } else { Vec::new() };
+        let session = Session::take_over(ssl, next, self.early, flight, self.restart, self.counters)?;
+        // Otherwise OpenSSL takes the session for a broken one, and it could not be resumed.
+        self.stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
+        Ok((session, facts))
+    }
+}
+
+/// Whether a server has read its client's ChangeCipherSpec, behind which the Finished comes.
+fn has_changed_cipher_spec(ssl: &SslRef) -> bool {
+    ssl.state_string_long().contains("read change cipher spec")
+}
