@@ -17,4 +17,7 @@ pub(crate) mod session;
 pub(crate) mod spent;
 pub mod suite;
 
+#[cfg(test)]
+mod tests;
+
 pub use self::record_layer::{Dropped, Opened, Opener, SealError, Sealer};

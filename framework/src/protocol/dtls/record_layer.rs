@@ -176,6 +176,8 @@ pub enum Dropped {
     Length,
     /// A record with this number arrived before, or so long ago that nobody knows.
     Replayed,
+    /// The same, of a handshake record: perhaps the peer's last flight again, byte for byte.
+    ReplayedHandshake,
     /// The record is not authentic.
     Forged,
     /// The record is authentic and has no content.
@@ -230,7 +232,10 @@ impl Opener {
             return Opened::Dropped(Dropped::Length);
         };
         if !self.window.is_new(sequence) {
-            return Opened::Dropped(Dropped::Replayed);
+            return Opened::Dropped(match kind {
+                HANDSHAKE => Dropped::ReplayedHandshake,
+                _ => Dropped::Replayed,
+            });
         }
         let start = body.start + self.aead.explicit_nonce_len();
         let text = start..start + length;

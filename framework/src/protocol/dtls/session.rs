@@ -30,6 +30,10 @@ mod wire {
 /// Requests for a renegotiation that are answered; further ones are ignored.
 const MAX_REFUSALS: u8 = 8;
 
+/// Repetitions of our last flight for records that are not verified, because their numbers came before: a peer may say its
+/// own again byte for byte, as we do where OpenSSL's clock was set. Anybody who saw that record can ask for so many.
+const MAX_BLIND_REPEATS: u8 = 16;
+
 /// The security state. After each call the caller sends what [`poll_transmit`](Self::poll_transmit) gives.
 pub(crate) struct Session {
     counters: Arc<Counters>,
@@ -48,6 +52,7 @@ pub(crate) struct Session {
     /// What is to be sent: alerts, the last flight again, challenges.
     outgoing: VecDeque<Box<[u8]>>,
     refusals: u8,
+    blind_repeats: u8,
     closed: bool,
 }
 
@@ -85,6 +90,7 @@ impl Session {
             flight,
             outgoing: VecDeque::new(),
             refusals: 0,
+            blind_repeats: 0,
             closed: false,
         })
     }
@@ -175,7 +181,13 @@ impl Session {
                     bump(&self.counters.records_forged);
                     bump(&self.counters.records_dropped);
                 }
-                Opened::Dropped(_) => bump(&self.counters.records_dropped),
+                Opened::Dropped(dropped) => {
+                    bump(&self.counters.records_dropped);
+                    if dropped == Dropped::ReplayedHandshake && self.blind_repeats < MAX_BLIND_REPEATS {
+                        self.blind_repeats += 1;
+                        self.repeat_last_flight();
+                    }
+                }
                 Opened::KeyExhausted => {
                     return Read::Broken("too many records failed their authentication".to_owned());
                 }

@@ -366,7 +366,7 @@ fn a_last_flight_that_comes_again_is_reported_once() {
     sealer.seal(HANDSHAKE, &[20; 24], 0, &mut flight).unwrap();
     let (_, others) = opened(&mut opener, &flight);
     assert!(matches!(&others[..], [Opened::Handshake(range)] if range.len() == 24));
-    assert_eq!(opened(&mut opener, &flight).1, [Opened::Dropped(Dropped::Replayed)]);
+    assert_eq!(opened(&mut opener, &flight).1, [Opened::Dropped(Dropped::ReplayedHandshake)]);
 }
 
 #[test]

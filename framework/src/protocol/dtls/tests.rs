@@ -1,0 +1,443 @@
+//! Whole lives of clients and servers in memory, under a clock of their own and on a network with a seed.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use openssl::ssl::SslContext;
+
+use super::assembly::VerifiedHello;
+use super::handshake::Handshake;
+use super::hello::{self, FirstDatagram};
+use super::restart::{Checked, Cookies, Restart};
+use super::session::Session;
+use crate::config::Timeouts;
+use crate::credentials::{Credentials, Identity, SharedKeys};
+use crate::error::EndReason;
+use crate::observe::Counters;
+use crate::protocol::Sent;
+use crate::protocol::sctp::simulation::Rng;
+use crate::tls::context::{self, ClientCredentials, Contexts, Protocol};
+use crate::tls::{Failure, Read};
+
+const CLIENT: usize = 0;
+const SERVER: usize = 1;
+/// How long a handshake may take.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+fn address(side: usize) -> SocketAddr {
+    [SocketAddr::from(([192, 0, 2, 1], 4433)), SocketAddr::from(([192, 0, 2, 2], 4433))][side]
+}
+
+/// What the network does to datagrams, in percent of them.
+#[derive(Clone, Copy, Default)]
+struct Weather {
+    lost: u64,
+    doubled: u64,
+    /// They come some milliseconds later than others.
+    late: u64,
+    /// Something that nobody sent comes with them.
+    forged: u64,
+}
+
+/// One side of an association.
+enum Life {
+    Handshaking(Box<Handshake>),
+    Open(Box<Session>),
+    Failed(Failure),
+    Closed,
+    Broken(String),
+    Restarted(Vec<u8>),
+}
+
+struct Side {
+    life: Option<Life>,
+    messages: Vec<Vec<u8>>,
+}
+
+/// Contexts and counters are shared by all lives of a test.
+struct World {
+    server: Contexts,
+    client: SslContext,
+    counters: Arc<Counters>,
+    start: Instant,
+}
+
+impl World {
+    fn new() -> Self {
+        let identities = vec![Identity::self_signed().unwrap()];
+        let credentials = Credentials { identities, ..Credentials::default() };
+        let schemes = [crate::address::Scheme::Dtls].into_iter();
+        let server = Contexts::new(&credentials, &SharedKeys::random().unwrap(), schemes).unwrap();
+        let credentials = ClientCredentials { accept_any: true, ..ClientCredentials::default() };
+        let client = context::client(&credentials, Protocol::Dtls).unwrap();
+        Self { server, client, counters: Arc::default(), start: Instant::now() }
+    }
+
+    fn connect(&self, now: Instant) -> Side {
+        let counters = Arc::clone(&self.counters);
+        let handshake = Handshake::connect(&self.client, None, None, counters, now + PATIENCE).unwrap();
+        Side { life: Some(Life::Handshaking(Box::new(handshake))), messages: Vec::new() }
+    }
+}
+
+/// A client, a server, and what lies between them.
+struct Pair<'a> {
+    world: &'a World,
+    cookies: Arc<Cookies>,
+    sides: [Side; 2],
+    now: Instant,
+    rng: Rng,
+    weather: Weather,
+    /// When what comes to whom.
+    travelling: Vec<(Instant, usize, Vec<u8>)>,
+    /// Datagrams that each side sent, the last ones first lost if a test wants that.
+    sent: [usize; 2],
+    /// Which datagrams of which side are lost whatever the weather, by their number.
+    doomed: [Vec<usize>; 2],
+}
+
+impl<'a> Pair<'a> {
+    fn new(world: &'a World, seed: u64, weather: Weather) -> Self {
+        let now = world.start;
+        let cookies = Arc::new(Cookies::new(&Timeouts::default(), None, now).unwrap());
+        let sides = [world.connect(now), Side { life: None, messages: Vec::new() }];
+        let rng = Rng::new(seed);
+        let mut pair = Self {
+            world,
+            cookies,
+            sides,
+            now,
+            rng,
+            weather,
+            travelling: Vec::new(),
+            sent: [0; 2],
+            doomed: Default::default(),
+        };
+        pair.start(CLIENT);
+        pair
+    }
+
+    fn start(&mut self, side: usize) {
+        let now = self.now;
+        if let Some(Life::Handshaking(handshake)) = &mut self.sides[side].life {
+            let started = handshake.start(now);
+            self.settle(side, started);
+        }
+    }
+
+    fn chance(&mut self, percent: u64) -> bool {
+        self.rng.below(100) < percent
+    }
+
+    /// Puts a datagram of this side on its way.
+    fn send(&mut self, from: usize, datagram: &[u8]) {
+        let Weather { lost, doubled, late, forged } = self.weather;
+        self.sent[from] += 1;
+        let copies = if self.chance(doubled) { 2 } else { 1 };
+        for _ in 0..copies {
+            if self.doomed[from].contains(&self.sent[from]) || self.chance(lost) {
+                continue;
+            }
+            let delay = if self.chance(late) { self.rng.below(400) } else { 5 };
+            let arrival = self.now + Duration::from_millis(delay);
+            self.travelling.push((arrival, 1 - from, datagram.to_vec()));
+        }
+        if self.chance(forged) {
+            let mut garbage = datagram.to_vec();
+            let kept = self.rng.below(garbage.len() as u64) as usize;
+            garbage.truncate(kept);
+            // Epoch 1, so that nothing in clear is forged: that could end a handshake, as RFC 6347 has it.
+            garbage.iter_mut().skip(3).for_each(|byte| *byte = byte.wrapping_add(1));
+            self.travelling.push((self.now, 1 - from, garbage));
+        }
+    }
+
+    /// Sends what a side has to say, and looks at what a step of its handshake came to.
+    fn settle(&mut self, side: usize, advanced: Result<bool, Failure>) {
+        while let Some(Life::Handshaking(handshake)) = &mut self.sides[side].life
+            && let Some(datagram) = handshake.poll_transmit()
+        {
+            self.send(side, &datagram);
+        }
+        match advanced {
+            Ok(false) => {}
+            Ok(true) => {
+                let Some(Life::Handshaking(handshake)) = self.sides[side].life.take() else { unreachable!() };
+                let (session, _) = handshake.finish().unwrap();
+                self.sides[side].life = Some(Life::Open(Box::new(session)));
+                self.read(side, Read::Nothing);
+            }
+            Err(failure) => self.sides[side].life = Some(Life::Failed(failure)),
+        }
+    }
+
+    /// Takes what a read of a session found, and reads on.
+    fn read(&mut self, side: usize, read: Read) {
+        let (mut read, mut buffer) = (read, [0; 2048]);
+        while let Some(Life::Open(session)) = &mut self.sides[side].life {
+            let over = match read {
+                Read::Nothing if !session.has_more() => break,
+                Read::Nothing => None,
+                Read::Long(message) => {
+                    self.sides[side].messages.push(message);
+                    None
+                }
+                Read::Message(_) => unreachable!("nothing is read into no buffer"),
+                Read::Closed => Some(Life::Closed),
+                Read::Broken(why) => Some(Life::Broken(why)),
+                Read::Restarted(hello) => Some(Life::Restarted(hello.into())),
+            };
+            if over.is_some() {
+                self.sides[side].life = over;
+                return;
+            }
+            let Some(Life::Open(session)) = &mut self.sides[side].life else { return };
+            read = match session.read(&mut buffer) {
+                Read::Message(len) => Read::Long(buffer[..len].to_vec()),
+                other => other,
+            };
+        }
+        self.transmit(side);
+    }
+
+    fn transmit(&mut self, side: usize) {
+        while let Some(Life::Open(session)) = &mut self.sides[side].life
+            && let Some(datagram) = session.poll_transmit()
+        {
+            self.send(side, &datagram);
+        }
+    }
+
+    /// What a server's dispatcher does with a datagram of an unknown peer.
+    fn meet(&mut self, datagram: &[u8]) {
+        let (local, peer) = (address(SERVER), address(CLIENT));
+        let FirstDatagram::ClientHello(hello) = hello::classify(datagram) else { return };
+        match self.cookies.check(local, peer, &hello, datagram.len(), self.now) {
+            Checked::Valid(proof) => {
+                let verified = VerifiedHello::new(datagram, &hello, proof).unwrap();
+                let restart = Restart::new(Arc::clone(&self.cookies), *hello.random, local, peer);
+                let (context, counters) = (self.world.server.dtls(), Arc::clone(&self.world.counters));
+                let deadline = self.now + PATIENCE;
+                let handshake = Handshake::accept(context, verified, restart, counters, deadline).unwrap();
+                self.sides[SERVER].life = Some(Life::Handshaking(Box::new(handshake)));
+                self.start(SERVER);
+            }
+            Checked::Unproven { reply: Some(reply), .. } => self.send(SERVER, &reply),
+            _ => {}
+        }
+    }
+
+    fn arrive(&mut self, side: usize, mut datagram: Vec<u8>) {
+        let now = self.now;
+        match &mut self.sides[side].life {
+            None => self.meet(&datagram),
+            Some(Life::Handshaking(handshake)) => {
+                let advanced = handshake.handle_datagram(&mut datagram, now);
+                self.settle(side, advanced);
+            }
+            Some(Life::Open(session)) => {
+                let mut buffer = [0; 2048];
+                let read = match session.handle_datagram(&mut datagram, &mut buffer, now) {
+                    Read::Message(len) => Read::Long(buffer[..len].to_vec()),
+                    other => other,
+                };
+                self.read(side, read);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Lets the next thing happen before `until`; `false` where nothing does.
+    fn step(&mut self, until: Instant) -> bool {
+        let arrival = (0..self.travelling.len()).min_by_key(|&index| self.travelling[index].0);
+        let timeout = (0..2).filter_map(|side| match &self.sides[side].life {
+            Some(Life::Handshaking(handshake)) => Some((handshake.next_timeout(), side)),
+            _ => None,
+        });
+        let timeout = timeout.min();
+        match (arrival, timeout) {
+            (Some(index), timeout) if timeout.is_none_or(|(at, _)| self.travelling[index].0 <= at) => {
+                if self.travelling[index].0 > until {
+                    return false;
+                }
+                let (at, side, datagram) = self.travelling.remove(index);
+                self.now = self.now.max(at);
+                self.arrive(side, datagram);
+            }
+            (_, Some((at, side))) if at <= until => {
+                self.now = self.now.max(at);
+                let now = self.now;
+                if let Some(Life::Handshaking(handshake)) = &mut self.sides[side].life {
+                    let advanced = handshake.handle_timeout(now);
+                    self.settle(side, advanced);
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn run_for(&mut self, duration: Duration) {
+        let until = self.now + duration;
+        while self.step(until) {}
+        self.now = until;
+    }
+
+    fn say(&mut self, side: usize, message: &[u8]) {
+        let mut datagram = Vec::new();
+        let Some(Life::Open(session)) = &mut self.sides[side].life else { panic!("not open") };
+        assert_eq!(session.seal(message, &mut datagram), Sent::Done);
+        self.send(side, &datagram);
+    }
+
+    fn is_open(&self, side: usize) -> bool {
+        matches!(self.sides[side].life, Some(Life::Open(_)))
+    }
+
+    fn assert_open(&self, context: &str) {
+        for side in [CLIENT, SERVER] {
+            match &self.sides[side].life {
+                Some(Life::Open(_)) => {}
+                Some(Life::Failed(failure)) => panic!("{context}: side {side}: {failure}"),
+                Some(Life::Broken(why)) => panic!("{context}: side {side}: {why}"),
+                Some(Life::Handshaking(_)) => panic!("{context}: side {side} still handshakes"),
+                _ => panic!("{context}: side {side} is over"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_life_on_a_good_network_takes_four_flights_and_ends_with_close_notify() {
+    let world = World::new();
+    let mut pair = Pair::new(&world, 1, Weather::default());
+    pair.run_for(Duration::from_millis(100));
+    pair.assert_open("a good network");
+    // Two hellos and the last flight; a challenge and two flights in several datagrams.
+    assert_eq!(pair.sides[CLIENT].messages.len() + pair.sides[SERVER].messages.len(), 0);
+    pair.say(CLIENT, b"ping");
+    pair.run_for(Duration::from_millis(10));
+    pair.say(SERVER, b"pong");
+    pair.run_for(Duration::from_millis(10));
+    assert_eq!(pair.sides[SERVER].messages, [b"ping"]);
+    assert_eq!(pair.sides[CLIENT].messages, [b"pong"]);
+    if let Some(Life::Open(session)) = &mut pair.sides[CLIENT].life {
+        session.close();
+    }
+    pair.transmit(CLIENT);
+    pair.run_for(Duration::from_millis(10));
+    assert!(matches!(pair.sides[SERVER].life, Some(Life::Closed)));
+}
+
+#[test]
+fn handshakes_complete_and_messages_come_once_in_any_weather() {
+    let world = World::new();
+    for seed in 0..400 {
+        let weather = Weather { lost: seed % 40, doubled: seed % 31, late: seed % 50, forged: seed % 23 };
+        let mut pair = Pair::new(&world, seed, weather);
+        let context = format!("seed {seed}");
+        // A flight may be lost each time that it is said again, until the weather clears up.
+        pair.run_for(Duration::from_secs(60));
+        pair.weather = Weather::default();
+        pair.run_for(Duration::from_secs(100));
+        pair.assert_open(&context);
+        pair.weather = weather;
+        let mut said = [VecDeque::new(), VecDeque::new()];
+        for number in 0..20_u8 {
+            for (side, said) in said.iter_mut().enumerate() {
+                let message = [side as u8, number];
+                said.push_back(message.to_vec());
+                pair.say(side, &message);
+            }
+            pair.run_for(Duration::from_millis(20));
+        }
+        pair.run_for(Duration::from_secs(2));
+        pair.assert_open(&context);
+        for side in [CLIENT, SERVER] {
+            let came = &pair.sides[side].messages;
+            let mut once = came.clone();
+            once.sort();
+            once.dedup();
+            assert_eq!(once.len(), came.len(), "{context}: a message came twice");
+            assert!(came.iter().all(|message| said[1 - side].contains(message)), "{context}: {came:?}");
+            assert!(weather.lost > 0 || came.len() == 20, "{context}: {} of 20", came.len());
+        }
+    }
+}
+
+#[test]
+fn a_flight_is_said_again_after_one_three_and_seven_seconds_and_the_deadline_ends_it() {
+    let world = World::new();
+    let mut pair = Pair::new(&world, 1, Weather { lost: 100, ..Weather::default() });
+    assert_eq!(pair.sent, [1, 0]);
+    for (second, sent) in [(1, 2), (2, 2), (3, 3), (6, 3), (7, 4), (14, 4), (15, 5), (31, 6), (599, 10)] {
+        let until = world.start + Duration::from_secs(second);
+        pair.run_for(until - pair.now);
+        assert_eq!(pair.sent, [sent, 0], "after {second} s");
+    }
+    pair.run_for(Duration::from_secs(1));
+    let failure = EndReason::HandshakeTimedOut;
+    assert!(matches!(&pair.sides[CLIENT].life, Some(Life::Failed(Failure::Ended(end))) if *end == failure));
+}
+
+#[test]
+fn a_lost_last_flight_is_said_again_by_the_open_session() {
+    let world = World::new();
+    let mut pair = Pair::new(&world, 1, Weather::default());
+    pair.run_for(Duration::from_millis(24));
+    // The client's last flight is on its way; all that answers it is lost once.
+    let answered = pair.sent[SERVER];
+    pair.doomed[SERVER] = vec![answered + 1];
+    pair.run_for(Duration::from_millis(500));
+    assert!(pair.is_open(SERVER) && !pair.is_open(CLIENT));
+    pair.run_for(Duration::from_secs(1));
+    pair.assert_open("the flight was said again");
+    // Data of the client's shows that it has it: after that nobody asks for more.
+    pair.say(CLIENT, b"x");
+    pair.run_for(Duration::from_millis(10));
+    assert!(matches!(&pair.sides[SERVER].life, Some(Life::Open(session)) if !session.keeps_flight()));
+}
+
+#[test]
+fn a_client_that_begins_anew_is_challenged_and_then_replaces_its_session() {
+    let world = World::new();
+    let mut pair = Pair::new(&world, 1, Weather::default());
+    pair.run_for(Duration::from_millis(100));
+    pair.assert_open("the first life");
+    pair.sides[CLIENT] = world.connect(pair.now);
+    pair.start(CLIENT);
+    pair.run_for(Duration::from_millis(100));
+    let Some(Life::Restarted(hello)) = pair.sides[SERVER].life.take() else { panic!("not replaced") };
+    pair.meet(&hello);
+    pair.run_for(Duration::from_millis(100));
+    pair.assert_open("the second life");
+    pair.say(CLIENT, b"again");
+    pair.run_for(Duration::from_millis(10));
+    assert_eq!(pair.sides[SERVER].messages, [b"again"]);
+}
+
+#[test]
+fn a_forged_hello_ends_neither_a_handshake_nor_a_session() {
+    let world = World::new();
+    let mut pair = Pair::new(&world, 1, Weather::default());
+    let first = pair.travelling[0].2.clone();
+    let forge = |pair: &mut Pair<'_>, number: u8| {
+        let mut hello = first.clone();
+        // Record and message headers, version, then the random.
+        hello[27] ^= number;
+        pair.arrive(SERVER, hello);
+    };
+    for millisecond in 0..40 {
+        pair.run_for(Duration::from_millis(1));
+        if pair.sides[SERVER].life.is_some() {
+            forge(&mut pair, millisecond + 1);
+        }
+    }
+    pair.run_for(Duration::from_secs(1));
+    pair.assert_open("hellos were forged");
+    pair.say(CLIENT, b"here");
+    pair.run_for(Duration::from_millis(10));
+    assert_eq!(pair.sides[SERVER].messages, [b"here"]);
+}
