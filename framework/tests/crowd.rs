@@ -249,7 +249,7 @@ fn everything_is_given_back() {
         };
         // The certificate names this address and not the others.
         let client = running.client().server_name("127.0.0.1");
-        // The first makes a wildcard listener's anchor, which stays.
+        // The first makes a wildcard listener's anchor, which stays for a minute.
         exchange(&mut client.connect(&target).unwrap(), b"return");
         running.until("the first is gone", |stats| (stats.peers, stats.workers) == (0, 0));
         // A worker's thread ends a little after it is counted as gone; the dispatcher's stays.

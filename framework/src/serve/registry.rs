@@ -86,6 +86,11 @@ impl Registry {
         table.ledger.admit(local, peer, Instant::now())
     }
 
+    /// The live and booked peers of a local address, on whatever protocol.
+    pub(crate) fn peers_at(&self, local: SocketAddr) -> usize {
+        self.table.lock().ledger.at_local_address(local)
+    }
+
     /// Books a place for a connection of a proxy, whose own address says nothing about who is behind it.
     pub(crate) fn book_proxy(&self, local: SocketAddr, proxy: SocketAddr) -> Result<(), Refusal> {
         let mut table = self.table.lock();

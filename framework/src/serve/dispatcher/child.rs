@@ -150,6 +150,18 @@ pub fn anchor(address: SocketAddr, options: Options) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Has the kernel give this listener nothing more, without losing what it has: it is connected to itself, so every datagram
+/// is looked up as if it were not there. What is in its queue can still be read.
+///
+/// # Errors
+///
+/// EINVAL or ENETUNREACH where this host has the address no more, and whatever else the system calls give.
+pub fn retire(listener: &Socket, address: SocketAddr) -> io::Result<()> {
+    // Old kernels go on asking the program of the group that it is in.
+    listener.set_reuse_port(false)?;
+    listener.connect(&address.into())
+}
+
 /// Makes the connected child of `local` for `peer`, by the best recipe that works here.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::{Index, IndexMut};
 
 use socket2::Socket;
 
@@ -75,6 +76,60 @@ pub(super) struct Listener {
     pub(super) held: Vec<(u64, Held)>,
     /// An anchor that is not read yet.
     pub(super) muted: bool,
+    /// An anchor that gets nothing more: the wildcard listener that its address is left to.
+    pub(super) retired_to: Option<usize>,
+}
+
+/// Listeners by their index, which is their token of epoll. Those of listeners that were removed are used again.
+#[derive(Default)]
+pub(super) struct Listeners(Vec<Option<Listener>>);
+
+impl Listeners {
+    pub(super) fn insert(&mut self, listener: Listener) -> usize {
+        match self.0.iter().position(Option::is_none) {
+            Some(free) => {
+                self.0[free] = Some(listener);
+                free
+            }
+            None => {
+                self.0.push(Some(listener));
+                self.0.len() - 1
+            }
+        }
+    }
+
+    /// Removes a listener, and closes its socket.
+    pub(super) fn remove(&mut self, index: usize) {
+        self.0[index] = None;
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&Listener> {
+        self.0.get(index)?.as_ref()
+    }
+
+    /// The index of the first that is as wanted.
+    pub(super) fn position(&self, wanted: impl Fn(&Listener) -> bool) -> Option<usize> {
+        self.0.iter().position(|listener| listener.as_ref().is_some_and(&wanted))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Listener> {
+        self.0.iter_mut().flatten()
+    }
+}
+
+/// An index that nothing is behind is a mistake of the dispatcher's: indices are kept for as long as their listener.
+impl Index<usize> for Listeners {
+    type Output = Listener;
+
+    fn index(&self, index: usize) -> &Listener {
+        self.0[index].as_ref().expect("a listener is there until it is removed")
+    }
+}
+
+impl IndexMut<usize> for Listeners {
+    fn index_mut(&mut self, index: usize) -> &mut Listener {
+        self.0[index].as_mut().expect("a listener is there until it is removed")
+    }
 }
 
 /// What waits for a listener's queue to be read.
@@ -108,6 +163,7 @@ impl Listener {
             capacity,
             held: Vec::new(),
             muted: false,
+            retired_to: None,
         }
     }
 

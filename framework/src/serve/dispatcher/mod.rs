@@ -92,12 +92,14 @@ impl Dispatcher {
             let now = Instant::now();
             self.hands.tick(&self.epoll, now);
             self.tcp.tick(&self.epoll, now);
+            self.udp.tick(&self.epoll, now, &mut self.hands);
         }
         self.hands.shared.counters.listeners.store(0, Ordering::Relaxed);
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let deadline = [self.hands.next_deadline(), self.tcp.next_deadline()].into_iter().flatten().min();
+        let deadlines = [self.hands.next_deadline(), self.tcp.next_deadline(), self.udp.next_deadline()];
+        let deadline = deadlines.into_iter().flatten().min();
         deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 }

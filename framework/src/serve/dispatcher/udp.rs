@@ -12,7 +12,8 @@
 //! the queue has been read as far as it reached when the child was connected: then the child's
 //! queue has only later ones.
 
-use std::collections::HashMap;
+mod anchors;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -22,9 +23,10 @@ use std::time::Instant;
 
 use socket2::Socket;
 
-use super::child::{self, Options, Recipe, Recipes};
+use self::anchors::Anchors;
+use super::child::{self, Recipe, Recipes};
 use super::hands::Hands;
-use super::listener::{Held, Listener, UdpListener, probe_ip};
+use super::listener::{Held, Listener, Listeners, UdpListener};
 use crate::address::Scheme;
 use crate::admission::Refusal;
 use crate::association::{Association, Delivery, Parcel};
@@ -47,17 +49,13 @@ use crate::sys::sync::thread;
 /// Batches read from one listener before the others have their turn.
 const TURN: usize = 16;
 
-/// Specific listeners made under one wildcard listener at most. Beyond, children are drained and
-/// checked instead.
-const MAX_ANCHORS: usize = 1024;
-
 /// Times that a datagram is offered to associations that end under our hands.
 const MAX_ROUNDS: usize = 8;
+
 /// All UDP listeners of a server.
 pub(super) struct Udp {
-    listeners: Vec<Listener>,
-    /// Anchors by the index of their wildcard listener and their address.
-    anchors: HashMap<(usize, SocketAddr), usize>,
+    listeners: Listeners,
+    anchors: Anchors,
     /// Taken out while a listener is read.
     batch: Option<Box<Batch>>,
     replies: Replies,
@@ -80,15 +78,15 @@ struct Met<'a> {
 
 impl Udp {
     pub(super) fn new(shared: &Shared, epoll: &Epoll, bound: Vec<UdpListener>) -> io::Result<Self> {
-        let mut listeners = Vec::new();
+        let mut listeners = Listeners::default();
+        shared.counters.listeners.fetch_add(bound.len() as u64, Ordering::Relaxed);
         for UdpListener { socket, scheme, address, options, recipes } in bound {
-            epoll.add(socket.as_fd(), READABLE, listeners.len() as u64)?;
-            listeners.push(Listener::new(socket, scheme, address, options, recipes));
+            let index = listeners.insert(Listener::new(socket, scheme, address, options, recipes));
+            epoll.add(listeners[index].socket.as_fd(), READABLE, index as u64)?;
         }
-        shared.counters.listeners.fetch_add(listeners.len() as u64, Ordering::Relaxed);
         Ok(Self {
             listeners,
-            anchors: HashMap::new(),
+            anchors: Anchors::default(),
             batch: Some(Box::new(Batch::new())),
             replies: Replies::default(),
             alerts: Replies::default(),
@@ -104,6 +102,9 @@ impl Udp {
 
     /// Reads a listener until its queue is empty, or for one turn.
     fn read(&mut self, index: usize, epoll: &Epoll, hands: &mut Hands) {
+        // epoll may have named it before it was closed.
+        let Some(listener) = self.listeners.get(index) else { return };
+        let via = listener.retired_to.unwrap_or(index);
         let Some(mut batch) = self.batch.take() else { return };
         for _ in 0..TURN {
             // Whatever is held by now is held for datagrams that are in the queue by now.
@@ -119,10 +120,11 @@ impl Udp {
                 self.listeners[index].consumed += 1;
                 let Some(source) = datagram.source else { continue };
                 let local = self.listeners[index].address_hit(datagram.info);
-                let met = Met { index, local, peer: source, info: datagram.info, payload: datagram.payload };
+                let met =
+                    Met { index: via, local, peer: source, info: datagram.info, payload: datagram.payload };
                 self.route(met, epoll, hands);
             }
-            self.answer(index, &hands.shared);
+            self.answer(via, &hands.shared);
             let empty = received < BATCH;
             self.release(index, if empty { held } else { 0 }, epoll, hands);
             if empty && self.listeners[index].held.is_empty() {
@@ -140,7 +142,7 @@ impl Udp {
                 return;
             }
             let holds = |listener: &Listener| !listener.muted && !listener.held.is_empty();
-            let Some(index) = self.listeners.iter().position(holds) else { return };
+            let Some(index) = self.listeners.position(holds) else { return };
             self.read(index, epoll, hands);
         }
     }
@@ -157,9 +159,9 @@ impl Udp {
 
     /// The listener that a datagram to this address belongs to: the specific one before the wildcard.
     fn listener_of(&self, local: SocketAddr) -> Option<usize> {
-        let exact = self.listeners.iter().position(|listener| listener.address == local);
-        exact.or_else(|| {
-            self.listeners.iter().position(|listener| {
+        let exact = |listener: &Listener| listener.retired_to.is_none() && listener.address == local;
+        self.listeners.position(exact).or_else(|| {
+            self.listeners.position(|listener| {
                 let ip = listener.address.ip();
                 ip.is_unspecified()
                     && listener.address.port() == local.port()
@@ -250,7 +252,7 @@ impl Udp {
             Ok(association) => association,
             Err(refusal) => return self.refuse(met, hello.as_ref(), refusal, &shared),
         };
-        let anchor = self.anchor(index, local, epoll, &shared);
+        let anchor = self.anchor(index, local, epoll, hands);
         let (socket, recipe) = match self.child(anchor, local, peer, hands) {
             Ok(made) => made,
             Err(error) => {
@@ -354,44 +356,6 @@ impl Udp {
         }
     }
 
-    /// The listener whose children can have this address: itself, or, under a wildcard, the anchor,
-    /// which is made when its first peer comes.
-    fn anchor(&mut self, index: usize, local: SocketAddr, epoll: &Epoll, shared: &Shared) -> usize {
-        let listener = &self.listeners[index];
-        if !listener.address.ip().is_unspecified() {
-            return index;
-        }
-        if let Some(&anchor) = self.anchors.get(&(index, local)) {
-            return anchor;
-        }
-        if self.anchors.len() >= MAX_ANCHORS {
-            log_limited!(warn, %local, "too many local addresses are asked; children are drained and checked");
-            return index;
-        }
-        let (scheme, options) = (listener.scheme, Options { v6_only: true, ..listener.options });
-        let socket = match child::anchor(local, options) {
-            Ok(socket) => socket,
-            Err(error) => {
-                log_limited!(warn, %local, %error, "no listener on this address; children are drained and checked");
-                return index;
-            }
-        };
-        let recipes = Recipes::probe(probe_ip(local, options));
-        let anchor = self.listeners.len();
-        if epoll.add(socket.as_fd(), 0, anchor as u64).is_err() {
-            return index;
-        }
-        let until = listener.consumed + listener.capacity;
-        self.listeners[index].held.push((until, Held::Anchor(anchor)));
-        self.holding += 1;
-        let mut listener = Listener::new(socket, scheme, local, options, recipes);
-        listener.muted = true;
-        self.listeners.push(listener);
-        self.anchors.insert((index, local), anchor);
-        bump(&shared.counters.listeners);
-        anchor
-    }
-
     /// Hands over what was held until this listener's queue was read so far: the oldest `seen`
     /// because the queue was empty after them, and whatever else has waited for long enough.
     fn release(&mut self, index: usize, seen: usize, epoll: &Epoll, hands: &mut Hands) {
@@ -473,7 +437,7 @@ fn alert_for(refusal: Refusal) -> Option<Alert> {
 impl Drop for Udp {
     fn drop(&mut self) {
         // Jobs that are still held end here.
-        for listener in &mut self.listeners {
+        for listener in self.listeners.iter_mut() {
             for (_, held) in listener.held.drain(..) {
                 if let Held::Job { job, .. } = held {
                     job.abandon(EndReason::Shutdown);

@@ -1,0 +1,189 @@
+//! The listeners on specific addresses under a wildcard listener, from the first peer of an address until a while after
+//! its last.
+//!
+//! An anchor must not take datagrams with it when it goes. So it is *retired* first: connected to itself, which has the
+//! kernel give it nothing more ([`child::retire`]), and read until its queue is empty. From then on the wildcard listener
+//! gets what comes to its address. The socket is closed a moment later, when no processor is still about to queue
+//! something that it had looked up before.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::{Udp, child};
+use crate::observe::{bump, log_limited};
+use crate::serve::dispatcher::child::{Options, Recipes};
+use crate::serve::dispatcher::hands::Hands;
+use crate::serve::dispatcher::listener::{Held, Listener, probe_ip};
+use crate::serve::registry::Registry;
+use crate::sys::epoll::Epoll;
+
+/// Anchors of a server at most. Beyond, children are drained and checked instead.
+const MAX_ANCHORS: usize = 1024;
+/// How long an anchor stays without a peer, so that peers that come one after the other find it.
+const MAX_IDLE: Duration = Duration::from_secs(60);
+/// Anchors without a peer that stay for so long. Of more, those go at the next look that have been without one for the
+/// longest.
+const MAX_IDLE_ANCHORS: usize = 64;
+/// How soon the dispatcher looks again where there are more anchors than that. Otherwise it looks every [`MAX_IDLE`].
+const CROWDED: Duration = Duration::from_secs(1);
+/// How long a retired anchor stays open. A processor queues a datagram within microseconds after it looked up the socket.
+const RETIREMENT: Duration = Duration::from_secs(1);
+
+/// The index of a wildcard listener, and an address of this host.
+type Place = (usize, SocketAddr);
+
+#[derive(Default)]
+pub(super) struct Anchors {
+    live: HashMap<Place, Anchor>,
+    /// The indices of those that are retired, with the time to close them.
+    retired: VecDeque<(Instant, usize)>,
+    next_look: Option<Instant>,
+}
+
+struct Anchor {
+    index: usize,
+    /// When it was last seen to have a peer.
+    needed: Instant,
+}
+
+impl Anchors {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let close = self.retired.front().map(|&(at, _)| at);
+        [close, self.next_look].into_iter().flatten().min()
+    }
+
+    /// How long until the next look.
+    fn interval(&self) -> Duration {
+        if self.live.len() > MAX_IDLE_ANCHORS { CROWDED } else { MAX_IDLE }
+    }
+}
+
+impl Udp {
+    /// Returns the listener whose children can have this address: itself, or, under a wildcard, the anchor, which is made
+    /// when its first peer comes.
+    pub(super) fn anchor(
+        &mut self,
+        index: usize,
+        local: SocketAddr,
+        epoll: &Epoll,
+        hands: &mut Hands,
+    ) -> usize {
+        let listener = &self.listeners[index];
+        if !listener.address.ip().is_unspecified() {
+            return index;
+        }
+        let now = Instant::now();
+        if let Some(anchor) = self.anchors.live.get_mut(&(index, local)) {
+            anchor.needed = now;
+            return anchor.index;
+        }
+        if self.anchors.live.len() + self.anchors.retired.len() >= MAX_ANCHORS {
+            log_limited!(warn, %local, "too many local addresses are asked; children are drained and checked");
+            return index;
+        }
+        let (scheme, options) = (listener.scheme, Options { v6_only: true, ..listener.options });
+        let socket = match child::anchor(local, options) {
+            Ok(socket) => socket,
+            Err(error) => {
+                log_limited!(warn, %local, %error, "no listener on this address; children are drained and checked");
+                return index;
+            }
+        };
+        let recipes = Recipes::probe(probe_ip(local, options));
+        let until = listener.consumed + listener.capacity;
+        let mut made = Listener::new(socket, scheme, local, options, recipes);
+        made.muted = true;
+        let anchor = self.listeners.insert(made);
+        if epoll.add(self.listeners[anchor].socket.as_fd(), 0, anchor as u64).is_err() {
+            self.listeners.remove(anchor);
+            return index;
+        }
+        self.listeners[index].held.push((until, Held::Anchor(anchor)));
+        self.holding += 1;
+        self.anchors.live.insert((index, local), Anchor { index: anchor, needed: now });
+        let look = now + self.anchors.interval();
+        self.anchors.next_look = Some(self.anchors.next_look.map_or(look, |planned| planned.min(look)));
+        bump(&hands.shared.counters.listeners);
+        anchor
+    }
+
+    pub(in crate::serve::dispatcher) fn next_deadline(&self) -> Option<Instant> {
+        self.anchors.next_deadline()
+    }
+
+    /// Retires anchors that nobody needs any more, and closes those that were retired.
+    pub(in crate::serve::dispatcher) fn tick(&mut self, epoll: &Epoll, now: Instant, hands: &mut Hands) {
+        while let Some(&(at, index)) = self.anchors.retired.front()
+            && at <= now
+        {
+            self.anchors.retired.pop_front();
+            self.read(index, epoll, hands);
+            self.listeners.remove(index);
+            hands.shared.counters.listeners.fetch_sub(1, Ordering::Relaxed);
+        }
+        if self.anchors.next_look.is_none_or(|at| now < at) {
+            return;
+        }
+        let idle = self.idle_anchors(now, &hands.shared.registry);
+        for place in superfluous(idle) {
+            self.retire(place, epoll, now, hands);
+        }
+        self.anchors.next_look = (!self.anchors.live.is_empty()).then(|| now + self.anchors.interval());
+        self.settle(epoll, hands);
+    }
+
+    /// The anchors without a peer, and for how long they have been so.
+    fn idle_anchors(&mut self, now: Instant, registry: &Registry) -> Vec<(Place, Duration)> {
+        let mut idle = Vec::new();
+        for (place, anchor) in &mut self.anchors.live {
+            let listener = &self.listeners[anchor.index];
+            if listener.muted || registry.peers_at(place.1) > 0 {
+                anchor.needed = now;
+            } else {
+                idle.push((*place, now.saturating_duration_since(anchor.needed)));
+            }
+        }
+        idle
+    }
+
+    fn retire(&mut self, place: Place, epoll: &Epoll, now: Instant, hands: &mut Hands) {
+        let Some(Anchor { index, .. }) = self.anchors.live.remove(&place) else { return };
+        // It fails where the address has left the host, and then nothing comes to it either.
+        let _ = child::retire(&self.listeners[index].socket, place.1);
+        self.listeners[index].retired_to = Some(place.0);
+        self.read(index, epoll, hands);
+        self.anchors.retired.push_back((now + RETIREMENT, index));
+    }
+}
+
+/// Chooses which anchors go, of those without a peer and for how long they have been so.
+fn superfluous<P>(mut idle: Vec<(P, Duration)>) -> Vec<P> {
+    idle.sort_by_key(|&(_, time)| std::cmp::Reverse(time));
+    let surplus = idle.len().saturating_sub(MAX_IDLE_ANCHORS);
+    let goes = |(rank, (_, time)): &(usize, (P, Duration))| *rank < surplus || *time >= MAX_IDLE;
+    idle.into_iter().enumerate().take_while(goes).map(|(_, (place, _))| place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_anchor_without_a_peer_goes_after_a_minute() {
+        let idle = [59, 60, 61].map(|seconds| (seconds, Duration::from_secs(seconds)));
+        assert_eq!(superfluous(idle.to_vec()), [61, 60]);
+    }
+
+    #[test]
+    fn of_many_without_a_peer_the_longest_idle_go_at_once() {
+        let idle: Vec<_> =
+            (0..MAX_IDLE_ANCHORS as u64 + 2).map(|at| (at, Duration::from_millis(at))).collect();
+        let most = MAX_IDLE_ANCHORS as u64;
+        assert_eq!(superfluous(idle), [most + 1, most]);
+        let few: Vec<_> = (0..most).map(|at| (at, Duration::from_millis(at))).collect();
+        assert_eq!(superfluous(few), []);
+    }
+}

@@ -1,0 +1,135 @@
+//! The listeners that a wildcard listener gets for the addresses that are asked: they go when nobody needs them any more,
+//! and take no datagram with them.
+
+#[path = "support/stranger.rs"]
+#[allow(dead_code)]
+mod stranger;
+mod support;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use peeloff::internals::child::{Options, anchor, listen, retire};
+use peeloff::{Address, Error, Peer, Scheme};
+use stranger::Stranger;
+use support::{DEADLINE, Running, exchange, open_fds, until};
+
+/// Anchors without a peer that stay for a while.
+const IDLE_ANCHORS: u64 = 64;
+const VISITED: u8 = 100;
+
+/// Echoes one message.
+fn echo_once(peer: &mut Peer) -> Result<(), Error> {
+    let mut buffer = [0; 64];
+    match peer.recv(&mut buffer)? {
+        Some(len) => peer.send(&buffer[..len]),
+        None => Ok(()),
+    }
+}
+
+/// A peer comes to this address of the host, gets its echo and goes.
+fn visit(running: &Running, address: Ipv4Addr) {
+    let to = SocketAddr::new(address.into(), running.address().port());
+    let client = running.client().danger_accept_any_certificate();
+    let mut peer = client.connect(&Address::from_socket(running.url().scheme, to)).unwrap();
+    exchange(&mut peer, b"hello");
+}
+
+#[test]
+fn a_retired_listener_keeps_what_it_has_and_gets_nothing_more() {
+    let hosts: [(IpAddr, IpAddr); 2] = [
+        (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()),
+        (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into()),
+    ];
+    for (any, host) in hosts {
+        let port_of = |socket: &UdpSocket| socket.local_addr().unwrap().port();
+        let wildcard = UdpSocket::from(listen((any, 0).into(), Options::default()).unwrap());
+        let address = SocketAddr::new(host, port_of(&wildcard));
+        let old = anchor(address, Options::default()).unwrap();
+        let client = UdpSocket::bind((host, 0)).unwrap();
+        let mut buffer = [0; 8];
+        let mut expect = |socket: &UdpSocket, wanted: u8| {
+            socket.set_read_timeout(Some(DEADLINE)).unwrap();
+            let (len, from) = socket.recv_from(&mut buffer).unwrap();
+            assert_eq!((&buffer[..len], from.port()), (&[wanted][..], port_of(&client)));
+        };
+        client.send_to(&[1], address).unwrap();
+        let reading = UdpSocket::from(old.try_clone().unwrap());
+        reading.peek(&mut [0; 8]).unwrap();
+        retire(&old, address).unwrap();
+        client.send_to(&[2], address).unwrap();
+        expect(&wildcard, 2);
+        // The address is free for another one, which gets all from then on.
+        let new = UdpSocket::from(anchor(address, Options::default()).unwrap());
+        client.send_to(&[3], address).unwrap();
+        expect(&new, 3);
+        expect(&reading, 1);
+        drop((old, reading));
+        client.send_to(&[4], address).unwrap();
+        expect(&new, 4);
+    }
+}
+
+#[test]
+fn the_listeners_of_addresses_that_nobody_asks_any_more_are_closed() {
+    let running = Running::with("udp://0.0.0.0:0", |builder| builder, echo_once);
+    let before = open_fds();
+    for last in 1..=VISITED {
+        visit(&running, Ipv4Addr::new(127, 9, 0, last));
+    }
+    let idle = |stats: &peeloff::Stats| stats.listeners == 1 + IDLE_ANCHORS && stats.peers == 0;
+    running.until("all but some listeners are closed", idle);
+    until("their descriptors are", || (open_fds() <= before + IDLE_ANCHORS as usize).then_some(()));
+    // Each address is served again, whether its listener is there or not.
+    for last in 1..=VISITED {
+        visit(&running, Ipv4Addr::new(127, 9, 0, last));
+    }
+    running.until("all but some listeners are closed again", idle);
+    assert_eq!(running.stats().opened, 2 * u64::from(VISITED));
+}
+
+#[test]
+fn no_hello_is_lost_while_the_listener_of_its_address_is_closed() {
+    let running = Running::with("dtls://0.0.0.0:0", |builder| builder, echo_once);
+    assert_eq!(running.url().scheme, Scheme::Dtls);
+    let asked = Ipv4Addr::new(127, 9, 1, 1);
+    let to = SocketAddr::new(asked.into(), running.address().port());
+    let over = AtomicBool::new(false);
+    let hellos: u64 = thread::scope(|scope| {
+        let ask = || {
+            let stranger = Stranger::new(Ipv4Addr::LOCALHOST, to);
+            let mut hellos = 0;
+            while !over.load(Ordering::Relaxed) {
+                // Panics where no answer comes, or an ICMP error.
+                stranger.challenge();
+                hellos += 1;
+            }
+            hellos
+        };
+        let strangers = [scope.spawn(ask), scope.spawn(ask)];
+        let over = SetOnDrop(&over);
+        for round in 0..3 {
+            visit(&running, asked);
+            for last in 1..=IDLE_ANCHORS as u8 + 1 {
+                visit(&running, Ipv4Addr::new(127, 9, 2 + round, last));
+            }
+            // The first that was visited has been idle for the longest.
+            running.until("listeners are closed", |stats| {
+                stats.listeners == 1 + IDLE_ANCHORS && stats.peers == 0
+            });
+        }
+        drop(over);
+        strangers.map(|stranger| stranger.join().unwrap()).iter().sum()
+    });
+    assert!(hellos > 100, "{hellos}");
+}
+
+/// Ends the strangers' threads also where the test fails.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
