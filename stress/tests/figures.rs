@@ -1,0 +1,44 @@
+//! What a datagram of an unknown peer costs is measured in one place, `stress/RESULTS.md`, which `scripts/bench` writes.
+//! Whatever else names these figures quotes them.
+
+use std::fs;
+use std::path::Path;
+
+fn text(file: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    fs::read_to_string(root.join(file)).unwrap()
+}
+
+/// The rows below the headings of tables about children, each as pairs of a number of children and a figure.
+fn curves(text: &str) -> Vec<Vec<(String, String)>> {
+    let cells = |line: &str| -> Vec<String> {
+        let line = line.trim_start_matches('|').trim_end_matches('|');
+        line.split('|').skip(1).map(|cell| cell.trim().to_owned()).collect()
+    };
+    let lines: Vec<_> = text.lines().map(str::trim).collect();
+    let mut curves = Vec::new();
+    for head in (0..lines.len()).filter(|&at| lines[at].starts_with("| children")) {
+        // Behind the heading comes the line that separates it.
+        for row in lines[head + 2..].iter().take_while(|line| line.starts_with('|')) {
+            curves.push(cells(lines[head]).into_iter().zip(cells(row)).collect());
+        }
+    }
+    curves
+}
+
+#[test]
+fn the_readme_and_the_doc_of_limits_quote_the_measured_curve() {
+    let measured = curves(&text("stress/RESULTS.md"));
+    assert_eq!(measured.len(), 2, "the curve of this kernel and that of an older one: {measured:?}");
+    assert!(measured.iter().all(|curve| curve.len() == 6), "{measured:?}");
+    assert_eq!(curves(&text("README.md")), measured, "README.md has to quote stress/RESULTS.md");
+
+    let source = text("framework/src/admission/mod.rs").replace("///", "");
+    let prose = source.split_whitespace().collect::<Vec<_>>().join(" ");
+    for (children, figure) in
+        measured[0].iter().filter(|(at, _)| ["1,000", "5,000", "15,000"].contains(&&**at))
+    {
+        let quote = format!("{figure} µs at {children}");
+        assert!(prose.contains(&quote), "the doc of max_peers_per_local_address has to say {quote:?}");
+    }
+}
