@@ -330,9 +330,25 @@ pub enum IdentityError {
         /// The file, or "the certificate chain".
         place: String,
     },
-    /// No PEM private key in it, or an encrypted one.
-    #[error("{place} holds no unencrypted PEM private key; it must have a BEGIN PRIVATE KEY block")]
+    /// No PEM private key in it.
+    #[error(
+        "{place} holds no PEM private key; it must have a BEGIN PRIVATE KEY or BEGIN ENCRYPTED PRIVATE KEY block"
+    )]
     NoKey {
+        /// The file, or "the key".
+        place: String,
+    },
+    /// The private key is encrypted, and no passphrase was given.
+    #[error("the private key in {place} is encrypted; give its passphrase")]
+    KeyNeedsPassphrase {
+        /// The file, or "the key".
+        place: String,
+    },
+    /// The passphrase does not decrypt the private key.
+    #[error(
+        "the passphrase does not fit the private key in {place}; give the one that it was encrypted with"
+    )]
+    WrongPassphrase {
         /// The file, or "the key".
         place: String,
     },

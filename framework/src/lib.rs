@@ -89,7 +89,7 @@ pub use handler::{Admission, Callbacks, Incoming, PeerEvents, PeerHandler};
 pub use observe::Stats;
 pub use outbox::{Outbox, Overflow, Posted};
 pub use peer::{Event, Peer, SctpPeer, Sender};
-pub use server::{Handle, Report, Server, ServerBuilder, raise_fd_limit, tune_malloc};
+pub use server::{Handle, Report, Server, ServerBuilder, inherited_descriptor, raise_fd_limit, tune_malloc};
 pub use stream::{Framing, StreamSettings};
 
 /// The pure parts and the recipes, for tests, benches and fuzzers. No promises.

@@ -1,7 +1,7 @@
 //! The server: built, started, looked at, shut down.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,7 @@ pub use crate::serve::shared::Report;
 use crate::serve::shared::{Done, Shared};
 use crate::serve::worker::pool::Pool;
 use crate::stream::StreamSettings;
+use crate::sys::descriptor;
 use crate::sys::eventfd::EventFd;
 use crate::sys::limits;
 use crate::sys::sync::channel::bounded;
@@ -501,6 +502,17 @@ impl std::fmt::Debug for Handle {
 /// Those of getrlimit(2) and setrlimit(2).
 pub fn raise_fd_limit() -> io::Result<u64> {
     limits::raise_fd_limit()
+}
+
+/// Returns another descriptor for one that the process was started with, such as 3 after `3< file` in a shell
+/// ([fcntl(2)](https://man7.org/linux/man-pages/man2/fcntl.2.html), F_DUPFD_CLOEXEC). The original stays open. For
+/// programs whose options name descriptors.
+///
+/// # Errors
+///
+/// No such descriptor is open (EBADF), or there are too many (EMFILE).
+pub fn inherited_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    descriptor::duplicate(number)
 }
 
 /// Has glibc take less memory for many threads. It keeps for each thread some of what the thread has freed, which is 10 KiB

@@ -10,6 +10,7 @@ use peeloff::{Address, Limits, Scheme, Timeouts};
 use crate::algorithms::AlgorithmArgs;
 use crate::authorize::{SanPattern, SubjectPattern};
 use crate::logging::LogArgs;
+use crate::passphrase::PassphraseArgs;
 use crate::sctp::SctpArgs;
 use crate::stream::StreamArgs;
 use crate::values::{Protocol, Size, Span, SpanOrOff, count, positive_span};
@@ -131,8 +132,14 @@ pub struct CredentialArgs {
     pub cert: Vec<PathBuf>,
 
     /// Read the certificate's private key from this PEM file.
+    ///
+    /// An encrypted key needs its passphrase, which --key-passphrase-file names a file for.
     #[arg(long, value_name = "FILE")]
     pub key: Vec<PathBuf>,
+
+    /// Where the keys' passphrases are.
+    #[command(flatten)]
+    pub passphrase: PassphraseArgs,
 
     /// Staple this OCSP response, in DER, to handshakes.
     ///
@@ -169,7 +176,7 @@ pub struct CredentialArgs {
 
     /// Refuse files with secrets that others on this host can read.
     ///
-    /// These are the files of --key, --psk-file and --key-file. Without it, the server warns of them at its start and at a
+    /// These are the files of --key, --key-passphrase-file, --psk-file and --key-file. Without it, the server warns of them at its start and at a
     /// reload. A file of root's that only its group can read is taken well.
     #[arg(long)]
     pub strict_permissions: bool,

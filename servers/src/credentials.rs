@@ -7,8 +7,8 @@ use peeloff::{CaBundle, ClientAuth, Credentials, Identity, IdentityError, Revoca
 use crate::algorithms::AlgorithmArgs;
 use crate::authorize::Guests;
 use crate::cli::{ClientAuthMode, CredentialArgs};
-use crate::explain;
 use crate::failure::Failure;
+use crate::passphrase::{Given, Keyring};
 use crate::psk::PskTable;
 use crate::secret_file;
 
@@ -21,12 +21,16 @@ pub struct Loaded {
 }
 
 /// Reads every file that the options name. Where they name no certificate and no keys, `self_signed` is the
-/// certificate, or a new one.
+/// certificate, or a new one. `keyring` opens encrypted keys.
 ///
 /// # Errors
 ///
 /// A file cannot be read or used, or options contradict each other.
-pub fn load(args: &CredentialArgs, self_signed: Option<&Identity>) -> Result<Loaded, Failure> {
+pub fn load(
+    args: &CredentialArgs,
+    self_signed: Option<&Identity>,
+    keyring: &mut Keyring,
+) -> Result<Loaded, Failure> {
     let secrets = [
         ("--key", &args.key[..]),
         ("--psk-file", args.psk_file.as_slice()),
@@ -36,7 +40,7 @@ pub fn load(args: &CredentialArgs, self_signed: Option<&Identity>) -> Result<Loa
         files.iter().try_for_each(|file| secret_file::check(option, file, args.strict_permissions))?;
     }
     let psk = args.psk_file.as_deref().map(PskTable::from_file).transpose()?;
-    let mut identities = identities(args)?;
+    let mut identities = identities(args, keyring)?;
     let mut made_up = None;
     if identities.is_empty() && psk.is_none() {
         let identity = self_signed.cloned().map_or_else(self_signed_identity, Ok)?;
@@ -79,7 +83,7 @@ pub fn load(args: &CredentialArgs, self_signed: Option<&Identity>) -> Result<Loa
 }
 
 /// The certificates with their keys and OCSP responses: the first of each belong together, and so on.
-fn identities(args: &CredentialArgs) -> Result<Vec<Identity>, Failure> {
+fn identities(args: &CredentialArgs, keyring: &mut Keyring) -> Result<Vec<Identity>, Failure> {
     let (certs, keys, responses) = (&args.cert, &args.key, &args.ocsp);
     if certs.len() > 1 && certs.len() != keys.len() {
         return Err(Failure::input(format_args!(
@@ -93,6 +97,7 @@ fn identities(args: &CredentialArgs) -> Result<Vec<Identity>, Failure> {
             "--ocsp needs --cert: give at most one response for each certificate, in the same order",
         ));
     }
+    let given = keyring.read(&args.passphrase, args.strict_permissions)?;
     let pairs = certs.len().max(keys.len());
     let nth = |files: &[PathBuf], at: usize| files.get(at).cloned();
     (0..pairs)
@@ -101,13 +106,20 @@ fn identities(args: &CredentialArgs) -> Result<Vec<Identity>, Failure> {
                 Some(path) => identity.with_ocsp_file(path).map_err(about("--ocsp")),
                 None => Ok(identity),
             };
-            let found = identity(nth(certs, at).as_deref(), nth(keys, at).as_deref()).transpose()?;
+            let (cert, key) = (nth(certs, at), nth(keys, at));
+            let found = identity(cert.as_deref(), key.as_deref(), keyring, &given).transpose()?;
             Some(found.and_then(staple))
         })
         .collect()
 }
+
 /// The identity in a certificate file and a key file; none if neither is named.
-pub fn identity(cert: Option<&Path>, key: Option<&Path>) -> Result<Option<Identity>, Failure> {
+pub fn identity(
+    cert: Option<&Path>,
+    key: Option<&Path>,
+    keyring: &mut Keyring,
+    given: &Given,
+) -> Result<Option<Identity>, Failure> {
     match (cert, key) {
         (None, None) => Ok(None),
         (Some(_), None) => {
@@ -116,9 +128,7 @@ pub fn identity(cert: Option<&Path>, key: Option<&Path>) -> Result<Option<Identi
         (None, Some(_)) => {
             Err(Failure::input("--key needs --cert: name the file of the key's certificate chain"))
         }
-        (Some(cert), Some(key)) => {
-            Identity::from_files(cert, key).map(Some).map_err(|error| explain::identity(error, key))
-        }
+        (Some(cert), Some(key)) => keyring.identity(cert, key, given).map(Some),
     }
 }
 

@@ -36,7 +36,11 @@ pub(crate) fn start(error: StartError) -> Failure {
 /// Why credentials that are read from several files cannot be used together.
 pub(crate) fn credentials(error: IdentityError) -> Failure {
     let option = match error {
-        IdentityError::UnusableKey { .. } | IdentityError::Mismatch | IdentityError::NoKey { .. } => "--key",
+        IdentityError::UnusableKey { .. }
+        | IdentityError::Mismatch
+        | IdentityError::NoKey { .. }
+        | IdentityError::KeyNeedsPassphrase { .. }
+        | IdentityError::WrongPassphrase { .. } => "--key",
         IdentityError::NoRevocationList { .. } | IdentityError::NoListOf { .. } => "--crl",
         IdentityError::NoOcspResponse { .. } => "--ocsp",
         IdentityError::BadKeyFile { .. } => "--key-file",

@@ -24,6 +24,7 @@ pub mod key_file;
 mod log_queue;
 pub mod logging;
 pub mod nc;
+pub mod passphrase;
 pub mod psk;
 mod reload;
 pub mod sctp;

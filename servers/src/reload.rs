@@ -12,6 +12,7 @@ use crate::config::{Config, ServerOptions};
 use crate::credentials::{self, Loaded};
 use crate::explain;
 use crate::failure::Failure;
+use crate::passphrase::Keyring;
 
 /// Bytes of stack that a worker can work with: OpenSSL's handshake needs most of the least.
 const STACK_SIZES: RangeInclusive<usize> = 64 << 10..=64 << 20;
@@ -23,6 +24,7 @@ const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 const LIVE: &[&str] = &[
     "cert",
     "key",
+    "key-passphrase-file",
     "ocsp",
     "ca",
     "client-auth",
@@ -63,8 +65,13 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Reads the files and checks the values; `self_signed` serves where no certificate is named.
-    pub(crate) fn new(args: &ServerArgs, self_signed: Option<&Identity>) -> Result<Self, Failure> {
+    /// Reads the files and checks the values; `self_signed` serves where no certificate is named, and `keyring` opens
+    /// encrypted keys.
+    pub(crate) fn new(
+        args: &ServerArgs,
+        self_signed: Option<&Identity>,
+        keyring: &mut Keyring,
+    ) -> Result<Self, Failure> {
         let stack_size = match args.stack_size {
             Some(size) if !STACK_SIZES.contains(&size.0) => {
                 return Err(Failure::input(format_args!(
@@ -74,7 +81,7 @@ impl Plan {
             size => size.map(|size| size.0),
         };
         Ok(Self {
-            credentials: credentials::load(&args.credentials, self_signed)?,
+            credentials: credentials::load(&args.credentials, self_signed, keyring)?,
             stream: args.stream.to_settings(args.schemes())?,
             sctp: args.sctp.to_settings(args.schemes())?,
             stack_size,
@@ -92,6 +99,8 @@ pub(crate) struct Running<T> {
     self_signed: Option<Identity>,
     /// When parts of the credentials in use stop being valid.
     expirations: Vec<Expiration>,
+    /// The passphrases that cannot be read again.
+    keyring: Keyring,
     handle: Handle,
 }
 
@@ -100,9 +109,11 @@ impl<T: ServerOptions> Running<T> {
         started: Config<T>,
         self_signed: Option<Identity>,
         expirations: Vec<Expiration>,
+        mut keyring: Keyring,
         handle: Handle,
     ) -> Self {
-        Self { started, reloaded: None, self_signed, expirations, handle }
+        keyring.serve();
+        Self { started, reloaded: None, self_signed, expirations, keyring, handle }
     }
 
     /// Whether the options name a file that a reload would read again.
@@ -155,7 +166,7 @@ impl<T: ServerOptions> Running<T> {
         let args = fresh.options.server();
         let locate = |failure| fresh.locate(failure);
         fresh.options.check().map_err(locate)?;
-        let plan = Plan::new(args, self.self_signed.as_ref()).map_err(locate)?;
+        let plan = Plan::new(args, self.self_signed.as_ref(), &mut self.keyring).map_err(locate)?;
         let change_log = args.log.prepare().map_err(locate)?;
 
         let Loaded { credentials, self_signed } = plan.credentials;

@@ -14,6 +14,7 @@ use crate::config::{Config, ServerOptions};
 use crate::explain;
 use crate::failure::Failure;
 use crate::logging;
+use crate::passphrase::Keyring;
 use crate::reload::{Plan, Running, warn_of_self_signed};
 use crate::signals::{self, Asked};
 
@@ -52,7 +53,8 @@ where
 {
     let args = config.options.server();
     args.log.start(2).map_err(|failure| config.locate(failure))?;
-    let plan = Plan::new(args, None).map_err(|failure| config.locate(failure))?;
+    let mut keyring = Keyring::default();
+    let plan = Plan::new(args, None, &mut keyring).map_err(|failure| config.locate(failure))?;
     let self_signed = plan.credentials.self_signed.clone();
     let expirations = plan.credentials.credentials.expirations();
     let asked = catch_signals()?;
@@ -71,7 +73,7 @@ where
     }
     announce(addresses);
     let handle = server.handle();
-    let mut running = Running::new(config, self_signed, expirations, handle.clone());
+    let mut running = Running::new(config, self_signed, expirations, keyring, handle.clone());
     running.warn_of_expiry();
     running.args().credentials.algorithms.warn();
     let signal = wait(&asked, &mut running);

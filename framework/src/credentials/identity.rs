@@ -13,6 +13,7 @@ use openssl::ocsp::{OcspResponse, OcspResponseStatus};
 use openssl::pkey::{PKey, Private, Public};
 use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509NameBuilder};
+use zeroize::Zeroizing;
 
 use super::peer::{PeerCertificate, fingerprint};
 use super::{read, refused};
@@ -38,21 +39,60 @@ impl Identity {
     }
 
     /// A chain (the leaf first) and its key, both in PEM.
+    ///
+    /// # Errors
+    ///
+    /// One of the two is missing, they do not belong together, or the key is encrypted
+    /// ([`IdentityError::KeyNeedsPassphrase`]).
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, IdentityError> {
-        Self::parse(chain, "the certificate chain", key, "the key")
+        Self::parse(chain, "the certificate chain", key, "the key", None)
+    }
+
+    /// As [`from_pem`](Self::from_pem), with the passphrase of the key: of PKCS #8 (RFC 5958 §3) or of the traditional
+    /// form (`Proc-Type: 4,ENCRYPTED`, RFC 1421 §4.6.1.1). The key is kept in the clear, in memory of OpenSSL's, and
+    /// the passphrase is not kept. A key that is not encrypted needs none, and is taken as well.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_pem`](Self::from_pem), and [`IdentityError::WrongPassphrase`]. A passphrase of more than 1,024 bytes
+    /// fits no key.
+    pub fn from_encrypted_pem(chain: &[u8], key: &[u8], passphrase: &[u8]) -> Result<Self, IdentityError> {
+        Self::parse(chain, "the certificate chain", key, "the key", Some(passphrase))
     }
 
     /// As [`from_pem`](Self::from_pem), from files.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_pem`](Self::from_pem), or a file cannot be read.
     pub fn from_files(chain: &Path, key: &Path) -> Result<Self, IdentityError> {
-        let (chain_pem, key_pem) = (read(chain)?, read(key)?);
-        Self::parse(&chain_pem, &chain.display().to_string(), &key_pem, &key.display().to_string())
+        Self::read(chain, key, None)
     }
 
-    fn parse(chain: &[u8], chain_place: &str, key: &[u8], key_place: &str) -> Result<Self, IdentityError> {
+    /// As [`from_encrypted_pem`](Self::from_encrypted_pem), from files.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_encrypted_pem`](Self::from_encrypted_pem), or a file cannot be read.
+    pub fn from_encrypted_files(chain: &Path, key: &Path, passphrase: &[u8]) -> Result<Self, IdentityError> {
+        Self::read(chain, key, Some(passphrase))
+    }
+
+    fn read(chain: &Path, key: &Path, passphrase: Option<&[u8]>) -> Result<Self, IdentityError> {
+        let (chain_pem, key_pem) = (read(chain)?, Zeroizing::new(read(key)?));
+        let (chain, key) = (chain.display().to_string(), key.display().to_string());
+        Self::parse(&chain_pem, &chain, &key_pem, &key, passphrase)
+    }
+
+    fn parse(
+        chain: &[u8],
+        chain_place: &str,
+        key: &[u8],
+        key_place: &str,
+        passphrase: Option<&[u8]>,
+    ) -> Result<Self, IdentityError> {
         let chain = certificates(chain, chain_place)?;
-        // An encrypted key asks for a passphrase on the terminal unless a callback answers.
-        let key = PKey::private_key_from_pem_callback(key, |_| Ok(0))
-            .map_err(|_| IdentityError::NoKey { place: key_place.to_owned() })?;
+        let key = private_key(key, key_place, passphrase)?;
         if !chain[0].public_key().map_err(refused)?.public_eq(&key) {
             return Err(IdentityError::Mismatch);
         }
@@ -211,6 +251,27 @@ fn make_self_signed() -> Result<Identity, ErrorStack> {
 pub(crate) fn unix_now() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |now| now.as_secs() as i64)
+}
+
+/// Reads a private key, decrypted if need be.
+fn private_key(pem: &[u8], place: &str, passphrase: Option<&[u8]>) -> Result<PKey<Private>, IdentityError> {
+    let mut asked = false;
+    // Without a callback, OpenSSL would ask on the terminal.
+    let key = PKey::private_key_from_pem_callback(pem, |buffer| {
+        asked = true;
+        let passphrase = passphrase.unwrap_or_default();
+        match buffer.get_mut(..passphrase.len()) {
+            Some(room) => room.copy_from_slice(passphrase),
+            None => return Ok(0),
+        }
+        Ok(passphrase.len())
+    });
+    // A wrong passphrase may decrypt to something by chance, which then is no key.
+    key.map_err(|_| match (asked, passphrase) {
+        (false, _) => IdentityError::NoKey { place: place.to_owned() },
+        (true, None) => IdentityError::KeyNeedsPassphrase { place: place.to_owned() },
+        (true, Some(_)) => IdentityError::WrongPassphrase { place: place.to_owned() },
+    })
 }
 
 fn certificates(pem: &[u8], place: &str) -> Result<Vec<X509>, IdentityError> {

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod control;
+pub(crate) mod descriptor;
 pub(crate) mod epoll;
 pub(crate) mod errno;
 pub(crate) mod eventfd;

@@ -295,6 +295,8 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("listen-proxied", &["tcp://127.0.0.1:3"]),
     ("cert", &["cert \"one\".pem", "two.pem"]),
     ("key", &["key\\one\u{7f}.pem"]),
+    ("key-passphrase-file", &["passphrase"]),
+    ("key-passphrase-fd", &["3"]),
     ("ocsp", &["ocsp.der"]),
     ("crl", &["crl.pem"]),
     ("max-cert-chain", &["100K"]),

@@ -4,9 +4,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use peeloff::sctp::Settings;
-use peeloff::{Client, ConnectError, Framing, Peer, StreamSettings};
+use peeloff::{Client, ConnectError, Framing, Identity, Peer, StreamSettings};
 
-use crate::credentials::{authorities, identity, revoked};
+use crate::credentials::{authorities, revoked};
 use crate::explain::credentials;
 use crate::failure::Failure;
 use crate::nc::chat::{Link, converse, is_on_terminal};
@@ -18,8 +18,13 @@ use crate::signals;
 const RETRY: Duration = Duration::from_secs(3);
 
 /// Calls, talks, says goodbye.
-pub(super) fn run(args: &NcArgs, settings: Settings, stream: StreamSettings) -> Result<u8, Failure> {
-    let client = client(args, settings, stream)?;
+pub(super) fn run(
+    args: &NcArgs,
+    identity: Option<Identity>,
+    settings: Settings,
+    stream: StreamSettings,
+) -> Result<u8, Failure> {
+    let client = client(args, identity, settings, stream)?;
     let mut peer = client.connect(&args.address).map_err(|error| explain(args, error))?;
     args.association.prepare(&mut peer)?;
     tracing::info!(peer = %peer.peer_address(), cipher = peer.cipher(), "connected");
@@ -55,7 +60,12 @@ fn reconnect(args: &NcArgs, client: &Client) -> Result<Option<Peer>, Failure> {
     }
 }
 
-fn client(args: &NcArgs, settings: Settings, mut stream: StreamSettings) -> Result<Client, Failure> {
+fn client(
+    args: &NcArgs,
+    identity: Option<Identity>,
+    settings: Settings,
+    mut stream: StreamSettings,
+) -> Result<Client, Failure> {
     if args.chat {
         stream.framing = Framing::Lines;
     }
@@ -78,7 +88,7 @@ fn client(args: &NcArgs, settings: Settings, mut stream: StreamSettings) -> Resu
     if let Some(crl) = &args.crl {
         builder = builder.revoked(revoked(crl)?);
     }
-    if let Some(identity) = identity(args.cert.as_deref(), args.key.as_deref())? {
+    if let Some(identity) = identity {
         builder = builder.identity(identity);
     }
     if let Some(psk) = &args.psk {

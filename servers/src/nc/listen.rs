@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use peeloff::sctp::{SendInfo, Settings};
 use peeloff::{
-    Admission, ClientAuth, Credentials, Error, Incoming, Peer, PeerHandler, Sender, Server, StartError,
-    StreamSettings, Timeouts,
+    Admission, ClientAuth, Credentials, Error, Identity, Incoming, Peer, PeerHandler, Sender, Server,
+    StartError, StreamSettings, Timeouts,
 };
 
 use crate::algorithms::AlgorithmArgs;
-use crate::credentials::{CRL_NEEDS_CA, authorities, identity, revoked, self_signed_identity};
+use crate::credentials::{CRL_NEEDS_CA, authorities, revoked, self_signed_identity};
 use crate::explain;
 use crate::failure::Failure;
 use crate::logging;
@@ -36,7 +36,12 @@ enum Event {
 }
 
 /// Listens until the first peer is done, or with --keep-open until a signal.
-pub(super) fn run(args: &NcArgs, settings: Settings, stream: StreamSettings) -> Result<u8, Failure> {
+pub(super) fn run(
+    args: &NcArgs,
+    identity: Option<Identity>,
+    settings: Settings,
+    stream: StreamSettings,
+) -> Result<u8, Failure> {
     let (events, happened) = mpsc::channel();
     let signals = events.clone();
     signals::on_first_signal(move |signal| {
@@ -46,10 +51,10 @@ pub(super) fn run(args: &NcArgs, settings: Settings, stream: StreamSettings) -> 
     let server = if args.keep_open {
         let (audience, started) = (Arc::default(), AtomicBool::new(false));
         let association = args.association.clone();
-        start(args, settings, stream, Everyone { manner, association, events, audience, started })?
+        start(args, identity, settings, stream, Everyone { manner, association, events, audience, started })?
     } else {
         let (association, taken) = (args.association.clone(), AtomicBool::new(false));
-        start(args, settings, stream, First { manner, association, events, taken })?
+        start(args, identity, settings, stream, First { manner, association, events, taken })?
     };
     for address in server.addresses() {
         logging::say(format_args!("listening {address}"));
@@ -61,6 +66,7 @@ pub(super) fn run(args: &NcArgs, settings: Settings, stream: StreamSettings) -> 
 
 fn start(
     args: &NcArgs,
+    identity: Option<Identity>,
     settings: Settings,
     stream: StreamSettings,
     handler: impl PeerHandler,
@@ -69,7 +75,7 @@ fn start(
     if let Some(psk) = args.psk.clone() {
         credentials = credentials.psk(move |identity| (identity == psk.identity).then(|| psk.key.clone()));
     }
-    match identity(args.cert.as_deref(), args.key.as_deref())? {
+    match identity {
         Some(identity) => credentials = credentials.identity(identity),
         None if args.psk.is_none() && args.address.scheme.is_secure() => {
             credentials = credentials.identity(self_signed_identity()?)

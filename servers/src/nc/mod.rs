@@ -10,11 +10,13 @@ use clap::Args;
 use peeloff::Address;
 
 use crate::algorithms::AlgorithmArgs;
+use crate::credentials::identity;
 use crate::failure::Failure;
 use crate::logging::LogArgs;
 use crate::nc::association::AssociationArgs;
 use crate::nc::messages::Chunks;
 use crate::nc::talk::Manner;
+use crate::passphrase::{Keyring, PassphraseArgs};
 use crate::psk::Psk;
 use crate::stream::{FramingMode, StreamArgs};
 use crate::values::{Protocol, Size, Span, SpanOrOff, span_from_zero};
@@ -140,6 +142,10 @@ pub struct NcArgs {
     #[arg(long, value_name = "FILE", help_heading = "Identity")]
     pub key: Option<PathBuf>,
 
+    /// Where the key's passphrase is.
+    #[command(flatten)]
+    pub passphrase: PassphraseArgs,
+
     /// Use this pre-shared key.
     ///
     /// Others on this host can see it in the list of processes.
@@ -185,7 +191,14 @@ pub fn run(args: &NcArgs) -> Result<u8, Failure> {
     args.algorithms.warn();
     let settings = args.association.to_settings(args.address.scheme)?;
     let stream = args.stream.to_settings([args.address.scheme])?;
-    if args.listen { listen::run(args, settings, stream) } else { call::run(args, settings, stream) }
+    // Before signals are caught, because the user may be asked for a passphrase.
+    let mut keyring = Keyring::default();
+    let given = keyring.read(&args.passphrase, false)?;
+    let identity = identity(args.cert.as_deref(), args.key.as_deref(), &mut keyring, &given)?;
+    match args.listen {
+        true => listen::run(args, identity, settings, stream),
+        false => call::run(args, identity, settings, stream),
+    }
 }
 
 impl NcArgs {

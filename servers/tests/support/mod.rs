@@ -93,6 +93,16 @@ impl Program {
         self.stdout.line().unwrap_or_else(|| panic!("no line on stdout; stderr: {}", self.stderr.rest()))
     }
 
+    /// Reads standard output up to the line that contains `text`, and gives that line.
+    pub fn line_with(&mut self, text: &str) -> String {
+        loop {
+            let line = self.line();
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
     /// Reads standard error up to the line that contains `text`, and gives that line.
     pub fn stderr_line(&mut self, text: &str) -> String {
         loop {

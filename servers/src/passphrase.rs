@@ -1,0 +1,244 @@
+//! Passphrases of private keys: where they come from, and which are kept for a reload.
+
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Read};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::{env, iter};
+
+use clap::Args;
+use peeloff::{Identity, IdentityError};
+use signal_hook::consts::SIGINT;
+use zeroize::Zeroizing;
+
+use crate::explain;
+use crate::failure::Failure;
+use crate::secret_file;
+use crate::signals;
+
+mod prompt;
+
+/// The environment variable that may hold a passphrase.
+const VARIABLE: &str = "PEELOFF_KEY_PASSPHRASE";
+
+/// The longest passphrase that OpenSSL takes (`PEM_BUFSIZE`), in bytes.
+const LONGEST: usize = 1024;
+
+/// How often a user on a terminal may try.
+const TRIES: usize = 3;
+
+/// Where the passphrases of private keys are.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Identity")]
+pub struct PassphraseArgs {
+    /// Read the passphrases of encrypted keys from this file.
+    ///
+    /// Each line is a passphrase, and every encrypted key is tried with each of them. Without this option, the passphrase
+    /// can come from --key-passphrase-fd or from the environment variable PEELOFF_KEY_PASSPHRASE; without all three, a
+    /// program on a terminal asks for it.
+    #[arg(long, value_name = "FILE")]
+    pub key_passphrase_file: Option<PathBuf>,
+
+    /// Read the passphrase of encrypted keys from this descriptor.
+    ///
+    /// The program reads the first line, once, when it starts. A server keeps it in memory for its reloads.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    pub key_passphrase_fd: Option<i32>,
+}
+
+/// A passphrase, which is wiped when dropped. What holds one has no `Debug`.
+type Passphrase = Zeroizing<Vec<u8>>;
+
+/// The passphrases that options and environment give at the moment.
+pub struct Given(Vec<Passphrase>);
+
+/// Opens private keys. It keeps the passphrases that cannot be read a second time.
+#[derive(Default)]
+pub struct Keyring {
+    /// Those from a descriptor.
+    read: Vec<Passphrase>,
+    /// Those from a terminal.
+    answers: Vec<Passphrase>,
+    /// The program serves already, so nobody is asked, and no descriptor is read.
+    serves: bool,
+}
+
+impl Keyring {
+    /// From now on, nobody is asked for a passphrase, and no descriptor is read.
+    pub(crate) fn serve(&mut self) {
+        self.serves = true;
+    }
+
+    /// Reads the passphrases that these options and the environment give. A file that others can read is warned of in
+    /// the log, or refused where `strict`. Blocks until a descriptor has a line.
+    ///
+    /// # Errors
+    ///
+    /// A file or a descriptor cannot be read, or has no passphrase.
+    pub fn read(&mut self, args: &PassphraseArgs, strict: bool) -> Result<Given, Failure> {
+        let mut given = Vec::new();
+        if let Some(path) = &args.key_passphrase_file {
+            const OPTION: &str = "--key-passphrase-file";
+            secret_file::check(OPTION, path, strict)?;
+            let place = path.display();
+            let text = fs::read(path).map(Zeroizing::new).map_err(|error| {
+                let hint = "check the path and its permissions";
+                Failure::about(OPTION, format_args!("cannot read {place}: {error}: {hint}"))
+            })?;
+            given.extend(lines(&text));
+            if given.is_empty() {
+                return Err(Failure::about(
+                    OPTION,
+                    format_args!("{place} is empty: write a passphrase into it"),
+                ));
+            }
+        }
+        if let Some(number) = args.key_passphrase_fd.filter(|_| !self.serves) {
+            const OPTION: &str = "--key-passphrase-fd";
+            let line = peeloff::inherited_descriptor(number)
+                .and_then(|descriptor| first_line(File::from(descriptor)));
+            let line = line.map_err(|error| {
+                Failure::about(
+                    OPTION,
+                    format_args!("cannot read a passphrase from descriptor {number}: {error}"),
+                )
+            })?;
+            if line.is_empty() {
+                let hint = "write the passphrase and a newline to it";
+                return Err(Failure::about(
+                    OPTION,
+                    format_args!("descriptor {number} has no passphrase: {hint}"),
+                ));
+            }
+            self.read.push(line);
+        }
+        let variable = env::var_os(VARIABLE).map(|value| Zeroizing::new(value.into_vec()));
+        given.extend(variable.filter(|value| !value.is_empty()));
+        Ok(Given(given))
+    }
+
+    /// Reads a certificate and its key, which is decrypted if need be. Where no passphrase was given, the user is asked,
+    /// on a terminal and before the program serves.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read or used, or no passphrase opens the key.
+    pub fn identity(&mut self, cert: &Path, key: &Path, given: &Given) -> Result<Identity, Failure> {
+        let failed = |error| explain::identity(error, key);
+        match Identity::from_files(cert, key) {
+            Err(IdentityError::KeyNeedsPassphrase { .. }) => {}
+            read => return read.map_err(failed),
+        }
+        for passphrase in given.0.iter().chain(&self.read).chain(&self.answers) {
+            if let Some(read) = unlock(cert, key, passphrase) {
+                return read.map_err(failed);
+            }
+        }
+        let place = key.display();
+        if !given.0.is_empty() || !self.read.is_empty() || self.serves && !self.answers.is_empty() {
+            return Err(Failure::about(
+                "--key",
+                format_args!(
+                    "none of the passphrases fits the private key in {place}: check --key-passphrase-file, \
+                     --key-passphrase-fd and the environment variable {VARIABLE}"
+                ),
+            ));
+        }
+        if !self.serves && io::stderr().is_terminal() {
+            return self.ask(cert, key);
+        }
+        Err(Failure::about(
+            "--key",
+            format_args!(
+                "the private key in {place} is encrypted: name a file with its passphrase in --key-passphrase-file, \
+                 or put the passphrase into the environment variable {VARIABLE}"
+            ),
+        ))
+    }
+
+    /// Asks on the terminal.
+    fn ask(&mut self, cert: &Path, key: &Path) -> Result<Identity, Failure> {
+        let place = key.display();
+        for _ in 0..TRIES {
+            let answer =
+                prompt::ask(&format!("The private key in {place} is encrypted.")).map_err(|error| {
+                    let hint = "name a file with its passphrase in --key-passphrase-file";
+                    Failure::about(
+                        "--key",
+                        format_args!("cannot ask for the passphrase of {place}: {error}: {hint}"),
+                    )
+                })?;
+            let Some(passphrase) = answer else {
+                let sentence = format_args!("--key: nobody gave the passphrase of {place}");
+                return Err(Failure::new(signals::exit_code(SIGINT), sentence));
+            };
+            if let Some(read) = unlock(cert, key, &passphrase) {
+                self.answers.push(passphrase);
+                return read.map_err(|error| explain::identity(error, key));
+            }
+        }
+        Err(Failure::about(
+            "--key",
+            format_args!("{TRIES} passphrases did not fit the private key in {place}"),
+        ))
+    }
+}
+
+/// Reads an identity; `None`: the passphrase does not fit.
+fn unlock(cert: &Path, key: &Path, passphrase: &[u8]) -> Option<Result<Identity, IdentityError>> {
+    match Identity::from_encrypted_files(cert, key, passphrase) {
+        Err(IdentityError::WrongPassphrase { .. }) => None,
+        read => Some(read),
+    }
+}
+
+/// The lines of a file that are not empty.
+fn lines(text: &[u8]) -> impl Iterator<Item = Passphrase> {
+    let lines = text.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    lines.filter(|line| !line.is_empty()).map(|line| Zeroizing::new(line.to_vec()))
+}
+
+/// Reads up to the end of the first line, and nothing of what follows it.
+fn first_line(mut source: impl Read) -> io::Result<Passphrase> {
+    // It never grows, which would leave a copy behind.
+    let mut line = Zeroizing::new(Vec::with_capacity(LONGEST));
+    let mut byte = Zeroizing::new([0]);
+    while source.read(&mut *byte)? > 0 && byte[0] != b'\n' {
+        if line.len() == LONGEST {
+            return Err(io::Error::other(format!("its first line is longer than {LONGEST} bytes")));
+        }
+        line.extend(iter::once(byte[0]));
+    }
+    if line.last() == Some(&b'\r') {
+        line.pop();
+    }
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_line_of_a_file_is_a_passphrase_without_its_end() {
+        for (text, expected) in [
+            (&b"one"[..], &[&b"one"[..]][..]),
+            (b"one\n", &[b"one"]),
+            (b"one\r\ntwo words \n\n\xff", &[b"one", b"two words ", b"\xff"]),
+            (b"\n\r\n", &[]),
+        ] {
+            let found: Vec<Vec<u8>> = lines(text).map(|line| line.to_vec()).collect();
+            assert_eq!(found, expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_read_behind_the_first_line() {
+        let mut source = &b"secret\r\nmessage"[..];
+        assert_eq!(**first_line(&mut source).unwrap(), *b"secret");
+        assert_eq!(source, b"message");
+        assert!(first_line(&b""[..]).unwrap().is_empty());
+        assert_eq!(first_line(&[b'x'; LONGEST][..]).unwrap().len(), LONGEST);
+        assert!(first_line(&[b'x'; LONGEST + 1][..]).is_err());
+    }
+}

@@ -1,0 +1,223 @@
+//! Private keys with a passphrase, which comes from a file, the environment, a descriptor or a terminal.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use support::{CHAT, Certificate, Directory, ECHO, NC, Program, run, start_echo};
+
+const PASSPHRASE: &str = "correct horse";
+
+/// A certificate whose key is encrypted.
+struct Locked {
+    files: Directory,
+    cert: String,
+    key: String,
+}
+
+impl Locked {
+    fn new(test: &str) -> Self {
+        let files = Directory::new(test);
+        let (cert, key) = (files.path("cert.pem"), files.path("key.pem"));
+        let locked = Self { files, cert, key };
+        locked.renew(PASSPHRASE);
+        locked
+    }
+
+    /// Writes another certificate and key, which only this passphrase opens.
+    fn renew(&self, passphrase: &str) {
+        let certificate = Certificate::authority("localhost");
+        self.files.file("cert.pem", certificate.pem());
+        let clear = self.files.file("clear.pem", certificate.key_pem());
+        let passphrase = format!("pass:{passphrase}");
+        let lock = ["pkcs8", "-topk8", "-in", &clear, "-out", &self.key, "-passout", &passphrase];
+        let lock = Command::new("openssl").args(lock).output().unwrap();
+        assert!(lock.status.success(), "{lock:?}");
+    }
+
+    /// The options of a server, without a passphrase.
+    fn options(&self) -> [&str; 6] {
+        ["--listen", "tls://127.0.0.1:0", "--cert", &self.cert, "--key", &self.key]
+    }
+
+    /// Checks that the server shows the certificate.
+    #[track_caller]
+    fn is_served_at(&self, address: &str) {
+        let ended = run(NC, &["--ca", &self.cert, "--server-name", "localhost", address], "hello\n");
+        assert_eq!(ended.stdout, "hello\n", "{ended:?}");
+    }
+}
+
+/// A command line for sh(1).
+fn shell(program: &str, arguments: &[&str]) -> String {
+    let quoted: Vec<String> = arguments.iter().map(|argument| format!("'{argument}'")).collect();
+    format!("{program} {}", quoted.join(" "))
+}
+
+/// The address that a server prints.
+fn address(server: &mut Program) -> String {
+    let line = server.line();
+    line.trim_end().strip_prefix("listening ").unwrap_or_else(|| panic!("{line:?}")).to_owned()
+}
+
+#[test]
+fn a_passphrase_comes_from_a_file_which_a_reload_reads_again() {
+    let locked = Locked::new("passphrase-file");
+    let passphrase = locked.files.file("passphrase", format!("of another key\n{PASSPHRASE}\n"));
+    let options = [&locked.options()[..], &["--key-passphrase-file", &passphrase]].concat();
+    let (mut server, address) = start_echo(&options);
+    locked.is_served_at(&address);
+
+    // The key is new and the passphrase is not.
+    let old = fs::read(&locked.cert).unwrap();
+    locked.renew("another one");
+    server.signal("HUP");
+    let line = server.stderr_line("not reloaded");
+    assert!(line.contains("--key: none of the passphrases fits") && line.contains(&locked.key), "{line}");
+    let new = fs::read(&locked.cert).unwrap();
+    fs::write(&locked.cert, old).unwrap();
+    locked.is_served_at(&address);
+
+    fs::write(&locked.cert, new).unwrap();
+    locked.files.file("passphrase", "another one");
+    server.signal("HUP");
+    server.stderr_line("reloaded");
+    locked.is_served_at(&address);
+}
+
+#[test]
+fn a_passphrase_comes_from_the_environment() {
+    let locked = Locked::new("passphrase-environment");
+    let command = format!("PEELOFF_KEY_PASSPHRASE='{PASSPHRASE}' exec {}", shell(ECHO, &locked.options()));
+    let mut server = Program::start("sh", &["-c", &command]);
+    let address = address(&mut server);
+    locked.is_served_at(&address);
+    locked.renew(PASSPHRASE);
+    server.signal("HUP");
+    server.stderr_line("reloaded");
+    locked.is_served_at(&address);
+}
+
+#[test]
+fn a_passphrase_from_a_descriptor_is_kept_for_reloads() {
+    let locked = Locked::new("passphrase-descriptor");
+    let options = [&locked.options()[..], &["--key-passphrase-fd", "0"]].concat();
+    let mut server = Program::start(ECHO, &options);
+    // The pipe stays open behind it.
+    server.write(&format!("{PASSPHRASE}\n"));
+    let address = address(&mut server);
+    locked.is_served_at(&address);
+    locked.renew(PASSPHRASE);
+    server.signal("HUP");
+    server.stderr_line("reloaded");
+    locked.is_served_at(&address);
+}
+
+#[test]
+fn a_client_opens_its_key_from_a_file_or_a_descriptor_and_sends_what_follows() {
+    let locked = Locked::new("passphrase-client");
+    let passphrase = locked.files.file("passphrase", PASSPHRASE);
+    let from_file = ["--key-passphrase-file", passphrase.as_str()];
+    let (_server, address) =
+        start_echo(&[&locked.options()[..], &from_file, &["--ca", &locked.cert]].concat());
+    let client =
+        ["--ca", &locked.cert, "--server-name", "localhost", "--cert", &locked.cert, "--key", &locked.key];
+    let ended = run(NC, &[&client[..], &from_file, &[&address]].concat(), "hello\n");
+    assert_eq!(ended.stdout, "hello\n", "{ended:?}");
+    let from_stdin = ["--key-passphrase-fd", "0", &address];
+    let ended = run(NC, &[&client[..], &from_stdin].concat(), &format!("{PASSPHRASE}\nhello\n"));
+    assert_eq!(ended.stdout, "hello\n", "{ended:?}");
+}
+
+#[test]
+fn without_the_right_passphrase_nothing_starts_and_the_sentence_says_what_to_do() {
+    let locked = Locked::new("passphrase-errors");
+    let wrong = locked.files.file("wrong", "wrong\n");
+    let empty = locked.files.file("empty", "\n");
+    let absent = locked.files.path("absent");
+    let cases: &[(&[&str], &str)] = &[
+        (&[], "is encrypted: name a file with its passphrase in --key-passphrase-file"),
+        (&["--key-passphrase-file", &wrong], "--key: none of the passphrases fits the private key in "),
+        (&["--key-passphrase-file", &empty], "is empty: write a passphrase into it"),
+        (&["--key-passphrase-file", &absent], "--key-passphrase-file: cannot read "),
+        (&["--key-passphrase-fd", "99"], "--key-passphrase-fd: cannot read a passphrase from descriptor 99"),
+        (&["--key-passphrase-fd", "0"], "--key-passphrase-fd: descriptor 0 has no passphrase"),
+        (&["--key-passphrase-fd=-1"], "--key-passphrase-fd: -1 is not usable"),
+    ];
+    let nc = ["--cert", &locked.cert, "--key", &locked.key, "tls://127.0.0.1:9"];
+    for (arguments, expected) in cases {
+        for (name, program) in [("peeloff-echo", ECHO), ("peeloff-chat", CHAT)] {
+            run(program, &[&locked.options()[..], arguments].concat(), "").failed_with(name, 2, expected);
+        }
+        run(NC, &[&nc[..], arguments].concat(), "").failed_with("peeloff-nc", 2, expected);
+    }
+    // A wrong one from a descriptor, too.
+    let from_stdin = [&locked.options()[..], &["--key-passphrase-fd", "0"]].concat();
+    run(ECHO, &from_stdin, "wrong\n").failed_with("peeloff-echo", 2, "none of the passphrases fits");
+}
+
+#[test]
+fn a_passphrase_file_that_others_can_read_is_warned_of_or_refused() {
+    let locked = Locked::new("passphrase-permissions");
+    let passphrase = locked.files.file("passphrase", PASSPHRASE);
+    for (file, mode) in [(&locked.key, 0o600), (&passphrase, 0o644)] {
+        fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let options = [&locked.options()[..], &["--key-passphrase-file", &passphrase]].concat();
+    let (mut server, _) = start_echo(&options);
+    let line = server.stderr_line("can get at the secrets");
+    assert!(line.contains(&format!("chmod 600 {passphrase}")), "{line}");
+    let strict = [&options[..], &["--strict-permissions"]].concat();
+    run(ECHO, &strict, "").failed_with("peeloff-echo", 2, "--key-passphrase-file: everybody on this host");
+}
+
+#[test]
+fn a_terminal_is_asked_until_the_passphrase_is_right_and_no_reload_asks() {
+    let locked = Locked::new("passphrase-terminal");
+    // script(1) makes the terminal, and the shell writes the server's number first.
+    let command = format!("echo $$; exec {}", shell(ECHO, &locked.options()));
+    let mut terminal = Program::start("script", &["-qec", &command, "/dev/null"]);
+    let pid = terminal.line().trim().to_owned();
+    let typed = |terminal: &mut Program, passphrase: &str| {
+        // The line before the prompt; the terminal does not echo any more.
+        let line = terminal.line_with("is encrypted");
+        assert!(line.contains(&locked.key), "{line}");
+        terminal.write(&format!("{passphrase}\r"));
+    };
+    typed(&mut terminal, "wrong");
+    typed(&mut terminal, PASSPHRASE);
+    let line = terminal.line_with("listening tls://");
+    let address = line.trim().split("listening ").last().unwrap();
+    locked.is_served_at(address);
+
+    locked.renew(PASSPHRASE);
+    let reload = Command::new("kill").args(["-HUP", &pid]).status().unwrap();
+    assert!(reload.success());
+    terminal.line_with("reloaded");
+    locked.is_served_at(address);
+
+    // A key that the answer does not open: nobody is asked.
+    locked.renew("another one");
+    assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    terminal.line_with("none of the passphrases fits");
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let ended = terminal.wait();
+    assert!(!ended.stdout.contains(PASSPHRASE), "{ended:?}");
+    assert_eq!(ended.stdout.matches("Passphrase:").count(), 2, "{ended:?}");
+}
+
+#[test]
+fn ctrl_c_at_the_prompt_ends_the_program_and_restores_the_terminal() {
+    let locked = Locked::new("passphrase-give-up");
+    let command = format!("{}; echo \"code=$?\"; stty -a", shell(ECHO, &locked.options()));
+    let mut terminal = Program::start("script", &["-qec", &command, "/dev/null"]);
+    terminal.line_with("is encrypted");
+    terminal.write("secr\x03");
+    terminal.line_with("nobody gave the passphrase");
+    terminal.line_with("code=130");
+    let settings = terminal.line_with("icanon");
+    assert!(!settings.contains("-icanon") && settings.contains("isig"), "{settings}");
+    assert!(settings.split_whitespace().any(|word| word == "echo"), "{settings}");
+}
