@@ -2,7 +2,7 @@
 //! session, answers that nobody reads, ends without a goodbye.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::thread;
@@ -527,6 +527,17 @@ fn a_handshake_that_finds_no_room_goes_on_once_there_is_some_or_ends_in_time() {
 
 #[test]
 fn an_answer_that_found_no_room_leaves_as_soon_as_there_is_some() {
+    let deadline = Instant::now() + DEADLINE;
+    let mut patience = Duration::from_millis(200);
+    while !an_answer_finds_no_room_and_leaves(patience) {
+        assert!(Instant::now() < deadline, "the kernel has always room for an answer");
+        patience *= 2;
+    }
+}
+
+/// `false` where the answer was not seen to wait in time. Buffers that were full can have room again: on a busy machine
+/// the kernel moves what is in them later than [`fill`] waits, and then the answer leaves at once.
+fn an_answer_finds_no_room_and_leaves(patience: Duration) -> bool {
     let settings = settings(|_| {});
     let (mut session, socket, mut client) = pair(&settings, SslVersion::TLS1_3);
     shake_hands(&mut session, &socket, &mut client);
@@ -552,14 +563,19 @@ fn an_answer_that_found_no_room_leaves_as_soon_as_there_is_some() {
         client.do_handshake().unwrap();
     }
     let mut raw = client.get_ref().socket.try_clone().unwrap();
-    let served = thread::spawn(move || peer.recv_timeout(&mut [0; 100], DEADLINE).unwrap());
+    let served = thread::spawn(move || peer.recv_timeout(&mut [0; 100], DEADLINE));
     let is_unsent = || match &*link.link.lock() {
         Link::Open(session) => session.has_unsent(),
         _ => panic!("it is over"),
     };
-    let deadline = Instant::now() + DEADLINE;
+    let until = Instant::now() + patience;
     while !is_unsent() {
-        assert!(Instant::now() < deadline, "the answer is not made");
+        if Instant::now() >= until {
+            raw.shutdown(Shutdown::Both).unwrap();
+            // It ends, for whatever reason.
+            let _ = served.join().unwrap();
+            return false;
+        }
         thread::yield_now();
     }
     // The answer is what comes behind the filling.
@@ -572,5 +588,6 @@ fn an_answer_that_found_no_room_leaves_as_soon_as_there_is_some() {
         left = left.saturating_sub(len);
     }
     client.write_all(b"a line\n").unwrap();
-    assert_eq!(served.join().unwrap(), Some(6));
+    assert_eq!(served.join().unwrap().unwrap(), Some(6));
+    true
 }
