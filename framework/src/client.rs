@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use openssl::ssl::SslContext;
 use socket2::{Domain, Socket, Type};
+use zeroize::Zeroizing;
 
 use crate::address::{Address, Host, Scheme};
 use crate::association::Association;
@@ -119,7 +120,7 @@ impl Client {
     /// none of them zero, and the key 1 to 512; with others [`connect`](Self::connect) fails.
     #[must_use]
     pub fn psk(mut self, identity: &[u8], key: &[u8]) -> Self {
-        self.credentials.psk = Some((identity.to_vec(), key.to_vec()));
+        self.credentials.psk = Some((identity.to_vec(), Zeroizing::new(key.to_vec())));
         self.changed()
     }
 

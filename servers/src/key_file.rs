@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use peeloff::SharedKeys;
 
+use zeroize::Zeroizing;
+
 use crate::failure::Failure;
 
 /// Writes a file with a new key, readable by its owner alone. What was the current key of a file that is there
@@ -18,7 +20,7 @@ use crate::failure::Failure;
 /// A file that is there is none of this kind, which is then left alone; or nothing can be written there.
 pub fn renew(path: &Path) -> Result<(), Failure> {
     let about = |error| Failure::about("--make-key-file", error);
-    let text = match fs::read_to_string(path) {
+    let text = match fs::read_to_string(path).map(Zeroizing::new) {
         Ok(replaced) => {
             // For the message, which names the file.
             SharedKeys::from_file(path).map_err(about)?;

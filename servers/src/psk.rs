@@ -6,6 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 
+use zeroize::Zeroizing;
+
 use crate::failure::Failure;
 
 /// What OpenSSL can hold (`PSK_MAX_IDENTITY_LEN`, `PSK_MAX_PSK_LEN`), in bytes.
@@ -20,13 +22,13 @@ pub struct Psk {
     /// Whom the key belongs to.
     pub identity: Vec<u8>,
     /// The key, as bytes.
-    pub key: Vec<u8>,
+    pub key: Zeroizing<Vec<u8>>,
 }
 
 /// The keys of a server, by identity.
 #[derive(Clone, Default)]
 pub struct PskTable {
-    keys: HashMap<Vec<u8>, Vec<u8>>,
+    keys: HashMap<Vec<u8>, Zeroizing<Vec<u8>>>,
 }
 
 impl PskTable {
@@ -38,7 +40,7 @@ impl PskTable {
     /// The file cannot be read, or a line is wrong; the message names the file and the line, and
     /// never shows a key.
     pub fn from_file(path: &Path) -> Result<Self, Failure> {
-        let text = fs::read_to_string(path).map_err(|error| {
+        let text = fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
             let path = path.display();
             Failure::about(
                 "--psk-file",
@@ -52,7 +54,7 @@ impl PskTable {
 
     /// The key of an identity, if it has one.
     pub fn key(&self, identity: &[u8]) -> Option<Vec<u8>> {
-        self.keys.get(identity).cloned()
+        self.keys.get(identity).map(|key| key.to_vec())
     }
 
     /// Adds a key; false if the identity has one already.
@@ -116,10 +118,15 @@ fn has_zero_byte(text: &str) -> bool {
     ["\0", r"\0", r"\x00", r"\u0000", r"\u{0}"].iter().any(|zero| text.contains(zero))
 }
 
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect();
-    let (pairs, rest) = digits.as_deref()?.as_chunks::<2>();
-    rest.is_empty().then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
+fn from_hex(text: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    // It never grows, which would leave a copy behind.
+    let mut key = Zeroizing::new(Vec::with_capacity(pairs.len()));
+    for [high, low] in pairs {
+        key.push(digit(*high)? << 4 | digit(*low)?);
+    }
+    rest.is_empty().then_some(key)
 }
 
 #[cfg(test)]

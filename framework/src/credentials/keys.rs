@@ -19,6 +19,7 @@ use std::path::Path;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use super::read;
 use crate::error::IdentityError;
@@ -35,8 +36,8 @@ pub struct SharedKeys {
     pub(crate) previous: Option<DerivedKeys>,
 }
 
-/// What is made of one key: a leaked part gives nothing of the others away.
-#[derive(Clone)]
+/// What is made of one key: a leaked part gives nothing of the others away. It is wiped when dropped.
+#[derive(Clone, ZeroizeOnDrop)]
 pub(crate) struct DerivedKeys {
     /// Names the key inside a ticket.
     pub(crate) ticket_name: [u8; 16],
@@ -54,8 +55,8 @@ impl SharedKeys {
     ///
     /// OpenSSL has no random bytes.
     pub fn random() -> Result<Self, IdentityError> {
-        let mut key = [0; 32];
-        openssl::rand::rand_bytes(&mut key).map_err(super::refused)?;
+        let mut key = Zeroizing::new([0; 32]);
+        openssl::rand::rand_bytes(&mut *key).map_err(super::refused)?;
         Ok(Self { current: DerivedKeys::of(&key), previous: None })
     }
 
@@ -65,7 +66,7 @@ impl SharedKeys {
     ///
     /// It cannot be read, or a line is wrong; the message names the line and shows no key.
     pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
-        let bytes = read(path)?;
+        let bytes = Zeroizing::new(read(path)?);
         warn_of_permissions(path);
         let wrong = |(line, why): (usize, &str)| {
             let place = format!("{}:{line}", path.display());
@@ -94,8 +95,8 @@ impl SharedKeys {
     ///
     /// `replaced` is no key file, or OpenSSL has no random bytes.
     pub fn new_file(replaced: Option<&str>) -> Result<String, IdentityError> {
-        let mut key = [0; 32];
-        openssl::rand::rand_bytes(&mut key).map_err(super::refused)?;
+        let mut key = Zeroizing::new([0; 32]);
+        openssl::rand::rand_bytes(&mut *key).map_err(super::refused)?;
         let mut text =
             "# Keys of session tickets and cookies: keep it secret, and replace it every few days.\n"
                 .to_owned();
@@ -117,7 +118,7 @@ impl SharedKeys {
     }
 }
 
-type Key = [u8; 32];
+type Key = Zeroizing<[u8; 32]>;
 
 fn warn_of_permissions(path: &Path) {
     if std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0) {
@@ -140,7 +141,7 @@ fn lines(text: &str) -> Result<(Key, Option<Key>), (usize, &'static str)> {
             _ => return Err((number, "a line begins with current: or previous:")),
         };
         let key = unhex(key.trim()).ok_or((number, "a key has 64 hexadecimal digits"))?;
-        if key == [0; 32] {
+        if *key == [0; 32] {
             return Err((number, "a key of zeros is no secret; make one with openssl rand -hex 32"));
         }
         if found[place].replace(key).is_some() {
@@ -159,7 +160,7 @@ fn lines(text: &str) -> Result<(Key, Option<Key>), (usize, &'static str)> {
 impl DerivedKeys {
     fn of(key: &Key) -> Self {
         let derive = |label: &str| -> [u8; 32] {
-            let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+            let mut mac = Hmac::<Sha256>::new_from_slice(&key[..]).expect("HMAC takes keys of any length");
             mac.update(label.as_bytes());
             mac.finalize().into_bytes().into()
         };
@@ -186,10 +187,16 @@ fn hex(key: &Key) -> String {
 }
 
 fn unhex(text: &str) -> Option<Key> {
-    let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|digit| digit as u8)).collect();
-    let (pairs, rest) = digits.as_deref()?.as_chunks::<2>();
-    let bytes: Vec<u8> = pairs.iter().map(|[high, low]| high << 4 | low).collect();
-    bytes.try_into().ok().filter(|_| rest.is_empty())
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if pairs.len() != 32 || !rest.is_empty() {
+        return None;
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let mut key = Zeroizing::new([0; 32]);
+    for (byte, [high, low]) in key.iter_mut().zip(pairs) {
+        *byte = digit(*high)? << 4 | digit(*low)?;
+    }
+    Some(key)
 }
 
 #[cfg(test)]
@@ -208,8 +215,17 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_wiped_and_not_shown() {
+        fn is_wiped<T: ZeroizeOnDrop>() {}
+        is_wiped::<DerivedKeys>();
+        is_wiped::<crate::sys::ossl::TicketKeys>();
+        let keys = SharedKeys::parse(&format!("current:{}", "ab".repeat(32))).unwrap();
+        assert_eq!(format!("{keys:?}"), "SharedKeys { previous: false, .. }");
+    }
+
+    #[test]
     fn the_parts_of_a_key_differ() {
-        let keys = DerivedKeys::of(&[7; 32]);
+        let keys = DerivedKeys::of(&Zeroizing::new([7; 32]));
         assert_ne!(keys.ticket_cipher, keys.ticket_mac);
         assert_ne!(keys.ticket_cipher, keys.cookie);
         assert_ne!(keys.ticket_name[..], keys.ticket_cipher[..16]);

@@ -8,10 +8,11 @@ use foreign_types::{ForeignType, ForeignTypeRef};
 use libc::{c_char, c_int, c_long, c_uint, c_void};
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
-use openssl::ssl::{Ssl, SslContextBuilder, SslRef, SslSession, SslSessionRef};
+use openssl::ssl::{Ssl, SslContextBuilder, SslRef, SslSession, SslSessionRef, SslStream, SslVersion};
 use openssl::x509::X509Crl;
 use openssl::x509::store::X509StoreBuilder;
 use openssl_sys as ffi;
+use zeroize::ZeroizeOnDrop;
 
 /// Opaque `BIO_ADDR`.
 #[repr(C)]
@@ -117,15 +118,15 @@ const SSL_CTRL_SET_MAX_CERT_LIST: c_int = 51;
 /// [DTLSv1_listen(3)](https://docs.openssl.org/3.0/man3/DTLSv1_listen/): reads the ClientHello
 /// with the cookie from the BIO and keeps it for the handshake. `true` where it was accepted; the
 /// BIO must have exactly that datagram, for the call reads on after anything else.
-pub(crate) fn dtls_listen(ssl: &SslRef) -> bool {
-    // SAFETY: the address is allocated and freed here; `ssl` is a live SSL that no other thread
-    // uses, because its owner lends it to us while it holds it exclusively.
+pub(crate) fn dtls_listen<S>(stream: &mut SslStream<S>) -> bool {
+    // SAFETY: the address is allocated and freed here; `stream` has a live SSL and is borrowed
+    // exclusively.
     unsafe {
         let address = BIO_ADDR_new();
         if address.is_null() {
             return false;
         }
-        let accepted = DTLSv1_listen(ssl.as_ptr(), address);
+        let accepted = DTLSv1_listen(stream.ssl().as_ptr(), address);
         BIO_ADDR_free(address);
         accepted == 1
     }
@@ -201,19 +202,23 @@ pub(crate) fn client_hello_extension(ssl: &SslRef, number: u16) -> Option<Vec<u8
 
 /// SSL_set_mtu: the size of handshake datagrams without IP and UDP headers, in bytes. Works only
 /// with SSL_OP_NO_QUERY_MTU.
-pub(crate) fn set_mtu(ssl: &SslRef, mtu: u16) {
-    // SAFETY: `ssl` is live, the control takes a number and no pointer.
-    unsafe { ffi::SSL_ctrl(ssl.as_ptr(), SSL_CTRL_SET_MTU, c_long::from(mtu), ptr::null_mut()) };
+pub(crate) fn set_mtu<S>(stream: &mut SslStream<S>, mtu: u16) {
+    // SAFETY: `stream` has a live SSL and is borrowed exclusively; the control takes a number and no pointer.
+    unsafe { ffi::SSL_ctrl(stream.ssl().as_ptr(), SSL_CTRL_SET_MTU, c_long::from(mtu), ptr::null_mut()) };
 }
 
 /// [DTLS_set_timer_cb(3)](https://docs.openssl.org/3.0/man3/DTLS_set_timer_cb/) with the longest timeout that
 /// it can express, 71 minutes: on a reliable transport nothing may be retransmitted, and OpenSSL has no
-/// switch for that.
+/// switch for that. Does nothing to an SSL of TLS, which has no timer.
 pub fn never_retransmit(ssl: &mut SslRef) {
     extern "C" fn never(_: *mut ffi::SSL, _: c_uint) -> c_uint {
         c_uint::MAX
     }
-    // SAFETY: `ssl` is live and nobody else's meanwhile; the callback is a function that touches nothing.
+    if !is_dtls(ssl) {
+        return;
+    }
+    // SAFETY: `ssl` is live, borrowed exclusively, and one of DTLS, which has the state that the call writes to; the
+    // callback is a function that touches nothing.
     unsafe { DTLS_set_timer_cb(ssl.as_ptr(), Some(never)) };
 }
 
@@ -312,10 +317,21 @@ pub(crate) fn add_crl(store: &mut X509StoreBuilder, crl: &X509Crl) -> Result<(),
 ///
 /// # Errors
 ///
-/// The session is of another method than the SSL.
+/// The session is one of TLS and the SSL one of DTLS, or the other way round; the stack of errors is empty then.
 pub fn set_session(ssl: &mut Ssl, session: &SslSession) -> Result<(), ErrorStack> {
-    // SAFETY: sessions and SSLs come from contexts of the same method, since each client keeps its own.
+    let of_dtls = matches!(session.protocol_version(), SslVersion::DTLS1 | SslVersion::DTLS1_2);
+    if of_dtls != is_dtls(ssl) {
+        return Err(ErrorStack::get());
+    }
+    // SAFETY: both are live, the SSL is borrowed exclusively, and it counts its reference to the session up. A session has no
+    // reference to the context that it is from; what SSL_set_session(3) asks for is the same method, checked above.
     unsafe { ssl.set_session(session) }
+}
+
+/// Whether this is an SSL of DTLS.
+fn is_dtls(ssl: &SslRef) -> bool {
+    // SAFETY: `ssl` is live; the call only reads.
+    unsafe { SSL_is_dtls(ssl.as_ptr()) == 1 }
 }
 
 /// [SSL_SESSION_dup(3)](https://docs.openssl.org/3.0/man3/SSL_SESSION_free/): a session of one's own, as good for a
@@ -330,7 +346,8 @@ pub(crate) fn copy_session(session: &SslSessionRef) -> Result<SslSession, ErrorS
     Ok(unsafe { SslSession::from_ptr(copy) })
 }
 
-/// What a session ticket is made with.
+/// What a session ticket is made with. It is wiped when dropped.
+#[derive(ZeroizeOnDrop)]
 pub(crate) struct TicketKeys {
     pub(crate) name: [u8; 16],
     /// AES-256.
@@ -577,5 +594,23 @@ pub(crate) fn renegotiate_by_ticket(ssl: &SslRef) -> bool {
     unsafe {
         SSL_clear_options(ssl.as_ptr(), SSL_OP_NO_RENEGOTIATION);
         SSL_renegotiate_abbreviated(ssl.as_ptr()) == 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openssl::ssl::{SslContext, SslMethod};
+
+    use super::*;
+
+    /// Without the check, the call writes through a null pointer.
+    #[test]
+    fn a_timer_is_set_for_dtls_alone() {
+        for (method, dtls) in [(SslMethod::tls(), false), (SslMethod::dtls(), true)] {
+            let context = SslContext::builder(method).unwrap().build();
+            let mut ssl = Ssl::new(&context).unwrap();
+            never_retransmit(&mut ssl);
+            assert_eq!(is_dtls(&ssl), dtls);
+        }
     }
 }

@@ -44,11 +44,14 @@ impl Engine {
 
     fn over(mut ssl: Ssl, framing: Framing) -> Result<Self, Failure> {
         if framing == Framing::Datagrams {
-            ossl::set_mtu(&ssl, RECORD_MTU);
             ossl::never_retransmit(&mut ssl);
         }
         let pipe = Pipe { framing, incoming: VecDeque::new(), offset: 0, outgoing: VecDeque::new() };
-        Ok(Self { stream: SslStream::new(ssl, pipe).map_err(broken)? })
+        let mut stream = SslStream::new(ssl, pipe).map_err(broken)?;
+        if framing == Framing::Datagrams {
+            ossl::set_mtu(&mut stream, RECORD_MTU);
+        }
+        Ok(Self { stream })
     }
 
     /// Bytes from the peer, to be looked at by the next [`step`](Self::step) or [`read`](Self::read).
@@ -120,6 +123,11 @@ impl Engine {
     /// OpenSSL's own.
     pub(crate) fn ssl(&self) -> &openssl::ssl::SslRef {
         self.stream.ssl()
+    }
+
+    /// Sets the size of DTLS datagrams, in bytes.
+    pub(super) fn set_mtu(&mut self, mtu: u16) {
+        ossl::set_mtu(&mut self.stream, mtu);
     }
 
     /// Keying material without a context (RFC 5705 §4).

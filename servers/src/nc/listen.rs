@@ -73,7 +73,7 @@ fn start(
 ) -> Result<Server, Failure> {
     let mut credentials = Credentials::new().alpn(&args.protocols());
     if let Some(psk) = args.psk.clone() {
-        credentials = credentials.psk(move |identity| (identity == psk.identity).then(|| psk.key.clone()));
+        credentials = credentials.psk(move |identity| (identity == psk.identity).then(|| psk.key.to_vec()));
     }
     match identity {
         Some(identity) => credentials = credentials.identity(identity),

@@ -101,8 +101,8 @@ impl Handshake {
     }
 
     fn over(ssl: Ssl, counters: Arc<Counters>, deadline: Instant) -> Result<Self, Failure> {
-        ossl::set_mtu(&ssl, MTUS[0]);
-        let stream = SslStream::new(ssl, Datagrams::default()).map_err(broken)?;
+        let mut stream = SslStream::new(ssl, Datagrams::default()).map_err(broken)?;
+        ossl::set_mtu(&mut stream, MTUS[0]);
         Ok(Self {
             stream,
             restart: None,
@@ -139,7 +139,7 @@ impl Handshake {
     fn hear_hello(&mut self) -> Result<(), Failure> {
         let Some(hello) = self.hello.take_if(|hello| hello.is_whole()) else { return Ok(()) };
         self.stream.get_mut().swap(&mut hello.record());
-        if !ossl::dtls_listen(self.stream.ssl()) {
+        if !ossl::dtls_listen(&mut self.stream) {
             let why = ErrorStack::get();
             let why = why.errors().first().and_then(|error| error.reason());
             let why = why.unwrap_or("OpenSSL does not take the ClientHello").to_owned();
@@ -235,7 +235,7 @@ impl Handshake {
         self.resend_at = now + self.interval;
         bump(&self.counters.retransmissions);
         if let Some(mtu) = MTUS.get(self.timeouts) {
-            ossl::set_mtu(self.stream.ssl(), *mtu);
+            ossl::set_mtu(&mut self.stream, *mtu);
         }
         let written = self.stream.get_ref().written;
         let complete = self.step()?;

@@ -10,11 +10,13 @@ use openssl::ssl::{
     SslVersion,
 };
 use parking_lot::Mutex;
+use zeroize::Zeroizing;
 
 use super::chain::{self, keep_record};
 use super::{
     Protocol, check_srtp, check_suites, common, psk, use_authorities, use_identity, verify_keys, wire,
 };
+
 use crate::credentials::{Algorithms, CaBundle, Identity, PublicKey, RevocationList, refused};
 use crate::error::IdentityError;
 use crate::sys::ossl;
@@ -26,7 +28,7 @@ pub(crate) struct ClientCredentials {
     pub(crate) identity: Option<Identity>,
     pub(crate) authorities: Option<CaBundle>,
     pub(crate) revoked: Option<RevocationList>,
-    pub(crate) psk: Option<(Vec<u8>, Vec<u8>)>,
+    pub(crate) psk: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
     pub(crate) accept_any: bool,
     /// The server's key, where that is known.
     pub(crate) raw_key: Option<PublicKey>,

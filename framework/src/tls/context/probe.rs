@@ -13,7 +13,6 @@ use openssl::ssl::{SslContext, SslMethod, SslVerifyMode, SslVersion};
 use super::{Protocol, common, use_identity};
 use crate::credentials::{Algorithms, Identity, name_line};
 use crate::error::{EndReason, IdentityError};
-use crate::sys::ossl;
 use crate::tls::Failure;
 use crate::tls::engine::{Engine, Framing};
 
@@ -92,8 +91,8 @@ fn shake_hands(server: &SslContext, client: &SslContext, protocol: Protocol) -> 
     let mut server = Engine::accept(server, framing)?;
     let mut client = Engine::connect(client, None, framing)?;
     if protocol == Protocol::Dtls {
-        for engine in [&server, &client] {
-            ossl::set_mtu(engine.ssl(), MTU);
+        for engine in [&mut server, &mut client] {
+            engine.set_mtu(MTU);
         }
     }
     for _ in 0..MAX_ROUNDS {

@@ -70,8 +70,8 @@ impl Side {
         context.set_options(options | SslOptions::NO_TICKET | SslOptions::NO_QUERY_MTU);
         let context: SslContext = context.build();
         let ssl = Ssl::new(&context).unwrap();
-        ossl::set_mtu(&ssl, 1400);
-        let ssl = SslStream::new(ssl, path.clone()).unwrap();
+        let mut ssl = SslStream::new(ssl, path.clone()).unwrap();
+        ossl::set_mtu(&mut ssl, 1400);
         Self { ssl, path, next: 0, nonce: 0, nonces: Vec::new() }
     }
 

@@ -184,8 +184,10 @@ fn credentials(mutual: bool) -> (ClientCredentials, Credentials) {
 }
 
 fn psk_credentials(identity: Option<Identity>) -> (ClientCredentials, Credentials) {
-    let client =
-        ClientCredentials { psk: Some((b"alice".to_vec(), vec![7; 32])), ..ClientCredentials::default() };
+    let client = ClientCredentials {
+        psk: Some((b"alice".to_vec(), vec![7; 32].into())),
+        ..ClientCredentials::default()
+    };
     let server = Credentials {
         identities: identity.into_iter().collect(),
         psk: Some(Arc::new(|identity: &[u8]| (identity == b"alice").then(|| vec![7; 32]))),

@@ -203,7 +203,7 @@ fn a_pre_shared_key_that_was_looked_up_and_not_used_names_nobody() {
 fn a_client_with_a_wrong_or_unknown_key_is_refused() {
     let (client, server) = psk_credentials(None);
     for psk in [(b"alice".to_vec(), vec![8; 32]), (b"bob".to_vec(), vec![7; 32])] {
-        let client = ClientCredentials { psk: Some(psk), ..client.clone() };
+        let client = ClientCredentials { psk: Some((psk.0, psk.1.into())), ..client.clone() };
         let mut pair = pair(&(client, server.clone()), 11);
         pair.run();
         assert!(!pair.server.session.is_complete());
