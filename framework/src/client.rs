@@ -266,8 +266,13 @@ impl Client {
         let (socket, local) = self.open_udp(peer)?;
         let association = Arc::new(Association::new(address.scheme, local, peer).with_outbox(self.outbox));
         let counters = Arc::new(Counters::default());
-        let mut transport =
-            UdpTransport::new(Arc::clone(&socket), Arc::clone(&association), Arc::clone(&counters), None);
+        let mut transport = UdpTransport::new(
+            Arc::clone(&socket),
+            association.ends(),
+            Arc::clone(&association.attention),
+            Arc::clone(&counters),
+            None,
+        );
         let (session, facts) = match address.scheme {
             Scheme::Dtls => {
                 let context = self.context(Protocol::Dtls)?;
@@ -320,7 +325,7 @@ impl Client {
         let association = Arc::new(Association::new(address.scheme, local, peer).with_outbox(self.outbox));
         let counters = Arc::new(Counters::default());
         let mut transport =
-            TcpTransport::new(Arc::clone(&socket), Arc::clone(&association), Arc::clone(&counters));
+            TcpTransport::new(Arc::clone(&socket), Arc::clone(&association.attention), Arc::clone(&counters));
         let mut resume = None;
         let session = match address.scheme.is_secure() {
             true => {
@@ -357,8 +362,9 @@ impl Client {
         let association = Arc::new(Association::new(address.scheme, local, peer).with_outbox(self.outbox));
         let counters = Arc::new(Counters::default());
         let socket = Arc::new(socket2::Socket::from(socket));
-        let named = Arc::clone(&association);
-        let mut transport = SctpTransport::new(Arc::clone(&socket), named, Arc::clone(&counters), &self.sctp);
+        let attention = Arc::clone(&association.attention);
+        let mut transport =
+            SctpTransport::new(Arc::clone(&socket), peer, attention, Arc::clone(&counters), &self.sctp);
         let secured = match self.secure(address, peer, &socket)? {
             None => Ok((SctpSession::plain(socket, &self.sctp), Facts::default())),
             Some(secure) => SctpSession::secure(socket, secure, &mut transport, &association, deadline),

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 
 use crate::address::Scheme;
-use crate::association::{Association, AssociationId, Link, signal};
+use crate::association::{Association, AssociationId, Link};
 use crate::audit;
 use crate::config::Timeouts;
 use crate::credentials::PeerIdentity;
 use crate::error::{EndReason, Error};
 use crate::net::Transport;
 use crate::net::after;
+use crate::net::attention::signal;
 use crate::observe::{Counters, log_limited};
 use crate::proof::Proof;
 use crate::protocol::Sent;
@@ -383,7 +384,7 @@ impl Peer {
 
     /// Whether the server is shutting down: finish, the grace period is running.
     pub fn is_draining(&self) -> bool {
-        self.association.signals() & signal::DRAIN != 0
+        self.association.attention.signals() & signal::DRAIN != 0
     }
 
     /// Whether the peer's host has said since the last call, with an ICMP port unreachable, that nothing
@@ -411,7 +412,7 @@ impl Peer {
 
     /// Ends the association if it is not over, and says why it is.
     pub(crate) fn finish(&mut self) -> EndReason {
-        let draining = self.association.signals() & (signal::DRAIN | signal::STOP) != 0;
+        let draining = self.association.attention.signals() & (signal::DRAIN | signal::STOP) != 0;
         self.finish_unless_ended(if draining { EndReason::Shutdown } else { EndReason::ClosedByUs })
     }
 
@@ -441,7 +442,7 @@ impl Peer {
                         }
                     }
                     (Session::Stream(session), _transport) => {
-                        let stopped = self.association.signals() & signal::STOP != 0;
+                        let stopped = self.association.attention.signals() & signal::STOP != 0;
                         session.end(&reason, if stopped { Duration::ZERO } else { self.timeouts.send });
                     }
                     (session, _transport) => {
@@ -461,7 +462,7 @@ impl Peer {
         };
         let lost = self.association.outbox.lock().clear();
         self.association.dropped.fetch_add(lost, Ordering::Relaxed);
-        self.association.wake_no_more();
+        self.association.attention.wake_no_more();
         self.end = Some(reason.clone());
         if matches!(reason, EndReason::TooSlow | EndReason::MessageRefused { .. } | EndReason::Unreachable) {
             log_limited!(info, peer = %self.peer_address(), %reason, "ended an association");

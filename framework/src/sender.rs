@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::address::Scheme;
-use crate::association::{Association, AssociationId, Link, Parcel, signal};
+use crate::association::{Association, AssociationId, Link};
 use crate::error::TrySendError;
+use crate::net::attention::{Parcel, signal};
 use crate::outbox::{Overflow, Posted, Pushed, Queue};
 use crate::protocol::Sent;
 use crate::protocol::dtls::filter::is_handshake_retransmission;
@@ -71,7 +72,7 @@ impl Sender {
         match lock_and_send(&self.association, bytes, how) {
             Some(Sent::Done) => Ok(()),
             Some(Sent::Parked) => {
-                self.association.raise(signal::FLUSH);
+                self.association.attention.raise(signal::FLUSH);
                 Ok(())
             }
             Some(Sent::Full) => Err(TrySendError::Full(message)),
@@ -135,7 +136,7 @@ impl Sender {
             }
         };
         if signal != 0 {
-            association.raise(signal);
+            association.attention.raise(signal);
         }
         posted
     }
@@ -143,7 +144,7 @@ impl Sender {
     /// Asks the peer's thread to end the association: its `recv` returns, now or when it is called
     /// next.
     pub fn close(&self) {
-        self.association.raise(signal::CLOSE);
+        self.association.attention.raise(signal::CLOSE);
     }
 
     /// Whether the association is over.
@@ -201,7 +202,7 @@ fn answer_repeated_flight(association: &Association) {
         association.answers_in_send.store(false, Ordering::Relaxed);
         return association.forget_last_flight();
     }
-    let Some(socket) = association.socket() else { return };
+    let Some(socket) = association.attention.socket() else { return };
     let mut head = [0; HEAD];
     let mut repeated = false;
     for _ in 0..MAX_REPEATS {
@@ -218,7 +219,7 @@ fn answer_repeated_flight(association: &Association) {
             repeated = true;
         } else {
             // The peer's own thread has begun to read, and took the other one.
-            association.deliver(Parcel::datagram(&datagram), true);
+            association.attention.deliver(Parcel::datagram(&datagram), true);
         }
     }
     if repeated {

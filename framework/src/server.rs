@@ -9,12 +9,13 @@ use parking_lot::RwLock;
 
 use crate::address::{Address, Scheme};
 use crate::admission::Limits;
-use crate::association::{Association, Link, signal};
+use crate::association::{Association, Link};
 use crate::config::Timeouts;
 use crate::credentials::{ClientAuth, Credentials, Identity, SharedKeys};
 use crate::error::{EndReason, IdentityError, StartError};
 use crate::handler::PeerHandler;
 use crate::net::after;
+use crate::net::attention::signal;
 use crate::observe::Stats;
 use crate::outbox::Outbox;
 use crate::protocol::dtls::restart::Cookies;
@@ -454,7 +455,7 @@ impl Handle {
         let in_time = shared.registry.wait_until_empty(after(grace));
         let late = if in_time { Vec::new() } else { shared.registry.all() };
         for association in &late {
-            association.raise(signal::STOP);
+            association.attention.raise(signal::STOP);
         }
         let abandoned = if in_time || shared.registry.wait_until_empty(Instant::now() + LET_GO) {
             0

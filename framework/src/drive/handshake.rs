@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use crate::association::{Association, signal};
+use crate::association::Association;
 use crate::error::EndReason;
 use crate::net::Arrival;
+use crate::net::attention::signal;
 use crate::net::udp::{self, UdpTransport};
 use crate::protocol::dtls::handshake::Handshake;
 use crate::protocol::dtls::session::Session;
@@ -49,7 +50,7 @@ pub(crate) fn dtls(
 
 /// Why a handshake has to end, where somebody else wants it to.
 pub(crate) fn interrupted(association: &Association) -> Option<EndReason> {
-    let signals = association.signals();
+    let signals = association.attention.signals();
     if signals & (signal::CLOSE | signal::STOP | signal::DRAIN) != 0 {
         return Some(EndReason::Shutdown);
     }

@@ -1,11 +1,13 @@
 //! Sockets as a worker waits on them.
 
+pub(crate) mod attention;
 pub(crate) mod sctp;
 pub(crate) mod stall;
 pub(crate) mod tcp;
 pub(crate) mod udp;
 mod watch;
 
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +17,7 @@ use socket2::Socket;
 use self::sctp::SctpTransport;
 use self::tcp::TcpTransport;
 use self::udp::UdpTransport;
+use crate::address::Scheme;
 use crate::error::EndReason;
 use crate::sctp::Notification;
 use crate::sys::epoll::wait_readable;
@@ -24,6 +27,16 @@ pub(crate) fn after(timeout: Duration) -> Instant {
     const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
     let now = Instant::now();
     now.checked_add(timeout).unwrap_or(now + YEAR)
+}
+
+/// What a socket needs to know of its association.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    pub(crate) scheme: Scheme,
+    pub(crate) local: SocketAddr,
+    pub(crate) peer: SocketAddr,
+    /// The random of the ClientHello that it began with; zeroes without one.
+    pub(crate) hello_random: [u8; 32],
 }
 
 /// The socket of one association, of any kind.

@@ -10,7 +10,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
@@ -18,8 +17,9 @@ use socket2::Socket;
 use super::stall::Stall;
 use super::{Arrival, ReadTimeout, place};
 use crate::address::Scheme;
-use crate::association::{Association, Parcel, signal};
 use crate::error::EndReason;
+use crate::net::attention::Attention;
+use crate::net::attention::{Parcel, signal};
 use crate::observe::{Counters, bump, log_limited};
 use crate::sctp::{
     AssociationState, MessageInfo, Notification, NotificationKind, Options, PathState, Settings,
@@ -42,7 +42,8 @@ pub(crate) struct Restarted {
 /// The worker's end of an association's socket.
 pub(crate) struct SctpTransport {
     socket: Arc<Socket>,
-    association: Arc<Association>,
+    peer: SocketAddr,
+    attention: Arc<Attention>,
     counters: Arc<Counters>,
     timeout: ReadTimeout,
     parts: Parts,
@@ -62,18 +63,20 @@ pub(crate) struct SctpTransport {
 impl SctpTransport {
     pub(crate) fn new(
         socket: Arc<Socket>,
-        association: Arc<Association>,
+        peer: SocketAddr,
+        attention: Arc<Attention>,
         counters: Arc<Counters>,
         settings: &Settings,
     ) -> Self {
-        association.wake_by_notification(&socket);
+        attention.wake_by_notification(&socket);
         if settings.dynamic_addresses {
             // Linux has the peeled-off socket forget it.
             let _ = Options::of(&*socket).set_asconf_supported(true);
         }
         Self {
             socket,
-            association,
+            peer,
+            attention,
             counters,
             timeout: ReadTimeout::default(),
             parts: Parts::new(settings.max_message),
@@ -103,13 +106,13 @@ impl SctpTransport {
         }
     }
 
-    /// When to [look](Self::is_stalled) whether the peer acknowledges anything.
-    pub(crate) fn look_at(&mut self, now: Instant) -> Option<Instant> {
-        self.stall.as_mut()?.deadline(self.association.sent.load(Ordering::Relaxed), now)
+    /// When to [look](Self::is_stalled) whether the peer acknowledges anything, if so many messages have been sent.
+    pub(crate) fn look_at(&mut self, sent: u64, now: Instant) -> Option<Instant> {
+        self.stall.as_mut()?.deadline(sent, now)
     }
 
     /// Whether the peer has acknowledged nothing for too long.
-    pub(crate) fn is_stalled(&mut self, now: Instant) -> bool {
+    pub(crate) fn is_stalled(&mut self, messages: u64, now: Instant) -> bool {
         let Some(stall) = &mut self.stall else { return false };
         let options = Options::of(&*self.socket);
         let (unacknowledged, sent) = match (options.status(), options.counters()) {
@@ -119,7 +122,6 @@ impl SctpTransport {
             // It is over, which the next read says.
             _ => (0, 0),
         };
-        let messages = self.association.sent.load(Ordering::Relaxed);
         stall.look(messages, sent.saturating_sub(unacknowledged), unacknowledged, now)
     }
 
@@ -133,8 +135,8 @@ impl SctpTransport {
         now: Instant,
         deadline: Option<Instant>,
     ) -> Arrival {
-        while self.association.signals() & signal::INBOX != 0
-            && let Some(Parcel { payload, info, complete }) = self.association.take_delivered()
+        while self.attention.signals() & signal::INBOX != 0
+            && let Some(Parcel { payload, info, complete }) = self.attention.take_delivered()
         {
             if let Some(arrival) = self.take_part(&payload, &[], info, complete, first, overflow) {
                 return arrival;
@@ -189,7 +191,7 @@ impl SctpTransport {
 
     /// The socket has been shut down for reading, which only the end of an association does.
     fn shut_down(&self) -> Arrival {
-        if self.association.signals() & signal::FINAL != 0 {
+        if self.attention.signals() & signal::FINAL != 0 {
             return Arrival::Woken;
         }
         Arrival::Over(EndReason::Shutdown)
@@ -284,7 +286,7 @@ impl SctpTransport {
                 bump(&self.counters.messages_cut_off);
             }
             Notification::PathChanged { address, state, .. } => {
-                let peer = self.association.peer;
+                let peer = self.peer;
                 if *state == PathState::Unreachable {
                     bump(&self.counters.paths_lost);
                     log_limited!(info, %peer, %address, "a path to a peer is lost");
@@ -475,8 +477,7 @@ mod tests {
         use socket2::{Domain, Type};
         let socket = Arc::new(Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap());
         let address = "127.0.0.1:1".parse().unwrap();
-        let association = Arc::new(Association::new(Scheme::Sctp, address, address));
-        SctpTransport::new(socket, association, Arc::default(), &Settings::default())
+        SctpTransport::new(socket, address, Arc::default(), Arc::default(), &Settings::default())
     }
 
     fn notice(transport: &mut SctpTransport, bytes: &[u8], complete: bool) -> Option<Arrival> {

@@ -13,8 +13,8 @@ use socket2::Socket;
 
 use super::watch::Watch;
 use super::{Arrival, ReadTimeout, await_readable};
-use crate::association::Association;
 use crate::error::EndReason;
+use crate::net::attention::Attention;
 use crate::observe::{Counters, bump};
 use crate::sys::errno::is_memory;
 use crate::sys::{message, socket::is_tcp_at_end};
@@ -22,7 +22,7 @@ use crate::sys::{message, socket::is_tcp_at_end};
 /// The worker's end of a connection.
 pub(crate) struct TcpTransport {
     socket: Arc<Socket>,
-    association: Arc<Association>,
+    attention: Arc<Attention>,
     counters: Arc<Counters>,
     timeout: ReadTimeout,
     watch: Watch,
@@ -33,10 +33,10 @@ pub(crate) struct TcpTransport {
 }
 
 impl TcpTransport {
-    pub(crate) fn new(socket: Arc<Socket>, association: Arc<Association>, counters: Arc<Counters>) -> Self {
-        association.wake_by_shutdown(&socket);
+    pub(crate) fn new(socket: Arc<Socket>, attention: Arc<Attention>, counters: Arc<Counters>) -> Self {
+        attention.wake_by_shutdown(&socket);
         let (timeout, watch) = (ReadTimeout::default(), Watch::Unneeded);
-        Self { socket, association, counters, timeout, watch, shut: false, await_room: false }
+        Self { socket, attention, counters, timeout, watch, shut: false, await_room: false }
     }
 
     pub(crate) fn socket(&self) -> &Arc<Socket> {
@@ -53,7 +53,7 @@ impl TcpTransport {
         deadline: Option<Instant>,
     ) -> Arrival {
         let mut now = now;
-        if !self.shut && !self.await_room && self.watch.rest(&self.socket, &self.association) {
+        if !self.shut && !self.await_room && self.watch.rest(&self.socket, &self.attention) {
             return Arrival::Woken;
         }
         loop {
@@ -95,8 +95,8 @@ impl TcpTransport {
                 },
             };
             if nothing {
-                let Self { socket, association, counters, .. } = self;
-                if let Some(arrival) = self.watch.wait(socket, association, counters, self.await_room, left) {
+                let Self { socket, attention, counters, .. } = self;
+                if let Some(arrival) = self.watch.wait(socket, attention, counters, self.await_room, left) {
                     return arrival;
                 }
             }

@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 
 use super::watch::Watch;
-use super::{Arrival, ReadTimeout, await_readable, place};
+use super::{Arrival, Ends, ReadTimeout, await_readable, place};
 use crate::address::Scheme;
-use crate::association::{Association, signal};
 use crate::error::EndReason;
+use crate::net::attention::Attention;
+use crate::net::attention::signal;
 use crate::observe::{Counters, bump};
 use crate::protocol::Sent;
 use crate::protocol::dtls::hello::{self, FirstDatagram};
@@ -46,7 +47,8 @@ pub(crate) struct Stray {
 /// The worker's end of a peer's socket.
 pub(crate) struct UdpTransport {
     socket: Arc<Socket>,
-    association: Arc<Association>,
+    ends: Ends,
+    attention: Arc<Attention>,
     counters: Arc<Counters>,
     /// `None` on the client's side, where the kernel alone checks the source.
     strays: Option<Arc<dyn StrayTaker>>,
@@ -81,16 +83,18 @@ enum Got {
 impl UdpTransport {
     pub(crate) fn new(
         socket: Arc<Socket>,
-        association: Arc<Association>,
+        ends: Ends,
+        attention: Arc<Attention>,
         counters: Arc<Counters>,
         strays: Option<Arc<dyn StrayTaker>>,
     ) -> Self {
-        association.wake_by_shutdown(&socket);
+        attention.wake_by_shutdown(&socket);
         let watch = Watch::Unneeded;
         let timeout = ReadTimeout::default();
         Self {
             socket,
-            association,
+            ends,
+            attention,
             counters,
             strays,
             timeout,
@@ -117,12 +121,12 @@ impl UdpTransport {
         now: Instant,
         deadline: Option<Instant>,
     ) -> Arrival {
-        if self.association.signals() & signal::INBOX != 0
-            && let Some(delivered) = self.association.take_delivered()
+        if self.attention.signals() & signal::INBOX != 0
+            && let Some(delivered) = self.attention.take_delivered()
         {
             return Arrival::Message(place(&delivered.payload, first, overflow));
         }
-        if !self.shut && !self.await_room && self.watch.rest(&self.socket, &self.association) {
+        if !self.shut && !self.await_room && self.watch.rest(&self.socket, &self.attention) {
             return Arrival::Woken;
         }
         let mut now = now;
@@ -175,7 +179,7 @@ impl UdpTransport {
         };
         Ok(match source {
             None => Got::Shut,
-            Some(source) if source == self.association.peer => Got::Datagram(len),
+            Some(source) if source == self.ends.peer => Got::Datagram(len),
             Some(source) => {
                 self.give_back(source, info, first, overflow, len);
                 Got::Foreign
@@ -185,8 +189,8 @@ impl UdpTransport {
 
     /// The queue is empty and reads do not block: waits by epoll. `None`: read again.
     fn wait(&mut self, left: Option<Duration>) -> Option<Arrival> {
-        let Self { socket, association, counters, await_room, .. } = self;
-        self.watch.wait(socket, association, counters, *await_room, left)
+        let Self { socket, attention, counters, await_room, .. } = self;
+        self.watch.wait(socket, attention, counters, *await_room, left)
     }
 
     /// A datagram of another association: the dispatcher finds out where it belongs.
@@ -199,7 +203,7 @@ impl UdpTransport {
         len: usize,
     ) {
         let Some(strays) = &self.strays else { return };
-        let mut local = self.association.local;
+        let mut local = self.ends.local;
         if let Some(hit) = info.local {
             local.set_ip(hit);
         }
@@ -222,7 +226,7 @@ impl UdpTransport {
 
     /// Whether this datagram of the peer begins another association.
     fn is_of_a_successor(&self, datagram: &[u8]) -> bool {
-        let Association { scheme, hello_random, .. } = &*self.association;
+        let Ends { scheme, hello_random, .. } = &self.ends;
         *scheme == Scheme::Dtls
             && matches!(hello::classify(datagram), FirstDatagram::ClientHello(hello) if hello.random != hello_random)
     }
@@ -255,13 +259,13 @@ impl Drop for UdpTransport {
         }
         for hello in std::mem::take(&mut self.late) {
             let info = crate::sys::control::PacketInfo::default();
-            self.give_back(self.association.peer, info, &[], &hello, hello.len());
+            self.give_back(self.ends.peer, info, &[], &hello, hello.len());
         }
         let mut payload = Vec::with_capacity(DATAGRAM_MAX);
         for _ in 0..LAST_READS {
             match message::recv(self.socket.as_fd(), &mut [], &mut payload, false) {
                 Ok(Received { source: Some(source), .. })
-                    if source == self.association.peer && !self.is_of_a_successor(&payload) => {}
+                    if source == self.ends.peer && !self.is_of_a_successor(&payload) => {}
                 Ok(Received { source: Some(source), len, info }) => {
                     self.give_back(source, info, &[], &payload, len);
                 }

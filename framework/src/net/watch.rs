@@ -8,8 +8,8 @@ use std::time::Duration;
 use socket2::Socket;
 
 use super::Arrival;
-use crate::association::Association;
 use crate::error::EndReason;
+use crate::net::attention::Attention;
 use crate::observe::{Counters, bump};
 use crate::sys::epoll::{EITHER_EDGE, Epoll, READABLE_EDGE};
 
@@ -33,11 +33,11 @@ impl Watch {
 
     /// Has reads block again, where nothing but room was waited for. `true`: signals may have come meanwhile, the
     /// caller must look.
-    pub(super) fn rest(&mut self, socket: &Arc<Socket>, association: &Association) -> bool {
+    pub(super) fn rest(&mut self, socket: &Arc<Socket>, attention: &Attention) -> bool {
         let resting = self.is_unneeded();
         if !resting {
             *self = Self::Unneeded;
-            association.wake_by_shutdown(socket);
+            attention.wake_by_shutdown(socket);
         }
         !resting
     }
@@ -47,7 +47,7 @@ impl Watch {
     pub(super) fn wait(
         &mut self,
         socket: &Arc<Socket>,
-        association: &Association,
+        attention: &Attention,
         counters: &Counters,
         room: bool,
         left: Option<Duration>,
@@ -68,9 +68,9 @@ impl Watch {
             Self::Epoll(epoll, events) => {
                 *events = wanted;
                 let _ = epoll.modify(socket.as_fd(), wanted, 0);
-                association.wake_by_epoll(socket, epoll, wanted);
+                attention.wake_by_epoll(socket, epoll, wanted);
             }
-            Self::Unneeded | Self::Missing => self.begin(socket, association, counters, wanted, left),
+            Self::Unneeded | Self::Missing => self.begin(socket, attention, counters, wanted, left),
         }
         // Something may have happened before.
         Some(Arrival::Woken)
@@ -79,7 +79,7 @@ impl Watch {
     fn begin(
         &mut self,
         socket: &Arc<Socket>,
-        association: &Association,
+        attention: &Attention,
         counters: &Counters,
         wanted: u32,
         left: Option<Duration>,
@@ -90,7 +90,7 @@ impl Watch {
         });
         match watch {
             Ok(epoll) => {
-                association.wake_by_epoll(socket, &epoll, wanted);
+                attention.wake_by_epoll(socket, &epoll, wanted);
                 *self = Self::Epoll(epoll, wanted);
             }
             Err(_) => {

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::{Layers, Leftover, MAX_NOTIFICATIONS, Peer};
 use crate::address::Scheme;
-use crate::association::{Link, signal};
+use crate::association::Link;
 use crate::error::{EndReason, Error};
+use crate::net::attention::signal;
 use crate::net::{Arrival, Transport};
 use crate::observe::{bump, log_limited};
 use crate::protocol::dtls::session as dtls;
@@ -73,7 +74,7 @@ impl Peer {
             if self.transport.is_none() {
                 return self.ended();
             }
-            let signals = self.association.signals();
+            let signals = self.association.attention.signals();
             if signals & signal::CLOSE != 0 {
                 self.finish_with(EndReason::ClosedByUs, None);
                 continue;

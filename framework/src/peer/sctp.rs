@@ -1,6 +1,7 @@
 //! What a handler can do with a peer on SCTP beyond sending and receiving.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Peer;
@@ -193,16 +194,17 @@ impl Peer {
 
     /// Ends the association if its peer has acknowledged nothing for too long. Returns when to look again.
     pub(super) fn watch_for_stall(&mut self, now: Instant) -> Option<Instant> {
+        let sent = self.association.sent.load(Ordering::Relaxed);
         let Some(Transport::Sctp(transport)) = &mut self.transport else { return None };
-        let look = transport.look_at(now)?;
+        let look = transport.look_at(sent, now)?;
         if now < look {
             return Some(look);
         }
-        if transport.is_stalled(now) {
+        if transport.is_stalled(sent, now) {
             self.finish_with(EndReason::TooSlow, None);
             return None;
         }
-        transport.look_at(now)
+        transport.look_at(sent, now)
     }
 
     /// The association is over without an alert: why; `None` where records that were held back are still to be read.

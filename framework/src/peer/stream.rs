@@ -160,8 +160,8 @@ impl Peer {
 
     /// Sends what found no room. What is left is sent when there is room; SCTP tells then by a signal.
     pub(super) fn flush(&mut self) {
-        use crate::association::signal::FLUSH;
-        self.association.lower(FLUSH);
+        use crate::net::attention::signal::FLUSH;
+        self.association.attention.lower(FLUSH);
         let left = crate::sender::flush(&self.association);
         if let Some(transport) = &mut self.transport {
             transport.await_room(left);
@@ -173,11 +173,11 @@ impl Peer {
 
     /// Remembers that something waits for room.
     pub(super) fn note_unsent(&self) {
-        use crate::association::signal::FLUSH;
+        use crate::net::attention::signal::FLUSH;
         if self.association.scheme.is_sctp() {
-            self.association.raise(FLUSH);
+            self.association.attention.raise(FLUSH);
         } else {
-            self.association.note(FLUSH);
+            self.association.attention.note(FLUSH);
         }
     }
 

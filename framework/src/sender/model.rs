@@ -37,13 +37,17 @@ fn peer(overflow: Overflow) -> (Peer, Socket, Arc<Association>) {
     let bound = Outbox { max_messages: BOUND, overflow, ..Outbox::default() };
     let association = Arc::new(Association::new(Scheme::Udp, address, address).with_outbox(bound));
     let (socket, counters) = (Arc::new(here), Arc::new(Counters::default()));
-    let transport =
-        UdpTransport::new(Arc::clone(&socket), Arc::clone(&association), Arc::clone(&counters), None);
+    let transport = UdpTransport::new(
+        Arc::clone(&socket),
+        association.ends(),
+        Arc::clone(&association.attention),
+        Arc::clone(&counters),
+        None,
+    );
     let opened = Opened {
         transport: Transport::Udp(transport),
         session: Session::Plain(socket),
         facts: Facts::default(),
-        restart: None,
     };
     let timeouts = Timeouts::default();
     let parts = Parts { association: Arc::clone(&association), opened, timeouts, counters, home: None };

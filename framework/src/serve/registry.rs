@@ -10,8 +10,9 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::admission::{Ledger, Limits, Refusal};
-use crate::association::{Association, AssociationId, Parcel, signal};
+use crate::association::{Association, AssociationId};
 use crate::error::EndReason;
+use crate::net::attention::{Parcel, signal};
 use crate::observe::{Counters, Stats};
 use crate::protocol::stream::proxy::Ends;
 use crate::sys::sync::atomic::{AtomicU64, Ordering};
@@ -123,7 +124,7 @@ impl Registry {
             && let Some((_, oldest)) = waiting.pop_first()
         {
             // Under the lock, so that none is told so whose header was heard before.
-            oldest.raise(signal::EVICT);
+            oldest.attention.raise(signal::EVICT);
         }
         waiting.insert(association.id, Arc::clone(association));
         Ok(())
@@ -133,7 +134,7 @@ impl Registry {
     pub(crate) fn heard_header(&self, association: &Association) {
         let mut table = self.table.lock();
         table.forget_header(association);
-        association.lower(signal::EVICT);
+        association.attention.lower(signal::EVICT);
     }
 
     /// Gives a booked place back.
@@ -157,7 +158,7 @@ impl Registry {
             evicted = Some(oldest);
             table.ledger.begin_handshake()?;
         }
-        association.half_open.store(true, Ordering::Release);
+        association.attention.half_open.store(true, Ordering::Release);
         // Whatever is done with its handshake leaves the front of the queue, so that the queue is as
         // long as the oldest handshake is old.
         while table.half_open.front().is_some_and(|(_, old)| !is_half_open(old)) {
@@ -166,14 +167,14 @@ impl Registry {
         table.half_open.push_back((now, Arc::downgrade(association)));
         drop(table);
         if let Some(evicted) = evicted {
-            evicted.raise(signal::EVICT);
+            evicted.attention.raise(signal::EVICT);
         }
         Ok(())
     }
 
     /// The handshake of this association is over, well or not.
     pub(crate) fn end_handshake(&self, association: &Association) {
-        if association.half_open.load(Ordering::Acquire) {
+        if association.attention.half_open.load(Ordering::Acquire) {
             self.table.lock().end_handshake(association);
         }
     }
@@ -182,7 +183,7 @@ impl Registry {
     pub(crate) fn insert(&self, association: &Arc<Association>) -> bool {
         let mut table = self.table.lock();
         if table.draining {
-            association.raise(signal::DRAIN);
+            association.attention.raise(signal::DRAIN);
         }
         match table.associations.entry(Key::of(association)) {
             Entry::Occupied(_) => false,
@@ -207,7 +208,7 @@ impl Registry {
         table.forget_header(association);
         counters.count_end(reason);
         let key = Key::of(association);
-        let left = association.close_inbox();
+        let left = association.attention.close_inbox();
         if table.associations.get(&key).is_some_and(|found| found.id == association.id) {
             table.associations.remove(&key);
             table.ledger.release(association.local, association.peer_address());
@@ -236,7 +237,7 @@ impl Registry {
             table.associations.values().cloned().collect::<Vec<_>>()
         };
         for association in &associations {
-            association.raise(signal::DRAIN);
+            association.attention.raise(signal::DRAIN);
         }
         associations.len()
     }
@@ -288,7 +289,7 @@ impl Table {
 
     /// The handshake of this association, if it has one, is over. The flag changes under the lock alone.
     fn end_handshake(&mut self, association: &Association) {
-        if association.half_open.swap(false, Ordering::AcqRel) {
+        if association.attention.half_open.swap(false, Ordering::AcqRel) {
             self.ledger.end_handshake();
         }
     }
@@ -319,5 +320,5 @@ impl Table {
 }
 
 fn is_half_open(association: &Weak<Association>) -> bool {
-    association.upgrade().is_some_and(|association| association.half_open.load(Ordering::Acquire))
+    association.upgrade().is_some_and(|association| association.attention.half_open.load(Ordering::Acquire))
 }

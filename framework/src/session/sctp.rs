@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use openssl::ssl::SslRef;
 use socket2::Socket;
 
-use crate::association::{Association, signal};
+use crate::association::Association;
 use crate::error::EndReason;
 use crate::net::Arrival;
 use crate::net::after;
+use crate::net::attention::signal;
 use crate::net::sctp::SctpTransport;
 use crate::protocol::RECORD_MAX;
 use crate::protocol::Sent;
@@ -112,7 +113,7 @@ impl SctpSession {
             if complete && ran == Ran::All {
                 return Ok(self.secure.as_ref().map(SecureSctp::facts).unwrap_or_default());
             }
-            let signals = association.signals();
+            let signals = association.attention.signals();
             if signals & (signal::CLOSE | signal::STOP | signal::DRAIN) != 0 {
                 return Err(Failure::Ended(EndReason::Shutdown));
             }

@@ -19,10 +19,11 @@ use openssl::ssl::{ErrorCode, Ssl, SslContext, SslRef, SslStream};
 use socket2::Socket;
 
 use self::pending::{Pending, StreamIo, Wrote};
-use crate::association::{Association, signal};
+use crate::association::Association;
 use crate::error::EndReason;
 use crate::net::Arrival;
 use crate::net::after;
+use crate::net::attention::signal;
 use crate::net::tcp::TcpTransport;
 use crate::protocol::Sent;
 use crate::protocol::stream::frames::{Frames, PREFIX, encode};
@@ -148,14 +149,14 @@ impl StreamSession {
             transport.await_room = self.has_unsent();
             if complete {
                 if transport.await_room {
-                    association.note(signal::FLUSH);
+                    association.attention.note(signal::FLUSH);
                 }
                 return Ok(match &self.layer {
                     Layer::Clear(_) => Facts::default(),
                     Layer::Tls(stream) => Facts::of(stream.ssl()),
                 });
             }
-            let signals = association.signals();
+            let signals = association.attention.signals();
             if signals & (signal::CLOSE | signal::STOP | signal::DRAIN) != 0 {
                 return Err(Failure::Ended(EndReason::Shutdown));
             }

@@ -86,7 +86,7 @@ impl Guard {
 
     fn start_watching(&mut self, association: &Arc<Association>, epoll: &Epoll) {
         let id = association.id.as_u64();
-        let Some(socket) = association.socket() else { return };
+        let Some(socket) = association.attention.socket() else { return };
         if !self.watched.contains_key(&id) && epoll.add(socket.as_fd(), READABLE_EDGE, TOKENS | id).is_ok() {
             self.watched.insert(id, Arc::downgrade(association));
         }
@@ -95,7 +95,7 @@ impl Guard {
     fn forget(&mut self, association: &Association, epoll: &Epoll) {
         association.forget_last_flight();
         if self.watched.remove(&association.id.as_u64()).is_some()
-            && let Some(socket) = association.socket()
+            && let Some(socket) = association.attention.socket()
         {
             let _ = epoll.remove(socket.as_fd());
         }
@@ -112,7 +112,7 @@ impl Guard {
         if !association.keeps_flight() || association.reading.load(Ordering::Relaxed) {
             return;
         }
-        let Some(socket) = association.socket() else { return };
+        let Some(socket) = association.attention.socket() else { return };
         let mut head = [0; 2048];
         let Ok(len) = message::peek(socket.as_fd(), &mut head) else { return };
         if filter::is_handshake_retransmission(&head[..len]) && association.repeat_last_flight() {

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use super::guard::Guard;
 use crate::address::Scheme;
 use crate::admission::Refusal;
-use crate::association::{Association, signal};
+use crate::association::Association;
 use crate::error::EndReason;
 use crate::handler::Incoming;
+use crate::net::attention::signal;
 use crate::observe::{bump, log_limited};
 use crate::serve::shared::Shared;
 use crate::serve::worker::Job;
@@ -153,7 +154,7 @@ impl Hands {
 
     fn retry_waiting(&mut self) {
         while let Some(job) = self.waiting.pop_front() {
-            let signals = job.association.signals();
+            let signals = job.association.attention.signals();
             if signals & (signal::DRAIN | signal::STOP) != 0 {
                 job.abandon(EndReason::Shutdown);
                 continue;

@@ -23,9 +23,10 @@ use std::sync::atomic::Ordering;
 use super::hands::Hands;
 use crate::address::{Address, Scheme};
 use crate::admission::Refusal;
-use crate::association::{Association, Delivery, Parcel};
+use crate::association::Association;
 use crate::error::{EndReason, NoSctp, StartError};
 use crate::handler::Incoming;
+use crate::net::attention::{Delivery, Parcel};
 use crate::net::sctp::{Restarted, loss};
 use crate::observe::{bump, log_limited};
 use crate::sctp::{AssocId, AssociationState, MessageInfo, Notification, Options, Settings, Socket};
@@ -356,7 +357,7 @@ fn incoming(scheme: Scheme, local: SocketAddr, peer: SocketAddr, further: Vec<So
 
 fn deliver(association: &Association, parcel: Parcel, hands: &Hands) {
     let counters = &hands.shared.counters;
-    bump(match association.deliver(parcel, false) {
+    bump(match association.attention.deliver(parcel, false) {
         Delivery::Queued => &counters.sctp_early_messages,
         Delivery::Full | Delivery::Gone => &counters.strays_lost,
     });

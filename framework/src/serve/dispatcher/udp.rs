@@ -29,9 +29,10 @@ use super::hands::Hands;
 use super::listener::{Held, Listener, Listeners, UdpListener};
 use crate::address::Scheme;
 use crate::admission::Refusal;
-use crate::association::{Association, Delivery, Parcel};
+use crate::association::Association;
 use crate::error::EndReason;
 use crate::handler::Incoming;
+use crate::net::attention::{Delivery, Parcel};
 use crate::net::udp::Stray;
 use crate::observe::{bump, log_limited};
 use crate::protocol::alert::Alert;
@@ -226,7 +227,7 @@ impl Udp {
     fn forward(&self, local: SocketAddr, peer: SocketAddr, payload: &[u8], shared: &Shared) -> bool {
         for _ in 0..MAX_ROUNDS {
             let Some(association) = shared.registry.find(local, peer) else { return false };
-            match association.deliver(Parcel::datagram(payload), true) {
+            match association.attention.deliver(Parcel::datagram(payload), true) {
                 Delivery::Queued => {
                     bump(&shared.counters.forwarded);
                     return true;
@@ -275,7 +276,7 @@ impl Udp {
         }
         let (task, hold) = match hello {
             None => {
-                association.deliver(Parcel::datagram(payload), false);
+                association.attention.deliver(Parcel::datagram(payload), false);
                 (Task::Plain, true)
             }
             // The fragments behind the first are on their way through the listener.
@@ -333,7 +334,7 @@ impl Udp {
             let Ok(received) = message::recv(socket.as_fd(), &mut [], &mut payload, false) else { break };
             let Some(source) = received.source else { break };
             if source == association.peer {
-                association.deliver(Parcel::datagram(&payload), false);
+                association.attention.deliver(Parcel::datagram(&payload), false);
             } else {
                 let mut local = association.local;
                 if let Some(hit) = received.info.local {

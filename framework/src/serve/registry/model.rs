@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::address::Scheme;
-use crate::association::Delivery;
+use crate::net::attention::Delivery;
 use crate::sys::sync::Mutex;
 use crate::sys::sync::model::{choose, explore, poll};
 use crate::sys::sync::thread;
@@ -96,10 +96,10 @@ fn what_is_delivered_reaches_the_association_that_was_found_or_is_given_back() {
                     assert!(seen.lock().insert(parcel.payload[0]), "twice");
                 };
                 for _ in 0..choose(4) {
-                    association.take_delivered().into_iter().for_each(take);
+                    association.attention.take_delivered().into_iter().for_each(take);
                 }
                 registry.remove(&association, &EndReason::ClosedByUs, counters).into_iter().for_each(take);
-                assert_eq!(association.deliver(Parcel::datagram(&[]), false), Delivery::Gone);
+                assert_eq!(association.attention.deliver(Parcel::datagram(&[]), false), Delivery::Gone);
             })
         };
         // The dispatcher: the same addresses all the time.
@@ -115,7 +115,8 @@ fn what_is_delivered_reaches_the_association_that_was_found_or_is_given_back() {
                     association
                 });
                 let payload = [&[number][..], &association.id.as_u64().to_ne_bytes()].concat();
-                (association.deliver(Parcel::datagram(&payload), false) == Delivery::Queued).then_some(())
+                (association.attention.deliver(Parcel::datagram(&payload), false) == Delivery::Queued)
+                    .then_some(())
             });
         }
         join(workers);
@@ -138,7 +139,7 @@ fn a_handshake_that_is_evicted_while_it_ends_gives_its_place_back_once() {
                     let mine = &all[index];
                     registry.begin_handshake(mine).unwrap();
                     registry.end_handshake(mine);
-                    assert!(!mine.half_open.load(Ordering::Acquire));
+                    assert!(!mine.attention.half_open.load(Ordering::Acquire));
                     registry.end_handshake(mine);
                 })
             })
@@ -147,7 +148,8 @@ fn a_handshake_that_is_evicted_while_it_ends_gives_its_place_back_once() {
         threads.push(spawn(&world, move |(registry, _)| {
             for _ in 0..3 {
                 let table = registry.table.lock();
-                let open = |association: &&Arc<Association>| association.half_open.load(Ordering::Acquire);
+                let open =
+                    |association: &&Arc<Association>| association.attention.half_open.load(Ordering::Acquire);
                 let flagged = watched.iter().filter(open).count();
                 assert!(flagged == table.ledger.half_open() && flagged <= MOST);
             }
@@ -203,7 +205,7 @@ fn a_drain_reaches_all_that_are_there_and_nobody_comes_after_it() {
                     let association = Arc::new(Association::new(Scheme::Udp, local, peer));
                     assert!(registry.insert(&association));
                     // A worker ends when it drains.
-                    poll(|| (association.signals() & signal::DRAIN != 0).then_some(()));
+                    poll(|| (association.attention.signals() & signal::DRAIN != 0).then_some(()));
                     registry.remove(&association, &EndReason::ClosedByUs, counters);
                 })
             })

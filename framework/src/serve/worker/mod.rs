@@ -195,7 +195,13 @@ fn open_sctp(
     shared: &Arc<Shared>,
 ) -> Result<Opened, Failure> {
     let (counters, settings) = (Arc::clone(&shared.counters), &shared.sctp);
-    let mut transport = SctpTransport::new(Arc::clone(&socket), Arc::clone(association), counters, settings);
+    let mut transport = SctpTransport::new(
+        Arc::clone(&socket),
+        association.peer,
+        Arc::clone(&association.attention),
+        counters,
+        settings,
+    );
     transport.end = over;
     let secure = match association.scheme {
         Scheme::SctpTls => {
@@ -230,7 +236,7 @@ fn open_stream(
     shared: &Arc<Shared>,
 ) -> Result<Opened, Failure> {
     let counters = Arc::clone(&shared.counters);
-    let mut transport = TcpTransport::new(Arc::clone(&socket), Arc::clone(association), counters);
+    let mut transport = TcpTransport::new(Arc::clone(&socket), Arc::clone(&association.attention), counters);
     if proxied {
         proxied::hear(&mut transport, association, shared, after(shared.timeouts.proxy_header))?;
     }
@@ -247,7 +253,13 @@ fn open_stream(
 fn udp_transport(association: &Arc<Association>, socket: &Arc<Socket>, shared: &Arc<Shared>) -> UdpTransport {
     let strays: Arc<dyn StrayTaker> = Arc::clone(shared) as _;
     let counters = Arc::clone(&shared.counters);
-    UdpTransport::new(Arc::clone(socket), Arc::clone(association), counters, Some(strays))
+    UdpTransport::new(
+        Arc::clone(socket),
+        association.ends(),
+        Arc::clone(&association.attention),
+        counters,
+        Some(strays),
+    )
 }
 
 /// The handler, whatever it does.
@@ -282,6 +294,6 @@ fn serve(peer: &mut Peer, shared: &Shared) {
 /// Ends an association that never opened; its socket is closed by now.
 fn give_up(shared: &Shared, association: &Association, reason: EndReason, leftover: Option<Leftover>) {
     *association.link.lock() = Link::Ended(reason.clone());
-    association.wake_no_more();
+    association.attention.wake_no_more();
     shared.left(association, &reason, leftover);
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::association::{Association, signal};
+use crate::association::Association;
 use crate::error::EndReason;
 use crate::handler::Incoming;
 use crate::net::Arrival;
+use crate::net::attention::signal;
 use crate::net::tcp::TcpTransport;
 use crate::net::tcp::reset;
 use crate::observe::{bump, log_limited};
@@ -83,7 +84,7 @@ fn read_exactly(
 ) -> Result<bool, Failure> {
     let mut filled = 0;
     while filled < buffer.len() {
-        let signals = association.signals();
+        let signals = association.attention.signals();
         if signals & (signal::CLOSE | signal::STOP | signal::DRAIN) != 0 {
             return Err(Failure::Ended(EndReason::Shutdown));
         }

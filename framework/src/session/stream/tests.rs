@@ -503,7 +503,7 @@ fn a_handshake_that_finds_no_room_goes_on_once_there_is_some_or_ends_in_time() {
         let address = "127.0.0.1:1".parse().unwrap();
         let association = Arc::new(Association::new(Scheme::Tls, address, address));
         let mut transport =
-            TcpTransport::new(socket, Arc::clone(&association), Arc::new(Counters::default()));
+            TcpTransport::new(socket, Arc::clone(&association.attention), Arc::new(Counters::default()));
         thread::scope(|scope| {
             let served =
                 scope.spawn(|| session.shake_hands(&mut transport, &association, after(patience)).map(drop));
@@ -547,7 +547,8 @@ fn an_answer_finds_no_room_and_leaves(patience: Duration) -> bool {
     let address = "127.0.0.1:1".parse().unwrap();
     let association = Arc::new(Association::new(Scheme::Tls, address, address));
     let counters = Arc::new(Counters::default());
-    let transport = TcpTransport::new(Arc::clone(&socket), Arc::clone(&association), Arc::clone(&counters));
+    let transport =
+        TcpTransport::new(Arc::clone(&socket), Arc::clone(&association.attention), Arc::clone(&counters));
     let opened = crate::peer::Opened {
         transport: Transport::Tcp(transport),
         session: Session::Stream(Box::new(session)),

@@ -1,0 +1,261 @@
+//! How other threads reach the thread of a peer while it waits on its socket: signals, what they read for it, and a way to
+//! interrupt the wait.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use socket2::Socket;
+
+use crate::sctp::{self, MessageInfo, NotificationKind};
+use crate::sys::epoll::Epoll;
+use crate::sys::message;
+use crate::sys::sync::Mutex;
+use crate::sys::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+/// What other threads want the worker to notice; bits of [`Attention::signals`].
+pub(crate) mod signal {
+    /// The server drains: end when the peer is quiet.
+    pub(crate) const DRAIN: u8 = 1;
+    /// Somebody called `close`.
+    pub(crate) const CLOSE: u8 = 2;
+    /// The handshake makes way for a newer one.
+    pub(crate) const EVICT: u8 = 4;
+    /// The grace period is over.
+    pub(crate) const STOP: u8 = 8;
+    /// Datagrams wait in the inbox.
+    pub(crate) const INBOX: u8 = 16;
+    /// Something found no room in the send buffer: send it when there is some.
+    pub(crate) const FLUSH: u8 = 32;
+    /// The peer's outbox is full, and it is to be disconnected for that.
+    pub(crate) const TOO_SLOW: u8 = 64;
+    /// After these nothing of the peer is read any more.
+    pub(crate) const FINAL: u8 = CLOSE | EVICT | STOP | TOO_SLOW;
+}
+
+/// Most datagrams that wait in an inbox: those that came before the child socket was there, and
+/// late ones. As many as the listener's receive buffer holds small ones for one peer; memory is
+/// bounded by [`INBOX_BYTES`] too.
+const INBOX_DATAGRAMS: usize = 4096;
+/// Most bytes that wait in an inbox.
+const INBOX_BYTES: usize = 1 << 20;
+
+/// What a worker looks at between its waits. The locks are leaves: no other is taken while one is held, and none is held
+/// across a blocking call.
+#[derive(Default)]
+pub(crate) struct Attention {
+    wake: Mutex<Wake>,
+    inbox: Mutex<Inbox>,
+    signals: AtomicU8,
+    /// A handshake is under way, which counts against the cap on them.
+    pub(crate) half_open: AtomicBool,
+}
+
+/// How to interrupt the worker's wait.
+#[derive(Default)]
+enum Wake {
+    /// No worker yet: it looks at the signals when it starts.
+    #[default]
+    Unborn,
+    /// It blocks in a read of the socket: shutting that down for reading wakes it.
+    Blocking(Arc<Socket>),
+    /// It waits by epoll, for these events: re-arming the socket there wakes it.
+    Watching(Arc<Socket>, Arc<Epoll>, u32),
+    /// It blocks in a read of an SCTP socket. Shut down for reading, that would acknowledge and throw
+    /// away what still comes; a notification wakes it as well.
+    Notifying(Arc<Socket>),
+    /// It waits for nothing any more.
+    Gone,
+}
+
+#[derive(Default)]
+struct Inbox {
+    queue: VecDeque<Parcel>,
+    bytes: usize,
+    closed: bool,
+}
+
+/// What another thread read for an association.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Parcel {
+    /// A datagram, or (part of) an SCTP message.
+    pub(crate) payload: Box<[u8]>,
+    /// What came with an SCTP message.
+    pub(crate) info: MessageInfo,
+    /// No further part of the message is to follow.
+    pub(crate) complete: bool,
+}
+
+impl Parcel {
+    /// A datagram.
+    pub(crate) fn datagram(payload: &[u8]) -> Self {
+        Self { payload: payload.into(), info: MessageInfo::default(), complete: true }
+    }
+}
+
+/// What became of a datagram given to [`Attention::deliver`].
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// It waits for the worker.
+    Queued,
+    /// No room: it is lost.
+    Full,
+    /// The association has just gone: look for its successor.
+    Gone,
+}
+
+impl Attention {
+    /// The signals raised so far.
+    pub(crate) fn signals(&self) -> u8 {
+        self.signals.load(Ordering::Acquire)
+    }
+
+    /// Raises a signal and wakes the worker if that is news.
+    pub(crate) fn raise(&self, signal: u8) {
+        if self.signals.fetch_or(signal, Ordering::AcqRel) & signal == 0 {
+            self.wake();
+        }
+    }
+
+    /// Raises a signal on the worker's own thread, which is not waiting.
+    pub(crate) fn note(&self, signal: u8) {
+        self.signals.fetch_or(signal, Ordering::AcqRel);
+    }
+
+    /// Takes a signal back, which has been seen to.
+    pub(crate) fn lower(&self, signal: u8) {
+        self.signals.fetch_and(!signal, Ordering::AcqRel);
+    }
+
+    fn wake(&self) {
+        match &*self.wake.lock() {
+            Wake::Blocking(socket) => message::shutdown_read(&**socket),
+            Wake::Notifying(socket) => {
+                let last = self.signals() & signal::FINAL != 0 || self.half_open.load(Ordering::Acquire);
+                // The kernel says SCTP_SENDER_DRY_EVENT at once where nothing is unacknowledged, and
+                // else as soon as nothing is (RFC 6458 §6.1.9).
+                if last || sctp::Options::of(&**socket).subscribe(NotificationKind::SenderDry, true).is_err()
+                {
+                    message::shutdown_read(&**socket);
+                }
+            }
+            Wake::Watching(socket, epoll, events) => {
+                use std::os::fd::AsFd;
+                let _ = epoll.modify(socket.as_fd(), *events, 0);
+            }
+            Wake::Unborn | Wake::Gone => {}
+        }
+    }
+
+    /// The worker is about to block in reads of `socket`. It must look at the signals after this.
+    pub(crate) fn wake_by_shutdown(&self, socket: &Arc<Socket>) {
+        *self.wake.lock() = Wake::Blocking(Arc::clone(socket));
+    }
+
+    /// The worker is about to block in reads of an SCTP `socket`. It must look at the signals after
+    /// this.
+    pub(crate) fn wake_by_notification(&self, socket: &Arc<Socket>) {
+        *self.wake.lock() = Wake::Notifying(Arc::clone(socket));
+    }
+
+    /// The worker waits by `epoll` for these events from now on. It must look at the signals after this.
+    pub(crate) fn wake_by_epoll(&self, socket: &Arc<Socket>, epoll: &Arc<Epoll>, events: u32) {
+        *self.wake.lock() = Wake::Watching(Arc::clone(socket), Arc::clone(epoll), events);
+    }
+
+    /// Lets go of the socket: nobody needs to be woken any more.
+    pub(crate) fn wake_no_more(&self) {
+        *self.wake.lock() = Wake::Gone;
+    }
+
+    /// The socket, for whoever watches over the last flight.
+    pub(crate) fn socket(&self) -> Option<Arc<Socket>> {
+        match &*self.wake.lock() {
+            Wake::Blocking(socket) | Wake::Watching(socket, ..) | Wake::Notifying(socket) => {
+                Some(Arc::clone(socket))
+            }
+            Wake::Unborn | Wake::Gone => None,
+        }
+    }
+
+    /// Hands what came from this peer to the worker, which gets it in order and before anything that
+    /// it reads from the socket later. With `wake` false the worker is known not to have started.
+    pub(crate) fn deliver(&self, parcel: Parcel, wake: bool) -> Delivery {
+        {
+            let mut inbox = self.inbox.lock();
+            if inbox.closed {
+                return Delivery::Gone;
+            }
+            if inbox.queue.len() >= INBOX_DATAGRAMS || inbox.bytes + parcel.payload.len() > INBOX_BYTES {
+                return Delivery::Full;
+            }
+            inbox.bytes += parcel.payload.len();
+            inbox.queue.push_back(parcel);
+            let raised = self.signals.fetch_or(signal::INBOX, Ordering::AcqRel) & signal::INBOX;
+            if raised != 0 || !wake {
+                return Delivery::Queued;
+            }
+        }
+        self.wake();
+        Delivery::Queued
+    }
+
+    /// The oldest of what is in the inbox.
+    pub(crate) fn take_delivered(&self) -> Option<Parcel> {
+        let mut inbox = self.inbox.lock();
+        let parcel = inbox.queue.pop_front();
+        inbox.bytes -= parcel.as_ref().map_or(0, |parcel| parcel.payload.len());
+        if inbox.queue.is_empty() {
+            self.lower(signal::INBOX);
+        }
+        parcel
+    }
+
+    /// Takes what is left in the inbox and lets nothing more in.
+    pub(crate) fn close_inbox(&self) -> VecDeque<Parcel> {
+        let mut inbox = self.inbox.lock();
+        inbox.closed = true;
+        std::mem::take(&mut inbox.queue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_inbox_keeps_order_and_clears_its_signal() {
+        let attention = Attention::default();
+        assert_eq!(attention.deliver(Parcel::datagram(b"one"), true), Delivery::Queued);
+        assert_eq!(attention.deliver(Parcel::datagram(b"two"), true), Delivery::Queued);
+        assert_eq!(attention.signals(), signal::INBOX);
+        assert_eq!(attention.take_delivered(), Some(Parcel::datagram(b"one")));
+        assert_eq!(attention.take_delivered(), Some(Parcel::datagram(b"two")));
+        assert_eq!(attention.signals(), 0);
+        assert_eq!(attention.take_delivered(), None);
+    }
+
+    #[test]
+    fn the_inbox_is_bounded_in_datagrams_and_in_bytes() {
+        let small = Attention::default();
+        for _ in 0..INBOX_DATAGRAMS {
+            assert_eq!(small.deliver(Parcel::datagram(b""), true), Delivery::Queued);
+        }
+        assert_eq!(small.deliver(Parcel::datagram(b""), true), Delivery::Full);
+        let large = Attention::default();
+        let datagram = vec![0; INBOX_BYTES / 16];
+        for _ in 0..16 {
+            assert_eq!(large.deliver(Parcel::datagram(&datagram), true), Delivery::Queued);
+        }
+        assert_eq!(large.deliver(Parcel::datagram(b"x"), true), Delivery::Full);
+        assert!(large.take_delivered().is_some());
+        assert_eq!(large.deliver(Parcel::datagram(b"x"), true), Delivery::Queued);
+    }
+
+    #[test]
+    fn what_is_left_in_a_closed_inbox_is_given_back() {
+        let attention = Attention::default();
+        attention.deliver(Parcel::datagram(b"late"), true);
+        assert_eq!(attention.close_inbox().len(), 1);
+        assert_eq!(attention.deliver(Parcel::datagram(b"later"), true), Delivery::Gone);
+    }
+}
