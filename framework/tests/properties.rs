@@ -127,7 +127,7 @@ fn parsed(datagram: &[u8]) -> Option<ClientHello<'_>> {
 }
 
 fn jar() -> CookieJar {
-    CookieJar::new([1; 32], [2; 32], Duration::from_secs(60), Instant::now())
+    CookieJar::new(&[1; 32], &[2; 32], Duration::from_secs(60), Instant::now())
 }
 
 fn address() -> impl Strategy<Value = SocketAddr> {

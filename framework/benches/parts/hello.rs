@@ -53,7 +53,7 @@ pub fn classify(criterion: &mut Criterion) {
 
 /// Making and verifying cookies: one HMAC each, and one for each secret where the cookie is forged.
 pub fn cookies(criterion: &mut Criterion) {
-    let jar = CookieJar::new([1; 32], [2; 32], PERIOD, Instant::now());
+    let jar = CookieJar::new(&[1; 32], &[2; 32], PERIOD, Instant::now());
     let (local, peer) = (local(), peer(0));
     let first = datagram(&[], 100);
     let cookie = jar.make(local, peer, &parsed(&first));

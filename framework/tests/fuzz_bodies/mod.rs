@@ -69,7 +69,7 @@ fn check_answer(hello: &ClientHello<'_>, input: &[u8]) {
 
 fn check_cookie(hello: &ClientHello<'_>) {
     let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let jar = CookieJar::new([1; 32], [2; 32], Duration::from_secs(60), Instant::now());
+    let jar = CookieJar::new(&[1; 32], &[2; 32], Duration::from_secs(60), Instant::now());
     // The secret is not known to the fuzzer's author only: a cookie in the input is a guess.
     let verdict = jar.verify(address(1), address(2), hello);
     assert_eq!(verdict == CookieVerdict::Absent, hello.cookie.is_empty());

@@ -92,9 +92,9 @@ impl CookieJar {
     /// # Panics
     ///
     /// If a secret is all zeros, or both are the same: a random source does not do that.
-    pub fn new(current: [u8; 32], previous: [u8; 32], period: Duration, now: Instant) -> CookieJar {
+    pub fn new(current: &[u8; 32], previous: &[u8; 32], period: Duration, now: Instant) -> CookieJar {
         assert_ne!(current, previous, "two cookie secrets are the same");
-        let (current, previous) = (keyed(&current), Some(keyed(&previous)));
+        let (current, previous) = (keyed(current), Some(keyed(previous)));
         CookieJar { current, previous, retired: Vec::new(), period, rotated: Some(now) }
     }
 
@@ -103,9 +103,9 @@ impl CookieJar {
     /// # Panics
     ///
     /// If a secret is all zeros.
-    pub fn shared(current: [u8; 32], previous: Option<[u8; 32]>, period: Duration) -> CookieJar {
-        let previous = previous.as_ref().map(keyed);
-        CookieJar { current: keyed(&current), previous, retired: Vec::new(), period, rotated: None }
+    pub fn shared(current: &[u8; 32], previous: Option<&[u8; 32]>, period: Duration) -> CookieJar {
+        let previous = previous.map(keyed);
+        CookieJar { current: keyed(current), previous, retired: Vec::new(), period, rotated: None }
     }
 
     /// Whether other processes have the secrets too.
@@ -145,14 +145,14 @@ impl CookieJar {
     /// # Panics
     ///
     /// If `fresh` is all zeros.
-    pub fn rotate(&mut self, fresh: [u8; 32], now: Instant) {
+    pub fn rotate(&mut self, fresh: &[u8; 32], now: Instant) {
         let Some(rotated) = self.rotated else { return };
         let age = now.saturating_duration_since(rotated);
         if age < self.period {
             return;
         }
         let outlived = age >= self.period.saturating_mul(2);
-        let retired = std::mem::replace(&mut self.current, keyed(&fresh));
+        let retired = std::mem::replace(&mut self.current, keyed(fresh));
         self.previous = (!outlived).then_some(retired);
         self.rotated = Some(if outlived { now } else { rotated + self.period });
     }
@@ -225,7 +225,7 @@ mod tests {
     const PERIOD: Duration = Duration::from_secs(60);
 
     fn jar(now: Instant) -> CookieJar {
-        CookieJar::new([1; 32], [2; 32], PERIOD, now)
+        CookieJar::new(&[1; 32], &[2; 32], PERIOD, now)
     }
 
     fn addresses() -> (SocketAddr, SocketAddr) {
@@ -247,6 +247,13 @@ mod tests {
 
     fn is_valid(jar: &CookieJar, local: SocketAddr, peer: SocketAddr, datagram: &[u8]) -> bool {
         matches!(jar.verify(local, peer, &parsed(datagram)), CookieVerdict::Valid(_))
+    }
+
+    #[test]
+    fn secrets_are_wiped_when_they_are_dropped() {
+        fn is_wiped<T: zeroize::ZeroizeOnDrop>() {}
+        // HMAC keeps two of these, which have hashed the secret, and nothing else of it.
+        is_wiped::<Sha256>();
     }
 
     #[test]
@@ -321,10 +328,10 @@ mod tests {
         let datagram = exchange(&jar);
         assert!(!jar.rotation_due(start + PERIOD - Duration::from_nanos(1)));
         assert!(jar.rotation_due(start + PERIOD));
-        jar.rotate([3; 32], start + PERIOD);
+        jar.rotate(&[3; 32], start + PERIOD);
         assert!(!jar.rotation_due(start + PERIOD));
         assert!(is_valid(&jar, local, peer, &datagram));
-        jar.rotate([4; 32], start + PERIOD * 2);
+        jar.rotate(&[4; 32], start + PERIOD * 2);
         assert!(!is_valid(&jar, local, peer, &datagram));
     }
 
@@ -334,7 +341,7 @@ mod tests {
         let mut jar = jar(start);
         let (local, peer) = addresses();
         let datagram = exchange(&jar);
-        jar.rotate([3; 32], start + PERIOD * 2);
+        jar.rotate(&[3; 32], start + PERIOD * 2);
         assert!(!is_valid(&jar, local, peer, &datagram));
         assert!(is_valid(&jar, local, peer, &exchange(&jar)));
     }
@@ -343,7 +350,7 @@ mod tests {
     fn a_late_rotation_keeps_to_the_schedule() {
         let start = Instant::now();
         let mut jar = jar(start);
-        jar.rotate([3; 32], start + PERIOD.mul_f32(1.5));
+        jar.rotate(&[3; 32], start + PERIOD.mul_f32(1.5));
         assert!(!jar.rotation_due(start + PERIOD.mul_f32(1.9)));
         assert!(jar.rotation_due(start + PERIOD * 2));
     }
@@ -352,7 +359,7 @@ mod tests {
     fn the_previous_secret_of_a_new_jar_is_the_given_one() {
         let now = Instant::now();
         let (local, peer) = addresses();
-        let older = CookieJar::new([2; 32], [9; 32], PERIOD, now);
+        let older = CookieJar::new(&[2; 32], &[9; 32], PERIOD, now);
         assert!(is_valid(&jar(now), local, peer, &exchange(&older)));
         let empty_key = HmacSha256::new_from_slice(&[]).unwrap();
         let first = samples::hello(&[]);
@@ -364,11 +371,11 @@ mod tests {
     fn jars_with_the_same_shared_secrets_take_each_others_cookies() {
         let now = Instant::now();
         let (local, peer) = addresses();
-        let one = CookieJar::shared([1; 32], None, PERIOD);
-        let next = CookieJar::shared([2; 32], Some([1; 32]), PERIOD);
-        let last = CookieJar::shared([3; 32], Some([2; 32]), PERIOD);
+        let one = CookieJar::shared(&[1; 32], None, PERIOD);
+        let next = CookieJar::shared(&[2; 32], Some(&[1; 32]), PERIOD);
+        let last = CookieJar::shared(&[3; 32], Some(&[2; 32]), PERIOD);
         let datagram = exchange(&one);
-        assert!(is_valid(&CookieJar::shared([1; 32], None, PERIOD), local, peer, &datagram));
+        assert!(is_valid(&CookieJar::shared(&[1; 32], None, PERIOD), local, peer, &datagram));
         assert!(is_valid(&next, local, peer, &datagram));
         assert!(!is_valid(&last, local, peer, &datagram));
         assert!(one.is_shared() && !one.rotation_due(now + PERIOD * 100));
@@ -380,8 +387,8 @@ mod tests {
         let (local, peer) = addresses();
         let mut jar = jar(now);
         let datagram = exchange(&jar);
-        jar.replace(CookieJar::shared([3; 32], None, PERIOD), now);
-        jar.replace(CookieJar::shared([3; 32], None, PERIOD), now);
+        jar.replace(CookieJar::shared(&[3; 32], None, PERIOD), now);
+        jar.replace(CookieJar::shared(&[3; 32], None, PERIOD), now);
         jar.forget_retired(now + PERIOD - Duration::from_nanos(1));
         assert!(is_valid(&jar, local, peer, &datagram));
         assert!(jar.rotation_due(now + PERIOD));
@@ -393,6 +400,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "all zeros")]
     fn an_all_zero_secret_is_refused() {
-        let _ = CookieJar::new([1; 32], [0; 32], PERIOD, Instant::now());
+        let _ = CookieJar::new(&[1; 32], &[0; 32], PERIOD, Instant::now());
     }
 }

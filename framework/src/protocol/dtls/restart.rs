@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
+use zeroize::Zeroizing;
 
 use crate::config::Timeouts;
 use crate::credentials::SharedKeys;
@@ -35,7 +36,7 @@ impl Cookies {
     ) -> Result<Self, openssl::error::ErrorStack> {
         let jar = match shared {
             Some(keys) => shared_jar(keys, timeouts.cookie_period),
-            None => CookieJar::new(secret()?, secret()?, timeouts.cookie_period, now),
+            None => CookieJar::new(&*secret()?, &*secret()?, timeouts.cookie_period, now),
         };
         Ok(Self { jar: RwLock::new(jar), spent: Mutex::new(Spent::new(now)), period: timeouts.cookie_period })
     }
@@ -49,7 +50,7 @@ impl Cookies {
     ) -> Result<(), openssl::error::ErrorStack> {
         let fresh = match shared {
             Some(keys) => shared_jar(keys, self.period),
-            None if self.jar.read().is_shared() => CookieJar::new(secret()?, secret()?, self.period, now),
+            None if self.jar.read().is_shared() => CookieJar::new(&*secret()?, &*secret()?, self.period, now),
             None => return Ok(()),
         };
         self.jar.write().replace(fresh, now);
@@ -113,7 +114,7 @@ impl Cookies {
         if jar.rotation_due(now) {
             // Without randomness the old secrets stay: worse than new ones, better than known ones.
             if let Ok(fresh) = secret() {
-                jar.rotate(fresh, now);
+                jar.rotate(&fresh, now);
             }
         }
     }
@@ -137,13 +138,13 @@ pub(crate) enum Checked {
 }
 
 fn shared_jar(keys: &SharedKeys, period: Duration) -> CookieJar {
-    let previous = keys.previous.as_ref().map(|keys| keys.cookie);
-    CookieJar::shared(keys.current.cookie, previous, period)
+    let previous = keys.previous.as_ref().map(|keys| &keys.cookie);
+    CookieJar::shared(&keys.current.cookie, previous, period)
 }
 
-fn secret() -> Result<[u8; 32], openssl::error::ErrorStack> {
-    let mut secret = [0; 32];
-    openssl::rand::rand_bytes(&mut secret)?;
+fn secret() -> Result<Zeroizing<[u8; 32]>, openssl::error::ErrorStack> {
+    let mut secret = Zeroizing::new([0; 32]);
+    openssl::rand::rand_bytes(&mut *secret)?;
     Ok(secret)
 }
 
