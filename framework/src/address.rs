@@ -12,8 +12,10 @@ use std::str::FromStr;
 use crate::sys::if_nametoindex;
 
 mod error;
+mod scheme;
 
 pub use error::AddressError;
+pub use scheme::Scheme;
 
 /// Where to listen or whom to call: a scheme, a host and a port.
 ///
@@ -52,28 +54,6 @@ pub struct Address {
     pub alternates: Vec<Host>,
     /// The port; 0 before it is bound means "any".
     pub port: u16,
-}
-
-/// What is spoken at an [`Address`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Scheme {
-    /// Plain datagrams: nothing is encrypted and nobody is authenticated.
-    Udp,
-    /// DTLS 1.2 over UDP ([RFC 6347](https://www.rfc-editor.org/rfc/rfc6347)).
-    Dtls,
-    /// SCTP ([RFC 9260](https://www.rfc-editor.org/rfc/rfc9260)): nothing is encrypted and nobody is
-    /// authenticated.
-    Sctp,
-    /// TLS 1.2 and 1.3 over SCTP ([RFC 3436](https://www.rfc-editor.org/rfc/rfc3436)).
-    SctpTls,
-    /// DTLS 1.2 over SCTP ([RFC 6083](https://www.rfc-editor.org/rfc/rfc6083)).
-    SctpDtls,
-    /// TCP ([RFC 9293](https://www.rfc-editor.org/rfc/rfc9293)): a stream of bytes, nothing is encrypted and
-    /// nobody is authenticated.
-    Tcp,
-    /// TLS 1.2 and 1.3 over TCP ([RFC 8446](https://www.rfc-editor.org/rfc/rfc8446)).
-    Tls,
 }
 
 /// The host of an [`Address`].
@@ -193,55 +173,6 @@ impl fmt::Display for Address {
     }
 }
 
-impl Scheme {
-    /// Every scheme that can be used, for help texts.
-    pub const ALL: &[Scheme] = &[
-        Scheme::Udp,
-        Scheme::Dtls,
-        Scheme::Tcp,
-        Scheme::Tls,
-        Scheme::Sctp,
-        Scheme::SctpTls,
-        Scheme::SctpDtls,
-    ];
-
-    /// The scheme as it stands in a URL.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Scheme::Udp => "udp",
-            Scheme::Dtls => "dtls",
-            Scheme::Sctp => "sctp",
-            Scheme::SctpTls => "sctp+tls",
-            Scheme::SctpDtls => "sctp+dtls",
-            Scheme::Tcp => "tcp",
-            Scheme::Tls => "tls",
-        }
-    }
-
-    /// Whether messages are encrypted and a handshake comes before them.
-    pub const fn is_secure(self) -> bool {
-        match self {
-            Scheme::Udp | Scheme::Sctp | Scheme::Tcp => false,
-            Scheme::Dtls | Scheme::SctpTls | Scheme::SctpDtls | Scheme::Tls => true,
-        }
-    }
-
-    /// Whether it runs over SCTP: messages have streams, hosts may have several addresses.
-    pub const fn is_sctp(self) -> bool {
-        matches!(self, Scheme::Sctp | Scheme::SctpTls | Scheme::SctpDtls)
-    }
-
-    /// Whether it runs over SCTP or TCP, so that every message arrives, in order, or the association ends.
-    pub const fn is_reliable(self) -> bool {
-        self.is_sctp() || self.is_stream()
-    }
-
-    /// Whether it runs over TCP: bytes without boundaries, which [`Framing`](crate::Framing) makes messages of.
-    pub const fn is_stream(self) -> bool {
-        matches!(self, Scheme::Tcp | Scheme::Tls)
-    }
-}
-
 impl FromStr for Scheme {
     type Err = AddressError;
 
@@ -252,12 +183,6 @@ impl FromStr for Scheme {
             .copied()
             .find(|scheme| scheme.as_str().eq_ignore_ascii_case(text))
             .ok_or_else(|| AddressError::UnknownScheme(text.to_owned()))
-    }
-}
-
-impl fmt::Display for Scheme {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

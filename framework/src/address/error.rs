@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use thiserror::Error;
 
-use super::Scheme;
+use super::scheme::Scheme;
 
 /// Why a text is not an [`Address`](super::Address), or an address could not be resolved; the message is one
 /// sentence that says what to write.
