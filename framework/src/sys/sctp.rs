@@ -10,12 +10,12 @@ use std::io;
 use std::mem::{self, MaybeUninit, size_of};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::time::Duration;
 
 use socket2::SockAddr;
 
 use self::abi::*;
 use self::control::SendControl;
+pub(crate) use self::control::milliseconds;
 use super::message::{DATAGRAM_MAX, Raw, recvmsg};
 use super::{cvt, cvt_size};
 use crate::sctp::sockaddr;
@@ -273,9 +273,4 @@ pub(crate) fn peel_off(socket: BorrowedFd<'_>, association: i32) -> io::Result<O
         }
         Err(error) => Err(error),
     }
-}
-
-/// Whole milliseconds, rounded up so that something is never nothing.
-pub(crate) fn milliseconds(time: Duration) -> u32 {
-    u32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }

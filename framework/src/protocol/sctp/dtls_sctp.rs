@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use openssl::ssl::{SslContext, SslRef};
 
-use super::secure_sctp::{Action, Refused};
+use super::action::{Action, Refused};
 use super::window::{Counts, Held, Window};
 use crate::error::EndReason;
 use crate::protocol::RECORD_MAX;

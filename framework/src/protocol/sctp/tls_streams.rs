@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use openssl::ssl::{SslContext, SslRef};
 
-use super::secure_sctp::{Action, Refused};
+use super::action::{Action, Refused};
 use crate::error::EndReason;
 use crate::protocol::RECORD_MAX;
 use crate::sctp::{MessageInfo, Reliability, SendInfo};

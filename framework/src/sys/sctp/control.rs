@@ -2,6 +2,7 @@
 //! (RFC 6458 §5.3).
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::abi::*;
 use crate::sctp::{AssocId, MessageInfo, NextInfo, Reliability, SendInfo};
@@ -133,10 +134,15 @@ impl SendControl {
 pub(crate) fn policy(reliability: Reliability) -> (u16, u32) {
     match reliability {
         Reliability::Reliable => (SCTP_PR_SCTP_NONE, 0),
-        Reliability::Lifetime(time) => (SCTP_PR_SCTP_TTL, super::milliseconds(time).max(1)),
+        Reliability::Lifetime(time) => (SCTP_PR_SCTP_TTL, milliseconds(time).max(1)),
         Reliability::Retransmissions(count) => (SCTP_PR_SCTP_RTX, count),
         Reliability::Priority(priority) => (SCTP_PR_SCTP_PRIO, priority),
     }
+}
+
+/// Whole milliseconds, rounded up so that something is never nothing.
+pub(crate) fn milliseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
