@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::memory::{self, Pair, Workbench};
 use crate::outside::Usage;
+use crate::role::Role;
 use crate::secure::Suite;
-use crate::target::Role;
 
 /// What can be asked of a floor process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

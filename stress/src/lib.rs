@@ -30,5 +30,7 @@ pub mod options;
 pub mod outside;
 pub mod product;
 pub mod report;
+pub mod role;
 pub mod secure;
+pub mod stop;
 pub mod target;

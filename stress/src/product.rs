@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use peeloff::{CaBundle, ClientAuth, Credentials, Handle, Identity, Limits, Peer, Server, Timeouts};
 
+use crate::role::{Role, Serving, until_stdin_ends};
 use crate::secure::{Auth, PSK, PSK_IDENTITY};
-use crate::target::{Role, Serving, until_stdin_ends};
 
 /// Of these peers one sleeps, where a server has sleepers.
 pub const SLEEPER_OF: usize = 16;

@@ -13,7 +13,7 @@ use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg, sendmm
 use peeloff::Address;
 use socket2::{Domain, Socket, Type};
 
-use super::{LONGEST, STACK, start};
+use super::thread::{LONGEST, STACK, start};
 
 /// What a listener asks the kernel to hold for it.
 const QUEUE: usize = 4 << 20;

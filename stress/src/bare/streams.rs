@@ -8,7 +8,7 @@ use std::thread;
 use peeloff::Address;
 use peeloff::sctp::{AssociationState, Notification, NotificationKind, Socket};
 
-use super::{LONGEST, STACK, start};
+use super::thread::{LONGEST, STACK, start};
 
 /// A blocking thread for each connection.
 pub(super) fn tcp(listen: &Address) -> Result<(), Box<dyn Error>> {

@@ -9,7 +9,7 @@ use mio::{Events, Poll};
 use super::talk::{Pace, Talk, Talked};
 use super::{LOOK, Link, Received, wait};
 use crate::message::{Ledger, Tally};
-use crate::options::Stop;
+use crate::stop::Stop;
 
 /// Has `sender` speak and everybody in `receivers` check what is heard. In a closed loop the next message leaves when
 /// all have the last one. The tally is that of deliveries: one for each message and receiver.

@@ -7,7 +7,7 @@ use mio::{Events, Poll};
 
 use super::{Dialer, Link, wait};
 use crate::message;
-use crate::options::Stop;
+use crate::stop::Stop;
 
 /// How long the first answers may take.
 const FIRST: Duration = Duration::from_secs(2);

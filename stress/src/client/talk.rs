@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use super::{LOOK, Link, Received, wait};
 use crate::latency::Latency;
 use crate::message::{Ledger, Tally};
-use crate::options::Stop;
+use crate::stop::Stop;
 
 /// How fast clients talk.
 #[derive(Clone, Copy, Debug, PartialEq)]

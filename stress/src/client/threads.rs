@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::talk::{Talk, Talked};
 use crate::message::Ledger;
-use crate::options::Stop;
+use crate::stop::Stop;
 
 /// Connects so many, as many at a time as rayon has threads; each ends by its timeout.
 ///

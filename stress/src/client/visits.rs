@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use super::{Dialer, Link, Received, wait};
 use crate::latency::Latency;
 use crate::message::{Ledger, SHORTEST, Tally};
-use crate::options::Stop;
+use crate::stop::Stop;
 
 /// How clients follow each other.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,0 +1,22 @@
+//! The threads of the loops.
+
+use std::thread;
+
+/// Of a thread: the loops need two pages of it.
+pub(super) const STACK: usize = 64 << 10;
+/// Bytes of a message at most.
+pub(super) const LONGEST: usize = 2048;
+
+/// A thread with a small stack that ends the process when its loop fails.
+pub(super) fn start(
+    name: &'static str,
+    serve: impl FnOnce() -> std::io::Result<()> + Send + 'static,
+) -> std::io::Result<()> {
+    let run = move || {
+        if let Err(error) = serve() {
+            eprintln!("the bare server ({name}): {error}");
+            std::process::exit(1);
+        }
+    };
+    thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
+}

@@ -1,0 +1,34 @@
+//! The wish to end a run early.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Whether somebody wants the run to end: Ctrl-C or SIGTERM once ends it with a report, twice without.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    pub(crate) fn on_signals() -> Result<Self, Box<dyn Error>> {
+        let stop = Self::default();
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register_conditional_default(signal, Arc::clone(&stop.0))?;
+            signal_hook::flag::register(signal, Arc::clone(&stop.0))?;
+        }
+        Ok(stop)
+    }
+
+    /// Whether the run is to end now.
+    pub fn wanted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Waits for so long on the calling thread, or until the run is to end (noticed in a tenth of a second).
+    pub fn wait(&self, time: Duration) {
+        let end = Instant::now() + time;
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|_| !self.wanted()) {
+            std::thread::park_timeout(left.min(Duration::from_millis(100)));
+        }
+    }
+}
