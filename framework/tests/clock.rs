@@ -3,12 +3,14 @@
 //! The tests run in a process whose wall clock libfaketime makes up; its monotonic clock is the real one.
 
 mod support;
+#[path = "support/wall_clock.rs"]
+mod wall_clock;
 
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,16 +32,12 @@ const SECONDS: Duration = Duration::from_secs(8);
 #[test]
 fn the_wall_clock_may_jump_during_a_handshake_and_after_it() {
     let clock = env::temp_dir().join(format!("peeloff-clock-{}", std::process::id()));
-    set(&clock, "+0");
+    wall_clock::set(&clock, "+0");
     let began = Instant::now();
     let outcome = Command::new(env::current_exe().unwrap())
         .args(["--exact", "under_a_clock_that_jumps", "--ignored", "--nocapture"])
         .env(CLOCK, &clock)
-        .env("LD_PRELOAD", libfaketime())
-        .env("FAKETIME_TIMESTAMP_FILE", &clock)
-        .env("FAKETIME_NO_CACHE", "1")
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-        .env("DONT_FAKE_MONOTONIC", "1")
+        .envs(wall_clock::environment(&clock))
         .output()
         .unwrap();
     let _ = fs::remove_file(&clock);
@@ -48,26 +46,10 @@ fn the_wall_clock_may_jump_during_a_handshake_and_after_it() {
     assert!(began.elapsed() < DEADLINE);
 }
 
-/// Debian has it below the multi-arch directory, others below lib or lib64.
-fn libfaketime() -> PathBuf {
-    let name = "faketime/libfaketimeMT.so.1";
-    let roots = ["/usr/lib", "/usr/lib64", "/usr/local/lib"].map(PathBuf::from);
-    let below = fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
-    let found = roots.into_iter().chain(below).map(|root| root.join(name)).find(|path| path.exists());
-    found.expect("this test needs libfaketime: install the package faketime")
-}
-
-/// Makes the wall clock so wrong, in the way of libfaketime: "-1h", say.
-fn set(clock: &Path, offset: &str) {
-    let next = clock.with_extension("next");
-    fs::write(&next, format!("{offset}\n")).unwrap();
-    fs::rename(&next, clock).unwrap();
-}
-
 /// Makes the wall clock jump, and sees that it does and that the other one does not.
 fn jump(clock: &OsStr, offset: &str) {
     let (wall, monotonic) = (SystemTime::now(), Instant::now());
-    set(Path::new(clock), offset);
+    wall_clock::set(Path::new(clock), offset);
     let jumped = match SystemTime::now().duration_since(wall) {
         Ok(forward) => forward,
         Err(backward) => backward.duration(),
@@ -81,7 +63,7 @@ fn jump(clock: &OsStr, offset: &str) {
 fn under_a_clock_that_jumps() {
     let Some(clock) = env::var_os(CLOCK) else { return };
     for offset in ["-1h", "+1h"] {
-        set(Path::new(&clock), "+0");
+        wall_clock::set(Path::new(&clock), "+0");
         let running = Running::echo("dtls://127.0.0.1:0");
         let mut old = running.connect();
         exchange(&mut old, b"before");

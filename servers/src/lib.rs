@@ -18,6 +18,7 @@ pub mod cli;
 pub mod config;
 pub mod credentials;
 pub mod echo;
+mod expiry;
 mod explain;
 pub mod failure;
 pub mod key_file;

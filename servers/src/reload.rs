@@ -2,7 +2,7 @@
 //! runs does.
 
 use std::ops::RangeInclusive;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use peeloff::sctp::Settings;
 use peeloff::{Expiration, Handle, Identity, Stats, StreamSettings};
@@ -10,15 +10,13 @@ use peeloff::{Expiration, Handle, Identity, Stats, StreamSettings};
 use crate::cli::ServerArgs;
 use crate::config::{Config, ServerOptions};
 use crate::credentials::{self, Loaded};
+use crate::expiry;
 use crate::explain;
 use crate::failure::Failure;
 use crate::passphrase::Keyring;
 
 /// Bytes of stack that a worker can work with: OpenSSL's handshake needs most of the least.
 const STACK_SIZES: RangeInclusive<usize> = 64 << 10..=64 << 20;
-
-/// How long before its end a certificate or a list is warned of.
-const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// The options that take effect at once; all others do at the next start.
 const LIVE: &[&str] = &[
@@ -124,21 +122,7 @@ impl<T: ServerOptions> Running<T> {
 
     /// Logs which parts of the credentials have expired or are about to.
     pub(crate) fn warn_of_expiry(&self) {
-        let now = SystemTime::now();
-        let advice = match self.self_signed {
-            Some(_) => "restart the server, which makes a new one",
-            None => "replace its file and send SIGHUP",
-        };
-        for Expiration { what, at, .. } in &self.expirations {
-            match at.duration_since(now) {
-                Ok(left) if left >= EXPIRES_SOON => {}
-                Ok(left) => {
-                    let hours = left.as_secs() / 3600;
-                    tracing::warn!(hours, "the {what} expires soon: {advice}");
-                }
-                Err(_) => tracing::warn!("the {what} has expired: {advice}"),
-            }
-        }
+        expiry::warn(&self.expirations, SystemTime::now());
     }
 
     /// The options in effect. Those that take a restart may be newer than what the server does.

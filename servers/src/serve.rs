@@ -4,13 +4,14 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use peeloff::{Address, PeerHandler, Report, Scheme, Server, ServerBuilder, Stats};
 use signal_hook::consts::SIGHUP;
 
 use crate::cli::ServerArgs;
 use crate::config::{Config, ServerOptions};
+use crate::expiry;
 use crate::explain;
 use crate::failure::Failure;
 use crate::logging;
@@ -18,8 +19,8 @@ use crate::passphrase::Keyring;
 use crate::reload::{Plan, Running, warn_of_self_signed};
 use crate::signals::{self, Asked};
 
-/// How often credentials are looked at for their dates.
-const DAY: Duration = Duration::from_secs(24 * 3600);
+/// How long the main thread sleeps at most. It looks at the wall clock then, which may have jumped.
+const NAP: Duration = Duration::from_secs(3600);
 
 /// Serves peers until SIGINT or SIGTERM, then gives them `--drain-timeout` to end. SIGHUP makes it read
 /// its configuration and its credentials again; on a terminal, where the options name no file, it ends the server as
@@ -123,29 +124,28 @@ fn catch_signals() -> Result<Receiver<Asked>, Failure> {
 fn wait<T: ServerOptions>(asked: &Receiver<Asked>, running: &mut Running<T>) -> i32 {
     // On a terminal that is closed, SIGHUP says that the user has left.
     let on_terminal = io::stdin().is_terminal() || io::stderr().is_terminal();
-    let mut look = Instant::now() + DAY;
+    let mut warned = SystemTime::now();
     let mut stats = Instant::now();
     loop {
         let interval = running.args().stats_interval.0.filter(|interval| !interval.is_zero());
-        let due = interval.and_then(|interval| stats.checked_add(interval)).map_or(look, |due| due.min(look));
-        match asked.recv_timeout(due.saturating_duration_since(Instant::now())) {
+        let nap = interval.map_or(NAP, |interval| interval.saturating_sub(stats.elapsed()).min(NAP));
+        match asked.recv_timeout(nap) {
             Ok(Asked::End(signal)) => return signal,
             Ok(Asked::Reload) if on_terminal && !running.can_reload() => return SIGHUP,
             Ok(Asked::Reload) => running.reload(),
-            Err(RecvTimeoutError::Timeout) => {
-                let now = Instant::now();
-                if now >= look {
-                    running.warn_of_expiry();
-                    look = now + DAY;
-                }
-                if interval.is_some_and(|interval| now.duration_since(stats) >= interval) {
-                    log_stats(&running.stats());
-                    stats = now;
-                }
-            }
+            Err(RecvTimeoutError::Timeout) => {}
             // The thread that waits for signals is gone, so none would ever come: end while it is
             // still in good order.
             Err(RecvTimeoutError::Disconnected) => return 0,
+        }
+        let now = SystemTime::now();
+        if expiry::is_due(warned, now) {
+            running.warn_of_expiry();
+            warned = now;
+        }
+        if interval.is_some_and(|interval| stats.elapsed() >= interval) {
+            log_stats(&running.stats());
+            stats = Instant::now();
         }
     }
 }

@@ -319,27 +319,6 @@ fn bad_credentials_are_one_sentence_and_exit_code_2() {
 }
 
 #[test]
-fn a_certificate_that_expires_soon_is_warned_of_at_the_start_and_at_a_reload() {
-    let files = Directory::new("expiry");
-    let (soon, late) = (Certificate::authority_for("soon", 3), Certificate::authority("late"));
-    let (cert, key) = (files.file("cert.pem", soon.pem()), files.file("key.pem", soon.key_pem()));
-    let (mut server, _) = start_echo(&["--listen", "dtls://127.0.0.1:0", "--cert", &cert, "--key", &key]);
-    let line = server.stderr_line("expires soon");
-    assert!(line.contains("the certificate CN=soon expires soon") && line.contains("hours=71"), "{line}");
-    server.signal("HUP");
-    server.stderr_line("the certificate CN=soon expires soon");
-    server.stderr_line("reloaded");
-
-    files.file("cert.pem", late.pem());
-    files.file("key.pem", late.key_pem());
-    server.signal("HUP");
-    server.stderr_line("reloaded");
-    server.signal("TERM");
-    let ended = server.wait();
-    assert_eq!(ended.stderr.matches("expires soon").count(), 2, "{ended:?}");
-}
-
-#[test]
 fn secrets_that_others_can_read_are_warned_of_or_refused() {
     let files = Directory::new("permissions");
     let authority = Certificate::authority("authority");

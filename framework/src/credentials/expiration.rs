@@ -1,12 +1,13 @@
 //! When certificates stop being valid.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use openssl::asn1::{Asn1Time, Asn1TimeRef};
 use openssl::x509::X509Ref;
 
 use super::peer::name_line;
-use super::{ClientAuth, Credentials};
+use super::{CaBundle, ClientAuth, Credentials, Identity};
 
 /// When a part of some [`Credentials`] stops being valid; from [`Credentials::expirations`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct Expiration {
     pub what: String,
     /// The end of its validity (`notAfter`, RFC 5280 §4.1.2.5; `nextUpdate` of a revocation list, RFC 5280 §5.1.2.5).
     pub at: SystemTime,
+    /// The file that it was read from; `None` for a part that was not read from a file.
+    pub file: Option<PathBuf>,
 }
 
 impl Credentials {
@@ -23,26 +26,36 @@ impl Credentials {
     /// their chains, those of the authorities that peers' certificates come from, and the lists. Peers refuse a
     /// certificate that has expired; this side refuses peers below an authority whose list has.
     pub fn expirations(&self) -> Vec<Expiration> {
-        let shown = self.identities.iter().flat_map(|identity| &identity.chain);
         let trusted = match &self.client_auth {
-            ClientAuth::None => &[][..],
-            ClientAuth::Optional(authorities) | ClientAuth::Required(authorities) => {
-                &authorities.certificates
-            }
+            ClientAuth::None => None,
+            ClientAuth::Optional(authorities) | ClientAuth::Required(authorities) => Some(authorities),
         };
-        let shown = shown.filter_map(|certificate| of_certificate("certificate", certificate));
-        let trusted = trusted.iter().filter_map(|certificate| of_certificate("authority", certificate));
-        let lists = self.revoked.iter().flat_map(|list| list.ends());
-        let lists = lists.filter_map(|(issuer, end)| {
-            Some(Expiration { what: format!("revocation list of {issuer}"), at: system_time(end)? })
+        let shown = self.identities.iter().flat_map(|Identity { chain, file, .. }| {
+            chain
+                .iter()
+                .filter_map(move |certificate| of_certificate("certificate", certificate, file.as_deref()))
+        });
+        let trusted = trusted.into_iter().flat_map(|CaBundle { certificates, file }| {
+            certificates
+                .iter()
+                .filter_map(move |certificate| of_certificate("authority", certificate, file.as_deref()))
+        });
+        let lists = self.revoked.iter().flat_map(|revoked| {
+            revoked.ends().filter_map(|(issuer, end)| {
+                expiration(format!("revocation list of {issuer}"), end, revoked.file.as_deref())
+            })
         });
         shown.chain(trusted).chain(lists).collect()
     }
 }
 
-fn of_certificate(kind: &str, certificate: &X509Ref) -> Option<Expiration> {
+fn of_certificate(kind: &str, certificate: &X509Ref, file: Option<&Path>) -> Option<Expiration> {
     let what = format!("{kind} {}", name_line(certificate.subject_name()));
-    Some(Expiration { what, at: system_time(certificate.not_after())? })
+    expiration(what, certificate.not_after(), file)
+}
+
+fn expiration(what: String, end: &Asn1TimeRef, file: Option<&Path>) -> Option<Expiration> {
+    Some(Expiration { what, at: system_time(end)?, file: file.map(Path::to_owned) })
 }
 
 /// `None` for a time that is before 1970 or cannot be read.
@@ -55,7 +68,6 @@ fn system_time(time: &Asn1TimeRef) -> Option<SystemTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credentials::{CaBundle, Identity};
 
     #[test]
     fn certificates_and_authorities_have_their_end() {
@@ -68,6 +80,7 @@ mod tests {
         for expiration in &found {
             let off = month.duration_since(expiration.at).unwrap_or_else(|error| error.duration());
             assert!(off < Duration::from_secs(2 * 24 * 3600), "{expiration:?}");
+            assert_eq!(expiration.file, None);
         }
         assert!(found[0].what.starts_with("certificate CN="), "{}", found[0].what);
         assert!(found[1].what.starts_with("authority CN="), "{}", found[1].what);

@@ -1,7 +1,7 @@
 //! Who we are and whom we trust: certificates with their keys, authorities, bare keys.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use openssl::asn1::Asn1Time;
 use openssl::bn::{BigNum, MsbOption};
@@ -29,6 +29,8 @@ pub struct Identity {
     pub(crate) key: PKey<Private>,
     /// An OCSP response in DER, to be stapled.
     pub(crate) ocsp: Option<Vec<u8>>,
+    /// The file of the chain.
+    pub(super) file: Option<PathBuf>,
 }
 
 impl Identity {
@@ -78,10 +80,15 @@ impl Identity {
         Self::read(chain, key, Some(passphrase))
     }
 
+    pub(crate) fn new(chain: Vec<X509>, key: PKey<Private>) -> Self {
+        Self { chain, key, ocsp: None, file: None }
+    }
+
     fn read(chain: &Path, key: &Path, passphrase: Option<&[u8]>) -> Result<Self, IdentityError> {
         let (chain_pem, key_pem) = (read(chain)?, Zeroizing::new(read(key)?));
-        let (chain, key) = (chain.display().to_string(), key.display().to_string());
-        Self::parse(&chain_pem, &chain, &key_pem, &key, passphrase)
+        let (place, key) = (chain.display().to_string(), key.display().to_string());
+        let identity = Self::parse(&chain_pem, &place, &key_pem, &key, passphrase)?;
+        Ok(Self { file: Some(chain.to_owned()), ..identity })
     }
 
     fn parse(
@@ -96,7 +103,7 @@ impl Identity {
         if !chain[0].public_key().map_err(refused)?.public_eq(&key) {
             return Err(IdentityError::Mismatch);
         }
-        Ok(Self { chain, key, ocsp: None })
+        Ok(Self::new(chain, key))
     }
 
     /// Staples this OCSP response (RFC 6066 §8), in DER as `openssl ocsp -respout` writes it, to the handshakes
@@ -160,18 +167,20 @@ impl fmt::Debug for Identity {
 #[derive(Clone)]
 pub struct CaBundle {
     pub(crate) certificates: Vec<X509>,
+    pub(super) file: Option<PathBuf>,
 }
 
 impl CaBundle {
     /// One or more certificates in PEM.
     pub fn from_pem(pem: &[u8]) -> Result<Self, IdentityError> {
-        Ok(Self { certificates: certificates(pem, "the CA bundle")? })
+        Ok(Self { certificates: certificates(pem, "the CA bundle")?, file: None })
     }
 
     /// As [`from_pem`](Self::from_pem), from a file.
     pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
         let pem = read(path)?;
-        Ok(Self { certificates: certificates(&pem, &path.display().to_string())? })
+        let certificates = certificates(&pem, &path.display().to_string())?;
+        Ok(Self { certificates, file: Some(path.to_owned()) })
     }
 }
 
@@ -245,7 +254,7 @@ fn make_self_signed() -> Result<Identity, ErrorStack> {
         .build(&builder.x509v3_context(None, None))?;
     builder.append_extension(names)?;
     builder.sign(&key, MessageDigest::sha256())?;
-    Ok(Identity { chain: vec![builder.build()], key, ocsp: None })
+    Ok(Identity::new(vec![builder.build()], key))
 }
 
 pub(crate) fn unix_now() -> i64 {

@@ -5,7 +5,7 @@
 //! not look at a chain again when its session is resumed; both is done here.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use openssl::asn1::{Asn1IntegerRef, Asn1Time, Asn1TimeRef};
@@ -22,6 +22,7 @@ use crate::sys;
 #[derive(Clone)]
 pub struct RevocationList {
     lists: Arc<[List]>,
+    pub(super) file: Option<PathBuf>,
 }
 
 struct List {
@@ -46,7 +47,8 @@ impl RevocationList {
     ///
     /// The file cannot be read, or holds no list.
     pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
-        Self::parse(&read(path)?, &path.display().to_string())
+        let list = Self::parse(&read(path)?, &path.display().to_string())?;
+        Ok(Self { file: Some(path.to_owned()), ..list })
     }
 
     fn parse(bytes: &[u8], place: &str) -> Result<Self, IdentityError> {
@@ -70,7 +72,7 @@ impl RevocationList {
         let lists = lists.map_err(|_: openssl::error::ErrorStack| IdentityError::NoRevocationList {
             place: place.to_owned(),
         })?;
-        Ok(Self { lists })
+        Ok(Self { lists, file: None })
     }
 
     /// Adds the lists to the store that verifies chains.

@@ -6,6 +6,7 @@
 // Each test program uses its own part of this.
 #![allow(dead_code)]
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -54,6 +55,17 @@ impl Program {
         Self::start_with_outputs(program, arguments, Stdio::piped(), Stdio::piped())
     }
 
+    /// The same, with more in its environment.
+    pub fn start_in<K: AsRef<OsStr>, V: AsRef<OsStr>>(
+        environment: impl IntoIterator<Item = (K, V)>,
+        program: &str,
+        arguments: &[&str],
+    ) -> Self {
+        let mut command = Command::new(program);
+        command.args(arguments).envs(environment);
+        Self::spawn(command, [(); 3].map(|()| Stdio::piped()))
+    }
+
     /// The same, with its outputs somewhere else.
     pub fn start_with_outputs(program: &str, arguments: &[&str], stdout: Stdio, stderr: Stdio) -> Self {
         Self::start_with(program, arguments, [Stdio::piped(), stdout, stderr])
@@ -64,9 +76,14 @@ impl Program {
         Self::start_with(program, arguments, [stdin, Stdio::piped(), Stdio::piped()])
     }
 
-    fn start_with(program: &str, arguments: &[&str], [stdin, stdout, stderr]: [Stdio; 3]) -> Self {
+    fn start_with(program: &str, arguments: &[&str], ends: [Stdio; 3]) -> Self {
         let mut command = Command::new(program);
-        command.args(arguments).stdin(stdin).stdout(stdout).stderr(stderr);
+        command.args(arguments);
+        Self::spawn(command, ends)
+    }
+
+    fn spawn(mut command: Command, [stdin, stdout, stderr]: [Stdio; 3]) -> Self {
+        command.stdin(stdin).stdout(stdout).stderr(stderr);
         let mut child = command.spawn().unwrap();
         Self {
             stdin: child.stdin.take(),
@@ -91,6 +108,12 @@ impl Program {
     /// The next line on standard output, without its newline.
     pub fn line(&mut self) -> String {
         self.stdout.line().unwrap_or_else(|| panic!("no line on stdout; stderr: {}", self.stderr.rest()))
+    }
+
+    /// The address in the next line of a server, which says that it listens.
+    pub fn address(&mut self) -> String {
+        let line = self.line();
+        line.strip_prefix("listening ").unwrap_or_else(|| panic!("{line:?}")).to_owned()
     }
 
     /// Reads standard output up to the line that contains `text`, and gives that line.
@@ -240,8 +263,7 @@ impl Output {
 /// An echo server and its first address.
 pub fn start_echo(arguments: &[&str]) -> (Program, String) {
     let mut server = Program::start(ECHO, arguments);
-    let line = server.line();
-    let address = line.strip_prefix("listening ").unwrap_or_else(|| panic!("{line:?}")).to_owned();
+    let address = server.address();
     (server, address)
 }
 
@@ -249,11 +271,7 @@ pub fn start_echo(arguments: &[&str]) -> (Program, String) {
 pub fn start_chat(arguments: &[&str]) -> (Program, Vec<String>) {
     let mut server = Program::start(CHAT, arguments);
     let listeners = arguments.iter().filter(|argument| **argument == "--listen").count();
-    let addresses = (0..listeners).map(|_| {
-        let line = server.line();
-        line.strip_prefix("listening ").unwrap_or_else(|| panic!("{line:?}")).to_owned()
-    });
-    let addresses = addresses.collect();
+    let addresses = (0..listeners).map(|_| server.address()).collect();
     (server, addresses)
 }
 

@@ -243,7 +243,7 @@ fn an_ed25519_key_serves_tls_1_2_and_1_3_and_not_dtls() {
     builder.set_not_after(template.not_after()).unwrap();
     builder.set_pubkey(&key).unwrap();
     builder.sign(&key, openssl::hash::MessageDigest::null()).unwrap();
-    let identity = Identity { chain: vec![builder.build()], key, ocsp: None };
+    let identity = Identity::new(vec![builder.build()], key);
     let trust = CaBundle::from_pem(&identity.certificate_pem()).unwrap();
     let client = ClientCredentials { authorities: Some(trust), ..ClientCredentials::default() };
     let server = Credentials { identities: vec![identity], ..Credentials::default() };
