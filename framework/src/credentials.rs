@@ -4,11 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use openssl::error::ErrorStack;
-
-use crate::error::IdentityError;
-
 mod algorithms;
+mod errors;
 mod expiration;
 mod identity;
 mod keys;
@@ -16,6 +13,7 @@ mod peer;
 mod revocation;
 
 pub use self::algorithms::{AlgorithmError, CipherSuites, Groups};
+pub(crate) use self::errors::refused;
 pub use self::expiration::Expiration;
 pub(crate) use self::identity::unix_now;
 pub use self::identity::{CaBundle, Identity, PublicKey};
@@ -214,11 +212,3 @@ pub(crate) type PskLookup = Arc<dyn Fn(&[u8]) -> Option<Vec<u8>> + Send + Sync>;
 
 /// Says whether a peer may come in.
 pub(crate) type Authorize = Arc<dyn Fn(&PeerIdentity) -> bool + Send + Sync>;
-
-fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
-    std::fs::read(path).map_err(|source| IdentityError::Unreadable { path: path.to_owned(), source })
-}
-
-pub(crate) fn refused(errors: ErrorStack) -> IdentityError {
-    IdentityError::Refused(errors.to_string())
-}

@@ -15,8 +15,8 @@ use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509NameBuilder};
 use zeroize::Zeroizing;
 
+use super::errors::{read, refused};
 use super::peer::{PeerCertificate, fingerprint};
-use super::{read, refused};
 use crate::error::IdentityError;
 
 /// A certificate chain with its private key: ECDSA or RSA; with TLS and for clients Ed25519, Ed448 and RSA-PSS too.

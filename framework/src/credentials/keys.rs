@@ -21,7 +21,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
-use super::read;
+use super::errors::{read, refused};
 use crate::error::IdentityError;
 
 /// The keys of session tickets and cookies: a current one and, after a rotation, the previous one, which is
@@ -56,7 +56,7 @@ impl SharedKeys {
     /// OpenSSL has no random bytes.
     pub fn random() -> Result<Self, IdentityError> {
         let mut key = Zeroizing::new([0; 32]);
-        openssl::rand::rand_bytes(&mut *key).map_err(super::refused)?;
+        openssl::rand::rand_bytes(&mut *key).map_err(refused)?;
         Ok(Self { current: DerivedKeys::of(&key), previous: None })
     }
 
@@ -96,7 +96,7 @@ impl SharedKeys {
     /// `replaced` is no key file, or OpenSSL has no random bytes.
     pub fn new_file(replaced: Option<&str>) -> Result<String, IdentityError> {
         let mut key = Zeroizing::new([0; 32]);
-        openssl::rand::rand_bytes(&mut *key).map_err(super::refused)?;
+        openssl::rand::rand_bytes(&mut *key).map_err(refused)?;
         let mut text =
             "# Keys of session tickets and cookies: keep it secret, and replace it every few days.\n"
                 .to_owned();

@@ -13,8 +13,8 @@ use openssl::sha::sha256;
 use openssl::x509::store::X509StoreBuilder;
 use openssl::x509::{CrlStatus, X509, X509Crl, X509NameRef, X509Ref};
 
+use super::errors::read;
 use super::peer::name_line;
-use super::read;
 use crate::error::IdentityError;
 use crate::sys;
 
