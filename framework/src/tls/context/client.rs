@@ -13,10 +13,10 @@ use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use super::chain::{self, keep_record};
-use super::{
-    Protocol, check_srtp, check_suites, common, psk, use_authorities, use_identity, verify_keys, wire,
+use super::common::{
+    Protocol, check_srtp, check_suites, common, use_authorities, use_identity, verify_keys, wire,
 };
-
+use super::psk;
 use crate::credentials::{Algorithms, CaBundle, Identity, PublicKey, RevocationList, refused};
 use crate::error::IdentityError;
 use crate::sys::ossl;

@@ -10,7 +10,7 @@ use openssl::nid::Nid;
 use openssl::pkey::Id;
 use openssl::ssl::{SslContext, SslMethod, SslVerifyMode, SslVersion};
 
-use super::{Protocol, common, use_identity};
+use super::common::{Protocol, common, use_identity};
 use crate::credentials::{Algorithms, Identity, name_line};
 use crate::error::{EndReason, IdentityError};
 use crate::tls::Failure;
