@@ -286,8 +286,9 @@ impl Client {
                     Arc::clone(&counters),
                     deadline,
                 );
-                let handshake = handshake
-                    .and_then(|handshake| drive::handshake::dtls(handshake, &mut transport, &association));
+                let handshake = handshake.and_then(|handshake| {
+                    drive::handshake::dtls(handshake, &mut transport, &association.attention)
+                });
                 let unreachable = transport.unreachable;
                 let (session, facts) = handshake.map_err(|failure| {
                     resume.iter().for_each(Resume::forget);
@@ -338,7 +339,7 @@ impl Client {
         };
         let (session, facts) = session
             .and_then(|mut session| {
-                let facts = session.shake_hands(&mut transport, &association, deadline)?;
+                let facts = session.shake_hands(&mut transport, &association.attention, deadline)?;
                 Ok((session, facts))
             })
             .map_err(|failure| {
@@ -367,7 +368,9 @@ impl Client {
             SctpTransport::new(Arc::clone(&socket), peer, attention, Arc::clone(&counters), &self.sctp);
         let secured = match self.secure(address, peer, &socket)? {
             None => Ok((SctpSession::plain(socket, &self.sctp), Facts::default())),
-            Some(secure) => SctpSession::secure(socket, secure, &mut transport, &association, deadline),
+            Some(secure) => {
+                SctpSession::secure(socket, secure, &mut transport, &association.attention, deadline)
+            }
         };
         let (session, facts) = secured.map_err(|failure| self.failed(failure, peer, false))?;
         let opened = Opened {

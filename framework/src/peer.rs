@@ -142,12 +142,12 @@ impl Peer {
             Session::Plain(_) => Layers::Plain,
             Session::Dtls(..) => Layers::Dtls,
             Session::Sctp(session) if session.is_secure() => Layers::SecureSctp,
-            Session::Stream(session) if session.is_secure() => Layers::Tls,
-            Session::Stream(session) if session.frames().is_some() => Layers::Frames,
+            Session::Stream(session) if session.core().is_secure() => Layers::Tls,
+            Session::Stream(session) if session.core().frames().is_some() => Layers::Frames,
             Session::Sctp(_) | Session::Stream(_) => Layers::Plain,
         };
         let frames = match &session {
-            Session::Stream(session) => session.frames(),
+            Session::Stream(session) => session.core().frames(),
             _ => None,
         };
         *parts.association.link.lock() = Link::Open(session);

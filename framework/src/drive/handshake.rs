@@ -2,10 +2,9 @@
 
 use std::time::Instant;
 
-use crate::association::Association;
 use crate::error::EndReason;
 use crate::net::Arrival;
-use crate::net::attention::signal;
+use crate::net::attention::{Attention, signal};
 use crate::net::udp::{self, UdpTransport};
 use crate::protocol::dtls::handshake::Handshake;
 use crate::protocol::dtls::session::Session;
@@ -16,13 +15,13 @@ use crate::tls::{Facts, Failure};
 pub(crate) fn dtls(
     mut handshake: Handshake,
     transport: &mut UdpTransport,
-    association: &Association,
+    attention: &Attention,
 ) -> Result<(Session, Facts), Failure> {
     let mut datagram = Vec::with_capacity(DATAGRAM_MAX);
     let mut now = Instant::now();
     let mut advanced = handshake.start(now);
     loop {
-        if let Some(reason) = interrupted(association) {
+        if let Some(reason) = interrupted(attention) {
             handshake.abort();
             advanced = Err(Failure::Ended(reason));
         }
@@ -49,8 +48,8 @@ pub(crate) fn dtls(
 }
 
 /// Why a handshake has to end, where somebody else wants it to.
-pub(crate) fn interrupted(association: &Association) -> Option<EndReason> {
-    let signals = association.attention.signals();
+pub(crate) fn interrupted(attention: &Attention) -> Option<EndReason> {
+    let signals = attention.signals();
     if signals & (signal::CLOSE | signal::STOP | signal::DRAIN) != 0 {
         return Some(EndReason::Shutdown);
     }

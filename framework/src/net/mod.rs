@@ -1,6 +1,7 @@
 //! Sockets as a worker waits on them.
 
 pub(crate) mod attention;
+pub(crate) mod backlog;
 pub(crate) mod sctp;
 pub(crate) mod stall;
 pub(crate) mod tcp;

@@ -82,7 +82,7 @@ impl Peer {
                     session.give_back(&mut piece);
                     // An answer of OpenSSL's may have found no room.
                     unsent = session.has_unsent();
-                    (read, session.has_more())
+                    (read, session.core().has_more())
                 }
                 _ => (Read::Nothing, false),
             };

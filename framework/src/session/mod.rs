@@ -78,7 +78,7 @@ impl Session {
             Self::Plain(_) => false,
             Self::Dtls(session, _) => session.export(label, context, out).is_ok(),
             Self::Sctp(session) => of_openssl(session.ssl()),
-            Self::Stream(session) => of_openssl(session.ssl()),
+            Self::Stream(session) => of_openssl(session.core().ssl()),
         }
     }
 
@@ -103,7 +103,7 @@ impl Session {
             Self::Plain(_) => UDP_MAX_V6,
             Self::Dtls(..) => RECORD_MAX,
             Self::Sctp(session) => session.max_message(),
-            Self::Stream(session) => session.max_message(),
+            Self::Stream(session) => session.core().max_message(),
         }
     }
 
@@ -113,7 +113,7 @@ impl Session {
         match self {
             Self::Plain(_) => 0,
             Self::Dtls(..) | Self::Sctp(_) => 1,
-            Self::Stream(session) => session.min_message(),
+            Self::Stream(session) => session.core().min_message(),
         }
     }
 }

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use openssl::ssl::SslRef;
 use socket2::Socket;
 
-use crate::association::Association;
+use crate::drive::handshake::interrupted;
 use crate::error::EndReason;
 use crate::net::Arrival;
 use crate::net::after;
-use crate::net::attention::signal;
+use crate::net::attention::Attention;
 use crate::net::sctp::SctpTransport;
 use crate::protocol::RECORD_MAX;
 use crate::protocol::Sent;
@@ -78,14 +78,14 @@ impl SctpSession {
         socket: Arc<Socket>,
         secure: SecureSctp,
         transport: &mut SctpTransport,
-        association: &Association,
+        attention: &Attention,
         deadline: Instant,
     ) -> Result<(Self, Facts), Failure> {
         let streams = Options::of(&*socket).status().map_or(1, |status| status.outbound_streams);
         let secure = Some(secure);
         let mut session =
             Self { socket, max_message: RECORD_MAX, secure, parked: None, awaits_dry: false, streams };
-        match session.shake_hands(transport, association, deadline) {
+        match session.shake_hands(transport, attention, deadline) {
             Ok(facts) => Ok((session, facts)),
             Err(failure) => {
                 // An alert may be among what is still to be said.
@@ -103,7 +103,7 @@ impl SctpSession {
     fn shake_hands(
         &mut self,
         transport: &mut SctpTransport,
-        association: &Association,
+        attention: &Attention,
         deadline: Instant,
     ) -> Result<Facts, Failure> {
         let mut message = Vec::with_capacity(DATAGRAM_MAX);
@@ -113,12 +113,8 @@ impl SctpSession {
             if complete && ran == Ran::All {
                 return Ok(self.secure.as_ref().map(SecureSctp::facts).unwrap_or_default());
             }
-            let signals = association.attention.signals();
-            if signals & (signal::CLOSE | signal::STOP | signal::DRAIN) != 0 {
-                return Err(Failure::Ended(EndReason::Shutdown));
-            }
-            if signals & signal::EVICT != 0 {
-                return Err(Failure::Ended(EndReason::Evicted));
+            if let Some(reason) = interrupted(attention) {
+                return Err(Failure::Ended(reason));
             }
             let now = Instant::now();
             if now >= deadline {

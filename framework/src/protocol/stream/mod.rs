@@ -1,4 +1,5 @@
-//! What is carried by a stream of bytes: frames, and a proxy's header in front of them.
+//! What is carried by a stream of bytes: a proxy's header, TLS, frames.
 
 pub mod frames;
 pub mod proxy;
+pub(crate) mod session;

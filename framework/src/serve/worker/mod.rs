@@ -180,7 +180,7 @@ fn open_dtls(
     let restart = Restart::new(Arc::clone(&shared.cookies), hello_random, local, peer);
     let (deadline, counters) = (after(shared.timeouts.handshake), Arc::clone(&shared.counters));
     let handshake = Handshake::accept(shared.contexts().dtls(), hello, restart, counters, deadline)?;
-    let (session, facts) = drive::handshake::dtls(handshake, &mut transport, association)?;
+    let (session, facts) = drive::handshake::dtls(handshake, &mut transport, &association.attention)?;
     Ok(Opened {
         transport: Transport::Udp(transport),
         session: Session::Dtls(Box::new(session), socket),
@@ -219,7 +219,7 @@ fn open_sctp(
         None => (SctpSession::plain(socket, settings), Facts::default()),
         Some(secure) => {
             let deadline = after(shared.timeouts.handshake);
-            SctpSession::secure(socket, secure, &mut transport, association, deadline)?
+            SctpSession::secure(socket, secure, &mut transport, &association.attention, deadline)?
         }
     };
     Ok(Opened {
@@ -246,7 +246,7 @@ fn open_stream(
         true => StreamSession::accept(shared.contexts().tls(), socket, settings)?,
         false => StreamSession::plain(socket, settings),
     };
-    let facts = session.shake_hands(&mut transport, association, deadline)?;
+    let facts = session.shake_hands(&mut transport, &association.attention, deadline)?;
     Ok(Opened { transport: Transport::Tcp(transport), session: Session::Stream(Box::new(session)), facts })
 }
 

@@ -7,14 +7,18 @@ use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::thread;
 
-use openssl::ssl::{SslMethod, SslVerifyMode, SslVersion};
+use openssl::ssl::{Ssl, SslMethod, SslStream, SslVerifyMode, SslVersion};
 
 use super::*;
 use crate::association::Link;
 use crate::net::Transport;
 use crate::observe::Counters;
 use crate::peer::Parts;
+use crate::protocol::stream::session::MAX_RENEGOTIATIONS;
+use crate::association::Association;
 use crate::session::Session;
+use crate::stream::Framing;
+use crate::sys::ossl;
 use crate::tls::context::{self, Protocol};
 use crate::{
     Address, Credentials, Error, Identity, Outbox, Peer, Posted, Scheme, Server, Stats, Timeouts,
@@ -412,8 +416,7 @@ fn hear(session: &mut StreamSession, socket: &Socket) {
 }
 
 fn step(session: &mut StreamSession) -> bool {
-    let Layer::Tls(stream) = &mut session.layer else { panic!("it is in clear") };
-    progress(stream).unwrap()
+    session.step().unwrap()
 }
 
 /// The server's side goes on while the client shakes hands.
@@ -505,8 +508,9 @@ fn a_handshake_that_finds_no_room_goes_on_once_there_is_some_or_ends_in_time() {
         let mut transport =
             TcpTransport::new(socket, Arc::clone(&association.attention), Arc::new(Counters::default()));
         thread::scope(|scope| {
-            let served =
-                scope.spawn(|| session.shake_hands(&mut transport, &association, after(patience)).map(drop));
+            let served = scope.spawn(|| {
+                session.shake_hands(&mut transport, &association.attention, after(patience)).map(drop)
+            });
             if reads {
                 let raw = &mut client.get_mut().socket;
                 io::copy(&mut raw.take(filled as u64), &mut io::sink()).unwrap();

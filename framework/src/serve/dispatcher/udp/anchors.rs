@@ -184,6 +184,6 @@ mod tests {
         let most = MAX_IDLE_ANCHORS as u64;
         assert_eq!(superfluous(idle), [most + 1, most]);
         let few: Vec<_> = (0..most).map(|at| (at, Duration::from_millis(at))).collect();
-        assert_eq!(superfluous(few), []);
+        assert_eq!(superfluous(few), [0_u64; 0]);
     }
 }

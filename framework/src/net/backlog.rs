@@ -1,6 +1,5 @@
-//! The way out of a connection, and what OpenSSL has for a socket.
+//! The way out of a connection: its socket, and the bytes that the kernel has no room for.
 
-use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -11,48 +10,49 @@ use crate::sys::message;
 
 /// What became of bytes that were to be written.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Wrote {
+pub(crate) enum Wrote {
     /// The kernel has them all.
     All,
     /// Some wait for room.
     Some,
-    /// Nothing was written: a handshake has to end first.
-    Later,
     /// The peer has ended the connection; what it said before can still be read.
     Gone,
     /// The connection is of no use any more.
     Broken(String),
 }
 
-/// The way out: the socket, and the bytes that it has no room for.
-pub(super) struct Pending {
-    pub(super) socket: Arc<Socket>,
+/// The bytes that wait, in order, and the socket that they wait for.
+pub(crate) struct Backlog {
+    pub(crate) socket: Arc<Socket>,
     bytes: Vec<u8>,
     /// How many of them are gone.
     sent: usize,
     /// Bytes that may wait at most.
     limit: usize,
-    /// What the last write by OpenSSL failed with.
-    pub(super) failed: Option<Wrote>,
     /// A write found that the peer had reset the connection. A later read does not say so again.
-    pub(super) reset: bool,
+    pub(crate) reset: bool,
 }
 
-impl Pending {
-    pub(super) fn new(socket: Arc<Socket>, limit: usize) -> Self {
-        Self { socket, bytes: Vec::new(), sent: 0, limit, failed: None, reset: false }
+impl Backlog {
+    pub(crate) fn new(socket: Arc<Socket>, limit: usize) -> Self {
+        Self { socket, bytes: Vec::new(), sent: 0, limit, reset: false }
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// How many bytes may still be written.
+    pub(crate) fn room(&self) -> usize {
+        self.limit.saturating_sub(self.len())
+    }
+
+    pub(crate) fn len(&self) -> usize {
         self.bytes.len() - self.sent
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Writes bytes behind those that wait.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Wrote {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Wrote {
         let mut written = 0;
         if self.is_empty() {
             match self.send(bytes) {
@@ -69,7 +69,7 @@ impl Pending {
     }
 
     /// Sends what waits, as far as there is room.
-    pub(super) fn flush(&mut self) -> Wrote {
+    pub(crate) fn flush(&mut self) -> Wrote {
         while !self.is_empty() {
             match self.send_waiting() {
                 Ok(0) => {
@@ -118,77 +118,5 @@ impl Pending {
                 _ => return Err(Wrote::Broken(error.to_string())),
             }
         }
-    }
-}
-
-/// What OpenSSL reads from and writes to. Trusted code (it is called from C): a read gives bytes that were
-/// fed or WouldBlock, a write takes everything, or fails for good. It takes everything also where the peer
-/// is gone: an answer that nobody waits for must not keep what the peer said before from being read.
-pub(super) struct StreamIo {
-    incoming: Vec<u8>,
-    /// How many of them are read.
-    read: usize,
-    pub(super) pending: Pending,
-}
-
-impl StreamIo {
-    pub(super) fn new(pending: Pending) -> Self {
-        Self { incoming: Vec::new(), read: 0, pending }
-    }
-
-    pub(super) fn is_drained(&self) -> bool {
-        self.read == self.incoming.len()
-    }
-
-    pub(super) fn feed(&mut self, bytes: &mut Vec<u8>) {
-        if self.is_drained() {
-            // Memory goes back and forth instead of being copied.
-            std::mem::swap(&mut self.incoming, bytes);
-            self.read = 0;
-        } else {
-            self.incoming.extend_from_slice(bytes);
-        }
-    }
-
-    /// Gives the memory of what was fed back, once all of it is read.
-    pub(super) fn give_back(&mut self, bytes: &mut Vec<u8>) {
-        if self.is_drained() && bytes.capacity() == 0 {
-            *bytes = std::mem::take(&mut self.incoming);
-            bytes.clear();
-            self.read = 0;
-        }
-    }
-}
-
-impl io::Read for StreamIo {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.is_drained() {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        let unread = &self.incoming[self.read..];
-        let len = unread.len().min(buffer.len());
-        buffer[..len].copy_from_slice(&unread[..len]);
-        self.read += len;
-        Ok(len)
-    }
-}
-
-impl io::Write for StreamIo {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.pending.write(bytes) {
-            Wrote::All | Wrote::Some | Wrote::Later => Ok(bytes.len()),
-            Wrote::Gone => {
-                self.pending.failed = Some(Wrote::Gone);
-                Ok(bytes.len())
-            }
-            failed => {
-                self.pending.failed = Some(failed);
-                Err(io::ErrorKind::BrokenPipe.into())
-            }
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

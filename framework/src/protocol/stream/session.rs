@@ -1,0 +1,330 @@
+//! The bytes of one connection, in clear or with TLS: messages go in and bytes come out, and the other way round.
+//!
+//! OpenSSL writes to memory that takes everything, so that a read that has to answer (a key update, a ticket, a
+//! renegotiation) and a write in the middle of that need no state of their own. One case is left, a message that is to be
+//! sent while a handshake waits for the peer (a renegotiation, or half a key update): it is kept as it is until that is over.
+//! Only reads get such a handshake on, because OpenSSL takes the peer's data in the middle of it from there alone.
+
+use std::io;
+
+use openssl::ssl::{ErrorCode, Ssl, SslContext, SslRef, SslStream};
+
+use super::frames::{Frames, encode};
+use crate::stream::{Framing, StreamSettings};
+use crate::sys::ossl::{self, Handshakes};
+use crate::tls::handshake::{broken, client_ssl, describe, progress, server_ssl};
+use crate::tls::{Facts, Failure, Read, Resume};
+
+/// Renegotiations that one peer may ask for.
+pub(crate) const MAX_RENEGOTIATIONS: u32 = 8;
+
+/// Bytes of memory that are kept between messages.
+const KEPT: usize = 4096;
+
+/// The state of a connection. After each call the caller sends what [`take_outgoing`](Self::take_outgoing) gives.
+pub(crate) struct Stream {
+    /// `None`: in clear.
+    tls: Option<Box<SslStream<Pipe>>>,
+    framing: Framing,
+    max_message: usize,
+    /// A message with what its framing adds.
+    framed: Vec<u8>,
+    /// Bytes of messages that a handshake in the middle of the session holds up.
+    deferred: Vec<u8>,
+    /// Where a peer may renegotiate: handshakes so far, the first one too.
+    handshakes: Option<Handshakes>,
+}
+
+/// What became of a message that was to be sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Encoded<'a> {
+    /// These bytes are to be sent.
+    Clear(&'a [u8]),
+    /// What is to be sent is among the [outgoing](Stream::take_outgoing) bytes.
+    Sealed,
+    /// It is kept until a handshake is over.
+    Later,
+    /// This side has closed the session.
+    Closed,
+    /// The session is of no use any more.
+    Broken(String),
+}
+
+impl Stream {
+    /// In clear.
+    pub(crate) fn plain(settings: &StreamSettings) -> Self {
+        Self {
+            tls: None,
+            framing: settings.framing,
+            max_message: settings.max_message.max(1),
+            framed: Vec::new(),
+            deferred: Vec::new(),
+            handshakes: None,
+        }
+    }
+
+    /// The server's side of TLS, before its handshake.
+    pub(crate) fn accept(context: &SslContext, settings: &StreamSettings) -> Result<Self, Failure> {
+        let mut ssl = server_ssl(context)?;
+        let handshakes = settings.renegotiation.then(|| ossl::allow_renegotiation(&mut ssl));
+        Ok(Self { handshakes, ..Self::secure(ssl, settings)? })
+    }
+
+    /// The client's side of TLS; `name` is who the server must prove to be.
+    pub(crate) fn connect(
+        context: &SslContext,
+        name: Option<&str>,
+        resume: Option<&Resume<'_>>,
+        settings: &StreamSettings,
+    ) -> Result<Self, Failure> {
+        Self::secure(client_ssl(context, name, resume)?, settings)
+    }
+
+    fn secure(ssl: Ssl, settings: &StreamSettings) -> Result<Self, Failure> {
+        let stream = SslStream::new(ssl, Pipe::default()).map_err(broken)?;
+        Ok(Self { tls: Some(Box::new(stream)), ..Self::plain(settings) })
+    }
+
+    /// One step of the handshake, if there is one; `true` when it is complete. After a failure there may be an alert to send.
+    pub(crate) fn step(&mut self) -> Result<bool, Failure> {
+        self.tls.as_deref_mut().map_or(Ok(true), progress)
+    }
+
+    /// What the handshake settled.
+    pub(crate) fn facts(&self) -> Facts {
+        self.ssl().map(Facts::of).unwrap_or_default()
+    }
+
+    /// The underlying `SslRef`, where messages are encrypted.
+    pub(crate) fn ssl(&self) -> Option<&SslRef> {
+        self.tls.as_ref().map(|stream| stream.ssl())
+    }
+
+    /// Whether messages are encrypted.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// The frame decoder, if there is a framing.
+    pub(crate) fn frames(&self) -> Option<Frames> {
+        Frames::new(self.framing, self.max_message)
+    }
+
+    /// The longest message, in bytes.
+    pub(crate) fn max_message(&self) -> usize {
+        self.max_message
+    }
+
+    /// The shortest message, in bytes.
+    pub(crate) fn min_message(&self) -> usize {
+        usize::from(self.framing == Framing::Raw)
+    }
+
+    /// How many bytes OpenSSL may write before they are taken. Beyond that the session is broken.
+    pub(crate) fn set_room(&mut self, bytes: usize) {
+        if let Some(stream) = &mut self.tls {
+            stream.get_mut().room = bytes;
+        }
+    }
+
+    /// Takes what is to be sent, in the place of an empty buffer whose memory is used again.
+    pub(crate) fn take_outgoing(&mut self, mut memory: Vec<u8>) -> Vec<u8> {
+        memory.clear();
+        let Some(stream) = &mut self.tls else { return memory };
+        if memory.capacity() > KEPT {
+            memory = Vec::new();
+        }
+        std::mem::replace(&mut stream.get_mut().outgoing, memory)
+    }
+
+    /// Makes bytes of a message, which is no longer than [`max_message`](Self::max_message).
+    pub(crate) fn encode<'a>(&'a mut self, message: &'a [u8]) -> Encoded<'a> {
+        if self.framed.capacity() > KEPT {
+            self.framed = Vec::new();
+        }
+        self.framed.clear();
+        let bytes = match self.framing {
+            Framing::Raw => message,
+            framing => {
+                encode(framing, message, &mut self.framed);
+                &self.framed
+            }
+        };
+        let Some(stream) = &mut self.tls else { return Encoded::Clear(bytes) };
+        let sealed = match self.deferred.is_empty() {
+            true => seal(stream, bytes),
+            false => Encoded::Later,
+        };
+        if sealed == Encoded::Later {
+            self.deferred.extend_from_slice(bytes);
+        }
+        sealed
+    }
+
+    /// Makes bytes of what a handshake held up, where that is over.
+    pub(crate) fn encode_deferred(&mut self) -> Encoded<'static> {
+        let Some(stream) = self.tls.as_mut().filter(|_| !self.deferred.is_empty()) else {
+            return Encoded::Sealed;
+        };
+        let sealed = seal(stream, &self.deferred);
+        if sealed == Encoded::Sealed {
+            self.deferred = Vec::new();
+        }
+        sealed
+    }
+
+    /// How many bytes of messages a handshake holds up: the peer has to be heard.
+    pub(crate) fn deferred(&self) -> usize {
+        self.deferred.len()
+    }
+
+    /// Takes in what came from the peer. `bytes` comes back empty.
+    pub(crate) fn feed(&mut self, bytes: &mut Vec<u8>) {
+        if let Some(stream) = &mut self.tls {
+            stream.get_mut().feed(bytes);
+        }
+        bytes.clear();
+    }
+
+    /// Gives the memory of what was fed back, once all of it is read.
+    pub(crate) fn give_back(&mut self, bytes: &mut Vec<u8>) {
+        if let Some(stream) = &mut self.tls {
+            stream.get_mut().give_back(bytes);
+        }
+    }
+
+    /// Reads what is there of the stream, at most a record. Only for TLS: in clear nothing was fed.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Read {
+        let Some(stream) = &mut self.tls else { return Read::Nothing };
+        let result = stream.ssl_read(buffer);
+        self.after_reading(result)
+    }
+
+    /// Gets a handshake that messages wait for on, with what was fed. `false` where it cannot go on before the
+    /// peer's data in front of it is read.
+    pub(crate) fn advance(&mut self) -> Result<bool, String> {
+        let Some(stream) = &mut self.tls else { return Ok(true) };
+        let result = stream.ssl_peek(&mut [0]);
+        match self.after_reading(result) {
+            Read::Nothing => Ok(true),
+            Read::Broken(why) => Err(why),
+            _ => Ok(self.deferred.is_empty()),
+        }
+    }
+
+    fn after_reading(&mut self, result: Result<usize, openssl::ssl::Error>) -> Read {
+        let read = match result {
+            Ok(len) => Read::Message(len),
+            Err(error) => match error.code() {
+                ErrorCode::WANT_READ | ErrorCode::WANT_WRITE => Read::Nothing,
+                ErrorCode::ZERO_RETURN => Read::Closed,
+                _ => Read::Broken(describe(&error)),
+            },
+        };
+        let begun = self.handshakes.as_ref().map_or(0, Handshakes::begun);
+        if begun > 1 + MAX_RENEGOTIATIONS {
+            return Read::Broken("the peer renegotiates again and again".to_owned());
+        }
+        // What is wrong shows with the next read.
+        let _ = self.encode_deferred();
+        read
+    }
+
+    /// Whether [`read`](Self::read) has something to look at.
+    pub(crate) fn has_more(&self) -> bool {
+        self.tls
+            .as_ref()
+            .is_some_and(|stream| !stream.get_ref().is_drained() || ossl::has_pending(stream.ssl()))
+    }
+
+    /// Has close_notify sent (RFC 5246 §7.2.1), once.
+    pub(crate) fn close(&mut self) {
+        if let Some(stream) = &mut self.tls {
+            let _ = stream.shutdown();
+        }
+    }
+}
+
+/// Encrypts a message; OpenSSL writes its records to the pipe.
+fn seal(stream: &mut SslStream<Pipe>, message: &[u8]) -> Encoded<'static> {
+    if message.is_empty() {
+        return Encoded::Sealed;
+    }
+    // A write would get the handshake on, and call the peer's data in the middle of it an error.
+    if !stream.ssl().is_init_finished() {
+        return Encoded::Later;
+    }
+    match stream.ssl_write(message) {
+        Ok(_) => Encoded::Sealed,
+        // Nothing is ever full, so this is a handshake.
+        Err(error) if matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::WANT_WRITE) => Encoded::Later,
+        Err(error) if error.code() == ErrorCode::ZERO_RETURN => Encoded::Closed,
+        Err(error) => Encoded::Broken(describe(&error)),
+    }
+}
+
+/// What OpenSSL reads from and writes to. Trusted code (it is called from C): a read gives bytes that were fed or
+/// WouldBlock, a write takes everything, or fails for good.
+#[derive(Default)]
+struct Pipe {
+    incoming: Vec<u8>,
+    /// How many of them are read.
+    read: usize,
+    outgoing: Vec<u8>,
+    /// Bytes that may be outgoing.
+    room: usize,
+}
+
+impl Pipe {
+    fn is_drained(&self) -> bool {
+        self.read == self.incoming.len()
+    }
+
+    fn feed(&mut self, bytes: &mut Vec<u8>) {
+        if self.is_drained() {
+            // Memory goes back and forth instead of being copied.
+            std::mem::swap(&mut self.incoming, bytes);
+            self.read = 0;
+        } else {
+            self.incoming.extend_from_slice(bytes);
+        }
+    }
+
+    fn give_back(&mut self, bytes: &mut Vec<u8>) {
+        if self.is_drained() && bytes.capacity() == 0 {
+            *bytes = std::mem::take(&mut self.incoming);
+            bytes.clear();
+            self.read = 0;
+        }
+    }
+}
+
+impl io::Read for Pipe {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.is_drained() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let unread = &self.incoming[self.read..];
+        let len = unread.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&unread[..len]);
+        self.read += len;
+        Ok(len)
+    }
+}
+
+impl io::Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.outgoing.len() + bytes.len() > self.room {
+            return Err(io::Error::new(
+                io::ErrorKind::BrokenPipe,
+                "the peer reads nothing of the answers that it asks for",
+            ));
+        }
+        self.outgoing.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
