@@ -7,13 +7,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::address::Scheme;
+use crate::drive::{Session, transmit};
 use crate::error::EndReason;
 use crate::net;
 use crate::net::attention::Attention;
 use crate::outbox::{Outbox, Queue};
 use crate::proof::{self, Proof, Traffic};
 use crate::protocol::stream::proxy::Ends;
-use crate::session::{Session, transmit};
 use crate::sys::sync::Mutex;
 use crate::sys::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -69,7 +69,6 @@ pub mod sctp;
 mod sender;
 mod serve;
 mod server;
-mod session;
 mod stream;
 mod sys;
 mod tls;

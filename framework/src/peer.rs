@@ -14,6 +14,7 @@ use crate::association::{Association, AssociationId, Link};
 use crate::audit;
 use crate::config::Timeouts;
 use crate::credentials::PeerIdentity;
+use crate::drive::Session;
 use crate::error::{EndReason, Error};
 use crate::net::Transport;
 use crate::net::after;
@@ -25,14 +26,15 @@ use crate::protocol::stream::frames::Frames;
 use crate::sctp::{MessageInfo, Notification, SendInfo};
 pub use crate::sender::Sender;
 use crate::sender::lock_and_send;
-use crate::session::Session;
 use crate::sys::epoll::wait_writable;
 use crate::tls::Facts;
 
+mod owed;
 mod receive;
 mod sctp;
 mod stream;
 
+use self::owed::Owed;
 pub use self::sctp::{Event, SctpPeer};
 
 /// One peer, as its handler (or a client) sees it: messages in, messages out.
@@ -59,7 +61,7 @@ pub struct Peer {
     /// Makes messages of a stream.
     frames: Option<Frames>,
     /// Since when the peer owes a message.
-    owed: stream::Owed,
+    owed: Owed,
     /// A message that was longer than the handler's buffer.
     kept: Option<Vec<u8>>,
     /// The session may hold another message of the last datagram.
@@ -170,7 +172,7 @@ impl Peer {
             scratch: Vec::new(),
             info: MessageInfo::default(),
             frames,
-            owed: stream::Owed::default(),
+            owed: Owed::default(),
             kept: None,
             // Something may have come with the end of the handshake.
             more: matches!(layers, Layers::SecureSctp | Layers::Tls | Layers::Dtls),

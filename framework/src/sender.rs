@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use crate::address::Scheme;
 use crate::association::{Association, AssociationId, Link};
+use crate::drive::Session;
 use crate::error::TrySendError;
 use crate::net::attention::{Parcel, signal};
 use crate::outbox::{Overflow, Posted, Pushed, Queue};
 use crate::protocol::Sent;
 use crate::protocol::dtls::filter::is_handshake_retransmission;
 use crate::sctp::SendInfo;
-use crate::session::Session;
 use crate::sys::message;
 use crate::sys::sync::atomic::Ordering;
 

@@ -8,12 +8,12 @@ use socket2::Socket;
 use crate::address::Scheme;
 use crate::admission::{Limits, Refusal};
 use crate::association::{Association, Link};
+use crate::drive::Session;
 use crate::error::EndReason;
 use crate::observe::Counters;
 use crate::outbox::Outbox;
 use crate::sender::Sender;
 use crate::serve::registry::Registry;
-use crate::session::Session;
 
 /// The registry of a server on plain UDP.
 pub struct Table {

@@ -1,3 +1,8 @@
 //! Drivers: they move bytes between a socket and a protocol's state machine, on the thread of one peer.
 
 pub(crate) mod handshake;
+pub(crate) mod sctp;
+mod session;
+pub(crate) mod stream;
+
+pub(crate) use self::session::{Session, transmit};

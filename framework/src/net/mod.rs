@@ -3,42 +3,22 @@
 pub(crate) mod attention;
 pub(crate) mod backlog;
 pub(crate) mod sctp;
+pub(crate) mod sctp_setup;
 pub(crate) mod stall;
 pub(crate) mod tcp;
 pub(crate) mod udp;
+mod wait;
 mod watch;
 
-use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use socket2::Socket;
 
 use self::sctp::SctpTransport;
 use self::tcp::TcpTransport;
 use self::udp::UdpTransport;
-use crate::address::Scheme;
-use crate::error::EndReason;
-use crate::sctp::Notification;
-use crate::sys::epoll::wait_readable;
-
-/// The deadline so long from now; one that the clock cannot express is a year away.
-pub(crate) fn after(timeout: Duration) -> Instant {
-    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-    let now = Instant::now();
-    now.checked_add(timeout).unwrap_or(now + YEAR)
-}
-
-/// What a socket needs to know of its association.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ends {
-    pub(crate) scheme: Scheme,
-    pub(crate) local: SocketAddr,
-    pub(crate) peer: SocketAddr,
-    /// The random of the ClientHello that it began with; zeroes without one.
-    pub(crate) hello_random: [u8; 32],
-}
+pub(crate) use self::wait::{Arrival, Ends, after};
 
 /// The socket of one association, of any kind.
 pub(crate) enum Transport {
@@ -80,61 +60,4 @@ impl Transport {
             Self::Sctp(_) => {}
         }
     }
-}
-
-/// What a wait ended with.
-#[derive(Debug)]
-pub(crate) enum Arrival {
-    /// A message of the peer (a datagram, an SCTP message, a piece of a stream), of so many bytes.
-    Message(usize),
-    /// The end of a message that was too long and is lost.
-    TooLong,
-    /// Something that the handler asked to be told of.
-    Notification(Box<Notification>),
-    /// Everything that was sent is acknowledged, or somebody raised a signal.
-    Dry,
-    /// Somebody raised a signal, or nothing at all: look, and wait again.
-    Woken,
-    /// The deadline is over.
-    TimedOut,
-    /// The socket is of no use any more.
-    Over(EndReason),
-}
-
-/// SO_RCVTIMEO as it is set; `None` is for ever.
-#[derive(Debug, Default)]
-struct ReadTimeout(Option<Duration>);
-
-impl ReadTimeout {
-    /// Sets SO_RCVTIMEO unless it is as good as what is wanted. The kernel counts in ticks of a
-    /// few milliseconds anyway; a timeout that fires early only makes the loop go round.
-    fn set(&mut self, socket: &Socket, wanted: Option<Duration>) {
-        let near = match (self.0, wanted) {
-            (None, None) => true,
-            (Some(set), Some(wanted)) => set.abs_diff(wanted) <= (wanted / 256).max(Duration::from_millis(4)),
-            _ => false,
-        };
-        if !near && socket.set_read_timeout(wanted).is_ok() {
-            self.0 = wanted;
-        }
-    }
-}
-
-/// Waits for something to read where there is nothing to read to; `None`: there may be something.
-fn await_readable(socket: &Socket, left: Option<Duration>) -> Option<Arrival> {
-    match wait_readable(socket.as_fd(), left) {
-        Ok(true) => None,
-        Ok(false) => Some(Arrival::TimedOut),
-        Err(error) => Some(Arrival::Over(EndReason::Io(error.kind()))),
-    }
-}
-
-/// Puts a message where a read would have: into `first`, and what has no room there into
-/// `overflow`. Returns its length.
-fn place(message: &[u8], first: &mut [u8], overflow: &mut Vec<u8>) -> usize {
-    let (head, rest) = message.split_at(message.len().min(first.len()));
-    first[..head.len()].copy_from_slice(head);
-    overflow.clear();
-    overflow.extend_from_slice(rest);
-    message.len()
 }

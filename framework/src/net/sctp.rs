@@ -15,17 +15,19 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 
 use super::stall::Stall;
-use super::{Arrival, ReadTimeout, place};
+use super::wait::{Arrival, ReadTimeout, place};
 use crate::address::Scheme;
 use crate::error::EndReason;
 use crate::net::attention::Attention;
 use crate::net::attention::{Parcel, signal};
 use crate::observe::{Counters, bump, log_limited};
+use crate::protocol::Sent;
 use crate::sctp::{
-    AssociationState, MessageInfo, Notification, NotificationKind, Options, PathState, Settings,
+    AssociationState, MessageInfo, Notification, NotificationKind, Options, PathState, SendInfo, Settings,
 };
 use crate::sys::errno::is_memory;
 use crate::sys::message::DATAGRAM_MAX;
+use crate::sys::sctp::abi::SCTP_ABORT;
 use crate::sys::sctp::{self as sys, Received};
 
 /// Messages of different streams that are put together at the same time (I-DATA, RFC 8260).
@@ -428,6 +430,42 @@ impl Parts {
             self.bytes -= partial.bytes.map_or(0, |bytes| bytes.len());
         }
     }
+}
+
+/// Aborts the association (RFC 9260 §9.1); the peer is told why.
+pub(crate) fn abort(socket: &Socket, reason: &[u8]) {
+    let _ = send(socket, reason, &SendInfo::default(), SCTP_ABORT);
+}
+
+/// Sends one message; never blocks.
+pub(crate) fn send(socket: &Socket, message: &[u8], info: &SendInfo, flags: u16) -> Sent {
+    loop {
+        let Err(error) = sys::send(socket.as_fd(), message, 0, info, flags) else { return Sent::Done };
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            Some(libc::EAGAIN) => return Sent::Full,
+            _ if is_memory(&error) => return Sent::Full,
+            Some(libc::EMSGSIZE) => return Sent::TooLarge,
+            Some(libc::EINVAL) => return Sent::NoSuchStream,
+            _ if is_over(&error) => return Sent::Gone,
+            _ => return Sent::Broken(error.to_string()),
+        }
+    }
+}
+
+/// Whether the association has ended, or is about to: what came before that can still be read.
+fn is_over(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EPIPE
+                | libc::ENOTCONN
+                | libc::ESHUTDOWN
+                | libc::ECONNRESET
+                | libc::ECONNABORTED
+                | libc::ETIMEDOUT
+        )
+    )
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+use super::wait::{Arrival, ReadTimeout, await_readable};
 use super::watch::Watch;
-use super::{Arrival, ReadTimeout, await_readable};
 use crate::error::EndReason;
 use crate::net::attention::Attention;
 use crate::observe::{Counters, bump};

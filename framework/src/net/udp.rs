@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+use super::wait::{Arrival, Ends, ReadTimeout, await_readable, place};
 use super::watch::Watch;
-use super::{Arrival, Ends, ReadTimeout, await_readable, place};
 use crate::address::Scheme;
 use crate::error::EndReason;
 use crate::net::attention::Attention;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use socket2::Socket;
 
-use super::Arrival;
+use super::wait::Arrival;
 use crate::error::EndReason;
 use crate::net::attention::Attention;
 use crate::observe::{Counters, bump};

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use super::{Layers, Leftover, MAX_NOTIFICATIONS, Peer};
 use crate::address::Scheme;
 use crate::association::Link;
+use crate::drive::{Session, transmit};
 use crate::error::{EndReason, Error};
 use crate::net::attention::signal;
 use crate::net::{Arrival, Transport};
 use crate::observe::{bump, log_limited};
 use crate::protocol::dtls::session as dtls;
 use crate::sctp::Notification;
-use crate::session::{Session, transmit};
 use crate::sys::footprint;
 use crate::tls::Read;
 

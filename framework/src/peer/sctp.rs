@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use super::Peer;
 use super::receive::Next;
 use crate::association::Link;
+use crate::drive::Session;
 use crate::error::{EndReason, Error};
 use crate::net::Transport;
 use crate::sctp::{MessageInfo, Notification, NotificationKind, Options, SendInfo};
-use crate::session::Session;
 use crate::tls::Read;
 
 /// Longer than records are held back.
@@ -131,7 +131,7 @@ impl SctpPeer<'_> {
     /// (RFC 9260 §9.1, cause 12), of which 400 bytes are sent at most.
     pub fn abort(self, reason: &[u8]) {
         if let Some(transport) = &self.peer.transport {
-            crate::session::sctp::abort(transport.socket(), &reason[..reason.len().min(400)]);
+            crate::net::sctp::abort(transport.socket(), &reason[..reason.len().min(400)]);
         }
         self.peer.finish_with(EndReason::ClosedByUs, None);
     }

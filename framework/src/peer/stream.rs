@@ -6,23 +6,14 @@ use std::time::{Duration, Instant};
 use super::receive::Next;
 use super::{Layers, Peer};
 use crate::association::Link;
+use crate::drive::Session;
 use crate::error::{EndReason, Error};
 use crate::net::Arrival;
 use crate::protocol::stream::frames::Frame;
-use crate::session::Session;
 use crate::tls::Read;
 
 /// What is read of TLS at once where a framing takes it: a record.
 const PIECE: usize = 16 << 10;
-
-/// Since when the peer of a stream with a framing owes a message.
-#[derive(Default)]
-pub(super) struct Owed {
-    /// The handler waits for the first one.
-    first: Option<Instant>,
-    /// One has begun, and the handler waits for the rest.
-    rest: Option<Instant>,
-}
 
 impl Peer {
     /// When the first message, or one that has begun, must be whole, and why the association is over if it is not. To be

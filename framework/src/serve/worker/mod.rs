@@ -12,6 +12,9 @@ use crate::address::Scheme;
 use crate::association::{Association, Link};
 use crate::audit;
 use crate::drive;
+use crate::drive::Session;
+use crate::drive::sctp::SctpSession;
+use crate::drive::stream::StreamSession;
 use crate::error::{EndReason, Error};
 use crate::net::Transport;
 use crate::net::after;
@@ -29,9 +32,6 @@ use crate::protocol::sctp::dtls_sctp::{DtlsSctp, Knobs};
 use crate::protocol::sctp::secure_sctp::SecureSctp;
 use crate::protocol::sctp::tls_streams::TlsStreams;
 use crate::serve::shared::Shared;
-use crate::session::sctp::SctpSession;
-use crate::session::stream::StreamSession;
-use crate::session::{self, Session};
 use crate::tls::Facts;
 use crate::tls::Failure;
 
@@ -77,7 +77,7 @@ impl Job {
     pub(crate) fn abandon(self, reason: EndReason) {
         let Self { association, socket, shared, task } = self;
         match task {
-            Task::Sctp => session::sctp::abort(&socket, reason.label().as_bytes()),
+            Task::Sctp => crate::net::sctp::abort(&socket, reason.label().as_bytes()),
             Task::Stream { .. } => reset(&socket),
             Task::Dtls(hello) => {
                 let alert = Alert::INTERNAL_ERROR.in_clear(hello.record_sequence());
@@ -157,7 +157,7 @@ fn authorize(association: &Association, mut opened: Opened, shared: &Shared) -> 
         (Session::Stream(session), _) => session.end(&reason, patience),
         (Session::Dtls(session, socket), _) => {
             session.deny();
-            session::transmit(session, socket);
+            crate::drive::transmit(session, socket);
         }
         (session, _) => session.close(after(patience)),
     }
@@ -209,7 +209,7 @@ fn open_sctp(
             Some(SecureSctp::Tls(Box::new(tls)))
         }
         Scheme::SctpDtls => {
-            session::sctp::require_auth(&socket)?;
+            crate::net::sctp_setup::require_auth(&socket)?;
             let knobs = Knobs { label_with_nul: settings.dtls_label_with_nul, ..Knobs::default() };
             Some(SecureSctp::Dtls(Box::new(DtlsSctp::accept(shared.contexts().dtls(), knobs)?)))
         }

@@ -1,8 +1,5 @@
 //! What is sent over an SCTP association, in clear or as records of TLS or DTLS.
 
-mod setup;
-
-use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,19 +12,15 @@ use crate::error::EndReason;
 use crate::net::Arrival;
 use crate::net::after;
 use crate::net::attention::Attention;
-use crate::net::sctp::SctpTransport;
+use crate::net::sctp::{SctpTransport, abort, send};
 use crate::protocol::RECORD_MAX;
 use crate::protocol::Sent;
 use crate::protocol::sctp::secure_sctp::{Action, Refused, SecureSctp};
 use crate::sctp::{MessageInfo, NotificationKind, Options, SendInfo, Settings};
 use crate::sys::epoll::{Epoll, READABLE_EDGE, wait_writable};
-use crate::sys::errno::is_memory;
 use crate::sys::message::DATAGRAM_MAX;
-use crate::sys::sctp as sys;
-use crate::sys::sctp::abi::{SCTP_ABORT, SCTP_EOF};
+use crate::sys::sctp::abi::SCTP_EOF;
 use crate::tls::{Facts, Failure, Read};
-
-pub(crate) use self::setup::{configure, require_auth};
 
 /// The association as everybody sends to it. One thread at a time.
 pub(crate) struct SctpSession {
@@ -403,39 +396,3 @@ fn failed(why: &str) -> Failure {
 /// How long a goodbye may take, and a look whether there is room.
 const FAREWELL: Duration = Duration::from_secs(2);
 const ROOM: Duration = Duration::from_millis(200);
-
-/// Aborts the association (RFC 9260 §9.1); the peer is told why.
-pub(crate) fn abort(socket: &Socket, reason: &[u8]) {
-    let _ = send(socket, reason, &SendInfo::default(), SCTP_ABORT);
-}
-
-/// Sends one message; never blocks.
-pub(crate) fn send(socket: &Socket, message: &[u8], info: &SendInfo, flags: u16) -> Sent {
-    loop {
-        let Err(error) = sys::send(socket.as_fd(), message, 0, info, flags) else { return Sent::Done };
-        match error.raw_os_error() {
-            Some(libc::EINTR) => {}
-            Some(libc::EAGAIN) => return Sent::Full,
-            _ if is_memory(&error) => return Sent::Full,
-            Some(libc::EMSGSIZE) => return Sent::TooLarge,
-            Some(libc::EINVAL) => return Sent::NoSuchStream,
-            _ if is_over(&error) => return Sent::Gone,
-            _ => return Sent::Broken(error.to_string()),
-        }
-    }
-}
-
-/// Whether the association has ended, or is about to: what came before that can still be read.
-fn is_over(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::EPIPE
-                | libc::ENOTCONN
-                | libc::ESHUTDOWN
-                | libc::ECONNRESET
-                | libc::ECONNABORTED
-                | libc::ETIMEDOUT
-        )
-    )
-}

@@ -10,13 +10,13 @@ use std::thread;
 use openssl::ssl::{Ssl, SslMethod, SslStream, SslVerifyMode, SslVersion};
 
 use super::*;
+use crate::association::Association;
 use crate::association::Link;
+use crate::drive::Session;
 use crate::net::Transport;
 use crate::observe::Counters;
 use crate::peer::Parts;
 use crate::protocol::stream::session::MAX_RENEGOTIATIONS;
-use crate::association::Association;
-use crate::session::Session;
 use crate::stream::Framing;
 use crate::sys::ossl;
 use crate::tls::context::{self, Protocol};

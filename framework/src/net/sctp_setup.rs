@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use socket2::Socket;
 
-use super::{abort, failed};
+use super::sctp::abort;
 use crate::address::Scheme;
+use crate::error::EndReason;
 use crate::sctp::{
     self, FragmentInterleave, Heartbeat, InitParameters, NotificationKind, Options, PathChange, Rto,
     Settings, StreamRequests,
@@ -145,9 +146,9 @@ pub(crate) fn require_auth(socket: &Socket) -> Result<(), Failure> {
         None => Ok(()),
         Some((_, name)) => {
             abort(socket, format!("SCTP-AUTH must cover {name} chunks").as_bytes());
-            Err(failed(&format!(
+            Err(Failure::Ended(EndReason::HandshakeFailed(format!(
                 "the peer does not authenticate {name} chunks (SCTP-AUTH, RFC 4895), which DTLS over SCTP needs"
-            )))
+            ))))
         }
     }
 }

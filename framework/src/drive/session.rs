@@ -1,7 +1,4 @@
-//! Security state of one association: what a message looks like on the wire, and nothing else.
-
-pub(crate) mod sctp;
-pub(crate) mod stream;
+//! A protocol's state together with the socket that its messages leave by.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,8 +6,8 @@ use std::time::Instant;
 use openssl::ssl::SslRef;
 use socket2::Socket;
 
-use self::sctp::SctpSession;
-use self::stream::StreamSession;
+use super::sctp::SctpSession;
+use super::stream::StreamSession;
 use crate::net::udp;
 use crate::protocol::{RECORD_MAX, Sent, dtls};
 use crate::sctp::SendInfo;
