@@ -112,3 +112,29 @@ fn a_chain_that_is_too_long_is_in_the_log_with_its_length() {
     }
     run(ECHO, &["--max-cert-chain", "lots"], "").failed_with("peeloff-echo", 2, "--max-cert-chain");
 }
+
+#[test]
+fn rust_log_says_what_is_logged_where_no_option_does() {
+    let listen = ["--listen", "udp://127.0.0.1:0"];
+    // The level of RUST_LOG, and the option's, which goes before it.
+    for (variable, option, has_info) in
+        [("error", None, false), ("info", None, true), ("", None, true), ("error", Some("--log=info"), true)]
+    {
+        let arguments: Vec<&str> = listen.into_iter().chain(option).collect();
+        let mut server = Program::start_in([("RUST_LOG", variable)], ECHO, &arguments);
+        server.address();
+        server.signal("TERM");
+        let ended = server.finish();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert_eq!(
+            ended.stderr.contains("INFO"),
+            has_info,
+            "RUST_LOG={variable} {option:?}: {}",
+            ended.stderr
+        );
+    }
+    let server = Program::start_in([("RUST_LOG", "a=b=c")], ECHO, &listen);
+    let ended = server.finish();
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.stderr.contains("RUST_LOG=\"a=b=c\" is not a filter"), "{}", ended.stderr);
+}
