@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use credentials::{Authority, p256, rsa};
-use faulty::{Fate, FaultyPath};
+use faulty::{Fate, FaultyPath, has_change_cipher_spec};
 use peeloff::{CaBundle, Client, Error, Peer, PeerHandler, Server, Timeouts};
 use support::{DEADLINE, exchange, until};
 
@@ -133,7 +133,7 @@ fn the_last_flight_recovers_even_if_the_handler_never_reads() {
     let mut dropped = false;
     let path = FaultyPath::to(address, move |_, to_server, datagram| {
         // The server's last flight is its only one with a record of epoch 1 or a ChangeCipherSpec.
-        let last = !to_server && is_last_flight(datagram);
+        let last = !to_server && has_change_cipher_spec(datagram);
         if last && !std::mem::replace(&mut dropped, true) { Fate::Drop } else { Fate::Pass }
     });
     let mut peer = client(&authority.bundle()).connect(&path.url()).unwrap();
@@ -153,24 +153,12 @@ fn the_last_flight_is_sent_again_by_a_thread_that_gave_its_memory_back() {
     let path = FaultyPath::to(address, move |_, to_server, datagram| {
         // A peer that says nothing for two seconds counts as quiet; the client asks again after one and after three.
         let lost = |first: Instant| first.elapsed() < Duration::from_millis(2500);
-        let last = !to_server && is_last_flight(datagram);
+        let last = !to_server && has_change_cipher_spec(datagram);
         if last && lost(*first.get_or_insert_with(Instant::now)) { Fate::Drop } else { Fate::Pass }
     });
     let mut peer = client(&authority.bundle()).connect(&path.url()).unwrap();
     talk(&mut peer);
     server.handle().shutdown(Duration::ZERO);
-}
-
-/// Whether one of the records in the datagram is a ChangeCipherSpec.
-fn is_last_flight(mut datagram: &[u8]) -> bool {
-    while datagram.len() >= 13 {
-        if datagram[0] == 20 {
-            return true;
-        }
-        let len = usize::from(u16::from_be_bytes([datagram[11], datagram[12]]));
-        datagram = datagram.get(13 + len..).unwrap_or_default();
-    }
-    false
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use faulty::{Fate, FaultyPath};
+use faulty::{Fate, FaultyPath, has_change_cipher_spec};
 use peeloff::{Client, Peer, Timeouts};
 use support::{DEADLINE, Running, exchange, until};
 
@@ -67,18 +67,6 @@ impl Lossy {
         assert_eq!(self.losses.load(Ordering::SeqCst), 0, "nothing was lost");
         assert_eq!(self.server.stats().handshakes, 2);
     }
-}
-
-/// Whether one of the records in the datagram is a ChangeCipherSpec.
-fn has_change_cipher_spec(mut datagram: &[u8]) -> bool {
-    while datagram.len() >= 13 {
-        if datagram[0] == 20 {
-            return true;
-        }
-        let len = usize::from(u16::from_be_bytes([datagram[11], datagram[12]]));
-        datagram = datagram.get(13 + len..).unwrap_or_default();
-    }
-    false
 }
 
 #[test]

@@ -48,18 +48,23 @@ impl Locked {
         let ended = run(NC, &["--ca", &self.cert, "--server-name", "localhost", address], "hello\n");
         assert_eq!(ended.stdout, "hello\n", "{ended:?}");
     }
+
+    /// Checks that the server shows the certificate, and a new one, with the same passphrase, when it has reloaded.
+    #[track_caller]
+    fn is_served_before_and_after_a_reload(&self, mut server: Program) {
+        let address = server.address();
+        self.is_served_at(&address);
+        self.renew(PASSPHRASE);
+        server.signal("HUP");
+        server.stderr_line("reloaded");
+        self.is_served_at(&address);
+    }
 }
 
 /// A command line for sh(1).
 fn shell(program: &str, arguments: &[&str]) -> String {
     let quoted: Vec<String> = arguments.iter().map(|argument| format!("'{argument}'")).collect();
     format!("{program} {}", quoted.join(" "))
-}
-
-/// The address that a server prints.
-fn address(server: &mut Program) -> String {
-    let line = server.line();
-    line.trim_end().strip_prefix("listening ").unwrap_or_else(|| panic!("{line:?}")).to_owned()
 }
 
 #[test]
@@ -90,14 +95,8 @@ fn a_passphrase_comes_from_a_file_which_a_reload_reads_again() {
 #[test]
 fn a_passphrase_comes_from_the_environment() {
     let locked = Locked::new("passphrase-environment");
-    let command = format!("PEELOFF_KEY_PASSPHRASE='{PASSPHRASE}' exec {}", shell(ECHO, &locked.options()));
-    let mut server = Program::start("sh", &["-c", &command]);
-    let address = address(&mut server);
-    locked.is_served_at(&address);
-    locked.renew(PASSPHRASE);
-    server.signal("HUP");
-    server.stderr_line("reloaded");
-    locked.is_served_at(&address);
+    let environment = [("PEELOFF_KEY_PASSPHRASE", PASSPHRASE)];
+    locked.is_served_before_and_after_a_reload(Program::start_in(environment, ECHO, &locked.options()));
 }
 
 #[test]
@@ -107,12 +106,7 @@ fn a_passphrase_from_a_descriptor_is_kept_for_reloads() {
     let mut server = Program::start(ECHO, &options);
     // The pipe stays open behind it.
     server.write(&format!("{PASSPHRASE}\n"));
-    let address = address(&mut server);
-    locked.is_served_at(&address);
-    locked.renew(PASSPHRASE);
-    server.signal("HUP");
-    server.stderr_line("reloaded");
-    locked.is_served_at(&address);
+    locked.is_served_before_and_after_a_reload(server);
 }
 
 #[test]

@@ -21,7 +21,10 @@ pub(crate) fn dtls(
     let mut now = Instant::now();
     let mut advanced = handshake.start(now);
     loop {
-        if let Some(reason) = interrupted(attention) {
+        // What is complete, or has failed, is so whatever others want.
+        if let Ok(false) = advanced
+            && let Some(reason) = interrupted(attention)
+        {
             handshake.abort();
             advanced = Err(Failure::Ended(reason));
         }

@@ -44,8 +44,6 @@ pub(crate) struct StreamSession {
     core: Stream,
     backlog: Backlog,
     max_pending: usize,
-    /// Memory for what is to be sent.
-    memory: Vec<u8>,
 }
 
 impl StreamSession {
@@ -78,7 +76,7 @@ impl StreamSession {
         let largest = settings.max_pending.max(settings.max_message + PREFIX) / 16 * 17 + RECORD_OVERHEAD;
         let limit = if core.is_secure() { largest + SLACK } else { usize::MAX };
         let backlog = Backlog::new(socket, limit);
-        Self { core, backlog, max_pending: settings.max_pending, memory: Vec::new() }
+        Self { core, backlog, max_pending: settings.max_pending }
     }
 
     /// The state of the connection, to be looked at.
@@ -142,21 +140,27 @@ impl StreamSession {
 
     /// One step of the handshake; `true` when it is complete.
     fn step(&mut self) -> Result<bool, Failure> {
-        self.core.set_room(self.backlog.room());
-        let stepped = self.core.step();
-        self.push();
-        stepped
+        let stepped = self.state().step();
+        match self.push() {
+            Wrote::Broken(why) if stepped.is_ok() => Err(Failure::Ended(EndReason::HandshakeFailed(why))),
+            _ => stepped,
+        }
     }
 
-    /// Sends what the state has to say, as far as there is room.
+    /// The state of the connection, for a call that may write.
+    fn state(&mut self) -> &mut Stream {
+        self.core.set_room(self.backlog.room());
+        &mut self.core
+    }
+
+    /// Sends what a call wrote. What the kernel does not take waits.
     fn push(&mut self) -> Wrote {
-        let outgoing = self.core.take_outgoing(std::mem::take(&mut self.memory));
-        let wrote = match outgoing.is_empty() {
-            true if self.backlog.is_empty() => Wrote::All,
-            true => Wrote::Some,
-            false => self.backlog.write(&outgoing),
+        let wrote = match self.core.outgoing() {
+            [] if self.backlog.is_empty() => Wrote::All,
+            [] => Wrote::Some,
+            bytes => self.backlog.write(bytes),
         };
-        self.memory = outgoing;
+        self.core.sent();
         wrote
     }
 
@@ -176,7 +180,11 @@ impl StreamSession {
         }
         self.core.set_room(self.backlog.room());
         let wrote = match self.core.encode(message) {
-            Encoded::Clear(bytes) => self.backlog.write(bytes),
+            Encoded::Clear(bytes) => {
+                let wrote = self.backlog.write(bytes);
+                self.core.sent();
+                wrote
+            }
             Encoded::Sealed => self.push(),
             Encoded::Later => Wrote::Some,
             Encoded::Closed => Wrote::Gone,
@@ -215,8 +223,7 @@ impl StreamSession {
     fn send_deferred(&mut self) -> Result<(), Sent> {
         let mut wrote = if self.backlog.is_empty() { Wrote::All } else { self.backlog.flush() };
         if matches!(wrote, Wrote::All | Wrote::Some) && self.awaits_handshake() {
-            self.core.set_room(self.backlog.room());
-            wrote = match self.core.encode_deferred() {
+            wrote = match self.state().encode_deferred() {
                 Encoded::Closed => Wrote::Gone,
                 Encoded::Broken(why) => Wrote::Broken(why),
                 _ => self.push(),
@@ -239,13 +246,12 @@ impl StreamSession {
         self.core.give_back(bytes);
     }
 
-    /// Reads what is there of the stream, at most a record. Only for TLS: in clear nothing was fed.
+    /// Decrypts what was fed, a record at most. In clear there is nothing to decrypt: [`Read::Nothing`].
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Read {
-        self.core.set_room(self.backlog.room());
-        let read = self.core.read(buffer);
+        let read = self.state().read(buffer);
         match self.push() {
             Wrote::Broken(why) => Read::Broken(why),
-            // An answer that nobody waits for must not keep what the peer said before from being read.
+            // Where the peer has gone an answer is lost, and what the peer sent before can still be read.
             _ => read,
         }
     }
@@ -253,15 +259,16 @@ impl StreamSession {
     /// Gets a handshake that messages wait for on, with what was fed. `false` where it cannot go on before the
     /// peer's data in front of it is read.
     pub(crate) fn advance(&mut self) -> Result<bool, String> {
-        self.core.set_room(self.backlog.room());
-        let advanced = self.core.advance();
-        self.push();
-        advanced
+        let advanced = self.state().advance();
+        match self.push() {
+            Wrote::Broken(why) => Err(why),
+            _ => advanced,
+        }
     }
 
     /// Says goodbye, without waiting for anything.
     pub(crate) fn close(&mut self) {
-        self.core.close();
+        self.state().close();
         self.push();
         self.backlog.flush();
         self.hang_up();
@@ -276,7 +283,7 @@ impl StreamSession {
             return;
         }
         if !matches!(reason, EndReason::Protocol(_)) {
-            self.core.close();
+            self.state().close();
             self.push();
         }
         let deadline = after(patience.min(FAREWELL));

@@ -24,11 +24,11 @@ pub(crate) mod signal {
     pub(crate) const STOP: u8 = 8;
     /// Datagrams wait in the inbox.
     pub(crate) const INBOX: u8 = 16;
-    /// Something found no room in the send buffer: send it when there is some.
+    /// The send buffer was full: flush pending output when the socket becomes writable.
     pub(crate) const FLUSH: u8 = 32;
     /// The peer's outbox is full, and it is to be disconnected for that.
     pub(crate) const TOO_SLOW: u8 = 64;
-    /// After these nothing of the peer is read any more.
+    /// Signals after which nothing more is read from the peer.
     pub(crate) const FINAL: u8 = CLOSE | EVICT | STOP | TOO_SLOW;
 }
 
@@ -53,7 +53,7 @@ pub(crate) struct Attention {
 /// How to interrupt the worker's wait.
 #[derive(Default)]
 enum Wake {
-    /// No worker yet: it looks at the signals when it starts.
+    /// No worker has started; it checks the signals on start-up.
     #[default]
     Unborn,
     /// It blocks in a read of the socket: shutting that down for reading wakes it.
@@ -63,7 +63,7 @@ enum Wake {
     /// It blocks in a read of an SCTP socket. Shut down for reading, that would acknowledge and throw
     /// away what still comes; a notification wakes it as well.
     Notifying(Arc<Socket>),
-    /// It waits for nothing any more.
+    /// The worker has finished; there is nothing to wake.
     Gone,
 }
 
@@ -95,33 +95,33 @@ impl Parcel {
 /// What became of a datagram given to [`Attention::deliver`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Delivery {
-    /// It waits for the worker.
+    /// The datagram waits for the worker.
     Queued,
-    /// No room: it is lost.
+    /// The inbox is full; the datagram is lost.
     Full,
-    /// The association has just gone: look for its successor.
+    /// The association has ended; its addresses may have a successor.
     Gone,
 }
 
 impl Attention {
-    /// The signals raised so far.
+    /// Returns the signals that are set.
     pub(crate) fn signals(&self) -> u8 {
         self.signals.load(Ordering::Acquire)
     }
 
-    /// Raises a signal and wakes the worker if that is news.
+    /// Sets a signal and wakes the worker unless it was already set.
     pub(crate) fn raise(&self, signal: u8) {
         if self.signals.fetch_or(signal, Ordering::AcqRel) & signal == 0 {
             self.wake();
         }
     }
 
-    /// Raises a signal on the worker's own thread, which is not waiting.
+    /// Sets a signal on the worker's own thread, which is not waiting.
     pub(crate) fn note(&self, signal: u8) {
         self.signals.fetch_or(signal, Ordering::AcqRel);
     }
 
-    /// Takes a signal back, which has been seen to.
+    /// Clears a signal that has been handled.
     pub(crate) fn lower(&self, signal: u8) {
         self.signals.fetch_and(!signal, Ordering::AcqRel);
     }
@@ -162,12 +162,12 @@ impl Attention {
         *self.wake.lock() = Wake::Watching(Arc::clone(socket), Arc::clone(epoll), events);
     }
 
-    /// Lets go of the socket: nobody needs to be woken any more.
+    /// Releases the wake-up handle.
     pub(crate) fn wake_no_more(&self) {
         *self.wake.lock() = Wake::Gone;
     }
 
-    /// The socket, for whoever watches over the last flight.
+    /// Returns the socket; `None` before the worker has started and after it has finished.
     pub(crate) fn socket(&self) -> Option<Arc<Socket>> {
         match &*self.wake.lock() {
             Wake::Blocking(socket) | Wake::Watching(socket, ..) | Wake::Notifying(socket) => {
@@ -177,8 +177,8 @@ impl Attention {
         }
     }
 
-    /// Hands what came from this peer to the worker, which gets it in order and before anything that
-    /// it reads from the socket later. With `wake` false the worker is known not to have started.
+    /// Gives the worker a datagram of its peer's. The worker takes these in order, before anything that it reads from the
+    /// socket later. With `wake` false the worker is known not to have started.
     pub(crate) fn deliver(&self, parcel: Parcel, wake: bool) -> Delivery {
         {
             let mut inbox = self.inbox.lock();
@@ -199,7 +199,7 @@ impl Attention {
         Delivery::Queued
     }
 
-    /// The oldest of what is in the inbox.
+    /// Takes the oldest datagram out of the inbox.
     pub(crate) fn take_delivered(&self) -> Option<Parcel> {
         let mut inbox = self.inbox.lock();
         let parcel = inbox.queue.pop_front();
@@ -210,7 +210,7 @@ impl Attention {
         parcel
     }
 
-    /// Takes what is left in the inbox and lets nothing more in.
+    /// Closes the inbox and returns what is left in it.
     pub(crate) fn close_inbox(&self) -> VecDeque<Parcel> {
         let mut inbox = self.inbox.lock();
         inbox.closed = true;

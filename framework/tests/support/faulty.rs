@@ -120,3 +120,15 @@ fn carry(
         }
     }
 }
+
+/// Whether one of the records in the datagram is a ChangeCipherSpec.
+pub fn has_change_cipher_spec(mut datagram: &[u8]) -> bool {
+    while datagram.len() >= 13 {
+        if datagram[0] == 20 {
+            return true;
+        }
+        let len = usize::from(u16::from_be_bytes([datagram[11], datagram[12]]));
+        datagram = datagram.get(13 + len..).unwrap_or_default();
+    }
+    false
+}

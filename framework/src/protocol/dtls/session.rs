@@ -173,7 +173,7 @@ impl Session {
                 Opened::Alert { level: wire::WARNING, .. } => {}
                 Opened::Alert { description, .. } => return Read::Broken(Alert(description).to_string()),
                 Opened::Handshake(range) => match datagram[range].first() {
-                    Some(&wire::FINISHED) => self.repeat_last_flight(),
+                    Some(&wire::FINISHED) => self.answer_last_flight(),
                     Some(&(wire::HELLO_REQUEST | wire::CLIENT_HELLO)) => self.refuse_renegotiation(),
                     _ => bump(&self.counters.records_dropped),
                 },
@@ -185,7 +185,7 @@ impl Session {
                     bump(&self.counters.records_dropped);
                     if dropped == Dropped::ReplayedHandshake && self.blind_repeats < MAX_BLIND_REPEATS {
                         self.blind_repeats += 1;
-                        self.repeat_last_flight();
+                        self.answer_last_flight();
                     }
                 }
                 Opened::KeyExhausted => {
@@ -196,12 +196,17 @@ impl Session {
         Read::Nothing
     }
 
-    /// Has our last flight sent again: the peer sent its own again, so ours did not arrive (RFC 6347 §4.2.4).
-    pub(crate) fn repeat_last_flight(&mut self) {
-        if !self.flight.is_empty() {
+    /// The peer sent its last flight again, so ours did not arrive (RFC 6347 §4.2.4).
+    fn answer_last_flight(&mut self) {
+        if self.keeps_flight() {
             bump(&self.counters.retransmissions);
-            self.outgoing.extend(self.flight.iter().cloned());
+            self.repeat_last_flight();
         }
+    }
+
+    /// Has our last flight sent again, if the peer may still ask for it.
+    pub(crate) fn repeat_last_flight(&mut self) {
+        self.outgoing.extend(self.flight.iter().cloned());
     }
 
     /// Whether the peer may still ask for our last flight.
@@ -211,9 +216,7 @@ impl Session {
 
     /// The peer has our last flight, or it is too late to care.
     pub(crate) fn confirm(&mut self) {
-        if !self.flight.is_empty() {
-            self.flight = Vec::new();
-        }
+        self.flight = Vec::new();
     }
 
     /// RFC 5246 §7.2.2: a warning, after which the session goes on as it was.

@@ -394,6 +394,13 @@ fn a_lost_last_flight_is_said_again_by_the_open_session() {
     assert!(pair.is_open(SERVER) && !pair.is_open(CLIENT));
     pair.run_for(Duration::from_secs(1));
     pair.assert_open("the flight was said again");
+    // The client's timer counted one, and the answer of the open session another; others count for themselves.
+    let retransmissions = || world.counters.retransmissions.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(retransmissions(), 2);
+    let Some(Life::Open(session)) = &mut pair.sides[SERVER].life else { unreachable!() };
+    session.repeat_last_flight();
+    assert!(session.poll_transmit().is_some());
+    assert_eq!(retransmissions(), 2);
     // Data of the client's shows that it has it: after that nobody asks for more.
     pair.say(CLIENT, b"x");
     pair.run_for(Duration::from_millis(10));

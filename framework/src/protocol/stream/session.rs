@@ -21,7 +21,7 @@ pub(crate) const MAX_RENEGOTIATIONS: u32 = 8;
 /// Bytes of memory that are kept between messages.
 const KEPT: usize = 4096;
 
-/// The state of a connection. After each call the caller sends what [`take_outgoing`](Self::take_outgoing) gives.
+/// The state of a connection. After each call the caller sends the [`outgoing`](Self::outgoing) bytes, and says so.
 pub(crate) struct Stream {
     /// `None`: in clear.
     tls: Option<Box<SslStream<Pipe>>>,
@@ -40,7 +40,7 @@ pub(crate) struct Stream {
 pub(crate) enum Encoded<'a> {
     /// These bytes are to be sent.
     Clear(&'a [u8]),
-    /// What is to be sent is among the [outgoing](Stream::take_outgoing) bytes.
+    /// What is to be sent is among the [outgoing](Stream::outgoing) bytes.
     Sealed,
     /// It is kept until a handshake is over.
     Later,
@@ -120,29 +120,31 @@ impl Stream {
         usize::from(self.framing == Framing::Raw)
     }
 
-    /// How many bytes OpenSSL may write before they are taken. Beyond that the session is broken.
+    /// How many bytes OpenSSL may write before they are sent. Beyond that the session is broken.
     pub(crate) fn set_room(&mut self, bytes: usize) {
         if let Some(stream) = &mut self.tls {
             stream.get_mut().room = bytes;
         }
     }
 
-    /// Takes what is to be sent, in the place of an empty buffer whose memory is used again.
-    pub(crate) fn take_outgoing(&mut self, mut memory: Vec<u8>) -> Vec<u8> {
-        memory.clear();
-        let Some(stream) = &mut self.tls else { return memory };
-        if memory.capacity() > KEPT {
-            memory = Vec::new();
+    /// What OpenSSL wrote and is to be sent.
+    pub(crate) fn outgoing(&self) -> &[u8] {
+        self.tls.as_ref().map_or(&[], |stream| &stream.get_ref().outgoing)
+    }
+
+    /// Everything is sent: its memory is used again, or given back if it is much.
+    pub(crate) fn sent(&mut self) {
+        let outgoing = self.tls.as_mut().map(|stream| &mut stream.get_mut().outgoing);
+        for memory in std::iter::once(&mut self.framed).chain(outgoing) {
+            memory.clear();
+            if memory.capacity() > KEPT {
+                *memory = Vec::new();
+            }
         }
-        std::mem::replace(&mut stream.get_mut().outgoing, memory)
     }
 
     /// Makes bytes of a message, which is no longer than [`max_message`](Self::max_message).
     pub(crate) fn encode<'a>(&'a mut self, message: &'a [u8]) -> Encoded<'a> {
-        if self.framed.capacity() > KEPT {
-            self.framed = Vec::new();
-        }
-        self.framed.clear();
         let bytes = match self.framing {
             Framing::Raw => message,
             framing => {
@@ -193,7 +195,7 @@ impl Stream {
         }
     }
 
-    /// Reads what is there of the stream, at most a record. Only for TLS: in clear nothing was fed.
+    /// Decrypts what was fed, a record at most. In clear there is nothing to decrypt: [`Read::Nothing`].
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Read {
         let Some(stream) = &mut self.tls else { return Read::Nothing };
         let result = stream.ssl_read(buffer);
@@ -328,3 +330,6 @@ impl io::Write for Pipe {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
