@@ -218,7 +218,7 @@ mod tests {
     fn keys_are_wiped_and_not_shown() {
         fn is_wiped<T: ZeroizeOnDrop>() {}
         is_wiped::<DerivedKeys>();
-        is_wiped::<crate::sys::ossl::TicketKeys>();
+        is_wiped::<crate::sys::tickets::TicketKeys>();
         let keys = SharedKeys::parse(&format!("current:{}", "ab".repeat(32))).unwrap();
         assert_eq!(format!("{keys:?}"), "SharedKeys { previous: false, .. }");
     }

@@ -19,6 +19,7 @@ pub(crate) mod sctp;
 pub(crate) mod socket;
 pub(crate) mod sync;
 pub(crate) mod thread;
+pub(crate) mod tickets;
 
 use std::ffi::CString;
 use std::io;

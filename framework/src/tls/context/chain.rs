@@ -16,7 +16,7 @@ use openssl::ssl::{SslContext, SslContextBuilder, SslRef, SslSession, SslSession
 use openssl::x509::{X509Ref, X509VerifyResult};
 
 use crate::credentials::{RevocationList, issuer_digest};
-use crate::sys::ossl::{self, TicketData};
+use crate::sys::tickets::{self, TicketData};
 
 /// The lists that a context's peers are held against.
 static LISTS: LazyLock<Option<Index<SslContext, RevocationList>>> =
@@ -53,20 +53,20 @@ pub(super) fn use_records(context: &mut SslContextBuilder) {
             None => !has_certificate,
         },
     };
-    ossl::set_ticket_data(context, &RECORDS);
+    tickets::set_ticket_data(context, &RECORDS);
 }
 
 /// Has a client's new session keep the record of the server's chain. A session that comes of a resumed one has it
 /// already.
 pub(super) fn keep_record(ssl: &SslRef, session: &mut SslSession) {
     if let Some(record) = Record::of(ssl) {
-        ossl::set_session_data(session, &record.encode());
+        tickets::set_session_data(session, &record.encode());
     }
 }
 
 /// Whether the chain of a client's session would pass today. A client that verifies nothing has no record.
 pub(super) fn holds(session: &SslSessionRef, lists: Option<&RevocationList>) -> bool {
-    match ossl::session_data(session) {
+    match tickets::session_data(session) {
         Some(data) => Record::decode(&data).is_some_and(|record| record.holds(lists)),
         None => true,
     }

@@ -7,7 +7,7 @@ use openssl::ex_data::Index;
 use openssl::ssl::{SslContext, SslContextBuilder, SslRef, SslVersion};
 
 use crate::credentials::SharedKeys;
-use crate::sys::ossl::{self, TicketKeys};
+use crate::sys::tickets::{TicketKeys, set_ticket_keys};
 
 /// Where a context has its keys.
 static KEYS: LazyLock<Option<Index<SslContext, SharedKeys>>> =
@@ -17,7 +17,7 @@ static KEYS: LazyLock<Option<Index<SslContext, SharedKeys>>> =
 pub(super) fn use_keys(context: &mut SslContextBuilder, keys: &SharedKeys) -> Result<(), ErrorStack> {
     let Some(index) = *KEYS else { return Err(ErrorStack::get()) };
     context.set_ex_data(index, keys.clone());
-    ossl::set_ticket_keys(context, choose)
+    set_ticket_keys(context, choose)
 }
 
 /// The keys of a ticket with this name, `None` for a new one; and whether it should be made anew: with TLS 1.3 each
