@@ -1,9 +1,9 @@
 //! Session tickets: the keys that they are made with, and what a server puts into them.
 
-use libc::{c_char, c_int, c_void};
 use std::ptr;
 
 use foreign_types::{ForeignType, ForeignTypeRef};
+use libc::{c_char, c_int, c_void};
 use openssl::error::ErrorStack;
 use openssl::ssl::{SslContextBuilder, SslRef, SslSession, SslSessionRef};
 use openssl_sys as ffi;
