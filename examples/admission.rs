@@ -12,7 +12,7 @@
 
 use std::net::IpAddr;
 
-use peeloff::{Admission, Error, Identity, Incoming, Limits, Peer, PeerHandler, Server};
+use peeloff::{Admission, HandlerError, Identity, Incoming, Limits, Peer, PeerHandler, Server};
 
 struct Doorman {
     banned: Vec<IpAddr>,
@@ -28,7 +28,7 @@ impl PeerHandler for Doorman {
         }
     }
 
-    fn handle(&self, peer: &mut Peer) -> Result<(), Error> {
+    fn handle(&self, peer: &mut Peer) -> Result<(), HandlerError> {
         peer.send(b"come in\n")?;
         let mut buffer = [0; 2048];
         while let Some(len) = peer.recv(&mut buffer)? {
@@ -42,19 +42,35 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let address = arguments.next().unwrap_or_else(|| "dtls://127.0.0.1:4433".to_owned());
     let banned = arguments.map(|argument| argument.parse()).collect::<Result<_, _>>()?;
-    let limits = Limits {
-        max_peers: 1000,
-        max_peers_per_source: 2,
-        // Otherwise peers on loopback are not counted by source.
-        exempt_loopback: false,
-        ..Limits::default()
-    };
+    let limits = Limits::default().max_peers(1000).max_peers_per_source(2).exempt_loopback(false);
     let server = Server::builder()
-        .listen(address.parse()?)
+        .listen(address)
         .identity(Identity::self_signed()?)
         .limits(limits)
         .start(Doorman { banned })?;
     println!("listening {}", server.addresses()[0]);
     server.wait();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use peeloff::Scheme;
+    use peeloff::testing::Pair;
+
+    use super::*;
+
+    #[test]
+    fn an_address_is_refused_however_it_is_written() {
+        let doorman = Doorman { banned: vec![IpAddr::from([192, 0, 2, 66])] };
+        for (peer, answer) in [
+            ("192.0.2.66:9", Admission::Refuse),
+            ("[::ffff:192.0.2.66]:9", Admission::Refuse),
+            ("192.0.2.67:9", Admission::Accept),
+        ] {
+            let local = "[::]:4433".parse().unwrap();
+            let incoming = Pair::new(Scheme::Dtls).addresses(local, peer.parse().unwrap()).incoming();
+            assert_eq!(doorman.admit(&incoming), answer, "{peer}");
+        }
+    }
 }

@@ -11,22 +11,21 @@
 
 use std::sync::{Arc, mpsc};
 
-use peeloff::{Error, Identity, Peer, Posted, Server};
+use peeloff::{HandlerError, Identity, Peer, PostOutcome, Server};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "dtls://127.0.0.1:4433".to_owned());
     // Bounded: peers that are faster than the main thread wait for it.
     let (post, posts) = mpsc::sync_channel(64);
-    let listen = move |peer: &mut Peer| -> Result<(), Error> {
+    let listen = move |peer: &mut Peer| -> Result<(), HandlerError> {
         peer.send(b"welcome\n")?;
         let mut buffer = [0; 2048];
         while let Some(len) = peer.recv(&mut buffer)? {
-            post.send((peer.id(), buffer[..len].to_vec())).map_err(Error::handler)?;
+            post.send((peer.id(), buffer[..len].to_vec()))?;
         }
         Ok(())
     };
-    let server =
-        Server::builder().listen(address.parse()?).identity(Identity::self_signed()?).start(listen)?;
+    let server = Server::builder().listen(address).identity(Identity::self_signed()?).start(listen)?;
     println!("listening {}", server.addresses()[0]);
 
     let handle = server.handle();
@@ -34,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let message: Arc<[u8]> = message.into();
         // Whoever has completed the handshake by now.
         for peer in handle.peers().iter().filter(|peer| peer.id() != from) {
-            if peer.post(&message) == Posted::Dropped {
+            if peer.post(&message) == PostOutcome::Dropped {
                 eprintln!("{} is too slow and misses a message", peer.peer_address());
             }
         }

@@ -10,12 +10,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use peeloff::{Error, Identity, Peer, Server};
+use peeloff::{Error, Identity, Peer, PeerHandler, Server};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "dtls://127.0.0.1:4433".to_owned());
+/// Makes the closure.
+fn counter() -> impl PeerHandler {
     let of_all = AtomicU64::new(0);
-    let count = move |peer: &mut Peer| -> Result<(), Error> {
+    move |peer: &mut Peer| -> Result<(), Error> {
         let mut yours = 0;
         let mut buffer = [0; 2048];
         while peer.recv(&mut buffer)?.is_some() {
@@ -24,10 +24,40 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             peer.send(format!("message {yours} of yours, {all} of all\n").as_bytes())?;
         }
         Ok(())
-    };
-    let server =
-        Server::builder().listen(address.parse()?).identity(Identity::self_signed()?).start(count)?;
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let address = std::env::args().nth(1).unwrap_or_else(|| "dtls://127.0.0.1:4433".to_owned());
+    let server = Server::builder().listen(address).identity(Identity::self_signed()?).start(counter())?;
     println!("listening {}", server.addresses()[0]);
     server.wait();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use peeloff::Scheme;
+    use peeloff::testing::Pair;
+
+    use super::*;
+
+    #[test]
+    fn messages_are_counted_for_each_peer_and_for_all() {
+        let counter = Arc::new(counter());
+        let peers = [(); 2].map(|()| {
+            let counter = Arc::clone(&counter);
+            Pair::new(Scheme::Udp).serve(move |peer: &mut Peer| counter.handle(peer))
+        });
+        for (speaker, expected) in [
+            (0, "message 1 of yours, 1 of all\n"),
+            (0, "message 2 of yours, 2 of all\n"),
+            (1, "message 1 of yours, 3 of all\n"),
+        ] {
+            peers[speaker].send("x");
+            assert_eq!(peers[speaker].recv().as_deref(), Some(expected.as_bytes()));
+        }
+    }
 }

@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "dtls://127.0.0.1:4433".to_owned());
     // Before the first line of output: whoever reads it may send a signal.
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    let server = Server::builder().listen(address.parse()?).identity(Identity::self_signed()?).start(echo)?;
+    let server = Server::builder().listen(address).identity(Identity::self_signed()?).start(echo)?;
     println!("listening {}", server.addresses()[0]);
 
     signals.forever().next();
@@ -38,4 +38,30 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let report = server.handle().shutdown(Duration::from_secs(10));
     println!("{} of {} peers finished in time", report.finished, report.peers);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use peeloff::Scheme;
+    use peeloff::testing::pair;
+
+    use super::*;
+
+    #[test]
+    fn what_came_before_the_drain_is_answered_and_then_the_peer_is_told() {
+        let (mut peer, remote) = pair(Scheme::Dtls);
+        remote.send("x");
+        remote.drain();
+        echo(&mut peer).unwrap();
+        assert_eq!(remote.recv().unwrap(), b"x");
+        assert_eq!(remote.recv().unwrap(), b"the server goes down, goodbye\n");
+    }
+
+    #[test]
+    fn a_peer_that_goes_by_itself_is_told_nothing() {
+        let (mut peer, remote) = pair(Scheme::Dtls);
+        remote.close();
+        echo(&mut peer).unwrap();
+        assert_eq!(remote.recv(), None);
+    }
 }

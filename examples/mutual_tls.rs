@@ -40,11 +40,32 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let authorities = CaBundle::from_file(Path::new(authorities))?;
     let server = Server::builder()
-        .listen(address.parse()?)
+        .listen(address)
         .identity(Identity::from_files(Path::new(chain), Path::new(key))?)
         .client_auth(ClientAuth::Required(authorities))
         .start(greet)?;
     println!("listening {}", server.addresses()[0]);
     server.wait();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use peeloff::testing::Pair;
+    use peeloff::{PeerCertificate, Scheme};
+    use peeloff_certificates::Authority;
+
+    use super::*;
+
+    #[test]
+    fn a_peer_is_greeted_by_the_name_in_its_certificate() {
+        let alice = PeerCertificate::from_pem(&Authority::new().certificate("alice").pem()).unwrap();
+        for (identity, greeting) in [
+            (PeerIdentity::Certificate(alice), "welcome, alice\n"),
+            (PeerIdentity::Anonymous, "welcome, stranger\n"),
+        ] {
+            let remote = Pair::new(Scheme::Dtls).identity(identity).serve(greet);
+            assert_eq!(remote.recv().as_deref(), Some(greeting.as_bytes()));
+        }
+    }
 }

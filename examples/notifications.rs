@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "sctp://127.0.0.1:0".to_owned());
-    let server = Server::builder().listen(address.parse()?).start(answer)?;
+    let server = Server::builder().listen(address).start(answer)?;
     println!("listening {}", server.addresses()[0]);
 
     let mut client = Client::builder().connect(&server.addresses()[0])?;

@@ -36,13 +36,13 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "sctp://127.0.0.1:0".to_owned());
-    let server = Server::builder().listen(address.parse()?).start(echo)?;
+    let server = Server::builder().listen(address).start(echo)?;
     println!("listening {}", server.addresses()[0]);
 
     let mut client = Client::builder().connect(&server.addresses()[0])?;
     let mut buffer = [0; 2048];
     for (stream, ppid) in [(0, 0), (1, 46), (63, 3)] {
-        let how = SendInfo { stream, ppid, ..SendInfo::default() };
+        let how = SendInfo::default().stream(stream).ppid(ppid);
         // `sctp` gives `None` once the association is over, and on other transports.
         client.sctp().ok_or("no association")?.send(b"hello", &how)?;
         let len = client.recv_timeout(&mut buffer, Duration::from_secs(5))?.ok_or("the server went")?;

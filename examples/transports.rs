@@ -8,7 +8,7 @@
 //! openssl s_client -quiet -connect 127.0.0.1:PORT      # the port of tls://
 //! ```
 
-use peeloff::{Error, Framing, Identity, Peer, Server, StreamSettings};
+use peeloff::{Error, Framing, Identity, Peer, Server, TcpSettings};
 
 /// Answers each message with the number of its words.
 fn count_words(peer: &mut Peer) -> Result<(), Error> {
@@ -21,11 +21,10 @@ fn count_words(peer: &mut Peer) -> Result<(), Error> {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut streams = StreamSettings::default();
-    streams.framing = Framing::Lines;
-    let mut builder = Server::builder().stream(streams).identity(Identity::self_signed()?);
+    let lines = TcpSettings::default().framing(Framing::Lines);
+    let mut builder = Server::builder().tcp(lines).identity(Identity::self_signed()?);
     for scheme in ["udp", "dtls", "tcp", "tls"] {
-        builder = builder.listen(format!("{scheme}://127.0.0.1:0").parse()?);
+        builder = builder.listen(format!("{scheme}://127.0.0.1:0"));
     }
     let server = builder.start(count_words)?;
     for address in server.addresses() {
@@ -33,4 +32,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     server.wait();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use peeloff::Scheme;
+    use peeloff::testing::Pair;
+
+    use super::*;
+
+    #[test]
+    fn a_message_is_a_datagram_or_a_line() {
+        for scheme in [Scheme::Udp, Scheme::Dtls, Scheme::Tcp, Scheme::Tls] {
+            let lines = TcpSettings::default().framing(Framing::Lines);
+            let remote = Pair::new(scheme).tcp(lines).serve(count_words);
+            remote.send("one two three\n");
+            let answer = String::from_utf8(remote.recv().unwrap()).unwrap();
+            assert_eq!(answer.trim_end(), format!("3 words over {scheme}"));
+        }
+    }
 }

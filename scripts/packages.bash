@@ -27,6 +27,26 @@ need_to_build() {
     need libssl-dev pkg-config --exists 'openssl >= 1.1.1'
 }
 
+# What scripts/sctp-vm takes.
+need_for_vm() {
+    need qemu-system-x86 qemu-system-x86_64 --version
+    need busybox-static busybox --list
+    need cpio cpio --version
+    need kmod modprobe --version
+    need xz-utils xz --version
+}
+
+has_sctp_headers() {
+    echo '#include <netinet/sctp.h>' | cc -x c -E -
+}
+
+# What scripts/openssl-sctp takes, beside what builds the workspace.
+need_for_openssl() {
+    need make make --version
+    need perl perl -MFindBin -MPod::Usage -e 1
+    need libsctp-dev has_sctp_headers
+}
+
 # Installs what was noted.
 install_missing() {
     if [ ${#missing[@]} -eq 0 ]; then

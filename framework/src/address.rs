@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use crate::sys::if_nametoindex;
 
+pub(crate) mod canonical;
 mod error;
 mod scheme;
 
@@ -43,6 +44,9 @@ pub use scheme::Scheme;
 /// assert_eq!(address.to_string(), "dtls://[::1]:4433");
 /// # Ok::<(), peeloff::AddressError>(())
 /// ```
+///
+/// Functions that need an address, such as [`ServerBuilder::listen`](crate::ServerBuilder::listen), take the text as
+/// well: whatever converts by [`TryInto`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
     /// What is spoken there.
@@ -58,6 +62,7 @@ pub struct Address {
 
 /// The host of an [`Address`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Host {
     /// An IPv4 address.
     V4(Ipv4Addr),
@@ -160,6 +165,36 @@ impl FromStr for Address {
         }
         let host = hosts.remove(0);
         Ok(Self { scheme, host, alternates: hosts, port })
+    }
+}
+
+impl TryFrom<&str> for Address {
+    type Error = AddressError;
+
+    fn try_from(url: &str) -> Result<Self, AddressError> {
+        url.parse()
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = AddressError;
+
+    fn try_from(url: String) -> Result<Self, AddressError> {
+        url.parse()
+    }
+}
+
+impl TryFrom<&String> for Address {
+    type Error = AddressError;
+
+    fn try_from(url: &String) -> Result<Self, AddressError> {
+        url.parse()
+    }
+}
+
+impl From<&Address> for Address {
+    fn from(address: &Address) -> Self {
+        address.clone()
     }
 }
 

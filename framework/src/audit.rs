@@ -9,7 +9,7 @@ use crate::address::Scheme;
 use crate::admission::Refusal;
 use crate::association::Association;
 use crate::credentials::PeerIdentity;
-use crate::error::EndReason;
+use crate::error::{EndKind, EndReason};
 use crate::observe::LogLimit;
 use crate::printable::{NAME_CHARACTERS, printable, psk_name};
 use crate::sys::sync::atomic::Ordering;
@@ -26,8 +26,8 @@ pub(crate) fn refused(refusal: Refusal, scheme: Scheme, local: SocketAddr, peer:
 
 /// A peer's handshake came to no end, or a peer may not come in. `identity` is who it proved to be, if it did.
 pub(crate) fn failed(association: &Association, reason: &EndReason, identity: Option<&PeerIdentity>) {
-    static LIMITS: [LogLimit; EndReason::LABELS.len()] = [const { LogLimit::new() }; EndReason::LABELS.len()];
-    let Some(suppressed) = LIMITS[reason.index()].pass() else { return };
+    static LIMITS: [LogLimit; EndKind::ALL.len()] = [const { LogLimit::new() }; EndKind::ALL.len()];
+    let Some(suppressed) = LIMITS[reason.kind().index()].pass() else { return };
     let (peer, listener) =
         (association.peer_address(), Listener(association.scheme, association.local_address()));
     let reason = printable(&reason.to_string(), usize::MAX);
@@ -40,13 +40,13 @@ pub(crate) fn failed(association: &Association, reason: &EndReason, identity: Op
 }
 
 /// A peer that came and said nothing was sent away.
-pub(crate) fn silent(association: &Association, facts: &Facts, reason: &EndReason) {
+pub(crate) fn silent(association: &Association, reason: &EndReason) {
     static LIMIT: LogLimit = LogLimit::new();
     let Some(suppressed) = LIMIT.pass() else { return };
     tracing::info!(
         peer = %association.peer_address(),
         listener = %Listener(association.scheme, association.local_address()),
-        identity = name(&facts.identity),
+        identity = name(&association.facts().identity),
         suppressed,
         "a peer that said nothing was sent away: {reason}"
     );
@@ -66,12 +66,12 @@ pub(crate) fn opened(association: &Association, facts: &Facts) {
 }
 
 /// A peer that was there is gone.
-pub(crate) fn ended(association: &Association, facts: &Facts, reason: &EndReason) {
+pub(crate) fn ended(association: &Association, reason: &EndReason) {
     tracing::debug!(
         id = %association.id,
         peer = %association.peer_address(),
         listener = %Listener(association.scheme, association.local_address()),
-        identity = name(&facts.identity),
+        identity = name(&association.facts().identity),
         duration_ms = association.opened.elapsed().as_millis() as u64,
         messages_in = association.received.load(Ordering::Relaxed),
         bytes_in = association.received_bytes.load(Ordering::Relaxed),

@@ -1,6 +1,6 @@
 //! The client's side: a blocking connect that gives the same [`Peer`] as a server's handler gets.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
@@ -10,14 +10,15 @@ use openssl::ssl::SslContext;
 use socket2::{Domain, Socket, Type};
 use zeroize::Zeroizing;
 
-use crate::address::{Address, Host, Scheme};
+use crate::address::{Address, AddressError, Host, Scheme};
 use crate::association::Association;
 use crate::config::Timeouts;
+use crate::connection_ids::ConnectionIds;
 use crate::credentials::{CaBundle, CipherSuites, Groups, Identity, PublicKey, RevocationList};
-use crate::drive;
-use crate::drive::Session;
+use crate::drive::opening::Opening;
 use crate::drive::sctp::SctpSession;
 use crate::drive::stream::StreamSession;
+use crate::drive::{Session, handshake};
 use crate::error::{ConnectError, EndReason, IdentityError, NoSctp};
 use crate::net::Transport;
 use crate::net::after;
@@ -25,18 +26,18 @@ use crate::net::sctp::SctpTransport;
 use crate::net::sctp_setup::{configure, require_auth};
 use crate::net::tcp::TcpTransport;
 use crate::net::udp::UdpTransport;
+use crate::new_socket::{HookFailed, NewSocket, SocketOptions};
 use crate::observe::Counters;
-use crate::outbox::Outbox;
+use crate::outbox::OutboxLimits;
 use crate::peer::{Opened, Parts, Peer};
 use crate::protocol::dtls::handshake::Handshake;
-use crate::protocol::sctp::dtls_sctp::{DtlsSctp, Knobs};
+use crate::protocol::sctp::dtls_sctp::DtlsSctp;
 use crate::protocol::sctp::secure_sctp::SecureSctp;
 use crate::protocol::sctp::tls_streams::TlsStreams;
 use crate::sctp::{self, AssociationState, Notification, Options, Settings};
-use crate::stream::StreamSettings;
+use crate::stream::TcpSettings;
 use crate::sys;
 use crate::sys::sync::atomic::Ordering;
-use crate::tls::Facts;
 use crate::tls::context::{self, ClientCredentials, Protocol};
 use crate::tls::{Failure, Resume};
 
@@ -48,7 +49,7 @@ use crate::tls::{Failure, Resume};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let authorities = CaBundle::from_file("ca.pem".as_ref())?;
-/// let mut peer = Client::builder().ca(authorities).connect(&"dtls://localhost:4433".parse()?)?;
+/// let mut peer = Client::builder().ca(authorities).connect("dtls://localhost:4433")?;
 /// peer.send(b"hello")?;
 /// let mut buffer = [0; 2048];
 /// let answer = peer.recv(&mut buffer)?.map(|len| &buffer[..len]);
@@ -61,9 +62,11 @@ pub struct Client {
     resumption: bool,
     timeout: Duration,
     bind: Vec<SocketAddr>,
+    socket_options: SocketOptions,
     sctp: Settings,
-    stream: StreamSettings,
-    outbox: Outbox,
+    stream: TcpSettings,
+    outbox: OutboxLimits,
+    connection_ids: Option<ConnectionIds>,
     /// Made by the first connect: reading the system's authorities takes milliseconds.
     contexts: [OnceLock<SslContext>; 2],
 }
@@ -77,9 +80,11 @@ impl Client {
             resumption: true,
             timeout: Duration::from_secs(10),
             bind: Vec::new(),
+            socket_options: SocketOptions::default(),
             sctp: Settings::default(),
-            stream: StreamSettings::default(),
-            outbox: Outbox::default(),
+            stream: TcpSettings::default(),
+            outbox: OutboxLimits::default(),
+            connection_ids: None,
             contexts: Default::default(),
         }
     }
@@ -171,6 +176,14 @@ impl Client {
         self.changed()
     }
 
+    /// Whether DTLS sessions keep their master secret, which
+    /// [`Peer::export_keying_material`] needs; see [`Credentials::exporters`](crate::Credentials::exporters). Default: `false`.
+    #[must_use]
+    pub fn exporters(mut self, enabled: bool) -> Self {
+        self.credentials.exporters = enabled;
+        self.changed()
+    }
+
     /// Whether a second connection to a server may resume the session of the first (RFC 5077, RFC 8446 §2.2), which
     /// costs both sides much less. Sessions are kept by this value and its clones, for 1,024 servers. A chain that has
     /// expired or been revoked meanwhile leads to a full handshake. A client that never [reads](Peer::recv) gets no session
@@ -206,6 +219,20 @@ impl Client {
         self
     }
 
+    /// Sets options of the sockets that this client makes, such as the DSCP, the mark or the sizes of buffers, before they are
+    /// bound and connected. The library's own options are set by then. Runs on the thread that connects; an SCTP association has two
+    /// sockets, one to make it and one to keep it, and the function is called for both. What it must leave alone, and an example, is
+    /// with [`ServerBuilder::socket_options`](crate::ServerBuilder::socket_options). An error or a panic makes
+    /// [`connect`](Self::connect) fail ([`ConnectError::SocketOptions`]).
+    #[must_use]
+    pub fn socket_options(
+        mut self,
+        hook: impl Fn(&NewSocket<'_>) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.socket_options = SocketOptions::new(hook);
+        self
+    }
+
     /// How SCTP associations are made.
     #[must_use]
     pub fn sctp(mut self, settings: Settings) -> Self {
@@ -215,7 +242,7 @@ impl Client {
 
     /// How TCP connections are used.
     #[must_use]
-    pub fn stream(mut self, settings: StreamSettings) -> Self {
+    pub fn tcp(mut self, settings: TcpSettings) -> Self {
         self.stream = settings;
         self
     }
@@ -223,19 +250,36 @@ impl Client {
     /// How much may wait for the server where it takes nothing at the moment
     /// ([`Sender::post`](crate::Sender::post)).
     #[must_use]
-    pub fn outbox(mut self, bound: Outbox) -> Self {
+    pub fn outbox(mut self, bound: OutboxLimits) -> Self {
         self.outbox = bound;
         self
     }
 
-    /// Connects and runs the handshake on the calling thread. Blocks until it is complete. On
-    /// plain UDP nothing is sent, and nobody need be there. On SCTP the addresses of a list are those of
+    /// Offers connection IDs (RFC 9146) on DTLS, so that a server which knows them takes this client for the same one when its
+    /// address or port changes; [`Peer::change_port`] does that on purpose. [`ConnectionIds::new`]`(0)` is what clients need.
+    /// Default: none.
+    #[must_use]
+    pub fn connection_ids(mut self, connection_ids: ConnectionIds) -> Self {
+        self.connection_ids = Some(connection_ids);
+        self
+    }
+
+    /// Connects to an address, such as `"dtls://localhost:4433"` or an [`Address`], and runs the handshake on the calling
+    /// thread. Blocks until it is complete. On plain UDP nothing is sent, and nobody need be there. On SCTP the addresses of a list are those of
     /// one host, and all of them are tried for one association (sctp_connectx, RFC 6458 §9.9).
     ///
     /// # Errors
     ///
-    /// [`ConnectError`]; of several addresses of a name, the last one's.
-    pub fn connect(&self, address: &Address) -> Result<Peer, ConnectError> {
+    /// [`ConnectError`]; of several addresses of a name, the last one's. [`ConnectError::Address`] where the text is no
+    /// address.
+    pub fn connect(
+        &self,
+        address: impl TryInto<Address, Error: Into<AddressError>>,
+    ) -> Result<Peer, ConnectError> {
+        self.connect_to(&address.try_into().map_err(Into::into)?)
+    }
+
+    fn connect_to(&self, address: &Address) -> Result<Peer, ConnectError> {
         if let Some(name) = &self.server_name
             && (!(1..=255).contains(&name.len()) || name.contains('\0'))
         {
@@ -259,49 +303,35 @@ impl Client {
         }
         Err(outcome.unwrap_or_else(|| ConnectError::Io {
             peer: SocketAddr::from(([0, 0, 0, 0], address.port)),
-            source: std::io::ErrorKind::AddrNotAvailable.into(),
+            source: ErrorKind::AddrNotAvailable.into(),
         }))
     }
 
     fn connect_udp(&self, address: &Address, peer: SocketAddr) -> Result<Peer, ConnectError> {
-        let (socket, local) = self.open_udp(peer)?;
+        let failed = |source| ConnectError::Io { peer, source };
+        let (socket, local) = self.open_udp(address.scheme, peer)?;
         let association = Arc::new(Association::new(address.scheme, local, peer).with_outbox(self.outbox));
         let counters = Arc::new(Counters::default());
-        let mut transport = UdpTransport::new(
+        let transport = Transport::Udp(UdpTransport::new(
             Arc::clone(&socket),
             association.ends(),
             Arc::clone(&association.attention),
             Arc::clone(&counters),
             None,
-        );
-        let (session, facts) = match address.scheme {
-            Scheme::Dtls => {
-                let context = self.context(Protocol::Dtls)?;
-                let name = self.name(address, peer);
-                let deadline = after(self.timeout);
-                let resume = self.resume(address, peer, &name);
-                let handshake = Handshake::connect(
-                    context,
-                    Some(&name),
-                    resume.as_ref(),
-                    Arc::clone(&counters),
-                    deadline,
-                );
-                let handshake = handshake.and_then(|handshake| {
-                    drive::handshake::dtls(handshake, &mut transport, &association.attention)
-                });
-                let unreachable = transport.unreachable;
-                let (session, facts) = handshake.map_err(|failure| {
-                    resume.iter().for_each(Resume::forget);
-                    self.failed(failure, peer, unreachable)
-                })?;
-                association.answers_in_send.store(session.keeps_flight(), Ordering::Relaxed);
-                (Session::Dtls(Box::new(session), socket), facts)
-            }
-            _ => (Session::Plain(socket), Facts::default()),
-        };
-        let opened = Opened { transport: Transport::Udp(transport), session, facts };
-        Ok(open(association, counters, opened))
+        ));
+        if address.scheme != Scheme::Dtls {
+            let opening = Opening::Plain(Session::Plain(socket.into()));
+            return self.open(association, counters, transport, Ok(opening), None);
+        }
+        let name = self.name(address, peer);
+        let resume = self.resume(address, peer, &name);
+        let (context, deadline) = (self.context(Protocol::Dtls)?, after(self.timeout));
+        let offer = self.connection_ids.map(|ids| ids.generate(0).and_then(|cid| ids.offer(cid)));
+        let offer = offer.transpose().map_err(|error| failed(error.into()))?;
+        let counted = Arc::clone(&counters);
+        let handshake = Handshake::connect(context, Some(&name), resume.as_ref(), offer, counted, deadline);
+        let opening = handshake.map(|handshake| Opening::Dtls(Box::new(handshake), socket.into()));
+        self.open(association, counters, transport, opening, resume.as_ref())
     }
 
     fn connect_tcp(&self, address: &Address, peer: SocketAddr) -> Result<Peer, ConnectError> {
@@ -309,10 +339,11 @@ impl Client {
         let deadline = after(self.timeout);
         let domain = Domain::for_address(peer);
         let socket = Socket::new(domain, Type::STREAM, Some(socket2::Protocol::TCP)).map_err(failed)?;
+        socket.set_tcp_nodelay(true).map_err(failed)?;
+        self.prepare(address.scheme, &socket, peer)?;
         if let Some(&local) = self.bind.last() {
             socket.bind(&local.into()).map_err(|source| ConnectError::Bind { local, source })?;
         }
-        socket.set_tcp_nodelay(true).map_err(failed)?;
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         socket.connect_timeout(&peer.into(), left).map_err(|source| match source.kind() {
             ErrorKind::TimedOut => ConnectError::TimedOut { peer, timeout: self.timeout, unreachable: false },
@@ -326,33 +357,19 @@ impl Client {
         let socket = Arc::new(socket);
         let association = Arc::new(Association::new(address.scheme, local, peer).with_outbox(self.outbox));
         let counters = Arc::new(Counters::default());
-        let mut transport =
-            TcpTransport::new(Arc::clone(&socket), Arc::clone(&association.attention), Arc::clone(&counters));
-        let mut resume = None;
-        let session = match address.scheme.is_secure() {
-            true => {
-                let name = self.name(address, peer);
-                resume = self.resume(address, peer, &name);
-                let context = self.context(Protocol::Tls)?;
-                StreamSession::connect(context, socket, Some(&name), resume.as_ref(), &self.stream)
-            }
-            false => Ok(StreamSession::plain(socket, &self.stream)),
-        };
-        let (session, facts) = session
-            .and_then(|mut session| {
-                let facts = session.shake_hands(&mut transport, &association.attention, deadline)?;
-                Ok((session, facts))
-            })
-            .map_err(|failure| {
-                resume.iter().for_each(Resume::forget);
-                self.failed(failure, peer, false)
-            })?;
-        let opened = Opened {
-            transport: Transport::Tcp(transport),
-            session: Session::Stream(Box::new(session)),
-            facts,
-        };
-        Ok(open(association, counters, opened))
+        let attention = Arc::clone(&association.attention);
+        let transport =
+            Transport::Tcp(TcpTransport::new(Arc::clone(&socket), attention, Arc::clone(&counters)));
+        if !address.scheme.is_secure() {
+            let session = Session::Stream(Box::new(StreamSession::plain(socket, &self.stream)));
+            return self.open(association, counters, transport, Ok(Opening::Plain(session)), None);
+        }
+        let name = self.name(address, peer);
+        let resume = self.resume(address, peer, &name);
+        let context = self.context(Protocol::Tls)?;
+        let session = StreamSession::connect(context, socket, Some(&name), resume.as_ref(), &self.stream);
+        let opening = session.map(|session| Opening::Tls(Box::new(session), deadline));
+        self.open(association, counters, transport, opening, resume.as_ref())
     }
 
     fn connect_sctp(&self, address: &Address, peers: &[SocketAddr]) -> Result<Peer, ConnectError> {
@@ -363,23 +380,39 @@ impl Client {
         let local = local.first().copied().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
         let association = Arc::new(Association::new(address.scheme, local, peer).with_outbox(self.outbox));
         let counters = Arc::new(Counters::default());
-        let socket = Arc::new(socket2::Socket::from(socket));
+        let socket = Arc::new(socket.into_socket());
         let attention = Arc::clone(&association.attention);
-        let mut transport =
+        let transport =
             SctpTransport::new(Arc::clone(&socket), peer, attention, Arc::clone(&counters), &self.sctp);
-        let secured = match self.secure(address, peer, &socket)? {
-            None => Ok((SctpSession::plain(socket, &self.sctp), Facts::default())),
-            Some(secure) => {
-                SctpSession::secure(socket, secure, &mut transport, &association.attention, deadline)
-            }
+        let opening = match self.secure(address, peer, &socket, &counters)? {
+            None => Opening::Plain(Session::Sctp(Box::new(SctpSession::plain(socket, &self.sctp)))),
+            Some(secure) => Opening::Sctp(Box::new(SctpSession::secure(socket, secure, deadline))),
         };
-        let (session, facts) = secured.map_err(|failure| self.failed(failure, peer, false))?;
-        let opened = Opened {
-            transport: Transport::Sctp(Box::new(transport)),
-            session: Session::Sctp(Box::new(session)),
-            facts,
-        };
-        Ok(open(association, counters, opened))
+        self.open(association, counters, Transport::Sctp(Box::new(transport)), Ok(opening), None)
+    }
+
+    /// Runs the handshake. A client's peer is there until the client ends it.
+    fn open(
+        &self,
+        association: Arc<Association>,
+        counters: Arc<Counters>,
+        mut transport: Transport,
+        opening: Result<Opening, Failure>,
+        resume: Option<&Resume<'_>>,
+    ) -> Result<Peer, ConnectError> {
+        let opened =
+            opening.and_then(|opening| handshake::run(opening, &mut transport, &association.attention));
+        let (session, facts) = opened.map_err(|failure| {
+            resume.iter().for_each(|resume| resume.forget());
+            let unreachable = matches!(&transport, Transport::Udp(transport) if transport.unreachable);
+            self.failed(failure, association.peer, unreachable)
+        })?;
+        if let Session::Dtls(session, _) = &session {
+            association.answers_in_send.store(session.keeps_flight(), Ordering::Relaxed);
+        }
+        let timeouts = Timeouts { idle: None, first_message: None, frame: None, ..Timeouts::default() };
+        let opened = Opened { transport, session, facts };
+        Ok(Peer::open(Parts { association, opened, timeouts, counters, home: None, driven: false }))
     }
 
     /// What secures an association of this scheme.
@@ -388,6 +421,7 @@ impl Client {
         address: &Address,
         peer: SocketAddr,
         socket: &Socket,
+        counters: &Arc<Counters>,
     ) -> Result<Option<SecureSctp>, ConnectError> {
         let failed = |failure| self.failed(failure, peer, false);
         let name = self.name(address, peer);
@@ -400,8 +434,8 @@ impl Client {
             Scheme::SctpDtls => {
                 require_auth(socket).map_err(failed)?;
                 let context = self.context(Protocol::Dtls)?;
-                let knobs = Knobs { label_with_nul: self.sctp.dtls_label_with_nul, ..Knobs::default() };
-                let dtls = DtlsSctp::connect(context, Some(&name), knobs);
+                let label_with_nul = self.sctp.dtls_label_with_nul;
+                let dtls = DtlsSctp::connect(context, Some(&name), label_with_nul, Arc::clone(counters));
                 Some(SecureSctp::Dtls(Box::new(dtls.map_err(failed)?)))
             }
             _ => None,
@@ -416,7 +450,7 @@ impl Client {
         deadline: Instant,
     ) -> Result<sctp::Socket, ConnectError> {
         let peer = peers[0];
-        let failed = |source: std::io::Error| match NoSctp::is(&source) {
+        let failed = |source: io::Error| match NoSctp::is(&source) {
             true => ConnectError::NoSctp(NoSctp),
             false => ConnectError::Io { peer, source },
         };
@@ -424,6 +458,7 @@ impl Client {
         let v6 = peers.iter().chain(&self.bind).any(SocketAddr::is_ipv6);
         let socket = sctp::Socket::one_to_many(v6).map_err(failed)?;
         configure(&socket, scheme, &self.sctp).map_err(failed)?;
+        self.prepare(scheme, &socket, peer)?;
         if !self.bind.is_empty() {
             let local = self.bind[0];
             socket.bind(&self.bind).map_err(|source| ConnectError::Bind { local, source })?;
@@ -457,7 +492,11 @@ impl Client {
                     match socket.peel_off(association) {
                         // It is over already; how comes next.
                         Err(error) if error.kind() == ErrorKind::InvalidInput => {}
-                        peeled => return peeled.map_err(failed),
+                        peeled => {
+                            let peeled = peeled.map_err(failed)?;
+                            self.prepare(scheme, &peeled, peer)?;
+                            return Ok(peeled);
+                        }
                     }
                 }
                 Ok(change @ Notification::AssociationChanged { .. }) => {
@@ -467,6 +506,17 @@ impl Client {
                 _ => {}
             }
         }
+    }
+
+    /// Has the user's options set on a socket.
+    fn prepare(&self, scheme: Scheme, socket: &impl AsFd, peer: SocketAddr) -> Result<(), ConnectError> {
+        let local = if scheme.is_sctp() { self.bind.first() } else { self.bind.last() };
+        self.socket_options.of(scheme).client(socket, local.copied(), peer).map_err(|error| {
+            match HookFailed::take(error) {
+                Ok(HookFailed { source, .. }) => ConnectError::SocketOptions { peer, source },
+                Err(source) => ConnectError::Io { peer, source },
+            }
+        })
     }
 
     /// With other credentials nothing of the old ones is resumed: sessions were verified with those.
@@ -516,10 +566,11 @@ impl Client {
         Ok(place.get_or_init(|| context))
     }
 
-    fn open_udp(&self, peer: SocketAddr) -> Result<(Arc<Socket>, SocketAddr), ConnectError> {
+    fn open_udp(&self, scheme: Scheme, peer: SocketAddr) -> Result<(Arc<Socket>, SocketAddr), ConnectError> {
         let failed = |source| ConnectError::Io { peer, source };
         let (domain, protocol) = (Domain::for_address(peer), Some(socket2::Protocol::UDP));
         let socket = Socket::new(domain, Type::DGRAM, protocol).map_err(failed)?;
+        self.prepare(scheme, &socket, peer)?;
         if let Some(&local) = self.bind.last() {
             socket.bind(&local.into()).map_err(|source| ConnectError::Bind { local, source })?;
         }
@@ -528,10 +579,4 @@ impl Client {
         let local = local.ok_or_else(|| failed(ErrorKind::AddrNotAvailable.into()))?;
         Ok((Arc::new(socket), local))
     }
-}
-
-/// A client's peer is there until the client ends it.
-fn open(association: Arc<Association>, counters: Arc<Counters>, opened: Opened) -> Peer {
-    let timeouts = Timeouts { idle: None, first_message: None, frame: None, ..Timeouts::default() };
-    Peer::open(Parts { association, opened, timeouts, counters, home: None })
 }

@@ -2,7 +2,41 @@
 
 use std::time::Duration;
 
+/// Gives a struct of options a setter for each of its fields. All of them are used in one way: they begin with the defaults,
+/// fields and setters change them, and `non_exhaustive` lets the struct grow.
+macro_rules! setters {
+    ($options:ident { $($field:ident: $kind:ty),* $(,)? }) => {
+        impl $options {$(
+            #[doc = concat!("Sets the field `", stringify!($field), "` and returns the options.")]
+            #[must_use]
+            pub fn $field(mut self, $field: $kind) -> Self {
+                self.$field = $field;
+                self
+            }
+        )*}
+    };
+}
+pub(crate) use setters;
+
+/// Which sockets the peers of `udp://` and `dtls://` have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Sockets {
+    /// Each peer has a connected socket of its own.
+    PerPeer,
+    /// All peers share the sockets of their listener, one for each event loop. A peer takes no descriptor, and
+    /// [`Limits::max_peers_per_local_address`](crate::Limits::max_peers_per_local_address) does not hold.
+    Shared,
+}
+
 /// The deadlines of an association, all on the monotonic clock.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use peeloff::Timeouts;
+/// let timeouts = Timeouts::default().idle(Some(Duration::from_secs(30)));
+/// assert_eq!(timeouts.handshake, Duration::from_secs(10));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
@@ -22,7 +56,7 @@ pub struct Timeouts {
     /// Ends a stream with a framing whose peer began a message and did not complete it in so long. Watched while the
     /// handler waits in `recv`. `None`: never. Default: 60 s.
     pub frame: Option<Duration>,
-    /// Ends an association so long after it opened, at the handler's next `recv` or `send`.
+    /// Ends an association so long after it opened: at once where its handler waits in `recv`, else within two seconds.
     /// `None`: never. Default: `None`.
     pub lifetime: Option<Duration>,
     /// How long [`Peer::send`](crate::Peer::send) waits for room: in the socket's send buffer, on TCP in what
@@ -36,6 +70,8 @@ pub struct Timeouts {
     /// Default: 60 s.
     pub cookie_period: Duration,
 }
+
+setters!(Timeouts { handshake: Duration, proxy_header: Duration, idle: Option<Duration>, first_message: Option<Duration>, frame: Option<Duration>, lifetime: Option<Duration>, send: Duration, worker_idle: Duration, cookie_period: Duration });
 
 impl Default for Timeouts {
     fn default() -> Self {

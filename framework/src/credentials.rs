@@ -46,6 +46,7 @@ pub struct Credentials {
     pub(crate) raw_keys: Option<Vec<PublicKey>>,
     pub(crate) alpn: Vec<Vec<u8>>,
     pub(crate) srtp: Option<String>,
+    pub(crate) exporters: bool,
     pub(crate) max_cert_chain: Option<usize>,
     pub(crate) algorithms: Algorithms,
     pub(crate) keys: Option<SharedKeys>,
@@ -155,6 +156,16 @@ impl Credentials {
         self
     }
 
+    /// Whether DTLS sessions keep their master secret, which
+    /// [`Peer::export_keying_material`](crate::Peer::export_keying_material) needs. Without it an established session has
+    /// only the keys of its records, from which nothing else can be derived. Default: `false`; a session that agreed on an
+    /// SRTP profile keeps the secret in any case. TLS sessions are OpenSSL's, which keeps it always.
+    #[must_use]
+    pub fn exporters(mut self, enabled: bool) -> Self {
+        self.exporters = enabled;
+        self
+    }
+
     /// The keys of session tickets and cookies, so that several servers accept each other's. Default: random ones
     /// for as long as the server runs, and cookie secrets that change by
     /// [`Timeouts::cookie_period`](crate::Timeouts::cookie_period).
@@ -196,6 +207,7 @@ pub(crate) struct Algorithms {
 
 /// Whether clients must show a certificate.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub enum ClientAuth {
     /// They are not asked for one.
     #[default]

@@ -1,200 +1,17 @@
 //! What calls on a peer and at start-up can fail with.
 
+mod end;
 mod identity;
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
+use std::iter;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use self::end::{EndKind, EndReason};
 pub use self::identity::IdentityError;
-
-/// Why an association is over.
-///
-/// The reason is that of the side which ended it first, also where the handler has not read the peer's goodbye yet. What a
-/// server reports, and the same with the sides exchanged for a client:
-///
-/// | what happens | `udp` | `dtls` | `tcp` | `tls` | `sctp` | `sctp+tls`, `sctp+dtls` |
-/// |---|---|---|---|---|---|---|
-/// | the peer closes, the handler reads it | (idle) | closed_by_peer | closed_by_peer | closed_by_peer | closed_by_peer | closed_by_peer |
-/// | the peer closes, the handler returns without reading it | closed_by_us | closed_by_peer | closed_by_peer | closed_by_peer | closed_by_peer | closed_by_peer |
-/// | the peer closes, the handler learns it from a failed send | (no send fails) | (no send fails) | closed_by_peer | closed_by_peer | closed_by_peer | closed_by_peer |
-/// | the handler returns, or somebody calls `close` | closed_by_us | closed_by_us | closed_by_us | closed_by_us | closed_by_us | closed_by_us |
-/// | the peer aborts or resets | (idle) | protocol (a fatal alert) | aborted | aborted | aborted | aborted |
-/// | the peer's process dies | (idle) | (idle) | closed_by_peer | truncated | closed_by_peer | truncated |
-/// | the same, with data that it had not read | (idle) | (idle) | aborted | aborted | aborted | aborted |
-/// | the peer's host is gone | (idle) | (idle) | unreachable, once something is sent | as `tcp` | unreachable | unreachable |
-/// | the peer takes nothing of what is sent to it | (messages are lost) | (messages are lost) | too_slow | too_slow | too_slow | too_slow |
-/// | the peer sends a message that is too long, and the handler gives up | (cannot be) | (cannot be) | message_refused | message_refused | message_refused | (cannot be) |
-/// | the peer says nothing; lives too long; the server drains | idle; lifetime; shutdown | the same | the same | the same | the same | the same |
-///
-/// In brackets: the protocol has no word for it, so the idle timeout is what ends the association.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum EndReason {
-    /// The peer said goodbye: a close_notify (RFC 5246 §7.2.1), on SCTP a SHUTDOWN, on TCP in clear a FIN.
-    ClosedByPeer,
-    /// The handler returned, or somebody called `close`.
-    ClosedByUs,
-    /// Nothing authentic came from the peer for [`Timeouts::idle`](crate::Timeouts::idle).
-    Idle,
-    /// [`Timeouts::lifetime`](crate::Timeouts::lifetime) is over.
-    Lifetime,
-    /// The server shut down; the grace period was over, or the handler had finished in it.
-    Shutdown,
-    /// The peer began anew from the same address and port, with a valid cookie (RFC 6347 §4.2.8).
-    Replaced,
-    /// The handshake, or the wait for a PROXY header, made way for a newer one at the cap on these.
-    Evicted,
-    /// The handshake was not complete after [`Timeouts::handshake`](crate::Timeouts::handshake).
-    HandshakeTimedOut,
-    /// The handshake failed; the text is OpenSSL's or an alert's name.
-    HandshakeFailed(String),
-    /// The peer sent a fatal alert, or a protocol error that OpenSSL reports.
-    Protocol(String),
-    /// The handler returned an error.
-    HandlerFailed,
-    /// The handler panicked.
-    HandlerPanicked,
-    /// A system call on the association's socket failed for good.
-    Io(io::ErrorKind),
-    /// No thread could be started for it, and too many peers were waiting for one.
-    NoThread,
-    /// The peer aborted the SCTP association (RFC 9260 §9.1), or reset the TCP connection (RFC 9293 §3.5.2); the text
-    /// is its reason.
-    Aborted(String),
-    /// The peer answers on none of its addresses: retransmissions and heartbeats of SCTP found nobody
-    /// ([`Settings::dead_after`](crate::sctp::Settings::dead_after)), or retransmissions of TCP (ETIMEDOUT).
-    Unreachable,
-    /// The peer's TLS connection, or its secured SCTP association, ended without a close_notify (RFC 8446 §6.1, RFC 6083
-    /// §4.7): it may be cut short, by anybody on the path.
-    Truncated,
-    /// The peer does not take what is sent to it: its [`Outbox`](crate::Outbox) was full, the handler returned
-    /// [`Error::SendBufferFull`], or on SCTP nothing was acknowledged for
-    /// [`Settings::dead_after`](crate::sctp::Settings::dead_after) although heartbeats are. SCTP aborts, TCP resets.
-    TooSlow,
-    /// The peer proved who it is and may not come in; the text says why
-    /// ([`Credentials::authorize`](crate::Credentials::authorize), [`Credentials::revoked`](crate::Credentials::revoked)).
-    NotAuthorized(String),
-    /// The peer of a stream with a framing sent no whole message for
-    /// [`Timeouts::first_message`](crate::Timeouts::first_message).
-    NoFirstMessage,
-    /// The peer began a message and did not complete it in [`Timeouts::frame`](crate::Timeouts::frame).
-    FrameTimedOut,
-    /// The peer sent a message that is longer than `limit` bytes, and the handler returned that error
-    /// ([`Error::MessageRefused`]). SCTP aborts with this as the reason, TCP resets.
-    MessageRefused {
-        /// The longest message that is taken, in bytes.
-        limit: usize,
-    },
-}
-
-impl EndReason {
-    /// Whether this is how associations end when nothing went wrong: what makes
-    /// [`Peer::recv`](crate::Peer::recv) return `Ok(None)` rather than an error.
-    pub fn is_orderly(&self) -> bool {
-        matches!(
-            self,
-            Self::ClosedByPeer
-                | Self::ClosedByUs
-                | Self::Idle
-                | Self::NoFirstMessage
-                | Self::Lifetime
-                | Self::Shutdown
-                | Self::Replaced
-        )
-    }
-
-    /// The counter of this reason in [`Stats::ended`](crate::Stats::ended).
-    pub fn label(&self) -> &'static str {
-        Self::LABELS[self.index()]
-    }
-
-    /// The labels of all reasons, in the order of [`Stats::ended`](crate::Stats::ended).
-    pub const LABELS: [&'static str; 22] = [
-        "closed_by_peer",
-        "closed_by_us",
-        "idle",
-        "lifetime",
-        "shutdown",
-        "replaced",
-        "evicted",
-        "handshake_timed_out",
-        "handshake_failed",
-        "protocol",
-        "handler_failed",
-        "handler_panicked",
-        "io",
-        "no_thread",
-        "aborted",
-        "unreachable",
-        "truncated",
-        "too_slow",
-        "not_authorized",
-        "no_first_message",
-        "frame_timed_out",
-        "message_refused",
-    ];
-
-    pub(crate) fn index(&self) -> usize {
-        match self {
-            Self::ClosedByPeer => 0,
-            Self::ClosedByUs => 1,
-            Self::Idle => 2,
-            Self::Lifetime => 3,
-            Self::Shutdown => 4,
-            Self::Replaced => 5,
-            Self::Evicted => 6,
-            Self::HandshakeTimedOut => 7,
-            Self::HandshakeFailed(_) => 8,
-            Self::Protocol(_) => 9,
-            Self::HandlerFailed => 10,
-            Self::HandlerPanicked => 11,
-            Self::Io(_) => 12,
-            Self::NoThread => 13,
-            Self::Aborted(_) => 14,
-            Self::Unreachable => 15,
-            Self::Truncated => 16,
-            Self::TooSlow => 17,
-            Self::NotAuthorized(_) => 18,
-            Self::NoFirstMessage => 19,
-            Self::FrameTimedOut => 20,
-            Self::MessageRefused { .. } => 21,
-        }
-    }
-}
-
-impl fmt::Display for EndReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ClosedByPeer => f.write_str("the peer closed"),
-            Self::ClosedByUs => f.write_str("closed by this side"),
-            Self::Idle => f.write_str("the peer was silent for the idle timeout"),
-            Self::Lifetime => f.write_str("the lifetime is over"),
-            Self::Shutdown => f.write_str("the server shut down"),
-            Self::Replaced => f.write_str("the peer began anew from the same port"),
-            Self::Evicted => f.write_str("the handshake made way for a newer one"),
-            Self::HandshakeTimedOut => f.write_str("the handshake was not complete in time"),
-            Self::HandshakeFailed(why) => write!(f, "the handshake failed: {why}"),
-            Self::Protocol(why) => write!(f, "protocol error: {why}"),
-            Self::HandlerFailed => f.write_str("the handler returned an error"),
-            Self::HandlerPanicked => f.write_str("the handler panicked"),
-            Self::Io(kind) => write!(f, "the socket failed: {kind}"),
-            Self::NoThread => f.write_str("no thread could be started for it"),
-            Self::Aborted(why) => write!(f, "the peer aborted: {why}"),
-            Self::Unreachable => f.write_str("the peer answers on none of its addresses"),
-            Self::Truncated => f.write_str("the connection ended without a goodbye"),
-            Self::TooSlow => f.write_str("the peer does not take what is sent to it"),
-            Self::NotAuthorized(why) => write!(f, "the peer may not come in: {why}"),
-            Self::NoFirstMessage => f.write_str("the peer sent no first message in time"),
-            Self::FrameTimedOut => f.write_str("the peer did not complete a message in time"),
-            Self::MessageRefused { limit } => {
-                write!(f, "the peer sent a message that is longer than {limit} bytes")
-            }
-        }
-    }
-}
 
 /// What a call on a [`Peer`](crate::Peer) can fail with. An error that
 /// [is fatal](Error::is_fatal) means that the association is over; noise from the network never
@@ -226,7 +43,7 @@ pub enum Error {
     },
     /// A message came that is longer than
     /// [`Settings::max_message`](crate::sctp::Settings::max_message) on SCTP or
-    /// [`StreamSettings::max_message`](crate::StreamSettings::max_message) on TCP. It is lost, and the
+    /// [`TcpSettings::max_message`](crate::TcpSettings::max_message) on TCP. It is lost, and the
     /// association lives: the handler may tell the peer in its own protocol. If it returns this error instead, the
     /// association is aborted, and the peer learns why ([`EndReason::MessageRefused`]).
     #[error("a message came that is longer than {limit} bytes")]
@@ -237,6 +54,16 @@ pub enum Error {
     /// A call that needs TLS or DTLS, on a transport in clear. The association lives.
     #[error("there are no keys without TLS or DTLS")]
     NotSecure,
+    /// An export from a DTLS session that kept no secret for it: see [`Credentials::exporters`](crate::Credentials::exporters).
+    /// The association lives.
+    #[error(
+        "this session keeps no secret to export from; the credentials' option `exporters` makes it do so"
+    )]
+    NoExporters,
+    /// An export whose label is one of TLS 1.2's own (RFC 5705 §4), or whose context is longer than 65,535 bytes. The association
+    /// lives.
+    #[error("the label or the context of this export cannot be used")]
+    BadExport,
     /// A call that needs SCTP, on another transport.
     #[error("{0} has no such thing; it takes SCTP")]
     NeedsSctp(crate::address::Scheme),
@@ -247,10 +74,10 @@ pub enum Error {
         /// Bytes of the message.
         needed: usize,
     },
-    /// The socket took nothing for [`Timeouts::send`](crate::Timeouts::send). The message was not
-    /// sent and the association lives. If the handler returns this error, the association is aborted
-    /// ([`EndReason::TooSlow`]).
-    #[error("the socket's send buffer stayed full")]
+    /// The socket's send buffer has no room: for [`Timeouts::send`](crate::Timeouts::send) in a call that waits for room,
+    /// at this moment in one that does not. The message was not sent and the association lives. If the handler returns this
+    /// error, the association is aborted ([`EndReason::TooSlow`]).
+    #[error("the socket's send buffer is full")]
     SendBufferFull,
     /// The peer has not proven its address, and was sent as much as it may be until then
     /// ([`ServerBuilder::udp_proof`](crate::ServerBuilder::udp_proof)). The message was not sent and the association
@@ -260,58 +87,119 @@ pub enum Error {
     /// The association is over.
     #[error("the association is over: {0}")]
     Ended(EndReason),
-    /// The handler's own error.
+    /// The kernel refused a socket option; or `?` made this of an [`io::Error`] of the handler's own, such as that of a file.
+    /// The association lives.
     #[error(transparent)]
-    Handler(Box<dyn StdError + Send + Sync>),
+    Io(io::Error),
 }
 
-impl Error {
-    /// Wraps an error of the handler's own, so that `?` can end the association with it.
-    pub fn handler(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self::Handler(error.into())
-    }
+/// Errors of which one causes the next, at most. A chain may be endless: nothing forbids an error to name itself.
+const LONGEST_CHAIN: usize = 64;
 
+impl Error {
     /// Whether the association is over.
     pub fn is_fatal(&self) -> bool {
-        matches!(self, Self::Ended(_) | Self::Handler(_))
+        matches!(self, Self::Ended(_))
+    }
+
+    /// Returns the first `Error` among `error` and its causes.
+    pub(crate) fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
+        iter::successors(Some(error), |error| cause_of(*error))
+            .take(LONGEST_CHAIN)
+            .find_map(|error| error.downcast_ref())
     }
 }
 
 impl From<io::Error> for Error {
-    /// An I/O error of the handler's own (a file, another socket).
+    /// Returns the `Error` that `error` was made of, as those of [`PeerStream`](crate::PeerStream) are; else it is
+    /// [`Error::Io`].
     fn from(error: io::Error) -> Self {
-        Self::Handler(error.into())
+        error.downcast().unwrap_or_else(Self::Io)
     }
 }
 
-/// Why [`Sender::try_send`](crate::Sender::try_send) did not send; each gives the message back.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum TrySendError<M> {
-    /// The socket's send buffer is full: nothing was sent; try later, or drop the message.
-    #[error("the socket's send buffer is full")]
-    Full(M),
-    /// Longer (or, but on plain UDP, shorter: empty) than can be sent as one; or there is no such
-    /// stream.
-    #[error("the message cannot be sent as one")]
-    Unsendable(M),
-    /// The peer has not proven its address; see [`Error::Unproven`].
-    #[error("the peer has not proven its address, and may not be sent more until then")]
-    Unproven(M),
-    /// The association is over.
-    #[error("the association is over")]
-    Ended(M),
+/// Returns the next error of a chain, also the one that an [`io::Error`] was made of, which its `source` leaves out.
+fn cause_of<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
 }
 
-impl<M> TrySendError<M> {
-    /// The message that was not sent.
-    pub fn into_message(self) -> M {
-        match self {
-            Self::Full(message)
-            | Self::Unsendable(message)
-            | Self::Unproven(message)
-            | Self::Ended(message) => message,
+/// Displays an error and its causes: `cannot save the order: no space left on device`.
+pub(crate) struct Chain<'a>(pub(crate) &'a (dyn StdError + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let causes = iter::successors(self.0.source(), |error| (*error).source());
+        causes.take(LONGEST_CHAIN).try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}
+
+impl From<Error> for io::Error {
+    /// For [`PeerStream`](crate::PeerStream) and other code whose errors are [`io::Error`]s. The kind is that of
+    /// [`std::net::TcpStream`] for the same event: `TimedOut` also where the send buffer stayed full, `UnexpectedEof` where
+    /// the peer's end was not authentic ([`EndReason::Truncated`]), `ConnectionReset` where the peer aborted,
+    /// `BrokenPipe` and `ConnectionAborted` where the association had ended before, `InvalidData` for errors of the
+    /// protocol, `InvalidInput` for messages that cannot be sent; otherwise `Other`.
+    fn from(error: Error) -> Self {
+        use io::ErrorKind as Kind;
+        if let Error::Io(error) = error {
+            return error;
         }
+        let kind = match &error {
+            Error::TimedOut | Error::SendBufferFull => Kind::TimedOut,
+            Error::MessageTooLarge { .. } | Error::EmptyMessage | Error::NoSuchStream { .. } => {
+                Kind::InvalidInput
+            }
+            Error::Ended(EndReason::Truncated) => Kind::UnexpectedEof,
+            Error::Ended(EndReason::Aborted(_)) => Kind::ConnectionReset,
+            Error::Ended(EndReason::ClosedByPeer) => Kind::BrokenPipe,
+            Error::Ended(EndReason::Unreachable) => Kind::HostUnreachable,
+            Error::Ended(EndReason::Protocol(_)) => Kind::InvalidData,
+            Error::Ended(EndReason::Io(kind)) => *kind,
+            Error::Ended(_) => Kind::ConnectionAborted,
+            _ => Kind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Returned by [`Sender::try_send`](crate::Sender::try_send): the message that was not sent, and the reason.
+///
+/// `?` converts it to an [`Error`], and to a [`HandlerError`](crate::HandlerError) where the message is `'static`, `Send` and
+/// `Sync`. For one that is borrowed write `.map_err(Error::from)?` there.
+pub struct TrySendError<M> {
+    /// The message. Nothing of it was sent.
+    pub message: M,
+    /// Why it was not sent: [`Error::SendBufferFull`] (try later, or drop the message), [`Error::MessageTooLarge`],
+    /// [`Error::EmptyMessage`], [`Error::NoSuchStream`], [`Error::Unproven`] or [`Error::Ended`].
+    pub error: Error,
+}
+
+impl<M> fmt::Debug for TrySendError<M> {
+    /// Leaves the message out, which may be long or secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrySendError").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+impl<M> fmt::Display for TrySendError<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the message was not sent")
+    }
+}
+
+impl<M> StdError for TrySendError<M> {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl<M> From<TrySendError<M>> for Error {
+    fn from(failed: TrySendError<M>) -> Self {
+        failed.error
     }
 }
 
@@ -357,6 +245,24 @@ pub enum StartError {
     NoProxy {
         /// Its scheme.
         scheme: crate::address::Scheme,
+    },
+    /// The hook for socket options ([`ServerBuilder::socket_options`](crate::ServerBuilder::socket_options)) failed for
+    /// this listener.
+    #[error("the hook for socket options failed for the listener on {address}: {source}")]
+    SocketOptions {
+        /// What is listened on.
+        address: SocketAddr,
+        /// What the hook returned.
+        source: io::Error,
+    },
+    /// A socket of the user's cannot be the listener
+    /// ([`ServerBuilder::listen_on`](crate::ServerBuilder::listen_on)).
+    #[error("the socket that was given for {scheme}:// cannot be its listener: {why}")]
+    UnfitSocket {
+        /// What it was given for.
+        scheme: crate::address::Scheme,
+        /// What it lacks, and what to do.
+        why: String,
     },
     /// The kernel has no SCTP.
     #[error(transparent)]
@@ -457,6 +363,14 @@ pub enum ConnectError {
         /// Which address.
         local: SocketAddr,
         /// What the system said.
+        source: io::Error,
+    },
+    /// The hook for socket options ([`Client::socket_options`](crate::Client::socket_options)) failed.
+    #[error("the hook for socket options failed for the socket to {peer}: {source}")]
+    SocketOptions {
+        /// The address that the client connects to.
+        peer: SocketAddr,
+        /// What the hook returned.
         source: io::Error,
     },
     /// A system call failed.

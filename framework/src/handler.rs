@@ -1,14 +1,33 @@
-//! What users implement: [`PeerHandler`], or [`PeerEvents`] for callbacks.
+//! What users implement: [`PeerHandler`], or [`PeerEvents`](crate::PeerEvents) for callbacks.
 
 use std::net::SocketAddr;
 
 use crate::address::Scheme;
 use crate::error::{EndReason, Error};
-use crate::peer::{Peer, Sender};
+use crate::peer::Peer;
+
+/// Any error that a handler ends an association with. `?` makes one of every error type, of the user's own too.
+pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Serves peers, each on a worker thread of its own.
 ///
-/// A closure `Fn(&mut Peer) -> Result<(), Error>` is a handler too.
+/// A function or closure that takes a `&mut Peer` and returns a `Result<(), E>` is a handler too. `E` is anything that converts
+/// to a [`HandlerError`]: an [`Error`], an [`std::io::Error`], a type of your own, or `HandlerError` itself where there are several.
+///
+/// ```
+/// use peeloff::{HandlerError, Peer};
+///
+/// fn add(peer: &mut Peer) -> Result<(), HandlerError> {
+///     let (mut sum, mut message) = (0, Vec::new());
+///     while peer.recv_into(&mut message)?.is_some() {
+///         sum += std::str::from_utf8(&message)?.trim().parse::<i64>()?;
+///         peer.send(sum.to_string().as_bytes())?;
+///     }
+///     Ok(())
+/// }
+/// # let server = peeloff::Server::builder().listen("udp://127.0.0.1:0").start(add).unwrap();
+/// # server.handle().shutdown(std::time::Duration::ZERO);
+/// ```
 ///
 /// # Contract
 ///
@@ -16,7 +35,13 @@ use crate::peer::{Peer, Sender};
 ///   worker thread that serves nobody else meanwhile. It may block as long as it likes.
 /// * The association ends when it returns: a close_notify is sent where the transport has one, the
 ///   socket is closed and the thread serves another peer.
-/// * An `Err` is logged and counted; a panic ends this association alone.
+/// * An `Err` is logged with its causes, counted ([`Stats::handler_errors`](crate::Stats::handler_errors)), and ends an
+///   association that is not over yet as [`EndReason::HandlerFailed`], unless it is one of these [`Error`]s or is
+///   caused by one: [`Error::Ended`] is no fault of the handler's, and [`Error::MessageRefused`] and
+///   [`Error::SendBufferFull`] end the association for the reason that they describe.
+/// * Nothing tells whose error it is: one that a send to *another* peer returned, passed on with `?`, ends this peer. Handle
+///   those where they come up.
+/// * A panic ends this association alone.
 /// * One handler value serves all peers at once, hence `Sync`.
 pub trait PeerHandler: Send + Sync + 'static {
     /// Whether to take a new peer. Runs on the dispatcher thread, for every new peer: it must not
@@ -29,20 +54,42 @@ pub trait PeerHandler: Send + Sync + 'static {
     }
 
     /// Serves one peer. Runs on that peer's worker thread.
-    fn handle(&self, peer: &mut Peer) -> Result<(), Error>;
+    fn handle(&self, peer: &mut Peer) -> Result<(), HandlerError>;
 }
 
-impl<F> PeerHandler for F
+impl<F, E> PeerHandler for F
 where
-    F: Fn(&mut Peer) -> Result<(), Error> + Send + Sync + 'static,
+    F: Fn(&mut Peer) -> Result<(), E> + Send + Sync + 'static,
+    E: Into<HandlerError>,
 {
-    fn handle(&self, peer: &mut Peer) -> Result<(), Error> {
-        self(peer)
+    fn handle(&self, peer: &mut Peer) -> Result<(), HandlerError> {
+        self(peer).map_err(Into::into)
     }
+}
+
+/// Ends the association of a handler that returned `outcome`, and returns the reason.
+pub(crate) fn conclude(peer: &mut Peer, outcome: &Result<(), HandlerError>) -> EndReason {
+    match outcome.as_ref().err().map(|error| Error::find(&**error)) {
+        // The handler has finished, or passed on that the association is over.
+        None | Some(Some(Error::Ended(_))) => peer.finish(),
+        // The peer caused these, and is told so.
+        Some(Some(Error::MessageRefused { limit })) => {
+            peer.finish_with(EndReason::MessageRefused { limit: *limit }, None)
+        }
+        Some(Some(Error::SendBufferFull)) => peer.finish_with(EndReason::TooSlow, None),
+        Some(_) => peer.fail(EndReason::HandlerFailed),
+    }
+}
+
+/// Whether an error is the handler's own, and not what its peer did.
+pub(crate) fn is_fault(error: &HandlerError) -> bool {
+    let cause = Error::find(&**error);
+    !matches!(cause, Some(Error::Ended(_) | Error::MessageRefused { .. } | Error::SendBufferFull))
 }
 
 /// The handler's answer to an [`Incoming`] peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Admission {
     /// Take it.
     Accept,
@@ -83,72 +130,5 @@ impl Incoming {
     /// The address of this host that it asked, also under a wildcard listener.
     pub fn local_address(&self) -> SocketAddr {
         self.local
-    }
-}
-
-/// A handler as a set of callbacks; [`Callbacks`] makes it a [`PeerHandler`].
-///
-/// The callbacks of one peer come one after the other, never two at once, but nothing promises
-/// that they run on one thread: keep what belongs to a peer in [`State`](Self::State), not in
-/// thread-locals. To answer, use the [`Sender`].
-pub trait PeerEvents: Send + Sync + 'static {
-    /// What the callbacks keep for one peer.
-    type State: Send + 'static;
-
-    /// As [`PeerHandler::admit`].
-    fn admit(&self, incoming: &Incoming) -> Admission {
-        let _ = incoming;
-        Admission::Accept
-    }
-
-    /// The association is open. An error ends it.
-    fn open(&self, peer: &Sender) -> Result<Self::State, Error>;
-
-    /// A message came. An error ends the association.
-    fn message(&self, state: &mut Self::State, peer: &Sender, message: &[u8]) -> Result<(), Error>;
-
-    /// The association is over; nothing can be sent to the peer any more.
-    fn close(&self, state: Self::State, peer: &Sender, reason: EndReason) {
-        let _ = (state, peer, reason);
-    }
-}
-
-/// Makes [`PeerEvents`] a [`PeerHandler`].
-///
-/// While the server drains, a peer's association ends when it is quiet.
-pub struct Callbacks<E>(pub E);
-
-impl<E: PeerEvents> PeerHandler for Callbacks<E> {
-    fn admit(&self, incoming: &Incoming) -> Admission {
-        self.0.admit(incoming)
-    }
-
-    fn handle(&self, peer: &mut Peer) -> Result<(), Error> {
-        let sender = peer.sender();
-        let mut state = self.0.open(&sender)?;
-        let outcome = self.pump(peer, &sender, &mut state);
-        let reason = match &outcome {
-            Ok(()) | Err(Error::Ended(_)) => peer.finish(),
-            Err(_) => peer.finish_with(EndReason::HandlerFailed, None),
-        };
-        self.0.close(state, &sender, reason);
-        match outcome {
-            Err(Error::Ended(_)) => Ok(()),
-            other => other,
-        }
-    }
-}
-
-impl<E: PeerEvents> Callbacks<E> {
-    fn pump(&self, peer: &mut Peer, sender: &Sender, state: &mut E::State) -> Result<(), Error> {
-        let mut buffer = vec![0; 2048];
-        loop {
-            match peer.recv(&mut buffer) {
-                Ok(Some(len)) => self.0.message(state, sender, &buffer[..len])?,
-                Ok(None) => return Ok(()),
-                Err(Error::BufferTooSmall { needed }) => buffer.resize(needed, 0),
-                Err(error) => return Err(error),
-            }
-        }
     }
 }

@@ -11,7 +11,7 @@
 //! let identity = Identity::self_signed()?;
 //! let trust = CaBundle::from_pem(&identity.certificate_pem())?;
 //! let server = Server::builder()
-//!     .listen("dtls://127.0.0.1:0".parse()?)
+//!     .listen("dtls://127.0.0.1:0")
 //!     .identity(identity)
 //!     .start(|peer: &mut Peer| -> Result<(), Error> {
 //!         let mut buffer = [0; 2048];
@@ -35,6 +35,7 @@
 //! * [`PeerHandler`] or [`PeerEvents`] is what you write; [`Peer`] and [`Sender`] are what you get.
 //! * [`Limits`] and [`Timeouts`] bound everything; [`Stats`] counts everything.
 //! * [`Client`] is the other side.
+//! * [`testing`] has peers over memory, to test handlers without a network.
 //!
 //! The same handler serves `udp://`, `dtls://`, `tcp://`, `tls://`, `sctp://`, `sctp+tls://` and `sctp+dtls://`
 //! ([`Scheme`]). On TCP, [`Framing`] says what a message is; what only SCTP has is in [`sctp`] and
@@ -54,11 +55,14 @@ mod association;
 mod audit;
 mod client;
 mod config;
+mod connection_ids;
 mod credentials;
 mod drive;
 mod error;
+mod events;
 mod handler;
 mod net;
+mod new_socket;
 mod observe;
 mod outbox;
 mod peer;
@@ -71,35 +75,28 @@ mod serve;
 mod server;
 mod stream;
 mod sys;
+#[cfg(feature = "test-support")]
+pub mod test_support;
+pub mod testing;
 mod tls;
-mod workbench;
 
 pub use address::{Address, AddressError, Host, Scheme};
 pub use admission::{Limits, Refusal};
 pub use association::AssociationId;
 pub use client::Client;
-pub use config::Timeouts;
+pub use config::{Sockets, Timeouts};
+pub use connection_ids::{ConnectionIdLength, ConnectionIds};
 pub use credentials::{
     AlgorithmError, CaBundle, CipherSuites, ClientAuth, Credentials, Expiration, Groups, Identity,
     PeerCertificate, PeerIdentity, PublicKey, RevocationList, SharedKeys,
 };
-pub use error::{ConnectError, EndReason, Error, IdentityError, NoSctp, StartError, TrySendError};
-pub use handler::{Admission, Callbacks, Incoming, PeerEvents, PeerHandler};
-pub use observe::Stats;
-pub use outbox::{Outbox, Overflow, Posted};
-pub use peer::{Event, Peer, SctpPeer, Sender};
-pub use server::{Handle, Report, Server, ServerBuilder, inherited_descriptor, raise_fd_limit, tune_malloc};
-pub use stream::{Framing, StreamSettings};
-
-/// The pure parts and the recipes, for tests, benches and fuzzers. No promises.
-#[doc(hidden)]
-pub mod internals {
-    pub use crate::admission::{Ledger, Prefix, RateTable};
-    pub use crate::protocol::dtls::{self, cookie, filter as record, hello};
-    pub use crate::protocol::stream::{frames, proxy};
-    pub use crate::serve::dispatcher::child;
-    pub use crate::sys::control::packet_info as control_messages;
-    pub use crate::sys::ossl::{never_retransmit, set_session};
-    pub use crate::sys::sctp::control::receive_info as sctp_control_messages;
-    pub use crate::workbench::{Member, Table, sender};
-}
+pub use error::{ConnectError, EndKind, EndReason, Error, IdentityError, NoSctp, StartError, TrySendError};
+pub use events::{Callbacks, Message, PeerEvents};
+pub use handler::{Admission, HandlerError, Incoming, PeerHandler};
+pub use new_socket::{NewSocket, SocketRole};
+pub use observe::{Entry, EntryKind, Stats};
+pub use outbox::{OutboxLimits, Overflow, PostOutcome};
+pub use peer::{Event, Peer, PeerStream, SctpPeer, Sender};
+pub use server::builder::ServerBuilder;
+pub use server::{Handle, Server, ShutdownReport, inherited_descriptor, raise_fd_limit, tune_malloc};
+pub use stream::{Framing, TcpSettings};

@@ -1,60 +1,54 @@
 //! What can be seen from outside: counters, gauges, and log lines whose rate strangers cannot
 //! drive.
 
+use std::fmt;
 use std::sync::OnceLock;
 use std::time::Instant;
 
 use crate::admission::Refusal;
-use crate::error::EndReason;
+use crate::error::{EndKind, EndReason};
 use crate::sys::sync::atomic::{AtomicU64, Ordering};
 
-/// Declares the counters once: as atomics that threads bump, and as the numbers of a snapshot.
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+/// Declares the numbers once: as atomics that threads change, and as those of a snapshot with their names. Those of `registry`
+/// are gauges that the registry keeps.
+macro_rules! numbers {
+    (
+        registry { $($(#[doc = $kept_help:literal])* $kept:ident,)* }
+        gauges { $($(#[doc = $gauge_help:literal])* $gauge:ident,)* }
+        counters { $($(#[doc = $help:literal])* $counter:ident,)* }
+    ) => {
         /// A snapshot of what a server did since it started. Counters only grow; gauges say how
         /// many there are now. The numbers are read one by one, not in one instant; but what was counted
         /// for an association is there when `peers` no longer counts it, and its end is counted in the instant
         /// in which `peers` and `half_open` no longer count it.
-        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        ///
+        /// `Debug` shows the numbers that are not zero.
+        #[derive(Clone, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Stats {
-            /// Gauge: live associations, handshakes included.
-            pub peers: u64,
-            /// Gauge: handshakes under way.
-            pub half_open: u64,
-            /// Gauge: connections to proxied listeners whose PROXY header is not whole.
-            pub awaiting_header: u64,
-            /// Gauge: worker threads, idle ones included.
-            pub workers: u64,
-            /// Gauge: listening sockets, anchors of wildcard listeners included.
-            pub listeners: u64,
-            $($(#[$doc])* pub $name: u64,)*
-            /// New peers refused, by reason, in the order of [`Refusal::ALL`].
-            pub refused: [u64; Refusal::ALL.len()],
-            /// Associations that ended, by reason, in the order of [`EndReason::LABELS`].
-            pub ended: [u64; EndReason::LABELS.len()],
+            $(#[doc = "Gauge:"] $(#[doc = $kept_help])* pub $kept: u64,)*
+            $(#[doc = "Gauge:"] $(#[doc = $gauge_help])* pub $gauge: u64,)*
+            $($(#[doc = $help])* pub $counter: u64,)*
+            refused: [u64; Refusal::ALL.len()],
+            ended: [u64; EndKind::ALL.len()],
         }
 
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
-            pub(crate) workers: AtomicU64,
-            pub(crate) listeners: AtomicU64,
-            $(pub(crate) $name: AtomicU64,)*
+            $(pub(crate) $gauge: AtomicU64,)*
+            $(pub(crate) $counter: AtomicU64,)*
             pub(crate) refused: [AtomicU64; Refusal::ALL.len()],
-            pub(crate) ended: [AtomicU64; EndReason::LABELS.len()],
+            pub(crate) ended: [AtomicU64; EndKind::ALL.len()],
         }
 
         impl Counters {
-            /// The numbers as they are now; those of the registry are the caller's to fill in.
+            /// Returns the numbers as they are now, without those of the registry.
             pub(crate) fn snapshot(&self) -> Stats {
-                let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+                let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
                 Stats {
-                    peers: 0,
-                    half_open: 0,
-                    awaiting_header: 0,
-                    workers: read(&self.workers),
-                    listeners: read(&self.listeners),
-                    $($name: read(&self.$name),)*
+                    $($kept: 0,)*
+                    $($gauge: read(&self.$gauge),)*
+                    $($counter: read(&self.$counter),)*
                     refused: std::array::from_fn(|index| read(&self.refused[index])),
                     ended: std::array::from_fn(|index| read(&self.ended[index])),
                 }
@@ -62,158 +56,235 @@ macro_rules! counters {
         }
 
         impl Stats {
-            /// All numbers with their names, for a log line or a table.
-            pub fn entries(&self) -> Vec<(String, u64)> {
-                let mut entries = vec![
-                    ("peers".to_owned(), self.peers),
-                    ("half_open".to_owned(), self.half_open),
-                    ("awaiting_header".to_owned(), self.awaiting_header),
-                    ("workers".to_owned(), self.workers),
-                    ("listeners".to_owned(), self.listeners),
-                    $((stringify!($name).to_owned(), self.$name),)*
+            /// Returns all numbers with what describes them, for a log line, a table or metrics. Entries with the same name
+            /// follow each other.
+            pub fn entries(&self) -> impl Iterator<Item = Entry> {
+                let gauge = |name, help, value| Entry { name, help, kind: EntryKind::Gauge, label: None, value };
+                let counter = |name, help, label, value| Entry { name, help, kind: EntryKind::Counter, label, value };
+                let plain = [
+                    $(gauge(stringify!($kept), concat!($($kept_help),*), self.$kept),)*
+                    $(gauge(stringify!($gauge), concat!($($gauge_help),*), self.$gauge),)*
+                    $(counter(stringify!($counter), concat!($($help),*), None, self.$counter),)*
                 ];
-                for refusal in Refusal::ALL {
-                    entries.push((format!("refused_{}", refusal.as_str()), self.refused[refusal.index()]));
-                }
-                for (label, count) in EndReason::LABELS.iter().zip(self.ended) {
-                    entries.push((format!("ended_{label}"), count));
-                }
-                entries
+                let refused = Refusal::ALL.iter().zip(self.refused).map(move |(refusal, value)| {
+                    counter("refused", "New peers refused, by reason.", Some(("reason", refusal.as_str())), value)
+                });
+                let ended = EndKind::ALL.iter().zip(self.ended).map(move |(kind, value)| {
+                    counter("ended", "Associations that ended, by reason.", Some(("reason", kind.as_str())), value)
+                });
+                plain.into_iter().chain(refused).chain(ended).map(|entry| Entry { help: entry.help.trim_start(), ..entry })
             }
         }
     };
 }
 
-counters! {
-    /// Datagrams that the dispatcher read from listeners.
-    datagrams,
-    /// Associations opened: admitted, with a socket and a worker.
-    opened,
-    /// Handshakes completed.
-    handshakes,
-    /// Of these, how many resumed an earlier session.
-    resumed,
-    /// HelloVerifyRequests sent (RFC 6347 §4.2.1).
-    hello_verify_requests,
-    /// HelloVerifyRequests that the kernel did not take.
-    hello_verify_requests_lost,
-    /// Alerts sent to DTLS clients that were refused, some of them again.
-    refusal_alerts,
-    /// ClientHellos with a cookie that is forged, foreign or expired.
-    cookies_refused,
-    /// ClientHellos that came again for an association that exists, or is over since a few seconds: the peer
-    /// retransmitted.
-    duplicate_hellos,
-    /// First fragments of a ClientHello that end before its cookie can be checked.
-    hellos_too_short,
-    /// Datagrams of strangers that open nothing: not a ClientHello, or from an unusable address.
-    ignored,
-    /// Times that a server flight was sent again because its answer did not come in time.
-    retransmissions,
-    /// Last flights sent again by the dispatcher for a handler that was not reading.
-    last_flights_resent,
-    /// Datagrams of a known peer that reached the listener and were handed to its worker.
-    forwarded,
-    /// Datagrams for another association that were found on one's socket and given back.
-    strays,
-    /// Datagrams lost for want of room on the way between dispatcher and worker.
-    strays_lost,
-    /// Children made by the wildcard bind, which nothing can be stolen by.
-    children_by_wildcard,
-    /// Children made in the listener's SO_REUSEPORT group and taken out again.
-    children_by_group,
-    /// Children made by the plain bind and connect, drained and checked.
-    children_unguarded,
-    /// Datagrams on an association's own socket that are no DTLS, forged or of no use.
-    records_dropped,
-    /// Of these, records of an established DTLS session that failed their authentication.
-    records_forged,
-    /// ICMP errors swallowed.
-    icmp_errors,
-    /// Unauthenticated alerts seen during a handshake.
-    plaintext_alerts,
-    /// Restarted peers that were asked for a cookie on their association's socket.
-    restarts_challenged,
-    /// System calls that failed for want of descriptors (EMFILE, ENFILE).
-    out_of_descriptors,
-    /// System calls that failed for want of memory (ENOBUFS, ENOMEM).
-    out_of_memory,
-    /// Threads that could not be started (EAGAIN from clone).
-    out_of_threads,
-    /// Peers whose worker thread came later than they did, because none could be started.
-    waited_for_thread,
-    /// SCTP associations aborted by the dispatcher: refused, or not to be peeled off.
-    sctp_aborted,
-    /// SCTP associations that were over before they could be peeled off, and were served what they
-    /// had said.
-    sctp_over_early,
-    /// Peel-offs that failed.
-    sctp_peel_offs_failed,
-    /// SCTP messages that were found on the one-to-many socket and handed to their worker.
-    sctp_early_messages,
-    /// SCTP associations that their peer restarted (SCTP_RESTART).
-    sctp_restarts,
-    /// SCTP associations lost: aborted by the peer, or unreachable (SCTP_COMM_LOST).
-    sctp_lost,
-    /// SCTP associations that did not come about (SCTP_CANT_STR_ASSOC).
-    sctp_cannot_start,
-    /// SCTP associations that their peer shut down (SCTP_SHUTDOWN_EVENT).
-    sctp_shutdowns,
-    /// Paths to SCTP peers that became unreachable.
-    paths_lost,
-    /// Messages longer than the limit, thrown away (SCTP, and streams with a framing).
-    messages_too_long,
-    /// SCTP messages that were cut off while they were delivered (SCTP_PARTIAL_DELIVERY_EVENT).
-    messages_cut_off,
-    /// DTLS records over SCTP that were held back for earlier ones and given up waiting for.
-    records_given_up,
-    /// TCP connections accepted.
-    connections,
-    /// Times that TCP listeners paused because a connection could not be accepted (EMFILE, ENOMEM).
-    accept_pauses,
-    /// Connections that did not begin in time with a valid header of the PROXY protocol where one has to be.
-    proxy_headers_refused,
-    /// Notifications of SCTP that make no sense.
-    notifications_malformed,
-    /// Notifications of SCTP of a kind that is not known here.
-    notifications_unknown,
-    /// Notifications of SCTP longer than the buffer of 64 KiB.
-    notifications_too_long,
-    /// Handlers that panicked.
-    handler_panics,
-    /// Handlers that returned an error.
-    handler_errors,
-    /// Messages that handlers received.
-    messages_received,
-    /// Messages sent to peers.
-    messages_sent,
-    /// Messages dropped because their peer's [`Outbox`](crate::Outbox) was full, or in it because they could not be sent any more.
-    messages_dropped,
+numbers! {
+    registry {
+        /// Live associations, handshakes included.
+        peers,
+        /// Handshakes under way.
+        half_open,
+        /// Connections to proxied listeners whose PROXY header is not whole.
+        awaiting_header,
+    }
+    gauges {
+        /// Worker threads, idle ones included.
+        workers,
+        /// Threads of event loops, spare ones included.
+        loop_threads,
+        /// Listening sockets, anchors of wildcard listeners included.
+        listeners,
+    }
+    counters {
+        /// Datagrams that the dispatcher read from listeners.
+        datagrams,
+        /// Associations opened: admitted, with a socket and a worker.
+        opened,
+        /// Handshakes completed.
+        handshakes,
+        /// Of these, how many resumed an earlier session.
+        resumed,
+        /// Handshakes completed in which both sides agreed on connection IDs (RFC 9146).
+        connection_ids,
+        /// New addresses of peers that passed a return routability check (RFC 9853).
+        addresses_validated,
+        /// Times that the address of a peer changed, which its connection ID tells.
+        addresses_changed,
+        /// Times that a peer was heard from a new address that was not followed: it did not pass its check, could not be
+        /// checked, or is taken.
+        address_changes_refused,
+        /// HelloVerifyRequests sent (RFC 6347 §4.2.1).
+        hello_verify_requests,
+        /// HelloVerifyRequests that the kernel did not take.
+        hello_verify_requests_lost,
+        /// Alerts sent to DTLS clients that were refused, some of them again.
+        refusal_alerts,
+        /// ClientHellos with a cookie that is forged, foreign or expired.
+        cookies_refused,
+        /// ClientHellos that came again for an association that exists, or is over since a few seconds: the peer
+        /// retransmitted.
+        duplicate_hellos,
+        /// First fragments of a ClientHello that end before its cookie can be checked.
+        hellos_too_short,
+        /// Datagrams of strangers that open nothing: not a ClientHello, or from an unusable address.
+        ignored,
+        /// Times that a server flight was sent again because its answer did not come in time.
+        retransmissions,
+        /// Last flights sent again by the dispatcher for a handler that was not reading.
+        last_flights_resent,
+        /// Datagrams of a known peer that reached the listener and were handed to its worker.
+        forwarded,
+        /// Datagrams for another association that were found on one's socket and given back.
+        strays,
+        /// Datagrams lost for want of room on the way between dispatcher and worker.
+        strays_lost,
+        /// Datagrams from shared sockets that were dropped, because too many waited for their peer.
+        datagrams_dropped,
+        /// Times that a spare thread went on with an event loop which a callback held up.
+        loops_taken_over,
+        /// Times that an event loop was held up by a callback, and no spare thread was left.
+        loops_held_up,
+        /// Children made by the wildcard bind, which nothing can be stolen by.
+        children_by_wildcard,
+        /// Children made in the listener's SO_REUSEPORT group and taken out again.
+        children_by_group,
+        /// Children made by the plain bind and connect, drained and checked.
+        children_unguarded,
+        /// Datagrams on an association's own socket that are no DTLS, forged or of no use.
+        records_dropped,
+        /// Of these, records of an established DTLS session that failed their authentication.
+        records_forged,
+        /// ICMP errors swallowed.
+        icmp_errors,
+        /// Unauthenticated alerts seen during a handshake.
+        plaintext_alerts,
+        /// Restarted peers that were asked for a cookie on their association's socket.
+        restarts_challenged,
+        /// System calls that failed for want of descriptors (EMFILE, ENFILE).
+        out_of_descriptors,
+        /// System calls that failed for want of memory (ENOBUFS, ENOMEM).
+        out_of_memory,
+        /// Threads that could not be started (EAGAIN from clone).
+        out_of_threads,
+        /// Peers whose worker thread came later than they did, because none could be started.
+        waited_for_thread,
+        /// SCTP associations aborted by the dispatcher: refused, or not to be peeled off.
+        sctp_aborted,
+        /// SCTP associations that were over before they could be peeled off, and were served what they
+        /// had said.
+        sctp_over_early,
+        /// Peel-offs that failed.
+        sctp_peel_offs_failed,
+        /// SCTP messages that were found on the one-to-many socket and handed to their worker.
+        sctp_early_messages,
+        /// SCTP associations that their peer restarted (SCTP_RESTART).
+        sctp_restarts,
+        /// SCTP associations lost: aborted by the peer, or unreachable (SCTP_COMM_LOST).
+        sctp_lost,
+        /// SCTP associations that did not come about (SCTP_CANT_STR_ASSOC).
+        sctp_cannot_start,
+        /// SCTP associations that their peer shut down (SCTP_SHUTDOWN_EVENT).
+        sctp_shutdowns,
+        /// Paths to SCTP peers that became unreachable.
+        paths_lost,
+        /// Messages longer than the limit, thrown away (SCTP, and streams with a framing).
+        messages_too_long,
+        /// SCTP messages that were cut off while they were delivered (SCTP_PARTIAL_DELIVERY_EVENT).
+        messages_cut_off,
+        /// TCP connections accepted.
+        connections,
+        /// Times that TCP listeners paused because a connection could not be accepted (EMFILE, ENOMEM).
+        accept_pauses,
+        /// Connections that did not begin in time with a valid header of the PROXY protocol where one has to be.
+        proxy_headers_refused,
+        /// Notifications of SCTP that make no sense.
+        notifications_malformed,
+        /// Notifications of SCTP of a kind that is not known here.
+        notifications_unknown,
+        /// Notifications of SCTP longer than the buffer of 64 KiB.
+        notifications_too_long,
+        /// Handlers that panicked.
+        handler_panics,
+        /// Handlers that returned an error.
+        handler_errors,
+        /// Messages that handlers received.
+        messages_received,
+        /// Messages sent to peers.
+        messages_sent,
+        /// Messages dropped because their peer's outbox was full, or that waited in it and could not be sent any more.
+        messages_dropped,
+    }
 }
 
 impl Stats {
-    /// How many new peers were refused for this reason.
+    /// Returns how many new peers were refused for this reason.
     pub fn refused(&self, refusal: Refusal) -> u64 {
         self.refused[refusal.index()]
     }
 
-    /// How many associations ended for a reason with this [label](EndReason::label); 0 for a
-    /// label that does not exist.
-    pub fn ended(&self, label: &str) -> u64 {
-        let index = EndReason::LABELS.iter().position(|known| *known == label);
-        index.map_or(0, |index| self.ended[index])
+    /// Returns how many new peers were refused, whatever the reason.
+    pub fn refused_total(&self) -> u64 {
+        self.refused.iter().sum()
+    }
+
+    /// Returns how many associations ended for a reason of this kind.
+    pub fn ended(&self, kind: EndKind) -> u64 {
+        self.ended[kind.index()]
+    }
+
+    /// Returns how many associations ended, whatever the reason.
+    pub fn ended_total(&self) -> u64 {
+        self.ended.iter().sum()
+    }
+}
+
+impl fmt::Debug for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Stats ")?;
+        let mut numbers = f.debug_map();
+        for entry in self.entries().filter(|entry| entry.value != 0) {
+            numbers.entry(&format_args!("{entry}"), &entry.value);
+        }
+        numbers.finish()
+    }
+}
+
+/// One of the numbers of [`Stats`]. `Display` shows its name, and that of the label behind it: `ended_idle`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Entry {
+    /// The name in snake case, such as `peers` or `ended`.
+    pub name: &'static str,
+    /// What is counted, in one or more sentences.
+    pub help: &'static str,
+    /// Whether it only grows.
+    pub kind: EntryKind,
+    /// The name and the value of what tells entries of the same name apart, such as `reason` and `idle`.
+    pub label: Option<(&'static str, &'static str)>,
+    /// The number.
+    pub value: u64,
+}
+
+/// How a number of [`Stats`] changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// It only grows.
+    Counter,
+    /// It says how many there are now.
+    Gauge,
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)?;
+        self.label.map_or(Ok(()), |(_, value)| write!(f, "_{value}"))
     }
 }
 
 impl Counters {
     /// Counts the end of an association; for [`Registry::remove`](crate::serve::registry::Registry::remove).
     pub(crate) fn count_end(&self, reason: &EndReason) {
-        bump(&self.ended[reason.index()]);
-        match reason {
-            EndReason::HandlerFailed => bump(&self.handler_errors),
-            EndReason::HandlerPanicked => bump(&self.handler_panics),
-            _ => {}
-        }
+        bump(&self.ended[reason.kind().index()]);
     }
 }
 
@@ -269,6 +340,8 @@ pub(crate) use log_limited;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -283,12 +356,37 @@ mod tests {
     }
 
     #[test]
-    fn every_counter_has_a_name_in_the_snapshot() {
+    fn a_snapshot_names_and_describes_every_number() {
         let counters = Counters::default();
         bump(&counters.strays);
         bump(&counters.refused[Refusal::Rate.index()]);
-        let entries = counters.snapshot().entries();
-        assert!(entries.contains(&("strays".to_owned(), 1)));
-        assert!(entries.contains(&(format!("refused_{}", Refusal::Rate.as_str()), 1)));
+        counters.count_end(&EndReason::Idle);
+        let stats = Stats { peers: 7, ..counters.snapshot() };
+        assert_eq!((stats.refused(Refusal::Rate), stats.refused_total()), (1, 1));
+        assert_eq!((stats.ended(EndKind::Idle), stats.ended_total()), (1, 1));
+        assert_eq!(format!("{stats:?}"), "Stats {peers: 7, strays: 1, refused_rate: 1, ended_idle: 1}");
+
+        let entries: Vec<Entry> = stats.entries().collect();
+        let expected = Entry {
+            name: "ended",
+            help: "Associations that ended, by reason.",
+            kind: EntryKind::Counter,
+            label: Some(("reason", "idle")),
+            value: 1,
+        };
+        assert!(entries.contains(&expected));
+        let names: HashSet<String> = entries.iter().map(Entry::to_string).collect();
+        assert_eq!(names.len(), entries.len(), "a name is there twice");
+        for Entry { name, help, .. } in &entries {
+            assert!(help.starts_with(char::is_alphanumeric) && help.ends_with('.'), "{name}: {help:?}");
+            assert!(!help.contains(['[', '\n']) && !help.contains("  "), "{name}: {help:?}");
+        }
+        let gauges = entries.iter().filter(|entry| entry.kind == EntryKind::Gauge).map(|entry| entry.name);
+        assert!(gauges.eq(["peers", "half_open", "awaiting_header", "workers", "loop_threads", "listeners"]));
+    }
+
+    #[test]
+    fn each_kind_of_end_stands_at_its_index() {
+        assert!(EndKind::ALL.iter().enumerate().all(|(index, kind)| kind.index() == index));
     }
 }

@@ -4,15 +4,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::address::Scheme;
+use crate::config::setters;
 use crate::sctp::SendInfo;
 
 /// How much may wait for one peer, and what happens beyond.
 ///
-/// Only [`Sender::post`](crate::Sender::post) uses it. In front of it are the kernel's send buffer and, on TCP,
-/// [`StreamSettings::max_pending`](crate::StreamSettings::max_pending).
+/// [`Sender::send`](crate::Sender::send) and [`Sender::post`](crate::Sender::post) use it. In front of it are the kernel's send buffer and, on TCP,
+/// [`TcpSettings::max_pending`](crate::TcpSettings::max_pending).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Outbox {
+pub struct OutboxLimits {
     /// Messages at most. Default: 256.
     pub max_messages: usize,
     /// Bytes at most. Default: 1 MiB. A message that is shared by many peers counts for each.
@@ -21,14 +22,17 @@ pub struct Outbox {
     pub overflow: Overflow,
 }
 
-impl Default for Outbox {
+setters!(OutboxLimits { max_messages: usize, max_bytes: usize, overflow: Overflow });
+
+impl Default for OutboxLimits {
     fn default() -> Self {
         Self { max_messages: 256, max_bytes: 1 << 20, overflow: Overflow::default() }
     }
 }
 
-/// What happens where an [`Outbox`] is full.
+/// What happens where a peer's outbox has reached its [`OutboxLimits`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Overflow {
     /// [`DropOldest`](Self::DropOldest) over UDP and DTLS, which may lose messages anyway;
     /// [`Disconnect`](Self::Disconnect) over SCTP, TCP and TLS, whose users rely on getting every message.
@@ -56,7 +60,7 @@ impl Overflow {
 /// What became of a message that was [posted](crate::Sender::post).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Posted {
+pub enum PostOutcome {
     /// It is on its way.
     Sent,
     /// It waits; the peer's own thread sends it as soon as there is room.
@@ -106,7 +110,7 @@ impl Queue {
     }
 
     /// Takes a message in, if need be in the place of older ones.
-    pub(crate) fn push(&mut self, message: &Arc<[u8]>, how: &SendInfo, bound: &Outbox) -> Pushed {
+    pub(crate) fn push(&mut self, message: Arc<[u8]>, how: &SendInfo, bound: &OutboxLimits) -> Pushed {
         if message.len() > bound.max_bytes || bound.max_messages == 0 {
             return Pushed::Refused;
         }
@@ -119,7 +123,7 @@ impl Queue {
             dropped += 1;
         }
         self.bytes += message.len();
-        self.messages.push_back((Arc::clone(message), *how));
+        self.messages.push_back((message, *how));
         Pushed::Queued(dropped)
     }
 
@@ -143,8 +147,8 @@ impl Queue {
 mod tests {
     use super::*;
 
-    fn push(queue: &mut Queue, text: &str, bound: &Outbox) -> Pushed {
-        queue.push(&Arc::from(text.as_bytes()), &SendInfo::default(), bound)
+    fn push(queue: &mut Queue, text: &str, bound: &OutboxLimits) -> Pushed {
+        queue.push(Arc::from(text.as_bytes()), &SendInfo::default(), bound)
     }
 
     fn drain(queue: &mut Queue) -> Vec<String> {
@@ -159,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_oldest_messages_make_room() {
-        let bound = Outbox { max_messages: 3, max_bytes: 6, overflow: Overflow::DropOldest };
+        let bound = OutboxLimits { max_messages: 3, max_bytes: 6, overflow: Overflow::DropOldest };
         let mut queue = Queue::default();
         for text in ["ab", "cd", "ef"] {
             assert_eq!(push(&mut queue, text, &bound), Pushed::Queued(0));
@@ -173,7 +177,7 @@ mod tests {
     #[test]
     fn the_newest_message_is_refused_where_it_is_said() {
         for overflow in [Overflow::DropNewest, Overflow::Disconnect] {
-            let bound = Outbox { max_messages: 2, max_bytes: 100, overflow };
+            let bound = OutboxLimits { max_messages: 2, max_bytes: 100, overflow };
             let mut queue = Queue::default();
             assert_eq!(push(&mut queue, "a", &bound), Pushed::Queued(0));
             assert_eq!(push(&mut queue, "b", &bound), Pushed::Queued(0));

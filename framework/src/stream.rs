@@ -1,7 +1,10 @@
 //! Streams of bytes (TCP, and TLS over it) as messages: what a handler chooses, and how it is done.
 
+use crate::config::setters;
+
 /// What a message is on a stream of bytes. Both sides have to mean the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Framing {
     /// Nothing: a message that is received is what a read found, up to the buffer's length, and what is sent
     /// goes out as it is. Boundaries are lost.
@@ -20,7 +23,7 @@ pub enum Framing {
 /// for what goes, beside the kernel's buffers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct StreamSettings {
+pub struct TcpSettings {
     /// What a message is. Default: [`Framing::Raw`].
     pub framing: Framing,
     /// The longest message, in bytes; with [`Framing::Raw`] the longest that a
@@ -35,7 +38,9 @@ pub struct StreamSettings {
     pub renegotiation: bool,
 }
 
-impl Default for StreamSettings {
+setters!(TcpSettings { framing: Framing, max_message: usize, max_pending: usize, renegotiation: bool });
+
+impl Default for TcpSettings {
     fn default() -> Self {
         Self {
             framing: Framing::default(),

@@ -6,14 +6,13 @@
 mod stranger;
 mod support;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use peeloff::internals::child::{Options, anchor, listen, retire};
 use peeloff::{Address, Error, Peer, Scheme};
 use stranger::Stranger;
-use support::{DEADLINE, Running, exchange, open_fds, until};
+use support::{Running, exchange, open_fds, until};
 
 /// Anchors without a peer that stay for a while.
 const IDLE_ANCHORS: u64 = 64;
@@ -32,43 +31,8 @@ fn echo_once(peer: &mut Peer) -> Result<(), Error> {
 fn visit(running: &Running, address: Ipv4Addr) {
     let to = SocketAddr::new(address.into(), running.address().port());
     let client = running.client().danger_accept_any_certificate();
-    let mut peer = client.connect(&Address::from_socket(running.url().scheme, to)).unwrap();
+    let mut peer = client.connect(Address::from_socket(running.url().scheme, to)).unwrap();
     exchange(&mut peer, b"hello");
-}
-
-#[test]
-fn a_retired_listener_keeps_what_it_has_and_gets_nothing_more() {
-    let hosts: [(IpAddr, IpAddr); 2] = [
-        (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::LOCALHOST.into()),
-        (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into()),
-    ];
-    for (any, host) in hosts {
-        let port_of = |socket: &UdpSocket| socket.local_addr().unwrap().port();
-        let wildcard = UdpSocket::from(listen((any, 0).into(), Options::default()).unwrap());
-        let address = SocketAddr::new(host, port_of(&wildcard));
-        let old = anchor(address, Options::default()).unwrap();
-        let client = UdpSocket::bind((host, 0)).unwrap();
-        let mut buffer = [0; 8];
-        let mut expect = |socket: &UdpSocket, wanted: u8| {
-            socket.set_read_timeout(Some(DEADLINE)).unwrap();
-            let (len, from) = socket.recv_from(&mut buffer).unwrap();
-            assert_eq!((&buffer[..len], from.port()), (&[wanted][..], port_of(&client)));
-        };
-        client.send_to(&[1], address).unwrap();
-        let reading = UdpSocket::from(old.try_clone().unwrap());
-        reading.peek(&mut [0; 8]).unwrap();
-        retire(&old, address).unwrap();
-        client.send_to(&[2], address).unwrap();
-        expect(&wildcard, 2);
-        // The address is free for another one, which gets all from then on.
-        let new = UdpSocket::from(anchor(address, Options::default()).unwrap());
-        client.send_to(&[3], address).unwrap();
-        expect(&new, 3);
-        expect(&reading, 1);
-        drop((old, reading));
-        client.send_to(&[4], address).unwrap();
-        expect(&new, 4);
-    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use peeloff::{Error, Framing, Peer, StreamSettings, Timeouts};
+use peeloff::{EndKind, Error, Framing, Peer, TcpSettings, Timeouts};
 use support::{DEADLINE, Running};
 
 const SCHEMES: [&str; 4] = ["udp", "dtls", "tcp", "tls"];
@@ -47,7 +47,9 @@ fn lifetimes(schemes: &[&str]) {
         let url = format!("{scheme}://127.0.0.1:0");
         let running = Running::with(&url, |builder| builder.timeouts(timeouts), listen);
         while_it_talks(&running, || {
-            running.until(&format!("the lifetime is over: {scheme}"), |stats| stats.ended("lifetime") >= 1);
+            running.until(&format!("the lifetime is over: {scheme}"), |stats| {
+                stats.ended(EndKind::Lifetime) >= 1
+            });
         });
     }
 }
@@ -87,7 +89,7 @@ fn a_handler_is_told_of_a_drain_also_while_its_peer_never_stops_sending_on_sctp(
 
 #[test]
 fn messages_that_are_too_long_do_not_keep_an_idle_peer_alive() {
-    let mut settings = StreamSettings::default();
+    let mut settings = TcpSettings::default();
     (settings.framing, settings.max_message) = (Framing::Lines, 16);
     let mut timeouts = Timeouts::default();
     timeouts.idle = Some(Duration::from_secs(1));
@@ -98,7 +100,7 @@ fn messages_that_are_too_long_do_not_keep_an_idle_peer_alive() {
             Err(error) => return Err(error),
         }
     };
-    let configure = |builder: peeloff::ServerBuilder| builder.timeouts(timeouts).stream(settings);
+    let configure = |builder: peeloff::ServerBuilder| builder.timeouts(timeouts).tcp(settings);
     let running = Running::with("tcp://127.0.0.1:0", configure, tolerant);
     let mut stream = TcpStream::connect(running.address()).unwrap();
     stream.set_write_timeout(Some(DEADLINE)).unwrap();
@@ -106,5 +108,5 @@ fn messages_that_are_too_long_do_not_keep_an_idle_peer_alive() {
     // Until the server ends it.
     while stream.write_all(&line).is_ok() {}
     let stats = running.until("it ends", |stats| stats.peers == 0);
-    assert_eq!((stats.ended("idle"), stats.messages_received), (1, 0), "{stats:?}");
+    assert_eq!((stats.ended(EndKind::Idle), stats.messages_received), (1, 0), "{stats:?}");
 }

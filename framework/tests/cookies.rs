@@ -59,7 +59,7 @@ fn forged_and_foreign_cookies_are_refused() {
 fn the_previous_secrets_cookie_is_accepted_and_an_older_one_is_refused() {
     let mut timeouts = Timeouts::default();
     timeouts.cookie_period = Duration::from_secs(1);
-    let running = Running::with("dtls://127.0.0.1:0", |builder| builder.timeouts(timeouts), support::echo);
+    let running = Running::echo_with("dtls://127.0.0.1:0", |builder| builder.timeouts(timeouts));
     let server = running.address();
     // Its cookie changes when the secret does.
     let watch = Stranger::new(HOME, server);
@@ -100,7 +100,7 @@ fn the_previous_secrets_cookie_is_accepted_and_an_older_one_is_refused() {
 fn honest_clients_get_in_while_the_secret_changes() {
     let mut timeouts = Timeouts::default();
     timeouts.cookie_period = Duration::from_secs(1);
-    let running = Running::with("dtls://127.0.0.1:0", |builder| builder.timeouts(timeouts), support::echo);
+    let running = Running::echo_with("dtls://127.0.0.1:0", |builder| builder.timeouts(timeouts));
     let watch = Stranger::new(HOME, running.address());
     let client = running.client();
     let (mut cookie, mut secrets, mut connected) = (watch.challenge(), 1, 0);

@@ -1,7 +1,5 @@
 //! What servers show and ask for: names, protocols, revoked certificates, authorisation, OCSP, keys for others.
 
-#[path = "support/credentials.rs"]
-mod credentials;
 #[path = "support/s_client.rs"]
 mod s_client;
 mod support;
@@ -9,11 +7,11 @@ mod support;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use credentials::{Authority, p256};
 use peeloff::{
-    Client, ClientAuth, ConnectError, Credentials, EndReason, Error, Identity, Peer, PeerIdentity,
+    Client, ClientAuth, ConnectError, Credentials, EndKind, EndReason, Error, Identity, Peer, PeerIdentity,
     RevocationList, Server,
 };
+use peeloff_certificates::{Authority, p256};
 use s_client::s_client;
 use support::{DEADLINE, echo, exchange, quiet_panic, until};
 
@@ -28,7 +26,7 @@ impl Running {
     }
 
     fn with(url: &str, credentials: Credentials, handler: impl peeloff::PeerHandler) -> Self {
-        let builder = Server::builder().listen(url.parse().unwrap()).credentials(credentials);
+        let builder = Server::builder().listen(url).credentials(credentials);
         Self(builder.start(handler).unwrap())
     }
 
@@ -36,8 +34,8 @@ impl Running {
         client.connect(&self.0.addresses()[0])
     }
 
-    fn ended(&self, reason: &str) -> u64 {
-        self.0.handle().stats().ended(reason)
+    fn ended(&self, kind: EndKind) -> u64 {
+        self.0.handle().stats().ended(kind)
     }
 
     fn s_client(&self, arguments: &[&str]) -> String {
@@ -123,7 +121,7 @@ fn a_protocol_is_agreed_on_or_the_client_is_refused() {
         exchange(&mut silent, b"hello");
         assert!(is_turned_away(running.connect(&client.alpn(&["h2"]))), "{url}");
         // A DTLS client sends its hello again, with a cookie that is still good.
-        until("it is counted", || (running.ended("handshake_failed") >= 1).then_some(()));
+        until("it is counted", || (running.ended(EndKind::HandshakeFailed) >= 1).then_some(()));
         let seen = running.s_client(&["-alpn", "chat/1"]);
         assert!(seen.contains("ALPN protocol: chat/1"), "{seen}");
     }
@@ -143,7 +141,7 @@ fn revoked_certificates_are_refused() {
         let client = Client::builder().ca(authority.bundle());
         exchange(&mut running.connect(&client.clone().identity(good.clone())).unwrap(), b"hello");
         assert!(is_turned_away(running.connect(&client.identity(bad.clone()))), "{url}");
-        until("it is counted", || (running.ended("handshake_failed") >= 1).then_some(()));
+        until("it is counted", || (running.ended(EndKind::HandshakeFailed) >= 1).then_some(()));
     }
 }
 
@@ -180,7 +178,7 @@ fn whoever_is_not_authorised_is_told_goodbye_before_the_handler_sees_them() {
         exchange(&mut peer, b"hello");
         assert!(is_turned_away(running.connect(&client.clone().identity(authority.issue("bob", &p256())))));
         assert!(is_turned_away(running.connect(&client)));
-        until("they are counted", || (running.ended("not_authorized") == 2).then_some(()));
+        until("they are counted", || (running.ended(EndKind::NotAuthorized) == 2).then_some(()));
         assert_eq!(*served.lock().unwrap(), 1, "{url}");
     }
 }
@@ -192,7 +190,7 @@ fn an_authorisation_that_panics_lets_nobody_in() {
         Credentials::new().identity(authority.issue("server", &p256())).authorize(|_| quiet_panic());
     let running = Running::start(BOTH[1], credentials);
     assert!(is_turned_away(running.connect(&Client::builder().ca(authority.bundle()))));
-    until("it is counted", || (running.ended("not_authorized") == 1).then_some(()));
+    until("it is counted", || (running.ended(EndKind::NotAuthorized) == 1).then_some(()));
 }
 
 #[test]
@@ -251,6 +249,39 @@ fn both_sides_derive_the_same_keys() {
 }
 
 #[test]
+fn a_dtls_session_keeps_its_master_secret_only_where_that_was_asked_for() {
+    let authority = Authority::new();
+    let outcomes = |url: &str, server: bool, client: bool| {
+        let (tell, told) = std::sync::mpsc::channel();
+        let tell = Mutex::new(tell);
+        let handler = move |peer: &mut Peer| {
+            let mut key = [0; 8];
+            let outcome = peer.export_keying_material("EXPORTER-x", None, &mut key).map(|()| key);
+            tell.lock().unwrap().send(outcome.map_err(|error| error.to_string())).unwrap();
+            echo(peer)
+        };
+        let credentials = Credentials::new().identity(authority.issue("server", &p256())).exporters(server);
+        let running = Running::with(url, credentials, handler);
+        let client = Client::builder().ca(authority.bundle()).exporters(client);
+        let peer = running.connect(&client).unwrap();
+        let mut key = [0; 8];
+        let ours = peer.export_keying_material("EXPORTER-x", None, &mut key).map(|()| key);
+        let refused = peer.export_keying_material("key expansion", None, &mut [0; 8]);
+        (told.recv_timeout(DEADLINE).unwrap(), ours, refused)
+    };
+    let (theirs, ours, _) = outcomes("dtls://127.0.0.1:0", false, true);
+    assert!(theirs.unwrap_err().contains("`exporters`") && ours.is_ok());
+    let (theirs, ours, _) = outcomes("dtls://127.0.0.1:0", true, false);
+    assert!(theirs.is_ok() && matches!(ours, Err(Error::NoExporters)));
+    let (theirs, ours, refused) = outcomes("dtls://127.0.0.1:0", true, true);
+    assert_eq!(theirs.unwrap(), ours.unwrap());
+    assert!(matches!(refused, Err(Error::BadExport)), "{refused:?}");
+    // OpenSSL's own.
+    let (theirs, ours, _) = outcomes("tls://127.0.0.1:0", false, false);
+    assert_eq!(theirs.unwrap(), ours.unwrap());
+}
+
+#[test]
 fn secrets_are_logged_only_where_that_was_asked_for() {
     let identity = Identity::self_signed().unwrap();
     let client = Client::builder().danger_accept_any_certificate();
@@ -270,7 +301,7 @@ fn secrets_are_logged_only_where_that_was_asked_for() {
     }
     std::fs::remove_file(&log).unwrap();
     let credentials = Credentials::new().identity(identity).danger_key_log(&log.join("no/such/folder"));
-    let builder = Server::builder().listen(BOTH[1].parse().unwrap()).credentials(credentials);
+    let builder = Server::builder().listen(BOTH[1]).credentials(credentials);
     assert!(builder.start(echo).unwrap_err().to_string().starts_with("cannot write "));
 }
 

@@ -15,12 +15,11 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use peeloff::{
-    Address, Callbacks, EndReason, Error, Peer, PeerEvents, Scheme, Sender, Timeouts, TrySendError,
-    raise_fd_limit,
-};
+use peeloff::{Address, EndKind, EndReason, Error, Peer, Scheme, Sender, Timeouts, raise_fd_limit};
 use relay::Relay;
-use support::{DEADLINE, Running, SLOWNESS, echo, exchange, open_fds, quiet_panic, scaled, threads, until};
+use support::{
+    COMBINATION, DEADLINE, Running, SLOWNESS, exchange, open_fds, quiet_panic, scaled, threads, until,
+};
 
 /// The first retransmission timer of either side (RFC 6347 §4.2.4.1).
 const FIRST_TIMER: Duration = Duration::from_secs(1);
@@ -57,13 +56,15 @@ fn no_handshake_of_two_hundred_at_once_needs_a_retransmission() {
         // which times out: so there may be more than there are clients, where a timer fired.
         let peers = u64::from(peers);
         let stats = running.until("all are served", |stats| {
-            stats.ended("closed_by_peer") == peers
+            stats.ended(EndKind::ClosedByPeer) == peers
                 && stats.opened >= peers
                 && stats.hello_verify_requests >= peers
         });
         assert_eq!((stats.handshakes, stats.hello_verify_requests_lost), (peers, 0));
-        assert_eq!((stats.strays, stats.strays_lost), (0, 0));
+        assert_eq!((stats.strays_lost, stats.children_unguarded), (0, 0));
         if slow.into_inner() == 0 {
+            // The datagrams of other peers that arrive while the kernel connects a child are given back. There are few.
+            assert!(stats.strays <= peers / 10, "{stats:?}");
             assert_eq!((stats.retransmissions, stats.duplicate_hellos, stats.last_flights_resent), (0, 0, 0));
             assert_eq!((stats.opened, stats.hello_verify_requests), (peers, peers));
             return;
@@ -94,8 +95,9 @@ fn a_panic_of_a_handler_ends_its_own_association_alone() {
             let mut client = running.connect();
             exchange(&mut client, b"before");
             client.send(b"panic").unwrap();
-            let stats = running
-                .until("the panic", |stats| (stats.ended("handler_panicked"), stats.peers) == (panics, 4));
+            let stats = running.until("the panic", |stats| {
+                (stats.ended(EndKind::HandlerPanicked), stats.peers) == (panics, 4)
+            });
             assert_eq!(stats.handler_panics, panics, "{url}");
             if client.scheme() == Scheme::Dtls {
                 assert_eq!(
@@ -170,7 +172,7 @@ fn a_drain_of_five_hundred_peers_says_goodbye_to_each() {
         assert_eq!(client.end_reason(), Some(&EndReason::ClosedByPeer));
     }
     let stats = running.stats();
-    assert_eq!((stats.peers, stats.ended("shutdown")), (0, 500));
+    assert_eq!((stats.peers, stats.ended(EndKind::Shutdown)), (0, 500));
 }
 
 #[test]
@@ -194,7 +196,7 @@ fn handlers_that_do_not_return_are_abandoned_and_their_peers_told() {
     drop(release);
     // Sending fails, so they return after all.
     let stats = running.until("the handlers return", |stats| stats.peers == 0);
-    assert_eq!(stats.ended("shutdown"), 10);
+    assert_eq!(stats.ended(EndKind::Shutdown), 10);
 }
 
 /// Runs a test of this program alone in a process of its own: `true` there, and in the other process
@@ -253,7 +255,10 @@ fn everything_is_given_back() {
         exchange(&mut client.connect(&target).unwrap(), b"return");
         running.until("the first is gone", |stats| (stats.peers, stats.workers) == (0, 0));
         // A worker's thread ends a little after it is counted as gone; the dispatcher's stays.
-        until(&format!("its thread ends, {url}"), || (threads() == before.1 + 1).then_some(()));
+        // Where peers share sockets, there are loops and their monitor.
+        let loops = running.stats().loop_threads as usize;
+        let loops = if loops > 0 { loops + 1 } else { 0 };
+        until(&format!("its thread ends, {url}"), || (threads() == before.1 + 1 + loops).then_some(()));
         let started = (open_fds(), threads());
         for message in [&b"panic"[..], b"error", b"return", b"idle", b"close"] {
             let mut clients: Vec<_> = (0..20).map(|_| client.connect(&target).unwrap()).collect();
@@ -271,14 +276,18 @@ fn everything_is_given_back() {
             let relay = Relay::to(target.resolve().unwrap()[0]);
             relay.allow(Some(2));
             let half = client.timeout(Duration::from_secs(1));
-            half.connect(&Address::from_socket(Scheme::Dtls, relay.address())).unwrap_err();
-            running.until("it is given up", |stats| stats.ended("handshake_timed_out") == 1);
+            half.connect(Address::from_socket(Scheme::Dtls, relay.address())).unwrap_err();
+            running.until("it is given up", |stats| stats.ended(EndKind::HandshakeTimedOut) == 1);
         }
         until(&format!("descriptors and threads go, {url}"), || {
             (running.stats().workers == 0 && (open_fds(), threads()) == started).then_some(())
         });
         let stats = running.stats();
-        assert_eq!((stats.ended("handler_panicked"), stats.ended("handler_failed")), (20, 20), "{url}");
+        assert_eq!(
+            (stats.ended(EndKind::HandlerPanicked), stats.ended(EndKind::HandlerFailed)),
+            (20, 20),
+            "{url}"
+        );
         drop(running);
         until(&format!("the server goes, {url}"), || ((open_fds(), threads()) == before).then_some(()));
     }
@@ -316,7 +325,7 @@ fn messages_of_eight_threads_to_one_peer_arrive_whole_beside_its_echo() {
                         }
                         sent.fetch_add(1, Ordering::Relaxed);
                         while let Err(error) = sender.try_send(message(thread, number)) {
-                            assert!(matches!(error, TrySendError::Full(_)), "{error:?}");
+                            assert!(matches!(error.error, Error::SendBufferFull), "{error:?}");
                             assert!(Instant::now() < deadline, "the send buffer stays full");
                             thread::yield_now();
                         }
@@ -354,74 +363,6 @@ fn messages_of_eight_threads_to_one_peer_arrive_whole_beside_its_echo() {
     }
 }
 
-/// Writes down what happens.
-struct Diary(Mutex<Release<String>>);
-
-impl Diary {
-    fn note(&self, line: String) {
-        let _ = self.0.lock().unwrap().send(line);
-    }
-}
-
-impl PeerEvents for Diary {
-    type State = u32;
-
-    fn open(&self, peer: &Sender) -> Result<u32, Error> {
-        self.note(format!("open {}", peer.scheme()));
-        Ok(0)
-    }
-
-    fn message(&self, state: &mut u32, peer: &Sender, message: &[u8]) -> Result<(), Error> {
-        *state += 1;
-        self.note(format!("message {state} of {} bytes", message.len()));
-        match message {
-            b"close" => peer.close(),
-            b"error" => return Err(Error::EmptyMessage),
-            _ => peer.try_send(message).unwrap(),
-        }
-        Ok(())
-    }
-
-    fn close(&self, state: u32, peer: &Sender, reason: EndReason) {
-        assert!(peer.is_ended() && peer.try_send(b"late").is_err());
-        self.note(format!("close after {state}: {}", reason.label()));
-    }
-}
-
-#[test]
-fn callbacks_see_a_life_from_open_to_close() {
-    for url in BOTH {
-        let (notes, diary) = channel();
-        let running = Running::with(url, |builder| builder, Callbacks(Diary(Mutex::new(notes))));
-        let line = || diary.recv_timeout(DEADLINE).unwrap();
-        let scheme = running.url().scheme;
-        for (last, reason) in [("close", "closed_by_us"), ("error", "handler_failed"), ("", "closed_by_peer")]
-        {
-            if last.is_empty() && scheme == Scheme::Udp {
-                continue;
-            }
-            let mut client = running.connect();
-            // The second is longer than the adapter's first buffer.
-            exchange(&mut client, b"first");
-            exchange(&mut client, &[7; 9000]);
-            match last {
-                "" => client.close(),
-                last => client.send(last.as_bytes()).unwrap(),
-            }
-            assert_eq!(line(), format!("open {scheme}"));
-            assert_eq!(line(), "message 1 of 5 bytes");
-            assert_eq!(line(), "message 2 of 9000 bytes");
-            let messages = if last.is_empty() { 2 } else { 3 };
-            if messages == 3 {
-                assert_eq!(line(), "message 3 of 5 bytes");
-            }
-            assert_eq!(line(), format!("close after {messages}: {reason}"), "{url}");
-        }
-        running.until("nobody is left", |stats| (stats.peers, stats.handler_errors) == (0, 1));
-        assert!(diary.try_recv().is_err());
-    }
-}
-
 /// A record's header and so many bytes.
 fn record(content_type: u8, epoch: u16, sequence: u64, body: &[u8]) -> Vec<u8> {
     let mut record = vec![content_type, 254, 253];
@@ -436,7 +377,7 @@ fn record(content_type: u8, epoch: u16, sequence: u64, body: &[u8]) -> Vec<u8> {
 fn what_others_send_from_a_peers_address_ends_nothing_and_is_delivered_to_nobody() {
     let running = Running::echo("dtls://127.0.0.1:0");
     let relay = Relay::to(running.address());
-    let mut client = running.client().connect(&Address::from_socket(Scheme::Dtls, relay.address())).unwrap();
+    let mut client = running.client().connect(Address::from_socket(Scheme::Dtls, relay.address())).unwrap();
     let mut messages = 0;
     let mut inject = |what: &str, datagrams: &[Vec<u8>]| {
         for datagram in datagrams {
@@ -526,7 +467,7 @@ fn icmp_errors_end_no_association_before_its_idle_deadline() {
         let idle = Duration::from_secs(2);
         let mut timeouts = Timeouts::default();
         timeouts.idle = Some(idle);
-        let running = Running::with(url, |builder| builder.timeouts(timeouts), echo);
+        let running = Running::echo_with(url, |builder| builder.timeouts(timeouts));
         // When it is dropped, the port that the server knows is closed, and no goodbye was sent.
         let relay = Relay::to(running.address());
         let at = Address::from_socket(running.url().scheme, relay.address());
@@ -537,7 +478,9 @@ fn icmp_errors_end_no_association_before_its_idle_deadline() {
         let source = relay.source();
         relay.cut();
         drop(relay);
-        while running.stats().icmp_errors < 3 {
+        // The kernel tells nobody of them where peers share a socket.
+        let told = || COMBINATION.shares() || running.stats().icmp_errors >= 3;
+        while !told() {
             sender.try_send(b"is anybody there?").unwrap();
             assert!(heard.elapsed() < DEADLINE, "{url}: no ICMP error came");
             thread::yield_now();
@@ -554,6 +497,6 @@ fn icmp_errors_end_no_association_before_its_idle_deadline() {
         }
         let stats = running.until("the idle deadline", |stats| stats.peers == 0);
         assert!(heard.elapsed() >= idle, "{url}");
-        assert_eq!((stats.ended("idle"), stats.ended("io")), (1, 0), "{url}");
+        assert_eq!((stats.ended(EndKind::Idle), stats.ended(EndKind::Io)), (1, 0), "{url}");
     }
 }

@@ -5,8 +5,6 @@
 //! recvfrom(2) for the next datagram, whatever comes on the standard input meanwhile. It behaves so with `openssl
 //! s_server` too, and with `-nbio` it does not.
 
-#[path = "support/credentials.rs"]
-mod credentials;
 #[path = "support/faulty.rs"]
 mod faulty;
 #[path = "support/programs.rs"]
@@ -17,9 +15,9 @@ use std::net::SocketAddr;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use credentials::{Authority, p256};
 use faulty::{Fate, FaultyPath};
 use peeloff::{Client, Error, Peer, Server};
+use peeloff_certificates::{Authority, p256};
 use programs::{Program, run, words};
 use support::{DEADLINE, exchange};
 
@@ -40,7 +38,7 @@ fn doubling(server: SocketAddr, seed: u64) -> FaultyPath {
 }
 
 fn start(authority: &Authority, handler: impl peeloff::PeerHandler) -> (Server, SocketAddr) {
-    let builder = Server::builder().listen("dtls://127.0.0.1:0".parse().unwrap());
+    let builder = Server::builder().listen("dtls://127.0.0.1:0");
     let server = builder.identity(authority.issue("server", &p256())).start(handler).unwrap();
     let address = server.addresses()[0].resolve().unwrap()[0];
     (server, address)
@@ -68,7 +66,7 @@ fn every_client_gets_its_line_back_where_three_datagrams_in_ten_are_doubled() {
 
         let path = doubling(address, seed);
         let client = Client::builder().ca(authority.bundle()).timeout(DEADLINE);
-        exchange(&mut client.connect(&path.url()).unwrap(), LINE.as_bytes());
+        exchange(&mut client.connect(path.url()).unwrap(), LINE.as_bytes());
     }
     assert_eq!(server.handle().stats().handshakes, 3 * SEEDS);
     server.handle().shutdown(DEADLINE);

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender as Tell, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use peeloff::{Client, EndReason, Error, Peer, Timeouts};
+use peeloff::{Client, EndKind, HandlerError, Peer, Timeouts};
 use support::{DEADLINE, Running, until};
 
 /// What is done, and what the handler is told to do meanwhile.
@@ -63,7 +63,7 @@ struct Obedient {
 }
 
 impl peeloff::PeerHandler for Obedient {
-    fn handle(&self, peer: &mut Peer) -> Result<(), Error> {
+    fn handle(&self, peer: &mut Peer) -> Result<(), HandlerError> {
         let mut buffer = [0; 64];
         let Some(len) = peer.recv(&mut buffer)? else { return Ok(()) };
         peer.send(b"ok")?;
@@ -147,11 +147,11 @@ fn end_of(scheme: &str, act: Act, expected: &str) -> String {
                 _ => {}
             }
             // It lives until the server says that it is over.
-            running.until("it ends", |stats| stats.ended.iter().sum::<u64>() == 1);
+            running.until("it ends", |stats| stats.ended_total() == 1);
         }
     }
-    let stats = running.until("it ends", |stats| stats.ended.iter().sum::<u64>() == 1);
-    EndReason::LABELS.iter().find(|label| stats.ended(label) == 1).unwrap().to_string()
+    let stats = running.until("it ends", |stats| stats.ended_total() == 1);
+    EndKind::ALL.iter().find(|kind| stats.ended(**kind) == 1).unwrap().to_string()
 }
 
 /// Associations that the kernel has, both ends of each.
@@ -179,7 +179,7 @@ fn start_client(url: &str, command: &str) -> Child {
 fn the_client_that_is_killed() {
     let Ok(url) = std::env::var("PEELOFF_TEST_URL") else { return };
     let client = Client::builder().danger_accept_any_certificate().timeout(DEADLINE);
-    let mut peer = client.connect(&url.parse().unwrap()).unwrap();
+    let mut peer = client.connect(url).unwrap();
     peer.send(std::env::var("PEELOFF_TEST_COMMAND").unwrap().as_bytes()).unwrap();
     assert_eq!(peer.recv_timeout(&mut [0; 64], DEADLINE).unwrap(), Some(2));
     println!("answered");

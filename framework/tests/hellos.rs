@@ -58,10 +58,11 @@ fn packed(random: &mut Random, client: &Stranger, number: u16, body: &[u8]) -> V
 #[test]
 fn any_packing_of_a_hello_gets_in() {
     let configure = |builder: peeloff::ServerBuilder| builder.limits(Limits::UNLIMITED);
-    let running = Running::with("dtls://127.0.0.1:0", configure, support::echo);
+    let running = Running::echo_with("dtls://127.0.0.1:0", configure);
     let mut random = Random(0x6347);
-    for round in 0..150 {
-        let client = Stranger::new([127, 0, 0, 1], running.address());
+    // They stay, so that none gets the port of an earlier one, whose association it would replace.
+    let clients: Vec<_> = (0..150).map(|_| Stranger::new([127, 0, 0, 1], running.address())).collect();
+    for (round, client) in clients.iter().enumerate() {
         // With a post-quantum key share a hello has some 1,800 bytes.
         let padding = [0, 0, 700, 1700, 4000][round % 5];
         let first = client.hello_body(&[], padding);
@@ -70,7 +71,7 @@ fn any_packing_of_a_hello_gets_in() {
         client.send(&whole);
         let cookie = client.challenged(&whole);
         let second = client.hello_body(&cookie, padding);
-        for datagram in packed(&mut random, &client, 1, &second) {
+        for datagram in packed(&mut random, client, 1, &second) {
             client.send(&datagram);
         }
         client.assert_served();

@@ -1,13 +1,11 @@
 //! Other people's clients: OpenSSL, GnuTLS, Mbed TLS; and our own, against every kind of credentials.
 
-#[path = "support/credentials.rs"]
-mod credentials;
 #[path = "support/programs.rs"]
 mod programs;
 mod support;
 
-use credentials::{Authority, ed25519, p256, rsa};
 use peeloff::{Client, ClientAuth, ConnectError, Identity, PeerHandler, Server};
+use peeloff_certificates::{Authority, ed25519, p256, rsa};
 use programs::{KEY, KEY_HEX, file, greet, port, run, words};
 use support::{DEADLINE, assert_no_retransmission, exchange};
 

@@ -49,7 +49,7 @@ fn identity(name: &str, key: &[&str]) -> Identity {
 
 fn start(url: &str, identities: Vec<Identity>) -> Result<Server, StartError> {
     let credentials = identities.into_iter().fold(Credentials::new(), Credentials::identity);
-    Server::builder().listen(url.parse().unwrap()).credentials(credentials).start(echo)
+    Server::builder().listen(url).credentials(credentials).start(echo)
 }
 
 /// The version that OpenSSL's client speaks with the server, if the line comes back.

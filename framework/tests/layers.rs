@@ -1,16 +1,12 @@
-//! Imports between source files form no circle, and protocol code does no I/O.
+//! Imports between source files form no circle, protocol code does no I/O, and public signatures name no type of another
+//! crate.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::path::Path;
 
-/// Circles that remain: by folder of sources, lists of files or folders. Imports between the files of one list are not
-/// looked at. An entry goes once its circle is cut.
-const EXCEPTIONS: [(&str, &[&[&str]]); 3] = [
-    ("src", &[&["serve"]]),
-    ("../servers/src", &[&["chat"], &["failure", "logging"], &["nc"], &["passphrase"]]),
-    ("../stress/src", &[&["report"]]),
-];
+/// The folders of sources that are looked at, each of one crate.
+const CRATES: [&str; 3] = ["src", "../servers/src", "../stress/src"];
 
 /// What protocol code must not name: I/O, threads and clocks. Of `crate::sys` only the calls of OpenSSL do no I/O.
 const FORBIDDEN: &str = "crate::net crate::serve crate::drive crate::sys libc socket2 std::fs std::net::Tcp \
@@ -32,9 +28,9 @@ struct File {
 
 #[test]
 fn no_imports_form_a_circle() {
-    for (folder, exceptions) in EXCEPTIONS {
+    for folder in CRATES {
         let files = Crate::read(folder);
-        let imports = files.0.keys().map(|file| (file, files.imports(file, exceptions))).collect();
+        let imports = files.0.keys().map(|file| (file, files.imports(file))).collect();
         let circles = files.0.keys().filter_map(|file| circle(file, &imports));
         let circle = circles.min_by_key(Vec::len).unwrap_or_default();
         let arrow =
@@ -45,6 +41,35 @@ fn no_imports_form_a_circle() {
             "the imports of these files in {folder} form a circle:\n{arrows}Move what they need of each other into a \
              file below them, or pass it as an argument."
         );
+    }
+}
+
+/// What users see stands in these files and folders.
+const PUBLIC: &str = "address admission client config credentials error events handler new_socket observe outbox peer sctp sender server stream testing";
+
+#[test]
+fn public_signatures_name_no_type_of_openssl_or_socket2() {
+    const BEGINNINGS: [&str; 3] = ["pub fn", "pub const", "pub type"];
+    let files = Crate::read("src");
+    let is_public =
+        |module: &&Words| module.get(1).is_some_and(|name| PUBLIC.split(' ').any(|it| it == name));
+    for module in files.0.keys().filter(is_public) {
+        let File { uses, tokens } = &files.0[module];
+        let is_foreign = |name: &str| ["openssl", "socket2"].contains(&name);
+        let is_named = |token: &String| {
+            is_foreign(token) || uses.iter().any(|(path, name, _)| is_foreign(&path[0]) && name == token)
+        };
+        for (at, pair) in tokens.windows(2).enumerate() {
+            let rest = tokens[at..].iter();
+            let signature: Vec<_> = rest.take_while(|token| !["{", ";"].contains(&&***token)).collect();
+            let begins = BEGINNINGS.contains(&&*pair.join(" "))
+                || (pair[0] == "impl" && signature.iter().any(|token| *token == "for"));
+            assert!(
+                !begins || !signature.iter().any(|token| is_named(token)),
+                "{} shows users a type of another crate: {signature:?}",
+                module.join("::")
+            );
+        }
     }
 }
 
@@ -111,12 +136,10 @@ impl Crate {
     }
 
     /// The files that one file imports, each with a path that it names.
-    fn imports(&self, module: &Words, exceptions: &[&[&str]]) -> BTreeMap<Words, String> {
-        let is_in = |module: &Words, list: &[&str]| module.get(1).is_some_and(|name| list.contains(&&**name));
+    fn imports(&self, module: &Words) -> BTreeMap<Words, String> {
         let homes =
             self.paths(module).into_iter().filter_map(|path| Some((self.home(&path, 0)?, path.join("::"))));
-        let excepted = |home: &Words| exceptions.iter().any(|list| is_in(module, list) && is_in(home, list));
-        homes.filter(|(home, _)| home != module && !excepted(home)).collect()
+        homes.filter(|(home, _)| home != module).collect()
     }
 
     /// The absolute paths that a file names. A re-export of a child's item counts only where the code uses it as well.

@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use peeloff::{Client, Error, Peer, Timeouts};
+use peeloff::{Client, EndKind, Error, Peer, Timeouts};
 use support::{DEADLINE, Running, assert_no_retransmission, exchange};
 
 #[test]
@@ -18,7 +18,7 @@ fn a_dtls_peer_is_served_from_hello_to_close_notify() {
     }
     client.close();
     let stats = running.until("the association ends", |stats| stats.peers == 0);
-    assert_eq!(stats.ended("closed_by_peer"), 1);
+    assert_eq!(stats.ended(EndKind::ClosedByPeer), 1);
     assert_eq!((stats.handshakes, stats.messages_received, stats.messages_sent), (1, 4, 4));
     assert_no_retransmission(&stats, "in one handshake");
     assert_eq!((stats.strays, stats.forwarded), (0, 0));
@@ -53,16 +53,16 @@ fn the_server_says_goodbye_when_the_handler_returns() {
 fn a_silent_peer_ends_at_the_idle_deadline_and_an_old_one_at_its_lifetime() {
     let mut timeouts = Timeouts::default();
     timeouts.idle = Some(Duration::from_millis(200));
-    let running = Running::with("udp://127.0.0.1:0", |builder| builder.timeouts(timeouts), support::echo);
+    let running = Running::echo_with("udp://127.0.0.1:0", |builder| builder.timeouts(timeouts));
     let mut client = running.connect();
     exchange(&mut client, b"x");
-    running.until("the idle end", |stats| stats.ended("idle") == 1);
+    running.until("the idle end", |stats| stats.ended(EndKind::Idle) == 1);
 
     let mut timeouts = Timeouts::default();
     timeouts.lifetime = Some(Duration::from_secs(1));
-    let running = Running::with("dtls://127.0.0.1:0", |builder| builder.timeouts(timeouts), support::echo);
+    let running = Running::echo_with("dtls://127.0.0.1:0", |builder| builder.timeouts(timeouts));
     let _client = running.connect();
-    running.until("the end of its life", |stats| stats.ended("lifetime") == 1);
+    running.until("the end of its life", |stats| stats.ended(EndKind::Lifetime) == 1);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn workers_interrupt_nobody_unless_they_are_asked_to() {
             peer.recv(&mut [0; 64])?;
             peer.send(&policy().to_ne_bytes())
         };
-        let running = Running::with("udp://127.0.0.1:0", |builder| builder.batch(batch), handler);
+        let running = Running::with("udp://127.0.0.1:0", |builder| builder.sched_batch(batch), handler);
         let mut client = running.connect();
         client.send(b"how are you run?").unwrap();
         let mut answer = [0; 4];
@@ -177,11 +177,30 @@ fn a_drain_without_end_waits_for_every_handler() {
 }
 
 #[test]
+fn a_dropped_server_ends_its_peers_and_a_detached_one_does_not() {
+    let Running { server, trust } = Running::echo("dtls://127.0.0.1:0");
+    let address = server.addresses()[0].clone();
+    let mut client = Client::builder().ca(trust).timeout(DEADLINE).connect(&address).unwrap();
+    let handle = server.detach();
+    exchange(&mut client, b"still here");
+    handle.shutdown(Duration::ZERO);
+    assert_eq!(client.recv_timeout(&mut [0; 16], DEADLINE).unwrap(), None);
+
+    let Running { server, trust } = Running::echo("dtls://127.0.0.1:0");
+    let address = server.addresses()[0].clone();
+    let mut client = Client::builder().ca(trust).timeout(DEADLINE).connect(&address).unwrap();
+    exchange(&mut client, b"here");
+    drop(server);
+    assert_eq!(client.recv_timeout(&mut [0; 16], DEADLINE).unwrap(), None);
+    assert_eq!(client.end_reason(), Some(&peeloff::EndReason::ClosedByPeer));
+}
+
+#[test]
 fn a_client_learns_once_that_nothing_listens_and_its_association_lives() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let place = socket.local_addr().unwrap();
     drop(socket);
-    let mut peer = Client::builder().connect(&format!("udp://{place}").parse().unwrap()).unwrap();
+    let mut peer = Client::builder().connect(format!("udp://{place}")).unwrap();
     assert!(!peer.take_unreachable());
     // The kernel reports the error of one datagram once, to whichever call comes next.
     let give_up = Instant::now() + DEADLINE;

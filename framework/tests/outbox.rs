@@ -5,7 +5,7 @@ mod support;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
-use peeloff::{Peer, Posted, Sender};
+use peeloff::{Peer, PostOutcome, Sender};
 use support::{DEADLINE, Running, echo, exchange, until};
 
 const PEERS: usize = 40;
@@ -48,7 +48,7 @@ fn a_broadcast_shares_its_buffer_and_wakes_no_worker() {
         for number in 0..20u8 {
             let message: Arc<[u8]> = Arc::from(&[number; 100][..]);
             for sender in &senders {
-                assert_eq!(sender.post(&message), Posted::Sent, "{url}");
+                assert_eq!(sender.post(&message), PostOutcome::Sent, "{url}");
             }
             assert_eq!(Arc::strong_count(&message), 1, "{url}");
         }

@@ -6,11 +6,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use peeloff::internals::cookie::{CookieJar, CookieVerdict};
-use peeloff::internals::frames::{self, Frame, Frames};
-use peeloff::internals::hello::{self, ClientHello, FirstDatagram};
-use peeloff::internals::record::{self, Filtered};
-use peeloff::internals::{Ledger, Prefix, RateTable};
+use peeloff::test_support::cookie::{CookieJar, CookieVerdict};
+use peeloff::test_support::frames::{self, Frame, Frames};
+use peeloff::test_support::hello::{self, ClientHello, FirstDatagram};
+use peeloff::test_support::record::{self, Filtered};
+use peeloff::test_support::{Ledger, Prefix, RateTable};
 use peeloff::{Framing, Limits, Refusal};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -265,7 +265,7 @@ proptest! {
     fn what_follows_the_good_records_never_stops_them(junk in vec(any::<u8>(), 0..80), count in 1_usize..4) {
         let good = record(23, 1, 7, &[0; 30]).repeat(count);
         let datagram = [&good[..], &junk].concat();
-        let Filtered::Pass { len } = record::filter(&datagram) else {
+        let Filtered::Pass { len } = record::filter(&datagram, 0) else {
             panic!("good records were dropped");
         };
         prop_assert!(len >= good.len());
@@ -382,16 +382,7 @@ proptest! {
     fn the_ledger_keeps_every_limit_and_forgets_every_peer(
         steps in steps(), caps in [1_usize..40, 1..20, 1..8, 1..12], exempt_loopback: bool,
     ) {
-        let limits = Limits {
-            max_peers: caps[0],
-            max_peers_per_local_address: caps[1],
-            max_peers_per_source: caps[2],
-            max_peers_per_prefix: caps[3],
-            new_peers_per_second: 20,
-            new_peers_burst: 10,
-            exempt_loopback,
-            ..Limits::default()
-        };
+        let limits = Limits::default().max_peers(caps[0]).max_peers_per_local_address(caps[1]).max_peers_per_source(caps[2]).max_peers_per_prefix(caps[3]).new_peers_per_second(20).new_peers_burst(10).exempt_loopback(exempt_loopback);
         let mut ledger = Ledger::new(limits, (3, 4));
         let mut now = Instant::now();
         let mut live: Vec<(SocketAddr, SocketAddr)> = Vec::new();
@@ -416,7 +407,7 @@ proptest! {
                         !exempt
                             && count(&|entry| Prefix::network(entry.1.ip()) == Prefix::network(peer.ip())) >= caps[3],
                     ];
-                    let expected = Refusal::ALL.into_iter().zip(full).find_map(|(refusal, full)| full.then_some(refusal));
+                    let expected = Refusal::ALL.iter().copied().zip(full).find_map(|(refusal, full)| full.then_some(refusal));
                     match ledger.admit(local, peer, now) {
                         Ok(()) => {
                             prop_assert_eq!(expected, None);

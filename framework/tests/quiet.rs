@@ -10,9 +10,14 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
-use peeloff::{Address, EndReason, Error, Peer, Scheme};
+use peeloff::{Address, EndKind, EndReason, Error, Peer, Scheme};
 use relay::Relay;
-use support::{DEADLINE, Running, exchange, until};
+use support::{COMBINATION, DEADLINE, Running, exchange, until};
+
+/// Peers with a socket of their own. The thread of another one always waits in the same system call.
+fn with_sockets() -> &'static [&'static str] {
+    if COMBINATION.shares() { &["tls://127.0.0.1:0"] } else { &["dtls://127.0.0.1:0", "tls://127.0.0.1:0"] }
+}
 
 /// A worker's thread, by its number.
 struct Worker(String);
@@ -49,7 +54,7 @@ fn quiet_peer(running: &Running, workers: &Receiver<Worker>) -> (Peer, Worker) {
 
 #[test]
 fn a_quiet_peer_is_heard_again() {
-    for url in ["dtls://127.0.0.1:0", "tls://127.0.0.1:0"] {
+    for &url in with_sockets() {
         let (running, workers) = start(url);
         let (mut client, worker) = quiet_peer(&running, &workers);
         let quiet = worker.waits_in();
@@ -59,13 +64,13 @@ fn a_quiet_peer_is_heard_again() {
         assert_ne!(until("a read", || worker.waits_in()), quiet.unwrap(), "{url}");
         client.close();
         let stats = running.until("the association ends", |stats| stats.peers == 0);
-        assert_eq!(stats.ended("closed_by_peer"), 1, "{url}");
+        assert_eq!(stats.ended(EndKind::ClosedByPeer), 1, "{url}");
     }
 }
 
 #[test]
 fn others_reach_the_thread_of_a_quiet_peer() {
-    for url in ["dtls://127.0.0.1:0", "tls://127.0.0.1:0"] {
+    for &url in with_sockets() {
         let (running, workers) = start(url);
         let (mut closed, _) = quiet_peer(&running, &workers);
         let mut drained = running.connect();
@@ -76,7 +81,7 @@ fn others_reach_the_thread_of_a_quiet_peer() {
         sender.close();
         let mut buffer = [0; 16];
         assert_eq!(closed.recv_timeout(&mut buffer, DEADLINE).unwrap(), None, "{url}");
-        running.until("the association ends", |stats| stats.ended("closed_by_us") == 1);
+        running.until("the association ends", |stats| stats.ended(EndKind::ClosedByUs) == 1);
 
         assert!(matches!(drained.recv_deadline(&mut buffer, until_quiet), Err(Error::TimedOut)));
         // No grace is needed by who has nothing to finish.
@@ -91,7 +96,7 @@ fn others_reach_the_thread_of_a_quiet_peer() {
 fn an_empty_datagram_is_not_the_end_of_a_peer() {
     let (running, workers) = start("dtls://127.0.0.1:0");
     let relay = Relay::to(running.address());
-    let mut client = running.client().connect(&Address::from_socket(Scheme::Dtls, relay.address())).unwrap();
+    let mut client = running.client().connect(Address::from_socket(Scheme::Dtls, relay.address())).unwrap();
     let worker = workers.recv_timeout(DEADLINE).unwrap();
     for round in 1..=3 {
         relay.inject(b"");

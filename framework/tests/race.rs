@@ -2,16 +2,14 @@
 
 mod support;
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use peeloff::internals::child::{Recipe, steals};
-use peeloff::{Admission, Error, Incoming, Peer, PeerHandler, Refusal, Stats};
-use support::{DEADLINE, Running, SLOWNESS, exchange, scaled, until};
+use peeloff::{Admission, EndKind, HandlerError, Incoming, Peer, PeerHandler, Refusal, Stats};
+use support::{COMBINATION, DEADLINE, Running, SLOWNESS, exchange, scaled};
 
 /// Threads that make clients, and the clients that each has at once.
 const CLIENT_THREADS: usize = 4;
@@ -31,17 +29,10 @@ const STRANGER_NET: u8 = 200;
 const RESIDENT_NET: u8 = 201;
 
 #[test]
-fn a_child_steals_by_the_naive_recipe_and_by_no_other() {
-    for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
-        for (recipe, wanted) in [(Recipe::Unguarded, 300), (Recipe::Wildcard, 0), (Recipe::Group, 0)] {
-            let stolen = (0..300).filter(|_| stolen(recipe, address)).count();
-            assert_eq!(stolen, wanted, "{recipe:?} on {address}");
-        }
-    }
-}
-
-#[test]
 fn a_port_that_is_in_use_on_another_address_is_in_no_peers_way() {
+    if COMBINATION.shares() {
+        return;
+    }
     for url in ["udp://127.0.0.1:0", "dtls://127.0.0.1:0"] {
         let running = Running::echo(url);
         // The wildcard address, which children are bound to first, is not free with this.
@@ -57,9 +48,9 @@ fn sixty_thousand_children_of_a_specific_address_get_what_is_theirs() {
     let stats = make_children("udp://127.0.0.1:0", &[Ipv4Addr::LOCALHOST], scaled(60_000));
     // Now and then the port is in use on the address of a client, here or in another test.
     assert!(stats.children_by_wildcard > stats.opened * 5 / 6, "{stats:?}");
-    // The wildcard recipe lets nothing slip in the first place, but for the instant inside connect(2) that
-    // an emulated processor can be stopped in.
-    let slipped = if *SLOWNESS > 1 { stats.opened / 200 } else { 0 };
+    // The wildcard recipe lets slip only what comes in the instant between two stores of connect(2), which are further apart where
+    // the processor is stopped between them, as an emulated one is more often.
+    let slipped = stats.opened / if *SLOWNESS > 1 { 200 } else { 5000 };
     assert!(stats.strays <= slipped || stats.children_by_group > 0, "{stats:?}");
 }
 
@@ -77,15 +68,6 @@ fn twenty_thousand_children_of_the_wildcard_address_get_what_is_theirs() {
     assert_eq!(stats.children_by_wildcard + stats.children_by_group, stats.opened);
     // One anchor for each address that was asked.
     assert_eq!(stats.listeners, 4);
-}
-
-/// One trial; again where the kernel chose a port that another test has on another address, and where it
-/// was too busy to deliver.
-fn stolen(recipe: Recipe, address: IpAddr) -> bool {
-    until("a trial", || match steals(recipe, address) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::TimedOut) => None,
-        other => Some(other.unwrap()),
-    })
 }
 
 /// A message: the sender's address and port, and whether the server is to end the association.
@@ -108,7 +90,7 @@ impl PeerHandler for Tagged {
         }
     }
 
-    fn handle(&self, peer: &mut Peer) -> Result<(), Error> {
+    fn handle(&self, peer: &mut Peer) -> Result<(), HandlerError> {
         let mut buffer = [0; 64];
         let from = v4(peer.peer_address());
         while let Some(len) = peer.recv(&mut buffer)? {
@@ -158,7 +140,7 @@ fn make_children(listen: &str, asked: &[Ipv4Addr], children: u32) -> Stats {
     let children = children + asked.len();
     let residents = (CLIENT_THREADS * RESIDENTS) as u64;
     let stats = running.until("all are served", |stats| {
-        stats.ended("closed_by_us") == children as u64
+        stats.ended(EndKind::ClosedByUs) == children as u64
             && stats.refused(Refusal::Handler) == strange
             && (stats.opened, stats.peers) == (children as u64 + residents, residents)
     });

@@ -1,24 +1,22 @@
 //! Keys without certificates (RFC 7250), with an OpenSSL that has them: scripts/test runs this program again with one.
 
-#[path = "support/credentials.rs"]
-mod credentials;
 #[path = "support/s_client.rs"]
 mod s_client;
 mod support;
 
 use std::path::PathBuf;
 
-use credentials::{Authority, p256};
 use peeloff::{
     Client, ClientAuth, ConnectError, Credentials, Identity, IdentityError, Peer, PeerIdentity, PublicKey,
     Server, StartError,
 };
+use peeloff_certificates::{Authority, p256};
 use support::{DEADLINE, echo, exchange, until};
 
 const BOTH: [&str; 2] = ["dtls://127.0.0.1:0", "tls://127.0.0.1:0"];
 
 fn start(url: &str, credentials: Credentials) -> Result<Server, StartError> {
-    Server::builder().listen(url.parse().unwrap()).credentials(credentials).start(echo)
+    Server::builder().listen(url).credentials(credentials).start(echo)
 }
 
 fn is_served(connected: Result<Peer, ConnectError>) -> bool {

@@ -1,7 +1,5 @@
 //! DTLS clients that a server turns away: they are told at once, by an alert, and open nothing by trying the same hello again.
 
-#[path = "support/credentials.rs"]
-mod credentials;
 #[path = "support/programs.rs"]
 mod programs;
 mod support;
@@ -11,17 +9,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use credentials::{Authority, p256};
 use peeloff::{
-    Admission, Client, ClientAuth, ConnectError, Error, Incoming, Limits, Peer, PeerHandler, Refusal, Server,
+    Admission, Client, ClientAuth, ConnectError, EndKind, Error, HandlerError, Incoming, Limits, Peer,
+    PeerHandler, Refusal, Server,
 };
+use peeloff_certificates::{Authority, p256};
 use programs::{Program, words};
 use support::{DEADLINE, Running, exchange, until};
 
 /// A server with room for one peer, which is there.
 fn full_server() -> (Running, Peer) {
-    let limits = Limits { max_peers: 1, ..Limits::default() };
-    let running = Running::with("dtls://127.0.0.1:0", |builder| builder.limits(limits), support::echo);
+    let limits = Limits::default().max_peers(1);
+    let running = Running::echo_with("dtls://127.0.0.1:0", |builder| builder.limits(limits));
     let mut first = running.connect();
     exchange(&mut first, b"first");
     (running, first)
@@ -69,8 +68,8 @@ impl PeerHandler for Doorman {
         }
     }
 
-    fn handle(&self, peer: &mut Peer) -> Result<(), Error> {
-        support::echo(peer)
+    fn handle(&self, peer: &mut Peer) -> Result<(), HandlerError> {
+        Ok(support::echo(peer)?)
     }
 }
 
@@ -131,7 +130,7 @@ fn a_client_that_comes_while_the_server_drains_is_told() {
     let running = Running::with(
         "dtls://127.0.0.1:0",
         |builder| builder,
-        |peer: &mut Peer| {
+        |peer: &mut Peer| -> Result<(), Error> {
             // Holds the drain up until its peer leaves.
             let mut buffer = [0; 64];
             loop {
@@ -161,7 +160,7 @@ fn a_certificate_chain_beyond_the_limit_is_an_illegal_parameter() {
     let deep = (0..60).fold(root.below("first"), |above, n| above.below(&format!("authority {n:050}")));
     for scheme in ["dtls", "tls"] {
         for (limit, accepted) in [(None, false), (Some(100 << 10), true)] {
-            let listen = format!("{scheme}://127.0.0.1:0").parse().unwrap();
+            let listen = format!("{scheme}://127.0.0.1:0");
             let mut credentials = peeloff::Credentials::new()
                 .identity(root.issue("server", &p256()))
                 .client_auth(ClientAuth::Required(root.bundle()));
@@ -175,7 +174,7 @@ fn a_certificate_chain_beyond_the_limit_is_an_illegal_parameter() {
             let handle = server.handle();
             // With TLS 1.3 a client is done before the server has looked at its certificate.
             let failed = || match &outcome {
-                Ok(_) => (handle.stats().ended("handshake_failed") == 1).then_some(String::new()),
+                Ok(_) => (handle.stats().ended(EndKind::HandshakeFailed) == 1).then_some(String::new()),
                 Err(error) => Some(error.to_string()),
             };
             if !accepted {
@@ -191,7 +190,7 @@ fn a_certificate_chain_beyond_the_limit_is_an_illegal_parameter() {
             handle.shutdown(Duration::ZERO);
         }
         // A client has the same limit.
-        let listen = format!("{scheme}://127.0.0.1:0").parse().unwrap();
+        let listen = format!("{scheme}://127.0.0.1:0");
         let server = Server::builder().listen(listen).identity(deep.issue("server", &p256()));
         let server = server.start(support::echo).unwrap();
         let error =

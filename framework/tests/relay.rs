@@ -1,7 +1,5 @@
 //! Handshakes over paths that lose, repeat, reorder and delay.
 
-#[path = "support/credentials.rs"]
-mod credentials;
 #[path = "support/faulty.rs"]
 mod faulty;
 mod support;
@@ -11,9 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use credentials::{Authority, p256, rsa};
 use faulty::{Fate, FaultyPath, has_change_cipher_spec};
 use peeloff::{CaBundle, Client, Error, Peer, PeerHandler, Server, Timeouts};
+use peeloff_certificates::{Authority, p256, rsa};
 use support::{DEADLINE, exchange, until};
 
 fn start(
@@ -22,7 +20,7 @@ fn start(
     handler: impl PeerHandler,
 ) -> Server {
     let identity = authority.issue("server", key);
-    let listen = "dtls://127.0.0.1:0".parse().unwrap();
+    let listen = "dtls://127.0.0.1:0";
     // As patient as the clients: a flight can be lost several times in a row.
     let mut timeouts = Timeouts::default();
     timeouts.handshake = DEADLINE;
@@ -59,7 +57,7 @@ fn a_handshake_survives_each_fault_of_each_datagram() {
         count.store(number + 1, Ordering::Relaxed);
         Fate::Pass
     });
-    drop(client(&trust).connect(&path.url()).unwrap());
+    drop(client(&trust).connect(path.url()).unwrap());
     let datagrams = passed.load(Ordering::Relaxed);
     assert!(datagrams >= 6, "{datagrams} datagrams are no handshake with a cookie");
 
@@ -75,7 +73,7 @@ fn a_handshake_survives_each_fault_of_each_datagram() {
                         move |number, _, _| if number == at { fault } else { Fate::Pass },
                     );
                     let mut peer = client(&trust)
-                        .connect(&path.url())
+                        .connect(path.url())
                         .unwrap_or_else(|error| panic!("{fault:?} of datagram {at}: {error}"));
                     talk(&mut peer);
                 }
@@ -110,7 +108,7 @@ fn handshakes_survive_a_tenth_of_all_datagrams_lost_repeated_or_reordered() {
                         }
                     });
                     let mut peer = client(&trust)
-                        .connect(&path.url())
+                        .connect(path.url())
                         .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
                     talk(&mut peer);
                 }
@@ -136,7 +134,7 @@ fn the_last_flight_recovers_even_if_the_handler_never_reads() {
         let last = !to_server && has_change_cipher_spec(datagram);
         if last && !std::mem::replace(&mut dropped, true) { Fate::Drop } else { Fate::Pass }
     });
-    let mut peer = client(&authority.bundle()).connect(&path.url()).unwrap();
+    let mut peer = client(&authority.bundle()).connect(path.url()).unwrap();
     until("the dispatcher resends", || (server.handle().stats().last_flights_resent >= 1).then_some(()));
     release.send(()).unwrap();
     let mut buffer = [0; 64];
@@ -156,7 +154,7 @@ fn the_last_flight_is_sent_again_by_a_thread_that_gave_its_memory_back() {
         let last = !to_server && has_change_cipher_spec(datagram);
         if last && lost(*first.get_or_insert_with(Instant::now)) { Fate::Drop } else { Fate::Pass }
     });
-    let mut peer = client(&authority.bundle()).connect(&path.url()).unwrap();
+    let mut peer = client(&authority.bundle()).connect(path.url()).unwrap();
     talk(&mut peer);
     server.handle().shutdown(Duration::ZERO);
 }
@@ -175,7 +173,7 @@ fn a_path_that_drops_large_datagrams_gets_smaller_ones() {
             }
             if datagram.len() > limit { Fate::Drop } else { Fate::Pass }
         });
-        let mut peer = client(&authority.bundle()).connect(&path.url()).unwrap();
+        let mut peer = client(&authority.bundle()).connect(path.url()).unwrap();
         exchange(&mut peer, b"hello");
         assert!(largest.load(Ordering::Relaxed) > limit, "nothing was too large for the path");
     }

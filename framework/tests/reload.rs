@@ -1,7 +1,5 @@
 //! New credentials for a server that runs: who is met with which, and that nobody is lost over it.
 
-#[path = "support/credentials.rs"]
-mod credentials;
 #[path = "support/stranger.rs"]
 #[allow(dead_code)]
 mod stranger;
@@ -9,13 +7,12 @@ mod support;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
 
-use credentials::{Authority, ed25519, p256};
 use peeloff::{
-    Client, ClientAuth, ConnectError, Credentials, Identity, IdentityError, Peer, PeerIdentity,
+    Client, ClientAuth, ConnectError, Credentials, EndKind, Identity, IdentityError, Peer, PeerIdentity,
     RevocationList, Server, SharedKeys,
 };
+use peeloff_certificates::{Authority, ed25519, p256};
 use stranger::Stranger;
 use support::{DEADLINE, echo, exchange};
 
@@ -27,7 +24,7 @@ struct Running(Server);
 impl Running {
     fn start(urls: &[&str], credentials: Credentials) -> Self {
         let builder = Server::builder().credentials(credentials);
-        let builder = urls.iter().fold(builder, |builder, url| builder.listen(url.parse().unwrap()));
+        let builder = urls.iter().fold(builder, |builder, url| builder.listen(*url));
         Self(builder.start(echo).unwrap())
     }
 
@@ -37,12 +34,6 @@ impl Running {
 
     fn reload(&self, credentials: Credentials) -> Result<(), IdentityError> {
         self.0.handle().reload(credentials)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.handle().shutdown(Duration::ZERO);
     }
 }
 
@@ -97,7 +88,11 @@ fn a_hundred_reloads_under_load_lose_no_handshake() {
     let total: u64 = connected.iter().map(|count| count.load(Ordering::Relaxed)).sum();
     assert!(total >= 100, "{total}");
     assert_eq!((stats.handshakes, stats.opened), (total, total), "{stats:?}");
-    assert_eq!((stats.ended("handshake_failed"), stats.ended("handshake_timed_out")), (0, 0), "{stats:?}");
+    assert_eq!(
+        (stats.ended(EndKind::HandshakeFailed), stats.ended(EndKind::HandshakeTimedOut)),
+        (0, 0),
+        "{stats:?}"
+    );
 }
 
 #[test]

@@ -26,7 +26,7 @@ impl Lossy {
         // As patient as the clients.
         let mut timeouts = Timeouts::default();
         timeouts.handshake = DEADLINE;
-        let server = Running::with("dtls://127.0.0.1:0", |builder| builder.timeouts(timeouts), support::echo);
+        let server = Running::echo_with("dtls://127.0.0.1:0", |builder| builder.timeouts(timeouts));
         let left = Arc::new(AtomicUsize::new(0));
         let losing = Arc::clone(&left);
         let path = FaultyPath::to(server.address(), move |_, to_server, datagram| {
@@ -38,7 +38,7 @@ impl Lossy {
             if lost { Fate::Drop } else { Fate::Pass }
         });
         let client = server.client();
-        let mut first = client.connect(&path.url()).unwrap();
+        let mut first = client.connect(path.url()).unwrap();
         exchange(&mut first, b"a session to resume");
         first.close();
         server.until("the first association ends", |stats| stats.peers == 0);
@@ -48,7 +48,7 @@ impl Lossy {
 
     /// Resumes; the client takes the handshake for complete, and the server does not.
     fn resume(&self) -> Peer {
-        let peer = self.client.connect(&self.path.url()).unwrap();
+        let peer = self.client.connect(self.path.url()).unwrap();
         assert!(peer.is_resumed());
         peer
     }

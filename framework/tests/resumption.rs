@@ -1,7 +1,5 @@
 //! Sessions that are resumed: by whom, where, with what identity, and over paths that lose datagrams.
 
-#[path = "support/credentials.rs"]
-mod credentials;
 #[path = "support/faulty.rs"]
 mod faulty;
 #[path = "support/stranger.rs"]
@@ -18,12 +16,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use credentials::{Authority, p256, rsa};
 use faulty::{Fate, FaultyPath};
 use peeloff::{
-    CaBundle, Client, ClientAuth, ConnectError, Credentials, Error, Peer, PeerIdentity, RevocationList,
-    Server, SharedKeys, StartError, Timeouts,
+    CaBundle, Client, ClientAuth, ConnectError, Credentials, EndKind, Error, Peer, PeerIdentity,
+    RevocationList, Server, SharedKeys, StartError, Timeouts,
 };
+use peeloff_certificates::{Authority, p256, rsa};
 use stranger::Stranger;
 use support::{DEADLINE, echo, exchange, until};
 
@@ -54,7 +52,7 @@ impl Running {
         // A server that was just shut down may still have the port.
         let server = until("the server starts", || {
             let handler = Arc::clone(&handler);
-            let builder = Server::builder().listen(url.parse().unwrap()).timeouts(timeouts.clone());
+            let builder = Server::builder().listen(url).timeouts(timeouts.clone());
             match builder.credentials(credentials.clone()).start(move |peer: &mut Peer| handler(peer)) {
                 Err(StartError::AddressInUse { .. }) => None,
                 started => Some(started.unwrap()),
@@ -128,12 +126,6 @@ impl Running {
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.server.handle().shutdown(Duration::ZERO);
-    }
-}
-
 /// Each version of the protocol, in OpenSSL's words, with a scheme that speaks it.
 const VERSIONS: [(&str, &str); 3] = [("-dtls1_2", BOTH[0]), ("-tls1_2", BOTH[1]), ("-tls1_3", BOTH[1])];
 
@@ -196,10 +188,11 @@ fn both_sides_derive_the_same_keys_from_a_resumed_session() {
             sender.lock().unwrap().send(key).unwrap();
             echo(peer)
         };
-        let builder =
-            Server::builder().listen(url.parse().unwrap()).identity(authority.issue("server", &p256()));
+        let builder = Server::builder()
+            .listen(url)
+            .credentials(Credentials::new().identity(authority.issue("server", &p256())).exporters(true));
         let server = builder.start(handler).unwrap();
-        let client = trusting(&authority);
+        let client = trusting(&authority).exporters(true);
         let mut all = Vec::new();
         for _ in 0..2 {
             let mut peer = client.connect(&server.addresses()[0]).unwrap();
@@ -388,7 +381,7 @@ fn a_resumed_client_is_who_it_was_and_is_asked_about_again() {
         let before = resumed();
         assert!(running.turns_away(&client), "{url}");
         until("it is counted", || {
-            (running.server.handle().stats().ended("not_authorized") == 1).then_some(())
+            (running.server.handle().stats().ended(EndKind::NotAuthorized) == 1).then_some(())
         });
         assert_eq!((resumed() - before, asked.load(Ordering::Relaxed)), (1, 3), "{url}");
     }
@@ -439,7 +432,7 @@ fn a_session_is_not_resumed_where_clients_are_asked_for_something_else() {
         // And not with a certificate of an authority that is not trusted any more.
         running.reload(credentials(ClientAuth::Required(other.bundle())));
         assert!(running.turns_away(&client), "{url}");
-        assert_eq!(running.server.handle().stats().ended("not_authorized"), 0, "{url}");
+        assert_eq!(running.server.handle().stats().ended(EndKind::NotAuthorized), 0, "{url}");
     }
 }
 
@@ -504,7 +497,7 @@ fn resumer(
         decide(number - 1, to_server, datagram)
     });
     let client = Client::builder().ca(trust.clone()).timeout(DEADLINE);
-    let mut peer = client.connect(&path.url()).unwrap();
+    let mut peer = client.connect(path.url()).unwrap();
     exchange(&mut peer, b"hello");
     peer.close();
     // The goodbye is through.
@@ -527,7 +520,7 @@ fn every_datagram_of_a_resumed_handshake_may_be_lost_repeated_or_late() {
         count.store(number + 1, Ordering::SeqCst);
         Fate::Pass
     });
-    let mut peer = client.connect(&path.url()).unwrap();
+    let mut peer = client.connect(path.url()).unwrap();
     assert!(peer.is_resumed());
     exchange(&mut peer, b"hello");
     armed.store(false, Ordering::SeqCst);
@@ -548,7 +541,7 @@ fn every_datagram_of_a_resumed_handshake_may_be_lost_repeated_or_late() {
                             false => Fate::Pass,
                         });
                     let failed = |error| panic!("{fault:?} of datagram {at}: {error}");
-                    let mut peer = client.connect(&path.url()).unwrap_or_else(failed);
+                    let mut peer = client.connect(path.url()).unwrap_or_else(failed);
                     assert!(peer.is_resumed(), "{fault:?} of datagram {at}");
                     // What is said at once may overtake the last flight; none of it is lost for that.
                     for message in [b"one", b"two"] {
@@ -583,7 +576,7 @@ fn much_that_overtakes_the_last_flight_does_not_keep_it_out() {
             false => Fate::Pass,
         }
     });
-    let mut peer = client.connect(&path.url()).unwrap();
+    let mut peer = client.connect(path.url()).unwrap();
     assert!(peer.is_resumed());
     for number in 0..40_u8 {
         peer.send(&[number; 20]).unwrap();

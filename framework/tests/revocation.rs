@@ -1,14 +1,12 @@
 //! Revocation lists, held against whole chains: what servers and clients refuse, what they say, and what they resume.
 
-#[path = "support/credentials.rs"]
-mod credentials;
 mod support;
 
-use credentials::{Authority, p256};
 use peeloff::{
-    Client, ClientAuth, ConnectError, Credentials, EndReason, Identity, IdentityError, Peer, RevocationList,
-    Server, StartError,
+    Client, ClientAuth, ConnectError, Credentials, EndKind, EndReason, Identity, IdentityError, Peer,
+    RevocationList, Server, StartError,
 };
+use peeloff_certificates::{Authority, p256};
 use support::{DEADLINE, echo, exchange, until};
 
 const BOTH: [&str; 2] = ["dtls://127.0.0.1:0", "tls://127.0.0.1:0"];
@@ -47,7 +45,7 @@ struct Running(Server);
 
 impl Running {
     fn start(url: &str, credentials: Credentials) -> Self {
-        let builder = Server::builder().listen(url.parse().unwrap()).credentials(credentials);
+        let builder = Server::builder().listen(url).credentials(credentials);
         Self(builder.start(echo).unwrap())
     }
 
@@ -64,7 +62,7 @@ impl Running {
 
     /// Whether the client's handshake fails, on the server's count too.
     fn refuses(&self, client: &Client) -> bool {
-        let failed = || self.0.handle().stats().ended("handshake_failed");
+        let failed = || self.0.handle().stats().ended(EndKind::HandshakeFailed);
         let before = failed();
         let refused = match self.connect(client) {
             Err(ConnectError::Handshake { .. }) => true,
@@ -193,7 +191,7 @@ fn an_authority_without_a_list_is_named_at_the_start() {
                    out of the CA file";
     for url in BOTH {
         let credentials = tree.asking(&tree.sub.revoke(&[]));
-        let started = Server::builder().listen(url.parse().unwrap()).credentials(credentials).start(echo);
+        let started = Server::builder().listen(url).credentials(credentials).start(echo);
         match started {
             Err(StartError::Identity(error @ IdentityError::NoListOf { .. })) => {
                 assert_eq!(error.to_string(), missing)

@@ -2,8 +2,6 @@
 //! directions. `PEELOFF_OPENSSL_SCTP` is the program of an OpenSSL with SCTP, as `scripts/openssl-sctp` builds one. It
 //! needs `net.sctp.auth_enable`, so each of its tests has a network of its own.
 
-#[path = "support/credentials.rs"]
-mod credentials;
 #[path = "support/network.rs"]
 #[allow(dead_code)]
 mod network;
@@ -18,10 +16,10 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use credentials::{Authority, p256};
 use network::run_in_own_network;
 use peeloff::sctp::{SendInfo, Settings};
-use peeloff::{Client, ClientAuth, Peer, ServerBuilder};
+use peeloff::{Client, ClientAuth, EndKind, Peer, ServerBuilder};
+use peeloff_certificates::{Authority, p256};
 use support::{DEADLINE, Running, until};
 
 /// A program with its input and output.
@@ -144,7 +142,7 @@ fn ncat_and_socat_have_their_echo_while_their_input_is_open() {
             client.finish();
         }
     }
-    let stats = running.until("all ended", |stats| stats.ended("closed_by_peer") == 2 * VISITS);
+    let stats = running.until("all ended", |stats| stats.ended(EndKind::ClosedByPeer) == 2 * VISITS);
     assert_eq!((stats.messages_received, stats.messages_sent), (2 * VISITS, 2 * VISITS));
 }
 
@@ -161,7 +159,7 @@ fn what_ncat_and_socat_say_arrives_where_their_input_ends_at_once() {
             client.finish();
         }
     }
-    let stats = running.until("all ended", |stats| stats.ended("closed_by_peer") == 2 * VISITS);
+    let stats = running.until("all ended", |stats| stats.ended(EndKind::ClosedByPeer) == 2 * VISITS);
     assert_eq!(stats.messages_received, 2 * VISITS);
 }
 
@@ -195,8 +193,8 @@ fn openssl_s_client_exchanges_lines_over_dtls() {
         }
         openssl.finish();
     }
-    let stats = running.until("both ended", |stats| stats.ended("closed_by_peer") == 2);
-    assert_eq!((stats.handshakes, stats.messages_received, stats.records_given_up), (2, 6, 0));
+    let stats = running.until("both ended", |stats| stats.ended(EndKind::ClosedByPeer) == 2);
+    assert_eq!((stats.handshakes, stats.messages_received, stats.records_dropped), (2, 6, 0));
 }
 
 #[test]
@@ -215,10 +213,10 @@ fn openssl_s_server_exchanges_lines_over_dtls() {
         Program::start(&["s_server", "-dtls1_2", "-sctp", "-accept", &accept, "-cert", &cert, "-key", &key]);
     openssl.hear("ACCEPT");
     let client = Client::builder().ca(authority.bundle()).timeout(DEADLINE);
-    let mut peer = client.connect(&format!("sctp+dtls://{accept}").parse().unwrap()).unwrap();
+    let mut peer = client.connect(format!("sctp+dtls://{accept}")).unwrap();
     assert!(peer.cipher().is_some());
     for stream in [0, 3] {
-        let how = SendInfo { stream, ..SendInfo::default() };
+        let how = SendInfo::default().stream(stream);
         peer.sctp().unwrap().send(format!("from us on {stream}\n").as_bytes(), &how).unwrap();
         openssl.hear(&format!("from us on {stream}"));
         openssl.say("from openssl");
@@ -244,6 +242,6 @@ fn the_old_label_is_not_openssl_s_own() {
     let address = running.address().to_string();
     let _openssl = Program::start(&["s_client", "-dtls1_2", "-sctp", "-connect", &address]);
     // OpenSSL changes keys behind its Finished, so that one comes through; ours, with the new key, does not.
-    running.until("nothing is acknowledged", |stats| stats.ended("too_slow") == 1);
+    running.until("nothing is acknowledged", |stats| stats.ended(EndKind::TooSlow) == 1);
     assert_eq!(running.stats().messages_received, 0);
 }

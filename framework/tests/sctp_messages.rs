@@ -126,10 +126,10 @@ fn the_receiver_sees_how_a_message_was_sent() {
     let pair = Pair::new();
     pair.server.options().set_receive_next_info(true).unwrap();
     pair.server.options().association(pair.to_client).set_context(77).unwrap();
-    let info = SendInfo { stream: 3, ppid: 46, ..SendInfo::default() };
+    let info = SendInfo::default().stream(3).ppid(46);
     pair.client.send_to(pair.to_server, b"first", &info).unwrap();
     pair.client.send_to(pair.to_server, b"second", &info).unwrap();
-    let unordered = SendInfo { stream: 2, ppid: 0x0102_0304, unordered: true, ..SendInfo::default() };
+    let unordered = SendInfo::default().stream(2).ppid(0x0102_0304).unordered(true);
     pair.client.send_to(pair.to_server, b"the third", &unordered).unwrap();
     let arrived = || {
         let counters = pair.server.options().association(pair.to_client).counters().unwrap();
@@ -144,7 +144,7 @@ fn the_receiver_sees_how_a_message_was_sent() {
     assert_eq!((first.association, first.source), (Some(pair.to_client), pair.client.local_addr().ok()));
     let seen = first.info.unwrap();
     assert_eq!((seen.stream, seen.ppid, seen.unordered, seen.ssn, seen.context), (3, 46, false, 0, 77));
-    assert_eq!(seen.reply(), SendInfo { stream: 3, ppid: 46, ..SendInfo::default() });
+    assert_eq!(seen.reply(), SendInfo::default().stream(3).ppid(46));
     let next = first.next.unwrap();
     assert_eq!((next.stream, next.ppid, next.len, next.association), (3, 46, 6, pair.to_client));
 
@@ -197,12 +197,12 @@ fn every_reliability_is_taken() {
         Reliability::Retransmissions(2),
         Reliability::Priority(1),
     ] {
-        let info = SendInfo { reliability, ..SendInfo::default() };
+        let info = SendInfo::default().reliability(reliability);
         assert_eq!(pair.client.send_to(pair.to_server, b"eight by", &info).unwrap(), 8);
         assert_eq!(message(&pair.server).1, b"eight by");
     }
     assert_eq!(errno(pair.client.send_to(pair.to_server, b"", &SendInfo::default())), Some(libc::EINVAL));
-    let no_such_stream = SendInfo { stream: 60_000, ..SendInfo::default() };
+    let no_such_stream = SendInfo::default().stream(60_000);
     assert_eq!(errno(pair.client.send_to(pair.to_server, b"x", &no_such_stream)), Some(libc::EINVAL));
     let nobody = AssocId::from_raw(123_456);
     assert_eq!(errno(pair.client.send_to(nobody, b"x", &SendInfo::default())), Some(libc::EPIPE));
@@ -230,7 +230,7 @@ fn a_message_associates_with_an_address() {
 #[ignore = "needs a kernel with SCTP: scripts/test runs it"]
 fn a_peeled_socket_takes_along_what_was_queued() {
     let pair = Pair::new();
-    pair.client.send_to(pair.to_server, b"before", &SendInfo { ppid: 5, ..SendInfo::default() }).unwrap();
+    pair.client.send_to(pair.to_server, b"before", &SendInfo::default().ppid(5)).unwrap();
     wait_for(&pair.client, |told| matches!(told, Notification::SenderDry { .. }).then_some(()));
     let peeled = pair.server.peel_off(pair.to_client).unwrap();
     let (received, bytes) = message(&peeled);
@@ -274,7 +274,7 @@ fn one_to_one_sockets_accept_and_shut_down() {
     let (server, peer) = listener.accept().unwrap();
     let client_address = sorted(client.options().local_addresses().unwrap());
     assert!(client_address.contains(&peer.unwrap()), "{client_address:?} {peer:?}");
-    client.send(b"hello", &SendInfo { ppid: 9, ..SendInfo::default() }).unwrap();
+    client.send(b"hello", &SendInfo::default().ppid(9)).unwrap();
     let (received, bytes) = message(&server);
     assert_eq!(bytes, b"hello");
     assert_eq!(received.info.map(|info| info.ppid), Some(9));
@@ -367,7 +367,7 @@ fn what_could_not_be_sent_comes_back() {
     let pair = Pair::new();
     // Nobody reads, so the window closes; what waits then is given up after its lifetime, and the rest with
     // the abort.
-    let reliable = SendInfo { ppid: 1, ..SendInfo::default() };
+    let reliable = SendInfo::default().ppid(1);
     while pair.client.send_to(pair.to_server, &[7; 1000], &reliable).is_ok() {}
     pair.client.abort(pair.to_server, b"").unwrap();
     let mut failures = 0;
@@ -393,13 +393,12 @@ fn a_lifetime_that_is_over_is_told_with_the_context() {
     for _ in 0..120 {
         pair.client.send_to(pair.to_server, &[7; 1000], &SendInfo::default()).unwrap();
     }
-    let info = SendInfo {
-        stream: 4,
-        ppid: 46,
-        unordered: true,
-        reliability: Reliability::Lifetime(Duration::from_millis(20)),
-        context: 99,
-    };
+    let info = SendInfo::default()
+        .stream(4)
+        .ppid(46)
+        .unordered(true)
+        .reliability(Reliability::Lifetime(Duration::from_millis(20)))
+        .context(99);
     pair.client.send_to(pair.to_server, b"soon over", &info).unwrap();
     std::thread::sleep(Duration::from_millis(100));
     for _ in 0..120 {
@@ -417,7 +416,7 @@ fn a_lifetime_that_is_over_is_told_with_the_context() {
     assert_eq!(options.pr_association_status(Policy::Lifetime).unwrap().unsent, 1);
     assert_eq!(options.pr_stream_status(4, Policy::Lifetime).unwrap().unsent, 1);
     assert_eq!(payload, b"soon over");
-    assert_eq!(told, SendInfo { reliability: Reliability::Reliable, ..info });
+    assert_eq!(told, info.reliability(Reliability::Reliable));
 }
 
 #[test]
@@ -447,7 +446,7 @@ fn streams_are_reset_and_added() {
     });
     let options = pair.client.options().association(pair.to_server);
     let ssn = |stream| {
-        pair.client.send_to(pair.to_server, b"x", &SendInfo { stream, ..SendInfo::default() }).unwrap();
+        pair.client.send_to(pair.to_server, b"x", &SendInfo::default().stream(stream)).unwrap();
         message(&pair.server).0.info.unwrap().ssn
     };
     assert_eq!((ssn(1), ssn(1), ssn(2)), (0, 1, 0));

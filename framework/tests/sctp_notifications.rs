@@ -9,14 +9,14 @@ mod support;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{self, channel};
 use std::time::Duration;
 
 use network::{netem_to, run_in_own_network};
 use peeloff::sctp::{
-    ErrorCause, Notification, NotificationKind, PathState, PathThresholds, SendInfo, Settings,
+    ErrorCause, MessageInfo, Notification, NotificationKind, PathState, PathThresholds, SendInfo, Settings,
 };
-use peeloff::{Error, Event, Peer};
+use peeloff::{Callbacks, EndKind, EndReason, Error, Event, HandlerError, Message, Peer, PeerEvents, Sender};
 use socket2::{Domain, Protocol, Type};
 use support::{DEADLINE, Running, echo, exchange};
 
@@ -82,7 +82,7 @@ fn an_error_chunk_of_the_peer_is_a_notification_with_its_cause() {
     raw.send_to(&packet, &SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     match reports.recv_timeout(DEADLINE).unwrap() {
         Notification::RemoteError { error, data, .. } => {
-            assert_eq!((error, &data[..]), (ErrorCause(1), &[0, 7, 0, 0][..]));
+            assert_eq!((error, &data[..]), (ErrorCause::new(1), &[0, 7, 0, 0][..]));
         }
         other => panic!("{other:?}"),
     }
@@ -119,7 +119,7 @@ fn the_rest_of_a_message_that_never_comes_is_a_notification_and_is_counted() {
     let running = Running::with("sctp://127.0.0.1:0", |builder| builder.sctp(settings.clone()), handler);
     let mut peer = running.client().sctp(settings).connect(running.url()).unwrap();
     assert_eq!(peer.recv_timeout(&mut [0; 64], DEADLINE).unwrap(), Some(5));
-    let on_five = SendInfo { stream: 5, ..SendInfo::default() };
+    let on_five = SendInfo::default().stream(5);
     peer.sctp().unwrap().send(&vec![7; 6 << 20], &on_five).unwrap();
     // As much of it as the server's buffer takes has arrived.
     support::until("the window is full", || {
@@ -133,7 +133,7 @@ fn the_rest_of_a_message_that_never_comes_is_a_notification_and_is_counted() {
         other => panic!("{other:?}"),
     }
     let stats = running.until("it ends", |stats| stats.peers == 0);
-    assert_eq!((stats.ended("aborted"), stats.messages_cut_off, stats.messages_received), (1, 1, 0));
+    assert_eq!((stats.ended(EndKind::Aborted), stats.messages_cut_off, stats.messages_received), (1, 1, 0));
 }
 
 #[test]
@@ -180,4 +180,70 @@ fn a_path_is_potentially_failed_before_it_is_lost() {
         }
     }
     assert_eq!(states, [PathState::PotentiallyFailed, PathState::Unreachable]);
+}
+
+/// Notes what comes, and answers on the same stream.
+struct Replies(Mutex<mpsc::Sender<String>>);
+
+impl Replies {
+    fn note(&self, line: String) {
+        self.0.lock().unwrap().send(line).unwrap();
+    }
+}
+
+impl PeerEvents for Replies {
+    type State = ();
+
+    fn open(&self, peer: &Sender) -> Result<(), HandlerError> {
+        let streams = peer.sctp_options(|options| options.status()).unwrap()?.outbound_streams;
+        self.note(format!("{streams} streams"));
+        Ok(())
+    }
+
+    fn message(&self, (): &mut (), peer: &Sender, message: Message<'_>) -> Result<(), HandlerError> {
+        let MessageInfo { stream, ppid, unordered, .. } = message.info().unwrap();
+        self.note(format!("{} bytes on {stream} as {ppid}, unordered: {unordered}", message.len()));
+        Ok(peer.send_with(&message, &message.reply())?)
+    }
+
+    fn notifications(&self) -> &[NotificationKind] {
+        &[NotificationKind::PeerShutDown]
+    }
+
+    fn notification(&self, (): &mut (), _: &Sender, told: &Notification) -> Result<(), HandlerError> {
+        self.note(format!("{told:?}"));
+        Ok(())
+    }
+
+    fn close(&self, (): (), peer: &Sender, reason: EndReason) {
+        assert!(peer.sctp_options(|_| ()).is_none());
+        self.note(reason.kind().to_string());
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn callbacks_see_streams_identifiers_and_notifications() {
+    let (notes, lines) = channel();
+    let handler = Callbacks::new(Replies(Mutex::new(notes)));
+    let settings = Settings::default().streams(7);
+    let running = Running::with("sctp://127.0.0.1:0", |builder| builder.sctp(settings.clone()), handler);
+    let line = || lines.recv_timeout(DEADLINE).unwrap();
+    let mut peer = running.client().sctp(settings.clone()).connect(running.url()).unwrap();
+    for (how, seen) in [
+        (SendInfo::default().stream(3).ppid(77), "3 bytes on 3 as 77, unordered: false"),
+        (SendInfo::default().stream(6).unordered(true), "3 bytes on 6 as 0, unordered: true"),
+    ] {
+        peer.sctp().unwrap().send(b"abc", &how).unwrap();
+        assert_eq!(peer.recv_timeout(&mut [0; 8], DEADLINE).unwrap(), Some(3));
+        assert_eq!(peer.message_info().unwrap().reply(), how);
+        if how.stream == 3 {
+            assert_eq!(line(), "7 streams");
+        }
+        assert_eq!(line(), seen);
+    }
+    peer.close();
+    let told = line();
+    assert!(told.starts_with("PeerShutDown"), "{told}");
+    assert_eq!(line(), "closed_by_peer");
 }

@@ -148,7 +148,7 @@ fn linux_has_two_levels_of_interleaving_and_a_sysctl() {
 fn how_to_send_by_default_is_read_back() {
     let pair = Pair::new();
     for options in [pair.client.options(), pair.client.options().association(pair.to_server)] {
-        let mut info = SendInfo { stream: 3, ppid: 46, unordered: true, context: 9, ..SendInfo::default() };
+        let mut info = SendInfo::default().stream(3).ppid(46).unordered(true).context(9);
         for reliability in [
             Reliability::Lifetime(Duration::from_millis(700)),
             Reliability::Retransmissions(3),

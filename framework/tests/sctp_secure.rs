@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use peeloff::sctp::{Notification, NotificationKind, Reliability, SendInfo, Settings, Socket};
 use peeloff::{
-    CaBundle, ClientAuth, EndReason, Error, Identity, Peer, PeerIdentity, ServerBuilder, Timeouts,
+    CaBundle, ClientAuth, EndKind, EndReason, Error, Identity, Peer, PeerIdentity, ServerBuilder, Timeouts,
 };
 use support::{DEADLINE, Running, exchange};
 
@@ -19,20 +19,11 @@ fn same(builder: ServerBuilder) -> ServerBuilder {
     builder
 }
 
-/// Answers on the stream and with the identifier that it was asked with.
-fn echo(peer: &mut Peer) -> Result<(), Error> {
-    let mut buffer = vec![0; 20_000];
-    while let Some(len) = peer.recv(&mut buffer)? {
-        peer.reply(&buffer[..len])?;
-    }
-    Ok(())
-}
-
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
 fn messages_of_all_sizes_go_through_encrypted() {
     for url in BOTH {
-        let running = Running::with(url, same, echo);
+        let running = Running::echo(url);
         let mut peer = running.connect();
         assert!(peer.cipher().is_some(), "{url}");
         assert!(matches!(peer.identity(), PeerIdentity::Certificate(_)), "{url}");
@@ -44,7 +35,7 @@ fn messages_of_all_sizes_go_through_encrypted() {
         assert!(matches!(peer.send(b""), Err(Error::EmptyMessage)));
         exchange(&mut peer, b"still there");
         peer.close();
-        let stats = running.until("it ends", |stats| stats.ended("closed_by_peer") == 1);
+        let stats = running.until("it ends", |stats| stats.ended(EndKind::ClosedByPeer) == 1);
         assert_eq!((stats.handshakes, stats.half_open), (1, 0), "{url}");
     }
 }
@@ -52,17 +43,17 @@ fn messages_of_all_sizes_go_through_encrypted() {
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
 fn every_stream_and_order_can_be_used_over_dtls() {
-    let running = Running::with(BOTH[1], same, echo);
+    let running = Running::echo(BOTH[1]);
     let mut peer = running.connect();
     for (stream, ppid, unordered) in [(0, 0, false), (1, 46, false), (63, 7, true)] {
-        let how = SendInfo { stream, ppid, unordered, ..SendInfo::default() };
+        let how = SendInfo::default().stream(stream).ppid(ppid).unordered(unordered);
         peer.sctp().unwrap().send(b"hello", &how).unwrap();
         let mut buffer = [0; 64];
         assert_eq!(peer.recv_timeout(&mut buffer, DEADLINE).unwrap(), Some(5));
         let info = peer.message_info().unwrap();
         assert_eq!((info.stream, info.ppid, info.unordered), (stream, ppid, unordered));
     }
-    let refused = peer.sctp().unwrap().send(b"x", &SendInfo { stream: 64, ..SendInfo::default() });
+    let refused = peer.sctp().unwrap().send(b"x", &SendInfo::default().stream(64));
     assert!(matches!(refused, Err(Error::NoSuchStream { stream: 64 })));
     exchange(&mut peer, b"and no number was wasted on it");
 }
@@ -72,10 +63,10 @@ fn every_stream_and_order_can_be_used_over_dtls() {
 fn streams_have_tls_sessions_of_their_own_where_asked() {
     let mut settings = Settings::default();
     settings.tls_streams = 4;
-    let running = Running::with(BOTH[0], |builder| builder.sctp(settings.clone()), echo);
+    let running = Running::echo_with(BOTH[0], |builder| builder.sctp(settings.clone()));
     let mut peer = running.client().sctp(settings).connect(running.url()).unwrap();
     for stream in [3, 0, 2, 1] {
-        let how = SendInfo { stream, ppid: 5, ..SendInfo::default() };
+        let how = SendInfo::default().stream(stream).ppid(5);
         let message = [stream as u8; 3000];
         peer.sctp().unwrap().send(&message, &how).unwrap();
         let mut buffer = [0; 4000];
@@ -84,9 +75,9 @@ fn streams_have_tls_sessions_of_their_own_where_asked() {
         assert_eq!(peer.message_info().unwrap().stream, stream);
     }
     for how in [
-        SendInfo { stream: 4, ..SendInfo::default() },
-        SendInfo { unordered: true, ..SendInfo::default() },
-        SendInfo { reliability: Reliability::Retransmissions(1), ..SendInfo::default() },
+        SendInfo::default().stream(4),
+        SendInfo::default().unordered(true),
+        SendInfo::default().reliability(Reliability::Retransmissions(1)),
     ] {
         let refused = peer.sctp().unwrap().send(b"x", &how);
         assert!(matches!(refused, Err(Error::NoSuchStream { .. })), "{how:?}");
@@ -99,7 +90,7 @@ fn a_client_shows_a_certificate_or_is_refused() {
     for url in BOTH {
         let client_identity = Identity::self_signed().unwrap();
         let trusted = CaBundle::from_pem(&client_identity.certificate_pem()).unwrap();
-        let running = Running::with(url, |builder| builder.client_auth(ClientAuth::Required(trusted)), echo);
+        let running = Running::echo_with(url, |builder| builder.client_auth(ClientAuth::Required(trusted)));
         let known = running.client().identity(client_identity).connect(running.url());
         exchange(&mut known.unwrap(), b"known");
         // In TLS 1.3 a client is through before the server has looked at its certificate.
@@ -107,7 +98,7 @@ fn a_client_shows_a_certificate_or_is_refused() {
             Err(error) => assert!(error.to_string().contains("handshake"), "{error}"),
             Ok(mut peer) => assert!(peer.recv_timeout(&mut [0; 8], DEADLINE).is_err()),
         }
-        running.until("it failed", |stats| stats.ended("handshake_failed") == 1);
+        running.until("it failed", |stats| stats.ended(EndKind::HandshakeFailed) == 1);
     }
 }
 
@@ -115,11 +106,11 @@ fn a_client_shows_a_certificate_or_is_refused() {
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
 fn a_server_that_nobody_vouches_for_is_not_talked_to() {
     for url in BOTH {
-        let running = Running::with(url, same, echo);
+        let running = Running::echo(url);
         let other = CaBundle::from_pem(&Identity::self_signed().unwrap().certificate_pem()).unwrap();
         let error = running.client().ca(other).connect(running.url()).unwrap_err();
         assert!(error.to_string().contains("does not verify"), "{error}");
-        running.until("it failed", |stats| stats.ended("handshake_failed") == 1 && stats.peers == 0);
+        running.until("it failed", |stats| stats.ended(EndKind::HandshakeFailed) == 1 && stats.peers == 0);
         exchange(&mut running.connect(), b"nobody else is concerned");
     }
 }
@@ -129,7 +120,7 @@ fn a_server_that_nobody_vouches_for_is_not_talked_to() {
 fn keys_are_enough_without_certificates() {
     for url in BOTH {
         let lookup = |identity: &[u8]| (identity == b"me").then(|| vec![7; 32]);
-        let running = Running::with(url, |builder| builder.psk(lookup), echo);
+        let running = Running::echo_with(url, |builder| builder.psk(lookup));
         let client = peeloff::Client::builder().psk(b"me", &[7; 32]).timeout(DEADLINE);
         let mut peer = client.connect(running.url()).unwrap();
         exchange(&mut peer, b"keyed");
@@ -147,7 +138,7 @@ fn junk_instead_of_a_handshake_ends_that_association_alone() {
     for url in BOTH {
         let mut timeouts = Timeouts::default();
         timeouts.handshake = Duration::from_secs(5);
-        let running = Running::with(url, |builder| builder.timeouts(timeouts), echo);
+        let running = Running::echo_with(url, |builder| builder.timeouts(timeouts));
         let mut honest = running.connect();
         let dial = || {
             let socket = Socket::one_to_one(false).unwrap();
@@ -164,9 +155,9 @@ fn junk_instead_of_a_handshake_ends_that_association_alone() {
         junk.send(&[0xff; 3000], &SendInfo::default()).unwrap();
         half.send(&[22, 3, 1, 0x40, 0, 1], &SendInfo::default()).unwrap();
         let stats = running.until("all three are over", |stats| {
-            stats.ended("handshake_failed") + stats.ended("handshake_timed_out") == 3
+            stats.ended(EndKind::HandshakeFailed) + stats.ended(EndKind::HandshakeTimedOut) == 3
         });
-        assert!(stats.ended("handshake_timed_out") >= 1, "{stats:?}");
+        assert!(stats.ended(EndKind::HandshakeTimedOut) >= 1, "{stats:?}");
         assert_eq!((stats.peers, stats.half_open), (1, 0));
         for socket in [junk, silent, half] {
             // An alert may come first.
@@ -180,12 +171,12 @@ fn junk_instead_of_a_handshake_ends_that_association_alone() {
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
 fn a_peer_that_does_not_authenticate_is_refused_on_dtls() {
-    let running = Running::with(BOTH[1], same, echo);
+    let running = Running::echo(BOTH[1]);
     let socket = Socket::one_to_one(false).unwrap();
     socket.connect(&[running.address()]).unwrap();
-    let stats = running.until("it is refused", |stats| stats.ended("handshake_failed") == 1);
+    let stats = running.until("it is refused", |stats| stats.ended(EndKind::HandshakeFailed) == 1);
     assert_eq!(stats.handshakes, 0);
-    let plain = Running::with("sctp://127.0.0.1:0", same, echo);
+    let plain = Running::echo("sctp://127.0.0.1:0");
     let mut url = plain.url().clone();
     url.scheme = peeloff::Scheme::SctpDtls;
     let error = running.client().connect(&url).unwrap_err().to_string();
@@ -197,7 +188,7 @@ fn a_peer_that_does_not_authenticate_is_refused_on_dtls() {
 fn the_labels_of_both_sides_must_agree() {
     let mut old = Settings::default();
     old.dtls_label_with_nul = true;
-    let running = Running::with(BOTH[1], |builder| builder.sctp(old.clone()), echo);
+    let running = Running::echo_with(BOTH[1], |builder| builder.sctp(old.clone()));
     let mut peer = running.client().sctp(old).connect(running.url()).unwrap();
     exchange(&mut peer, b"both the old way");
     // Finished is authenticated with a key that the other side has not, so it never arrives.
@@ -211,7 +202,7 @@ fn what_was_said_before_a_goodbye_is_heard() {
     for url in BOTH {
         let (report, reports) = channel();
         let report = Mutex::new(report);
-        let running = Running::with(url, same, move |peer: &mut Peer| {
+        let running = Running::with(url, same, move |peer: &mut Peer| -> Result<(), Error> {
             let mut heard = HashMap::<u16, u32>::new();
             let mut buffer = [0; 64];
             while peer.recv(&mut buffer)?.is_some() {
@@ -223,7 +214,7 @@ fn what_was_said_before_a_goodbye_is_heard() {
         let streams = if url == BOTH[1] { 32 } else { 1 };
         let mut peer = running.connect();
         for number in 0..1000u16 {
-            let how = SendInfo { stream: number % streams, ..SendInfo::default() };
+            let how = SendInfo::default().stream(number % streams);
             peer.sctp().unwrap().send(b"last words", &how).unwrap();
         }
         peer.close();
@@ -236,7 +227,7 @@ fn what_was_said_before_a_goodbye_is_heard() {
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
 fn notifications_come_on_secured_associations_too() {
-    let running = Running::with(BOTH[1], same, echo);
+    let running = Running::echo(BOTH[1]);
     let mut peer = running.connect();
     let mut sctp = peer.sctp().unwrap();
     sctp.subscribe(NotificationKind::SenderDry, true).unwrap();
@@ -264,7 +255,7 @@ fn a_peer_that_does_not_authenticate_what_gives_or_takes_data_is_refused_over_dt
         (&[DATA, FORWARD_TSN][..], true, None),
         (&[DATA][..], false, None),
     ] {
-        let running = Running::with(BOTH[1], |builder| builder.timeouts(timeouts.clone()), echo);
+        let running = Running::echo_with(BOTH[1], |builder| builder.timeouts(timeouts.clone()));
         let client = Socket::one_to_one(false).unwrap();
         let options = client.options();
         options.set_auth_supported(true).unwrap();
@@ -273,7 +264,7 @@ fn a_peer_that_does_not_authenticate_what_gives_or_takes_data_is_refused_over_dt
         chunks.iter().for_each(|chunk| options.require_auth(*chunk).unwrap());
         client.connect(&[running.address()]).unwrap();
         let stats = running.until("it is over", |stats| stats.peers == 0 && stats.opened == 1);
-        let expected = if refusal.is_some() { "handshake_failed" } else { "handshake_timed_out" };
+        let expected = if refusal.is_some() { EndKind::HandshakeFailed } else { EndKind::HandshakeTimedOut };
         assert_eq!(stats.ended(expected), 1, "{chunks:?}, {partial_reliability}: {stats:?}");
         let mut buffer = [0; 1000];
         let reason = loop {
@@ -290,7 +281,7 @@ fn a_peer_that_does_not_authenticate_what_gives_or_takes_data_is_refused_over_dt
 /// Sends until there is no room, and tells how much that was; then keeps its thread until told to return.
 fn stuck(peer: &mut Peer, told: &Mutex<std::sync::mpsc::Sender<usize>>, release: &Mutex<Receiver<()>>) {
     let sender = peer.sender();
-    let how = SendInfo { stream: 5, ..SendInfo::default() };
+    let how = SendInfo::default().stream(5);
     let sent = (0..).find(|_| sender.try_send_with([7; 8000], &how).is_err()).unwrap();
     told.lock().unwrap().send(sent).unwrap();
     let _ = release.lock().unwrap().recv_timeout(DEADLINE);

@@ -147,10 +147,10 @@ fn a_setting_that_the_kernel_does_not_take_is_named() {
     let mut settings = Settings::default();
     settings.hmac_algorithms = vec![HmacAlgorithm::Sha256];
     let refusals = |settings: Settings| {
-        let builder = Server::builder().listen(URL.parse().unwrap()).sctp(settings.clone());
+        let builder = Server::builder().listen(URL).sctp(settings.clone());
         let server = builder.start(support::echo).unwrap_err().to_string();
         let client = Client::builder().sctp(settings);
-        [server, client.connect(&"sctp://127.0.0.1:9".parse().unwrap()).unwrap_err().to_string()]
+        [server, client.connect("sctp://127.0.0.1:9").unwrap_err().to_string()]
     };
     for refusal in refusals(settings) {
         assert!(refusal.contains("does not take the value of hmac_algorithms"), "{refusal}");
@@ -168,7 +168,7 @@ fn fair_schedulers_are_there_or_are_named() {
     for scheduler in [StreamScheduler::FairCapacity, StreamScheduler::WeightedFair] {
         let mut settings = Settings::default();
         settings.scheduler = Some(scheduler);
-        let builder = Server::builder().listen(URL.parse().unwrap()).sctp(settings.clone());
+        let builder = Server::builder().listen(URL).sctp(settings.clone());
         match builder.start(support::echo) {
             // Linux before 6.4.
             Err(error) => {

@@ -16,10 +16,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use child::Child;
-use peeloff::{Address, Error, Peer, Scheme};
+use peeloff::{Address, EndKind, Error, Peer, Scheme};
 use relay::Relay;
 use stranger::{Stranger, record};
-use support::{Running, exchange, quiet_panic, scaled, until};
+use support::{COMBINATION, Running, exchange, quiet_panic, scaled, until};
 
 const STRANGERS: u32 = 200_000;
 /// Strangers that wait for their answers at once: fewer than the smallest receive buffer holds hellos.
@@ -65,7 +65,8 @@ fn two_hundred_thousand_strangers_leave_nothing_behind() {
     assert_eq!((stats.get("peers"), stats.get("half_open"), stats.get("opened")), (1, 0, 1));
     let after = child.usage();
     assert_eq!(after.get("fds"), before.get("fds"));
-    assert_eq!(after.get("threads"), before.get("threads"));
+    // A busy machine may hold a loop up.
+    assert!(after.get("threads") <= before.get("threads") + stats.get("loops_taken_over"));
     child::assert_memory(&before, &after, MORE_MEMORY);
 }
 
@@ -106,7 +107,7 @@ fn anything_else_from_a_stranger_gets_silence_and_ends_nothing() {
     let running = Running::echo("dtls://127.0.0.1:0");
     let server = running.address();
     let relay = Relay::to(server);
-    let mut live = running.client().connect(&Address::from_socket(Scheme::Dtls, relay.address())).unwrap();
+    let mut live = running.client().connect(Address::from_socket(Scheme::Dtls, relay.address())).unwrap();
     for _ in 0..3 {
         exchange(&mut live, b"before");
     }
@@ -175,18 +176,19 @@ fn anything_else_from_a_stranger_gets_silence_and_ends_nothing() {
     let stats = running.until("the last answer is counted", |stats| stats.hello_verify_requests >= answered);
     assert_eq!(stats.hello_verify_requests, answered);
     assert_eq!((stats.hellos_too_short, stats.cookies_refused), (1, 1));
-    assert_eq!((stats.peers, stats.half_open, stats.opened, stats.workers), (1, 0, 1, 1));
-    assert_eq!(stats.ended.iter().sum::<u64>(), 0);
+    assert_eq!((stats.peers, stats.half_open, stats.opened), (1, 0, 1));
+    assert_eq!(stats.workers, u64::from(!COMBINATION.loops));
+    assert_eq!(stats.ended_total(), 0);
     assert_eq!((stats.handler_errors, stats.handler_panics), (0, 0));
 }
 
 #[test]
 fn a_plain_strangers_datagram_opens_one_association_whatever_the_handler_does() {
     type Handler = fn(&mut Peer) -> Result<(), Error>;
-    let handlers: [(Handler, &str); 3] = [
-        (|peer| peer.send(b"unread"), "closed_by_us"),
-        (|_| Err(Error::EmptyMessage), "handler_failed"),
-        (|_| quiet_panic(), "handler_panicked"),
+    let handlers: [(Handler, EndKind); 3] = [
+        (|peer| peer.send(b"unread"), EndKind::ClosedByUs),
+        (|_| Err(Error::EmptyMessage), EndKind::HandlerFailed),
+        (|_| quiet_panic(), EndKind::HandlerPanicked),
     ];
     for (handler, end) in handlers {
         let running = Running::with("udp://127.0.0.1:0", |builder| builder, handler);

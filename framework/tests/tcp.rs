@@ -10,16 +10,19 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use peeloff::testing::Pair;
 use peeloff::{
-    EndReason, Error, Framing, Limits, Outbox, Overflow, Peer, PeerIdentity, Posted, Refusal, ServerBuilder,
-    StreamSettings, Timeouts, TrySendError,
+    EndKind, EndReason, Error, Framing, Limits, OutboxLimits, Overflow, Peer, PeerIdentity, PostOutcome,
+    Refusal, Scheme, ServerBuilder, TcpSettings, Timeouts, TrySendError,
 };
 use support::{DEADLINE, Running, echo, exchange};
 
+const SECOND: Duration = Duration::from_secs(1);
+
 const BOTH: [&str; 2] = ["tcp://127.0.0.1:0", "tls://127.0.0.1:0"];
 
-fn framed(framing: Framing) -> StreamSettings {
-    let mut settings = StreamSettings::default();
+fn framed(framing: Framing) -> TcpSettings {
+    let mut settings = TcpSettings::default();
     settings.framing = framing;
     settings
 }
@@ -42,8 +45,8 @@ fn idle_after(idle: Duration) -> Timeouts {
 fn messages_keep_their_boundaries_with_a_framing() {
     for url in BOTH {
         for framing in [Framing::Lines, Framing::LengthPrefixed] {
-            let running = Running::with(url, |builder| builder.stream(framed(framing)), echo);
-            let mut peer = running.client().stream(framed(framing)).connect(running.url()).unwrap();
+            let running = Running::echo_with(url, |builder| builder.tcp(framed(framing)));
+            let mut peer = running.client().tcp(framed(framing)).connect(running.url()).unwrap();
             for size in [1, 0, 100, 1400, 16_384, 16_385, 65_536] {
                 exchange(&mut peer, &vec![b'a' + (size % 26) as u8; size]);
             }
@@ -58,7 +61,7 @@ fn messages_keep_their_boundaries_with_a_framing() {
                 assert_eq!(buffer[..len], *number.to_string().as_bytes(), "{url} {framing:?}");
             }
             peer.close();
-            let stats = running.until("it ends", |stats| stats.ended("closed_by_peer") == 1);
+            let stats = running.until("it ends", |stats| stats.ended(EndKind::ClosedByPeer) == 1);
             assert_eq!((stats.handshakes, stats.half_open), (u64::from(url.starts_with("tls")), 0));
         }
     }
@@ -75,7 +78,7 @@ fn a_stream_of_any_length_comes_back_as_it_was() {
         let (to_send, sender) = (sent.clone(), peer.sender());
         let writer = thread::spawn(move || {
             for piece in to_send.chunks(10_000) {
-                while let Err(TrySendError::Full(_)) = sender.try_send(piece) {
+                while let Err(TrySendError { error: Error::SendBufferFull, .. }) = sender.try_send(piece) {
                     thread::yield_now();
                 }
             }
@@ -109,14 +112,14 @@ fn one_message_on_a_raw_stream_may_be_of_any_length() {
 
 #[test]
 fn a_peer_that_half_closes_gets_its_answers() {
-    let running = Running::with(BOTH[0], |builder| builder.stream(framed(Framing::Lines)), echo);
+    let running = Running::echo_with(BOTH[0], |builder| builder.tcp(framed(Framing::Lines)));
     let mut stream = connect(&running);
     stream.write_all(b"one\r\ntwo\nno end").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let mut answers = String::new();
     stream.read_to_string(&mut answers).unwrap();
     assert_eq!(answers, "one\ntwo\nno end\n");
-    running.until("it ends", |stats| stats.ended("closed_by_peer") == 1);
+    running.until("it ends", |stats| stats.ended(EndKind::ClosedByPeer) == 1);
 }
 
 #[test]
@@ -148,7 +151,7 @@ fn a_line_of_ten_megabytes_is_thrown_away_and_the_next_one_is_heard() {
     for url in BOTH {
         let (refusals, refused) = channel();
         let refusals = Mutex::new(refusals);
-        let handler = move |peer: &mut Peer| {
+        let handler = move |peer: &mut Peer| -> Result<(), Error> {
             let mut buffer = [0; 64];
             loop {
                 match peer.recv(&mut buffer) {
@@ -159,7 +162,7 @@ fn a_line_of_ten_megabytes_is_thrown_away_and_the_next_one_is_heard() {
                 }
             }
         };
-        let running = Running::with(url, |builder| builder.stream(framed(Framing::Lines)), handler);
+        let running = Running::with(url, |builder| builder.tcp(framed(Framing::Lines)), handler);
         let mut peer = running.connect();
         for _ in 0..160 {
             peer.send(&[b'x'; 65_536]).unwrap();
@@ -176,23 +179,16 @@ fn a_line_of_ten_megabytes_is_thrown_away_and_the_next_one_is_heard() {
 
 #[test]
 fn a_line_that_does_not_end_ends_with_the_idle_deadline() {
-    let settings = |builder: ServerBuilder| {
-        builder.stream(framed(Framing::Lines)).timeouts(idle_after(Duration::from_millis(300)))
-    };
-    for url in BOTH {
-        let running = Running::with(url, settings, echo);
-        let mut peer = running.connect();
+    for scheme in [Scheme::Tcp, Scheme::Tls] {
+        let timeouts = idle_after(20 * SECOND);
+        let (mut peer, remote) = Pair::new(scheme).tcp(framed(Framing::Lines)).timeouts(timeouts).open();
         // Not one of these makes a message.
-        loop {
-            if peer.send(b"x").is_err() {
-                break;
-            }
-            match peer.recv_timeout(&mut [0; 8], Duration::from_millis(20)) {
-                Err(Error::TimedOut) => {}
-                _ => break,
-            }
+        for _ in 0..100 {
+            remote.send_bytes("x");
+            remote.elapse(SECOND);
         }
-        running.until("it ends", |stats| stats.ended("idle") == 1);
+        echo(&mut peer).unwrap();
+        assert_eq!(remote.end_reason(), Some(EndReason::Idle), "{scheme}");
     }
 }
 
@@ -202,7 +198,7 @@ fn a_peer_that_does_not_read_blocks_nobody_and_is_bounded() {
         let (came, arrivals) = channel();
         let came = Mutex::new(came);
         let bound = {
-            let mut bound = Outbox::default();
+            let mut bound = OutboxLimits::default();
             (bound.max_messages, bound.overflow) = (16, Overflow::DropOldest);
             bound
         };
@@ -221,18 +217,21 @@ fn a_peer_that_does_not_read_blocks_nobody_and_is_bounded() {
             accepted += 1;
             assert!(accepted < 10_000, "{url}: there is no bound");
         }
-        assert!(matches!(to_silent.try_send([5; 10_000]), Err(TrySendError::Full(_))));
+        assert!(matches!(
+            to_silent.try_send([5; 10_000]),
+            Err(TrySendError { error: Error::SendBufferFull, .. })
+        ));
         let message: Arc<[u8]> = Arc::from(&[6; 10_000][..]);
-        let posted: Vec<Posted> = (0..40).map(|_| to_silent.post(&message)).collect();
+        let posted: Vec<PostOutcome> = (0..40).map(|_| to_silent.post(&message)).collect();
         assert_eq!(
-            posted.iter().filter(|posted| **posted == Posted::Queued).count(),
+            posted.iter().filter(|posted| **posted == PostOutcome::Queued).count(),
             16,
             "{url}: {posted:?}"
         );
-        assert_eq!(posted.last(), Some(&Posted::Dropped), "{url}");
+        assert_eq!(posted.last(), Some(&PostOutcome::Dropped), "{url}");
         // The messages of the outbox are shared.
         assert_eq!(Arc::strong_count(&message), 17, "{url}");
-        assert_eq!(to_other.post(&Arc::from(&b"hello"[..])), Posted::Sent);
+        assert_eq!(to_other.post(&Arc::from(&b"hello"[..])), PostOutcome::Sent);
         let mut buffer = [0; 16];
         assert_eq!(other.recv_timeout(&mut buffer, DEADLINE).unwrap(), Some(5));
         exchange(&mut other, b"still");
@@ -246,7 +245,7 @@ fn what_waits_for_a_slow_peer_arrives_in_order_once_it_reads() {
         let (came, arrivals) = channel();
         let came = Mutex::new(came);
         let bound = {
-            let mut bound = Outbox::default();
+            let mut bound = OutboxLimits::default();
             (bound.max_messages, bound.max_bytes) = (100_000, 1 << 30);
             bound
         };
@@ -255,9 +254,9 @@ fn what_waits_for_a_slow_peer_arrives_in_order_once_it_reads() {
             echo(peer)
         };
         let settings = framed(Framing::LengthPrefixed);
-        let configure = |builder: ServerBuilder| builder.outbox(bound).stream(settings.clone());
+        let configure = |builder: ServerBuilder| builder.outbox(bound).tcp(settings.clone());
         let running = Running::with(url, configure, handler);
-        let mut slow = running.client().stream(settings.clone()).connect(running.url()).unwrap();
+        let mut slow = running.client().tcp(settings.clone()).connect(running.url()).unwrap();
         let sender = arrivals.recv_timeout(DEADLINE).unwrap();
         let mut queued = 0;
         let mut sent = 0u32;
@@ -265,8 +264,8 @@ fn what_waits_for_a_slow_peer_arrives_in_order_once_it_reads() {
             let mut message = vec![0; 8000];
             message[..4].copy_from_slice(&sent.to_be_bytes());
             match sender.post(&message.into()) {
-                Posted::Queued => queued += 1,
-                Posted::Sent => {}
+                PostOutcome::Queued => queued += 1,
+                PostOutcome::Sent => {}
                 other => panic!("{url}: {other:?}"),
             }
             sent += 1;
@@ -288,22 +287,22 @@ fn a_handler_that_gives_up_resets_the_connection_and_the_reason_is_the_peers() {
     let mut timeouts = Timeouts::default();
     timeouts.send = Duration::from_millis(200);
     for url in BOTH {
-        let configure = |builder: ServerBuilder| builder.stream(settings.clone()).timeouts(timeouts.clone());
-        let running = Running::with(url, configure, echo);
-        let client = running.client().stream(framed(Framing::Lines));
+        let configure = |builder: ServerBuilder| builder.tcp(settings.clone()).timeouts(timeouts.clone());
+        let running = Running::echo_with(url, configure);
+        let client = running.client().tcp(framed(Framing::Lines));
         let mut peer = client.connect(running.url()).unwrap();
         exchange(&mut peer, &[b'x'; 1000]);
         peer.send(&[b'x'; 1001]).unwrap();
         let end = peer.recv_timeout(&mut [0; 8], DEADLINE);
         assert!(matches!(end, Err(Error::Ended(EndReason::Aborted(_)))), "{url}: {end:?}");
         let stats = running.until("it ends", |stats| stats.peers == 0);
-        let refused = (stats.ended("message_refused"), stats.messages_too_long, stats.handler_errors);
+        let refused = (stats.ended(EndKind::MessageRefused), stats.messages_too_long, stats.handler_errors);
         assert_eq!(refused, (1, 1, 0), "{url}");
 
         let mut deaf = client.connect(running.url()).unwrap();
         while deaf.send(&[b'x'; 1000]).is_ok() {}
         let stats = running.until("it ends", |stats| stats.peers == 0);
-        assert_eq!((stats.ended("too_slow"), stats.handler_errors), (1, 0), "{url}");
+        assert_eq!((stats.ended(EndKind::TooSlow), stats.handler_errors), (1, 0), "{url}");
     }
 }
 
@@ -313,7 +312,7 @@ fn a_peer_that_is_too_slow_is_disconnected_as_its_transport_loses_nothing() {
         let (came, arrivals) = channel();
         let came = Mutex::new(came);
         let bound = {
-            let mut bound = Outbox::default();
+            let mut bound = OutboxLimits::default();
             bound.max_messages = 4;
             assert_eq!(bound.overflow, Overflow::ByTransport);
             bound
@@ -328,9 +327,9 @@ fn a_peer_that_is_too_slow_is_disconnected_as_its_transport_loses_nothing() {
         let message: Arc<[u8]> = Arc::from(&[6; 60_000][..]);
         let last = (0..10_000)
             .map(|_| sender.post(&message))
-            .find(|posted| !matches!(posted, Posted::Sent | Posted::Queued));
-        assert_eq!(last, Some(Posted::Disconnected), "{url}");
-        running.until("it is gone", |stats| stats.ended("too_slow") == 1);
+            .find(|posted| !matches!(posted, PostOutcome::Sent | PostOutcome::Queued));
+        assert_eq!(last, Some(PostOutcome::Disconnected), "{url}");
+        running.until("it is gone", |stats| stats.ended(EndKind::TooSlow) == 1);
         assert!(sender.is_ended());
         assert_eq!(Arc::strong_count(&message), 1, "{url}: somebody still keeps it");
     }
@@ -340,7 +339,7 @@ fn a_peer_that_is_too_slow_is_disconnected_as_its_transport_loses_nothing() {
 fn a_handler_that_sends_to_a_peer_that_does_not_read_gets_an_error_in_time() {
     for url in BOTH {
         let (outcome, outcomes) = sync_channel(1);
-        let handler = move |peer: &mut Peer| {
+        let handler = move |peer: &mut Peer| -> Result<(), Error> {
             let error = loop {
                 if let Err(error) = peer.send(&[1; 50_000]) {
                     break error;
@@ -378,7 +377,7 @@ fn a_drain_ends_quiet_peers_and_lets_busy_ones_finish() {
 #[test]
 fn a_peer_that_was_woken_goes_on_to_be_heard() {
     // The drain wakes it by shutting the socket down for reading; what comes after that has to be heard.
-    let handler = |peer: &mut Peer| {
+    let handler = |peer: &mut Peer| -> Result<(), Error> {
         let mut buffer = [0; 16];
         let mut heard = false;
         loop {
@@ -436,7 +435,7 @@ fn a_connection_that_is_cut_short_is_told_from_one_that_ends() {
     assert_eq!(stream.read(&mut [0; 8]).unwrap(), 1);
     drop(stream.get_ref().shutdown(Shutdown::Write));
     assert_eq!(ended.recv_timeout(DEADLINE), Ok(Some(EndReason::Truncated)));
-    running.until("it is counted", |stats| stats.ended("truncated") == 1);
+    running.until("it is counted", |stats| stats.ended(EndKind::Truncated) == 1);
 }
 
 #[test]
@@ -447,10 +446,11 @@ fn a_peer_that_says_nothing_at_first_ends_and_frees_its_thread() {
             let mut timeouts = Timeouts::default();
             timeouts.first_message = Some(Duration::from_millis(500));
             timeouts.worker_idle = Duration::from_millis(100);
-            let settings = |builder: ServerBuilder| builder.stream(framed(framing)).timeouts(timeouts);
-            let running = Running::with(url, settings, echo);
+            let settings = |builder: ServerBuilder| builder.tcp(framed(framing)).timeouts(timeouts);
+            let running = Running::echo_with(url, settings);
             let silent: Vec<Peer> = (0..SILENT).map(|_| running.connect()).collect();
-            let stats = running.until("all have ended", |stats| stats.ended("no_first_message") == SILENT);
+            let stats =
+                running.until("all have ended", |stats| stats.ended(EndKind::NoFirstMessage) == SILENT);
             assert_eq!(stats.peers, 0, "{url} {framing:?}");
             running.until("their threads are free", |stats| stats.workers == 0);
             for mut peer in silent {
@@ -463,55 +463,40 @@ fn a_peer_that_says_nothing_at_first_ends_and_frees_its_thread() {
 
 #[test]
 fn a_message_that_has_begun_has_a_deadline_and_a_peer_that_speaks_rarely_has_none() {
-    for url in BOTH {
-        for (framing, message) in
-            [(Framing::Lines, &b"hello\n"[..]), (Framing::LengthPrefixed, b"\0\0\0\x05hello")]
+    for scheme in [Scheme::Tcp, Scheme::Tls] {
+        for (framing, beginning) in [(Framing::Lines, b"no end"), (Framing::LengthPrefixed, b"\0\0\0\x0ano")]
         {
-            let mut timeouts = Timeouts::default();
-            timeouts.frame = Some(Duration::from_millis(500));
-            let settings = |builder: ServerBuilder| builder.stream(framed(framing)).timeouts(timeouts);
-            let running = Running::with(url, settings, echo);
-            let hear = |peer: &mut Peer| {
-                let (mut answer, mut len) = ([0; 32], 0);
-                while len < message.len() {
-                    len += peer.recv_timeout(&mut answer[len..], DEADLINE).unwrap().unwrap();
-                }
-                assert_eq!(&answer[..len], message);
-            };
-            // Both are without a framing here, so that half a message can be sent.
-            let (mut rare, mut slow) = (running.connect(), running.connect());
-            for peer in [&mut rare, &mut slow] {
-                peer.send(message).unwrap();
-                hear(peer);
+            let timeouts = Timeouts::default().frame(Some(5 * SECOND));
+            let (mut peer, remote) = Pair::new(scheme).tcp(framed(framing)).timeouts(timeouts).open();
+            for _ in 0..2 {
+                remote.elapse(29 * SECOND);
+                remote.send("hello");
             }
             // A message that never ends, byte by byte.
-            slow.send(&message[..1]).unwrap();
-            loop {
-                match slow.recv_timeout(&mut [0; 8], Duration::from_millis(50)) {
-                    Err(Error::TimedOut) if framing == Framing::Lines => drop(slow.send(b"x")),
-                    Err(Error::TimedOut) => {}
-                    _ => break,
-                }
+            for byte in beginning {
+                remote.send_bytes([*byte]);
+                remote.elapse(SECOND);
             }
-            running.until("it ends", |stats| stats.ended("frame_timed_out") == 1);
-            // The other one has said nothing for longer than that.
-            rare.send(message).unwrap();
-            hear(&mut rare);
-            let stats = running.stats();
-            assert_eq!((stats.peers, stats.ended("no_first_message")), (1, 0), "{url} {framing:?}");
+            assert!(
+                matches!(echo(&mut peer), Err(Error::Ended(EndReason::FrameTimedOut))),
+                "{scheme} {framing:?}"
+            );
+            for expected in [Some(&b"hello"[..]), Some(b"hello"), None] {
+                assert_eq!(remote.recv().as_deref(), expected, "{scheme} {framing:?}");
+            }
         }
     }
 }
 
 #[test]
 fn a_stream_without_a_framing_may_stay_silent() {
-    let mut timeouts = Timeouts::default();
-    (timeouts.first_message, timeouts.frame) = (Some(Duration::ZERO), Some(Duration::ZERO));
-    timeouts.idle = Some(Duration::from_millis(500));
-    for url in BOTH {
-        let running = Running::with(url, |builder| builder.timeouts(timeouts.clone()), echo);
-        let _silent = running.connect();
-        running.until("it ends", |stats| stats.ended("idle") == 1);
+    for scheme in [Scheme::Tcp, Scheme::Tls] {
+        let timeouts =
+            idle_after(20 * SECOND).first_message(Some(Duration::ZERO)).frame(Some(Duration::ZERO));
+        let (mut peer, remote) = Pair::new(scheme).timeouts(timeouts).open();
+        remote.elapse(20 * SECOND);
+        echo(&mut peer).unwrap();
+        assert_eq!(remote.end_reason(), Some(EndReason::Idle), "{scheme}");
     }
 }
 
@@ -519,11 +504,11 @@ fn a_stream_without_a_framing_may_stay_silent() {
 fn half_a_record_and_silence_end_by_a_deadline() {
     let mut timeouts = idle_after(Duration::from_secs(2));
     timeouts.handshake = Duration::from_secs(2);
-    let running = Running::with(BOTH[1], |builder| builder.timeouts(timeouts), echo);
+    let running = Running::echo_with(BOTH[1], |builder| builder.timeouts(timeouts));
     // Half a ClientHello.
     let mut half_open = connect(&running);
     half_open.write_all(&[22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]).unwrap();
-    running.until("it ends", |stats| stats.ended("handshake_timed_out") == 1 && stats.half_open == 0);
+    running.until("it ends", |stats| stats.ended(EndKind::HandshakeTimedOut) == 1 && stats.half_open == 0);
     // Half a record after the handshake.
     let mut context = openssl::ssl::SslConnector::builder(openssl::ssl::SslMethod::tls()).unwrap();
     context.set_verify(openssl::ssl::SslVerifyMode::NONE);
@@ -531,7 +516,7 @@ fn half_a_record_and_silence_end_by_a_deadline() {
     stream.write_all(b"x").unwrap();
     assert_eq!(stream.read(&mut [0; 8]).unwrap(), 1);
     stream.get_mut().write_all(&[23, 3, 3, 1, 0, 9]).unwrap();
-    running.until("it ends", |stats| stats.ended("idle") == 1 && stats.peers == 0);
+    running.until("it ends", |stats| stats.ended(EndKind::Idle) == 1 && stats.peers == 0);
 }
 
 #[test]
@@ -545,15 +530,15 @@ fn junk_instead_of_a_handshake_ends_that_connection_alone() {
         let _ = stream.read_to_end(&mut Vec::new());
     }
     let stats = running.until("they end", |stats| (stats.peers, stats.half_open) == (1, 0));
-    assert_eq!(stats.ended("handshake_failed"), 4);
+    assert_eq!(stats.ended(EndKind::HandshakeFailed), 4);
     exchange(&mut honest, b"hello");
 }
 
 #[test]
 fn caps_hold_and_whoever_is_refused_learns_it_at_once() {
     for url in BOTH {
-        let limits = Limits { max_peers: 5, ..Limits::default() };
-        let running = Running::with(url, |builder| builder.limits(limits), echo);
+        let limits = Limits::default().max_peers(5);
+        let running = Running::echo_with(url, |builder| builder.limits(limits));
         let mut peers: Vec<Peer> = (0..5).map(|_| running.connect()).collect();
         let mut refused = connect(&running);
         assert!(matches!(refused.read(&mut [0; 8]), Err(_) | Ok(0)), "{url}");

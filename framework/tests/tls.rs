@@ -1,18 +1,16 @@
 //! TLS over TCP with other people's programs: OpenSSL, GnuTLS, curl, as clients and as servers.
 
-#[path = "support/credentials.rs"]
-mod credentials;
 #[path = "support/programs.rs"]
 mod programs;
 mod support;
 
 use std::fs;
 
-use credentials::{Authority, ed25519, p256, rsa};
 use peeloff::{
-    Address, Client, ClientAuth, ConnectError, Error, Framing, Identity, Peer, PeerHandler, Server,
-    StreamSettings,
+    Address, Client, ClientAuth, ConnectError, EndKind, Error, Framing, Identity, Peer, PeerHandler, Server,
+    TcpSettings,
 };
+use peeloff_certificates::{Authority, ed25519, p256, rsa};
 use programs::{KEY_HEX, Program, file, greet, port, run, words};
 use support::{DEADLINE, exchange, until};
 
@@ -123,7 +121,7 @@ fn curl_gets_an_answer_that_ends_with_the_connection() {
         let stats = until("both end", || {
             Some(server.handle().stats()).filter(|stats| stats.peers == 0 && stats.opened == 2)
         });
-        assert_eq!((stats.handshakes, stats.ended("closed_by_us")), (2, 2));
+        assert_eq!((stats.handshakes, stats.ended(EndKind::ClosedByUs)), (2, 2));
         server.handle().shutdown(DEADLINE);
     }
 }
@@ -301,12 +299,12 @@ fn a_peer_that_wants_to_renegotiate_is_told_that_it_may_not() {
 
 #[test]
 fn others_may_renegotiate_eight_times_where_that_is_allowed() {
-    let mut settings = StreamSettings::default();
+    let mut settings = TcpSettings::default();
     settings.renegotiation = true;
     let server = Server::builder()
-        .listen("tls://127.0.0.1:0".parse().unwrap())
+        .listen("tls://127.0.0.1:0")
         .identity(Identity::self_signed().unwrap())
-        .stream(settings)
+        .tcp(settings)
         .start(support::echo)
         .unwrap();
     let mut client = commanded(&server, &TLS12);
@@ -320,7 +318,7 @@ fn others_may_renegotiate_eight_times_where_that_is_allowed() {
     client.say("round 9");
     assert_eq!(client.line_with("round 9"), None, "it may renegotiate again and again");
     let stats = until("it ends", || Some(server.handle().stats()).filter(|stats| stats.peers == 0));
-    assert_eq!(stats.ended("protocol"), 1, "{stats:?}");
+    assert_eq!(stats.ended(EndKind::Protocol), 1, "{stats:?}");
 
     let arguments = gnutls(&server, &normal(&TLS12), &["--insecure", "--inline-commands"]);
     let mut client = Program::start("gnutls-cli", &arguments);
@@ -333,8 +331,8 @@ fn others_may_renegotiate_eight_times_where_that_is_allowed() {
 }
 
 /// Lines, which is what these servers echo.
-fn lines() -> StreamSettings {
-    let mut settings = StreamSettings::default();
+fn lines() -> TcpSettings {
+    let mut settings = TcpSettings::default();
     settings.framing = Framing::Lines;
     settings
 }
@@ -352,9 +350,8 @@ fn our_client_talks_to_an_openssl_server() {
             );
             let mut server = Program::start("openssl", &arguments);
             let accept = server.expect("ACCEPT");
-            let url: Address =
-                format!("tls://{}", accept.split_whitespace().last().unwrap()).parse().unwrap();
-            let client = Client::builder().stream(lines()).timeout(DEADLINE);
+            let url = format!("tls://{}", accept.split_whitespace().last().unwrap());
+            let client = Client::builder().tcp(lines()).timeout(DEADLINE);
             let error = client.clone().ca(Authority::new().bundle()).connect(&url).unwrap_err();
             assert!(matches!(error, ConnectError::Unverified { .. }), "{error}");
             let mut peer = client.ca(authority.bundle()).connect(&url).unwrap();
@@ -385,7 +382,7 @@ fn our_client_talks_to_a_gnutls_server() {
             let mut server = Program::start("gnutls-serv", &arguments);
             server.expect("Echo Server listening on IPv4");
             let url: Address = format!("tls://127.0.0.1:{}", listening_port(server.id())).parse().unwrap();
-            let client = Client::builder().ca(authority.bundle()).stream(lines()).timeout(DEADLINE);
+            let client = Client::builder().ca(authority.bundle()).tcp(lines()).timeout(DEADLINE);
             let mut peer = client.connect(&url).unwrap();
             for message in [&b"hello"[..], b"over there"] {
                 exchange(&mut peer, message);

@@ -6,8 +6,8 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
-use peeloff::{Error, Peer, Posted, TrySendError};
-use support::{DEADLINE, Running, echo};
+use peeloff::{Error, Peer, PostOutcome, TrySendError};
+use support::{DEADLINE, Running};
 
 /// Bytes of the headers of IPv4 and UDP.
 const HEADERS: usize = 28;
@@ -27,9 +27,13 @@ fn flood(peer: &mut Peer) -> Result<(), Error> {
             let sent = peer.send(&[b'x'; 100]);
             assert!(sent.is_ok() || (unproven && matches!(sent, Err(Error::Unproven))), "{sent:?}");
             let sent = sender.try_send([b'x'; 100]);
-            assert!(sent.is_ok() || (unproven && matches!(sent, Err(TrySendError::Unproven(_)))), "{sent:?}");
+            assert!(
+                sent.is_ok()
+                    || (unproven && matches!(sent, Err(TrySendError { error: Error::Unproven, .. }))),
+                "{sent:?}"
+            );
             let posted = sender.post(&Arc::from(&[b'x'; 100][..]));
-            assert_eq!(posted == Posted::Dropped, unproven && posted != Posted::Sent);
+            assert_eq!(posted == PostOutcome::Dropped, unproven && posted != PostOutcome::Sent);
         }
         // The last word, which is short enough to be always there.
         if !unproven {
@@ -81,7 +85,7 @@ fn a_source_gets_three_times_what_it_sent_until_it_returned_the_token() {
 
 #[test]
 fn an_echo_needs_no_proof() {
-    let running = Running::with("udp://127.0.0.1:0", |builder| builder.udp_proof(true), echo);
+    let running = Running::echo_with("udp://127.0.0.1:0", |builder| builder.udp_proof(true));
     let mut peer = running.connect();
     for size in [1, 0, 100, 1400, 9000] {
         support::exchange(&mut peer, &vec![b'a'; size]);

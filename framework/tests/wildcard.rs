@@ -17,7 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 use peeloff::{Address, Client, Identity, Scheme, Server};
-use support::{DEADLINE, echo, exchange};
+use support::{DEADLINE, echo, exchange, until};
 
 /// What a process in a namespace is to be.
 const ROLE: &str = "PEELOFF_TEST_ROLE";
@@ -199,6 +199,14 @@ impl Nets {
         let host = host.trim_matches(['[', ']']);
         let rest = if host.contains(':') { "/64 dev server nodad" } else { "/24 dev server" };
         self.ip_server(&format!("addr {what} {host}{rest}"));
+        // An address of IPv6 comes and goes a moment after the command: a worker of the kernel's sets its route.
+        if host.contains(':') {
+            let is_there = || {
+                let show = ["-n", &self.server, "-6", "route", "show", "table", "local", host];
+                !Command::new("ip").args(show).output().unwrap().stdout.is_empty()
+            };
+            until("the address comes or goes", || (is_there() == (what == "add")).then_some(()));
+        }
     }
 
     fn ip_server(&self, arguments: &str) {
@@ -317,7 +325,7 @@ fn say(line: &str) {
 fn serve(what: &str) {
     let (options, url) = what.rsplit_once(' ').unwrap_or(("", what));
     let started = Server::builder()
-        .listen(url.parse().unwrap())
+        .listen(url)
         .identity(Identity::self_signed().unwrap())
         .v6_only(options == "v6only")
         .freebind(options == "freebind")
@@ -329,8 +337,8 @@ fn serve(what: &str) {
     say(&format!("port {}", server.addresses()[0].port));
     for line in io::stdin().lines() {
         assert_eq!(line.unwrap(), "stats");
-        let entries = server.handle().stats().entries();
-        let entries: Vec<_> = entries.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let stats = server.handle().stats();
+        let entries: Vec<_> = stats.entries().map(|entry| format!("{entry}={}", entry.value)).collect();
         say(&entries.join(" "));
     }
     server.handle().shutdown(Duration::ZERO);
@@ -351,7 +359,7 @@ fn ask() {
                 let mut peer = client.connect(&url).unwrap_or_else(|error| panic!("{target}: {error}"));
                 (0..3).for_each(|_| exchange(&mut peer, target.as_bytes()));
             }
-            "hold" => held.push(client.connect(&target.parse().unwrap()).unwrap()),
+            "hold" => held.push(client.connect(target).unwrap()),
             "held" => held.iter_mut().for_each(|peer| exchange(peer, b"held")),
             "let" if target == "go of the last" => drop(held.pop()),
             "let" => held.clear(),

@@ -1,7 +1,5 @@
 //! Texts with a zero byte, which OpenSSL's C strings end at: nobody is taken for the part in front of it.
 
-#[path = "support/credentials.rs"]
-mod credentials;
 #[path = "support/programs.rs"]
 mod programs;
 mod support;
@@ -10,11 +8,12 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 
-use credentials::{Authority, p256};
 use openssl::ssl::{Ssl, SslContext, SslMethod, SslStream, SslVersion};
 use peeloff::{
-    Client, ClientAuth, ConnectError, Credentials, Identity, IdentityError, PeerIdentity, Server, StartError,
+    Client, ClientAuth, ConnectError, Credentials, EndKind, Identity, IdentityError, PeerIdentity, Server,
+    StartError,
 };
+use peeloff_certificates::{Authority, p256};
 use programs::{KEY, KEY_HEX, run};
 use support::{DEADLINE, echo, exchange, until};
 
@@ -24,7 +23,7 @@ const BOTH: [&str; 2] = ["dtls://127.0.0.1:0", "tls://127.0.0.1:0"];
 fn know_everybody(url: &str) -> (Server, Arc<Mutex<Vec<Vec<u8>>>>) {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&asked);
-    let builder = Server::builder().listen(url.parse().unwrap()).psk(move |identity| {
+    let builder = Server::builder().listen(url).psk(move |identity| {
         heard.lock().unwrap().push(identity.to_vec());
         Some(KEY.to_vec())
     });
@@ -51,7 +50,9 @@ fn an_identity_of_mbed_tls_is_taken_whole_or_not_at_all() {
             let (_, seen) = call(identity);
             assert!(seen.contains("refused: "), "{url} {identity}: {seen}");
         }
-        until("they are counted", || (server.handle().stats().ended("handshake_failed") >= 4).then_some(()));
+        until("they are counted", || {
+            (server.handle().stats().ended(EndKind::HandshakeFailed) >= 4).then_some(())
+        });
         assert_eq!(asked.lock().unwrap().len(), 1, "{url}: the lookup was asked for a part");
         server.handle().shutdown(DEADLINE);
     }
@@ -137,7 +138,7 @@ fn a_server_name_with_a_zero_byte_is_refused() {
     let credentials = Credentials::new()
         .identity(authority.issue_for("a", &["a.test"]))
         .identity(authority.issue_for("b", &["b.test"]));
-    let builder = Server::builder().listen(BOTH[1].parse().unwrap()).credentials(credentials);
+    let builder = Server::builder().listen(BOTH[1]).credentials(credentials);
     let server = builder.start(echo).unwrap();
     const UNRECOGNIZED_NAME: u8 = 112;
     for name in ["b.testX", "b.testX.a.test", "Xb.test"] {
@@ -153,11 +154,11 @@ fn what_openssl_would_cut_is_an_error_at_the_start() {
     let url = BOTH[0];
     let credentials = Credentials::new().identity(Identity::self_signed().unwrap());
     let credentials = credentials.srtp_profiles("SRTP_AEAD_AES_128_GCM\0");
-    let started = Server::builder().listen(url.parse().unwrap()).credentials(credentials).start(echo);
+    let started = Server::builder().listen(url).credentials(credentials).start(echo);
     assert!(matches!(started, Err(StartError::Identity(IdentityError::Refused(_)))));
 
-    let server = "dtls://127.0.0.1:9".parse().unwrap();
-    let refused = |client: Client| match client.connect(&server) {
+    let server = "dtls://127.0.0.1:9";
+    let refused = |client: Client| match client.connect(server) {
         Err(ConnectError::Identity(error)) => error,
         other => panic!("{:?}", other.map(|_| "connected")),
     };
@@ -186,7 +187,7 @@ fn names_in_a_certificate_are_whole() {
                 *heard.lock().unwrap() = Some(peer.clone());
                 true
             });
-        let builder = Server::builder().listen(url.parse().unwrap()).credentials(credentials);
+        let builder = Server::builder().listen(url).credentials(credentials);
         let server = builder.start(echo).unwrap();
         let identity = authority.issue_for("alice\0.evil", &["a.test\0.evil"]);
         let client = Client::builder().ca(authority.bundle()).identity(identity);
@@ -203,7 +204,7 @@ fn names_in_a_certificate_are_whole() {
 fn a_protocol_with_a_zero_byte_is_another_protocol() {
     for url in BOTH {
         let credentials = Credentials::new().identity(Identity::self_signed().unwrap()).alpn(&["chat/1"]);
-        let builder = Server::builder().listen(url.parse().unwrap()).credentials(credentials);
+        let builder = Server::builder().listen(url).credentials(credentials);
         let server = builder.start(echo).unwrap();
         let client = Client::builder().danger_accept_any_certificate();
         let call = |protocol| client.clone().alpn(&[protocol]).connect(&server.addresses()[0]);

@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use clap::builder::ArgPredicate;
 use clap::{Args, ValueEnum};
-use peeloff::{Address, Limits, Scheme, Timeouts};
+use peeloff::{Address, ConnectionIds, Limits, Scheme, Timeouts};
 
 use crate::algorithms::AlgorithmArgs;
 use crate::authorize::{SanPattern, SubjectPattern};
 use crate::logging::LogArgs;
 use crate::passphrase::PassphraseArgs;
 use crate::sctp::SctpArgs;
+use crate::serving::ServingArgs;
 use crate::stream::StreamArgs;
-use crate::values::{Protocol, Size, Span, SpanOrOff, count, positive_span};
+use crate::values::{Protocol, Size, Span, SpanOrOff, cid_length, count, positive_span};
 
 /// Where a server listens, whom it lets in, and for how long.
 #[derive(Args, Clone, Debug)]
@@ -47,6 +48,27 @@ pub struct ServerArgs {
     #[arg(long)]
     pub no_udp_proof: bool,
 
+    /// Give DTLS clients connection IDs of this many bytes (RFC 9146).
+    ///
+    /// A client that offers the extension stays the same peer when its address or port changes. Each of its records
+    /// then has so many bytes more: 8 to 255. With 0 the server only puts the client's connection IDs into its own records.
+    #[arg(long, value_name = "LENGTH", value_parser = cid_length)]
+    pub connection_ids: Option<u8>,
+
+    /// Put this number into bytes 1 and 2 of each connection ID.
+    ///
+    /// A load balancer in front of several servers can route by it.
+    #[arg(long, value_name = "NUMBER", requires = "connection_ids")]
+    pub server_id: Option<u16>,
+
+    /// Follow clients to new addresses that cannot be checked.
+    ///
+    /// Most clients do not know return routability checks (RFC 9853) and are answered at their old address without this
+    /// option. With it, anybody who can copy a client's record and forge an address can have what is meant for the client
+    /// sent there, until the client is heard again.
+    #[arg(long, requires = "connection_ids")]
+    pub follow_unchecked_addresses: bool,
+
     /// Accept no IPv4 on IPv6 wildcard listeners.
     ///
     /// Without it, a listener at `[::]` takes IPv4 peers too.
@@ -58,6 +80,10 @@ pub struct ServerArgs {
     /// Sets IP_FREEBIND (ip(7)), for addresses that come up later or move between hosts.
     #[arg(long)]
     pub freebind: bool,
+
+    /// Who does the work, and on which sockets.
+    #[command(flatten)]
+    pub serving: ServingArgs,
 
     /// Who the server is.
     #[command(flatten)]
@@ -96,6 +122,16 @@ pub struct ServerArgs {
     /// Where more options are.
     #[command(flatten)]
     pub config: ConfigArgs,
+}
+
+impl ServerArgs {
+    /// What the options say of connection IDs.
+    pub fn connection_ids(&self) -> Option<ConnectionIds> {
+        // The option has been read by the same rule.
+        let ids = ConnectionIds::new(self.connection_ids?.into()).ok()?;
+        let ids = ids.follow_unchecked(self.follow_unchecked_addresses);
+        Some(self.server_id.map_or(ids, |server_id| ids.server_id(server_id)))
+    }
 }
 
 /// Where more options are. These stand on the command line only.
@@ -238,7 +274,7 @@ pub enum ClientAuthMode {
 pub struct LimitArgs {
     /// Serve at most this many peers in all.
     ///
-    /// Each has a thread and a descriptor, so the system has limits too. At its start the server logs which one peers run
+    /// Each takes a thread and a descriptor unless --serve and --sockets say otherwise, so the system has limits too. At its start the server logs which one peers run
     /// into first. A DTLS client beyond a limit is refused with an alert, a TCP connection with a reset, an SCTP
     /// association with an ABORT.
     #[arg(long, value_name = "N", value_parser = count::<usize>, default_value_t = Limits::default().max_peers)]
@@ -347,31 +383,29 @@ impl ServerArgs {
 impl LimitArgs {
     /// The limits as the framework takes them.
     pub fn to_limits(&self) -> Limits {
-        Limits {
-            max_peers: self.max_peers,
-            max_peers_per_local_address: self.max_peers_per_local_address,
-            max_peers_per_source: self.max_peers_per_source,
-            max_peers_per_prefix: self.max_peers_per_prefix,
-            max_half_open: self.max_half_open,
-            max_awaiting_header: self.max_awaiting_header,
-            new_peers_per_second: self.new_peers_per_second,
-            new_peers_burst: self.new_peers_burst,
-            exempt_loopback: !self.limit_loopback,
-        }
+        Limits::default()
+            .max_peers(self.max_peers)
+            .max_peers_per_local_address(self.max_peers_per_local_address)
+            .max_peers_per_source(self.max_peers_per_source)
+            .max_peers_per_prefix(self.max_peers_per_prefix)
+            .max_half_open(self.max_half_open)
+            .max_awaiting_header(self.max_awaiting_header)
+            .new_peers_per_second(self.new_peers_per_second)
+            .new_peers_burst(self.new_peers_burst)
+            .exempt_loopback(!self.limit_loopback)
     }
 }
 
 impl TimeoutArgs {
     /// The timeouts as the framework takes them.
     pub fn to_timeouts(&self) -> Timeouts {
-        let mut timeouts = Timeouts::default();
-        timeouts.handshake = self.handshake_timeout.0;
-        timeouts.proxy_header = self.proxy_header_timeout.0;
-        timeouts.idle = self.idle_timeout.0;
-        timeouts.first_message = self.first_message_timeout.0;
-        timeouts.frame = self.frame_timeout.0;
-        timeouts.lifetime = self.lifetime.0;
-        timeouts
+        Timeouts::default()
+            .handshake(self.handshake_timeout.0)
+            .proxy_header(self.proxy_header_timeout.0)
+            .idle(self.idle_timeout.0)
+            .first_message(self.first_message_timeout.0)
+            .frame(self.frame_timeout.0)
+            .lifetime(self.lifetime.0)
     }
 }
 

@@ -1,37 +1,118 @@
 //! The handler that sends every message back, on SCTP on the stream that it came on.
 
-use peeloff::{Error, Peer, PeerHandler};
+use std::net::SocketAddr;
 
-/// Sends every message back to whoever sent it.
+use peeloff::{
+    Error, HandlerError, Message, Peer, PeerEvents, PeerHandler, Scheme, Sender, Server, ServerBuilder,
+    StartError,
+};
+
+use crate::serving::Serve;
+
+/// Starts an echo server, which serves peers in this way.
+///
+/// # Errors
+///
+/// As [`ServerBuilder::start`].
+pub fn start(builder: ServerBuilder, serve: Serve) -> Result<Server, StartError> {
+    match serve {
+        Serve::Threads => builder.start(Echo),
+        Serve::Loops => builder.start_events(Echo),
+    }
+}
+
+/// Sends every message back to whoever sent it. As a handler it waits until a peer takes its echo; as callbacks it leaves
+/// echoes in the peer's outbox.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Echo;
 
 impl PeerHandler for Echo {
-    fn handle(&self, peer: &mut Peer) -> Result<(), Error> {
-        // Most messages fit one packet of an Ethernet; the buffer grows for peers that send longer
-        // ones.
-        let mut buffer = vec![0; 2048];
-        loop {
-            match peer.recv(&mut buffer) {
-                Ok(Some(length)) => send_back(peer, &buffer[..length])?,
-                Ok(None) => return Ok(()),
-                Err(Error::BufferTooSmall { needed }) => buffer.resize(needed, 0),
-                // A message that is too long is one of these: its sender waits for an echo, and learns by an abort or a
-                // reset that none will come.
-                Err(error) => return Err(error),
-            }
+    fn handle(&self, peer: &mut Peer) -> Result<(), HandlerError> {
+        let mut message = Vec::new();
+        // A message that is too long is an error, too: its sender waits for an echo, and learns by an abort or a reset that
+        // none will come.
+        while peer.recv_into(&mut message)?.is_some() {
+            may_be_lost(peer.reply(&message), peer.scheme(), peer.peer_address())?;
         }
+        Ok(())
+    }
+}
+
+impl PeerEvents for Echo {
+    type State = ();
+
+    fn open(&self, _: &Sender) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    fn message(&self, (): &mut (), peer: &Sender, message: Message<'_>) -> Result<(), HandlerError> {
+        let sent = peer.send_with(&message, &message.reply());
+        Ok(may_be_lost(sent, peer.scheme(), peer.peer_address())?)
     }
 }
 
 /// Over UDP and DTLS an echo that cannot go out is lost, as any datagram may be. The other transports promise that every
 /// message arrives, so a peer that does not take its echo is disconnected.
-fn send_back(peer: &mut Peer, message: &[u8]) -> Result<(), Error> {
-    match peer.reply(message) {
-        Err(error) if !error.is_fatal() && !peer.scheme().is_reliable() => {
-            tracing::debug!(peer = %peer.peer_address(), %error, "message not echoed");
+fn may_be_lost(sent: Result<(), Error>, scheme: Scheme, peer: SocketAddr) -> Result<(), Error> {
+    match sent {
+        Err(error) if !error.is_fatal() && !scheme.is_reliable() => {
+            tracing::debug!(%peer, %error, "message not echoed");
             Ok(())
         }
         result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use peeloff::testing::Pair;
+    use peeloff::{Callbacks, EndReason, Framing, TcpSettings};
+
+    use super::*;
+
+    #[test]
+    fn every_message_comes_back() {
+        for &scheme in Scheme::ALL {
+            let prefixed = TcpSettings::default().framing(Framing::LengthPrefixed);
+            let pair = || Pair::new(scheme).tcp(prefixed.clone());
+            for remote in [pair().serve(Echo), pair().serve(Callbacks::new(Echo))] {
+                for size in [1, 3000, 16_384] {
+                    let message = vec![size as u8; size];
+                    remote.send(&message);
+                    assert!(remote.recv() == Some(message), "{scheme}: {size}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_echo_without_room_is_lost_or_ends_the_peer_by_what_the_transport_promises() {
+        for &scheme in Scheme::ALL {
+            let settings = TcpSettings::default().max_pending(0);
+            let remote = Pair::new(scheme).tcp(settings).serve(Echo);
+            remote.set_room(0);
+            for _ in 0..2 {
+                remote.send("no room");
+                remote.elapse(peeloff::Timeouts::default().send);
+            }
+            remote.close();
+            let expected = match scheme {
+                Scheme::Udp => EndReason::Idle,
+                Scheme::Dtls => EndReason::ClosedByPeer,
+                _ => EndReason::TooSlow,
+            };
+            assert_eq!(remote.wait_for_end(), Some(expected), "{scheme}");
+            assert_eq!(remote.recv(), None);
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_too_long_ends_the_peer() {
+        let lines = TcpSettings::default().framing(Framing::Lines).max_message(8);
+        let remote = Pair::new(Scheme::Tcp).tcp(lines).serve(Echo);
+        remote.send("fits");
+        remote.send("does not fit");
+        assert_eq!(remote.recv().unwrap(), b"fits");
+        assert_eq!(remote.wait_for_end(), Some(EndReason::MessageRefused { limit: 8 }));
     }
 }

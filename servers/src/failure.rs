@@ -1,15 +1,10 @@
-//! How a program ends: an exit code and, when it failed, one sentence on standard error.
+//! Why a program fails: an exit code, and one sentence that says what to do.
 
 use std::error::Error;
 use std::fmt::{self, Display};
-use std::io::{self, Write};
 use std::num::ParseIntError;
-use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-
-use crate::logging;
 
 /// The exit code for bad input: an option, a file or an address that cannot be used.
 pub const BAD_INPUT: u8 = 2;
@@ -17,7 +12,8 @@ pub const BAD_INPUT: u8 = 2;
 /// Why a program ends without having done its work.
 #[derive(Debug)]
 pub struct Failure {
-    code: u8,
+    /// The exit code.
+    pub(crate) code: u8,
     message: String,
 }
 
@@ -51,36 +47,6 @@ impl Failure {
 impl Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
-    }
-}
-
-/// Reads the command line, or ends the program as `--help`, `--version` or a mistake in it asks.
-///
-/// A bad value of an option becomes one sentence; other mistakes get the usage that clap prints.
-pub fn parse_arguments<T: Parser>(program: &str) -> Result<T, ExitCode> {
-    T::try_parse().map_err(|error| conclude_usage(program, &error))
-}
-
-/// Prints what clap has to say, which may be the help text that was asked for, and gives the exit code.
-pub(crate) fn conclude_usage(program: &str, error: &clap::Error) -> ExitCode {
-    if is_about_a_value(error) {
-        return conclude(program, Err(Failure::input(sentence(error))));
-    }
-    // Nothing is left to tell the user if this fails too.
-    let _ = error.print();
-    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(BAD_INPUT))
-}
-
-/// Turns a program's result into its exit code, and prints the failure if there is one.
-pub fn conclude(program: &str, result: Result<u8, Failure>) -> ExitCode {
-    logging::flush();
-    match result {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            // `eprintln!` would panic if standard error is closed.
-            let _ = writeln!(io::stderr(), "{program}: {}", failure.message);
-            ExitCode::from(failure.code)
-        }
     }
 }
 

@@ -7,7 +7,7 @@
 //! * `peeloff-nc` is [`nc`]: standard input and output as messages, calling or listening.
 //!
 //! Each program is `main → run → ExitCode`. Its failures are one sentence on standard error
-//! ([`failure`]), its logs go there too ([`logging`]), and its first SIGINT or SIGTERM ends it in
+//! ([`conclude`]), its logs go there too ([`logging`]), and its first SIGINT or SIGTERM ends it in
 //! good order; a server takes SIGHUP as the word to read its file and its credentials again
 //! ([`signals`]).
 
@@ -15,6 +15,7 @@ pub mod algorithms;
 pub mod authorize;
 pub mod chat;
 pub mod cli;
+pub mod conclude;
 pub mod config;
 pub mod credentials;
 pub mod echo;
@@ -31,6 +32,7 @@ mod reload;
 pub mod sctp;
 mod secret_file;
 pub mod serve;
+pub mod serving;
 pub mod signals;
 pub mod stream;
 pub mod values;

@@ -1,28 +1,27 @@
 //! Passphrases of private keys: where they come from, and which are kept for a reload.
 
+use std::env;
 use std::fs::{self, File};
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::{env, iter};
 
 use clap::Args;
 use peeloff::{Identity, IdentityError};
 use signal_hook::consts::SIGINT;
 use zeroize::Zeroizing;
 
+use self::source::{Passphrase, first_line, lines};
 use crate::explain;
 use crate::failure::Failure;
 use crate::secret_file;
 use crate::signals;
 
 mod prompt;
+mod source;
 
 /// The environment variable that may hold a passphrase.
 const VARIABLE: &str = "PEELOFF_KEY_PASSPHRASE";
-
-/// The longest passphrase that OpenSSL takes (`PEM_BUFSIZE`), in bytes.
-const LONGEST: usize = 1024;
 
 /// How often a user on a terminal may try.
 const TRIES: usize = 3;
@@ -45,9 +44,6 @@ pub struct PassphraseArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     pub key_passphrase_fd: Option<i32>,
 }
-
-/// A passphrase, which is wiped when dropped. What holds one has no `Debug`.
-type Passphrase = Zeroizing<Vec<u8>>;
 
 /// The passphrases that options and environment give at the moment.
 pub struct Given(Vec<Passphrase>);
@@ -189,56 +185,5 @@ fn unlock(cert: &Path, key: &Path, passphrase: &[u8]) -> Option<Result<Identity,
     match Identity::from_encrypted_files(cert, key, passphrase) {
         Err(IdentityError::WrongPassphrase { .. }) => None,
         read => Some(read),
-    }
-}
-
-/// The lines of a file that are not empty.
-fn lines(text: &[u8]) -> impl Iterator<Item = Passphrase> {
-    let lines = text.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    lines.filter(|line| !line.is_empty()).map(|line| Zeroizing::new(line.to_vec()))
-}
-
-/// Reads up to the end of the first line, and nothing of what follows it.
-fn first_line(mut source: impl Read) -> io::Result<Passphrase> {
-    // It never grows, which would leave a copy behind.
-    let mut line = Zeroizing::new(Vec::with_capacity(LONGEST));
-    let mut byte = Zeroizing::new([0]);
-    while source.read(&mut *byte)? > 0 && byte[0] != b'\n' {
-        if line.len() == LONGEST {
-            return Err(io::Error::other(format!("its first line is longer than {LONGEST} bytes")));
-        }
-        line.extend(iter::once(byte[0]));
-    }
-    if line.last() == Some(&b'\r') {
-        line.pop();
-    }
-    Ok(line)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_line_of_a_file_is_a_passphrase_without_its_end() {
-        for (text, expected) in [
-            (&b"one"[..], &[&b"one"[..]][..]),
-            (b"one\n", &[b"one"]),
-            (b"one\r\ntwo words \n\n\xff", &[b"one", b"two words ", b"\xff"]),
-            (b"\n\r\n", &[]),
-        ] {
-            let found: Vec<Vec<u8>> = lines(text).map(|line| line.to_vec()).collect();
-            assert_eq!(found, expected, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn nothing_is_read_behind_the_first_line() {
-        let mut source = &b"secret\r\nmessage"[..];
-        assert_eq!(**first_line(&mut source).unwrap(), *b"secret");
-        assert_eq!(source, b"message");
-        assert!(first_line(&b""[..]).unwrap().is_empty());
-        assert_eq!(first_line(&[b'x'; LONGEST][..]).unwrap().len(), LONGEST);
-        assert!(first_line(&[b'x'; LONGEST + 1][..]).is_err());
     }
 }

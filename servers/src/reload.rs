@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::SystemTime;
 
 use peeloff::sctp::Settings;
-use peeloff::{Expiration, Handle, Identity, Stats, StreamSettings};
+use peeloff::{Expiration, Handle, Identity, Stats, TcpSettings};
 
 use crate::cli::ServerArgs;
 use crate::config::{Config, ServerOptions};
@@ -57,7 +57,7 @@ const LIVE: &[&str] = &[
 /// binding an address.
 pub(crate) struct Plan {
     pub(crate) credentials: Loaded,
-    pub(crate) stream: StreamSettings,
+    pub(crate) stream: TcpSettings,
     pub(crate) sctp: Settings,
     pub(crate) stack_size: Option<usize>,
 }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use peeloff::{Address, PeerHandler, Report, Scheme, Server, ServerBuilder, Stats};
+use peeloff::{Address, Scheme, Server, ServerBuilder, ShutdownReport, StartError, Stats};
 use signal_hook::consts::SIGHUP;
 
 use crate::cli::ServerArgs;
@@ -17,6 +17,7 @@ use crate::failure::Failure;
 use crate::logging;
 use crate::passphrase::Keyring;
 use crate::reload::{Plan, Running, warn_of_self_signed};
+use crate::serving::Serve;
 use crate::signals::{self, Asked};
 
 /// How long the main thread sleeps at most. It looks at the wall clock then, which may have jumped.
@@ -26,28 +27,17 @@ const NAP: Duration = Duration::from_secs(3600);
 /// its configuration and its credentials again; on a terminal, where the options name no file, it ends the server as
 /// SIGTERM does, because then it says that the terminal was closed.
 ///
+/// `start` has the last word on the builder, and starts the server in the way that the options ask for.
+///
 /// Standard output gets one line for each listener, `listening dtls://127.0.0.1:41234`, once all
 /// are bound, and nothing else.
 ///
 /// # Errors
 ///
 /// The server cannot start: bad input, or an address that cannot be bound.
-pub fn serve<T>(config: Config<T>, handler: impl PeerHandler) -> Result<u8, Failure>
-where
-    T: ServerOptions,
-{
-    serve_with(config, |builder| builder, handler)
-}
-
-/// As [`serve`], with what a program sets by itself: `finish` has the last word on the builder.
-///
-/// # Errors
-///
-/// As [`serve`].
-pub fn serve_with<T>(
+pub fn serve<T>(
     config: Config<T>,
-    finish: impl FnOnce(ServerBuilder) -> ServerBuilder,
-    handler: impl PeerHandler,
+    start: impl FnOnce(ServerBuilder, Serve) -> Result<Server, StartError>,
 ) -> Result<u8, Failure>
 where
     T: ServerOptions,
@@ -62,7 +52,7 @@ where
     // Raised before the start, which looks at the limit, and logged after it, so that a failure is
     // the only line there is.
     let descriptors = peeloff::raise_fd_limit();
-    let started = finish(builder(args, plan)).start(handler);
+    let started = start(builder(args, plan), args.serving.serve);
     let server = started.map_err(|error| config.locate(explain::start(error)))?;
     log_limit(descriptors);
     let addresses = server.addresses();
@@ -82,7 +72,7 @@ where
     tracing::info!(signal, %grace, peers, "shutting down");
     let report = handle.shutdown(grace.0);
     log_stats(&handle.stats());
-    let Report { peers, finished, stopped, abandoned, .. } = report;
+    let ShutdownReport { peers, finished, stopped, abandoned, .. } = report;
     tracing::info!(peers, finished, stopped, abandoned, "ended");
     Ok(0)
 }
@@ -92,11 +82,15 @@ fn builder(args: &ServerArgs, plan: Plan) -> ServerBuilder {
         .limits(args.limits.to_limits())
         .timeouts(args.timeouts.to_timeouts())
         .credentials(plan.credentials.credentials)
-        .stream(plan.stream)
+        .tcp(plan.stream)
         .sctp(plan.sctp)
         .v6_only(args.v6only)
         .freebind(args.freebind)
         .udp_proof(!args.no_udp_proof);
+    if let Some(ids) = args.connection_ids() {
+        builder = builder.connection_ids(ids);
+    }
+    builder = args.serving.configure(builder);
     for address in &args.listen {
         builder = builder.listen(address.clone());
     }
@@ -170,14 +164,14 @@ fn announce(addresses: &[Address]) {
 
 fn log_limit(descriptors: io::Result<u64>) {
     match descriptors {
-        Ok(limit) => tracing::info!(limit, "descriptors; each peer takes one"),
+        Ok(limit) => tracing::info!(limit, "descriptors; each peer with a socket of its own takes one"),
         Err(error) => tracing::warn!(%error, "cannot raise the limit on descriptors"),
     }
 }
 
 /// All counters, as `name=value`.
 fn log_stats(stats: &Stats) {
-    let counters = stats.entries().into_iter().map(|(name, value)| format!("{name}={value}"));
+    let counters = stats.entries().map(|entry| format!("{entry}={}", entry.value));
     let line: Vec<String> = counters.chain([format!("log_lines_lost={}", logging::lost_lines())]).collect();
     tracing::info!("stats {}", line.join(" "));
 }

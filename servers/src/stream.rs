@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use clap::{Args, ValueEnum};
-use peeloff::{Framing, Scheme, StreamSettings};
+use peeloff::{Framing, Scheme, TcpSettings};
 
 use crate::failure::Failure;
 use crate::values::Size;
@@ -56,13 +56,13 @@ impl StreamArgs {
     /// # Errors
     ///
     /// A value is of no use, or none of the schemes is TCP's and yet there are options for it.
-    pub fn to_settings(&self, schemes: impl IntoIterator<Item = Scheme>) -> Result<StreamSettings, Failure> {
+    pub fn to_settings(&self, schemes: impl IntoIterator<Item = Scheme>) -> Result<TcpSettings, Failure> {
         if !schemes.into_iter().any(Scheme::is_stream)
             && let Some(option) = self.given()
         {
             return Err(Failure::input(format_args!("{option} needs a tcp:// or tls:// URL")));
         }
-        let mut settings = StreamSettings::default();
+        let mut settings = TcpSettings::default();
         if let Some(framing) = self.framing {
             settings.framing = framing.into();
         }
@@ -118,7 +118,7 @@ mod tests {
         stream: StreamArgs,
     }
 
-    fn settings(options: &[&str]) -> Result<StreamSettings, String> {
+    fn settings(options: &[&str]) -> Result<TcpSettings, String> {
         let arguments = std::iter::once("test").chain(options.iter().copied());
         let cli = Cli::try_parse_from(arguments).map_err(|error| error.to_string())?;
         cli.stream.to_settings([Scheme::Tls]).map_err(|failure| failure.to_string())
@@ -126,15 +126,15 @@ mod tests {
 
     #[test]
     fn what_is_left_out_is_the_default_that_the_help_names() {
-        assert_eq!(settings(&[]), Ok(StreamSettings::default()));
+        assert_eq!(settings(&[]), Ok(TcpSettings::default()));
         let named = ["--framing", "raw", "--max-message", "64K", "--max-pending", "256K"];
-        assert_eq!(settings(&named), Ok(StreamSettings::default()));
+        assert_eq!(settings(&named), Ok(TcpSettings::default()));
     }
 
     #[test]
     fn every_option_has_its_setting() {
         let options = ["--framing=length", "--max-message=1M", "--max-pending=2M", "--renegotiation"];
-        let mut expected = StreamSettings::default();
+        let mut expected = TcpSettings::default();
         expected.framing = Framing::LengthPrefixed;
         expected.max_message = 1 << 20;
         expected.max_pending = 2 << 20;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use peeloff::ConnectionIds;
+
 /// The longest duration that is accepted: clocks overflow some way beyond.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -136,6 +138,18 @@ pub fn count<T: FromStr + Default + PartialEq>(text: &str) -> Result<T, String> 
         Ok(number) => Ok(number),
         Err(_) => Err(format!("{text:?} is not a whole number that fits: write one in digits, such as 100")),
     }
+}
+
+/// Reads the length of a connection ID.
+///
+/// # Errors
+///
+/// The text is no such length; the message says what to write.
+pub fn cid_length(text: &str) -> Result<u8, String> {
+    let length = text.parse::<u8>().map_err(|_| {
+        format!("{text:?} is no length of a connection ID: write 0, or a number of bytes from 8 to 255")
+    })?;
+    ConnectionIds::new(length.into()).map(|_| length).map_err(|error| error.to_string())
 }
 
 /// Reads a time that is longer than none.

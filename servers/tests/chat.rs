@@ -7,13 +7,10 @@ mod support;
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::sync::mpsc;
-use std::thread;
+use std::net::TcpStream;
 
 use member::{Member, client};
 use peeloff_servers::chat::proof::answer;
-use socket2::{Domain, Socket, Type};
 use support::{CHAT, DEADLINE, ECHO, NC, Program, run, start_chat};
 
 const LISTENERS: [&str; 8] = [
@@ -108,35 +105,6 @@ fn the_chat_client_without_a_terminal_passes_lines_on() {
         nc.write("/nick done\n/quit\n");
         assert_eq!((nc.line(), nc.line()), ("* you are done now".to_owned(), "* goodbye".to_owned()));
     }
-}
-
-#[test]
-fn a_forged_datagram_has_no_line_of_a_room_sent_to_anybody() {
-    let (_server, addresses) = start(&["--flood", "off"]);
-    // What comes here is what the owner of a forged address would get.
-    let victim = UdpSocket::bind("127.0.0.1:0").unwrap();
-    victim.connect(place(&addresses[0])).unwrap();
-    victim.set_read_timeout(Some(DEADLINE)).unwrap();
-    victim.send(b"\n").unwrap();
-    let mut buffer = [0; 2048];
-    let length = victim.recv(&mut buffer).unwrap();
-    let question = std::str::from_utf8(&buffer[..length]).unwrap().to_owned();
-    let mut talker = Member::come(&client(), &addresses[1]);
-    let mut other = Member::come(&client(), &addresses[0]);
-    for number in 0..20 {
-        talker.write(&format!("line {number}"));
-        assert!(other.expect("[lobby]").ends_with(&format!("line {number}")));
-    }
-    talker.write("/who");
-    assert_eq!(talker.expect("= lobby"), "= lobby: guest1 guest2");
-    victim.set_nonblocking(true).unwrap();
-    assert!(victim.recv(&mut buffer).is_err());
-    // Whoever is there gets in, and what it said meanwhile is heard.
-    victim.set_nonblocking(false).unwrap();
-    victim.send(b"said before").unwrap();
-    victim.recv(&mut buffer).unwrap();
-    victim.send(answer(&question).unwrap().as_bytes()).unwrap();
-    assert_eq!(other.expect("[lobby]"), "[lobby] guest3: said before");
 }
 
 #[test]
@@ -257,7 +225,7 @@ fn a_room_has_a_stream_of_its_own() {
                 assert!(joined.starts_with(&format!("* you joined {room} on stream {stream}; ")), "{joined}");
             }
         }
-        let how = SendInfo { stream: 2, ..SendInfo::default() };
+        let how = SendInfo::default().stream(2);
         alice.peer().sctp().unwrap().send(b"on stream 2", &how).unwrap();
         let line = bob.expect("[");
         assert!(line.starts_with("[kitchen] ") && line.ends_with(": on stream 2"), "{line}");
@@ -266,7 +234,7 @@ fn a_room_has_a_stream_of_its_own() {
         alice.write("on stream 0");
         assert!(bob.expect("[").starts_with("[cellar] "));
         assert_eq!(bob.peer().message_info().unwrap().stream, 3);
-        let how = SendInfo { stream: 7, ..SendInfo::default() };
+        let how = SendInfo::default().stream(7);
         alice.peer().sctp().unwrap().send(b"nowhere", &how).unwrap();
         alice.expect("! no room of yours is on stream 7");
     }
@@ -278,89 +246,6 @@ fn a_room_has_a_stream_of_its_own() {
 }
 
 /// A member on TCP whose kernel takes as little as can be, and who does not read.
-fn slow_reader(address: &str) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    let place: SocketAddr = place(address).parse().unwrap();
-    socket.connect(&place.into()).unwrap();
-    let mut stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream.write_all(b"/nick slow\n").unwrap();
-    stream
-}
-
-/// A line that is long, so that buffers are full soon, and has a number.
-fn numbered(number: usize) -> String {
-    format!("{number:05} {}", "x".repeat(1000))
-}
-
-/// The number of a line, if it is one of those.
-fn number_in(line: &str) -> Option<usize> {
-    line.split_once(": ")?.1.get(..5)?.parse().ok()
-}
-
-#[test]
-fn a_slow_reader_loses_lines_by_the_policy_and_nobody_else_does() {
-    // More than the kernel's buffers hold.
-    const LINES: usize = 8000;
-    for (policy, keeps_last) in [("drop-oldest", true), ("drop-newest", false)] {
-        let (_server, addresses) = start(&["--flood", "off", "--outbox", "64", "--overflow", policy]);
-        let (mut writer, mut other) =
-            (Member::come(&client(), &addresses[2]), Member::come(&client(), &addresses[1]));
-        let slow = slow_reader(&addresses[2]);
-        other.expect("* guest3 is slow now");
-        for number in 0..LINES {
-            writer.write(&numbered(number));
-            assert_eq!(number_in(&other.expect("[lobby]")), Some(number));
-        }
-        // It reads at last. What is written now arrives once there is room.
-        let (heard, hears) = mpsc::channel();
-        thread::spawn(move || {
-            for line in BufReader::new(slow).lines().map_while(Result::ok) {
-                if heard.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        let mut numbers = Vec::new();
-        for more in LINES.. {
-            writer.write(&numbered(more));
-            other.expect("[lobby]");
-            let line = hears.recv_timeout(DEADLINE).unwrap();
-            numbers.extend(std::iter::once(line).chain(hears.try_iter()).filter_map(|line| number_in(&line)));
-            if numbers.last().is_some_and(|last| *last >= LINES) {
-                break;
-            }
-        }
-        assert!(numbers.is_sorted(), "{policy}");
-        let before = numbers.iter().filter(|number| **number < LINES).count();
-        assert!(before < LINES, "{policy}: nothing was dropped, so nothing was tested");
-        // What was written while it began to read may have taken the place of some of the oldest that were kept; and now
-        // and then the kernel finds room for one line more, so that one of the newest is there in any case.
-        let last = if keeps_last { LINES - 10..LINES } else { LINES - 200..LINES };
-        let kept = last.clone().filter(|number| numbers.contains(number)).count();
-        assert_eq!(kept == last.len(), keeps_last, "{policy}: {kept} of the last lines, {before} in all");
-    }
-}
-
-#[test]
-fn a_slow_reader_is_disconnected_where_that_is_the_policy() {
-    let (_server, addresses) = start(&["--flood", "off", "--outbox", "8", "--overflow", "disconnect"]);
-    let (mut writer, mut other) =
-        (Member::come(&client(), &addresses[3]), Member::come(&client(), &addresses[1]));
-    let _slow = slow_reader(&addresses[2]);
-    other.expect("* guest3 is slow now");
-    for number in 0..20_000 {
-        writer.write(&numbered(number));
-        let line = other.line();
-        if line == "* slow left lobby" {
-            return;
-        }
-        assert_eq!(number_in(&line), Some(number));
-    }
-    panic!("it was never disconnected");
-}
-
 /// The most memory that a process has ever had resident, in bytes.
 fn peak_memory(process: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
@@ -390,64 +275,10 @@ fn ten_megabytes_without_a_newline_take_no_memory() {
 }
 
 #[test]
-fn who_only_listens_stays_and_who_never_ends_a_line_does_not() {
-    let (_server, addresses) = start(&["--frame-timeout", "300ms"]);
-    let dial = || {
-        let stream = TcpStream::connect(place(&addresses[2])).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        stream
-    };
-    let mut listener = BufReader::new(dial()).lines().map(Result::unwrap);
-    assert_eq!(listener.next().unwrap(), "* you are guest1; /help lists the commands");
-    let mut slow = dial();
-    slow.write_all(b"a line without an").unwrap();
-    assert_eq!(listener.find(|line| line.starts_with("* guest2 left")).unwrap(), "* guest2 left lobby");
-    assert!(BufReader::new(slow).lines().map_while(Result::ok).last().is_some());
-    let mut writer = Member::come_as("writer", &addresses[2]);
-    writer.write("hello");
-    assert_eq!(listener.find(|line| line.starts_with('[')).unwrap(), "[lobby] writer: hello");
-}
-
-#[test]
 fn a_first_message_is_asked_of_peers_of_an_echo_and_not_of_a_chat() {
     for (program, expected) in [(CHAT, "off"), (ECHO, "30s")] {
         let printed = run(program, &["--print-config"], "").stdout;
         assert!(printed.contains(&format!("first-message-timeout = \"{expected}\"")), "{printed}");
-    }
-}
-
-#[test]
-fn who_writes_too_fast_is_not_heard() {
-    let (_server, addresses) = start(&["--flood", "1/5"]);
-    let (mut fast, mut other) =
-        (Member::come_as("fast", &addresses[1]), Member::come_as("other", &addresses[1]));
-    for number in 0..50 {
-        fast.write(&format!("{number}"));
-    }
-    assert_eq!(fast.expect("!"), "! too fast, and not heard: write at most 1 lines a second");
-    // Its name took the first of five.
-    for number in 0..4 {
-        assert_eq!(other.expect("[lobby]"), format!("[lobby] fast: {number}"));
-    }
-    other.write("/nick slow");
-    assert_eq!(other.line(), "* you are slow now");
-}
-
-#[test]
-fn a_line_that_is_too_long_is_refused_in_a_sentence() {
-    let (_server, addresses) = start(&["--max-line", "64"]);
-    for address in &addresses {
-        // The one before is just leaving.
-        let mut member = Member::come(&client(), address);
-        member.write(&"x".repeat(16_000));
-        assert_eq!(member.expect("!"), "! that line is longer than 64 bytes: send it in several");
-        member.peer().send(b"caf\xe9").unwrap();
-        assert_eq!(member.expect("!"), "! that line is not UTF-8: set your terminal to UTF-8");
-        member.write("/frob");
-        assert_eq!(
-            member.expect("!"),
-            "! there is no command /frob: /help lists them, and //frob says /frob"
-        );
     }
 }
 

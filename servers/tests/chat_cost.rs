@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use member::{Member, client};
-use peeloff::{Identity, Server};
+use peeloff::{Callbacks, Identity, Server};
 use peeloff_servers::chat::hub::{Hub, Rules};
 use peeloff_servers::chat::line::Line;
 use peeloff_servers::chat::peers::{Chat, PeerOutlet};
@@ -29,11 +29,8 @@ fn a_broadcast_beside_bare_sends() {
         let hub: Arc<Hub<PeerOutlet>> =
             Arc::new(Hub::new(Rules { announce_up_to: 0, ..Rules::default() }, None));
         let chat = Chat { hub: Arc::clone(&hub), room_streams: false, tls_streams: 1 };
-        let server = Server::builder()
-            .listen(url.parse().unwrap())
-            .identity(Identity::self_signed().unwrap())
-            .start(chat)
-            .unwrap();
+        let builder = Server::builder().listen(url).identity(Identity::self_signed().unwrap());
+        let server = builder.start(Callbacks::new(chat)).unwrap();
         let (client, address) = (client(), server.addresses()[0].to_string());
         let mut members: Vec<Member> = (0..RECEIVERS).map(|_| Member::come(&client, &address)).collect();
         // Sockets that are like the server's: connected, one for each receiver.

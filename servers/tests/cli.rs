@@ -6,7 +6,8 @@ use std::fs;
 use std::net::UdpSocket;
 use std::process::{Command, Stdio};
 
-use support::{CHAT, Certificate, Directory, ECHO, NC, Program, run, start_echo};
+use peeloff_certificates::Authority;
+use support::{CHAT, Directory, ECHO, NC, Program, run, start_echo};
 
 #[test]
 fn messages_come_back_over_udp_and_dtls() {
@@ -81,7 +82,7 @@ fn a_self_signed_certificate_is_announced_loudly() {
 #[test]
 fn bad_input_is_one_sentence_and_exit_code_2() {
     let files = Directory::new("bad-input");
-    let (one, other) = (Certificate::authority("one"), Certificate::authority("other"));
+    let (one, other) = (Authority::named("one"), Authority::named("other"));
     let cert = files.file("cert.pem", one.pem());
     let key = files.file("key.pem", one.key_pem());
     let wrong_key = files.file("wrong-key.pem", other.key_pem());
@@ -183,8 +184,9 @@ fn a_server_outlives_those_who_read_its_output() {
 #[test]
 fn certificates_of_a_given_authority_are_verified_on_both_sides() {
     let files = Directory::new("mutual");
-    let authority = Certificate::authority("test authority");
-    let (server_cert, client_cert) = (authority.issue("server.example"), authority.issue("client"));
+    let authority = Authority::named("test authority");
+    let (server_cert, client_cert) =
+        (authority.certificate("server.example"), authority.certificate("client"));
     let ca = files.file("ca.pem", authority.pem());
     let (cert, key) = (files.file("s.pem", server_cert.pem()), files.file("s.key", server_cert.key_pem()));
     let (own, own_key) = (files.file("c.pem", client_cert.pem()), files.file("c.key", client_cert.key_pem()));

@@ -5,12 +5,13 @@ mod support;
 use std::fs;
 use std::net::UdpSocket;
 
-use support::{CHAT, Certificate, Directory, ECHO, NC, Program, run, start_echo};
+use peeloff_certificates::Authority;
+use support::{CHAT, Directory, ECHO, NC, Program, run, start_echo};
 
 #[test]
 fn a_server_starts_from_a_file_and_flags_win() {
     let files = Directory::new("config-start");
-    let one = Certificate::authority("one");
+    let one = Authority::named("one");
     files.file("cert.pem", one.pem());
     files.file("key.pem", one.key_pem());
     let text = "listen = ['dtls://127.0.0.1:0', 'udp://127.0.0.1:0']\n\

@@ -6,18 +6,18 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use support::{Certificate, Directory, ECHO, NC, Program, run, start_echo};
+use peeloff_certificates::Authority;
+use support::{Directory, ECHO, NC, Program, run, start_echo};
 
 /// An authority and the files of certificates that it has issued.
 struct Issuer {
-    authority: Certificate,
+    authority: Authority,
     files: Directory,
 }
 
 impl Issuer {
     fn new(test: &str) -> Self {
-        let issuer =
-            Self { authority: Certificate::authority("test authority"), files: Directory::new(test) };
+        let issuer = Self { authority: Authority::named("test authority"), files: Directory::new(test) };
         issuer.files.file("ca.pem", issuer.authority.pem());
         issuer
     }
@@ -49,7 +49,7 @@ impl Issuer {
 
     /// The files of a certificate for a name, and of its key.
     fn issue(&self, name: &str) -> (String, String) {
-        let certificate = self.authority.issue(name);
+        let certificate = self.authority.certificate(name);
         let cert = self.files.file(&format!("{name}.pem"), certificate.pem());
         (cert, self.files.file(&format!("{name}.key"), certificate.key_pem()))
     }
@@ -147,7 +147,7 @@ fn a_certificate_with_a_zero_byte_in_a_name_matches_no_pattern() {
     let (cert, key) = issuer.issue("server.example");
     let ca = issuer.ca();
     let client = |name: &str, file: &str| {
-        let certificate = issuer.authority.issue(name);
+        let certificate = issuer.authority.certificate(name);
         let cert = issuer.files.file(&format!("{file}.pem"), certificate.pem());
         (cert, issuer.files.file(&format!("{file}.key"), certificate.key_pem()))
     };
@@ -213,7 +213,7 @@ fn the_secrets_of_sessions_are_written_where_asked() {
 fn a_ticket_of_one_server_is_good_at_another_with_the_same_keys() {
     let files = Directory::new("credentials-tickets");
     let (keys, session) = (files.path("keys"), files.path("session"));
-    let cert = Certificate::authority("localhost");
+    let cert = Authority::named("localhost");
     let (cert, key) = (files.file("cert.pem", cert.pem()), files.file("key.pem", cert.key_pem()));
     let make = || {
         let ended = run(ECHO, &["--make-key-file", &keys], "");
@@ -276,7 +276,7 @@ fn bad_credentials_are_one_sentence_and_exit_code_2() {
     let (cert, key) = issuer.issue("server.example");
     let (ca, absent) = (issuer.ca(), issuer.files.path("absent"));
     let empty = issuer.files.file("empty", "");
-    let other = Certificate::authority("other authority");
+    let other = Authority::named("other authority");
     let other = Issuer { authority: other, files: Directory::new("credentials-other") };
     other.files.file("ca.pem", other.authority.pem());
     let foreign = other.revoke("foreign.crl", &[]);
@@ -321,7 +321,7 @@ fn bad_credentials_are_one_sentence_and_exit_code_2() {
 #[test]
 fn secrets_that_others_can_read_are_warned_of_or_refused() {
     let files = Directory::new("permissions");
-    let authority = Certificate::authority("authority");
+    let authority = Authority::named("authority");
     let (cert, key) = (files.file("cert.pem", authority.pem()), files.file("key.pem", authority.key_pem()));
     let psk = files.file("psk", "alice:00ff\n");
     let mode = |path: &str, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();

@@ -5,7 +5,8 @@ mod support;
 use std::net::UdpSocket;
 use std::process::Command;
 
-use support::{CHAT, Certificate, Directory, ECHO, Ended, NC, run};
+use peeloff_certificates::Authority;
+use support::{CHAT, Directory, ECHO, Ended, NC, run};
 
 /// Runs a program that is to fail with exit code 2 and one sentence.
 #[track_caller]
@@ -40,7 +41,7 @@ fn names_real_options(program: &str, sentence: &str) {
 #[test]
 fn errors_name_the_option_that_can_be_set() {
     let files = Directory::new("errors-options");
-    let (one, other) = (Certificate::authority("one"), Certificate::authority("other"));
+    let (one, other) = (Authority::named("one"), Authority::named("other"));
     let cert = files.file("cert.pem", one.pem());
     let key = files.file("key.pem", one.key_pem());
     let wrong_key = files.file("wrong.pem", other.key_pem());

@@ -1,20 +1,18 @@
 //! Certificates and revocation lists that expire: the log warns of them in time.
 
-#[path = "../../framework/tests/support/credentials.rs"]
-mod credentials;
 mod support;
 #[path = "../../framework/tests/support/wall_clock.rs"]
 mod wall_clock;
 
 use std::path::PathBuf;
 
-use credentials::{Authority, p256};
-use support::{Certificate, Directory, ECHO, Program, start_echo};
+use peeloff_certificates::{Authority, p256};
+use support::{Directory, ECHO, Program, start_echo};
 
 #[test]
 fn a_certificate_that_expires_soon_is_warned_of_at_the_start_and_at_a_reload() {
     let files = Directory::new("expiry");
-    let (soon, late) = (Certificate::authority_for("soon", 3), Certificate::authority("late"));
+    let (soon, late) = (Authority::valid_for("soon", 3), Authority::named("late"));
     let (cert, key) = (files.file("cert.pem", soon.pem()), files.file("key.pem", soon.key_pem()));
     let (mut server, _) = start_echo(&["--listen", "dtls://127.0.0.1:0", "--cert", &cert, "--key", &key]);
     let line = server.stderr_line("expires soon");
@@ -37,14 +35,13 @@ fn a_certificate_that_expires_soon_is_warned_of_at_the_start_and_at_a_reload() {
 #[test]
 fn an_expired_revocation_list_is_warned_of_by_its_file_at_the_start_and_at_a_reload() {
     let files = Directory::new("expiry-list");
-    let authority = Authority::named("authority");
+    let authority = Authority::valid_for("authority", 2);
     let (pem, key_pem) = authority.issue_pem("server", &p256());
     let (cert, key) = (files.file("cert.pem", pem), files.file("key.pem", key_pem));
     let (ca, crl) = (files.file("ca.pem", authority.pem()), files.file("list.pem", authority.old_list()));
     let listen =
         ["--listen", "tls://127.0.0.1:0", "--cert", &cert, "--key", &key, "--ca", &ca, "--crl", &crl];
     let (mut server, _) = start_echo(&listen);
-    // Certificates of this authority are valid for two days.
     server.stderr_line(&format!("the certificate CN=server in {cert} expires soon"));
     server.stderr_line(&format!("the authority CN=authority in {ca} expires soon"));
     let expected =
@@ -64,7 +61,7 @@ fn a_certificate_that_expires_while_the_server_runs_is_warned_of_once_a_day() {
     let files = Directory::new("expiry-clock");
     let clock = PathBuf::from(files.path("clock"));
     wall_clock::set(&clock, "+0");
-    let own = Certificate::authority_for("own", 20);
+    let own = Authority::valid_for("own", 20);
     let (cert, key) = (files.file("cert.pem", own.pem()), files.file("key.pem", own.key_pem()));
     // The server looks at the clock whenever it wakes up.
     let arguments =

@@ -5,7 +5,8 @@ mod support;
 use std::net::UdpSocket;
 use std::process::Command;
 
-use support::{Certificate, Directory, ECHO, NC, Program, run, start_echo};
+use peeloff_certificates::Authority;
+use support::{Directory, ECHO, NC, Program, run, start_echo};
 
 fn psk_server(files: &Directory, scheme: &str, more: &[&str]) -> (Program, String) {
     let keys = files.file("keys", "alice:000102030405060708090a0b0c0d0e0f\n");
@@ -94,8 +95,8 @@ fn who_comes_and_leaves_is_in_the_log_when_it_is_asked_for() {
 #[test]
 fn a_chain_that_is_too_long_is_in_the_log_with_its_length() {
     let files = Directory::new("log-chain");
-    let authority = Certificate::authority("authority");
-    let (own, client) = (authority.issue("server"), authority.issue("client"));
+    let authority = Authority::named("authority");
+    let (own, client) = (authority.certificate("server"), authority.certificate("client"));
     let ca = files.file("ca.pem", authority.pem());
     let (cert, key) = (files.file("s.pem", own.pem()), files.file("s.key", own.key_pem()));
     let (shown, shown_key) = (files.file("c.pem", client.pem()), files.file("c.key", client.key_pem()));

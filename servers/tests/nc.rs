@@ -7,7 +7,8 @@ use std::fs;
 use std::net::UdpSocket;
 use std::process::Stdio;
 
-use support::{Certificate, DEADLINE, Directory, NC, Program, run, start_echo};
+use peeloff_certificates::Authority;
+use support::{DEADLINE, Directory, NC, Program, run, start_echo};
 
 /// A listening `peeloff-nc` and its address.
 fn listen(arguments: &[&str]) -> (Program, String) {
@@ -135,10 +136,10 @@ fn exit_code_2_is_bad_input() {
 #[test]
 fn exit_code_3_is_a_certificate_that_nobody_vouches_for() {
     let files = Directory::new("unverified");
-    let authority = Certificate::authority("test authority");
-    let cert = authority.issue("server.example");
+    let authority = Authority::named("test authority");
+    let cert = authority.certificate("server.example");
     let (chain, key) = (files.file("cert.pem", cert.pem()), files.file("key.pem", cert.key_pem()));
-    let other = files.file("other.pem", Certificate::authority("other").pem());
+    let other = files.file("other.pem", Authority::named("other").pem());
     let ca = files.file("ca.pem", authority.pem());
 
     let (_server, address) = start_echo(&["--listen", "dtls://127.0.0.1:0"]);
@@ -164,4 +165,31 @@ fn exit_code_4_is_a_time_that_is_over() {
     let ended = server.wait();
     assert_eq!(ended.code, Some(4), "{ended:?}");
     assert!(ended.stderr.ends_with("peeloff-nc: no peer came within --timeout\n"), "{ended:?}");
+}
+
+#[test]
+fn a_client_that_changes_its_port_is_answered_there() {
+    let options = ["--listen", "dtls://127.0.0.1:0", "--connection-ids", "8", "--server-id", "7"];
+    let (_server, address) = start_echo(&options);
+    let arguments = ["--insecure", "--connection-ids", "0", "--change-port-after", "500ms", "--wait", "off"];
+    let mut client = Program::start(NC, &[&arguments[..], &[&address]].concat());
+    client.write("before\n");
+    assert_eq!(client.line(), "before");
+    client.stderr_line("from 127.0.0.1:");
+    for line in ["behind it", "and once more"] {
+        client.write(&format!("{line}\n"));
+        assert_eq!(client.line(), line);
+    }
+    client.signal("INT");
+    assert_eq!(client.wait().code, Some(130));
+}
+
+#[test]
+fn a_port_that_cannot_change_stays() {
+    let (_server, address) = start_echo(&["--listen", "dtls://127.0.0.1:0"]);
+    let arguments = ["--insecure", "--connection-ids", "0", "--change-port-after", "100ms", "--wait", "off"];
+    let mut client = Program::start(NC, &[&arguments[..], &[&address]].concat());
+    client.stderr_line("the port stays");
+    client.write("as ever\n");
+    assert_eq!(client.line(), "as ever");
 }

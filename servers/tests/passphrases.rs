@@ -6,7 +6,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use support::{CHAT, Certificate, Directory, ECHO, NC, Program, run, start_echo};
+use peeloff_certificates::Authority;
+use support::{CHAT, Directory, ECHO, NC, Program, run, start_echo};
 
 const PASSPHRASE: &str = "correct horse";
 
@@ -28,7 +29,7 @@ impl Locked {
 
     /// Writes another certificate and key, which only this passphrase opens.
     fn renew(&self, passphrase: &str) {
-        let certificate = Certificate::authority("localhost");
+        let certificate = Authority::named("localhost");
         self.files.file("cert.pem", certificate.pem());
         let clear = self.files.file("clear.pem", certificate.key_pem());
         let passphrase = format!("pass:{passphrase}");

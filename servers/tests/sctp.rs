@@ -32,11 +32,8 @@ fn listener(url: &str) -> (Server, String, Receiver<Heard>) {
         }
         Ok(())
     };
-    let server = Server::builder()
-        .listen(url.parse().unwrap())
-        .identity(Identity::self_signed().unwrap())
-        .start(tell)
-        .unwrap();
+    let server =
+        Server::builder().listen(url).identity(Identity::self_signed().unwrap()).start(tell).unwrap();
     let address = server.addresses()[0].to_string();
     (server, address, heard)
 }
@@ -105,10 +102,10 @@ fn the_echo_comes_back_on_the_stream_that_it_was_asked_on() {
     use peeloff::Client;
     use peeloff::sctp::SendInfo;
     let (_server, address) = start_echo(&["--listen", "sctp://127.0.0.1:0"]);
-    let mut peer = Client::builder().connect(&address.parse().unwrap()).unwrap();
+    let mut peer = Client::builder().connect(address).unwrap();
     let mut buffer = [0; 100];
     for (stream, ppid, unordered) in [(0, 0, false), (7, 46, false), (63, 3, true)] {
-        let how = SendInfo { stream, ppid, unordered, ..SendInfo::default() };
+        let how = SendInfo::default().stream(stream).ppid(ppid).unordered(unordered);
         peer.sctp().unwrap().send(b"x", &how).unwrap();
         assert_eq!(peer.recv_timeout(&mut buffer, DEADLINE).unwrap(), Some(1));
         let info = peer.message_info().unwrap();

@@ -6,7 +6,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
-use support::{Certificate, DEADLINE, Directory, ECHO, NC, Program, run, start_echo};
+use peeloff_certificates::Authority;
+use support::{DEADLINE, Directory, ECHO, NC, Program, run, start_echo};
 
 /// A connection to a `tcp://` address that gives up by the deadline.
 fn dial(address: &str) -> TcpStream {
@@ -165,8 +166,8 @@ fn a_proxy_says_who_the_peer_is() {
 #[test]
 fn openssl_talks_tls_with_the_echo_server() {
     let files = Directory::new("stream-openssl");
-    let authority = Certificate::authority("test authority");
-    let own = authority.issue("server.example");
+    let authority = Authority::named("test authority");
+    let own = authority.certificate("server.example");
     let ca = files.file("ca.pem", authority.pem());
     let (cert, key) = (files.file("cert.pem", own.pem()), files.file("key.pem", own.key_pem()));
     let listen = ["--listen", "tls://127.0.0.1:0", "--cert", &cert, "--key", &key];

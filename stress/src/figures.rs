@@ -1,5 +1,8 @@
 //! Rows that several scenarios have.
 
+use std::error::Error;
+
+use crate::client::Clients;
 use crate::client::talk::Talked;
 use crate::client::visits::Visited;
 use crate::message::Tally;
@@ -25,6 +28,7 @@ pub fn visited(report: &mut Report, visited: &Visited) {
     report.plain("clients connected", visited.completed as f64, "");
     report.lower("clients that failed", visited.failed as f64, "");
     report.lower("clients that retransmitted", visited.retransmitted as f64, "");
+    report.lower("of them after a second without an answer", visited.timed as f64, "");
     report.lower("datagrams sent again", visited.datagrams_again as f64, "");
     report.plain("took", visited.took.as_secs_f64(), "s");
     if let Some(why) = &visited.why {
@@ -57,6 +61,38 @@ pub fn talked(report: &mut Report, talked: &Talked, what: &str) {
 pub fn cpu<'a>(report: &'a mut Report, name: &str, used: &Usage, count: u64) -> Option<&'a mut Row> {
     let each = used.cpu.as_secs_f64() * 1e6 / count.max(1) as f64;
     (count > 0).then(|| report.lower(name, each, "µs"))
+}
+
+/// What the clients' side took for each of `count` things, and of what came to it the kernel had to drop. `before` is from before
+/// them.
+///
+/// # Errors
+///
+/// /proc says something unexpected.
+pub fn own(
+    report: &mut Report,
+    clients: &Clients,
+    before: &Usage,
+    what: &str,
+    count: u64,
+) -> Result<(), Box<dyn Error>> {
+    let used = Usage::own()?.since(before);
+    if count > 0 {
+        let each = used.cpu.as_secs_f64() * 1e6 / count as f64;
+        report.plain(&format!("clients' own CPU per {what}"), each, "µs");
+    }
+    dropped(report, clients.dropped());
+    Ok(())
+}
+
+/// What the kernel had to drop of what came to clients. Nothing is said where that is nothing.
+pub fn dropped(report: &mut Report, dropped: u64) {
+    if dropped > 0 {
+        report.note(format!(
+            "The clients read too late: {dropped} datagrams for them found their sockets full. \
+             Lower the rate, or give them more threads."
+        ));
+    }
 }
 
 /// What a server came to hold for each of `count` peers.

@@ -2,13 +2,14 @@
 
 use std::error::Error;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
+use crate::client::Sockets;
 use crate::memory;
 use crate::secure::Suite;
 
@@ -26,7 +27,8 @@ pub enum Kind {
 
 /// Who sends.
 pub struct Flood {
-    sockets: Vec<UdpSocket>,
+    sockets: Sockets,
+    sources: u32,
     datagram: Vec<u8>,
     kind: Kind,
 }
@@ -56,15 +58,7 @@ impl Flood {
             Kind::Hellos => memory::client_hello(suite)?,
             Kind::Junk => vec![b'?'; 64],
         };
-        let socket = |index: u32| -> io::Result<UdpSocket> {
-            let host = Ipv4Addr::from_bits(Ipv4Addr::new(127, 2, 0, 1).to_bits() + index * 251);
-            let socket = UdpSocket::bind((host, 0))?;
-            socket.connect(target)?;
-            socket.set_nonblocking(true)?;
-            Ok(socket)
-        };
-        let sockets: io::Result<Vec<UdpSocket>> = (0..sources.max(1)).map(socket).collect();
-        Ok(Self { sockets: sockets?, datagram, kind })
+        Ok(Self { sockets: Sockets::new(target)?, sources: sources.max(1), datagram, kind })
     }
 
     /// Sends so many per second, or as many as get through, on the calling thread and until `over`.
@@ -74,7 +68,6 @@ impl Flood {
     /// Those of send(2), without those of a target that takes no more.
     pub fn run(&mut self, rate: Option<u32>, over: &AtomicBool) -> io::Result<Flooded> {
         let (began, mut flooded) = (Instant::now(), Flooded::default());
-        let mut buffer = [0; 2048];
         while !over.load(Ordering::Relaxed) {
             if let Some(rate) = rate {
                 let due = began + Duration::from_secs_f64(flooded.sent as f64 / f64::from(rate));
@@ -85,36 +78,31 @@ impl Flood {
                 }
             }
             for _ in 0..BATCH {
-                let index = (flooded.sent % self.sockets.len() as u64) as usize;
+                let index = (flooded.sent % u64::from(self.sources)) as usize;
                 if self.kind == Kind::Hellos {
                     // Behind the headers of record and message, and the version.
                     self.datagram[27..35].copy_from_slice(&flooded.sent.to_le_bytes());
                 }
-                match self.sockets[index].send(&self.datagram) {
-                    // ICMP, or no room: the target's business.
-                    Err(error)
-                        if matches!(
-                            error.kind(),
-                            io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock
-                        ) => {}
-                    outcome => drop(outcome?),
-                }
+                self.sockets.send(index, &self.datagram);
                 flooded.sent += 1;
-                while self.sockets[index].recv(&mut buffer).is_ok() {
-                    flooded.answers += 1;
-                }
             }
+            flooded.answers += self.answers(Duration::ZERO)?;
         }
         flooded.took = began.elapsed();
         // What is on its way.
-        for socket in &self.sockets {
-            socket.set_nonblocking(false)?;
-            socket.set_read_timeout(Some(Duration::from_millis(1)))?;
-            while socket.recv(&mut buffer).is_ok() {
-                flooded.answers += 1;
-            }
-            socket.set_nonblocking(true)?;
-        }
+        flooded.answers += self.answers(Duration::from_millis(5))?;
         Ok(flooded)
+    }
+
+    /// Sends what is queued, waits so long, and counts the datagrams that came.
+    fn answers(&mut self, time: Duration) -> io::Result<u64> {
+        self.sockets.wait(Some(Instant::now() + time))?;
+        let mut answers = 0;
+        loop {
+            match self.sockets.receive()? {
+                0 => return Ok(answers),
+                count => answers += count as u64,
+            }
+        }
     }
 }

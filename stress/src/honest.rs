@@ -1,14 +1,14 @@
 //! Honest clients while somebody else is not: peers that talk at a rate, and newcomers.
 
 use std::error::Error;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use indicatif::ProgressBar;
 
+use crate::client::Clients;
 use crate::client::talk::{self, Pace, Talk, Talked};
 use crate::client::visits::{self, Visited, Visits};
-use crate::client::{Dialer, Link};
 use crate::figures;
 use crate::options::Bench;
 use crate::report::Report;
@@ -32,8 +32,9 @@ pub struct HonestArgs {
 
 /// Who is there and is to be served all the while.
 pub struct Honest {
-    links: Vec<Link>,
-    dialer: Dialer,
+    clients: Clients,
+    /// Newcomers come here.
+    lobby: Clients,
     rate: u32,
     newcomers: usize,
 }
@@ -57,13 +58,14 @@ impl Honest {
         let (peers, rate, newcomers) = (args.honest as usize, args.honest_rate, args.newcomers as usize);
         bench.report.option("honest", format!("{peers} peers, {rate}/s"));
         let dialer = bench.dialer()?;
-        let visits = Visits { messages: 1, answer: bench.common.answer, ..Visits::of(peers) };
-        let visited = visits::run(&dialer, &visits, 1, &bench.stop, &ProgressBar::hidden())?;
+        let (mut clients, lobby) = (dialer.clients(1)?, dialer.clients(1)?);
+        let visits = Visits { messages: 1, ..bench.visits(peers) };
+        let visited = visits::run(&mut clients, &visits, &bench.stop, &ProgressBar::hidden())?;
         if visited.failed > 0 {
             let why = visited.why.unwrap_or_default();
             return Err(format!("{} honest peers did not get in: {why}", visited.failed).into());
         }
-        Ok(Self { links: visited.links, dialer, rate, newcomers })
+        Ok(Self { clients, lobby, rate, newcomers })
     }
 
     /// Has them talk for so long, while newcomers come in equal intervals.
@@ -78,22 +80,17 @@ impl Honest {
             duration,
             count: None,
             answer: bench.common.answer,
+            together: usize::MAX,
+            apart: None,
         };
         let pace = visits::Pace::Rate((self.newcomers as f64 / duration.as_secs_f64().max(1e-3)).max(1e-3));
-        let come = Visits {
-            pace,
-            messages: 1,
-            stay: false,
-            answer: bench.common.answer,
-            until: Some(Instant::now() + duration),
-            ..Visits::of(self.newcomers)
-        };
-        let (links, dialer) = (&mut self.links, &self.dialer);
+        let come = Visits { pace, messages: 1, stay: false, ..bench.visits(self.newcomers) };
+        let (clients, lobby) = (&mut self.clients, &mut self.lobby);
         let bar = ProgressBar::hidden();
         std::thread::scope(|scope| {
-            let newcomers = scope
-                .spawn(|| visits::run(dialer, &come, 1, &bench.stop, &bar).map_err(|why| why.to_string()));
-            let talked = talk::run(links, &talk, 1, &bench.stop, &bar);
+            let newcomers =
+                scope.spawn(|| visits::run(lobby, &come, &bench.stop, &bar).map_err(|why| why.to_string()));
+            let talked = talk::run(clients, clients.len(), &talk, &bench.stop, &bar);
             let visited = newcomers.join().map_err(|_| "the newcomers' thread failed")??;
             Ok(While { talked: talked?, visited })
         })

@@ -5,7 +5,7 @@
 //! | [`options`] | what every scenario is told; target, progress, Ctrl-C and report of a run |
 //! | [`target`] | the server: a running one, or this binary again in another role |
 //! | [`product`], [`bare`] | peeloff's servers, and loops without a framework to compare with |
-//! | [`client`] | thousands of clients by epoll, with OpenSSL and without peeloff |
+//! | [`client`] | up to 100,000 clients: few sockets on UDP and DTLS, epoll on TCP and TLS |
 //! | [`message`] | messages of which every byte is checked: loss, duplicates, corruption, cross-delivery |
 //! | [`latency`] | percentiles from intended times |
 //! | [`outside`] | a process by /proc: CPU, memory, threads, descriptors, wake-ups |

@@ -4,7 +4,7 @@
 //! A message begins with the client's number and the message's sequence number (8 bytes each, little endian);
 //! the rest follows from these two.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 
 /// The shortest message, in bytes.
 pub const SHORTEST: usize = 16;
@@ -17,10 +17,8 @@ pub const SHORTEST: usize = 16;
 pub fn fill(message: &mut [u8], client: u64, sequence: u64) {
     message[..8].copy_from_slice(&client.to_le_bytes());
     message[8..16].copy_from_slice(&sequence.to_le_bytes());
-    let mut state = client.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ sequence.wrapping_add(0x2545_F491_4F6C_DD1D);
-    for chunk in message[16..].chunks_mut(8) {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        chunk.copy_from_slice(&state.to_le_bytes()[..chunk.len()]);
+    for (chunk, piece) in message[SHORTEST..].chunks_mut(8).zip(pieces(client, sequence)) {
+        chunk.copy_from_slice(&piece[..chunk.len()]);
     }
 }
 
@@ -35,16 +33,30 @@ pub enum Checked {
     Corrupt,
 }
 
+/// What follows the two numbers, in pieces of 8 bytes.
+fn pieces(client: u64, sequence: u64) -> impl Iterator<Item = [u8; 8]> {
+    let state = client.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ sequence.wrapping_add(0x2545_F491_4F6C_DD1D);
+    std::iter::successors(Some(state), |state| {
+        Some(state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407))
+    })
+    .skip(1)
+    .map(u64::to_le_bytes)
+}
+
+/// The number of the client that says this message.
+pub fn speaker(message: &[u8]) -> Option<u64> {
+    message.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+}
+
 /// Checks every byte of an answer that came to this client, where messages have `len` bytes.
-pub fn check(answer: &[u8], client: u64, len: usize, scratch: &mut Vec<u8>) -> Checked {
-    let number =
-        |at: usize| answer.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
-    let (Some(sender), Some(sequence)) = (number(0), number(8)) else {
+pub fn check(answer: &[u8], client: u64, len: usize) -> Checked {
+    let Some((head, rest)) = answer.split_first_chunk::<SHORTEST>().filter(|_| answer.len() == len) else {
         return Checked::Corrupt;
     };
-    scratch.resize(len, 0);
-    fill(scratch, sender, sequence);
-    match answer == &scratch[..] {
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    let (sender, sequence) = (number(&head[..8]), number(&head[8..]));
+    let right = rest.chunks(8).zip(pieces(sender, sequence)).all(|(is, piece)| *is == piece[..is.len()]);
+    match right {
         false => Checked::Corrupt,
         true if sender != client => Checked::Foreign,
         true => Checked::Right(sequence),
@@ -89,8 +101,8 @@ pub struct Ledger<T> {
     client: u64,
     len: usize,
     next: u64,
-    under_way: HashMap<u64, T>,
-    scratch: Vec<u8>,
+    /// By their sequence numbers, in order.
+    under_way: VecDeque<(u64, T)>,
     /// What became of them so far.
     pub tally: Tally,
 }
@@ -98,21 +110,14 @@ pub struct Ledger<T> {
 impl<T> Ledger<T> {
     /// Of a client with this number, whose messages have `len` bytes ([`SHORTEST`] at least).
     pub fn new(client: u64, len: usize) -> Self {
-        Self {
-            client,
-            len: len.max(SHORTEST),
-            next: 0,
-            under_way: HashMap::new(),
-            scratch: Vec::new(),
-            tally: Tally::default(),
-        }
+        Self { client, len: len.max(SHORTEST), next: 0, under_way: VecDeque::new(), tally: Tally::default() }
     }
 
     /// Puts the next message into `message`, which gets its length, and counts it as sent.
     pub fn next(&mut self, message: &mut Vec<u8>, remember: T) {
         message.resize(self.len, 0);
         fill(message, self.client, self.next);
-        self.under_way.insert(self.next, remember);
+        self.under_way.push_back((self.next, remember));
         self.next += 1;
         self.tally.sent += 1;
     }
@@ -120,8 +125,8 @@ impl<T> Ledger<T> {
     /// Checks and counts what came; gives what was remembered of the message, where it is one that was
     /// under way.
     pub fn came(&mut self, answer: &[u8]) -> Option<T> {
-        match check(answer, self.client, self.len, &mut self.scratch) {
-            Checked::Right(sequence) => match self.under_way.remove(&sequence) {
+        match check(answer, self.client, self.len) {
+            Checked::Right(sequence) => match self.take(sequence) {
                 Some(remembered) => {
                     self.tally.echoes += 1;
                     Some(remembered)
@@ -147,6 +152,11 @@ impl<T> Ledger<T> {
         }
     }
 
+    fn take(&mut self, sequence: u64) -> Option<T> {
+        let at = self.under_way.binary_search_by_key(&sequence, |(number, _)| *number).ok()?;
+        self.under_way.remove(at).map(|(_, remembered)| remembered)
+    }
+
     /// How many are under way.
     pub fn under_way(&self) -> usize {
         self.under_way.len()
@@ -155,7 +165,7 @@ impl<T> Ledger<T> {
     /// Counts those as lost for which `overdue` says so.
     pub fn give_up(&mut self, overdue: impl Fn(&T) -> bool) -> usize {
         let before = self.under_way.len();
-        self.under_way.retain(|_, remembered| !overdue(remembered));
+        self.under_way.retain(|(_, remembered)| !overdue(remembered));
         let lost = before - self.under_way.len();
         self.tally.lost += lost as u64;
         lost
@@ -187,15 +197,15 @@ mod tests {
         for index in 0..whole.len() {
             let mut changed = whole.clone();
             changed[index] ^= 0x10;
-            let checked = check(&changed, 7, 61, &mut Vec::new());
+            let checked = check(&changed, 7, 61);
             assert_eq!(checked, Checked::Corrupt, "byte {index}");
         }
-        assert_eq!(check(&whole[..60], 7, 61, &mut Vec::new()), Checked::Corrupt);
+        assert_eq!(check(&whole[..60], 7, 61), Checked::Corrupt);
     }
 
     #[test]
     fn another_clients_message_is_cross_delivery() {
-        assert_eq!(check(&message(8, 3), 7, 61, &mut Vec::new()), Checked::Foreign);
+        assert_eq!(check(&message(8, 3), 7, 61), Checked::Foreign);
     }
 
     #[test]

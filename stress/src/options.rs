@@ -10,12 +10,13 @@ use clap::{Args, Parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use peeloff::{Address, Scheme};
 
-use crate::client::Dialer;
 use crate::client::visits::{self, Visits};
+use crate::client::{Clients, Dialer};
 use crate::report::{self, Report};
+use crate::role::{Serve, Sockets};
 use crate::secure::{Auth, Suite};
 pub use crate::stop::Stop;
-use crate::target::{self, Role, Target};
+use crate::target::{self, How, Role, Target};
 
 /// What every scenario is told.
 #[derive(Args, Clone, Debug)]
@@ -41,6 +42,13 @@ pub struct Common {
     /// How server and clients know each other.
     #[arg(long, value_enum, default_value_t, help_heading = "Target")]
     pub auth: Auth,
+    /// What runs the handlers of the server that is started.
+    #[arg(long, value_enum, default_value_t, conflicts_with = "target", help_heading = "Target")]
+    pub serve: Serve,
+    /// Which sockets its peers have on UDP and DTLS. Without it each has its own under --serve threads, and all share those of the
+    /// listener under --serve loops.
+    #[arg(long, value_enum, conflicts_with = "target", help_heading = "Target")]
+    pub sockets: Option<Sockets>,
     /// The group of the key exchange, in OpenSSL's words.
     #[arg(long, default_value = "P-256", value_name = "GROUP", help_heading = "Target")]
     pub group: String,
@@ -68,6 +76,13 @@ pub struct Common {
     /// Shows no progress.
     #[arg(long, short, help_heading = "Report")]
     pub quiet: bool,
+}
+
+impl From<&Common> for How {
+    fn from(common: &Common) -> Self {
+        let Common { auth, serve, sockets, pin, .. } = *common;
+        Self { auth, serve, sockets, pin }
+    }
 }
 
 /// A scenario: its own options, what they are called in the report, and how it runs.
@@ -140,11 +155,24 @@ fn perform<S: Scenario>(scenario: &S) -> Result<bool, Box<dyn Error>> {
     let stop = Stop::on_signals()?;
     let target = match &common.target {
         Some(address) => Target::running(address, common.pid)?,
-        None => Target::start(scenario.role(), common.scheme.as_str(), common.auth, common.pin)?,
+        None => Target::start(scenario.role(), common.scheme.as_str(), &common)?,
     };
     let mut report = Report::new(S::NAME, &target.address.to_string());
     if common.target.is_none() {
         report.target = format!("peeloff, {}", common.scheme);
+        report.option(
+            "served by",
+            if common.serve == Serve::Loops { "event loops" } else { "a thread for each peer" },
+        );
+        if matches!(common.scheme, Scheme::Udp | Scheme::Dtls) {
+            report.option(
+                "sockets",
+                match (common.sockets, common.serve) {
+                    (Some(Sockets::Shared), _) | (None, Serve::Loops) => "shared",
+                    (Some(Sockets::PerPeer), _) | (None, Serve::Threads) => "one for each peer",
+                },
+            );
+        }
     }
     if target.address.scheme.is_secure() {
         report.option("auth", common.auth.as_str());
@@ -207,7 +235,27 @@ impl Bench {
     ///
     /// One sentence: this scenario cannot speak that protocol, or OpenSSL does not know the group.
     pub fn dialer(&self) -> Result<Dialer, Box<dyn Error>> {
-        Dialer::new(self.scheme(), self.target.socket, self.suite(), self.common.patience)
+        Dialer::new(self.scheme(), self.target.socket, self.suite())
+    }
+
+    /// Room for clients of the target.
+    ///
+    /// # Errors
+    ///
+    /// As [`dialer`](Self::dialer), or no descriptor is left.
+    pub fn clients(&self) -> Result<Clients, Box<dyn Error>> {
+        Ok(self.dialer()?.clients(self.threads())?)
+    }
+
+    /// So many clients that come as fast as they can, 64 at once, and stay. On plain UDP each has to say something first: a
+    /// peer is one by that.
+    pub fn visits(&self, count: usize) -> Visits {
+        Visits {
+            messages: u32::from(self.suite().is_none() && !self.scheme().is_stream()),
+            answer: self.common.answer,
+            patience: self.common.patience,
+            ..Visits::of(count)
+        }
     }
 
     /// A bar for so many things to do; `0` where only the time counts.
@@ -237,9 +285,9 @@ impl Bench {
     /// One sentence that names the target: nobody answers, or not with what was said.
     pub fn probe(&self) -> Result<(), Box<dyn Error>> {
         let patience = self.common.patience.min(Duration::from_secs(5));
-        let dialer = Dialer::new(self.scheme(), self.target.socket, self.suite(), patience)?;
-        let one = Visits { messages: 1, stay: false, answer: self.common.answer, ..Visits::of(1) };
-        let visited = visits::run(&dialer, &one, 1, &self.stop, &ProgressBar::hidden())?;
+        let one = Visits { messages: 1, stay: false, patience, ..self.visits(1) };
+        let mut clients = self.dialer()?.clients(1)?;
+        let visited = visits::run(&mut clients, &one, &self.stop, &ProgressBar::hidden())?;
         let address = &self.target.address;
         let tally = visited.tally;
         match visited.why {

@@ -56,6 +56,15 @@ impl Usage {
         })
     }
 
+    /// Reads those of this process.
+    ///
+    /// # Errors
+    ///
+    /// /proc says something unexpected.
+    pub fn own() -> io::Result<Self> {
+        Self::of(std::process::id())
+    }
+
     /// What was used since `before`, and what has come to be held since; what has become less is 0.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
@@ -97,4 +106,16 @@ fn resident(pid: u32) -> Option<u64> {
 fn number_of(text: &str, label: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(label));
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+/// How many datagrams the kernel dropped because the sockets of these UDP ports were full (the last column of /proc/net/udp).
+pub fn dropped(ports: &[u16]) -> u64 {
+    let of_line = |line: &str| -> Option<u64> {
+        let mut fields = line.split_whitespace();
+        let port = u16::from_str_radix(fields.nth(1)?.rsplit_once(':')?.1, 16).ok()?;
+        fields.next_back()?.parse().ok().filter(|_| ports.contains(&port))
+    };
+    let tables =
+        ["/proc/net/udp", "/proc/net/udp6"].map(|table| fs::read_to_string(table).unwrap_or_default());
+    tables.iter().flat_map(|table| table.lines()).filter_map(of_line).sum()
 }

@@ -1,4 +1,5 @@
-//! peeloff's own servers, as the scenarios want them.
+//! peeloff's own servers, as the scenarios want them: each as a handler with a thread for each peer, and as callbacks on event
+//! loops.
 
 use std::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,14 +7,18 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use peeloff::{CaBundle, ClientAuth, Credentials, Handle, Identity, Limits, Peer, Server, Timeouts};
+use peeloff::{
+    CaBundle, ClientAuth, Credentials, Handle, HandlerError, Identity, Limits, Message, Peer, PeerEvents,
+    Sender, Server, ServerBuilder, Timeouts,
+};
 
-use crate::role::{Role, Serving, until_stdin_ends};
+use crate::message;
+use crate::role::{Role, Serve, Serving, Sockets, until_stdin_ends};
 use crate::secure::{Auth, PSK, PSK_IDENTITY};
 
 /// Of these peers one sleeps, where a server has sleepers.
-pub const SLEEPER_OF: usize = 16;
-/// So long.
+pub const SLEEPER_OF: u64 = 16;
+/// So long for each message.
 pub const SLEEP: Duration = Duration::from_millis(50);
 
 /// Is such a server, until standard input ends.
@@ -22,38 +27,34 @@ pub const SLEEP: Duration = Duration::from_millis(50);
 ///
 /// The server cannot be started.
 pub fn serve(role: Role, serving: &Serving) -> Result<(), Box<dyn Error>> {
-    let mut timeouts = Timeouts::default();
-    timeouts.idle = Some(Duration::from_secs(24 * 3600));
-    let builder = Server::builder()
-        .listen(serving.listen.parse()?)
-        .credentials(credentials(serving)?)
-        .limits(Limits::UNLIMITED)
-        .timeouts(timeouts);
-    let server = match role {
-        Role::FanOut => {
-            let handle = Arc::new(OnceLock::new());
-            let all = Arc::clone(&handle);
-            let arrivals = AtomicUsize::new(0);
-            let server = builder.start(move |peer: &mut Peer| {
-                arrivals.fetch_add(1, Ordering::Relaxed);
-                pass_on(peer, &all, &arrivals)
-            })?;
-            let _ = handle.set(server.handle());
-            server
+    let builder = builder(serving)?;
+    let server = match (role, serving.serve) {
+        (Role::FanOut, _) => fan_out(builder, serving.serve)?,
+        (_, Serve::Threads) => {
+            let nap = nap_of(role);
+            builder.start(move |peer: &mut Peer| echo(peer, nap))?
         }
-        Role::Sleepers => {
-            let seen = AtomicUsize::new(0);
-            builder.start(move |peer: &mut Peer| {
-                let sleepy = seen.fetch_add(1, Ordering::Relaxed).is_multiple_of(SLEEPER_OF);
-                echo(peer, sleepy.then_some(SLEEP))
-            })?
-        }
-        _ => builder.start(|peer: &mut Peer| echo(peer, None))?,
+        (_, Serve::Loops) => builder.start_events(Echo { nap: nap_of(role) })?,
     };
     println!("listening {}", server.addresses()[0]);
     until_stdin_ends()?;
     server.handle().shutdown(Duration::ZERO);
     Ok(())
+}
+
+fn builder(serving: &Serving) -> Result<ServerBuilder, Box<dyn Error>> {
+    let mut timeouts = Timeouts::default();
+    timeouts.idle = Some(Duration::from_secs(24 * 3600));
+    let builder = Server::builder()
+        .listen(&serving.listen)
+        .credentials(credentials(serving)?)
+        .limits(Limits::UNLIMITED)
+        .timeouts(timeouts);
+    Ok(match serving.sockets {
+        None => builder,
+        Some(Sockets::PerPeer) => builder.sockets(peeloff::Sockets::PerPeer),
+        Some(Sockets::Shared) => builder.sockets(peeloff::Sockets::Shared),
+    })
 }
 
 fn credentials(serving: &Serving) -> Result<Credentials, Box<dyn Error>> {
@@ -68,31 +69,104 @@ fn credentials(serving: &Serving) -> Result<Credentials, Box<dyn Error>> {
     })
 }
 
-fn echo(peer: &mut Peer, sleep: Option<Duration>) -> Result<(), peeloff::Error> {
+/// What a handler does before it answers a message.
+fn nap_of(role: Role) -> fn(&[u8]) {
+    match role {
+        Role::Sleepers => |message| {
+            if message::speaker(message).is_some_and(|client| client.is_multiple_of(SLEEPER_OF)) {
+                thread::sleep(SLEEP);
+            }
+        },
+        _ => |_| (),
+    }
+}
+
+fn echo(peer: &mut Peer, nap: fn(&[u8])) -> Result<(), peeloff::Error> {
     let mut buffer = [0; 2048];
     while let Some(len) = peer.recv(&mut buffer)? {
-        sleep.into_iter().for_each(thread::sleep);
+        nap(&buffer[..len]);
         peer.reply(&buffer[..len])?;
     }
     Ok(())
 }
 
-/// Each receiver costs what encrypting and sending cost on this thread; nobody else is woken. Who is there is asked
-/// again only when somebody came.
-fn pass_on(peer: &mut Peer, server: &OnceLock<Handle>, arrivals: &AtomicUsize) -> Result<(), peeloff::Error> {
-    let mut buffer = [0; 2048];
-    let (mut others, mut known) = (Vec::new(), 0);
-    while let Some(len) = peer.recv(&mut buffer)? {
-        let message: Arc<[u8]> = buffer[..len].into();
-        let arrived = arrivals.load(Ordering::Relaxed);
-        if known != arrived {
-            known = arrived;
-            let all = server.get().map(Handle::peers).unwrap_or_default();
-            others = all.into_iter().filter(|other| other.id() != peer.id()).collect();
+/// The same as callbacks.
+struct Echo {
+    nap: fn(&[u8]),
+}
+
+impl PeerEvents for Echo {
+    type State = ();
+
+    fn open(&self, _: &Sender) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    fn message(&self, (): &mut (), peer: &Sender, message: Message<'_>) -> Result<(), HandlerError> {
+        (self.nap)(&message);
+        peer.send(&message)?;
+        Ok(())
+    }
+}
+
+/// Passes what one peer says on to all others.
+fn fan_out(builder: ServerBuilder, serve: Serve) -> Result<Server, Box<dyn Error>> {
+    let fan_out = FanOut::default();
+    let handle = Arc::clone(&fan_out.handle);
+    let server = match serve {
+        Serve::Loops => builder.start_events(fan_out)?,
+        Serve::Threads => builder.start(move |peer: &mut Peer| -> Result<(), peeloff::Error> {
+            let (mut buffer, mut others) = ([0; 2048], fan_out.arrive());
+            while let Some(len) = peer.recv(&mut buffer)? {
+                fan_out.pass_on(&mut others, peer.id(), &buffer[..len]);
+            }
+            Ok(())
+        })?,
+    };
+    let _ = handle.set(server.handle());
+    Ok(server)
+}
+
+#[derive(Default)]
+struct FanOut {
+    handle: Arc<OnceLock<Handle>>,
+    arrivals: AtomicUsize,
+}
+
+/// Those that a peer's messages go to, and how many had arrived then.
+type Others = (Vec<Sender>, usize);
+
+impl FanOut {
+    fn arrive(&self) -> Others {
+        self.arrivals.fetch_add(1, Ordering::Relaxed);
+        (Vec::new(), 0)
+    }
+
+    /// Each receiver costs what encrypting and sending cost on this thread; nobody else is woken. Who is there is asked
+    /// again only when somebody came.
+    fn pass_on(&self, (others, known): &mut Others, speaker: peeloff::AssociationId, message: &[u8]) {
+        let message: Arc<[u8]> = message.into();
+        let arrived = self.arrivals.load(Ordering::Relaxed);
+        if *known != arrived {
+            *known = arrived;
+            let all = self.handle.get().map(Handle::peers).unwrap_or_default();
+            *others = all.into_iter().filter(|other| other.id() != speaker).collect();
         }
-        for other in &others {
+        for other in others {
             other.post(&message);
         }
     }
-    Ok(())
+}
+
+impl PeerEvents for FanOut {
+    type State = Others;
+
+    fn open(&self, _: &Sender) -> Result<Others, HandlerError> {
+        Ok(self.arrive())
+    }
+
+    fn message(&self, others: &mut Others, peer: &Sender, message: Message<'_>) -> Result<(), HandlerError> {
+        self.pass_on(others, peer.id(), &message);
+        Ok(())
+    }
 }

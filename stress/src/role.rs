@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::secure::Auth;
@@ -27,6 +28,8 @@ pub enum Role {
     BareEpoll,
     /// A loop without a framework: one socket for all peers, read and answered in batches.
     BareBatches,
+    /// The same on DTLS, where what is read is decrypted and encrypted again by OpenSSL's ciphers.
+    BareEvp,
     /// A loop without a framework: one thread that passes what one peer says on to all others.
     BareFanOut,
     /// Answers a question about a floor.
@@ -34,13 +37,14 @@ pub enum Role {
 }
 
 impl Role {
-    pub(crate) const ALL: [(Self, &str); 8] = [
+    pub(crate) const ALL: [(Self, &str); 9] = [
         (Self::Echo, "echo"),
         (Self::Sleepers, "sleepers"),
         (Self::FanOut, "fan-out"),
         (Self::BareThreads, "bare-threads"),
         (Self::BareEpoll, "bare-epoll"),
         (Self::BareBatches, "bare-batches"),
+        (Self::BareEvp, "bare-evp"),
         (Self::BareFanOut, "bare-fan-out"),
         (Self::Floor, "floor"),
     ];
@@ -70,6 +74,27 @@ impl Role {
     }
 }
 
+/// What runs the handlers of a server of peeloff's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Serve {
+    /// A thread for each peer.
+    #[default]
+    Threads,
+    /// A few event loops, which run callbacks.
+    Loops,
+}
+
+/// Which sockets the peers of a server of peeloff's have on UDP and DTLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sockets {
+    /// Each has one of its own.
+    PerPeer,
+    /// All share those of the listener.
+    Shared,
+}
+
 /// What a server has to know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Serving {
@@ -77,6 +102,10 @@ pub struct Serving {
     pub listen: String,
     /// How it and its clients know each other.
     pub auth: Auth,
+    /// What runs the handler, where it is a server of peeloff's.
+    pub serve: Serve,
+    /// Which sockets its peers have on UDP and DTLS; the server's own choice where that is left out.
+    pub sockets: Option<Sockets>,
     /// The certificate that clients may show, in PEM.
     pub trusted: String,
 }

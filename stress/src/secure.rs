@@ -1,22 +1,17 @@
 //! Both sides' OpenSSL contexts as the stress binaries want them: one key exchange, one cipher, so that a server
 //! and its floor do the same work.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use clap::ValueEnum;
-use openssl::asn1::Asn1Time;
-use openssl::ec::{EcGroup, EcKey};
 use openssl::error::ErrorStack;
-use openssl::hash::MessageDigest;
-use openssl::nid::Nid;
-use openssl::pkey::{PKey, Private};
 use openssl::ssl::{
     Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslSession, SslSessionCacheMode,
     SslVerifyMode, SslVersion,
 };
 use openssl::x509::store::X509StoreBuilder;
-use openssl::x509::{X509, X509NameBuilder};
-use peeloff::internals;
+use peeloff::test_support;
+use peeloff_certificates::Certificate;
 use serde::{Deserialize, Serialize};
 
 /// The key that both sides of a PSK handshake know.
@@ -120,7 +115,7 @@ impl Suite {
         }
         if self.auth == Auth::Mutual {
             let mut store = X509StoreBuilder::new()?;
-            store.add_cert(own()?.0.clone())?;
+            store.add_cert(own().x509().clone())?;
             context.set_verify_cert_store(store.build())?;
             context.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
         }
@@ -173,7 +168,7 @@ pub fn ssl(context: &SslContext, dtls: bool) -> Result<Ssl, ErrorStack> {
 pub fn resume(ssl: &mut Ssl, session: &SslSession) {
     // One that cannot be offered makes a full handshake, which is counted.
     if let Ok(copy) = copy(session) {
-        let _ = internals::set_session(ssl, &copy);
+        let _ = test_support::set_session(ssl, &copy);
     }
 }
 
@@ -182,43 +177,17 @@ fn copy(session: &SslSession) -> Result<SslSession, ErrorStack> {
 }
 
 /// The certificate of this process, in PEM: what its clients show where they are asked.
-///
-/// # Errors
-///
-/// OpenSSL has no random numbers.
-pub fn certificate_pem() -> Result<Vec<u8>, ErrorStack> {
-    own()?.0.to_pem()
+pub fn certificate_pem() -> Vec<u8> {
+    own().pem()
 }
 
 fn use_identity(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
-    let (certificate, key) = own()?;
-    context.set_certificate(certificate)?;
-    context.set_private_key(key)
+    context.set_certificate(own().x509())?;
+    context.set_private_key(own().key())
 }
 
-/// Made once.
-fn own() -> Result<&'static (X509, PKey<Private>), ErrorStack> {
-    static OWN: OnceLock<(X509, PKey<Private>)> = OnceLock::new();
-    if let Some(own) = OWN.get() {
-        return Ok(own);
-    }
-    let made = make()?;
-    Ok(OWN.get_or_init(|| made))
-}
-
-/// A self-signed ECDSA P-256 certificate, as peeloff's own.
-fn make() -> Result<(X509, PKey<Private>), ErrorStack> {
-    let key = PKey::from_ec_key(EcKey::generate(EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?.as_ref())?)?;
-    let mut name = X509NameBuilder::new()?;
-    name.append_entry_by_text("CN", "stress")?;
-    let name = name.build();
-    let mut certificate = X509::builder()?;
-    certificate.set_version(2)?;
-    certificate.set_subject_name(&name)?;
-    certificate.set_issuer_name(&name)?;
-    certificate.set_pubkey(&key)?;
-    certificate.set_not_before(Asn1Time::days_from_now(0)?.as_ref())?;
-    certificate.set_not_after(Asn1Time::days_from_now(30)?.as_ref())?;
-    certificate.sign(&key, MessageDigest::sha256())?;
-    Ok((certificate.build(), key))
+/// The certificate of this process, made once: self-signed, with an ECDSA key on P-256, as peeloff's own.
+fn own() -> &'static Certificate {
+    static OWN: LazyLock<Certificate> = LazyLock::new(|| Certificate::self_signed("stress"));
+    &OWN
 }

@@ -12,7 +12,7 @@ use std::process::{Child, Stdio};
 use peeloff::Address;
 
 use crate::outside::Usage;
-use crate::role::{self, until_stdin_ends};
+use crate::role::{self, Serve, Sockets, until_stdin_ends};
 pub use crate::role::{Role, Serving};
 use crate::secure::Auth;
 use crate::{bare, floor, product, secure};
@@ -35,13 +35,27 @@ fn play(role: Role, knows: &str) -> Result<(), Box<dyn Error>> {
     peeloff::raise_fd_limit()?;
     let serving: Serving = serde_json::from_str(knows)?;
     match role {
-        Role::BareThreads => bare::threads(&serving.listen.parse()?)?,
+        Role::BareThreads => bare::threads(&serving)?,
         Role::BareEpoll => bare::epoll(&serving.listen.parse()?)?,
         Role::BareBatches => bare::batches(&serving.listen.parse()?)?,
+        Role::BareEvp => bare::sessions(&serving)?,
         Role::BareFanOut => bare::fan_out(&serving.listen.parse()?)?,
         _ => return product::serve(role, &serving),
     }
     until_stdin_ends()
+}
+
+/// How a server that is started serves, and where.
+#[derive(Clone, Copy, Debug)]
+pub struct How {
+    /// How it and its clients know each other.
+    pub auth: Auth,
+    /// What runs its handlers.
+    pub serve: Serve,
+    /// Which sockets its peers have.
+    pub sockets: Option<Sockets>,
+    /// Its processor.
+    pub pin: Option<usize>,
 }
 
 /// A server to measure; ended when dropped, if it was started here.
@@ -71,14 +85,16 @@ impl Target {
         Ok(Self { address: address.clone(), socket, pid, child: None })
     }
 
-    /// Starts this same binary in a role, on loopback and a port that the kernel chooses.
+    /// Starts this same binary in a role, in which it serves as the command line says, on loopback and a port that the kernel chooses.
     ///
     /// # Errors
     ///
     /// The process cannot be started, or does not say where it listens.
-    pub fn start(role: Role, scheme: &str, auth: Auth, pin: Option<usize>) -> Result<Self, Box<dyn Error>> {
-        let trusted = String::from_utf8(secure::certificate_pem()?)?;
-        let serving = Serving { listen: format!("{scheme}://127.0.0.1:0"), auth, trusted };
+    pub fn start(role: Role, scheme: &str, how: impl Into<How>) -> Result<Self, Box<dyn Error>> {
+        let How { auth, serve, sockets, pin } = how.into();
+        let trusted = String::from_utf8(secure::certificate_pem())?;
+        let listen = format!("{scheme}://127.0.0.1:0");
+        let serving = Serving { listen, auth, serve, sockets, trusted };
         let mut command = role.command(&serde_json::to_string(&serving)?, pin)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|why| match pin {

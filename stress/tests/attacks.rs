@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{assert_whole, refusal, report, value};
+use common::{WAYS, assert_whole, refusal, report, value};
 
 const FLOOD: &str = env!("CARGO_BIN_EXE_flood");
 const SLOWLORIS: &str = env!("CARGO_BIN_EXE_slowloris");
@@ -23,6 +23,18 @@ fn honest_peers_are_served_in_a_flood_that_is_answered() {
 }
 
 #[test]
+fn honest_peers_are_served_in_every_way() {
+    for way in WAYS {
+        let flood = report(FLOOD, &[&HONEST[..], &way, &["--rate", "500", "--sources", "8"]].concat());
+        assert_eq!(value(&flood, "newcomers that got in"), 3.0, "{way:?}");
+        let slow = ["--stalled", "10", "--slow", "3", "--slow-messages", "20"];
+        let slow = report(SLOWLORIS, &[&HONEST[..], &way, &slow].concat());
+        assert_eq!(value(&slow, "newcomers that got in"), 3.0, "{way:?}");
+        [&flood, &slow].into_iter().for_each(assert_whole);
+    }
+}
+
+#[test]
 fn junk_is_not_answered() {
     let flood = ["--kind", "junk", "--rate", "500", "--sources", "8"];
     let report = report(FLOOD, &[&HONEST[..], &flood].concat());
@@ -36,6 +48,7 @@ fn the_price_of_a_stranger_is_measured_beside_each_number_of_peers() {
     assert_eq!(value(&report, "clients connected"), 20.0);
     assert!(value(&report, "unknown datagram beside 0") > 0.0);
     assert!(value(&report, "unknown datagram beside 20") > 0.0);
+    assert!(report.find("server CPU per unknown datagram beside 20").is_some());
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::process::{Command, Stdio};
 
-use common::{assert_whole, refusal, report, run, value};
+use common::{WAYS, assert_whole, refusal, report, run, value};
 use peeloff_stress::report::Report;
 
 const IDLE: &str = env!("CARGO_BIN_EXE_idle");
@@ -22,6 +22,8 @@ fn idle_peers_are_counted_and_still_served() {
         assert_eq!(value(&report, "messages echoed"), 20.0, "{scheme}");
         assert!(value(&report, "server threads") >= 20.0);
         assert!(value(&report, "server descriptors") >= 20.0);
+        let bare = report.find("bare socket, batches, EVP: RSS per peer");
+        assert_eq!(bare.is_some(), scheme == "dtls");
         assert_whole(&report);
     }
 }
@@ -32,6 +34,23 @@ fn everybody_of_a_burst_gets_in() {
     for clients in [20, 40] {
         assert_eq!(value(&report, &format!("connected of {clients}")), f64::from(clients));
         assert_eq!(value(&report, &format!("failed of {clients}")), 0.0);
+        assert!(value(&report, &format!("clients' own CPU per handshake of {clients}")) > 0.0);
+    }
+}
+
+#[test]
+fn crowds_are_served_in_every_way() {
+    for way in WAYS {
+        let idle = report(IDLE, &[&way[..], &["--peers", "30", "--duration", "50ms"]].concat());
+        assert_eq!(value(&idle, "messages echoed"), 30.0, "{way:?}");
+        let burst = report(BURST, &[&way[..], &["--clients", "40"]].concat());
+        assert_eq!(value(&burst, "connected of 40"), 40.0, "{way:?}");
+        let limits = ["--count", "40", "--warm-up", "10", "--settle", "0s"];
+        let churn = report(CHURN, &[&way[..], &limits].concat());
+        assert_eq!(value(&churn, "clients connected"), 40.0, "{way:?}");
+        let fanout = report(FANOUT, &[&way[..], &["--receivers", "10", "--messages", "20"]].concat());
+        assert_eq!(value(&fanout, "messages echoed"), 200.0, "{way:?}");
+        [&idle, &churn, &fanout].into_iter().for_each(assert_whole);
     }
 }
 

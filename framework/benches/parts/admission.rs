@@ -4,14 +4,15 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use peeloff::internals::Ledger;
+use peeloff::test_support::Ledger;
 use peeloff::{Limits, Refusal};
 
 use crate::{KEY, local, peer};
 
 /// Of all limits that are there, the one that a source reaches first refuses.
-const LIMITED: Limits =
-    Limits { max_peers_per_source: 1, new_peers_per_second: 1_000_000, ..Limits::UNLIMITED };
+fn limited() -> Limits {
+    Limits::UNLIMITED.max_peers_per_source(1).new_peers_per_second(1_000_000)
+}
 
 /// [`Ledger::admit`] of a peer that goes again, and of one that is refused.
 pub fn admit(criterion: &mut Criterion) {
@@ -19,7 +20,7 @@ pub fn admit(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("admission");
     group.throughput(Throughput::Elements(1));
     for count in [1, 1_000, 15_000] {
-        let mut ledger = Ledger::new(LIMITED, KEY);
+        let mut ledger = Ledger::new(limited(), KEY);
         for number in 0..count {
             ledger.admit(local, peer(number), now).expect("no limit is reached");
         }

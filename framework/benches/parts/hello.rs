@@ -4,8 +4,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
-use peeloff::internals::cookie::{CookieJar, CookieVerdict};
-use peeloff::internals::hello::{self, ClientHello, FirstDatagram};
+use peeloff::test_support::cookie::{CookieJar, CookieVerdict};
+use peeloff::test_support::hello::{self, ClientHello, FirstDatagram};
 
 use crate::{local, peer};
 

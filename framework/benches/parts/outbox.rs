@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
-use peeloff::internals::sender;
-use peeloff::{Outbox, Overflow, Posted};
+use peeloff::test_support::sender;
+use peeloff::{OutboxLimits, Overflow, PostOutcome};
 
 const LENGTH: usize = 100;
 
@@ -23,16 +23,18 @@ pub fn post(criterion: &mut Criterion) {
     let there = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket on loopback");
     let here = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket on loopback");
     here.connect(there.local_addr().expect("it is bound")).expect("loopback is there");
-    let fast = sender(here.into(), Outbox::default());
-    group.bench_function("sent", |bench| bench.iter(|| assert_eq!(fast.post(&message), Posted::Sent)));
+    let fast = sender(here.into(), OutboxLimits::default());
+    group.bench_function("sent", |bench| bench.iter(|| assert_eq!(fast.post(&message), PostOutcome::Sent)));
 
     for (name, overflow) in [("drop_oldest", Overflow::DropOldest), ("drop_newest", Overflow::DropNewest)] {
         let (here, _there) = clogged();
-        let mut bound = Outbox::default();
+        let mut bound = OutboxLimits::default();
         bound.overflow = overflow;
         let slow = sender(here.into(), bound);
-        while slow.post(&message) == Posted::Queued {}
-        group.bench_function(name, |bench| bench.iter(|| assert_eq!(slow.post(&message), Posted::Dropped)));
+        while slow.post(&message) == PostOutcome::Queued {}
+        group.bench_function(name, |bench| {
+            bench.iter(|| assert_eq!(slow.post(&message), PostOutcome::Dropped))
+        });
     }
 
     let (here, _there) = clogged();
@@ -42,11 +44,11 @@ pub fn post(criterion: &mut Criterion) {
             let (mut left, mut taken) = (rounds, Duration::ZERO);
             while left > 0 {
                 // An outbox that is empty, filled as far as it goes.
-                let slow = sender(here.try_clone().expect("a descriptor").into(), Outbox::default());
-                let filled = left.min(Outbox::default().max_messages as u64);
+                let slow = sender(here.try_clone().expect("a descriptor").into(), OutboxLimits::default());
+                let filled = left.min(OutboxLimits::default().max_messages as u64);
                 let began = Instant::now();
                 for _ in 0..filled {
-                    assert_eq!(slow.post(&message), Posted::Queued);
+                    assert_eq!(slow.post(&message), PostOutcome::Queued);
                 }
                 taken += began.elapsed();
                 left -= filled;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use peeloff::Limits;
-use peeloff::internals::{Member, Table};
+use peeloff::test_support::{Member, Table};
 
 use crate::{KEY, local, peer};
 

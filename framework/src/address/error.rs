@@ -1,5 +1,6 @@
 //! What can be wrong with an address, and what to write instead.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -181,6 +182,13 @@ pub enum AddressError {
         /// What the resolver said.
         cause: io::Error,
     },
+}
+
+/// For functions that take whatever converts to an [`Address`](super::Address): an address itself always does.
+impl From<Infallible> for AddressError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
 }
 
 fn scheme_list() -> String {

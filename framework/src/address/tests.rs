@@ -203,3 +203,29 @@ fn the_addresses_of_a_list_must_go_together() {
     assert!(wrong("sctp://10.0.0.1,224.0.0.1:9").contains("unicast"));
     assert!(wrong("sctp://10.0.0.1,255.255.255.255:9").contains("unicast"));
 }
+
+#[test]
+fn a_text_that_is_no_address_is_what_the_start_and_the_connect_fail_with() {
+    let echo = |_: &mut crate::Peer| Ok::<(), crate::Error>(());
+    let builder = crate::Server::builder().listen("udp://127.0.0.1:0");
+    // The first of several.
+    let builder = builder.listen(String::from("127.0.0.1:1")).listen_proxied("tcp://no port");
+    let error = builder.start(echo).unwrap_err();
+    assert!(matches!(error, crate::StartError::Address(AddressError::MissingScheme(_))), "{error}");
+    assert!(error.to_string().contains("\"127.0.0.1:1\" has no scheme"), "{error}");
+
+    let error = crate::Client::builder().connect("dtls://localhost").unwrap_err();
+    assert!(matches!(error, crate::ConnectError::Address(AddressError::MissingPort { .. })), "{error}");
+    assert!(error.to_string().contains("dtls://localhost has no port"), "{error}");
+}
+
+#[test]
+fn an_address_is_taken_as_text_and_as_a_value() {
+    let address: Address = "udp://127.0.0.1:0".parse().unwrap();
+    let echo = |_: &mut crate::Peer| Ok::<(), crate::Error>(());
+    let text = "udp://[::1]:0".to_owned();
+    let builder = crate::Server::builder().listen(&address).listen(address).listen(&text).listen(text);
+    let server = builder.start(echo).unwrap();
+    assert_eq!(server.addresses().len(), 4);
+    server.handle().shutdown(std::time::Duration::ZERO);
+}

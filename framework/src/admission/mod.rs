@@ -10,16 +10,19 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 use std::hash::Hash;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 mod prefix;
 mod rate;
 
-pub use prefix::{Prefix, canonical};
+pub use prefix::Prefix;
 pub use rate::RateTable;
 
 use rate::HashKey;
+
+use crate::address::canonical::canonical;
+use crate::config::setters;
 
 /// How many peers there may be, and how fast new ones may come.
 ///
@@ -29,10 +32,11 @@ use rate::HashKey;
 ///
 /// ```
 /// # use peeloff::Limits;
-/// let limits = Limits { max_peers: 2000, ..Limits::default() };
+/// let limits = Limits::default().max_peers(2000);
 /// assert_eq!(limits.max_peers_per_source, 256);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Peers in all. Default: 8192, which is 720 MiB of DTLS peers or 300 MiB of plain ones.
     ///
@@ -71,6 +75,18 @@ pub struct Limits {
     /// ::1), which is where proxies and tests are. Default: true. The other limits hold for everybody.
     pub exempt_loopback: bool,
 }
+
+setters!(Limits {
+    max_peers: usize,
+    max_peers_per_local_address: usize,
+    max_peers_per_source: usize,
+    max_peers_per_prefix: usize,
+    max_half_open: usize,
+    max_awaiting_header: usize,
+    new_peers_per_second: u32,
+    new_peers_burst: u32,
+    exempt_loopback: bool
+});
 
 impl Limits {
     /// None at all: for measurements, and to say only some.
@@ -129,11 +145,13 @@ pub enum Refusal {
     NoThread,
     /// The kernel has no memory for another socket.
     NoBuffers,
+    /// The hook for socket options ([`ServerBuilder::socket_options`](crate::ServerBuilder::socket_options)) failed.
+    SocketOptions,
 }
 
 impl Refusal {
-    /// All of them, in the order of [`index`](Self::index).
-    pub const ALL: [Refusal; 11] = [
+    /// All of them.
+    pub const ALL: &'static [Refusal] = &[
         Refusal::MaxPeers,
         Refusal::MaxPeersPerLocalAddress,
         Refusal::MaxPeersPerSource,
@@ -145,10 +163,11 @@ impl Refusal {
         Refusal::NoFileDescriptor,
         Refusal::NoThread,
         Refusal::NoBuffers,
+        Refusal::SocketOptions,
     ];
 
-    /// The place in [`ALL`](Self::ALL), for an array of counters.
-    pub const fn index(self) -> usize {
+    /// Returns the place in [`ALL`](Self::ALL), for an array of counters.
+    pub(crate) const fn index(self) -> usize {
         self as usize
     }
 
@@ -166,6 +185,7 @@ impl Refusal {
             Refusal::NoFileDescriptor => "no_file_descriptor",
             Refusal::NoThread => "no_thread",
             Refusal::NoBuffers => "no_buffers",
+            Refusal::SocketOptions => "socket_options",
         }
     }
 }
@@ -187,6 +207,7 @@ impl fmt::Display for Refusal {
             Refusal::NoFileDescriptor => "no file descriptor left",
             Refusal::NoThread => "no thread can be started",
             Refusal::NoBuffers => "no memory for another socket",
+            Refusal::SocketOptions => "the options of its socket could not be set",
         })
     }
 }
@@ -230,6 +251,23 @@ impl Ledger {
     /// The limit that is reached.
     pub fn admit(&mut self, local: SocketAddr, peer: SocketAddr, now: Instant) -> Result<(), Refusal> {
         self.check_place(local)?;
+        self.check_source(peer, now)?;
+        self.book(local, peer);
+        Ok(())
+    }
+
+    /// As [`admit`](Self::admit) for a peer that shares a socket, of which any number may have one local address.
+    ///
+    /// # Errors
+    ///
+    /// The limit that is reached.
+    pub fn admit_sharing(
+        &mut self,
+        local: SocketAddr,
+        peer: SocketAddr,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        below(self.total, self.limits.max_peers, Refusal::MaxPeers)?;
         self.check_source(peer, now)?;
         self.book(local, peer);
         Ok(())
@@ -345,17 +383,8 @@ impl Ledger {
         self.per_local_address.get(&canonical(local))
     }
 
-    /// Live peers of a source address.
-    pub fn from_source(&self, source: IpAddr) -> usize {
-        self.per_source.get(&Prefix::host(source))
-    }
-
-    /// Live peers of the network that `source` is in.
-    pub fn from_prefix_of(&self, source: IpAddr) -> usize {
-        self.per_prefix.get(&Prefix::network(source))
-    }
-
     /// Whether nothing is booked and no table has an entry.
+    #[cfg(any(test, feature = "test-support"))]
     pub fn is_empty(&self) -> bool {
         let Ledger { total, half_open, per_local_address, per_source, per_prefix, limits: _, rates: _ } =
             self;
@@ -456,11 +485,11 @@ mod tests {
 
     #[test]
     fn a_source_has_its_own_count_inside_its_prefix() {
-        let mut ledger = Ledger::new(Limits { max_peers_per_source: 1, ..Limits::UNLIMITED }, (1, 2));
+        let limits = Limits { max_peers_per_source: 1, max_peers_per_prefix: 2, ..Limits::UNLIMITED };
+        let mut ledger = Ledger::new(limits, (1, 2));
         assert_eq!(fill(&mut ledger, &["198.51.100.1:1", "198.51.100.2:1", "[2001:db8::1]:1"]), Ok(()));
         assert_eq!(fill(&mut ledger, &["[::ffff:198.51.100.1]:2"]), Err(Refusal::MaxPeersPerSource));
-        assert_eq!(ledger.from_source("198.51.100.2".parse().unwrap()), 1);
-        assert_eq!(ledger.from_prefix_of("198.51.100.99".parse().unwrap()), 2);
+        assert_eq!(fill(&mut ledger, &["198.51.100.99:1"]), Err(Refusal::MaxPeersPerPrefix));
     }
 
     #[test]
@@ -543,11 +572,12 @@ mod tests {
 
     #[test]
     fn refusals_are_numbered_and_named_without_a_gap() {
-        for (index, refusal) in Refusal::ALL.into_iter().enumerate() {
+        for (index, refusal) in Refusal::ALL.iter().enumerate() {
             assert_eq!(refusal.index(), index);
             assert!(!refusal.to_string().is_empty());
         }
-        let names: std::collections::HashSet<_> = Refusal::ALL.map(Refusal::as_str).into();
+        let names: std::collections::HashSet<_> =
+            Refusal::ALL.iter().map(|refusal| refusal.as_str()).collect();
         assert_eq!(names.len(), Refusal::ALL.len());
     }
 }

@@ -1,19 +1,7 @@
-//! What peers are counted under: addresses in their one form, and the networks they are in.
+//! The networks that peers are counted under.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
-
-/// The one form of an address that has several: IPv4 rather than IPv4-mapped IPv6, no flow label, and a scope
-/// for link-local addresses alone (RFC 4007 §6), the only ones that it is part of.
-pub fn canonical(address: SocketAddr) -> SocketAddr {
-    match (address, address.ip().to_canonical()) {
-        (SocketAddr::V6(v6), IpAddr::V6(ip)) => {
-            let scope = if ip.is_unicast_link_local() { v6.scope_id() } else { 0 };
-            SocketAddrV6::new(ip, v6.port(), 0, scope).into()
-        }
-        (_, ip) => SocketAddr::new(ip, address.port()),
-    }
-}
+use std::net::{IpAddr, Ipv6Addr};
 
 /// A network that addresses are counted under.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -92,15 +80,5 @@ mod tests {
         assert_eq!(Prefix::network(ip("2001:db8:1:2ff::1")).to_string(), "2001:db8:1:200::/56");
         assert_eq!(Prefix::from_ip(ip("192.0.2.77"), 0, 0).to_string(), "0.0.0.0/0");
         assert_eq!(Prefix::from_ip(ip("2001:db8::"), 0, 0).to_string(), "::/0");
-    }
-
-    #[test]
-    fn an_address_has_one_form() {
-        let form = |text: &str| canonical(text.parse().unwrap()).to_string();
-        assert_eq!(form("[::ffff:192.0.2.1]:7"), "192.0.2.1:7");
-        assert_eq!(form("[2001:db8::1%3]:7"), "[2001:db8::1]:7");
-        assert_eq!(form("[fe80::1%3]:7"), "[fe80::1%3]:7");
-        let labelled = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 7, 99, 0);
-        assert_eq!(canonical(labelled.into()), "[::1]:7".parse().unwrap());
     }
 }

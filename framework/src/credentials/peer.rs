@@ -5,7 +5,10 @@ use std::net::IpAddr;
 
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
-use openssl::x509::{X509NameRef, X509Ref};
+use openssl::x509::{X509, X509NameRef, X509Ref};
+
+use super::errors::refused;
+use crate::error::IdentityError;
 
 /// Who the peer proved to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +49,15 @@ pub struct PeerCertificate {
 }
 
 impl PeerCertificate {
+    /// Reads a certificate, the first where there are several. Nothing is verified: this is for tests of handlers.
+    ///
+    /// # Errors
+    ///
+    /// It is no certificate in PEM.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, IdentityError> {
+        X509::from_pem(pem).map(|certificate| Self::from_x509(&certificate)).map_err(refused)
+    }
+
     pub(crate) fn from_x509(certificate: &X509Ref) -> Self {
         let mut names = certificate.subject_name().entries_by_nid(Nid::COMMONNAME);
         let common_name = names.next().and_then(|entry| entry.data().to_string().ok());

@@ -1,53 +1,119 @@
-//! Handshakes on the thread of their peer.
+//! Runs what comes before an association is open, on the thread of its peer or a round at a time.
 
 use std::time::Instant;
 
+use super::opening::Opening;
+use super::session::Session;
 use crate::error::EndReason;
-use crate::net::Arrival;
 use crate::net::attention::{Attention, signal};
-use crate::net::udp::{self, UdpTransport};
-use crate::protocol::dtls::handshake::Handshake;
-use crate::protocol::dtls::session::Session;
+use crate::net::{Arrival, Transport};
 use crate::sys::message::DATAGRAM_MAX;
 use crate::tls::{Facts, Failure};
 
-/// Runs a DTLS handshake to its end. Blocks until then.
-pub(crate) fn dtls(
-    mut handshake: Handshake,
-    transport: &mut UdpTransport,
+/// What one turn takes in at most.
+const MOST_ARRIVALS: usize = 8;
+
+/// Runs a handshake to its end; blocks until then.
+///
+/// # Errors
+///
+/// It has failed, and the peer has been told.
+pub(crate) fn run(
+    mut opening: Opening,
+    transport: &mut Transport,
     attention: &Attention,
 ) -> Result<(Session, Facts), Failure> {
-    let mut datagram = Vec::with_capacity(DATAGRAM_MAX);
-    let mut now = Instant::now();
-    let mut advanced = handshake.start(now);
-    loop {
-        // What is complete, or has failed, is so whatever others want.
-        if let Ok(false) = advanced
-            && let Some(reason) = interrupted(attention)
-        {
-            handshake.abort();
-            advanced = Err(Failure::Ended(reason));
+    let mut input = Vec::new();
+    let mut advanced = opening.start(Instant::now());
+    // What is complete, or has failed, is so whatever others want.
+    while let Ok(false) = advanced {
+        let rounds = round(&mut opening, transport, attention, &mut input, true);
+        advanced = rounds.map(|round| matches!(round, Round::Open));
+    }
+    match advanced {
+        Ok(_) => {
+            transport.await_room(opening.awaits_room());
+            if opening.awaits_room() {
+                attention.note(signal::FLUSH);
+            }
+            opening.finish()
         }
-        while let Some(datagram) = handshake.poll_transmit() {
-            let _ = udp::send(transport.socket(), &datagram);
-        }
-        if advanced? {
-            return handshake.finish();
-        }
-        let arrival = transport.recv(&mut [], &mut datagram, now, Some(handshake.next_timeout()));
-        now = Instant::now();
-        advanced = match arrival {
-            Arrival::Message(_) => handshake.handle_datagram(&mut datagram, now),
-            Arrival::Over(reason) => Err(Failure::Ended(reason)),
-            _ => Ok(false),
-        };
-        // A peer that sends without a pause must not stop the clock.
-        if let Ok(false) = advanced
-            && now >= handshake.next_timeout()
-        {
-            advanced = handshake.handle_timeout(now);
+        Err(failure) => {
+            if let Some(mut session) = opening.give_up(&failure, Instant::now()) {
+                session.await_end();
+                transport.discard();
+            }
+            Err(failure)
         }
     }
+}
+
+/// Gets a handshake on with what has come, without waiting for anything. [`Round::Advanced`]: there may be more.
+///
+/// # Errors
+///
+/// It has failed. The caller tells the peer ([`Opening::give_up`]).
+pub(crate) fn turn(
+    opening: &mut Opening,
+    transport: &mut Transport,
+    attention: &Attention,
+    input: &mut Vec<u8>,
+) -> Result<Round, Failure> {
+    for _ in 0..MOST_ARRIVALS {
+        match round(opening, transport, attention, input, false)? {
+            Round::Advanced => {}
+            done => return Ok(done),
+        }
+    }
+    Ok(Round::Advanced)
+}
+
+/// What came of a round.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Round {
+    /// The session is open.
+    Open,
+    /// Something came.
+    Advanced,
+    /// Nothing came.
+    Quiet,
+}
+
+/// Looks once for something that came, and waits for it if it may.
+fn round(
+    opening: &mut Opening,
+    transport: &mut Transport,
+    attention: &Attention,
+    input: &mut Vec<u8>,
+    may_wait: bool,
+) -> Result<Round, Failure> {
+    let now = Instant::now();
+    let interrupted = interrupted(attention);
+    let until = match &interrupted {
+        None if may_wait => opening.next_timeout(),
+        None => Some(now),
+        // A connection that is to make way is still heard if all of its header is there.
+        Some(EndReason::Evicted) if opening.awaits_header() => Some(now),
+        Some(reason) => return Err(Failure::Ended(reason.clone())),
+    };
+    transport.await_room(opening.awaits_room());
+    input.clear();
+    input.reserve(DATAGRAM_MAX);
+    let mut arrival = transport.recv(opening.room(), input, now, until);
+    // The address of a peer changes only when its session is open.
+    if transport.source().is_some() && matches!(arrival, Arrival::Message(_)) {
+        arrival = Arrival::Woken;
+    }
+    if let (Some(reason), Arrival::TimedOut) = (interrupted, &arrival) {
+        return Err(Failure::Ended(reason));
+    }
+    let info = transport.message_info().unwrap_or_default();
+    let is_quiet = matches!(arrival, Arrival::TimedOut);
+    Ok(match opening.handle_arrival(arrival, input, info, Instant::now())? {
+        true => Round::Open,
+        false if is_quiet => Round::Quiet,
+        false => Round::Advanced,
+    })
 }
 
 /// Why a handshake has to end, where somebody else wants it to.

@@ -1,6 +1,9 @@
 //! Drivers: they move bytes between a socket and a protocol's state machine, on the thread of one peer.
 
 pub(crate) mod handshake;
+pub(crate) mod memory;
+pub(crate) mod open;
+pub(crate) mod opening;
 pub(crate) mod sctp;
 mod session;
 pub(crate) mod stream;

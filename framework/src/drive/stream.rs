@@ -1,29 +1,22 @@
 //! A TCP connection as everybody sends to it: its state, and the bytes that the kernel has no room for, which go before
-//! anything later. Nothing here blocks but the handshake and the end.
+//! anything later. Nothing here blocks but the wait for room.
 
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use openssl::ssl::SslContext;
 use socket2::Socket;
 
-use crate::drive::handshake::interrupted;
 use crate::error::EndReason;
-use crate::net::attention::{Attention, signal};
-use crate::net::backlog::{Backlog, Wrote};
-use crate::net::tcp::TcpTransport;
-use crate::net::{Arrival, after};
-use crate::protocol::Sent;
+use crate::net::backlog::{Backlog, Outlet, Wrote};
 use crate::protocol::stream::frames::PREFIX;
 use crate::protocol::stream::session::{Encoded, Stream};
-use crate::stream::StreamSettings;
-use crate::sys::epoll::wait_writable;
-use crate::sys::message::{self, DATAGRAM_MAX};
-use crate::tls::{Facts, Failure, Read, Resume};
+use crate::protocol::{Read, Sent};
+use crate::stream::TcpSettings;
+use crate::tls::{Failure, Resume};
 
 /// Bytes of OpenSSL's own (answers to key updates, alerts) that may wait beyond what messages may take. A
 /// peer that asks for more and reads nothing is given up.
@@ -35,30 +28,28 @@ const RECORD_OVERHEAD: usize = 320;
 /// How long the end of an association waits for a peer to take what was sent.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Unread bytes that are thrown away at the end: a close with unread data resets the connection (RFC 9293
-/// §3.10.4, RFC 2525 §2.17), and with it what the peer has not read.
-const DISCARD: usize = 1 << 20;
-
 /// One thread at a time.
 pub(crate) struct StreamSession {
-    core: Stream,
+    pub(super) core: Stream,
     backlog: Backlog,
     max_pending: usize,
+    /// Until when an end that has begun goes on at most.
+    ends_by: Option<Instant>,
 }
 
 impl StreamSession {
     /// In clear.
-    pub(crate) fn plain(socket: Arc<Socket>, settings: &StreamSettings) -> Self {
-        Self::new(Stream::plain(settings), socket, settings)
+    pub(crate) fn plain(outlet: impl Into<Outlet>, settings: &TcpSettings) -> Self {
+        Self::new(Stream::plain(settings), outlet.into(), settings)
     }
 
     /// The server's side of TLS, before its handshake.
     pub(crate) fn accept(
         context: &SslContext,
-        socket: Arc<Socket>,
-        settings: &StreamSettings,
+        outlet: impl Into<Outlet>,
+        settings: &TcpSettings,
     ) -> Result<Self, Failure> {
-        Ok(Self::new(Stream::accept(context, settings)?, socket, settings))
+        Ok(Self::new(Stream::accept(context, settings)?, outlet.into(), settings))
     }
 
     /// The client's side of TLS; `name` is who the server must prove to be.
@@ -67,16 +58,16 @@ impl StreamSession {
         socket: Arc<Socket>,
         name: Option<&str>,
         resume: Option<&Resume<'_>>,
-        settings: &StreamSettings,
+        settings: &TcpSettings,
     ) -> Result<Self, Failure> {
-        Ok(Self::new(Stream::connect(context, name, resume, settings)?, socket, settings))
+        Ok(Self::new(Stream::connect(context, name, resume, settings)?, socket.into(), settings))
     }
 
-    fn new(core: Stream, socket: Arc<Socket>, settings: &StreamSettings) -> Self {
+    fn new(core: Stream, outlet: Outlet, settings: &TcpSettings) -> Self {
         let largest = settings.max_pending.max(settings.max_message + PREFIX) / 16 * 17 + RECORD_OVERHEAD;
         let limit = if core.is_secure() { largest + SLACK } else { usize::MAX };
-        let backlog = Backlog::new(socket, limit);
-        Self { core, backlog, max_pending: settings.max_pending }
+        let backlog = Backlog::new(outlet, limit);
+        Self { core, backlog, max_pending: settings.max_pending, ends_by: None }
     }
 
     /// The state of the connection, to be looked at.
@@ -84,65 +75,13 @@ impl StreamSession {
         &self.core
     }
 
-    /// Runs the handshake to its end, if there is one; blocks until then, at most until `deadline`.
-    pub(crate) fn shake_hands(
-        &mut self,
-        transport: &mut TcpTransport,
-        attention: &Attention,
-        deadline: Instant,
-    ) -> Result<Facts, Failure> {
-        let shaken = self.handshake(transport, attention, deadline);
-        if shaken.is_err() {
-            // An alert says why.
-            self.backlog.flush();
-            self.hang_up();
-        }
-        shaken
-    }
-
-    fn handshake(
-        &mut self,
-        transport: &mut TcpTransport,
-        attention: &Attention,
-        deadline: Instant,
-    ) -> Result<Facts, Failure> {
-        let mut bytes = Vec::new();
-        loop {
-            let complete = self.step()?;
-            self.backlog.flush();
-            transport.await_room = self.has_unsent();
-            if complete {
-                if transport.await_room {
-                    attention.note(signal::FLUSH);
-                }
-                return Ok(self.core.facts());
-            }
-            if let Some(reason) = interrupted(attention) {
-                return Err(Failure::Ended(reason));
-            }
-            let now = Instant::now();
-            if now >= deadline {
-                return Err(Failure::Ended(EndReason::HandshakeTimedOut));
-            }
-            self.give_back(&mut bytes);
-            bytes.reserve(DATAGRAM_MAX);
-            match transport.recv(&mut [], &mut bytes, now, Some(deadline)) {
-                Arrival::Message(_) => self.feed(&mut bytes),
-                Arrival::Over(EndReason::ClosedByPeer) => {
-                    let why = "the peer closed during the handshake".to_owned();
-                    return Err(Failure::Ended(EndReason::HandshakeFailed(why)));
-                }
-                Arrival::Over(reason) => return Err(Failure::Ended(reason)),
-                _ => {}
-            }
-        }
-    }
-
-    /// One step of the handshake; `true` when it is complete.
-    fn step(&mut self) -> Result<bool, Failure> {
+    /// Gets the handshake on, with what was fed; `true` when it is complete. What it says is sent as far as there is room.
+    pub(crate) fn step(&mut self) -> Result<bool, Failure> {
         let stepped = self.state().step();
-        match self.push() {
-            Wrote::Broken(why) if stepped.is_ok() => Err(Failure::Ended(EndReason::HandshakeFailed(why))),
+        let wrote = self.push();
+        self.backlog.flush();
+        match wrote {
+            Wrote::Broken(why) if stepped.is_ok() => Err(Failure::of(why)),
             _ => stepped,
         }
     }
@@ -162,11 +101,6 @@ impl StreamSession {
         };
         self.core.sent();
         wrote
-    }
-
-    /// Whether a write found that the peer had reset the connection.
-    pub(crate) fn was_reset(&self) -> bool {
-        self.backlog.reset
     }
 
     /// Sends one message; never blocks.
@@ -241,19 +175,25 @@ impl StreamSession {
         self.core.feed(bytes);
     }
 
-    /// Gives the memory of what was fed back, once all of it is read.
-    pub(crate) fn give_back(&mut self, bytes: &mut Vec<u8>) {
-        self.core.give_back(bytes);
-    }
-
-    /// Decrypts what was fed, a record at most. In clear there is nothing to decrypt: [`Read::Nothing`].
-    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Read {
-        let read = self.state().read(buffer);
+    /// Reads the next message of what was fed. `piece` is memory to work with, and comes back empty.
+    pub(crate) fn read(&mut self, buffer: &mut [u8], piece: &mut Vec<u8>) -> Read {
+        let read = self.state().read(buffer, piece);
         match self.push() {
             Wrote::Broken(why) => Read::Broken(why),
             // Where the peer has gone an answer is lost, and what the peer sent before can still be read.
             _ => read,
         }
+    }
+
+    /// The peer sends no more: why the association is over, or `None` where there is still a last line to read.
+    pub(crate) fn handle_end_of_stream(&mut self) -> Option<EndReason> {
+        if self.backlog.reset {
+            return Some(crate::net::tcp::was_reset());
+        }
+        if self.core.is_secure() {
+            return Some(EndReason::Truncated);
+        }
+        (!self.core.end_of_stream()).then_some(EndReason::ClosedByPeer)
     }
 
     /// Gets a handshake that messages wait for on, with what was fed. `false` where it cannot go on before the
@@ -266,47 +206,40 @@ impl StreamSession {
         }
     }
 
-    /// Says goodbye, without waiting for anything.
-    pub(crate) fn close(&mut self) {
-        self.state().close();
-        self.push();
-        self.backlog.flush();
-        self.hang_up();
-    }
-
-    /// Ends the connection for this reason, as gently as that allows. Blocks until the peer has taken what
-    /// was sent, for `patience` and for a second at most.
-    pub(crate) fn end(&mut self, reason: &EndReason, patience: Duration) {
+    /// Begins the end of the connection for this reason, as gently as it allows. What waits may take `patience` and a second at
+    /// most.
+    pub(crate) fn begin_end(&mut self, reason: &EndReason, patience: Duration, now: Instant) {
         if matches!(reason, EndReason::TooSlow | EndReason::MessageRefused { .. }) {
             // What waits is thrown away, and the peer learns by a reset that messages are lost.
-            let _ = self.backlog.socket.set_linger(Some(Duration::ZERO));
+            self.backlog.reset();
             return;
         }
         if !matches!(reason, EndReason::Protocol(_)) {
             self.state().close();
             self.push();
         }
-        let deadline = after(patience.min(FAREWELL));
-        while self.backlog.flush() == Wrote::Some {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let socket = &self.backlog.socket;
-            if left.is_zero() || !wait_writable(socket.as_fd(), Some(left)).unwrap_or(false) {
-                break;
-            }
-        }
-        self.hang_up();
+        self.ends_by = Some(now + patience.min(FAREWELL));
     }
 
-    /// Tells the peer that nothing more comes, and throws away what it still said.
-    fn hang_up(&self) {
-        let socket = &self.backlog.socket;
-        let _ = socket.shutdown(std::net::Shutdown::Write);
-        let (mut scrap, mut left) = ([0; 4096], DISCARD);
-        while let Ok(len @ 1..) = message::read(socket.as_fd(), &mut scrap, false) {
-            left = left.saturating_sub(len);
-            if left == 0 {
-                break;
-            }
+    /// Begins an end without a goodbye, after a handshake that failed: an alert may wait, until then at most.
+    pub(crate) fn hang_up_by(&mut self, until: Instant) {
+        self.ends_by = Some(until);
+    }
+
+    /// Sends what waits, as far as there is room, and then says that nothing more comes. `None`: the connection is over.
+    /// Otherwise this is to be called again at that time, or when there is room.
+    pub(crate) fn continue_end(&mut self, now: Instant) -> Option<Instant> {
+        let until = self.ends_by?;
+        if self.backlog.flush() == Wrote::Some && now < until {
+            return Some(until);
         }
+        self.ends_by = None;
+        self.backlog.hang_up();
+        None
+    }
+
+    /// Waits until there may be room; `false`: there is none after so long.
+    pub(crate) fn wait_for_room(&self, timeout: Duration) -> bool {
+        self.backlog.wait_for_room(timeout)
     }
 }

@@ -2,6 +2,7 @@
 //! interrupt the wait.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use socket2::Socket;
@@ -48,6 +49,16 @@ pub(crate) struct Attention {
     signals: AtomicU8,
     /// A handshake is under way, which counts against the cap on them.
     pub(crate) half_open: AtomicBool,
+    /// An SCTP socket was shut for reading to wake the worker.
+    shut: AtomicBool,
+    /// The peer is to be woken when a socket that it shares has room.
+    pub(super) awaits_room: AtomicBool,
+}
+
+/// Interrupts a wait that is not in a read of a socket.
+pub(crate) trait Wakes: Send + Sync {
+    /// Never blocks.
+    fn wake(&self);
 }
 
 /// How to interrupt the worker's wait.
@@ -63,6 +74,8 @@ enum Wake {
     /// It blocks in a read of an SCTP socket. Shut down for reading, that would acknowledge and throw
     /// away what still comes; a notification wakes it as well.
     Notifying(Arc<Socket>),
+    /// It waits for something else, or a loop drives the peer, on this socket if there is one.
+    By(Arc<dyn Wakes>, Option<Arc<Socket>>),
     /// The worker has finished; there is nothing to wake.
     Gone,
 }
@@ -79,16 +92,26 @@ struct Inbox {
 pub(crate) struct Parcel {
     /// A datagram, or (part of) an SCTP message.
     pub(crate) payload: Box<[u8]>,
+    /// Where a datagram came from, where that may be another address than the peer's.
+    pub(crate) from: Option<SocketAddr>,
     /// What came with an SCTP message.
     pub(crate) info: MessageInfo,
     /// No further part of the message is to follow.
     pub(crate) complete: bool,
+    /// It is a notification of SCTP.
+    pub(crate) notification: bool,
 }
 
 impl Parcel {
     /// A datagram.
     pub(crate) fn datagram(payload: &[u8]) -> Self {
-        Self { payload: payload.into(), info: MessageInfo::default(), complete: true }
+        let (payload, info) = (payload.into(), MessageInfo::default());
+        Self { payload, from: None, info, complete: true, notification: false }
+    }
+
+    /// A datagram that came from this address, and has the peer's connection ID.
+    pub(crate) fn datagram_from(from: SocketAddr, payload: &[u8]) -> Self {
+        Self { from: Some(from), ..Self::datagram(payload) }
     }
 }
 
@@ -106,7 +129,7 @@ pub(crate) enum Delivery {
 impl Attention {
     /// Returns the signals that are set.
     pub(crate) fn signals(&self) -> u8 {
-        self.signals.load(Ordering::Acquire)
+        self.signals.load(Ordering::SeqCst)
     }
 
     /// Sets a signal and wakes the worker unless it was already set.
@@ -126,7 +149,8 @@ impl Attention {
         self.signals.fetch_and(!signal, Ordering::AcqRel);
     }
 
-    fn wake(&self) {
+    /// Interrupts the worker's wait.
+    pub(crate) fn wake(&self) {
         match &*self.wake.lock() {
             Wake::Blocking(socket) => message::shutdown_read(&**socket),
             Wake::Notifying(socket) => {
@@ -135,6 +159,7 @@ impl Attention {
                 // else as soon as nothing is (RFC 6458 §6.1.9).
                 if last || sctp::Options::of(&**socket).subscribe(NotificationKind::SenderDry, true).is_err()
                 {
+                    self.shut.store(true, Ordering::Release);
                     message::shutdown_read(&**socket);
                 }
             }
@@ -142,6 +167,7 @@ impl Attention {
                 use std::os::fd::AsFd;
                 let _ = epoll.modify(socket.as_fd(), *events, 0);
             }
+            Wake::By(wakes, _) => wakes.wake(),
             Wake::Unborn | Wake::Gone => {}
         }
     }
@@ -162,17 +188,30 @@ impl Attention {
         *self.wake.lock() = Wake::Watching(Arc::clone(socket), Arc::clone(epoll), events);
     }
 
+    /// The worker is about to wait until `wakes` is called, or a loop drives the peer, on this socket if there is one. It must
+    /// look at the signals after this.
+    pub(crate) fn wake_by(&self, wakes: Arc<dyn Wakes>, socket: Option<Arc<Socket>>) {
+        *self.wake.lock() = Wake::By(wakes, socket);
+    }
+
     /// Releases the wake-up handle.
     pub(crate) fn wake_no_more(&self) {
         *self.wake.lock() = Wake::Gone;
     }
 
-    /// Returns the socket; `None` before the worker has started and after it has finished.
+    /// Whether somebody has shut the SCTP socket for reading, so that nothing more can be read from it. Does not change any
+    /// more after [`wake_no_more`](Self::wake_no_more).
+    pub(crate) fn is_shut(&self) -> bool {
+        self.shut.load(Ordering::Acquire)
+    }
+
+    /// Returns the socket; `None` before the worker has started, after it has finished, and where there is none.
     pub(crate) fn socket(&self) -> Option<Arc<Socket>> {
         match &*self.wake.lock() {
             Wake::Blocking(socket) | Wake::Watching(socket, ..) | Wake::Notifying(socket) => {
                 Some(Arc::clone(socket))
             }
+            Wake::By(_, socket) => socket.clone(),
             Wake::Unborn | Wake::Gone => None,
         }
     }
@@ -190,13 +229,24 @@ impl Attention {
             }
             inbox.bytes += parcel.payload.len();
             inbox.queue.push_back(parcel);
-            let raised = self.signals.fetch_or(signal::INBOX, Ordering::AcqRel) & signal::INBOX;
+            let raised = self.signals.fetch_or(signal::INBOX, Ordering::SeqCst) & signal::INBOX;
             if raised != 0 || !wake {
                 return Delivery::Queued;
             }
         }
         self.wake();
         Delivery::Queued
+    }
+
+    /// Whether there is room for one more, if no more than so many bytes are to wait for the worker before it.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        let inbox = self.inbox.lock();
+        inbox.queue.len() < INBOX_DATAGRAMS && inbox.bytes <= bytes
+    }
+
+    /// How many bytes wait for the worker.
+    pub(crate) fn delivered_bytes(&self) -> usize {
+        self.inbox.lock().bytes
     }
 
     /// Takes the oldest datagram out of the inbox.

@@ -1,10 +1,14 @@
-//! The way out of a connection: its socket, and the bytes that the kernel has no room for.
+//! The way out of a connection: its socket, or memory, and the bytes that find no room there.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use socket2::Socket;
 
+use super::sink::Sink;
+use super::tcp::reset;
+use crate::sys::epoll::wait_writable;
 use crate::sys::errno::is_memory;
 use crate::sys::message;
 
@@ -21,9 +25,25 @@ pub(crate) enum Wrote {
     Broken(String),
 }
 
-/// The bytes that wait, in order, and the socket that they wait for.
+/// Where the bytes of a connection go.
+pub(crate) enum Outlet {
+    Socket(Arc<Socket>),
+    Memory(Arc<Sink>),
+}
+
+impl From<Arc<Socket>> for Outlet {
+    fn from(socket: Arc<Socket>) -> Self {
+        Self::Socket(socket)
+    }
+}
+
+/// Unread bytes that are thrown away at the end: a close with unread data resets the connection (RFC 9293
+/// §3.10.4, RFC 2525 §2.17), and with it what the peer has not read.
+const DISCARD: usize = 1 << 20;
+
+/// The bytes that wait, in order, and where they are to go.
 pub(crate) struct Backlog {
-    pub(crate) socket: Arc<Socket>,
+    outlet: Outlet,
     bytes: Vec<u8>,
     /// How many of them are gone.
     sent: usize,
@@ -34,8 +54,8 @@ pub(crate) struct Backlog {
 }
 
 impl Backlog {
-    pub(crate) fn new(socket: Arc<Socket>, limit: usize) -> Self {
-        Self { socket, bytes: Vec::new(), sent: 0, limit, reset: false }
+    pub(crate) fn new(outlet: Outlet, limit: usize) -> Self {
+        Self { outlet, bytes: Vec::new(), sent: 0, limit, reset: false }
     }
 
     /// How many bytes may still be written.
@@ -99,10 +119,42 @@ impl Backlog {
         sent
     }
 
-    /// How many bytes the kernel takes now; 0 where it has no room.
+    /// Waits until there may be room; `false`: there is none after so long.
+    pub(crate) fn wait_for_room(&self, timeout: Duration) -> bool {
+        match &self.outlet {
+            Outlet::Socket(socket) => wait_writable(socket.as_fd(), Some(timeout)).unwrap_or(false),
+            Outlet::Memory(sink) => sink.wait_for_room(timeout),
+        }
+    }
+
+    /// What waits is thrown away, and closed next the connection is reset.
+    pub(crate) fn reset(&self) {
+        if let Outlet::Socket(socket) = &self.outlet {
+            reset(socket);
+        }
+    }
+
+    /// Tells the peer that nothing more comes, and throws away what it still said.
+    pub(crate) fn hang_up(&self) {
+        let Outlet::Socket(socket) = &self.outlet else { return };
+        let _ = socket.shutdown(std::net::Shutdown::Write);
+        let (mut scrap, mut left) = ([0; 4096], DISCARD);
+        while let Ok(len @ 1..) = message::read(socket.as_fd(), &mut scrap, false) {
+            left = left.saturating_sub(len);
+            if left == 0 {
+                break;
+            }
+        }
+    }
+
+    /// How many bytes find room now.
     fn send(&mut self, bytes: &[u8]) -> Result<usize, Wrote> {
+        let socket = match &self.outlet {
+            Outlet::Socket(socket) => socket,
+            Outlet::Memory(sink) => return sink.write(bytes).ok_or(Wrote::Gone),
+        };
         loop {
-            let error = match message::send(self.socket.as_fd(), bytes) {
+            let error = match message::send(socket.as_fd(), bytes) {
                 Ok(len) => return Ok(len),
                 Err(error) => error,
             };

@@ -58,8 +58,6 @@ pub(crate) struct SctpTransport {
     skipping: bool,
     /// Why the association is over; what is in the inbox comes first.
     pub(crate) end: Option<EndReason>,
-    /// The peer began anew: the socket has its next association.
-    pub(crate) restarted: bool,
 }
 
 impl SctpTransport {
@@ -87,7 +85,6 @@ impl SctpTransport {
             wanted: Vec::new(),
             skipping: false,
             end: None,
-            restarted: false,
         }
     }
 
@@ -116,20 +113,12 @@ impl SctpTransport {
     /// Whether the peer has acknowledged nothing for too long.
     pub(crate) fn is_stalled(&mut self, messages: u64, now: Instant) -> bool {
         let Some(stall) = &mut self.stall else { return false };
-        let options = Options::of(&*self.socket);
-        let (unacknowledged, sent) = match (options.status(), options.counters()) {
-            (Ok(status), Ok(counters)) => {
-                (u64::from(status.unacknowledged), counters.ordered_sent + counters.unordered_sent)
-            }
-            // It is over, which the next read says.
-            _ => (0, 0),
-        };
-        stall.look(messages, sent.saturating_sub(unacknowledged), unacknowledged, now)
+        look_for_stall(&self.socket, stall, messages, now)
     }
 
     /// Waits for one whole message, those of the inbox first: its bytes go to `first`, and what has
     /// no room there to `overflow`; [`info`](Self::info) is what came with it. Blocks until
-    /// `deadline`; a deadline that is over still takes what is there.
+    /// `deadline`; a deadline that has passed still takes what has arrived.
     pub(crate) fn recv(
         &mut self,
         first: &mut [u8],
@@ -138,8 +127,15 @@ impl SctpTransport {
         deadline: Option<Instant>,
     ) -> Arrival {
         while self.attention.signals() & signal::INBOX != 0
-            && let Some(Parcel { payload, info, complete }) = self.attention.take_delivered()
+            && let Some(Parcel { payload, info, complete, notification, .. }) =
+                self.attention.take_delivered()
         {
+            if notification {
+                if let Some(arrival) = self.take_notification(payload.len(), complete, &[], &payload) {
+                    return arrival;
+                }
+                continue;
+            }
             if let Some(arrival) = self.take_part(&payload, &[], info, complete, first, overflow) {
                 return arrival;
             }
@@ -156,7 +152,9 @@ impl SctpTransport {
             }
             match sys::recv(self.socket.as_fd(), first, overflow, wait) {
                 Ok(received) if received.notification => {
-                    if let Some(arrival) = self.take_notification(&received, first, overflow) {
+                    if let Some(arrival) =
+                        self.take_notification(received.len, received.complete, first, overflow)
+                    {
                         return arrival;
                     }
                 }
@@ -219,16 +217,22 @@ impl SctpTransport {
     }
 
     /// Looks at a notification: `None` where only the framework is concerned, or nobody.
-    fn take_notification(&mut self, received: &Received, first: &[u8], overflow: &[u8]) -> Option<Arrival> {
+    fn take_notification(
+        &mut self,
+        len: usize,
+        complete: bool,
+        first: &[u8],
+        overflow: &[u8],
+    ) -> Option<Arrival> {
         // The rest of one that was too long, or one that is. There is room for 64 KiB.
-        if self.skipping || !received.complete {
+        if self.skipping || !complete {
             if !self.skipping {
                 bump(&self.counters.notifications_too_long);
             }
-            self.skipping = !received.complete;
+            self.skipping = !complete;
             return None;
         }
-        let head = &first[..received.len.min(first.len())];
+        let head = &first[..len.min(first.len())];
         let parsed = if overflow.is_empty() {
             Notification::parse(head)
         } else {
@@ -253,36 +257,24 @@ impl SctpTransport {
 
     /// What a notification means for the association.
     fn heed(&mut self, notification: &Notification) {
+        let mut end = end_by(notification);
         match notification {
             Notification::AssociationChanged { state, .. } => match state {
-                AssociationState::Up => {}
-                AssociationState::Restarted => {
-                    bump(&self.counters.sctp_restarts);
-                    self.restarted = true;
-                    self.end = Some(EndReason::Replaced);
-                }
+                AssociationState::Up | AssociationState::ShutDown => {}
+                AssociationState::Restarted => bump(&self.counters.sctp_restarts),
                 AssociationState::Lost => {
                     bump(&self.counters.sctp_lost);
                     // An ABORT without a cause, as from a host that has forgotten the association.
-                    let error = self.socket.take_error().ok().flatten();
-                    self.end =
-                        Some(match (loss(notification), error.and_then(|error| error.raw_os_error())) {
-                            (EndReason::Unreachable, Some(libc::ECONNRESET)) => aborted(),
-                            (end, _) => end,
-                        });
+                    let error =
+                        self.socket.take_error().ok().flatten().and_then(|error| error.raw_os_error());
+                    if end == Some(EndReason::Unreachable) && error == Some(libc::ECONNRESET) {
+                        end = Some(aborted());
+                    }
                 }
-                AssociationState::CannotStart => {
-                    bump(&self.counters.sctp_cannot_start);
-                    self.end = Some(EndReason::Unreachable);
-                }
-                AssociationState::ShutDown => self.end = Some(EndReason::ClosedByPeer),
+                AssociationState::CannotStart => bump(&self.counters.sctp_cannot_start),
                 _ => bump(&self.counters.notifications_unknown),
             },
-            // Whatever the peer had to say has been said, and it takes nothing more.
-            Notification::PeerShutDown { .. } => {
-                bump(&self.counters.sctp_shutdowns);
-                self.end = Some(EndReason::ClosedByPeer);
-            }
+            Notification::PeerShutDown { .. } => bump(&self.counters.sctp_shutdowns),
             Notification::PartialDelivery { stream, .. } => {
                 self.parts.forget(*stream as u16);
                 bump(&self.counters.messages_cut_off);
@@ -296,6 +288,9 @@ impl SctpTransport {
             }
             Notification::Unknown { .. } => bump(&self.counters.notifications_unknown),
             _ => {}
+        }
+        if end.is_some() {
+            self.end = end;
         }
     }
 
@@ -320,7 +315,7 @@ impl SctpTransport {
 
     /// Throws away what is still unread, because a close with unread data aborts the association,
     /// and what we sent last would be lost with it. Nothing more comes in after this.
-    pub(crate) fn discard(&mut self) {
+    pub(crate) fn discard(&self) {
         crate::sys::message::shutdown_read(&*self.socket);
         let mut scratch = Vec::with_capacity(DATAGRAM_MAX);
         for _ in 0..MAX_DISCARDED {
@@ -332,6 +327,19 @@ impl SctpTransport {
     }
 }
 
+/// Whether a peer that was sent so many messages has acknowledged nothing for too long.
+pub(crate) fn look_for_stall(socket: &Socket, stall: &mut Stall, messages: u64, now: Instant) -> bool {
+    let options = Options::of(socket);
+    let (unacknowledged, sent) = match (options.status(), options.counters()) {
+        (Ok(status), Ok(counters)) => {
+            (u64::from(status.unacknowledged), counters.ordered_sent + counters.unordered_sent)
+        }
+        // It is over, which the next read says.
+        _ => (0, 0),
+    };
+    stall.look(messages, sent.saturating_sub(unacknowledged), unacknowledged, now)
+}
+
 /// The peer aborted and said nothing more.
 fn aborted() -> EndReason {
     EndReason::Aborted("no reason given".to_owned())
@@ -339,6 +347,22 @@ fn aborted() -> EndReason {
 
 /// Reads of one call that give nothing to the caller.
 const MAX_READS: usize = 64;
+
+/// Why the association is over, if this notification says that it is.
+pub(crate) fn end_by(notification: &Notification) -> Option<EndReason> {
+    match notification {
+        Notification::AssociationChanged { state, .. } => match state {
+            AssociationState::Restarted => Some(EndReason::Replaced),
+            AssociationState::Lost => Some(loss(notification)),
+            AssociationState::CannotStart => Some(EndReason::Unreachable),
+            AssociationState::ShutDown => Some(EndReason::ClosedByPeer),
+            _ => None,
+        },
+        // Whatever the peer had to say has been said, and it takes nothing more.
+        Notification::PeerShutDown { .. } => Some(EndReason::ClosedByPeer),
+        _ => None,
+    }
+}
 
 /// Why an association was lost.
 pub(crate) fn loss(notification: &Notification) -> EndReason {
@@ -520,11 +544,9 @@ mod tests {
 
     fn notice(transport: &mut SctpTransport, bytes: &[u8], complete: bool) -> Option<Arrival> {
         let (first, overflow) = bytes.split_at(bytes.len().min(7));
-        let received =
-            Received { len: bytes.len(), source: None, complete, notification: true, info: None, next: None };
         let mut buffer = [0; 7];
         buffer[..first.len()].copy_from_slice(first);
-        transport.take_notification(&received, &buffer, overflow)
+        transport.take_notification(bytes.len(), complete, &buffer, overflow)
     }
 
     #[test]

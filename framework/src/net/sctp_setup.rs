@@ -7,7 +7,6 @@ use socket2::Socket;
 
 use super::sctp::abort;
 use crate::address::Scheme;
-use crate::error::EndReason;
 use crate::sctp::{
     self, FragmentInterleave, Heartbeat, InitParameters, NotificationKind, Options, PathChange, Rto,
     Settings, StreamRequests,
@@ -94,7 +93,7 @@ fn set_extensions(options: Options<'_>, scheme: Scheme, settings: &Settings) -> 
         named("hmac_algorithms", options.set_hmac_identifiers(&settings.hmac_algorithms))?;
     }
     if scheme == Scheme::SctpDtls {
-        // RFC 6083 §4.9 and RFC 3758: nothing unauthenticated may change the data.
+        // RFC 6083 §4.5 and RFC 3758: nothing unauthenticated may change the data.
         options.require_auth(CHUNK_DATA)?;
         options.require_auth(CHUNK_FORWARD_TSN)?;
     }
@@ -133,7 +132,7 @@ fn adjust(rto: Rto, settings: &Settings) -> Rto {
 }
 
 /// Refuses a peer that takes or sends data without authentication. Its FORWARD-TSN chunks count as well where both sides
-/// know them, because they take data away (RFC 6083 §4, RFC 3758).
+/// know them, because they take data away (RFC 6083 §4.5, RFC 3758).
 pub(crate) fn require_auth(socket: &Socket) -> Result<(), Failure> {
     let options = Options::of(socket);
     let chunks = options.peer_auth_chunks().unwrap_or_default();
@@ -146,9 +145,9 @@ pub(crate) fn require_auth(socket: &Socket) -> Result<(), Failure> {
         None => Ok(()),
         Some((_, name)) => {
             abort(socket, format!("SCTP-AUTH must cover {name} chunks").as_bytes());
-            Err(Failure::Ended(EndReason::HandshakeFailed(format!(
+            Err(Failure::of(format!(
                 "the peer does not authenticate {name} chunks (SCTP-AUTH, RFC 4895), which DTLS over SCTP needs"
-            ))))
+            )))
         }
     }
 }

@@ -44,7 +44,7 @@ impl TcpTransport {
     }
 
     /// Waits for bytes of the peer: into `first` if that has room, else into `overflow`, which gets some, if it has none, once
-    /// there are bytes. Blocks until `deadline`; a deadline that is over still takes what is there.
+    /// there are bytes. Blocks until `deadline`; a deadline that has passed still takes what has arrived.
     pub(crate) fn recv(
         &mut self,
         first: &mut [u8],

@@ -22,9 +22,10 @@ use crate::net::attention::Attention;
 use crate::net::attention::signal;
 use crate::observe::{Counters, bump};
 use crate::protocol::Sent;
-use crate::protocol::dtls::hello::{self, FirstDatagram};
+use crate::protocol::dtls::hello::{self, FirstDatagram, connection_id};
 use crate::sys::errno::{is_icmp, is_memory};
 use crate::sys::message::{self, DATAGRAM_MAX, Received};
+use crate::sys::socket::disconnect;
 
 /// Datagrams that are looked at when the socket is closed.
 const LAST_READS: usize = 256;
@@ -65,6 +66,10 @@ pub(crate) struct UdpTransport {
     pub(crate) is_settled: bool,
     /// Datagrams of the peer that begin another association.
     late: Vec<Box<[u8]>>,
+    /// The connection ID that the peer's records have, empty where they have none, and how long those of others are.
+    cid: (Box<[u8]>, usize),
+    /// Where the last datagram came from, unless that is where the peer is.
+    source: Option<SocketAddr>,
 }
 
 /// ClientHellos that are kept for a successor.
@@ -104,7 +109,42 @@ impl UdpTransport {
             unreachable: false,
             is_settled: false,
             late: Vec::new(),
+            cid: Default::default(),
+            source: None,
         }
+    }
+
+    /// The peer's records have this connection ID, or (empty) none: those with another one of `length` bytes are somebody
+    /// else's.
+    pub(crate) fn expect_connection_id(&mut self, cid: &[u8], length: usize) {
+        self.cid = (cid.into(), length);
+    }
+
+    /// The peer is at this address, and the socket connected to it.
+    pub(crate) fn follow(&mut self, peer: SocketAddr) {
+        self.ends.peer = peer;
+    }
+
+    /// Connects the socket anew, from another port; returns its local address.
+    pub(crate) fn change_port(&self) -> io::Result<SocketAddr> {
+        let port = |socket: &Socket| socket.local_addr().map(|address| address.as_socket());
+        let before = port(&self.socket)?;
+        // The kernel may choose the same one again.
+        for _ in 0..8 {
+            disconnect(&self.socket)?;
+            self.socket.connect(&self.ends.peer.into())?;
+            if let Some(after) =
+                port(&self.socket)?.filter(|after| Some(after.port()) != before.map(|before| before.port()))
+            {
+                return Ok(after);
+            }
+        }
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Where the last datagram came from, unless that is where the peer is.
+    pub(crate) fn source(&self) -> Option<SocketAddr> {
+        self.source
     }
 
     pub(crate) fn socket(&self) -> &Arc<Socket> {
@@ -113,7 +153,7 @@ impl UdpTransport {
 
     /// Waits for one datagram of the peer, of the inbox before those of the socket: its bytes go to
     /// `first`, and what has no room there to `overflow`; where neither has any, that gets some once there is a datagram.
-    /// Blocks until `deadline`; a deadline that is over still takes what is there.
+    /// Blocks until `deadline`; a deadline that has passed still takes what has arrived.
     pub(crate) fn recv(
         &mut self,
         first: &mut [u8],
@@ -124,8 +164,10 @@ impl UdpTransport {
         if self.attention.signals() & signal::INBOX != 0
             && let Some(delivered) = self.attention.take_delivered()
         {
+            self.source = delivered.from.filter(|from| *from != self.ends.peer);
             return Arrival::Message(place(&delivered.payload, first, overflow));
         }
+        self.source = None;
         if !self.shut && !self.await_room && self.watch.rest(&self.socket, &self.attention) {
             return Arrival::Woken;
         }
@@ -171,6 +213,8 @@ impl UdpTransport {
     }
 
     /// Reads one datagram and checks whose it is.
+    // What the call needs on the stack is not there while the peer is quiet.
+    #[inline(never)]
     fn read(&self, first: &mut [u8], overflow: &mut Vec<u8>, wait: bool) -> io::Result<Got> {
         let socket = self.socket.as_fd();
         let Received { len, source, info } = match self.is_settled && first.is_empty() {
@@ -179,12 +223,18 @@ impl UdpTransport {
         };
         Ok(match source {
             None => Got::Shut,
-            Some(source) if source == self.ends.peer => Got::Datagram(len),
+            Some(source) if source == self.ends.peer && !self.is_anothers(overflow) => Got::Datagram(len),
             Some(source) => {
                 self.give_back(source, info, first, overflow, len);
                 Got::Foreign
             }
         })
+    }
+
+    /// Whether a datagram from the peer's address has the connection ID of another peer, which has that address by now.
+    fn is_anothers(&self, datagram: &[u8]) -> bool {
+        let (cid, length) = &self.cid;
+        connection_id(datagram, *length).is_some_and(|found| found != &**cid)
     }
 
     /// The queue is empty and reads do not block: waits by epoll. `None`: read again.
@@ -277,12 +327,26 @@ impl Drop for UdpTransport {
     }
 }
 
+/// Returns the longest payload of a datagram, in bytes: 65,535 less the headers (RFC 768, RFC 791, RFC 8200).
+pub(crate) fn longest(peer_is_v4: bool) -> usize {
+    if peer_is_v4 { 65_507 } else { 65_527 }
+}
+
 /// Sends one datagram; never blocks. A pending ICMP error is reported by the kernel *instead* of
 /// sending, so the call is made again behind it.
 pub(crate) fn send(socket: &Socket, datagram: &[u8]) -> Sent {
+    send_by(|| message::send(socket.as_fd(), datagram))
+}
+
+/// Sends one datagram to another address than the connected one; never blocks.
+pub(crate) fn send_to(socket: &Socket, to: SocketAddr, datagram: &[u8]) -> Sent {
+    send_by(|| message::send_to(socket.as_fd(), to, datagram))
+}
+
+fn send_by(send: impl Fn() -> io::Result<usize>) -> Sent {
     let mut attempts = 0;
     loop {
-        let Err(error) = message::send(socket.as_fd(), datagram) else { return Sent::Done };
+        let Err(error) = send() else { return Sent::Done };
         attempts += 1;
         match error.kind() {
             io::ErrorKind::WouldBlock => return Sent::Full,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+use super::clock::later;
 use crate::address::Scheme;
 use crate::error::EndReason;
 use crate::sctp::Notification;
@@ -13,9 +14,7 @@ use crate::sys::epoll::wait_readable;
 
 /// The deadline so long from now; one that the clock cannot express is a year away.
 pub(crate) fn after(timeout: Duration) -> Instant {
-    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-    let now = Instant::now();
-    now.checked_add(timeout).unwrap_or(now + YEAR)
+    later(Instant::now(), timeout)
 }
 
 /// What a socket needs to know of its association.

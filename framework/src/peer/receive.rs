@@ -1,31 +1,37 @@
 //! How a peer's messages come in: what the transport gives goes through the session's layers, and the
 //! association's deadlines and signals are looked at between.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Layers, Leftover, MAX_NOTIFICATIONS, Peer};
+use super::{Leftover, MAX_NOTIFICATIONS, Peer};
 use crate::address::Scheme;
 use crate::association::Link;
-use crate::drive::{Session, transmit};
+use crate::drive::open::{Open, Polled};
 use crate::error::{EndReason, Error};
 use crate::net::attention::signal;
 use crate::net::{Arrival, Transport};
 use crate::observe::{bump, log_limited};
-use crate::protocol::dtls::session as dtls;
+use crate::protocol::Read;
+use crate::protocol::dtls::session::Move;
 use crate::sctp::Notification;
 use crate::sys::footprint;
-use crate::tls::Read;
 
 /// What [`Peer::next_until`] found.
-pub(super) enum Next {
+pub(crate) enum Next {
     /// A message of so many bytes is in the buffer.
     Message(usize),
     /// Something that the handler asked to be told of.
     Notification(Box<Notification>),
+    /// The peer's address is another one than this by now; [`Peer::peer_address`] has it.
+    Moved(SocketAddr),
     /// The association is over in an orderly way, or the server drains.
     Over,
 }
+
+/// What asks for the end of an association.
+const ENDING: u8 = signal::CLOSE | signal::STOP | signal::TOO_SLOW;
 
 /// How long a peer says nothing before its thread gives memory back.
 const QUIET: Duration = Duration::from_secs(2);
@@ -39,6 +45,8 @@ const DRAIN_NOTICE: Duration = Duration::from_secs(1);
 /// Reads that look for the peer's end in what nobody has read: a receive buffer full of short messages.
 const MAX_LAST_READS: usize = 1 << 16;
 
+// While a peer is quiet, the frames of `recv` and `next_until` are on its stack. What they call is kept out of them, so that with
+// a handler's buffer of 2 KiB they fit into two pages.
 impl Peer {
     pub(super) fn message_until(
         &mut self,
@@ -49,79 +57,67 @@ impl Peer {
             match self.next_until(buffer, user)? {
                 Next::Message(len) => return Ok(Some(len)),
                 Next::Over => return Ok(None),
-                Next::Notification(notification) => self.keep(*notification),
+                Next::Moved(_) => {}
+                Next::Notification(notification) => self.keep(notification),
             }
         }
     }
 
-    fn keep(&mut self, notification: Notification) {
+    #[cold]
+    #[inline(never)]
+    #[expect(clippy::boxed_local, reason = "without its box it would be in the caller's frame")]
+    pub(super) fn keep(&mut self, notification: Box<Notification>) {
         if self.notifications.len() >= MAX_NOTIFICATIONS {
             self.notifications.pop_front();
         }
-        self.notifications.push_back(notification);
+        self.notifications.push_back(*notification);
     }
 
     pub(super) fn next_until(&mut self, buffer: &mut [u8], user: Option<Instant>) -> Result<Next, Error> {
         if let Some(kept) = self.kept.take() {
             return self.deliver_long(kept, buffer);
         }
-        let mut now = Instant::now();
+        let mut now = self.association.now();
         let mut late = 0;
-        if std::mem::take(&mut self.heard) {
-            self.last_heard = now;
-        }
         loop {
             if self.transport.is_none() {
                 return self.ended();
             }
+            if let Some(from) = self.moved_from.take() {
+                return Ok(Next::Moved(from));
+            }
             let signals = self.association.attention.signals();
-            if signals & signal::CLOSE != 0 {
-                self.finish_with(EndReason::ClosedByUs, None);
-                continue;
-            }
-            if signals & signal::STOP != 0 {
-                self.finish_with(EndReason::Shutdown, None);
-                continue;
-            }
-            if signals & signal::TOO_SLOW != 0 {
-                self.finish_with(EndReason::TooSlow, None);
-                continue;
-            }
-            if signals & signal::FLUSH != 0 {
-                self.flush();
-            }
-            // These hold whatever the peer sends, so they come before what it has sent.
-            let over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| now >= deadline);
-            let lifetime = self.timeouts.lifetime.and_then(|most| self.association.opened.checked_add(most));
-            if over(lifetime) {
-                self.finish_with(EndReason::Lifetime, None);
+            if signals & ENDING != 0 {
+                self.obey(signals);
                 continue;
             }
             let look = self.watch_for_stall(now);
             if self.transport.is_none() {
                 continue;
             }
-            if over(self.held_until) {
-                self.give_up_waiting(now);
-            }
             let draining = signals & signal::DRAIN != 0 && !self.told_to_drain;
             if draining && now.duration_since(*self.draining_since.get_or_insert(now)) >= DRAIN_NOTICE {
                 self.told_to_drain = true;
                 return Ok(Next::Over);
             }
-            if self.more {
-                if let Some(next) = self.read_more(buffer)? {
-                    return Ok(next);
+            let due = match self.poll(buffer, now) {
+                Polled::Read(read) => {
+                    if let Some(next) = self.take_outcome(read, buffer)? {
+                        return Ok(next);
+                    }
+                    continue;
                 }
-                continue;
+                Polled::Over(reason) => {
+                    self.end(reason);
+                    continue;
+                }
+                Polled::Wait(due) => due,
+            };
+            if self.association.attention.signals() & signal::FLUSH != 0 {
+                self.flush();
             }
-            let idle = self.idle_deadline();
-            let held = self.held_until;
-            let (due, unmet) = self.message_due(now).unzip();
-            let quiet = (!self.settled).then(|| self.last_heard + QUIET);
-            let draining = draining.then_some(now);
-            let deadline =
-                [user, idle, lifetime, draining, held, look, quiet, due].into_iter().flatten().min();
+            let quiet = self.quiet_from.map(|from| from + QUIET);
+            let deadline = [user, due, draining.then_some(now), look, quiet].into_iter().flatten().min();
             let mut arrival = self.wait(buffer, now, deadline);
             if let Arrival::Message(len) = arrival
                 && let Some(next) = self.take_read(len, buffer)?
@@ -133,67 +129,60 @@ impl Peer {
                 // pause must not stop the clock.
                 late += u32::from(deadline.is_some_and(|deadline| now >= deadline));
                 if late < MAX_LATE {
-                    now = Instant::now();
+                    now = self.association.now();
                     continue;
                 }
                 (late, arrival) = (0, Arrival::TimedOut);
             }
-            match arrival {
-                Arrival::Message(_) | Arrival::Woken | Arrival::Dry => {}
-                Arrival::Notification(notification) => return Ok(Next::Notification(notification)),
-                Arrival::TooLong => {
-                    if let Some(refused) = self.refuse_long(self.message_limit()) {
-                        return Err(refused);
-                    }
-                }
-                Arrival::TimedOut => {
-                    now = Instant::now();
-                    let over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| now >= deadline);
-                    if over(quiet) {
-                        self.settle();
-                    }
-                    if over(held) || over(lifetime) {
-                        // Seen to above.
-                    } else if draining.is_some() {
-                        self.told_to_drain = true;
-                        return Ok(Next::Over);
-                    } else if let Some(reason) = unmet.filter(|_| over(due)) {
-                        self.finish_with(reason, None);
-                    } else if over(idle) {
-                        self.finish_with(EndReason::Idle, None);
-                    } else if over(user) {
-                        return Err(Error::TimedOut);
-                    }
-                }
-                Arrival::Over(EndReason::ClosedByPeer) if self.association.scheme.is_stream() => {
-                    if let Some(reason) = self.stream_end() {
-                        self.finish_with(reason, None);
-                    }
-                }
-                Arrival::Over(EndReason::ClosedByPeer) if self.layers == Layers::SecureSctp => {
-                    if let Some(reason) = self.secure_end() {
-                        self.finish_with(reason, None);
-                    }
-                }
-                Arrival::Over(reason) => {
-                    self.finish_with(reason, None);
-                }
+            if let Some(next) = self.take_arrival(arrival, user, draining)? {
+                return Ok(next);
             }
-            now = Instant::now();
+            now = self.association.now();
         }
     }
 
-    /// When the association is over if the peer sends no whole message.
-    fn idle_deadline(&self) -> Option<Instant> {
-        self.timeouts.idle.and_then(|most| self.last_heard.checked_add(most))
+    /// Calls with the association, if it is open.
+    pub(super) fn with_open<T>(&self, call: impl FnOnce(&mut Open) -> T) -> Option<T> {
+        match &mut *self.association.link.lock() {
+            Link::Open(open) => Some(call(open)),
+            _ => None,
+        }
+    }
+
+    /// What comes next, without waiting for it.
+    #[inline(never)]
+    fn poll(&mut self, buffer: &mut [u8], now: Instant) -> Polled {
+        let received = self.association.received.load(Ordering::Relaxed);
+        let Self { association, scratch, info, quiet_from, .. } = self;
+        let mut link = association.link.lock();
+        let Link::Open(open) = &mut *link else {
+            return Polled::Over(association.end_reason().cloned().unwrap_or(EndReason::ClosedByUs));
+        };
+        let polled = open.poll(received, buffer, scratch, info, now);
+        if let Some(from) = quiet_from {
+            *from = open.deadlines.heard();
+        }
+        let (unsent, moved) = (open.session.has_unsent(), open.session.take_move());
+        drop(link);
+        if let Some(moved) = moved {
+            self.follow(moved);
+        }
+        // An answer of OpenSSL's may have found no room, or has to wait until everything before it is acknowledged.
+        if unsent {
+            self.note_unsent();
+        }
+        polled
     }
 
     /// A message was longer than `limit` and is lost: the error for the handler. `None`: nothing else has come for the
     /// idle timeout, so the association has ended.
-    pub(super) fn refuse_long(&mut self, limit: usize) -> Option<Error> {
+    #[cold]
+    #[inline(never)]
+    fn refuse_long(&mut self, limit: usize) -> Option<Error> {
         bump(&self.counters.messages_too_long);
         log_limited!(info, peer = %self.peer_address(), limit, "a peer sent a message that is longer than the limit");
-        if self.idle_deadline().is_some_and(|deadline| Instant::now() >= deadline) {
+        let now = self.association.now();
+        if self.with_open(|open| open.deadlines.is_idle(now)) == Some(true) {
             self.finish_with(EndReason::Idle, None);
             return None;
         }
@@ -203,19 +192,18 @@ impl Peer {
     /// Finds out whether the peer has ended the association and nobody has read that yet: reads what has arrived, and
     /// discards it. Never blocks.
     pub(super) fn look_for_end(&mut self) {
-        if self.end.is_some() || self.association.scheme == Scheme::Udp {
+        if self.transport.is_none() || self.association.scheme == Scheme::Udp {
             return;
         }
         // The handler has had its time.
-        (self.timeouts.idle, self.timeouts.lifetime, self.told_to_drain) = (None, None, true);
-        (self.timeouts.first_message, self.timeouts.frame) = (None, None);
-        self.ending = true;
+        self.with_open(|open| open.deadlines.disarm());
+        (self.told_to_drain, self.ending) = (true, true);
         let received = self.association.received.load(Ordering::Relaxed);
-        let now = Instant::now();
+        let now = self.association.now();
         for _ in 0..MAX_LAST_READS {
             let next = self.next_until(&mut [], Some(now));
             self.kept = None;
-            if self.end.is_some() || matches!(next, Ok(Next::Over) | Err(Error::TimedOut)) {
+            if self.transport.is_none() || matches!(next, Ok(Next::Over) | Err(Error::TimedOut)) {
                 break;
             }
         }
@@ -223,36 +211,113 @@ impl Peer {
         self.association.received.store(received, Ordering::Relaxed);
     }
 
+    #[cold]
+    #[inline(never)]
+    fn end(&mut self, reason: EndReason) {
+        self.finish_with(reason, None);
+    }
+
+    /// Ends the association because somebody asked for it.
+    #[cold]
+    #[inline(never)]
+    fn obey(&mut self, signals: u8) {
+        let reason = match signals {
+            // Whoever was told so is not to see another reason.
+            _ if signals & signal::TOO_SLOW != 0 => EndReason::TooSlow,
+            // A handler that closes while the server drains does what it is asked.
+            _ if signals & (signal::CLOSE | signal::DRAIN) == signal::CLOSE => EndReason::ClosedByUs,
+            _ => EndReason::Shutdown,
+        };
+        self.finish_with(reason, None);
+    }
+
+    /// Handles a wait that was not ended by the peer's bytes; `Ok(None)` where there is nothing to tell the handler.
+    #[cold]
+    #[inline(never)]
+    fn take_arrival(
+        &mut self,
+        arrival: Arrival,
+        user: Option<Instant>,
+        draining: bool,
+    ) -> Result<Option<Next>, Error> {
+        match arrival {
+            Arrival::Message(_) | Arrival::Woken | Arrival::Dry => {}
+            Arrival::Notification(notification) => return Ok(Some(Next::Notification(notification))),
+            Arrival::TooLong => {
+                if let Some(refused) = self.refuse_long(self.message_limit()) {
+                    return Err(refused);
+                }
+            }
+            Arrival::TimedOut => {
+                let now = self.association.now();
+                if self.quiet_from.is_some_and(|from| now >= from + QUIET) {
+                    self.settle();
+                }
+                if draining {
+                    self.told_to_drain = true;
+                    return Ok(Some(Next::Over));
+                }
+                if let Some(reason) = self.with_open(|open| open.deadlines.handle_timeout(now)).flatten() {
+                    self.finish_with(reason, None);
+                } else if user.is_some_and(|user| now >= user) {
+                    return Err(Error::TimedOut);
+                }
+            }
+            Arrival::Over(EndReason::ClosedByPeer) => {
+                if let Some(reason) = self.with_open(Open::handle_end_of_stream).flatten() {
+                    self.finish_with(reason, None);
+                }
+            }
+            Arrival::Over(reason) => {
+                self.finish_with(reason, None);
+            }
+        }
+        Ok(None)
+    }
+
     /// The peer is quiet for the first time: gives back the memory that only the handshake needed. It costs one wake-up of a
     /// peer that stays, and nothing of one that comes, talks and leaves.
     fn settle(&mut self) {
-        self.settled = true;
+        self.quiet_from = None;
         // Where nothing is read to, the next read begins with a wait.
         self.scratch = Vec::new();
         footprint::stop_thread();
         footprint::release_stack();
+        if let Some(home) = &self.home {
+            home.settled();
+        }
     }
 
     pub(super) fn wait(&mut self, buffer: &mut [u8], now: Instant, deadline: Option<Instant>) -> Arrival {
         let Some(transport) = &mut self.transport else { return Arrival::Woken };
-        self.association.reading.store(true, Ordering::Relaxed);
-        let first = if self.layers == Layers::Plain { buffer } else { &mut [] };
+        let first = if self.is_direct { buffer } else { &mut [] };
+        if self.driven {
+            return transport.recv(first, &mut self.scratch, now, deadline);
+        }
+        self.association.reading.store(true, Ordering::SeqCst);
+        // The dispatcher reads in place of this thread, and under this lock: what it has read is in the inbox by now, and if the
+        // peer began anew, what comes is for the next association.
+        if matches!(transport, Transport::Sctp(_)) && !matches!(&*self.association.link.lock(), Link::Open(_))
+        {
+            self.association.reading.store(false, Ordering::SeqCst);
+            return Arrival::Woken;
+        }
         let arrival = transport.recv(first, &mut self.scratch, now, deadline);
-        self.association.reading.store(false, Ordering::Relaxed);
+        self.association.reading.store(false, Ordering::SeqCst);
+        if let (Some(home), false) = (&self.home, matches!(arrival, Arrival::Woken)) {
+            home.handler_runs();
+        }
         arrival
     }
 
     /// A message of `len` bytes was read: in clear into `buffer` and the scratch, otherwise into the
     /// scratch.
     fn take_read(&mut self, len: usize, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
-        if let Some(Transport::Sctp(transport)) = &self.transport {
-            self.info = transport.info;
+        if let Some(info) = self.transport.as_ref().and_then(Transport::message_info) {
+            self.info = info;
         }
-        match self.layers {
-            Layers::Dtls => return self.take_record(buffer),
-            Layers::SecureSctp => return self.take_secured(buffer),
-            Layers::Frames | Layers::Tls => return self.take_bytes(buffer),
-            Layers::Plain => {}
+        if !self.is_direct {
+            return self.take_input(buffer);
         }
         self.count_message(len);
         let proof = self.association.proof.as_ref();
@@ -266,47 +331,58 @@ impl Peer {
         self.deliver_long(whole, buffer).map(Some)
     }
 
-    /// A datagram of a DTLS peer is in the scratch.
-    fn take_record(&mut self, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
+    /// What is in the scratch has to go through the session.
+    pub(super) fn take_input(&mut self, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
         if let Some(Transport::Udp(transport)) = &mut self.transport
             && self.ending
             && transport.keep_for_successor(&self.scratch)
         {
             return Ok(None);
         }
-        let (mut scratch, now) = (std::mem::take(&mut self.scratch), Instant::now());
-        let read = self
-            .with_dtls(|session| (session.handle_datagram(&mut scratch, buffer, now), session.has_more()));
-        self.scratch = scratch;
-        self.take_outcome(read, buffer)
-    }
-
-    /// Reads on in the last datagram.
-    fn read_more(&mut self, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
-        match self.layers {
-            Layers::SecureSctp => return self.read_secured(buffer),
-            Layers::Frames | Layers::Tls => return self.read_stream(buffer),
-            Layers::Plain | Layers::Dtls => {}
-        }
-        let read = self.with_dtls(|session| (session.read(buffer), session.has_more()));
-        self.take_outcome(read, buffer)
-    }
-
-    fn with_dtls(&self, call: impl FnOnce(&mut dtls::Session) -> (Read, bool)) -> (Read, bool) {
-        let Link::Open(Session::Dtls(session, socket)) = &mut *self.association.link.lock() else {
-            return (Read::Nothing, false);
+        let now = self.association.now();
+        let Self { association, transport, scratch, info, .. } = self;
+        let from = transport.as_ref().and_then(Transport::source);
+        let (read, moved) = match &mut *association.link.lock() {
+            Link::Open(open) => {
+                let from = from.filter(|from| *from != association.current_peer());
+                let read = open.handle_input(scratch, from, info, buffer, now);
+                (read, open.session.take_move())
+            }
+            _ => (Read::Nothing, None),
         };
-        let outcome = call(session);
-        transmit(session, socket);
-        outcome
+        if let Some(moved) = moved {
+            self.follow(moved);
+        }
+        self.take_outcome(read, buffer)
     }
 
-    pub(super) fn take_outcome(
-        &mut self,
-        (read, more): (Read, bool),
-        buffer: &mut [u8],
-    ) -> Result<Option<Next>, Error> {
-        self.more = more && !matches!(read, Read::Nothing);
+    /// The peer is at this address by now: what is sent goes there, unless it cannot be reached there.
+    #[cold]
+    #[inline(never)]
+    fn follow(&mut self, moved: Move) {
+        let Move { to, .. } = moved;
+        let association = &self.association;
+        let from = association.current_peer();
+        let finds = |moved| self.home.as_ref().is_none_or(|home| home.follow(association, moved));
+        let mut followed = finds(moved);
+        if followed && self.with_open(|open| open.session.follow(to)).is_none_or(|outcome| outcome.is_err()) {
+            finds(Move { to: from, is_checked: false });
+            followed = false;
+        }
+        if !followed {
+            return bump(&self.counters.address_changes_refused);
+        }
+        association.set_current_peer(to);
+        if let Some(transport) = &mut self.transport {
+            transport.follow(to);
+        }
+        bump(&self.counters.addresses_changed);
+        log_limited!(debug, %from, %to, "the address of a peer has changed");
+        self.moved_from.get_or_insert(from);
+    }
+
+    #[inline(never)]
+    fn take_outcome(&mut self, read: Read, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
         match read {
             Read::Message(len) => {
                 self.count_message(len);
@@ -316,6 +392,7 @@ impl Peer {
                 self.count_message(message.len());
                 self.deliver_long(message, buffer).map(Some)
             }
+            Read::TooLong => self.refuse_long(self.message_limit()).map_or(Ok(None), Err),
             Read::Nothing => Ok(None),
             Read::Closed => {
                 self.finish_with(EndReason::ClosedByPeer, None);
@@ -332,12 +409,13 @@ impl Peer {
         }
     }
 
-    pub(super) fn count_message(&mut self, len: usize) {
-        self.heard = true;
+    fn count_message(&mut self, len: usize) {
         self.association.count_received(len);
     }
 
     /// Copies a message to the handler's buffer, or keeps it where that is too small.
+    #[cold]
+    #[inline(never)]
     fn deliver_long(&mut self, message: Vec<u8>, buffer: &mut [u8]) -> Result<Next, Error> {
         match buffer.get_mut(..message.len()) {
             Some(room) => {
@@ -353,7 +431,7 @@ impl Peer {
     }
 
     fn ended(&self) -> Result<Next, Error> {
-        match &self.end {
+        match self.end_reason() {
             Some(reason) if !reason.is_orderly() => Err(Error::Ended(reason.clone())),
             _ => Ok(Next::Over),
         }

@@ -1,20 +1,14 @@
 //! What a handler can do with a peer on SCTP beyond sending and receiving.
 
 use std::fmt;
+use std::io;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::Peer;
-use super::receive::Next;
-use crate::association::Link;
-use crate::drive::Session;
+use super::{Next, Peer};
 use crate::error::{EndReason, Error};
 use crate::net::Transport;
 use crate::sctp::{MessageInfo, Notification, NotificationKind, Options, SendInfo};
-use crate::tls::Read;
-
-/// Longer than records are held back.
-const HELD_AT_MOST: Duration = Duration::from_secs(3600);
 
 /// A peer on SCTP, with what only SCTP has; [`Peer::sctp`] makes one.
 pub struct SctpPeer<'peer> {
@@ -34,7 +28,7 @@ pub enum Event {
 impl Peer {
     /// The peer as one on SCTP; `None` on any other transport, and when the association is over.
     pub fn sctp(&mut self) -> Option<SctpPeer<'_>> {
-        matches!(self.transport, Some(Transport::Sctp(_))).then_some(SctpPeer { peer: self })
+        (self.transport.is_some() && self.scheme().is_sctp()).then_some(SctpPeer { peer: self })
     }
 
     /// What came with the message that was received last; `None` on any other transport than SCTP.
@@ -67,7 +61,7 @@ impl SctpPeer<'_> {
         self.event_until(buffer, None)
     }
 
-    /// As [`recv_event`](Self::recv_event), for so long at most. A timeout of zero takes what is there.
+    /// As [`recv_event`](Self::recv_event), for so long at most. With a timeout of zero it does not wait.
     ///
     /// # Errors
     ///
@@ -77,7 +71,7 @@ impl SctpPeer<'_> {
         buffer: &mut [u8],
         timeout: Duration,
     ) -> Result<Option<Event>, Error> {
-        self.event_until(buffer, Instant::now().checked_add(timeout))
+        self.event_until(buffer, self.peer.association.now().checked_add(timeout))
     }
 
     fn event_until(&mut self, buffer: &mut [u8], user: Option<Instant>) -> Result<Option<Event>, Error> {
@@ -86,6 +80,8 @@ impl SctpPeer<'_> {
         }
         Ok(match self.peer.next_until(buffer, user)? {
             Next::Message(len) => Some(Event::Message(len, self.peer.info)),
+            // Only DTLS over UDP has connection IDs.
+            Next::Moved(_) => None,
             Next::Notification(notification) => Some(Event::Notification(*notification)),
             Next::Over => None,
         })
@@ -109,6 +105,10 @@ impl SctpPeer<'_> {
             kind,
             Kind::AssociationChanged | Kind::PeerShutDown | Kind::PartialDelivery | Kind::PathChanged
         );
+        if let Some(Transport::Memory(transport)) = &mut self.peer.transport {
+            transport.want(kind, wanted);
+            return Ok(());
+        }
         if wanted || !ours {
             self.options()?.subscribe(kind, wanted)?;
         }
@@ -130,8 +130,15 @@ impl SctpPeer<'_> {
     /// Ends the association at once: what is not delivered yet is lost, and the peer is told the reason
     /// (RFC 9260 §9.1, cause 12), of which 400 bytes are sent at most.
     pub fn abort(self, reason: &[u8]) {
-        if let Some(transport) = &self.peer.transport {
-            crate::net::sctp::abort(transport.socket(), &reason[..reason.len().min(400)]);
+        let reason = &reason[..reason.len().min(400)];
+        // First, so that nothing is sent after the abort: what waits in the outbox is lost, too. If somebody else has ended the
+        // association, its socket may be another's.
+        let ended = self.peer.association.end(&EndReason::ClosedByUs);
+        match &self.peer.transport {
+            _ if ended.is_none() => {}
+            Some(Transport::Sctp(transport)) => crate::net::sctp::abort(transport.socket(), reason),
+            Some(Transport::Memory(transport)) => transport.abort(reason),
+            _ => {}
         }
         self.peer.finish_with(EndReason::ClosedByUs, None);
     }
@@ -140,11 +147,16 @@ impl SctpPeer<'_> {
     ///
     /// # Errors
     ///
-    /// [`Error::Ended`]: it is over.
+    /// [`Error::Ended`]: it is over. On a peer of [`testing`](crate::testing), which has no socket, an
+    /// [`io::Error`] of the kind [`Unsupported`](io::ErrorKind::Unsupported).
     pub fn options(&self) -> Result<Options<'_>, Error> {
         match &self.peer.transport {
-            Some(transport) => Ok(Options::of(&**transport.socket())),
-            None => Err(Error::Ended(self.peer.end.clone().unwrap_or(EndReason::ClosedByUs))),
+            Some(Transport::Sctp(transport)) => Ok(Options::of(&**transport.socket())),
+            Some(_) => {
+                let why = "a peer of peeloff::testing has no socket, so it has no options of one";
+                Err(io::Error::new(io::ErrorKind::Unsupported, why).into())
+            }
+            None => Err(Error::Ended(self.peer.end_reason().cloned().unwrap_or(EndReason::ClosedByUs))),
         }
     }
 
@@ -159,37 +171,8 @@ impl Peer {
     pub(super) fn message_limit(&self) -> usize {
         match &self.transport {
             Some(Transport::Sctp(transport)) => transport.limit(),
-            _ => self.max_message,
+            _ => self.association.max_message(),
         }
-    }
-
-    /// A message of a secured association is in the scratch.
-    pub(super) fn take_secured(&mut self, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
-        let now = Instant::now();
-        let info = self.info;
-        let scratch = std::mem::take(&mut self.scratch);
-        if let Link::Open(Session::Sctp(session)) = &mut *self.association.link.lock() {
-            session.feed(&scratch, info, now);
-        }
-        self.scratch = scratch;
-        self.scratch.clear();
-        self.read_secured(buffer)
-    }
-
-    /// Reads the next message of a secured association.
-    pub(super) fn read_secured(&mut self, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
-        let (read, more) = match &mut *self.association.link.lock() {
-            Link::Open(Session::Sctp(session)) => {
-                let (read, info) = session.read(buffer);
-                if matches!(read, Read::Message(_) | Read::Long(_)) {
-                    self.info = info;
-                }
-                self.held_until = session.deadline();
-                (read, session.has_more())
-            }
-            _ => (Read::Nothing, false),
-        };
-        self.take_outcome((read, more), buffer)
     }
 
     /// Ends the association if its peer has acknowledged nothing for too long. Returns when to look again.
@@ -205,27 +188,6 @@ impl Peer {
             return None;
         }
         transport.look_at(sent, now)
-    }
-
-    /// The association is over without an alert: why; `None` where records that were held back are still to be read.
-    pub(super) fn secure_end(&mut self) -> Option<EndReason> {
-        if self.held_until.is_some() {
-            // What they wait for does not come any more.
-            self.give_up_waiting(Instant::now() + HELD_AT_MOST);
-            return None;
-        }
-        Some(EndReason::Truncated)
-    }
-
-    /// Records that were held back for an earlier one have waited for long enough.
-    pub(super) fn give_up_waiting(&mut self, now: Instant) {
-        let skipped = match &mut *self.association.link.lock() {
-            Link::Open(Session::Sctp(session)) => session.give_up_waiting(now),
-            _ => 0,
-        };
-        self.counters.records_given_up.fetch_add(skipped, std::sync::atomic::Ordering::Relaxed);
-        self.held_until = None;
-        self.more = true;
     }
 }
 

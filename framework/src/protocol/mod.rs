@@ -2,7 +2,9 @@
 //! a random source, so all of it runs in tests as it runs in a server.
 
 pub(crate) mod alert;
+pub(crate) mod deadlines;
 pub mod dtls;
+pub(crate) mod exporter;
 pub(crate) mod sctp;
 pub mod stream;
 
@@ -26,6 +28,40 @@ pub(crate) enum Sent {
     Unproven,
     /// The peer has ended the association; what it said before can still be read.
     Gone,
+    /// The association has lasted for as long as it may; nothing was sent.
+    Expired,
     /// The session is of no use any more.
     Broken(String),
+}
+
+/// What reading from a session came to.
+#[derive(Debug)]
+pub(crate) enum Read {
+    /// One message of so many bytes is in the buffer.
+    Message(usize),
+    /// One message that is longer than the buffer: here is all of it.
+    Long(Vec<u8>),
+    /// A message was longer than the limit and is lost.
+    TooLong,
+    /// No message in what has come.
+    Nothing,
+    /// close_notify.
+    Closed,
+    /// A fatal alert, or an error of OpenSSL's.
+    Broken(String),
+    /// The peer began anew; the datagram is its ClientHello with a valid cookie.
+    Restarted(Box<[u8]>),
+}
+
+impl Read {
+    /// Puts a message into the buffer, if it has room for it.
+    pub(crate) fn message(message: &[u8], buffer: &mut [u8]) -> Self {
+        match buffer.get_mut(..message.len()) {
+            Some(room) => {
+                room.copy_from_slice(message);
+                Self::Message(message.len())
+            }
+            None => Self::Long(message.to_vec()),
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 /// The code of an error cause (RFC 9260 §3.3.10; RFC 4895 §4 and RFC 5061 §4.3 have more).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ErrorCause(pub u16);
+pub struct ErrorCause(u16);
 
 impl ErrorCause {
     /// The peer's user aborted the association, perhaps with a reason: [`user_abort_reason`].
@@ -13,7 +13,17 @@ impl ErrorCause {
     /// The peer broke the protocol.
     pub const PROTOCOL_VIOLATION: Self = Self(13);
 
-    /// What the RFC calls it; `None` for codes of which this does not know.
+    /// Returns the cause with this code.
+    pub const fn new(code: u16) -> Self {
+        Self(code)
+    }
+
+    /// Returns the code.
+    pub const fn code(self) -> u16 {
+        self.0
+    }
+
+    /// Returns the RFC's name; `None` for a code that none of the three RFCs has.
     pub fn name(self) -> Option<&'static str> {
         Some(match self.0 {
             1 => "invalid stream identifier",

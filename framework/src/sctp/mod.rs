@@ -15,6 +15,8 @@ mod socket;
 use std::fmt;
 use std::time::Duration;
 
+use crate::config::setters;
+
 pub use cause::{ErrorCause, error_causes, user_abort_reason};
 pub use notification::{
     AssociationState, KeyEvent, MalformedNotification, Notification, NotificationKind, Outcome, PathState,
@@ -62,6 +64,7 @@ impl fmt::Display for AssocId {
 /// How one message is sent (`struct sctp_sndinfo` and `struct sctp_prinfo`, RFC 6458 §5.3.4 and
 /// §5.3.7). The default is stream 0, payload protocol identifier 0, ordered and reliable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct SendInfo {
     /// The stream, below the number of outgoing streams.
     pub stream: u16,
@@ -74,6 +77,8 @@ pub struct SendInfo {
     /// Comes back in a notification that the message could not be sent.
     pub context: u32,
 }
+
+setters!(SendInfo { stream: u16, ppid: u32, unordered: bool, reliability: Reliability, context: u32 });
 
 /// How hard the kernel tries to bring a message to the peer (RFC 7496, RFC 3758). Only a peer that
 /// supports partial reliability lets it give up.

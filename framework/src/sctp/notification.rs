@@ -376,7 +376,7 @@ impl Notification {
                 let error = u16::from_be(fields.half()?);
                 Self::AssociationChanged {
                     state,
-                    error: (error != 0).then_some(ErrorCause(error)),
+                    error: (error != 0).then_some(ErrorCause::new(error)),
                     outbound_streams: fields.half()?,
                     inbound_streams: fields.half()?,
                     association: fields.association()?,
@@ -399,7 +399,7 @@ impl Notification {
                 Self::PathChanged { association: fields.association()?, address, state, error }
             }
             Some(NotificationKind::RemoteError) => {
-                let error = ErrorCause(u16::from_be(fields.half()?));
+                let error = ErrorCause::new(u16::from_be(fields.half()?));
                 fields.half()?; // Padding.
                 Self::RemoteError { error, association: fields.association()?, data: fields.0.to_vec() }
             }

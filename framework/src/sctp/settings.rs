@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::options::{HmacAlgorithm, StreamScheduler};
+use crate::config::setters;
 
 /// How SCTP associations are made: of a server's listeners, or of a client. Everything else can be
 /// set on an association while it lives, through [`Options`](super::Options).
@@ -73,6 +74,8 @@ pub struct Settings {
     /// `None`.
     pub udp_encapsulation_port: Option<u16>,
 }
+
+setters!(Settings { streams: u16, inbound_streams: Option<u16>, init_attempts: Option<u16>, init_timeout: Option<Duration>, rto_initial: Option<Duration>, rto_min: Option<Duration>, rto_max: Option<Duration>, dscp: Option<u8>, cookie_life: Option<Duration>, scheduler: Option<StreamScheduler>, hmac_algorithms: Vec<HmacAlgorithm>, adaptation_indication: Option<u32>, interleaving: bool, partial_reliability: bool, dead_after: Option<Duration>, max_message: usize, tls_streams: u16, dtls_label_with_nul: bool, stream_reconfiguration: bool, dynamic_addresses: bool, udp_encapsulation_port: Option<u16> });
 
 impl Default for Settings {
     fn default() -> Self {

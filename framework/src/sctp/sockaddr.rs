@@ -4,6 +4,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
+use crate::address::canonical::canonical;
+
 const V4_LEN: usize = 16;
 const V6_LEN: usize = 28;
 
@@ -43,21 +45,6 @@ pub(crate) fn to_storage(address: SocketAddr) -> ([u8; 128], usize) {
             out[24..28].copy_from_slice(&v6.scope_id().to_ne_bytes());
             (out, V6_LEN)
         }
-    }
-}
-
-/// The one form of an address: IPv4-mapped ones become IPv4, and only link-local ones have a scope. Linux
-/// sets one for others too (`::1` of a peer is in the scope of `lo`).
-pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
-            Some(v4) => SocketAddr::new(v4.into(), v6.port()),
-            None if v6.ip().is_unicast_link_local() => {
-                SocketAddrV6::new(*v6.ip(), v6.port(), 0, v6.scope_id()).into()
-            }
-            None => SocketAddr::new(address.ip(), address.port()),
-        },
-        v4 => v4,
     }
 }
 

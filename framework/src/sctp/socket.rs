@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Type};
 
-use super::sockaddr::canonical;
 use super::{AssocId, MessageInfo, NextInfo, Options, SendInfo};
+use crate::address::canonical::canonical;
 use crate::sys::sctp::{self, abi};
 
 /// An SCTP socket (RFC 6458, [sctp(7)](https://man7.org/linux/man-pages/man7/sctp.7.html)): to test with, to
@@ -224,9 +224,12 @@ impl Socket {
 }
 
 impl Socket {
-    /// The socket as any other, for options that are not SCTP's.
-    pub fn as_socket(&self) -> &socket2::Socket {
+    pub(crate) fn as_socket(&self) -> &socket2::Socket {
         &self.inner
+    }
+
+    pub(crate) fn into_socket(self) -> socket2::Socket {
+        self.inner
     }
 }
 
@@ -236,22 +239,15 @@ impl AsFd for Socket {
     }
 }
 
-impl From<socket2::Socket> for Socket {
-    /// Must be an SCTP socket, or every call fails. Its options stay as they are.
-    fn from(inner: socket2::Socket) -> Self {
-        Self { inner }
-    }
-}
-
-impl From<Socket> for socket2::Socket {
-    fn from(socket: Socket) -> Self {
-        socket.inner
-    }
-}
-
 impl From<OwnedFd> for Socket {
-    /// As from a `socket2::Socket`.
+    /// Takes an SCTP socket; of another kind of socket, every call fails. Its options stay as they are.
     fn from(fd: OwnedFd) -> Self {
         Self { inner: fd.into() }
+    }
+}
+
+impl From<Socket> for OwnedFd {
+    fn from(socket: Socket) -> Self {
+        socket.inner.into()
     }
 }

@@ -4,18 +4,19 @@
 //! buffer is as small as it gets. What is seen to by the worker alone has to wake it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use socket2::{Domain, Socket, Type};
 
 use super::*;
+use crate::address::Scheme;
 use crate::config::Timeouts;
-use crate::error::EndReason;
 use crate::net::Transport;
 use crate::net::udp::UdpTransport;
 use crate::observe::Counters;
-use crate::outbox::Outbox;
+use crate::outbox::OutboxLimits;
 use crate::peer::{Opened, Parts, Peer};
 use crate::sys::sync::atomic::{AtomicBool, AtomicUsize};
 use crate::sys::sync::model::{explore, poll};
@@ -34,7 +35,7 @@ fn peer(overflow: Overflow) -> (Peer, Socket, Arc<Association>) {
     here.set_send_buffer_size(1).unwrap();
     there.set_nonblocking(true).unwrap();
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
-    let bound = Outbox { max_messages: BOUND, overflow, ..Outbox::default() };
+    let bound = OutboxLimits { max_messages: BOUND, overflow, ..OutboxLimits::default() };
     let association = Arc::new(Association::new(Scheme::Udp, address, address).with_outbox(bound));
     let (socket, counters) = (Arc::new(here), Arc::new(Counters::default()));
     let transport = UdpTransport::new(
@@ -46,18 +47,25 @@ fn peer(overflow: Overflow) -> (Peer, Socket, Arc<Association>) {
     );
     let opened = Opened {
         transport: Transport::Udp(transport),
-        session: Session::Plain(socket),
+        session: Session::Plain(socket.into()),
         facts: Facts::default(),
     };
     let timeouts = Timeouts::default();
-    let parts = Parts { association: Arc::clone(&association), opened, timeouts, counters, home: None };
+    let parts = Parts {
+        association: Arc::clone(&association),
+        opened,
+        timeouts,
+        counters,
+        home: None,
+        driven: false,
+    };
     (Peer::open(parts), there, association)
 }
 
 /// What became of everything.
 struct Outcome {
     /// What each post came to, by poster.
-    posted: Vec<Vec<Posted>>,
+    posted: Vec<Vec<PostOutcome>>,
     /// Poster and number of each message that reached the peer.
     arrived: Vec<(u8, u8)>,
     end: EndReason,
@@ -116,8 +124,8 @@ fn run(overflow: Overflow, closes: bool) -> Outcome {
     if closes {
         sender.close();
     }
-    let posted: Vec<Vec<Posted>> = posters.into_iter().map(|poster| poster.join().unwrap()).collect();
-    let disconnects = posted.iter().flatten().any(|posted| *posted == Posted::Disconnected);
+    let posted: Vec<Vec<PostOutcome>> = posters.into_iter().map(|poster| poster.join().unwrap()).collect();
+    let disconnects = posted.iter().flatten().any(|posted| *posted == PostOutcome::Disconnected);
     if !closes && !disconnects {
         let dropped = association.dropped.load(Ordering::Relaxed) as usize;
         expected.store(usize::from(POSTERS * EACH) - dropped, Ordering::Release);
@@ -135,11 +143,11 @@ fn run(overflow: Overflow, closes: bool) -> Outcome {
         sender.close();
         worker.join().unwrap()
     };
-    assert_eq!(sender.post(&Arc::from([0; LENGTH])), Posted::Ended);
+    assert_eq!(sender.post(&Arc::from([0; LENGTH])), PostOutcome::Ended);
     assert!(association.outbox.lock().is_empty());
     let arrived = std::mem::take(&mut *arrived.lock());
     // Nothing is counted twice, and nothing is forgotten.
-    let refused = posted.iter().flatten().filter(|posted| **posted == Posted::Ended).count();
+    let refused = posted.iter().flatten().filter(|posted| **posted == PostOutcome::Ended).count();
     let (sent, dropped) =
         (association.sent.load(Ordering::Relaxed), association.dropped.load(Ordering::Relaxed));
     assert_eq!(sent, arrived.len() as u64);
@@ -154,7 +162,7 @@ fn run(overflow: Overflow, closes: bool) -> Outcome {
 
 impl Outcome {
     /// The messages of which this was said.
-    fn said(&self, of: &[Posted]) -> Vec<(u8, u8)> {
+    fn said(&self, of: &[PostOutcome]) -> Vec<(u8, u8)> {
         let numbered = (0..).zip(&self.posted).flat_map(|(poster, all)| {
             (0..).zip(all).map(move |(number, posted)| ((poster, number), *posted))
         });
@@ -172,7 +180,7 @@ impl Outcome {
 fn what_is_sent_or_queued_arrives_and_what_is_dropped_does_not() {
     explore(700, || {
         let outcome = run(Overflow::DropNewest, false);
-        assert_eq!(outcome.sorted(), outcome.said(&[Posted::Sent, Posted::Queued]));
+        assert_eq!(outcome.sorted(), outcome.said(&[PostOutcome::Sent, PostOutcome::Queued]));
         assert_eq!(outcome.end, EndReason::ClosedByUs);
     });
 }
@@ -191,9 +199,9 @@ fn the_last_message_arrives_where_older_ones_make_room() {
 fn a_peer_that_is_too_slow_is_disconnected_once() {
     explore(700, || {
         let outcome = run(Overflow::Disconnect, false);
-        let disconnected = !outcome.said(&[Posted::Disconnected]).is_empty();
+        let disconnected = !outcome.said(&[PostOutcome::Disconnected]).is_empty();
         assert_eq!(outcome.end, if disconnected { EndReason::TooSlow } else { EndReason::ClosedByUs });
-        assert!(outcome.said(&[Posted::Dropped]).is_empty());
+        assert!(outcome.said(&[PostOutcome::Dropped]).is_empty());
         if !disconnected {
             assert_eq!(outcome.arrived.len(), usize::from(POSTERS * EACH));
         }
@@ -205,14 +213,15 @@ fn an_end_is_seen_by_all_who_post() {
     explore(700, || {
         let outcome = run(Overflow::DropNewest, true);
         assert_eq!(outcome.end, EndReason::ClosedByUs);
-        assert!(outcome.said(&[Posted::Disconnected, Posted::Unsendable]).is_empty());
+        assert!(outcome.said(&[PostOutcome::Disconnected, PostOutcome::Unsendable]).is_empty());
         // What was sent is sent, whatever comes after it.
         let arrived = outcome.sorted();
-        assert!(outcome.said(&[Posted::Sent]).iter().all(|message| arrived.contains(message)));
+        assert!(outcome.said(&[PostOutcome::Sent]).iter().all(|message| arrived.contains(message)));
         // Once somebody was told of the end, nobody of the same thread gets in any more.
         for posted in &outcome.posted {
-            let ended = posted.iter().position(|posted| *posted == Posted::Ended).unwrap_or(posted.len());
-            assert!(posted[ended..].iter().all(|posted| *posted == Posted::Ended));
+            let ended =
+                posted.iter().position(|posted| *posted == PostOutcome::Ended).unwrap_or(posted.len());
+            assert!(posted[ended..].iter().all(|posted| *posted == PostOutcome::Ended));
         }
     });
 }

@@ -53,6 +53,11 @@ impl Mailbox {
         }
     }
 
+    /// Has the dispatcher look at what others share with it.
+    pub(crate) fn wake(&self) {
+        self.wake.notify();
+    }
+
     /// Ends the dispatcher.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);

@@ -14,6 +14,7 @@ use crate::association::{Association, AssociationId};
 use crate::error::EndReason;
 use crate::net::attention::{Parcel, signal};
 use crate::observe::{Counters, Stats};
+use crate::protocol::dtls::session::Move;
 use crate::protocol::stream::proxy::Ends;
 use crate::sys::sync::atomic::{AtomicU64, Ordering};
 use crate::sys::sync::{Condvar, Mutex};
@@ -49,6 +50,10 @@ pub(crate) struct Registry {
 
 struct Table {
     associations: HashMap<Key, Arc<Association>>,
+    /// Those of DTLS that have a connection ID, by that.
+    connection_ids: HashMap<Box<[u8]>, Arc<Association>>,
+    /// What those are found by that have moved, or whose address another one has moved to.
+    moved: HashMap<AssociationId, Key>,
     ledger: Ledger,
     /// Handshakes in the order in which they began; finished ones stay until they come up front.
     half_open: VecDeque<(Instant, Weak<Association>)>,
@@ -63,6 +68,8 @@ impl Registry {
         Self {
             table: Mutex::new(Table {
                 associations: HashMap::new(),
+                connection_ids: HashMap::new(),
+                moved: HashMap::new(),
                 ledger: Ledger::new(limits, key),
                 half_open: VecDeque::new(),
                 awaiting_header: HashMap::new(),
@@ -77,14 +84,51 @@ impl Registry {
         self.table.lock().associations.get(&Key::Addresses(local, peer)).cloned()
     }
 
+    /// The DTLS association whose records have this connection ID.
+    pub(crate) fn find_by_connection_id(&self, cid: &[u8]) -> Option<Arc<Association>> {
+        self.table.lock().connection_ids.get(cid).cloned()
+    }
+
+    /// The peer of an association is somewhere else by now, and found there. An association that is there already makes way where
+    /// its own peer has a connection ID, and so is heard wherever it is, and where this one has answered from there, so that
+    /// nobody else can be. Else `false`: a forged source must cut nobody off.
+    pub(crate) fn follow(&self, association: &Association, moved_to: Move) -> bool {
+        let mut table = self.table.lock();
+        let Table { associations, moved, .. } = &mut *table;
+        let from = moved.get(&association.id).copied().unwrap_or_else(|| Key::of(association));
+        let to = Key::Addresses(association.local, moved_to.to);
+        if associations.get(&from).is_none_or(|found| found.id != association.id) {
+            return false;
+        }
+        match associations.get(&to) {
+            Some(other) if other.id == association.id => return true,
+            // Before its handshake is over nobody knows whether the peer uses its connection ID.
+            Some(other) if !moved_to.is_checked && !other.is_known_by_connection_id() => return false,
+            _ => {}
+        }
+        if let Some(other) = associations.remove(&to) {
+            let name = Key::Name(other.id);
+            moved.insert(other.id, name);
+            associations.insert(name, other);
+        }
+        if let Some(association) = associations.remove(&from) {
+            moved.insert(association.id, to);
+            associations.insert(to, association);
+        }
+        true
+    }
+
     /// Books a place for a new peer, which [`insert`](Self::insert) or
-    /// [`cancel`](Self::cancel) must follow.
-    pub(crate) fn book(&self, local: SocketAddr, peer: SocketAddr) -> Result<(), Refusal> {
+    /// [`cancel`](Self::cancel) must follow. Where it has a socket of its own, the limit on peers of a local address holds.
+    pub(crate) fn book(&self, local: SocketAddr, peer: SocketAddr, own_socket: bool) -> Result<(), Refusal> {
         let mut table = self.table.lock();
         if table.draining {
             return Err(Refusal::Draining);
         }
-        table.ledger.admit(local, peer, Instant::now())
+        match own_socket {
+            true => table.ledger.admit(local, peer, Instant::now()),
+            false => table.ledger.admit_sharing(local, peer, Instant::now()),
+        }
     }
 
     /// The live and booked peers of a local address, on whatever protocol.
@@ -137,9 +181,20 @@ impl Registry {
         association.attention.lower(signal::EVICT);
     }
 
-    /// Gives a booked place back.
-    pub(crate) fn cancel(&self, local: SocketAddr, peer: SocketAddr) {
+    /// Gives back the place of an association that was booked and will not be inserted.
+    pub(crate) fn cancel(&self, association: &Association) {
         let mut table = self.table.lock();
+        table.end_handshake(association);
+        table.forget_header(association);
+        self.release_in(&mut table, association.local, association.peer);
+    }
+
+    /// Gives back the place of a peer that was booked and has no association.
+    pub(crate) fn release(&self, local: SocketAddr, peer: SocketAddr) {
+        self.release_in(&mut self.table.lock(), local, peer);
+    }
+
+    fn release_in(&self, table: &mut Table, local: SocketAddr, peer: SocketAddr) {
         table.ledger.release(local, peer);
         if table.nobody_is_booked() {
             self.emptied.notify_all();
@@ -189,6 +244,10 @@ impl Registry {
             Entry::Occupied(_) => false,
             Entry::Vacant(entry) => {
                 entry.insert(Arc::clone(association));
+                let cid = &association.connection_id;
+                if !cid.is_empty() {
+                    table.connection_ids.insert(cid.clone(), Arc::clone(association));
+                }
                 true
             }
         }
@@ -207,11 +266,12 @@ impl Registry {
         table.end_handshake(association);
         table.forget_header(association);
         counters.count_end(reason);
-        let key = Key::of(association);
+        let key = table.moved.remove(&association.id).unwrap_or_else(|| Key::of(association));
         let left = association.attention.close_inbox();
         if table.associations.get(&key).is_some_and(|found| found.id == association.id) {
             table.associations.remove(&key);
-            table.ledger.release(association.local, association.peer_address());
+            table.connection_ids.remove(&association.connection_id);
+            table.ledger.release(association.local, association.admitted_address());
         }
         let fold = |from: &AtomicU64, into: &AtomicU64| {
             into.fetch_add(from.swap(0, Ordering::Relaxed), Ordering::Relaxed);
@@ -221,6 +281,7 @@ impl Registry {
         fold(&association.dropped, &counters.messages_dropped);
         if table.associations.is_empty() {
             table.associations.shrink_to(64);
+            table.connection_ids.shrink_to(64);
             table.half_open.clear();
         }
         if table.nobody_is_booked() {
@@ -240,6 +301,15 @@ impl Registry {
             association.attention.raise(signal::DRAIN);
         }
         associations.len()
+    }
+
+    /// The associations whose handlers do something else than wait for their peer.
+    pub(crate) fn busy(&self) -> Vec<Arc<Association>> {
+        let is_busy = |association: &&Arc<Association>| {
+            let is_open = !association.attention.half_open.load(Ordering::Acquire);
+            is_open && !association.reading.load(Ordering::SeqCst)
+        };
+        self.table.lock().associations.values().filter(is_busy).cloned().collect()
     }
 
     /// All live associations.

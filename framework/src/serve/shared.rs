@@ -14,21 +14,29 @@ use crate::admission::Refusal;
 use crate::association::Association;
 use crate::audit;
 use crate::config::Timeouts;
+use crate::connection_ids::ConnectionIds;
 use crate::credentials::SharedKeys;
 use crate::error::EndReason;
 use crate::handler::{Admission, Incoming, PeerHandler};
 use crate::net::sctp::Restarted;
 use crate::net::udp::{Stray, StrayTaker};
 use crate::observe::{Counters, bump};
-use crate::outbox::Outbox;
+use crate::outbox::OutboxLimits;
 use crate::peer::{Home, Leftover};
 use crate::protocol::alert::Alert;
 use crate::protocol::dtls::restart::Cookies;
+use crate::protocol::dtls::session::Move;
 use crate::sctp::Settings;
-use crate::stream::StreamSettings;
+use crate::stream::TcpSettings;
+use crate::sys::footprint;
+use crate::sys::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sys::sync::channel::Receiver;
 use crate::sys::sync::{Condvar, Mutex};
 use crate::tls::context::Contexts;
+
+/// So many peers that have become quiet have the heap's free pages given back, once a second at most. It takes a millisecond or
+/// two for a heap of some megabytes, on the thread of the last of them; who allocates meanwhile waits for a part of that.
+const CROWD: u64 = 256;
 
 /// What a server is while it runs.
 pub(crate) struct Shared {
@@ -41,19 +49,28 @@ pub(crate) struct Shared {
     /// Of session tickets, where the credentials have none.
     pub(crate) keys: SharedKeys,
     pub(crate) sctp: Settings,
-    pub(crate) stream: StreamSettings,
-    pub(crate) outbox: Outbox,
+    pub(crate) stream: TcpSettings,
+    pub(crate) outbox: OutboxLimits,
     pub(crate) udp_proof: bool,
+    pub(crate) connection_ids: Option<ConnectionIds>,
     pub(crate) mailbox: Mailbox,
+    /// When the server was started.
+    pub(crate) began: Instant,
+    /// Peers that have become quiet.
+    pub(crate) settled: AtomicU64,
+    /// In which second since the start free pages were given back last.
+    pub(crate) trimmed: AtomicU64,
+    /// Some handler runs, and the dispatcher has not looked since it began to.
+    pub(crate) handlers_run: AtomicBool,
     pub(crate) addresses: Vec<Address>,
     pub(crate) done: Done,
 }
 
 /// Set when the server has shut down.
 pub(crate) struct Done {
-    pub(crate) report: Mutex<Option<Report>>,
+    pub(crate) report: Mutex<Option<ShutdownReport>>,
     pub(crate) changed: Condvar,
-    /// Disconnected when the dispatcher has ended.
+    /// Disconnected when the dispatcher and the loops have ended.
     pub(crate) stopped: Receiver<()>,
 }
 
@@ -87,15 +104,14 @@ impl Shared {
         audit::refused(refusal, scheme, local, peer);
     }
 
-    fn post(&self, letter: Letter) {
-        if !self.mailbox.send(letter) {
-            bump(&self.counters.strays_lost);
-        }
-    }
-}
-
-impl Home for Shared {
-    fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Leftover>) {
+    /// Gives the addresses of an association free that has ended and closed its socket, or handed it on. Returns what is for
+    /// the next one from there.
+    pub(super) fn part(
+        &self,
+        association: &Association,
+        reason: &EndReason,
+        leftover: Option<Leftover>,
+    ) -> Vec<Stray> {
         // Before the addresses are free. Whose handshake had no end may still get one by the same hello.
         let Association { local, peer, hello_random, .. } = association;
         let now = Instant::now();
@@ -108,33 +124,69 @@ impl Home for Shared {
             _ => self.cookies.spend(*local, *peer, hello_random, now),
         }
         let mut late = self.registry.remove(association, reason, &self.counters);
-        if !association.scheme.is_secure() {
-            // Lost like those in the socket's queue. Given back they would open the next association,
+        if association.scheme != Scheme::Dtls {
+            // Lost like those in the socket's queue. Given back, datagrams would open the next association,
             // and a handler that returns without having read would be called again, for ever.
             late.clear();
         }
-        let Association { scheme, local, peer, .. } = *association;
+        let (scheme, local, peer) = (association.scheme, association.local, association.current_peer());
         let leftover = match leftover {
             Some(Leftover::Socket(socket)) => {
-                return self.post(Letter::Restarted(Restarted { socket, scheme, local, peer }));
+                self.post(Letter::Restarted(Restarted { socket, scheme, local, peer }));
+                return Vec::new();
             }
             Some(Leftover::Datagram(datagram)) => Some(datagram),
             None => None,
         };
-        for payload in leftover.into_iter().chain(late.into_iter().map(|parcel| parcel.payload)) {
-            let interface = match local {
-                SocketAddr::V6(v6) => v6.scope_id(),
-                SocketAddr::V4(_) => 0,
-            };
-            self.take(Stray { local, peer, interface, payload });
+        let interface = match local {
+            SocketAddr::V6(v6) => v6.scope_id(),
+            SocketAddr::V4(_) => 0,
+        };
+        let late = late.into_iter().map(|parcel| (parcel.from.unwrap_or(peer), parcel.payload));
+        let leftover = leftover.into_iter().map(|datagram| (peer, datagram));
+        leftover.chain(late).map(|(peer, payload)| Stray { local, peer, interface, payload }).collect()
+    }
+
+    fn post(&self, letter: Letter) {
+        if !self.mailbox.send(letter) {
+            bump(&self.counters.strays_lost);
         }
+    }
+}
+
+impl Home for Shared {
+    fn handler_runs(&self) {
+        if !self.handlers_run.load(Ordering::SeqCst) && !self.handlers_run.swap(true, Ordering::SeqCst) {
+            self.mailbox.wake();
+        }
+    }
+
+    fn settled(&self) {
+        // Their handshakes have left holes between what stays. Who connects later pays for the pages again, so this is for
+        // crowds.
+        if self.settled.fetch_add(1, Ordering::Relaxed) % CROWD != CROWD - 1 {
+            return;
+        }
+        let (second, last) = (self.began.elapsed().as_secs(), &self.trimmed);
+        let due = |last: u64| (last < second).then_some(second);
+        if last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok() {
+            footprint::trim_heap();
+        }
+    }
+
+    fn follow(&self, association: &Association, moved: Move) -> bool {
+        self.registry.follow(association, moved)
+    }
+
+    fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Leftover>) {
+        self.part(association, reason, leftover).into_iter().for_each(|stray| self.take(stray));
     }
 }
 
 /// What a shutdown came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Report {
+pub struct ShutdownReport {
     /// Peers that were there when it began.
     pub peers: usize,
     /// Of these, how many ended within the grace period.

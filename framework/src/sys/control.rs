@@ -39,9 +39,11 @@ pub fn packet_info(mut control: &[u8]) -> PacketInfo {
     while let Some((level, kind, data, rest)) = next(control) {
         match (level, kind) {
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                if let Some(&[i0, i1, i2, i3, a, b, c, d]) = data.first_chunk::<8>() {
-                    info.interface = u32::from_ne_bytes([i0, i1, i2, i3]);
-                    info.local = Some(Ipv4Addr::new(a, b, c, d).into());
+                if let Some((interface, addresses)) = data.split_first_chunk()
+                    && let Some(local) = local_v4(addresses)
+                {
+                    info.interface = u32::from_ne_bytes(*interface);
+                    info.local = Some(local.into());
                 }
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
@@ -57,6 +59,20 @@ pub fn packet_info(mut control: &[u8]) -> PacketInfo {
         control = rest;
     }
     info
+}
+
+/// Reads the address to reply from behind the interface of a `struct in_pktinfo`: `ipi_spec_dst`. For a datagram that came
+/// before IP_PKTINFO was set the kernel leaves that out; then it is the header's destination, `ipi_addr`, unless that is
+/// a group.
+fn local_v4(addresses: &[u8]) -> Option<Ipv4Addr> {
+    let (source, rest) = addresses.split_first_chunk::<4>()?;
+    let source = Ipv4Addr::from(*source);
+    if !source.is_unspecified() {
+        return Some(source);
+    }
+    let hit = Ipv4Addr::from(*rest.first_chunk::<4>()?);
+    let is_one_host = !hit.is_unspecified() && !hit.is_multicast() && !hit.is_broadcast();
+    is_one_host.then_some(hit)
 }
 
 /// The first message of a control buffer (level, type, data) and what follows it.
@@ -132,6 +148,21 @@ mod tests {
         let expected: Option<IpAddr> = Some("10.0.0.7".parse().unwrap());
         assert_eq!(packet_info(&[v4.clone(), v6.clone()].concat()).local, expected);
         assert_eq!(packet_info(&[v6, v4].concat()).local, expected);
+    }
+
+    #[test]
+    fn what_came_before_packet_information_was_asked_for_was_sent_to_where_its_header_says() {
+        let told = |hit: [u8; 4]| {
+            let mut data = [0; 12];
+            data[8..].copy_from_slice(&hit);
+            let mut buffer = ControlBuffer([0; SPACE]);
+            let len = write(libc::IPPROTO_IP, libc::IP_PKTINFO, &data, &mut buffer.0);
+            packet_info(&buffer.0[..len]).local
+        };
+        assert_eq!(told([192, 0, 2, 7]), Some("192.0.2.7".parse().unwrap()));
+        for group in [[224, 0, 0, 1], [255; 4], [0; 4]] {
+            assert_eq!(told(group), None);
+        }
     }
 
     #[test]

@@ -45,12 +45,21 @@ fn page_size() -> usize {
 /// Gives back the pages of the calling thread's stack that it does not stand on, which earlier and deeper calls have left:
 /// a handshake's go deeper than all that follows.
 pub(crate) fn release_stack() {
+    if let Some(stack) = stack() {
+        release_below(&stack);
+    }
+}
+
+/// Gives back what of the stack is below the caller.
+// Not inlined, so that below `here` there is only the rest of this frame, which holds next to nothing, madvise(2)'s, which is
+// a system call and a check of its result, and the red zone of 128 bytes.
+#[inline(never)]
+fn release_below(stack: &Range<usize>) {
+    const MARGIN: usize = 512;
     let here = 0_u8;
-    // Below what this function and its callees may stand on, and the red zone.
-    const MARGIN: usize = 1024;
     let here = (&raw const here).addr();
     // A caller may have brought a stack of its own.
-    if let Some(stack) = stack().filter(|stack| stack.contains(&here)) {
+    if stack.contains(&here) {
         release_pages(stack.start, here - MARGIN);
     }
 }
@@ -96,6 +105,23 @@ mod tests {
         assert!((2 * page_size()..=4 * page_size()).contains(&zeroes), "{zeroes}");
         assert!(memory[..100].iter().all(|byte| *byte == 7));
         assert_eq!(memory[4 * page_size()..].iter().filter(|byte| **byte == 0).count(), 0);
+    }
+
+    #[test]
+    fn what_is_in_use_stays_wherever_the_page_ends() {
+        /// Each call is some bytes further down; the results come back through all of their frames.
+        #[inline(never)]
+        fn further(calls: u64) -> u64 {
+            let kept = std::hint::black_box([calls; 3]);
+            release_stack();
+            let below = if calls == 0 { 0 } else { further(calls - 1) };
+            std::hint::black_box(&kept).iter().sum::<u64>() + below
+        }
+        let thread = std::thread::Builder::new().stack_size(256 << 10).spawn(|| {
+            const CALLS: u64 = 400;
+            assert_eq!(further(CALLS), 3 * CALLS * (CALLS + 1) / 2);
+        });
+        thread.unwrap().join().unwrap();
     }
 
     #[test]

@@ -13,7 +13,9 @@ use std::ptr;
 use socket2::{SockAddr, SockAddrStorage};
 
 use super::control::{self, ControlBuffer, PacketInfo, SPACE};
+use super::errno::is_memory;
 use super::{cvt, cvt_size};
+use crate::address::canonical::canonical;
 
 /// The longest datagram there is, and a little more, so that nothing is ever cut.
 pub(crate) const DATAGRAM_MAX: usize = 65_536;
@@ -98,22 +100,25 @@ pub(super) fn recvmsg<C>(
     Ok(Raw { len, source, flags: header.msg_flags, control: read_control(&control.0[..used]) })
 }
 
-/// The address in `name`; IPv4-mapped ones as IPv4, without flow label.
+/// The [`canonical`] form of the address in `name`.
 fn socket_address(name: SockAddrStorage, len: libc::socklen_t) -> Option<SocketAddr> {
     // SAFETY: the kernel wrote an address of this length into the storage.
-    canonical(unsafe { SockAddr::new(name, len) }.as_socket()?)
+    unsafe { SockAddr::new(name, len) }.as_socket().map(canonical)
 }
 
-fn canonical(address: SocketAddr) -> Option<SocketAddr> {
-    Some(match address {
-        SocketAddr::V6(mut v6) => match v6.ip().to_ipv4_mapped() {
-            Some(v4) => SocketAddr::new(v4.into(), v6.port()),
-            None => {
-                v6.set_flowinfo(0);
-                SocketAddr::V6(v6)
-            }
-        },
-        v4 => v4,
+/// Sends one datagram to this address, on a socket that is connected or not, without blocking and without SIGPIPE.
+pub(crate) fn send_to(socket: BorrowedFd<'_>, to: SocketAddr, datagram: &[u8]) -> io::Result<usize> {
+    let (to, flags) = (SockAddr::from(to), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
+    // SAFETY: the pointers and the lengths are those of a slice and of an address, which outlive the call.
+    cvt_size(unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            datagram.as_ptr().cast(),
+            datagram.len(),
+            flags,
+            to.as_ptr().cast(),
+            to.len(),
+        )
     })
 }
 
@@ -226,7 +231,7 @@ pub(crate) struct Datagram<'a> {
 /// Room for several datagrams received by one system call. The memory is reserved whole and
 /// touched as far as datagrams reach, so junk can make it 2 MiB and no more.
 pub(crate) struct Batch {
-    payload: Vec<u8>,
+    payloads: Vec<Vec<u8>>,
     names: Vec<SockAddrStorage>,
     controls: Vec<ControlBuffer>,
     headers: Vec<libc::mmsghdr>,
@@ -240,7 +245,7 @@ impl Batch {
     /// An empty batch.
     pub(crate) fn new() -> Self {
         Self {
-            payload: vec![0; BATCH * DATAGRAM_MAX],
+            payloads: (0..BATCH).map(|_| Vec::with_capacity(DATAGRAM_MAX)).collect(),
             names: (0..BATCH).map(|_| SockAddrStorage::zeroed()).collect(),
             controls: vec![ControlBuffer([0; SPACE]); BATCH],
             headers: Vec::with_capacity(BATCH),
@@ -253,9 +258,11 @@ impl Batch {
         self.filled = 0;
         let mut parts: [libc::iovec; BATCH] = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; BATCH];
         self.headers.clear();
-        for (index, payload) in self.payload.chunks_exact_mut(DATAGRAM_MAX).enumerate() {
+        for (index, payload) in self.payloads.iter_mut().enumerate() {
+            payload.clear();
+            payload.reserve(DATAGRAM_MAX);
             parts[index].iov_base = payload.as_mut_ptr().cast();
-            parts[index].iov_len = payload.len();
+            parts[index].iov_len = DATAGRAM_MAX;
             // SAFETY: mmsghdr is plain data, all zeroes is a valid value of it.
             let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
             header.msg_hdr.msg_name = (&raw mut self.names[index]).cast();
@@ -277,6 +284,10 @@ impl Batch {
             )
         })?;
         self.filled = count as usize;
+        for (payload, header) in self.payloads.iter_mut().zip(&self.headers[..self.filled]) {
+            // SAFETY: the kernel wrote so many bytes of the capacity.
+            unsafe { payload.set_len(header.msg_len as usize) };
+        }
         Ok(self.filled)
     }
 
@@ -289,12 +300,16 @@ impl Batch {
         let name = unsafe { ptr::read(&self.names[index]) };
         let control = &self.controls[index].0;
         let used = header.msg_hdr.msg_controllen.min(control.len());
-        let start = index * DATAGRAM_MAX;
         Datagram {
             source: socket_address(name, name_len),
             info: control::packet_info(&control[..used]),
-            payload: &self.payload[start..][..header.msg_len as usize],
+            payload: &self.payloads[index],
         }
+    }
+
+    /// Takes the bytes of the datagram at `index` in exchange for other memory, which the next datagram is received into.
+    pub(crate) fn swap(&mut self, index: usize, memory: Vec<u8>) -> Vec<u8> {
+        mem::replace(&mut self.payloads[index], memory)
     }
 }
 
@@ -302,27 +317,28 @@ impl Batch {
 // memory that the batch owns.
 unsafe impl Send for Batch {}
 
-/// Answers to strangers, sent together.
+/// Datagrams that are sent together, each to an address of its own.
 #[derive(Default)]
-pub(crate) struct Replies {
-    queued: Vec<Reply>,
+pub(crate) struct Outgoing {
+    queued: Vec<Queued>,
+    /// What they say, one behind the other.
+    bytes: Vec<u8>,
+    /// Memory for the system call.
+    headers: Vec<libc::mmsghdr>,
+    parts: Vec<libc::iovec>,
+    controls: Vec<(ControlBuffer, usize)>,
 }
 
-struct Reply {
+struct Queued {
     destination: SockAddr,
-    payload: [u8; REPLY_MAX],
-    len: usize,
-    control: ControlBuffer,
-    control_len: usize,
+    source: Option<PacketInfo>,
+    /// Where it ends in the bytes.
+    end: usize,
 }
 
-/// The longest answer to a stranger: a HelloVerifyRequest with a cookie of 32 bytes.
-pub(crate) const REPLY_MAX: usize = 60;
-
-impl Replies {
-    /// Queues `payload` (of at most [`REPLY_MAX`] bytes) for `peer`. `source` is the address to
-    /// leave from, for a socket that is bound to a wildcard; `mapped` says that the socket is
-    /// AF_INET6, on which an IPv4 destination travels as an IPv4-mapped one.
+impl Outgoing {
+    /// Queues `payload` for `peer`. `source` is the address to leave from, for a socket that is bound to a wildcard; `mapped`
+    /// says that the socket is AF_INET6, on which an IPv4 destination travels as an IPv4-mapped one.
     pub(crate) fn push(
         &mut self,
         peer: SocketAddr,
@@ -334,18 +350,9 @@ impl Replies {
             SocketAddr::V4(v4) if mapped => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
             other => other,
         };
-        let mut reply = Reply {
-            destination: SockAddr::from(destination),
-            payload: [0; REPLY_MAX],
-            len: payload.len().min(REPLY_MAX),
-            control: ControlBuffer([0; SPACE]),
-            control_len: 0,
-        };
-        reply.payload[..reply.len].copy_from_slice(&payload[..reply.len]);
-        if let Some(PacketInfo { local: Some(local), interface }) = source {
-            reply.control_len = control::write_source(local, interface, &mut reply.control);
-        }
-        self.queued.push(reply);
+        self.bytes.extend_from_slice(payload);
+        let source = source.filter(|source| source.local.is_some());
+        self.queued.push(Queued { destination: destination.into(), source, end: self.bytes.len() });
     }
 
     /// Whether nothing is queued.
@@ -358,34 +365,52 @@ impl Replies {
         self.queued.len()
     }
 
-    /// Sends what is queued, without blocking, and forgets it. Returns how many datagrams left;
-    /// those that the kernel refused (a full buffer, an unreachable stranger) are dropped.
+    /// How many bytes are queued.
+    pub(crate) fn byte_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Forgets what is queued.
+    pub(crate) fn clear(&mut self) {
+        self.queued.clear();
+        self.bytes.clear();
+    }
+
+    /// Sends what is queued, without blocking. Returns how many datagrams left; those that the kernel refuses, for a
+    /// destination that is unreachable for instance, are dropped. What finds the send buffer full stays queued.
     pub(crate) fn send(&mut self, socket: BorrowedFd<'_>) -> usize {
-        let mut parts: Vec<libc::iovec> = self
-            .queued
-            .iter_mut()
-            .map(|reply| libc::iovec { iov_base: reply.payload.as_mut_ptr().cast(), iov_len: reply.len })
-            .collect();
-        let mut headers: Vec<libc::mmsghdr> = self
-            .queued
-            .iter_mut()
-            .zip(&mut parts)
-            .map(|(reply, part)| {
-                // SAFETY: mmsghdr is plain data, all zeroes is a valid value of it.
-                let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
-                header.msg_hdr.msg_name = reply.destination.as_ptr().cast_mut().cast();
-                header.msg_hdr.msg_namelen = reply.destination.len();
-                header.msg_hdr.msg_iov = part;
-                header.msg_hdr.msg_iovlen = 1;
-                if reply.control_len > 0 {
-                    header.msg_hdr.msg_control = reply.control.0.as_mut_ptr().cast();
-                    header.msg_hdr.msg_controllen = reply.control_len as _;
-                }
-                header
-            })
-            .collect();
-        let mut sent = 0;
-        let mut next = 0;
+        let Self { queued, bytes, headers, parts, controls } = self;
+        headers.clear();
+        parts.clear();
+        controls.clear();
+        let mut start = 0;
+        for datagram in queued.iter() {
+            let payload = &mut bytes[start..datagram.end];
+            start = datagram.end;
+            parts.push(libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() });
+            if let Some(PacketInfo { local: Some(local), interface }) = datagram.source {
+                let mut control = ControlBuffer([0; SPACE]);
+                let len = control::write_source(local, interface, &mut control);
+                controls.push((control, len));
+            }
+        }
+        let mut sources = controls.iter_mut();
+        for (datagram, part) in queued.iter().zip(parts.iter_mut()) {
+            // SAFETY: mmsghdr is plain data, all zeroes is a valid value of it.
+            let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
+            header.msg_hdr.msg_name = datagram.destination.as_ptr().cast_mut().cast();
+            header.msg_hdr.msg_namelen = datagram.destination.len();
+            header.msg_hdr.msg_iov = part;
+            header.msg_hdr.msg_iovlen = 1;
+            if datagram.source.is_some()
+                && let Some((control, len)) = sources.next()
+            {
+                header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
+                header.msg_hdr.msg_controllen = *len as _;
+            }
+            headers.push(header);
+        }
+        let (mut sent, mut next) = (0, 0);
         while next < headers.len() {
             let rest = &mut headers[next..];
             // SAFETY: every header points to memory of the stated length that outlives the call.
@@ -393,7 +418,7 @@ impl Replies {
                 libc::sendmmsg(
                     socket.as_raw_fd(),
                     rest.as_mut_ptr(),
-                    rest.len() as libc::c_uint,
+                    rest.len().min(libc::UIO_MAXIOV as usize) as libc::c_uint,
                     (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
                 )
             });
@@ -402,15 +427,31 @@ impl Replies {
                     sent += count as usize;
                     next += count as usize;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_memory(&error) => break,
                 // The first of the rest was refused: go on behind it.
                 Err(_) => next += 1,
             }
         }
-        self.queued.clear();
+        self.forget(next);
         sent
     }
+
+    /// Forgets the first `count` that are queued.
+    fn forget(&mut self, count: usize) {
+        if count == self.queued.len() {
+            return self.clear();
+        }
+        let Some(last) = count.checked_sub(1) else { return };
+        let gone = self.queued[last].end;
+        self.queued.drain(..count);
+        self.bytes.drain(..gone);
+        self.queued.iter_mut().for_each(|datagram| datagram.end -= gone);
+    }
 }
+
+// SAFETY: the pointers in `headers` and `parts` are only followed inside `send`, which sets them anew to memory that this
+// owns.
+unsafe impl Send for Outgoing {}
 
 /// [shutdown(2)](https://man7.org/linux/man-pages/man2/shutdown.2.html) with SHUT_RD: wakes a
 /// thread that is blocked in a read of this socket, and from then on reads never block. Datagrams

@@ -31,6 +31,7 @@ type SecurityCallback = unsafe extern "C" fn(
 ) -> c_int;
 
 unsafe extern "C" {
+    fn SSL_has_pending(ssl: *const ffi::SSL) -> c_int;
     fn SSL_CTX_set_security_callback(context: *mut ffi::SSL_CTX, callback: Option<SecurityCallback>);
     fn SSL_CTX_get_security_callback(context: *const ffi::SSL_CTX) -> Option<SecurityCallback>;
     fn SSL_CIPHER_get_protocol_id(cipher: *const ffi::SSL_CIPHER) -> u16;
@@ -41,7 +42,6 @@ unsafe extern "C" {
         ssl: *mut ffi::SSL,
         callback: Option<extern "C" fn(*mut ffi::SSL, c_uint) -> c_uint>,
     );
-    fn SSL_has_pending(ssl: *const ffi::SSL) -> c_int;
     fn SSL_SESSION_dup(session: *const ffi::SSL_SESSION) -> *mut ffi::SSL_SESSION;
     fn X509_STORE_add_crl(store: *mut ffi::X509_STORE, crl: *mut ffi::X509_CRL) -> c_int;
     fn SSL_is_dtls(ssl: *const ffi::SSL) -> c_int;
@@ -87,8 +87,8 @@ pub(crate) fn dtls_listen<S>(stream: &mut SslStream<S>) -> bool {
     }
 }
 
-/// [SSL_has_pending(3)](https://docs.openssl.org/3.0/man3/SSL_pending/): whether bytes of the last
-/// datagram wait inside the SSL, processed or not.
+/// [SSL_has_pending(3)](https://docs.openssl.org/3.0/man3/SSL_pending/): whether bytes wait inside the SSL, processed or
+/// not.
 pub(crate) fn has_pending(ssl: &SslRef) -> bool {
     // SAFETY: `ssl` is live; the call only reads.
     unsafe { SSL_has_pending(ssl.as_ptr()) == 1 }

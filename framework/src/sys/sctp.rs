@@ -71,7 +71,7 @@ fn recv_into(
     let Raw { len, source, flags, control } = recvmsg(socket, first, spare, wait, control::receive_info)?;
     Ok(Received {
         len,
-        source: source.map(sockaddr::canonical),
+        source,
         complete: flags & libc::MSG_EOR != 0,
         notification: flags & MSG_NOTIFICATION != 0,
         info: control.message,

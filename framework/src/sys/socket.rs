@@ -25,6 +25,15 @@ pub(crate) fn set_packet_info_v6(socket: &Socket) -> io::Result<()> {
     set(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, &1 as &libc::c_int)
 }
 
+/// [connect(2)](https://man7.org/linux/man-pages/man2/connect.2.html) with AF_UNSPEC: a UDP socket has no peer any more, and
+/// no port either, unless it was bound to that.
+pub(crate) fn disconnect(socket: &Socket) -> io::Result<()> {
+    let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    let len = size_of::<libc::sockaddr>() as libc::socklen_t;
+    // SAFETY: the pointer and the length are those of `nobody`.
+    cvt(unsafe { libc::connect(socket.as_fd().as_raw_fd(), &raw const nobody, len) }).map(drop)
+}
+
 /// SO_ATTACH_REUSEPORT_CBPF with the program `ret #0`: whatever the hash says, the first socket of
 /// the group (the listener) gets the datagram. See
 /// [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html).

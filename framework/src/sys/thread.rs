@@ -54,6 +54,7 @@ extern "C" fn main(start: *mut c_void) -> *mut c_void {
     let (name, run) = *unsafe { Box::from_raw(start.cast::<(CString, Run)>()) };
     // SAFETY: the name is a string with a NUL; a name is all that is set.
     unsafe { libc::pthread_setname_np(libc::pthread_self(), name.as_ptr()) };
+    drop(name);
     run();
     ptr::null_mut()
 }

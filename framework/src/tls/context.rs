@@ -19,8 +19,10 @@ pub(crate) use self::chain::objection;
 pub(crate) use self::client::{ClientCredentials, Sessions, client, keep_resumed, keep_sessions};
 #[cfg(test)]
 pub(crate) use self::client::{old_client, sha384_client};
-pub(crate) use self::common::Protocol;
-use self::common::{check_srtp, check_suites, common, use_authorities, use_identity, verify_keys, wire};
+pub(crate) use self::common::{Protocol, wants_exporters};
+use self::common::{
+    check_srtp, check_suites, common, use_authorities, use_exporters, use_identity, verify_keys, wire,
+};
 use self::names::{Choice, Names};
 use self::psk::look_up;
 use crate::address::Scheme;
@@ -35,6 +37,7 @@ use crate::tls::Facts;
 mod chain;
 mod client;
 mod common;
+pub(crate) mod connection_ids;
 pub(crate) mod names;
 mod probe;
 pub(crate) mod psk;
@@ -171,6 +174,8 @@ fn build_server(
         if let Some(profiles) = &credentials.srtp {
             context.set_tlsext_use_srtp(profiles)?;
         }
+        use_exporters(&mut context, credentials.exporters)?;
+        connection_ids::use_connection_ids(&mut context)?;
     } else if credentials.psk.is_some() {
         if let Some(suites) = credentials.algorithms.suites.sha256_first() {
             context.set_ciphersuites(&suites)?;

@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 
-use openssl::ssl::{ErrorCode, Ssl, SslContext, SslStream};
+use openssl::ssl::{ErrorCode, ShutdownState, Ssl, SslContext, SslStream};
 
 use super::facts::Facts;
-use super::handshake::{Failure, Read, broken, client_ssl, describe, progress, read, server_ssl};
+use super::handshake::{Failure, broken, client_ssl, describe, progress, read, server_ssl};
+use crate::protocol::Read;
 use crate::sys::ossl;
 
-/// The size of DTLS handshake records, header included: on SCTP there is no path MTU to heed (RFC 6083 §4.3
+/// The size of DTLS handshake records, header included: on SCTP there is no path MTU to heed (RFC 6083 §3.3
 /// leaves fragmentation to SCTP), so none but the longest message is cut.
 const RECORD_MTU: u16 = 16_384;
 
@@ -118,6 +119,11 @@ impl Engine {
         let mut random = [0; 32];
         ssl.server_random(&mut random);
         random != [0; 32] && ssl.session().is_some_and(|session| session.master_key_len() > 0)
+    }
+
+    /// Has the session resumable after this is dropped; OpenSSL would take it for a broken one.
+    pub(crate) fn retire(&mut self) {
+        self.stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
     }
 
     /// OpenSSL's own.

@@ -2,10 +2,10 @@
 
 use openssl::ssl::{NameType, SslRef, SslVersion};
 
+use super::context::connection_ids::agreed;
 use super::context::names::asked_name;
 use super::context::psk::psk_identity;
 use crate::credentials::{PeerCertificate, PeerIdentity};
-use crate::protocol::dtls::suite::Aead;
 use crate::sys::raw_keys;
 
 /// What a handshake settled.
@@ -17,8 +17,8 @@ pub(crate) struct Facts {
     pub(crate) server_name: Option<String>,
     pub(crate) srtp: Option<String>,
     pub(crate) resumed: bool,
-    /// The shortest body of a DTLS record of this suite, in bytes; 0 where there are no records.
-    pub(crate) min_ciphertext: usize,
+    /// Both sides have agreed on connection IDs (RFC 9146).
+    pub(crate) connection_ids: bool,
 }
 
 impl Facts {
@@ -34,7 +34,6 @@ impl Facts {
             (None, None) => raw_keys::shown(ssl).map_or(PeerIdentity::Anonymous, PeerIdentity::RawPublicKey),
         };
         let cipher = ssl.current_cipher().map(|cipher| cipher.name().to_owned());
-        let min_ciphertext = cipher.as_deref().and_then(Aead::of_suite).map_or(0, Aead::overhead);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Self {
             identity,
@@ -43,7 +42,7 @@ impl Facts {
             server_name: asked_name(ssl).or_else(|| ssl.servername(NameType::HOST_NAME)).map(str::to_owned),
             srtp: ssl.selected_srtp_profile().map(|profile| profile.name().to_owned()),
             resumed,
-            min_ciphertext,
+            connection_ids: agreed(ssl).is_some(),
         }
     }
 }

@@ -11,6 +11,7 @@ use openssl::x509::X509VerifyResult;
 use super::context::{Sessions, keep_resumed, keep_sessions, objection, psk};
 use crate::credentials::RevocationList;
 use crate::error::EndReason;
+use crate::protocol::Read;
 use crate::protocol::alert::Alert;
 use crate::sys::ossl;
 
@@ -25,6 +26,13 @@ pub(crate) enum Failure {
     RestartedSctp,
     /// The certificate of the server does not verify.
     Unverified(String),
+}
+
+impl Failure {
+    /// The handshake failed for this reason.
+    pub(crate) fn of(why: impl Into<String>) -> Self {
+        Self::Ended(EndReason::HandshakeFailed(why.into()))
+    }
 }
 
 impl std::fmt::Display for Failure {
@@ -110,23 +118,6 @@ pub(crate) fn progress<S: io::Read + io::Write>(stream: &mut SslStream<S>) -> Re
             })
         }
     }
-}
-
-/// What reading from a session came to.
-#[derive(Debug)]
-pub(crate) enum Read {
-    /// One message of so many bytes is in the buffer.
-    Message(usize),
-    /// One message that is longer than the buffer: here is all of it.
-    Long(Vec<u8>),
-    /// No application data in what was fed.
-    Nothing,
-    /// close_notify.
-    Closed,
-    /// A fatal alert, or an error of OpenSSL's.
-    Broken(String),
-    /// The peer began anew; the datagram is its ClientHello with a valid cookie.
-    Restarted(Box<[u8]>),
 }
 
 /// Reads one record's message.

@@ -6,4 +6,4 @@ pub(crate) mod facts;
 pub(crate) mod handshake;
 
 pub(crate) use self::facts::Facts;
-pub(crate) use self::handshake::{Failure, Read, Resume};
+pub(crate) use self::handshake::{Failure, Resume};

@@ -8,15 +8,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use peeloff::Framing;
-use peeloff::internals::cookie::{CookieJar, CookieVerdict};
-use peeloff::internals::dtls::keys::{Prf, Secrets};
-use peeloff::internals::dtls::suite::Aead;
-use peeloff::internals::dtls::{Opened, Opener, Sealer};
-use peeloff::internals::frames::{self, Frame, Frames};
-use peeloff::internals::hello::{self, ClientHello, FirstDatagram};
-use peeloff::internals::proxy;
-use peeloff::internals::record::{self, DropReason, Filtered};
 use peeloff::sctp::{self, MalformedNotification, Notification};
+use peeloff::test_support::cookie::{CookieJar, CookieVerdict};
+use peeloff::test_support::dtls::keys::{Prf, Secrets};
+use peeloff::test_support::dtls::suite::Aead;
+use peeloff::test_support::dtls::{Opened, Opener, Sealer};
+use peeloff::test_support::frames::{self, Frame, Frames};
+use peeloff::test_support::hello::{self, ClientHello, FirstDatagram, Record};
+use peeloff::test_support::proxy;
+use peeloff::test_support::record::{self, DropReason, Filtered};
 
 /// `input` is the first datagram of a stranger.
 pub fn hello(input: &[u8]) {
@@ -83,10 +83,11 @@ fn check_cookie(hello: &ClientHello<'_>) {
 /// `input` is a datagram of the peer during the handshake.
 pub fn record_filter(input: &[u8]) {
     record::is_handshake_retransmission(input);
-    match record::filter(input) {
+    record::filter(input, 8);
+    match record::filter(input, 0) {
         Filtered::Pass { len } => {
             check_records(&input[..len]);
-            assert_eq!(record::filter(&input[..len]), Filtered::Pass { len });
+            assert_eq!(record::filter(&input[..len], 0), Filtered::Pass { len });
         }
         Filtered::PlaintextAlert { level, description } => {
             assert_eq!(
@@ -98,9 +99,10 @@ pub fn record_filter(input: &[u8]) {
     }
 }
 
-/// The first byte of `input` chooses the cipher suite, the second how long a message is and the third where it begins. The
+/// The first byte of `input` chooses the cipher suite and the length of the connection ID, the second how long a message is and the third where it begins. The
 /// message is sealed with the peer's key, the rest of `input` is laid over the record by exclusive or, and what is left
-/// of it is appended. Nothing but the untouched record may be authentic.
+/// of it is appended. Nothing but the untouched record may be authentic. Each message has a key of its own: the fuzzer
+/// remembers the records of earlier runs, and would otherwise present one of those, which is authentic too.
 pub fn record_layer(input: &[u8]) {
     let Some((&[choice, len, offset], overlay)) = input.split_first_chunk() else {
         return;
@@ -114,16 +116,26 @@ pub fn record_layer(input: &[u8]) {
         "AES128-CCM8",
         "AES256-CCM8",
     ];
-    let aead = Aead::of_suite(suites[usize::from(choice) % suites.len()]).expect("a suite that is known");
-    let secrets =
-        Secrets { prf: Prf::Sha256, master: [7; 48].into(), client_random: [1; 32], server_random: [2; 32] };
+    let cid_lengths = [0, 1, 8, 255];
+    let (suite, cid) = (usize::from(choice) % suites.len(), usize::from(choice) / suites.len());
+    let aead = Aead::of_suite(suites[suite]).expect("a suite that is known");
+    let cid = vec![5; cid_lengths[cid % cid_lengths.len()]];
+    let secrets = Secrets {
+        prf: Prf::Sha256,
+        master: Box::new([len; 48].into()),
+        client_random: [1; 32],
+        server_random: [2; 32],
+    };
     let (keys, _) = secrets.key_block(aead);
-    let mut sealer = Sealer::new(aead, &keys, 1, 1).expect("OpenSSL has the cipher");
-    let mut opener = Opener::new(aead, &keys).expect("OpenSSL has the cipher");
+    let sealer = Sealer::new(aead, &keys, 1, 1).expect("OpenSSL has the cipher");
+    let opener = Opener::new(aead, &keys).expect("OpenSSL has the cipher");
+    let mut sealer = sealer.with_connection_id(cid.as_slice().into());
+    let mut opener = opener.with_connection_id(cid.as_slice().into());
     let message = vec![len; usize::from(len)];
     let mut record = Vec::new();
     sealer.seal_data(&message, &mut record).expect("a message of 255 bytes at most");
-    assert_eq!(wire_len(&record), Some(record.len()));
+    let (split, rest) = Record::split_with(&record, cid.len()).expect("a whole record");
+    assert_eq!((split.wire_len(), split.cid, rest.len()), (record.len(), &cid[..], 0));
 
     let mut datagram = record.clone();
     let start = usize::from(offset) % record.len();
@@ -181,8 +193,8 @@ fn wire_len(bytes: &[u8]) -> Option<usize> {
 
 /// `input` is what the kernel might have written into a buffer for control messages.
 pub fn control_messages(input: &[u8]) {
-    peeloff::internals::control_messages(input);
-    let info = peeloff::internals::sctp_control_messages(input);
+    peeloff::test_support::control_messages(input);
+    let info = peeloff::test_support::sctp_control_messages(input);
     // A header of 16 bytes and the structure.
     assert!(info.message.is_none() || input.len() >= 16 + 28);
     assert!(info.next.is_none() || input.len() >= 16 + 16);

@@ -157,7 +157,7 @@ pub fn serve(running: &Running, mut other: impl FnMut(&str) -> String) {
     for command in std::io::stdin().lock().lines().map_while(Result::ok) {
         let answer = match command.as_str() {
             // Opens no file: descriptors may have run out.
-            "stats" => line(running.stats().entries()),
+            "stats" => line(running.stats().entries().map(|entry| (entry.to_string(), entry.value))),
             "usage" => line([
                 ("fds".to_owned(), open_fds() as u64),
                 ("threads".to_owned(), threads() as u64),

@@ -8,7 +8,10 @@ use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use peeloff::{Address, CaBundle, Client, Error, Handle, Identity, Peer, Server, ServerBuilder, Stats};
+use peeloff::{
+    Address, CaBundle, Client, Error, Handle, HandlerError, Identity, Message, Peer, PeerEvents, Sender,
+    Server, ServerBuilder, Sockets, Stats,
+};
 
 /// How long anything may take before a test fails; generous for slow machines.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -25,6 +28,49 @@ pub fn scaled(count: u32) -> u32 {
     count / *SLOWNESS
 }
 
+/// How echo servers are served, and what sockets peers have: `PEELOFF_TEST_SERVE` is `threads` or `loops`,
+/// `PEELOFF_TEST_SOCKETS` is `per-peer` or `shared`. So any test can be run in each combination.
+pub struct Combination {
+    pub loops: bool,
+    pub sockets: Option<Sockets>,
+}
+
+impl Combination {
+    /// Whether the peers of UDP and DTLS share sockets.
+    pub fn shares(&self) -> bool {
+        self.sockets.map_or(self.loops, |sockets| sockets == Sockets::Shared)
+    }
+}
+
+pub static COMBINATION: LazyLock<Combination> = LazyLock::new(|| Combination {
+    loops: match env::var("PEELOFF_TEST_SERVE").as_deref() {
+        Err(_) | Ok("threads") => false,
+        Ok("loops") => true,
+        Ok(other) => panic!("PEELOFF_TEST_SERVE is threads or loops, not {other}"),
+    },
+    sockets: match env::var("PEELOFF_TEST_SOCKETS").as_deref() {
+        Err(_) => None,
+        Ok("per-peer") => Some(Sockets::PerPeer),
+        Ok("shared") => Some(Sockets::Shared),
+        Ok(other) => panic!("PEELOFF_TEST_SOCKETS is per-peer or shared, not {other}"),
+    },
+});
+
+/// Callbacks that do what [`echo`] does.
+pub struct Echo;
+
+impl PeerEvents for Echo {
+    type State = ();
+
+    fn open(&self, _: &Sender) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    fn message(&self, _: &mut (), peer: &Sender, message: Message<'_>) -> Result<(), HandlerError> {
+        Ok(peer.send_with(&message, &message.reply())?)
+    }
+}
+
 /// A server on loopback whose identity the clients trust; it is shut down when dropped.
 pub struct Running {
     pub server: Server,
@@ -34,7 +80,15 @@ pub struct Running {
 impl Running {
     /// An echo server on this URL, such as `dtls://127.0.0.1:0`.
     pub fn echo(url: &str) -> Self {
-        Self::with(url, |builder| builder, echo)
+        Self::echo_with(url, |builder| builder)
+    }
+
+    /// An echo server, after `configure` has had its way with the builder. It is served as [`COMBINATION`] says.
+    pub fn echo_with(url: &str, configure: impl FnOnce(ServerBuilder) -> ServerBuilder) -> Self {
+        match COMBINATION.loops {
+            false => Self::with(url, configure, echo),
+            true => Self::start(url, configure, |builder| builder.start_events(Echo).unwrap()),
+        }
     }
 
     /// A server with this handler, after `configure` has had its way with the builder.
@@ -43,10 +97,22 @@ impl Running {
         configure: impl FnOnce(ServerBuilder) -> ServerBuilder,
         handler: impl peeloff::PeerHandler,
     ) -> Self {
+        Self::start(url, configure, |builder| builder.start(handler).unwrap())
+    }
+
+    fn start(
+        url: &str,
+        configure: impl FnOnce(ServerBuilder) -> ServerBuilder,
+        start: impl FnOnce(ServerBuilder) -> Server,
+    ) -> Self {
         let identity = Identity::self_signed().unwrap();
         let trust = CaBundle::from_pem(&identity.certificate_pem()).unwrap();
-        let builder = Server::builder().listen(url.parse().unwrap()).identity(identity);
-        Self { server: configure(builder).start(handler).unwrap(), trust }
+        let builder = Server::builder().listen(url).identity(identity);
+        let builder = match COMBINATION.sockets {
+            Some(sockets) => builder.sockets(sockets),
+            None => builder,
+        };
+        Self { server: start(configure(builder)), trust }
     }
 
     pub fn url(&self) -> &Address {
@@ -81,17 +147,11 @@ impl Running {
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.server.handle().shutdown(Duration::ZERO);
-    }
-}
-
-/// Answers every message with itself.
+/// Answers every message with itself; on SCTP on the stream, with the identifier and in the order that it came with.
 pub fn echo(peer: &mut Peer) -> Result<(), Error> {
-    let mut buffer = vec![0; 65_536];
+    let mut buffer = vec![0; if peer.scheme().is_sctp() { 2 << 20 } else { 65_536 }];
     while let Some(len) = peer.recv(&mut buffer)? {
-        peer.send(&buffer[..len])?;
+        peer.reply(&buffer[..len])?;
     }
     Ok(())
 }

@@ -38,7 +38,7 @@ pub fn serve(
     auth: ClientAuth,
     handler: impl PeerHandler,
 ) -> Server {
-    let mut builder = Server::builder().listen(listen.parse().unwrap()).client_auth(auth);
+    let mut builder = Server::builder().listen(listen).client_auth(auth);
     match identity {
         Some(identity) => builder = builder.identity(identity),
         None => builder = builder.psk(|identity| (identity == b"alice").then(|| KEY.to_vec())),

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use peeloff_servers::chat::{self, ChatArgs};
 use peeloff_servers::cli::ServerArgs;
+use peeloff_servers::conclude::conclude;
 use peeloff_servers::config::{Config, ServerOptions};
-use peeloff_servers::failure::{Failure, conclude};
+use peeloff_servers::failure::Failure;
 
 const NAME: &str = "peeloff-chat";
 

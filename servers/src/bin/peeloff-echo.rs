@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use peeloff_servers::cli::ServerArgs;
+use peeloff_servers::conclude::conclude;
 use peeloff_servers::config::{Config, ServerOptions};
-use peeloff_servers::echo::Echo;
-use peeloff_servers::failure::conclude;
+use peeloff_servers::echo;
 use peeloff_servers::serve::serve;
 
 const NAME: &str = "peeloff-echo";
@@ -19,6 +19,8 @@ Examples:
       Serves DTLS at every address, with a certificate of your own.
   peeloff-echo --listen 'tls://*:4433' --listen 'dtls://*:4433' --psk-file keys
       Serves everybody who has a pre-shared key.
+  peeloff-echo --listen 'dtls://*:4433' --serve loops --max-peers 100000
+      Serves many quiet peers by a few threads and sockets.
   peeloff-echo --config echo.toml
       Reads its options from a file; --print-config shows how one looks.";
 
@@ -47,7 +49,7 @@ impl ServerOptions for Cli {
 fn main() -> ExitCode {
     peeloff::tune_malloc();
     match Config::<Cli>::read(NAME) {
-        Ok(config) => conclude(NAME, serve(config, Echo)),
+        Ok(config) => conclude(NAME, serve(config, echo::start)),
         Err(code) => code,
     }
 }

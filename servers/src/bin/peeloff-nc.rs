@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use peeloff_servers::failure::{conclude, parse_arguments};
+use peeloff_servers::conclude::{conclude, parse_arguments};
 use peeloff_servers::nc::{self, AFTER_HELP, NcArgs};
 
 const NAME: &str = "peeloff-nc";

@@ -1,4 +1,4 @@
-//! One member's side: what it writes becomes lines for others. Runs on the member's own thread.
+//! One member's side: what it writes becomes lines for others. The calls of one member come one after the other.
 
 use std::fmt;
 use std::sync::Arc;

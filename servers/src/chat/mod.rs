@@ -7,16 +7,16 @@
 //! | `room` | who is there and in which rooms. Pure |
 //! | `hub`, `conversation` | broadcasts; one member's side |
 //! | `bulletin`, `roster` | what processes tell each other, and what is known of them. Pure |
-//! | `remote`, `bridge` | the others' rooms; the two threads that talk to Redis |
+//! | `remote`, `others`, `bridge` | the others' rooms; what becomes of their news; the two threads that talk to Redis |
 //! | `proof` | who is really there on plain UDP |
-//! | `peers` | the chat as a handler: the only file that knows peers |
+//! | `peers` | the chat as callbacks: the only file that knows peers |
 
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use peeloff::{Framing, Outbox, Overflow, StreamSettings};
+use peeloff::{Callbacks, Framing, OutboxLimits, Overflow, TcpSettings};
 
 use crate::chat::bridge::{Bridge, RedisUrl};
 use crate::chat::command::LONGEST_ORIGIN;
@@ -30,7 +30,8 @@ use crate::chat::text::{Lengths, clean};
 use crate::cli::ServerArgs;
 use crate::config::{Config, ServerOptions};
 use crate::failure::Failure;
-use crate::serve::serve_with;
+use crate::serve::serve;
+use crate::serving::Serve;
 use crate::values::{Size, Span};
 
 pub mod bridge;
@@ -41,6 +42,7 @@ pub mod flood;
 pub mod hub;
 pub mod line;
 pub mod name;
+mod others;
 pub mod peers;
 pub mod proof;
 pub mod remote;
@@ -55,6 +57,8 @@ const ADDED: usize = 2048;
 #[derive(Args, Clone, Debug)]
 // Members may only listen; who says nothing at all ends by the idle timeout.
 #[command(mut_arg("first_message_timeout", |option| option.default_value("off")))]
+// It is made of callbacks, none of which blocks.
+#[command(mut_arg("serve", |option| option.default_value("loops")))]
 pub struct ChatArgs {
     /// What every server has.
     #[command(flatten)]
@@ -102,7 +106,7 @@ pub struct RoomArgs {
     /// Let at most this many lines wait for a member that does not read.
     ///
     /// It counts what does not fit into the kernel's send buffer.
-    #[arg(long, value_name = "N", default_value_t = Outbox::default().max_messages)]
+    #[arg(long, value_name = "N", default_value_t = OutboxLimits::default().max_messages)]
     pub outbox: usize,
 
     /// Choose what happens when more lines than --outbox wait.
@@ -189,7 +193,13 @@ pub fn run<T: ServerOptions>(args: &ChatArgs, config: Config<T>) -> Result<u8, F
         tls_streams: args.server.sctp.sctp_tls_streams.unwrap_or(1),
     };
     let (stream, outbox) = (args.to_stream()?, args.rooms.to_outbox()?);
-    let code = serve_with(config, |builder| builder.stream(stream).outbox(outbox), chat)?;
+    let code = serve(config, |builder, serve| {
+        let builder = builder.tcp(stream).outbox(outbox);
+        match serve {
+            Serve::Threads => builder.start(Callbacks::new(chat)),
+            Serve::Loops => builder.start_events(chat),
+        }
+    })?;
     if let Some(bridge) = bridge {
         bridge.close();
     }
@@ -212,7 +222,7 @@ impl ChatArgs {
     }
 
     /// How streams are cut into lines. A line that is longer than this is thrown away as it comes.
-    fn to_stream(&self) -> Result<StreamSettings, Failure> {
+    fn to_stream(&self) -> Result<TcpSettings, Failure> {
         let args = &self.server.stream;
         for (option, given) in
             [("--framing", args.framing.is_some()), ("--max-message", args.max_message.is_some())]
@@ -236,12 +246,12 @@ impl ChatArgs {
 
 impl RoomArgs {
     /// How much waits for a member.
-    fn to_outbox(&self) -> Result<Outbox, Failure> {
+    fn to_outbox(&self) -> Result<OutboxLimits, Failure> {
         if !(1..=65_536).contains(&self.outbox) {
             let given = self.outbox;
             return Err(Failure::input(format_args!("--outbox {given} is not usable: give 1 to 65536")));
         }
-        let mut outbox = Outbox::default();
+        let mut outbox = OutboxLimits::default();
         outbox.max_messages = self.outbox;
         outbox.max_bytes = self.outbox * (self.max_line.0 + ADDED);
         outbox.overflow = match self.overflow {

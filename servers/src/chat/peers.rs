@@ -1,15 +1,14 @@
-//! The chat as the handler of a server: a peer of any transport is a member.
+//! The chat as a server's callbacks: a peer of any transport is a member.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use peeloff::sctp::SendInfo;
-use peeloff::{Error, Peer, PeerHandler, Posted, Scheme, Sender};
+use peeloff::{HandlerError, Message, PeerEvents, PostOutcome, Scheme, Sender};
 
 use crate::chat::conversation::{Conversation, Flow};
 use crate::chat::hub::{Hub, Outlet};
 use crate::chat::line::Line;
-use crate::chat::proof::{COMMAND, await_proof};
+use crate::chat::proof::{COMMAND, Newcomer};
 
 /// Serves the rooms of a [`Hub`] to peers.
 pub struct Chat {
@@ -33,75 +32,89 @@ impl PeerOutlet {
 
 impl Outlet for PeerOutlet {
     fn deliver(&self, line: &Line, stream: u16) {
-        let how = SendInfo { stream, ..SendInfo::default() };
+        let how = SendInfo::default().stream(stream);
         // What is dropped is counted by the framework, and whose association is over leaves by itself.
-        if self.0.post_with(line.bytes(), &how) == Posted::Unsendable {
+        if self.0.post_with(line.bytes(), &how) == PostOutcome::Unsendable {
             tracing::debug!(peer = %self.0.peer_address(), stream, "a line cannot be sent");
         }
     }
 }
 
-impl PeerHandler for Chat {
-    fn handle(&self, peer: &mut Peer) -> Result<(), Error> {
-        let Some(said) = await_proof(peer)? else { return Ok(()) };
-        let outlet = PeerOutlet(peer.sender());
-        let mut conversation = Conversation::begin(&self.hub, outlet, self.streams(peer));
-        for message in said {
-            if take(&mut conversation, peer, &message) == Flow::Ends {
-                return Ok(());
+/// A member, or a peer on plain UDP that has to show first that it is there.
+#[derive(Default)]
+pub struct Guest {
+    newcomer: Newcomer,
+    conversation: Option<Conversation<PeerOutlet>>,
+}
+
+impl PeerEvents for Chat {
+    type State = Guest;
+
+    fn open(&self, peer: &Sender) -> Result<Guest, HandlerError> {
+        let conversation = peer.proof_token().is_none().then(|| self.begin(peer));
+        Ok(Guest { conversation, ..Guest::default() })
+    }
+
+    fn message(&self, guest: &mut Guest, peer: &Sender, message: Message<'_>) -> Result<(), HandlerError> {
+        match (&mut guest.conversation, peer.proof_token()) {
+            (Some(conversation), _) => {
+                take(conversation, peer, message);
+            }
+            (None, Some(token)) => {
+                // If the question is lost, the next message is answered by it again.
+                let _ = peer.try_send(guest.newcomer.hear(&message, token));
+            }
+            (None, None) => {
+                let conversation = guest.conversation.insert(self.begin(peer));
+                let mut said = guest.newcomer.said().into_iter();
+                // Until one of them says goodbye.
+                said.all(|message| take(conversation, peer, Message::new(&message, None)) == Flow::GoesOn);
             }
         }
-        let mut buffer = vec![0; 2048];
-        loop {
-            let flow = match peer.recv(&mut buffer) {
-                Ok(Some(length)) => take(&mut conversation, peer, &buffer[..length]),
-                Ok(None) => {
-                    if peer.is_draining() && peer.end_reason().is_none() {
-                        conversation.end_of_server();
-                    }
-                    return Ok(());
-                }
-                Err(Error::BufferTooSmall { needed }) => {
-                    // For this message only: a peer that once sent a long one is as small as others.
-                    let mut large = vec![0; needed];
-                    match peer.recv(&mut large)? {
-                        Some(length) => take(&mut conversation, peer, &large[..length]),
-                        None => return Ok(()),
-                    }
-                }
-                Err(Error::MessageRefused { .. }) => {
-                    conversation.refuse_long();
-                    Flow::GoesOn
-                }
-                Err(error) => return Err(error),
-            };
-            if flow == Flow::Ends {
-                return Ok(());
-            }
-        }
+        Ok(())
+    }
+
+    fn message_refused(&self, guest: &mut Guest, _: &Sender, _: usize) -> Result<(), HandlerError> {
+        guest.conversation.iter().for_each(Conversation::refuse_long);
+        Ok(())
+    }
+
+    fn draining(&self, guest: &mut Guest, peer: &Sender) -> Result<(), HandlerError> {
+        guest.conversation.iter_mut().for_each(Conversation::end_of_server);
+        peer.close();
+        Ok(())
     }
 }
 
 impl Chat {
+    fn begin(&self, peer: &Sender) -> Conversation<PeerOutlet> {
+        Conversation::begin(&self.hub, PeerOutlet(peer.clone()), self.streams(peer))
+    }
+
     /// How many streams rooms may have with this peer, beside stream 0.
-    fn streams(&self, peer: &mut Peer) -> u16 {
+    fn streams(&self, peer: &Sender) -> u16 {
         if !self.room_streams {
             return 0;
         }
-        let scheme = peer.scheme();
-        let Some(sctp) = peer.sctp() else { return 0 };
-        let status = sctp.options().ok().and_then(|options| options.status().ok());
+        let Some(status) = peer.sctp_options(|options| options.status()) else { return 0 };
         let both = status.map_or(1, |status| status.inbound_streams.min(status.outbound_streams));
-        let usable = if scheme == Scheme::SctpTls { both.min(self.tls_streams) } else { both };
+        let usable = if peer.scheme() == Scheme::SctpTls { both.min(self.tls_streams) } else { both };
         usable.saturating_sub(1)
     }
 }
 
-fn take(conversation: &mut Conversation<PeerOutlet>, peer: &Peer, message: &[u8]) -> Flow {
+fn take(conversation: &mut Conversation<PeerOutlet>, peer: &Sender, message: Message<'_>) -> Flow {
     // The question was asked, and is answered, more than once.
     if peer.scheme() == Scheme::Udp && message.starts_with(COMMAND.as_bytes()) {
         return Flow::GoesOn;
     }
-    let stream = peer.message_info().map_or(0, |info| info.stream);
-    conversation.take(message, stream, Instant::now())
+    let stream = message.info().map_or(0, |info| info.stream);
+    let flow = conversation.take(&message, stream, peer.now());
+    if flow == Flow::Ends {
+        peer.close();
+    }
+    flow
 }
+
+#[cfg(test)]
+mod tests;

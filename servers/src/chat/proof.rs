@@ -1,7 +1,5 @@
 //! Who is on plain UDP must show that it is at its address before it is let in, for rooms have more to say than one line.
 
-use peeloff::{Error, Peer};
-
 /// Messages and their bytes that are kept for later of a peer that has not shown where it is.
 const KEPT: usize = 16;
 const KEPT_BYTES: usize = 8192;
@@ -22,39 +20,28 @@ pub fn answer(line: &str) -> Option<String> {
     token.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| format!("{COMMAND}{token}\n"))
 }
 
-/// Asks until the peer has returned its token, and gives what it said meanwhile; `None`: it is gone. Blocks until then.
-///
-/// # Errors
-///
-/// As [`Peer::recv`].
-pub(super) fn await_proof(peer: &mut Peer) -> Result<Option<Vec<Vec<u8>>>, Error> {
-    let (mut kept, mut bytes) = (Vec::new(), 0);
-    let mut buffer = vec![0; 2048];
-    while peer.proof_token().is_some() {
-        let length = match peer.recv(&mut buffer) {
-            Ok(Some(length)) => length,
-            Ok(None) => return Ok(None),
-            Err(Error::BufferTooSmall { needed }) => {
-                buffer.resize(needed, 0);
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        let Some(question) = peer.proof_token().map(question) else { break };
-        if !buffer[..length].starts_with(COMMAND.as_bytes())
-            && kept.len() < KEPT
-            && bytes + length <= KEPT_BYTES
-        {
-            bytes += length;
-            kept.push(buffer[..length].to_vec());
+/// A peer that has not shown where it is, and what it has said so far.
+#[derive(Default)]
+pub(super) struct Newcomer {
+    said: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Newcomer {
+    /// Keeps a message for later, within bounds, and returns the question that answers it.
+    pub(super) fn hear(&mut self, message: &[u8], token: &str) -> String {
+        let is_kept = self.said.len() < KEPT && self.bytes + message.len() <= KEPT_BYTES;
+        if is_kept && !message.starts_with(COMMAND.as_bytes()) {
+            self.bytes += message.len();
+            self.said.push(message.to_vec());
         }
-        match peer.send(question.as_bytes()) {
-            Err(error) if error.is_fatal() => return Err(error),
-            // Its next datagram is answered again.
-            _ => {}
-        }
+        question(token)
     }
-    Ok(Some(kept))
+
+    /// Takes out the messages that were kept.
+    pub(super) fn said(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.said)
+    }
 }
 
 #[cfg(test)]

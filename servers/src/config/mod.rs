@@ -46,7 +46,8 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, Parser};
 
 use crate::cli::{ConfigArgs, ServerArgs};
-use crate::failure::{Failure, conclude, conclude_usage, sentence};
+use crate::conclude::{conclude, conclude_usage};
+use crate::failure::{Failure, sentence};
 use crate::key_file;
 
 mod file;

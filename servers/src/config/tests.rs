@@ -181,7 +181,7 @@ fn a_key_that_is_unknown_is_told_the_nearest() {
         ("colour = 'blue'", "1: there is no key colour here: --print-config shows which there are"),
         (
             "[database]\nhost = 'x'",
-            "1: there is no section [database]: there are [identity], [limits], [timeouts], [stream], [sctp], \
+            "1: there is no section [database]: there are [serving], [identity], [limits], [timeouts], [stream], [sctp], \
              [logging], [weather]",
         ),
     ] {
@@ -293,6 +293,10 @@ fn changes_are_named() {
 const SAMPLES: &[(&str, &[&str])] = &[
     ("listen", &["udp://127.0.0.1:1", "dtls://[::1]:2"]),
     ("listen-proxied", &["tcp://127.0.0.1:3"]),
+    ("serve", &["loops"]),
+    ("sockets", &["shared"]),
+    ("event-loops", &["3"]),
+    ("spare-threads", &["0"]),
     ("cert", &["cert \"one\".pem", "two.pem"]),
     ("key", &["key\\one\u{7f}.pem"]),
     ("key-passphrase-file", &["passphrase"]),
@@ -319,6 +323,8 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("new-peers-per-second", &["6"]),
     ("new-peers-burst", &["7"]),
     ("stack-size", &["128K"]),
+    ("connection-ids", &["8"]),
+    ("server-id", &["7"]),
     ("handshake-timeout", &["1m 1s"]),
     ("proxy-header-timeout", &["2s"]),
     ("idle-timeout", &["off"]),
@@ -365,7 +371,11 @@ fn every_option_survives_being_printed_and_read() {
             }
             _ => panic!("{} needs a line in SAMPLES", key.name),
         };
-        let beside = if key.name == "rhythm" { &["--reader", "me"][..] } else { &[] };
+        let beside = match key.name {
+            "rhythm" => &["--reader", "me"][..],
+            "server-id" | "follow-unchecked-addresses" => &["--connection-ids", "9"],
+            _ => &[],
+        };
         let given: Vec<&str> = beside.iter().copied().chain(arguments.iter().map(String::as_str)).collect();
         let given = parse(&given).unwrap();
         let text = printed(&given);
@@ -434,7 +444,7 @@ fn the_printed_file_says_what_each_key_is_for() {
         "# cert = [\"FILE\"]",
         "# ca = \"FILE\"",
         "[limits]",
-        "# Serve at most this many peers in all. Each has a thread and a descriptor, so the system has limits",
+        "# Serve at most this many peers in all. Each takes a thread and a descriptor unless --serve and",
         "max-peers = 8192",
         "[timeouts]",
         "handshake-timeout = \"10s\"",

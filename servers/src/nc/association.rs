@@ -13,7 +13,7 @@ use peeloff::{Peer, Scheme, SctpPeer};
 
 use crate::failure::Failure;
 use crate::logging;
-use crate::nc::BROKEN;
+use crate::nc::exit::BROKEN;
 use crate::sctp::{SctpArgs, needs_sctp};
 use crate::values::Span;
 
@@ -111,13 +111,11 @@ impl AssociationArgs {
 
     /// How each message is sent.
     pub(super) fn send_info(&self) -> SendInfo {
-        SendInfo {
-            stream: self.stream.unwrap_or(0),
-            ppid: self.ppid.unwrap_or(0),
-            unordered: self.unordered,
-            reliability: self.ttl.map_or(Reliability::Reliable, |ttl| Reliability::Lifetime(ttl.0)),
-            ..SendInfo::default()
-        }
+        SendInfo::default()
+            .stream(self.stream.unwrap_or(0))
+            .ppid(self.ppid.unwrap_or(0))
+            .unordered(self.unordered)
+            .reliability(self.ttl.map_or(Reliability::Reliable, |ttl| Reliability::Lifetime(ttl.0)))
     }
 
     /// Sets a new association up as the options say; anything but SCTP is left alone.

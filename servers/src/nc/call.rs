@@ -4,14 +4,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use peeloff::sctp::Settings;
-use peeloff::{Client, ConnectError, Framing, Identity, Peer, StreamSettings};
+use peeloff::{Client, ConnectError, Framing, Identity, Peer, TcpSettings};
 
 use crate::credentials::{authorities, revoked};
 use crate::explain::credentials;
 use crate::failure::Failure;
+use crate::nc::args::NcArgs;
 use crate::nc::chat::{Link, converse, is_on_terminal};
+use crate::nc::exit::{BROKEN, NO_HANDSHAKE, TIMED_OUT};
 use crate::nc::talk::talk;
-use crate::nc::{BROKEN, NO_HANDSHAKE, NcArgs, TIMED_OUT};
 use crate::signals;
 
 /// How long one of several tries to reach a server may take.
@@ -22,7 +23,7 @@ pub(super) fn run(
     args: &NcArgs,
     identity: Option<Identity>,
     settings: Settings,
-    stream: StreamSettings,
+    stream: TcpSettings,
 ) -> Result<u8, Failure> {
     let client = client(args, identity, settings, stream)?;
     let mut peer = client.connect(&args.address).map_err(|error| explain(args, error))?;
@@ -64,7 +65,7 @@ fn client(
     args: &NcArgs,
     identity: Option<Identity>,
     settings: Settings,
-    mut stream: StreamSettings,
+    mut stream: TcpSettings,
 ) -> Result<Client, Failure> {
     if args.chat {
         stream.framing = Framing::Lines;
@@ -75,7 +76,7 @@ fn client(
         .cipher_suites(args.algorithms.ciphers.clone())
         .groups(args.algorithms.groups.clone())
         .sctp(settings)
-        .stream(stream);
+        .tcp(stream);
     for local in &args.association.bind {
         builder = builder.bind(local.0);
     }
@@ -96,6 +97,9 @@ fn client(
     }
     if args.insecure {
         builder = builder.danger_accept_any_certificate();
+    }
+    if let Some(ids) = args.connection_ids() {
+        builder = builder.connection_ids(ids);
     }
     if let Some(name) = &args.server_name {
         builder = builder.server_name(name);

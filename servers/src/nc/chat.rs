@@ -18,7 +18,7 @@ use textwrap::Options;
 
 use crate::chat::text::clean;
 use crate::failure::Failure;
-use crate::nc::BROKEN;
+use crate::nc::exit::BROKEN;
 use crate::nc::ledger::Ledger;
 use crate::nc::talk::{explain, send};
 
@@ -118,7 +118,7 @@ pub(super) fn converse(
     // The editor's thread is cut off where the server ends it, in the middle of a line.
     let _restored = Terminal::quiet();
     // On UDP nobody is there before something came.
-    send_now(peer, "\n")?;
+    send_now(peer, "\n");
     let shared = Arc::clone(link);
     thread::Builder::new()
         .name("stdin".to_owned())
@@ -139,7 +139,7 @@ pub(super) fn converse(
             Some(next) => *peer = next,
             None => break,
         }
-        send_now(peer, "\n")?;
+        send_now(peer, "\n");
     }
     screen.flush();
     Ok(())
@@ -151,11 +151,11 @@ fn listen(
     screen: &mut Screen<impl ExternalPrinter>,
     link: &Link,
 ) -> Result<Option<String>, Failure> {
-    let mut buffer = vec![0; 2048];
+    let mut message = Vec::new();
     loop {
-        match peer.recv_timeout(&mut buffer, TICK) {
-            Ok(Some(length)) => {
-                for line in String::from_utf8_lossy(&buffer[..length]).lines() {
+        match peer.recv_into_timeout(&mut message, TICK) {
+            Ok(Some(_)) => {
+                for line in String::from_utf8_lossy(&message).lines() {
                     // A server may be no friend of the terminal.
                     let line = clean(line);
                     let outcome = link.with(|ledger| ledger.hear(&line, Instant::now()));
@@ -163,11 +163,10 @@ fn listen(
                     if outcome.show {
                         screen.show(&line)?;
                     }
-                    outcome.send.map_or(Ok(()), |lines| send_now(peer, &lines))?;
+                    outcome.send.into_iter().for_each(|lines| send_now(peer, &lines));
                 }
             }
             Err(Error::TimedOut) => {}
-            Err(Error::BufferTooSmall { needed }) => buffer.resize(needed, 0),
             ended @ (Ok(None) | Err(_)) => {
                 let state = link.state.lock();
                 if state.quit || state.ledger.is_leaving() {
@@ -192,7 +191,7 @@ fn listen(
         let (outcome, hopeless) =
             link.with(|ledger| (ledger.look(unreachable, now), ledger.is_hopeless(now)));
         outcome.notices.iter().try_for_each(|notice| screen.notice(notice))?;
-        outcome.send.map_or(Ok(()), |question| send_now(peer, &question))?;
+        outcome.send.into_iter().for_each(|question| send_now(peer, &question));
         // A server that was started anew knows nothing of the session; plain UDP has none.
         if hopeless && peer.scheme() == Scheme::Dtls {
             return Ok(Some("the server is gone; trying to reach it again".to_owned()));
@@ -213,12 +212,10 @@ fn reconnect(
     Ok(None)
 }
 
-/// Sends what the ledger asks for. It is sent again where it is lost, and an end is found by the next receive.
-fn send_now(peer: &mut Peer, text: &str) -> Result<(), Failure> {
-    match peer.send(text.as_bytes()) {
-        Err(error) if error.is_fatal() && !matches!(error, Error::Ended(_)) => Err(explain(error)),
-        _ => Ok(()),
-    }
+/// Sends what the ledger asks for. The ledger repeats what is lost, and the next receive finds an end, so errors are of no
+/// interest here.
+fn send_now(peer: &mut Peer, text: &str) {
+    let _ = peer.send(text.as_bytes());
 }
 
 /// Runs on the thread `stdin`: sends what is typed, until the end of input.

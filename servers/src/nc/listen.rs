@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use peeloff::sctp::{SendInfo, Settings};
 use peeloff::{
-    Admission, ClientAuth, Credentials, Error, Identity, Incoming, Peer, PeerHandler, Sender, Server,
-    StartError, StreamSettings, Timeouts,
+    Admission, ClientAuth, Credentials, Error, HandlerError, Identity, Incoming, Peer, PeerHandler, Sender,
+    Server, StartError, TcpSettings, Timeouts,
 };
 
 use crate::algorithms::AlgorithmArgs;
@@ -17,9 +17,10 @@ use crate::credentials::{CRL_NEEDS_CA, authorities, revoked, self_signed_identit
 use crate::explain;
 use crate::failure::Failure;
 use crate::logging;
+use crate::nc::args::NcArgs;
 use crate::nc::association::AssociationArgs;
+use crate::nc::exit::{BROKEN, TIMED_OUT};
 use crate::nc::talk::{Manner, PATIENCE, explain, print, receive, send_input, send_within, talk};
-use crate::nc::{BROKEN, NcArgs, TIMED_OUT};
 use crate::signals;
 
 /// The grace that peers get at the end.
@@ -40,7 +41,7 @@ pub(super) fn run(
     args: &NcArgs,
     identity: Option<Identity>,
     settings: Settings,
-    stream: StreamSettings,
+    stream: TcpSettings,
 ) -> Result<u8, Failure> {
     let (events, happened) = mpsc::channel();
     let signals = events.clone();
@@ -68,7 +69,7 @@ fn start(
     args: &NcArgs,
     identity: Option<Identity>,
     settings: Settings,
-    stream: StreamSettings,
+    stream: TcpSettings,
     handler: impl PeerHandler,
 ) -> Result<Server, Failure> {
     let mut credentials = Credentials::new().alpn(&args.protocols());
@@ -97,7 +98,10 @@ fn start(
     let mut timeouts = Timeouts::default();
     (timeouts.first_message, timeouts.frame) = (None, None);
     let builder = Server::builder().listen(args.address.clone()).credentials(credentials).timeouts(timeouts);
-    let builder = builder.sctp(settings).stream(stream);
+    let mut builder = builder.sctp(settings).tcp(stream);
+    if let Some(ids) = args.connection_ids() {
+        builder = builder.connection_ids(ids);
+    }
     builder.start(handler).map_err(|error| match error {
         StartError::Identity(error) => explain::credentials(error),
         StartError::AddressNotAvailable { address } => Failure::input(format_args!(
@@ -145,7 +149,7 @@ impl PeerHandler for First {
         }
     }
 
-    fn handle(&self, peer: &mut Peer) -> Result<(), Error> {
+    fn handle(&self, peer: &mut Peer) -> Result<(), HandlerError> {
         // Several may have been admitted before the first was through.
         if self.taken.swap(true, Ordering::Relaxed) {
             return Ok(());
@@ -169,7 +173,7 @@ struct Everyone {
 }
 
 impl PeerHandler for Everyone {
-    fn handle(&self, peer: &mut Peer) -> Result<(), Error> {
+    fn handle(&self, peer: &mut Peer) -> Result<(), HandlerError> {
         tracing::info!(peer = %peer.peer_address(), cipher = peer.cipher(), "connected");
         if let Err(failure) = self.association.prepare(peer) {
             tracing::error!(peer = %peer.peer_address(), "{failure}");
@@ -185,7 +189,7 @@ impl PeerHandler for Everyone {
         self.audience.lock().retain(|sender| sender.id() != peer.id());
         match result {
             // Standard output is gone, and with it the use of serving anyone.
-            Err(error @ Error::Handler(_)) => self.end(explain(error)),
+            Err(error @ Error::Io(_)) => self.end(explain(error)),
             Err(error) => tracing::info!(peer = %peer.peer_address(), %error, "ended"),
             Ok(()) => {}
         }

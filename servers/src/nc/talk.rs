@@ -15,8 +15,9 @@ use peeloff::{Error, Event, Peer, Sender, TrySendError};
 
 use crate::chat::proof;
 use crate::failure::Failure;
-use crate::nc::BROKEN;
+use crate::logging;
 use crate::nc::association::tell;
+use crate::nc::exit::BROKEN;
 use crate::nc::messages::{Chunks, Messages};
 
 /// How long a full send buffer is waited for before the conversation fails.
@@ -39,6 +40,8 @@ pub(super) struct Manner {
     pub(super) lines: bool,
     /// Whether notifications are told.
     pub(super) notifications: bool,
+    /// When the local port changes, reckoned from the beginning.
+    pub(super) change_port_after: Option<Duration>,
 }
 
 /// Talks with one peer until it ends, or until standard input has ended and `quiet` has passed
@@ -91,9 +94,20 @@ pub(super) fn receive(
 ) -> Result<(), Error> {
     // A stream comes in larger pieces than datagrams.
     let mut buffer = vec![0; if peer.scheme().is_stream() { 16 << 10 } else { 2048 }];
+    let mut change_port_at = manner.change_port_after.map(|after| Instant::now() + after);
     loop {
-        let event = match peer.sctp() {
-            Some(mut sctp) if manner.notifications => sctp.recv_event(&mut buffer),
+        let event = match (peer.sctp(), change_port_at) {
+            (Some(mut sctp), _) if manner.notifications => sctp.recv_event(&mut buffer),
+            (_, Some(at)) => match peer.recv_deadline(&mut buffer, at) {
+                Err(Error::TimedOut) => {
+                    change_port_at = None;
+                    change_port(peer);
+                    continue;
+                }
+                received => {
+                    received.map(|length| length.map(|length| Event::Message(length, MessageInfo::default())))
+                }
+            },
             _ => peer
                 .recv(&mut buffer)
                 .map(|length| length.map(|length| Event::Message(length, MessageInfo::default()))),
@@ -113,6 +127,17 @@ pub(super) fn receive(
     Ok(())
 }
 
+/// Goes on from another port, and says so.
+fn change_port(peer: &mut Peer) {
+    match peer.change_port() {
+        Ok(()) => logging::say(format_args!("from {} now", peer.local_address())),
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => logging::say(format_args!(
+            "the port stays: it is given by --bind, or the server has no connection IDs (peeloff-echo --connection-ids 8)"
+        )),
+        Err(error) => logging::say(format_args!("the port does not change: {error}")),
+    }
+}
+
 /// Writes one message to standard output, at once.
 pub(super) fn print(message: &[u8], manner: Manner) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
@@ -126,9 +151,7 @@ pub(super) fn print(message: &[u8], manner: Manner) -> io::Result<()> {
 /// What [`receive`] with [`print`] failed with.
 pub(super) fn explain(error: Error) -> Failure {
     match error {
-        Error::Handler(error) => {
-            Failure::new(BROKEN, format_args!("cannot write to standard output: {error}"))
-        }
+        Error::Io(error) => Failure::new(BROKEN, format_args!("cannot write to standard output: {error}")),
         Error::MessageRefused { .. } => Failure::new(
             BROKEN,
             format_args!("{error}: take longer ones with --max-message, on SCTP --sctp-max-message"),
@@ -212,13 +235,15 @@ pub(super) fn send_within(
     loop {
         match to.try_send_with(message, how) {
             Ok(()) => return Ok(true),
-            Err(TrySendError::Ended(_)) => return Ok(false),
-            Err(TrySendError::Full(_)) if give_up.is_none_or(|end| Instant::now() < end) => {
+            Err(TrySendError { error: Error::Ended(_), .. }) => return Ok(false),
+            Err(TrySendError { error: Error::SendBufferFull, .. })
+                if give_up.is_none_or(|end| Instant::now() < end) =>
+            {
                 // Nothing tells another thread when the socket has room again.
                 thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(50));
             }
-            Err(error) => {
+            Err(TrySendError { error, .. }) => {
                 let (size, peer) = (message.len(), to.peer_address());
                 let why = format_args!("cannot send {size} bytes to {peer}: {error}");
                 return Err(Failure::new(BROKEN, why));

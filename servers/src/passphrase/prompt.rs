@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{LONGEST, Passphrase};
+use super::source::{LONGEST, Passphrase};
 
 /// What a key means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

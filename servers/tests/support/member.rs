@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use peeloff::{Client, Error, Framing, Peer, StreamSettings};
+use peeloff::{Client, Error, Framing, Peer, TcpSettings};
 
 use crate::support::DEADLINE;
 
@@ -18,7 +18,7 @@ pub struct Member {
 impl Member {
     /// Connects, and comes into the lobby. What comes meanwhile is forgotten.
     pub fn come(client: &Client, address: &str) -> Self {
-        let peer = client.connect(&address.parse().unwrap()).unwrap();
+        let peer = client.connect(address).unwrap();
         let mut member = Self { peer, buffer: vec![0; 20_000] };
         if address.starts_with("udp") {
             // Nobody is there on UDP before something came.
@@ -96,7 +96,6 @@ impl Member {
 
 /// A client that takes the certificates that the servers make for themselves.
 pub fn client() -> Client {
-    let mut lines = StreamSettings::default();
-    lines.framing = Framing::Lines;
-    Client::builder().danger_accept_any_certificate().stream(lines)
+    let lines = TcpSettings::default().framing(Framing::Lines);
+    Client::builder().danger_accept_any_certificate().tcp(lines)
 }

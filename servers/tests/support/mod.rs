@@ -6,6 +6,7 @@
 // Each test program uses its own part of this.
 #![allow(dead_code)]
 
+use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,15 +16,6 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
-
-use openssl::asn1::Asn1Time;
-use openssl::bn::{BigNum, MsbOption};
-use openssl::ec::{EcGroup, EcKey};
-use openssl::hash::MessageDigest;
-use openssl::nid::Nid;
-use openssl::pkey::{PKey, Private};
-use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
-use openssl::x509::{X509, X509NameBuilder};
 
 /// How long anything may take before a test fails; generous for slow machines.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -260,16 +252,31 @@ impl Output {
     }
 }
 
+/// How the environment wants servers to serve, as options: `PEELOFF_TEST_SERVE` is `threads` or `loops`,
+/// `PEELOFF_TEST_SOCKETS` is `per-peer` or `shared`.
+fn serving() -> Vec<String> {
+    let options = [("--serve", "PEELOFF_TEST_SERVE"), ("--sockets", "PEELOFF_TEST_SOCKETS")];
+    let given = options.into_iter().filter_map(|(option, name)| Some((option, env::var(name).ok()?)));
+    given.map(|(option, value)| format!("{option}={value}")).collect()
+}
+
+/// Starts a server that serves as the environment wants.
+fn start_server(program: &str, arguments: &[&str]) -> Program {
+    let serving = serving();
+    let serving = serving.iter().map(String::as_str);
+    Program::start(program, &serving.chain(arguments.iter().copied()).collect::<Vec<_>>())
+}
+
 /// An echo server and its first address.
 pub fn start_echo(arguments: &[&str]) -> (Program, String) {
-    let mut server = Program::start(ECHO, arguments);
+    let mut server = start_server(ECHO, arguments);
     let address = server.address();
     (server, address)
 }
 
 /// A chat server and its addresses, one for each `--listen`.
 pub fn start_chat(arguments: &[&str]) -> (Program, Vec<String>) {
-    let mut server = Program::start(CHAT, arguments);
+    let mut server = start_server(CHAT, arguments);
     let listeners = arguments.iter().filter(|argument| **argument == "--listen").count();
     let addresses = (0..listeners).map(|_| server.address()).collect();
     (server, addresses)
@@ -324,67 +331,5 @@ impl Directory {
 impl Drop for Directory {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// A certificate and its key.
-pub struct Certificate {
-    x509: X509,
-    key: PKey<Private>,
-}
-
-impl Certificate {
-    /// An authority that signs itself.
-    pub fn authority(name: &str) -> Self {
-        Self::make(name, None, 60)
-    }
-
-    /// An authority that signs itself and is valid for so many days.
-    pub fn authority_for(name: &str, days: u32) -> Self {
-        Self::make(name, None, days)
-    }
-
-    /// A certificate of this authority, valid for a DNS name and for 127.0.0.1.
-    pub fn issue(&self, name: &str) -> Self {
-        Self::make(name, Some(self), 60)
-    }
-
-    pub fn pem(&self) -> Vec<u8> {
-        self.x509.to_pem().unwrap()
-    }
-
-    pub fn key_pem(&self) -> Vec<u8> {
-        self.key.private_key_to_pem_pkcs8().unwrap()
-    }
-
-    fn make(name: &str, issuer: Option<&Certificate>, days: u32) -> Self {
-        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
-        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
-        let mut subject = X509NameBuilder::new().unwrap();
-        subject.append_entry_by_nid(Nid::COMMONNAME, name).unwrap();
-        let subject = subject.build();
-        let mut serial = BigNum::new().unwrap();
-        serial.rand(120, MsbOption::ONE, false).unwrap();
-
-        let mut builder = X509::builder().unwrap();
-        builder.set_version(2).unwrap();
-        builder.set_serial_number(&serial.to_asn1_integer().unwrap()).unwrap();
-        builder.set_subject_name(&subject).unwrap();
-        builder.set_issuer_name(issuer.map_or(&subject, |issuer| issuer.x509.subject_name())).unwrap();
-        builder.set_pubkey(&key).unwrap();
-        builder.set_not_before(&Asn1Time::from_unix(0).unwrap()).unwrap();
-        builder.set_not_after(&Asn1Time::days_from_now(days).unwrap()).unwrap();
-        if issuer.is_none() {
-            builder.append_extension(BasicConstraints::new().critical().ca().build().unwrap()).unwrap();
-        } else {
-            let names = SubjectAlternativeName::new()
-                .dns(name)
-                .ip("127.0.0.1")
-                .build(&builder.x509v3_context(None, None))
-                .unwrap();
-            builder.append_extension(names).unwrap();
-        }
-        builder.sign(issuer.map_or(&key, |issuer| &issuer.key), MessageDigest::sha256()).unwrap();
-        Self { x509: builder.build(), key }
     }
 }

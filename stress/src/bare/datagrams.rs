@@ -151,8 +151,8 @@ pub fn batches(listen: &Address) -> Result<(), Box<dyn Error>> {
 }
 
 /// Opens the listener and says where it is.
-fn open(listen: &Address) -> Result<UdpSocket, Box<dyn Error>> {
-    if listen.scheme != peeloff::Scheme::Udp {
+pub(super) fn open(listen: &Address) -> Result<UdpSocket, Box<dyn Error>> {
+    if listen.scheme.is_stream() || listen.scheme.is_sctp() {
         return Err(format!("there is no such bare server for {}", listen.scheme).into());
     }
     let address = listen.resolve()?[0];
@@ -161,12 +161,12 @@ fn open(listen: &Address) -> Result<UdpSocket, Box<dyn Error>> {
     socket.set_recv_buffer_size(QUEUE)?;
     socket.bind(&address.into())?;
     let socket = UdpSocket::from(socket);
-    println!("listening udp://{}", socket.local_addr()?);
+    println!("listening {}://{}", listen.scheme, socket.local_addr()?);
     Ok(socket)
 }
 
 /// A socket for one peer: bound to the wildcard address, which nothing can be stolen by, and connected.
-fn child(listener: &UdpSocket, peer: SocketAddr) -> io::Result<UdpSocket> {
+pub(super) fn child(listener: &UdpSocket, peer: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     socket.set_reuse_address(true)?;
     let local = SocketAddr::from((Ipv4Addr::UNSPECIFIED, listener.local_addr()?.port()));

@@ -8,6 +8,7 @@ use peeloff_stress::client::visits::{self, Pace, Visits};
 use peeloff_stress::figures;
 use peeloff_stress::floor::{self, Question};
 use peeloff_stress::options::{self, Bench, Common, Scenario};
+use peeloff_stress::outside::Usage;
 
 /// Measures clients that all come at once.
 #[derive(Parser)]
@@ -33,7 +34,6 @@ impl Scenario for Cli {
 
     fn run(&self, bench: &mut Bench) -> Result<(), Box<dyn Error>> {
         bench.probe()?;
-        let dialer = bench.dialer()?;
         let list: Vec<String> = self.clients.iter().map(u32::to_string).collect();
         bench.report.option("clients", list.join(", "));
         let floor = match bench.suite().filter(|_| bench.common.floor) {
@@ -50,19 +50,19 @@ impl Scenario for Cli {
             let visits = Visits {
                 pace: Pace::Together(count),
                 messages: u32::from(bench.suite().is_none()),
-                answer: bench.common.answer,
-                stay: true,
-                ..Visits::of(count)
+                ..bench.visits(count)
             };
-            let before = bench.target.usage()?;
+            let mut comers = bench.clients()?;
+            let (before, own) = (bench.target.usage()?, Usage::own()?);
             let bar = bench.progress("burst", u64::from(clients));
-            let visited = visits::run(&dialer, &visits, bench.threads(), &bench.stop, &bar)?;
+            let visited = visits::run(&mut comers, &visits, &bench.stop, &bar)?;
             bar.finish_and_clear();
             let after = bench.target.usage()?;
             let report = &mut bench.report;
             report.plain(&format!("connected of {clients}"), visited.completed as f64, "");
             report.lower(&format!("failed of {clients}"), visited.failed as f64, "");
             report.lower(&format!("retransmitted of {clients}"), visited.retransmitted as f64, "");
+            report.lower(&format!("after a second without an answer of {clients}"), visited.timed as f64, "");
             report.lower(&format!("time of {clients}"), visited.took.as_secs_f64() * 1e3, "ms");
             if let (Some(before), Some(after)) = (before, after) {
                 let used = after.since(&before);
@@ -72,13 +72,14 @@ impl Scenario for Cli {
                     row.over(floor, "OpenSSL in memory");
                 }
             }
+            figures::own(report, &comers, &own, &format!("handshake of {clients}"), visited.completed)?;
             visited.connect.describe(report, &format!("connect of {clients}"));
             plot.series.push(visited.connect.series(&format!("{clients} at once")));
             if let Some(why) = visited.why {
                 report.note(format!("The first failure of {clients}: {why}."));
             }
             // They leave before the next ones come.
-            visited.links.into_iter().for_each(|link| link.close());
+            comers.close();
         }
         bench.report.plots.push(plot);
         Ok(())

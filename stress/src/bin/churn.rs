@@ -81,7 +81,7 @@ impl Scenario for Cli {
     fn run(&self, bench: &mut Bench) -> Result<(), Box<dyn Error>> {
         let first = bench.target.usage()?;
         bench.probe()?;
-        let dialer = bench.dialer()?;
+        let mut clients = bench.clients()?;
         let visits = Visits {
             pace: match self.rate {
                 Some(rate) => Pace::Rate(f64::from(rate)),
@@ -90,8 +90,7 @@ impl Scenario for Cli {
             messages: self.messages.max(u32::from(bench.suite().is_none())),
             payload: usize::from(self.payload),
             stay: false,
-            answer: bench.common.answer,
-            ..Visits::of(self.warm_up as usize)
+            ..bench.visits(self.warm_up as usize)
         };
         bench.report.option(
             "they come",
@@ -99,7 +98,7 @@ impl Scenario for Cli {
         );
         bench.report.option("messages of each", visits.messages);
         let bar = bench.progress("warming up", u64::from(self.warm_up));
-        visits::run(&dialer, &visits, bench.threads(), &bench.stop, &bar)?;
+        visits::run(&mut clients, &visits, &bench.stop, &bar)?;
         bar.finish_and_clear();
         self.settle(bench, first)?;
         let before = bench.target.usage()?;
@@ -113,7 +112,7 @@ impl Scenario for Cli {
         let over = AtomicBool::new(false);
         let (visited, samples) = thread::scope(|scope| {
             let sampler = scope.spawn(|| sample(bench.target.pid, &over));
-            let visited = visits::run(&dialer, &visits, bench.threads(), &bench.stop, &bar);
+            let visited = visits::run(&mut clients, &visits, &bench.stop, &bar);
             over.store(true, Ordering::Relaxed);
             sampler.thread().unpark();
             (visited, sampler.join().unwrap_or_default())

@@ -1,5 +1,5 @@
-//! N peers, of which A talk: latency, loss and the server's CPU for a message, beside bare loops and the session's
-//! crypto in memory.
+//! N peers, of which A talk: latency, loss and the server's CPU for a message, beside bare loops and the work of OpenSSL's
+//! session in memory.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -9,8 +9,8 @@ use clap::Parser;
 use indicatif::ProgressBar;
 use peeloff::{Address, NoSctp, Peer, Scheme};
 use peeloff_stress::client::talk::{self, Pace, Talk, Talked};
-use peeloff_stress::client::visits::{self, Visits};
-use peeloff_stress::client::{Dialer, Link, threads};
+use peeloff_stress::client::visits;
+use peeloff_stress::client::{Clients, Dialer, threads};
 use peeloff_stress::floor::{self, Question};
 use peeloff_stress::options::{self, Bench, Common, Scenario, Stop};
 use peeloff_stress::outside::Usage;
@@ -35,6 +35,10 @@ struct Cli {
     /// Messages that each peer has under way (closed loop).
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     window: u16,
+    /// Messages of all peers together that are under way at most (closed loop); beyond that the peers take turns. What a server
+    /// with one socket can queue is some thousands.
+    #[arg(long, default_value_t = 2048, conflicts_with = "rate", value_parser = clap::value_parser!(u32).range(1..))]
+    under_way: u32,
     /// Messages per second of all peers together, whatever becomes of them (open loop).
     #[arg(long, value_name = "PER SECOND", conflicts_with = "window", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
@@ -47,8 +51,7 @@ struct Cli {
     /// Turns of each server, of which the median counts.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=999))]
     turns: u16,
-    /// The handler of every sixteenth peer sleeps 50 ms for each message; the others are measured with and without
-    /// that.
+    /// The handler sleeps 50 ms for each message of every sixteenth peer; the others are measured with and without that.
     #[arg(long, conflicts_with = "target")]
     sleeper: bool,
 }
@@ -56,6 +59,13 @@ struct Cli {
 fn main() -> ExitCode {
     options::main::<Cli>()
 }
+
+/// The floors that figures are set beside.
+const THREADS: &str = "bare thread per peer";
+const BATCHES: &str = "bare socket, batches";
+const EVP: &str = "bare socket, batches, EVP";
+/// Of threads a process can have as many as the kernel's defaults have room for (vm.max_map_count).
+const MAX_THREADS: u64 = 16_000;
 
 /// A server with its peers, and what its turns came to.
 struct Contestant {
@@ -66,7 +76,7 @@ struct Contestant {
 }
 
 enum Peers {
-    Links(Vec<Link>),
+    Carried(Clients),
     Threads(Vec<Peer>),
 }
 
@@ -75,6 +85,8 @@ struct Turn {
     /// Microseconds of the server's CPU for each echo.
     cpu: Option<f64>,
     used: Option<Usage>,
+    /// Microseconds of the clients' own CPU for each echo.
+    own: f64,
 }
 
 impl Scenario for Cli {
@@ -115,15 +127,22 @@ impl Scenario for Cli {
             contestants.push(self.enter(bench, "with sleepers", Some(Role::Sleepers))?);
         }
         if bench.common.floor {
-            contestants.push(self.enter(bench, "bare thread per peer", Some(Role::BareThreads))?);
-            // Each contestant has as many peers, and this process a descriptor for each of them.
-            let room = peeloff::raise_fd_limit()? > 4 * u64::from(self.peers) + 64;
-            if !room {
-                bench.report.note("The limit on descriptors leaves no room for more floors than one.");
+            let datagrams = matches!(bench.scheme(), Scheme::Udp | Scheme::Dtls);
+            // With a descriptor for each peer, and perhaps a thread.
+            let room = peeloff::raise_fd_limit()?.min(MAX_THREADS) > u64::from(self.peers) + 200;
+            if room {
+                contestants.push(self.enter(bench, THREADS, Some(Role::BareThreads))?);
+            } else {
+                bench.report.note("No floor can have a thread or a descriptor for each of so many peers.");
             }
-            if room && matches!(bench.scheme(), Scheme::Udp | Scheme::Dtls) {
+            if datagrams && room {
                 contestants.push(self.enter(bench, "bare epoll", Some(Role::BareEpoll))?);
-                contestants.push(self.enter(bench, "bare socket, batches", Some(Role::BareBatches))?);
+            }
+            if datagrams {
+                contestants.push(self.enter(bench, BATCHES, Some(Role::BareBatches))?);
+            }
+            if bench.scheme() == Scheme::Dtls {
+                contestants.push(self.enter(bench, EVP, Some(Role::BareEvp))?);
             }
         }
         let mut plot = figures::percentiles("Latency", Vec::new());
@@ -165,11 +184,18 @@ impl Cli {
             None => (Target::running(&bench.target.address, bench.target.pid)?, bench.suite()),
             Some(Role::Sleepers) => {
                 let scheme = bench.scheme().as_str();
-                (Target::start(Role::Sleepers, scheme, common.auth, common.pin)?, bench.suite())
+                (Target::start(Role::Sleepers, scheme, common)?, bench.suite())
             }
-            Some(role) => (Target::start(role, below(bench.scheme()), common.auth, common.pin)?, None),
+            Some(Role::BareThreads) => {
+                let scheme = bench.scheme();
+                let scheme = if scheme.is_sctp() { below(scheme) } else { scheme.as_str() };
+                let suite = bench.suite().filter(|_| scheme != "sctp");
+                (Target::start(Role::BareThreads, scheme, common)?, suite)
+            }
+            Some(Role::BareEvp) => (Target::start(Role::BareEvp, "dtls", common)?, bench.suite()),
+            Some(role) => (Target::start(role, below(bench.scheme()), common)?, None),
         };
-        let before = target.usage()?;
+        let (before, own) = (target.usage()?, Usage::own()?);
         let peers = self.connect(bench, &target.address, suite)?;
         let mut contestant = Contestant { name, target, peers, turns: Vec::new() };
         // What is paid once is paid before the first turn; on UDP a peer is one by its first message.
@@ -179,14 +205,17 @@ impl Cli {
             ..self.talk(bench, 64)
         };
         let warm = Talk { pace: Pace::Window(1), ..warm };
-        let threads = bench.threads();
         match &mut contestant.peers {
-            Peers::Links(links) => talk::run(links, &warm, threads, &bench.stop, &ProgressBar::hidden())?,
+            Peers::Carried(clients) => {
+                talk::run(clients, self.peers as usize, &warm, &bench.stop, &ProgressBar::hidden())?
+            }
             Peers::Threads(peers) => threads::run(peers, &warm, &bench.stop, &ProgressBar::hidden())?,
         };
         // Not before: on UDP and SCTP clients are connected before the server knows of them.
         if let (None, Some(before), Some(after)) = (role, before, contestant.target.usage()?) {
             figures::held(&mut bench.report, &after.since(&before), &after, self.peers as usize);
+            let each = Usage::own()?.since(&own).rss_kib as f64 / f64::from(self.peers);
+            bench.report.plain("clients' own RSS per peer", each, "KiB");
         }
         Ok(contestant)
     }
@@ -201,24 +230,33 @@ impl Cli {
         if address.scheme.is_sctp() {
             return Ok(Peers::Threads(threads::connect(address, self.peers as usize, common.patience)?));
         }
-        let dialer = Dialer::new(address.scheme, address.resolve()?[0], suite, common.patience)?;
+        let dialer = Dialer::new(address.scheme, address.resolve()?[0], suite)?;
+        let mut clients = dialer.clients(bench.threads())?;
         let bar = bench.progress("peers", u64::from(self.peers));
-        let visits = Visits::of(self.peers as usize);
-        let visited = visits::run(&dialer, &visits, bench.threads(), &bench.stop, &bar)?;
+        let visits = bench.visits(self.peers as usize);
+        let visited = visits::run(&mut clients, &visits, &bench.stop, &bar)?;
         bar.finish_and_clear();
         match visited.why {
             Some(why) if visited.failed > 0 => {
                 Err(format!("{} of {} peers did not get in at {address}: {why}", visited.failed, self.peers)
                     .into())
             }
-            _ => Ok(Peers::Links(visited.links)),
+            _ => Ok(Peers::Carried(clients)),
         }
     }
 
     fn talk(&self, bench: &Bench, payload: usize) -> Talk {
         let pace =
             self.rate.map_or(Pace::Window(usize::from(self.window)), |rate| Pace::Rate(f64::from(rate)));
-        Talk { pace, payload, duration: self.duration, count: self.messages, answer: bench.common.answer }
+        Talk {
+            pace,
+            payload,
+            duration: self.duration,
+            count: self.messages,
+            answer: bench.common.answer,
+            together: self.under_way as usize,
+            apart: self.sleeper.then_some(product::SLEEPER_OF),
+        }
     }
 
     fn turn(
@@ -229,20 +267,18 @@ impl Cli {
         bar: &ProgressBar,
     ) -> Result<Turn, Box<dyn Error>> {
         let talk = self.talk(bench, payload);
-        let before = contestant.target.usage()?;
+        let (before, own) = (contestant.target.usage()?, Usage::own()?);
         let active = (self.active as usize).min(self.peers as usize);
         let stop: &Stop = &bench.stop;
         let talked = match &mut contestant.peers {
-            Peers::Links(links) => {
-                let active = active.min(links.len());
-                talk::run(&mut links[..active], &talk, bench.threads(), stop, bar)?
-            }
+            Peers::Carried(clients) => talk::run(clients, active, &talk, stop, bar)?,
             Peers::Threads(peers) => threads::run(&mut peers[..active], &talk, stop, bar)?,
         };
         let used = before.zip(contestant.target.usage()?).map(|(before, after)| after.since(&before));
         let echoes = talked.tally.echoes;
         let cpu = used.filter(|_| echoes > 0).map(|used| used.cpu.as_secs_f64() * 1e6 / echoes as f64);
-        Ok(Turn { talked, cpu, used })
+        let own = Usage::own()?.since(&own).cpu.as_secs_f64() * 1e6 / echoes.max(1) as f64;
+        Ok(Turn { talked, cpu, used, own })
     }
 
     fn say(
@@ -263,19 +299,24 @@ impl Cli {
             }
         };
         let (warm, crypto) = (crypto(1)?, crypto(self.active.min(self.peers))?);
+        let is_secured = bench.suite().is_some() && !bench.scheme().is_sctp();
+        let of =
+            if is_secured { "bare thread per peer with OpenSSL's session" } else { "bare thread per peer" };
+        let batches = if is_secured { EVP } else { BATCHES };
         let report = &mut bench.report;
         let server = &contestants[0];
-        let bare =
-            contestants.iter().find(|contestant| contestant.name == "bare thread per peer").and_then(cost);
+        let floor_of =
+            |name: &str| contestants.iter().find(|contestant| contestant.name == name).and_then(cost);
         if let Some(cpu) = cost(server) {
             let row = report.lower(&format!("server CPU per echo, {payload} B"), cpu, "µs");
-            if let Some(bare) = bare {
-                let of = if crypto > 0.0 {
-                    "bare thread per peer + crypto in memory"
-                } else {
-                    "bare thread per peer"
-                };
-                row.over(bare + crypto, of);
+            if let Some(floor) = floor_of(THREADS) {
+                row.over(floor, of);
+            }
+            // The loop that a server with one socket is to be set beside.
+            if let Some(floor) = floor_of(batches) {
+                report
+                    .lower(&format!("server CPU per echo, beside one bare socket, {payload} B"), cpu, "µs")
+                    .over(floor, batches);
             }
         }
         for contestant in &contestants[1..] {
@@ -285,14 +326,29 @@ impl Cli {
         }
         if crypto > 0.0 {
             report.plain(
-                &format!("crypto in memory, one session after the other, {payload} B"),
+                &format!("OpenSSL's session in memory, one peer after the other, {payload} B"),
                 crypto,
                 "µs",
             );
-            report.plain(&format!("crypto in memory, always the same session, {payload} B"), warm, "µs");
+            report.plain(
+                &format!("OpenSSL's session in memory, always the same peer, {payload} B"),
+                warm,
+                "µs",
+            );
         }
         if let Some(asleep) = contestants.iter().find(|contestant| contestant.name == "with sleepers") {
             self.say_sleepers(report, server, asleep, payload);
+        }
+        let own = median(server.turns.iter().map(|turn| turn.own).collect());
+        report.plain(&format!("clients' own CPU per echo, {payload} B"), own.unwrap_or_default(), "µs");
+        for contestant in contestants {
+            if let Peers::Carried(clients) = &contestant.peers {
+                figures::dropped(report, clients.dropped());
+            }
+            let lost = contestant.turns.iter().map(|turn| turn.talked.tally.lost).sum::<u64>();
+            if lost > 0 && contestant.name != server.name {
+                report.note(format!("{}: {lost} messages of {payload} B were lost.", contestant.name));
+            }
         }
         let what = format!("echo {payload} B");
         // Of the median turn by throughput.
@@ -323,7 +379,7 @@ impl Cli {
         Ok(())
     }
 
-    /// What all peers came to with sleepers among them, as a multiple of those that do not sleep without any.
+    /// What the others came to with sleepers among them, as a multiple of what they come to without.
     fn say_sleepers(
         &self,
         report: &mut peeloff_stress::report::Report,
@@ -331,16 +387,19 @@ impl Cli {
         asleep: &Contestant,
         payload: usize,
     ) {
-        let rate = |contestant: &Contestant| {
-            let rates = contestant.turns.iter();
-            median(
-                rates.map(|turn| turn.talked.tally.echoes as f64 / turn.talked.took.as_secs_f64()).collect(),
-            )
+        let of = product::SLEEPER_OF;
+        let all = |contestant: &Contestant, figure: fn(&Talked) -> f64| {
+            median(contestant.turns.iter().map(|turn| figure(&turn.talked)).collect()).unwrap_or_default()
         };
-        if let (Some(awake), Some(asleep)) = (rate(awake), rate(asleep)) {
-            let name = format!("echoes with 1 of {} asleep, {payload} B", product::SLEEPER_OF);
-            report.higher(&name, asleep, "/s").over(awake, "the same without sleepers");
-        }
+        let rate = |talked: &Talked| talked.others.echoes as f64 / talked.took.as_secs_f64().max(1e-9);
+        let name = format!("others' echoes with 1 of {of} asleep, {payload} B");
+        report.higher(&name, all(asleep, rate), "/s").over(all(awake, rate), "the same without sleepers");
+        let p99 = |talked: &Talked| talked.latency.percentile(99.0);
+        let name = format!("others' echo p99 with 1 of {of} asleep, {payload} B");
+        report.lower(&name, all(asleep, p99), "µs").over(all(awake, p99), "the same without sleepers");
+        let lost = |talked: &Talked| 100.0 * talked.others.lost as f64 / talked.others.sent.max(1) as f64;
+        let name = format!("others' messages lost with 1 of {of} asleep, {payload} B");
+        report.lower(&name, all(asleep, lost), "%");
     }
 }
 

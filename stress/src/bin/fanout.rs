@@ -8,7 +8,7 @@ use clap::Parser;
 use peeloff::{Address, Scheme};
 use peeloff_stress::client::talk::{Pace, Talk};
 use peeloff_stress::client::visits::{self, Visits};
-use peeloff_stress::client::{Dialer, Link, fan};
+use peeloff_stress::client::{Clients, Dialer, fan};
 use peeloff_stress::figures;
 use peeloff_stress::floor::{self, Question};
 use peeloff_stress::options::{self, Bench, Common, Scenario};
@@ -65,20 +65,20 @@ impl Scenario for Cli {
         bench.report.option("receivers", self.receivers);
         bench.report.option("bytes", self.payload);
         bench.report.option("pace", self.rate.map_or("one under way".to_owned(), |rate| format!("{rate}/s")));
-        let dialer = bench.dialer()?;
-        let (mut sender, mut links) = self.gather(bench, &dialer, &bench.target.address)?;
+        let mut clients = self.gather(bench, &bench.dialer()?, &bench.target.address)?;
         let mut talk = Talk {
             pace: Pace::Window(1),
             payload,
             duration: Duration::from_secs(5),
             count: Some(1),
             answer: Duration::from_millis(500).min(bench.common.answer),
+            ..self.talk(bench)
         };
         // A client may be connected before the server has a thread for it: so until all hear what is said.
         let hidden = indicatif::ProgressBar::hidden();
         let mut heard = 0;
         for _ in 0..ROUNDS {
-            heard = fan::run(&mut sender, &mut links, &talk, &bench.stop, &hidden)?.tally.echoes;
+            heard = fan::run(&mut clients, &talk, &bench.stop, &hidden)?.tally.echoes;
             if heard == receivers as u64 || bench.stop.wanted() {
                 break;
             }
@@ -93,7 +93,7 @@ impl Scenario for Cli {
         talk = self.talk(bench);
         let before = bench.target.usage()?;
         let bar = bench.progress("messages", self.messages.unwrap_or(0));
-        let talked = fan::run(&mut sender, &mut links, &talk, &bench.stop, &bar)?;
+        let talked = fan::run(&mut clients, &talk, &bench.stop, &bar)?;
         bar.finish_and_clear();
         let after = bench.target.usage()?;
         let floor = self.floor(bench, payload)?;
@@ -125,30 +125,25 @@ impl Cli {
             duration: self.duration,
             count: self.messages,
             answer: bench.common.answer,
+            together: 1,
+            apart: None,
         }
     }
 
-    /// One client that is to speak, and those that are to hear it.
-    fn gather(
-        &self,
-        bench: &Bench,
-        dialer: &Dialer,
-        address: &Address,
-    ) -> Result<(Link, Vec<Link>), Box<dyn Error>> {
+    /// One client that is to speak, the last one, and those that are to hear it.
+    fn gather(&self, bench: &Bench, dialer: &Dialer, address: &Address) -> Result<Clients, Box<dyn Error>> {
         let bar = bench.progress("receivers", u64::from(self.receivers) + 1);
         // On plain UDP nobody is a peer before speaking.
         let messages = u32::from(address.scheme == Scheme::Udp);
-        let visits = Visits { messages, ..Visits::of(self.receivers as usize + 1) };
-        let visited = visits::run(dialer, &visits, bench.threads(), &bench.stop, &bar)?;
+        let visits = Visits { messages, ..bench.visits(self.receivers as usize + 1) };
+        let mut clients = dialer.clients(1)?;
+        let visited = visits::run(&mut clients, &visits, &bench.stop, &bar)?;
         bar.finish_and_clear();
-        let mut links = visited.links;
-        match links.pop().filter(|_| visited.failed == 0) {
-            Some(sender) => Ok((sender, links)),
-            None => {
-                let why = visited.why.unwrap_or_else(|| "the run was ended".to_owned());
-                Err(format!("{address} cannot be measured: {why}; check --target").into())
-            }
+        if visited.failed > 0 || clients.is_empty() {
+            let why = visited.why.unwrap_or_else(|| "the run was ended".to_owned());
+            return Err(format!("{address} cannot be measured: {why}; check --target").into());
         }
+        Ok(clients)
     }
 
     /// In microseconds: what one thread takes that sends to the same receivers in clear, and what encrypting takes.
@@ -157,12 +152,12 @@ impl Cli {
         let Some(suite) = bench.suite().filter(|_| common.floor && !bench.scheme().is_stream()) else {
             return Ok(None);
         };
-        let bare = Target::start(Role::BareFanOut, "udp", common.auth, common.pin)?;
-        let dialer = Dialer::new(Scheme::Udp, bare.socket, None, common.patience)?;
-        let (mut sender, mut links) = self.gather(bench, &dialer, &bare.address)?;
+        let bare = Target::start(Role::BareFanOut, "udp", common)?;
+        let dialer = Dialer::new(Scheme::Udp, bare.socket, None)?;
+        let mut clients = self.gather(bench, &dialer, &bare.address)?;
         let before = bare.usage()?;
         let hidden = indicatif::ProgressBar::hidden();
-        let talked = fan::run(&mut sender, &mut links, &self.talk(bench), &bench.stop, &hidden)?;
+        let talked = fan::run(&mut clients, &self.talk(bench), &bench.stop, &hidden)?;
         let Some((before, after)) = before.zip(bare.usage()?) else { return Ok(None) };
         let send = after.since(&before).cpu.as_secs_f64() / talked.tally.echoes.max(1) as f64;
         let question = Question::Encrypt { suite, payload, sessions: self.receivers as usize };

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use peeloff::Scheme;
-use peeloff_stress::client::visits::{self, Visits};
+use peeloff_stress::client::visits;
+use peeloff_stress::figures;
 use peeloff_stress::flood::{Flood, Flooded, Kind};
 use peeloff_stress::honest::{self, Honest, HonestArgs};
 use peeloff_stress::options::{self, Bench, Common, Scenario};
@@ -110,7 +111,7 @@ impl Cli {
     /// of the server's CPU, so that it does not matter whether the clients could have sent more.
     fn flat_out(&self, bench: &mut Bench, suite: &Suite) -> Result<(), Box<dyn Error>> {
         let common = &bench.common;
-        let bare = Target::start(Role::BareBatches, "udp", common.auth, common.pin)?;
+        let bare = Target::start(Role::BareBatches, "udp", common)?;
         let (server, _) = self.answers(bench, &bench.target, suite)?;
         let (floor, flooded) = self.answers(bench, &bare, suite)?;
         if flooded.answers == 0 {
@@ -148,24 +149,17 @@ impl Cli {
     /// The kernel walks all children of an address to find that none is the sender's (on loopback in the sender's own
     /// system call, which is what is measured).
     fn curve(&self, bench: &mut Bench) -> Result<(), Box<dyn Error>> {
-        let dialer = bench.dialer()?;
-        let mut links = Vec::new();
+        let mut clients = bench.clients()?;
         let mut points = Vec::new();
         for &wanted in &self.children {
-            let missing = (wanted as usize).saturating_sub(links.len());
-            let visits = Visits {
-                messages: u32::from(bench.suite().is_none()),
-                answer: bench.common.answer,
-                spread: true,
-                ..Visits::of(missing)
-            };
+            let missing = (wanted as usize).saturating_sub(clients.len());
             let bar = bench.progress("peers", missing as u64);
-            let visited = visits::run(&dialer, &visits, bench.threads(), &bench.stop, &bar)?;
+            let visited = visits::run(&mut clients, &bench.visits(missing), &bench.stop, &bar)?;
             bar.finish_and_clear();
-            links.extend(visited.links);
             let stranger = UdpSocket::bind("127.0.0.1:0")?;
             // Five rounds, of which the median counts.
             let (each, mut rounds) = (self.datagrams / 5, Vec::new());
+            let before = bench.target.usage()?;
             for _ in 0..5 {
                 let began = Instant::now();
                 for _ in 0..each {
@@ -176,14 +170,21 @@ impl Cli {
             }
             rounds.sort_by(f64::total_cmp);
             bench.report.lower(&format!("unknown datagram beside {wanted}"), rounds[2], "µs");
-            points.push((links.len() as f64, rounds[2]));
-            if links.len() < wanted as usize {
+            // The server may still be taking the last ones.
+            bench.stop.wait(Duration::from_millis(100));
+            if let Some(used) = before.zip(bench.target.usage()?).map(|(before, after)| after.since(&before))
+            {
+                let name = format!("server CPU per unknown datagram beside {wanted}");
+                figures::cpu(&mut bench.report, &name, &used, u64::from(5 * each));
+            }
+            points.push((clients.len() as f64, rounds[2]));
+            if clients.len() < wanted as usize {
                 let why = visited.why.unwrap_or_else(|| "the run ended".to_owned());
-                bench.report.note(format!("Only {} of {wanted} peers got in: {why}.", links.len()));
+                bench.report.note(format!("Only {} of {wanted} peers got in: {why}.", clients.len()));
                 break;
             }
         }
-        bench.report.plain("clients connected", links.len() as f64, "");
+        bench.report.plain("clients connected", clients.len() as f64, "");
         let series = vec![Series { name: "median".to_owned(), points }];
         let title = "A datagram of an unknown peer".to_owned();
         bench.report.plots.push(Plot { title, x: "connected peers".to_owned(), y: "µs".to_owned(), series });

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use peeloff::Scheme;
 use peeloff_stress::client::visits::{self, Pace, Visits};
+use peeloff_stress::client::{Clients, Dialer};
 use peeloff_stress::floor::{self, Question};
 use peeloff_stress::options::{self, Bench, Common, Scenario};
+use peeloff_stress::outside::Usage;
 use peeloff_stress::target::{Role, Target};
 use peeloff_stress::{figures, latency::Latency};
 
@@ -34,6 +36,9 @@ struct Cli {
     /// They leave as soon as they are connected, instead of staying.
     #[arg(long)]
     leave: bool,
+    /// Measures instead what a handshake costs beside so many peers that are there and stay: ascending numbers. Its clients leave.
+    #[arg(long, value_delimiter = ',', value_name = "PEERS", conflicts_with_all = ["resumed", "leave"])]
+    kept: Vec<u32>,
     /// The longest that new clients come.
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     duration: Duration,
@@ -53,6 +58,7 @@ impl Scenario for Cli {
     fn run(&self, bench: &mut Bench) -> Result<(), Box<dyn Error>> {
         bench.probe()?;
         let dialer = bench.dialer()?;
+        let mut clients = dialer.clients(bench.threads())?;
         let secure = bench.suite();
         let pace = match self.rate {
             Some(rate) => Pace::Rate(f64::from(rate)),
@@ -63,13 +69,15 @@ impl Scenario for Cli {
             stay: !self.leave,
             // Where there is no handshake a peer is one by its first message.
             messages: u32::from(secure.is_none()),
-            answer: bench.common.answer,
-            ..Visits::of(self.count as usize)
+            ..bench.visits(self.count as usize)
         };
+        if !self.kept.is_empty() {
+            return self.beside(bench, &Visits { stay: false, ..visits });
+        }
         if self.resumed {
             // TLS 1.3 sends its tickets behind the handshake; whoever waits for an answer has them.
-            let first = Visits { messages: 1, stay: false, ..Visits::of(1) };
-            visits::run(&dialer, &first, 1, &bench.stop, &bench.progress("a session to resume", 1))?;
+            let first = Visits { messages: 1, stay: false, ..bench.visits(1) };
+            visits::run(&mut clients, &first, &bench.stop, &bench.progress("a session to resume", 1))?;
             visits.session = Some(
                 dialer.last_session().ok_or("the server gave no session to resume; leave out --resumed")?,
             );
@@ -83,14 +91,26 @@ impl Scenario for Cli {
         bench.report.option("they", self.business());
 
         visits.until = Some(Instant::now() + self.duration);
-        let before = bench.target.usage()?;
+        let (before, own) = (bench.target.usage()?, Usage::own()?);
         let bar = bench.progress("handshakes", u64::from(self.count));
-        let visited = visits::run(&dialer, &visits, bench.threads(), &bench.stop, &bar)?;
+        let visited = visits::run(&mut clients, &visits, &bench.stop, &bar)?;
         let after = bench.target.usage()?;
         bar.finish_and_clear();
+        figures::own(&mut bench.report, &clients, &own, "handshake", visited.completed)?;
 
         let floor = if bench.common.floor { self.floor(bench, &visits)? } else { None };
         let crowd = if bench.common.floor { self.crowd(bench)? } else { None };
+        if bench.common.floor && bench.scheme() == Scheme::Dtls {
+            let bare = Target::start(Role::BareEvp, "dtls", &bench.common)?;
+            let mut clients =
+                Dialer::new(Scheme::Dtls, bare.socket, secure.clone())?.clients(bench.threads())?;
+            // It gives no sessions to resume.
+            let visits =
+                Visits { session: None, until: Some(Instant::now() + self.duration), ..visits.clone() };
+            if let Some(each) = self.cost(bench, &bare, &mut clients, &visits)?.filter(|_| !self.resumed) {
+                bench.report.plain("bare socket, batches, EVP: CPU per handshake", each, "µs");
+            }
+        }
         let report = &mut bench.report;
         let per_second = visited.completed as f64 / visited.took.as_secs_f64().max(1e-9);
         report.higher("handshakes per second", per_second, "/s");
@@ -163,16 +183,70 @@ impl Cli {
             return Ok(None);
         }
         let common = &bench.common;
-        let bare = Target::start(Role::BareThreads, bench.scheme().as_str(), common.auth, common.pin)?;
-        let dialer = peeloff_stress::client::Dialer::new(bench.scheme(), bare.socket, None, common.patience)?;
+        let bare = Target::start(Role::BareThreads, bench.scheme().as_str(), common)?;
+        let mut clients = Dialer::new(bench.scheme(), bare.socket, None)?.clients(bench.threads())?;
         let again = Visits { until: Some(Instant::now() + self.duration), ..visits.clone() };
-        let before = bare.usage()?;
-        let bar = bench.progress("floor", u64::from(self.count));
-        let visited = visits::run(&dialer, &again, bench.threads(), &bench.stop, &bar)?;
-        let after = bare.usage()?;
-        bar.finish_and_clear();
-        let used = before.zip(after).map(|(before, after)| after.since(&before));
-        let each = used.map(|used| used.cpu.as_secs_f64() * 1e6 / visited.completed.max(1) as f64);
+        let each = self.cost(bench, &bare, &mut clients, &again)?;
         Ok(each.map(|each| (each, "bare thread per peer".to_owned())))
+    }
+
+    /// What each of these clients costs a server, in microseconds of its CPU.
+    fn cost(
+        &self,
+        bench: &Bench,
+        server: &Target,
+        clients: &mut Clients,
+        visits: &Visits,
+    ) -> Result<Option<f64>, Box<dyn Error>> {
+        let before = server.usage()?;
+        let bar = bench.progress("handshakes", visits.count as u64);
+        let visited = visits::run(clients, visits, &bench.stop, &bar)?;
+        bar.finish_and_clear();
+        let used = before.zip(server.usage()?).map(|(before, after)| after.since(&before));
+        Ok(used.map(|used| used.cpu.as_secs_f64() * 1e6 / visited.completed.max(1) as f64))
+    }
+
+    /// What a handshake costs beside so many peers, as a multiple of that beside the first number of them; and the same of a bare
+    /// loop.
+    fn beside(&self, bench: &mut Bench, visits: &Visits) -> Result<(), Box<dyn Error>> {
+        bench.report.option("clients", self.count);
+        let common = &bench.common;
+        let mut servers = vec![("", Target::running(&bench.target.address, bench.target.pid)?)];
+        if common.floor && bench.scheme() == Scheme::Dtls {
+            let bare = Target::start(Role::BareEvp, "dtls", common)?;
+            servers.push(("bare socket, batches, EVP: ", bare));
+        }
+        for (who, server) in &servers {
+            let dialer = Dialer::new(bench.scheme(), server.socket, bench.suite())?;
+            let (mut kept, mut comers) = (dialer.clients(bench.threads())?, dialer.clients(bench.threads())?);
+            let mut first = None;
+            for &wanted in &self.kept {
+                let missing = (wanted as usize).saturating_sub(kept.len());
+                let (own, before) = (Usage::own()?, server.usage()?);
+                let bar = bench.progress("peers", missing as u64);
+                let visited = visits::run(&mut kept, &bench.visits(missing), &bench.stop, &bar)?;
+                bar.finish_and_clear();
+                if kept.len() < wanted as usize {
+                    let why = visited.why.unwrap_or_else(|| "the run ended".to_owned());
+                    bench.report.note(format!("{who}only {} of {wanted} peers got in: {why}.", kept.len()));
+                    break;
+                }
+                let name = format!("{who}server RSS per peer of the {missing} until {wanted}");
+                if let Some(grown) = before.zip(server.usage()?).map(|(before, after)| after.since(&before)) {
+                    bench.report.lower(&name, grown.rss_kib as f64 / missing.max(1) as f64, "KiB");
+                }
+                let each = Usage::own()?.since(&own).rss_kib as f64 / missing.max(1) as f64;
+                bench.report.plain(&format!("{who}clients' own RSS per peer until {wanted}"), each, "KiB");
+                let visits = Visits { until: Some(Instant::now() + self.duration), ..visits.clone() };
+                let Some(cost) = self.cost(bench, server, &mut comers, &visits)? else { continue };
+                let name = format!("{who}server CPU per handshake beside {wanted}");
+                let row = bench.report.lower(&name, cost, "µs");
+                if let Some((wanted, first)) = first {
+                    row.over(first, &format!("the same beside {wanted}"));
+                }
+                first.get_or_insert((wanted, cost));
+            }
+        }
+        Ok(())
     }
 }

@@ -5,11 +5,15 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use peeloff::Scheme;
 use peeloff_stress::client::talk::{self, Pace, Talk};
-use peeloff_stress::client::visits::{self, Visits};
+use peeloff_stress::client::{Dialer, visits};
 use peeloff_stress::figures;
 use peeloff_stress::floor::{self, Question};
 use peeloff_stress::options::{self, Bench, Common, Scenario};
+use peeloff_stress::outside::Usage;
+use peeloff_stress::role::Serve;
+use peeloff_stress::target::{Role, Target};
 
 /// Measures peers that are there and say nothing.
 #[derive(Parser)]
@@ -38,28 +42,24 @@ impl Scenario for Cli {
 
     fn run(&self, bench: &mut Bench) -> Result<(), Box<dyn Error>> {
         bench.probe()?;
-        let dialer = bench.dialer()?;
         bench.report.option("peers", self.peers);
         bench.report.option("quiet for", humantime::format_duration(self.duration));
-        let before = bench.target.usage()?;
+        let mut clients = bench.clients()?;
+        let (before, own) = (bench.target.usage()?, Usage::own()?);
         let bar = bench.progress("peers", u64::from(self.peers));
-        let answer = bench.common.answer;
-        let visits = Visits {
-            // On plain UDP a peer is one by its first message.
-            messages: u32::from(bench.suite().is_none()),
-            answer,
-            spread: self.peers > 20_000,
-            ..Visits::of(self.peers as usize)
-        };
-        let mut visited = visits::run(&dialer, &visits, bench.threads(), &bench.stop, &bar)?;
+        let visits = bench.visits(self.peers as usize);
+        let visited = visits::run(&mut clients, &visits, &bench.stop, &bar)?;
         bar.finish_and_clear();
+        figures::own(&mut bench.report, &clients, &own, "handshake", visited.completed)?;
+        let each = Usage::own()?.since(&own).rss_kib as f64 / clients.len().max(1) as f64;
+        bench.report.plain("clients' own RSS per peer", each, "KiB");
         let quiet = bench.target.usage()?;
         let bar = bench.progress("quiet", 0);
         let began = Instant::now();
         bench.stop.wait(self.duration);
         bar.finish_and_clear();
         let (after, seconds) = (bench.target.usage()?, began.elapsed().as_secs_f64());
-        let peers = visited.links.len();
+        let peers = clients.len();
         if let (Some(before), Some(quiet), Some(after)) = (before, quiet, after) {
             figures::held(&mut bench.report, &after.since(&before), &after, peers);
             let idle = after.since(&quiet);
@@ -77,6 +77,12 @@ impl Scenario for Cli {
                 row.over(floor, "OpenSSL's session in memory");
             }
         }
+        let bare = self.bare(bench)?;
+        if let Some(row) = bench.report.rows.iter_mut().find(|row| row.name == "server RSS per peer")
+            && let Some(bare) = bare.filter(|_| bench.common.serve == Serve::Loops)
+        {
+            row.over(bare, "bare socket, batches, EVP");
+        }
         figures::visited(&mut bench.report, &visited);
         // Each of them is still served.
         let talk = Talk {
@@ -84,12 +90,34 @@ impl Scenario for Cli {
             payload: 64,
             duration: Duration::from_secs(30),
             count: Some(peers as u64),
-            answer,
+            answer: bench.common.answer,
+            together: 1024,
+            apart: None,
         };
         let bar = bench.progress("still there", peers as u64);
-        let talked = talk::run(&mut visited.links, &talk, bench.threads(), &bench.stop, &bar)?;
+        let talked = talk::run(&mut clients, peers, &talk, &bench.stop, &bar)?;
         bar.finish_and_clear();
         figures::tally(&mut bench.report, &talked.tally);
         Ok(())
+    }
+}
+
+impl Cli {
+    /// What as many peers take in a bare loop that keeps nothing but their keys.
+    fn bare(&self, bench: &mut Bench) -> Result<Option<f64>, Box<dyn Error>> {
+        let common = &bench.common;
+        if bench.scheme() != Scheme::Dtls || !common.floor {
+            return Ok(None);
+        }
+        let bare = Target::start(Role::BareEvp, "dtls", common)?;
+        let mut clients = Dialer::new(Scheme::Dtls, bare.socket, bench.suite())?.clients(bench.threads())?;
+        let before = bare.usage()?;
+        let bar = bench.progress("floor", u64::from(self.peers));
+        visits::run(&mut clients, &bench.visits(self.peers as usize), &bench.stop, &bar)?;
+        bar.finish_and_clear();
+        let Some((before, after)) = before.zip(bare.usage()?) else { return Ok(None) };
+        let each = after.since(&before).rss_kib as f64 / clients.len().max(1) as f64;
+        bench.report.plain("bare socket, batches, EVP: RSS per peer", each, "KiB");
+        Ok(Some(each))
     }
 }

@@ -42,7 +42,6 @@ impl Scenario for Cli {
 
     fn run(&self, bench: &mut Bench) -> Result<(), Box<dyn Error>> {
         bench.probe()?;
-        let dialer = bench.dialer()?;
         bench.report.option("stalled", self.stalled);
         bench.report.option("slow", format!("{}, {} messages each", self.slow, self.slow_messages));
         let mut honest = Honest::enter(bench, &self.honest)?;
@@ -51,28 +50,28 @@ impl Scenario for Cli {
         bar.finish_and_clear();
 
         let (before, began) = (bench.target.usage()?, Instant::now());
-        let visits = Visits { answer: bench.common.answer, ..Visits::of(self.slow as usize) };
+        let visits = Visits { messages: 0, ..bench.visits(self.slow as usize) };
+        let mut slow = bench.clients()?;
         let bar = bench.progress("slow readers", u64::from(self.slow));
-        let mut visited = visits::run(&dialer, &visits, bench.threads(), &bench.stop, &bar)?;
+        visits::run(&mut slow, &visits, &bench.stop, &bar)?;
         bar.finish_and_clear();
-        slow::say_and_ignore(&mut visited.links, self.slow_messages, 1200);
+        slow::say_and_ignore(&mut slow, self.slow_messages, 1200);
         // Plain UDP has no handshake to stall.
         let stalls = bench.suite().is_some() || bench.scheme().is_stream();
-        let stalled = match stalls {
-            true => slow::stall(&dialer, self.stalled as usize, &bench.stop)?,
-            false => Vec::new(),
-        };
+        let stalled = if stalls { self.stalled as usize } else { 0 };
+        let mut stallers = bench.dialer()?.clients(1)?;
+        slow::stall(&mut stallers, stalled, &bench.stop)?;
         let bar = bench.progress("beside them", 0);
         let busy = honest.serve(bench, self.honest.duration)?;
         bar.finish_and_clear();
         let (after, seconds) = (bench.target.usage()?, began.elapsed().as_secs_f64().max(1e-9));
 
         let report = &mut bench.report;
-        report.plain("stalled handshakes", stalled.len() as f64, "");
-        report.plain("slow readers", visited.links.len() as f64, "");
+        report.plain("stalled handshakes", stalled as f64, "");
+        report.plain("slow readers", slow.len() as f64, "");
         if let (Some(before), Some(after)) = (before, after) {
             let grown = after.since(&before);
-            let each = (stalled.len() + visited.links.len()).max(1) as f64;
+            let each = (stalled + slow.len()).max(1) as f64;
             report.lower("server RSS for each of them", grown.rss_kib as f64 / each, "KiB");
             report.plain("threads for them", grown.threads as f64, "");
             report.plain("descriptors for them", grown.fds as f64, "");

@@ -1,38 +1,34 @@
 //! One client that speaks, and many that hear it.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use mio::{Events, Poll};
 
 use super::talk::{Pace, Talk, Talked};
-use super::{LOOK, Link, Received, wait};
+use super::{Clients, Event, LOOK, Share};
 use crate::message::{Ledger, Tally};
 use crate::stop::Stop;
 
-/// Has `sender` speak and everybody in `receivers` check what is heard. In a closed loop the next message leaves when
-/// all have the last one. The tally is that of deliveries: one for each message and receiver.
+/// Has the client speak that came last, and all others check what they hear; all are on one thread. In a closed loop the next
+/// message leaves when all have the last one. The tally is that of deliveries: one for each message and receiver.
 ///
 /// # Errors
 ///
-/// Epoll fails, or the sender is ended.
-pub fn run(
-    sender: &mut Link,
-    receivers: &mut [Link],
-    talk: &Talk,
-    stop: &Stop,
-    bar: &ProgressBar,
-) -> io::Result<Talked> {
-    let (mut poll, mut events) = (Poll::new()?, Events::with_capacity(1024));
-    for (index, link) in receivers.iter().enumerate() {
-        link.register(poll.registry(), index)?;
-    }
-    sender.register(poll.registry(), receivers.len())?;
+/// Epoll or the sockets fail, or there is nobody to speak.
+pub fn run(clients: &mut Clients, talk: &Talk, stop: &Stop, bar: &ProgressBar) -> io::Result<Talked> {
+    let [Share { carrier, present }] = &mut clients.shares[..] else {
+        return Err(io::Error::other("the speaker and the receivers are not on one thread"));
+    };
+    let Some((&speaker, receivers)) = present.split_last() else {
+        return Err(io::Error::other("there is nobody to speak"));
+    };
+    carrier.expect(talk.payload);
+    let mut receiver_of = vec![None; present.iter().max().map_or(0, |most| most + 1)];
+    receivers.iter().enumerate().for_each(|(index, &client)| receiver_of[client] = Some(index));
     // To everybody the sender is client 0, and all hear the same messages.
     let mut ledgers: Vec<Ledger<Instant>> = receivers.iter().map(|_| Ledger::new(0, talk.payload)).collect();
-    let mut talked = Talked::default();
-    let (mut message, mut buffer) = (Vec::new(), Vec::new());
+    let (mut talked, mut message) = (Talked::default(), Vec::new());
     let began = Instant::now();
     let end = began + talk.duration;
     let (mut sent, mut missing, mut looked) = (0u64, 0usize, began);
@@ -46,33 +42,26 @@ pub fn run(
             break;
         }
         let due = match talk.pace {
-            Pace::Rate(rate) => {
-                Some(began + std::time::Duration::from_secs_f64(sent as f64 / rate.max(1e-3)))
-            }
+            Pace::Rate(rate) => Some(began + Duration::from_secs_f64(sent as f64 / rate.max(1e-3))),
             Pace::Window(_) => (missing == 0).then_some(now),
         };
         if let Some(due) = due.filter(|due| !over && *due <= now) {
             talked.lateness.record(now.duration_since(due));
             ledgers.iter_mut().for_each(|ledger| ledger.next(&mut message, due));
             missing += ledgers.len();
-            sender.send(&message)?;
+            carrier.send(speaker, &message)?;
             sent += 1;
             bar.inc(1);
         }
-        wait(&mut poll, &mut events, due.filter(|_| !over))?;
-        for event in &events {
-            let index = event.token().0;
-            if index == receivers.len() {
-                sender.flush()?;
-                continue;
+        carrier.wait(due.filter(|_| !over), &mut |client, event| {
+            let receiver = receiver_of.get(client).copied().flatten();
+            if let (Some(receiver), Event::Message(message)) = (receiver, event)
+                && let Some(intended) = ledgers[receiver].came(message)
+            {
+                talked.latency.record(intended.elapsed());
+                missing -= 1;
             }
-            while receivers[index].receive(&mut buffer, talk.payload) == Received::Message {
-                if let Some(intended) = ledgers[index].came(&buffer) {
-                    talked.latency.record(intended.elapsed());
-                    missing -= 1;
-                }
-            }
-        }
+        })?;
         let now = Instant::now();
         if now.duration_since(looked) >= LOOK {
             looked = now;

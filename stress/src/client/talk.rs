@@ -2,18 +2,18 @@
 //!
 //! Open loop: each client sends at its own fixed times, spread over the interval, whatever became of the earlier
 //! messages; latency counts from the time at which a message was to leave. Closed loop: each has a window of
-//! messages under way, and latency counts from the sending.
+//! messages under way, and latency counts from the sending. All together have so many under way at most: beyond that clients
+//! take turns, because a server with one socket has one queue.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::error::Error;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use mio::{Events, Poll};
 use rayon::prelude::*;
 
-use super::{LOOK, Link, Received, wait};
+use super::{Carrier, Clients, Event, LOOK, Share};
 use crate::latency::Latency;
 use crate::message::{Ledger, Tally};
 use crate::stop::Stop;
@@ -40,6 +40,10 @@ pub struct Talk {
     pub count: Option<u64>,
     /// How long an answer may take before it is lost.
     pub answer: Duration,
+    /// Messages of all clients that are under way at most, in a closed loop.
+    pub together: usize,
+    /// Of so many clients one is counted apart.
+    pub apart: Option<u64>,
 }
 
 /// What became of it.
@@ -47,7 +51,9 @@ pub struct Talk {
 pub struct Talked {
     /// Of the messages.
     pub tally: Tally,
-    /// From when a message was to leave until its answer was there.
+    /// Of the messages of those that are not counted apart.
+    pub others: Tally,
+    /// From when a message was to leave until its answer was there, of those that are not counted apart.
     pub latency: Latency,
     /// From when a message was to leave until it left: the client's own lateness.
     pub lateness: Latency,
@@ -60,6 +66,7 @@ pub struct Talked {
 impl Talked {
     pub(super) fn add(&mut self, other: &Self) {
         self.tally = self.tally.plus(other.tally);
+        self.others = self.others.plus(other.others);
         self.latency.add(&other.latency);
         self.lateness.add(&other.lateness);
         self.ended += other.ended;
@@ -67,25 +74,30 @@ impl Talked {
     }
 }
 
-/// Has them talk, on `threads` of rayon's. Blocks for the duration, and until the last answer came or is lost.
+/// Has the first `active` clients talk, on a thread of rayon's for each share of them. Blocks for the duration, and until the last
+/// answer came or is lost.
 ///
 /// # Errors
 ///
-/// Epoll fails.
+/// Epoll or the sockets fail.
 pub fn run(
-    links: &mut [Link],
+    clients: &mut Clients,
+    active: usize,
     talk: &Talk,
-    threads: usize,
     stop: &Stop,
     bar: &ProgressBar,
 ) -> Result<Talked, Box<dyn Error>> {
-    let (clients, each) = (links.len().max(1), links.len().div_ceil(threads.max(1)).max(1));
-    let shares: Vec<Result<Talked, String>> = links
-        .par_chunks_mut(each)
+    let threads = clients.shares.len();
+    let shares: Vec<Result<Talked, String>> = clients
+        .shares
+        .par_iter_mut()
         .enumerate()
-        .map(|(share, links)| {
-            Share::new(links, talk, share * each, clients)
-                .and_then(|share| share.run(stop, bar))
+        .map(|(thread, Share { carrier, present })| {
+            let count = (active + threads - 1 - thread) / threads;
+            let speakers = &present[..count.min(present.len())];
+            let place = Place { thread, threads, clients: active.max(1) };
+            Conversation::new(speakers, talk, place)
+                .run(carrier.as_mut(), stop, bar)
                 .map_err(|why| format!("the clients' side failed: {why}"))
         })
         .collect();
@@ -96,71 +108,95 @@ pub fn run(
     Ok(all)
 }
 
+/// Which thread this is, of how many, and how many clients talk on all.
+#[derive(Clone, Copy)]
+struct Place {
+    thread: usize,
+    threads: usize,
+    clients: usize,
+}
+
+impl Place {
+    /// This thread's part of a number, of which all threads have the whole.
+    fn part(self, number: u64) -> u64 {
+        let (thread, threads) = (self.thread as u64, self.threads as u64);
+        number / threads + u64::from(thread < number % threads)
+    }
+}
+
+/// One that talks.
+struct Speaker {
+    /// Its index at the carrier.
+    client: usize,
+    ledger: Ledger<Instant>,
+    ended: bool,
+    apart: bool,
+}
+
 /// What one thread does.
-struct Share<'a> {
-    links: &'a mut [Link],
+struct Conversation<'a> {
     talk: &'a Talk,
-    ledgers: Vec<Ledger<Instant>>,
-    ended: Vec<bool>,
+    speakers: Vec<Speaker>,
+    /// The speaker that a client is.
+    speaker_of: Vec<Option<usize>>,
     /// When each sends next, in an open loop.
     due: BinaryHeap<Reverse<(Instant, usize)>>,
     interval: Duration,
+    /// Whose turn it is, in a closed loop: once for each message that may leave.
+    turns: VecDeque<usize>,
+    /// Messages that may be under way together, in a closed loop.
+    together: usize,
+    under_way: usize,
     /// How many this thread may send.
     left: u64,
     sending: bool,
-    poll: Poll,
     message: Vec<u8>,
-    buffer: Vec<u8>,
     talked: Talked,
 }
 
-impl<'a> Share<'a> {
-    fn new(links: &'a mut [Link], talk: &'a Talk, first: usize, clients: usize) -> std::io::Result<Self> {
-        let poll = Poll::new()?;
-        for (index, link) in links.iter().enumerate() {
-            link.register(poll.registry(), index)?;
+impl<'a> Conversation<'a> {
+    fn new(clients: &[usize], talk: &'a Talk, place: Place) -> Self {
+        let number = |index: usize| index * place.threads + place.thread;
+        let mut speaker_of = vec![None; clients.iter().max().map_or(0, |most| most + 1)];
+        let speaker = |(index, &client): (usize, &usize)| {
+            speaker_of[client] = Some(index);
+            let number = number(index) as u64;
+            let apart = talk.apart.is_some_and(|of| number.is_multiple_of(of));
+            Speaker { client, ledger: Ledger::new(number, talk.payload), ended: false, apart }
+        };
+        let speakers: Vec<Speaker> = clients.iter().enumerate().map(speaker).collect();
+        let (mut due, mut turns, mut interval) = (BinaryHeap::new(), VecDeque::new(), Duration::ZERO);
+        match talk.pace {
+            Pace::Window(window) => {
+                (0..window).for_each(|_| turns.extend(0..speakers.len()));
+            }
+            Pace::Rate(rate) => {
+                let began = Instant::now();
+                interval = Duration::from_secs_f64(place.clients as f64 / rate.max(1e-3));
+                let at = |index: usize| began + interval.mul_f64(number(index) as f64 / place.clients as f64);
+                due = (0..speakers.len()).map(|index| Reverse((at(index), index))).collect();
+            }
         }
-        let ledgers =
-            (0..links.len()).map(|index| Ledger::new((first + index) as u64, talk.payload)).collect();
-        let interval = match talk.pace {
-            Pace::Rate(rate) => Duration::from_secs_f64(clients as f64 / rate.max(1e-3)),
-            Pace::Window(_) => Duration::ZERO,
-        };
-        let left = talk.count.map_or(u64::MAX, |count| {
-            let (links, first, clients) = (links.len() as u64, first as u64, clients as u64);
-            // Shares that add up to the whole.
-            count * (first + links) / clients - count * first / clients
-        });
-        let began = Instant::now();
-        let due = match talk.pace {
-            Pace::Window(_) => BinaryHeap::new(),
-            Pace::Rate(_) => (0..links.len())
-                .map(|index| {
-                    Reverse((began + interval.mul_f64((first + index) as f64 / clients as f64), index))
-                })
-                .collect(),
-        };
-        Ok(Self {
-            ended: vec![false; links.len()],
-            links,
+        Self {
             talk,
-            ledgers,
+            speakers,
+            speaker_of,
             due,
             interval,
-            left,
+            turns,
+            together: (talk.together / place.threads).max(1),
+            under_way: 0,
+            left: talk.count.map_or(u64::MAX, |count| place.part(count)),
             sending: true,
-            poll,
             message: Vec::new(),
-            buffer: Vec::new(),
             talked: Talked::default(),
-        })
+        }
     }
 
-    fn run(mut self, stop: &Stop, bar: &ProgressBar) -> std::io::Result<Talked> {
+    fn run(mut self, carrier: &mut dyn Carrier, stop: &Stop, bar: &ProgressBar) -> std::io::Result<Talked> {
+        carrier.expect(self.talk.payload);
         let began = Instant::now();
         let end = began + self.talk.duration;
-        let mut events = Events::with_capacity(1024);
-        (0..self.links.len()).for_each(|index| self.fill_window(index));
         let (mut looked, mut shown) = (began, 0);
         loop {
             let now = Instant::now();
@@ -168,92 +204,100 @@ impl<'a> Share<'a> {
                 self.sending = false;
                 self.talked.took = now.duration_since(began);
             }
-            if !self.sending && self.ledgers.iter().all(|ledger| ledger.under_way() == 0) {
+            if !self.sending && self.under_way == 0 {
                 break;
             }
             if now.duration_since(looked) >= LOOK {
                 looked = now;
                 self.give_up(now);
-                let echoes = self.ledgers.iter().map(|ledger| ledger.tally.echoes).sum::<u64>();
-                bar.inc(echoes - shown);
-                shown = echoes;
+                bar.inc(self.talked.latency.count() - shown);
+                shown = self.talked.latency.count();
             }
-            self.send_due(now);
-            let next = self.due.peek().map(|Reverse((due, _))| *due).filter(|_| self.sending);
-            let until = if self.sending { Some(next.map_or(end, |next| next.min(end))) } else { None };
-            wait(&mut self.poll, &mut events, until)?;
-            for event in &events {
-                let index = event.token().0;
-                let _ = self.links[index].flush();
-                self.read(index);
+            self.send_due(carrier, now);
+            self.take_turns(carrier);
+            let next = self.due.peek().map(|Reverse((due, _))| *due);
+            let until = self.sending.then(|| next.map_or(end, |next| next.min(end)));
+            carrier.wait(until, &mut |client, event| self.happened(client, event))?;
+        }
+        for speaker in &self.speakers {
+            self.talked.tally = self.talked.tally.plus(speaker.ledger.tally);
+            if !speaker.apart {
+                self.talked.others = self.talked.others.plus(speaker.ledger.tally);
             }
         }
-        self.talked.tally = self.ledgers.iter().fold(Tally::default(), |sum, ledger| sum.plus(ledger.tally));
-        self.talked.ended = self.ended.iter().filter(|ended| **ended).count() as u64;
-        for link in self.links.iter() {
-            link.forget(self.poll.registry())?;
-        }
+        self.talked.ended = self.speakers.iter().filter(|speaker| speaker.ended).count() as u64;
         Ok(self.talked)
     }
 
-    fn send_due(&mut self, now: Instant) {
+    fn send_due(&mut self, carrier: &mut dyn Carrier, now: Instant) {
         while let Some(&Reverse((due, index))) = self.due.peek().filter(|_| self.sending) {
             if due > now || self.left == 0 {
                 return;
             }
             self.due.pop();
-            if !self.ended[index] {
+            if !self.speakers[index].ended {
                 self.due.push(Reverse((due + self.interval, index)));
                 self.talked.lateness.record(Instant::now().duration_since(due));
-                self.send(index, due);
+                self.send(carrier, index, due);
             }
         }
     }
 
-    fn fill_window(&mut self, index: usize) {
-        let Pace::Window(window) = self.talk.pace else { return };
-        while self.sending && self.left > 0 && !self.ended[index] && self.ledgers[index].under_way() < window
-        {
-            self.send(index, Instant::now());
+    fn take_turns(&mut self, carrier: &mut dyn Carrier) {
+        while self.sending && self.left > 0 && self.under_way < self.together {
+            let Some(index) = self.turns.pop_front() else { return };
+            if !self.speakers[index].ended {
+                self.send(carrier, index, Instant::now());
+            }
         }
     }
 
-    fn send(&mut self, index: usize, intended: Instant) {
+    fn send(&mut self, carrier: &mut dyn Carrier, index: usize, intended: Instant) {
         self.left -= 1;
-        self.ledgers[index].next(&mut self.message, intended);
-        if self.links[index].send(&self.message).is_err() {
+        self.under_way += 1;
+        let speaker = &mut self.speakers[index];
+        speaker.ledger.next(&mut self.message, intended);
+        if carrier.send(speaker.client, &self.message).is_err() {
             self.end(index);
         }
     }
 
     fn end(&mut self, index: usize) {
-        self.ended[index] = true;
-        self.ledgers[index].give_up(|_| true);
+        let speaker = &mut self.speakers[index];
+        speaker.ended = true;
+        self.under_way -= speaker.ledger.give_up(|_| true);
     }
 
-    fn read(&mut self, index: usize) {
-        loop {
-            match self.links[index].receive(&mut self.buffer, self.talk.payload) {
-                Received::Nothing => return,
-                Received::Ended => return self.end(index),
-                Received::Message => {
-                    if let Some(intended) = self.ledgers[index].came(&self.buffer) {
-                        self.talked.latency.record(intended.elapsed());
-                    }
-                    self.fill_window(index);
+    fn happened(&mut self, client: usize, event: Event<'_>) {
+        let Some(Some(index)) = self.speaker_of.get(client).copied() else { return };
+        match event {
+            Event::Message(message) => {
+                let speaker = &mut self.speakers[index];
+                let Some(intended) = speaker.ledger.came(message) else { return };
+                if !speaker.apart {
+                    self.talked.latency.record(intended.elapsed());
                 }
+                self.answered(index, 1);
             }
+            Event::Ended(..) => self.end(index),
+            Event::Open { .. } | Event::Stalled => {}
+        }
+    }
+
+    /// So many of a speaker's messages are not under way any more.
+    fn answered(&mut self, index: usize, count: usize) {
+        self.under_way -= count;
+        if matches!(self.talk.pace, Pace::Window(_)) {
+            self.turns.extend(std::iter::repeat_n(index, count));
         }
     }
 
     fn give_up(&mut self, now: Instant) {
         let answer = self.talk.answer;
-        for index in 0..self.links.len() {
-            let lost =
-                self.ledgers[index].give_up(|intended| now.saturating_duration_since(*intended) > answer);
-            if lost > 0 {
-                self.fill_window(index);
-            }
+        for index in 0..self.speakers.len() {
+            let ledger = &mut self.speakers[index].ledger;
+            let lost = ledger.give_up(|intended| now.saturating_duration_since(*intended) > answer);
+            self.answered(index, lost);
         }
     }
 }

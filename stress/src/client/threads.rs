@@ -94,5 +94,6 @@ fn alone(peer: &mut Peer, number: u64, talk: &Talk, over: &AtomicBool, left: &At
     }
     ledger.give_up(|_| true);
     talked.tally = ledger.tally;
+    talked.others = ledger.tally;
     talked
 }

@@ -5,15 +5,13 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use mio::{Events, Poll};
 use openssl::ssl::SslSession;
 use rayon::prelude::*;
 
-use super::{Dialer, Link, Received, wait};
+use super::{Again, Carrier, Clients, Event, LOOK, Share};
 use crate::latency::Latency;
 use crate::message::{Ledger, SHORTEST, Tally};
 use crate::stop::Stop;
@@ -46,8 +44,8 @@ pub struct Visits {
     pub until: Option<Instant>,
     /// How long an answer may take.
     pub answer: Duration,
-    /// Whether they come from addresses of 127.0.0.0/8 in turn, a thousand from each.
-    pub spread: bool,
+    /// How long a connection may take to be made.
+    pub patience: Duration,
 }
 
 impl Visits {
@@ -62,7 +60,7 @@ impl Visits {
             session: None,
             until: None,
             answer: Duration::from_secs(2),
-            spread: false,
+            patience: Duration::from_secs(15),
         }
     }
 }
@@ -70,8 +68,6 @@ impl Visits {
 /// What became of them.
 #[derive(Default)]
 pub struct Visited {
-    /// Those that stay.
-    pub links: Vec<Link>,
     /// Handshakes completed.
     pub completed: u64,
     /// Of these, resumed ones.
@@ -80,8 +76,10 @@ pub struct Visited {
     pub failed: u64,
     /// Why, the first of them.
     pub why: Option<String>,
-    /// Clients that sent a flight again.
+    /// Clients that sent something again.
     pub retransmitted: u64,
+    /// Of these, those that waited for an answer for a second.
+    pub timed: u64,
     /// Datagrams that were sent again.
     pub datagrams_again: u64,
     /// From when a client was to come until it was connected.
@@ -96,12 +94,12 @@ pub struct Visited {
 
 impl Visited {
     fn add(&mut self, other: Self) {
-        self.links.extend(other.links);
         self.completed += other.completed;
         self.resumed += other.resumed;
         self.failed += other.failed;
         self.why = self.why.take().or(other.why);
         self.retransmitted += other.retransmitted;
+        self.timed += other.timed;
         self.datagrams_again += other.datagrams_again;
         self.connect.add(&other.connect);
         self.echo.add(&other.echo);
@@ -110,24 +108,26 @@ impl Visited {
     }
 }
 
-/// Has them come, on `threads` of rayon's. Blocks until all have done what they were to do, or gave up.
+/// Has them come, on a thread of rayon's for each share of the clients; those who stay are among the clients then. Blocks until
+/// all have done what they were to do, or gave up.
 ///
 /// # Errors
 ///
-/// Epoll fails.
+/// Epoll or the sockets fail.
 pub fn run(
-    dialer: &Dialer,
+    clients: &mut Clients,
     visits: &Visits,
-    threads: usize,
     stop: &Stop,
     bar: &ProgressBar,
 ) -> Result<Visited, Box<dyn Error>> {
-    let began = Instant::now();
-    let shares: Vec<Result<Visited, String>> = (0..threads)
-        .into_par_iter()
-        .map(|thread| {
-            Share::new(dialer, visits, (thread, threads), began)
-                .and_then(|share| share.run(stop, bar))
+    let (began, threads) = (Instant::now(), clients.shares.len());
+    let shares: Vec<Result<Visited, String>> = clients
+        .shares
+        .par_iter_mut()
+        .enumerate()
+        .map(|(thread, share)| {
+            Arrivals::new(visits)
+                .run(share, (thread, threads), began, stop, bar)
                 .map_err(|why| format!("the clients' side failed: {why}"))
         })
         .collect();
@@ -140,7 +140,6 @@ pub fn run(
 
 /// A client that is not done.
 struct Visitor {
-    link: Link,
     /// When it was to come.
     intended: Instant,
     /// When it gives up.
@@ -150,43 +149,40 @@ struct Visitor {
 }
 
 /// What one thread does.
-struct Share<'a> {
-    dialer: &'a Dialer,
+struct Arrivals<'a> {
     visits: &'a Visits,
-    share: (usize, usize),
-    began: Instant,
-    poll: Poll,
     under_way: HashMap<usize, Visitor>,
+    /// Those that say something next.
+    speakers: Vec<usize>,
+    /// Those that have done all they were to do.
+    finished: Vec<usize>,
     done: Visited,
     message: Vec<u8>,
-    buffer: Vec<u8>,
 }
 
-impl<'a> Share<'a> {
-    fn new(
-        dialer: &'a Dialer,
-        visits: &'a Visits,
-        share: (usize, usize),
-        began: Instant,
-    ) -> std::io::Result<Self> {
-        Ok(Self {
-            dialer,
+impl<'a> Arrivals<'a> {
+    fn new(visits: &'a Visits) -> Self {
+        Self {
             visits,
-            share,
-            began,
-            poll: Poll::new()?,
             under_way: HashMap::new(),
+            speakers: Vec::new(),
+            finished: Vec::new(),
             done: Visited::default(),
             message: Vec::new(),
-            buffer: Vec::new(),
-        })
+        }
     }
 
-    fn run(mut self, stop: &Stop, bar: &ProgressBar) -> std::io::Result<Visited> {
-        let (thread, threads) = self.share;
-        let mut next = thread;
-        let mut events = Events::with_capacity(1024);
-        let mut looked = Instant::now();
+    fn run(
+        mut self,
+        share: &mut Share,
+        (thread, threads): (usize, usize),
+        began: Instant,
+        stop: &Stop,
+        bar: &ProgressBar,
+    ) -> std::io::Result<Visited> {
+        let Share { carrier, present } = share;
+        carrier.expect(self.visits.payload);
+        let (mut next, mut looked) = (thread, Instant::now());
         loop {
             let now = Instant::now();
             let over = stop.wanted() || self.visits.until.is_some_and(|until| now >= until);
@@ -195,15 +191,16 @@ impl<'a> Share<'a> {
                 break;
             }
             let intended = match self.visits.pace {
-                Pace::Rate(rate) => self.began + Duration::from_secs_f64(next as f64 / rate.max(1e-3)),
+                Pace::Rate(rate) => began + Duration::from_secs_f64(next as f64 / rate.max(1e-3)),
                 Pace::Together(_) => now,
             };
             let room = match self.visits.pace {
                 Pace::Together(most) => self.under_way.len() < (most / threads).max(1),
                 Pace::Rate(_) => true,
             };
+            let before = self.done.completed + self.done.failed;
             if more && room && intended <= now {
-                self.come(next, intended);
+                self.come(carrier.as_mut(), next, intended);
                 next += threads;
                 // In a closed loop all that may come do so before anything is read.
                 if matches!(self.visits.pace, Pace::Together(_)) {
@@ -211,39 +208,37 @@ impl<'a> Share<'a> {
                 }
             }
             let due = (more && room && matches!(self.visits.pace, Pace::Rate(_))).then_some(intended);
-            wait(&mut self.poll, &mut events, due)?;
-            let before = self.done.completed + self.done.failed;
-            for event in &events {
-                self.go_on(event.token().0);
-            }
+            carrier.wait(due, &mut |index, event| self.happened(index, event))?;
             let now = Instant::now();
-            if now.duration_since(looked) >= super::LOOK {
+            if now.duration_since(looked) >= LOOK {
                 looked = now;
-                self.look_for_late_ones(now);
+                self.give_up(carrier.as_mut(), now);
+            }
+            for index in std::mem::take(&mut self.speakers) {
+                self.say(carrier.as_mut(), index);
+            }
+            for index in std::mem::take(&mut self.finished) {
+                self.count(carrier.again(index));
+                match self.visits.stay {
+                    true => present.push(index),
+                    false => carrier.close(index),
+                }
             }
             bar.inc(self.done.completed + self.done.failed - before);
         }
-        self.done.took = self.began.elapsed();
+        // Who is cut short is gone.
+        self.under_way.keys().for_each(|index| carrier.close(*index));
+        self.done.took = began.elapsed();
         Ok(self.done)
     }
 
-    fn come(&mut self, number: usize, intended: Instant) {
-        let from = self.visits.spread.then(|| {
-            let host = u32::from(Ipv4Addr::new(127, 1, 0, 1)) + (number / 1000) as u32;
-            SocketAddr::new(IpAddr::V4(host.into()), 0)
-        });
-        let begun = self.dialer.begin(from, self.visits.session.as_ref()).and_then(|link| {
-            link.register(self.poll.registry(), number)?;
-            Ok(link)
-        });
-        match begun {
+    fn come(&mut self, carrier: &mut dyn Carrier, number: usize, intended: Instant) {
+        match carrier.begin(self.visits.session.as_ref()) {
             Err(why) => self.fail(why.to_string()),
-            Ok(link) => {
-                let deadline = Instant::now() + self.dialer.patience();
+            Ok(index) => {
+                let deadline = Instant::now() + self.visits.patience;
                 let ledger = Ledger::new(number as u64, self.visits.payload.max(SHORTEST));
-                let visitor = Visitor { link, intended, deadline, connected: false, ledger };
-                self.under_way.insert(number, visitor);
-                self.go_on(number);
+                self.under_way.insert(index, Visitor { intended, deadline, connected: false, ledger });
             }
         }
     }
@@ -253,101 +248,86 @@ impl<'a> Share<'a> {
         self.done.why.get_or_insert(why);
     }
 
-    /// Does what there is to do for a client; takes it away when it is done.
-    fn go_on(&mut self, number: usize) {
-        let Some(mut visitor) = self.under_way.remove(&number) else { return };
-        match self.advance(&mut visitor) {
-            Ok(false) => drop(self.under_way.insert(number, visitor)),
-            Ok(true) => self.finish(visitor),
-            Err(why) => {
-                self.count(&visitor);
-                match visitor.connected {
-                    false => self.fail(why),
-                    true => drop(self.done.why.get_or_insert(why)),
-                }
-            }
-        }
+    fn count(&mut self, again: Again) {
+        self.done.retransmitted += u64::from(again.datagrams > 0);
+        self.done.timed += u64::from(again.timer);
+        self.done.datagrams_again += u64::from(again.datagrams);
     }
 
-    /// `true` where the client has done all it was to do.
-    fn advance(&mut self, visitor: &mut Visitor) -> Result<bool, String> {
-        if !visitor.connected {
-            if !visitor.link.step().map_err(|why| why.to_string())? {
-                return Ok(false);
+    fn happened(&mut self, index: usize, event: Event<'_>) {
+        let Some(visitor) = self.under_way.get_mut(&index) else { return };
+        match event {
+            Event::Open { resumed } => {
+                visitor.connected = true;
+                self.done.connect.record(visitor.intended.elapsed());
+                self.done.completed += 1;
+                self.done.resumed += u64::from(resumed);
+                match self.visits.messages {
+                    0 => self.finish(index),
+                    _ => self.speakers.push(index),
+                }
             }
-            visitor.connected = true;
-            self.done.connect.record(visitor.intended.elapsed());
-            self.done.completed += 1;
-            self.done.resumed += u64::from(visitor.link.is_resumed());
-            if self.visits.messages == 0 {
-                return Ok(true);
+            Event::Message(message) => {
+                if let Some(sent) = visitor.ledger.came(message) {
+                    self.done.echo.record(sent.elapsed());
+                }
+                if visitor.ledger.under_way() == 0 {
+                    match visitor.ledger.tally.sent >= u64::from(self.visits.messages) {
+                        true => self.finish(index),
+                        false => self.speakers.push(index),
+                    }
+                }
             }
-            self.say(visitor)?;
-        }
-        visitor.link.flush().map_err(|why| why.to_string())?;
-        loop {
-            match visitor.link.receive(&mut self.buffer, self.visits.payload) {
-                Received::Nothing => return Ok(false),
-                Received::Ended => {
+            Event::Ended(why, again) => {
+                self.count(again);
+                if let Some(mut visitor) = self.under_way.remove(&index) {
                     visitor.ledger.give_up(|_| true);
-                    return Err("the server ended the connection".to_owned());
-                }
-                Received::Message => {
-                    if let Some(sent) = visitor.ledger.came(&self.buffer) {
-                        self.done.echo.record(sent.elapsed());
-                    }
-                    if visitor.ledger.under_way() == 0 {
-                        if visitor.ledger.tally.sent >= u64::from(self.visits.messages) {
-                            return Ok(true);
-                        }
-                        self.say(visitor)?;
+                    self.done.tally = self.done.tally.plus(visitor.ledger.tally);
+                    match visitor.connected {
+                        false => self.fail(why),
+                        true => drop(self.done.why.get_or_insert(why)),
                     }
                 }
             }
+            Event::Stalled => {}
         }
     }
 
-    fn say(&mut self, visitor: &mut Visitor) -> Result<(), String> {
+    /// The client has done what it was to do.
+    fn finish(&mut self, index: usize) {
+        if let Some(visitor) = self.under_way.remove(&index) {
+            self.done.tally = self.done.tally.plus(visitor.ledger.tally);
+            self.finished.push(index);
+        }
+    }
+
+    fn say(&mut self, carrier: &mut dyn Carrier, index: usize) {
+        let Some(visitor) = self.under_way.get_mut(&index).filter(|visitor| visitor.ledger.under_way() == 0)
+        else {
+            return;
+        };
         let now = Instant::now();
         visitor.ledger.next(&mut self.message, now);
         visitor.deadline = now + self.visits.answer;
-        visitor.link.send(&self.message).map_err(|why| why.to_string())
+        // What is not sent is lost when its time is over.
+        let _ = carrier.send(index, &self.message);
     }
 
-    fn count(&mut self, visitor: &Visitor) {
-        let again = visitor.link.retransmissions();
-        self.done.retransmitted += u64::from(again > 0);
-        self.done.datagrams_again += again;
-        self.done.tally = self.done.tally.plus(visitor.ledger.tally);
-    }
-
-    fn finish(&mut self, visitor: Visitor) {
-        self.count(&visitor);
-        match self.visits.stay {
-            true => self.done.links.push(visitor.link),
-            false => visitor.link.close(),
-        }
-    }
-
-    /// Sends flights again that are overdue, and gives up on those that took too long.
-    fn look_for_late_ones(&mut self, now: Instant) {
-        let late = |visitor: &Visitor| visitor.link.is_late(now) || now >= visitor.deadline;
-        let numbers: Vec<usize> =
-            self.under_way.iter().filter(|(_, visitor)| late(visitor)).map(|(number, _)| *number).collect();
-        for number in numbers {
-            let given_up = self.under_way.get(&number).is_some_and(|visitor| now >= visitor.deadline);
-            if !given_up {
-                self.go_on(number);
-            } else if let Some(mut visitor) = self.under_way.remove(&number) {
-                visitor.ledger.give_up(|_| true);
-                match visitor.connected {
-                    // It came, and what it said was lost.
-                    true => self.finish(visitor),
-                    false => {
-                        self.count(&visitor);
-                        self.fail(format!("nobody answered within {:?}", self.dialer.patience()));
-                    }
-                }
+    /// Gives up on those that took too long.
+    fn give_up(&mut self, carrier: &mut dyn Carrier, now: Instant) {
+        let late = |(_, visitor): &(&usize, &Visitor)| now >= visitor.deadline;
+        let late: Vec<usize> = self.under_way.iter().filter(late).map(|(index, _)| *index).collect();
+        for index in late {
+            let Some(visitor) = self.under_way.get_mut(&index) else { continue };
+            visitor.ledger.give_up(|_| true);
+            if visitor.connected {
+                // It came, and what it said was lost.
+                self.finish(index);
+            } else {
+                self.under_way.remove(&index);
+                self.count(carrier.again(index));
+                carrier.close(index);
+                self.fail(format!("nobody answered within {:?}", self.visits.patience));
             }
         }
     }

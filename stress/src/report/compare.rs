@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Better, Report, digits};
+use super::data::{Better, Report, Row, digits};
 
 /// Changes smaller than this say nothing.
 const NOISE: f64 = 0.03;
@@ -18,7 +18,7 @@ pub(super) struct Change {
 }
 
 /// What the figure of that name became.
-pub(super) fn change(newer: &super::Row, older: &Report) -> Option<Change> {
+pub(super) fn change(newer: &Row, older: &Report) -> Option<Change> {
     let old = older.find(&newer.name).filter(|old| old.unit == newer.unit)?;
     // Absolute figures wander with the machine; ratios do so less.
     let (value, before, of_ratio) = match (newer.ratio(), old.ratio()) {

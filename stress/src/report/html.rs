@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{Plot, Report, compare, digits};
+use super::compare;
+use super::data::{Plot, Report, digits};
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;\
 color:#1c2430;background:#fff}h1{font-size:1.6rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}\

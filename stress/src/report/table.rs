@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Report, digits};
+use super::data::{Report, digits};
 
 pub(super) fn render(report: &Report) -> String {
     let mut text = String::new();

@@ -5,6 +5,14 @@ use std::process::{Command, Output};
 
 use peeloff_stress::report::Report;
 
+/// Each way in which a server of peeloff's can serve UDP and DTLS.
+pub const WAYS: [[&str; 4]; 4] = [
+    ["--serve", "threads", "--sockets", "per-peer"],
+    ["--serve", "threads", "--sockets", "shared"],
+    ["--serve", "loops", "--sockets", "per-peer"],
+    ["--serve", "loops", "--sockets", "shared"],
+];
+
 pub fn run(program: &str, arguments: &[&str]) -> Output {
     Command::new(program).args(arguments).output().unwrap()
 }

@@ -43,7 +43,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use super::hello::ClientHello;
-use crate::admission::canonical;
+use crate::address::canonical::canonical;
 
 /// A cookie as it is sent.
 pub type Cookie = [u8; 32];

@@ -4,20 +4,16 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 
 use super::hello::Record;
+use super::takeover::NextRecord;
 use crate::protocol::alert::Alert;
-
-/// Where OpenSSL's sealing ended: the numbers of the next record (see [`Sealer::new`](super::Sealer::new)).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct NextRecord {
-    pub(super) sequence: u64,
-    pub(super) nonce: u64,
-}
 
 /// Both directions. Trusted code (it is called from C): a read gives one datagram or WouldBlock, a write takes one datagram.
 #[derive(Default)]
 pub(super) struct Datagrams {
     /// The datagram to read next.
     incoming: Vec<u8>,
+    /// Datagrams that OpenSSL wrote in the step under way.
+    step: Vec<Vec<u8>>,
     /// What is to be sent.
     pub(super) outgoing: VecDeque<Box<[u8]>>,
     /// Datagrams written since the last one was fed.
@@ -36,6 +32,20 @@ impl Datagrams {
     pub(super) fn swap(&mut self, datagram: &mut Vec<u8>) {
         std::mem::swap(&mut self.incoming, datagram);
         self.fresh = true;
+    }
+
+    /// Takes the datagrams that OpenSSL wrote in its last step.
+    pub(super) fn take_step(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.step)
+    }
+
+    /// Has a datagram of our flight sent.
+    pub(super) fn send(&mut self, datagram: &[u8]) {
+        if std::mem::take(&mut self.fresh) {
+            self.flight.clear();
+        }
+        self.flight.push(datagram.into());
+        self.outgoing.push_back(datagram.into());
     }
 
     /// Takes the datagrams of our last flight.
@@ -63,9 +73,7 @@ impl Datagrams {
             if record.epoch == 0 {
                 self.next_in_clear = record.sequence + 1;
             } else {
-                let explicit = record.body.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
-                self.next_record =
-                    Some(NextRecord { sequence: record.sequence + 1, nonce: explicit.wrapping_add(1) });
+                self.next_record = Some(NextRecord::after(&record));
             }
             rest = behind;
         }
@@ -87,11 +95,7 @@ impl Read for Datagrams {
 
 impl Write for Datagrams {
     fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
-        if std::mem::take(&mut self.fresh) {
-            self.flight.clear();
-        }
-        self.flight.push(datagram.into());
-        self.outgoing.push_back(datagram.into());
+        self.step.push(datagram.to_vec());
         self.written += 1;
         self.note_numbers(datagram);
         Ok(datagram.len())

@@ -19,13 +19,15 @@ use openssl::ssl::{ShutdownState, Ssl, SslContext, SslRef, SslStream};
 use super::assembly::{HelloAssembly, VerifiedHello};
 use super::datagrams::Datagrams;
 use super::filter::{self, Filtered};
-use super::hello::{HANDSHAKE, Record};
+use super::hello::{HANDSHAKE, Record, TLS12_CID};
 use super::restart::{Restart, Verdict};
 use super::session::Session;
+use super::translation::{Translated, Translation};
 use crate::error::EndReason;
 use crate::observe::{Counters, bump};
 use crate::protocol::alert::Alert;
 use crate::sys::ossl;
+use crate::tls::context::connection_ids::{self, Offer, agreed};
 use crate::tls::context::psk;
 use crate::tls::handshake::{broken, client_ssl, progress, server_ssl};
 use crate::tls::{Facts, Failure, Resume};
@@ -58,6 +60,10 @@ pub(crate) struct Handshake {
     early: VecDeque<Box<[u8]>>,
     /// Handshake records of the next epoch that were fed so far.
     early_finished: usize,
+    /// Between OpenSSL and a peer that may use connection IDs; `None` where we do not.
+    translation: Option<Translation>,
+    /// A record with our connection ID was not authentic.
+    is_unreadable: bool,
     /// The first alert that came in clear.
     alert: Option<u8>,
     /// The interval of the retransmission timer, how often it has fired, and when it fires next.
@@ -69,7 +75,8 @@ pub(crate) struct Handshake {
 }
 
 impl Handshake {
-    /// The server's side, which has failed at `deadline` if it is not complete by then.
+    /// The server's side, which has failed at `deadline` if it is not complete by then. `offer` answers a client that offers
+    /// connection IDs.
     ///
     /// # Errors
     ///
@@ -77,11 +84,12 @@ impl Handshake {
     pub(crate) fn accept(
         context: &SslContext,
         hello: VerifiedHello,
+        offer: Option<Offer>,
         restart: Restart,
         counters: Arc<Counters>,
         deadline: Instant,
     ) -> Result<Self, Failure> {
-        let handshake = Self::over(server_ssl(context)?, counters, deadline)?;
+        let handshake = Self::over(server_ssl(context)?, offer, counters, deadline)?;
         Ok(Self { restart: Some(restart), hello: Some(hello.assembly), ..handshake })
     }
 
@@ -94,13 +102,23 @@ impl Handshake {
         context: &SslContext,
         name: Option<&str>,
         resume: Option<&Resume<'_>>,
+        offer: Option<Offer>,
         counters: Arc<Counters>,
         deadline: Instant,
     ) -> Result<Self, Failure> {
-        Self::over(client_ssl(context, name, resume)?, counters, deadline)
+        Self::over(client_ssl(context, name, resume)?, offer, counters, deadline)
     }
 
-    fn over(ssl: Ssl, counters: Arc<Counters>, deadline: Instant) -> Result<Self, Failure> {
+    fn over(
+        mut ssl: Ssl,
+        offer: Option<Offer>,
+        counters: Arc<Counters>,
+        deadline: Instant,
+    ) -> Result<Self, Failure> {
+        let translation = offer.as_ref().map(|offer| Translation::new(offer.cid.clone()));
+        if let Some(offer) = offer {
+            connection_ids::offer(&mut ssl, offer).map_err(broken)?;
+        }
         let mut stream = SslStream::new(ssl, Datagrams::default()).map_err(broken)?;
         ossl::set_mtu(&mut stream, MTUS[0]);
         Ok(Self {
@@ -110,6 +128,8 @@ impl Handshake {
             hello: None,
             early: VecDeque::new(),
             early_finished: 0,
+            translation,
+            is_unreadable: false,
             alert: None,
             interval: FIRST_TIMEOUT,
             timeouts: 0,
@@ -164,18 +184,20 @@ impl Handshake {
             self.hear_hello()?;
             return self.advance(now);
         }
-        match filter::filter(datagram) {
+        match filter::filter(datagram, self.cid_len()) {
             Filtered::Pass { len } => {
                 datagram.truncate(len);
                 self.refuse_too_long_chain(datagram)?;
                 if !self.set_early_records_aside(datagram) {
                     bump(&self.counters.records_dropped);
                 }
-                if datagram.is_empty() {
-                    return Ok(false);
+                if !datagram.is_empty() {
+                    self.stream.get_mut().swap(datagram);
+                    if self.advance(now)? {
+                        return Ok(true);
+                    }
                 }
-                self.stream.get_mut().swap(datagram);
-                self.advance(now)
+                self.translate(now)
             }
             Filtered::PlaintextAlert { level: 2, description } => {
                 bump(&self.counters.plaintext_alerts);
@@ -188,6 +210,37 @@ impl Handshake {
                 Ok(false)
             }
         }
+    }
+
+    /// The length of the connection ID in the peer's records.
+    fn cid_len(&self) -> usize {
+        self.translation.as_ref().map_or(0, Translation::cid_len)
+    }
+
+    /// Feeds OpenSSL with what the peer's records with a connection ID hold of the handshake, as far as there are keys.
+    fn translate(&mut self, now: Instant) -> Result<bool, Failure> {
+        while let Some(translation) = &mut self.translation
+            && let Some(translated) = translation.next(self.stream.ssl())
+        {
+            match translated {
+                Translated::Handshake(mut record) if self.early_finished < MAX_EARLY_RECORDS => {
+                    self.early_finished += 1;
+                    self.stream.get_mut().swap(&mut record);
+                    if self.advance(now)? {
+                        return Ok(true);
+                    }
+                    continue;
+                }
+                Translated::Other(record) if self.early.len() < MAX_EARLY_RECORDS => {
+                    self.early.push_back(record);
+                    continue;
+                }
+                Translated::Forged => self.is_unreadable = true,
+                _ => {}
+            }
+            bump(&self.counters.records_dropped);
+        }
+        Ok(false)
     }
 
     /// Looks for a hello that begins anew; `false` where the datagram is seen to.
@@ -269,7 +322,11 @@ impl Handshake {
         // A Finished that does not verify is dropped in silence (RFC 6347 §4.1.2.7). With a pre-shared key it nearly
         // always means that the two sides have different keys.
         match psk::identity_in_use(ssl) {
-            Some(identity) if ssl.is_server() && self.early_finished > 0 && has_changed_cipher_spec(ssl) => {
+            Some(identity)
+                if ssl.is_server()
+                    && (self.early_finished > 0 || self.is_unreadable)
+                    && has_changed_cipher_spec(ssl) =>
+            {
                 EndReason::HandshakeFailed(format!(
                     "the client's Finished does not verify: it probably has another pre-shared key for {identity}"
                 ))
@@ -290,7 +347,7 @@ impl Handshake {
         const CERTIFICATE: u8 = 11;
         let limit = ossl::max_cert_list(self.stream.ssl());
         let mut rest = datagram;
-        while let Ok((record, behind)) = Record::split(rest) {
+        while let Ok((record, behind)) = Record::split_with(rest, self.cid_len()) {
             if let (0, HANDSHAKE, &[CERTIFICATE, a, b, c, ..]) =
                 (record.epoch, record.content_type, record.body)
             {
@@ -313,10 +370,21 @@ impl Handshake {
     /// the next epoch that belong to the handshake OpenSSL gets a few. `false` where some were dropped.
     fn set_early_records_aside(&mut self, datagram: &mut Vec<u8>) -> bool {
         let (mut at, mut all_kept) = (0, true);
-        while let Ok((record, _)) = Record::split(&datagram[at..]) {
+        let has_cid = agreed(self.stream.ssl()).is_some_and(|agreed| !agreed.offer.cid.is_empty());
+        while let Ok((record, _)) = Record::split_with(&datagram[at..], self.cid_len()) {
             let end = at + record.wire_len();
             let (belongs_to_handshake, kept) = match (record.epoch, record.content_type) {
                 (0, _) => (true, true),
+                (_, TLS12_CID) => {
+                    let translation = self.translation.as_mut();
+                    let keep =
+                        |translation: &mut Translation| translation.keep(record.cid, &datagram[at..end]);
+                    all_kept &= translation.is_some_and(keep);
+                    datagram.drain(at..end);
+                    continue;
+                }
+                // RFC 9146 §3: the peer has to put our connection ID into its records.
+                _ if has_cid => (false, false),
                 (_, HANDSHAKE) => (true, self.early_finished < MAX_EARLY_RECORDS),
                 _ => (false, self.early.len() < MAX_EARLY_RECORDS),
             };
@@ -352,11 +420,26 @@ impl Handshake {
     fn step(&mut self) -> Result<bool, Failure> {
         let written = self.stream.get_ref().written;
         let stepped = progress(&mut self.stream);
+        self.send_step();
         // OpenSSL gives up on some malformed messages without an alert.
         if stepped.is_err() && self.stream.get_ref().written == written {
             self.stream.get_mut().push_alert(Alert::DECODE_ERROR);
         }
         stepped
+    }
+
+    /// Has sent what OpenSSL wrote in its last step.
+    fn send_step(&mut self) {
+        let mtu = usize::from(MTUS[self.timeouts.min(MTUS.len() - 1)]);
+        for datagram in self.stream.get_mut().take_step() {
+            let translated = match &mut self.translation {
+                Some(translation) => translation.outgoing(self.stream.ssl(), datagram, mtu),
+                None => vec![datagram],
+            };
+            for datagram in translated {
+                self.stream.get_mut().send(&datagram);
+            }
+        }
     }
 
     /// OpenSSL has done its part: its session is freed, and the record layer takes over.
@@ -365,6 +448,7 @@ impl Handshake {
     ///
     /// The cipher suite is none that the record layer knows, or OpenSSL is short of memory.
     pub(crate) fn finish(mut self) -> Result<(Session, Facts), Failure> {
+        self.early.extend(self.translation.take().map(Translation::into_pending).unwrap_or_default());
         let io = self.stream.get_mut();
         let (flight, next) = (io.take_flight(), io.next_record.unwrap_or_default());
         let ssl = self.stream.ssl();
@@ -372,6 +456,9 @@ impl Handshake {
         // Whoever sent the last flight keeps it: the server, or the client where a session is resumed (RFC 6347 §4.2.4, RFC
         // 5246 §7.3).
         let flight = if ssl.is_server() != ssl.session_reused() { flight } else { Vec::new() };
+        if facts.connection_ids {
+            bump(&self.counters.connection_ids);
+        }
         let session = Session::take_over(ssl, next, self.early, flight, self.restart, self.counters)?;
         // Otherwise OpenSSL takes the session for a broken one, and it could not be resumed.
         self.stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);

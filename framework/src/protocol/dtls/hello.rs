@@ -16,7 +16,9 @@
 
 /// Content type of a handshake record (RFC 5246 §6.2.1).
 pub const HANDSHAKE: u8 = 22;
-/// Length of a record header (RFC 6347 §4.1).
+/// Content type of a record with a connection ID (RFC 9146 §4).
+pub const TLS12_CID: u8 = 25;
+/// Length of a record header without a connection ID (RFC 6347 §4.1).
 pub const RECORD_HEADER_LEN: usize = 13;
 /// Length of a handshake header (RFC 6347 §4.2.2).
 pub const HANDSHAKE_HEADER_LEN: usize = 12;
@@ -88,6 +90,15 @@ pub fn classify(datagram: &[u8]) -> FirstDatagram<'_> {
     }
 }
 
+/// The connection ID of the first record of `datagram`, if that has one (RFC 9146 §4), where all have `len` bytes, one at
+/// least.
+pub fn connection_id(datagram: &[u8], len: usize) -> Option<&[u8]> {
+    /// Where it stands in the record, behind the sequence number.
+    const AT: usize = 11;
+    let is_record = datagram.first() == Some(&TLS12_CID) && datagram.get(1) == Some(&VERSION_MAJOR);
+    datagram.get(AT..AT + len).filter(|_| is_record && len > 0)
+}
+
 /// Builds the HelloVerifyRequest that answers `hello` with `cookie`, or `None` where it would be longer than
 /// the `datagram_len` bytes that asked for it.
 ///
@@ -135,6 +146,8 @@ pub struct Record<'a> {
     pub epoch: u16,
     /// The 48-bit sequence number within the epoch.
     pub sequence: u64,
+    /// The connection ID (RFC 9146 §4); empty in an ordinary record.
+    pub cid: &'a [u8],
     /// What follows the header: plaintext in epoch 0, ciphertext after it.
     pub body: &'a [u8],
 }
@@ -151,12 +164,22 @@ pub enum RecordFlaw {
 }
 
 impl<'a> Record<'a> {
-    /// Splits the first record off `bytes`; what follows it comes back as it is.
+    /// Splits the first record off `bytes`, where no record has a connection ID; what follows it comes back as it is.
     ///
     /// # Errors
     ///
     /// What is wrong with the record. Where the next one begins is unknown then.
     pub fn split(bytes: &'a [u8]) -> Result<(Record<'a>, &'a [u8]), RecordFlaw> {
+        Self::split_with(bytes, 0)
+    }
+
+    /// Splits the first record off `bytes` as [`split`](Self::split) does, where those with a connection ID have one of
+    /// `cid_len` bytes: a record does not say how long it is (RFC 9146 §3).
+    ///
+    /// # Errors
+    ///
+    /// As [`split`](Self::split).
+    pub fn split_with(bytes: &'a [u8], cid_len: usize) -> Result<(Record<'a>, &'a [u8]), RecordFlaw> {
         // The range that RFC 7983 §7 leaves to DTLS on a shared port.
         let Some(&content_type @ 20..=63) = bytes.first() else {
             return Err(RecordFlaw::Header);
@@ -168,17 +191,19 @@ impl<'a> Record<'a> {
         }
         let epoch = reader.u16().ok_or(RecordFlaw::Truncated)?;
         let sequence = reader.uint::<6>().ok_or(RecordFlaw::Truncated)?;
+        let cid_len = if content_type == TLS12_CID { cid_len } else { 0 };
+        let cid = reader.bytes(cid_len).ok_or(RecordFlaw::Truncated)?;
         let length = usize::from(reader.u16().ok_or(RecordFlaw::Truncated)?);
         if length > if epoch == 0 { 1 << 14 } else { MAX_RECORD_LEN } {
             return Err(RecordFlaw::Oversized);
         }
         let body = reader.bytes(length).ok_or(RecordFlaw::Truncated)?;
-        Ok((Record { content_type, version, epoch, sequence, body }, reader.0))
+        Ok((Record { content_type, version, epoch, sequence, cid, body }, reader.0))
     }
 
     /// The record's length in the datagram, header included.
     pub fn wire_len(&self) -> usize {
-        RECORD_HEADER_LEN + self.body.len()
+        RECORD_HEADER_LEN + self.cid.len() + self.body.len()
     }
 }
 

@@ -55,8 +55,8 @@ fn p_hash<M: Mac + KeyInit>(secret: &[u8], label: &[u8], seeds: &[&[u8]], out: &
 pub struct Secrets {
     /// The pseudorandom function of the cipher suite.
     pub prf: Prf,
-    /// The master secret (RFC 5246 §8.1, RFC 7627).
-    pub master: Zeroizing<[u8; 48]>,
+    /// The master secret (RFC 5246 §8.1, RFC 7627), in memory of its own: what moves would leave copies behind.
+    pub master: Box<Zeroizing<[u8; 48]>>,
     /// The random value of the ClientHello.
     pub client_random: [u8; 32],
     /// The random value of the ServerHello.
@@ -68,7 +68,7 @@ impl Secrets {
     pub fn of(ssl: &SslRef) -> Option<Self> {
         let mut secrets = Self {
             prf: Prf::of_suite(ssl.current_cipher()?.name()),
-            master: Zeroizing::new([0; 48]),
+            master: Box::new(Zeroizing::new([0; 48])),
             client_random: [0; 32],
             server_random: [0; 32],
         };
@@ -99,7 +99,7 @@ impl Secrets {
     /// # Errors
     ///
     /// The context has more than 65,535 bytes, or the label is one that TLS itself uses (RFC 5705 §4).
-    pub fn export(&self, label: &str, context: Option<&[u8]>, out: &mut [u8]) -> Result<(), RefusedExport> {
+    pub fn export(&self, label: &str, context: Option<&[u8]>, out: &mut [u8]) -> Result<(), RefusedLabel> {
         const RESERVED: [&str; 5] = [
             "client finished",
             "server finished",
@@ -108,10 +108,10 @@ impl Secrets {
             "extended master secret",
         ];
         if RESERVED.contains(&label) {
-            return Err(RefusedExport);
+            return Err(RefusedLabel);
         }
         let length =
-            context.map(|context| u16::try_from(context.len())).transpose().map_err(|_| RefusedExport)?;
+            context.map(|context| u16::try_from(context.len())).transpose().map_err(|_| RefusedLabel)?;
         let length = length.map(u16::to_be_bytes);
         let seeds = [
             &self.client_random[..],
@@ -126,7 +126,7 @@ impl Secrets {
 
 /// The label or the context of an export cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RefusedExport;
+pub struct RefusedLabel;
 
 /// What protects the records of one direction. It is wiped when it is dropped.
 pub struct DirectionKeys {
@@ -180,13 +180,13 @@ mod tests {
     fn labels_of_tls_itself_are_not_exported() {
         let secrets = Secrets {
             prf: Prf::Sha256,
-            master: Zeroizing::new([1; 48]),
+            master: Box::new(Zeroizing::new([1; 48])),
             client_random: [2; 32],
             server_random: [3; 32],
         };
         let mut out = [0; 16];
-        assert_eq!(secrets.export("key expansion", None, &mut out), Err(RefusedExport));
-        assert_eq!(secrets.export("EXPERIMENTAL", Some(&vec![0; 65_536]), &mut out), Err(RefusedExport));
+        assert_eq!(secrets.export("key expansion", None, &mut out), Err(RefusedLabel));
+        assert_eq!(secrets.export("EXPERIMENTAL", Some(&vec![0; 65_536]), &mut out), Err(RefusedLabel));
         assert_eq!(secrets.export("EXPERIMENTAL", Some(&[]), &mut out), Ok(()));
         let mut without = [0; 16];
         secrets.export("EXPERIMENTAL", None, &mut without).unwrap();

@@ -10,12 +10,16 @@ pub mod filter;
 pub(crate) mod handshake;
 pub mod hello;
 pub mod keys;
+pub(crate) mod paths;
+mod protection;
 pub mod record_layer;
 pub mod replay_window;
 pub(crate) mod restart;
 pub(crate) mod session;
 pub(crate) mod spent;
 pub mod suite;
+pub(crate) mod takeover;
+mod translation;
 
 #[cfg(test)]
 mod tests;

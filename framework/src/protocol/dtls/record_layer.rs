@@ -6,15 +6,16 @@
 //! §3). OpenSSL has sealed records with the same key before us: its Finished, perhaps several times. With GCM it begins
 //! at a random number and counts up. [`Sealer`] goes on counting from there, so that no number is used twice.
 
+use std::fmt;
 use std::ops::Range;
 
-use openssl::cipher_ctx::CipherCtx;
 use openssl::error::ErrorStack;
 
 use super::keys::DirectionKeys;
+use super::protection::{EPOCH, Header, Protection, VERSION};
 use super::replay_window::ReplayWindow;
 use super::suite::Aead;
-use crate::protocol::dtls::hello::{HANDSHAKE, RECORD_HEADER_LEN, Record, RecordFlaw};
+use crate::protocol::dtls::hello::{HANDSHAKE, RECORD_HEADER_LEN, Record, RecordFlaw, TLS12_CID};
 
 /// Content type of a ChangeCipherSpec record (RFC 5246 §6.2.1).
 const CHANGE_CIPHER_SPEC: u8 = 20;
@@ -22,20 +23,23 @@ const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
 /// Content type of a record with application data (RFC 5246 §6.2.1).
 const APPLICATION_DATA: u8 = 23;
-/// DTLS 1.2 on the wire.
-const VERSION: u16 = 0xfefd;
-/// The epoch after the first handshake. There is no other, because renegotiation is refused.
-const EPOCH: u16 = 1;
+/// Content type of a record with a message of the return routability check (RFC 9853 §4).
+const RETURN_ROUTABILITY_CHECK: u8 = 27;
 /// The longest plaintext of a record (RFC 5246 §6.2.1).
 const MAX_PLAINTEXT: usize = 1 << 14;
+/// How much a record with a connection ID may have beyond its content: the content type and padding (RFC 9146 §4). The
+/// header's own limit is above that.
+const MAX_INNER_EXCESS: usize = 1024;
 /// Records that only alerts may use, so that a session which used up its key can still send close_notify.
 const RESERVED_FOR_ALERTS: u64 = 64;
+/// The numbers of records that may be a Finished, sent again a few times.
+const MAX_FINISHED_SEQUENCE: u64 = 16;
 
 /// Seals the records of one direction.
 pub struct Sealer {
-    cipher: CipherCtx,
-    aead: Aead,
-    iv: [u8; 12],
+    protection: Protection,
+    /// The connection ID that the peer wants to receive; empty where its records are ordinary ones.
+    cid: Box<[u8]>,
     /// The sequence number of the next record.
     next: u64,
     /// The explicit part of the next record's nonce.
@@ -53,6 +57,16 @@ pub enum SealError {
     Crypto,
 }
 
+impl fmt::Display for SealError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooLong => "the message is longer than a record carries",
+            Self::KeyExhausted => "the key has encrypted as many records as it may",
+            Self::Crypto => "OpenSSL cannot encrypt",
+        })
+    }
+}
+
 impl Sealer {
     /// `next` is the number of the first record to be sealed, `nonce` the explicit part of its nonce. Both follow those of
     /// the last record that OpenSSL sealed with this key.
@@ -61,14 +75,14 @@ impl Sealer {
     ///
     /// OpenSSL cannot set up the cipher.
     pub fn new(aead: Aead, keys: &DirectionKeys, next: u64, nonce: u64) -> Result<Self, ErrorStack> {
-        let mut cipher = CipherCtx::new()?;
-        cipher.encrypt_init(Some(aead.cipher()), None, None)?;
-        if aead.is_ccm() {
-            cipher.set_iv_length(12)?;
-            cipher.set_tag_length(aead.tag_len())?;
-        }
-        cipher.encrypt_init(None, Some(&keys.key[..aead.key_len()]), None)?;
-        Ok(Self { cipher, aead, iv: *keys.iv, next, nonce })
+        Ok(Self { protection: Protection::to_seal(aead, keys)?, cid: Box::default(), next, nonce })
+    }
+
+    /// Seals records with this connection ID of the peer's (RFC 9146 §3), of 255 bytes at most; with an empty one they are
+    /// ordinary records.
+    #[must_use]
+    pub fn with_connection_id(self, cid: Box<[u8]>) -> Self {
+        Self { cid, ..self }
     }
 
     /// Appends a record with application data to `out`.
@@ -92,56 +106,46 @@ impl Sealer {
         self.seal(ALERT, &[level, description], 0, out)
     }
 
+    /// Appends a message of the return routability check to `out` (RFC 9853 §4).
+    ///
+    /// # Errors
+    ///
+    /// See [`SealError`]; `out` is as it was.
+    pub fn seal_check(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
+        self.seal(RETURN_ROUTABILITY_CHECK, message, RESERVED_FOR_ALERTS, out)
+    }
+
+    /// Leaves one record of those that the key may seal.
+    #[cfg(test)]
+    pub(crate) fn exhaust(&mut self) {
+        self.next = self.protection.aead().record_limit() - RESERVED_FOR_ALERTS - 1;
+    }
+
     fn seal(&mut self, kind: u8, plaintext: &[u8], reserve: u64, out: &mut Vec<u8>) -> Result<(), SealError> {
-        if self.next >= self.aead.record_limit() - reserve {
+        if self.next >= self.protection.aead().record_limit() - reserve {
             return Err(SealError::KeyExhausted);
         }
-        let start = out.len();
-        let explicit = &self.nonce.to_be_bytes()[..self.aead.explicit_nonce_len()];
-        out.reserve(RECORD_HEADER_LEN + plaintext.len() + self.aead.overhead());
-        out.push(kind);
-        out.extend_from_slice(&VERSION.to_be_bytes());
-        out.extend_from_slice(&numbered(self.next).to_be_bytes());
-        let length = u16::try_from(plaintext.len() + self.aead.overhead()).map_err(|_| SealError::TooLong)?;
-        out.extend_from_slice(&length.to_be_bytes());
-        out.extend_from_slice(explicit);
-        let body = out.len();
-        out.extend_from_slice(plaintext);
-        let mut tag = [0; 16];
-        let tag = &mut tag[..self.aead.tag_len()];
-        if self.encrypt(kind, &mut out[body..], tag).is_err() {
-            out.truncate(start);
-            return Err(SealError::Crypto);
-        }
-        out.extend_from_slice(tag);
+        let header = Header { kind, sequence: self.next, explicit: self.nonce, cid: &self.cid };
+        self.protection.seal(header, plaintext, out).map_err(|_| SealError::Crypto)?;
         self.next += 1;
         self.nonce = self.nonce.wrapping_add(1);
         Ok(())
-    }
-
-    fn encrypt(&mut self, kind: u8, text: &mut [u8], tag: &mut [u8]) -> Result<(), ErrorStack> {
-        let nonce = nonce(self.aead, &self.iv, self.nonce, self.next);
-        let additional = additional_data(self.next, kind, text.len());
-        let cipher = &mut self.cipher;
-        cipher.encrypt_init(None, None, Some(&nonce))?;
-        if self.aead.is_ccm() {
-            cipher.set_data_len(text.len())?;
-        }
-        cipher.cipher_update(&additional, None)?;
-        cipher.cipher_update_inplace(text, text.len())?;
-        cipher.cipher_final(&mut [])?;
-        cipher.tag(tag)
     }
 }
 
 /// Opens the records of one direction.
 pub struct Opener {
-    cipher: CipherCtx,
-    aead: Aead,
-    iv: [u8; 12],
-    window: ReplayWindow,
+    protection: Protection,
+    /// The connection ID that the peer's records must have; empty where they are ordinary ones.
+    cid: Box<[u8]>,
+    /// `None` where the transport delivers each record once.
+    window: Option<ReplayWindow>,
+    /// Records that were authentic.
+    authentic: u64,
     /// Records that failed their authentication.
     forgeries: u64,
+    /// The last authentic record was the newest that had come until then.
+    newest: bool,
 }
 
 /// What one record came to. A range points into the datagram, which has been decrypted in place.
@@ -155,10 +159,14 @@ pub enum Opened {
         level: u8,
         /// The number of the alert.
         description: u8,
+        /// The number of its record.
+        sequence: u64,
     },
     /// A handshake message, or a fragment of one, with its header (RFC 6347 §4.2.2): the peer sends its last flight again or
     /// asks for a renegotiation.
     Handshake(Range<usize>),
+    /// A message of the return routability check (RFC 9853 §4).
+    Check(Range<usize>),
     /// The record is of no use.
     Dropped(Dropped),
     /// So many records failed their authentication that the key must not be used any longer ([`Aead::forgery_limit`]).
@@ -172,6 +180,8 @@ pub enum Dropped {
     Malformed,
     /// The record belongs to no epoch in use, or is in clear.
     ForeignEpoch,
+    /// The record has another connection ID than ours, or none although we asked for one (RFC 9146 §3).
+    ForeignConnectionId,
     /// The record is shorter or longer than any of this cipher suite.
     Length,
     /// A record with this number arrived before, or so long ago that nobody knows.
@@ -191,14 +201,44 @@ impl Opener {
     ///
     /// OpenSSL cannot set up the cipher.
     pub fn new(aead: Aead, keys: &DirectionKeys) -> Result<Self, ErrorStack> {
-        let mut cipher = CipherCtx::new()?;
-        cipher.decrypt_init(Some(aead.cipher()), None, None)?;
-        if aead.is_ccm() {
-            cipher.set_iv_length(12)?;
-            cipher.set_tag_length(aead.tag_len())?;
-        }
-        cipher.decrypt_init(None, Some(&keys.key[..aead.key_len()]), None)?;
-        Ok(Self { cipher, aead, iv: *keys.iv, window: ReplayWindow::default(), forgeries: 0 })
+        let (protection, window) = (Protection::to_open(aead, keys)?, Some(ReplayWindow::default()));
+        Ok(Self { protection, cid: Box::default(), window, authentic: 0, forgeries: 0, newest: false })
+    }
+
+    /// Takes only records with this connection ID (RFC 9146 §3), of 255 bytes at most; with an empty one only ordinary
+    /// records.
+    #[must_use]
+    pub fn with_connection_id(self, cid: Box<[u8]>) -> Self {
+        Self { cid, ..self }
+    }
+
+    /// Opens records in any order, and a record that arrives twice both times. For SCTP, which delivers each message once
+    /// and overtakes by any distance: replay detection would drop what is late (RFC 6083 §3.4).
+    #[must_use]
+    pub fn without_replay_detection(self) -> Self {
+        Self { window: None, ..self }
+    }
+
+    /// How many records were authentic so far.
+    pub fn authentic(&self) -> u64 {
+        self.authentic
+    }
+
+    /// The connection ID that the peer's records have.
+    pub fn connection_id(&self) -> &[u8] {
+        &self.cid
+    }
+
+    /// Whether the last record that was authentic was also the newest so far: only from such a one may the peer's address
+    /// be learnt (RFC 9146 §6).
+    pub fn is_newest(&self) -> bool {
+        self.newest
+    }
+
+    /// Leaves one forgery of those after which the key is given up.
+    #[cfg(test)]
+    pub(crate) fn exhaust(&mut self) {
+        self.forgeries = self.protection.aead().forgery_limit() - 2;
     }
 
     /// Opens the record at `*at` in `datagram`, and moves `at` behind it; `None` at the end of the datagram.
@@ -208,18 +248,20 @@ impl Opener {
     pub fn open(&mut self, datagram: &mut [u8], at: &mut usize) -> Option<Opened> {
         loop {
             let rest = datagram.get(*at..).filter(|rest| !rest.is_empty())?;
-            let record = match Record::split(rest) {
+            let record = match Record::split_with(rest, self.cid.len()) {
                 Ok((record, _)) => record,
                 Err(RecordFlaw::Oversized | RecordFlaw::Truncated | RecordFlaw::Header) => {
                     *at = datagram.len();
                     return Some(Opened::Dropped(Dropped::Malformed));
                 }
             };
-            let Record { content_type, version, epoch, sequence, .. } = record;
-            let body = *at + RECORD_HEADER_LEN..*at + record.wire_len();
+            let Record { content_type, version, epoch, sequence, cid, .. } = record;
+            let has_own_cid = cid == &*self.cid && (content_type == TLS12_CID) != cid.is_empty();
+            let body = *at + RECORD_HEADER_LEN + cid.len()..*at + record.wire_len();
             *at = body.end;
             return Some(match (epoch, content_type) {
                 (0, HANDSHAKE | CHANGE_CIPHER_SPEC) => continue,
+                (EPOCH, _) if !has_own_cid => Opened::Dropped(Dropped::ForeignConnectionId),
                 (EPOCH, _) if version == VERSION => self.open_body(content_type, sequence, datagram, body),
                 _ => Opened::Dropped(Dropped::ForeignEpoch),
             });
@@ -227,93 +269,41 @@ impl Opener {
     }
 
     fn open_body(&mut self, kind: u8, sequence: u64, datagram: &mut [u8], body: Range<usize>) -> Opened {
-        let Some(length) = body.len().checked_sub(self.aead.overhead()).filter(|len| *len <= MAX_PLAINTEXT)
-        else {
+        let (aead, excess) = (self.protection.aead(), if self.cid.is_empty() { 0 } else { MAX_INNER_EXCESS });
+        let length = body.len().checked_sub(aead.overhead());
+        if length.is_none_or(|length| length > MAX_PLAINTEXT + excess) {
             return Opened::Dropped(Dropped::Length);
-        };
-        if !self.window.is_new(sequence) {
+        }
+        if self.window.as_ref().is_some_and(|window| !window.is_new(sequence)) {
             return Opened::Dropped(match kind {
                 HANDSHAKE => Dropped::ReplayedHandshake,
+                // What it carries is encrypted. A Finished has one of the first numbers.
+                TLS12_CID if sequence < MAX_FINISHED_SEQUENCE => Dropped::ReplayedHandshake,
                 _ => Dropped::Replayed,
             });
         }
-        let start = body.start + self.aead.explicit_nonce_len();
-        let text = start..start + length;
-        let (front, tag) = datagram[body.start..body.end].split_at_mut(body.len() - self.aead.tag_len());
-        let (explicit, text_bytes) = front.split_at_mut(self.aead.explicit_nonce_len());
-        let explicit = explicit.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
-        if self.decrypt(kind, sequence, explicit, text_bytes, tag).is_err() {
+        let opened = self.protection.open(kind, sequence, &self.cid, &mut datagram[body.clone()]);
+        let Ok((content, kind)) = opened else {
             self.forgeries += 1;
-            return match self.forgeries >= self.aead.forgery_limit() {
+            return match self.forgeries >= aead.forgery_limit() {
                 true => Opened::KeyExhausted,
                 false => Opened::Dropped(Dropped::Forged),
             };
-        }
-        self.window.insert(sequence);
+        };
+        self.authentic += 1;
+        self.newest = self.window.as_mut().is_none_or(|window| window.insert(sequence));
+        let text = body.start + content.start..body.start + content.end;
         match (kind, &datagram[text.clone()]) {
+            (_, content) if content.len() > MAX_PLAINTEXT => Opened::Dropped(Dropped::Length),
+            (None, _) => Opened::Dropped(Dropped::Unexpected),
             (_, []) => Opened::Dropped(Dropped::Empty),
-            (APPLICATION_DATA, _) => Opened::Data(text),
-            (ALERT, &[level, description]) => Opened::Alert { level, description },
-            (HANDSHAKE, _) => Opened::Handshake(text),
+            (Some(APPLICATION_DATA), _) => Opened::Data(text),
+            (Some(ALERT), &[level, description]) => Opened::Alert { level, description, sequence },
+            (Some(HANDSHAKE), _) => Opened::Handshake(text),
+            (Some(RETURN_ROUTABILITY_CHECK), _) => Opened::Check(text),
             _ => Opened::Dropped(Dropped::Unexpected),
         }
     }
-
-    fn decrypt(
-        &mut self,
-        kind: u8,
-        sequence: u64,
-        explicit: u64,
-        text: &mut [u8],
-        tag: &[u8],
-    ) -> Result<(), ErrorStack> {
-        let nonce = nonce(self.aead, &self.iv, explicit, sequence);
-        let additional = additional_data(sequence, kind, text.len());
-        let cipher = &mut self.cipher;
-        cipher.decrypt_init(None, None, Some(&nonce))?;
-        cipher.set_tag(tag)?;
-        if self.aead.is_ccm() {
-            // CCM checks the tag in the one update that decrypts.
-            cipher.set_data_len(text.len())?;
-            cipher.cipher_update(&additional, None)?;
-            cipher.cipher_update_inplace(text, text.len())?;
-            return Ok(());
-        }
-        cipher.cipher_update(&additional, None)?;
-        cipher.cipher_update_inplace(text, text.len())?;
-        cipher.cipher_final(&mut [])?;
-        Ok(())
-    }
-}
-
-/// Epoch and sequence number as the record header has them: 16 and 48 bits.
-fn numbered(sequence: u64) -> u64 {
-    u64::from(EPOCH) << 48 | sequence
-}
-
-/// RFC 7905 §2: the number of the record, added to the whole nonce bit by bit. RFC 5288 §3, RFC 6655 §3: the salt, and the
-/// part that the record carries.
-fn nonce(aead: Aead, iv: &[u8; 12], explicit: u64, sequence: u64) -> [u8; 12] {
-    let mut nonce = *iv;
-    match aead {
-        Aead::ChaCha20Poly1305 => {
-            let number = numbered(sequence).to_be_bytes();
-            nonce[4..].iter_mut().zip(number).for_each(|(byte, number)| *byte ^= number);
-        }
-        _ => nonce[4..].copy_from_slice(&explicit.to_be_bytes()),
-    }
-    nonce
-}
-
-/// The additional data of RFC 5246 §6.2.3.3, with epoch and sequence number for TLS's number (RFC 6347 §4.1.2.1).
-fn additional_data(sequence: u64, kind: u8, length: usize) -> [u8; 13] {
-    let mut data = [0; 13];
-    data[..8].copy_from_slice(&numbered(sequence).to_be_bytes());
-    data[8] = kind;
-    data[9..11].copy_from_slice(&VERSION.to_be_bytes());
-    // At most 16,384, so nothing is cut off.
-    data[11..].copy_from_slice(&(length as u16).to_be_bytes());
-    data
 }
 
 #[cfg(test)]

@@ -25,8 +25,8 @@ impl ReplayWindow {
     }
 
     /// Notes that the record with this number arrived. Call it only once the record has been authenticated; otherwise a
-    /// forger could move the window past the peer's records.
-    pub fn insert(&mut self, sequence: u64) {
+    /// forger could move the window past the peer's records. Returns whether no newer one has arrived.
+    pub fn insert(&mut self, sequence: u64) -> bool {
         match (sequence + 1).checked_sub(self.next) {
             Some(ahead) if ahead > 0 => {
                 self.arrived = match u32::try_from(ahead) {
@@ -34,12 +34,14 @@ impl ReplayWindow {
                     Err(_) => 1,
                 };
                 self.next = sequence + 1;
+                true
             }
             _ => {
                 let behind = self.next - 1 - sequence;
                 if behind < Self::WIDTH {
                     self.arrived |= 1 << behind;
                 }
+                false
             }
         }
     }
@@ -79,7 +81,8 @@ mod tests {
                 let sequence = base.saturating_sub(100) + step;
                 prop_assert_eq!(window.is_new(sequence), model.is_new(sequence), "{}", sequence);
                 if window.is_new(sequence) {
-                    window.insert(sequence);
+                    let newest = model.arrived.last().is_none_or(|newest| sequence > *newest);
+                    prop_assert_eq!(window.insert(sequence), newest, "{}", sequence);
                     model.arrived.insert(sequence);
                 }
                 prop_assert!(!window.is_new(sequence));

@@ -176,6 +176,11 @@ impl Restart {
         Self { cookies, random, local, peer }
     }
 
+    /// The peer's address is another one from now on.
+    pub(crate) fn follow(&mut self, peer: SocketAddr) {
+        self.peer = peer;
+    }
+
     /// Looks at a datagram that arrived between the association's addresses.
     pub(crate) fn check(&self, datagram: &[u8], now: Instant) -> Verdict {
         // Content type handshake, epoch 0: everything else is decided here, cheaply.

@@ -1,34 +1,38 @@
 //! An open DTLS 1.2 session (RFC 6347): datagrams go in, messages and datagrams come out.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use openssl::ssl::SslRef;
 
-use super::datagrams::NextRecord;
-use super::keys::{RefusedExport, Secrets};
-use super::restart::{Restart, Verdict};
-use super::suite::Aead;
+use super::keys::Secrets;
+use super::paths::{self, Paths, Policy};
+use super::restart::{self, Restart};
+use super::takeover::{NextRecord, take_over};
 use super::{Dropped, Opened, Opener, SealError, Sealer};
-use crate::error::EndReason;
 use crate::observe::{Counters, bump};
-use crate::protocol::Sent;
 use crate::protocol::alert::Alert;
-use crate::tls::handshake::broken;
-use crate::tls::{Failure, Read};
+use crate::protocol::exporter::{Exporter, RefusedExport};
+use crate::protocol::{Read, Sent};
+use crate::tls::Failure;
+use crate::tls::context::connection_ids::agreed;
 
 /// The levels of alerts, and handshake messages (RFC 5246 §7.2, §7.4).
-mod wire {
-    pub(super) const WARNING: u8 = 1;
-    pub(super) const FATAL: u8 = 2;
-    pub(super) const HELLO_REQUEST: u8 = 0;
-    pub(super) const CLIENT_HELLO: u8 = 1;
-    pub(super) const FINISHED: u8 = 20;
+pub(crate) mod wire {
+    pub(crate) const WARNING: u8 = 1;
+    pub(crate) const FATAL: u8 = 2;
+    pub(crate) const HELLO_REQUEST: u8 = 0;
+    pub(crate) const CLIENT_HELLO: u8 = 1;
+    pub(crate) const FINISHED: u8 = 20;
 }
 
 /// Requests for a renegotiation that are answered; further ones are ignored.
-const MAX_REFUSALS: u8 = 8;
+pub(crate) const MAX_REFUSALS: u8 = 8;
+
+/// Why a session ends at [`Opened::KeyExhausted`].
+pub(crate) const KEY_EXHAUSTED: &str = "too many records failed their authentication";
 
 /// Repetitions of our last flight for records that are not verified, because their numbers came before: a peer may say its
 /// own again byte for byte, as we do where OpenSSL's clock was set. Anybody who saw that record can ask for so many.
@@ -39,10 +43,18 @@ pub(crate) struct Session {
     counters: Arc<Counters>,
     sealer: Sealer,
     opener: Opener,
-    /// What exporters need.
-    secrets: Secrets,
+    /// What exporters need, where there may be some.
+    secrets: Option<Box<Secrets>>,
     /// Tells a peer that begins anew from one that repeats itself; `None` for a client.
     restart: Option<Restart>,
+    /// Where the peer may be next; `None` where it has no connection ID of ours to be known by.
+    paths: Option<Box<Paths>>,
+    /// Both sides have agreed on return routability checks.
+    checks: bool,
+    /// The datagram that is being read.
+    source: Source,
+    /// Where the peer is from now on, until the caller has seen to that.
+    moved: Option<Move>,
     /// What follows the last record that was read in its datagram; not decrypted yet.
     rest: Vec<u8>,
     /// Records that overtook the end of the handshake.
@@ -50,10 +62,41 @@ pub(crate) struct Session {
     /// The datagrams of our last flight, until the peer has shown that it has them.
     flight: Vec<Box<[u8]>>,
     /// What is to be sent: alerts, the last flight again, challenges.
-    outgoing: VecDeque<Box<[u8]>>,
+    outgoing: VecDeque<Transmit>,
     refusals: u8,
     blind_repeats: u8,
     closed: bool,
+}
+
+/// The peer is somewhere else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Move {
+    /// Where it is from now on.
+    pub(crate) to: SocketAddr,
+    /// It has answered there (RFC 9853).
+    pub(crate) is_checked: bool,
+}
+
+/// A datagram that a session has to send.
+pub(crate) struct Transmit {
+    /// Where to; `None` is the current address of the peer.
+    pub(crate) to: Option<SocketAddr>,
+    pub(crate) datagram: Box<[u8]>,
+}
+
+impl From<Box<[u8]>> for Transmit {
+    fn from(datagram: Box<[u8]>) -> Self {
+        Self { to: None, datagram }
+    }
+}
+
+/// Where a datagram came from.
+#[derive(Clone, Copy, Default)]
+struct Source {
+    /// `None` is the current address of the peer.
+    from: Option<SocketAddr>,
+    /// Its length, until it has been counted for that address.
+    uncounted: usize,
 }
 
 impl Session {
@@ -62,7 +105,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// The cipher suite is none that [`Aead`] knows, or OpenSSL is short of memory.
+    /// See [`take_over`].
     pub(super) fn take_over(
         ssl: &SslRef,
         next: NextRecord,
@@ -71,20 +114,23 @@ impl Session {
         restart: Option<Restart>,
         counters: Arc<Counters>,
     ) -> Result<Self, Failure> {
-        let suite = ssl.current_cipher().map(|cipher| cipher.name()).unwrap_or_default();
-        let (Some(secrets), Some(aead)) = (Secrets::of(ssl), Aead::of_suite(suite)) else {
-            let why =
-                format!("the cipher suite {suite:?} is not one of those that DTLS sessions can use here");
-            return Err(Failure::Ended(EndReason::HandshakeFailed(why)));
-        };
-        let (client, server) = secrets.key_block(aead);
-        let (ours, theirs) = if ssl.is_server() { (server, client) } else { (client, server) };
+        let (secrets, sealer, opener) = take_over(ssl, next)?;
+        let agreed = agreed(ssl);
+        let checks = agreed.as_ref().is_some_and(|agreed| agreed.check);
+        let paths = agreed.filter(|agreed| !agreed.offer.cid.is_empty()).map(|agreed| {
+            let (follows_unchecked, secret) = (agreed.offer.follow_unchecked, agreed.offer.secret.clone());
+            Box::new(Paths::new(Policy { checks, follows_unchecked, secret }))
+        });
         Ok(Self {
             counters,
-            sealer: Sealer::new(aead, &ours, next.sequence, next.nonce).map_err(broken)?,
-            opener: Opener::new(aead, &theirs).map_err(broken)?,
-            secrets,
+            sealer,
+            opener,
+            secrets: secrets.map(Box::new),
             restart,
+            paths,
+            checks,
+            source: Source::default(),
+            moved: None,
             rest: Vec::new(),
             early,
             flight,
@@ -96,34 +142,47 @@ impl Session {
     }
 
     /// Takes a datagram of the peer's, decrypts it in place, and reads the first message in it. `datagram` comes back with
-    /// its memory and without its content.
+    /// its memory and without its content. `from`: where it came from, unless that is the current address of the peer.
     pub(crate) fn handle_datagram(
         &mut self,
         datagram: &mut Vec<u8>,
+        from: Option<SocketAddr>,
         buffer: &mut [u8],
         now: Instant,
     ) -> Read {
         if datagram.is_empty() {
             bump(&self.counters.records_dropped);
         }
-        let verdict = self.restart.as_ref().map(|restart| restart.check(datagram, now));
-        match verdict {
-            None | Some(Verdict::NotAHello) => return self.feed(datagram, buffer),
-            Some(Verdict::Duplicate) => bump(&self.counters.duplicate_hellos),
-            Some(Verdict::Challenge(reply)) => {
-                bump(&self.counters.restarts_challenged);
-                self.outgoing.push_back(reply.as_slice().into());
-            }
-            Some(Verdict::Ignore) => {}
-            Some(Verdict::Restarted) => return Read::Restarted(std::mem::take(datagram).into()),
+        // A hello opens an association of its own wherever it comes from; one from another address is not ours.
+        if from.is_none()
+            && let Some(read) = self.handle_hello(datagram, now)
+        {
+            return read;
         }
-        datagram.clear();
-        Read::Nothing
+        self.source = Source { from, uncounted: datagram.len() };
+        self.feed(datagram, buffer, now)
     }
 
-    fn feed(&mut self, datagram: &mut Vec<u8>, buffer: &mut [u8]) -> Read {
+    /// Takes a datagram that begins with a ClientHello in clear: of a client that begins anew, or of the past. `None`: it is
+    /// something else, and nothing has been done with it.
+    pub(crate) fn handle_hello(&mut self, datagram: &mut Vec<u8>, now: Instant) -> Option<Read> {
+        match self.restart.as_ref()?.check(datagram, now) {
+            restart::Verdict::NotAHello => return None,
+            restart::Verdict::Duplicate => bump(&self.counters.duplicate_hellos),
+            restart::Verdict::Challenge(reply) => {
+                bump(&self.counters.restarts_challenged);
+                self.outgoing.push_back(Box::<[u8]>::from(reply.as_slice()).into());
+            }
+            restart::Verdict::Ignore => {}
+            restart::Verdict::Restarted => return Some(Read::Restarted(std::mem::take(datagram).into())),
+        }
+        datagram.clear();
+        Some(Read::Nothing)
+    }
+
+    fn feed(&mut self, datagram: &mut Vec<u8>, buffer: &mut [u8], now: Instant) -> Read {
         let mut at = 0;
-        let read = self.open(datagram, &mut at, buffer);
+        let read = self.open(datagram, &mut at, buffer, now);
         if at < datagram.len() {
             // Rare: few peers put several records into a datagram.
             self.rest = datagram[at..].to_vec();
@@ -138,13 +197,16 @@ impl Session {
     }
 
     /// Reads the next message of what came.
-    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Read {
+    pub(crate) fn read(&mut self, buffer: &mut [u8], now: Instant) -> Read {
         while self.has_more() {
             let mut datagram = match std::mem::take(&mut self.rest) {
-                rest if rest.is_empty() => self.early.pop_front().unwrap_or_default().into_vec(),
+                rest if rest.is_empty() => {
+                    self.source = Source::default();
+                    self.early.pop_front().unwrap_or_default().into_vec()
+                }
                 rest => rest,
             };
-            match self.feed(&mut datagram, buffer) {
+            match self.feed(&mut datagram, buffer, now) {
                 Read::Nothing => {}
                 read => return read,
             }
@@ -152,19 +214,17 @@ impl Session {
         Read::Nothing
     }
 
-    fn open(&mut self, datagram: &mut [u8], at: &mut usize, buffer: &mut [u8]) -> Read {
-        while let Some(opened) = self.opener.open(datagram, at) {
+    fn open(&mut self, datagram: &mut [u8], at: &mut usize, buffer: &mut [u8], now: Instant) -> Read {
+        loop {
+            let authentic = self.opener.authentic();
+            let Some(opened) = self.opener.open(datagram, at) else { break };
+            if self.opener.authentic() != authentic {
+                self.learn_address(now);
+            }
             match opened {
                 Opened::Data(range) => {
                     self.confirm();
-                    let message = &datagram[range];
-                    return match buffer.get_mut(..message.len()) {
-                        Some(room) => {
-                            room.copy_from_slice(message);
-                            Read::Message(message.len())
-                        }
-                        None => Read::Long(message.to_vec()),
-                    };
+                    return Read::message(&datagram[range], buffer);
                 }
                 Opened::Alert { description, .. } if Alert(description) == Alert::CLOSE_NOTIFY => {
                     return Read::Closed;
@@ -177,6 +237,8 @@ impl Session {
                     Some(&(wire::HELLO_REQUEST | wire::CLIENT_HELLO)) => self.refuse_renegotiation(),
                     _ => bump(&self.counters.records_dropped),
                 },
+                Opened::Check(range) if self.checks => self.handle_check(&datagram[range]),
+                Opened::Check(_) => bump(&self.counters.records_dropped),
                 Opened::Dropped(Dropped::Forged) => {
                     bump(&self.counters.records_forged);
                     bump(&self.counters.records_dropped);
@@ -188,12 +250,95 @@ impl Session {
                         self.answer_last_flight();
                     }
                 }
-                Opened::KeyExhausted => {
-                    return Read::Broken("too many records failed their authentication".to_owned());
-                }
+                Opened::KeyExhausted => return Read::Broken(KEY_EXHAUSTED.to_owned()),
             }
         }
         Read::Nothing
+    }
+
+    /// A record was authentic: the peer may be somewhere else.
+    fn learn_address(&mut self, now: Instant) {
+        let Some(paths) = &mut self.paths else { return };
+        let bytes = std::mem::take(&mut self.source.uncounted);
+        let verdict = paths.heard(self.source.from, bytes, self.opener.is_newest(), now);
+        self.obey(verdict);
+    }
+
+    /// A message of the return routability check (RFC 9853 §5).
+    fn handle_check(&mut self, message: &[u8]) {
+        let (from, message) = (self.source.from, paths::Message::parse(message));
+        match (message, &mut self.paths) {
+            // It is answered where it came from, so that the path is checked in both directions.
+            (paths::Message::Challenge(response), _) => self.push_check(from, &response),
+            (paths::Message::Other, _) | (_, None) => bump(&self.counters.records_dropped),
+            (answer, Some(paths)) => {
+                let verdict = paths.answered(from, answer);
+                self.obey(verdict);
+            }
+        }
+    }
+
+    fn obey(&mut self, verdict: paths::Verdict) {
+        match verdict {
+            paths::Verdict::Stay => {}
+            paths::Verdict::Refuse => bump(&self.counters.address_changes_refused),
+            paths::Verdict::Challenge(to, challenge) => self.push_check(Some(to), &challenge),
+            paths::Verdict::Follow(to) => {
+                if self.checks {
+                    bump(&self.counters.addresses_validated);
+                }
+                self.moved = Some(Move { to, is_checked: self.checks });
+                // What else is in the datagram came from the current address.
+                self.source.from = None;
+            }
+        }
+    }
+
+    fn push_check(&mut self, to: Option<SocketAddr>, message: &paths::Check) {
+        let mut record = Vec::new();
+        if self.sealer.seal_check(message, &mut record).is_err() {
+            return;
+        }
+        let may_send = |to| self.paths.as_mut().is_some_and(|paths| paths.may_send(to, record.len()));
+        if to.is_none_or(may_send) {
+            self.outgoing.push_back(Transmit { to, datagram: record.into() });
+        }
+    }
+
+    /// Where the peer is from now on, once: a record of it or its answer has shown so. The caller sends there from now on,
+    /// or goes on as before.
+    pub(crate) fn take_move(&mut self) -> Option<Move> {
+        self.moved.take()
+    }
+
+    /// The caller sends to this address from now on.
+    pub(crate) fn follow(&mut self, peer: SocketAddr) {
+        if let Some(restart) = &mut self.restart {
+            restart.follow(peer);
+        }
+    }
+
+    /// Where a datagram of so many bytes is to be sent, which counts as sent there; `None` is the current address.
+    pub(crate) fn destination(&mut self, bytes: usize) -> Option<SocketAddr> {
+        self.paths.as_mut()?.destination(bytes)
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        self.paths.as_ref()?.next_timeout()
+    }
+
+    /// Does what time has come for.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if let Some(paths) = &mut self.paths {
+            let verdict = paths.handle_timeout(now);
+            self.obey(verdict);
+        }
+    }
+
+    /// The connection ID that the peer's records have; empty where they have none.
+    pub(crate) fn connection_id(&self) -> &[u8] {
+        self.opener.connection_id()
     }
 
     /// The peer sent its last flight again, so ours did not arrive (RFC 6347 §4.2.4).
@@ -206,7 +351,7 @@ impl Session {
 
     /// Has our last flight sent again, if the peer may still ask for it.
     pub(crate) fn repeat_last_flight(&mut self) {
-        self.outgoing.extend(self.flight.iter().cloned());
+        self.outgoing.extend(self.flight.iter().cloned().map(Transmit::from));
     }
 
     /// Whether the peer may still ask for our last flight.
@@ -230,12 +375,12 @@ impl Session {
     fn push_alert(&mut self, level: u8, Alert(description): Alert) {
         let mut record = Vec::new();
         if self.sealer.seal_alert(level, description, &mut record).is_ok() {
-            self.outgoing.push_back(record.into());
+            self.outgoing.push_back(Box::<[u8]>::from(record).into());
         }
     }
 
     /// The next datagram to send.
-    pub(crate) fn poll_transmit(&mut self) -> Option<Box<[u8]>> {
+    pub(crate) fn poll_transmit(&mut self) -> Option<Transmit> {
         self.outgoing.pop_front()
     }
 
@@ -244,10 +389,7 @@ impl Session {
         match self.sealer.seal_data(message, out) {
             Ok(()) => Sent::Done,
             Err(SealError::TooLong) => Sent::TooLarge,
-            Err(SealError::KeyExhausted) => {
-                Sent::Broken("the key has encrypted as many records as it may".to_owned())
-            }
-            Err(SealError::Crypto) => Sent::Broken("OpenSSL cannot encrypt".to_owned()),
+            Err(error) => Sent::Broken(error.to_string()),
         }
     }
 
@@ -265,17 +407,8 @@ impl Session {
         }
     }
 
-    /// Fills `out` with exported keying material (RFC 5705).
-    ///
-    /// # Errors
-    ///
-    /// See [`RefusedExport`].
-    pub(crate) fn export(
-        &self,
-        label: &str,
-        context: Option<&[u8]>,
-        out: &mut [u8],
-    ) -> Result<(), RefusedExport> {
-        self.secrets.export(label, context, out)
+    /// What keying material is exported from.
+    pub(crate) fn exporter(&self) -> Result<Exporter<'_>, RefusedExport> {
+        Exporter::of(self.secrets.as_deref())
     }
 }

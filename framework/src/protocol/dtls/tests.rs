@@ -9,17 +9,19 @@ use openssl::ssl::SslContext;
 
 use super::assembly::VerifiedHello;
 use super::handshake::Handshake;
-use super::hello::{self, FirstDatagram};
+use super::hello::{self, FirstDatagram, HANDSHAKE, Record, TLS12_CID};
 use super::restart::{Checked, Cookies, Restart};
-use super::session::Session;
+use super::session::{Session, Transmit};
 use crate::config::Timeouts;
 use crate::credentials::{Credentials, Identity, SharedKeys};
 use crate::error::EndReason;
 use crate::observe::Counters;
+use crate::protocol::Read;
 use crate::protocol::Sent;
 use crate::protocol::sctp::simulation::Rng;
-use crate::tls::context::{self, ClientCredentials, Contexts, Protocol};
-use crate::tls::{Failure, Read};
+use crate::tls::context::connection_ids::Offer;
+use crate::tls::context::{self, ClientCredentials, Contexts, Protocol, Sessions};
+use crate::tls::{Failure, Resume};
 
 const CLIENT: usize = 0;
 const SERVER: usize = 1;
@@ -62,6 +64,10 @@ struct World {
     client: SslContext,
     counters: Arc<Counters>,
     start: Instant,
+    /// What each side offers or answers of connection IDs.
+    offers: [Option<Offer>; 2],
+    /// Where the client keeps sessions, if it resumes them.
+    sessions: Option<Arc<Sessions>>,
 }
 
 impl World {
@@ -72,14 +78,29 @@ impl World {
         let server = Contexts::new(&credentials, &SharedKeys::random().unwrap(), schemes).unwrap();
         let credentials = ClientCredentials { accept_any: true, ..ClientCredentials::default() };
         let client = context::client(&credentials, Protocol::Dtls).unwrap();
-        Self { server, client, counters: Arc::default(), start: Instant::now() }
+        let start = Instant::now();
+        Self { server, client, counters: Arc::default(), start, offers: [None, None], sessions: None }
+    }
+
+    /// With connection IDs of these lengths: the first is put into the server's records, the second into the client's.
+    fn with_cids(lengths: [usize; 2]) -> Self {
+        let offer = |len| Some(offer((0..len).map(|byte| byte as u8 ^ 0x5a).collect()));
+        Self { offers: lengths.map(offer), ..Self::new() }
     }
 
     fn connect(&self, now: Instant) -> Side {
-        let counters = Arc::clone(&self.counters);
-        let handshake = Handshake::connect(&self.client, None, None, counters, now + PATIENCE).unwrap();
+        let (counters, offer) = (Arc::clone(&self.counters), self.offers[CLIENT].clone());
+        let sessions = self.sessions.as_ref();
+        let resume = sessions.map(|sessions| Resume { sessions, revoked: None, server: "server".to_owned() });
+        let deadline = now + PATIENCE;
+        let handshake =
+            Handshake::connect(&self.client, None, resume.as_ref(), offer, counters, deadline).unwrap();
         Side { life: Some(Life::Handshaking(Box::new(handshake))), messages: Vec::new() }
     }
+}
+
+fn offer(cid: Box<[u8]>) -> Offer {
+    Offer { cid, check: false, follow_unchecked: false, secret: [9; 32].into() }
 }
 
 /// A client, a server, and what lies between them.
@@ -133,6 +154,7 @@ impl<'a> Pair<'a> {
 
     /// Puts a datagram of this side on its way.
     fn send(&mut self, from: usize, datagram: &[u8]) {
+        self.check_connection_ids(from, datagram);
         let Weather { lost, doubled, late, forged } = self.weather;
         self.sent[from] += 1;
         let copies = if self.chance(doubled) { 2 } else { 1 };
@@ -151,6 +173,19 @@ impl<'a> Pair<'a> {
             // Epoch 1, so that nothing in clear is forged: that could end a handshake, as RFC 6347 has it.
             garbage.iter_mut().skip(3).for_each(|byte| *byte = byte.wrapping_add(1));
             self.travelling.push((self.now, 1 - from, garbage));
+        }
+    }
+
+    /// Every protected record has the connection ID that its receiver asked for, if any.
+    fn check_connection_ids(&self, from: usize, datagram: &[u8]) {
+        let [Some(client), Some(server)] = &self.world.offers else { return };
+        let cid = &[server, client][from].cid;
+        let mut rest = datagram;
+        while !rest.is_empty() {
+            let (record, behind) = Record::split_with(rest, cid.len()).expect("whole records");
+            assert!(record.epoch == 0 || record.cid == &**cid, "side {from}: {record:?}");
+            assert_eq!(record.content_type == TLS12_CID, record.epoch == 1 && !cid.is_empty());
+            rest = behind;
         }
     }
 
@@ -184,7 +219,7 @@ impl<'a> Pair<'a> {
                     self.sides[side].messages.push(message);
                     None
                 }
-                Read::Message(_) => unreachable!("nothing is read into no buffer"),
+                Read::Message(_) | Read::TooLong => unreachable!("nothing is read into no buffer"),
                 Read::Closed => Some(Life::Closed),
                 Read::Broken(why) => Some(Life::Broken(why)),
                 Read::Restarted(hello) => Some(Life::Restarted(hello.into())),
@@ -194,7 +229,7 @@ impl<'a> Pair<'a> {
                 return;
             }
             let Some(Life::Open(session)) = &mut self.sides[side].life else { return };
-            read = match session.read(&mut buffer) {
+            read = match session.read(&mut buffer, self.now) {
                 Read::Message(len) => Read::Long(buffer[..len].to_vec()),
                 other => other,
             };
@@ -204,7 +239,7 @@ impl<'a> Pair<'a> {
 
     fn transmit(&mut self, side: usize) {
         while let Some(Life::Open(session)) = &mut self.sides[side].life
-            && let Some(datagram) = session.poll_transmit()
+            && let Some(Transmit { datagram, .. }) = session.poll_transmit()
         {
             self.send(side, &datagram);
         }
@@ -220,7 +255,9 @@ impl<'a> Pair<'a> {
                 let restart = Restart::new(Arc::clone(&self.cookies), *hello.random, local, peer);
                 let (context, counters) = (self.world.server.dtls(), Arc::clone(&self.world.counters));
                 let deadline = self.now + PATIENCE;
-                let handshake = Handshake::accept(context, verified, restart, counters, deadline).unwrap();
+                let offer = self.world.offers[SERVER].clone();
+                let handshake =
+                    Handshake::accept(context, verified, offer, restart, counters, deadline).unwrap();
                 self.sides[SERVER].life = Some(Life::Handshaking(Box::new(handshake)));
                 self.start(SERVER);
             }
@@ -239,7 +276,7 @@ impl<'a> Pair<'a> {
             }
             Some(Life::Open(session)) => {
                 let mut buffer = [0; 2048];
-                let read = match session.handle_datagram(&mut datagram, &mut buffer, now) {
+                let read = match session.handle_datagram(&mut datagram, None, &mut buffer, now) {
                     Read::Message(len) => Read::Long(buffer[..len].to_vec()),
                     other => other,
                 };
@@ -447,4 +484,140 @@ fn a_forged_hello_ends_neither_a_handshake_nor_a_session() {
     pair.say(CLIENT, b"here");
     pair.run_for(Duration::from_millis(10));
     assert_eq!(pair.sides[SERVER].messages, [b"here"]);
+}
+
+/// Pairs of lengths: of the connection ID in the server's records, and of that in the client's.
+const CID_LENGTHS: [[usize; 2]; 8] = [[0, 0], [0, 8], [8, 0], [1, 1], [8, 8], [255, 1], [1, 255], [255, 255]];
+
+fn ping_pong(pair: &mut Pair<'_>) {
+    for (from, message) in [(CLIENT, &b"ping"[..]), (SERVER, b"pong")] {
+        pair.say(from, message);
+        pair.run_for(Duration::from_millis(10));
+        assert_eq!(pair.sides[1 - from].messages, [message]);
+    }
+}
+
+#[test]
+fn connection_ids_of_any_length_are_used_in_both_directions() {
+    for lengths in CID_LENGTHS {
+        let world = World::with_cids(lengths);
+        let mut pair = Pair::new(&world, 1, Weather::default());
+        pair.run_for(Duration::from_millis(100));
+        pair.assert_open(&format!("{lengths:?}"));
+        ping_pong(&mut pair);
+        if let Some(Life::Open(session)) = &mut pair.sides[SERVER].life {
+            session.close();
+        }
+        pair.transmit(SERVER);
+        pair.run_for(Duration::from_millis(10));
+        assert!(matches!(pair.sides[CLIENT].life, Some(Life::Closed)), "{lengths:?}");
+    }
+}
+
+#[test]
+fn a_side_without_connection_ids_is_spoken_to_as_ever() {
+    for without in [CLIENT, SERVER] {
+        let mut world = World::with_cids([8, 8]);
+        world.offers[without] = None;
+        let mut pair = Pair::new(&world, 1, Weather::default());
+        pair.run_for(Duration::from_millis(100));
+        pair.assert_open("ordinary records");
+        ping_pong(&mut pair);
+    }
+}
+
+#[test]
+fn handshakes_with_connection_ids_complete_in_any_weather() {
+    for seed in 0..160 {
+        let world = World::with_cids(CID_LENGTHS[seed as usize % CID_LENGTHS.len()]);
+        let weather = Weather { lost: seed % 40, doubled: seed % 31, late: seed % 50, forged: seed % 23 };
+        let mut pair = Pair::new(&world, seed, weather);
+        pair.run_for(Duration::from_secs(60));
+        pair.weather = Weather::default();
+        pair.run_for(Duration::from_secs(100));
+        pair.assert_open(&format!("seed {seed}"));
+        ping_pong(&mut pair);
+    }
+}
+
+#[test]
+fn a_session_is_resumed_with_connection_ids_in_any_weather() {
+    for seed in 0..80 {
+        let lengths = CID_LENGTHS[seed as usize % CID_LENGTHS.len()];
+        let world = World { sessions: Some(Arc::default()), ..World::with_cids(lengths) };
+        let mut pair = Pair::new(&world, seed, Weather::default());
+        pair.run_for(Duration::from_millis(100));
+        pair.assert_open("the first session");
+        let full = pair.sent;
+        let weather = Weather { lost: seed % 30, doubled: seed % 31, late: seed % 50, forged: seed % 23 };
+        let mut pair = Pair::new(&world, seed, weather);
+        pair.run_for(Duration::from_secs(60));
+        pair.weather = Weather::default();
+        // The client of a resumed session speaks last, and answers what the server repeats.
+        pair.run_for(Duration::from_secs(200));
+        pair.assert_open(&format!("seed {seed}"));
+        // Without a certificate it takes fewer datagrams.
+        assert!(seed > 0 || pair.sent[SERVER] < full[SERVER], "the session was not resumed");
+        ping_pong(&mut pair);
+    }
+}
+
+#[test]
+fn data_that_overtakes_a_finished_with_a_connection_id_is_read_after_it() {
+    let world = World { sessions: Some(Arc::default()), ..World::with_cids([8, 8]) };
+    let mut pair = Pair::new(&world, 1, Weather::default());
+    pair.run_for(Duration::from_millis(100));
+    let mut pair = Pair::new(&world, 1, Weather::default());
+    while !pair.is_open(CLIENT) {
+        assert!(pair.step(world.start + PATIENCE));
+    }
+    // The client's Finished and what it says next are under way: the latter comes first.
+    pair.say(CLIENT, b"early");
+    let early = pair.travelling.pop().unwrap().2;
+    assert!(!pair.is_open(SERVER));
+    pair.arrive(SERVER, early);
+    assert!(!pair.is_open(SERVER));
+    pair.run_for(Duration::from_millis(10));
+    assert_eq!(pair.sides[SERVER].messages, [b"early"]);
+}
+
+#[test]
+fn a_lost_last_flight_with_connection_ids_is_said_again_by_the_open_session() {
+    let world = World::with_cids([8, 8]);
+    let mut pair = Pair::new(&world, 1, Weather::default());
+    pair.run_for(Duration::from_millis(24));
+    pair.doomed[SERVER] = vec![pair.sent[SERVER] + 1];
+    pair.run_for(Duration::from_millis(500));
+    assert!(pair.is_open(SERVER) && !pair.is_open(CLIENT));
+    pair.run_for(Duration::from_secs(1));
+    pair.assert_open("the flight was said again");
+    ping_pong(&mut pair);
+}
+
+#[test]
+fn an_ordinary_record_is_not_taken_where_a_connection_id_is_due() {
+    let world = World::with_cids([8, 8]);
+    let mut pair = Pair::new(&world, 1, Weather::default());
+    pair.run_for(Duration::from_millis(24));
+    let is_last_flight = |(_, to, datagram): &(Instant, usize, Vec<u8>)| {
+        *to == SERVER && Record::split(datagram).is_ok_and(|(record, _)| record.content_type == HANDSHAKE)
+    };
+    let at = pair.travelling.iter().position(is_last_flight).expect("the client's last flight");
+    // Its Finished, the last record, becomes one without a connection ID.
+    let datagram = &mut pair.travelling[at].2;
+    let (mut rest, mut finished) = (&datagram[..], 0);
+    while let Ok((record, behind)) = Record::split_with(rest, 8) {
+        if record.content_type == TLS12_CID {
+            finished = datagram.len() - rest.len();
+        }
+        rest = behind;
+    }
+    assert!(finished > 0, "there is a Finished");
+    datagram[finished] = HANDSHAKE;
+    datagram.drain(finished + 11..finished + 19);
+    pair.run_for(Duration::from_millis(100));
+    assert!(!pair.is_open(SERVER));
+    // The client's timer sends it again as it was.
+    pair.run_for(Duration::from_secs(2));
+    pair.assert_open("the flight was said again");
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use zeroize::Zeroizing;
+
 use crate::sctp::SendInfo;
 
 /// What the caller must do next, in the order given.
@@ -12,11 +14,15 @@ pub(crate) enum Action {
     /// Wait until the peer has acknowledged everything (SCTP_SENDER_DRY_EVENT, RFC 6458 §6.1.9).
     AwaitDry,
     /// Add a shared key (SCTP_AUTH_KEY, RFC 6458 §8.3.2).
-    AddKey { number: u16, key: [u8; 64] },
+    AddKey { number: u16, key: Box<Zeroizing<[u8; 64]>> },
     /// Sign with it from now on (SCTP_AUTH_ACTIVE_KEY, §8.1.17).
     ActivateKey(u16),
     /// Take it away (SCTP_AUTH_DELETE_KEY, §8.3.5).
     DeleteKey(u16),
+    /// Shut the association down (SCTP_EOF, RFC 6458 §5.3.4): everything that was sent arrives.
+    ShutDown,
+    /// Abort it (SCTP_ABORT), and tell the peer this reason.
+    Abort(String),
 }
 
 impl fmt::Debug for Action {
@@ -28,6 +34,8 @@ impl fmt::Debug for Action {
             Self::AddKey { number, .. } => write!(f, "AddKey({number})"),
             Self::ActivateKey(number) => write!(f, "ActivateKey({number})"),
             Self::DeleteKey(number) => write!(f, "DeleteKey({number})"),
+            Self::ShutDown => f.write_str("ShutDown"),
+            Self::Abort(reason) => write!(f, "Abort({reason:?})"),
         }
     }
 }

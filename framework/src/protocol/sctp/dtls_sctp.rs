@@ -1,29 +1,40 @@
 //! DTLS 1.2 over SCTP (RFC 6083), for an OpenSSL that has no BIO for it.
 //!
-//! 1. Handshake, ChangeCipherSpec and alert records go on stream 0, ordered, reliable, with identifier 0; one
-//!    record is one message. Nothing is retransmitted and there is no cookie: SCTP has done both.
-//! 2. As soon as there is a master secret, a key for SCTP-AUTH is made of it and added (§4.8): the peer may
-//!    use it from its Finished on.
-//! 3. Before our ChangeCipherSpec everything sent must have arrived; behind it the new key is activated, so
-//!    that our Finished is signed with it.
-//! 4. When ours is out and the peer's is in, the old key goes.
-//! 5. Messages may arrive before the peer's Finished, on other streams: they wait. Afterwards a [`Window`]
-//!    puts them into an order that OpenSSL's replay check lets through.
-//! 6. Before close_notify everything sent must have arrived.
+//! 1. Handshake, ChangeCipherSpec and alert records go on stream 0, ordered, reliable, with identifier 0; one record is
+//!    one message. Nothing is retransmitted and there is no cookie: SCTP has done both.
+//! 2. As soon as there is a master secret, a key for SCTP-AUTH is made of it and added (§4.8): the peer may use it from
+//!    its Finished on.
+//! 3. Before our ChangeCipherSpec everything sent must have arrived; behind it the new key is activated, so that our
+//!    Finished is signed with it.
+//! 4. Messages may overtake the peer's Finished on other streams: they wait for it (§4.7).
+//! 5. When both Finished are through, the old key is deleted, OpenSSL's session is freed, and the record layer takes over.
+//!    It has no replay detection (§3.4), so messages of different streams may overtake each other by any distance.
+//!    Renegotiation is refused, which §4.6 leaves to us.
+//! 6. A close_notify is sent when everything before it has arrived, and one that is received takes effect when everything
+//!    before it has come (§4.9). A sender that waits as it must leaves a gap in the numbers only where it gave up
+//!    messages (partial reliability, RFC 3758); a sender that does not wait has its last messages still on their way. The
+//!    numbers do not tell the two apart, so with a gap the session goes on to be read. It answers with its own
+//!    close_notify, at which the peer has the association shut down; that SHUTDOWN says that nothing more comes.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use openssl::ssl::{SslContext, SslRef};
+use openssl::ssl::SslContext;
+use zeroize::Zeroizing;
 
 use super::action::{Action, Refused};
-use super::window::{Counts, Held, Window};
-use crate::error::EndReason;
-use crate::protocol::RECORD_MAX;
-use crate::protocol::dtls::hello::{HANDSHAKE, RECORD_HEADER_LEN, Record};
+use crate::observe::{Counters, bump};
+use crate::protocol::alert::Alert;
+use crate::protocol::dtls::hello::Record;
+use crate::protocol::dtls::keys::Secrets;
+use crate::protocol::dtls::session::{KEY_EXHAUSTED, MAX_REFUSALS, wire};
+use crate::protocol::dtls::takeover::{NextRecord, take_over};
+use crate::protocol::dtls::{Dropped, Opened, Opener, Sealer};
+use crate::protocol::exporter::{Exporter, RefusedExport};
+use crate::protocol::{RECORD_MAX, Read};
 use crate::sctp::{MessageInfo, SendInfo};
 use crate::tls::engine::{Engine, Framing};
-use crate::tls::{Facts, Failure, Read};
+use crate::tls::{Facts, Failure};
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const APPLICATION_DATA: u8 = 23;
@@ -32,192 +43,188 @@ const APPLICATION_DATA: u8 = 23;
 const LABEL: &str = "EXPORTER_DTLS_OVER_SCTP";
 const LABEL_WITH_NUL: &str = "EXPORTER_DTLS_OVER_SCTP\0";
 
-/// The key in use before the handshake: SCTP-AUTH's empty one (RFC 4895 §6.1).
+/// The key in use before the handshake: SCTP-AUTH's empty one (RFC 4895 §6.1), and the one that follows it.
 const FIRST_KEY: u16 = 0;
+const SECOND_KEY: u16 = 1;
 
-/// How a session deviates from the defaults.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Knobs {
-    /// The exporter's label with its NUL, for peers with an old OpenSSL.
-    pub(crate) label_with_nul: bool,
-    /// How long messages wait for one that does not come, see [`Window`].
-    pub(crate) hold: Duration,
-}
+/// What may wait for the peer's Finished: messages, and their bytes.
+const MAX_EARLY: usize = 4096;
+const MAX_EARLY_BYTES: usize = 4 << 20;
 
-impl Default for Knobs {
-    fn default() -> Self {
-        Self { label_with_nul: false, hold: super::window::HOLD }
-    }
-}
+/// Records of the handshake's second epoch that OpenSSL gets: the Finished is one. It keeps each that comes too early in a
+/// buffer of 16 KiB.
+const MAX_FINISHED: u64 = 8;
 
 /// One association's session. One thread at a time.
 pub(crate) struct DtlsSctp {
-    engine: Engine,
-    window: Window,
-    knobs: Knobs,
+    state: State,
     actions: VecDeque<Action>,
     /// Nothing goes out until the kernel has nothing outstanding.
     awaiting_dry: bool,
+    /// Messages that overtook the peer's Finished.
+    early: VecDeque<(Vec<u8>, MessageInfo)>,
+    early_bytes: usize,
+    /// Records of the second epoch that OpenSSL took.
+    finished: u64,
+    /// The message that is read, how far it is, and what came with it.
+    message: Vec<u8>,
+    at: usize,
+    info: MessageInfo,
+    facts: Facts,
+    refusals: u8,
+    /// This side has closed.
+    closed: bool,
+    /// The number of the peer's close_notify.
+    peer_closed: Option<u64>,
+    /// The caller knows of it.
+    told_of_close: bool,
+    counters: Arc<Counters>,
+}
+
+enum State {
+    Handshake(Box<Handshake>),
+    Open(Box<Records>),
+}
+
+struct Handshake {
+    engine: Engine,
+    label: &'static str,
+    key_added: bool,
     /// What OpenSSL wrote beyond its last whole record: its buffer cuts flights at 4096 bytes.
     partial: Vec<u8>,
-    key_added: bool,
-    finished_sent: bool,
-    complete: bool,
-    old_key_deleted: bool,
-    closed: bool,
-    facts: Facts,
-    /// Records of no use, malformed or in an epoch that they cannot be in.
-    useless: u64,
+    next: NextRecord,
+}
+
+struct Records {
+    secrets: Option<Box<Secrets>>,
+    sealer: Sealer,
+    opener: Opener,
 }
 
 impl DtlsSctp {
-    /// The server's side.
-    pub(crate) fn accept(context: &SslContext, knobs: Knobs) -> Result<Self, Failure> {
-        Ok(Self::over(Engine::accept(context, Framing::Datagrams)?, knobs))
+    /// The server's side. `label_with_nul` is for peers with an old OpenSSL.
+    pub(crate) fn accept(
+        context: &SslContext,
+        label_with_nul: bool,
+        counters: Arc<Counters>,
+    ) -> Result<Self, Failure> {
+        Ok(Self::over(Engine::accept(context, Framing::Datagrams)?, label_with_nul, counters))
     }
 
     /// The client's side, with its ClientHello to send; `name` is who the server must prove to be.
-    pub(crate) fn connect(context: &SslContext, name: Option<&str>, knobs: Knobs) -> Result<Self, Failure> {
-        let mut session = Self::over(Engine::connect(context, name, Framing::Datagrams)?, knobs);
+    pub(crate) fn connect(
+        context: &SslContext,
+        name: Option<&str>,
+        label_with_nul: bool,
+        counters: Arc<Counters>,
+    ) -> Result<Self, Failure> {
+        let engine = Engine::connect(context, name, Framing::Datagrams)?;
+        let mut session = Self::over(engine, label_with_nul, counters);
         session.step()?;
         Ok(session)
     }
 
-    fn over(engine: Engine, knobs: Knobs) -> Self {
+    fn over(engine: Engine, label_with_nul: bool, counters: Arc<Counters>) -> Self {
+        let label = if label_with_nul { LABEL_WITH_NUL } else { LABEL };
+        let (partial, next) = (Vec::new(), NextRecord::default());
+        let handshake = Handshake { engine, label, key_added: false, partial, next };
         Self {
-            engine,
-            window: Window::new(knobs.hold),
-            knobs,
+            state: State::Handshake(Box::new(handshake)),
             actions: VecDeque::new(),
             awaiting_dry: false,
-            partial: Vec::new(),
-            key_added: false,
-            finished_sent: false,
-            complete: false,
-            old_key_deleted: false,
-            closed: false,
+            early: VecDeque::new(),
+            early_bytes: 0,
+            finished: 0,
+            message: Vec::new(),
+            at: 0,
+            info: MessageInfo::default(),
             facts: Facts::default(),
-            useless: 0,
+            refusals: 0,
+            closed: false,
+            peer_closed: None,
+            told_of_close: false,
+            counters,
         }
     }
 
-    /// Takes one SCTP message in: one record, or several from a foreign peer. `true` when the handshake is
-    /// complete.
-    pub(crate) fn receive(
-        &mut self,
-        message: &[u8],
-        info: MessageInfo,
-        now: Instant,
-    ) -> Result<bool, Failure> {
-        self.window.expire(now);
-        let mut rest = message;
-        while !rest.is_empty() {
-            let Ok((record, next)) = Record::split(rest) else {
-                self.useless += 1;
-                // Nothing gets lost or mangled on SCTP: whoever begins like this does not speak DTLS.
-                return if self.complete { Ok(true) } else { Err(failed("the peer does not speak DTLS")) };
+    /// Takes one SCTP message in: one record, or several from a foreign peer. `true` when the handshake is complete. From
+    /// then on `message` comes back with the memory of an earlier one, and everything is to be [read](Self::read) before
+    /// the next message.
+    pub(crate) fn receive(&mut self, message: &mut Vec<u8>, info: MessageInfo) -> Result<bool, Failure> {
+        let mut at = 0;
+        while !self.is_complete() && at < message.len() {
+            let Ok((record, _)) = Record::split(&message[at..]) else {
+                // Nothing gets lost or mangled on SCTP: a peer that begins like this does not speak DTLS.
+                return Err(Failure::of("the peer does not speak DTLS"));
             };
-            let bytes = &rest[..record.wire_len()];
-            match record.epoch {
-                0 if !self.complete && info.stream == 0 => {
-                    self.engine.feed(bytes);
-                    self.step()?;
-                }
-                1 if record.body.len() >= self.facts.min_ciphertext => {
-                    let Record { sequence, content_type, .. } = record;
-                    self.window.insert(Held { sequence, content_type, record: bytes.to_vec(), info }, now);
-                }
-                _ => self.useless += 1,
-            }
-            if !self.complete {
-                self.finish_handshake()?;
-                if self.complete {
-                    self.window.restart_waits(now);
-                }
-            }
-            rest = next;
+            let bytes = &message[at..at + record.wire_len()];
+            at += bytes.len();
+            self.shake_hands(&record, bytes, info)?;
         }
-        Ok(self.complete)
+        if self.is_complete() && at < message.len() {
+            std::mem::swap(&mut self.message, message);
+            (self.at, self.info) = (at, info);
+        }
+        Ok(self.is_complete())
     }
 
-    /// Feeds the peer's Finished, or the alert in its place. Application data waits behind it.
-    fn finish_handshake(&mut self) -> Result<(), Failure> {
-        while !self.complete && self.window.next_type().is_some_and(|kind| kind != APPLICATION_DATA) {
-            let Some(held) = self.window.take() else { break };
-            self.engine.feed(&held.record);
-            let stepped = self.step();
-            self.window.settle(true);
-            stepped?;
+    /// Takes a record in before the handshake is complete.
+    fn shake_hands(&mut self, record: &Record<'_>, bytes: &[u8], info: MessageInfo) -> Result<(), Failure> {
+        match (record.epoch, record.content_type) {
+            (1, APPLICATION_DATA) => {
+                self.early_bytes += bytes.len();
+                if self.early.len() >= MAX_EARLY || self.early_bytes > MAX_EARLY_BYTES {
+                    return Err(Failure::of("the peer sent too much before its Finished"));
+                }
+                self.early.push_back((bytes.to_vec(), info));
+                return Ok(());
+            }
+            (0, _) if info.stream == 0 => {}
+            (1, _) if info.stream == 0 && self.finished < MAX_FINISHED => self.finished += 1,
+            _ => {
+                bump(&self.counters.records_dropped);
+                return Ok(());
+            }
         }
-        if !self.complete && self.window.is_crowded() {
-            return Err(failed("the peer sent too much before its Finished"));
+        if let State::Handshake(handshake) = &mut self.state {
+            handshake.engine.feed(bytes);
         }
-        Ok(())
+        self.step()
     }
 
     /// One step of the handshake and what it wrote.
     fn step(&mut self) -> Result<(), Failure> {
-        let stepped = self.engine.step();
-        if !self.key_added && self.engine.has_secret() {
-            let mut key = [0; 64];
-            let label = if self.knobs.label_with_nul { LABEL_WITH_NUL } else { LABEL };
-            self.engine.export(label, &mut key)?;
-            self.actions.push_back(Action::AddKey { number: FIRST_KEY + 1, key });
-            self.key_added = true;
+        let State::Handshake(handshake) = &mut self.state else { return Ok(()) };
+        let stepped = handshake.engine.step();
+        if !handshake.key_added && handshake.engine.has_secret() {
+            let mut key = Box::new(Zeroizing::new([0; 64]));
+            handshake.engine.export(handshake.label, &mut key[..])?;
+            self.actions.push_back(Action::AddKey { number: SECOND_KEY, key });
+            handshake.key_added = true;
         }
-        self.take_outgoing(SendInfo::default());
-        if stepped? && !self.complete {
-            self.complete = true;
-            self.facts = self.engine.facts();
-        }
-        if self.complete && self.finished_sent && !self.old_key_deleted {
-            self.old_key_deleted = true;
+        handshake.take_outgoing(&mut self.actions);
+        if stepped? {
+            self.facts = handshake.engine.facts();
+            let (secrets, sealer, opener) = take_over(handshake.engine.ssl(), handshake.next)?;
+            handshake.engine.retire();
+            let opener = opener.without_replay_detection();
+            self.state = State::Open(Box::new(Records { secrets: secrets.map(Box::new), sealer, opener }));
             self.actions.push_back(Action::DeleteKey(FIRST_KEY));
         }
         Ok(())
     }
 
-    /// Makes messages of the records that OpenSSL wrote. Application data goes as `info` says.
-    fn take_outgoing(&mut self, info: SendInfo) {
-        let mut bytes = std::mem::take(&mut self.partial);
-        for written in self.engine.take_outgoing() {
-            bytes.extend_from_slice(&written);
-        }
-        let mut rest = bytes.as_slice();
-        while let Ok((record, next)) = Record::split(rest) {
-            let payload = rest[..record.wire_len()].to_vec();
-            rest = next;
-            let handshake = matches!(record.content_type, HANDSHAKE | CHANGE_CIPHER_SPEC);
-            if self.complete && handshake {
-                // A flight again, because the peer repeated its own: neither has any business here.
-                self.useless += 1;
-                continue;
-            }
-            let change = record.content_type == CHANGE_CIPHER_SPEC;
-            if change {
-                self.actions.push_back(Action::AwaitDry);
-            }
-            let info = match record.content_type {
-                APPLICATION_DATA => info,
-                _ => SendInfo::default(),
-            };
-            self.actions.push_back(Action::Send { payload, info });
-            if change {
-                self.actions.push_back(Action::ActivateKey(FIRST_KEY + 1));
-            }
-            self.finished_sent |= handshake && record.epoch == 1;
-        }
-        self.partial = rest.to_vec();
-    }
-
     /// Whether the handshake is complete.
     pub(crate) fn is_complete(&self) -> bool {
-        self.complete
+        matches!(self.state, State::Open(_))
     }
 
-    /// OpenSSL's own.
-    pub(crate) fn ssl(&self) -> Option<&SslRef> {
-        Some(self.engine.ssl())
+    /// What keying material is exported from.
+    pub(crate) fn exporter(&self) -> Result<Exporter<'_>, RefusedExport> {
+        match &self.state {
+            State::Open(records) => Exporter::of(records.secrets.as_deref()),
+            State::Handshake(_) => Err(RefusedExport::NoSession),
+        }
     }
 
     /// What the handshake settled.
@@ -227,55 +234,113 @@ impl DtlsSctp {
 
     /// The next message, with what came with it.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> (Read, MessageInfo) {
-        while self.complete {
-            let Some(held) = self.window.take() else { break };
-            // One that came before the suite was known.
-            let undersized = held.record.len() < RECORD_HEADER_LEN + self.facts.min_ciphertext;
-            if undersized {
-                self.window.settle(false);
-                continue;
+        loop {
+            if self.all_has_come() && !std::mem::replace(&mut self.told_of_close, true) {
+                return (Read::Closed, self.info);
             }
-            self.engine.feed(&held.record);
-            let read = self.engine.read(buffer);
-            let has_data = held.record.len() > RECORD_HEADER_LEN + self.facts.min_ciphertext;
-            let forged = matches!(read, Read::Nothing) && held.content_type == APPLICATION_DATA && has_data;
-            self.window.settle(!forged);
-            self.take_outgoing(SendInfo::default());
-            if !matches!(read, Read::Nothing) {
-                return (read, held.info);
+            let State::Open(records) = &mut self.state else { break };
+            let Some(opened) = records.opener.open(&mut self.message, &mut self.at) else {
+                let Some(early) = self.early.pop_front() else { break };
+                (self.message, self.info) = early;
+                self.at = 0;
+                continue;
+            };
+            match opened {
+                Opened::Data(range) => return (Read::message(&self.message[range], buffer), self.info),
+                Opened::Alert { description, sequence, .. } if Alert(description) == Alert::CLOSE_NOTIFY => {
+                    self.peer_closed = Some(sequence);
+                    if !self.all_has_come() {
+                        self.close();
+                    }
+                }
+                // Other warnings ask for nothing.
+                Opened::Alert { level: wire::WARNING, .. } => {}
+                Opened::Alert { description, .. } => {
+                    return (Read::Broken(Alert(description).to_string()), self.info);
+                }
+                Opened::Handshake(range)
+                    if matches!(
+                        self.message[range.clone()].first(),
+                        Some(&(wire::HELLO_REQUEST | wire::CLIENT_HELLO))
+                    ) =>
+                {
+                    self.refuse_renegotiation();
+                }
+                Opened::Dropped(dropped) => {
+                    bump(&self.counters.records_dropped);
+                    if dropped == Dropped::Forged {
+                        bump(&self.counters.records_forged);
+                    }
+                }
+                Opened::Handshake(_) | Opened::Check(_) => bump(&self.counters.records_dropped),
+                Opened::KeyExhausted => return (Read::Broken(KEY_EXHAUSTED.to_owned()), self.info),
             }
         }
+        self.message.clear();
+        self.at = 0;
         (Read::Nothing, MessageInfo::default())
+    }
+
+    /// Whether the peer has closed and no record of a lower number than its close_notify's is missing.
+    fn all_has_come(&self) -> bool {
+        match (&self.state, self.peer_closed) {
+            (State::Open(records), Some(last)) => self.finished + records.opener.authentic() > last,
+            _ => false,
+        }
+    }
+
+    /// Whether the peer has closed, so that the end of the association is no surprise.
+    pub(crate) fn is_closed_by_peer(&self) -> bool {
+        self.peer_closed.is_some()
     }
 
     /// Whether [`read`](Self::read) has something to look at.
     pub(crate) fn has_more(&self) -> bool {
-        self.complete && self.window.is_ready()
+        let unread = self.at < self.message.len() || !self.early.is_empty();
+        self.is_complete() && (unread || (self.all_has_come() && !self.told_of_close))
+    }
+
+    /// RFC 5246 §7.2.2: a warning, after which the session goes on as it was.
+    fn refuse_renegotiation(&mut self) {
+        if self.refusals < MAX_REFUSALS {
+            self.refusals += 1;
+            self.push_warning(Alert::NO_RENEGOTIATION);
+        }
+    }
+
+    fn push_warning(&mut self, Alert(description): Alert) {
+        let State::Open(records) = &mut self.state else { return };
+        let mut payload = Vec::new();
+        if records.sealer.seal_alert(wire::WARNING, description, &mut payload).is_ok() {
+            self.actions.push_back(Action::Send { payload, info: SendInfo::default() });
+        }
     }
 
     /// Encrypts one message into one record.
     pub(crate) fn write(&mut self, message: &[u8], info: SendInfo) -> Result<(), Refused> {
+        let records = match &mut self.state {
+            _ if self.closed => return Err(Refused::Closed),
+            State::Handshake(_) => return Err(Refused::NotOpen),
+            State::Open(records) => records,
+        };
         match message.len() {
-            _ if self.closed => Err(Refused::Closed),
-            _ if !self.complete => Err(Refused::NotOpen),
-            0 => Err(Refused::Empty),
-            len if len > RECORD_MAX => Err(Refused::TooLong { limit: RECORD_MAX }),
-            _ => {
-                let written = self.engine.write(message).map_err(Refused::Broken);
-                self.take_outgoing(info);
-                written
-            }
+            0 => return Err(Refused::Empty),
+            len if len > RECORD_MAX => return Err(Refused::TooLong { limit: RECORD_MAX }),
+            _ => {}
         }
+        let mut payload = Vec::new();
+        let sealed = records.sealer.seal_data(message, &mut payload);
+        sealed.map_err(|error| Refused::Broken(error.to_string()))?;
+        self.actions.push_back(Action::Send { payload, info });
+        Ok(())
     }
 
     /// close_notify, when everything before it has arrived.
     pub(crate) fn close(&mut self) {
-        if std::mem::replace(&mut self.closed, true) || !self.complete {
-            return;
+        if !std::mem::replace(&mut self.closed, true) && self.is_complete() {
+            self.actions.push_back(Action::AwaitDry);
+            self.push_warning(Alert::CLOSE_NOTIFY);
         }
-        self.engine.close();
-        self.actions.push_back(Action::AwaitDry);
-        self.take_outgoing(SendInfo::default());
     }
 
     /// What to do next. `None`: nothing, or nothing until [`dry`](Self::dry).
@@ -293,22 +358,39 @@ impl DtlsSctp {
         self.awaiting_dry = false;
     }
 
-    /// When to call [`tick`](Self::tick): a gap in the numbering is given up then.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.complete.then(|| self.window.deadline()).flatten()
-    }
-
-    /// Tells the time.
-    pub(crate) fn tick(&mut self, now: Instant) {
-        self.window.expire(now);
-    }
-
-    /// What the window let fall, and how many records were of no use.
-    pub(crate) fn counts(&self) -> (Counts, u64) {
-        (self.window.counts(), self.useless)
+    /// The record layer, whose limits are near.
+    #[cfg(test)]
+    pub(super) fn exhaust(&mut self) {
+        if let State::Open(records) = &mut self.state {
+            records.sealer.exhaust();
+            records.opener.exhaust();
+        }
     }
 }
 
-fn failed(why: &str) -> Failure {
-    Failure::Ended(EndReason::HandshakeFailed(why.to_owned()))
+impl Handshake {
+    /// Makes messages of the records that OpenSSL wrote.
+    fn take_outgoing(&mut self, actions: &mut VecDeque<Action>) {
+        let mut bytes = std::mem::take(&mut self.partial);
+        for written in self.engine.take_outgoing() {
+            bytes.extend_from_slice(&written);
+        }
+        let mut rest = bytes.as_slice();
+        while let Ok((record, behind)) = Record::split(rest) {
+            let payload = rest[..record.wire_len()].to_vec();
+            rest = behind;
+            if record.epoch != 0 {
+                self.next = NextRecord::after(&record);
+            }
+            let change = record.content_type == CHANGE_CIPHER_SPEC;
+            if change {
+                actions.push_back(Action::AwaitDry);
+            }
+            actions.push_back(Action::Send { payload, info: SendInfo::default() });
+            if change {
+                actions.push_back(Action::ActivateKey(SECOND_KEY));
+            }
+        }
+        self.partial = rest.to_vec();
+    }
 }

@@ -7,17 +7,14 @@
 //! 3. After every call, errors included, the caller carries out [`next_action`](SecureSctp::next_action)
 //!    until it is `None`. After an [`Action::AwaitDry`] it calls [`dry`](SecureSctp::dry) when the kernel has
 //!    nothing outstanding.
-//! 4. At [`deadline`](SecureSctp::deadline) it calls [`tick`](SecureSctp::tick), then reads.
-
-use std::time::Instant;
 
 pub(crate) use super::action::{Action, Refused};
 use super::dtls_sctp::DtlsSctp;
 use super::tls_streams::TlsStreams;
-use crate::tls::{Facts, Failure, Read};
-use openssl::ssl::SslRef;
-
+use crate::protocol::Read;
+use crate::protocol::exporter::{Exporter, RefusedExport};
 use crate::sctp::{MessageInfo, SendInfo};
+use crate::tls::{Facts, Failure};
 
 /// Either of the two.
 pub(crate) enum SecureSctp {
@@ -36,15 +33,10 @@ macro_rules! either {
 }
 
 impl SecureSctp {
-    /// Takes one SCTP message in; `true` when the handshake is complete. Once it is, whatever goes wrong
-    /// comes out of [`read`](Self::read).
-    pub(crate) fn receive(
-        &mut self,
-        message: &[u8],
-        info: MessageInfo,
-        now: Instant,
-    ) -> Result<bool, Failure> {
-        either!(self.receive(message, info, now))
+    /// Takes one SCTP message in, whose memory may be exchanged; `true` when the handshake is complete. Once it is,
+    /// whatever goes wrong comes out of [`read`](Self::read).
+    pub(crate) fn receive(&mut self, message: &mut Vec<u8>, info: MessageInfo) -> Result<bool, Failure> {
+        either!(self.receive(message, info))
     }
 
     /// Whether the handshake is complete.
@@ -61,11 +53,11 @@ impl SecureSctp {
         }
     }
 
-    /// Records that were waited for in vain so far.
-    pub(crate) fn given_up(&self) -> u64 {
+    /// Whether the peer has said that nothing more comes, though something may be missing.
+    pub(crate) fn is_closed_by_peer(&self) -> bool {
         match self {
-            Self::Tls(_) => 0,
-            Self::Dtls(session) => session.counts().0.skipped,
+            Self::Tls(_) => false,
+            Self::Dtls(session) => session.is_closed_by_peer(),
         }
     }
 
@@ -78,9 +70,9 @@ impl SecureSctp {
         }
     }
 
-    /// OpenSSL's own; with a session for each stream, that of stream 0.
-    pub(crate) fn ssl(&self) -> Option<&SslRef> {
-        either!(self.ssl())
+    /// What keying material is exported from: with a session for each stream that of stream 0.
+    pub(crate) fn exporter(&self) -> Result<Exporter<'_>, RefusedExport> {
+        either!(self.exporter())
     }
 
     /// What the handshake settled.
@@ -116,16 +108,6 @@ impl SecureSctp {
     /// The wait that an [`Action::AwaitDry`] asked for is over.
     pub(crate) fn dry(&mut self) {
         either!(self.dry());
-    }
-
-    /// When to call [`tick`](Self::tick).
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        either!(self.deadline())
-    }
-
-    /// Tells the time.
-    pub(crate) fn tick(&mut self, now: Instant) {
-        either!(self.tick(now));
     }
 }
 

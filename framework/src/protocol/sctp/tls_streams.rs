@@ -10,16 +10,16 @@
 //! 5. The session is closed when every open stream is.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
 
-use openssl::ssl::{SslContext, SslRef};
+use openssl::ssl::SslContext;
 
 use super::action::{Action, Refused};
 use crate::error::EndReason;
-use crate::protocol::RECORD_MAX;
+use crate::protocol::exporter::{Exporter, RefusedExport};
+use crate::protocol::{RECORD_MAX, Read};
 use crate::sctp::{MessageInfo, Reliability, SendInfo};
 use crate::tls::engine::{Engine, Framing};
-use crate::tls::{Facts, Failure, Read};
+use crate::tls::{Facts, Failure};
 
 /// What may wait for stream 0, in bytes: a few ClientHellos on each of many streams.
 const MAX_EARLY: usize = 256 * 1024;
@@ -108,22 +108,16 @@ impl TlsStreams {
 
     /// Takes one SCTP message in; `true` when stream 0's handshake is complete. From then on, whatever goes
     /// wrong comes out of [`read`](Self::read).
-    pub(crate) fn receive(
-        &mut self,
-        message: &[u8],
-        info: MessageInfo,
-        _now: Instant,
-    ) -> Result<bool, Failure> {
+    pub(crate) fn receive(&mut self, message: &[u8], info: MessageInfo) -> Result<bool, Failure> {
         if self.is_complete() {
             self.take_in(message, info);
             return Ok(true);
         }
-        self.check(info).map_err(|why| Failure::Ended(EndReason::HandshakeFailed(why)))?;
+        self.check(info).map_err(Failure::of)?;
         if info.stream != 0 {
             self.early_bytes += message.len();
             if self.early_bytes > MAX_EARLY {
-                let why = "the peer sent too much before stream 0 was secured".to_owned();
-                return Err(Failure::Ended(EndReason::HandshakeFailed(why)));
+                return Err(Failure::of("the peer sent too much before stream 0 was secured"));
             }
             self.early.push((message.to_vec(), info));
             return Ok(false);
@@ -240,7 +234,7 @@ impl TlsStreams {
     /// streams are open; a server waits for no further one.
     pub(crate) fn open_all(&mut self) -> Result<bool, Failure> {
         if let Some(why) = &self.broken {
-            return Err(Failure::Ended(EndReason::HandshakeFailed(why.clone())));
+            return Err(Failure::of(why.as_str()));
         }
         if self.client.is_none() || !self.is_complete() {
             return Ok(self.is_complete());
@@ -259,9 +253,10 @@ impl TlsStreams {
         self.sessions.get(&stream).is_some_and(|session| session.state == State::Open)
     }
 
-    /// OpenSSL's own of stream 0.
-    pub(crate) fn ssl(&self) -> Option<&SslRef> {
-        Some(self.sessions.get(&0)?.engine.ssl())
+    /// What keying material is exported from.
+    pub(crate) fn exporter(&self) -> Result<Exporter<'_>, RefusedExport> {
+        let session = self.sessions.get(&0).ok_or(RefusedExport::NoSession)?;
+        Ok(Exporter::OpenSsl(session.engine.ssl()))
     }
 
     /// What stream 0's handshake settled.
@@ -295,7 +290,7 @@ impl TlsStreams {
                     }
                 }
                 Read::Broken(why) => self.broken = Some(format!("stream {stream}: {why}")),
-                Read::Message(_) | Read::Long(_) | Read::Restarted(_) => {
+                Read::Message(_) | Read::Long(_) | Read::TooLong | Read::Restarted(_) => {
                     self.ready.rotate_left(1);
                     return (read, info);
                 }
@@ -378,14 +373,6 @@ impl TlsStreams {
 
     /// Nothing here waits for this.
     pub(crate) fn dry(&mut self) {}
-
-    /// Nothing here waits for a time.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        None
-    }
-
-    /// Nothing here depends on the time.
-    pub(crate) fn tick(&mut self, _now: Instant) {}
 }
 
 /// Why a further stream failed, which ends the whole.

@@ -51,11 +51,6 @@ impl Frames {
         })
     }
 
-    /// The longest message, in bytes.
-    pub fn limit(&self) -> usize {
-        self.limit
-    }
-
     /// Whether a message has begun that is not whole, or is thrown away and not at its end. To be asked when
     /// [`next_frame`](Self::next_frame) has found nothing more.
     pub fn is_begun(&self) -> bool {

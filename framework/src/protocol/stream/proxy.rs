@@ -8,6 +8,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::address::canonical::canonical;
+
 /// The bytes in front, whose length says how many follow.
 pub const HEAD: usize = 16;
 
@@ -23,6 +25,42 @@ pub struct Ends {
     pub peer: SocketAddr,
     /// The address that was asked for.
     pub local: SocketAddr,
+}
+
+/// A header of which some bytes have come.
+pub(crate) struct Header {
+    /// Those that have come, and room for those that are known to be missing.
+    bytes: Vec<u8>,
+    filled: usize,
+}
+
+impl Default for Header {
+    fn default() -> Self {
+        Self { bytes: vec![0; HEAD], filled: 0 }
+    }
+}
+
+impl Header {
+    /// Where the next bytes are to be read to. What comes behind the header has no room here.
+    pub(crate) fn room(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.filled..]
+    }
+
+    /// So many bytes were read. `None`: some are missing; else what [`parse`] says.
+    ///
+    /// # Errors
+    ///
+    /// As [`rest`] and [`parse`].
+    pub(crate) fn filled(&mut self, len: usize) -> Result<Option<Option<Ends>>, &'static str> {
+        self.filled += len;
+        let Some((head, behind)) = self.bytes[..self.filled].split_first_chunk() else { return Ok(None) };
+        let rest = rest(head)?;
+        if behind.len() < rest {
+            self.bytes.resize(HEAD + rest, 0);
+            return Ok(None);
+        }
+        parse(head, behind).map(Some)
+    }
 }
 
 /// How many bytes follow the [`HEAD`].
@@ -79,7 +117,6 @@ pub fn parse(head: &[u8; HEAD], rest: &[u8]) -> Result<Option<Ends>, &'static st
         _ => return Err("its PROXY header has an unknown address family"),
     };
     // Mapped ones first, for each rule is about the address that is meant.
-    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let ends = Ends { peer: canonical(ends.peer), local: canonical(ends.local) };
     let ip = ends.peer.ip();
     let broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
@@ -101,6 +138,28 @@ mod tests {
         (head[12], head[13]) = (0x20 | command, family);
         head[14..].copy_from_slice(&len.to_be_bytes());
         head
+    }
+
+    #[test]
+    fn a_header_in_any_pieces_is_read_and_what_comes_behind_it_is_left() {
+        let rest = [192, 0, 2, 1, 198, 51, 100, 2, 0x12, 0x34, 0x01, 0xbb, 3, 0, 0];
+        for (command, most) in [(0, 0), (1, rest.len())] {
+            let wire = [&head(command, 0x11, most as u16)[..], &rest[..most], b"behind"].concat();
+            for piece in 1..=wire.len() {
+                let (mut header, mut wire) = (Header::default(), &wire[..]);
+                let ends = loop {
+                    let room = header.room();
+                    let len = room.len().min(piece);
+                    let (came, left) = wire.split_at(len);
+                    room[..len].copy_from_slice(came);
+                    wire = left;
+                    if let Some(ends) = header.filled(len).unwrap() {
+                        break ends;
+                    }
+                };
+                assert_eq!((ends.is_some(), wire), (command == 1, &b"behind"[..]));
+            }
+        }
     }
 
     #[test]

@@ -9,11 +9,12 @@ use std::io;
 
 use openssl::ssl::{ErrorCode, Ssl, SslContext, SslRef, SslStream};
 
-use super::frames::{Frames, encode};
-use crate::stream::{Framing, StreamSettings};
+use super::frames::{Frame, Frames, encode};
+use crate::protocol::Read;
+use crate::stream::{Framing, TcpSettings};
 use crate::sys::ossl::{self, Handshakes};
 use crate::tls::handshake::{broken, client_ssl, describe, progress, server_ssl};
-use crate::tls::{Facts, Failure, Read, Resume};
+use crate::tls::{Facts, Failure, Resume};
 
 /// Renegotiations that one peer may ask for.
 pub(crate) const MAX_RENEGOTIATIONS: u32 = 8;
@@ -21,11 +22,18 @@ pub(crate) const MAX_RENEGOTIATIONS: u32 = 8;
 /// Bytes of memory that are kept between messages.
 const KEPT: usize = 4096;
 
+/// What is decrypted at once where a framing takes it: a record.
+const PIECE: usize = 16 << 10;
+
 /// The state of a connection. After each call the caller sends the [`outgoing`](Self::outgoing) bytes, and says so.
 pub(crate) struct Stream {
     /// `None`: in clear.
     tls: Option<Box<SslStream<Pipe>>>,
     framing: Framing,
+    /// Makes messages of the bytes, if there is a framing.
+    frames: Option<Frames>,
+    /// What was fed has not been read to its end.
+    unread: bool,
     max_message: usize,
     /// A message with what its framing adds.
     framed: Vec<u8>,
@@ -52,11 +60,14 @@ pub(crate) enum Encoded<'a> {
 
 impl Stream {
     /// In clear.
-    pub(crate) fn plain(settings: &StreamSettings) -> Self {
+    pub(crate) fn plain(settings: &TcpSettings) -> Self {
+        let max_message = settings.max_message.max(1);
         Self {
             tls: None,
             framing: settings.framing,
-            max_message: settings.max_message.max(1),
+            frames: Frames::new(settings.framing, max_message),
+            unread: false,
+            max_message,
             framed: Vec::new(),
             deferred: Vec::new(),
             handshakes: None,
@@ -64,7 +75,7 @@ impl Stream {
     }
 
     /// The server's side of TLS, before its handshake.
-    pub(crate) fn accept(context: &SslContext, settings: &StreamSettings) -> Result<Self, Failure> {
+    pub(crate) fn accept(context: &SslContext, settings: &TcpSettings) -> Result<Self, Failure> {
         let mut ssl = server_ssl(context)?;
         let handshakes = settings.renegotiation.then(|| ossl::allow_renegotiation(&mut ssl));
         Ok(Self { handshakes, ..Self::secure(ssl, settings)? })
@@ -75,14 +86,15 @@ impl Stream {
         context: &SslContext,
         name: Option<&str>,
         resume: Option<&Resume<'_>>,
-        settings: &StreamSettings,
+        settings: &TcpSettings,
     ) -> Result<Self, Failure> {
         Self::secure(client_ssl(context, name, resume)?, settings)
     }
 
-    fn secure(ssl: Ssl, settings: &StreamSettings) -> Result<Self, Failure> {
+    fn secure(ssl: Ssl, settings: &TcpSettings) -> Result<Self, Failure> {
         let stream = SslStream::new(ssl, Pipe::default()).map_err(broken)?;
-        Ok(Self { tls: Some(Box::new(stream)), ..Self::plain(settings) })
+        // Something may come with the end of the handshake.
+        Ok(Self { tls: Some(Box::new(stream)), unread: true, ..Self::plain(settings) })
     }
 
     /// One step of the handshake, if there is one; `true` when it is complete. After a failure there may be an alert to send.
@@ -105,9 +117,14 @@ impl Stream {
         self.tls.is_some()
     }
 
-    /// The frame decoder, if there is a framing.
-    pub(crate) fn frames(&self) -> Option<Frames> {
-        Frames::new(self.framing, self.max_message)
+    /// Whether messages are what the other end sent as such, and not pieces of a stream.
+    pub(crate) fn is_framed(&self) -> bool {
+        self.frames.is_some()
+    }
+
+    /// Whether a message has begun and is not whole. To be asked when nothing is left to [`read`](Self::read).
+    pub(crate) fn is_begun(&self) -> bool {
+        self.frames.as_ref().is_some_and(Frames::is_begun)
     }
 
     /// The longest message, in bytes.
@@ -180,12 +197,23 @@ impl Stream {
         self.deferred.len()
     }
 
-    /// Takes in what came from the peer. `bytes` comes back empty.
+    /// Takes in what came from the peer. `bytes` comes back empty. Without TLS and a framing there is nothing to do for this
+    /// state: the bytes are the message.
     pub(crate) fn feed(&mut self, bytes: &mut Vec<u8>) {
-        if let Some(stream) = &mut self.tls {
-            stream.get_mut().feed(bytes);
+        match (&mut self.tls, &mut self.frames) {
+            (Some(stream), _) => stream.get_mut().feed(bytes),
+            (None, Some(frames)) => frames.push(bytes),
+            (None, None) => {}
         }
+        self.unread = true;
         bytes.clear();
+    }
+
+    /// Nothing more comes. `true` where that makes a last message of what has come, which is to be read.
+    pub(crate) fn end_of_stream(&mut self) -> bool {
+        let last = self.tls.is_none() && self.frames.as_mut().is_some_and(Frames::end);
+        self.unread |= last;
+        last
     }
 
     /// Gives the memory of what was fed back, once all of it is read.
@@ -195,11 +223,46 @@ impl Stream {
         }
     }
 
-    /// Decrypts what was fed, a record at most. In clear there is nothing to decrypt: [`Read::Nothing`].
-    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Read {
-        let Some(stream) = &mut self.tls else { return Read::Nothing };
-        let result = stream.ssl_read(buffer);
-        self.after_reading(result)
+    /// Reads the next message of what was fed. `piece` is memory to work with, and comes back empty.
+    pub(crate) fn read(&mut self, buffer: &mut [u8], piece: &mut Vec<u8>) -> Read {
+        let read = self.next_message(buffer, piece);
+        piece.clear();
+        self.unread &= !matches!(read, Read::Nothing);
+        self.give_back(piece);
+        read
+    }
+
+    fn next_message(&mut self, buffer: &mut [u8], piece: &mut Vec<u8>) -> Read {
+        loop {
+            if let Some(frames) = &mut self.frames
+                && let Some(frame) = frames.next_frame()
+            {
+                return match frame {
+                    Frame::TooLong => Read::TooLong,
+                    Frame::Message(message) => Read::message(message, buffer),
+                };
+            }
+            let Some(stream) = &mut self.tls else { return Read::Nothing };
+            // OpenSSL would look in vain, which takes as long as a short record.
+            if stream.get_ref().is_drained() && !ossl::has_pending(stream.ssl()) {
+                return Read::Nothing;
+            }
+            let direct = self.frames.is_none() && !buffer.is_empty();
+            if !direct {
+                piece.resize(PIECE, 0);
+            }
+            let result = stream.ssl_read(if direct { &mut *buffer } else { piece });
+            match (self.after_reading(result), &mut self.frames) {
+                (Read::Message(len), Some(frames)) => frames.push(&piece[..len]),
+                (Read::Message(len), None) if !direct => return Read::Long(piece[..len].to_vec()),
+                (Read::Closed, Some(frames)) => match frames.end() {
+                    // The close_notify is found once more, behind the last line.
+                    true => {}
+                    false => return Read::Closed,
+                },
+                (read, _) => return read,
+            }
+        }
     }
 
     /// Gets a handshake that messages wait for on, with what was fed. `false` where it cannot go on before the
@@ -207,6 +270,7 @@ impl Stream {
     pub(crate) fn advance(&mut self) -> Result<bool, String> {
         let Some(stream) = &mut self.tls else { return Ok(true) };
         let result = stream.ssl_peek(&mut [0]);
+        self.unread = true;
         match self.after_reading(result) {
             Read::Nothing => Ok(true),
             Read::Broken(why) => Err(why),
@@ -234,9 +298,7 @@ impl Stream {
 
     /// Whether [`read`](Self::read) has something to look at.
     pub(crate) fn has_more(&self) -> bool {
-        self.tls
-            .as_ref()
-            .is_some_and(|stream| !stream.get_ref().is_drained() || ossl::has_pending(stream.ssl()))
+        self.unread
     }
 
     /// Has close_notify sent (RFC 5246 §7.2.1), once.

@@ -81,7 +81,7 @@ fn samples() -> Vec<(NotificationKind, Vec<u8>, Notification)> {
             &[&3_u16.to_be_bytes()[..], &[0, 0], &ID, b"data"].concat(),
             Notification::RemoteError {
                 association: ASSOCIATION,
-                error: ErrorCause(3),
+                error: ErrorCause::new(3),
                 data: b"data".to_vec(),
             },
         ),

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use zeroize::Zeroizing;
+
 use super::Options;
 use crate::sys::sctp::abi::*;
 use crate::sys::sctp::{get_bytes, set_bytes};
@@ -81,14 +83,12 @@ impl Options<'_> {
     pub fn set_auth_key(&self, number: u16, key: &[u8]) -> io::Result<()> {
         let len = u16::try_from(key.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         // struct sctp_authkey { i32 assoc_id; u16 keynumber, keylength; u8 key[]; }
-        let mut value = Vec::with_capacity(8 + key.len());
+        let mut value = Zeroizing::new(Vec::with_capacity(8 + key.len()));
         value.extend(self.id().to_ne_bytes());
         value.extend(number.to_ne_bytes());
         value.extend(len.to_ne_bytes());
         value.extend(key);
-        let result = set_bytes(self.fd, SCTP_AUTH_KEY, &value);
-        value.fill(0);
-        result
+        set_bytes(self.fd, SCTP_AUTH_KEY, &value)
     }
 
     /// The number of the key that is used for sending (SCTP_AUTH_ACTIVE_KEY, RFC 6458 §8.1.18).

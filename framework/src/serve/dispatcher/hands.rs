@@ -7,18 +7,18 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::guard::Guard;
+use super::busy::Busy;
 use crate::address::Scheme;
 use crate::admission::Refusal;
 use crate::association::Association;
 use crate::error::EndReason;
-use crate::handler::Incoming;
 use crate::net::attention::signal;
+use crate::new_socket::HookFailed;
 use crate::observe::{bump, log_limited};
+use crate::serve::loops::Loops;
 use crate::serve::shared::Shared;
 use crate::serve::worker::Job;
 use crate::serve::worker::pool::Pool;
-use crate::sys::epoll::Epoll;
 use crate::sys::errno::is_memory;
 use crate::sys::limits;
 
@@ -29,21 +29,26 @@ pub(super) const THREAD_RETRY: Duration = Duration::from_millis(50);
 /// Descriptors that are left for handlers, logs and the end of associations.
 pub(crate) const RESERVED_FDS: u64 = 64;
 
-/// What every kind of listener needs of the dispatcher: workers for jobs, and the watch over last
-/// flights.
+/// What every kind of listener needs of the dispatcher: workers for jobs, and the watch over busy handlers.
 pub(super) struct Hands {
     pub(super) shared: Arc<Shared>,
-    pool: Pool,
-    guard: Guard,
+    pool: Arc<Pool<Job>>,
+    /// Where there are some.
+    loops: Option<Arc<Loops>>,
+    busy: Busy,
     /// Jobs that no thread could be started for, oldest first.
     waiting: VecDeque<Job>,
     fd_limit: u64,
 }
 
 impl Hands {
-    pub(super) fn new(shared: Arc<Shared>, pool: Pool) -> io::Result<Self> {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        pool: Arc<Pool<Job>>,
+        loops: Option<Arc<Loops>>,
+    ) -> io::Result<Self> {
         let fd_limit = limits::fd_limit()?;
-        Ok(Self { shared, pool, guard: Guard::default(), waiting: VecDeque::new(), fd_limit })
+        Ok(Self { shared, pool, loops, busy: Busy::default(), waiting: VecDeque::new(), fd_limit })
     }
 
     /// Whether a descriptor leaves room for those that handlers, logs and the end of associations need.
@@ -51,90 +56,30 @@ impl Hands {
         fd.as_raw_fd() as u64 + RESERVED_FDS <= self.fd_limit
     }
 
-    /// Asks the limits, then the handler, about a new peer. Refusals are counted here; an association
-    /// that was admitted is either inserted, or [cancelled](Self::cancel).
-    pub(super) fn admit(
-        &self,
-        incoming: Incoming,
-        hello_random: [u8; 32],
-    ) -> Result<Arc<Association>, Refusal> {
-        let (scheme, local, peer) = (incoming.scheme, incoming.local, incoming.peer);
-        let registry = &self.shared.registry;
-        let refuse = |refusal| self.shared.refuse(refusal, scheme, local, peer);
-        registry.book(local, peer).inspect_err(|refusal| refuse(*refusal))?;
-        if let Err(refusal) = self.shared.ask(&incoming) {
-            registry.cancel(local, peer);
-            refuse(refusal);
-            return Err(refusal);
-        }
-        let association = self.association(scheme, local, peer).with_hello(hello_random);
-        self.begin(association, scheme.is_secure())
-    }
-
-    /// As [`admit`](Self::admit), for a connection of a proxy that will say who is behind it: until then
-    /// nobody is asked, and it counts against the limit of its listener alone.
-    pub(super) fn admit_proxy(
-        &self,
-        scheme: Scheme,
-        local: SocketAddr,
-        proxy: SocketAddr,
-        listener: usize,
-    ) -> Result<Arc<Association>, Refusal> {
-        let registry = &self.shared.registry;
-        let refuse = |refusal: &Refusal| self.shared.refuse(*refusal, scheme, local, proxy);
-        registry.book_proxy(local, proxy).inspect_err(refuse)?;
-        let association = Arc::new(self.association(scheme, local, proxy).behind_proxy(listener));
-        registry
-            .await_header(&association)
-            .inspect_err(refuse)
-            .inspect_err(|_| registry.cancel(local, proxy))?;
-        Ok(association)
-    }
-
-    fn association(&self, scheme: Scheme, local: SocketAddr, peer: SocketAddr) -> Association {
-        let association = Association::new(scheme, local, peer).with_outbox(self.shared.outbox);
-        match scheme == Scheme::Udp && self.shared.udp_proof {
-            true => association.with_proof(),
-            false => association,
-        }
-    }
-
-    fn begin(&self, association: Association, handshake: bool) -> Result<Arc<Association>, Refusal> {
-        let association = Arc::new(association);
-        if handshake && let Err(refusal) = self.shared.registry.begin_handshake(&association) {
-            self.shared.registry.cancel(association.local, association.peer);
-            self.refuse(refusal, &association);
-            return Err(refusal);
-        }
-        Ok(association)
-    }
-
     /// Gives back the place of an association that was admitted and will not be inserted.
     pub(super) fn cancel(&self, association: &Association) {
-        self.shared.registry.end_handshake(association);
-        self.shared.registry.cancel(association.local, association.peer);
-    }
-
-    /// A watched socket is readable.
-    pub(super) fn guarded(&mut self, token: u64) {
-        self.guard.ready(token, &self.shared);
+        self.shared.registry.cancel(association);
     }
 
     /// When [`tick`](Self::tick) has something to do.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let waiting = (!self.waiting.is_empty()).then(|| Instant::now() + THREAD_RETRY);
-        [self.guard.next_deadline(), waiting].into_iter().flatten().min()
+        [self.busy.next_deadline(), waiting].into_iter().flatten().min()
     }
 
     /// Does what time has come for.
-    pub(super) fn tick(&mut self, epoll: &Epoll, now: Instant) {
+    pub(super) fn tick(&mut self, now: Instant) {
         self.retry_waiting();
-        self.guard.tick(epoll, now);
+        self.busy.tick(&self.shared, now);
     }
 
-    /// Has a job served, now or as soon as a thread can be started for it.
+    /// Has a job served, by a loop or by a thread: now or as soon as one can be started for it.
     pub(super) fn hand_over(&mut self, job: Job) {
-        self.guard.watch(&job.association);
+        let placed = match &self.loops {
+            Some(loops) => loops.place(job),
+            None => Some(job),
+        };
+        let Some(job) = placed else { return };
         match self.pool.submit(job) {
             Ok(()) => {}
             Err((job, error)) => {
@@ -194,6 +139,14 @@ impl Hands {
         peer: SocketAddr,
     ) -> Option<Refusal> {
         let counters = &self.shared.counters;
+        if let Some(HookFailed { panicked, .. }) = HookFailed::of(error) {
+            if *panicked {
+                bump(&counters.handler_panics);
+            }
+            log_limited!(warn, %peer, %error, "a new peer is refused");
+            self.shared.refuse(Refusal::SocketOptions, scheme, local, peer);
+            return Some(Refusal::SocketOptions);
+        }
         let refusal = match error.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE) => {
                 bump(&counters.out_of_descriptors);

@@ -6,9 +6,13 @@ use std::ops::{Index, IndexMut};
 
 use socket2::Socket;
 
+use super::adopted::Adopted;
 use super::child::{self, Options, Recipes};
 use crate::address::{Address, Scheme};
 use crate::error::StartError;
+use crate::net::shared::SharedListener;
+use crate::new_socket::HookFailed;
+use crate::serve::meet::address_hit;
 use crate::serve::worker::Job;
 use crate::sys::control::PacketInfo;
 
@@ -32,25 +36,104 @@ impl UdpListener {
         // address of a routed prefix (`ip -6 route add local ... dev lo`) unless they insist.
         let freebind = options.freebind || address.ip().is_unspecified();
         let options = Options { freebind, ..options };
-        let socket = child::listen(address, options).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => StartError::AddressInUse { address },
-            io::ErrorKind::AddrNotAvailable => StartError::AddressNotAvailable { address },
-            io::ErrorKind::PermissionDenied => StartError::PermissionDenied { address },
-            _ => StartError::Io { doing: format!("listening on {address}"), source },
-        })?;
+        let socket =
+            child::listen(address, &options).map_err(|error| cannot_listen(error, address, "UDP"))?;
         let bound = socket.local_addr().ok().and_then(|found| found.as_socket());
         let address = SocketAddr::new(address.ip(), bound.map_or(address.port(), |found| found.port()));
         let address = with_scope_of(address, bound);
-        let recipes = Recipes::probe(probe_ip(address, options));
-        if recipes.none() {
-            tracing::warn!(%address, "this kernel lets children steal from their listener for a moment; what they steal is given back");
+        let recipes = probe(address, &options);
+        Ok(Self { socket, scheme, address, options, recipes })
+    }
+
+    /// Takes a socket of the user's, whose own options say what its children have.
+    pub(crate) fn adopt(adopted: Adopted, options: Options) -> Result<Self, StartError> {
+        let Adopted { socket, address, .. } = &adopted;
+        let (v6_only, freebind) = match address {
+            SocketAddr::V4(_) => (Ok(false), socket.freebind_v4()),
+            SocketAddr::V6(_) => (socket.only_v6(), socket.freebind_v6()),
+        };
+        let cannot = |error| adopted.cannot("asking for its options", &error);
+        if socket.device().map_err(cannot)?.is_some() {
+            return Err(adopted.unfit(
+                "it is bound to a device (SO_BINDTODEVICE), and the sockets of its peers would not be; listen on an \
+                 address, and set the device by the hook `socket_options`, which is called for all of them",
+            ));
         }
+        let freebind = freebind.map_err(cannot)? || options.freebind || address.ip().is_unspecified();
+        let options = Options { v6_only: v6_only.map_err(cannot)?, freebind, ..options };
+        child::adopt(socket, *address, &options).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => adopted.unfit(
+                "the sockets of its peers share its port, and this process may not bind them there; grant it \
+                 CAP_NET_BIND_SERVICE (AmbientCapabilities= of a systemd unit), or choose a port above 1023",
+            ),
+            io::ErrorKind::AddrNotAvailable => adopted.unfit(
+                "it is of another network namespace, where this process can make no sockets for its peers",
+            ),
+            _ => adopted.cannot("preparing it for its peers", &error),
+        })?;
+        let recipes = probe(*address, &options).without_group();
+        let Adopted { socket, scheme, address } = adopted;
         Ok(Self { socket, scheme, address, options, recipes })
     }
 
     /// Where it is bound.
     pub(crate) fn address(&self) -> Address {
         Address::from_socket(self.scheme, self.address)
+    }
+}
+
+impl SharedListener {
+    /// Binds a group of so many sockets.
+    pub(crate) fn bind(
+        scheme: Scheme,
+        address: SocketAddr,
+        options: Options,
+        count: usize,
+    ) -> Result<Self, StartError> {
+        let freebind = options.freebind || address.ip().is_unspecified();
+        let options = Options { freebind, ..options };
+        let sockets =
+            child::share(address, &options, count).map_err(|error| cannot_listen(error, address, "UDP"))?;
+        let bound = sockets.first().and_then(|socket| socket.local_addr().ok()?.as_socket());
+        let address = SocketAddr::new(address.ip(), bound.map_or(address.port(), |found| found.port()));
+        Ok(Self { sockets, scheme, address: with_scope_of(address, bound) })
+    }
+
+    /// Takes a socket of the user's, which one loop serves.
+    pub(crate) fn adopt(adopted: Adopted) -> Result<Self, StartError> {
+        let v6_only = adopted.socket.only_v6().unwrap_or(true);
+        child::report_addresses(&adopted.socket, adopted.address, v6_only)
+            .and_then(|()| adopted.socket.set_nonblocking(true))
+            .map_err(|error| adopted.cannot("preparing it", &error))?;
+        let Adopted { socket, scheme, address } = adopted;
+        Ok(Self { sockets: vec![socket], scheme, address })
+    }
+
+    /// Where it is bound.
+    pub(crate) fn address(&self) -> Address {
+        Address::from_socket(self.scheme, self.address)
+    }
+}
+
+fn probe(address: SocketAddr, options: &Options) -> Recipes {
+    let recipes = Recipes::probe(probe_ip(address, options));
+    if recipes.none() {
+        tracing::warn!(%address, "this kernel lets children steal from their listener for a moment; what they steal is given back");
+    }
+    recipes
+}
+
+/// Says what to do about a listener that could not be made.
+pub(super) fn cannot_listen(error: io::Error, address: SocketAddr, protocol: &str) -> StartError {
+    let source = match HookFailed::take(error) {
+        Ok(HookFailed { source, .. }) => return StartError::SocketOptions { address, source },
+        Err(error) => error,
+    };
+    match source.kind() {
+        io::ErrorKind::AddrInUse => StartError::AddressInUse { address },
+        io::ErrorKind::AddrNotAvailable => StartError::AddressNotAvailable { address },
+        io::ErrorKind::PermissionDenied => StartError::PermissionDenied { address },
+        _ => StartError::Io { doing: format!("listening on {address} with {protocol}"), source },
     }
 }
 
@@ -169,22 +252,13 @@ impl Listener {
 
     /// The local address that a datagram was sent to.
     pub(super) fn address_hit(&self, info: PacketInfo) -> SocketAddr {
-        if !self.address.ip().is_unspecified() {
-            return self.address;
-        }
-        let mut local = SocketAddr::new(info.local.unwrap_or(self.address.ip()), self.address.port());
-        if let SocketAddr::V6(v6) = &mut local
-            && v6.ip().is_unicast_link_local()
-        {
-            v6.set_scope_id(info.interface);
-        }
-        local
+        address_hit(self.address, info)
     }
 }
 
 /// The address to probe for a listener: its own, or where that may not be there, or not without a
 /// scope, one of the same family that surely is this host's.
-pub(super) fn probe_ip(address: SocketAddr, options: Options) -> IpAddr {
+pub(super) fn probe_ip(address: SocketAddr, options: &Options) -> IpAddr {
     match address.ip() {
         ip if ip.is_unspecified() || options.freebind => match ip {
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),

@@ -1,14 +1,16 @@
 //! The thread that strangers meet: it reads the listeners, decides, and never blocks on anything but
 //! its own epoll.
 
+mod adopted;
+mod busy;
 pub mod child;
-mod guard;
 mod hands;
 mod listener;
 #[cfg(all(test, shuttle))]
 mod model;
 mod sctp;
 pub(crate) mod tcp;
+mod token;
 mod udp;
 
 use std::io;
@@ -16,6 +18,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub(crate) use self::adopted::Adopted;
 pub(crate) use self::hands::RESERVED_FDS;
 use self::hands::{Hands, THREAD_RETRY};
 pub(crate) use self::listener::UdpListener;
@@ -23,17 +26,16 @@ use self::sctp::Sctp;
 pub(crate) use self::sctp::SctpListener;
 use self::tcp::Tcp;
 pub(crate) use self::tcp::TcpListener;
+use self::token::Token;
 use self::udp::Udp;
 use crate::observe::log_limited;
+use crate::serve::loops::Loops;
 use crate::serve::mailbox::{Inlet, Letter, MAX_LETTERS};
 use crate::serve::shared::Shared;
+use crate::serve::worker::Job;
 use crate::serve::worker::pool::Pool;
 use crate::sys::epoll::{Epoll, READABLE};
 use crate::sys::sync::atomic::Ordering;
-
-/// Token of the wake-up; UDP listeners count from 0, TCP ones from [`tcp::TOKENS`], SCTP ones from
-/// [`sctp::TOKENS`], guarded children have [`guard::TOKENS`].
-const WAKE: u64 = u64::MAX;
 
 /// The dispatcher thread's state.
 pub(crate) struct Dispatcher {
@@ -50,23 +52,25 @@ impl Dispatcher {
     pub(crate) fn new(
         shared: Arc<Shared>,
         inlet: Inlet,
-        pool: Pool,
+        pool: Arc<Pool<Job>>,
+        loops: Option<Arc<Loops>>,
         udp: Vec<UdpListener>,
         sctp: Vec<SctpListener>,
         tcp: Vec<TcpListener>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
-        epoll.add(inlet.wake.as_fd(), READABLE, WAKE)?;
+        epoll.add(inlet.wake.as_fd(), READABLE, Token::Wake.into())?;
         let udp = Udp::new(&shared, &epoll, udp)?;
         let sctp = Sctp::new(&shared, &epoll, sctp)?;
         let tcp = Tcp::new(&shared, &epoll, tcp)?;
-        let hands = Hands::new(shared, pool)?;
+        let hands = Hands::new(shared, pool, loops)?;
         Ok(Self { epoll, inlet, udp, sctp, tcp, hands })
     }
 
     /// Runs until the mailbox says stop. This is the dispatcher thread's whole life.
     pub(crate) fn run(mut self) {
         let mut tokens = Vec::new();
+        self.sctp.begin(&mut self.hands);
         while !self.hands.shared.mailbox.stop.load(Ordering::Acquire) {
             tokens.clear();
             if let Err(error) = self.epoll.wait(&mut tokens, self.timeout()) {
@@ -74,12 +78,11 @@ impl Dispatcher {
                 std::thread::park_timeout(THREAD_RETRY);
             }
             for &token in &tokens {
-                match token {
-                    WAKE => self.inlet.wake.reset(),
-                    token if guard::is_guarded(token) => self.hands.guarded(token),
-                    token if token & sctp::TOKENS != 0 => self.sctp.ready(token, &mut self.hands),
-                    token if token & tcp::TOKENS != 0 => self.tcp.ready(token, &self.epoll, &mut self.hands),
-                    token => self.udp.ready(token as usize, &self.epoll, &mut self.hands),
+                match Token::from(token) {
+                    Token::Wake => self.inlet.wake.reset(),
+                    Token::Udp(index) => self.udp.ready(index, &self.epoll, &mut self.hands),
+                    Token::Tcp(index) => self.tcp.ready(index, &self.epoll, &mut self.hands),
+                    Token::Sctp(index) => self.sctp.ready(index, &mut self.hands),
                 }
             }
             for _ in 0..MAX_LETTERS {
@@ -90,7 +93,7 @@ impl Dispatcher {
                 }
             }
             let now = Instant::now();
-            self.hands.tick(&self.epoll, now);
+            self.hands.tick(now);
             self.tcp.tick(&self.epoll, now);
             self.udp.tick(&self.epoll, now, &mut self.hands);
         }

@@ -32,10 +32,10 @@ fn world() -> World {
         peer.recv(&mut [0; 16]).map(drop)
     };
     let timeouts = Timeouts { worker_idle: SHORT, ..Timeouts::default() };
-    let builder = Server::builder().listen("udp://127.0.0.1:0".parse().unwrap()).timeouts(timeouts);
+    let builder = Server::builder().listen("udp://127.0.0.1:0").timeouts(timeouts);
     let server = builder.start(handler).unwrap();
     let to = server.addresses()[0].resolve().unwrap()[0];
-    World { handle: server.handle(), to, served }
+    World { handle: server.detach(), to, served }
 }
 
 /// Peers that come one after the other, sooner or later, and keep their ports.
@@ -54,7 +54,7 @@ fn visitors(to: std::net::SocketAddr) -> thread::JoinHandle<Vec<UdpSocket>> {
 }
 
 fn ended(stats: &Stats) -> u64 {
-    stats.ended.iter().sum()
+    stats.ended_total()
 }
 
 /// Nobody is left, and every peer that was let in was served and counted.

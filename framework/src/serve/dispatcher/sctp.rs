@@ -16,11 +16,15 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::adopted::Adopted;
+use super::child;
 use super::hands::Hands;
+use super::listener::cannot_listen;
+use super::token::Token;
 use crate::address::{Address, Scheme};
 use crate::admission::Refusal;
 use crate::association::Association;
@@ -30,17 +34,16 @@ use crate::net::attention::{Delivery, Parcel};
 use crate::net::sctp::abort;
 use crate::net::sctp::{Restarted, loss};
 use crate::net::sctp_setup::configure;
+use crate::new_socket::SocketHook;
 use crate::observe::{bump, log_limited};
 use crate::sctp::{AssocId, AssociationState, MessageInfo, Notification, Options, Settings, Socket};
+use crate::serve::meet::Place;
 use crate::serve::shared::Shared;
 use crate::serve::worker::{Job, Task};
 use crate::sys::epoll::{Epoll, READABLE};
 use crate::sys::eventfd::EventFd;
 use crate::sys::message::DATAGRAM_MAX;
 use crate::sys::sctp::{self as sys, Received};
-
-/// Tokens of listeners have this bit.
-pub(super) const TOKENS: u64 = 1 << 61;
 
 /// Reads from one listener before the others have their turn.
 const TURN: usize = 512;
@@ -61,6 +64,7 @@ pub(crate) struct SctpListener {
     socket: Socket,
     scheme: Scheme,
     addresses: Vec<SocketAddr>,
+    hook: SocketHook,
 }
 
 impl SctpListener {
@@ -68,29 +72,51 @@ impl SctpListener {
     pub(crate) fn bind(
         scheme: Scheme,
         addresses: &[SocketAddr],
-        v6_only: bool,
+        options: child::Options,
         settings: &Settings,
     ) -> Result<Self, StartError> {
         let Some(&first) = addresses.first() else { return Err(StartError::NoListener) };
         // Of a list, that one which no other protocol can be bound to either.
         let foreign = |address: &&SocketAddr| UdpSocket::bind((address.ip(), 0)).is_err();
         let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::AddrInUse => StartError::AddressInUse { address: first },
             io::ErrorKind::AddrNotAvailable => StartError::AddressNotAvailable {
                 address: addresses.iter().find(foreign).copied().unwrap_or(first),
             },
-            io::ErrorKind::PermissionDenied => StartError::PermissionDenied { address: first },
             _ if NoSctp::is(&source) => StartError::NoSctp(NoSctp),
-            _ => StartError::Io { doing: format!("listening on {first} with SCTP"), source },
+            _ => cannot_listen(source, first, "SCTP"),
         };
-        let socket = open(scheme, addresses, v6_only, settings).map_err(failed)?;
+        let socket = open(scheme, addresses, &options, settings).map_err(failed)?;
         let port = socket.local_addr().map_err(failed)?.port();
         let with_port = |mut address: SocketAddr| {
             address.set_port(port);
             address
         };
         let addresses = addresses.iter().copied().map(with_port).collect();
-        Ok(Self { socket, scheme, addresses })
+        Ok(Self { socket, scheme, addresses, hook: options.hook })
+    }
+
+    /// Takes a socket of the user's: sets it up, and listens where it does not yet.
+    pub(crate) fn adopt(
+        adopted: Adopted,
+        options: child::Options,
+        settings: &Settings,
+    ) -> Result<Self, StartError> {
+        let failed = |error| StartError::UnfitSocket {
+            scheme: adopted.scheme,
+            why: format!("setting it up failed ({error})"),
+        };
+        let (scheme, bound) = (adopted.scheme, adopted.address);
+        let socket = Socket::from(OwnedFd::from(adopted.socket));
+        let prepared = configure(&socket, scheme, settings).and_then(|()| {
+            socket.options().set_receive_message_info(true)?;
+            if socket.as_socket().is_listener()? { Ok(()) } else { socket.listen(BACKLOG) }
+        });
+        prepared.map_err(failed)?;
+        let addresses = match bound.ip().is_unspecified() {
+            true => vec![bound],
+            false => socket.options().local_addresses().map_err(failed)?,
+        };
+        Ok(Self { socket, scheme, addresses, hook: options.hook })
     }
 
     /// Where it is bound.
@@ -99,16 +125,22 @@ impl SctpListener {
     }
 }
 
-fn open(scheme: Scheme, addresses: &[SocketAddr], v6_only: bool, settings: &Settings) -> io::Result<Socket> {
+fn open(
+    scheme: Scheme,
+    addresses: &[SocketAddr],
+    options: &child::Options,
+    settings: &Settings,
+) -> io::Result<Socket> {
     let v6 = addresses.iter().any(SocketAddr::is_ipv6);
     let socket = Socket::one_to_many(v6)?;
     configure(&socket, scheme, settings)?;
     if v6 {
         let mixed = addresses.iter().any(SocketAddr::is_ipv4);
-        socket.as_socket().set_only_v6(v6_only && !mixed)?;
+        socket.as_socket().set_only_v6(options.v6_only && !mixed)?;
     }
     // The port stays usable for a new listener while associations of an earlier one live.
     socket.as_socket().set_reuse_address(true)?;
+    options.hook.listener(&socket, addresses[0])?;
     socket.bind(addresses)?;
     socket.listen(BACKLOG)?;
     Ok(socket)
@@ -124,6 +156,7 @@ struct Listener {
     socket: Socket,
     scheme: Scheme,
     addresses: Vec<SocketAddr>,
+    hook: SocketHook,
     /// Refused associations whose end has not been read yet; what they say is ignored.
     refused: HashSet<AssocId>,
     /// Associations that were over before they could be peeled off.
@@ -135,20 +168,32 @@ struct Listener {
 impl Sctp {
     pub(super) fn new(shared: &Shared, epoll: &Epoll, bound: Vec<SctpListener>) -> io::Result<Self> {
         let mut listeners = Vec::new();
-        for SctpListener { socket, scheme, addresses } in bound {
-            epoll.add(socket.as_fd(), READABLE, TOKENS | listeners.len() as u64)?;
+        for SctpListener { socket, scheme, addresses, hook } in bound {
+            epoll.add(socket.as_fd(), READABLE, Token::Sctp(listeners.len()).into())?;
             let (refused, gathered) = (HashSet::new(), HashMap::new());
-            listeners.push(Listener { socket, scheme, addresses, refused, gathered, skipping: false });
+            listeners.push(Listener { socket, scheme, addresses, hook, refused, gathered, skipping: false });
         }
         shared.counters.listeners.fetch_add(listeners.len() as u64, Ordering::Relaxed);
         let scratch = if listeners.is_empty() { Vec::new() } else { Vec::with_capacity(DATAGRAM_MAX) };
         Ok(Self { listeners, scratch })
     }
 
-    /// The listener of this token is readable.
-    pub(super) fn ready(&mut self, token: u64, hands: &mut Hands) {
+    /// Serves the associations that listeners have already: those of a user's socket that came before it was ours, and
+    /// that no notification tells of.
+    pub(super) fn begin(&mut self, hands: &mut Hands) {
+        for listener in &mut self.listeners {
+            // There are none, which is an error to Linux.
+            let there = listener.socket.options().association_ids().unwrap_or_default();
+            for id in there {
+                listener.open(id, None, None, hands);
+            }
+        }
+    }
+
+    /// The listener at `index` is readable.
+    pub(super) fn ready(&mut self, index: usize, hands: &mut Hands) {
         let Self { listeners, scratch } = self;
-        let Some(listener) = listeners.get_mut((token & !TOKENS) as usize) else { return };
+        let Some(listener) = listeners.get_mut(index) else { return };
         for _ in 0..TURN {
             match sys::recv(listener.socket.as_fd(), &mut [], scratch, false) {
                 Ok(received) => listener.take(&received, scratch, hands),
@@ -167,7 +212,9 @@ impl Sctp {
     pub(super) fn restarted(&mut self, restarted: Restarted, hands: &mut Hands) {
         let Restarted { socket, scheme, local, peer } = restarted;
         let further = Options::of(&*socket).peer_addresses().unwrap_or_default();
-        let Ok(association) = hands.admit(incoming(scheme, local, peer, further), [0; 32]) else {
+        let Ok(association) =
+            hands.shared.admit(incoming(scheme, local, peer, further), [0; 32], Place::OwnSocket)
+        else {
             abort(&socket, b"refused");
             return bump(&hands.shared.counters.sctp_aborted);
         };
@@ -237,7 +284,8 @@ impl Listener {
         if self.refused.contains(&id) {
             return;
         }
-        let parcel = Parcel { payload: payload.into(), info, complete: received.complete };
+        let complete = received.complete;
+        let parcel = Parcel { payload: payload.into(), from: None, info, complete, notification: false };
         match self.gathered.get(&id) {
             Some(job) => deliver(&job.association, parcel, hands),
             None => self.open(id, received.source, Some(parcel), hands),
@@ -257,7 +305,11 @@ impl Listener {
         };
         let local = self.local_address(id);
         let further = peers.into_iter().filter(|address| *address != peer).collect();
-        let association = match hands.admit(incoming(self.scheme, local, peer, further), [0; 32]) {
+        let association = match hands.shared.admit(
+            incoming(self.scheme, local, peer, further),
+            [0; 32],
+            Place::OwnSocket,
+        ) {
             Ok(association) => association,
             Err(refusal) => return self.abort(id, refusal, hands),
         };
@@ -273,10 +325,16 @@ impl Listener {
         }
         match self.socket.peel_off(id) {
             Ok(socket) => {
+                if let Err(error) = self.hook.peer(&socket, local, peer) {
+                    bump(&hands.shared.counters.sctp_aborted);
+                    hands.cancel(&association);
+                    hands.refuse_for(&error, self.scheme, local, peer);
+                    return abort(socket.as_socket(), Refusal::SocketOptions.as_str().as_bytes());
+                }
                 if let Some(parcel) = early {
                     deliver(&association, parcel, hands);
                 }
-                hand_over(association, Arc::new(socket2::Socket::from(socket)), hands);
+                hand_over(association, Arc::new(socket.into_socket()), hands);
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidInput && !self.scheme.is_secure() => {
                 self.gather(id, association, early, hands);
@@ -313,8 +371,8 @@ impl Listener {
             deliver(&association, parcel, hands);
         }
         let (task, shared) = (Task::Over(EndReason::ClosedByPeer), Arc::clone(&hands.shared));
-        let socket = Arc::new(socket2::Socket::from(socket));
-        self.gathered.insert(id, Job { association, socket, task, shared });
+        let socket = Arc::new(socket.into_socket());
+        self.gathered.insert(id, Job::own(association, socket, task, shared));
     }
 
     /// The queue is empty.
@@ -369,7 +427,7 @@ fn hand_over(association: Arc<Association>, socket: Arc<socket2::Socket>, hands:
         return hands.cancel(&association);
     }
     let (task, shared) = (Task::Sctp, Arc::clone(&hands.shared));
-    hands.hand_over(Job { association, socket, task, shared });
+    hands.hand_over(Job::own(association, socket, task, shared));
 }
 
 impl Drop for Sctp {

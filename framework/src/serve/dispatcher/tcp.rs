@@ -15,20 +15,23 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::adopted::Adopted;
 use super::child::Options;
 use super::hands::Hands;
+use super::listener::cannot_listen;
+use super::token::Token;
+use crate::address::canonical::canonical;
 use crate::address::{Address, Scheme};
 use crate::error::StartError;
 use crate::handler::Incoming;
 use crate::net::tcp::reset;
+use crate::new_socket::SocketHook;
 use crate::observe::{bump, log_limited};
+use crate::serve::meet::Place;
 use crate::serve::shared::Shared;
 use crate::serve::worker::{Job, Task};
 use crate::sys::epoll::{Epoll, READABLE};
 use crate::sys::errno::is_memory;
-
-/// Tokens of listeners have this bit.
-pub(super) const TOKENS: u64 = 1 << 60;
 
 /// Connections that the kernel has made and nobody has accepted, at most; `net.core.somaxconn` bounds it too.
 const BACKLOG: i32 = 4096;
@@ -46,6 +49,7 @@ pub(crate) struct TcpListener {
     scheme: Scheme,
     address: SocketAddr,
     proxied: bool,
+    hook: SocketHook,
 }
 
 impl TcpListener {
@@ -56,14 +60,23 @@ impl TcpListener {
         options: Options,
         proxied: bool,
     ) -> Result<Self, StartError> {
-        let socket = listen(address, options).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => StartError::AddressInUse { address },
-            io::ErrorKind::AddrNotAvailable => StartError::AddressNotAvailable { address },
-            io::ErrorKind::PermissionDenied => StartError::PermissionDenied { address },
-            _ => StartError::Io { doing: format!("listening on {address} with TCP"), source },
-        })?;
+        let socket = listen(address, &options).map_err(|error| cannot_listen(error, address, "TCP"))?;
         let bound = socket.local_addr().ok().and_then(|found| found.as_socket());
-        Ok(Self { socket, scheme, address: bound.unwrap_or(address), proxied })
+        Ok(Self { socket, scheme, address: bound.unwrap_or(address), proxied, hook: options.hook })
+    }
+
+    /// Takes a socket of the user's, and listens where it does not yet.
+    pub(crate) fn adopt(adopted: Adopted, options: Options, proxied: bool) -> Result<Self, StartError> {
+        let socket = &adopted.socket;
+        let listening = socket.is_listener();
+        let prepared = listening.and_then(|listening| {
+            socket.set_tcp_nodelay(true)?;
+            socket.set_nonblocking(true)?;
+            if listening { Ok(()) } else { socket.listen(BACKLOG) }
+        });
+        prepared.map_err(|error| adopted.cannot("listening on it", &error))?;
+        let Adopted { socket, scheme, address } = adopted;
+        Ok(Self { socket, scheme, address, proxied, hook: options.hook })
     }
 
     /// Where it is bound.
@@ -72,7 +85,7 @@ impl TcpListener {
     }
 }
 
-fn listen(address: SocketAddr, options: Options) -> io::Result<Socket> {
+fn listen(address: SocketAddr, options: &Options) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(options.v6_only)?;
@@ -85,6 +98,7 @@ fn listen(address: SocketAddr, options: Options) -> io::Result<Socket> {
     // Connections inherit it: a message leaves when it is sent.
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
+    options.hook.listener(&socket, address)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)
@@ -101,7 +115,7 @@ pub(super) struct Tcp {
 impl Tcp {
     pub(super) fn new(shared: &Shared, epoll: &Epoll, listeners: Vec<TcpListener>) -> io::Result<Self> {
         for (index, listener) in listeners.iter().enumerate() {
-            epoll.add(listener.socket.as_fd(), READABLE, TOKENS | index as u64)?;
+            epoll.add(listener.socket.as_fd(), READABLE, Token::Tcp(index).into())?;
         }
         shared.counters.listeners.fetch_add(listeners.len() as u64, Ordering::Relaxed);
         Ok(Self { listeners, pause: FIRST_PAUSE, resume: None })
@@ -120,9 +134,8 @@ impl Tcp {
         }
     }
 
-    /// The listener of this token has connections.
-    pub(super) fn ready(&mut self, token: u64, epoll: &Epoll, hands: &mut Hands) {
-        let index = (token & !TOKENS) as usize;
+    /// The listener at `index` has connections.
+    pub(super) fn ready(&mut self, index: usize, epoll: &Epoll, hands: &mut Hands) {
         let Some(listener) = self.listeners.get(index) else { return };
         if self.resume.is_some() {
             return;
@@ -148,7 +161,7 @@ impl Tcp {
 
     fn watch(&self, epoll: &Epoll, events: u32) {
         for (index, listener) in self.listeners.iter().enumerate() {
-            if let Err(error) = epoll.modify(listener.socket.as_fd(), events, TOKENS | index as u64) {
+            if let Err(error) = epoll.modify(listener.socket.as_fd(), events, Token::Tcp(index).into()) {
                 log_limited!(error, %error, "the dispatcher cannot watch a listener");
             }
         }
@@ -173,17 +186,23 @@ impl TcpListener {
             return Ok(());
         }
         let admitted = match self.proxied {
-            true => hands.admit_proxy(self.scheme, local, peer, index),
-            false => hands.admit(Incoming::new(self.scheme, local, peer), [0; 32]),
+            true => hands.shared.admit_proxy(self.scheme, local, peer, index),
+            false => hands.shared.admit(Incoming::new(self.scheme, local, peer), [0; 32], Place::OwnSocket),
         };
         let Ok(association) = admitted else {
             reset(&socket);
             return Ok(());
         };
+        if let Err(error) = self.hook.peer(&socket, local, peer) {
+            hands.cancel(&association);
+            reset(&socket);
+            hands.refuse_for(&error, self.scheme, local, peer);
+            return Ok(());
+        }
         let shared = Arc::clone(&hands.shared);
         shared.registry.insert(&association);
         let task = Task::Stream { proxied: self.proxied };
-        hands.hand_over(Job { association, socket: Arc::new(socket), task, shared });
+        hands.hand_over(Job::own(association, Arc::new(socket), task, shared));
         Ok(())
     }
 }
@@ -191,15 +210,4 @@ impl TcpListener {
 /// Whether accepting failed for want of something that may come back.
 fn is_exhausted(error: &io::Error) -> bool {
     is_memory(error) || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
-}
-
-/// An IPv4 address as one, also where an IPv6 socket has seen it.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
-            Some(v4) => (v4, v6.port()).into(),
-            None => address,
-        },
-        v4 => v4,
-    }
 }

@@ -27,6 +27,7 @@ use self::anchors::Anchors;
 use super::child::{self, Recipe, Recipes};
 use super::hands::Hands;
 use super::listener::{Held, Listener, Listeners, UdpListener};
+use super::token::Token;
 use crate::address::Scheme;
 use crate::admission::Refusal;
 use crate::association::Association;
@@ -37,14 +38,14 @@ use crate::net::udp::Stray;
 use crate::observe::{bump, log_limited};
 use crate::protocol::alert::Alert;
 use crate::protocol::dtls::assembly::VerifiedHello;
-use crate::protocol::dtls::hello::{self, FirstDatagram};
-use crate::protocol::dtls::restart::Checked;
+use crate::protocol::dtls::hello::connection_id;
 use crate::serve::mailbox::Letter;
+use crate::serve::meet::{First, Place, alert_for};
 use crate::serve::shared::Shared;
-use crate::serve::worker::{Job, Task};
+use crate::serve::worker::{Job, Link, Task};
 use crate::sys::control::PacketInfo;
 use crate::sys::epoll::{Epoll, READABLE};
-use crate::sys::message::{self, BATCH, Batch, DATAGRAM_MAX, Replies};
+use crate::sys::message::{self, BATCH, Batch, DATAGRAM_MAX, Outgoing};
 use crate::sys::sync::thread;
 
 /// Batches read from one listener before the others have their turn.
@@ -59,9 +60,9 @@ pub(super) struct Udp {
     anchors: Anchors,
     /// Taken out while a listener is read.
     batch: Option<Box<Batch>>,
-    replies: Replies,
+    replies: Outgoing,
     /// Alerts to clients that are refused.
-    alerts: Replies,
+    alerts: Outgoing,
     /// How many are held, at all listeners together.
     holding: usize,
 }
@@ -83,14 +84,14 @@ impl Udp {
         shared.counters.listeners.fetch_add(bound.len() as u64, Ordering::Relaxed);
         for UdpListener { socket, scheme, address, options, recipes } in bound {
             let index = listeners.insert(Listener::new(socket, scheme, address, options, recipes));
-            epoll.add(listeners[index].socket.as_fd(), READABLE, index as u64)?;
+            epoll.add(listeners[index].socket.as_fd(), READABLE, Token::Udp(index).into())?;
         }
         Ok(Self {
             listeners,
             anchors: Anchors::default(),
             batch: Some(Box::new(Batch::new())),
-            replies: Replies::default(),
-            alerts: Replies::default(),
+            replies: Outgoing::default(),
+            alerts: Outgoing::default(),
             holding: 0,
         })
     }
@@ -135,6 +136,27 @@ impl Udp {
         self.batch = Some(batch);
     }
 
+    /// When [`tick`](Self::tick) has something to do.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.anchors.next_deadline()
+    }
+
+    /// Closes retired anchors, and retires those whose local address has had no peer for a minute.
+    pub(super) fn tick(&mut self, epoll: &Epoll, now: Instant, hands: &mut Hands) {
+        while let Some(index) = self.anchors.take_closed(now) {
+            self.read(index, epoll, hands);
+            self.listeners.remove(index);
+            hands.shared.counters.listeners.fetch_sub(1, Ordering::Relaxed);
+        }
+        let retired = self.anchors.retire_idle(&mut self.listeners, &hands.shared.registry, now);
+        for &index in &retired {
+            self.read(index, epoll, hands);
+        }
+        if !retired.is_empty() {
+            self.settle(epoll, hands);
+        }
+    }
+
     /// Reads on where something is held: its queue may be empty, and then nobody else would look.
     /// Under a flood it stays readable instead, and its turn comes again.
     fn settle(&mut self, epoll: &Epoll, hands: &mut Hands) {
@@ -174,41 +196,21 @@ impl Udp {
     fn route(&mut self, met: Met<'_>, epoll: &Epoll, hands: &mut Hands) {
         let Met { index, local, peer, payload, .. } = met;
         let shared = Arc::clone(&hands.shared);
-        // Port 0 cannot be answered, and a datagram from ourselves would be answered for ever.
-        if peer.port() == 0 || peer == local {
-            return bump(&shared.counters.ignored);
-        }
-        let hello = match self.listeners[index].scheme {
-            Scheme::Dtls => match hello::classify(payload) {
-                FirstDatagram::ClientHello(hello) => {
-                    match shared.cookies.check(local, peer, &hello, payload.len(), Instant::now()) {
-                        Checked::Valid(proof) => VerifiedHello::new(payload, &hello, proof),
-                        Checked::Spent => return bump(&shared.counters.duplicate_hellos),
-                        Checked::Refused(alert) => {
-                            bump(&shared.counters.duplicate_hellos);
-                            return self.alert(met, alert, hello.record_sequence);
-                        }
-                        Checked::Unproven { refused, reply } => {
-                            if refused {
-                                bump(&shared.counters.cookies_refused);
-                            }
-                            if let Some(reply) = reply {
-                                let (source, mapped) = self.source(met);
-                                self.replies.push(peer, source, mapped, &reply);
-                            }
-                            return;
-                        }
-                    }
+        let hello = match shared.look_at(self.listeners[index].scheme, local, peer, payload, Instant::now()) {
+            First::Nothing => return,
+            First::Challenge(reply) => {
+                let (source, mapped) = self.source(met);
+                return self.replies.push(peer, source, mapped, &reply);
+            }
+            First::Refused(alert, sequence) => return self.alert(met, alert, sequence),
+            First::Hello(hello) => Some(hello),
+            First::Datagram if self.listeners[index].scheme == Scheme::Dtls => {
+                if !self.forward(local, peer, payload, &shared) {
+                    bump(&shared.counters.ignored);
                 }
-                FirstDatagram::HelloTooShort => return bump(&shared.counters.hellos_too_short),
-                _ => {
-                    if !self.forward(local, peer, payload, &shared) {
-                        bump(&shared.counters.ignored);
-                    }
-                    return;
-                }
-            },
-            _ => None,
+                return;
+            }
+            First::Datagram => None,
         };
         if let Some(hello) = &hello {
             let known = shared.registry.find(local, peer);
@@ -226,8 +228,14 @@ impl Udp {
     /// Hands a datagram to the association of its peer, if there is one.
     fn forward(&self, local: SocketAddr, peer: SocketAddr, payload: &[u8], shared: &Shared) -> bool {
         for _ in 0..MAX_ROUNDS {
-            let Some(association) = shared.registry.find(local, peer) else { return false };
-            match association.attention.deliver(Parcel::datagram(payload), true) {
+            // A record with a connection ID belongs to that, wherever it comes from.
+            let association = match shared.connection_ids.and_then(|ids| connection_id(payload, ids.length()))
+            {
+                Some(cid) => shared.registry.find_by_connection_id(cid).filter(|found| found.local == local),
+                None => shared.registry.find(local, peer),
+            };
+            let Some(association) = association else { return false };
+            match association.attention.deliver(Parcel::datagram_from(peer, payload), true) {
                 Delivery::Queued => {
                     bump(&shared.counters.forwarded);
                     return true;
@@ -249,11 +257,15 @@ impl Udp {
         let shared = Arc::clone(&hands.shared);
         let incoming = Incoming::new(self.listeners[index].scheme, local, peer);
         let random = hello.as_ref().map_or([0; 32], VerifiedHello::random);
-        let association = match hands.admit(incoming, random) {
+        let association = match shared.admit(incoming, random, Place::OwnSocket) {
             Ok(association) => association,
             Err(refusal) => return self.refuse(met, hello.as_ref(), refusal, &shared),
         };
-        let anchor = self.anchor(index, local, epoll, hands);
+        let (anchor, made) = self.anchors.find_or_open(&mut self.listeners, index, local, epoll);
+        if made {
+            self.holding += 1;
+            bump(&shared.counters.listeners);
+        }
         let (socket, recipe) = match self.child(anchor, local, peer, hands) {
             Ok(made) => made,
             Err(error) => {
@@ -287,7 +299,7 @@ impl Udp {
         };
         // Beside a specific listener nothing can have been stolen.
         let drain = recipe != Recipe::Wildcard || anchor != index;
-        let job = Job { association, socket: Arc::new(socket), task, shared };
+        let job = Job::own(association, Arc::new(socket), task, shared);
         if hold {
             let listener = &mut self.listeners[anchor];
             let until = listener.consumed + listener.capacity;
@@ -301,8 +313,10 @@ impl Udp {
     /// Gives a job to a worker. The listener's queue has been read as far as it matters, so what the
     /// child's queue has comes next.
     fn hand_over(job: Job, drain: bool, hands: &mut Hands) {
-        if drain {
-            Self::drain(&job.socket, &job.association, hands);
+        if let Link::Own(socket) = &job.link
+            && drain
+        {
+            Self::drain(socket, &job.association, hands);
         }
         hands.hand_over(job);
     }
@@ -318,7 +332,7 @@ impl Udp {
         let listener = &self.listeners[index];
         let guarded = listener.address == local;
         let recipes = if guarded { listener.recipes } else { Recipes::default() };
-        let (socket, recipe) = child::open_child(recipes, local, peer, listener.options)?;
+        let (socket, recipe) = child::open_child(recipes, local, peer, &listener.options)?;
         if !hands.has_headroom(socket.as_fd()) {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
@@ -371,7 +385,9 @@ impl Udp {
                 Held::Anchor(anchor) => {
                     let listener = &mut self.listeners[anchor];
                     listener.muted = false;
-                    if let Err(error) = epoll.modify(listener.socket.as_fd(), READABLE, anchor as u64) {
+                    if let Err(error) =
+                        epoll.modify(listener.socket.as_fd(), READABLE, Token::Udp(anchor).into())
+                    {
                         log_limited!(error, %error, "an anchor cannot be listened to");
                     }
                 }
@@ -404,6 +420,7 @@ impl Udp {
     fn answer(&mut self, index: usize, shared: &Shared) {
         if !self.alerts.is_empty() {
             let sent = self.alerts.send(self.listeners[index].socket.as_fd());
+            self.alerts.clear();
             shared.counters.refusal_alerts.fetch_add(sent as u64, Ordering::Relaxed);
         }
         if self.replies.is_empty() {
@@ -411,27 +428,11 @@ impl Udp {
         }
         let queued = self.replies.len();
         let sent = self.replies.send(self.listeners[index].socket.as_fd());
+        // Who finds the send buffer full asks again.
+        self.replies.clear();
         let counters = &shared.counters;
         counters.hello_verify_requests.fetch_add(sent as u64, Ordering::Relaxed);
         counters.hello_verify_requests_lost.fetch_add((queued - sent) as u64, Ordering::Relaxed);
-    }
-}
-
-/// The alert that says why somebody is refused: the handler decides about a peer, the caps are about this host. `None` for
-/// what passes within seconds: a client that hears nothing asks again after one second and after two more, and gets in then.
-fn alert_for(refusal: Refusal) -> Option<Alert> {
-    match refusal {
-        Refusal::Handler => Some(Alert::ACCESS_DENIED),
-        Refusal::MaxPeers
-        | Refusal::MaxPeersPerLocalAddress
-        | Refusal::MaxPeersPerSource
-        | Refusal::MaxPeersPerPrefix
-        | Refusal::Draining => Some(Alert::INTERNAL_ERROR),
-        Refusal::MaxHalfOpen
-        | Refusal::Rate
-        | Refusal::NoFileDescriptor
-        | Refusal::NoThread
-        | Refusal::NoBuffers => None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Threads that serve one association at a time.
+//! Threads that do one thing at a time, such as to serve an association.
 //!
 //! Jobs are handed over by rendezvous: a job goes to a thread that is waiting at that moment, or a
 //! new thread starts with it in hand. A count of idle threads would queue a new peer behind a
@@ -8,7 +8,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Job;
 use crate::observe::Counters;
 use crate::sys::footprint;
 use crate::sys::sync::atomic::{AtomicU64, Ordering};
@@ -16,80 +15,97 @@ use crate::sys::sync::channel::{Receiver, Sender, TrySendError, bounded};
 use crate::sys::sync::spawn;
 use crate::sys::thread::interrupt_nobody;
 
-/// Hands jobs to idle workers, or starts new ones.
-pub(crate) struct Pool {
-    jobs: Sender<Job>,
-    idle: Receiver<Job>,
-    counters: Arc<Counters>,
-    stack_size: usize,
-    batch: bool,
-    worker_idle: Duration,
-    started: AtomicU64,
-    max_threads: u64,
+/// What a thread of a pool does.
+pub(crate) trait Run: Send + 'static {
+    /// Returns when the thread can do something else.
+    fn run(self);
 }
 
-impl Pool {
-    /// An empty pool that grows to `max_threads`.
-    pub(crate) fn new(
-        counters: Arc<Counters>,
-        stack_size: usize,
-        batch: bool,
-        worker_idle: Duration,
-        max_threads: u64,
-    ) -> Self {
+/// What the threads of a pool are like.
+#[derive(Clone)]
+pub(crate) struct Threads {
+    /// What their names begin with.
+    pub(crate) name: &'static str,
+    /// Counts them while they live.
+    pub(crate) gauge: fn(&Counters) -> &AtomicU64,
+    pub(crate) stack_size: usize,
+    /// Whether they run under SCHED_BATCH.
+    pub(crate) batch: bool,
+    /// How long one waits for something to do before it ends.
+    pub(crate) idle: Duration,
+    /// How many there are at most.
+    pub(crate) most: u64,
+}
+
+/// Hands jobs to idle threads, or starts new ones.
+pub(crate) struct Pool<J> {
+    jobs: Sender<J>,
+    idle: Receiver<J>,
+    counters: Arc<Counters>,
+    threads: Threads,
+    started: AtomicU64,
+}
+
+impl<J: Run> Pool<J> {
+    /// An empty pool.
+    pub(crate) fn new(counters: Arc<Counters>, threads: Threads) -> Self {
         let (jobs, idle) = bounded(0);
-        Self { jobs, idle, counters, stack_size, batch, worker_idle, started: AtomicU64::new(0), max_threads }
+        Self { jobs, idle, counters, threads, started: AtomicU64::new(0) }
     }
 
-    /// Has the job served; never blocks. Where no thread is idle and none can be started, the job
+    /// Has the job done; never blocks. Where no thread is idle and none can be started, the job
     /// comes back with the reason.
-    pub(crate) fn submit(&self, job: Job) -> Result<(), (Job, io::Error)> {
+    pub(crate) fn submit(&self, job: J) -> Result<(), (J, io::Error)> {
         match self.jobs.try_send(job) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => self.spawn(job),
         }
     }
 
-    fn spawn(&self, job: Job) -> Result<(), (Job, io::Error)> {
+    fn spawn(&self, job: J) -> Result<(), (J, io::Error)> {
+        let Threads { name, gauge, stack_size, batch, idle: patience, most } = self.threads;
         // A thread past the maps that the kernel grants may start and then abort the process.
-        if self.counters.workers.load(Ordering::Relaxed) >= self.max_threads {
+        if gauge(&self.counters).load(Ordering::Relaxed) >= most {
             return Err((job, io::Error::from_raw_os_error(libc::EAGAIN)));
         }
-        let name = format!("peeloff-w{}", self.started.fetch_add(1, Ordering::Relaxed));
-        let (hand, first) = bounded::<Job>(1);
-        let (idle, batch, worker_idle) = (self.idle.clone(), self.batch, self.worker_idle);
-        let alive = Alive::new(&self.counters);
+        let name = format!("{name}{}", self.started.fetch_add(1, Ordering::Relaxed));
+        let (hand, first) = bounded::<J>(1);
+        let idle = self.idle.clone();
+        let alive = Alive::new(&self.counters, gauge);
         let run = move || {
             let _alive = alive;
             if batch {
                 interrupt_nobody();
             }
             let mut next = first.recv().ok();
+            // Its memory would be held for as long as the thread lives.
+            drop(first);
             while let Some(job) = next {
                 job.run();
-                next = idle.recv_timeout(worker_idle).ok();
+                next = idle.recv_timeout(patience).ok();
             }
         };
-        match spawn(&name, self.stack_size, Box::new(run)) {
+        match spawn(&name, stack_size, Box::new(run)) {
             Ok(()) => hand.try_send(job).map_err(|error| (error.into_inner(), io::ErrorKind::Other.into())),
             Err(error) => Err((job, error)),
         }
     }
 }
 
-/// Counts a worker thread while it lives.
-struct Alive(Arc<Counters>);
+/// Counts a thread while it lives.
+struct Alive(Arc<Counters>, fn(&Counters) -> &AtomicU64);
 
 impl Alive {
-    fn new(counters: &Arc<Counters>) -> Self {
-        counters.workers.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(counters))
+    fn new(counters: &Arc<Counters>, gauge: fn(&Counters) -> &AtomicU64) -> Self {
+        gauge(counters).fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(counters), gauge)
     }
 }
 
 impl Drop for Alive {
     fn drop(&mut self) {
-        if self.0.workers.fetch_sub(1, Ordering::Relaxed) == 1 {
+        let Self(counters, gauge) = self;
+        if gauge(counters).fetch_sub(1, Ordering::Relaxed) == 1 {
             // A crowd was here and is gone.
             footprint::trim_heap();
         }

@@ -14,8 +14,10 @@ use zeroize::Zeroizing;
 
 use super::chain::{self, keep_record};
 use super::common::{
-    Protocol, check_srtp, check_suites, common, use_authorities, use_identity, verify_keys, wire,
+    Protocol, check_srtp, check_suites, common, use_authorities, use_exporters, use_identity, verify_keys,
+    wire,
 };
+use super::connection_ids::use_connection_ids;
 use super::psk;
 use crate::credentials::{Algorithms, CaBundle, Identity, PublicKey, RevocationList, refused};
 use crate::error::IdentityError;
@@ -34,6 +36,7 @@ pub(crate) struct ClientCredentials {
     pub(crate) raw_key: Option<PublicKey>,
     pub(crate) alpn: Vec<Vec<u8>>,
     pub(crate) srtp: Option<String>,
+    pub(crate) exporters: bool,
     pub(crate) max_cert_chain: Option<usize>,
     pub(crate) algorithms: Algorithms,
     pub(crate) sessions: Arc<Sessions>,
@@ -188,6 +191,10 @@ fn build_client(
     }
     if let (Some(profiles), Protocol::Dtls) = (&credentials.srtp, protocol) {
         context.set_tlsext_use_srtp(profiles)?;
+    }
+    use_exporters(&mut context, credentials.exporters)?;
+    if protocol == Protocol::Dtls {
+        use_connection_ids(&mut context)?;
     }
     context.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
     context.set_new_session_callback(|ssl, mut session| {

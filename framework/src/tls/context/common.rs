@@ -1,8 +1,11 @@
 //! What the contexts of servers and of clients have in common: versions, algorithms, identities, and whom they trust.
 
+use std::sync::LazyLock;
+
 use openssl::error::ErrorStack;
+use openssl::ex_data::Index;
 use openssl::ssl::{
-    SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslVerifyMode, SslVersion,
+    SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslRef, SslVerifyMode, SslVersion,
 };
 use openssl::x509::X509VerifyResult;
 use openssl::x509::store::X509StoreBuilder;
@@ -122,6 +125,23 @@ pub(super) fn verify_keys(
         }
     });
     Ok(())
+}
+
+/// Whether sessions of a context keep the secret that exporters need.
+static EXPORTERS: LazyLock<Option<Index<SslContext, ()>>> = LazyLock::new(|| SslContext::new_ex_index().ok());
+
+/// Has sessions keep the secret that exporters need, where `wanted`.
+pub(super) fn use_exporters(context: &mut SslContextBuilder, wanted: bool) -> Result<(), ErrorStack> {
+    if wanted {
+        context.set_ex_data((*EXPORTERS).ok_or_else(ErrorStack::get)?, ());
+    }
+    Ok(())
+}
+
+/// Whether a session is to keep the secret that exporters need: where that was asked for, and for SRTP, whose keys it gives.
+pub(crate) fn wants_exporters(ssl: &SslRef) -> bool {
+    let asked = EXPORTERS.and_then(|index| ssl.ssl_context().ex_data(index)).is_some();
+    asked || ssl.selected_srtp_profile().is_some()
 }
 
 /// A zero byte would end the names for OpenSSL, whose binding panics.

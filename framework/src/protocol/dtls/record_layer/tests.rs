@@ -11,7 +11,7 @@ use openssl::ssl::{
 };
 
 use super::*;
-use crate::protocol::dtls::keys::Secrets;
+use crate::protocol::dtls::keys::{DirectionKeys, Secrets};
 use crate::protocol::sctp::simulation::Rng;
 use crate::sys::ossl;
 
@@ -210,7 +210,7 @@ fn close_notify_is_understood_both_ways() {
         assert_eq!(pair.client.ssl.shutdown().unwrap(), ShutdownResult::Sent);
         let record = pair.client.path.outgoing.borrow_mut().pop_front().unwrap();
         let (_, others) = opened(&mut opener, &record);
-        assert_eq!(others, [Opened::Alert { level: 1, description: 0 }], "{suite:?}");
+        assert_eq!(others, [Opened::Alert { level: 1, description: 0, sequence: 1 }], "{suite:?}");
         let mut record = Vec::new();
         sealer.seal_alert(1, 0, &mut record).unwrap();
         pair.client.path.incoming.borrow_mut().push_back(record);
@@ -374,7 +374,7 @@ fn a_key_is_given_up_before_its_limits() {
     for suite in SUITES {
         let mut pair = Pair::new(suite, SslOptions::empty());
         let (mut sealer, mut opener) = pair.server_layer();
-        sealer.next = suite.1.record_limit() - RESERVED_FOR_ALERTS - 1;
+        sealer.exhaust();
         let mut record = Vec::new();
         sealer.seal_data(b"the last", &mut record).unwrap();
         let len = record.len();
@@ -387,7 +387,7 @@ fn a_key_is_given_up_before_its_limits() {
         let mut forged = pair.client.write(b"message");
         let last = forged.len() - 1;
         forged[last] ^= 1;
-        opener.forgeries = suite.1.forgery_limit() - 2;
+        opener.exhaust();
         assert_eq!(opened(&mut opener, &forged).1, [Opened::Dropped(Dropped::Forged)]);
         assert_eq!(opened(&mut opener, &forged).1, [Opened::KeyExhausted]);
     }
@@ -413,5 +413,117 @@ fn no_nonce_is_used_twice_not_even_with_openssl_before_us() {
             let record = sealed(&mut sealer, b"message");
             assert!(nonces.insert(u64::from_be_bytes(record[13..21].try_into().unwrap())), "{suite:?}");
         }
+    }
+}
+
+/// Lengths of connection IDs that are tried.
+const CID_LENGTHS: [usize; 4] = [0, 1, 8, 255];
+
+/// Sealer and opener of one direction, whose receiver asked for this connection ID.
+fn layer_with(aead: Aead, cid: &[u8]) -> (Sealer, Opener) {
+    let keys = DirectionKeys { key: [3; 32].into(), iv: [4; 12].into() };
+    let sealer = Sealer::new(aead, &keys, 1, 7).unwrap().with_connection_id(cid.into());
+    (sealer, Opener::new(aead, &keys).unwrap().with_connection_id(cid.into()))
+}
+
+#[test]
+fn records_with_connection_ids_of_any_length_are_read_back() {
+    for (_, aead) in SUITES {
+        for len in CID_LENGTHS {
+            let cid: Vec<u8> = (0..len).map(|byte| byte as u8).collect();
+            let (mut sealer, mut opener) = layer_with(aead, &cid);
+            for len in [1, 16, 1200, 1 << 14] {
+                let message: Vec<u8> = (0..len).map(|byte| byte as u8).collect();
+                let record = sealed(&mut sealer, &message);
+                let kind = if cid.is_empty() { APPLICATION_DATA } else { 25 };
+                assert_eq!((record[0], &record[11..11 + cid.len()]), (kind, &cid[..]));
+                let extra = cid.len() + usize::from(!cid.is_empty());
+                assert_eq!(record.len(), 13 + message.len() + aead.overhead() + extra);
+                assert_eq!(messages(&mut opener, &record), [message]);
+            }
+            let mut records = Vec::new();
+            sealer.seal_alert(1, 0, &mut records).unwrap();
+            sealer.seal_check(&[0; 9], &mut records).unwrap();
+            sealer.seal_data(b"the next", &mut records).unwrap();
+            let (messages, others) = opened(&mut opener, &records);
+            assert_eq!(messages, [b"the next"]);
+            assert!(
+                matches!(
+                    &others[..],
+                    [Opened::Alert { level: 1, description: 0, sequence: 5 }, Opened::Check(check)] if check.len() == 9
+                ),
+                "{others:?}"
+            );
+        }
+    }
+}
+
+/// The structures of RFC 9146 §4 and §5.3, put together by hand and encrypted by OpenSSL alone.
+#[test]
+fn a_record_with_a_connection_id_is_what_the_standard_says() {
+    let (mut sealer, mut opener) = layer_with(Aead::Aes128Gcm, b"cid");
+    let additional = [&[0xff; 8][..], &[25, 3, 25, 0xfe, 0xfd], &[0, 1, 0, 0, 0, 0, 0, 1], b"cid", &[0, 6]];
+    let nonce = [4, 4, 4, 4, 0, 0, 0, 0, 0, 0, 0, 7];
+    let cipher = openssl::symm::Cipher::aes_128_gcm();
+    let seal = |inner: &[u8], additional: &[u8]| {
+        let mut tag = [0; 16];
+        let text =
+            openssl::symm::encrypt_aead(cipher, &[3; 16], Some(&nonce), additional, inner, &mut tag).unwrap();
+        let header = [&[25, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 1], &b"cid"[..]].concat();
+        let length = (8 + inner.len() as u16 + 16).to_be_bytes();
+        [&header, &length[..], &nonce[4..], &text, &tag].concat()
+    };
+    let expected = seal(b"hello\x17", &additional.concat());
+    assert_eq!(sealed(&mut sealer, b"hello"), expected);
+    // With padding, whose length is in the additional data as well.
+    let mut padded = additional;
+    padded[4] = &[0, 9];
+    let record = seal(b"hello\x17\0\0\0", &padded.concat());
+    assert_eq!(messages(&mut opener, &record), [b"hello"]);
+    // Nothing but padding.
+    let (_, mut opener) = layer_with(Aead::Aes128Gcm, b"cid");
+    let record = seal(b"\0\0\0\0\0\0", &additional.concat());
+    assert_eq!(opened(&mut opener, &record).1, [Opened::Dropped(Dropped::Unexpected)]);
+}
+
+#[test]
+fn a_record_with_anothers_connection_id_or_none_is_dropped_and_the_next_one_read() {
+    let aead = Aead::Aes128Gcm;
+    let ((mut sealer, _), (mut other, _)) = (layer_with(aead, b"ours"), layer_with(aead, b"them"));
+    let (mut ordinary, mut opener) = layer_with(aead, b"");
+    let dropped = [Opened::Dropped(Dropped::ForeignConnectionId)];
+    // Nobody asked for one: where the record's length is, nobody can say.
+    assert_eq!(messages(&mut opener, &sealed(&mut sealer, b"with one")), [b""; 0]);
+    let (_, mut opener) = layer_with(aead, b"ours");
+    for foreign in [sealed(&mut other, b"x"), sealed(&mut ordinary, b"x")] {
+        let next = sealed(&mut sealer, b"next");
+        let (messages, others) = opened(&mut opener, &[foreign, next].concat());
+        assert_eq!((messages, &others[..]), (vec![b"next".to_vec()], &dropped[..]));
+    }
+}
+
+#[test]
+fn no_bit_of_a_record_with_a_connection_id_can_be_changed() {
+    for (_, aead) in SUITES {
+        let (mut sealer, mut opener) = layer_with(aead, b"12345678");
+        let record = sealed(&mut sealer, b"message");
+        for bit in 0..record.len() * 8 {
+            let mut forged = record.clone();
+            forged[bit / 8] ^= 1 << (bit % 8);
+            let (messages, others) = opened(&mut opener, &forged);
+            assert!(messages.is_empty(), "{aead:?}: bit {bit}");
+            assert!(others.iter().all(|other| matches!(other, Opened::Dropped(_))), "{aead:?}: bit {bit}");
+        }
+        assert_eq!(messages(&mut opener, &record), [b"message"], "forgeries do not move the window");
+    }
+}
+
+#[test]
+fn only_a_record_that_is_authentic_and_ahead_of_all_others_is_the_newest() {
+    let (mut sealer, mut opener) = layer_with(Aead::Aes128Gcm, b"cid");
+    let [first, second, third] = [b"1", b"2", b"3"].map(|message| sealed(&mut sealer, message));
+    for (record, newest) in [(&second, true), (&first, false), (&third, true)] {
+        assert_eq!(messages(&mut opener, record).len(), 1);
+        assert_eq!(opener.is_newest(), newest);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use openssl::ssl::SslContext;
 
@@ -10,7 +9,6 @@ use super::*;
 use crate::credentials::{CaBundle, ClientAuth, Credentials, Identity, PeerIdentity};
 use crate::error::EndReason;
 use crate::protocol::dtls::hello::{HANDSHAKE, Record};
-use crate::protocol::sctp::dtls_sctp::Knobs;
 use crate::protocol::sctp::simulation::{Rng, Wire};
 use crate::tls::context::{self, ClientCredentials, Protocol};
 
@@ -70,7 +68,7 @@ impl End {
                     wire.send(stream, unordered, (payload, came));
                 }
                 Action::AwaitDry => self.waiting = true,
-                Action::AddKey { number, key } => assert!(self.keys.insert(number, key).is_none()),
+                Action::AddKey { number, key } => assert!(self.keys.insert(number, **key).is_none()),
                 Action::ActivateKey(number) => {
                     assert!(self.keys.contains_key(&number));
                     self.active = number;
@@ -79,6 +77,7 @@ impl End {
                     assert_ne!(number, self.active);
                     assert!(self.keys.remove(&number).is_some());
                 }
+                Action::ShutDown | Action::Abort(_) => unreachable!("only a whole association ends"),
             }
         }
     }
@@ -87,7 +86,7 @@ impl End {
         if self.failure.is_some() {
             return;
         }
-        match self.session.receive(message, info, Instant::now()) {
+        match self.session.receive(&mut message.to_vec(), info) {
             Ok(complete) => assert_eq!(complete, self.session.is_complete()),
             Err(failure) => {
                 self.failure = Some(failure);
@@ -101,7 +100,7 @@ impl End {
                 (Read::Long(message), info) => self.messages.push((message, info)),
                 (Read::Closed, _) => self.closed = true,
                 (Read::Broken(why), _) => self.broken = Some(why),
-                (Read::Restarted(_), _) => unreachable!(),
+                (Read::Restarted(_) | Read::TooLong, _) => unreachable!(),
                 (Read::Nothing, _) => {}
             }
         }

@@ -9,14 +9,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Udp, child};
-use crate::observe::{bump, log_limited};
-use crate::serve::dispatcher::child::{Options, Recipes};
-use crate::serve::dispatcher::hands::Hands;
-use crate::serve::dispatcher::listener::{Held, Listener, probe_ip};
+use crate::observe::log_limited;
+use crate::serve::dispatcher::child::{self, Options, Recipes};
+use crate::serve::dispatcher::listener::{Held, Listener, Listeners, probe_ip};
+use crate::serve::dispatcher::token::Token;
 use crate::serve::registry::Registry;
 use crate::sys::epoll::Epoll;
 
@@ -50,97 +48,89 @@ struct Anchor {
 }
 
 impl Anchors {
+    /// Returns the listener whose children can have this address, and whether it was made just now: the listener at
+    /// `index` itself, or, under a wildcard, the anchor, which is made when its first peer comes. A wildcard address itself,
+    /// where the kernel does not say which was asked, has none.
+    pub(super) fn find_or_open(
+        &mut self,
+        listeners: &mut Listeners,
+        index: usize,
+        local: SocketAddr,
+        epoll: &Epoll,
+    ) -> (usize, bool) {
+        let listener = &listeners[index];
+        if !listener.address.ip().is_unspecified() || local.ip().is_unspecified() {
+            return (index, false);
+        }
+        let now = Instant::now();
+        if let Some(anchor) = self.live.get_mut(&(index, local)) {
+            anchor.needed = now;
+            return (anchor.index, false);
+        }
+        if self.live.len() + self.retired.len() >= MAX_ANCHORS {
+            log_limited!(warn, %local, "too many local addresses are asked; children are drained and checked");
+            return (index, false);
+        }
+        let (scheme, options) = (listener.scheme, Options { v6_only: true, ..listener.options.clone() });
+        let socket = match child::anchor(local, &options) {
+            Ok(socket) => socket,
+            Err(error) => {
+                log_limited!(warn, %local, %error, "no listener on this address; children are drained and checked");
+                return (index, false);
+            }
+        };
+        let recipes = Recipes::probe(probe_ip(local, &options));
+        let until = listener.consumed + listener.capacity;
+        let mut made = Listener::new(socket, scheme, local, options, recipes);
+        made.muted = true;
+        let anchor = listeners.insert(made);
+        if epoll.add(listeners[anchor].socket.as_fd(), 0, Token::Udp(anchor).into()).is_err() {
+            listeners.remove(anchor);
+            return (index, false);
+        }
+        listeners[index].held.push((until, Held::Anchor(anchor)));
+        self.live.insert((index, local), Anchor { index: anchor, needed: now });
+        let look = now + self.interval();
+        self.next_look = Some(self.next_look.map_or(look, |planned| planned.min(look)));
+        (anchor, true)
+    }
+
+    /// When [`take_closed`](Self::take_closed) or [`retire_idle`](Self::retire_idle) has something to do.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let close = self.retired.front().map(|&(at, _)| at);
         [close, self.next_look].into_iter().flatten().min()
     }
 
-    /// How long until the next look.
-    fn interval(&self) -> Duration {
-        if self.live.len() > MAX_IDLE_ANCHORS { CROWDED } else { MAX_IDLE }
+    /// Returns a retired anchor that can be closed now, once it has been read for the last time.
+    pub(super) fn take_closed(&mut self, now: Instant) -> Option<usize> {
+        let &(at, index) = self.retired.front()?;
+        (at <= now).then(|| {
+            self.retired.pop_front();
+            index
+        })
     }
-}
 
-impl Udp {
-    /// Returns the listener whose children can have this address: itself, or, under a wildcard, the anchor, which is made
-    /// when its first peer comes.
-    pub(super) fn anchor(
+    /// Retires anchors whose local address has had no peer for a minute. The caller reads them until their queues are empty.
+    pub(super) fn retire_idle(
         &mut self,
-        index: usize,
-        local: SocketAddr,
-        epoll: &Epoll,
-        hands: &mut Hands,
-    ) -> usize {
-        let listener = &self.listeners[index];
-        if !listener.address.ip().is_unspecified() {
-            return index;
+        listeners: &mut Listeners,
+        registry: &Registry,
+        now: Instant,
+    ) -> Vec<usize> {
+        if self.next_look.is_none_or(|at| now < at) {
+            return Vec::new();
         }
-        let now = Instant::now();
-        if let Some(anchor) = self.anchors.live.get_mut(&(index, local)) {
-            anchor.needed = now;
-            return anchor.index;
-        }
-        if self.anchors.live.len() + self.anchors.retired.len() >= MAX_ANCHORS {
-            log_limited!(warn, %local, "too many local addresses are asked; children are drained and checked");
-            return index;
-        }
-        let (scheme, options) = (listener.scheme, Options { v6_only: true, ..listener.options });
-        let socket = match child::anchor(local, options) {
-            Ok(socket) => socket,
-            Err(error) => {
-                log_limited!(warn, %local, %error, "no listener on this address; children are drained and checked");
-                return index;
-            }
-        };
-        let recipes = Recipes::probe(probe_ip(local, options));
-        let until = listener.consumed + listener.capacity;
-        let mut made = Listener::new(socket, scheme, local, options, recipes);
-        made.muted = true;
-        let anchor = self.listeners.insert(made);
-        if epoll.add(self.listeners[anchor].socket.as_fd(), 0, anchor as u64).is_err() {
-            self.listeners.remove(anchor);
-            return index;
-        }
-        self.listeners[index].held.push((until, Held::Anchor(anchor)));
-        self.holding += 1;
-        self.anchors.live.insert((index, local), Anchor { index: anchor, needed: now });
-        let look = now + self.anchors.interval();
-        self.anchors.next_look = Some(self.anchors.next_look.map_or(look, |planned| planned.min(look)));
-        bump(&hands.shared.counters.listeners);
-        anchor
-    }
-
-    pub(in crate::serve::dispatcher) fn next_deadline(&self) -> Option<Instant> {
-        self.anchors.next_deadline()
-    }
-
-    /// Retires anchors that nobody needs any more, and closes those that were retired.
-    pub(in crate::serve::dispatcher) fn tick(&mut self, epoll: &Epoll, now: Instant, hands: &mut Hands) {
-        while let Some(&(at, index)) = self.anchors.retired.front()
-            && at <= now
-        {
-            self.anchors.retired.pop_front();
-            self.read(index, epoll, hands);
-            self.listeners.remove(index);
-            hands.shared.counters.listeners.fetch_sub(1, Ordering::Relaxed);
-        }
-        if self.anchors.next_look.is_none_or(|at| now < at) {
-            return;
-        }
-        let idle = self.idle_anchors(now, &hands.shared.registry);
-        for place in superfluous(idle) {
-            self.retire(place, epoll, now, hands);
-        }
-        self.anchors.next_look = (!self.anchors.live.is_empty()).then(|| now + self.anchors.interval());
-        self.settle(epoll, hands);
+        let places = superfluous(self.idle(listeners, registry, now));
+        let retired = places.into_iter().filter_map(|place| self.retire(place, listeners, now)).collect();
+        self.next_look = (!self.live.is_empty()).then(|| now + self.interval());
+        retired
     }
 
     /// The anchors without a peer, and for how long they have been so.
-    fn idle_anchors(&mut self, now: Instant, registry: &Registry) -> Vec<(Place, Duration)> {
+    fn idle(&mut self, listeners: &Listeners, registry: &Registry, now: Instant) -> Vec<(Place, Duration)> {
         let mut idle = Vec::new();
-        for (place, anchor) in &mut self.anchors.live {
-            let listener = &self.listeners[anchor.index];
-            if listener.muted || registry.peers_at(place.1) > 0 {
+        for (place, anchor) in &mut self.live {
+            if listeners[anchor.index].muted || registry.peers_at(place.1) > 0 {
                 anchor.needed = now;
             } else {
                 idle.push((*place, now.saturating_duration_since(anchor.needed)));
@@ -149,13 +139,18 @@ impl Udp {
         idle
     }
 
-    fn retire(&mut self, place: Place, epoll: &Epoll, now: Instant, hands: &mut Hands) {
-        let Some(Anchor { index, .. }) = self.anchors.live.remove(&place) else { return };
+    fn retire(&mut self, place: Place, listeners: &mut Listeners, now: Instant) -> Option<usize> {
+        let Anchor { index, .. } = self.live.remove(&place)?;
         // It fails where the address has left the host, and then nothing comes to it either.
-        let _ = child::retire(&self.listeners[index].socket, place.1);
-        self.listeners[index].retired_to = Some(place.0);
-        self.read(index, epoll, hands);
-        self.anchors.retired.push_back((now + RETIREMENT, index));
+        let _ = child::retire(&listeners[index].socket, place.1);
+        listeners[index].retired_to = Some(place.0);
+        self.retired.push_back((now + RETIREMENT, index));
+        Some(index)
+    }
+
+    /// How long until the next look.
+    fn interval(&self) -> Duration {
+        if self.live.len() > MAX_IDLE_ANCHORS { CROWDED } else { MAX_IDLE }
     }
 }
 

@@ -1,15 +1,42 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::sys::ossl;
+use crate::tls::engine::{Engine, Framing};
 
-fn pair_with(contexts: &(SslContext, SslContext), knobs: [Knobs; 2], seed: u64) -> Pair {
-    let client = DtlsSctp::connect(&contexts.0, Some("localhost"), knobs[0]).unwrap();
-    let server = DtlsSctp::accept(&contexts.1, knobs[1]).unwrap();
+fn accept(context: &SslContext, label_with_nul: bool) -> DtlsSctp {
+    DtlsSctp::accept(context, label_with_nul, Arc::default()).unwrap()
+}
+
+fn pair_with(contexts: &(SslContext, SslContext), labels_with_nul: [bool; 2], seed: u64) -> Pair {
+    let [client, server] = labels_with_nul;
+    let client = DtlsSctp::connect(&contexts.0, Some("localhost"), client, Arc::default()).unwrap();
+    let server = accept(&contexts.1, server);
     Pair::new(SecureSctp::Dtls(Box::new(client)), SecureSctp::Dtls(Box::new(server)), seed)
 }
 
 fn pair(credentials: &(ClientCredentials, Credentials), seed: u64) -> Pair {
-    pair_with(&contexts(credentials, Protocol::Dtls), [Knobs::default(); 2], seed)
+    pair_with(&contexts(credentials, Protocol::Dtls), [false; 2], seed)
+}
+
+fn dtls(end: &mut End) -> &mut DtlsSctp {
+    match &mut end.session {
+        SecureSctp::Dtls(session) => session,
+        SecureSctp::Tls(_) => unreachable!(),
+    }
+}
+
+/// The messages that this end sends now; what it waits for happens at once.
+fn sent(end: &mut End) -> Vec<Vec<u8>> {
+    let mut sent = Vec::new();
+    while let Some(action) = end.session.next_action() {
+        match action {
+            Action::Send { payload, .. } => sent.push(payload),
+            Action::AwaitDry => end.session.dry(),
+            other => panic!("{other:?}"),
+        }
+    }
+    sent
 }
 
 #[test]
@@ -26,10 +53,9 @@ fn both_sides_come_to_one_key_numbered_1_and_the_old_one_goes() {
 #[test]
 fn the_label_with_its_nul_makes_another_key() {
     let contexts = contexts(&credentials(false), Protocol::Dtls);
-    let nul = Knobs { label_with_nul: true, ..Knobs::default() };
-    let mixed = pair_with(&contexts, [nul, Knobs::default()], 3).opened();
+    let mixed = pair_with(&contexts, [true, false], 3).opened();
     assert_ne!(mixed.client.keys[&1], mixed.server.keys[&1]);
-    let both = pair_with(&contexts, [nul; 2], 3).opened();
+    let both = pair_with(&contexts, [true; 2], 3).opened();
     assert_eq!(both.client.keys[&1], both.server.keys[&1]);
 }
 
@@ -86,14 +112,7 @@ fn a_close_awaits_the_data_even_where_the_alert_is_faster() {
     let mut pair = pair(&credentials(false), 5).opened();
     pair.server.send(b"late", 9);
     pair.server.session.close();
-    let mut out = Vec::new();
-    while let Some(action) = pair.server.session.next_action() {
-        match action {
-            Action::Send { payload, .. } => out.push(payload),
-            Action::AwaitDry => pair.server.session.dry(),
-            other => panic!("{other:?}"),
-        }
-    }
+    let out = sent(&mut pair.server);
     assert_eq!(out.len(), 2);
     for payload in out.iter().rev() {
         assert!(!pair.client.closed);
@@ -133,8 +152,8 @@ fn junk_instead_of_a_handshake_is_a_clean_failure() {
     let handshake = [&[22, 254, 253, 0, 0, 0, 0, 0, 0, 0, 0, 0, 20][..], &[99; 20]].concat();
     let data = [&[23, 254, 253, 0, 0, 0, 0, 0, 0, 0, 0, 0, 20][..], &[99; 20]].concat();
     for junk in [b"GET / HTTP/1.1".to_vec(), vec![22; 3], handshake, data] {
-        let mut server = DtlsSctp::accept(&context, Knobs::default()).unwrap();
-        let received = server.receive(&junk, MessageInfo::default(), Instant::now());
+        let mut server = accept(&context, false);
+        let received = server.receive(&mut junk.clone(), MessageInfo::default());
         assert!(matches!(received, Err(Failure::Ended(EndReason::HandshakeFailed(_)))), "{junk:?}");
     }
 }
@@ -185,31 +204,149 @@ fn several_records_in_one_message_are_taken_apart() {
     let mut pair = pair(&credentials(false), 12).opened();
     pair.client.send(b"one", 1);
     pair.client.send(b"two", 1);
-    let mut joined = Vec::new();
-    while let Some(Action::Send { payload, .. }) = pair.client.session.next_action() {
-        joined.extend(payload);
-    }
+    let joined = sent(&mut pair.client).concat();
     pair.server.take(&joined, MessageInfo::default());
     assert_eq!(pair.server.messages.len(), 2);
 }
 
+/// OpenSSL would drop all but the last 64 of them.
 #[test]
-fn a_gap_is_given_up_at_the_deadline() {
+fn records_may_come_in_the_reverse_order() {
     let mut pair = pair(&credentials(false), 13).opened();
-    assert_eq!(pair.server.session.deadline(), None);
-    for _ in 0..70 {
-        pair.client.send(b"x", 1);
+    for number in 0..1000_u32 {
+        pair.client.session.write(&number.to_be_bytes(), SendInfo::default()).unwrap();
     }
-    // The first is abandoned.
-    pair.client.session.next_action();
+    for record in sent(&mut pair.client).iter().rev() {
+        pair.server.take(record, MessageInfo::default());
+    }
+    let messages: Vec<_> = pair.server.messages.iter().map(|(message, _)| message.clone()).collect();
+    let expected: Vec<_> = (0..1000_u32).rev().map(|number| number.to_be_bytes().to_vec()).collect();
+    assert_eq!(messages, expected);
+}
+
+/// Nothing fills a gap that partial reliability left, so the association's end has to tell.
+#[test]
+fn a_close_over_a_gap_is_answered_and_ends_nothing_by_itself() {
+    let mut pair = pair(&credentials(false), 14).opened();
+    for message in [b"one", b"two"] {
+        pair.client.session.write(message, SendInfo::default()).unwrap();
+    }
+    pair.client.session.close();
+    let [_abandoned, late, close] = sent(&mut pair.client).try_into().unwrap();
+    pair.server.take(&close, MessageInfo::default());
+    assert!(!pair.server.closed && pair.server.session.is_closed_by_peer());
+    assert_eq!(pair.server.session.write(b"x", SendInfo::default()), Err(Refused::Closed));
+    assert_eq!(pair.server.session.next_action(), Some(Action::AwaitDry));
+    pair.server.session.dry();
+    let [answer] = sent(&mut pair.server).try_into().unwrap();
+    pair.client.take(&answer, MessageInfo::default());
+    assert!(pair.client.closed);
+    pair.server.take(&late, MessageInfo::default());
+    assert_eq!(pair.server.messages.len(), 1);
+    assert!(!pair.server.closed);
+}
+
+#[test]
+fn messages_go_both_ways_with_every_suite() {
+    const SUITES: [&str; 7] = [
+        "PSK-AES128-GCM-SHA256",
+        "PSK-AES256-GCM-SHA384",
+        "PSK-CHACHA20-POLY1305",
+        "PSK-AES128-CCM",
+        "PSK-AES256-CCM",
+        "PSK-AES128-CCM8",
+        "PSK-AES256-CCM8",
+    ];
+    let (mut client, mut server) = psk_credentials(None);
+    (client.exporters, server.exporters) = (true, true);
+    server.algorithms.suites = SUITES.join(":").parse().unwrap();
+    for suite in SUITES {
+        let mut client = client.clone();
+        client.algorithms.suites = suite.parse().unwrap();
+        let mut pair = pair(&(client, server.clone()), 15).opened();
+        assert_eq!(pair.server.session.facts().cipher.as_deref(), Some(suite));
+        let mut exported = [[0; 20]; 2];
+        for (end, exported) in [&mut pair.client, &mut pair.server].into_iter().zip(&mut exported) {
+            for stream in 0..STREAMS {
+                end.send(&stream.to_be_bytes(), stream);
+            }
+            end.session.exporter().unwrap().export("EXPERIMENTAL", None, exported).unwrap();
+        }
+        assert_eq!(exported[0], exported[1]);
+        pair.client.session.close();
+        pair.run();
+        assert_eq!(pair.server.messages.len(), usize::from(STREAMS), "{suite}");
+        assert_eq!(pair.client.messages.len(), usize::from(STREAMS), "{suite}");
+        assert!(pair.server.closed, "{suite}");
+    }
+}
+
+/// A client of OpenSSL's own, which keeps its session.
+fn openssl(server: &mut End, context: &SslContext) -> Engine {
+    let mut client = Engine::connect(context, Some("localhost"), Framing::Datagrams).unwrap();
+    while !(client.step().unwrap() && server.session.is_complete()) {
+        for record in client.take_outgoing() {
+            server.take(&record, MessageInfo::default());
+        }
+        while let Some(action) = server.session.next_action() {
+            match action {
+                Action::Send { payload, .. } => client.feed(&payload),
+                Action::AwaitDry => server.session.dry(),
+                _ => {}
+            }
+        }
+    }
+    server.execute(&mut Wire::new(1));
+    client
+}
+
+#[test]
+fn renegotiation_is_refused_a_few_times_and_then_not_answered() {
+    let contexts = contexts(&credentials(false), Protocol::Dtls);
+    let mut server = End::new(SecureSctp::Dtls(Box::new(accept(&contexts.1, false))));
+    let mut client = openssl(&mut server, &contexts.0);
+    assert!(ossl::renegotiate(client.ssl()));
+    assert!(!client.step().unwrap());
+    let [hello] = client.take_outgoing().into_iter().collect::<Vec<_>>().try_into().unwrap();
+    // Nothing detects that it comes again.
+    for refused in 0..20 {
+        server.take(&hello, MessageInfo::default());
+        assert_eq!(sent(&mut server).len(), usize::from(refused < 8));
+    }
+    server.send(b"still here", 0);
+    client.feed(&sent(&mut server)[0]);
+    let mut buffer = [0; 64];
+    assert!(matches!(client.read(&mut buffer), Read::Message(10)));
+    assert_eq!(server.broken, None);
+}
+
+#[test]
+fn a_key_that_is_used_up_ends_the_session_and_still_says_goodbye() {
+    let mut pair = pair(&credentials(false), 16).opened();
+    dtls(&mut pair.client).exhaust();
+    pair.client.send(b"the last", 1);
+    let refused = pair.client.session.write(b"one more", SendInfo::default());
+    assert!(matches!(refused, Err(Refused::Broken(_))), "{refused:?}");
+    pair.client.session.close();
     pair.run();
-    assert_eq!(pair.server.messages.len(), 63);
-    let deadline = pair.server.session.deadline().unwrap();
-    pair.server.session.tick(deadline);
-    let mut buffer = [0; 8];
-    let mut late = 0;
-    while let (Read::Message(1), _) = pair.server.session.read(&mut buffer) {
-        late += 1;
+    assert_eq!(pair.server.messages.len(), 1);
+    assert!(pair.server.session.is_closed_by_peer());
+    let forged = [&[23, 254, 253, 0, 1, 0, 0, 0, 0, 0, 1, 0, 40][..], &[99; 40]].concat();
+    pair.client.take(&forged, MessageInfo::default());
+    assert_eq!(pair.client.broken, None);
+    pair.client.take(&forged, MessageInfo::default());
+    assert!(pair.client.broken.is_some());
+}
+
+#[test]
+fn what_waits_for_a_finished_is_bounded() {
+    let contexts = contexts(&credentials(false), Protocol::Dtls);
+    for (size, most) in [(1, 4096), (16_000, 260)] {
+        let mut server = accept(&contexts.1, false);
+        let length = (size as u16).to_be_bytes();
+        let early = [&[23, 254, 253, 0, 1, 0, 0, 0, 0, 0, 1][..], &length, &vec![0; size]].concat();
+        let info = MessageInfo { stream: 3, ..MessageInfo::default() };
+        let taken = (0..5000).take_while(|_| server.receive(&mut early.clone(), info).is_ok()).count();
+        assert!((most - 10..=most + 10).contains(&taken), "{taken}");
     }
-    assert_eq!(late, 6);
 }

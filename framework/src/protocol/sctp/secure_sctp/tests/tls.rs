@@ -216,7 +216,7 @@ fn junk_instead_of_a_handshake_is_a_clean_failure() {
     let context = contexts(&credentials(false), Protocol::Tls).1;
     for junk in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[22; 30], &[0; 100]] {
         let mut server = TlsStreams::accept(&context, STREAMS).unwrap();
-        let received = server.receive(junk, MessageInfo::default(), Instant::now());
+        let received = server.receive(junk, MessageInfo::default());
         assert!(matches!(received, Err(Failure::Ended(EndReason::HandshakeFailed(_)))), "{received:?}");
     }
 }

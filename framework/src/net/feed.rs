@@ -1,0 +1,201 @@
+//! A bounded queue by which other threads give a peer's thread what comes for it, in the place of a socket.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::attention::Wakes;
+use super::clock::{Clock, later};
+use crate::error::EndReason;
+use crate::sctp::{MessageInfo, Notification};
+use crate::sys::sync::{Condvar, Mutex};
+
+/// Most inputs that wait.
+const MOST: usize = 65_536;
+/// Most bytes of messages that wait.
+const MOST_BYTES: usize = 64 << 20;
+
+/// What comes for a peer's thread, in this order.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A message, or a piece of a stream.
+    Message(Vec<u8>, MessageInfo),
+    /// A notification of SCTP.
+    Notification(Box<Notification>),
+    /// The peer's host says that nothing listens there.
+    Unreachable,
+    /// A [signal](super::attention::signal) of the server's.
+    Signal(u8),
+    /// So much time passes, if the clock is a virtual one.
+    Passed(Duration),
+    /// The association is over. Nothing comes after it.
+    Over(EndReason),
+}
+
+/// What [`Feed::take`] found.
+#[derive(Debug)]
+pub(super) enum Found {
+    Input(Input),
+    /// Somebody called [`Feed::wake`].
+    Woken,
+    TimedOut,
+    /// There is no deadline, and nothing came for as long as anybody waits.
+    Deserted,
+}
+
+/// The queue. Its lock is a leaf.
+pub(crate) struct Feed {
+    state: Mutex<State>,
+    changed: Condvar,
+    clock: Clock,
+    patience: Duration,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Input>,
+    bytes: usize,
+    woken: bool,
+    /// Nothing more is taken in.
+    closed: bool,
+}
+
+impl Feed {
+    /// Makes a queue whose reader goes by this clock, which is a virtual one. A wait that has lasted for `patience` of real
+    /// time jumps to its deadline.
+    pub(crate) fn new(clock: Clock, patience: Duration) -> Self {
+        Self { state: Mutex::new(State::default()), changed: Condvar::new(), clock, patience }
+    }
+
+    /// Puts something in; `false`: the queue is full, or the association is over.
+    pub(crate) fn put(&self, input: Input) -> bool {
+        let put = self.state.lock().push(input);
+        self.changed.notify_all();
+        put
+    }
+
+    /// Puts something behind what waits; `false`: nothing waits.
+    pub(crate) fn put_behind(&self, input: Input) -> bool {
+        let mut state = self.state.lock();
+        !state.queue.is_empty() && state.push(input)
+    }
+
+    /// Throws away what waits, and takes nothing more in.
+    pub(super) fn close(&self) {
+        *self.state.lock() = State { closed: true, ..State::default() };
+    }
+
+    /// Takes what is next; of a message that is longer than `piece` only so much. Blocks until `deadline`; a deadline that is
+    /// over still takes what has arrived.
+    pub(super) fn take(&self, piece: Option<usize>, deadline: Option<Instant>) -> Found {
+        let mut state = self.state.lock();
+        let mut deserted = None;
+        loop {
+            if std::mem::take(&mut state.woken) {
+                return Found::Woken;
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(self.clock.now()));
+            match state.queue.front_mut() {
+                Some(Input::Passed(time)) => {
+                    let step = left.map_or(*time, |left| left.min(*time));
+                    self.clock.advance(step);
+                    *time -= step;
+                    if time.is_zero() {
+                        state.queue.pop_front();
+                    }
+                    if left == Some(step) {
+                        return Found::TimedOut;
+                    }
+                    continue;
+                }
+                Some(_) => return state.pop(piece).map_or(Found::Woken, Found::Input),
+                None if left == Some(Duration::ZERO) => return Found::TimedOut,
+                None => {}
+            }
+            let until = *deserted.get_or_insert_with(|| later(Instant::now(), self.patience));
+            let timed_out = self.changed.wait_until(&mut state, until).timed_out();
+            if timed_out && state.queue.is_empty() && !state.woken {
+                self.clock.advance(left.unwrap_or_default());
+                return if left.is_some() { Found::TimedOut } else { Found::Deserted };
+            }
+        }
+    }
+
+    /// Waits until somebody calls [`wake`](Self::wake), which tells a sender that there is room; `false`: so much time has
+    /// passed. It passes also behind messages, which stay where they are.
+    pub(super) fn wait_for_room(&self, timeout: Duration) -> bool {
+        let deadline = later(self.clock.now(), timeout);
+        let until = later(Instant::now(), self.patience);
+        let mut state = self.state.lock();
+        loop {
+            if std::mem::take(&mut state.woken) {
+                return true;
+            }
+            let mut left = deadline.saturating_duration_since(self.clock.now());
+            for input in &mut state.queue {
+                if let Input::Passed(time) = input {
+                    let step = left.min(*time);
+                    self.clock.advance(step);
+                    (*time, left) = (*time - step, left - step);
+                }
+            }
+            if left.is_zero() {
+                return false;
+            }
+            let timed_out = self.changed.wait_until(&mut state, until).timed_out();
+            if timed_out && !state.woken {
+                self.clock.advance(left);
+                return false;
+            }
+        }
+    }
+
+    /// How long a wait lasts at most, in real time.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+}
+
+impl Wakes for Feed {
+    /// Has the reader's present or next wait end.
+    fn wake(&self) {
+        self.state.lock().woken = true;
+        self.changed.notify_all();
+    }
+}
+
+impl State {
+    fn push(&mut self, input: Input) -> bool {
+        let bytes = input.len();
+        let over = matches!(input, Input::Over(_));
+        let full = self.queue.len() >= MOST || self.bytes + bytes > MOST_BYTES;
+        if self.closed || (full && !over) {
+            return false;
+        }
+        self.closed = over;
+        self.bytes += bytes;
+        self.queue.push_back(input);
+        true
+    }
+
+    fn pop(&mut self, piece: Option<usize>) -> Option<Input> {
+        let taken = match (self.queue.front_mut(), piece) {
+            (Some(Input::Message(message, info)), Some(piece)) if message.len() > piece => {
+                let rest = message.split_off(piece);
+                Input::Message(std::mem::replace(message, rest), *info)
+            }
+            _ => self.queue.pop_front()?,
+        };
+        self.bytes -= taken.len();
+        Some(taken)
+    }
+}
+
+impl Input {
+    /// Bytes that it counts for.
+    fn len(&self) -> usize {
+        match self {
+            Self::Message(message, _) => message.len(),
+            _ => 0,
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! A UDP socket that many peers share, and how one of them sends and waits on it.
+//!
+//! A loop reads the socket and tells its datagrams apart. What its peers are sent is queued here, in order, and leaves with
+//! few system calls: at the end of the loop's turn, or at once where another thread sends.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use super::attention::{Attention, Wakes, signal};
+use super::clock::later;
+use super::wait::{Arrival, place};
+use crate::address::Scheme;
+use crate::protocol::Sent;
+use crate::sys::control::PacketInfo;
+use crate::sys::epoll::wait_writable;
+use crate::sys::eventfd::EventFd;
+use crate::sys::message::Outgoing;
+use crate::sys::sync::atomic::{AtomicUsize, Ordering};
+use crate::sys::sync::{Condvar, Mutex};
+
+/// Datagrams, and bytes, that are queued before they are sent without waiting for the end of the turn.
+const MOST_QUEUED: usize = 64;
+const MOST_BYTES: usize = 64 << 10;
+
+/// A listener whose sockets are shared by its peers: bound, and not yet served.
+pub(crate) struct SharedListener {
+    /// One for each loop, or fewer.
+    pub(crate) sockets: Vec<Socket>,
+    pub(crate) scheme: Scheme,
+    pub(crate) address: SocketAddr,
+}
+
+/// A socket that many peers share.
+pub(crate) struct SharedSocket {
+    pub(crate) socket: Socket,
+    pub(crate) scheme: Scheme,
+    /// Where it is bound.
+    pub(crate) address: SocketAddr,
+    outgoing: Mutex<Outgoing>,
+    /// The thread that sends what is queued at the end of its turn; 0 is none.
+    batching: AtomicUsize,
+    /// Whose peers' messages wait for room.
+    waiting: Mutex<Vec<Arc<Attention>>>,
+    /// Tells the loop that it is to wait for room.
+    full: Arc<EventFd>,
+}
+
+/// What the calling thread is known by.
+fn here() -> usize {
+    thread_local!(static HERE: u8 = const { 0 });
+    HERE.with(|here| std::ptr::from_ref(here).addr())
+}
+
+impl SharedSocket {
+    /// Shares a socket that is bound to `address`. `full` becomes readable when the send buffer is full.
+    pub(crate) fn new(socket: Socket, scheme: Scheme, address: SocketAddr, full: Arc<EventFd>) -> Self {
+        let (outgoing, waiting) = (Mutex::default(), Mutex::default());
+        Self { socket, scheme, address, outgoing, batching: AtomicUsize::new(0), waiting, full }
+    }
+
+    /// From now on what the calling thread sends waits for [`end_turn`](Self::end_turn).
+    pub(crate) fn begin_turn(&self) {
+        self.batching.store(here(), Ordering::Relaxed);
+    }
+
+    /// Sends what is queued, and lets the next one leave at once; `false` where the send buffer is full.
+    pub(crate) fn end_turn(&self) -> bool {
+        self.batching.store(0, Ordering::Relaxed);
+        self.flush()
+    }
+
+    /// Sends what is queued; `false` where the send buffer is full.
+    pub(crate) fn flush(&self) -> bool {
+        let mut outgoing = self.outgoing.lock();
+        if !outgoing.is_empty() {
+            outgoing.send(self.socket.as_fd());
+        }
+        outgoing.is_empty()
+    }
+
+    /// Sends a datagram, or queues it. Never blocks.
+    pub(crate) fn send(&self, peer: SocketAddr, source: PacketInfo, datagram: &[u8]) -> Sent {
+        let mut outgoing = self.outgoing.lock();
+        let batching = self.batching.load(Ordering::Relaxed) == here();
+        let is_many =
+            |outgoing: &Outgoing| outgoing.len() >= MOST_QUEUED || outgoing.byte_len() >= MOST_BYTES;
+        if is_many(&outgoing) || (!batching && !outgoing.is_empty()) {
+            outgoing.send(self.socket.as_fd());
+            if is_many(&outgoing) || (!batching && !outgoing.is_empty()) {
+                return Sent::Full;
+            }
+        }
+        let source = self.address.ip().is_unspecified().then_some(source);
+        outgoing.push(peer, source, self.address.is_ipv6(), datagram);
+        if !batching {
+            outgoing.send(self.socket.as_fd());
+            // It is the only one, and leaves when there is room.
+            if !outgoing.is_empty() {
+                self.full.notify();
+            }
+        }
+        Sent::Done
+    }
+
+    /// A message of this peer waits for room.
+    fn await_room(&self, attention: &Arc<Attention>) {
+        if !attention.awaits_room.swap(true, Ordering::AcqRel) {
+            self.waiting.lock().push(Arc::clone(attention));
+            self.full.notify();
+        }
+    }
+
+    /// There is room: wakes whoever waits for it.
+    pub(crate) fn wake_waiting(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        for attention in waiting {
+            attention.awaits_room.store(false, Ordering::Release);
+            attention.wake();
+        }
+    }
+}
+
+/// The way to one peer.
+#[derive(Clone)]
+pub(crate) struct SharedPath {
+    pub(crate) socket: Arc<SharedSocket>,
+    pub(crate) peer: SocketAddr,
+    /// Where the peer sends to, which is what it is answered from.
+    pub(crate) source: PacketInfo,
+}
+
+impl SharedPath {
+    /// Sends one datagram; never blocks.
+    pub(crate) fn send(&self, datagram: &[u8]) -> Sent {
+        self.socket.send(self.peer, self.source, datagram)
+    }
+}
+
+/// Where a peer's thread waits until another one wakes it.
+#[derive(Default)]
+struct Bell {
+    rung: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Wakes for Bell {
+    fn wake(&self) {
+        *self.rung.lock() = true;
+        self.changed.notify_one();
+    }
+}
+
+/// How datagrams come to one peer: from the loop that reads the socket.
+pub(crate) struct SharedTransport {
+    socket: Arc<SharedSocket>,
+    attention: Arc<Attention>,
+    /// Where the peer has a thread, which waits here for its inbox.
+    bell: Option<Arc<Bell>>,
+    /// The datagram that the loop has just read for this peer, and those behind it.
+    datagram: Option<(Vec<u8>, Option<SocketAddr>)>,
+    /// Where the last datagram came from, where that may be another address than the peer's.
+    source: Option<SocketAddr>,
+    more: VecDeque<(Vec<u8>, Option<SocketAddr>)>,
+}
+
+impl SharedTransport {
+    /// Of a peer with a thread of its own.
+    pub(crate) fn waiting(socket: Arc<SharedSocket>, attention: Arc<Attention>) -> Self {
+        let bell = Arc::new(Bell::default());
+        attention.wake_by(Arc::clone(&bell) as _, None);
+        Self { socket, attention, bell: Some(bell), datagram: None, more: VecDeque::new(), source: None }
+    }
+
+    /// Of a peer that a loop drives: waits are over at once.
+    pub(crate) fn driven(socket: Arc<SharedSocket>, attention: Arc<Attention>) -> Self {
+        Self { socket, attention, bell: None, datagram: None, more: VecDeque::new(), source: None }
+    }
+
+    /// Gives the peer a datagram that comes behind those of its inbox.
+    pub(crate) fn put(&mut self, datagram: Vec<u8>, from: Option<SocketAddr>) {
+        match self.datagram {
+            None => self.datagram = Some((datagram, from)),
+            Some(_) => self.more.push_back((datagram, from)),
+        }
+    }
+
+    /// Where the last datagram came from, where that may be another address than the peer's.
+    pub(crate) fn source(&self) -> Option<SocketAddr> {
+        self.source
+    }
+
+    /// Waits for one datagram of the peer: its bytes go to `first`, and what has no room there to `overflow`. Blocks until
+    /// `deadline`, but not on a loop's thread; a deadline that has passed still takes what has arrived.
+    pub(crate) fn recv(
+        &mut self,
+        first: &mut [u8],
+        overflow: &mut Vec<u8>,
+        deadline: Option<Instant>,
+    ) -> Arrival {
+        loop {
+            if self.attention.signals() & signal::INBOX != 0
+                && let Some(delivered) = self.attention.take_delivered()
+            {
+                self.source = delivered.from;
+                return Arrival::Message(place(&delivered.payload, first, overflow));
+            }
+            self.source = None;
+            if let Some((mut datagram, from)) = self.datagram.take() {
+                self.source = from;
+                self.datagram = self.more.pop_front();
+                let len = datagram.len();
+                if !first.is_empty() {
+                    place(&datagram, first, overflow);
+                    datagram.clear();
+                }
+                // The memory is used again.
+                if overflow.is_empty() {
+                    std::mem::swap(overflow, &mut datagram);
+                }
+                return Arrival::Message(len);
+            }
+            let Some(bell) = &self.bell else { return Arrival::TimedOut };
+            let mut rung = bell.rung.lock();
+            if std::mem::take(&mut *rung) {
+                if self.attention.signals() & signal::INBOX != 0 {
+                    continue;
+                }
+                return Arrival::Woken;
+            }
+            match deadline {
+                Some(deadline) if Instant::now() >= deadline => return Arrival::TimedOut,
+                Some(deadline) => drop(bell.changed.wait_until(&mut rung, deadline)),
+                None => bell.changed.wait(&mut rung),
+            }
+        }
+    }
+
+    /// Waits until there may be room to send; `false`: there is none after so long.
+    pub(crate) fn wait_for_room(&self, timeout: Duration) -> bool {
+        let until = later(Instant::now(), timeout);
+        while !self.socket.flush() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || !wait_writable(self.socket.socket.as_fd(), Some(left)).unwrap_or(false) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Whether the peer is to be woken when there is room to send.
+    pub(crate) fn await_room(&self, wanted: bool) {
+        if wanted {
+            self.socket.await_room(&self.attention);
+        }
+    }
+}

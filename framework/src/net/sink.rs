@@ -1,0 +1,193 @@
+//! What a peer is sent, kept in memory for whoever stands in for the peer, in the place of a send buffer.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::attention::Wakes;
+use super::clock::later;
+use super::feed::Feed;
+use crate::address::Scheme;
+use crate::protocol::Sent;
+use crate::protocol::stream::frames::{Frame, Frames};
+use crate::sctp::SendInfo;
+use crate::stream::Framing;
+use crate::sys::sync::{Condvar, Mutex};
+
+/// Most messages that wait to be taken.
+const MOST: usize = 65_536;
+/// Most bytes that wait to be taken.
+const MOST_BYTES: usize = 64 << 20;
+
+/// The buffer. Its lock comes before that of the [`Feed`].
+pub(crate) struct Sink {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Whose reader is told of room.
+    feed: Arc<Feed>,
+    is_reliable: bool,
+}
+
+struct State {
+    /// Messages, or what was written to a stream.
+    queue: VecDeque<(Vec<u8>, SendInfo)>,
+    bytes: usize,
+    /// How much may wait: messages, or bytes of a stream.
+    room: usize,
+    /// Something found no room.
+    refused: bool,
+    /// Makes messages of a stream with a framing.
+    frames: Option<Frames>,
+    /// What the peer was told when its association was aborted.
+    abort: Option<Vec<u8>>,
+    /// The association is over: nothing more comes.
+    closed: bool,
+    /// Nobody takes anything any more.
+    deserted: bool,
+}
+
+impl Sink {
+    pub(crate) fn new(feed: Arc<Feed>, scheme: Scheme, framing: Framing) -> Self {
+        let frames = Frames::new(framing, MOST_BYTES).filter(|_| scheme.is_stream());
+        let state = State {
+            queue: VecDeque::new(),
+            bytes: 0,
+            room: usize::MAX,
+            refused: false,
+            frames,
+            abort: None,
+            closed: false,
+            deserted: false,
+        };
+        let is_reliable = scheme.is_reliable();
+        Self { state: Mutex::new(state), changed: Condvar::new(), feed, is_reliable }
+    }
+
+    /// Sends one message; never blocks.
+    pub(crate) fn send(&self, message: &[u8], how: &SendInfo) -> Sent {
+        let mut state = self.state.lock();
+        if state.deserted {
+            return if self.is_reliable { Sent::Gone } else { Sent::Done };
+        }
+        let bytes = state.bytes + message.len();
+        if state.queue.len() >= state.room.min(MOST) || bytes > MOST_BYTES {
+            state.refused = true;
+            return Sent::Full;
+        }
+        state.push(message, *how);
+        self.changed.notify_all();
+        Sent::Done
+    }
+
+    /// Writes to a stream; never blocks. Returns how many bytes found room; `None`: the peer is gone.
+    pub(super) fn write(&self, bytes: &[u8]) -> Option<usize> {
+        let mut state = self.state.lock();
+        if state.deserted {
+            return None;
+        }
+        let room = if state.queue.len() < MOST { state.room.min(MOST_BYTES) } else { 0 };
+        let len = room.saturating_sub(state.bytes).min(bytes.len());
+        state.refused |= len < bytes.len();
+        if len > 0 {
+            state.push(&bytes[..len], SendInfo::default());
+            self.changed.notify_all();
+        }
+        Some(len)
+    }
+
+    /// Waits until there may be room, for so long of real time at most, and not beyond the patience of the test; `false`: there
+    /// is none.
+    pub(super) fn wait_for_room(&self, timeout: Duration) -> bool {
+        let until = later(Instant::now(), timeout.min(self.feed.patience()));
+        let mut state = self.state.lock();
+        while state.refused && !state.deserted {
+            if self.changed.wait_until(&mut state, until).timed_out() {
+                return !state.refused;
+            }
+        }
+        true
+    }
+
+    /// Takes the oldest message, or what a handler wrote to a stream without framing at once. Blocks for `patience` of real
+    /// time at most. `None`: there is nothing, or nothing more.
+    pub(crate) fn take(&self, patience: Duration) -> Option<(Vec<u8>, SendInfo)> {
+        let until = later(Instant::now(), patience);
+        let mut state = self.state.lock();
+        loop {
+            match state.frames.as_mut().and_then(Frames::next_frame) {
+                Some(Frame::Message(message)) => return Some((message.to_vec(), SendInfo::default())),
+                Some(Frame::TooLong) => continue,
+                None => {}
+            }
+            if let Some((bytes, how)) = state.queue.pop_front() {
+                state.bytes -= bytes.len();
+                self.tell_of_room(&mut state);
+                match &mut state.frames {
+                    Some(frames) => frames.push(&bytes),
+                    None => return Some((bytes, how)),
+                }
+                continue;
+            }
+            if state.closed
+                || (patience.is_zero() || self.changed.wait_until(&mut state, until).timed_out())
+                    && state.queue.is_empty()
+            {
+                return None;
+            }
+        }
+    }
+
+    /// From now on only so much may wait: messages, or bytes of a stream.
+    pub(crate) fn set_room(&self, room: usize) {
+        let mut state = self.state.lock();
+        state.room = room;
+        self.tell_of_room(&mut state);
+    }
+
+    fn tell_of_room(&self, state: &mut State) {
+        if std::mem::take(&mut state.refused) {
+            self.changed.notify_all();
+            self.feed.wake();
+        }
+    }
+
+    /// The association is over; the peer is told this, if it was aborted.
+    pub(super) fn close(&self, abort: Option<&[u8]>) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.abort = state.abort.take().or_else(|| abort.map(<[u8]>::to_vec));
+        self.changed.notify_all();
+    }
+
+    /// What the peer was told when its association was aborted.
+    pub(crate) fn abort_reason(&self) -> Option<Vec<u8>> {
+        self.state.lock().abort.clone()
+    }
+
+    /// Waits until the association is over, for `patience` of real time at most; `false`: it is not.
+    pub(crate) fn wait_for_end(&self, patience: Duration) -> bool {
+        let until = later(Instant::now(), patience);
+        let mut state = self.state.lock();
+        while !state.closed {
+            if self.changed.wait_until(&mut state, until).timed_out() {
+                return state.closed;
+            }
+        }
+        true
+    }
+
+    /// Nobody takes anything any more: what is sent is lost.
+    pub(crate) fn desert(&self) {
+        let mut state = self.state.lock();
+        state.deserted = true;
+        (state.queue, state.bytes) = (VecDeque::new(), 0);
+        self.tell_of_room(&mut state);
+    }
+}
+
+impl State {
+    fn push(&mut self, bytes: &[u8], how: SendInfo) {
+        self.bytes += bytes.len();
+        self.queue.push_back((bytes.to_vec(), how));
+    }
+}

@@ -1,0 +1,186 @@
+//! How long an association lasts, and how long its peer may take for its messages. Pure.
+
+use std::time::{Duration, Instant};
+
+use crate::config::Timeouts;
+use crate::error::EndReason;
+
+/// The deadlines of an open association.
+#[derive(Debug)]
+pub(crate) struct Deadlines {
+    /// When it ends, whatever it is used for.
+    lifetime: Option<Instant>,
+    idle: Option<Duration>,
+    /// Where messages can be incomplete: for the first one, and for the rest of one that has begun.
+    first: Option<Duration>,
+    frame: Option<Duration>,
+    /// Messages that have come, as far as this state has been told.
+    received: u64,
+    /// When it was told of the last one.
+    heard: Instant,
+    /// Since when the first message is waited for, and the rest of one.
+    first_awaited: Option<Instant>,
+    rest_awaited: Option<Instant>,
+}
+
+impl Deadlines {
+    /// Of an association that opened then. `framed`: its messages can be incomplete.
+    pub(crate) fn new(timeouts: &Timeouts, framed: bool, opened: Instant, now: Instant) -> Self {
+        Self {
+            lifetime: timeouts.lifetime.and_then(|most| opened.checked_add(most)),
+            idle: timeouts.idle,
+            first: timeouts.first_message.filter(|_| framed),
+            frame: timeouts.frame.filter(|_| framed),
+            received: 0,
+            heard: now,
+            first_awaited: None,
+            rest_awaited: None,
+        }
+    }
+
+    /// Nobody waits for the peer any more.
+    pub(crate) fn disarm(&mut self) {
+        (self.lifetime, self.idle, self.first, self.frame) = (None, None, None, None);
+    }
+
+    /// So many messages have come in all.
+    pub(crate) fn count(&mut self, received: u64, now: Instant) {
+        if self.received != received {
+            (self.received, self.heard) = (received, now);
+        }
+    }
+
+    /// A message is complete, or lost: what follows has its own time.
+    pub(crate) fn complete(&mut self) {
+        self.rest_awaited = None;
+    }
+
+    /// Nothing complete is left, and the peer is waited for. `begun`: part of a message has come.
+    pub(crate) fn await_message(&mut self, begun: bool, now: Instant) {
+        if self.received == 0 {
+            self.first_awaited.get_or_insert(now);
+        }
+        if begun {
+            self.rest_awaited.get_or_insert(now);
+        }
+    }
+
+    /// When the last message came.
+    pub(crate) fn heard(&self) -> Instant {
+        self.heard
+    }
+
+    /// Whether the association may last for a time only.
+    pub(crate) fn limits_lifetime(&self) -> bool {
+        self.lifetime.is_some()
+    }
+
+    /// Whether the association has lasted for as long as it may.
+    pub(crate) fn is_past_lifetime(&self, now: Instant) -> bool {
+        self.lifetime.is_some_and(|end| now >= end)
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to say.
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        let ends = [self.lifetime, self.first_due(), self.rest_due(), self.idle_due()];
+        ends.into_iter().flatten().min()
+    }
+
+    /// Why the association is over, if it is, when the peer has been waited for until now.
+    pub(crate) fn handle_timeout(&self, now: Instant) -> Option<EndReason> {
+        let is_over = |due: Option<Instant>| due.is_some_and(|due| now >= due);
+        [
+            (self.lifetime, EndReason::Lifetime),
+            (self.first_due(), EndReason::NoFirstMessage),
+            (self.rest_due(), EndReason::FrameTimedOut),
+            (self.idle_due(), EndReason::Idle),
+        ]
+        .into_iter()
+        .find_map(|(due, reason)| is_over(due).then_some(reason))
+    }
+
+    /// Whether no whole message has come for the idle timeout.
+    pub(crate) fn is_idle(&self, now: Instant) -> bool {
+        self.idle_due().is_some_and(|due| now >= due)
+    }
+
+    fn idle_due(&self) -> Option<Instant> {
+        self.heard.checked_add(self.idle?)
+    }
+
+    fn first_due(&self) -> Option<Instant> {
+        let since = self.first_awaited.filter(|_| self.received == 0)?;
+        since.checked_add(self.first?)
+    }
+
+    fn rest_due(&self) -> Option<Instant> {
+        self.rest_awaited?.checked_add(self.frame?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn deadlines(framed: bool) -> (Deadlines, Instant) {
+        let timeouts = Timeouts {
+            idle: Some(20 * SECOND),
+            first_message: Some(3 * SECOND),
+            frame: Some(5 * SECOND),
+            lifetime: Some(60 * SECOND),
+            ..Timeouts::default()
+        };
+        let start = Instant::now();
+        (Deadlines::new(&timeouts, framed, start, start), start)
+    }
+
+    /// Checks that the association ends for this reason at this second, and not before.
+    fn ends(deadlines: &Deadlines, start: Instant, second: u32, reason: &EndReason) {
+        let at = start + second * SECOND;
+        assert_eq!(deadlines.next_timeout(), Some(at), "{reason}");
+        assert_eq!(deadlines.handle_timeout(at - SECOND / 1000), None, "{reason}");
+        assert_eq!(deadlines.handle_timeout(at).as_ref(), Some(reason));
+    }
+
+    #[test]
+    fn the_first_message_has_its_own_time_and_every_one_the_time_for_its_rest() {
+        let (mut deadlines, start) = deadlines(true);
+        let at = |second: u32| start + second * SECOND;
+        // Time that the handler takes is not the peer's.
+        assert_eq!(deadlines.next_timeout(), Some(at(20)));
+        deadlines.await_message(false, at(2));
+        deadlines.await_message(false, at(4));
+        ends(&deadlines, start, 5, &EndReason::NoFirstMessage);
+        deadlines.count(1, at(5));
+        deadlines.complete();
+        deadlines.await_message(true, at(6));
+        deadlines.await_message(true, at(9));
+        ends(&deadlines, start, 11, &EndReason::FrameTimedOut);
+        deadlines.complete();
+        deadlines.count(2, at(10));
+        deadlines.await_message(false, at(10));
+        ends(&deadlines, start, 30, &EndReason::Idle);
+        assert!(!deadlines.is_idle(at(29)) && deadlines.is_idle(at(30)));
+    }
+
+    #[test]
+    fn peers_whose_messages_are_whole_owe_none() {
+        let (mut deadlines, start) = deadlines(false);
+        deadlines.await_message(false, start);
+        ends(&deadlines, start, 20, &EndReason::Idle);
+    }
+
+    #[test]
+    fn the_lifetime_ends_a_peer_that_talks() {
+        let (mut deadlines, start) = deadlines(true);
+        for second in 1..60 {
+            deadlines.count(u64::from(second), start + second * SECOND);
+        }
+        ends(&deadlines, start, 60, &EndReason::Lifetime);
+        assert!(deadlines.is_past_lifetime(start + 60 * SECOND));
+        deadlines.disarm();
+        assert_eq!(deadlines.next_timeout(), None);
+    }
+}

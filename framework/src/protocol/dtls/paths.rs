@@ -1,0 +1,333 @@
+//! Whether a peer that is heard from a new address is to be reached there from now on (RFC 9146 §6, RFC 9853).
+//!
+//! 1. A record verifies, is newer than all others, and came from another address than the current one. Where both sides have
+//!    agreed on return routability checks, that address becomes the *candidate*, and gets a path_challenge.
+//! 2. Until it answers, the candidate is sent three times as much as came from it at most. What is beyond that goes to the
+//!    current address.
+//! 3. A path_response from the candidate, with the cookie of a challenge: it is the current address from now on.
+//! 4. A path_drop, a newer record from the current address, or no answer for three seconds: all stays as it was.
+//!
+//! Without return routability checks the address follows at once, or not at all, as the options say.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+/// Types of messages (RFC 9853 §4).
+const PATH_CHALLENGE: u8 = 0;
+const PATH_RESPONSE: u8 = 1;
+const PATH_DROP: u8 = 2;
+
+/// How long an answer is waited for, where nothing is known of the round trip time (RFC 9853 §5.5).
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Challenges of one candidate, each sent when there was no answer to the one before.
+const MAX_CHALLENGES: usize = 3;
+/// How much more an address is sent than came from it before it has answered.
+const AMPLIFICATION: u64 = 3;
+
+/// A message of the return routability check, as it is sent.
+pub(crate) type Check = [u8; 9];
+
+type Cookie = [u8; 8];
+
+/// What one message of the return routability check asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Message {
+    /// To be answered with this, at the address where it came from.
+    Challenge(Check),
+    Response(Cookie),
+    Drop(Cookie),
+    /// A type that is not known, to be ignored, or a malformed message.
+    Other,
+}
+
+impl Message {
+    pub(crate) fn parse(message: &[u8]) -> Self {
+        let Some((&[kind], cookie)) = message.split_first_chunk() else { return Self::Other };
+        let Ok(cookie) = cookie.try_into() else { return Self::Other };
+        match kind {
+            PATH_CHALLENGE => Self::Challenge(check(PATH_RESPONSE, cookie)),
+            PATH_RESPONSE => Self::Response(cookie),
+            PATH_DROP => Self::Drop(cookie),
+            _ => Self::Other,
+        }
+    }
+}
+
+fn check(kind: u8, cookie: Cookie) -> Check {
+    let mut message = [kind; 9];
+    message[1..].copy_from_slice(&cookie);
+    message
+}
+
+/// How the address of a peer may change.
+#[derive(Clone, Debug)]
+pub(crate) struct Policy {
+    /// Both sides have agreed on return routability checks.
+    pub(crate) checks: bool,
+    /// Otherwise: whether the address follows all the same.
+    pub(crate) follows_unchecked: bool,
+    /// What cookies are made from: random, and of this session alone.
+    pub(crate) secret: Zeroizing<[u8; 32]>,
+}
+
+/// What is to be done about an address.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing.
+    Stay,
+    /// Nothing, because the new address may not be followed.
+    Refuse,
+    /// It is the peer's address from now on.
+    Follow(SocketAddr),
+    /// Send this to it, if [`Paths::may_send`] has room for it.
+    Challenge(SocketAddr, Check),
+}
+
+/// The addresses of one peer, beside its current one.
+pub(crate) struct Paths {
+    policy: Policy,
+    /// Cookies made so far.
+    cookies: u64,
+    candidate: Option<Candidate>,
+    /// The last address that was not followed.
+    refused: Option<SocketAddr>,
+}
+
+/// An address that is being checked.
+struct Candidate {
+    address: SocketAddr,
+    /// Bytes that came from it, and that were sent to it.
+    received: u64,
+    sent: u64,
+    challenges: Vec<Cookie>,
+    /// When the next challenge is due, or the check has failed.
+    due: Instant,
+}
+
+impl Paths {
+    pub(crate) fn new(policy: Policy) -> Self {
+        Self { policy, cookies: 0, candidate: None, refused: None }
+    }
+
+    /// An authentic record has come from this address, `None` being the current one, in a datagram of which `bytes` have not
+    /// been counted yet. `newest`: no newer one has come.
+    pub(crate) fn heard(
+        &mut self,
+        from: Option<SocketAddr>,
+        bytes: usize,
+        newest: bool,
+        now: Instant,
+    ) -> Verdict {
+        let Some(from) = from else {
+            // The peer is still where it was.
+            return match newest && self.candidate.take().is_some() {
+                true => Verdict::Refuse,
+                false => Verdict::Stay,
+            };
+        };
+        if let Some(candidate) = self.candidate.as_mut().filter(|candidate| candidate.address == from) {
+            candidate.received += bytes as u64;
+            return Verdict::Stay;
+        }
+        if !newest {
+            return Verdict::Stay;
+        }
+        if !self.policy.checks {
+            return match self.policy.follows_unchecked {
+                true => Verdict::Follow(from),
+                // Counted once.
+                false if self.refused.replace(from) == Some(from) => Verdict::Stay,
+                false => Verdict::Refuse,
+            };
+        }
+        let cookie = self.cookie();
+        self.candidate = Some(Candidate {
+            address: from,
+            received: bytes as u64,
+            sent: 0,
+            challenges: vec![cookie],
+            due: now + PATIENCE,
+        });
+        Verdict::Challenge(from, check(PATH_CHALLENGE, cookie))
+    }
+
+    /// A path_response or a path_drop came from this address, `None` being the current one.
+    pub(crate) fn answered(&mut self, from: Option<SocketAddr>, message: Message) -> Verdict {
+        let has = |candidate: &Candidate, cookie| candidate.challenges.contains(&cookie);
+        let Some(candidate) = &self.candidate else { return Verdict::Stay };
+        let verdict = match message {
+            Message::Response(cookie) if has(candidate, cookie) && from == Some(candidate.address) => {
+                Verdict::Follow(candidate.address)
+            }
+            Message::Drop(cookie) if has(candidate, cookie) => Verdict::Refuse,
+            _ => return Verdict::Stay,
+        };
+        self.candidate = None;
+        verdict
+    }
+
+    /// Where a datagram of so many bytes goes: to the candidate, as long as that may be sent more, else (`None`) to the current
+    /// address. It counts as sent.
+    pub(crate) fn destination(&mut self, bytes: usize) -> Option<SocketAddr> {
+        let address = self.candidate.as_ref()?.address;
+        self.may_send(address, bytes).then_some(address)
+    }
+
+    /// Whether a datagram of so many bytes may be sent to this address. It counts as sent, if it may.
+    pub(crate) fn may_send(&mut self, to: SocketAddr, bytes: usize) -> bool {
+        let Some(candidate) = self.candidate.as_mut().filter(|candidate| candidate.address == to) else {
+            return false;
+        };
+        let sent = candidate.sent + bytes as u64;
+        let may = sent <= candidate.received.saturating_mul(AMPLIFICATION);
+        if may {
+            candidate.sent = sent;
+        }
+        may
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        self.candidate.as_ref().map(|candidate| candidate.due)
+    }
+
+    /// Does what time has come for.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Verdict {
+        let Some(candidate) = self.candidate.as_ref().filter(|candidate| now >= candidate.due) else {
+            return Verdict::Stay;
+        };
+        if candidate.challenges.len() >= MAX_CHALLENGES {
+            self.candidate = None;
+            return Verdict::Refuse;
+        }
+        let (address, cookie) = (candidate.address, self.cookie());
+        if let Some(candidate) = &mut self.candidate {
+            candidate.challenges.push(cookie);
+            candidate.due = now + PATIENCE;
+        }
+        Verdict::Challenge(address, check(PATH_CHALLENGE, cookie))
+    }
+
+    /// Makes a cookie that only who receives it can know.
+    fn cookie(&mut self) -> Cookie {
+        self.cookies += 1;
+        // HMAC takes keys of any length, so this cannot fail.
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(&*self.policy.secret).expect("HMAC takes keys of any length");
+        mac.update(&self.cookies.to_be_bytes());
+        let mut cookie = [0; 8];
+        cookie.copy_from_slice(&mac.finalize().into_bytes()[..8]);
+        cookie
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(checks: bool, follows_unchecked: bool) -> Paths {
+        Paths::new(Policy { checks, follows_unchecked, secret: Zeroizing::new([7; 32]) })
+    }
+
+    fn address(last: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, last], 4433))
+    }
+
+    fn challenged(verdict: &Verdict) -> Message {
+        let Verdict::Challenge(_, check) = verdict else { panic!("{verdict:?}") };
+        let Message::Challenge(response) = Message::parse(check) else { panic!("{check:?}") };
+        Message::parse(&response)
+    }
+
+    #[test]
+    fn without_checks_the_newest_record_alone_decides_as_the_option_says() {
+        let now = Instant::now();
+        let mut follows = paths(false, true);
+        assert_eq!(follows.heard(Some(address(2)), 50, false, now), Verdict::Stay);
+        assert_eq!(follows.heard(Some(address(2)), 50, true, now), Verdict::Follow(address(2)));
+        let mut stays = paths(false, false);
+        assert_eq!(stays.heard(Some(address(2)), 50, true, now), Verdict::Refuse);
+        assert_eq!(stays.heard(Some(address(2)), 50, true, now), Verdict::Stay, "it is counted once");
+        assert_eq!(stays.destination(1), None);
+    }
+
+    #[test]
+    fn a_new_address_is_followed_once_it_answers_a_challenge_from_there() {
+        let now = Instant::now();
+        let mut paths = paths(true, false);
+        assert_eq!(paths.heard(Some(address(2)), 50, false, now), Verdict::Stay);
+        let response = challenged(&paths.heard(Some(address(2)), 50, true, now));
+        assert_eq!(paths.answered(None, response), Verdict::Stay, "from the current address");
+        assert_eq!(paths.answered(Some(address(3)), response), Verdict::Stay, "from a third one");
+        assert_eq!(paths.answered(Some(address(2)), Message::Response([0; 8])), Verdict::Stay);
+        assert_eq!(paths.answered(Some(address(2)), response), Verdict::Follow(address(2)));
+        assert_eq!(paths.answered(Some(address(2)), response), Verdict::Stay);
+        assert_eq!(paths.next_timeout(), None);
+    }
+
+    #[test]
+    fn a_candidate_is_sent_three_times_what_came_from_it_until_it_answers() {
+        let now = Instant::now();
+        let mut paths = paths(true, false);
+        challenged(&paths.heard(Some(address(2)), 50, true, now));
+        assert!(paths.may_send(address(2), 60) && !paths.may_send(address(3), 1));
+        assert_eq!(paths.destination(90), Some(address(2)));
+        assert_eq!(paths.destination(1), None);
+        assert_eq!(paths.heard(Some(address(2)), 10, false, now), Verdict::Stay);
+        assert_eq!(paths.destination(30), Some(address(2)));
+        assert_eq!(paths.destination(1), None);
+    }
+
+    #[test]
+    fn a_candidate_is_given_up_after_three_challenges_without_an_answer() {
+        let mut now = Instant::now();
+        let mut paths = paths(true, false);
+        let first = challenged(&paths.heard(Some(address(2)), 50, true, now));
+        assert_eq!(paths.handle_timeout(now), Verdict::Stay);
+        for _ in 1..MAX_CHALLENGES {
+            now = paths.next_timeout().unwrap();
+            assert_ne!(challenged(&paths.handle_timeout(now)), first, "each has a cookie of its own");
+        }
+        now = paths.next_timeout().unwrap();
+        assert_eq!(paths.handle_timeout(now), Verdict::Refuse);
+        assert_eq!(paths.answered(Some(address(2)), first), Verdict::Stay, "too late");
+        challenged(&paths.heard(Some(address(2)), 50, true, now));
+    }
+
+    #[test]
+    fn a_late_answer_to_an_earlier_challenge_counts() {
+        let now = Instant::now();
+        let mut paths = paths(true, false);
+        let first = challenged(&paths.heard(Some(address(2)), 50, true, now));
+        challenged(&paths.handle_timeout(now + PATIENCE));
+        assert_eq!(paths.answered(Some(address(2)), first), Verdict::Follow(address(2)));
+    }
+
+    #[test]
+    fn a_drop_or_a_newer_record_from_the_current_address_ends_the_check() {
+        let now = Instant::now();
+        let mut paths = paths(true, false);
+        let Message::Response(cookie) = challenged(&paths.heard(Some(address(2)), 50, true, now)) else {
+            unreachable!()
+        };
+        assert_eq!(paths.answered(None, Message::Drop([0; 8])), Verdict::Stay);
+        assert_eq!(paths.answered(None, Message::Drop(cookie)), Verdict::Refuse);
+        challenged(&paths.heard(Some(address(2)), 50, true, now));
+        assert_eq!(paths.heard(None, 50, false, now), Verdict::Stay);
+        assert_eq!(paths.heard(None, 50, true, now), Verdict::Refuse);
+        assert_eq!((paths.next_timeout(), paths.destination(1)), (None, None));
+    }
+
+    #[test]
+    fn messages_that_are_not_known_are_ignored() {
+        for message in [&[][..], &[0], &[0; 8], &[0; 10], &[3, 1, 2, 3, 4, 5, 6, 7, 8]] {
+            assert_eq!(Message::parse(message), Message::Other);
+        }
+        let challenge = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+        assert_eq!(Message::parse(&challenge), Message::Challenge([1, 1, 2, 3, 4, 5, 6, 7, 8]));
+    }
+}

@@ -1,0 +1,263 @@
+//! One direction's AEAD cipher: turns content into a record, and back (RFC 6347 §4.1, RFC 9146 §4 and §5).
+//!
+//! A record with a connection ID has the content type `tls12_cid`, the connection ID behind its sequence number, and its real
+//! content type behind the encrypted content, followed by as many zeros as its sender likes.
+
+use std::ops::Range;
+
+use openssl::cipher_ctx::CipherCtx;
+use openssl::error::ErrorStack;
+
+use super::hello::{RECORD_HEADER_LEN, TLS12_CID};
+use super::keys::DirectionKeys;
+use super::suite::Aead;
+
+/// DTLS 1.2 on the wire.
+pub(super) const VERSION: u16 = 0xfefd;
+/// The epoch after the first handshake. There is no other, because renegotiation is refused.
+pub(super) const EPOCH: u16 = 1;
+
+/// What the header of a protected record says, and the part of the nonce that the record carries.
+#[derive(Clone, Copy)]
+pub(super) struct Header<'a> {
+    /// The content type. With a connection ID it is the real one, which is encrypted.
+    pub(super) kind: u8,
+    pub(super) sequence: u64,
+    pub(super) explicit: u64,
+    /// The connection ID that the receiver asked for; empty in an ordinary record.
+    pub(super) cid: &'a [u8],
+}
+
+/// A cipher with its key.
+pub(super) struct Protection {
+    cipher: CipherCtx,
+    aead: Aead,
+    iv: [u8; 12],
+}
+
+impl Protection {
+    /// Encrypts.
+    ///
+    /// # Errors
+    ///
+    /// OpenSSL cannot set up the cipher.
+    pub(super) fn to_seal(aead: Aead, keys: &DirectionKeys) -> Result<Self, ErrorStack> {
+        let mut cipher = CipherCtx::new()?;
+        cipher.encrypt_init(Some(aead.cipher()), None, None)?;
+        set_lengths(&mut cipher, aead)?;
+        cipher.encrypt_init(None, Some(&keys.key[..aead.key_len()]), None)?;
+        Ok(Self { cipher, aead, iv: *keys.iv })
+    }
+
+    /// Decrypts.
+    ///
+    /// # Errors
+    ///
+    /// OpenSSL cannot set up the cipher.
+    pub(super) fn to_open(aead: Aead, keys: &DirectionKeys) -> Result<Self, ErrorStack> {
+        let mut cipher = CipherCtx::new()?;
+        cipher.decrypt_init(Some(aead.cipher()), None, None)?;
+        set_lengths(&mut cipher, aead)?;
+        cipher.decrypt_init(None, Some(&keys.key[..aead.key_len()]), None)?;
+        Ok(Self { cipher, aead, iv: *keys.iv })
+    }
+
+    pub(super) fn aead(&self) -> Aead {
+        self.aead
+    }
+
+    /// Appends a record to `out`, which is as it was where this fails. The content has 16,384 bytes at most.
+    ///
+    /// # Errors
+    ///
+    /// OpenSSL cannot encrypt.
+    pub(super) fn seal(
+        &mut self,
+        header: Header<'_>,
+        content: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), ErrorStack> {
+        let Header { kind, sequence, explicit, cid } = header;
+        let (start, overhead) = (out.len(), self.aead.overhead());
+        let inner_len = content.len() + usize::from(!cid.is_empty());
+        out.reserve(RECORD_HEADER_LEN + cid.len() + inner_len + overhead);
+        out.push(if cid.is_empty() { kind } else { TLS12_CID });
+        out.extend_from_slice(&VERSION.to_be_bytes());
+        out.extend_from_slice(&numbered(sequence).to_be_bytes());
+        out.extend_from_slice(cid);
+        // At most 16,385 bytes and the overhead, so nothing is cut off.
+        out.extend_from_slice(&((inner_len + overhead) as u16).to_be_bytes());
+        out.extend_from_slice(&explicit.to_be_bytes()[..self.aead.explicit_nonce_len()]);
+        let inner = out.len();
+        out.extend_from_slice(content);
+        if !cid.is_empty() {
+            out.push(kind);
+        }
+        let mut tag = [0; 16];
+        let tag = &mut tag[..self.aead.tag_len()];
+        if let Err(error) = self.encrypt(header, &mut out[inner..], tag) {
+            out.truncate(start);
+            return Err(error);
+        }
+        out.extend_from_slice(tag);
+        Ok(())
+    }
+
+    fn encrypt(&mut self, header: Header<'_>, text: &mut [u8], tag: &mut [u8]) -> Result<(), ErrorStack> {
+        let nonce = nonce(self.aead, &self.iv, header.explicit, header.sequence);
+        let mut additional = [0; AdditionalData::MAX];
+        let additional = additional_data(&mut additional, header, text.len());
+        let cipher = &mut self.cipher;
+        cipher.encrypt_init(None, None, Some(&nonce))?;
+        if self.aead.is_ccm() {
+            cipher.set_data_len(text.len())?;
+        }
+        cipher.cipher_update(additional, None)?;
+        cipher.cipher_update_inplace(text, text.len())?;
+        cipher.cipher_final(&mut [])?;
+        cipher.tag(tag)
+    }
+
+    /// Decrypts the body of a record in place. Returns where in the body the content is, and its real content type; `None`
+    /// for the latter where the content of a record with a connection ID is all zeros, so that there is none. The body is no
+    /// shorter than [`Aead::overhead`].
+    ///
+    /// # Errors
+    ///
+    /// The record is not authentic.
+    pub(super) fn open(
+        &mut self,
+        kind: u8,
+        sequence: u64,
+        cid: &[u8],
+        body: &mut [u8],
+    ) -> Result<(Range<usize>, Option<u8>), ErrorStack> {
+        let tag_at = body.len() - self.aead.tag_len();
+        let start = self.aead.explicit_nonce_len();
+        let (front, tag) = body.split_at_mut(tag_at);
+        let (explicit, text) = front.split_at_mut(start);
+        let explicit = explicit.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        self.decrypt(Header { kind, sequence, explicit, cid }, text, tag)?;
+        if cid.is_empty() {
+            return Ok((start..tag_at, Some(kind)));
+        }
+        let last = text.iter().rposition(|byte| *byte != 0);
+        Ok((start..start + last.unwrap_or(0), last.map(|last| text[last])))
+    }
+
+    fn decrypt(&mut self, header: Header<'_>, text: &mut [u8], tag: &[u8]) -> Result<(), ErrorStack> {
+        let nonce = nonce(self.aead, &self.iv, header.explicit, header.sequence);
+        let mut additional = [0; AdditionalData::MAX];
+        let additional = additional_data(&mut additional, header, text.len());
+        let cipher = &mut self.cipher;
+        cipher.decrypt_init(None, None, Some(&nonce))?;
+        cipher.set_tag(tag)?;
+        if self.aead.is_ccm() {
+            // CCM checks the tag in the one update that decrypts.
+            cipher.set_data_len(text.len())?;
+            cipher.cipher_update(additional, None)?;
+            cipher.cipher_update_inplace(text, text.len())?;
+            return Ok(());
+        }
+        cipher.cipher_update(additional, None)?;
+        cipher.cipher_update_inplace(text, text.len())?;
+        cipher.cipher_final(&mut [])?;
+        Ok(())
+    }
+}
+
+fn set_lengths(cipher: &mut CipherCtx, aead: Aead) -> Result<(), ErrorStack> {
+    if aead.is_ccm() {
+        cipher.set_iv_length(12)?;
+        cipher.set_tag_length(aead.tag_len())?;
+    }
+    Ok(())
+}
+
+/// Epoch and sequence number as the record header has them: 16 and 48 bits.
+fn numbered(sequence: u64) -> u64 {
+    u64::from(EPOCH) << 48 | sequence
+}
+
+/// RFC 7905 §2: the number of the record, added to the whole nonce bit by bit. RFC 5288 §3, RFC 6655 §3: the salt, and the
+/// part that the record carries.
+fn nonce(aead: Aead, iv: &[u8; 12], explicit: u64, sequence: u64) -> [u8; 12] {
+    let mut nonce = *iv;
+    match aead {
+        Aead::ChaCha20Poly1305 => {
+            let number = numbered(sequence).to_be_bytes();
+            nonce[4..].iter_mut().zip(number).for_each(|(byte, number)| *byte ^= number);
+        }
+        _ => nonce[4..].copy_from_slice(&explicit.to_be_bytes()),
+    }
+    nonce
+}
+
+/// Writes the additional data of a record whose encrypted part has `length` bytes into `room`.
+///
+/// Of an ordinary record: RFC 5246 §6.2.3.3, with epoch and sequence number for TLS's number (RFC 6347 §4.1.2.1). With a
+/// connection ID: RFC 9146 §5.3.
+fn additional_data<'a>(
+    room: &'a mut [u8; AdditionalData::MAX],
+    header: Header<'_>,
+    length: usize,
+) -> &'a [u8] {
+    let Header { kind, sequence, cid, .. } = header;
+    let mut data = AdditionalData { room, len: 0 };
+    // At most 2^14 + 2048, so nothing is cut off; a connection ID has 255 bytes at most.
+    let (length, cid_len) = ((length as u16).to_be_bytes(), cid.len() as u8);
+    if cid.is_empty() {
+        data.push(&numbered(sequence).to_be_bytes());
+        data.push(&[kind]);
+        data.push(&VERSION.to_be_bytes());
+    } else {
+        data.push(&[0xff; 8]);
+        data.push(&[TLS12_CID, cid_len, TLS12_CID]);
+        data.push(&VERSION.to_be_bytes());
+        data.push(&numbered(sequence).to_be_bytes());
+        data.push(cid);
+    }
+    data.push(&length);
+    &data.room[..data.len]
+}
+
+/// Additional data as it is put together.
+struct AdditionalData<'a> {
+    room: &'a mut [u8; AdditionalData::MAX],
+    len: usize,
+}
+
+impl AdditionalData<'_> {
+    /// That of a record with the longest connection ID.
+    const MAX: usize = 8 + 3 + 2 + 8 + 255 + 2;
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.room[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Put together by hand from the structure in RFC 9146 §5.3.
+    #[test]
+    fn additional_data_are_those_of_the_standards() {
+        let mut room = [0; AdditionalData::MAX];
+        let header = Header { kind: 23, sequence: 0x0203_0405_0607, explicit: 9, cid: &[] };
+        let ordinary = [0, 1, 2, 3, 4, 5, 6, 7, 23, 0xfe, 0xfd, 1, 0];
+        assert_eq!(additional_data(&mut room, header, 256), ordinary);
+        let header = Header { cid: &[0xab, 0xcd, 0xef], ..header };
+        let with_cid = [
+            &[0xff; 8][..],
+            &[25, 3, 25, 0xfe, 0xfd],
+            &[0, 1, 2, 3, 4, 5, 6, 7],
+            &[0xab, 0xcd, 0xef],
+            &[1, 0],
+        ];
+        assert_eq!(additional_data(&mut room, header, 256), with_cid.concat());
+        let longest = Header { cid: &[7; 255], ..header };
+        assert_eq!(additional_data(&mut room, longest, 1).len(), AdditionalData::MAX);
+    }
+}

@@ -1,0 +1,57 @@
+//! Where OpenSSL's part ends: what the record layer takes over from a session whose handshake is complete.
+
+use openssl::ssl::SslRef;
+
+use super::hello::Record;
+use super::keys::Secrets;
+use super::suite::Aead;
+use super::{Opener, Sealer};
+use crate::error::EndReason;
+use crate::tls::Failure;
+use crate::tls::context::connection_ids::agreed;
+use crate::tls::context::wants_exporters;
+use crate::tls::handshake::broken;
+
+/// Where OpenSSL's sealing ended: the numbers of the next record (see [`Sealer::new`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NextRecord {
+    pub(crate) sequence: u64,
+    pub(crate) nonce: u64,
+}
+
+impl NextRecord {
+    /// The numbers behind those of this record, which OpenSSL sealed.
+    pub(crate) fn after(record: &Record<'_>) -> Self {
+        let explicit = record.body.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        Self { sequence: record.sequence + 1, nonce: explicit.wrapping_add(1) }
+    }
+}
+
+/// Derives the keys of a session whose handshake is complete. The secrets come back where exporters may need them, and are
+/// wiped otherwise.
+///
+/// # Errors
+///
+/// The cipher suite is none that [`Aead`] knows, or OpenSSL is short of memory.
+pub(crate) fn take_over(
+    ssl: &SslRef,
+    next: NextRecord,
+) -> Result<(Option<Secrets>, Sealer, Opener), Failure> {
+    let suite = ssl.current_cipher().map(|cipher| cipher.name()).unwrap_or_default();
+    let (Some(secrets), Some(aead)) = (Secrets::of(ssl), Aead::of_suite(suite)) else {
+        let why = format!("the cipher suite {suite:?} is not one of those that DTLS sessions can use here");
+        return Err(Failure::Ended(EndReason::HandshakeFailed(why)));
+    };
+    let (client, server) = secrets.key_block(aead);
+    let (ours, theirs) = if ssl.is_server() { (server, client) } else { (client, server) };
+    let sealer = Sealer::new(aead, &ours, next.sequence, next.nonce).map_err(broken)?;
+    let opener = Opener::new(aead, &theirs).map_err(broken)?;
+    let (sealer, opener) = match agreed(ssl) {
+        Some(agreed) => (
+            sealer.with_connection_id(agreed.peer.into()),
+            opener.with_connection_id(agreed.offer.cid.clone()),
+        ),
+        None => (sealer, opener),
+    };
+    Ok((wants_exporters(ssl).then_some(secrets), sealer, opener))
+}

@@ -1,0 +1,302 @@
+//! The life of an SCTP association, from its handshake to its end: messages, acknowledgements and the time go in, actions
+//! come out.
+//!
+//! 1. The driver carries out each [`next_action`](Session::next_action) and says by [`action_done`](Session::action_done)
+//!    what became of it. Records have an order once they are made, so nothing follows one that found no room.
+//! 2. Where nothing is to be done, [`awaits`](Session::awaits) says what has to happen on the socket first.
+//! 3. At [`next_timeout`](Session::next_timeout) the driver calls [`handle_timeout`](Session::handle_timeout).
+//! 4. After [`end`](Session::end) it goes on like this until [`is_over`](Session::is_over).
+
+use std::time::{Duration, Instant};
+
+use super::secure_sctp::{Action, Refused, SecureSctp};
+use crate::error::EndReason;
+use crate::protocol::{Read, Sent};
+use crate::sctp::{MessageInfo, SendInfo};
+use crate::tls::{Facts, Failure};
+
+/// How long an end may wait for acknowledgements.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// The security state, where there is one, and how far the association has come. One thread at a time.
+pub(crate) struct Session {
+    /// `None`: in clear.
+    secure: Option<SecureSctp>,
+    state: State,
+    /// What is carried out, or found the send buffer full.
+    current: Option<Action>,
+    awaits: Option<Awaits>,
+    /// Why nothing can be sent any more.
+    trouble: Option<Fate>,
+}
+
+enum State {
+    Handshaking {
+        deadline: Instant,
+    },
+    Open,
+    /// What is to be sent is sent, until then at most; after that the association is shut down, or aborted at once.
+    Closing {
+        until: Instant,
+        last: Action,
+    },
+    Over,
+}
+
+/// What has to happen before there is something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Awaits {
+    /// The send buffer has room: call [`Session::handle_room`].
+    Room,
+    /// The peer has acknowledged everything (SCTP_SENDER_DRY_EVENT): call [`Session::handle_dry`].
+    Dry,
+}
+
+/// What became of an action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Done,
+    /// The send buffer is full; nothing was sent.
+    Full,
+    /// The association is over.
+    Gone,
+    /// The kernel refuses.
+    Refused(String),
+}
+
+impl Session {
+    /// An open association in clear.
+    pub(crate) fn plain() -> Self {
+        Self { secure: None, state: State::Open, current: None, awaits: None, trouble: None }
+    }
+
+    /// One whose handshake begins, and has failed at `deadline` if it is not complete.
+    pub(crate) fn secure(secure: SecureSctp, deadline: Instant) -> Self {
+        Self { secure: Some(secure), state: State::Handshaking { deadline }, ..Self::plain() }
+    }
+
+    /// What secures the association.
+    pub(crate) fn security(&self) -> Option<&SecureSctp> {
+        self.secure.as_ref()
+    }
+
+    /// Takes a message of the peer's, whose memory may be exchanged. Once the handshake is complete, whatever goes wrong
+    /// comes out of [`read`](Self::read).
+    ///
+    /// # Errors
+    ///
+    /// The handshake has failed.
+    pub(crate) fn handle_message(&mut self, message: &mut Vec<u8>, info: MessageInfo) -> Result<(), Failure> {
+        match &mut self.secure {
+            Some(secure) => secure.receive(message, info).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// The peer has acknowledged everything.
+    pub(crate) fn handle_dry(&mut self) {
+        if self.awaits == Some(Awaits::Dry) {
+            self.awaits = None;
+            if let Some(secure) = &mut self.secure {
+                secure.dry();
+            }
+        }
+    }
+
+    /// The send buffer may have room.
+    pub(crate) fn handle_room(&mut self) {
+        self.awaits = self.awaits.filter(|awaits| *awaits != Awaits::Room);
+    }
+
+    /// What has to happen before there is something to do.
+    pub(crate) fn awaits(&self) -> Option<Awaits> {
+        self.awaits
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        match &self.state {
+            State::Handshaking { deadline: at } | State::Closing { until: at, .. } => Some(*at),
+            State::Open | State::Over => None,
+        }
+    }
+
+    /// Does what time has come for: an end waits no longer.
+    ///
+    /// # Errors
+    ///
+    /// The handshake has failed.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<(), Failure> {
+        match &self.state {
+            State::Handshaking { deadline } if now >= *deadline => {
+                return Err(Failure::Ended(EndReason::HandshakeTimedOut));
+            }
+            State::Closing { until, .. } if now >= *until => self.stop_waiting(),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Gets the handshake on; `true` when nothing of it is missing but what is to be sent.
+    ///
+    /// # Errors
+    ///
+    /// It has failed.
+    pub(crate) fn advance(&mut self) -> Result<bool, Failure> {
+        if let Some(Fate::Refused(why)) = &self.trouble {
+            return Err(Failure::of(why.as_str()));
+        }
+        self.secure.as_mut().map_or(Ok(true), SecureSctp::open_all)
+    }
+
+    /// What the handshake settled, once it is complete and all of it is sent: the association is open.
+    ///
+    /// # Errors
+    ///
+    /// As [`advance`](Self::advance).
+    pub(crate) fn opened(&mut self) -> Result<Option<Facts>, Failure> {
+        let is_handshaking = matches!(self.state, State::Handshaking { .. });
+        if !is_handshaking || !self.advance()? || self.has_unsent() || self.trouble.is_some() {
+            return Ok(None);
+        }
+        self.state = State::Open;
+        Ok(Some(self.secure.as_ref().map(SecureSctp::facts).unwrap_or_default()))
+    }
+
+    /// Encrypts a message, to be sent by the next action. `None`: the driver carries that out, and
+    /// [`sent`](Self::sent) says what came of it.
+    pub(crate) fn write(&mut self, message: &[u8], how: SendInfo) -> Option<Sent> {
+        // The order of records is fixed when they are made, so an earlier one goes first.
+        if let unsent @ (Sent::Gone | Sent::Broken(_)) = self.sent() {
+            return Some(unsent);
+        }
+        if self.has_unsent() {
+            return Some(Sent::Full);
+        }
+        let refused = self.secure.as_mut()?.write(message, how).err()?;
+        Some(match refused {
+            Refused::Closed => Sent::Gone,
+            Refused::Empty | Refused::TooLong { .. } => Sent::TooLarge,
+            Refused::Broken(why) => Sent::Broken(why),
+            Refused::NotOpen | Refused::NoSuchStream { .. } | Refused::Unordered | Refused::Unreliable => {
+                Sent::NoSuchStream
+            }
+        })
+    }
+
+    /// What came of the message that was written last.
+    pub(crate) fn sent(&self) -> Sent {
+        match &self.trouble {
+            Some(Fate::Refused(why)) => Sent::Broken(why.clone()),
+            Some(_) => Sent::Gone,
+            None if self.has_unsent() => Sent::Parked,
+            None => Sent::Done,
+        }
+    }
+
+    /// Whether something waits for room, or for the acknowledgement of all before it.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.current.is_some() || self.awaits.is_some()
+    }
+
+    /// Reads the next message of what came.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> (Read, MessageInfo) {
+        match &mut self.secure {
+            Some(secure) => secure.read(buffer),
+            None => (Read::Nothing, MessageInfo::default()),
+        }
+    }
+
+    /// Ends the association for this reason, as gently as it allows: what is to be sent is sent and acknowledged, which may
+    /// take `patience` and two seconds at most. `false` where it is over, or is aborted.
+    pub(crate) fn end(&mut self, reason: &EndReason, patience: Duration, now: Instant) -> bool {
+        let last = match reason {
+            // It is over.
+            EndReason::Aborted(_) | EndReason::Io(_) => {
+                self.state = State::Over;
+                return false;
+            }
+            EndReason::Unreachable
+            | EndReason::Protocol(_)
+            | EndReason::HandlerFailed
+            | EndReason::HandlerPanicked
+            | EndReason::HandshakeTimedOut
+            | EndReason::Evicted
+            | EndReason::NoThread => Action::Abort(reason.kind().as_str().to_owned()),
+            // The peer's user learns that messages are lost (RFC 9260 §3.3.10.12).
+            EndReason::TooSlow | EndReason::MessageRefused { .. } => Action::Abort(reason.to_string()),
+            _ => Action::ShutDown,
+        };
+        let is_gentle = last == Action::ShutDown;
+        let closes = is_gentle && !matches!(reason, EndReason::HandshakeFailed(_) | EndReason::ClosedByPeer);
+        if let Some(secure) = &mut self.secure
+            && closes
+        {
+            secure.close();
+        }
+        self.state = State::Closing { until: now + patience.min(FAREWELL), last };
+        if !is_gentle || self.trouble.is_some() {
+            self.stop_waiting();
+        }
+        is_gentle
+    }
+
+    /// Until when an end goes on at most. `None`: none has begun, or it is over.
+    pub(crate) fn ends_by(&self) -> Option<Instant> {
+        match &self.state {
+            State::Closing { until, .. } => Some(*until),
+            _ => None,
+        }
+    }
+
+    /// The end waits no longer for what is to be sent or acknowledged.
+    pub(crate) fn stop_waiting(&mut self) {
+        if let State::Closing { last, .. } = &self.state {
+            self.current = Some(last.clone());
+            self.awaits = None;
+        }
+    }
+
+    /// Whether nothing is left to do.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.state, State::Over)
+    }
+
+    /// What to do next. `None`: nothing, or nothing before [`awaits`](Self::awaits).
+    pub(crate) fn next_action(&mut self) -> Option<&Action> {
+        if self.awaits.is_some() || self.is_over() || (self.trouble.is_some() && self.ends_by().is_none()) {
+            return None;
+        }
+        if self.current.is_none() {
+            self.current = self.secure.as_mut().and_then(SecureSctp::next_action);
+        }
+        if self.current == Some(Action::AwaitDry) {
+            (self.current, self.awaits) = (None, Some(Awaits::Dry));
+            return None;
+        }
+        if let (None, State::Closing { last, .. }) = (&self.current, &self.state) {
+            self.current = Some(last.clone());
+        }
+        self.current.as_ref()
+    }
+
+    /// Says what became of the action.
+    pub(crate) fn action_done(&mut self, fate: Fate) {
+        if matches!(self.current, Some(Action::ShutDown | Action::Abort(_))) {
+            self.current = None;
+            self.state = State::Over;
+            return;
+        }
+        match fate {
+            Fate::Done => self.current = None,
+            Fate::Full => self.awaits = Some(Awaits::Room),
+            fate => {
+                (self.current, self.trouble) = (None, Some(fate));
+                self.stop_waiting();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

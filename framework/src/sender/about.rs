@@ -1,0 +1,114 @@
+//! What a [`Peer`](crate::Peer) and a [`Sender`](crate::Sender) both tell about the peer.
+
+/// Gives a type with a field `association` the methods that describe its peer.
+macro_rules! about_the_peer {
+    ($holder:ident) => {
+        impl $holder {
+            /// Returns the name of this association.
+            pub fn id(&self) -> $crate::association::AssociationId {
+                self.association.id
+            }
+
+            /// Returns the protocol spoken.
+            pub fn scheme(&self) -> $crate::address::Scheme {
+                self.association.scheme
+            }
+
+            /// Returns the peer's address; behind a proxy the one that the PROXY header names.
+            pub fn peer_address(&self) -> std::net::SocketAddr {
+                self.association.peer_address()
+            }
+
+            /// Returns the address of this host that the peer talks to; never a wildcard.
+            pub fn local_address(&self) -> std::net::SocketAddr {
+                self.association.local_address()
+            }
+
+            /// Returns the identity that the peer proved in the handshake.
+            pub fn identity(&self) -> &$crate::credentials::PeerIdentity {
+                &self.association.facts().identity
+            }
+
+            /// Returns the cipher suite in OpenSSL's spelling, such as `ECDHE-ECDSA-AES256-GCM-SHA384`; `None` without
+            /// encryption.
+            pub fn cipher(&self) -> Option<&str> {
+                self.association.facts().cipher.as_deref()
+            }
+
+            /// Returns the application protocol that was agreed on (ALPN, RFC 7301), if there is one.
+            pub fn alpn(&self) -> Option<&str> {
+                self.association.facts().alpn.as_deref()
+            }
+
+            /// Returns the host name that the client asked for (server name indication, RFC 6066 §3), if it did.
+            pub fn server_name(&self) -> Option<&str> {
+                self.association.facts().server_name.as_deref()
+            }
+
+            /// Returns the SRTP profile that was agreed on (RFC 5764), in OpenSSL's spelling, such as
+            /// `SRTP_AES128_CM_SHA1_80`.
+            pub fn srtp_profile(&self) -> Option<&str> {
+                self.association.facts().srtp.as_deref()
+            }
+
+            /// Returns whether the handshake resumed an earlier session, so that the peer did not show its certificate
+            /// again.
+            pub fn is_resumed(&self) -> bool {
+                self.association.facts().resumed
+            }
+
+            /// Fills `out` with keys that both sides derive from this session for another use (RFC 5705, RFC 8446 §7.5); on
+            /// TLS over SCTP from the session of stream 0. For SRTP (RFC 5764 §4.2) the label is `EXTRACTOR-dtls_srtp`,
+            /// without a context.
+            ///
+            /// # Errors
+            ///
+            /// [`Error::NoExporters`](crate::Error::NoExporters) on DTLS where
+            /// [`Credentials::exporters`](crate::Credentials::exporters) is off,
+            /// [`Error::BadExport`](crate::Error::BadExport), [`Error::NotSecure`](crate::Error::NotSecure) on a
+            /// transport in clear, [`Error::Ended`](crate::Error::Ended).
+            pub fn export_keying_material(
+                &self,
+                label: &str,
+                context: Option<&[u8]>,
+                out: &mut [u8],
+            ) -> Result<(), $crate::error::Error> {
+                self.association.export(label, context, out)
+            }
+
+            /// Returns the token that the peer has to send back before it may be sent more than three times what came from
+            /// it ([`ServerBuilder::udp_proof`](crate::ServerBuilder::udp_proof)): 12 hexadecimal digits, at the end of a
+            /// message (white space may follow). Ask for it in a message that does not end with it, because a source that
+            /// sends back everything must not pass. The message that brings the token is received like any other. `None`:
+            /// nothing has to be proven, or it has been.
+            pub fn proof_token(&self) -> Option<&str> {
+                self.association.proof.as_ref().and_then($crate::proof::Proof::token)
+            }
+
+            /// Returns the longest message that can be sent, in bytes: 16,384 on DTLS and on TLS over SCTP, 65,507 or 65,527
+            /// on UDP (above the path MTU, about 1,400 bytes, IP fragments it),
+            /// [`Settings::max_message`](crate::sctp::Settings::max_message) on SCTP,
+            /// [`TcpSettings::max_message`](crate::TcpSettings::max_message) on TCP and TLS.
+            pub fn max_message_size(&self) -> usize {
+                self.association.max_message()
+            }
+
+            /// Returns whether the server is shutting down and the grace period is running.
+            pub fn is_draining(&self) -> bool {
+                self.association.attention.signals() & $crate::net::attention::signal::DRAIN != 0
+            }
+
+            /// Returns the time that deadlines and timers of this association go by: [`Instant::now`](std::time::Instant::now),
+            /// and in tests over memory that of [`Remote::elapse`](crate::testing::Remote::elapse).
+            pub fn now(&self) -> std::time::Instant {
+                self.association.now()
+            }
+
+            /// Returns why the association has ended; `None` while it lives.
+            pub fn end_reason(&self) -> Option<&$crate::error::EndReason> {
+                self.association.end_reason()
+            }
+        }
+    };
+}
+pub(crate) use about_the_peer;

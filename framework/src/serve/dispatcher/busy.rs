@@ -1,0 +1,237 @@
+//! Looks after peers whose handler does something else than wait in `recv`, where their own thread would do this:
+//!
+//! * A client sends its last flight again, because ours was lost (RFC 6347 §4.2.4): ours goes out again.
+//! * A client begins anew (§4.2.8): it is challenged, and with its cookie it replaces the association, whose handler
+//!   finds that out with its next call. Then the hello goes to its successor.
+//! * An SCTP peer begins anew (SCTP_RESTART): the association ends, and its handler finds that out with its next call. The
+//!   successor is served when the handler has returned.
+//! * An SCTP peer acknowledges nothing for too long: the association is aborted.
+//! * The association is past its lifetime: it ends, and the handler finds that out, too.
+//! * Output waits for room: it is sent where there is some.
+//!
+//! One timer serves all of them, and it runs only while some handler does.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use crate::association::{Association, AssociationId, Link};
+use crate::drive::open::Open;
+use crate::drive::{Session, transmit};
+use crate::error::EndReason;
+use crate::net::attention::{Delivery, Parcel, signal};
+use crate::net::sctp::{abort, end_by, look_for_stall};
+use crate::net::stall::Stall;
+use crate::observe::{Counters, bump};
+use crate::protocol::Read;
+use crate::protocol::dtls::filter::is_handshake_retransmission;
+use crate::protocol::dtls::session::Session as DtlsSession;
+use crate::sctp::Notification;
+use crate::sender;
+use crate::serve::shared::Shared;
+use crate::sys::message::{self, Received};
+use crate::sys::sctp;
+use crate::sys::sync::atomic::Ordering;
+
+/// A handler that received nothing between two looks has been busy for so long at least.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Datagrams that are read in place of one handler, at each look.
+const MAX_READS: usize = 256;
+
+/// Bytes that are kept for one handler. Beyond that, datagrams are lost as they would be in a socket whose buffer is full,
+/// and what SCTP has stays in the socket.
+const MAX_KEPT: usize = 128 << 10;
+
+/// The handlers that were busy at the last look.
+#[derive(Default)]
+pub(super) struct Busy {
+    next_look: Option<Instant>,
+    handlers: HashMap<AssociationId, Handler>,
+}
+
+/// What is known of one of them.
+struct Handler {
+    /// Messages that it had received.
+    received: u64,
+    /// Whether an SCTP peer acknowledges what it is sent.
+    stall: Option<Stall>,
+    /// What ends an SCTP association has been read, so nothing comes after it.
+    at_end: bool,
+}
+
+impl Busy {
+    /// When to look next; `None` while every handler waits for its peer.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.next_look
+    }
+
+    /// Looks, if it is time for that.
+    pub(super) fn tick(&mut self, shared: &Shared, now: Instant) {
+        match self.next_look {
+            None if shared.handlers_run.load(Ordering::SeqCst) => self.next_look = Some(now + PERIOD),
+            Some(next) if now >= next => self.look(shared, now),
+            _ => {}
+        }
+    }
+
+    fn look(&mut self, shared: &Shared, now: Instant) {
+        // Before the search: a handler that begins to run during it says so once more.
+        shared.handlers_run.store(false, Ordering::SeqCst);
+        let mut before = std::mem::take(&mut self.handlers);
+        for association in shared.registry.busy() {
+            let received = association.received.load(Ordering::Relaxed);
+            let handler = match before.remove(&association.id) {
+                Some(mut handler) if handler.received == received => {
+                    look_after(&association, &mut handler, &shared.counters, now);
+                    handler
+                }
+                known => {
+                    let at_end = known.is_some_and(|handler| handler.at_end);
+                    Handler { received, stall: shared.sctp.dead_after.map(Stall::new), at_end }
+                }
+            };
+            self.handlers.insert(association.id, handler);
+        }
+        self.next_look = (!self.handlers.is_empty()).then(|| now + PERIOD);
+    }
+}
+
+/// Does what the thread of this peer would do, if it waited for the peer. Never blocks.
+fn look_after(association: &Association, handler: &mut Handler, counters: &Counters, now: Instant) {
+    let mut link = association.link.lock();
+    let Link::Open(Open { session, deadlines }) = &mut *link else { return };
+    let over = match session {
+        _ if deadlines.is_past_lifetime(now) => Some(EndReason::Lifetime),
+        Session::Dtls(session, egress) => {
+            let over = read_for_handler(association, session, counters, now);
+            transmit(session, egress);
+            over
+        }
+        Session::Sctp(_) => look_at_sctp(association, handler, counters, now),
+        _ => None,
+    };
+    let Some(reason) = over else {
+        drop(link);
+        if association.attention.signals() & signal::FLUSH != 0 {
+            sender::flush(association);
+        }
+        return;
+    };
+    let ended = association.end_link(&mut link, &reason);
+    if association.scheme.is_sctp() && reason == EndReason::Replaced {
+        // The socket is the successor's, so nothing may wake this handler by shutting it down. Who did so before this shut it for
+        // the successor, too: then that is aborted when the handler returns.
+        return association.attention.wake_no_more();
+    }
+    drop(link);
+    if let (Some(Open { mut session, .. }), EndReason::Lifetime) = (ended, &reason) {
+        session.begin_end(&reason, Duration::ZERO, now);
+        session.continue_end(now);
+    }
+    association.attention.raise(signal::CLOSE);
+}
+
+/// Looks at an SCTP association for as long as its thread reads nothing. Returns why it is over, if it is.
+fn look_at_sctp(
+    association: &Association,
+    handler: &mut Handler,
+    counters: &Counters,
+    now: Instant,
+) -> Option<EndReason> {
+    let socket = association.attention.socket()?;
+    if let Some(reason) = read_sctp_for_handler(association, &socket, handler, counters) {
+        return Some(reason);
+    }
+    let sent = association.sent.load(Ordering::Relaxed);
+    let stalled = handler.stall.as_mut().is_some_and(|stall| look_for_stall(&socket, stall, sent, now));
+    stalled.then(|| {
+        abort(&socket, EndReason::TooSlow.to_string().as_bytes());
+        EndReason::TooSlow
+    })
+}
+
+/// Reads on until the peer's restart, and leaves everything else to the handler, in order. After a restart the handler gets
+/// nothing more: what it has not read of the old association is lost, as on DTLS.
+fn read_sctp_for_handler(
+    association: &Association,
+    socket: &Socket,
+    handler: &mut Handler,
+    counters: &Counters,
+) -> Option<EndReason> {
+    let attention = &association.attention;
+    let mut payload = Vec::new();
+    for _ in 0..MAX_READS {
+        let stops = association.reading.load(Ordering::SeqCst) || attention.signals() & signal::FINAL != 0;
+        if stops || handler.at_end || !attention.has_room(MAX_KEPT) {
+            break;
+        }
+        let Ok(received) = sctp::recv(socket.as_fd(), &mut [], &mut payload, false) else { break };
+        if received.len == 0 {
+            break;
+        }
+        if received.notification
+            && received.complete
+            && let Some(reason) = Notification::parse(&payload).ok().as_ref().and_then(end_by)
+        {
+            if reason == EndReason::Replaced {
+                bump(&counters.sctp_restarts);
+                return Some(reason);
+            }
+            handler.at_end = true;
+        }
+        let info = received.info.map(|(info, _)| info).unwrap_or_default();
+        let (complete, notification) = (received.complete, received.notification);
+        let parcel = Parcel { payload: payload.as_slice().into(), from: None, info, complete, notification };
+        attention.deliver(parcel, false);
+    }
+    None
+}
+
+/// Reads what has come, and leaves to the handler what is for it. Returns why the association is over, if it is.
+fn read_for_handler(
+    association: &Association,
+    session: &mut DtlsSession,
+    counters: &Counters,
+    now: Instant,
+) -> Option<EndReason> {
+    let attention = &association.attention;
+    let socket = attention.socket()?;
+    let mut datagram = Vec::new();
+    for _ in 0..MAX_READS {
+        if association.reading.load(Ordering::SeqCst) {
+            break;
+        }
+        match message::recv_from(socket.as_fd(), &mut datagram, false) {
+            Ok(Received { source: Some(source), .. }) if source == association.current_peer() => {}
+            _ => break,
+        }
+        let restarted = match session.handle_hello(&mut datagram, now) {
+            Some(Read::Restarted(hello)) => {
+                datagram = hello.into();
+                true
+            }
+            Some(_) => continue,
+            None if session.keeps_flight() && is_handshake_retransmission(&datagram) => {
+                session.repeat_last_flight();
+                bump(&counters.last_flights_resent);
+                continue;
+            }
+            None => false,
+        };
+        let has_room = restarted || attention.delivered_bytes() + datagram.len() <= MAX_KEPT;
+        if !has_room || attention.deliver(Parcel::datagram(&datagram), false) == Delivery::Full {
+            bump(&counters.records_dropped);
+        }
+        if restarted {
+            return Some(EndReason::Replaced);
+        }
+    }
+    // Its thread looked for signals before these were there.
+    if association.reading.load(Ordering::SeqCst) && attention.signals() & signal::INBOX != 0 {
+        attention.wake();
+    }
+    None
+}

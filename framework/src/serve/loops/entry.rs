@@ -1,0 +1,377 @@
+//! One peer of a loop: what it is at, and what is done when it has its turn. Runs without the loop's lock, so that a callback
+//! that blocks holds up nobody else.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::association::Association;
+use crate::audit;
+use crate::drive::Session;
+use crate::drive::handshake::{self, Round};
+use crate::drive::opening::Opening;
+use crate::error::EndReason;
+use crate::events::{AnyEvents, AnyOpen, Step};
+use crate::handler::{HandlerError, conclude};
+use crate::net::Transport;
+use crate::net::attention::{Wakes, signal};
+use crate::observe::bump;
+use crate::peer::{Home, Opened, Parts, Peer};
+use crate::serve::shared::Shared;
+use crate::serve::worker::{Job, Link, Task, authorize, fail, give_up, opening, report, transport};
+use crate::tls::{Facts, Failure};
+
+/// A datagram, and where it came from, if that is not where the peer is known to be.
+pub(super) type Datagram = (Vec<u8>, Option<SocketAddr>);
+
+/// Calls back at most so often before others have their turn.
+const MOST_STEPS: usize = 16;
+
+/// What entries are driven with.
+pub(super) struct Context {
+    pub(super) shared: Arc<Shared>,
+    /// `None`: each peer has a thread of its own.
+    pub(super) events: Option<Arc<dyn AnyEvents>>,
+    pub(super) home: Arc<dyn Home>,
+}
+
+/// Memory that all peers of a thread use in turn.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// The message of a callback.
+    message: Vec<u8>,
+    /// What is read to from sockets that peers have to themselves.
+    scratch: Vec<u8>,
+    /// That of the datagram of the last turn.
+    pub(super) datagram: Vec<u8>,
+}
+
+/// What came of a turn.
+pub(super) enum Outcome {
+    /// Look at it again then, at the latest.
+    Wait(Option<Instant>),
+    /// It has more to do, behind the others.
+    More,
+    /// The association is over.
+    Over,
+}
+
+/// One peer.
+pub(super) struct Entry {
+    association: Arc<Association>,
+    home: Arc<dyn Home>,
+    stage: Stage,
+    /// A callback of this peer blocked not long ago; so many more have to be quick before it is trusted again.
+    pub(super) distrust: u8,
+}
+
+enum Stage {
+    /// It was admitted.
+    New(Link, Task, Arc<dyn Wakes>),
+    /// What comes before its messages.
+    Opening(Opening, Transport),
+    /// The handshake has failed, for this reason, and the peer is being told.
+    Failing(Session, Transport, Failure),
+    Open(Box<Peer>, Box<dyn AnyOpen>),
+    /// The association ends, and `close` is to be called when that is over.
+    Ending(Box<Peer>, Option<Box<dyn AnyOpen>>, EndReason),
+    Over,
+}
+
+impl Entry {
+    /// Of a peer that was admitted.
+    pub(super) fn new(job: Job, bell: Arc<dyn Wakes>) -> Self {
+        let Job { association, link, task, home, .. } = job;
+        Self { association, home, stage: Stage::New(link, task, bell), distrust: 0 }
+    }
+
+    /// The socket of a peer that has one of its own, before its first turn.
+    pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        match &self.stage {
+            Stage::New(Link::Own(socket), ..) => Some(socket.as_fd()),
+            _ => None,
+        }
+    }
+
+    /// Whether its handshake is under way, each step of which takes long.
+    pub(super) fn shakes_hands(&self) -> bool {
+        match &self.stage {
+            Stage::New(..) => self.association.scheme.is_secure(),
+            Stage::Opening(..) => true,
+            _ => false,
+        }
+    }
+
+    /// Gives the peer its turn: takes the datagram, does what time has come for, calls back. A panic ends the association.
+    pub(super) fn drive(
+        &mut self,
+        context: &Context,
+        memory: &mut Memory,
+        datagram: Option<Datagram>,
+    ) -> Outcome {
+        let driven = catch_unwind(AssertUnwindSafe(|| self.advance(context, memory, datagram)));
+        driven.unwrap_or_else(|_| {
+            match std::mem::replace(&mut self.stage, Stage::Over) {
+                Stage::Open(mut peer, _) => {
+                    report(&mut peer, None);
+                    return self.end(peer, None, EndReason::HandlerPanicked);
+                }
+                Stage::Over => bump(&context.shared.counters.handler_panics),
+                stage => {
+                    drop(stage);
+                    bump(&context.shared.counters.handler_panics);
+                    give_up(&self.association, EndReason::HandlerPanicked, None, &*self.home);
+                }
+            }
+            Outcome::Over
+        })
+    }
+
+    fn advance(&mut self, context: &Context, memory: &mut Memory, datagram: Option<Datagram>) -> Outcome {
+        match &mut self.stage {
+            Stage::Open(peer, open) => {
+                if let Some(datagram) = datagram {
+                    peer.put(datagram.0, datagram.1);
+                }
+                let outcome = step(peer, &mut **open, memory);
+                self.conclude(outcome)
+            }
+            Stage::Opening(..) => self.go_on(context, memory, datagram),
+            Stage::New(..) => self.begin(context, memory, datagram),
+            Stage::Failing(session, transport, _) => {
+                if let Some(until) = session.continue_end(Instant::now()) {
+                    return Outcome::Wait(Some(until));
+                }
+                transport.discard();
+                match std::mem::replace(&mut self.stage, Stage::Over) {
+                    Stage::Failing(session, transport, failure) => {
+                        drop(session);
+                        fail(&self.association, failure, transport, &*self.home);
+                    }
+                    stage => self.stage = stage,
+                }
+                Outcome::Over
+            }
+            Stage::Ending(peer, ..) => {
+                if let Some(until) = peer.continue_end(Instant::now()) {
+                    return Outcome::Wait(Some(until));
+                }
+                if let Stage::Ending(_, Some(open), reason) = std::mem::replace(&mut self.stage, Stage::Over)
+                {
+                    open.close(reason);
+                }
+                Outcome::Over
+            }
+            Stage::Over => Outcome::Over,
+        }
+    }
+
+    fn begin(&mut self, context: &Context, memory: &mut Memory, datagram: Option<Datagram>) -> Outcome {
+        // Here, so that whoever hears from this peer sees it counted.
+        bump(&context.shared.counters.opened);
+        let Stage::New(link, task, bell) = std::mem::replace(&mut self.stage, Stage::Over) else {
+            return Outcome::Over;
+        };
+        let transport = transport(&self.association, &link, &task, &context.shared, true);
+        let socket = match &link {
+            Link::Own(socket) => Some(Arc::clone(socket)),
+            Link::Shared(_) => None,
+        };
+        self.association.attention.wake_by(bell, socket);
+        match opening(&self.association, link, task, &context.shared) {
+            Ok(mut opening) => {
+                let begun = opening.start(Instant::now());
+                self.stage = Stage::Opening(opening, transport);
+                match begun {
+                    Ok(false) => self.go_on(context, memory, datagram),
+                    begun => self.take_progress(context, memory, begun.map(|_| Round::Open), datagram),
+                }
+            }
+            Err(failure) => {
+                fail(&self.association, failure, transport, &*self.home);
+                Outcome::Over
+            }
+        }
+    }
+
+    fn go_on(&mut self, context: &Context, memory: &mut Memory, datagram: Option<Datagram>) -> Outcome {
+        let Stage::Opening(opening, transport) = &mut self.stage else { return Outcome::Over };
+        if let (Transport::Shared(transport), Some(datagram)) = (&mut *transport, datagram) {
+            transport.put(datagram.0, datagram.1);
+        }
+        let advanced = handshake::turn(opening, transport, &self.association.attention, &mut memory.datagram);
+        self.take_progress(context, memory, advanced, None)
+    }
+
+    /// Goes on with what came of a turn of the handshake.
+    fn take_progress(
+        &mut self,
+        context: &Context,
+        memory: &mut Memory,
+        advanced: Result<Round, Failure>,
+        datagram: Option<Datagram>,
+    ) -> Outcome {
+        match (&advanced, &self.stage) {
+            (Ok(Round::Quiet), Stage::Opening(opening, _)) => return Outcome::Wait(opening.next_timeout()),
+            (Ok(Round::Advanced), _) => return Outcome::More,
+            _ => {}
+        }
+        let Stage::Opening(opening, transport) = std::mem::replace(&mut self.stage, Stage::Over) else {
+            return Outcome::Over;
+        };
+        let failure = match advanced {
+            Ok(_) => {
+                if opening.awaits_room() {
+                    self.association.attention.note(signal::FLUSH);
+                }
+                match opening.finish() {
+                    Ok(opened) => return self.open(context, memory, transport, opened, datagram),
+                    Err(failure) => failure,
+                }
+            }
+            Err(failure) => match opening.give_up(&failure, Instant::now()) {
+                Some(session) => {
+                    self.stage = Stage::Failing(session, transport, failure);
+                    return self.advance(context, memory, None);
+                }
+                None => failure,
+            },
+        };
+        fail(&self.association, failure, transport, &*self.home);
+        Outcome::Over
+    }
+
+    /// The association opens, if the peer may come in.
+    fn open(
+        &mut self,
+        context: &Context,
+        memory: &mut Memory,
+        transport: Transport,
+        opened: (Session, Facts),
+        datagram: Option<Datagram>,
+    ) -> Outcome {
+        let shared = &context.shared;
+        let (session, facts) = match authorize(&self.association, opened, shared) {
+            Ok(opened) => opened,
+            Err(refused) => {
+                let (mut session, reason) = *refused;
+                session.begin_end(&reason, shared.timeouts.send, Instant::now());
+                self.stage = Stage::Failing(session, transport, Failure::Ended(reason));
+                return self.advance(context, memory, None);
+            }
+        };
+        shared.registry.end_handshake(&self.association);
+        audit::opened(&self.association, &facts);
+        let mut peer = Box::new(Peer::open(Parts {
+            association: Arc::clone(&self.association),
+            opened: Opened { transport, session, facts },
+            timeouts: shared.timeouts.clone(),
+            counters: Arc::clone(&shared.counters),
+            home: Some(Arc::clone(&self.home)),
+            driven: true,
+        }));
+        if let Some(datagram) = datagram {
+            peer.put(datagram.0, datagram.1);
+        }
+        let Some(events) = &context.events else { return Outcome::Over };
+        match catch_unwind(AssertUnwindSafe(|| events.begin(&mut peer))) {
+            Ok(Ok(open)) => {
+                self.stage = Stage::Open(peer, open);
+                self.advance(context, memory, None)
+            }
+            Ok(Err(error)) => {
+                let outcome = Err(error);
+                let reason = conclude(&mut peer, &outcome);
+                report(&mut peer, Some(&outcome));
+                self.end(peer, None, reason)
+            }
+            Err(_) => {
+                report(&mut peer, None);
+                self.end(peer, None, EndReason::HandlerPanicked)
+            }
+        }
+    }
+
+    fn conclude(&mut self, outcome: Result<Outcome, HandlerError>) -> Outcome {
+        let outcome = match outcome {
+            Ok(Outcome::Over) => Ok(()),
+            Ok(outcome) => return outcome,
+            Err(error) => Err(error),
+        };
+        match std::mem::replace(&mut self.stage, Stage::Over) {
+            Stage::Open(mut peer, open) => {
+                let reason = conclude(&mut peer, &outcome);
+                report(&mut peer, Some(&outcome));
+                self.end(peer, Some(open), reason)
+            }
+            _ => Outcome::Over,
+        }
+    }
+
+    /// The end of the association has begun.
+    fn end(&mut self, mut peer: Box<Peer>, open: Option<Box<dyn AnyOpen>>, reason: EndReason) -> Outcome {
+        if let Some(until) = peer.continue_end(Instant::now()) {
+            self.stage = Stage::Ending(peer, open, reason);
+            return Outcome::Wait(Some(until));
+        }
+        if let Some(open) = open {
+            open.close(reason);
+        }
+        Outcome::Over
+    }
+
+    /// Ends the association without a turn: the loop ends.
+    pub(super) fn abandon(&mut self) {
+        match std::mem::replace(&mut self.stage, Stage::Over) {
+            Stage::Opening(opening, _) => {
+                opening.give_up(&Failure::Ended(EndReason::Shutdown), Instant::now());
+            }
+            Stage::New(..) | Stage::Failing(..) => {}
+            // The peer's end is that of its value.
+            Stage::Open(..) | Stage::Ending(..) | Stage::Over => return,
+        }
+        give_up(&self.association, EndReason::Shutdown, None, &*self.home);
+    }
+}
+
+/// Calls back for what has come.
+fn step(peer: &mut Peer, open: &mut dyn AnyOpen, memory: &mut Memory) -> Result<Outcome, HandlerError> {
+    const MOST_KEPT: usize = 128 << 10;
+    let outcome = match peer.shares_socket() {
+        true => {
+            let outcome = steps(peer, open, &mut memory.message);
+            peer.swap_memory(&mut memory.datagram);
+            outcome
+        }
+        false => {
+            peer.swap_memory(&mut memory.scratch);
+            let outcome = steps(peer, open, &mut memory.message);
+            peer.swap_memory(&mut memory.scratch);
+            outcome
+        }
+    };
+    if memory.message.capacity() > MOST_KEPT {
+        memory.message = Vec::new();
+    }
+    outcome
+}
+
+fn steps(peer: &mut Peer, open: &mut dyn AnyOpen, message: &mut Vec<u8>) -> Result<Outcome, HandlerError> {
+    for _ in 0..MOST_STEPS {
+        let is_quiet = match open.step(peer, message, false)? {
+            Step::Over => return Ok(Outcome::Over),
+            Step::Quiet => true,
+            Step::Called => peer.is_at_rest(),
+        };
+        if is_quiet {
+            let now = peer.now();
+            let next = [peer.next_timeout(now), open.next_timeout()].into_iter().flatten().min();
+            if next.is_none_or(|next| next > now) {
+                return Ok(Outcome::Wait(next));
+            }
+        }
+    }
+    Ok(Outcome::More)
+}

@@ -1,0 +1,48 @@
+//! Where the peers come from and go to that share a loop's sockets.
+
+use std::sync::Arc;
+
+use super::letters::{Letter, Letters};
+use super::token::Token;
+use crate::association::Association;
+use crate::error::EndReason;
+use crate::observe::bump;
+use crate::peer::{Home, Leftover};
+use crate::protocol::dtls::session::Move;
+use crate::serve::shared::Shared;
+
+/// The loop, as the ends of its peers see it.
+pub(super) struct LoopHome {
+    pub(super) shared: Arc<Shared>,
+    pub(super) letters: Arc<Letters>,
+}
+
+impl Home for LoopHome {
+    fn handler_runs(&self) {
+        self.shared.handler_runs();
+    }
+
+    fn settled(&self) {
+        self.shared.settled();
+    }
+
+    fn follow(&self, association: &Association, to: Move) -> bool {
+        let follows = self.shared.registry.follow(association, to);
+        if let (true, Some(token)) = (follows, Token::of(association)) {
+            self.letters.send(Letter::Moved(token, to.to));
+        }
+        follows
+    }
+
+    fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Leftover>) {
+        let token = Token::of(association);
+        let strays = self.shared.part(association, reason, leftover);
+        // Before them, so that they find nobody.
+        token.map(|token| self.letters.send(Letter::Left(token)));
+        for stray in strays {
+            if !self.letters.send(Letter::Stray(stray, None)) {
+                bump(&self.shared.counters.strays_lost);
+            }
+        }
+    }
+}

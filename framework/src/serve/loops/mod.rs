@@ -1,0 +1,134 @@
+//! Loops: a few threads that serve many peers, each with a UDP socket of its own for each listener.
+//!
+//! The kernel keeps what comes from one address at one socket of a group (SO_REUSEPORT), so each loop has its peers to
+//! itself. Callbacks run on its thread; one that blocks costs a spare thread, and delays nobody but its own peer.
+
+mod entry;
+mod event_loop;
+mod home;
+mod letters;
+mod monitor;
+mod slots;
+mod token;
+mod watch;
+
+use std::io;
+use std::sync::Arc;
+
+use self::entry::Context;
+use self::event_loop::{Common, Loop, Task};
+use self::home::LoopHome;
+use self::letters::{Letter, Letters};
+use self::watch::Watch;
+use super::shared::Shared;
+use super::worker::Job;
+use super::worker::pool::{Pool, Threads};
+use crate::events::AnyEvents;
+use crate::net::shared::{SharedListener, SharedSocket};
+use crate::sys::eventfd::EventFd;
+use crate::sys::sync::atomic::{AtomicUsize, Ordering};
+use crate::sys::sync::channel::Sender;
+use crate::sys::sync::spawn;
+
+/// Stack of the monitor, in bytes.
+const MONITOR_STACK: usize = 64 << 10;
+
+/// How many threads the loops have, and what these are like.
+pub(crate) struct Settings {
+    /// How many loops there are.
+    pub(crate) loops: usize,
+    /// How many threads may be held up by callbacks before a loop has to wait.
+    pub(crate) spares: usize,
+    pub(crate) stack_size: usize,
+}
+
+/// The loops of a server.
+pub(crate) struct Loops {
+    loops: Vec<Arc<Loop>>,
+    common: Arc<Common>,
+    /// Which of them gets the next peer that has a socket of its own.
+    next: AtomicUsize,
+    /// Whether they call back, and not only hand datagrams to threads.
+    drives: bool,
+}
+
+impl Loops {
+    /// Starts loops that serve these listeners. `running` is dropped when the last of them has ended.
+    pub(crate) fn start(
+        shared: &Arc<Shared>,
+        events: Option<&Arc<dyn AnyEvents>>,
+        listeners: Vec<SharedListener>,
+        settings: &Settings,
+        workers: &Arc<Pool<Job>>,
+        running: &Arc<Sender<()>>,
+    ) -> io::Result<Self> {
+        let threads = Threads {
+            name: "peeloff-l",
+            gauge: |counters| &counters.loop_threads,
+            stack_size: settings.stack_size,
+            batch: false,
+            idle: shared.timeouts.worker_idle,
+            most: (settings.loops + settings.spares) as u64,
+        };
+        let letters: Result<_, io::Error> =
+            (0..settings.loops).map(|_| Letters::new().map(Arc::new)).collect();
+        let common = Arc::new(Common {
+            letters: letters?,
+            spares: Pool::new(Arc::clone(&shared.counters), threads),
+            workers: Arc::clone(workers),
+            watch: Watch::default(),
+        });
+        let fulls: Vec<_> =
+            (0..settings.loops).map(|_| EventFd::new().map(Arc::new)).collect::<Result<_, _>>()?;
+        let mut sockets: Vec<Vec<Arc<SharedSocket>>> = vec![Vec::new(); settings.loops];
+        for SharedListener { sockets: bound, scheme, address } in listeners {
+            shared.counters.listeners.fetch_add(bound.len() as u64, Ordering::Relaxed);
+            for (index, socket) in bound.into_iter().enumerate() {
+                let full = Arc::clone(&fulls[index]);
+                sockets[index].push(Arc::new(SharedSocket::new(socket, scheme, address, full)));
+            }
+        }
+        let mut loops = Vec::new();
+        for (number, (sockets, full)) in (0..).zip(sockets.into_iter().zip(fulls)) {
+            let letters = Arc::clone(&common.letters[usize::from(number)]);
+            let home = Arc::new(LoopHome { shared: Arc::clone(shared), letters });
+            let context = Context { shared: Arc::clone(shared), events: events.cloned(), home };
+            let made = Loop::new(number, context, Arc::clone(&common), full, sockets, Arc::clone(running))?;
+            loops.push(Arc::new(made));
+        }
+        let started = Self { loops, common, next: AtomicUsize::new(0), drives: events.is_some() };
+        for on in &started.loops {
+            started.common.spares.submit(Task::Run(Arc::clone(on))).map_err(|(_, error)| error)?;
+        }
+        let (common, loops) = (Arc::clone(&started.common), started.loops.clone());
+        spawn("peeloff-mon", MONITOR_STACK, Box::new(move || monitor::run(&common.watch, &loops)))?;
+        Ok(started)
+    }
+
+    /// Gives a peer with a socket of its own to a loop. It comes back where peers have threads.
+    pub(crate) fn place(&self, job: Job) -> Option<Job> {
+        if !self.drives {
+            return Some(job);
+        }
+        let next = self.next.fetch_add(1, Ordering::Relaxed) % self.loops.len();
+        self.common.letters[next].send(Letter::New(Box::new(job)));
+        None
+    }
+
+    /// Has the loops end.
+    pub(crate) fn stop(&self) {
+        self.loops.iter().for_each(|on| on.stop());
+        self.common.watch.stop();
+    }
+}
+
+impl Drop for Loops {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// How many loops there are by default: one for each processor that this process may use.
+pub(crate) fn default_loops() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(256)
+}

@@ -1,0 +1,38 @@
+//! A thread that sees when a loop is held up, and gives it to another thread.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::event_loop::Loop;
+use super::watch::Watch;
+use crate::observe::bump;
+
+/// How often loops are looked at while they do something. One that is in the same turn at two looks is held up.
+const PERIOD: Duration = Duration::from_millis(2);
+/// Looks at loops that do nothing, before they are looked at no more.
+const QUIET_LOOKS: u32 = 500;
+
+/// Looks after the loops until they are stopped.
+pub(super) fn run(watch: &Watch, loops: &[Arc<Loop>]) {
+    let mut seen: Vec<u64> = loops.iter().map(|on| on.turn()).collect();
+    let mut quiet = 0;
+    while watch.wait(PERIOD, (quiet >= QUIET_LOOKS).then_some(&|| nothing_new(loops, &seen))) {
+        quiet += 1;
+        for (on, seen) in loops.iter().zip(&mut seen) {
+            let turn = on.turn();
+            let in_turn = turn % 2 == 1;
+            if in_turn && turn == *seen && !on.hand_over(turn) {
+                bump(&on.context.shared.counters.loops_held_up);
+            }
+            if in_turn || turn != *seen {
+                quiet = 0;
+            }
+            *seen = turn;
+        }
+    }
+}
+
+/// Whether no turn has begun or ended since.
+fn nothing_new(loops: &[Arc<Loop>], seen: &[u64]) -> bool {
+    loops.iter().zip(seen).all(|(on, seen)| on.turn() == *seen)
+}

@@ -1,0 +1,210 @@
+//! How an admitted peer begins: its socket as it is waited on, and what comes before its handler.
+
+use std::sync::Arc;
+
+use socket2::Socket;
+
+use crate::address::Scheme;
+use crate::association::Association;
+use crate::drive::Session;
+use crate::drive::opening::{Opening, Proxied};
+use crate::drive::sctp::SctpSession;
+use crate::drive::stream::StreamSession;
+use crate::error::EndReason;
+use crate::handler::Incoming;
+use crate::net::egress::Egress;
+use crate::net::sctp::SctpTransport;
+use crate::net::sctp_setup::require_auth;
+use crate::net::shared::{SharedPath, SharedTransport};
+use crate::net::tcp::TcpTransport;
+use crate::net::udp::{StrayTaker, UdpTransport};
+use crate::net::{Transport, after};
+use crate::observe::{bump, log_limited};
+use crate::protocol::dtls::assembly::VerifiedHello;
+use crate::protocol::dtls::handshake::Handshake;
+use crate::protocol::dtls::restart::Restart;
+use crate::protocol::sctp::dtls_sctp::DtlsSctp;
+use crate::protocol::sctp::secure_sctp::SecureSctp;
+use crate::protocol::sctp::tls_streams::TlsStreams;
+use crate::protocol::stream::proxy::Ends;
+use crate::serve::shared::Shared;
+use crate::tls::Failure;
+use crate::tls::handshake::broken;
+
+/// What comes before the handler.
+pub(crate) enum Task {
+    /// Nothing.
+    Plain,
+    /// A DTLS handshake, which starts with this hello.
+    Dtls(Box<VerifiedHello>),
+    /// On SCTP: what the scheme says.
+    Sctp,
+    /// On TCP: what the scheme says, behind a PROXY header if there is to be one.
+    Stream { proxied: bool },
+    /// Nothing: the SCTP association was over before it could be peeled off, for this reason. What it
+    /// said is in the inbox.
+    Over(EndReason),
+}
+
+/// What a peer's messages come and go by.
+#[derive(Clone)]
+pub(crate) enum Link {
+    /// A socket of its own.
+    Own(Arc<Socket>),
+    /// A socket of many peers.
+    Shared(SharedPath),
+}
+
+impl Link {
+    /// Where datagrams leave.
+    pub(crate) fn egress(self) -> Egress {
+        match self {
+            Self::Own(socket) => Egress::Connected(socket),
+            Self::Shared(path) => Egress::Shared(path),
+        }
+    }
+}
+
+/// What an association waits on, on its own thread or, where it is driven, on a loop's.
+pub(in crate::serve) fn transport(
+    association: &Association,
+    link: &Link,
+    task: &Task,
+    shared: &Arc<Shared>,
+    driven: bool,
+) -> Transport {
+    let (attention, counters) = (Arc::clone(&association.attention), Arc::clone(&shared.counters));
+    let socket = match link {
+        Link::Own(socket) => Arc::clone(socket),
+        Link::Shared(SharedPath { socket, .. }) => {
+            let socket = Arc::clone(socket);
+            return Transport::Shared(match driven {
+                true => SharedTransport::driven(socket, attention),
+                false => SharedTransport::waiting(socket, attention),
+            });
+        }
+    };
+    match association.scheme {
+        Scheme::Udp | Scheme::Dtls => {
+            let strays: Arc<dyn StrayTaker> = Arc::clone(shared) as _;
+            let ends = association.ends();
+            Transport::Udp(UdpTransport::new(socket, ends, attention, counters, Some(strays)))
+        }
+        Scheme::Tcp | Scheme::Tls => Transport::Tcp(TcpTransport::new(socket, attention, counters)),
+        Scheme::Sctp | Scheme::SctpTls | Scheme::SctpDtls => {
+            let mut transport =
+                SctpTransport::new(socket, association.peer, attention, counters, &shared.sctp);
+            if let Task::Over(reason) = task {
+                transport.end = Some(reason.clone());
+            }
+            Transport::Sctp(Box::new(transport))
+        }
+    }
+}
+
+/// What comes before the handler of an association.
+pub(in crate::serve) fn opening(
+    association: &Arc<Association>,
+    link: Link,
+    task: Task,
+    shared: &Arc<Shared>,
+) -> Result<Opening, Failure> {
+    let socket = match (&task, link) {
+        (Task::Plain, link) => return Ok(Opening::Plain(Session::Plain(link.egress()))),
+        (_, Link::Own(socket)) => socket,
+        (_, link @ Link::Shared(_)) => {
+            let Task::Dtls(hello) = task else { return Err(Failure::of("this protocol shares no sockets")) };
+            return dtls(association, link.egress(), *hello, shared);
+        }
+    };
+    match task {
+        Task::Plain => Ok(Opening::Plain(Session::Plain(socket.into()))),
+        Task::Dtls(hello) => dtls(association, socket.into(), *hello, shared),
+        Task::Sctp | Task::Over(_) => sctp(association, socket, shared),
+        Task::Stream { proxied: false } => stream(association, socket, shared),
+        Task::Stream { proxied: true } => {
+            let deadline = after(shared.timeouts.proxy_header);
+            let (association, shared) = (Arc::clone(association), Arc::clone(shared));
+            let behind = Arc::clone(&socket);
+            let heard = move |ends: Result<_, &str>| {
+                admit(&association, ends, &shared)?;
+                stream(&association, Arc::clone(&behind), &shared)
+            };
+            Ok(Opening::Proxied(Proxied::new(socket, deadline, Box::new(heard))))
+        }
+    }
+}
+
+fn dtls(
+    association: &Association,
+    egress: Egress,
+    hello: VerifiedHello,
+    shared: &Shared,
+) -> Result<Opening, Failure> {
+    let Association { local, peer, hello_random, .. } = *association;
+    let restart = Restart::new(Arc::clone(&shared.cookies), hello_random, local, peer);
+    let (deadline, counters) = (after(shared.timeouts.handshake), Arc::clone(&shared.counters));
+    let offer = shared.connection_ids.map(|ids| ids.offer(association.connection_id.clone()));
+    let offer = offer.transpose().map_err(broken)?;
+    let handshake = Handshake::accept(shared.contexts().dtls(), hello, offer, restart, counters, deadline)?;
+    Ok(Opening::Dtls(Box::new(handshake), egress))
+}
+
+fn sctp(association: &Association, socket: Arc<Socket>, shared: &Shared) -> Result<Opening, Failure> {
+    let settings = &shared.sctp;
+    let secure = match association.scheme {
+        Scheme::SctpTls => {
+            let tls = TlsStreams::accept(shared.contexts().tls(), settings.tls_streams)?;
+            SecureSctp::Tls(Box::new(tls))
+        }
+        Scheme::SctpDtls => {
+            require_auth(&socket)?;
+            let counters = Arc::clone(&shared.counters);
+            let dtls = DtlsSctp::accept(shared.contexts().dtls(), settings.dtls_label_with_nul, counters)?;
+            SecureSctp::Dtls(Box::new(dtls))
+        }
+        _ => {
+            let session = SctpSession::plain(socket, settings);
+            return Ok(Opening::Plain(Session::Sctp(Box::new(session))));
+        }
+    };
+    let session = SctpSession::secure(socket, secure, after(shared.timeouts.handshake));
+    Ok(Opening::Sctp(Box::new(session)))
+}
+
+fn stream(association: &Association, socket: Arc<Socket>, shared: &Shared) -> Result<Opening, Failure> {
+    let settings = &shared.stream;
+    if !association.scheme.is_secure() {
+        let session = StreamSession::plain(socket, settings);
+        return Ok(Opening::Plain(Session::Stream(Box::new(session))));
+    }
+    let session = StreamSession::accept(shared.contexts().tls(), socket, settings)?;
+    Ok(Opening::Tls(Box::new(session), after(shared.timeouts.handshake)))
+}
+
+/// Asks the limits and the handler about a peer that a proxy has named, if its header can be read.
+fn admit(
+    association: &Arc<Association>,
+    ends: Result<Option<Ends>, &str>,
+    shared: &Shared,
+) -> Result<(), Failure> {
+    let ends = ends.map_err(|why| {
+        bump(&shared.counters.proxy_headers_refused);
+        log_limited!(info, proxy = %association.peer, why, "refused a connection");
+        Failure::of(why)
+    })?;
+    // A proxy that speaks for itself is a peer like any other.
+    let ends = ends.unwrap_or(Ends { peer: association.peer, local: association.local });
+    let incoming = Incoming::new(association.scheme, ends.local, ends.peer);
+    let registry = &shared.registry;
+    registry.heard_header(association);
+    let begin = || match association.scheme.is_secure() {
+        true => registry.begin_handshake(association),
+        false => Ok(()),
+    };
+    let booked = registry.book_proxied(association, ends);
+    booked.and_then(|()| shared.ask(&incoming)).and_then(|()| begin()).map_err(|refusal| {
+        shared.refuse(refusal, association.scheme, ends.local, ends.peer);
+        Failure::of(refusal.to_string())
+    })
+}

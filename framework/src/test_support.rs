@@ -1,0 +1,139 @@
+//! Private parts of the crate, for its own tests, benches and fuzz targets and for the workspace's load generator. The feature
+//! `test-support` makes them visible; they change without notice, and no version number speaks for them.
+//!
+//! To test a handler use [`testing`](crate::testing) instead, which every build has.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use socket2::Socket;
+
+use crate::address::Scheme;
+use crate::admission::{Limits, Refusal};
+use crate::association::Association;
+use crate::config::Timeouts;
+use crate::drive::Session;
+use crate::error::EndReason;
+use crate::observe::Counters;
+use crate::outbox::OutboxLimits;
+use crate::sender::Sender;
+use crate::serve::registry::Registry;
+use crate::sys::control::PacketInfo;
+use crate::sys::message;
+use crate::tls::Facts;
+
+pub use crate::admission::{Ledger, Prefix, RateTable};
+pub use crate::protocol::dtls::{self, cookie, filter as record, hello};
+pub use crate::protocol::stream::{frames, proxy};
+pub use crate::sys::control::packet_info as control_messages;
+pub use crate::sys::ossl::{never_retransmit, set_session};
+pub use crate::sys::sctp::control::receive_info as sctp_control_messages;
+
+/// The registry of a server on plain UDP.
+pub struct Table {
+    registry: Registry,
+    counters: Counters,
+}
+
+/// An association that may be in a [`Table`].
+pub struct Member(Arc<Association>);
+
+impl Table {
+    /// An empty one, with the key of its hashes.
+    pub fn new(limits: Limits, key: (u64, u64)) -> Self {
+        Self { registry: Registry::new(limits, key), counters: Counters::default() }
+    }
+
+    /// Books a place for a peer.
+    ///
+    /// # Errors
+    ///
+    /// The limit that is reached.
+    pub fn book(&self, local: SocketAddr, peer: SocketAddr) -> Result<Member, Refusal> {
+        self.registry.book(local, peer, true)?;
+        Ok(Member(Arc::new(Association::new(Scheme::Udp, local, peer))))
+    }
+
+    /// Makes a booked peer findable; `false`: there is one between these addresses.
+    pub fn insert(&self, member: &Member) -> bool {
+        self.registry.insert(&member.0)
+    }
+
+    /// Whether there is a peer between these addresses.
+    pub fn find(&self, local: SocketAddr, peer: SocketAddr) -> bool {
+        self.registry.find(local, peer).is_some()
+    }
+
+    /// Forgets a peer and gives its place back.
+    pub fn remove(&self, member: &Member) {
+        self.registry.remove(&member.0, &EndReason::ClosedByUs, &self.counters);
+    }
+}
+
+/// Sends over `socket`, which is connected, as to a plain UDP peer. No worker reads or flushes.
+pub fn sender(socket: Socket, bound: OutboxLimits) -> Sender {
+    let address = SocketAddr::from(([127, 0, 0, 1], 1));
+    let association = Association::new(Scheme::Udp, address, address).with_outbox(bound);
+    let session = Session::Plain(Arc::new(socket).into());
+    association.open(session, Facts::default(), &Timeouts::default());
+    Sender::new(Arc::new(association))
+}
+
+/// Datagrams that were received by one call of recvmmsg(2).
+pub struct Incoming(message::Batch);
+
+impl Default for Incoming {
+    fn default() -> Self {
+        Self(message::Batch::new())
+    }
+}
+
+impl Incoming {
+    /// Receives what is queued, up to 32 datagrams, and returns how many. Never blocks.
+    ///
+    /// # Errors
+    ///
+    /// Those of recvmmsg(2); `WouldBlock` where nothing is queued.
+    pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        self.0.recv(socket)
+    }
+
+    /// Returns the source of a datagram, the address of this host that it was sent to, and its payload. The address is known
+    /// where IP_PKTINFO is set. `index` is below what [`receive`](Self::receive) returned.
+    pub fn get(&self, index: usize) -> (Option<SocketAddr>, Option<IpAddr>, &[u8]) {
+        let datagram = self.0.get(index);
+        (datagram.source, datagram.info.local, datagram.payload)
+    }
+}
+
+/// Datagrams that leave by one call of sendmmsg(2), each from an address of its own.
+#[derive(Default)]
+pub struct Outgoing(message::Outgoing);
+
+impl Outgoing {
+    /// Queues a datagram, which leaves from the address `from` of this host, or from the one that routing prefers.
+    pub fn push(&mut self, to: SocketAddr, from: Option<IpAddr>, datagram: &[u8]) {
+        let source = from.map(|local| PacketInfo { local: Some(local), interface: 0 });
+        self.0.push(to, source, false, datagram);
+    }
+
+    /// Returns how many are queued.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Returns whether none is queued.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Sends what is queued without blocking. Datagrams that the kernel does not take are dropped, as a network may drop them.
+    /// Returns how many left.
+    pub fn send(&mut self, socket: BorrowedFd<'_>) -> usize {
+        let sent = self.0.send(socket);
+        self.0.clear();
+        sent
+    }
+}

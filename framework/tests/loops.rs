@@ -1,0 +1,276 @@
+//! Callbacks on event loops, with peers that share sockets.
+
+mod support;
+
+use std::collections::HashSet;
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender as Notes, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use peeloff::{
+    CaBundle, Client, EndReason, Error, HandlerError, Identity, Message, PeerEvents, Sender, Server,
+    ServerBuilder, Timeouts,
+};
+use support::{DEADLINE, exchange, quiet_panic, until};
+
+const URLS: [&str; 2] = ["udp://127.0.0.1:0", "dtls://127.0.0.1:0"];
+
+/// Answers what it hears. Some messages are orders.
+struct Echo {
+    ends: Mutex<Notes<EndReason>>,
+    threads: Mutex<HashSet<ThreadId>>,
+    /// `block` waits for this.
+    released: AtomicBool,
+}
+
+/// What the server has of it.
+struct Calls(Arc<Echo>);
+
+impl PeerEvents for Calls {
+    type State = u64;
+
+    fn open(&self, _: &Sender) -> Result<u64, HandlerError> {
+        Ok(0)
+    }
+
+    fn message(&self, count: &mut u64, peer: &Sender, message: Message<'_>) -> Result<(), HandlerError> {
+        *count += 1;
+        let Self(echo) = self;
+        echo.threads.lock().unwrap().insert(thread::current().id());
+        match message.bytes() {
+            b"block" => until("the release", || echo.released.load(Ordering::SeqCst).then_some(())),
+            b"panic" => quiet_panic(),
+            b"fail" => return Err("it was told to fail".into()),
+            b"close" => {
+                peer.close();
+                return Ok(());
+            }
+            b"count" => return Ok(peer.send(count.to_string().as_bytes())?),
+            _ => {}
+        }
+        Ok(peer.send(&message)?)
+    }
+
+    fn close(&self, _: u64, _: &Sender, reason: EndReason) {
+        let _ = self.0.ends.lock().unwrap().send(reason);
+    }
+}
+
+struct Running {
+    server: Server,
+    trust: CaBundle,
+    echo: Arc<Echo>,
+    ends: std::sync::mpsc::Receiver<EndReason>,
+}
+
+impl Running {
+    fn on(url: &str, configure: impl FnOnce(ServerBuilder) -> ServerBuilder) -> Self {
+        let (notes, ends) = channel();
+        let echo = Arc::new(Echo {
+            ends: Mutex::new(notes),
+            threads: Mutex::default(),
+            released: AtomicBool::new(false),
+        });
+        let identity = Identity::self_signed().unwrap();
+        let trust = CaBundle::from_pem(&identity.certificate_pem()).unwrap();
+        let builder = configure(Server::builder().listen(url).identity(identity));
+        let server = builder.start_events(Calls(Arc::clone(&echo))).unwrap();
+        Self { server, trust, echo, ends }
+    }
+
+    fn client(&self) -> peeloff::Peer {
+        let client = Client::builder().ca(self.trust.clone());
+        client.connect(&self.server.addresses()[0]).unwrap()
+    }
+
+    fn end(&self) -> EndReason {
+        self.ends.recv_timeout(DEADLINE).unwrap()
+    }
+}
+
+#[test]
+fn peers_share_a_socket_and_few_threads_and_none_gets_what_is_anothers() {
+    for url in URLS {
+        let running = Running::on(url, |builder| builder.event_loops(2).spare_threads(4));
+        let mut peers: Vec<_> = (0..40).map(|_| running.client()).collect();
+        for round in 0..5 {
+            for (number, peer) in peers.iter_mut().enumerate() {
+                peer.send(format!("{round} of {number}").as_bytes()).unwrap();
+            }
+            let mut answer = [0; 100];
+            for (number, peer) in peers.iter_mut().enumerate() {
+                let len = peer.recv_timeout(&mut answer, DEADLINE).unwrap().unwrap();
+                assert_eq!(&answer[..len], format!("{round} of {number}").as_bytes());
+            }
+        }
+        let stats = running.server.handle().stats();
+        assert_eq!((stats.peers, stats.workers, stats.messages_received), (40, 0, 200), "{url}");
+        assert!((2..=6).contains(&stats.loop_threads), "{url}");
+        // On a busy machine spare threads may have been among them.
+        assert!(running.echo.threads.lock().unwrap().len() <= 6 + stats.loops_taken_over as usize, "{url}");
+    }
+}
+
+#[test]
+fn messages_of_one_peer_keep_their_order() {
+    for url in URLS {
+        let running = Running::on(url, |builder| builder.event_loops(1));
+        let mut peer = running.client();
+        exchange(&mut peer, b"first");
+        for number in 0..100_u32 {
+            peer.send(&number.to_be_bytes()).unwrap();
+        }
+        let mut answer = [0; 100];
+        for number in 0..100_u32 {
+            let len = peer.recv_timeout(&mut answer, DEADLINE).unwrap().unwrap();
+            assert_eq!(answer[..len], number.to_be_bytes(), "{url}");
+        }
+    }
+}
+
+#[test]
+fn a_callback_that_blocks_holds_up_nobody_but_its_own_peer() {
+    for url in URLS {
+        let running = Running::on(url, |builder| builder.event_loops(1));
+        let (mut stuck, mut other) = (running.client(), running.client());
+        exchange(&mut other, b"before");
+        stuck.send(b"block").unwrap();
+        stuck.send(b"count").unwrap();
+        // Its only loop is held up until a spare thread goes on with it.
+        until("the other thread", || (running.server.handle().stats().loops_taken_over > 0).then_some(()));
+        for _ in 0..20 {
+            exchange(&mut other, b"meanwhile");
+        }
+        exchange(&mut running.client(), b"a newcomer");
+        let mut answer = [0; 100];
+        let nothing = stuck.recv_timeout(&mut answer, Duration::ZERO);
+        assert!(matches!(nothing, Err(Error::TimedOut)), "{nothing:?}");
+        running.echo.released.store(true, Ordering::SeqCst);
+        let mut heard = || {
+            let len = stuck.recv_timeout(&mut answer, DEADLINE).unwrap().unwrap();
+            answer[..len].to_vec()
+        };
+        assert_eq!((heard(), heard()), (b"block".to_vec(), b"2".to_vec()), "{url}");
+    }
+}
+
+#[test]
+fn without_spare_threads_a_blocked_loop_says_so_and_goes_on_later() {
+    let running = Running::on("udp://127.0.0.1:0", |builder| builder.event_loops(1).spare_threads(0));
+    let (mut stuck, mut other) = (running.client(), running.client());
+    exchange(&mut other, b"before");
+    stuck.send(b"block").unwrap();
+    until("the loop to be held up", || (running.server.handle().stats().loops_held_up > 0).then_some(()));
+    other.send(b"later").unwrap();
+    running.echo.released.store(true, Ordering::SeqCst);
+    let mut answer = [0; 100];
+    assert_eq!(other.recv_timeout(&mut answer, DEADLINE).unwrap(), Some(5));
+    assert_eq!(running.server.handle().stats().loops_taken_over, 0);
+}
+
+#[test]
+fn a_callback_that_panics_or_fails_ends_its_own_peer_alone() {
+    for url in URLS {
+        let running = Running::on(url, |builder| builder.event_loops(1));
+        let mut other = running.client();
+        exchange(&mut other, b"before");
+        let mut failing = running.client();
+        failing.send(b"fail").unwrap();
+        assert_eq!(running.end(), EndReason::HandlerFailed);
+        let mut panicking = running.client();
+        panicking.send(b"panic").unwrap();
+        until("the panic", || (running.server.handle().stats().handler_panics == 1).then_some(()));
+        exchange(&mut other, b"after");
+        until("the ends", || (running.server.handle().stats().peers == 1).then_some(()));
+    }
+}
+
+#[test]
+fn a_peer_ends_by_either_side_and_comes_again_from_its_port() {
+    for url in URLS {
+        let running = Running::on(url, |builder| builder.event_loops(2));
+        let mut peer = running.client();
+        exchange(&mut peer, b"hello");
+        peer.send(b"close").unwrap();
+        assert_eq!(running.end(), EndReason::ClosedByUs);
+        let local = peer.local_address();
+        drop(peer);
+        let mut again = Client::builder()
+            .ca(running.trust.clone())
+            .bind(local)
+            .connect(&running.server.addresses()[0])
+            .unwrap();
+        exchange(&mut again, b"again");
+        assert_eq!(again.local_address(), local);
+        drop(again);
+        if url.starts_with("dtls") {
+            assert_eq!(running.end(), EndReason::ClosedByPeer);
+            until("nobody", || (running.server.handle().stats().peers == 0).then_some(()));
+        }
+    }
+}
+
+#[test]
+fn deadlines_hold_without_a_datagram() {
+    for url in URLS {
+        let timeouts = Timeouts::default().idle(Some(Duration::from_millis(300)));
+        let running = Running::on(url, |builder| builder.timeouts(timeouts));
+        let mut peer = running.client();
+        exchange(&mut peer, b"hello");
+        assert_eq!(running.end(), EndReason::Idle);
+    }
+}
+
+#[test]
+fn a_shutdown_drains_all_peers_and_frees_the_port() {
+    for url in URLS {
+        let running = Running::on(url, |builder| builder.event_loops(2));
+        let mut peers: Vec<_> = (0..100).map(|_| running.client()).collect();
+        peers.iter_mut().for_each(|peer| exchange(peer, b"hello"));
+        let address = running.server.addresses()[0].resolve().unwrap()[0];
+        let report = running.server.handle().shutdown(DEADLINE);
+        assert_eq!((report.peers, report.finished, report.abandoned), (100, 100, 0), "{url}");
+        assert!(report.took < DEADLINE);
+        UdpSocket::bind(address).unwrap();
+        if url.starts_with("dtls") {
+            let mut answer = [0; 10];
+            assert_eq!(peers[0].recv_timeout(&mut answer, DEADLINE).unwrap(), None);
+            assert_eq!(peers[0].end_reason(), Some(&EndReason::ClosedByPeer));
+        }
+    }
+}
+
+#[test]
+fn a_callback_that_never_returns_is_left_behind_by_a_shutdown() {
+    let running = Running::on("dtls://127.0.0.1:0", |builder| builder.event_loops(1));
+    let mut stuck = running.client();
+    stuck.send(b"block").unwrap();
+    let is_stuck = |stats: peeloff::Stats| stats.loops_taken_over > 0 && stats.messages_received == 1;
+    until("the callback", || is_stuck(running.server.handle().stats()).then_some(()));
+    let began = Instant::now();
+    let report = running.server.handle().shutdown(Duration::ZERO);
+    assert_eq!((report.peers, report.abandoned), (1, 1));
+    assert!(began.elapsed() < DEADLINE);
+    running.echo.released.store(true, Ordering::SeqCst);
+    // When it does return, its peer has its last callback, and nothing is left of it.
+    assert_eq!(running.end(), EndReason::Shutdown);
+    until("nobody", || (running.server.handle().stats().peers == 0).then_some(()));
+}
+
+#[test]
+fn others_send_to_a_peer_from_any_thread() {
+    let running = Running::on("dtls://127.0.0.1:0", |builder| builder.event_loops(2));
+    let mut peer = running.client();
+    exchange(&mut peer, b"hello");
+    let [sender] = running.server.handle().peers().try_into().unwrap();
+    let thread = thread::spawn(move || (0..50_u8).for_each(|number| sender.send(&[number]).unwrap()));
+    let mut answer = [0; 10];
+    for number in 0..50 {
+        assert_eq!(peer.recv_timeout(&mut answer, DEADLINE).unwrap(), Some(1));
+        assert_eq!(answer[0], number);
+    }
+    thread.join().unwrap();
+}

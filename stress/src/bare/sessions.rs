@@ -1,0 +1,246 @@
+//! One socket for all peers on DTLS: OpenSSL makes the handshakes, over memory and without a cookie; after it a peer is two keys.
+//! What came is decrypted, encrypted again and sent back, as many datagrams as there are by a system call.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::os::fd::AsRawFd;
+
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg};
+use openssl::cipher::Cipher;
+use openssl::cipher_ctx::CipherCtx;
+use openssl::error::ErrorStack;
+use openssl::ssl::{ErrorCode, SslContext, SslStream};
+use peeloff::test_support::dtls::keys::{DirectionKeys, Secrets};
+use peeloff::test_support::dtls::suite::Aead;
+
+use super::datagrams;
+use super::secured::context;
+use super::thread::{LONGEST, start};
+use crate::role::Serving;
+use crate::secure;
+
+/// Datagrams of a batch.
+const BATCH: usize = 64;
+/// Record header, explicit nonce, and tag.
+const HEADER: usize = 13;
+const NONCE: usize = 8;
+const TAG: usize = 16;
+
+/// What OpenSSL reads and writes.
+#[derive(Default)]
+struct Memory {
+    incoming: Vec<u8>,
+    outgoing: Vec<Vec<u8>>,
+}
+
+impl Read for Memory {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match std::mem::take(&mut self.incoming) {
+            datagram if datagram.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
+            datagram => datagram.as_slice().read(buffer),
+        }
+    }
+}
+
+impl Write for Memory {
+    fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
+        self.outgoing.push(datagram.to_vec());
+        Ok(datagram.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The keys of a session.
+struct Keys {
+    opener: CipherCtx,
+    sealer: CipherCtx,
+    their_salt: [u8; 4],
+    our_salt: [u8; 4],
+    /// Of the next record.
+    sequence: u64,
+    nonce: u64,
+}
+
+impl Keys {
+    /// Those of a handshake that is complete; `last` is the last datagram that OpenSSL wrote, whose last record is the Finished.
+    fn of(stream: &SslStream<Memory>, last: &[u8]) -> Option<Self> {
+        let (client, server) = Secrets::of(stream.ssl())?.key_block(Aead::Aes128Gcm);
+        let cipher = |keys: &DirectionKeys, seals: bool| -> Result<CipherCtx, ErrorStack> {
+            let mut cipher = CipherCtx::new()?;
+            match seals {
+                true => cipher.encrypt_init(Some(Cipher::aes_128_gcm()), Some(&keys.key[..16]), None)?,
+                false => cipher.decrypt_init(Some(Cipher::aes_128_gcm()), Some(&keys.key[..16]), None)?,
+            }
+            Ok(cipher)
+        };
+        let salt = |keys: &DirectionKeys| keys.iv.first_chunk().copied();
+        // The Finished has 12 bytes behind its own header of 12.
+        let finished = last.len().checked_sub(HEADER + NONCE + 24 + TAG)?;
+        let nonce = u64::from_be_bytes(*last.get(finished + HEADER..)?.first_chunk()?);
+        Some(Self {
+            opener: cipher(&client, false).ok()?,
+            sealer: cipher(&server, true).ok()?,
+            their_salt: salt(&client)?,
+            our_salt: salt(&server)?,
+            sequence: 1,
+            nonce: nonce.wrapping_add(1),
+        })
+    }
+
+    /// Decrypts a record in place and encrypts its message again as ours.
+    fn echo(&mut self, record: &mut [u8]) -> Result<(), ErrorStack> {
+        let len = record.len() - HEADER - NONCE - TAG;
+        let mut tag = [0; TAG];
+        tag.copy_from_slice(&record[HEADER + NONCE + len..]);
+        let opener = &mut self.opener;
+        opener.decrypt_init(None, None, Some(&nonce(self.their_salt, &record[HEADER..])))?;
+        opener.set_tag(&tag)?;
+        opener.cipher_update(&additional_data(record, len), None)?;
+        opener.cipher_update_inplace(&mut record[HEADER + NONCE..], len)?;
+        opener.cipher_final(&mut [])?;
+
+        record[3..11].copy_from_slice(&(1 << 48 | self.sequence).to_be_bytes());
+        record[HEADER..][..NONCE].copy_from_slice(&self.nonce.to_be_bytes());
+        self.sequence += 1;
+        self.nonce = self.nonce.wrapping_add(1);
+        let sealer = &mut self.sealer;
+        sealer.encrypt_init(None, None, Some(&nonce(self.our_salt, &record[HEADER..])))?;
+        sealer.cipher_update(&additional_data(record, len), None)?;
+        sealer.cipher_update_inplace(&mut record[HEADER + NONCE..], len)?;
+        sealer.cipher_final(&mut [])?;
+        sealer.tag(&mut tag)?;
+        record[HEADER + NONCE + len..].copy_from_slice(&tag);
+        Ok(())
+    }
+}
+
+/// RFC 5288 §3.
+fn nonce(salt: [u8; 4], explicit: &[u8]) -> [u8; 12] {
+    let mut nonce = [0; 12];
+    nonce[..4].copy_from_slice(&salt);
+    nonce[4..].copy_from_slice(&explicit[..NONCE]);
+    nonce
+}
+
+/// RFC 5246 §6.2.3.3.
+fn additional_data(record: &[u8], len: usize) -> [u8; 13] {
+    let mut data = [0; 13];
+    data[..8].copy_from_slice(&record[3..11]);
+    data[8..11].copy_from_slice(&record[..3]);
+    data[11..].copy_from_slice(&(len as u16).to_be_bytes());
+    data
+}
+
+enum Peer {
+    Handshake(Box<SslStream<Memory>>),
+    Open(Box<Keys>),
+}
+
+/// What the peer's datagram is answered with: itself, as it is then, or what OpenSSL says.
+enum Answer {
+    Itself,
+    Flight(Vec<Vec<u8>>),
+}
+
+/// A hash by one multiplication.
+#[derive(Default)]
+struct Multiplied(u64);
+
+impl Hasher for Multiplied {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {}
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
+    }
+}
+
+type Peers = HashMap<u64, Peer, BuildHasherDefault<Multiplied>>;
+
+fn answer(peers: &mut Peers, context: &SslContext, key: u64, datagram: &mut [u8]) -> Option<Answer> {
+    const ALERT: u8 = 21;
+    const APPLICATION_DATA: u8 = 23;
+    let peer = match peers.get_mut(&key) {
+        Some(Peer::Open(keys)) => {
+            return match *datagram.first()? {
+                APPLICATION_DATA if datagram.len() > HEADER + NONCE + TAG => {
+                    keys.echo(datagram).ok().map(|()| Answer::Itself)
+                }
+                ALERT => {
+                    peers.remove(&key);
+                    None
+                }
+                // The last flight again, of a client that was told late.
+                _ => None,
+            };
+        }
+        Some(peer) => peer,
+        None => {
+            let stream = SslStream::new(secure::ssl(context, true).ok()?, Memory::default()).ok()?;
+            peers.entry(key).or_insert(Peer::Handshake(Box::new(stream)))
+        }
+    };
+    let Peer::Handshake(stream) = peer else { return None };
+    stream.get_mut().incoming = datagram.to_vec();
+    let step = stream.accept();
+    let flight = std::mem::take(&mut stream.get_mut().outgoing);
+    match step {
+        Ok(()) => *peer = Peer::Open(Box::new(Keys::of(stream, flight.last()?)?)),
+        Err(error) if error.code() == ErrorCode::WANT_READ => {}
+        Err(_) => drop(peers.remove(&key)),
+    }
+    Some(Answer::Flight(flight))
+}
+
+/// Starts such a server.
+pub(super) fn serve(serving: &Serving) -> Result<(), Box<dyn Error>> {
+    let context = context(serving, true)?;
+    let listener = datagrams::open(&serving.listen.parse()?)?;
+    start("sessions", move || {
+        let mut peers = Peers::default();
+        let mut buffers = vec![[0; LONGEST]; BATCH];
+        let mut incoming = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
+        let mut outgoing = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
+        let mut came: Vec<(usize, Option<SockaddrIn>)> = Vec::with_capacity(BATCH);
+        loop {
+            came.clear();
+            {
+                let mut slices: Vec<[IoSliceMut<'_>; 1]> =
+                    buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
+                let fd = listener.as_raw_fd();
+                let received = recvmmsg(fd, &mut incoming, slices.iter_mut(), MsgFlags::MSG_WAITFORONE, None);
+                came.extend(
+                    received.map_err(io::Error::from)?.map(|datagram| (datagram.bytes, datagram.address)),
+                );
+            }
+            let (mut slices, mut addresses) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
+            for (buffer, (len, address)) in buffers.iter_mut().zip(&came) {
+                let Some(address) = address else { continue };
+                let key = u64::from(address.ip().to_bits()) << 16 | u64::from(address.port());
+                match answer(&mut peers, &context, key, &mut buffer[..*len]) {
+                    Some(Answer::Itself) => {
+                        slices.push([IoSlice::new(&buffer[..*len])]);
+                        addresses.push(Some(*address));
+                    }
+                    Some(Answer::Flight(flight)) => {
+                        for datagram in flight {
+                            let to = std::net::SocketAddrV4::new(address.ip(), address.port());
+                            let _ = listener.send_to(&datagram, to);
+                        }
+                    }
+                    None => {}
+                }
+            }
+            let _ = sendmmsg(listener.as_raw_fd(), &mut outgoing, &slices, &addresses, [], MsgFlags::empty());
+        }
+    })?;
+    Ok(())
+}

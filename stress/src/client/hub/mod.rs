@@ -1,0 +1,312 @@
+//! Clients on UDP and DTLS, of which a few sockets carry thousands. One that is connected is a small struct; OpenSSL has those
+//! whose handshake is under way.
+
+mod handshake;
+mod session;
+pub(super) mod sockets;
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::io::{self, ErrorKind};
+use std::time::Instant;
+
+use openssl::ssl::SslSession;
+
+use self::handshake::{Handshake, Step};
+use self::session::{Came, Session};
+use self::sockets::Sockets;
+use super::{Again, Carrier, Dialer, Event, LOOK};
+
+/// Addresses of clients that are gone and rest before others get them: the server may still know the old ones.
+const RESTING: usize = 60_000;
+
+/// Bytes that are read ahead of the clients at most: as much as the sockets hold.
+const MOST_READ: usize = 64 << 20;
+
+/// One client.
+enum Client {
+    /// Of plain UDP.
+    Plain,
+    UnderWay(Box<Handshake>),
+    Open(Box<Session>),
+}
+
+/// Clients and their sockets.
+pub(super) struct Hub {
+    dialer: Dialer,
+    sockets: Sockets,
+    clients: Vec<Option<Client>>,
+    /// Those that are gone, the first one first.
+    free: VecDeque<usize>,
+    /// Those that are open from the beginning, and nobody knows.
+    open: Vec<usize>,
+    /// When flights are to be sent again. One that was answered has a later time than here.
+    timers: BinaryHeap<Reverse<(Instant, usize)>>,
+    /// Answers that each handshake takes.
+    answers: u32,
+    datagram: Vec<u8>,
+    inbox: Inbox,
+}
+
+/// Datagrams that were read and that their clients have not taken yet.
+#[derive(Default)]
+struct Inbox {
+    bytes: Vec<u8>,
+    /// Whose they are, and where each ends in the bytes.
+    ends: Vec<(usize, usize)>,
+    /// How many were taken.
+    taken: usize,
+    /// When the sockets were empty, behind these. What had not been answered by then is late.
+    read: Option<Instant>,
+}
+
+impl Inbox {
+    fn push(&mut self, client: usize, datagram: &[u8]) {
+        self.bytes.extend_from_slice(datagram);
+        self.ends.push((client, self.bytes.len()));
+    }
+
+    /// Copies the next one, and says whose it is.
+    fn pop(&mut self, datagram: &mut Vec<u8>) -> Option<usize> {
+        let (client, end) = *self.ends.get(self.taken)?;
+        let start = self.taken.checked_sub(1).map_or(0, |before| self.ends[before].1);
+        datagram.clear();
+        datagram.extend_from_slice(&self.bytes[start..end]);
+        self.taken += 1;
+        Some(client)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.taken == self.ends.len()
+    }
+
+    /// Is empty; its memory stays, unless it is much.
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(1 << 20);
+        self.ends.clear();
+        self.taken = 0;
+    }
+}
+
+impl Hub {
+    pub(super) fn new(dialer: Dialer) -> io::Result<Self> {
+        Ok(Self {
+            sockets: Sockets::new(dialer.address)?,
+            dialer,
+            clients: Vec::new(),
+            free: VecDeque::new(),
+            open: Vec::new(),
+            timers: BinaryHeap::new(),
+            answers: u32::MAX,
+            datagram: Vec::new(),
+            inbox: Inbox::default(),
+        })
+    }
+
+    /// Has a handshake take the datagram that is in the buffer.
+    fn shake(
+        &mut self,
+        index: usize,
+        mut handshake: Box<Handshake>,
+        now: Instant,
+        each: &mut dyn FnMut(usize, Event<'_>),
+    ) {
+        let (step, again) = (handshake.take(&self.datagram, now), handshake.again);
+        handshake.outgoing().for_each(|datagram| self.sockets.send(index, &datagram));
+        let outcome = match step {
+            Ok(Step::Complete) => handshake.finish().map(Some),
+            Ok(step) => {
+                if let Some(due) = handshake.due() {
+                    self.timers.push(Reverse((due, index)));
+                }
+                self.clients[index] = Some(Client::UnderWay(handshake));
+                if matches!(step, Step::Stalled) {
+                    each(index, Event::Stalled);
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(None) => {}
+            Ok(Some((session, resumed))) => {
+                self.clients[index] = Some(Client::Open(Box::new(session)));
+                each(index, Event::Open { resumed });
+            }
+            Err(why) => {
+                each(index, Event::Ended(why.to_string(), again));
+                self.release(index);
+            }
+        }
+    }
+
+    /// Takes the datagram that is in the buffer.
+    fn hear(&mut self, index: usize, now: Instant, each: &mut dyn FnMut(usize, Event<'_>)) {
+        match self.clients.get_mut(index) {
+            Some(Some(Client::Plain)) => each(index, Event::Message(&self.datagram)),
+            Some(Some(Client::Open(session))) => {
+                match session.open(&mut self.datagram, |message| each(index, Event::Message(message))) {
+                    Came::Nothing => {}
+                    Came::Missed => {
+                        session.repeat().iter().for_each(|datagram| self.sockets.send(index, datagram));
+                    }
+                    Came::Ended(why) => {
+                        each(index, Event::Ended(why, session.again));
+                        self.forget(index);
+                    }
+                }
+            }
+            Some(client @ Some(Client::UnderWay(_))) => {
+                if let Some(Client::UnderWay(handshake)) = client.take() {
+                    self.shake(index, handshake, now, each);
+                }
+            }
+            // Somebody who is gone, or a stranger who is lost.
+            Some(None) | None => {}
+        }
+    }
+
+    /// Reads all that came, which takes far less time than the clients need for it. So a client that is late only because
+    /// others were before it says nothing again, and one that nobody has answered does.
+    fn read_ahead(&mut self) -> io::Result<()> {
+        while self.inbox.bytes.len() < MOST_READ {
+            let count = self.sockets.receive()?;
+            if count == 0 {
+                self.inbox.read = Some(Instant::now());
+                break;
+            }
+            for number in 0..count {
+                if let Some(index) = self.sockets.take(number, &mut self.datagram) {
+                    self.inbox.push(index, &self.datagram);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Has those send their flight again that had no answer by then.
+    fn repeat_overdue(&mut self, now: Instant) {
+        while let Some(&Reverse((due, index))) = self.timers.peek().filter(|Reverse((due, _))| *due <= now) {
+            self.timers.pop();
+            let Some(Some(Client::UnderWay(handshake))) = self.clients.get_mut(index) else { continue };
+            if handshake.due() != Some(due) {
+                continue;
+            }
+            handshake.repeat(now);
+            handshake.outgoing().for_each(|datagram| self.sockets.send(index, &datagram));
+            self.timers.extend(handshake.due().map(|due| Reverse((due, index))));
+        }
+    }
+
+    fn forget(&mut self, index: usize) {
+        if self.clients.get_mut(index).is_some_and(|client| client.take().is_some()) {
+            self.release(index);
+        }
+    }
+
+    /// The place of a client that is gone rests.
+    fn release(&mut self, index: usize) {
+        self.sockets.shut(index);
+        self.free.push_back(index);
+    }
+}
+
+impl Carrier for Hub {
+    fn begin(&mut self, session: Option<&SslSession>) -> io::Result<usize> {
+        let index = match self.free.len() > RESTING {
+            true => self.free.pop_front().unwrap_or_default(),
+            false => self.clients.len(),
+        };
+        self.sockets.open(index)?;
+        let client = match self.dialer.context() {
+            None => {
+                self.open.push(index);
+                Client::Plain
+            }
+            Some(context) => {
+                let now = Instant::now();
+                let mut handshake = Box::new(Handshake::new(context, session, self.answers, now)?);
+                handshake.outgoing().for_each(|datagram| self.sockets.send(index, &datagram));
+                self.timers.extend(handshake.due().map(|due| Reverse((due, index))));
+                Client::UnderWay(handshake)
+            }
+        };
+        if index == self.clients.len() {
+            self.clients.push(None);
+        }
+        self.clients[index] = Some(client);
+        Ok(index)
+    }
+
+    fn send(&mut self, index: usize, message: &[u8]) -> io::Result<()> {
+        match self.clients.get_mut(index) {
+            Some(Some(Client::Plain)) => self.sockets.send(index, message),
+            Some(Some(Client::Open(session))) => {
+                self.datagram.clear();
+                session.seal(message, &mut self.datagram).map_err(|why| io::Error::other(why.to_string()))?;
+                self.sockets.send(index, &self.datagram);
+            }
+            _ => return Err(ErrorKind::NotConnected.into()),
+        }
+        Ok(())
+    }
+
+    fn wait(&mut self, due: Option<Instant>, each: &mut dyn FnMut(usize, Event<'_>)) -> io::Result<()> {
+        let now = Instant::now();
+        let due = if self.open.is_empty() { due } else { Some(now) };
+        for index in std::mem::take(&mut self.open) {
+            each(index, Event::Open { resumed: false });
+        }
+        if self.inbox.is_empty() {
+            self.sockets.wait(due)?;
+            self.read_ahead()?;
+        }
+        let (mut now, end) = (Instant::now(), now + LOOK);
+        while let Some(index) = self.inbox.pop(&mut self.datagram) {
+            self.hear(index, now, each);
+            now = Instant::now();
+            if now >= end && !self.inbox.is_empty() {
+                self.sockets.flush();
+                return Ok(());
+            }
+        }
+        self.inbox.clear();
+        if let Some(read) = self.inbox.read.take() {
+            self.repeat_overdue(read);
+        }
+        self.sockets.flush();
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        self.sockets.flush();
+    }
+
+    fn close(&mut self, index: usize) {
+        if let Some(Some(Client::Open(session))) = self.clients.get_mut(index) {
+            self.datagram.clear();
+            session.goodbye(&mut self.datagram);
+            self.sockets.send(index, &self.datagram);
+        }
+        self.forget(index);
+    }
+
+    fn again(&self, index: usize) -> Again {
+        match self.clients.get(index) {
+            Some(Some(Client::UnderWay(handshake))) => handshake.again,
+            Some(Some(Client::Open(session))) => session.again,
+            _ => Again::default(),
+        }
+    }
+
+    fn stall(&mut self) {
+        self.answers = 1;
+    }
+
+    fn dropped(&self) -> u64 {
+        self.sockets.dropped()
+    }
+}

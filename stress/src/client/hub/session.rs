@@ -1,0 +1,77 @@
+//! A client's open DTLS session: keys, replay window, and the last flight as long as it may be missed.
+
+use peeloff::test_support::dtls::{Opened, Opener, SealError, Sealer};
+
+use crate::client::Again;
+
+/// RFC 5246 §7.2.
+const WARNING: u8 = 1;
+const CLOSE_NOTIFY: u8 = 0;
+
+/// An open session.
+pub(super) struct Session {
+    sealer: Sealer,
+    opener: Opener,
+    flight: Vec<Box<[u8]>>,
+    pub(super) again: Again,
+}
+
+/// What a datagram came to.
+pub(super) enum Came {
+    /// Nothing else is in it.
+    Nothing,
+    /// The server has not got the last flight, which is to be sent again.
+    Missed,
+    /// The server ended the session.
+    Ended(String),
+}
+
+impl Session {
+    pub(super) fn new(sealer: Sealer, opener: Opener, flight: Vec<Box<[u8]>>, again: Again) -> Self {
+        Self { sealer, opener, flight, again }
+    }
+
+    /// Encrypts a message; the datagram is appended to `out`.
+    pub(super) fn seal(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
+        self.sealer.seal_data(message, out)
+    }
+
+    /// A datagram that says goodbye.
+    pub(super) fn goodbye(&mut self, out: &mut Vec<u8>) {
+        // Where that cannot be encrypted nothing is said.
+        let _ = self.sealer.seal_alert(WARNING, CLOSE_NOTIFY, out);
+    }
+
+    /// Decrypts a datagram in place, and hands each message on.
+    pub(super) fn open(&mut self, datagram: &mut [u8], mut each: impl FnMut(&[u8])) -> Came {
+        let (mut at, mut missed) = (0, false);
+        while let Some(opened) = self.opener.open(datagram, &mut at) {
+            match opened {
+                Opened::Data(range) => {
+                    self.flight = Vec::new();
+                    each(&datagram[range]);
+                }
+                Opened::Alert { description: CLOSE_NOTIFY, .. } => {
+                    return Came::Ended("the server said goodbye".to_owned());
+                }
+                // These clients have no connection ID whose path could be checked.
+                Opened::Alert { level: WARNING, .. } | Opened::Check(_) => {}
+                Opened::Alert { description, .. } => {
+                    return Came::Ended(format!("the server sent the fatal alert {description}"));
+                }
+                Opened::KeyExhausted => return Came::Ended("too many records were forged".to_owned()),
+                Opened::Handshake(_) => missed = true,
+                Opened::Dropped(dropped) => {
+                    missed |= dropped == peeloff::test_support::dtls::Dropped::ReplayedHandshake;
+                }
+            }
+        }
+        if missed && !self.flight.is_empty() { Came::Missed } else { Came::Nothing }
+    }
+
+    /// The last flight once more.
+    pub(super) fn repeat(&mut self) -> &[Box<[u8]>] {
+        self.again.datagrams += self.flight.len() as u32;
+        &self.flight
+    }
+}
