@@ -235,11 +235,13 @@ fn a_hello_that_came_before_the_end_of_the_last_association_is_answered_after_it
     let mut client = connect(&running, &relay);
     client.send(b"read no more").unwrap();
     told.1.recv_timeout(DEADLINE).unwrap();
-    // From here on they wait in the association's socket.
+    // From here on they wait in the association's socket, or in its queue once a loop has read them.
     let [first, second] = hellos(&relay);
     for hello in [&first, &second, &with_random(&first, 99)] {
         relay.inject(hello);
     }
+    let sent = relay.passed().len() as u64 + 3;
+    running.until("the hellos wait", |stats| stats.loop_threads == 0 || stats.datagrams == sent);
     tell.0.send(()).unwrap();
     let challenges = |stats: &Stats| stats.hello_verify_requests + stats.restarts_challenged;
     running.until("the new hello is answered", |stats| challenges(stats) == 2);

@@ -325,13 +325,13 @@ impl Loop {
                 // Memory is short, and epoll comes back.
                 Err(_) => break,
             };
-            self.context.shared.counters.datagrams.fetch_add(received as u64, Ordering::Relaxed);
             for datagram in 0..received {
                 let found = state.batch.get(datagram);
                 let (Some(peer), info) = (found.source, found.info) else { continue };
                 let local = address_hit(socket.address, info);
                 self.route(state, &socket, local, peer, info, Payload::Received(datagram));
             }
+            self.context.shared.counters.datagrams.fetch_add(received as u64, Ordering::Relaxed);
             if received < BATCH {
                 break;
             }
