@@ -14,6 +14,7 @@ use crate::error::{EndReason, Error};
 use crate::net;
 use crate::net::attention::{Attention, signal};
 use crate::net::clock::{Clock, later};
+use crate::observe::Counters;
 use crate::outbox::{OutboxLimits, Queue};
 use crate::proof::{self, Proof, Traffic};
 use crate::protocol::exporter::RefusedExport;
@@ -54,6 +55,8 @@ pub(crate) struct Association {
     pub(crate) scheme: Scheme,
     pub(crate) local: SocketAddr,
     pub(crate) peer: SocketAddr,
+    /// What is counted of its listener.
+    pub(crate) counters: Arc<Counters>,
     /// The time that it goes by.
     pub(crate) clock: Clock,
     pub(crate) opened: Instant,
@@ -119,12 +122,13 @@ struct Settled {
 }
 
 impl Association {
-    pub(crate) fn new(scheme: Scheme, local: SocketAddr, peer: SocketAddr) -> Self {
+    pub(crate) fn new(scheme: Scheme, local: SocketAddr, peer: SocketAddr, counters: Arc<Counters>) -> Self {
         Self {
             id: AssociationId::next(),
             scheme,
             local,
             peer,
+            counters,
             clock: Clock::default(),
             opened: Instant::now(),
             hello_random: [0; 32],
@@ -282,6 +286,11 @@ impl Association {
     /// Returns the time.
     pub(crate) fn now(&self) -> Instant {
         self.clock.now()
+    }
+
+    /// Returns how long ago the peer was admitted.
+    pub(crate) fn age(&self) -> Duration {
+        self.now().saturating_duration_since(self.opened)
     }
 
     /// Returns the deadline so long from now.

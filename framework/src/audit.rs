@@ -72,7 +72,7 @@ pub(crate) fn ended(association: &Association, reason: &EndReason) {
         peer = %association.peer_address(),
         listener = %Listener(association.scheme, association.local_address()),
         identity = name(&association.facts().identity),
-        duration_ms = association.opened.elapsed().as_millis() as u64,
+        duration_ms = association.age().as_millis() as u64,
         messages_in = association.received.load(Ordering::Relaxed),
         bytes_in = association.received_bytes.load(Ordering::Relaxed),
         messages_out = association.sent.load(Ordering::Relaxed),

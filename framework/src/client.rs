@@ -310,8 +310,9 @@ impl Client {
     fn connect_udp(&self, address: &Address, peer: SocketAddr) -> Result<Peer, ConnectError> {
         let failed = |source| ConnectError::Io { peer, source };
         let (socket, local) = self.open_udp(address.scheme, peer)?;
-        let association = Arc::new(Association::new(address.scheme, local, peer).with_outbox(self.outbox));
         let counters = Arc::new(Counters::default());
+        let association = Association::new(address.scheme, local, peer, Arc::clone(&counters));
+        let association = Arc::new(association.with_outbox(self.outbox));
         let transport = Transport::Udp(UdpTransport::new(
             Arc::clone(&socket),
             association.ends(),
@@ -321,7 +322,7 @@ impl Client {
         ));
         if address.scheme != Scheme::Dtls {
             let opening = Opening::Plain(Session::Plain(socket.into()));
-            return self.open(association, counters, transport, Ok(opening), None);
+            return self.open(association, transport, Ok(opening), None);
         }
         let name = self.name(address, peer);
         let resume = self.resume(address, peer, &name);
@@ -331,7 +332,7 @@ impl Client {
         let counted = Arc::clone(&counters);
         let handshake = Handshake::connect(context, Some(&name), resume.as_ref(), offer, counted, deadline);
         let opening = handshake.map(|handshake| Opening::Dtls(Box::new(handshake), socket.into()));
-        self.open(association, counters, transport, opening, resume.as_ref())
+        self.open(association, transport, opening, resume.as_ref())
     }
 
     fn connect_tcp(&self, address: &Address, peer: SocketAddr) -> Result<Peer, ConnectError> {
@@ -355,21 +356,22 @@ impl Client {
         let local = socket.local_addr().map_err(failed)?.as_socket();
         let local = local.ok_or_else(|| failed(ErrorKind::AddrNotAvailable.into()))?;
         let socket = Arc::new(socket);
-        let association = Arc::new(Association::new(address.scheme, local, peer).with_outbox(self.outbox));
         let counters = Arc::new(Counters::default());
+        let association = Association::new(address.scheme, local, peer, Arc::clone(&counters));
+        let association = Arc::new(association.with_outbox(self.outbox));
         let attention = Arc::clone(&association.attention);
         let transport =
             Transport::Tcp(TcpTransport::new(Arc::clone(&socket), attention, Arc::clone(&counters)));
         if !address.scheme.is_secure() {
             let session = Session::Stream(Box::new(StreamSession::plain(socket, &self.stream)));
-            return self.open(association, counters, transport, Ok(Opening::Plain(session)), None);
+            return self.open(association, transport, Ok(Opening::Plain(session)), None);
         }
         let name = self.name(address, peer);
         let resume = self.resume(address, peer, &name);
         let context = self.context(Protocol::Tls)?;
         let session = StreamSession::connect(context, socket, Some(&name), resume.as_ref(), &self.stream);
         let opening = session.map(|session| Opening::Tls(Box::new(session), deadline));
-        self.open(association, counters, transport, opening, resume.as_ref())
+        self.open(association, transport, opening, resume.as_ref())
     }
 
     fn connect_sctp(&self, address: &Address, peers: &[SocketAddr]) -> Result<Peer, ConnectError> {
@@ -378,8 +380,9 @@ impl Client {
         let socket = self.associate(address.scheme, peers, deadline)?;
         let local = Options::of(&socket).local_addresses().unwrap_or_default();
         let local = local.first().copied().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
-        let association = Arc::new(Association::new(address.scheme, local, peer).with_outbox(self.outbox));
         let counters = Arc::new(Counters::default());
+        let association = Association::new(address.scheme, local, peer, Arc::clone(&counters));
+        let association = Arc::new(association.with_outbox(self.outbox));
         let socket = Arc::new(socket.into_socket());
         let attention = Arc::clone(&association.attention);
         let transport =
@@ -388,14 +391,13 @@ impl Client {
             None => Opening::Plain(Session::Sctp(Box::new(SctpSession::plain(socket, &self.sctp)))),
             Some(secure) => Opening::Sctp(Box::new(SctpSession::secure(socket, secure, deadline))),
         };
-        self.open(association, counters, Transport::Sctp(Box::new(transport)), Ok(opening), None)
+        self.open(association, Transport::Sctp(Box::new(transport)), Ok(opening), None)
     }
 
     /// Runs the handshake. A client's peer is there until the client ends it.
     fn open(
         &self,
         association: Arc<Association>,
-        counters: Arc<Counters>,
         mut transport: Transport,
         opening: Result<Opening, Failure>,
         resume: Option<&Resume<'_>>,
@@ -412,7 +414,7 @@ impl Client {
         }
         let timeouts = Timeouts { idle: None, first_message: None, frame: None, ..Timeouts::default() };
         let opened = Opened { transport, session, facts };
-        Ok(Peer::open(Parts { association, opened, timeouts, counters, home: None, driven: false }))
+        Ok(Peer::open(Parts { association, opened, timeouts, home: None, driven: false }))
     }
 
     /// What secures an association of this scheme.

@@ -33,7 +33,7 @@
 //!
 //! * [`Server`] and [`ServerBuilder`] start a server, a [`Handle`] shuts it down.
 //! * [`PeerHandler`] or [`PeerEvents`] is what you write; [`Peer`] and [`Sender`] are what you get.
-//! * [`Limits`] and [`Timeouts`] bound everything; [`Stats`] counts everything.
+//! * [`Limits`] and [`Timeouts`] bound everything; [`Stats`] counts everything, and [`Metrics`] is what a monitoring system reads.
 //! * [`Client`] is the other side.
 //! * [`testing`] has peers over memory, to test handlers without a network.
 //!
@@ -61,6 +61,7 @@ mod drive;
 mod error;
 mod events;
 mod handler;
+mod metrics;
 mod net;
 mod new_socket;
 mod observe;
@@ -93,8 +94,9 @@ pub use credentials::{
 pub use error::{ConnectError, EndKind, EndReason, Error, IdentityError, NoSctp, StartError, TrySendError};
 pub use events::{Callbacks, Message, PeerEvents};
 pub use handler::{Admission, HandlerError, Incoming, PeerHandler};
+pub use metrics::{Family, FamilyKind, Health, ListenerMetrics, Metrics, Sample, SampleValue};
 pub use new_socket::{NewSocket, SocketRole};
-pub use observe::{Entry, EntryKind, Stats};
+pub use observe::{Distribution, Entry, EntryKind, Stats};
 pub use outbox::{OutboxLimits, Overflow, PostOutcome};
 pub use peer::{Event, Peer, PeerStream, SctpPeer, Sender};
 pub use server::builder::ServerBuilder;

@@ -1,21 +1,35 @@
 //! What can be seen from outside: counters, gauges, and log lines whose rate strangers cannot
 //! drive.
 
+mod histogram;
+mod pulse;
+
 use std::fmt;
-use std::sync::OnceLock;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+pub use self::histogram::Distribution;
+pub(crate) use self::histogram::Histogram;
+pub(crate) use self::pulse::Pulse;
+use crate::address::{Address, Host, Scheme};
 use crate::admission::Refusal;
 use crate::error::{EndKind, EndReason};
 use crate::sys::sync::atomic::{AtomicU64, Ordering};
 
 /// Declares the numbers once: as atomics that threads change, and as those of a snapshot with their names. Those of `registry`
-/// are gauges that the registry keeps.
+/// are gauges that the registry keeps. Those of `server` belong to no listener. A drop has the reason that metrics have
+/// for it.
 macro_rules! numbers {
     (
         registry { $($(#[doc = $kept_help:literal])* $kept:ident,)* }
         gauges { $($(#[doc = $gauge_help:literal])* $gauge:ident,)* }
         counters { $($(#[doc = $help:literal])* $counter:ident,)* }
+        drops { $($(#[doc = $drop_help:literal])* $drop:ident: $reason:literal,)* }
+        server {
+            gauges { $($(#[doc = $server_gauge_help:literal])* $server_gauge:ident,)* }
+            counters { $($(#[doc = $server_help:literal])* $server_counter:ident,)* }
+        }
     ) => {
         /// A snapshot of what a server did since it started. Counters only grow; gauges say how
         /// many there are now. The numbers are read one by one, not in one instant; but what was counted
@@ -28,29 +42,59 @@ macro_rules! numbers {
         pub struct Stats {
             $(#[doc = "Gauge:"] $(#[doc = $kept_help])* pub $kept: u64,)*
             $(#[doc = "Gauge:"] $(#[doc = $gauge_help])* pub $gauge: u64,)*
+            $(#[doc = "Gauge:"] $(#[doc = $server_gauge_help])* pub $server_gauge: u64,)*
             $($(#[doc = $help])* pub $counter: u64,)*
+            $($(#[doc = $drop_help])* pub $drop: u64,)*
+            $($(#[doc = $server_help])* pub $server_counter: u64,)*
             refused: [u64; Refusal::ALL.len()],
             ended: [u64; EndKind::ALL.len()],
         }
 
+        /// What is counted of one listener and its peers.
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
             $(pub(crate) $gauge: AtomicU64,)*
             $(pub(crate) $counter: AtomicU64,)*
+            $(pub(crate) $drop: AtomicU64,)*
             pub(crate) refused: [AtomicU64; Refusal::ALL.len()],
             pub(crate) ended: [AtomicU64; EndKind::ALL.len()],
+            pub(crate) times: Times,
+        }
+
+        /// What is counted of a server as a whole.
+        #[derive(Debug, Default)]
+        pub(crate) struct ServerCounters {
+            $(pub(crate) $server_gauge: AtomicU64,)*
+            $(pub(crate) $server_counter: AtomicU64,)*
+            /// What the dispatcher is at.
+            pub(crate) dispatcher: Pulse,
+            /// How long the dispatcher takes for what it found at once.
+            pub(crate) dispatcher_round: Histogram,
+            /// How long what a loop has read waits for its peer's turn. Of every [`SAMPLED`]th turn.
+            pub(crate) loop_queue: Histogram,
         }
 
         impl Counters {
-            /// Returns the numbers as they are now, without those of the registry.
+            /// Returns the numbers as they are now, without those of the registry and of the server.
             pub(crate) fn snapshot(&self) -> Stats {
-                let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
                 Stats {
-                    $($kept: 0,)*
                     $($gauge: read(&self.$gauge),)*
                     $($counter: read(&self.$counter),)*
+                    $($drop: read(&self.$drop),)*
                     refused: std::array::from_fn(|index| read(&self.refused[index])),
                     ended: std::array::from_fn(|index| read(&self.ended[index])),
+                    ..Stats::default()
+                }
+            }
+        }
+
+        impl ServerCounters {
+            /// Returns the numbers of the server as a whole, and of nothing else.
+            pub(crate) fn snapshot(&self) -> Stats {
+                Stats {
+                    $($server_gauge: read(&self.$server_gauge),)*
+                    $($server_counter: read(&self.$server_counter),)*
+                    ..Stats::default()
                 }
             }
         }
@@ -59,20 +103,42 @@ macro_rules! numbers {
             /// Returns all numbers with what describes them, for a log line, a table or metrics. Entries with the same name
             /// follow each other.
             pub fn entries(&self) -> impl Iterator<Item = Entry> {
-                let gauge = |name, help, value| Entry { name, help, kind: EntryKind::Gauge, label: None, value };
-                let counter = |name, help, label, value| Entry { name, help, kind: EntryKind::Counter, label, value };
+                let gauge = |name, help, value| Entry { help, ..Entry::plain(name, EntryKind::Gauge, value) };
+                let counter = |name, help, value| Entry { help, ..Entry::plain(name, EntryKind::Counter, value) };
+                let by_reason = |name, help: &'static str, reason, value| {
+                    let label = Some(("reason", reason));
+                    Entry { help, label, ..Entry::plain(name, EntryKind::Counter, value) }
+                };
+                let server = |entry| Entry { is_of_server: true, ..entry };
+                let drop = |entry, reason| Entry { drop_reason: Some(reason), ..entry };
                 let plain = [
                     $(gauge(stringify!($kept), concat!($($kept_help),*), self.$kept),)*
                     $(gauge(stringify!($gauge), concat!($($gauge_help),*), self.$gauge),)*
-                    $(counter(stringify!($counter), concat!($($help),*), None, self.$counter),)*
+                    $(server(gauge(stringify!($server_gauge), concat!($($server_gauge_help),*), self.$server_gauge)),)*
+                    $(counter(stringify!($counter), concat!($($help),*), self.$counter),)*
+                    $(server(counter(stringify!($server_counter), concat!($($server_help),*), self.$server_counter)),)*
+                    $(drop(counter(stringify!($drop), concat!($($drop_help),*), self.$drop), $reason),)*
                 ];
                 let refused = Refusal::ALL.iter().zip(self.refused).map(move |(refusal, value)| {
-                    counter("refused", "New peers refused, by reason.", Some(("reason", refusal.as_str())), value)
+                    by_reason("refused", "New peers refused, by reason.", refusal.as_str(), value)
                 });
                 let ended = EndKind::ALL.iter().zip(self.ended).map(move |(kind, value)| {
-                    counter("ended", "Associations that ended, by reason.", Some(("reason", kind.as_str())), value)
+                    by_reason("ended", "Associations that ended, by reason.", kind.as_str(), value)
                 });
                 plain.into_iter().chain(refused).chain(ended).map(|entry| Entry { help: entry.help.trim_start(), ..entry })
+            }
+
+            /// Adds the numbers of another part of the same server.
+            pub(crate) fn add(&mut self, other: &Stats) {
+                $(self.$kept += other.$kept;)*
+                $(self.$gauge += other.$gauge;)*
+                $(self.$server_gauge += other.$server_gauge;)*
+                $(self.$counter += other.$counter;)*
+                $(self.$drop += other.$drop;)*
+                $(self.$server_counter += other.$server_counter;)*
+                let add = |sums: &mut [u64], more: &[u64]| sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+                add(&mut self.refused, &other.refused);
+                add(&mut self.ended, &other.ended);
             }
         }
     };
@@ -88,10 +154,6 @@ numbers! {
         awaiting_header,
     }
     gauges {
-        /// Worker threads, idle ones included.
-        workers,
-        /// Threads of event loops, spare ones included.
-        loop_threads,
         /// Listening sockets, anchors of wildcard listeners included.
         listeners,
     }
@@ -115,19 +177,11 @@ numbers! {
         address_changes_refused,
         /// HelloVerifyRequests sent (RFC 6347 §4.2.1).
         hello_verify_requests,
-        /// HelloVerifyRequests that the kernel did not take.
-        hello_verify_requests_lost,
         /// Alerts sent to DTLS clients that were refused, some of them again.
         refusal_alerts,
-        /// ClientHellos with a cookie that is forged, foreign or expired.
-        cookies_refused,
         /// ClientHellos that came again for an association that exists, or is over since a few seconds: the peer
         /// retransmitted.
         duplicate_hellos,
-        /// First fragments of a ClientHello that end before its cookie can be checked.
-        hellos_too_short,
-        /// Datagrams of strangers that open nothing: not a ClientHello, or from an unusable address.
-        ignored,
         /// Times that a server flight was sent again because its answer did not come in time.
         retransmissions,
         /// Last flights sent again by the dispatcher for a handler that was not reading.
@@ -136,22 +190,12 @@ numbers! {
         forwarded,
         /// Datagrams for another association that were found on one's socket and given back.
         strays,
-        /// Datagrams lost for want of room on the way between dispatcher and worker.
-        strays_lost,
-        /// Datagrams from shared sockets that were dropped, because too many waited for their peer.
-        datagrams_dropped,
-        /// Times that a spare thread went on with an event loop which a callback held up.
-        loops_taken_over,
-        /// Times that an event loop was held up by a callback, and no spare thread was left.
-        loops_held_up,
         /// Children made by the wildcard bind, which nothing can be stolen by.
         children_by_wildcard,
         /// Children made in the listener's SO_REUSEPORT group and taken out again.
         children_by_group,
         /// Children made by the plain bind and connect, drained and checked.
         children_unguarded,
-        /// Datagrams on an association's own socket that are no DTLS, forged or of no use.
-        records_dropped,
         /// Of these, records of an established DTLS session that failed their authentication.
         records_forged,
         /// ICMP errors swallowed.
@@ -187,22 +231,12 @@ numbers! {
         sctp_shutdowns,
         /// Paths to SCTP peers that became unreachable.
         paths_lost,
-        /// Messages longer than the limit, thrown away (SCTP, and streams with a framing).
-        messages_too_long,
-        /// SCTP messages that were cut off while they were delivered (SCTP_PARTIAL_DELIVERY_EVENT).
-        messages_cut_off,
         /// TCP connections accepted.
         connections,
         /// Times that TCP listeners paused because a connection could not be accepted (EMFILE, ENOMEM).
         accept_pauses,
         /// Connections that did not begin in time with a valid header of the PROXY protocol where one has to be.
         proxy_headers_refused,
-        /// Notifications of SCTP that make no sense.
-        notifications_malformed,
-        /// Notifications of SCTP of a kind that is not known here.
-        notifications_unknown,
-        /// Notifications of SCTP longer than the buffer of 64 KiB.
-        notifications_too_long,
         /// Handlers that panicked.
         handler_panics,
         /// Handlers that returned an error.
@@ -211,8 +245,52 @@ numbers! {
         messages_received,
         /// Messages sent to peers.
         messages_sent,
+        /// Bytes of the messages that handlers received.
+        received_bytes,
+        /// Bytes of the messages sent to peers.
+        sent_bytes,
+    }
+    drops {
+        /// HelloVerifyRequests that the kernel did not take.
+        hello_verify_requests_lost: "hello_verify_request_lost",
+        /// ClientHellos with a cookie that is forged, foreign or expired.
+        cookies_refused: "cookie_refused",
+        /// First fragments of a ClientHello that end before its cookie can be checked.
+        hellos_too_short: "hello_too_short",
+        /// Datagrams of strangers that open nothing: not a ClientHello, or from an unusable address.
+        ignored: "unknown_sender",
+        /// Datagrams lost for want of room on the way between dispatcher and worker.
+        strays_lost: "internal_queue_full",
+        /// Datagrams from shared sockets that were dropped, because too many waited for their peer.
+        datagrams_dropped: "peer_queue_full",
+        /// Datagrams on an association's own socket that are no DTLS, forged or of no use.
+        records_dropped: "record_invalid",
+        /// Messages longer than the limit, thrown away (SCTP, and streams with a framing).
+        messages_too_long: "message_too_long",
+        /// SCTP messages that were cut off while they were delivered (SCTP_PARTIAL_DELIVERY_EVENT).
+        messages_cut_off: "message_cut_off",
         /// Messages dropped because their peer's outbox was full, or that waited in it and could not be sent any more.
-        messages_dropped,
+        messages_dropped: "outbox_full",
+        /// Notifications of SCTP that make no sense.
+        notifications_malformed: "notification_malformed",
+        /// Notifications of SCTP of a kind that is not known here.
+        notifications_unknown: "notification_unknown",
+        /// Notifications of SCTP longer than the buffer of 64 KiB.
+        notifications_too_long: "notification_too_long",
+    }
+    server {
+        gauges {
+            /// Worker threads, idle ones included.
+            workers,
+            /// Threads of event loops, spare ones included.
+            loop_threads,
+        }
+        counters {
+            /// Times that a spare thread went on with an event loop which a callback held up.
+            loops_taken_over,
+            /// Times that an event loop was held up by a callback, and no spare thread was left.
+            loops_held_up,
+        }
     }
 }
 
@@ -263,6 +341,16 @@ pub struct Entry {
     pub label: Option<(&'static str, &'static str)>,
     /// The number.
     pub value: u64,
+    /// No listener has such a number.
+    pub(crate) is_of_server: bool,
+    /// It counts what was dropped for this reason.
+    pub(crate) drop_reason: Option<&'static str>,
+}
+
+impl Entry {
+    fn plain(name: &'static str, kind: EntryKind, value: u64) -> Self {
+        Self { name, help: "", kind, label: None, value, is_of_server: false, drop_reason: None }
+    }
 }
 
 /// How a number of [`Stats`] changes.
@@ -286,6 +374,84 @@ impl Counters {
     pub(crate) fn count_end(&self, reason: &EndReason) {
         bump(&self.ended[reason.kind().index()]);
     }
+}
+
+/// How long things took of one listener's peers.
+#[derive(Debug, Default)]
+pub(crate) struct Times {
+    /// From a peer's admission to the end of its handshake.
+    pub(crate) handshake: Histogram,
+    /// From a peer's admission until a thread or a loop began to serve it.
+    pub(crate) start_delay: Histogram,
+    /// From a message's delivery until its handler asked for the next one, or its callback returned. Of every
+    /// [`SAMPLED`]th message.
+    pub(crate) handler: Histogram,
+}
+
+/// One message out of so many is timed, and one turn of a loop, so that reading the clock costs nearly nothing.
+pub(crate) const SAMPLED: u64 = 16;
+
+/// What is counted of each listener, by the listener's address.
+#[derive(Debug)]
+pub(crate) struct ByListener(Vec<(Address, Arc<Counters>)>);
+
+impl ByListener {
+    /// Counters of these listeners, of which there is at least one.
+    pub(crate) fn new(addresses: &[Address]) -> Self {
+        Self(addresses.iter().map(|address| (address.clone(), Arc::default())).collect())
+    }
+
+    /// Returns the counters of the listener that peers of this local address came by: the specific one before the wildcard.
+    pub(crate) fn of(&self, scheme: Scheme, local: SocketAddr) -> &Arc<Counters> {
+        self.best(local, |listener| listener == scheme)
+    }
+
+    /// The same where only the transport is known to be UDP.
+    pub(crate) fn of_udp(&self, local: SocketAddr) -> &Arc<Counters> {
+        self.best(local, |listener| matches!(listener, Scheme::Udp | Scheme::Dtls))
+    }
+
+    fn best(&self, local: SocketAddr, fits: impl Fn(Scheme) -> bool) -> &Arc<Counters> {
+        let rank = |(address, _): &&(Address, _)| {
+            let ip = match address.host {
+                Host::V4(ip) => Some(IpAddr::V4(ip)),
+                Host::V6(ip, _) => Some(IpAddr::V6(ip)),
+                Host::Name(_) => None,
+            };
+            let closeness = match ip {
+                Some(ip) if ip == local.ip() => 3,
+                Some(ip) if ip.is_unspecified() => 1 + u8::from(ip.is_ipv4() == local.is_ipv4()),
+                _ => 0,
+            };
+            (fits(address.scheme), address.port == local.port(), closeness)
+        };
+        &self.0.iter().max_by_key(rank).expect("a server has a listener").1
+    }
+
+    /// Returns all of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(Address, Arc<Counters>)> {
+        self.0.iter()
+    }
+}
+
+/// A listening socket, which is counted while this value lives.
+pub(crate) struct Listening(pub(crate) Arc<Counters>);
+
+impl Listening {
+    pub(crate) fn new(counters: &Arc<Counters>) -> Self {
+        bump(&counters.listeners);
+        Self(Arc::clone(counters))
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.listeners.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn read(number: &AtomicU64) -> u64 {
+    number.load(Ordering::Relaxed)
 }
 
 /// Adds one.
@@ -368,11 +534,9 @@ mod tests {
 
         let entries: Vec<Entry> = stats.entries().collect();
         let expected = Entry {
-            name: "ended",
             help: "Associations that ended, by reason.",
-            kind: EntryKind::Counter,
             label: Some(("reason", "idle")),
-            value: 1,
+            ..Entry::plain("ended", EntryKind::Counter, 1)
         };
         assert!(entries.contains(&expected));
         let names: HashSet<String> = entries.iter().map(Entry::to_string).collect();
@@ -382,7 +546,27 @@ mod tests {
             assert!(!help.contains(['[', '\n']) && !help.contains("  "), "{name}: {help:?}");
         }
         let gauges = entries.iter().filter(|entry| entry.kind == EntryKind::Gauge).map(|entry| entry.name);
-        assert!(gauges.eq(["peers", "half_open", "awaiting_header", "workers", "loop_threads", "listeners"]));
+        assert!(gauges.eq(["peers", "half_open", "awaiting_header", "listeners", "workers", "loop_threads"]));
+    }
+
+    #[test]
+    fn a_peer_counts_at_the_listener_that_is_closest_to_its_local_address() {
+        let addresses =
+            ["dtls://0.0.0.0:1", "dtls://[::]:1", "dtls://10.0.0.1:1", "tls://0.0.0.0:1", "udp://10.0.0.1:2"];
+        let listeners = ByListener::new(&addresses.map(|address| address.parse().unwrap()));
+        let found = |counters: &Arc<Counters>| {
+            let (address, _) = listeners.iter().find(|(_, each)| Arc::ptr_eq(each, counters)).unwrap();
+            address.to_string()
+        };
+        for (scheme, local, expected) in [
+            (Scheme::Dtls, "10.0.0.1:1", "dtls://10.0.0.1:1"),
+            (Scheme::Dtls, "10.0.0.2:1", "dtls://0.0.0.0:1"),
+            (Scheme::Dtls, "[fd00::1]:1", "dtls://[::]:1"),
+            (Scheme::Tls, "10.0.0.1:1", "tls://0.0.0.0:1"),
+        ] {
+            assert_eq!(found(listeners.of(scheme, local.parse().unwrap())), expected, "{scheme} {local}");
+        }
+        assert_eq!(found(listeners.of_udp("10.0.0.1:2".parse().unwrap())), "udp://10.0.0.1:2");
     }
 
     #[test]

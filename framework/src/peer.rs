@@ -19,7 +19,7 @@ use crate::drive::open::Open;
 use crate::error::{EndKind, EndReason, Error};
 use crate::net::Transport;
 use crate::net::attention::signal;
-use crate::observe::{Counters, bump, log_limited};
+use crate::observe::{bump, log_limited};
 use crate::protocol::Sent;
 use crate::protocol::dtls::session::Move;
 use crate::sctp::{MessageInfo, Notification, SendInfo};
@@ -52,7 +52,6 @@ pub struct Peer {
     /// Messages are pieces of a stream, which have no ends of their own.
     is_raw_stream: bool,
     timeouts: Timeouts,
-    counters: Arc<Counters>,
     /// Gives the addresses free when the association is over; `None` on the client's side.
     home: Option<Arc<dyn Home>>,
     /// Where datagrams are read to. For DTLS a whole record, for plain UDP what the handler's
@@ -66,6 +65,8 @@ pub struct Peer {
     notifications: VecDeque<Notification>,
     /// Where the peer was before its address changed, until the handler is told.
     moved_from: Option<SocketAddr>,
+    /// When the handler was given its last message, where it is timed.
+    delivered: Option<Instant>,
     /// The handler has been told that the server drains.
     told_to_drain: bool,
     /// When this peer's thread saw that the server drains.
@@ -125,7 +126,6 @@ pub(crate) struct Parts {
     pub(crate) association: Arc<Association>,
     pub(crate) opened: Opened,
     pub(crate) timeouts: Timeouts,
-    pub(crate) counters: Arc<Counters>,
     pub(crate) home: Option<Arc<dyn Home>>,
     /// A loop drives the peer, so that it has no thread of its own.
     pub(crate) driven: bool,
@@ -172,7 +172,6 @@ impl Peer {
             is_direct,
             is_raw_stream,
             timeouts: parts.timeouts,
-            counters: parts.counters,
             home: parts.home,
             // A peer that never says anything needs none.
             scratch: Vec::new(),
@@ -180,6 +179,7 @@ impl Peer {
             kept: None,
             notifications: VecDeque::new(),
             moved_from: None,
+            delivered: None,
             told_to_drain: false,
             draining_since: None,
             quiet_from: settles.then_some(now),
@@ -348,8 +348,8 @@ impl Peer {
         let kind = failure.kind();
         if self.failure.replace(kind) != Some(kind) {
             bump(match kind {
-                EndKind::HandlerPanicked => &self.counters.handler_panics,
-                _ => &self.counters.handler_errors,
+                EndKind::HandlerPanicked => &self.association.counters.handler_panics,
+                _ => &self.association.counters.handler_errors,
             });
         }
         self.finish_with(failure, None)

@@ -9,21 +9,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::address::{Address, Scheme};
-use crate::admission::Limits;
+use crate::admission::{Limits, Refusal};
 use crate::association::{Association, Link};
-use crate::credentials::Credentials;
+use crate::credentials::{Credentials, Expiration};
 use crate::drive::Session;
 use crate::drive::open::Open;
 use crate::error::{EndReason, IdentityError};
+use crate::metrics::{Health, ListenerMetrics, Metrics};
 use crate::net::after;
 use crate::net::attention::signal;
-use crate::observe::Stats;
+use crate::observe::{Counters, Stats};
 use crate::sender::Sender;
+use crate::serve::dispatcher::RESERVED_FDS;
 use crate::serve::loops::Loops;
 use crate::serve::shared::Shared;
 pub use crate::serve::shared::ShutdownReport;
 use crate::sys::descriptor;
 use crate::sys::limits;
+use crate::sys::sync::atomic::Ordering;
 use crate::tls::context::Contexts;
 
 /// How long a shutdown waits, after the grace period, for workers to let go, and for the dispatcher.
@@ -53,6 +56,11 @@ impl Server {
     /// The addresses it listens on, with the ports that the kernel chose.
     pub fn addresses(&self) -> &[Address] {
         &self.handle.shared.addresses
+    }
+
+    /// Returns all that the server measures, as [`Handle::metrics`] does.
+    pub fn metrics(&self) -> Metrics {
+        self.handle.metrics()
     }
 
     /// A handle for other threads.
@@ -89,7 +97,61 @@ pub struct Handle {
 impl Handle {
     /// The numbers as they are now.
     pub fn stats(&self) -> Stats {
-        self.shared.registry.stats(&self.shared.counters)
+        self.sum(&self.shared.registry.stats(&self.shared.by_listener))
+    }
+
+    fn sum(&self, listeners: &[Stats]) -> Stats {
+        let mut all = self.shared.counters.snapshot();
+        listeners.iter().for_each(|stats| all.add(stats));
+        all
+    }
+
+    /// Returns all that the server measures, for a monitoring system. It looks at each peer under the lock that new peers wait
+    /// for, which takes a millisecond for some ten thousand of them, so do not call it more often than every second.
+    pub fn metrics(&self) -> Metrics {
+        let shared = &self.shared;
+        let numbers = shared.registry.stats(&shared.by_listener);
+        let stats = self.sum(&numbers);
+        let listener = |((address, counters), stats): (&(Address, Arc<Counters>), Stats)| ListenerMetrics {
+            address: address.clone(),
+            stats,
+            handshake: counters.times.handshake.snapshot(),
+            start_delay: counters.times.start_delay.snapshot(),
+            handler: counters.times.handler.snapshot(),
+        };
+        Metrics {
+            stats,
+            listeners: shared.by_listener.iter().zip(numbers).map(listener).collect(),
+            limits: shared.registry.limits(),
+            max_workers: shared.max_workers,
+            dispatcher_round: shared.counters.dispatcher_round.snapshot(),
+            loop_queue: shared.counters.loop_queue.snapshot(),
+            expirations: self.expirations(),
+            health: self.health(),
+        }
+    }
+
+    /// Returns whether the server gets on and takes new peers. Takes a few microseconds.
+    pub fn health(&self) -> Health {
+        let (shared, now) = (&self.shared, Instant::now());
+        let is_out_of_threads = || shared.counters.workers.load(Ordering::Relaxed) >= shared.max_workers;
+        let refuses = shared.registry.is_full().or_else(|| match () {
+            () if shared.takes_threads && is_out_of_threads() => Some(Refusal::NoThread),
+            () if shared.takes_descriptors && !limits::has_descriptors(RESERVED_FDS) => {
+                Some(Refusal::NoFileDescriptor)
+            }
+            () => None,
+        });
+        Health {
+            dispatcher_busy: shared.counters.dispatcher.busy_for(now),
+            loops_busy: self.loops.iter().flat_map(|loops| loops.busy_for(now)).collect(),
+            refuses,
+        }
+    }
+
+    /// Returns when the certificates and revocation lists in use stop being valid, as [`Credentials::expirations`] does.
+    pub fn expirations(&self) -> Vec<Expiration> {
+        self.shared.expirations.lock().clone()
     }
 
     /// Senders to all peers whose handshake is complete.
@@ -112,12 +174,14 @@ impl Handle {
             return Err(IdentityError::Nothing);
         }
         let contexts = Arc::new(Contexts::new(&credentials, &shared.keys, schemes)?);
+        let expirations = credentials.expirations();
         shared
             .cookies
             .replace(credentials.keys.as_ref(), Instant::now())
             .map_err(crate::credentials::refused)?;
         // The old ones are freed after the lock.
         let _old = std::mem::replace(&mut *shared.contexts.write(), contexts);
+        *shared.expirations.lock() = expirations;
         tracing::info!("new credentials are in use");
         Ok(())
     }

@@ -34,7 +34,7 @@ pub use crate::sys::sctp::control::receive_info as sctp_control_messages;
 /// The registry of a server on plain UDP.
 pub struct Table {
     registry: Registry,
-    counters: Counters,
+    counters: Arc<Counters>,
 }
 
 /// An association that may be in a [`Table`].
@@ -43,7 +43,7 @@ pub struct Member(Arc<Association>);
 impl Table {
     /// An empty one, with the key of its hashes.
     pub fn new(limits: Limits, key: (u64, u64)) -> Self {
-        Self { registry: Registry::new(limits, key), counters: Counters::default() }
+        Self { registry: Registry::new(limits, key), counters: Arc::default() }
     }
 
     /// Books a place for a peer.
@@ -53,7 +53,7 @@ impl Table {
     /// The limit that is reached.
     pub fn book(&self, local: SocketAddr, peer: SocketAddr) -> Result<Member, Refusal> {
         self.registry.book(local, peer, true)?;
-        Ok(Member(Arc::new(Association::new(Scheme::Udp, local, peer))))
+        Ok(Member(Arc::new(Association::new(Scheme::Udp, local, peer, Arc::clone(&self.counters)))))
     }
 
     /// Makes a booked peer findable; `false`: there is one between these addresses.
@@ -68,14 +68,14 @@ impl Table {
 
     /// Forgets a peer and gives its place back.
     pub fn remove(&self, member: &Member) {
-        self.registry.remove(&member.0, &EndReason::ClosedByUs, &self.counters);
+        self.registry.remove(&member.0, &EndReason::ClosedByUs);
     }
 }
 
 /// Sends over `socket`, which is connected, as to a plain UDP peer. No worker reads or flushes.
 pub fn sender(socket: Socket, bound: OutboxLimits) -> Sender {
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
-    let association = Association::new(Scheme::Udp, address, address).with_outbox(bound);
+    let association = Association::new(Scheme::Udp, address, address, Arc::default()).with_outbox(bound);
     let session = Session::Plain(Arc::new(socket).into());
     association.open(session, Facts::default(), &Timeouts::default());
     Sender::new(Arc::new(association))

@@ -264,7 +264,8 @@ impl Pair {
         let clock = Clock::frozen();
         let feed = Arc::new(Feed::new(clock.clone(), patience));
         let sink = Arc::new(Sink::new(Arc::clone(&feed), scheme, framing));
-        let association = Association::new(scheme, local, peer).with_clock(clock).with_outbox(outbox);
+        let association =
+            Association::new(scheme, local, peer, Arc::default()).with_clock(clock).with_outbox(outbox);
         let association = Arc::new(match udp_proof && scheme == Scheme::Udp {
             true => association.with_proof(),
             false => association,
@@ -284,7 +285,6 @@ impl Pair {
             association: Arc::clone(&association),
             opened: Opened { transport: Transport::Memory(Box::new(transport)), session, facts },
             timeouts,
-            counters: Arc::default(),
             home: None,
             driven: false,
         });

@@ -12,7 +12,7 @@ use crate::drive::open::{Open, Polled};
 use crate::error::{EndReason, Error};
 use crate::net::attention::signal;
 use crate::net::{Arrival, Transport};
-use crate::observe::{bump, log_limited};
+use crate::observe::{SAMPLED, bump, log_limited};
 use crate::protocol::Read;
 use crate::protocol::dtls::session::Move;
 use crate::sctp::Notification;
@@ -78,6 +78,7 @@ impl Peer {
             return self.deliver_long(kept, buffer);
         }
         let mut now = self.association.now();
+        self.note_handled(now);
         let mut late = 0;
         loop {
             if self.transport.is_none() {
@@ -179,7 +180,7 @@ impl Peer {
     #[cold]
     #[inline(never)]
     fn refuse_long(&mut self, limit: usize) -> Option<Error> {
-        bump(&self.counters.messages_too_long);
+        bump(&self.association.counters.messages_too_long);
         log_limited!(info, peer = %self.peer_address(), limit, "a peer sent a message that is longer than the limit");
         let now = self.association.now();
         if self.with_open(|open| open.deadlines.is_idle(now)) == Some(true) {
@@ -370,13 +371,13 @@ impl Peer {
             followed = false;
         }
         if !followed {
-            return bump(&self.counters.address_changes_refused);
+            return bump(&self.association.counters.address_changes_refused);
         }
         association.set_current_peer(to);
         if let Some(transport) = &mut self.transport {
             transport.follow(to);
         }
-        bump(&self.counters.addresses_changed);
+        bump(&self.association.counters.addresses_changed);
         log_limited!(debug, %from, %to, "the address of a peer has changed");
         self.moved_from.get_or_insert(from);
     }
@@ -411,6 +412,16 @@ impl Peer {
 
     fn count_message(&mut self, len: usize) {
         self.association.count_received(len);
+        if self.association.received.load(Ordering::Relaxed) % SAMPLED == 1 && !self.ending {
+            self.delivered = Some(self.association.now());
+        }
+    }
+
+    /// The handler has done what it does with the last message.
+    pub(crate) fn note_handled(&mut self, now: Instant) {
+        if let Some(delivered) = self.delivered.take() {
+            self.association.counters.times.handler.observe(now.saturating_duration_since(delivered));
+        }
     }
 
     /// Copies a message to the handler's buffer, or keeps it where that is too small.

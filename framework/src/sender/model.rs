@@ -15,7 +15,6 @@ use crate::address::Scheme;
 use crate::config::Timeouts;
 use crate::net::Transport;
 use crate::net::udp::UdpTransport;
-use crate::observe::Counters;
 use crate::outbox::OutboxLimits;
 use crate::peer::{Opened, Parts, Peer};
 use crate::sys::sync::atomic::{AtomicBool, AtomicUsize};
@@ -36,13 +35,14 @@ fn peer(overflow: Overflow) -> (Peer, Socket, Arc<Association>) {
     there.set_nonblocking(true).unwrap();
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
     let bound = OutboxLimits { max_messages: BOUND, overflow, ..OutboxLimits::default() };
-    let association = Arc::new(Association::new(Scheme::Udp, address, address).with_outbox(bound));
-    let (socket, counters) = (Arc::new(here), Arc::new(Counters::default()));
+    let association =
+        Arc::new(Association::new(Scheme::Udp, address, address, Arc::default()).with_outbox(bound));
+    let socket = Arc::new(here);
     let transport = UdpTransport::new(
         Arc::clone(&socket),
         association.ends(),
         Arc::clone(&association.attention),
-        Arc::clone(&counters),
+        Arc::clone(&association.counters),
         None,
     );
     let opened = Opened {
@@ -51,14 +51,7 @@ fn peer(overflow: Overflow) -> (Peer, Socket, Arc<Association>) {
         facts: Facts::default(),
     };
     let timeouts = Timeouts::default();
-    let parts = Parts {
-        association: Arc::clone(&association),
-        opened,
-        timeouts,
-        counters,
-        home: None,
-        driven: false,
-    };
+    let parts = Parts { association: Arc::clone(&association), opened, timeouts, home: None, driven: false };
     (Peer::open(parts), there, association)
 }
 

@@ -49,7 +49,7 @@ impl Shared {
         payload: &[u8],
         now: Instant,
     ) -> First {
-        let counters = &self.counters;
+        let counters = self.counted(scheme, local);
         // Port 0 cannot be answered, and a datagram from ourselves would be answered for ever.
         if peer.port() == 0 || peer == local {
             bump(&counters.ignored);
@@ -153,7 +153,8 @@ impl Shared {
     }
 
     fn association(&self, scheme: Scheme, local: SocketAddr, peer: SocketAddr) -> Association {
-        let association = Association::new(scheme, local, peer).with_outbox(self.outbox);
+        let association = Association::new(scheme, local, peer, Arc::clone(self.counted(scheme, local)))
+            .with_outbox(self.outbox);
         match scheme == Scheme::Udp && self.udp_proof {
             true => association.with_proof(),
             false => association,

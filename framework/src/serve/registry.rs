@@ -13,7 +13,7 @@ use crate::admission::{Ledger, Limits, Refusal};
 use crate::association::{Association, AssociationId};
 use crate::error::EndReason;
 use crate::net::attention::{Parcel, signal};
-use crate::observe::{Counters, Stats};
+use crate::observe::{ByListener, Stats};
 use crate::protocol::dtls::session::Move;
 use crate::protocol::stream::proxy::Ends;
 use crate::sys::sync::atomic::{AtomicU64, Ordering};
@@ -256,15 +256,11 @@ impl Registry {
     /// Forgets an association that has ended and given its socket up, and gives its place back. Whoever sees
     /// its end counted sees its place free, and the other way round. Returns what came for its successor
     /// meanwhile.
-    pub(crate) fn remove(
-        &self,
-        association: &Association,
-        reason: &EndReason,
-        counters: &Counters,
-    ) -> VecDeque<Parcel> {
+    pub(crate) fn remove(&self, association: &Association, reason: &EndReason) -> VecDeque<Parcel> {
         let mut table = self.table.lock();
         table.end_handshake(association);
         table.forget_header(association);
+        let counters = &association.counters;
         counters.count_end(reason);
         let key = table.moved.remove(&association.id).unwrap_or_else(|| Key::of(association));
         let left = association.attention.close_inbox();
@@ -279,6 +275,8 @@ impl Registry {
         fold(&association.received, &counters.messages_received);
         fold(&association.sent, &counters.messages_sent);
         fold(&association.dropped, &counters.messages_dropped);
+        fold(&association.received_bytes, &counters.received_bytes);
+        fold(&association.sent_bytes, &counters.sent_bytes);
         if table.associations.is_empty() {
             table.associations.shrink_to(64);
             table.connection_ids.shrink_to(64);
@@ -334,20 +332,49 @@ impl Registry {
         self.table.lock().ledger.set_limits(limits);
     }
 
-    /// The counters, with what only the registry knows. They are read under its lock, for [`remove`](Self::remove)
-    /// counts under it.
-    pub(crate) fn stats(&self, counters: &Counters) -> Stats {
+    /// The numbers of each listener, with what only the registry knows. They are read under its lock, for
+    /// [`remove`](Self::remove) counts under it.
+    pub(crate) fn stats(&self, listeners: &ByListener) -> Vec<Stats> {
         let table = self.table.lock();
-        let mut stats = counters.snapshot();
-        stats.peers = table.associations.len() as u64;
-        stats.half_open = table.ledger.half_open() as u64;
-        stats.awaiting_header = table.awaiting_header.values().map(BTreeMap::len).sum::<usize>() as u64;
+        let mut all: Vec<Stats> = listeners.iter().map(|(_, counters)| counters.snapshot()).collect();
+        let place = |association: &Association| {
+            listeners.iter().position(|(_, counters)| Arc::ptr_eq(counters, &association.counters))
+        };
+        let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
         for association in table.associations.values() {
-            stats.messages_received += association.received.load(Ordering::Relaxed);
-            stats.messages_sent += association.sent.load(Ordering::Relaxed);
-            stats.messages_dropped += association.dropped.load(Ordering::Relaxed);
+            let Some(place) = place(association) else { continue };
+            let stats = &mut all[place];
+            stats.peers += 1;
+            stats.half_open += u64::from(association.attention.half_open.load(Ordering::Acquire));
+            stats.messages_received += read(&association.received);
+            stats.messages_sent += read(&association.sent);
+            stats.messages_dropped += read(&association.dropped);
+            stats.received_bytes += read(&association.received_bytes);
+            stats.sent_bytes += read(&association.sent_bytes);
         }
-        stats
+        for association in table.awaiting_header.values().flat_map(BTreeMap::values) {
+            if let Some(place) = place(association) {
+                all[place].awaiting_header += 1;
+            }
+        }
+        all
+    }
+
+    /// Which limit on peers refuses whoever comes next, wherever from; `None`: there is room.
+    pub(crate) fn is_full(&self) -> Option<Refusal> {
+        let table = self.table.lock();
+        let (ledger, limits) = (&table.ledger, table.ledger.limits());
+        match () {
+            () if table.draining => Some(Refusal::Draining),
+            () if ledger.total() >= limits.max_peers => Some(Refusal::MaxPeers),
+            () if ledger.half_open() >= limits.max_half_open => Some(Refusal::MaxHalfOpen),
+            () => None,
+        }
+    }
+
+    /// The limits in effect.
+    pub(crate) fn limits(&self) -> Limits {
+        *self.table.lock().ledger.limits()
     }
 }
 

@@ -15,12 +15,12 @@ use crate::association::Association;
 use crate::audit;
 use crate::config::Timeouts;
 use crate::connection_ids::ConnectionIds;
-use crate::credentials::SharedKeys;
+use crate::credentials::{Expiration, SharedKeys};
 use crate::error::EndReason;
 use crate::handler::{Admission, Incoming, PeerHandler};
 use crate::net::sctp::Restarted;
 use crate::net::udp::{Stray, StrayTaker};
-use crate::observe::{Counters, bump};
+use crate::observe::{ByListener, Counters, ServerCounters, bump};
 use crate::outbox::OutboxLimits;
 use crate::peer::{Home, Leftover};
 use crate::protocol::alert::Alert;
@@ -42,7 +42,8 @@ const CROWD: u64 = 256;
 pub(crate) struct Shared {
     pub(crate) handler: Arc<dyn PeerHandler>,
     pub(crate) registry: Registry,
-    pub(crate) counters: Arc<Counters>,
+    pub(crate) counters: Arc<ServerCounters>,
+    pub(crate) by_listener: ByListener,
     pub(crate) timeouts: Timeouts,
     pub(crate) cookies: Arc<Cookies>,
     pub(crate) contexts: RwLock<Arc<Contexts>>,
@@ -54,6 +55,14 @@ pub(crate) struct Shared {
     pub(crate) udp_proof: bool,
     pub(crate) connection_ids: Option<ConnectionIds>,
     pub(crate) mailbox: Mailbox,
+    /// How many worker threads the system allows.
+    pub(crate) max_workers: u64,
+    /// Each peer takes a worker thread.
+    pub(crate) takes_threads: bool,
+    /// Each peer of some listener takes a descriptor.
+    pub(crate) takes_descriptors: bool,
+    /// When parts of the credentials stop being valid.
+    pub(crate) expirations: Mutex<Vec<Expiration>>,
     /// When the server was started.
     pub(crate) began: Instant,
     /// Peers that have become quiet.
@@ -86,13 +95,18 @@ impl Shared {
         Arc::clone(&self.contexts.read())
     }
 
+    /// What is counted of the listener that peers of this local address come by.
+    pub(crate) fn counted(&self, scheme: Scheme, local: SocketAddr) -> &Arc<Counters> {
+        self.by_listener.of(scheme, local)
+    }
+
     /// Asks the handler about a new peer. Runs on the dispatcher thread, behind a proxy on the worker's.
     pub(crate) fn ask(&self, incoming: &Incoming) -> Result<(), Refusal> {
         match catch_unwind(AssertUnwindSafe(|| self.handler.admit(incoming))) {
             Ok(Admission::Accept) => Ok(()),
             Ok(Admission::Refuse) => Err(Refusal::Handler),
             Err(_) => {
-                bump(&self.counters.handler_panics);
+                bump(&self.counted(incoming.scheme, incoming.local).handler_panics);
                 Err(Refusal::Handler)
             }
         }
@@ -100,7 +114,7 @@ impl Shared {
 
     /// Counts a refusal and logs it, at a limited rate.
     pub(crate) fn refuse(&self, refusal: Refusal, scheme: Scheme, local: SocketAddr, peer: SocketAddr) {
-        bump(&self.counters.refused[refusal.index()]);
+        bump(&self.counted(scheme, local).refused[refusal.index()]);
         audit::refused(refusal, scheme, local, peer);
     }
 
@@ -123,7 +137,7 @@ impl Shared {
             }
             _ => self.cookies.spend(*local, *peer, hello_random, now),
         }
-        let mut late = self.registry.remove(association, reason, &self.counters);
+        let mut late = self.registry.remove(association, reason);
         if association.scheme != Scheme::Dtls {
             // Lost like those in the socket's queue. Given back, datagrams would open the next association,
             // and a handler that returns without having read would be called again, for ever.
@@ -148,8 +162,12 @@ impl Shared {
     }
 
     fn post(&self, letter: Letter) {
+        let counters = match &letter {
+            Letter::Stray(stray) => self.by_listener.of_udp(stray.local),
+            Letter::Restarted(restarted) => self.counted(restarted.scheme, restarted.local),
+        };
         if !self.mailbox.send(letter) {
-            bump(&self.counters.strays_lost);
+            bump(&counters.strays_lost);
         }
     }
 }

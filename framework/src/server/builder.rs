@@ -18,6 +18,7 @@ use crate::error::StartError;
 use crate::events::{AnyEvents, Callbacks, PeerEvents};
 use crate::handler::PeerHandler;
 use crate::new_socket::{NewSocket, SocketOptions};
+use crate::observe::ByListener;
 use crate::outbox::OutboxLimits;
 use crate::protocol::dtls::restart::Cookies;
 use crate::sctp::Settings;
@@ -434,12 +435,14 @@ impl ServerBuilder {
         openssl::rand::rand_bytes(&mut key).map_err(random)?;
         let (first, second) = key.split_at(8);
         let word = |bytes: &[u8]| bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        let most = limits::thread_limit().unwrap_or(16_000).saturating_sub(OTHER_THREADS);
         let (running, stopped) = bounded(0);
         let running = Arc::new(running);
         let shared = Arc::new(Shared {
             handler,
             registry: Registry::new(self.limits, (word(first), word(second))),
             counters: Arc::default(),
+            by_listener: ByListener::new(&addresses),
             cookies: Arc::new(
                 Cookies::new(&self.timeouts, self.credentials.keys.as_ref(), Instant::now())
                     .map_err(random)?,
@@ -453,6 +456,10 @@ impl ServerBuilder {
             udp_proof: self.udp_proof,
             connection_ids: self.connection_ids,
             mailbox,
+            max_workers: most,
+            takes_threads: events.is_none(),
+            takes_descriptors: !(udp.is_empty() && sctp.is_empty() && tcp.is_empty()),
+            expirations: Mutex::new(self.credentials.expirations()),
             began: Instant::now(),
             settled: AtomicU64::new(0),
             trimmed: AtomicU64::new(0),
@@ -460,7 +467,6 @@ impl ServerBuilder {
             addresses,
             done: Done { report: Mutex::default(), changed: Condvar::new(), stopped },
         });
-        let most = limits::thread_limit().unwrap_or(16_000).saturating_sub(OTHER_THREADS);
         check_limits(&self.limits, most)?;
         if secure {
             warn_of_openssl();

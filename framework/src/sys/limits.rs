@@ -1,11 +1,13 @@
 //! What the system lets this process have: descriptors, memory maps, threads.
 
 use std::num::NonZero;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::{env, fs, io};
 
 use super::cvt;
+use super::eventfd::EventFd;
 
 /// The soft limit on descriptors (RLIMIT_NOFILE); see
 /// [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html).
@@ -20,6 +22,13 @@ pub(crate) fn raise_fd_limit() -> io::Result<u64> {
     // SAFETY: `limit` is valid for reads.
     cvt(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) })?;
     Ok(limit.rlim_cur)
+}
+
+/// Whether so many descriptors are left that this process may open.
+pub(crate) fn has_descriptors(wanted: u64) -> bool {
+    // The kernel gives the lowest number that is free.
+    let Ok(probe) = EventFd::new() else { return false };
+    fd_limit().is_ok_and(|limit| probe.as_fd().as_raw_fd() as u64 + wanted <= limit)
 }
 
 fn get() -> io::Result<libc::rlimit> {

@@ -526,7 +526,7 @@ fn a_handshake_that_finds_no_room_goes_on_once_there_is_some_or_ends_in_time() {
         let filled = fill(&socket);
         begin(&mut client);
         let address = "127.0.0.1:1".parse().unwrap();
-        let association = Arc::new(Association::new(Scheme::Tls, address, address));
+        let association = Arc::new(Association::new(Scheme::Tls, address, address, Arc::default()));
         let mut transport = Transport::Tcp(TcpTransport::new(
             socket,
             Arc::clone(&association.attention),
@@ -574,24 +574,17 @@ fn an_answer_finds_no_room_and_leaves(patience: Duration) -> bool {
     assert_eq!(session.write(b"welcome"), Sent::Done);
     assert_eq!(read_line(&mut client, &mut Vec::new()), "welcome");
     let address = "127.0.0.1:1".parse().unwrap();
-    let association = Arc::new(Association::new(Scheme::Tls, address, address));
-    let counters = Arc::new(Counters::default());
-    let transport =
-        TcpTransport::new(Arc::clone(&socket), Arc::clone(&association.attention), Arc::clone(&counters));
+    let association = Arc::new(Association::new(Scheme::Tls, address, address, Arc::default()));
+    let (attention, counters) = (Arc::clone(&association.attention), Arc::clone(&association.counters));
+    let transport = TcpTransport::new(Arc::clone(&socket), attention, counters);
     let opened = crate::peer::Opened {
         transport: Transport::Tcp(transport),
         session: Session::Stream(Box::new(session)),
         facts: Facts::default(),
     };
     let link = Arc::clone(&association);
-    let mut peer = Peer::open(Parts {
-        association,
-        opened,
-        timeouts: Timeouts::default(),
-        counters,
-        home: None,
-        driven: false,
-    });
+    let mut peer =
+        Peer::open(Parts { association, opened, timeouts: Timeouts::default(), home: None, driven: false });
     let filled = fill(&socket);
     // The first one is answered when the second one comes.
     for _ in 0..2 {

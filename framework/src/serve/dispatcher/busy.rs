@@ -24,7 +24,7 @@ use crate::error::EndReason;
 use crate::net::attention::{Delivery, Parcel, signal};
 use crate::net::sctp::{abort, end_by, look_for_stall};
 use crate::net::stall::Stall;
-use crate::observe::{Counters, bump};
+use crate::observe::bump;
 use crate::protocol::Read;
 use crate::protocol::dtls::filter::is_handshake_retransmission;
 use crate::protocol::dtls::session::Session as DtlsSession;
@@ -85,7 +85,7 @@ impl Busy {
             let received = association.received.load(Ordering::Relaxed);
             let handler = match before.remove(&association.id) {
                 Some(mut handler) if handler.received == received => {
-                    look_after(&association, &mut handler, &shared.counters, now);
+                    look_after(&association, &mut handler, now);
                     handler
                 }
                 known => {
@@ -100,17 +100,17 @@ impl Busy {
 }
 
 /// Does what the thread of this peer would do, if it waited for the peer. Never blocks.
-fn look_after(association: &Association, handler: &mut Handler, counters: &Counters, now: Instant) {
+fn look_after(association: &Association, handler: &mut Handler, now: Instant) {
     let mut link = association.link.lock();
     let Link::Open(Open { session, deadlines }) = &mut *link else { return };
     let over = match session {
         _ if deadlines.is_past_lifetime(now) => Some(EndReason::Lifetime),
         Session::Dtls(session, egress) => {
-            let over = read_for_handler(association, session, counters, now);
+            let over = read_for_handler(association, session, now);
             transmit(session, egress);
             over
         }
-        Session::Sctp(_) => look_at_sctp(association, handler, counters, now),
+        Session::Sctp(_) => look_at_sctp(association, handler, now),
         _ => None,
     };
     let Some(reason) = over else {
@@ -135,14 +135,9 @@ fn look_after(association: &Association, handler: &mut Handler, counters: &Count
 }
 
 /// Looks at an SCTP association for as long as its thread reads nothing. Returns why it is over, if it is.
-fn look_at_sctp(
-    association: &Association,
-    handler: &mut Handler,
-    counters: &Counters,
-    now: Instant,
-) -> Option<EndReason> {
+fn look_at_sctp(association: &Association, handler: &mut Handler, now: Instant) -> Option<EndReason> {
     let socket = association.attention.socket()?;
-    if let Some(reason) = read_sctp_for_handler(association, &socket, handler, counters) {
+    if let Some(reason) = read_sctp_for_handler(association, &socket, handler) {
         return Some(reason);
     }
     let sent = association.sent.load(Ordering::Relaxed);
@@ -159,7 +154,6 @@ fn read_sctp_for_handler(
     association: &Association,
     socket: &Socket,
     handler: &mut Handler,
-    counters: &Counters,
 ) -> Option<EndReason> {
     let attention = &association.attention;
     let mut payload = Vec::new();
@@ -177,7 +171,7 @@ fn read_sctp_for_handler(
             && let Some(reason) = Notification::parse(&payload).ok().as_ref().and_then(end_by)
         {
             if reason == EndReason::Replaced {
-                bump(&counters.sctp_restarts);
+                bump(&association.counters.sctp_restarts);
                 return Some(reason);
             }
             handler.at_end = true;
@@ -191,12 +185,7 @@ fn read_sctp_for_handler(
 }
 
 /// Reads what has come, and leaves to the handler what is for it. Returns why the association is over, if it is.
-fn read_for_handler(
-    association: &Association,
-    session: &mut DtlsSession,
-    counters: &Counters,
-    now: Instant,
-) -> Option<EndReason> {
+fn read_for_handler(association: &Association, session: &mut DtlsSession, now: Instant) -> Option<EndReason> {
     let attention = &association.attention;
     let socket = attention.socket()?;
     let mut datagram = Vec::new();
@@ -216,14 +205,14 @@ fn read_for_handler(
             Some(_) => continue,
             None if session.keeps_flight() && is_handshake_retransmission(&datagram) => {
                 session.repeat_last_flight();
-                bump(&counters.last_flights_resent);
+                bump(&association.counters.last_flights_resent);
                 continue;
             }
             None => false,
         };
         let has_room = restarted || attention.delivered_bytes() + datagram.len() <= MAX_KEPT;
         if !has_room || attention.deliver(Parcel::datagram(&datagram), false) == Delivery::Full {
-            bump(&counters.records_dropped);
+            bump(&association.counters.records_dropped);
         }
         if restarted {
             return Some(EndReason::Replaced);

@@ -83,7 +83,7 @@ impl Hands {
         match self.pool.submit(job) {
             Ok(()) => {}
             Err((job, error)) => {
-                bump(&self.shared.counters.out_of_threads);
+                bump(&job.association.counters.out_of_threads);
                 log_limited!(warn, %error, "no thread for a new peer; trying again");
                 if self.waiting.len() < MAX_WAITING {
                     self.waiting.push_back(job);
@@ -115,8 +115,9 @@ impl Hands {
                 self.refuse(Refusal::NoThread, &association);
                 continue;
             }
+            let counters = Arc::clone(&job.association.counters);
             match self.pool.submit(job) {
-                Ok(()) => bump(&self.shared.counters.waited_for_thread),
+                Ok(()) => bump(&counters.waited_for_thread),
                 Err((job, _)) => {
                     self.waiting.push_front(job);
                     return;
@@ -138,7 +139,7 @@ impl Hands {
         local: SocketAddr,
         peer: SocketAddr,
     ) -> Option<Refusal> {
-        let counters = &self.shared.counters;
+        let counters = self.shared.counted(scheme, local);
         if let Some(HookFailed { panicked, .. }) = HookFailed::of(error) {
             if *panicked {
                 bump(&counters.handler_panics);

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::{Index, IndexMut};
+use std::sync::Arc;
 
 use socket2::Socket;
 
@@ -12,6 +13,7 @@ use crate::address::{Address, Scheme};
 use crate::error::StartError;
 use crate::net::shared::SharedListener;
 use crate::new_socket::HookFailed;
+use crate::observe::{Counters, Listening};
 use crate::serve::meet::address_hit;
 use crate::serve::worker::Job;
 use crate::sys::control::PacketInfo;
@@ -151,6 +153,7 @@ pub(super) struct Listener {
     pub(super) address: SocketAddr,
     pub(super) options: Options,
     pub(super) recipes: Recipes,
+    counted: Listening,
     /// Datagrams read so far.
     pub(super) consumed: u64,
     /// Most datagrams that the queue can hold.
@@ -233,6 +236,7 @@ impl Listener {
         address: SocketAddr,
         options: Options,
         recipes: Recipes,
+        counters: &Arc<Counters>,
     ) -> Self {
         let buffer = socket.recv_buffer_size().unwrap_or(1 << 20);
         let capacity = (buffer / MIN_QUEUED) as u64;
@@ -242,12 +246,18 @@ impl Listener {
             address,
             options,
             recipes,
+            counted: Listening::new(counters),
             consumed: 0,
             capacity,
             held: Vec::new(),
             muted: false,
             retired_to: None,
         }
+    }
+
+    /// What is counted of it; of an anchor, what is counted of the listener that the user asked for.
+    pub(super) fn counters(&self) -> &Arc<Counters> {
+        &self.counted.0
     }
 
     /// The local address that a datagram was sent to.

@@ -73,10 +73,13 @@ impl Dispatcher {
         self.sctp.begin(&mut self.hands);
         while !self.hands.shared.mailbox.stop.load(Ordering::Acquire) {
             tokens.clear();
+            self.hands.shared.counters.dispatcher.rest();
             if let Err(error) = self.epoll.wait(&mut tokens, self.timeout()) {
                 log_limited!(error, %error, "the dispatcher cannot wait");
                 std::thread::park_timeout(THREAD_RETRY);
             }
+            let began = Instant::now();
+            self.hands.shared.counters.dispatcher.begin(began);
             for &token in &tokens {
                 match Token::from(token) {
                     Token::Wake => self.inlet.wake.reset(),
@@ -93,11 +96,14 @@ impl Dispatcher {
                 }
             }
             let now = Instant::now();
+            if !tokens.is_empty() {
+                self.hands.shared.counters.dispatcher_round.observe(now - began);
+            }
             self.hands.tick(now);
             self.tcp.tick(&self.epoll, now);
             self.udp.tick(&self.epoll, now, &mut self.hands);
         }
-        self.hands.shared.counters.listeners.store(0, Ordering::Relaxed);
+        self.hands.shared.counters.dispatcher.rest();
     }
 
     fn timeout(&self) -> Option<Duration> {

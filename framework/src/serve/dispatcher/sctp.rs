@@ -18,7 +18,6 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::adopted::Adopted;
 use super::child;
@@ -35,7 +34,7 @@ use crate::net::sctp::abort;
 use crate::net::sctp::{Restarted, loss};
 use crate::net::sctp_setup::configure;
 use crate::new_socket::SocketHook;
-use crate::observe::{bump, log_limited};
+use crate::observe::{Listening, bump, log_limited};
 use crate::sctp::{AssocId, AssociationState, MessageInfo, Notification, Options, Settings, Socket};
 use crate::serve::meet::Place;
 use crate::serve::shared::Shared;
@@ -157,6 +156,7 @@ struct Listener {
     scheme: Scheme,
     addresses: Vec<SocketAddr>,
     hook: SocketHook,
+    counted: Listening,
     /// Refused associations whose end has not been read yet; what they say is ignored.
     refused: HashSet<AssocId>,
     /// Associations that were over before they could be peeled off.
@@ -170,10 +170,20 @@ impl Sctp {
         let mut listeners = Vec::new();
         for SctpListener { socket, scheme, addresses, hook } in bound {
             epoll.add(socket.as_fd(), READABLE, Token::Sctp(listeners.len()).into())?;
+            let counted = Listening::new(shared.counted(scheme, addresses[0]));
             let (refused, gathered) = (HashSet::new(), HashMap::new());
-            listeners.push(Listener { socket, scheme, addresses, hook, refused, gathered, skipping: false });
+            let skipping = false;
+            listeners.push(Listener {
+                socket,
+                scheme,
+                addresses,
+                hook,
+                counted,
+                refused,
+                gathered,
+                skipping,
+            });
         }
-        shared.counters.listeners.fetch_add(listeners.len() as u64, Ordering::Relaxed);
         let scratch = if listeners.is_empty() { Vec::new() } else { Vec::with_capacity(DATAGRAM_MAX) };
         Ok(Self { listeners, scratch })
     }
@@ -216,7 +226,7 @@ impl Sctp {
             hands.shared.admit(incoming(scheme, local, peer, further), [0; 32], Place::OwnSocket)
         else {
             abort(&socket, b"refused");
-            return bump(&hands.shared.counters.sctp_aborted);
+            return bump(&hands.shared.counted(scheme, local).sctp_aborted);
         };
         hand_over(association, socket, hands);
     }
@@ -232,7 +242,7 @@ impl Listener {
     }
 
     fn take_notification(&mut self, received: &Received, payload: &[u8], hands: &mut Hands) {
-        let counters = Arc::clone(&hands.shared.counters);
+        let counters = Arc::clone(&self.counted.0);
         if self.skipping || !received.complete {
             if !self.skipping {
                 bump(&counters.notifications_too_long);
@@ -287,7 +297,7 @@ impl Listener {
         let complete = received.complete;
         let parcel = Parcel { payload: payload.into(), from: None, info, complete, notification: false };
         match self.gathered.get(&id) {
-            Some(job) => deliver(&job.association, parcel, hands),
+            Some(job) => deliver(&job.association, parcel),
             None => self.open(id, received.source, Some(parcel), hands),
         }
     }
@@ -301,7 +311,7 @@ impl Listener {
         let peers = options.peer_addresses().unwrap_or_default();
         // The name of a notification is the primary address; an association that is over has no other.
         let Some(peer) = source.or_else(|| peers.first().copied()) else {
-            return bump(&hands.shared.counters.notifications_malformed);
+            return bump(&self.counted.0.notifications_malformed);
         };
         let local = self.local_address(id);
         let further = peers.into_iter().filter(|address| *address != peer).collect();
@@ -311,7 +321,7 @@ impl Listener {
             Place::OwnSocket,
         ) {
             Ok(association) => association,
-            Err(refusal) => return self.abort(id, refusal, hands),
+            Err(refusal) => return self.abort(id, refusal),
         };
         // Any descriptor is as good as the one that the peel-off will take, to see if there is one.
         let probed = EventFd::new().and_then(|probe| match hands.has_headroom(probe.as_fd()) {
@@ -321,18 +331,18 @@ impl Listener {
         if let Err(error) = probed {
             hands.cancel(&association);
             hands.refuse_for(&error, self.scheme, local, peer);
-            return self.abort(id, Refusal::NoFileDescriptor, hands);
+            return self.abort(id, Refusal::NoFileDescriptor);
         }
         match self.socket.peel_off(id) {
             Ok(socket) => {
                 if let Err(error) = self.hook.peer(&socket, local, peer) {
-                    bump(&hands.shared.counters.sctp_aborted);
+                    bump(&self.counted.0.sctp_aborted);
                     hands.cancel(&association);
                     hands.refuse_for(&error, self.scheme, local, peer);
                     return abort(socket.as_socket(), Refusal::SocketOptions.as_str().as_bytes());
                 }
                 if let Some(parcel) = early {
-                    deliver(&association, parcel, hands);
+                    deliver(&association, parcel);
                 }
                 hand_over(association, Arc::new(socket.into_socket()), hands);
             }
@@ -340,7 +350,7 @@ impl Listener {
                 self.gather(id, association, early, hands);
             }
             Err(error) => {
-                bump(&hands.shared.counters.sctp_peel_offs_failed);
+                bump(&self.counted.0.sctp_peel_offs_failed);
                 hands.cancel(&association);
                 hands.refuse_for(&error, self.scheme, local, peer);
                 self.refuse(id);
@@ -361,14 +371,14 @@ impl Listener {
         let room = self.gathered.len() < MAX_GATHERED;
         let Some(socket) = room.then(|| Socket::one_to_one(false)).and_then(Result::ok) else {
             hands.cancel(&association);
-            return bump(&hands.shared.counters.sctp_peel_offs_failed);
+            return bump(&self.counted.0.sctp_peel_offs_failed);
         };
-        bump(&hands.shared.counters.sctp_over_early);
+        bump(&self.counted.0.sctp_over_early);
         if !hands.shared.registry.insert(&association) {
             return hands.cancel(&association);
         }
         if let Some(parcel) = early {
-            deliver(&association, parcel, hands);
+            deliver(&association, parcel);
         }
         let (task, shared) = (Task::Over(EndReason::ClosedByPeer), Arc::clone(&hands.shared));
         let socket = Arc::new(socket.into_socket());
@@ -382,8 +392,8 @@ impl Listener {
         }
     }
 
-    fn abort(&mut self, id: AssocId, refusal: Refusal, hands: &Hands) {
-        bump(&hands.shared.counters.sctp_aborted);
+    fn abort(&mut self, id: AssocId, refusal: Refusal) {
+        bump(&self.counted.0.sctp_aborted);
         if let Err(error) = self.socket.abort(id, refusal.as_str().as_bytes()) {
             log_limited!(debug, %error, "a refused association was over already");
         }
@@ -414,8 +424,8 @@ fn incoming(scheme: Scheme, local: SocketAddr, peer: SocketAddr, further: Vec<So
     Incoming { further, ..Incoming::new(scheme, local, peer) }
 }
 
-fn deliver(association: &Association, parcel: Parcel, hands: &Hands) {
-    let counters = &hands.shared.counters;
+fn deliver(association: &Association, parcel: Parcel) {
+    let counters = &association.counters;
     bump(match association.attention.deliver(parcel, false) {
         Delivery::Queued => &counters.sctp_early_messages,
         Delivery::Full | Delivery::Gone => &counters.strays_lost,

@@ -10,7 +10,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -26,7 +25,7 @@ use crate::error::StartError;
 use crate::handler::Incoming;
 use crate::net::tcp::reset;
 use crate::new_socket::SocketHook;
-use crate::observe::{bump, log_limited};
+use crate::observe::{Counters, Listening, bump, log_limited};
 use crate::serve::meet::Place;
 use crate::serve::shared::Shared;
 use crate::serve::worker::{Job, Task};
@@ -107,6 +106,7 @@ fn listen(address: SocketAddr, options: &Options) -> io::Result<Socket> {
 /// All TCP listeners of a server.
 pub(super) struct Tcp {
     listeners: Vec<TcpListener>,
+    _counted: Vec<Listening>,
     pause: Duration,
     /// The listeners are paused until then.
     resume: Option<Instant>,
@@ -117,8 +117,9 @@ impl Tcp {
         for (index, listener) in listeners.iter().enumerate() {
             epoll.add(listener.socket.as_fd(), READABLE, Token::Tcp(index).into())?;
         }
-        shared.counters.listeners.fetch_add(listeners.len() as u64, Ordering::Relaxed);
-        Ok(Self { listeners, pause: FIRST_PAUSE, resume: None })
+        let count = |listener: &TcpListener| Listening::new(listener.counters(shared));
+        let counted = listeners.iter().map(count).collect();
+        Ok(Self { listeners, _counted: counted, pause: FIRST_PAUSE, resume: None })
     }
 
     /// When [`tick`](Self::tick) has something to do.
@@ -149,7 +150,7 @@ impl Tcp {
                     _ if !is_exhausted(&error) => {}
                     _ => {
                         hands.refuse_for(&error, listener.scheme, listener.address, listener.address);
-                        bump(&hands.shared.counters.accept_pauses);
+                        bump(&listener.counters(&hands.shared).accept_pauses);
                         self.resume = Some(Instant::now() + self.pause);
                         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
                         return self.watch(epoll, 0);
@@ -169,14 +170,18 @@ impl Tcp {
 }
 
 impl TcpListener {
+    fn counters<'a>(&self, shared: &'a Shared) -> &'a Arc<Counters> {
+        shared.counted(self.scheme, self.address)
+    }
+
     /// Accepts one connection, and hands it over or resets it. `index` is this listener's number.
     fn accept(&self, index: usize, hands: &mut Hands) -> io::Result<()> {
         let (socket, peer) = self.socket.accept()?;
-        bump(&hands.shared.counters.connections);
+        bump(&self.counters(&hands.shared).connections);
         let (Some(peer), Ok(Some(local))) =
             (peer.as_socket(), socket.local_addr().map(|found| found.as_socket()))
         else {
-            bump(&hands.shared.counters.ignored);
+            bump(&self.counters(&hands.shared).ignored);
             return Ok(());
         };
         let (local, peer) = (canonical(local), canonical(peer));

@@ -81,9 +81,15 @@ struct Met<'a> {
 impl Udp {
     pub(super) fn new(shared: &Shared, epoll: &Epoll, bound: Vec<UdpListener>) -> io::Result<Self> {
         let mut listeners = Listeners::default();
-        shared.counters.listeners.fetch_add(bound.len() as u64, Ordering::Relaxed);
         for UdpListener { socket, scheme, address, options, recipes } in bound {
-            let index = listeners.insert(Listener::new(socket, scheme, address, options, recipes));
+            let index = listeners.insert(Listener::new(
+                socket,
+                scheme,
+                address,
+                options,
+                recipes,
+                shared.counted(scheme, address),
+            ));
             epoll.add(listeners[index].socket.as_fd(), READABLE, Token::Udp(index).into())?;
         }
         Ok(Self {
@@ -117,7 +123,7 @@ impl Udp {
                 // A pending ICMP error of an earlier answer; or memory is short, and epoll comes back.
                 Err(_) => break,
             };
-            hands.shared.counters.datagrams.fetch_add(received as u64, Ordering::Relaxed);
+            self.listeners[index].counters().datagrams.fetch_add(received as u64, Ordering::Relaxed);
             for datagram in (0..received).map(|datagram| batch.get(datagram)) {
                 self.listeners[index].consumed += 1;
                 let Some(source) = datagram.source else { continue };
@@ -126,7 +132,7 @@ impl Udp {
                     Met { index: via, local, peer: source, info: datagram.info, payload: datagram.payload };
                 self.route(met, epoll, hands);
             }
-            self.answer(via, &hands.shared);
+            self.answer(via);
             let empty = received < BATCH;
             self.release(index, if empty { held } else { 0 }, epoll, hands);
             if empty && self.listeners[index].held.is_empty() {
@@ -146,7 +152,6 @@ impl Udp {
         while let Some(index) = self.anchors.take_closed(now) {
             self.read(index, epoll, hands);
             self.listeners.remove(index);
-            hands.shared.counters.listeners.fetch_sub(1, Ordering::Relaxed);
         }
         let retired = self.anchors.retire_idle(&mut self.listeners, &hands.shared.registry, now);
         for &index in &retired {
@@ -176,7 +181,7 @@ impl Udp {
         let Some(index) = self.listener_of(local) else { return };
         let info = PacketInfo { local: Some(local.ip()), interface };
         self.route(Met { index, local, peer, info, payload: &payload }, epoll, hands);
-        self.answer(index, &hands.shared);
+        self.answer(index);
         self.settle(epoll, hands);
     }
 
@@ -206,7 +211,7 @@ impl Udp {
             First::Hello(hello) => Some(hello),
             First::Datagram if self.listeners[index].scheme == Scheme::Dtls => {
                 if !self.forward(local, peer, payload, &shared) {
-                    bump(&shared.counters.ignored);
+                    bump(&self.listeners[index].counters().ignored);
                 }
                 return;
             }
@@ -216,7 +221,7 @@ impl Udp {
             let known = shared.registry.find(local, peer);
             if known.is_some_and(|known| known.hello_random == hello.random()) {
                 // Sent again before the answer came: no reason to wake its worker.
-                return bump(&shared.counters.duplicate_hellos);
+                return bump(&self.listeners[index].counters().duplicate_hellos);
             }
         }
         if self.forward(local, peer, payload, &shared) {
@@ -237,11 +242,11 @@ impl Udp {
             let Some(association) = association else { return false };
             match association.attention.deliver(Parcel::datagram_from(peer, payload), true) {
                 Delivery::Queued => {
-                    bump(&shared.counters.forwarded);
+                    bump(&association.counters.forwarded);
                     return true;
                 }
                 Delivery::Full => {
-                    bump(&shared.counters.strays_lost);
+                    bump(&association.counters.strays_lost);
                     return true;
                 }
                 // It has just gone from the registry, or is about to.
@@ -264,7 +269,6 @@ impl Udp {
         let (anchor, made) = self.anchors.find_or_open(&mut self.listeners, index, local, epoll);
         if made {
             self.holding += 1;
-            bump(&shared.counters.listeners);
         }
         let (socket, recipe) = match self.child(anchor, local, peer, hands) {
             Ok(made) => made,
@@ -277,14 +281,14 @@ impl Udp {
             }
         };
         bump(match recipe {
-            Recipe::Wildcard => &shared.counters.children_by_wildcard,
-            Recipe::Group => &shared.counters.children_by_group,
-            Recipe::Unguarded => &shared.counters.children_unguarded,
+            Recipe::Wildcard => &association.counters.children_by_wildcard,
+            Recipe::Group => &association.counters.children_by_group,
+            Recipe::Unguarded => &association.counters.children_unguarded,
         });
         if !shared.registry.insert(&association) {
             // Only this thread inserts, and it has looked: cannot be, and must not shadow.
             hands.cancel(&association);
-            return bump(&shared.counters.ignored);
+            return bump(&association.counters.ignored);
         }
         let (task, hold) = match hello {
             None => {
@@ -354,7 +358,7 @@ impl Udp {
                 if let Some(hit) = received.info.local {
                     local.set_ip(hit);
                 }
-                bump(&hands.shared.counters.strays);
+                bump(&association.counters.strays);
                 foreign.push(Stray {
                     local,
                     peer: source,
@@ -366,7 +370,7 @@ impl Udp {
         for stray in foreign {
             // Through the mailbox, so that a stranger cannot make this recurse.
             if !hands.shared.mailbox.send(Letter::Stray(stray)) {
-                bump(&hands.shared.counters.strays_lost);
+                bump(&association.counters.strays_lost);
             }
         }
     }
@@ -417,11 +421,11 @@ impl Udp {
         (address.ip().is_unspecified().then_some(met.info), address.is_ipv6())
     }
 
-    fn answer(&mut self, index: usize, shared: &Shared) {
+    fn answer(&mut self, index: usize) {
         if !self.alerts.is_empty() {
             let sent = self.alerts.send(self.listeners[index].socket.as_fd());
             self.alerts.clear();
-            shared.counters.refusal_alerts.fetch_add(sent as u64, Ordering::Relaxed);
+            self.listeners[index].counters().refusal_alerts.fetch_add(sent as u64, Ordering::Relaxed);
         }
         if self.replies.is_empty() {
             return;
@@ -430,7 +434,7 @@ impl Udp {
         let sent = self.replies.send(self.listeners[index].socket.as_fd());
         // Who finds the send buffer full asks again.
         self.replies.clear();
-        let counters = &shared.counters;
+        let counters = self.listeners[index].counters();
         counters.hello_verify_requests.fetch_add(sent as u64, Ordering::Relaxed);
         counters.hello_verify_requests_lost.fetch_add((queued - sent) as u64, Ordering::Relaxed);
     }

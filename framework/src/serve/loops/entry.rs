@@ -118,10 +118,10 @@ impl Entry {
                     report(&mut peer, None);
                     return self.end(peer, None, EndReason::HandlerPanicked);
                 }
-                Stage::Over => bump(&context.shared.counters.handler_panics),
+                Stage::Over => bump(&self.association.counters.handler_panics),
                 stage => {
                     drop(stage);
-                    bump(&context.shared.counters.handler_panics);
+                    bump(&self.association.counters.handler_panics);
                     give_up(&self.association, EndReason::HandlerPanicked, None, &*self.home);
                 }
             }
@@ -170,7 +170,8 @@ impl Entry {
 
     fn begin(&mut self, context: &Context, memory: &mut Memory, datagram: Option<Datagram>) -> Outcome {
         // Here, so that whoever hears from this peer sees it counted.
-        bump(&context.shared.counters.opened);
+        bump(&self.association.counters.opened);
+        self.association.counters.times.start_delay.observe(self.association.age());
         let Stage::New(link, task, bell) = std::mem::replace(&mut self.stage, Stage::Over) else {
             return Outcome::Over;
         };
@@ -268,7 +269,6 @@ impl Entry {
             association: Arc::clone(&self.association),
             opened: Opened { transport, session, facts },
             timeouts: shared.timeouts.clone(),
-            counters: Arc::clone(&shared.counters),
             home: Some(Arc::clone(&self.home)),
             driven: true,
         }));
@@ -367,6 +367,7 @@ fn steps(peer: &mut Peer, open: &mut dyn AnyOpen, message: &mut Vec<u8>) -> Resu
         };
         if is_quiet {
             let now = peer.now();
+            peer.note_handled(now);
             let next = [peer.next_timeout(now), open.next_timeout()].into_iter().flatten().min();
             if next.is_none_or(|next| next > now) {
                 return Ok(Outcome::Wait(next));

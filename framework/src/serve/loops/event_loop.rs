@@ -22,7 +22,7 @@ use crate::handler::Incoming;
 use crate::net::attention::{Delivery, Parcel};
 use crate::net::shared::{SharedPath, SharedSocket};
 use crate::net::udp::Stray;
-use crate::observe::{bump, log_limited};
+use crate::observe::{Counters, Pulse, SAMPLED, bump, log_limited};
 use crate::protocol::dtls::assembly::VerifiedHello;
 use crate::protocol::dtls::hello::connection_id;
 use crate::serve::meet::{First, Place, address_hit, alert_for};
@@ -86,6 +86,8 @@ pub(super) struct Loop {
     /// lost the loop.
     turn: AtomicU64,
     stop: AtomicBool,
+    /// Of its rounds.
+    pub(super) pulse: Pulse,
 }
 
 /// What only the thread uses that has the loop.
@@ -142,8 +144,9 @@ impl Loop {
             origins: HashMap::new(),
             running: Some(running),
         };
-        let (turn, stop) = (AtomicU64::new(0), AtomicBool::new(false));
-        Ok(Self { number, context, common, letters, full, epoll, state: Mutex::new(state), turn, stop })
+        let (turn, stop, pulse) = (AtomicU64::new(0), AtomicBool::new(false), Pulse::default());
+        let state = Mutex::new(state);
+        Ok(Self { number, context, common, letters, full, epoll, state, turn, stop, pulse })
     }
 
     /// The number of the present turn.
@@ -176,7 +179,7 @@ impl Loop {
         let mut state = self.state.lock();
         state.flush(&self.epoll);
         while !self.stop.load(Ordering::Acquire) {
-            let Some((token, entry, datagram)) = self.next(&mut state) else { continue };
+            let Some((token, entry, datagram, since)) = self.next(&mut state) else { continue };
             let (entry, datagram) = match entry.distrust {
                 0 => (entry, datagram),
                 _ => match self.common.spares.submit(Task::Turn(Arc::clone(&self), token, entry, datagram)) {
@@ -189,6 +192,10 @@ impl Loop {
             let turn = self.turn.fetch_add(1, Ordering::SeqCst) + 1;
             self.common.watch.look();
             drop(state);
+            // A turn adds two.
+            if (turn / 2).is_multiple_of(SAMPLED) {
+                self.context.shared.counters.loop_queue.observe(since.elapsed());
+            }
             let outcome = entry.drive(&self.context, &mut memory, datagram);
             if self.turn.compare_exchange(turn, turn + 1, Ordering::SeqCst, Ordering::SeqCst).is_err() {
                 entry.distrust = QUICK_TURNS;
@@ -225,14 +232,15 @@ impl Loop {
             }
         }
         state.flush(&self.epoll);
-        let count = state.sockets.len() as u64;
-        self.context.shared.counters.listeners.fetch_sub(count, Ordering::Relaxed);
-        state.sockets.clear();
+        self.pulse.rest();
+        for socket in state.sockets.drain(..) {
+            self.counted(&socket).listeners.fetch_sub(1, Ordering::Relaxed);
+        }
         state.running = None;
     }
 
     /// Takes out the peer whose turn it is; waits for one. `None`: look whether the loop is to end.
-    fn next(&self, state: &mut State) -> Option<(Token, Box<Entry>, Option<Datagram>)> {
+    fn next(&self, state: &mut State) -> Option<(Token, Box<Entry>, Option<Datagram>, Instant)> {
         if state.turns < MAX_TURNS && state.slots.is_anybody_ready() {
             state.turns += 1;
             return state.slots.next();
@@ -243,10 +251,14 @@ impl Loop {
             false => state.slots.next_timer().map(|at| at.saturating_duration_since(Instant::now())),
         };
         state.events.clear();
+        self.pulse.rest();
         if let Err(error) = self.epoll.wait(&mut state.events, timeout) {
             log_limited!(error, %error, "a loop cannot wait");
             std::thread::park_timeout(RETRY);
         }
+        let now = Instant::now();
+        self.pulse.begin(now);
+        state.slots.begin_round(now);
         state.turns = 0;
         state.sockets.iter().for_each(|socket| socket.begin_turn());
         let events = std::mem::take(&mut state.events);
@@ -267,7 +279,7 @@ impl Loop {
         }
         state.events = events;
         self.open_letters(state);
-        state.slots.fire(Instant::now());
+        state.slots.fire(now);
         state.slots.next()
     }
 
@@ -312,6 +324,11 @@ impl Loop {
         self.route(state, &socket, local, peer, info, Payload::Copied(&payload));
     }
 
+    /// What is counted of the listener that has this socket.
+    fn counted(&self, socket: &SharedSocket) -> &Counters {
+        self.context.shared.counted(socket.scheme, socket.address)
+    }
+
     /// Reads what has come to a socket.
     fn read(&self, state: &mut State, index: usize) {
         let Some(socket) = state.sockets.get(index).cloned() else { return };
@@ -331,7 +348,7 @@ impl Loop {
                 let local = address_hit(socket.address, info);
                 self.route(state, &socket, local, peer, info, Payload::Received(datagram));
             }
-            self.context.shared.counters.datagrams.fetch_add(received as u64, Ordering::Relaxed);
+            self.counted(&socket).datagrams.fetch_add(received as u64, Ordering::Relaxed);
             if received < BATCH {
                 break;
             }
@@ -372,7 +389,7 @@ impl Loop {
             }
             let datagram = state.own(payload);
             if let Err(datagram) = state.slots.queue_datagram(token, datagram, from) {
-                bump(&shared.counters.datagrams_dropped);
+                bump(&self.counted(socket).datagrams_dropped);
                 state.recycle(datagram);
             }
             return;
@@ -383,16 +400,16 @@ impl Loop {
             First::Challenge(reply) => {
                 let sent = socket.send(peer, info, &reply);
                 return bump(match sent {
-                    crate::protocol::Sent::Done => &shared.counters.hello_verify_requests,
-                    _ => &shared.counters.hello_verify_requests_lost,
+                    crate::protocol::Sent::Done => &self.counted(socket).hello_verify_requests,
+                    _ => &self.counted(socket).hello_verify_requests_lost,
                 });
             }
             First::Refused(alert, sequence) => {
                 let _ = socket.send(peer, info, &alert.in_clear(sequence));
-                return bump(&shared.counters.refusal_alerts);
+                return bump(&self.counted(socket).refusal_alerts);
             }
             First::Hello(hello) => Some(Box::new(hello)),
-            First::Datagram if socket.scheme == Scheme::Dtls => return bump(&shared.counters.ignored),
+            First::Datagram if socket.scheme == Scheme::Dtls => return bump(&self.counted(socket).ignored),
             First::Datagram => None,
         };
         if hello.is_some() && shared.connection_ids.is_some() {
@@ -441,7 +458,7 @@ impl Loop {
         let Some(other) = self.common.letters.get(usize::from(number)) else { return false };
         let stray = Stray { local, peer, interface: info.interface, payload: payload.into() };
         if !other.send(Letter::Stray(stray, Some(self.number))) {
-            bump(&self.context.shared.counters.strays_lost);
+            bump(&self.context.shared.by_listener.of_udp(local).strays_lost);
         }
         true
     }
@@ -465,7 +482,7 @@ impl Loop {
                 if let (Some(hello), Some(alert)) = (hello, alert_for(refusal)) {
                     shared.cookies.refuse(local, *peer, &hello.random(), alert, Instant::now());
                     let _ = socket.send(*peer, *source, &alert.in_clear(hello.record_sequence()));
-                    bump(&shared.counters.refusal_alerts);
+                    bump(&self.counted(socket).refusal_alerts);
                 }
                 return;
             }
@@ -473,7 +490,7 @@ impl Loop {
         if !shared.registry.insert(&association) {
             // Another listener has this pair of addresses: cannot be.
             shared.registry.cancel(&association);
-            return bump(&shared.counters.ignored);
+            return bump(&association.counters.ignored);
         }
         let token = state.slots.insert(&association, true, |token| PeerBell::new(&self.letters, token));
         let task = hello.map_or(worker::Task::Plain, worker::Task::Dtls);
@@ -499,7 +516,7 @@ impl Loop {
             association.attention.deliver(Parcel::datagram(&datagram), false);
         }
         if let Err((job, error)) = self.common.workers.submit(job) {
-            bump(&shared.counters.out_of_threads);
+            bump(&association.counters.out_of_threads);
             log_limited!(warn, %error, "no thread for a new peer");
             job.abandon(EndReason::NoThread);
             shared.refuse(Refusal::NoThread, association.scheme, association.local, association.peer);
@@ -523,7 +540,7 @@ impl Loop {
         match slot.association.attention.deliver(parcel, true) {
             Delivery::Queued => false,
             Delivery::Full => {
-                bump(&self.context.shared.counters.datagrams_dropped);
+                bump(&slot.association.counters.datagrams_dropped);
                 false
             }
             Delivery::Gone => {

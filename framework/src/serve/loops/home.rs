@@ -41,7 +41,7 @@ impl Home for LoopHome {
         token.map(|token| self.letters.send(Letter::Left(token)));
         for stray in strays {
             if !self.letters.send(Letter::Stray(stray, None)) {
-                bump(&self.shared.counters.strays_lost);
+                bump(&association.counters.strays_lost);
             }
         }
     }

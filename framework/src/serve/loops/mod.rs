@@ -14,6 +14,7 @@ mod watch;
 
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use self::entry::Context;
 use self::event_loop::{Common, Loop, Task};
@@ -82,7 +83,8 @@ impl Loops {
             (0..settings.loops).map(|_| EventFd::new().map(Arc::new)).collect::<Result<_, _>>()?;
         let mut sockets: Vec<Vec<Arc<SharedSocket>>> = vec![Vec::new(); settings.loops];
         for SharedListener { sockets: bound, scheme, address } in listeners {
-            shared.counters.listeners.fetch_add(bound.len() as u64, Ordering::Relaxed);
+            let listening = &shared.counted(scheme, address).listeners;
+            listening.fetch_add(bound.len() as u64, Ordering::Relaxed);
             for (index, socket) in bound.into_iter().enumerate() {
                 let full = Arc::clone(&fulls[index]);
                 sockets[index].push(Arc::new(SharedSocket::new(socket, scheme, address, full)));
@@ -113,6 +115,11 @@ impl Loops {
         let next = self.next.fetch_add(1, Ordering::Relaxed) % self.loops.len();
         self.common.letters[next].send(Letter::New(Box::new(job)));
         None
+    }
+
+    /// How long each loop has been at its present round.
+    pub(crate) fn busy_for(&self, now: Instant) -> impl Iterator<Item = Duration> {
+        self.loops.iter().map(move |on| on.pulse.busy_for(now))
     }
 
     /// Has the loops end.

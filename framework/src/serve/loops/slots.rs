@@ -69,10 +69,12 @@ pub(super) struct Slots {
     /// Datagrams that wait, and their bytes.
     datagrams: usize,
     bytes: usize,
+    /// When the present round began.
+    now: Instant,
 }
 
-/// A peer that is to be looked at, for a datagram of its own or for something else.
-type Turn = (Token, Option<Datagram>);
+/// A peer that is to be looked at, for a datagram of its own or for something else, and since when.
+type Turn = (Token, Option<Datagram>, Instant);
 
 /// So many turns of peers that are open come before one of a handshake, while there are both.
 const TURNS: u32 = 16;
@@ -91,7 +93,13 @@ impl Slots {
             turns: 0,
             datagrams: 0,
             bytes: 0,
+            now: Instant::now(),
         }
+    }
+
+    /// The loop begins to read what has come by now.
+    pub(super) fn begin_round(&mut self, now: Instant) {
+        self.now = now;
     }
 
     /// Finds the peer between these addresses.
@@ -234,7 +242,7 @@ impl Slots {
         };
         let shakes = entry.shakes_hands();
         if !std::mem::replace(&mut slot.is_queued, true) {
-            if shakes { &mut self.shaking } else { &mut self.ready }.push_back((token, None));
+            if shakes { &mut self.shaking } else { &mut self.ready }.push_back((token, None, self.now));
         }
     }
 
@@ -254,7 +262,11 @@ impl Slots {
         let shakes = slot.entry.as_ref().is_some_and(|entry| entry.shakes_hands());
         self.datagrams += 1;
         self.bytes += datagram.len();
-        if shakes { &mut self.shaking } else { &mut self.ready }.push_back((token, Some((datagram, from))));
+        if shakes { &mut self.shaking } else { &mut self.ready }.push_back((
+            token,
+            Some((datagram, from)),
+            self.now,
+        ));
         Ok(())
     }
 
@@ -263,11 +275,11 @@ impl Slots {
         self.datagrams >= MAX_ALL_DATAGRAMS || self.bytes >= MAX_ALL_BYTES
     }
 
-    /// Takes out the peer whose turn it is, with its datagram if there is one.
-    pub(super) fn next(&mut self) -> Option<(Token, Box<Entry>, Option<Datagram>)> {
+    /// Takes out the peer whose turn it is, with its datagram if there is one, and says since when it has waited.
+    pub(super) fn next(&mut self) -> Option<(Token, Box<Entry>, Option<Datagram>, Instant)> {
         loop {
             let shaking_first = self.ready.is_empty() || self.turns >= TURNS;
-            let (token, datagram) = match shaking_first {
+            let (token, datagram, since) = match shaking_first {
                 true => {
                     self.shaking.pop_front().inspect(|_| self.turns = 0).or_else(|| self.ready.pop_front())
                 }
@@ -287,7 +299,7 @@ impl Slots {
                         }
                         None => slot.is_queued = false,
                     }
-                    return Some((token, entry, datagram));
+                    return Some((token, entry, datagram, since));
                 }
                 (None, Some(datagram)) => slot.held.push_back(datagram),
                 (None, None) => (slot.is_queued, slot.is_due) = (false, true),
@@ -305,7 +317,7 @@ impl Slots {
             self.datagrams += 1;
             self.bytes += datagram.0.len();
             // Before those that came later.
-            self.ready.push_front((token, Some(datagram)));
+            self.ready.push_front((token, Some(datagram), self.now));
         }
         if is_due {
             self.queue(token);
@@ -366,7 +378,7 @@ mod tests {
         let (local, peer) = ("127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap());
         let mut slots = Slots::new();
         for _ in 0..=MAX_ALL_DATAGRAMS {
-            let association = Arc::new(Association::new(Scheme::Udp, local, peer));
+            let association = Arc::new(Association::new(Scheme::Udp, local, peer, Arc::default()));
             let token = slots.insert(&association, true, |token| PeerBell::new(&letters, token));
             assert_eq!(slots.find(local, peer), Some(token));
             slots.queue_datagram(token, vec![0; 10], None).unwrap();

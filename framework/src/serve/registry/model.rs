@@ -6,29 +6,33 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::EndKind;
-use crate::address::Scheme;
+use crate::address::{Address, Scheme};
 use crate::net::attention::Delivery;
 use crate::sys::sync::Mutex;
 use crate::sys::sync::model::{choose, explore, poll};
 use crate::sys::sync::thread;
 
-/// A registry, and the counters that those who leave are counted in.
-type World = Arc<(Registry, Counters)>;
+/// A registry, and the counters of its listener.
+type World = Arc<(Registry, ByListener)>;
 
 fn world(limits: Limits) -> World {
-    Arc::new((Registry::new(limits, (1, 2)), Counters::default()))
+    let address = Address::from_socket(Scheme::Udp, addresses().0);
+    Arc::new((Registry::new(limits, (1, 2)), ByListener::new(&[address])))
 }
 
 fn addresses() -> (SocketAddr, SocketAddr) {
     ("192.0.2.1:1".parse().unwrap(), "198.51.100.7:2".parse().unwrap())
 }
 
-fn association() -> Arc<Association> {
+fn association(listeners: &ByListener) -> Arc<Association> {
     let (local, peer) = addresses();
-    Arc::new(Association::new(Scheme::Udp, local, peer))
+    Arc::new(Association::new(Scheme::Udp, local, peer, Arc::clone(listeners.of_udp(local))))
 }
 
-fn spawn(world: &World, run: impl FnOnce(&(Registry, Counters)) + Send + 'static) -> thread::JoinHandle<()> {
+fn spawn(
+    world: &World,
+    run: impl FnOnce(&(Registry, ByListener)) + Send + 'static,
+) -> thread::JoinHandle<()> {
     let world = Arc::clone(world);
     thread::spawn(move || run(&world))
 }
@@ -39,7 +43,7 @@ fn join(threads: Vec<thread::JoinHandle<()>>) {
     }
 }
 
-fn assert_empty((registry, _): &(Registry, Counters)) {
+fn assert_empty((registry, _): &(Registry, ByListener)) {
     let table = registry.table.lock();
     assert!(table.associations.is_empty() && table.ledger.is_empty());
 }
@@ -49,23 +53,23 @@ fn one_association_at_a_time_has_the_addresses_and_the_cap_holds() {
     const MOST: usize = 2;
     explore(2000, || {
         let world = world(Limits { max_peers: MOST, ..Limits::UNLIMITED });
-        let come_and_go = |(registry, counters): &(Registry, Counters)| {
+        let come_and_go = |(registry, listeners): &(Registry, ByListener)| {
             let (local, peer) = addresses();
             for _ in 0..2 {
                 if registry.book(local, peer, true).is_err() {
                     continue;
                 }
-                let association = association();
+                let association = association(listeners);
                 if !registry.insert(&association) {
                     registry.release(local, peer);
                     continue;
                 }
                 let found = registry.find(local, peer).expect("nobody else removes it");
                 assert_eq!(found.id, association.id, "another one took its addresses");
-                registry.remove(&association, &EndReason::ClosedByUs, counters);
+                registry.remove(&association, &EndReason::ClosedByUs);
                 assert!(registry.find(local, peer).is_none_or(|found| found.id != association.id));
                 // A late one more must not meet a successor.
-                registry.remove(&association, &EndReason::ClosedByUs, counters);
+                registry.remove(&association, &EndReason::ClosedByUs);
             }
         };
         let mut threads: Vec<_> = (0..3).map(|_| spawn(&world, move |world| come_and_go(world))).collect();
@@ -91,7 +95,7 @@ fn what_is_delivered_reaches_the_association_that_was_found_or_is_given_back() {
         let served = Arc::clone(&seen);
         let serve = move |world: &World, association: Arc<Association>| {
             let seen = Arc::clone(&served);
-            spawn(world, move |(registry, counters)| {
+            spawn(world, move |(registry, _)| {
                 let take = |parcel: Parcel| {
                     assert_eq!(parcel.payload[1..], association.id.as_u64().to_ne_bytes(), "another's");
                     assert!(seen.lock().insert(parcel.payload[0]), "twice");
@@ -99,7 +103,7 @@ fn what_is_delivered_reaches_the_association_that_was_found_or_is_given_back() {
                 for _ in 0..choose(4) {
                     association.attention.take_delivered().into_iter().for_each(take);
                 }
-                registry.remove(&association, &EndReason::ClosedByUs, counters).into_iter().for_each(take);
+                registry.remove(&association, &EndReason::ClosedByUs).into_iter().for_each(take);
                 assert_eq!(association.attention.deliver(Parcel::datagram(&[]), false), Delivery::Gone);
             })
         };
@@ -110,7 +114,7 @@ fn what_is_delivered_reaches_the_association_that_was_found_or_is_given_back() {
             poll(|| {
                 let association = world.0.find(local, peer).unwrap_or_else(|| {
                     world.0.book(local, peer, true).unwrap();
-                    let association = association();
+                    let association = association(&world.1);
                     assert!(world.0.insert(&association));
                     workers.push(serve(&world, Arc::clone(&association)));
                     association
@@ -131,7 +135,7 @@ fn a_handshake_that_is_evicted_while_it_ends_gives_its_place_back_once() {
     const MOST: usize = 2;
     explore(2000, || {
         let world = world(Limits { max_half_open: MOST, ..Limits::UNLIMITED });
-        let all: Arc<Vec<_>> = Arc::new((0..4).map(|_| association()).collect());
+        let all: Arc<Vec<_>> = Arc::new((0..4).map(|_| association(&world.1)).collect());
         let mut threads: Vec<_> = (0..all.len())
             .map(|index| {
                 let all = Arc::clone(&all);
@@ -164,17 +168,17 @@ fn a_handshake_that_is_evicted_while_it_ends_gives_its_place_back_once() {
 fn an_end_is_counted_in_the_instant_in_which_its_place_is_free() {
     explore(500, || {
         let world = world(Limits::UNLIMITED);
-        let association = association();
+        let association = association(&world.1);
         let (local, peer) = addresses();
         world.0.book(local, peer, true).unwrap();
         world.0.begin_handshake(&association).unwrap();
         assert!(world.0.insert(&association));
-        let leave = spawn(&world, move |(registry, counters)| {
-            registry.remove(&association, &EndReason::HandlerFailed, counters);
+        let leave = spawn(&world, move |(registry, _)| {
+            registry.remove(&association, &EndReason::HandlerFailed);
         });
-        let watch = spawn(&world, |(registry, counters)| {
+        let watch = spawn(&world, |(registry, listeners)| {
             for _ in 0..4 {
-                let stats = registry.stats(counters);
+                let stats = registry.stats(listeners).remove(0);
                 let ended = stats.ended(EndKind::HandlerFailed);
                 assert_eq!((stats.peers, stats.half_open), (1 - ended, 1 - ended));
             }
@@ -190,7 +194,7 @@ fn a_drain_reaches_all_that_are_there_and_nobody_comes_after_it() {
         let world = world(Limits::UNLIMITED);
         let mut threads: Vec<_> = (0..2u16)
             .map(|number| {
-                spawn(&world, move |(registry, counters)| {
+                spawn(&world, move |(registry, _)| {
                     let (local, mut peer) = addresses();
                     peer.set_port(number + 10);
                     if let Err(refusal) = registry.book(local, peer, true) {
@@ -200,11 +204,11 @@ fn a_drain_reaches_all_that_are_there_and_nobody_comes_after_it() {
                     if choose(2) == 0 {
                         return registry.release(local, peer);
                     }
-                    let association = Arc::new(Association::new(Scheme::Udp, local, peer));
+                    let association = Arc::new(Association::new(Scheme::Udp, local, peer, Arc::default()));
                     assert!(registry.insert(&association));
                     // A worker ends when it drains.
                     poll(|| (association.attention.signals() & signal::DRAIN != 0).then_some(()));
-                    registry.remove(&association, &EndReason::ClosedByUs, counters);
+                    registry.remove(&association, &EndReason::ClosedByUs);
                 })
             })
             .collect();

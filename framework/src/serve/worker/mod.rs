@@ -40,13 +40,14 @@ impl pool::Run for Job {
     fn run(self) {
         let Self { association, link, task, home, shared } = self;
         // Here, so that whoever hears from this peer sees it counted.
-        bump(&shared.counters.opened);
+        bump(&association.counters.opened);
+        association.counters.times.start_delay.observe(association.age());
         let opened = catch_unwind(AssertUnwindSafe(|| open(&association, link, task, &home, &shared)));
         match opened {
             Ok(Some(mut peer)) => serve(&mut peer, &*shared.handler),
             Ok(None) => {}
             Err(_) => {
-                bump(&shared.counters.handler_panics);
+                bump(&association.counters.handler_panics);
                 give_up(&association, EndReason::HandlerPanicked, None, &*home);
             }
         }
@@ -112,7 +113,6 @@ fn open(
                 association: Arc::clone(association),
                 opened: Opened { transport, session, facts },
                 timeouts: shared.timeouts.clone(),
-                counters: Arc::clone(&shared.counters),
                 home: Some(Arc::clone(home)),
                 driven: false,
             })))
@@ -160,9 +160,10 @@ pub(in crate::serve) fn authorize(
     if !association.scheme.is_secure() {
         return Ok((session, facts));
     }
-    bump(&shared.counters.handshakes);
+    bump(&association.counters.handshakes);
+    association.counters.times.handshake.observe(association.age());
     if facts.resumed {
-        bump(&shared.counters.resumed);
+        bump(&association.counters.resumed);
     }
     let Err(why) = shared.contexts().may_enter(&facts) else { return Ok((session, facts)) };
     let reason = EndReason::NotAuthorized(why.to_owned());

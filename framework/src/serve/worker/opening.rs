@@ -73,7 +73,7 @@ pub(in crate::serve) fn transport(
     shared: &Arc<Shared>,
     driven: bool,
 ) -> Transport {
-    let (attention, counters) = (Arc::clone(&association.attention), Arc::clone(&shared.counters));
+    let (attention, counters) = (Arc::clone(&association.attention), Arc::clone(&association.counters));
     let socket = match link {
         Link::Own(socket) => Arc::clone(socket),
         Link::Shared(SharedPath { socket, .. }) => {
@@ -143,7 +143,7 @@ fn dtls(
 ) -> Result<Opening, Failure> {
     let Association { local, peer, hello_random, .. } = *association;
     let restart = Restart::new(Arc::clone(&shared.cookies), hello_random, local, peer);
-    let (deadline, counters) = (after(shared.timeouts.handshake), Arc::clone(&shared.counters));
+    let (deadline, counters) = (after(shared.timeouts.handshake), Arc::clone(&association.counters));
     let offer = shared.connection_ids.map(|ids| ids.offer(association.connection_id.clone()));
     let offer = offer.transpose().map_err(broken)?;
     let handshake = Handshake::accept(shared.contexts().dtls(), hello, offer, restart, counters, deadline)?;
@@ -159,7 +159,7 @@ fn sctp(association: &Association, socket: Arc<Socket>, shared: &Shared) -> Resu
         }
         Scheme::SctpDtls => {
             require_auth(&socket)?;
-            let counters = Arc::clone(&shared.counters);
+            let counters = Arc::clone(&association.counters);
             let dtls = DtlsSctp::accept(shared.contexts().dtls(), settings.dtls_label_with_nul, counters)?;
             SecureSctp::Dtls(Box::new(dtls))
         }
@@ -189,7 +189,7 @@ fn admit(
     shared: &Shared,
 ) -> Result<(), Failure> {
     let ends = ends.map_err(|why| {
-        bump(&shared.counters.proxy_headers_refused);
+        bump(&association.counters.proxy_headers_refused);
         log_limited!(info, proxy = %association.peer, why, "refused a connection");
         Failure::of(why)
     })?;

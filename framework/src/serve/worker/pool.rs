@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::observe::Counters;
+use crate::observe::ServerCounters;
 use crate::sys::footprint;
 use crate::sys::sync::atomic::{AtomicU64, Ordering};
 use crate::sys::sync::channel::{Receiver, Sender, TrySendError, bounded};
@@ -27,7 +27,7 @@ pub(crate) struct Threads {
     /// What their names begin with.
     pub(crate) name: &'static str,
     /// Counts them while they live.
-    pub(crate) gauge: fn(&Counters) -> &AtomicU64,
+    pub(crate) gauge: fn(&ServerCounters) -> &AtomicU64,
     pub(crate) stack_size: usize,
     /// Whether they run under SCHED_BATCH.
     pub(crate) batch: bool,
@@ -41,14 +41,14 @@ pub(crate) struct Threads {
 pub(crate) struct Pool<J> {
     jobs: Sender<J>,
     idle: Receiver<J>,
-    counters: Arc<Counters>,
+    counters: Arc<ServerCounters>,
     threads: Threads,
     started: AtomicU64,
 }
 
 impl<J: Run> Pool<J> {
     /// An empty pool.
-    pub(crate) fn new(counters: Arc<Counters>, threads: Threads) -> Self {
+    pub(crate) fn new(counters: Arc<ServerCounters>, threads: Threads) -> Self {
         let (jobs, idle) = bounded(0);
         Self { jobs, idle, counters, threads, started: AtomicU64::new(0) }
     }
@@ -93,10 +93,10 @@ impl<J: Run> Pool<J> {
 }
 
 /// Counts a thread while it lives.
-struct Alive(Arc<Counters>, fn(&Counters) -> &AtomicU64);
+struct Alive(Arc<ServerCounters>, fn(&ServerCounters) -> &AtomicU64);
 
 impl Alive {
-    fn new(counters: &Arc<Counters>, gauge: fn(&Counters) -> &AtomicU64) -> Self {
+    fn new(counters: &Arc<ServerCounters>, gauge: fn(&ServerCounters) -> &AtomicU64) -> Self {
         gauge(counters).fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(counters), gauge)
     }

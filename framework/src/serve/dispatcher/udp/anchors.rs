@@ -81,7 +81,7 @@ impl Anchors {
         };
         let recipes = Recipes::probe(probe_ip(local, &options));
         let until = listener.consumed + listener.capacity;
-        let mut made = Listener::new(socket, scheme, local, options, recipes);
+        let mut made = Listener::new(socket, scheme, local, options, recipes, listener.counters());
         made.muted = true;
         let anchor = listeners.insert(made);
         if epoll.add(listeners[anchor].socket.as_fd(), 0, Token::Udp(anchor).into()).is_err() {

@@ -1,0 +1,102 @@
+//! How long something takes, counted in buckets.
+
+use std::time::Duration;
+
+use crate::sys::sync::atomic::{AtomicU64, Ordering};
+
+/// The upper bounds of the buckets but the last, which has none, in nanoseconds.
+const BOUNDS: [u64; 22] = [
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
+
+/// Durations that threads count without waiting for each other.
+#[derive(Debug, Default)]
+pub(crate) struct Histogram {
+    buckets: [AtomicU64; BOUNDS.len() + 1],
+    /// Nanoseconds.
+    sum: AtomicU64,
+}
+
+impl Histogram {
+    /// Counts a duration.
+    pub(crate) fn observe(&self, duration: Duration) {
+        // So many nanoseconds are 584 years.
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = BOUNDS.partition_point(|bound| *bound < nanos);
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.sum.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    /// Returns what was counted until now.
+    pub(crate) fn snapshot(&self) -> Distribution {
+        Distribution {
+            buckets: self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect(),
+            sum: Duration::from_nanos(self.sum.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+/// How often something took how long: a snapshot of a histogram. Its sum and its buckets are read one after the other, not in
+/// one instant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Distribution {
+    buckets: Vec<u64>,
+    sum: Duration,
+}
+
+impl Distribution {
+    /// Returns how many durations were counted.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// Returns the sum of all durations.
+    pub fn sum(&self) -> Duration {
+        self.sum
+    }
+
+    /// Returns the buckets, shortest first: the longest duration that belongs into a bucket, `None` for the last, which takes
+    /// all longer ones, and how many durations are in this bucket alone.
+    pub fn buckets(&self) -> impl Iterator<Item = (Option<Duration>, u64)> {
+        let bounds = BOUNDS.iter().map(|nanos| Some(Duration::from_nanos(*nanos)));
+        bounds.chain([None]).zip(self.buckets.iter().copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_counted_in_the_first_bucket_that_reaches_to_it() {
+        let histogram = Histogram::default();
+        let durations = [0, 1_000, 1_001, 9_999_999_999, 10_000_000_000, 10_000_000_001];
+        durations.iter().for_each(|nanos| histogram.observe(Duration::from_nanos(*nanos)));
+        let seen = histogram.snapshot();
+        let filled: Vec<_> = seen.buckets().filter(|(_, count)| *count > 0).collect();
+        let bound = |nanos| Some(Duration::from_nanos(nanos));
+        assert_eq!(filled, [(bound(1_000), 2), (bound(2_500), 1), (bound(10_000_000_000), 2), (None, 1)]);
+        assert_eq!((seen.count(), seen.sum()), (6, Duration::from_nanos(durations.iter().sum())));
+    }
+}
