@@ -13,6 +13,7 @@ use crate::logging::LogArgs;
 use crate::passphrase::PassphraseArgs;
 use crate::sctp::SctpArgs;
 use crate::serving::ServingArgs;
+use crate::sockets::SocketArgs;
 use crate::stream::StreamArgs;
 use crate::values::{Protocol, Size, Span, SpanOrOff, cid_length, count, positive_span};
 
@@ -85,6 +86,10 @@ pub struct ServerArgs {
     #[command(flatten)]
     pub serving: ServingArgs,
 
+    /// How the kernel treats the sockets.
+    #[command(flatten)]
+    pub sockets: SocketArgs,
+
     /// Who the server is.
     #[command(flatten)]
     pub credentials: CredentialArgs,
@@ -139,14 +144,26 @@ impl ServerArgs {
 pub struct ConfigArgs {
     /// Read options from this TOML file.
     ///
-    /// `-` stands for standard input. Options on the command line win over those in the file.
-    /// --print-config shows what the file can contain. The server reads it again at SIGHUP.
+    /// `-` stands for standard input. --print-config shows what the file can contain. The server reads it again at SIGHUP.
+    /// Environment variables win over the file, and the command line wins over both. The variable of --max-peers is
+    /// PEELOFF_MAX_PEERS, that of --config PEELOFF_CONFIG; a variable has the values of a repeated option with semicolons
+    /// between them, and `true` or `false` for a switch. --no-v6only takes --v6only back, and so on for every switch.
     #[arg(long, value_name = "FILE", help_heading = "Configuration")]
     pub config: Option<PathBuf>,
 
     /// Print the options in effect as a file for --config, and end.
+    ///
+    /// A comment says where each value came from that is not the default.
     #[arg(long, help_heading = "Configuration")]
     pub print_config: bool,
+
+    /// Check everything that a start needs, and end.
+    ///
+    /// The program reads all files, builds the credentials, binds the addresses for a moment, and says what it found. The exit code is
+    /// 0 where all is well, 1 where a server would start but a certificate or a revocation list has expired or will within two
+    /// weeks, and 2 where it could not start. An address that is in use is no error, because a server may be running.
+    #[arg(long, conflicts_with = "print_config", help_heading = "Configuration")]
+    pub check_config: bool,
 
     /// Write a new key to this file, for --key-file, and end.
     ///
@@ -359,6 +376,24 @@ pub struct TimeoutArgs {
     #[arg(long, value_name = "TIME", default_value_t = SpanOrOff(Timeouts::default().lifetime))]
     pub lifetime: SpanOrOff,
 
+    /// Wait this long for a peer to take a message.
+    ///
+    /// It holds with --serve threads, where the handler waits for room. With --serve loops nothing waits for it: messages
+    /// that find no room are kept for the peer, up to a bound.
+    #[arg(long, value_name = "TIME", value_parser = positive_span, default_value_t = Span(Timeouts::default().send))]
+    pub send_timeout: Span,
+
+    /// End a thread that has had no peer for this long.
+    #[arg(long, value_name = "TIME", value_parser = positive_span, default_value_t = Span(Timeouts::default().worker_idle))]
+    pub worker_idle_timeout: Span,
+
+    /// Make a new secret for cookies at this interval.
+    ///
+    /// A cookie of DTLS is good for one to two intervals. Cookies that are made with a --key-file are good for as long as that
+    /// file has their key.
+    #[arg(long, value_name = "TIME", value_parser = positive_span, default_value_t = Span(Timeouts::default().cookie_period))]
+    pub cookie_period: Span,
+
     /// Give peers this long to finish when the server shuts down.
     #[arg(long, value_name = "TIME", default_value_t = Span(Duration::from_secs(10)))]
     pub drain_timeout: Span,
@@ -406,6 +441,9 @@ impl TimeoutArgs {
             .first_message(self.first_message_timeout.0)
             .frame(self.frame_timeout.0)
             .lifetime(self.lifetime.0)
+            .send(self.send_timeout.0)
+            .worker_idle(self.worker_idle_timeout.0)
+            .cookie_period(self.cookie_period.0)
     }
 }
 

@@ -32,13 +32,14 @@ pub(crate) fn warn(expirations: &[Expiration], now: SystemTime) {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Urgency {
+pub(crate) enum Urgency {
     None,
     Soon { hours: u64 },
     Over,
 }
 
-fn urgency(end: SystemTime, now: SystemTime) -> Urgency {
+/// How much time is left.
+pub(crate) fn urgency(end: SystemTime, now: SystemTime) -> Urgency {
     match end.duration_since(now) {
         Ok(left) if left >= SOON => Urgency::None,
         Ok(left) => Urgency::Soon { hours: left.as_secs() / 3600 },

@@ -14,6 +14,7 @@
 pub mod algorithms;
 pub mod authorize;
 pub mod chat;
+mod check;
 pub mod cli;
 pub mod conclude;
 pub mod config;
@@ -34,5 +35,6 @@ mod secret_file;
 pub mod serve;
 pub mod serving;
 pub mod signals;
+pub mod sockets;
 pub mod stream;
 pub mod values;

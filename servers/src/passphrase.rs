@@ -21,7 +21,10 @@ mod prompt;
 mod source;
 
 /// The environment variable that may hold a passphrase.
-const VARIABLE: &str = "PEELOFF_KEY_PASSPHRASE";
+pub(crate) const VARIABLE: &str = "PEELOFF_KEY_PASSPHRASE";
+
+/// Where systemd puts the files of LoadCredential (systemd.exec(5)), and the name of the one with passphrases.
+const CREDENTIALS: (&str, &str) = ("CREDENTIALS_DIRECTORY", "key-passphrase");
 
 /// How often a user on a terminal may try.
 const TRIES: usize = 3;
@@ -33,8 +36,9 @@ pub struct PassphraseArgs {
     /// Read the passphrases of encrypted keys from this file.
     ///
     /// Each line is a passphrase, and every encrypted key is tried with each of them. Without this option, the passphrase
-    /// can come from --key-passphrase-fd or from the environment variable PEELOFF_KEY_PASSPHRASE; without all three, a
-    /// program on a terminal asks for it.
+    /// can come from --key-passphrase-fd, from the environment variable PEELOFF_KEY_PASSPHRASE, or from systemd, as a
+    /// credential with the name key-passphrase (LoadCredential, systemd.exec(5)); without all of them, a program on a
+    /// terminal asks for it.
     #[arg(long, value_name = "FILE")]
     pub key_passphrase_file: Option<PathBuf>,
 
@@ -73,9 +77,12 @@ impl Keyring {
     /// A file or a descriptor cannot be read, or has no passphrase.
     pub fn read(&mut self, args: &PassphraseArgs, strict: bool) -> Result<Given, Failure> {
         let mut given = Vec::new();
-        if let Some(path) = &args.key_passphrase_file {
+        let credential = credential();
+        if let Some(path) = args.key_passphrase_file.as_ref().or(credential.as_ref()) {
             const OPTION: &str = "--key-passphrase-file";
-            secret_file::check(OPTION, path, strict)?;
+            if args.key_passphrase_file.is_some() {
+                secret_file::check(OPTION, path, strict)?;
+            }
             let place = path.display();
             let text = fs::read(path).map(Zeroizing::new).map_err(|error| {
                 let hint = "check the path and its permissions";
@@ -178,6 +185,12 @@ impl Keyring {
             format_args!("{TRIES} passphrases did not fit the private key in {place}"),
         ))
     }
+}
+
+/// The file of systemd's that has passphrases, if there is one.
+fn credential() -> Option<PathBuf> {
+    let (variable, name) = CREDENTIALS;
+    Some(Path::new(&env::var_os(variable)?).join(name)).filter(|path| path.exists())
 }
 
 /// Reads an identity; `None`: the passphrase does not fit.

@@ -19,7 +19,7 @@ use crate::passphrase::Keyring;
 const STACK_SIZES: RangeInclusive<usize> = 64 << 10..=64 << 20;
 
 /// The options that take effect at once; all others do at the next start.
-const LIVE: &[&str] = &[
+pub(crate) const LIVE: &[&str] = &[
     "cert",
     "key",
     "key-passphrase-file",
@@ -78,6 +78,7 @@ impl Plan {
             }
             size => size.map(|size| size.0),
         };
+        args.sockets.check()?;
         Ok(Self {
             credentials: credentials::load(&args.credentials, self_signed, keyring)?,
             stream: args.stream.to_settings(args.schemes())?,

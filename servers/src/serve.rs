@@ -44,6 +44,7 @@ where
 {
     let args = config.options.server();
     args.log.start(2).map_err(|failure| config.locate(failure))?;
+    config.slips().iter().for_each(|slip| tracing::warn!("{slip}"));
     let mut keyring = Keyring::default();
     let plan = Plan::new(args, None, &mut keyring).map_err(|failure| config.locate(failure))?;
     let self_signed = plan.credentials.self_signed.clone();
@@ -52,7 +53,7 @@ where
     // Raised before the start, which looks at the limit, and logged after it, so that a failure is
     // the only line there is.
     let descriptors = peeloff::raise_fd_limit();
-    let started = start(builder(args, plan), args.serving.serve);
+    let started = start(builder(args, &plan), args.serving.serve);
     let server = started.map_err(|error| config.locate(explain::start(error)))?;
     log_limit(descriptors);
     let addresses = server.addresses();
@@ -77,20 +78,21 @@ where
     Ok(0)
 }
 
-fn builder(args: &ServerArgs, plan: Plan) -> ServerBuilder {
+/// A builder with what the options say.
+pub(crate) fn builder(args: &ServerArgs, plan: &Plan) -> ServerBuilder {
     let mut builder = Server::builder()
         .limits(args.limits.to_limits())
         .timeouts(args.timeouts.to_timeouts())
-        .credentials(plan.credentials.credentials)
-        .tcp(plan.stream)
-        .sctp(plan.sctp)
+        .credentials(plan.credentials.credentials.clone())
+        .tcp(plan.stream.clone())
+        .sctp(plan.sctp.clone())
         .v6_only(args.v6only)
         .freebind(args.freebind)
         .udp_proof(!args.no_udp_proof);
     if let Some(ids) = args.connection_ids() {
         builder = builder.connection_ids(ids);
     }
-    builder = args.serving.configure(builder);
+    builder = args.sockets.configure(args.serving.configure(builder));
     for address in &args.listen {
         builder = builder.listen(address.clone());
     }

@@ -36,6 +36,13 @@ pub struct ServingArgs {
     /// none is left, they wait, and the counter loops_held_up says so.
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub spare_threads: usize,
+
+    /// Let a thread that wakes up interrupt one that runs.
+    ///
+    /// Without this option, the threads of peers run under SCHED_BATCH (sched(7)), which saves switches between them. With it,
+    /// peers are answered sooner where handlers or other programs on this host compute for long.
+    #[arg(long)]
+    pub no_sched_batch: bool,
 }
 
 /// Who does the work for peers.
@@ -68,6 +75,6 @@ impl ServingArgs {
         if let Some(loops) = self.event_loops {
             builder = builder.event_loops(loops);
         }
-        builder.spare_threads(self.spare_threads)
+        builder.spare_threads(self.spare_threads).sched_batch(!self.no_sched_batch)
     }
 }

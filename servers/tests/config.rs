@@ -6,7 +6,7 @@ use std::fs;
 use std::net::UdpSocket;
 
 use peeloff_certificates::Authority;
-use support::{CHAT, Directory, ECHO, NC, Program, run, start_echo};
+use support::{CHAT, Directory, ECHO, Ended, NC, Program, run, start_echo};
 
 #[test]
 fn a_server_starts_from_a_file_and_flags_win() {
@@ -69,15 +69,18 @@ fn what_is_printed_can_be_read_back() {
     let first = run(ECHO, &flags, "");
     assert_eq!((first.code, first.stderr.as_str()), (Some(0), ""));
     for line in [
-        "listen = [\"udp://127.0.0.1:0\"]",
-        "max-peers = 7",
-        "idle-timeout = \"off\"",
-        &format!("psk-file = \"{}\"", files.path("psk")),
+        &format!("listen = [\"udp://127.0.0.1:0\"]  # from {config}:1"),
+        "max-peers = 7  # from the command line",
+        "idle-timeout = \"off\"  # from the command line",
+        &format!("psk-file = \"{}\"  # from {config}:3", files.path("psk")),
     ] {
         assert!(first.stdout.lines().any(|found| found == line), "{line} is not in {}", first.stdout);
     }
     let second = run(ECHO, &["--config", "-", "--print-config"], &first.stdout);
-    assert_eq!((second.code, second.stdout.as_str()), (Some(0), first.stdout.as_str()), "{second:?}");
+    let values = |text: &str| {
+        text.lines().map(|line| line.split("  # from ").next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!((second.code, values(&second.stdout)), (Some(0), values(&first.stdout)), "{second:?}");
 
     // A server starts from it as well, and has it still when it is told to read it again.
     files.file("psk", "alice:00ff\n");
@@ -186,7 +189,7 @@ fn the_chat_has_a_section_of_its_own() {
         run(CHAT, &["--max-rooms", "7", "--redis", "redis://:s3cret@localhost", "--print-config"], "");
     assert_eq!((first.code, first.stdout.contains("s3cret")), (Some(0), false), "{first:?}");
     let second = run(CHAT, &["--config", "-", "--print-config"], &first.stdout);
-    assert!(second.stdout.contains("\nmax-rooms = 7\n"), "{second:?}");
+    assert!(second.stdout.contains("\nmax-rooms = 7  # from standard input:"), "{second:?}");
 
     let good = "listen = 'tls://127.0.0.1:0'\n[chat]\nmax-line = '100'\n";
     let config = files.file("chat.toml", good);
@@ -211,4 +214,88 @@ fn sighup_without_a_file_is_taken_well() {
     assert_eq!(run(NC, &[&address], "x\n").stdout, "x\n");
     server.signal("TERM");
     assert_eq!(server.wait().code, Some(0));
+}
+
+/// `--check-config` with more options.
+fn check(arguments: &[&str]) -> Ended {
+    run(ECHO, &[&["--check-config"], arguments].concat(), "")
+}
+
+#[test]
+fn a_check_says_what_it_found_and_leaves_nothing_running() {
+    let files = Directory::new("check");
+    let one = Authority::named("one");
+    files.file("cert.pem", one.pem());
+    let key = files.file("key.pem", one.key_pem());
+    // A port that is free.
+    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let text = format!(
+        "listen = ['dtls://127.0.0.1:{port}', 'tls://127.0.0.1:{port}']\n\
+         [identity]\ncert = 'cert.pem'\nkey = 'key.pem'\n[serving]\nevent-loops = 1\n"
+    );
+    let config = files.file("echo.toml", text);
+    let checked = check(&["--config", &config, "--max-peers", "7"]);
+    assert_eq!((checked.code, checked.stderr.as_str()), (Some(0), ""), "{checked:?}");
+    for expected in [
+        &format!("dtls://127.0.0.1:{port}: can be listened on\n"),
+        &format!("tls://127.0.0.1:{port}: can be listened on\n"),
+        &format!("certificate CN=one in {}: valid until 2", files.path("cert.pem")),
+        "limits: 7 peers, ",
+        "read again at SIGHUP: max-peers, cert, key\n",
+        "in effect at a start only: listen, event-loops\n",
+    ] {
+        assert!(checked.stdout.contains(expected), "{expected:?} is not in {}", checked.stdout);
+    }
+
+    // A server that runs is not disturbed, and is no mistake.
+    let (server, address) = start_echo(&["--config", &config]);
+    let checked = check(&["--config", &config]);
+    assert_eq!((checked.code, checked.stderr.as_str()), (Some(0), ""), "{checked:?}");
+    assert_eq!(checked.stdout.matches(": in use, by a running server or by another program").count(), 2);
+    assert_eq!(run(NC, &["--insecure", &address], "x\n").stdout, "x\n");
+    server.signal("TERM");
+    assert_eq!(server.wait().code, Some(0));
+
+    // What a start would refuse, the check refuses in the same words.
+    files.file("key.pem", Authority::named("other").key_pem());
+    check(&["--config", &config]).failed_with("peeloff-echo", 2, &config);
+    std::fs::remove_file(&key).unwrap();
+    check(&["--config", &config]).failed_with("peeloff-echo", 2, &key);
+    check(&["--listen", "udp://192.0.2.1:0"]).failed_with("peeloff-echo", 2, "192.0.2.1:0 is not an address");
+    let twice =
+        ["--listen", &format!("udp://127.0.0.1:{port}"), "--listen", &format!("udp://127.0.0.1:{port}")];
+    check(&twice).failed_with("peeloff-echo", 2, "is in use");
+}
+
+#[test]
+fn a_check_has_an_exit_code_of_its_own_for_what_expires() {
+    let files = Directory::new("check-expiry");
+    let authority = Authority::valid_for("authority", 2);
+    let (cert, key) = (files.file("cert.pem", authority.pem()), files.file("key.pem", authority.key_pem()));
+    let (ca, crl) = (files.file("ca.pem", authority.pem()), files.file("list.pem", authority.old_list()));
+    let checked =
+        check(&["--listen", "tls://[::1]:0", "--cert", &cert, "--key", &key, "--ca", &ca, "--crl", &crl]);
+    assert_eq!(checked.code, Some(1), "{checked:?}");
+    for expected in [
+        format!("certificate CN=authority in {cert}: expires soon: "),
+        format!("authority CN=authority in {ca}: expires soon: "),
+        format!("revocation list of CN=authority in {crl}: has expired: "),
+    ] {
+        assert!(checked.stdout.contains(&expected), "{expected:?} is not in {}", checked.stdout);
+    }
+}
+
+#[test]
+fn servers_take_options_from_their_environment() {
+    let variables =
+        [("PEELOFF_LISTEN", "udp://127.0.0.1:0"), ("PEELOFF_DSCP", "46"), ("PEELOFF_MAX_PEER", "1")];
+    let mut server = Program::start_in(variables, ECHO, &["--receive-buffer", "64K", "--send-buffer", "64K"]);
+    let address = server.address();
+    assert!(address.starts_with("udp://127.0.0.1:"), "{address}");
+    assert_eq!(run(NC, &[&address], "x\n").stdout, "x\n");
+    server.stderr_line("PEELOFF_MAX_PEER sets no option: the nearest is PEELOFF_MAX_PEERS");
+    server.signal("TERM");
+    assert_eq!(server.wait().code, Some(0));
+    let server = Program::start_in([("PEELOFF_STACK_SIZE", "1K")], ECHO, &["--listen", "udp://127.0.0.1:0"]);
+    server.finish().failed_with("peeloff-echo", 2, "PEELOFF_STACK_SIZE: stack-size 1K is not usable");
 }

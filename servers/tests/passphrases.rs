@@ -216,3 +216,16 @@ fn ctrl_c_at_the_prompt_ends_the_program_and_restores_the_terminal() {
     assert!(!settings.contains("-icanon") && settings.contains("isig"), "{settings}");
     assert!(settings.split_whitespace().any(|word| word == "echo"), "{settings}");
 }
+
+#[test]
+fn a_passphrase_can_be_a_credential_of_systemds() {
+    let locked = Locked::new("passphrase-credential");
+    // As LoadCredential=key-passphrase:FILE has it.
+    let folder = Directory::new("passphrase-credential-folder");
+    folder.file("key-passphrase", format!("{PASSPHRASE}\n"));
+    let server = Program::start_in([("CREDENTIALS_DIRECTORY", folder.path(""))], ECHO, &locked.options());
+    locked.is_served_before_and_after_a_reload(server);
+    // Without such a credential the directory is of no use, and no mistake.
+    let server = Program::start_in([("CREDENTIALS_DIRECTORY", "/nowhere")], ECHO, &locked.options());
+    server.finish().failed_with("peeloff-echo", 2, "is encrypted");
+}

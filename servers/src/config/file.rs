@@ -20,9 +20,9 @@ use crate::failure::{Failure, cause};
 const LONGEST: u64 = 1 << 20;
 
 /// The highest count, such as that of `verbose`.
-const MOST: i64 = 9;
+pub(super) const MOST: i64 = 9;
 
-/// A key in a file, with its value.
+/// An option that a file or the environment sets, with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Setting {
     /// The name that clap knows the option by.
@@ -31,7 +31,7 @@ pub(super) struct Setting {
     pub(super) arguments: Vec<OsString>,
     /// The key.
     pub(super) key: String,
-    /// The file and the line.
+    /// The file and the line, or the environment variable.
     pub(super) place: String,
 }
 
@@ -117,7 +117,7 @@ impl<'a> Reader<'a> {
                 _ => settings.push(self.setting("", name, value)?),
             }
         }
-        self.check_conflicts(&settings)?;
+        check_conflicts(&settings, self.command)?;
         Ok(settings)
     }
 
@@ -168,7 +168,7 @@ impl<'a> Reader<'a> {
             _ => vec![value],
         };
         for (argument, value) in arguments.iter().zip(values) {
-            self.check(argument).map_err(|cause| failure(value.span(), &cause))?;
+            check(self.command, argument).map_err(|cause| failure(value.span(), &cause))?;
         }
         // Else an option that needs another one could not stand in a file with its default.
         let arguments = if is_default(key, &arguments) { Vec::new() } else { arguments };
@@ -200,32 +200,6 @@ impl<'a> Reader<'a> {
         let mut argument = OsString::from(format!("--{}=", key.name));
         argument.push(value);
         Some(argument)
-    }
-
-    /// Puts one argument through its parser.
-    fn check(&self, argument: &OsStr) -> Result<(), String> {
-        let alone = [OsStr::new(self.command.get_name()), argument];
-        match self.command.clone().try_get_matches_from(alone) {
-            Err(error) if matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) => {
-                Err(cause(&error))
-            }
-            // What else it may lack stands elsewhere.
-            _ => Ok(()),
-        }
-    }
-
-    fn check_conflicts(&self, settings: &[Setting]) -> Result<(), Failure> {
-        for (at, setting) in settings.iter().enumerate() {
-            let mut others = settings[..at].iter().filter(|other| !other.arguments.is_empty());
-            if let Some(other) = others.find(|other| setting.conflicts_with(&other.id, self.command)) {
-                let Setting { key, place, .. } = setting;
-                let other = &other.key;
-                return Err(Failure::input(format_args!(
-                    "{place}: {key} cannot stand beside {other}: drop one of the two"
-                )));
-            }
-        }
-        Ok(())
     }
 
     /// The refusal of a key that there is none of in this section.
@@ -260,7 +234,40 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Puts one argument through its parser.
+pub(super) fn check(command: &Command, argument: &OsStr) -> Result<(), String> {
+    let alone = [OsStr::new(command.get_name()), argument];
+    match command.clone().try_get_matches_from(alone) {
+        Err(error) if matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) => {
+            Err(cause(&error))
+        }
+        // What else it may lack stands elsewhere.
+        _ => Ok(()),
+    }
+}
+
+/// Checks that clap would take all of these together.
+pub(super) fn check_conflicts(settings: &[Setting], command: &Command) -> Result<(), Failure> {
+    for (at, setting) in settings.iter().enumerate() {
+        let mut others = settings[..at].iter().filter(|other| !other.arguments.is_empty());
+        if let Some(other) = others.find(|other| setting.conflicts_with(&other.id, command)) {
+            let Setting { key, place, .. } = setting;
+            let other = &other.key;
+            return Err(Failure::input(format_args!(
+                "{place}: {key} cannot stand beside {other}: drop one of the two"
+            )));
+        }
+    }
+    Ok(())
+}
+
 impl Setting {
+    /// Whether it has no effect beside this one, which counts for more.
+    pub(super) fn gives_way_to(&self, winner: &Self, command: &Command) -> bool {
+        let conflicts = !winner.arguments.is_empty() && self.conflicts_with(&winner.id, command);
+        self.id == winner.id || conflicts
+    }
+
     /// Whether clap would not have both; a setting that says nothing stands in nobody's way.
     pub(super) fn conflicts_with(&self, other: &str, command: &Command) -> bool {
         let conflict = |one: &str, other: &str| {
@@ -279,7 +286,7 @@ impl Key<'_> {
 
 /// Whether this is the argument that clap assumes without it. What a list has by default may depend on other
 /// options.
-fn is_default(key: &Key, arguments: &[OsString]) -> bool {
+pub(super) fn is_default(key: &Key, arguments: &[OsString]) -> bool {
     let (Kind::Value, [default]) = (key.kind(), key.arg.get_default_values()) else { return false };
     let mut argument = OsString::from(format!("--{}=", key.name));
     argument.push(default);

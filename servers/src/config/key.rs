@@ -37,6 +37,23 @@ pub(super) fn keys(command: &Command) -> Vec<Key<'_>> {
     command.get_arguments().filter_map(Key::of).collect()
 }
 
+/// The same program with an option that takes back each of its switches, so that the command line can turn off what a file
+/// or the environment turns on. The last of the two counts.
+pub(super) fn with_opposites(command: Command) -> Command {
+    let opposites: Vec<Arg> = keys(&command)
+        .iter()
+        .filter_map(|key| {
+            let name = key.opposite()?;
+            let arg = Arg::new(name.clone())
+                .long(name)
+                .action(ArgAction::SetTrue)
+                .overrides_with(key.id().to_owned());
+            Some(arg.hide(true).help_heading(COMMAND_LINE_ONLY).help(format!("Undoes --{}.", key.name)))
+        })
+        .collect();
+    command.args(opposites)
+}
+
 impl<'a> Key<'a> {
     fn of(arg: &'a Arg) -> Option<Self> {
         let heading = arg.get_help_heading().unwrap_or_default();
@@ -87,6 +104,19 @@ impl<'a> Key<'a> {
             Kind::Value if value == "N" => format!("{} = {value}", self.name),
             Kind::Value => format!("{} = \"{value}\"", self.name),
             Kind::List => format!("{} = [\"{value}\"]", self.name),
+        }
+    }
+
+    /// The option that takes a switch or a count back: `--no-v6only`, and `--udp-proof` for `--no-udp-proof`. None for
+    /// other options.
+    pub(super) fn opposite(&self) -> Option<String> {
+        match self.kind() {
+            Kind::Value | Kind::List => None,
+            Kind::Switch | Kind::Count => {
+                let positive = self.name.strip_prefix("no-").map(str::to_owned);
+                let within = || self.name.contains("-no-").then(|| self.name.replacen("-no-", "-", 1));
+                positive.or_else(within).or_else(|| Some(format!("no-{}", self.name)))
+            }
         }
     }
 

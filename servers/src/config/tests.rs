@@ -64,10 +64,16 @@ impl Drop for Folder {
 }
 
 fn parse(arguments: &[&str]) -> Result<Config<Cli>, String> {
+    parse_in(&[], arguments)
+}
+
+/// With these environment variables.
+fn parse_in(variables: &[(&str, &str)], arguments: &[&str]) -> Result<Config<Cli>, String> {
     let arguments = ["test"].iter().chain(arguments).map(OsString::from).collect();
-    Config::from_arguments(arguments, None).map_err(|refusal| match refusal {
+    let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value)));
+    Config::from_arguments(arguments, Environment::of(variables), None).map_err(|refusal| match refusal {
         Refusal::Usage(error) => format!("usage: {}", sentence(&error)),
-        Refusal::File(failure) => failure.to_string(),
+        Refusal::Elsewhere(failure) => failure.to_string(),
     })
 }
 
@@ -78,8 +84,13 @@ fn parse_file(test: &str, text: &str, more: &[&str]) -> Result<Config<Cli>, Stri
     result.map_err(|message| message.replace(&file, "test.toml"))
 }
 
+/// Without where the values came from.
 fn printed(config: &Config<Cli>) -> String {
-    config.values.to_file(&Cli::command()).unwrap()
+    config.values.to_file(&Cli::command(), &[]).unwrap()
+}
+
+fn printed_with_origins(config: &Config<Cli>) -> String {
+    config.values.to_file(&Cli::command(), &config.origins).unwrap()
 }
 
 #[test]
@@ -145,6 +156,127 @@ fn the_command_line_wins() {
 }
 
 #[test]
+fn the_environment_wins_over_the_file_and_gives_way_to_the_command_line() {
+    let text = "listen = 'udp://127.0.0.1:1'\nv6only = true\n\
+                [limits]\nmax-peers = 1\nmax-half-open = 2\nnew-peers-burst = 3\n[logging]\nquiet = 2\n";
+    let folder = Folder::with("environment", text);
+    let file = folder.file();
+    let variables = [
+        ("PEELOFF_CONFIG", file.as_str()),
+        ("PEELOFF_LISTEN", "udp://127.0.0.1:2; dtls://127.0.0.1:3;"),
+        ("PEELOFF_V6ONLY", "false"),
+        ("PEELOFF_FREEBIND", "Yes"),
+        ("PEELOFF_MAX_PEERS", "4"),
+        ("PEELOFF_MAX_HALF_OPEN", "5"),
+        ("PEELOFF_NEW_PEERS_BURST", ""),
+        ("PEELOFF_VERBOSE", "1"),
+        ("PEELOFF_READER", "Zoë"),
+    ];
+    let config = parse_in(&variables, &["--max-peers", "6"]).unwrap();
+    let Cli { server, weather } = &config.options;
+    let listen: Vec<String> = server.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["udp://127.0.0.1:2", "dtls://127.0.0.1:3"]);
+    assert_eq!((server.v6only, server.freebind), (false, true));
+    let limits = &server.limits;
+    // An empty variable is none.
+    assert_eq!((limits.max_peers, limits.max_half_open, limits.new_peers_burst), (6, 5, 3));
+    // What does not go with a variable loses too.
+    assert_eq!((server.log.verbose, server.log.quiet), (1, 0));
+    assert_eq!(weather.reader, ["Zoë"]);
+
+    let text = printed_with_origins(&config);
+    for line in [
+        "v6only = false  # from PEELOFF_V6ONLY".to_owned(),
+        "max-peers = 6  # from the command line".to_owned(),
+        "max-half-open = 5  # from PEELOFF_MAX_HALF_OPEN".to_owned(),
+        format!("new-peers-burst = 3  # from {file}:6"),
+        "max-awaiting-header = 512".to_owned(),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
+    }
+    // The comments are no hindrance to reading it.
+    assert_eq!(parse_file("origins", &text, &[]).unwrap().values, config.values);
+
+    // The same at SIGHUP; and another file wins over the one that the environment names.
+    fs::write(&file, "[limits]\nnew-peers-burst = 9\n").unwrap();
+    assert_eq!(config.reread().unwrap().options.server.limits.new_peers_burst, 9);
+    let other = Folder::with("environment-other", "[limits]\nnew-peers-burst = 8\n");
+    let config = parse_in(&variables, &["--config", &other.file()]).unwrap();
+    assert_eq!(config.options.server.limits.new_peers_burst, 8);
+}
+
+#[test]
+fn a_mistake_in_the_environment_is_one_sentence_with_the_variable() {
+    for (name, value, expected) in [
+        ("PEELOFF_MAX_PEERS", "many", "PEELOFF_MAX_PEERS: \"many\" is not a whole number"),
+        ("PEELOFF_V6ONLY", "2", "PEELOFF_V6ONLY: \"2\" is neither true nor false: write one of the two"),
+        ("PEELOFF_VERBOSE", "true", "PEELOFF_VERBOSE: \"true\" is no such number: write one from 0 to 9"),
+        ("PEELOFF_LISTEN", "udp://127.0.0.1:1;nonsense", "PEELOFF_LISTEN: "),
+        ("PEELOFF_CONFIG", "/nowhere", "cannot read the configuration in /nowhere: "),
+        ("PEELOFF_RHYTHM", "weekly", "PEELOFF_RHYTHM: reader <NAME> is needed"),
+    ] {
+        let message = parse_in(&[(name, value)], &[]).unwrap_err();
+        assert!(message.starts_with(expected) && message.lines().count() == 1, "{message}");
+    }
+    let message = parse_in(&[("PEELOFF_QUIET", "1"), ("PEELOFF_VERBOSE", "1")], &[]).unwrap_err();
+    assert!(message.ends_with("cannot stand beside verbose: drop one of the two"), "{message}");
+    let config = parse_in(&[("PEELOFF_STACK_SIZE", "1K")], &[]).unwrap();
+    let failure = Failure::input("--stack-size 1K is not usable");
+    assert_eq!(config.locate(failure).to_string(), "PEELOFF_STACK_SIZE: stack-size 1K is not usable");
+}
+
+#[test]
+fn a_variable_that_is_nearly_an_option_is_told_and_others_are_not() {
+    let names = [
+        "PEELOFF_MAX_PEER",
+        "PEELOFF_PORT",
+        "PEELOFF_SERVICE_HOST",
+        "PEELOFF_KEY_PASSPHRASE",
+        "PEELOFF_CONFIG",
+    ];
+    let folder = Folder::with("slips", "");
+    let file = folder.file();
+    let variables = names.map(|name| (name, if name == "PEELOFF_CONFIG" { file.as_str() } else { "1" }));
+    let config = parse_in(&variables, &[]).unwrap();
+    let expected =
+        "the environment variable PEELOFF_MAX_PEER sets no option: the nearest is PEELOFF_MAX_PEERS";
+    assert_eq!(config.slips(), [expected]);
+}
+
+#[test]
+fn every_switch_is_turned_off_again_by_its_opposite() {
+    let command = Cli::command();
+    let mut switches = 0;
+    for key in keys(&command) {
+        let Some(opposite) = key.opposite() else { continue };
+        let (on, off) = (format!("--{}", key.name), format!("--{opposite}"));
+        let beside: &[&str] = match key.name {
+            "follow-unchecked-addresses" => &["--connection-ids", "9"],
+            _ => &[],
+        };
+        let defaults = parse(beside).unwrap();
+        let changes = |arguments: &[&str]| {
+            let config = parse(&[beside, arguments].concat()).unwrap_or_else(|message| panic!("{message}"));
+            config.changes(&defaults).iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(changes(&[&on]), [key.name]);
+        assert!(changes(&[&on, &off]).is_empty(), "{off}");
+        // The last one counts.
+        assert_eq!(changes(&[&off, &on]), [key.name]);
+
+        let section = if key.section.is_empty() { String::new() } else { format!("[{}]\n", key.section) };
+        let value = if key.kind() == Kind::Count { "1" } else { "true" };
+        let text = format!("{section}{} = {value}\n", key.name);
+        let read = |more: &[&str]| parse_file("opposite", &text, &[beside, more].concat()).unwrap();
+        assert_eq!(read(&[]).changes(&defaults), [key.name]);
+        assert!(read(&[&off]).changes(&defaults).is_empty(), "{off}");
+        switches += 1;
+    }
+    assert!(switches > 10, "{switches}");
+    assert!(parse(&["--udp-proof", "--sctp-partial-reliability", "--no-v6only"]).is_ok());
+}
+
+#[test]
 fn paths_are_taken_from_the_folder_of_the_file() {
     let text = "[identity]\ncert = 'tls/cert.pem'\nkey = '/etc/key.pem'\n";
     let folder = Folder::with("paths", text);
@@ -181,7 +313,7 @@ fn a_key_that_is_unknown_is_told_the_nearest() {
         ("colour = 'blue'", "1: there is no key colour here: --print-config shows which there are"),
         (
             "[database]\nhost = 'x'",
-            "1: there is no section [database]: there are [serving], [identity], [limits], [timeouts], [stream], [sctp], \
+            "1: there is no section [database]: there are [serving], [sockets], [identity], [limits], [timeouts], [stream], [sctp], \
              [logging], [weather]",
         ),
     ] {
@@ -297,6 +429,9 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("sockets", &["shared"]),
     ("event-loops", &["3"]),
     ("spare-threads", &["0"]),
+    ("receive-buffer", &["1M"]),
+    ("send-buffer", &["64K"]),
+    ("dscp", &["46"]),
     ("cert", &["cert \"one\".pem", "two.pem"]),
     ("key", &["key\\one\u{7f}.pem"]),
     ("key-passphrase-file", &["passphrase"]),
@@ -331,6 +466,9 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("first-message-timeout", &["5s"]),
     ("frame-timeout", &["6s"]),
     ("lifetime", &["1h"]),
+    ("send-timeout", &["1s"]),
+    ("worker-idle-timeout", &["2s"]),
+    ("cookie-period", &["3s"]),
     ("drain-timeout", &["0s"]),
     ("framing", &["lines"]),
     ("max-message", &["4095"]),

@@ -16,6 +16,15 @@ const WIDTH: usize = 100;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Values(Vec<(String, Value)>);
 
+/// Where the value of an option came from, if it is not the default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// The long name of the option.
+    pub(super) key: String,
+    /// The file and the line, or the environment variable; `None` for the command line.
+    pub(super) place: Option<String>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Value {
     /// Not given, and without a default.
@@ -39,12 +48,12 @@ impl Values {
     }
 
     /// All options as a file that gives the same values. Those without a value stand in comments, and so
-    /// do addresses with a password in them.
+    /// do addresses with a password in them. A comment behind a value says where it came from, unless it is the default.
     ///
     /// # Errors
     ///
     /// A value is not UTF-8, as TOML must be.
-    pub(super) fn to_file(&self, command: &Command) -> Result<String, Failure> {
+    pub(super) fn to_file(&self, command: &Command, origins: &[Origin]) -> Result<String, Failure> {
         let keys = keys(command);
         let mut sections = vec![""];
         for key in &keys {
@@ -62,6 +71,11 @@ impl Values {
                 let help = key.arg.get_long_help().or(key.arg.get_help());
                 comment(&mut file, &help.map(ToString::to_string).unwrap_or_default());
                 file.push_str(&value.line(key)?);
+                if let Some(origin) = origins.iter().find(|origin| origin.key == key.name) {
+                    let place = origin.place.as_deref().unwrap_or("the command line");
+                    file.push_str(&format!("  # from {}", printable(place)));
+                }
+                file.push('\n');
             }
         }
         Ok(file.trim_start().to_owned())
@@ -84,16 +98,16 @@ impl Value {
     fn line(&self, key: &Key) -> Result<String, Failure> {
         let name = key.name;
         Ok(match self {
-            Self::Unset => format!("# {}\n", key.example()),
-            Self::Switch(on) => format!("{name} = {on}\n"),
-            Self::Count(count) => format!("{name} = {count}\n"),
+            Self::Unset => format!("# {}", key.example()),
+            Self::Switch(on) => format!("{name} = {on}"),
+            Self::Count(count) => format!("{name} = {count}"),
             Self::One(value) if has_password(value) => {
-                format!("# {name} has a password in it: not printed\n")
+                format!("# {name} has a password in it: not printed")
             }
-            Self::One(value) => format!("{name} = {}\n", toml(key, value)?),
+            Self::One(value) => format!("{name} = {}", toml(key, value)?),
             Self::Many(values) => {
                 let values: Result<Vec<_>, _> = values.iter().map(|value| toml(key, value)).collect();
-                format!("{name} = [{}]\n", values?.join(", "))
+                format!("{name} = [{}]", values?.join(", "))
             }
         })
     }
@@ -119,6 +133,11 @@ fn has_password(value: &OsStr) -> bool {
     let value = value.to_string_lossy();
     let before = value.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@'));
     before.is_some_and(|(user, _)| user.contains(':'))
+}
+
+/// A path as a comment may have it.
+fn printable(text: &str) -> String {
+    text.replace(char::is_control, "?")
 }
 
 /// A basic string of TOML.
