@@ -26,7 +26,7 @@ const DAY: u64 = 24 * 3600;
 /// # Errors
 ///
 /// A server could not start.
-pub(crate) fn check<T: ServerOptions>(config: &Config<T>) -> Result<u8, Failure> {
+pub fn check<T: ServerOptions>(config: &Config<T>) -> Result<u8, Failure> {
     let (report, code) = examine(config).map_err(|failure| config.locate(failure))?;
     let mut stdout = io::stdout().lock();
     match stdout.write_all(report.as_bytes()).and_then(|()| stdout.flush()) {

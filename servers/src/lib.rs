@@ -14,7 +14,7 @@
 pub mod algorithms;
 pub mod authorize;
 pub mod chat;
-mod check;
+pub mod check;
 pub mod cli;
 pub mod conclude;
 pub mod config;

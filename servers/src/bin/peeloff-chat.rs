@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use peeloff_servers::chat::{self, ChatArgs};
+use peeloff_servers::check::check;
 use peeloff_servers::cli::ServerArgs;
 use peeloff_servers::conclude::conclude;
 use peeloff_servers::config::{Config, ServerOptions};
@@ -53,6 +54,7 @@ impl ServerOptions for Cli {
 fn main() -> ExitCode {
     peeloff::tune_malloc();
     match Config::<Cli>::read(NAME) {
+        Ok(config) if config.is_to_be_checked() => conclude(NAME, check(&config)),
         Ok(config) => conclude(NAME, chat::run(&config.options.chat.clone(), config)),
         Err(code) => code,
     }

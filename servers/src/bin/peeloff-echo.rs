@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use peeloff_servers::check::check;
 use peeloff_servers::cli::ServerArgs;
 use peeloff_servers::conclude::conclude;
 use peeloff_servers::config::{Config, ServerOptions};
@@ -49,6 +50,7 @@ impl ServerOptions for Cli {
 fn main() -> ExitCode {
     peeloff::tune_malloc();
     match Config::<Cli>::read(NAME) {
+        Ok(config) if config.is_to_be_checked() => conclude(NAME, check(&config)),
         Ok(config) => conclude(NAME, serve(config, echo::start)),
         Err(code) => code,
     }

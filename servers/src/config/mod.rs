@@ -46,7 +46,6 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command, Parser};
 
-use crate::check::check;
 use crate::cli::{ConfigArgs, ServerArgs};
 use crate::conclude::{conclude, conclude_usage};
 use crate::failure::{Failure, sentence};
@@ -104,7 +103,7 @@ enum Refusal {
 
 impl<T: ServerOptions> Config<T> {
     /// Reads the command line, the environment and the file that one of them names, or ends the program as `--help`,
-    /// `--version`, `--print-config`, `--check-config`, `--make-key-file` or a mistake asks.
+    /// `--version`, `--print-config`, `--make-key-file` or a mistake asks.
     ///
     /// # Errors
     ///
@@ -113,7 +112,6 @@ impl<T: ServerOptions> Config<T> {
         match Self::from_arguments(env::args_os().collect(), Environment::of_process(), None) {
             Ok(config) => match &config.options.server().config {
                 args if args.print_config => Err(conclude(program, config.print())),
-                args if args.check_config => Err(conclude(program, check(&config))),
                 ConfigArgs { make_key_file: Some(path), .. } => {
                     Err(conclude(program, key_file::renew(path).map(|()| 0)))
                 }
@@ -142,6 +140,11 @@ impl<T: ServerOptions> Config<T> {
     /// The long names of the options whose values are not those of `other`.
     pub fn changes<'a>(&'a self, other: &Self) -> Vec<&'a str> {
         self.values.changes(&other.values)
+    }
+
+    /// Whether `--check-config` asks for [`check`](crate::check::check) instead of a server.
+    pub fn is_to_be_checked(&self) -> bool {
+        self.options.server().config.check_config
     }
 
     /// The long names of the options that are set, to whatever value.
