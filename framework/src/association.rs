@@ -1,6 +1,8 @@
 //! The relation to one peer, as every thread sees it: what senders, the dispatcher and shutdown
 //! share with the worker that serves it.
 
+mod saved;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -101,6 +103,8 @@ pub(crate) struct Association {
     pub(crate) sent_bytes: AtomicU64,
     /// Messages that found no room in the outbox.
     pub(crate) dropped: AtomicU64,
+    /// What of these numbers another process has counted, in the same order.
+    pub(crate) carried: [u64; 5],
 }
 
 /// What sending goes through.
@@ -152,6 +156,7 @@ impl Association {
             sent: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            carried: [0; 5],
         }
     }
 

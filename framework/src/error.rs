@@ -1,6 +1,7 @@
 //! What calls on a peer and at start-up can fail with.
 
 mod end;
+mod hand_over;
 mod identity;
 
 use std::error::Error as StdError;
@@ -11,6 +12,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use self::end::{EndKind, EndReason};
+pub use self::hand_over::HandOverError;
 pub use self::identity::IdentityError;
 
 /// What a call on a [`Peer`](crate::Peer) can fail with. An error that
@@ -210,6 +212,9 @@ pub enum StartError {
     /// No address to listen on.
     #[error("no address to listen on; give at least one, such as dtls://127.0.0.1:4433")]
     NoListener,
+    /// The server of another process could not be taken over, and that one goes on to serve.
+    #[error("cannot take the server over: {0}")]
+    TakeOver(#[from] HandOverError),
     /// The address cannot be used.
     #[error(transparent)]
     Address(#[from] crate::address::AddressError),

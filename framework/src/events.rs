@@ -174,6 +174,29 @@ pub trait PeerEvents: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Writes the state of a peer for the process that takes the server over
+    /// ([`Handle::hand_over`](crate::Handle::hand_over)), whose [`restore`](Self::restore) reads it. `None`, the default: the
+    /// peer stays in this process, which drains. It is asked for peers of UDP and DTLS that share sockets, while no other callback of
+    /// the peer runs, on the thread that hands over, and must not block: nobody is served meanwhile. Where the other process then does not
+    /// go on, this one does, so the state stays as it is. Of an answer longer than 64 KiB nothing is handed over.
+    ///
+    /// After a hand-over [`close`](Self::close) is called with [`EndReason::HandedOver`].
+    fn save(&self, state: &Self::State, peer: &Sender) -> Option<Vec<u8>> {
+        let _ = (state, peer);
+        None
+    }
+
+    /// Makes the state of a peer that another process has served so far, in place of [`open`](Self::open), from what its
+    /// [`save`](Self::save) wrote. It runs on the thread that starts the server. What it sends waits until the peer is here for good.
+    ///
+    /// # Errors
+    ///
+    /// An error, which the default is, leaves the peer in the other process.
+    fn restore(&self, saved: &[u8], peer: &Sender) -> Result<Self::State, HandlerError> {
+        let _ = (saved, peer);
+        Err("these callbacks restore no state".into())
+    }
+
     /// Takes the state back. The association has ended for this `reason`, and nothing can be sent to the peer any more. Its
     /// addresses are free by then: the next association from there may have opened, and
     /// [`Handle::shutdown`](crate::Handle::shutdown) may have returned.
@@ -281,6 +304,9 @@ impl<E: PeerEvents> PeerHandler for Callbacks<E> {
 pub(crate) trait AnyEvents: Send + Sync {
     /// Calls `open`.
     fn begin(&self, peer: &mut Peer) -> Result<Box<dyn AnyOpen>, HandlerError>;
+
+    /// Calls `restore`.
+    fn resume(&self, saved: &[u8], peer: &mut Peer) -> Result<Box<dyn AnyOpen>, HandlerError>;
 }
 
 /// A peer between its first callback and its last.
@@ -290,6 +316,9 @@ pub(crate) trait AnyOpen: Send {
 
     /// When the timer of the callbacks is due.
     fn next_timeout(&self) -> Option<Instant>;
+
+    /// Calls `save`.
+    fn save(&self) -> Option<Vec<u8>>;
 
     /// Calls `close`.
     fn close(self: Box<Self>, reason: EndReason);
@@ -308,6 +337,12 @@ pub(crate) enum Step {
 impl<E: PeerEvents> AnyEvents for Arc<E> {
     fn begin(&self, peer: &mut Peer) -> Result<Box<dyn AnyOpen>, HandlerError> {
         Ok(Open::begin(self, peer)?)
+    }
+
+    fn resume(&self, saved: &[u8], peer: &mut Peer) -> Result<Box<dyn AnyOpen>, HandlerError> {
+        let sender = peer.sender();
+        let state = self.restore(saved, &sender)?;
+        Ok(Box::new(Open { events: Arc::clone(self), sender, state, is_subscribed: true }))
     }
 }
 
@@ -371,6 +406,10 @@ impl<E: PeerEvents> AnyOpen for Open<E> {
 
     fn next_timeout(&self) -> Option<Instant> {
         self.events.next_timeout(&self.state)
+    }
+
+    fn save(&self) -> Option<Vec<u8>> {
+        self.events.save(&self.state, &self.sender)
     }
 
     fn close(self: Box<Self>, reason: EndReason) {

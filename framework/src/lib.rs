@@ -54,6 +54,7 @@ mod admission;
 mod association;
 mod audit;
 mod client;
+mod codec;
 mod config;
 mod connection_ids;
 mod credentials;
@@ -91,7 +92,9 @@ pub use credentials::{
     AlgorithmError, CaBundle, CipherSuites, ClientAuth, Credentials, Expiration, Groups, Identity,
     PeerCertificate, PeerIdentity, PublicKey, RevocationList, SharedKeys,
 };
-pub use error::{ConnectError, EndKind, EndReason, Error, IdentityError, NoSctp, StartError, TrySendError};
+pub use error::{
+    ConnectError, EndKind, EndReason, Error, HandOverError, IdentityError, NoSctp, StartError, TrySendError,
+};
 pub use events::{Callbacks, Message, PeerEvents};
 pub use handler::{Admission, HandlerError, Incoming, PeerHandler};
 pub use metrics::{Family, FamilyKind, Health, ListenerMetrics, Metrics, Sample, SampleValue};
@@ -100,5 +103,8 @@ pub use observe::{Distribution, Entry, EntryKind, Stats};
 pub use outbox::{OutboxLimits, Overflow, PostOutcome};
 pub use peer::{Event, Peer, PeerStream, SctpPeer, Sender};
 pub use server::builder::ServerBuilder;
-pub use server::{Handle, Server, ShutdownReport, inherited_descriptor, raise_fd_limit, tune_malloc};
+pub use server::{
+    HandedOver, Handle, Server, ShutdownReport, hand_over_sockets, inherited_descriptor, raise_fd_limit,
+    tune_malloc,
+};
 pub use stream::{Framing, TcpSettings};

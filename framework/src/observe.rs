@@ -237,6 +237,10 @@ numbers! {
         accept_pauses,
         /// Connections that did not begin in time with a valid header of the PROXY protocol where one has to be.
         proxy_headers_refused,
+        /// Peers that were taken over from another process.
+        taken_over,
+        /// Datagrams passed on to the process that has their peer, while one takes over from another.
+        relayed,
         /// Handlers that panicked.
         handler_panics,
         /// Handlers that returned an error.
@@ -277,6 +281,8 @@ numbers! {
         notifications_unknown: "notification_unknown",
         /// Notifications of SCTP longer than the buffer of 64 KiB.
         notifications_too_long: "notification_too_long",
+        /// Datagrams of a peer that another process has, which that did not take.
+        relayed_lost: "relay_full",
     }
     server {
         gauges {

@@ -127,6 +127,11 @@ impl Queue {
         Pushed::Queued(dropped)
     }
 
+    /// All messages, oldest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.messages.iter().map(|(message, _)| &**message)
+    }
+
     /// The oldest message.
     pub(crate) fn front(&self) -> Option<&(Arc<[u8]>, SendInfo)> {
         self.messages.front()

@@ -30,11 +30,13 @@ use crate::tls::Facts;
 mod driven;
 mod io;
 mod receive;
+mod saved;
 mod sctp;
 mod stream;
 
 pub use self::io::PeerStream;
 pub(crate) use self::receive::Next;
+pub(crate) use self::saved::{Late, Saved};
 pub use self::sctp::{Event, SctpPeer};
 
 /// One peer, as its handler (or a client) sees it: messages in, messages out.

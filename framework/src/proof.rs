@@ -29,6 +29,16 @@ impl Proof {
         Self { token: if drawn { hex } else { String::new() }, given: AtomicBool::new(false) }
     }
 
+    /// Goes on from another process, which asked for this token.
+    pub(crate) fn resumed(token: String, given: bool) -> Self {
+        Self { token, given: AtomicBool::new(given) }
+    }
+
+    /// The token, and whether it came back.
+    pub(crate) fn state(&self) -> (&str, bool) {
+        (&self.token, self.given.load(Ordering::Relaxed))
+    }
+
     /// The token, until it came back.
     pub(crate) fn token(&self) -> Option<&str> {
         (!self.given.load(Ordering::Relaxed)).then_some(&*self.token)

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::association::{Association, Link};
 use crate::drive::Session;
-use crate::drive::open::Open;
+use crate::drive::open::{Hold, Open};
 use crate::error::{EndReason, Error, TrySendError};
 use crate::net::attention::{Parcel, signal};
 use crate::outbox::{Overflow, PostOutcome, Pushed, Queue};
@@ -147,6 +147,9 @@ impl Sender {
         answer_repeated_flight(association);
         let mut link = association.link.lock();
         let Link::Open(open) = &mut *link else { return Offered::Sent(None) };
+        if open.hold == Hold::Refuse {
+            return Offered::Sent(None);
+        }
         let mut outbox = association.outbox.lock();
         let sent = send_behind(association, open, &mut outbox, message, how);
         if sent != Sent::Full {
@@ -245,6 +248,9 @@ pub(crate) fn lock_and_send(association: &Association, message: &[u8], how: &Sen
     answer_repeated_flight(association);
     let mut link = association.link.lock();
     let Link::Open(open) = &mut *link else { return None };
+    if open.hold == Hold::Refuse {
+        return None;
+    }
     let sent = send_behind(association, open, &mut association.outbox.lock(), message, how);
     if matches!(sent, Sent::Done | Sent::Parked) {
         association.count_sent(message.len());
@@ -295,11 +301,11 @@ fn send_behind(
     message: &[u8],
     how: &SendInfo,
 ) -> Sent {
-    let Open { session, deadlines } = open;
+    let Open { session, deadlines, hold } = open;
     if deadlines.limits_lifetime() && deadlines.is_past_lifetime(association.now()) {
         return Sent::Expired;
     }
-    if !outbox.is_empty() && empty(association, session, outbox) {
+    if *hold != Hold::Free || (!outbox.is_empty() && empty(association, session, outbox)) {
         return Sent::Full;
     }
     transmit(association, session, message, how)
@@ -332,7 +338,7 @@ fn empty(association: &Association, session: &mut Session, outbox: &mut Queue) -
 /// Sends what found no room, on the worker's thread; `true` where some of it is left.
 pub(crate) fn flush(association: &Association) -> bool {
     let mut link = association.link.lock();
-    let Link::Open(Open { session, .. }) = &mut *link else { return false };
+    let Link::Open(Open { session, hold: Hold::Free, .. }) = &mut *link else { return false };
     let left = !session.flush();
     let mut outbox = association.outbox.lock();
     if left || outbox.is_empty() {

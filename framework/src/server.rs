@@ -14,13 +14,15 @@ use crate::association::{Association, Link};
 use crate::credentials::{Credentials, Expiration};
 use crate::drive::Session;
 use crate::drive::open::Open;
-use crate::error::{EndReason, IdentityError};
+use crate::error::{EndReason, HandOverError, IdentityError};
 use crate::metrics::{Health, ListenerMetrics, Metrics};
 use crate::net::after;
 use crate::net::attention::signal;
 use crate::observe::{Counters, Stats};
 use crate::sender::Sender;
 use crate::serve::dispatcher::RESERVED_FDS;
+pub use crate::serve::handover::giving::HandedOver;
+use crate::serve::handover::{channel, giving};
 use crate::serve::loops::Loops;
 use crate::serve::shared::Shared;
 pub use crate::serve::shared::ShutdownReport;
@@ -191,6 +193,28 @@ impl Handle {
         self.shared.registry.set_limits(limits);
     }
 
+    /// Gives the server to another process, whose [`ServerBuilder::take_over`](crate::ServerBuilder::take_over) has the other end
+    /// of this socket, of the pair that [`hand_over_sockets`](crate::hand_over_sockets) makes. Blocks until that process
+    /// is ready, for a minute at most, and then until it serves; meanwhile all goes on as usual but for some milliseconds at the end, in which
+    /// what comes waits in the kernel.
+    ///
+    /// All listeners that the other process wants go there, and of the peers those on UDP and DTLS that share sockets, whose callbacks say
+    /// how ([`PeerEvents::save`](crate::PeerEvents::save)): they go on in the other process with
+    /// all their state, and notice nothing. For this process they end with [`EndReason::HandedOver`]. All other peers
+    /// stay, handshakes under way among them: this process goes on to serve them. Call [`shutdown`](Self::shutdown) next,
+    /// which gives them time to end. Until then this process has to run, because it gets their datagrams by that socket.
+    ///
+    /// Both processes run as the same user, whom the kernel names (SO_PEERCRED, SCM_CREDENTIALS). The keys of the sessions go through
+    /// the socket alone, and both processes wipe their copies. Where the other process is of a version that writes peers in another
+    /// way, it takes the listeners, and all peers stay.
+    ///
+    /// # Errors
+    ///
+    /// The other process does not serve, and this one goes on as before.
+    pub fn hand_over(&self, socket: OwnedFd) -> Result<HandedOver, HandOverError> {
+        giving::give(&self.shared, self.loops.as_ref(), socket)
+    }
+
     /// Ends the server: no new peers; every handler's `recv` returns `Ok(None)` once its peer is
     /// quiet, and it may finish within `grace`; then all that are left are ended. DTLS and TLS peers get a
     /// close_notify. The ports are free when it returns; a [`PeerEvents::close`](crate::PeerEvents::close) or
@@ -202,6 +226,7 @@ impl Handle {
         if let Some(report) = &*done {
             return report.clone();
         }
+        shared.exports.lock().clear();
         let peers = shared.registry.drain();
         let in_time = shared.registry.wait_until_empty(after(grace));
         let late = if in_time { Vec::new() } else { shared.registry.all() };
@@ -216,6 +241,9 @@ impl Handle {
         shared.mailbox.stop();
         if let Some(loops) = &self.loops {
             loops.stop();
+        }
+        for relay in shared.predecessor.get().into_iter().chain(shared.successor.get()) {
+            relay.end();
         }
         // So that whoever starts the next server finds the ports free.
         let _ = shared.done.stopped.recv_timeout(LET_GO);
@@ -257,6 +285,16 @@ impl std::fmt::Debug for Handle {
 /// Those of getrlimit(2) and setrlimit(2).
 pub fn raise_fd_limit() -> io::Result<u64> {
     limits::raise_fd_limit()
+}
+
+/// Makes the sockets for a [`Handle::hand_over`]: the first for this process, the second for the new one, which
+/// inherits it. They have no name, so nobody else can connect to them.
+///
+/// # Errors
+///
+/// Those of [socketpair(2)](https://man7.org/linux/man-pages/man2/socketpair.2.html).
+pub fn hand_over_sockets() -> io::Result<(OwnedFd, OwnedFd)> {
+    channel::pair()
 }
 
 /// Returns another descriptor for one that the process was started with, such as 3 after `3< file` in a shell

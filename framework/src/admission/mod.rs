@@ -330,6 +330,11 @@ impl Ledger {
         self.per_prefix.add(prefix);
     }
 
+    /// Books a peer that another process has admitted, whatever the limits say.
+    pub fn take_over(&mut self, local: SocketAddr, peer: SocketAddr) {
+        self.book(local, peer);
+    }
+
     /// Takes `peer` of `local` out of the books again, once for each time that it was admitted.
     pub fn release(&mut self, local: SocketAddr, peer: SocketAddr) {
         let (local, source, prefix) = keys(local, peer);

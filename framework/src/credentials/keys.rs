@@ -22,6 +22,7 @@ use sha2::Sha256;
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use super::errors::{read, refused};
+use crate::codec::{Malformed, Reader, Writer};
 use crate::error::IdentityError;
 
 /// The keys of session tickets and cookies: a current one and, after a rotation, the previous one, which is
@@ -58,6 +59,17 @@ impl SharedKeys {
         let mut key = Zeroizing::new([0; 32]);
         openssl::rand::rand_bytes(&mut *key).map_err(refused)?;
         Ok(Self { current: DerivedKeys::of(&key), previous: None })
+    }
+
+    /// Writes the keys, for the process that takes a server over.
+    pub(crate) fn save(&self, out: &mut Writer) {
+        self.current.save(out);
+        out.option(self.previous.as_ref(), |out, keys| keys.save(out));
+    }
+
+    /// Reads what [`save`](Self::save) wrote.
+    pub(crate) fn restore(from: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self { current: DerivedKeys::restore(from)?, previous: from.option(DerivedKeys::restore)? })
     }
 
     /// Reads a key file. Warns in the log where everybody on the host can read it.
@@ -158,6 +170,20 @@ fn lines(text: &str) -> Result<(Key, Option<Key>), (usize, &'static str)> {
 }
 
 impl DerivedKeys {
+    fn save(&self, out: &mut Writer) {
+        out.raw(&self.ticket_name);
+        [&self.ticket_cipher, &self.ticket_mac, &self.cookie].into_iter().for_each(|key| out.raw(key));
+    }
+
+    fn restore(from: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let mut keys =
+            Self { ticket_name: from.array()?, ticket_cipher: [0; 32], ticket_mac: [0; 32], cookie: [0; 32] };
+        for key in [&mut keys.ticket_cipher, &mut keys.ticket_mac, &mut keys.cookie] {
+            key.copy_from_slice(from.raw(32)?);
+        }
+        Ok(keys)
+    }
+
     fn of(key: &Key) -> Self {
         let derive = |label: &str| -> [u8; 32] {
             let mut mac = Hmac::<Sha256>::new_from_slice(&key[..]).expect("HMAC takes keys of any length");

@@ -14,6 +14,19 @@ use crate::sctp::MessageInfo;
 pub(crate) struct Open {
     pub(crate) session: Session,
     pub(crate) deadlines: Deadlines,
+    /// Whether messages may leave.
+    pub(crate) hold: Hold,
+}
+
+/// Whether messages to a peer may leave: while it is handed over, only one of two processes may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// They leave.
+    Free,
+    /// They wait in the outbox, for this process or for the other.
+    Queue,
+    /// They are not taken: the other process has what waited.
+    Refuse,
 }
 
 /// What comes next in an open association.
@@ -30,7 +43,7 @@ impl Open {
     /// Of an association that opened then.
     pub(crate) fn new(session: Session, timeouts: &Timeouts, opened: Instant, now: Instant) -> Self {
         let deadlines = Deadlines::new(timeouts, session.is_framed(), opened, now);
-        Self { session, deadlines }
+        Self { session, deadlines, hold: Hold::Free }
     }
 
     /// Takes what was read from the socket, whose memory comes back empty, and reads the first message in it. `from`: where

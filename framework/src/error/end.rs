@@ -70,6 +70,9 @@ pub enum EndReason {
     /// The peer proved who it is and may not come in; the text says why
     /// ([`Credentials::authorize`](crate::Credentials::authorize), [`Credentials::revoked`](crate::Credentials::revoked)).
     NotAuthorized(String),
+    /// Another process has taken the peer over, which notices nothing
+    /// ([`Handle::hand_over`](crate::Handle::hand_over)).
+    HandedOver,
     /// The peer of a stream with a framing sent no whole message for
     /// [`Timeouts::first_message`](crate::Timeouts::first_message).
     NoFirstMessage,
@@ -96,6 +99,7 @@ impl EndReason {
                 | Self::Lifetime
                 | Self::Shutdown
                 | Self::Replaced
+                | Self::HandedOver
         )
     }
 }
@@ -143,6 +147,7 @@ end_kinds! {
     Lifetime "lifetime",
     Shutdown "shutdown",
     Replaced "replaced",
+    HandedOver "handed_over",
     Evicted "evicted",
     HandshakeTimedOut "handshake_timed_out",
     HandshakeFailed "handshake_failed",
@@ -183,6 +188,7 @@ impl fmt::Display for EndReason {
             Self::Lifetime => f.write_str("the lifetime is over"),
             Self::Shutdown => f.write_str("the server shut down"),
             Self::Replaced => f.write_str("the peer began anew from the same port"),
+            Self::HandedOver => f.write_str("another process serves the peer"),
             Self::Evicted => f.write_str("the handshake made way for a newer one"),
             Self::HandshakeTimedOut => f.write_str("the handshake was not complete in time"),
             Self::HandshakeFailed(why) => write!(f, "the handshake failed: {why}"),

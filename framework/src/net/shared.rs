@@ -20,7 +20,7 @@ use crate::sys::control::PacketInfo;
 use crate::sys::epoll::wait_writable;
 use crate::sys::eventfd::EventFd;
 use crate::sys::message::Outgoing;
-use crate::sys::sync::atomic::{AtomicUsize, Ordering};
+use crate::sys::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sys::sync::{Condvar, Mutex};
 
 /// Datagrams, and bytes, that are queued before they are sent without waiting for the end of the turn.
@@ -33,6 +33,8 @@ pub(crate) struct SharedListener {
     pub(crate) sockets: Vec<Socket>,
     pub(crate) scheme: Scheme,
     pub(crate) address: SocketAddr,
+    /// Its number among the listeners of the server.
+    pub(crate) number: u16,
 }
 
 /// A socket that many peers share.
@@ -41,6 +43,13 @@ pub(crate) struct SharedSocket {
     pub(crate) scheme: Scheme,
     /// Where it is bound.
     pub(crate) address: SocketAddr,
+    /// The number of its listener.
+    pub(crate) listener: u16,
+    /// Its place in its group. Connection IDs begin with it, which must stay what they are where another number of loops takes
+    /// the group over.
+    pub(crate) index: u8,
+    /// Another process reads it; here are peers that are still sent to.
+    given: AtomicBool,
     outgoing: Mutex<Outgoing>,
     /// The thread that sends what is queued at the end of its turn; 0 is none.
     batching: AtomicUsize,
@@ -57,10 +66,33 @@ fn here() -> usize {
 }
 
 impl SharedSocket {
-    /// Shares a socket that is bound to `address`. `full` becomes readable when the send buffer is full.
-    pub(crate) fn new(socket: Socket, scheme: Scheme, address: SocketAddr, full: Arc<EventFd>) -> Self {
+    /// Shares a socket of a listener, with this place in its group. `full` becomes readable when the send buffer is full.
+    pub(crate) fn new(
+        socket: Socket,
+        scheme: Scheme,
+        address: SocketAddr,
+        (listener, index): (u16, u8),
+        full: Arc<EventFd>,
+    ) -> Self {
         let (outgoing, waiting) = (Mutex::default(), Mutex::default());
-        Self { socket, scheme, address, outgoing, batching: AtomicUsize::new(0), waiting, full }
+        let (given, batching) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Self { socket, scheme, address, listener, index, given, outgoing, batching, waiting, full }
+    }
+
+    /// Whether datagrams to this address may come to the socket.
+    pub(crate) fn is_at(&self, local: SocketAddr) -> bool {
+        let ip = self.address.ip();
+        self.address.port() == local.port() && (ip.is_unspecified() || ip == local.ip())
+    }
+
+    /// Another process reads the socket from now on.
+    pub(crate) fn give(&self) {
+        self.given.store(true, Ordering::Release);
+    }
+
+    /// Whether another process reads the socket.
+    pub(crate) fn is_given(&self) -> bool {
+        self.given.load(Ordering::Acquire)
     }
 
     /// From now on what the calling thread sends waits for [`end_turn`](Self::end_turn).
@@ -179,6 +211,16 @@ impl SharedTransport {
     /// Of a peer that a loop drives: waits are over at once.
     pub(crate) fn driven(socket: Arc<SharedSocket>, attention: Arc<Attention>) -> Self {
         Self { socket, attention, bell: None, datagram: None, more: VecDeque::new(), source: None }
+    }
+
+    /// The socket that the peer shares.
+    pub(crate) fn socket(&self) -> &Arc<SharedSocket> {
+        &self.socket
+    }
+
+    /// Whether nothing waits to be read.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.datagram.is_none() && self.more.is_empty()
     }
 
     /// Gives the peer a datagram that comes behind those of its inbox.

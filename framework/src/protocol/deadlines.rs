@@ -38,6 +38,11 @@ impl Deadlines {
         }
     }
 
+    /// Goes on from another process, which has heard the last of so many messages then.
+    pub(crate) fn resume(&mut self, received: u64, heard: Instant) {
+        (self.received, self.heard) = (received, heard);
+    }
+
     /// Nobody waits for the peer any more.
     pub(crate) fn disarm(&mut self) {
         (self.lifetime, self.idle, self.first, self.frame) = (None, None, None, None);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::net::sctp::Restarted;
 use crate::net::udp::Stray;
+use crate::serve::handover::gate::Gate;
 use crate::sys::eventfd::EventFd;
 use crate::sys::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::sync::channel::{Receiver, Sender, TrySendError, bounded};
@@ -16,6 +17,8 @@ pub(in crate::serve) const MAX_LETTERS: usize = 4096;
 pub(crate) enum Letter {
     /// A datagram found on the wrong socket.
     Stray(Stray),
+    /// Stand still, for the listeners are handed over to another process.
+    Pause(Arc<Gate>),
     /// An SCTP socket whose peer began anew.
     Restarted(Restarted),
 }

@@ -253,6 +253,35 @@ impl Registry {
         }
     }
 
+    /// Books and finds an association that comes from another process, whatever the limits say; by its connection ID alone where
+    /// `is_found` is false. `false`: somebody is found there.
+    pub(crate) fn take_over(&self, association: &Arc<Association>, is_found: bool) -> bool {
+        let mut table = self.table.lock();
+        let (id, own) = (association.id, Key::of(association));
+        let key = match is_found {
+            true => Key::Addresses(association.local, association.current_peer()),
+            false => Key::Name(id),
+        };
+        match table.associations.entry(key) {
+            Entry::Occupied(_) => return false,
+            Entry::Vacant(entry) => drop(entry.insert(Arc::clone(association))),
+        }
+        if key != own {
+            table.moved.insert(id, key);
+        }
+        let cid = &association.connection_id;
+        if !cid.is_empty() {
+            table.connection_ids.insert(cid.clone(), Arc::clone(association));
+        }
+        table.ledger.take_over(association.local, association.peer);
+        true
+    }
+
+    /// How many associations there are.
+    pub(crate) fn len(&self) -> usize {
+        self.table.lock().associations.len()
+    }
+
     /// Forgets an association that has ended and given its socket up, and gives its place back. Whoever sees
     /// its end counted sees its place free, and the other way round. Returns what came for its successor
     /// meanwhile.
@@ -269,14 +298,15 @@ impl Registry {
             table.connection_ids.remove(&association.connection_id);
             table.ledger.release(association.local, association.admitted_address());
         }
-        let fold = |from: &AtomicU64, into: &AtomicU64| {
-            into.fetch_add(from.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+        let [received, received_bytes, sent, sent_bytes, dropped] = association.carried;
+        let fold = |from: &AtomicU64, carried: u64, into: &AtomicU64| {
+            into.fetch_add(from.swap(0, Ordering::Relaxed).saturating_sub(carried), Ordering::Relaxed);
         };
-        fold(&association.received, &counters.messages_received);
-        fold(&association.sent, &counters.messages_sent);
-        fold(&association.dropped, &counters.messages_dropped);
-        fold(&association.received_bytes, &counters.received_bytes);
-        fold(&association.sent_bytes, &counters.sent_bytes);
+        fold(&association.received, received, &counters.messages_received);
+        fold(&association.sent, sent, &counters.messages_sent);
+        fold(&association.dropped, dropped, &counters.messages_dropped);
+        fold(&association.received_bytes, received_bytes, &counters.received_bytes);
+        fold(&association.sent_bytes, sent_bytes, &counters.sent_bytes);
         if table.associations.is_empty() {
             table.associations.shrink_to(64);
             table.connection_ids.shrink_to(64);
@@ -340,17 +370,18 @@ impl Registry {
         let place = |association: &Association| {
             listeners.iter().position(|(_, counters)| Arc::ptr_eq(counters, &association.counters))
         };
-        let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let read = |number: &AtomicU64, carried: u64| number.load(Ordering::Relaxed).saturating_sub(carried);
         for association in table.associations.values() {
             let Some(place) = place(association) else { continue };
             let stats = &mut all[place];
             stats.peers += 1;
             stats.half_open += u64::from(association.attention.half_open.load(Ordering::Acquire));
-            stats.messages_received += read(&association.received);
-            stats.messages_sent += read(&association.sent);
-            stats.messages_dropped += read(&association.dropped);
-            stats.received_bytes += read(&association.received_bytes);
-            stats.sent_bytes += read(&association.sent_bytes);
+            let [received, received_bytes, sent, sent_bytes, dropped] = association.carried;
+            stats.messages_received += read(&association.received, received);
+            stats.messages_sent += read(&association.sent, sent);
+            stats.messages_dropped += read(&association.dropped, dropped);
+            stats.received_bytes += read(&association.received_bytes, received_bytes);
+            stats.sent_bytes += read(&association.sent_bytes, sent_bytes);
         }
         for association in table.awaiting_header.values().flat_map(BTreeMap::values) {
             if let Some(place) = place(association) {

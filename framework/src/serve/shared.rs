@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
+use super::handover::export::Export;
+use super::handover::relay::Relay;
 use super::mailbox::{Letter, Mailbox};
 use super::registry::Registry;
 use crate::address::{Address, Scheme};
@@ -72,6 +74,13 @@ pub(crate) struct Shared {
     /// Some handler runs, and the dispatcher has not looked since it began to.
     pub(crate) handlers_run: AtomicBool,
     pub(crate) addresses: Vec<Address>,
+    /// The listeners, for another process; none any more once the server shuts down.
+    pub(crate) exports: Mutex<Vec<Export>>,
+    /// Locked while the server is handed over.
+    pub(crate) giving: Mutex<()>,
+    /// To the process that this one has taken the server from, and to the one that has taken it from this one.
+    pub(crate) predecessor: OnceLock<Arc<Relay>>,
+    pub(crate) successor: OnceLock<Arc<Relay>>,
     pub(crate) done: Done,
 }
 
@@ -164,6 +173,7 @@ impl Shared {
     fn post(&self, letter: Letter) {
         let counters = match &letter {
             Letter::Stray(stray) => self.by_listener.of_udp(stray.local),
+            Letter::Pause(_) => return,
             Letter::Restarted(restarted) => self.counted(restarted.scheme, restarted.local),
         };
         if !self.mailbox.send(letter) {

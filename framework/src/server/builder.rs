@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use parking_lot::RwLock;
@@ -24,6 +24,7 @@ use crate::protocol::dtls::restart::Cookies;
 use crate::sctp::Settings;
 use crate::serve::dispatcher::child::Options;
 use crate::serve::dispatcher::{Dispatcher, RESERVED_FDS};
+use crate::serve::handover::taking::Offers;
 use crate::serve::loops::{self, Loops};
 use crate::serve::mailbox;
 use crate::serve::registry::Registry;
@@ -90,6 +91,8 @@ pub struct ServerBuilder {
     sockets: Option<Sockets>,
     event_loops: usize,
     spare_threads: usize,
+    /// To the process whose server this one takes over.
+    take_over: Option<OwnedFd>,
 }
 
 impl Server {
@@ -113,6 +116,7 @@ impl Server {
             sockets: None,
             event_loops: loops::default_loops(),
             spare_threads: SPARE_THREADS,
+            take_over: None,
         }
     }
 }
@@ -370,6 +374,23 @@ impl ServerBuilder {
         self
     }
 
+    /// Takes the server of another process over, whose [`Handle::hand_over`] has the other end of this socket, of the pair that
+    /// [`hand_over_sockets`](crate::hand_over_sockets) makes. The starting call then returns when this process serves.
+    ///
+    /// Each listener that the other process has at an address of this one's, in the same scheme, is taken as it is, so nothing in
+    /// its queue is lost; port 0 stands for any port. A [`listen_on`](Self::listen_on) of such an address is not needed. Other
+    /// addresses are bound. The peers come along that share the sockets of such listeners
+    /// ([`start_events`](Self::start_events), [`PeerEvents::save`]), whatever the [`Limits`] say. A
+    /// group of shared sockets keeps their number, which the event loops divide among themselves; with
+    /// more loops than that some have no shared sockets. Session tickets and cookies of the other process are accepted.
+    ///
+    /// `start` fails with [`StartError::TakeOver`] where the other process is none or gives up; then, and
+    /// with any other error, that one goes on to serve.
+    pub fn take_over(mut self, socket: OwnedFd) -> Self {
+        self.take_over = Some(socket);
+        self
+    }
+
     /// Binds the listeners and starts the dispatcher thread. Returns when peers can come. The handler runs on a thread of its own
     /// for each peer.
     ///
@@ -412,19 +433,23 @@ impl ServerBuilder {
         if secure && self.credentials.is_empty() {
             return Err(StartError::NoIdentity);
         }
-        let keys = SharedKeys::random()?;
+        let offers = self.take_over.map(Offers::ask).transpose()?;
+        let keys = match &offers {
+            Some(offers) => offers.keys.clone(),
+            None => SharedKeys::random()?,
+        };
         let schemes = self.listen.iter().map(Listen::scheme);
         let contexts = Contexts::new(&self.credentials, &keys, schemes)?;
         let shares =
             self.sockets.unwrap_or(if events.is_some() { Sockets::Shared } else { Sockets::PerPeer });
         let loops = (shares == Sockets::Shared).then_some(self.event_loops);
-        let mut listeners = Listeners { loops, ..Listeners::default() };
+        let mut listeners = Listeners { loops, offers, ..Listeners::default() };
         for listen in self.listen {
             let hook = self.socket_options.of(listen.scheme());
             let options = Options { hook, ..self.options.clone() };
             listeners.bind(listen, options, &self.sctp)?;
         }
-        let Listeners { udp, shared: sharing, sctp, tcp, addresses, .. } = listeners;
+        let Listeners { udp, shared: sharing, sctp, tcp, addresses, offers, exports, .. } = listeners;
         let io = |doing: &str| {
             let doing = doing.to_owned();
             move |source: io::Error| StartError::Io { doing, source }
@@ -465,6 +490,10 @@ impl ServerBuilder {
             trimmed: AtomicU64::new(0),
             handlers_run: AtomicBool::new(false),
             addresses,
+            exports: Mutex::new(exports),
+            giving: Mutex::default(),
+            predecessor: OnceLock::new(),
+            successor: OnceLock::new(),
             done: Done { report: Mutex::default(), changed: Condvar::new(), stopped },
         });
         check_limits(&self.limits, most)?;
@@ -487,6 +516,7 @@ impl ServerBuilder {
                 loops: self.event_loops,
                 spares: self.spare_threads,
                 stack_size: self.stack_size,
+                paused: offers.is_some(),
             };
             let started = Loops::start(&shared, events.as_ref(), sharing, &settings, &pool, &running)
                 .map_err(io("starting the event loops"))?;
@@ -494,8 +524,12 @@ impl ServerBuilder {
         }
         let dispatcher = Dispatcher::new(Arc::clone(&shared), inlet, pool, loops.clone(), udp, sctp, tcp)
             .map_err(io("setting up the dispatcher"))?;
+        let (begin, may_begin) = bounded(1);
         let run = move || {
-            dispatcher.run();
+            // Not where another process goes on to serve.
+            if may_begin.recv().is_ok() {
+                dispatcher.run();
+            }
             // By now its listeners are closed.
             drop(running);
         };
@@ -503,6 +537,18 @@ impl ServerBuilder {
             .name("peeloff-disp".to_owned())
             .spawn(run)
             .map_err(io("starting the dispatcher thread"))?;
+        // Nothing can fail any more, so that the other process can let go.
+        if let Some(offers) = offers {
+            let taken = offers.finish(&shared, loops.as_ref(), events.as_ref());
+            if let (Err(_), Some(loops)) = (&taken, &loops) {
+                loops.stop();
+            }
+            taken?;
+            if let Some(loops) = &loops {
+                loops.go_on();
+            }
+        }
+        let _ = begin.send(());
         Ok(Server { handle: Handle { shared, loops }, detached: false })
     }
 }

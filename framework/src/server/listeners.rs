@@ -1,6 +1,8 @@
 //! What a server listens on, as it was asked for and as it is bound.
 
-use std::os::fd::OwnedFd;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::address::{Address, Scheme};
 use crate::error::StartError;
@@ -8,6 +10,8 @@ use crate::net::shared::SharedListener;
 use crate::sctp::Settings;
 use crate::serve::dispatcher::child::Options;
 use crate::serve::dispatcher::{Adopted, SctpListener, TcpListener, UdpListener};
+use crate::serve::handover::export::Export;
+use crate::serve::handover::taking::Offers;
 
 /// What is listened on.
 pub(super) struct Listen {
@@ -40,6 +44,10 @@ pub(super) struct Listeners {
     pub(super) sctp: Vec<SctpListener>,
     pub(super) tcp: Vec<TcpListener>,
     pub(super) addresses: Vec<Address>,
+    /// What another process gives away.
+    pub(super) offers: Option<Offers>,
+    /// What is given away in turn, later.
+    pub(super) exports: Vec<Export>,
 }
 
 impl Listeners {
@@ -58,53 +66,131 @@ impl Listeners {
             Endpoint::Address(address) => address,
             Endpoint::Socket(_, socket) => {
                 let adopted = Adopted::new(scheme, socket)?;
-                match scheme {
-                    _ if scheme.is_sctp() => {
-                        self.add_sctp(SctpListener::adopt(adopted, options, settings)?);
-                    }
-                    _ if scheme.is_stream() => self.add_tcp(TcpListener::adopt(adopted, options, proxied)?),
-                    _ if self.loops.is_some() => self.add_shared(SharedListener::adopt(adopted)?),
-                    _ => self.add_udp(UdpListener::adopt(adopted, options)?),
+                // The other process has the same one, which its peers share.
+                if let Some(offer) = self.offer(scheme, &[adopted.address()], proxied) {
+                    return self.take(offer, options, settings);
                 }
-                return Ok(());
+                return self.adopt(vec![adopted], proxied, false, options, settings);
             }
         };
         let found = address.resolve()?;
         if scheme.is_sctp() {
-            self.add_sctp(SctpListener::bind(scheme, &found, options, settings)?);
-            return Ok(());
+            if let Some(offer) = self.offer(scheme, &found, proxied) {
+                return self.take(offer, options, settings);
+            }
+            return self.add_sctp(SctpListener::bind(scheme, &found, options, settings)?, true);
         }
         for socket in found {
+            if let Some(offer) = self.offer(scheme, &[socket], proxied) {
+                self.take(offer, options.clone(), settings)?;
+                continue;
+            }
             match self.loops {
                 _ if scheme.is_stream() => {
-                    self.add_tcp(TcpListener::bind(scheme, socket, options.clone(), proxied)?);
+                    self.add_tcp(
+                        TcpListener::bind(scheme, socket, options.clone(), proxied)?,
+                        proxied,
+                        true,
+                    )?;
                 }
                 Some(loops) => {
-                    self.add_shared(SharedListener::bind(scheme, socket, options.clone(), loops)?);
+                    self.add_shared(SharedListener::bind(scheme, socket, options.clone(), loops)?, true)?;
                 }
-                None => self.add_udp(UdpListener::bind(scheme, socket, options.clone())?),
+                None => self.add_udp(UdpListener::bind(scheme, socket, options.clone())?, true)?,
             }
         }
         Ok(())
     }
 
-    fn add_udp(&mut self, listener: UdpListener) {
-        self.addresses.push(listener.address());
+    /// What the other process has at these addresses.
+    fn offer(&mut self, scheme: Scheme, addresses: &[SocketAddr], proxied: bool) -> Option<Export> {
+        let number = self.number();
+        self.offers.as_mut()?.take(scheme, addresses, proxied, number)
+    }
+
+    /// Takes over what the other process has.
+    fn take(&mut self, offer: Export, options: Options, settings: &Settings) -> Result<(), StartError> {
+        let Export { scheme, proxied, own, sockets, .. } = offer;
+        let adopted: Result<Vec<_>, _> =
+            sockets.into_iter().map(|socket| Adopted::new(scheme, socket)).collect();
+        self.adopt(adopted?, proxied, own, options, settings)
+    }
+
+    /// Takes sockets that are bound already: one, or a group.
+    fn adopt(
+        &mut self,
+        mut adopted: Vec<Adopted>,
+        proxied: bool,
+        own: bool,
+        options: Options,
+        settings: &Settings,
+    ) -> Result<(), StartError> {
+        let scheme = adopted.first().map_or(Scheme::Udp, Adopted::scheme);
+        let is_datagram = !scheme.is_sctp() && !scheme.is_stream();
+        if is_datagram && self.loops.is_some() {
+            return self.add_shared(SharedListener::adopt(adopted)?, own);
+        }
+        let (Some(one), true) = (adopted.pop(), adopted.is_empty()) else {
+            let why = "its peers shared a group of sockets, and cannot have sockets of their own here: leave \
+                       `sockets` as it was";
+            return Err(StartError::UnfitSocket { scheme, why: why.to_owned() });
+        };
+        match scheme {
+            _ if scheme.is_sctp() => self.add_sctp(SctpListener::adopt(one, options, settings)?, own),
+            _ if scheme.is_stream() => self.add_tcp(TcpListener::adopt(one, options, proxied)?, proxied, own),
+            _ => self.add_udp(UdpListener::adopt(one, options, own)?, own),
+        }
+    }
+
+    fn add_udp(&mut self, listener: UdpListener, own: bool) -> Result<(), StartError> {
+        self.export(listener.scheme(), &listener.address(), false, own, &[listener.socket()])?;
         self.udp.push(listener);
+        Ok(())
     }
 
-    fn add_shared(&mut self, listener: SharedListener) {
-        self.addresses.push(listener.address());
+    fn add_shared(&mut self, listener: SharedListener, own: bool) -> Result<(), StartError> {
+        let listener = SharedListener { number: self.number(), ..listener };
+        let sockets: Vec<_> = listener.sockets.iter().map(AsFd::as_fd).collect();
+        self.export(listener.scheme, &listener.address(), false, own, &sockets)?;
         self.shared.push(listener);
+        Ok(())
     }
 
-    fn add_sctp(&mut self, listener: SctpListener) {
-        self.addresses.push(listener.address());
+    fn add_sctp(&mut self, listener: SctpListener, own: bool) -> Result<(), StartError> {
+        self.export(listener.scheme(), &listener.address(), false, own, &[listener.socket()])?;
         self.sctp.push(listener);
+        Ok(())
     }
 
-    fn add_tcp(&mut self, listener: TcpListener) {
-        self.addresses.push(listener.address());
+    fn add_tcp(&mut self, listener: TcpListener, proxied: bool, own: bool) -> Result<(), StartError> {
+        self.export(listener.scheme(), &listener.address(), proxied, own, &[listener.socket()])?;
         self.tcp.push(listener);
+        Ok(())
+    }
+
+    /// The number of the listener that comes next. Nobody has so many.
+    fn number(&self) -> u16 {
+        u16::try_from(self.addresses.len()).unwrap_or(u16::MAX)
+    }
+
+    /// Keeps descriptors of a listener's sockets, for the process that takes the server over one day.
+    fn export(
+        &mut self,
+        scheme: Scheme,
+        address: &Address,
+        proxied: bool,
+        own: bool,
+        sockets: &[BorrowedFd<'_>],
+    ) -> Result<(), StartError> {
+        let copies: io::Result<Vec<_>> = sockets.iter().map(BorrowedFd::try_clone_to_owned).collect();
+        let sockets = copies.map_err(|source| StartError::Io {
+            doing: "keeping the sockets of a listener".to_owned(),
+            source,
+        })?;
+        let number = self.number();
+        let addresses = address.resolve()?;
+        self.exports.push(Export { number, scheme, addresses, proxied, own, sockets });
+        self.addresses.push(address.clone());
+        Ok(())
     }
 }

@@ -8,6 +8,8 @@ use super::cvt;
 
 /// Readable, level-triggered.
 pub(crate) const READABLE: u32 = libc::EPOLLIN as u32;
+/// There is room to write.
+pub(crate) const WRITABLE: u32 = libc::EPOLLOUT as u32;
 /// There is something to read, or room to write.
 pub(crate) const READABLE_OR_WRITABLE: u32 = (libc::EPOLLIN | libc::EPOLLOUT) as u32;
 /// Readable, once for each arrival.
@@ -36,6 +38,12 @@ impl Epoll {
     /// EPOLL_CTL_MOD: also queues the event anew where its condition holds.
     pub(crate) fn modify(&self, fd: BorrowedFd<'_>, events: u32, token: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_MOD, fd, events, token)
+    }
+
+    /// EPOLL_CTL_DEL, which is needed where another process has the same socket open.
+    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
+        // It fails for what is not there.
+        let _ = self.control(libc::EPOLL_CTL_DEL, fd, 0, 0);
     }
 
     fn control(&self, op: i32, fd: BorrowedFd<'_>, events: u32, token: u64) -> io::Result<()> {

@@ -20,6 +20,7 @@ pub(crate) mod socket;
 pub(crate) mod sync;
 pub(crate) mod thread;
 pub(crate) mod tickets;
+pub(crate) mod unix;
 
 use std::ffi::CString;
 use std::io;

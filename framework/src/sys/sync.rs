@@ -18,12 +18,12 @@ mod real {
     pub(crate) use std::thread;
 
     pub(crate) use crossbeam_channel as channel;
-    pub(crate) use parking_lot::{Condvar, Mutex};
+    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
 
     pub(crate) use crate::sys::thread::spawn;
 }
 
 #[cfg(shuttle)]
-pub(crate) use self::model::{Condvar, Mutex, atomic, channel, spawn, thread};
+pub(crate) use self::model::{Condvar, Mutex, MutexGuard, atomic, channel, spawn, thread};
 #[cfg(not(shuttle))]
-pub(crate) use self::real::{Condvar, Mutex, atomic, channel, spawn, thread};
+pub(crate) use self::real::{Condvar, Mutex, MutexGuard, atomic, channel, spawn, thread};

@@ -1,10 +1,12 @@
 //! What a handshake settled.
 
 use openssl::ssl::{NameType, SslRef, SslVersion};
+use openssl::x509::X509;
 
 use super::context::connection_ids::agreed;
 use super::context::names::asked_name;
 use super::context::psk::psk_identity;
+use crate::codec::{Malformed, Reader, Writer};
 use crate::credentials::{PeerCertificate, PeerIdentity};
 use crate::sys::raw_keys;
 
@@ -22,6 +24,52 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    /// Writes what another process needs to know.
+    pub(crate) fn save(&self, out: &mut Writer) {
+        let Self { identity, cipher, alpn, server_name, srtp, resumed, connection_ids } = self;
+        match identity {
+            PeerIdentity::Anonymous => out.u8(0),
+            PeerIdentity::Certificate(PeerCertificate { der, .. }) => {
+                out.u8(1);
+                out.bytes(der);
+            }
+            PeerIdentity::Psk(identity) => {
+                out.u8(2);
+                out.bytes(identity);
+            }
+            PeerIdentity::RawPublicKey(key) => {
+                out.u8(3);
+                out.bytes(key);
+            }
+        }
+        [cipher, alpn, server_name, srtp].into_iter().for_each(|text| out.text(text.as_deref()));
+        out.flag(*resumed);
+        out.flag(*connection_ids);
+    }
+
+    /// Reads what [`save`](Self::save) wrote.
+    pub(crate) fn restore(from: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let identity = match from.u8()? {
+            0 => PeerIdentity::Anonymous,
+            1 => {
+                let certificate = X509::from_der(from.bytes()?).map_err(|_| Malformed)?;
+                PeerIdentity::Certificate(PeerCertificate::from_x509(&certificate))
+            }
+            2 => PeerIdentity::Psk(from.bytes()?.to_vec()),
+            3 => PeerIdentity::RawPublicKey(from.bytes()?.to_vec()),
+            _ => return Err(Malformed),
+        };
+        Ok(Self {
+            identity,
+            cipher: from.text()?,
+            alpn: from.text()?,
+            server_name: from.text()?,
+            srtp: from.text()?,
+            resumed: from.flag()?,
+            connection_ids: from.flag()?,
+        })
+    }
+
     pub(crate) fn of(ssl: &SslRef) -> Self {
         let (resumed, old) = (ssl.session_reused(), ssl.version2() != Some(SslVersion::TLS1_3));
         // With TLS 1.3 a key may be looked up and not be used. Before that nothing is looked up where a session is

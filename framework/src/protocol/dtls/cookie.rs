@@ -41,9 +41,11 @@ use std::time::{Duration, Instant};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use zeroize::Zeroizing;
 
 use super::hello::ClientHello;
 use crate::address::canonical::canonical;
+use crate::codec::{Malformed, Reader, Writer};
 
 /// A cookie as it is sent.
 pub type Cookie = [u8; 32];
@@ -58,10 +60,10 @@ const MAX_RETIRED: usize = 16;
 
 /// Makes and verifies cookies. The key schedules are precomputed, so that a flood costs as little as it can.
 pub struct CookieJar {
-    current: HmacSha256,
-    previous: Option<HmacSha256>,
+    current: Secret,
+    previous: Option<Secret>,
     /// What made cookies before the secrets were replaced, and until when those are good; the oldest first.
-    retired: Vec<(HmacSha256, Instant)>,
+    retired: Vec<(Secret, Instant)>,
     period: Duration,
     /// When the current secret became that; `None` where it is shared.
     rotated: Option<Instant>,
@@ -116,14 +118,41 @@ impl CookieJar {
     /// Takes the secrets of `fresh`. Cookies made under the present one are accepted for a period more.
     pub fn replace(&mut self, fresh: CookieJar, now: Instant) {
         let old = std::mem::replace(self, fresh);
-        let tag = |key: &HmacSha256| key.clone().finalize().into_bytes();
-        let same = tag(&old.current) == tag(&self.current);
+        let same = old.current.secret == self.current.secret;
         self.retired = old.retired;
-        if let Some(until) = now.checked_add(self.period).filter(|_| !same) {
-            self.retired.push((old.current, until));
+        if !same {
+            self.retire(old.current, now);
+        }
+    }
+
+    /// Goes on to accept a secret for a period.
+    fn retire(&mut self, secret: Secret, now: Instant) {
+        if let Some(until) = now.checked_add(self.period) {
+            self.retired.push((secret, until));
             let excess = self.retired.len().saturating_sub(MAX_RETIRED);
             self.retired.drain(..excess);
         }
+    }
+
+    /// Writes the secrets that are accepted, the oldest first, for another process.
+    pub(super) fn save(&self, out: &mut Writer) {
+        let retired = self.retired.iter().map(|(secret, _)| secret);
+        for Secret { secret, .. } in retired.chain(&self.previous).chain([&self.current]) {
+            out.option(Some(secret), |out, secret| out.raw(&secret[..]));
+        }
+        out.flag(false);
+    }
+
+    /// Accepts what another process accepts, whose [`save`](Self::save) wrote this, for a period.
+    pub(super) fn restore(&mut self, from: &mut Reader<'_>, now: Instant) -> Result<(), Malformed> {
+        while let Some(secret) = from.option(|from| from.raw(32))? {
+            let secret: &[u8; 32] = secret.try_into().map_err(|_| Malformed)?;
+            if *secret == [0; 32] {
+                return Err(Malformed);
+            }
+            self.retire(keyed(secret), now);
+        }
+        Ok(())
     }
 
     /// Lets go of a secret that was replaced a period ago.
@@ -184,14 +213,30 @@ impl fmt::Debug for CookieJar {
     }
 }
 
-fn keyed(secret: &[u8; 32]) -> HmacSha256 {
+/// A secret, and its key schedule.
+#[derive(Clone)]
+struct Secret {
+    mac: HmacSha256,
+    /// For the process that takes the server over. In memory of its own, because what moves leaves copies behind.
+    secret: Box<Zeroizing<[u8; 32]>>,
+}
+
+fn keyed(secret: &[u8; 32]) -> Secret {
     assert_ne!(*secret, [0; 32], "a cookie secret is all zeros");
-    HmacSha256::new_from_slice(secret).expect("HMAC takes keys of any length")
+    let mut kept = Box::new(Zeroizing::new([0; 32]));
+    kept.copy_from_slice(secret);
+    let mac = HmacSha256::new_from_slice(secret).expect("HMAC takes keys of any length");
+    Secret { mac, secret: kept }
 }
 
 /// A copy of `key` that has taken in all that a cookie is bound to.
-fn bind(key: &HmacSha256, local: SocketAddr, peer: SocketAddr, hello: &ClientHello<'_>) -> HmacSha256 {
-    let mut mac = key.clone();
+fn bind(
+    Secret { mac, .. }: &Secret,
+    local: SocketAddr,
+    peer: SocketAddr,
+    hello: &ClientHello<'_>,
+) -> HmacSha256 {
+    let mut mac = mac.clone();
     mac.update(DOMAIN);
     mac.update(&encoded(local));
     mac.update(&encoded(peer));
@@ -363,7 +408,9 @@ mod tests {
         assert!(is_valid(&jar(now), local, peer, &exchange(&older)));
         let empty_key = HmacSha256::new_from_slice(&[]).unwrap();
         let first = samples::hello(&[]);
-        let forged = bind(&empty_key, local, peer, &parsed(&first)).finalize().into_bytes();
+        let forged = bind(&Secret { mac: empty_key, secret: Box::default() }, local, peer, &parsed(&first))
+            .finalize()
+            .into_bytes();
         assert!(!is_valid(&jar(now), local, peer, &samples::hello(&forged)));
     }
 

@@ -6,6 +6,7 @@ use sha2::{Sha256, Sha384};
 use zeroize::Zeroizing;
 
 use super::suite::Aead;
+use crate::codec::{Malformed, Reader, Writer};
 
 /// The hash function of a cipher suite's pseudorandom function (RFC 5246 §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +79,22 @@ impl Secrets {
         (len == secrets.master.len()).then_some(secrets)
     }
 
+    /// Writes what another process needs to go on.
+    pub(super) fn save(&self, out: &mut Writer) {
+        out.flag(self.prf == Prf::Sha384);
+        out.raw(&self.master[..]);
+        out.raw(&self.client_random);
+        out.raw(&self.server_random);
+    }
+
+    /// Reads what [`save`](Self::save) wrote.
+    pub(super) fn restore(from: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let prf = if from.flag()? { Prf::Sha384 } else { Prf::Sha256 };
+        let mut master = Box::new(Zeroizing::new([0; 48]));
+        master.copy_from_slice(from.raw(48)?);
+        Ok(Self { prf, master, client_random: from.array()?, server_random: from.array()? })
+    }
+
     /// Derives the keys that protect records: those that the client writes with, and those that the server writes with.
     pub fn key_block(&self, aead: Aead) -> (DirectionKeys, DirectionKeys) {
         let (key, iv) = (aead.key_len(), aead.iv_len());
@@ -134,6 +151,34 @@ pub struct DirectionKeys {
     pub key: Zeroizing<[u8; 32]>,
     /// The salt or the whole nonce, in its first [`Aead::iv_len`] bytes.
     pub iv: Zeroizing<[u8; 12]>,
+}
+
+impl DirectionKeys {
+    /// A copy in memory of its own, which does not move.
+    pub(super) fn boxed(&self) -> Box<Self> {
+        let mut copy = Self::zeroed();
+        copy.key.copy_from_slice(&self.key[..]);
+        copy.iv.copy_from_slice(&self.iv[..]);
+        copy
+    }
+
+    fn zeroed() -> Box<Self> {
+        Box::new(Self { key: Zeroizing::new([0; 32]), iv: Zeroizing::new([0; 12]) })
+    }
+
+    /// Writes the keys.
+    pub(super) fn save(&self, out: &mut Writer) {
+        out.raw(&self.key[..]);
+        out.raw(&self.iv[..]);
+    }
+
+    /// Reads what [`save`](Self::save) wrote.
+    pub(super) fn restore(from: &mut Reader<'_>) -> Result<Box<Self>, Malformed> {
+        let mut keys = Self::zeroed();
+        keys.key.copy_from_slice(from.raw(32)?);
+        keys.iv.copy_from_slice(from.raw(12)?);
+        Ok(keys)
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use crate::codec::{Malformed, Reader, Writer};
+
 /// Types of messages (RFC 9853 §4).
 const PATH_CHALLENGE: u8 = 0;
 const PATH_RESPONSE: u8 = 1;
@@ -111,6 +113,46 @@ struct Candidate {
 impl Paths {
     pub(crate) fn new(policy: Policy) -> Self {
         Self { policy, cookies: 0, candidate: None, refused: None }
+    }
+
+    /// Writes what another process needs to go on.
+    pub(super) fn save(&self, now: Instant, out: &mut Writer) {
+        let Self { policy: Policy { checks, follows_unchecked, secret }, cookies, candidate, refused } = self;
+        out.flag(*checks);
+        out.flag(*follows_unchecked);
+        out.raw(&secret[..]);
+        out.u64(*cookies);
+        out.option(*refused, Writer::address);
+        out.option(candidate.as_ref(), |out, candidate| {
+            out.address(candidate.address);
+            out.u64(candidate.received);
+            out.u64(candidate.sent);
+            out.duration(candidate.due.saturating_duration_since(now));
+            candidate
+                .challenges
+                .iter()
+                .for_each(|cookie| out.option(Some(cookie), |out, cookie| out.raw(cookie)));
+            out.flag(false);
+        });
+    }
+
+    /// Reads what [`save`](Self::save) wrote.
+    pub(super) fn restore(from: &mut Reader<'_>, now: Instant) -> Result<Self, Malformed> {
+        let (checks, follows_unchecked) = (from.flag()?, from.flag()?);
+        let mut secret = Zeroizing::new([0; 32]);
+        secret.copy_from_slice(from.raw(32)?);
+        let policy = Policy { checks, follows_unchecked, secret };
+        let (cookies, refused) = (from.u64()?, from.option(Reader::address)?);
+        let candidate = from.option(|from| {
+            let (address, received, sent) = (from.address()?, from.u64()?, from.u64()?);
+            let due = now.checked_add(from.duration()?).ok_or(Malformed)?;
+            let mut challenges = Vec::new();
+            while let Some(cookie) = from.option(Reader::array)? {
+                challenges.push(cookie);
+            }
+            Ok(Candidate { address, received, sent, challenges, due })
+        })?;
+        Ok(Self { policy, cookies, candidate, refused })
     }
 
     /// An authentic record has come from this address, `None` being the current one, in a datagram of which `bytes` have not

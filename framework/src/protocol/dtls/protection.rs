@@ -32,7 +32,8 @@ pub(super) struct Header<'a> {
 pub(super) struct Protection {
     cipher: CipherCtx,
     aead: Aead,
-    iv: [u8; 12],
+    /// Those of the cipher, which does not give them out, for the process that a session is handed over to.
+    keys: Box<DirectionKeys>,
 }
 
 impl Protection {
@@ -46,7 +47,7 @@ impl Protection {
         cipher.encrypt_init(Some(aead.cipher()), None, None)?;
         set_lengths(&mut cipher, aead)?;
         cipher.encrypt_init(None, Some(&keys.key[..aead.key_len()]), None)?;
-        Ok(Self { cipher, aead, iv: *keys.iv })
+        Ok(Self { cipher, aead, keys: keys.boxed() })
     }
 
     /// Decrypts.
@@ -59,7 +60,11 @@ impl Protection {
         cipher.decrypt_init(Some(aead.cipher()), None, None)?;
         set_lengths(&mut cipher, aead)?;
         cipher.decrypt_init(None, Some(&keys.key[..aead.key_len()]), None)?;
-        Ok(Self { cipher, aead, iv: *keys.iv })
+        Ok(Self { cipher, aead, keys: keys.boxed() })
+    }
+
+    pub(super) fn keys(&self) -> &DirectionKeys {
+        &self.keys
     }
 
     pub(super) fn aead(&self) -> Aead {
@@ -104,7 +109,7 @@ impl Protection {
     }
 
     fn encrypt(&mut self, header: Header<'_>, text: &mut [u8], tag: &mut [u8]) -> Result<(), ErrorStack> {
-        let nonce = nonce(self.aead, &self.iv, header.explicit, header.sequence);
+        let nonce = nonce(self.aead, &self.keys.iv, header.explicit, header.sequence);
         let mut additional = [0; AdditionalData::MAX];
         let additional = additional_data(&mut additional, header, text.len());
         let cipher = &mut self.cipher;
@@ -146,7 +151,7 @@ impl Protection {
     }
 
     fn decrypt(&mut self, header: Header<'_>, text: &mut [u8], tag: &[u8]) -> Result<(), ErrorStack> {
-        let nonce = nonce(self.aead, &self.iv, header.explicit, header.sequence);
+        let nonce = nonce(self.aead, &self.keys.iv, header.explicit, header.sequence);
         let mut additional = [0; AdditionalData::MAX];
         let additional = additional_data(&mut additional, header, text.len());
         let cipher = &mut self.cipher;

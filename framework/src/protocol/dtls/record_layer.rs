@@ -15,6 +15,7 @@ use super::keys::DirectionKeys;
 use super::protection::{EPOCH, Header, Protection, VERSION};
 use super::replay_window::ReplayWindow;
 use super::suite::Aead;
+use crate::codec::{Malformed, Reader, Writer};
 use crate::protocol::dtls::hello::{HANDSHAKE, RECORD_HEADER_LEN, Record, RecordFlaw, TLS12_CID};
 
 /// Content type of a ChangeCipherSpec record (RFC 5246 §6.2.1).
@@ -83,6 +84,27 @@ impl Sealer {
     #[must_use]
     pub fn with_connection_id(self, cid: Box<[u8]>) -> Self {
         Self { cid, ..self }
+    }
+
+    /// Writes what another process needs to go on.
+    pub(super) fn save(&self, out: &mut Writer) {
+        out.u8(self.protection.aead().number());
+        self.protection.keys().save(out);
+        out.bytes(&self.cid);
+        out.u64(self.next);
+        out.u64(self.nonce);
+    }
+
+    /// Reads what [`save`](Self::save) wrote.
+    ///
+    /// # Errors
+    ///
+    /// It is malformed, or OpenSSL is short of memory.
+    pub(super) fn restore(from: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let aead = Aead::of_number(from.u8()?).ok_or(Malformed)?;
+        let protection = Protection::to_seal(aead, &*DirectionKeys::restore(from)?).map_err(|_| Malformed)?;
+        let cid = restore_cid(from)?;
+        Ok(Self { protection, cid, next: from.u64()?, nonce: from.u64()? })
     }
 
     /// Appends a record with application data to `out`.
@@ -219,6 +241,28 @@ impl Opener {
         Self { window: None, ..self }
     }
 
+    /// Writes what another process needs to go on.
+    pub(super) fn save(&self, out: &mut Writer) {
+        out.u8(self.protection.aead().number());
+        self.protection.keys().save(out);
+        out.bytes(&self.cid);
+        out.option(self.window.as_ref(), |out, window| window.save(out));
+        out.u64(self.authentic);
+        out.u64(self.forgeries);
+    }
+
+    /// Reads what [`save`](Self::save) wrote.
+    ///
+    /// # Errors
+    ///
+    /// It is malformed, or OpenSSL is short of memory.
+    pub(super) fn restore(from: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let aead = Aead::of_number(from.u8()?).ok_or(Malformed)?;
+        let protection = Protection::to_open(aead, &*DirectionKeys::restore(from)?).map_err(|_| Malformed)?;
+        let (cid, window) = (restore_cid(from)?, from.option(ReplayWindow::restore)?);
+        Ok(Self { protection, cid, window, authentic: from.u64()?, forgeries: from.u64()?, newest: false })
+    }
+
     /// How many records were authentic so far.
     pub fn authentic(&self) -> u64 {
         self.authentic
@@ -304,6 +348,11 @@ impl Opener {
             _ => Opened::Dropped(Dropped::Unexpected),
         }
     }
+}
+
+fn restore_cid(from: &mut Reader<'_>) -> Result<Box<[u8]>, Malformed> {
+    // Its length is one byte on the wire.
+    Some(from.bytes()?).filter(|cid| cid.len() <= 255).map(Into::into).ok_or(Malformed)
 }
 
 #[cfg(test)]

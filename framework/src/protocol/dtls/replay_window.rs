@@ -1,5 +1,7 @@
 //! The sliding window that recognises a record which arrives again (RFC 6347 §4.1.2.6).
 
+use crate::codec::{Malformed, Reader, Writer};
+
 /// Remembers which of the last [`WIDTH`](Self::WIDTH) sequence numbers have arrived.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplayWindow {
@@ -13,6 +15,17 @@ impl ReplayWindow {
     /// How far behind the newest record one may be and still be accepted: twice what RFC 6347 §4.1.2.6 asks for, because
     /// paths over several links reorder more than a few packets.
     pub const WIDTH: u64 = 128;
+
+    /// Writes what another process needs to go on.
+    pub(super) fn save(&self, out: &mut Writer) {
+        out.u64(self.next);
+        out.u128(self.arrived);
+    }
+
+    /// Reads what [`save`](Self::save) wrote.
+    pub(super) fn restore(from: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self { next: from.u64()?, arrived: from.u128()? })
+    }
 
     /// Whether a record with this number may be new. A number that left the window on the old side is not, because nothing
     /// is known about it.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use zeroize::Zeroizing;
 
+use crate::codec::{Malformed, Reader, Writer};
 use crate::config::Timeouts;
 use crate::credentials::SharedKeys;
 use crate::protocol::alert::Alert;
@@ -55,6 +56,16 @@ impl Cookies {
         };
         self.jar.write().replace(fresh, now);
         Ok(())
+    }
+
+    /// Writes the secrets, for the process that takes the server over.
+    pub(crate) fn save(&self, out: &mut Writer) {
+        self.jar.read().save(out);
+    }
+
+    /// Accepts the cookies of another process, whose [`save`](Self::save) wrote this, for a period.
+    pub(crate) fn restore(&self, from: &mut Reader<'_>, now: Instant) -> Result<(), Malformed> {
+        self.jar.write().restore(from, now)
     }
 
     /// Checks the cookie of a hello, and says what to answer to one that has no valid cookie.

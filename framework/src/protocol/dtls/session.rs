@@ -19,6 +19,8 @@ use crate::protocol::{Read, Sent};
 use crate::tls::Failure;
 use crate::tls::context::connection_ids::agreed;
 
+mod saved;
+
 /// The levels of alerts, and handshake messages (RFC 5246 §7.2, §7.4).
 pub(crate) mod wire {
     pub(crate) const WARNING: u8 = 1;

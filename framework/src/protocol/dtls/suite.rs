@@ -23,7 +23,6 @@ pub enum Aead {
 
 impl Aead {
     /// All of them.
-    #[cfg(test)]
     const ALL: [Aead; 7] = [
         Aead::Aes128Gcm,
         Aead::Aes256Gcm,
@@ -48,6 +47,24 @@ impl Aead {
             () if has("AES256-CCM") => Self::Aes256Ccm,
             () => return None,
         })
+    }
+
+    /// The number under which a session with it is handed over to another process.
+    pub(super) fn number(self) -> u8 {
+        match self {
+            Self::Aes128Gcm => 1,
+            Self::Aes256Gcm => 2,
+            Self::ChaCha20Poly1305 => 3,
+            Self::Aes128Ccm => 4,
+            Self::Aes256Ccm => 5,
+            Self::Aes128Ccm8 => 6,
+            Self::Aes256Ccm8 => 7,
+        }
+    }
+
+    /// The algorithm of this [number](Self::number).
+    pub(super) fn of_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|aead| aead.number() == number)
     }
 
     pub(super) fn cipher(self) -> &'static CipherRef {

@@ -51,6 +51,15 @@ impl Adopted {
         Ok(Self { socket, scheme, address })
     }
 
+    pub(crate) fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// Where it is bound.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Says that the socket cannot be the listener, because a system call failed.
     pub(super) fn cannot(&self, doing: &str, error: &io::Error) -> StartError {
         unfit(self.scheme, format!("{doing} failed ({error})"))

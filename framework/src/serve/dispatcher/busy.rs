@@ -102,7 +102,7 @@ impl Busy {
 /// Does what the thread of this peer would do, if it waited for the peer. Never blocks.
 fn look_after(association: &Association, handler: &mut Handler, now: Instant) {
     let mut link = association.link.lock();
-    let Link::Open(Open { session, deadlines }) = &mut *link else { return };
+    let Link::Open(Open { session, deadlines, .. }) = &mut *link else { return };
     let over = match session {
         _ if deadlines.is_past_lifetime(now) => Some(EndReason::Lifetime),
         Session::Dtls(session, egress) => {

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::{Index, IndexMut};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use socket2::Socket;
@@ -47,8 +48,9 @@ impl UdpListener {
         Ok(Self { socket, scheme, address, options, recipes })
     }
 
-    /// Takes a socket of the user's, whose own options say what its children have.
-    pub(crate) fn adopt(adopted: Adopted, options: Options) -> Result<Self, StartError> {
+    /// Takes a socket of the user's, whose own options say what its children have, or an `own` one, which a server bound in another
+    /// process.
+    pub(crate) fn adopt(adopted: Adopted, options: Options, own: bool) -> Result<Self, StartError> {
         let Adopted { socket, address, .. } = &adopted;
         let (v6_only, freebind) = match address {
             SocketAddr::V4(_) => (Ok(false), socket.freebind_v4()),
@@ -73,9 +75,18 @@ impl UdpListener {
             ),
             _ => adopted.cannot("preparing it for its peers", &error),
         })?;
-        let recipes = probe(*address, &options).without_group();
+        let recipes = probe(*address, &options);
+        let recipes = if own { recipes } else { recipes.without_group() };
         let Adopted { socket, scheme, address } = adopted;
         Ok(Self { socket, scheme, address, options, recipes })
+    }
+
+    pub(crate) fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// Where it is bound.
@@ -98,17 +109,21 @@ impl SharedListener {
             child::share(address, &options, count).map_err(|error| cannot_listen(error, address, "UDP"))?;
         let bound = sockets.first().and_then(|socket| socket.local_addr().ok()?.as_socket());
         let address = SocketAddr::new(address.ip(), bound.map_or(address.port(), |found| found.port()));
-        Ok(Self { sockets, scheme, address: with_scope_of(address, bound) })
+        Ok(Self { sockets, scheme, address: with_scope_of(address, bound), number: 0 })
     }
 
-    /// Takes a socket of the user's, which one loop serves.
-    pub(crate) fn adopt(adopted: Adopted) -> Result<Self, StartError> {
-        let v6_only = adopted.socket.only_v6().unwrap_or(true);
-        child::report_addresses(&adopted.socket, adopted.address, v6_only)
-            .and_then(|()| adopted.socket.set_nonblocking(true))
-            .map_err(|error| adopted.cannot("preparing it", &error))?;
-        let Adopted { socket, scheme, address } = adopted;
-        Ok(Self { sockets: vec![socket], scheme, address })
+    /// Takes a socket of the user's, which one loop serves, or a group that a server bound in another process.
+    pub(crate) fn adopt(group: Vec<Adopted>) -> Result<Self, StartError> {
+        for adopted in &group {
+            let v6_only = adopted.socket.only_v6().unwrap_or(true);
+            child::report_addresses(&adopted.socket, adopted.address, v6_only)
+                .and_then(|()| adopted.socket.set_nonblocking(true))
+                .map_err(|error| adopted.cannot("preparing it", &error))?;
+        }
+        let Some(Adopted { scheme, address, .. }) = group.first() else { return Err(StartError::NoListener) };
+        let (scheme, address) = (*scheme, *address);
+        let sockets = group.into_iter().map(|adopted| adopted.socket).collect();
+        Ok(Self { sockets, scheme, address, number: 0 })
     }
 
     /// Where it is bound.

@@ -29,6 +29,7 @@ pub(crate) use self::tcp::TcpListener;
 use self::token::Token;
 use self::udp::Udp;
 use crate::observe::log_limited;
+use crate::serve::handover::gate::{Gate, Verdict};
 use crate::serve::loops::Loops;
 use crate::serve::mailbox::{Inlet, Letter, MAX_LETTERS};
 use crate::serve::shared::Shared;
@@ -91,6 +92,7 @@ impl Dispatcher {
             for _ in 0..MAX_LETTERS {
                 match self.inlet.letters.try_recv() {
                     Ok(Letter::Stray(stray)) => self.udp.stray(stray, &self.epoll, &mut self.hands),
+                    Ok(Letter::Pause(gate)) => self.pause(&gate),
                     Ok(Letter::Restarted(restarted)) => self.sctp.restarted(restarted, &mut self.hands),
                     Err(_) => break,
                 }
@@ -104,6 +106,18 @@ impl Dispatcher {
             self.udp.tick(&self.epoll, now, &mut self.hands);
         }
         self.hands.shared.counters.dispatcher.rest();
+    }
+
+    /// Stands still while the listeners are handed over, and goes on with them or without.
+    fn pause(&mut self, gate: &Gate) {
+        // Nobody else may read what is held for a peer whose child is there already.
+        self.udp.settle_all(&self.epoll, &mut self.hands);
+        if gate.stand_still() == Verdict::Resume {
+            return;
+        }
+        self.tcp.give(&self.epoll);
+        self.sctp.give(&self.epoll, &mut self.hands);
+        self.udp.give(&self.epoll, &mut self.hands);
     }
 
     fn timeout(&self) -> Option<Duration> {

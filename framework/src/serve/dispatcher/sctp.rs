@@ -16,7 +16,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::adopted::Adopted;
@@ -118,6 +118,14 @@ impl SctpListener {
         Ok(Self { socket, scheme, addresses, hook: options.hook })
     }
 
+    pub(crate) fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
     /// Where it is bound.
     pub(crate) fn address(&self) -> Address {
         Address::from_sockets(self.scheme, &self.addresses).expect("a listener has an address")
@@ -197,6 +205,15 @@ impl Sctp {
             for id in there {
                 listener.open(id, None, None, hands);
             }
+        }
+    }
+
+    /// Another process has the listeners.
+    pub(super) fn give(&mut self, epoll: &Epoll, hands: &mut Hands) {
+        for mut listener in self.listeners.drain(..) {
+            // The other process has it open, so closing it would not take it out.
+            epoll.remove(listener.socket.as_fd());
+            listener.settle(hands);
         }
     }
 

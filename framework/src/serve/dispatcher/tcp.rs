@@ -8,7 +8,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -78,6 +78,14 @@ impl TcpListener {
         Ok(Self { socket, scheme, address, proxied, hook: options.hook })
     }
 
+    pub(crate) fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
     /// Where it is bound.
     pub(crate) fn address(&self) -> Address {
         Address::from_socket(self.scheme, self.address)
@@ -106,7 +114,7 @@ fn listen(address: SocketAddr, options: &Options) -> io::Result<Socket> {
 /// All TCP listeners of a server.
 pub(super) struct Tcp {
     listeners: Vec<TcpListener>,
-    _counted: Vec<Listening>,
+    counted: Vec<Listening>,
     pause: Duration,
     /// The listeners are paused until then.
     resume: Option<Instant>,
@@ -119,7 +127,15 @@ impl Tcp {
         }
         let count = |listener: &TcpListener| Listening::new(listener.counters(shared));
         let counted = listeners.iter().map(count).collect();
-        Ok(Self { listeners, _counted: counted, pause: FIRST_PAUSE, resume: None })
+        Ok(Self { listeners, counted, pause: FIRST_PAUSE, resume: None })
+    }
+
+    /// Another process has the listeners.
+    pub(super) fn give(&mut self, epoll: &Epoll) {
+        // The other process has them open, so closing them would not take them out.
+        self.listeners.iter().for_each(|listener| epoll.remove(listener.socket.as_fd()));
+        (self.listeners, self.resume) = (Vec::new(), None);
+        self.counted.clear();
     }
 
     /// When [`tick`](Self::tick) has something to do.

@@ -54,6 +54,9 @@ const TURN: usize = 16;
 /// Times that a datagram is offered to associations that end under our hands.
 const MAX_ROUNDS: usize = 8;
 
+/// Turns of reading what is held until a hand-over: more than a listener's queue is long.
+const MOST_SETTLES: usize = 1024;
+
 /// All UDP listeners of a server.
 pub(super) struct Udp {
     listeners: Listeners,
@@ -65,6 +68,8 @@ pub(super) struct Udp {
     alerts: Outgoing,
     /// How many are held, at all listeners together.
     holding: usize,
+    /// Another process reads the listeners. These stay open for those whose datagrams are found elsewhere.
+    given: bool,
 }
 
 /// A datagram that was read, and from where to where it came.
@@ -99,6 +104,7 @@ impl Udp {
             replies: Outgoing::default(),
             alerts: Outgoing::default(),
             holding: 0,
+            given: false,
         })
     }
 
@@ -175,6 +181,29 @@ impl Udp {
         }
     }
 
+    /// Reads on until nothing is held any more.
+    pub(super) fn settle_all(&mut self, epoll: &Epoll, hands: &mut Hands) {
+        // Each read gets nearer to the last one that something is held for.
+        for _ in 0..MOST_SETTLES {
+            if self.holding == 0 {
+                return;
+            }
+            self.settle(epoll, hands);
+        }
+    }
+
+    /// Another process has the listeners. What the anchors have goes there, too.
+    pub(super) fn give(&mut self, epoll: &Epoll, hands: &mut Hands) {
+        self.given = true;
+        let retired = self.anchors.retire_all(&mut self.listeners, Instant::now());
+        for &index in &retired {
+            self.read(index, epoll, hands);
+        }
+        for listener in self.listeners.iter_mut().filter(|listener| listener.retired_to.is_none()) {
+            epoll.remove(listener.socket.as_fd());
+        }
+    }
+
     /// A datagram that was found on a child's socket.
     pub(super) fn stray(&mut self, stray: Stray, epoll: &Epoll, hands: &mut Hands) {
         let Stray { local, peer, interface, payload } = stray;
@@ -199,8 +228,18 @@ impl Udp {
     }
 
     fn route(&mut self, met: Met<'_>, epoll: &Epoll, hands: &mut Hands) {
-        let Met { index, local, peer, payload, .. } = met;
+        let Met { index, local, peer, info, payload } = met;
         let shared = Arc::clone(&hands.shared);
+        if self.given {
+            if !self.forward(local, peer, payload, &shared)
+                && let Some(relay) = shared.successor.get()
+            {
+                let passed = relay.pass((local, peer, info.interface), payload, 0, None);
+                let counters = self.listeners[index].counters();
+                bump(if passed { &counters.relayed } else { &counters.relayed_lost });
+            }
+            return;
+        }
         let hello = match shared.look_at(self.listeners[index].scheme, local, peer, payload, Instant::now()) {
             First::Nothing => return,
             First::Challenge(reply) => {

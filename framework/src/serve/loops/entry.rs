@@ -7,8 +7,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use zeroize::Zeroizing;
+
 use crate::association::Association;
 use crate::audit;
+use crate::codec::Writer;
 use crate::drive::Session;
 use crate::drive::handshake::{self, Round};
 use crate::drive::opening::Opening;
@@ -25,6 +28,9 @@ use crate::tls::{Facts, Failure};
 
 /// A datagram, and where it came from, if that is not where the peer is known to be.
 pub(super) type Datagram = (Vec<u8>, Option<SocketAddr>);
+
+/// Bytes of the state of a peer's callbacks that are handed over at most.
+const MOST_STATE: usize = 64 << 10;
 
 /// Calls back at most so often before others have their turn.
 const MOST_STEPS: usize = 16;
@@ -320,6 +326,43 @@ impl Entry {
             open.close(reason);
         }
         Outcome::Over
+    }
+
+    /// Of a peer that came from another process.
+    pub(super) fn resumed(
+        association: Arc<Association>,
+        home: Arc<dyn Home>,
+        peer: Box<Peer>,
+        open: Box<dyn AnyOpen>,
+    ) -> Self {
+        Self { association, home, stage: Stage::Open(peer, open), distrust: 0 }
+    }
+
+    /// The peer, if its association is open.
+    pub(super) fn peer(&self) -> Option<&Peer> {
+        match &self.stage {
+            Stage::Open(peer, _) => Some(peer),
+            _ => None,
+        }
+    }
+
+    /// Writes the peer for another process, and what its callbacks keep; `false`: it stays.
+    pub(super) fn save(&self, now: Instant, out: &mut Writer) -> bool {
+        let Stage::Open(peer, open) = &self.stage else { return false };
+        let saved = catch_unwind(AssertUnwindSafe(|| open.save()));
+        let Some(state) = saved.ok().flatten().map(Zeroizing::new) else { return false };
+        // In front, because the rest may hold the peer.
+        out.bytes(&state);
+        state.len() <= MOST_STATE && peer.save(now, out)
+    }
+
+    /// Another process has the peer.
+    pub(super) fn let_go(&mut self) {
+        if let Stage::Open(mut peer, open) = std::mem::replace(&mut self.stage, Stage::Over) {
+            peer.let_go();
+            // A panic of theirs concerns nobody any more.
+            let _ = catch_unwind(AssertUnwindSafe(|| open.close(EndReason::HandedOver)));
+        }
     }
 
     /// Ends the association without a turn: the loop ends.

@@ -3,6 +3,9 @@
 //! The thread of a loop holds the lock of its [`State`], but not during a turn. So when a turn takes long, another thread can
 //! go on with the loop ([`take_over`](Loop::take_over)), and the first one, when it is done, gives its peer back by a letter.
 
+mod give;
+mod standstill;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -10,8 +13,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub(crate) use self::give::{SocketId, Staying};
 use super::entry::{Context, Datagram, Entry, Memory, Outcome};
 use super::letters::{Letter, Letters, PeerBell};
+use super::pause::Pause;
 use super::slots::Slots;
 use super::token::Token;
 use super::watch::Watch;
@@ -29,12 +34,12 @@ use crate::serve::meet::{First, Place, address_hit, alert_for};
 use crate::serve::worker::pool::{Pool, Run};
 use crate::serve::worker::{self, Job, Link};
 use crate::sys::control::PacketInfo;
-use crate::sys::epoll::{EITHER_EDGE, Epoll, READABLE, READABLE_OR_WRITABLE};
+use crate::sys::epoll::{EITHER_EDGE, Epoll, READABLE, READABLE_OR_WRITABLE, WRITABLE};
 use crate::sys::eventfd::EventFd;
 use crate::sys::message::{BATCH, Batch, DATAGRAM_MAX};
-use crate::sys::sync::Mutex;
 use crate::sys::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sys::sync::channel::Sender;
+use crate::sys::sync::{Mutex, MutexGuard};
 
 /// Batches that are read of one socket before others have their turn.
 const MAX_BATCHES: usize = 8;
@@ -85,10 +90,14 @@ pub(super) struct Loop {
     /// Grows with the beginning and the end of each turn; odd during one. Whoever ends a turn and finds another number has
     /// lost the loop.
     turn: AtomicU64,
+    pause: Pause,
     stop: AtomicBool,
     /// Of its rounds.
     pub(super) pulse: Pulse,
 }
+
+/// A peer whose turn it is, with its datagram if there is one, and since when it waits.
+type Next = (Token, Box<Entry>, Option<Datagram>, Instant);
 
 /// What only the thread uses that has the loop.
 struct State {
@@ -101,6 +110,8 @@ struct State {
     letters: Vec<Letter>,
     /// Turns since the sockets were looked at.
     turns: usize,
+    /// The loop stands still.
+    parked: bool,
     /// Some socket is watched for room to send.
     full: bool,
     /// Which loops the kernel gives datagrams between these addresses to, where another one has the peer.
@@ -124,6 +135,7 @@ impl Loop {
         full: Arc<EventFd>,
         sockets: Vec<Arc<SharedSocket>>,
         running: Arc<Sender<()>>,
+        paused: bool,
     ) -> io::Result<Self> {
         let letters = Arc::clone(&common.letters[usize::from(number)]);
         let epoll = Epoll::new()?;
@@ -140,13 +152,14 @@ impl Loop {
             events: Vec::new(),
             letters: Vec::new(),
             turns: 0,
+            parked: false,
             full: false,
             origins: HashMap::new(),
             running: Some(running),
         };
-        let (turn, stop, pulse) = (AtomicU64::new(0), AtomicBool::new(false), Pulse::default());
-        let state = Mutex::new(state);
-        Ok(Self { number, context, common, letters, full, epoll, state, turn, stop, pulse })
+        let (turn, pause, stop) = (AtomicU64::new(0), Pause::new(paused), AtomicBool::new(false));
+        let (state, pulse) = (Mutex::new(state), Pulse::default());
+        Ok(Self { number, context, common, letters, full, epoll, state, turn, pause, stop, pulse })
     }
 
     /// The number of the present turn.
@@ -158,6 +171,7 @@ impl Loop {
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.letters.wake();
+        self.pause.notify();
     }
 
     /// Gives the loop to a spare thread, if it is still in this turn; `false`: there is no spare thread.
@@ -179,7 +193,11 @@ impl Loop {
         let mut state = self.state.lock();
         state.flush(&self.epoll);
         while !self.stop.load(Ordering::Acquire) {
-            let Some((token, entry, datagram, since)) = self.next(&mut state) else { continue };
+            let next = match self.pause.is_wanted() {
+                false => self.next(&mut state),
+                true => self.settle(&mut state),
+            };
+            let Some((token, entry, datagram, since)) = next else { continue };
             let (entry, datagram) = match entry.distrust {
                 0 => (entry, datagram),
                 _ => match self.common.spares.submit(Task::Turn(Arc::clone(&self), token, entry, datagram)) {
@@ -233,14 +251,32 @@ impl Loop {
         }
         state.flush(&self.epoll);
         self.pulse.rest();
-        for socket in state.sockets.drain(..) {
+        for socket in state.sockets.drain(..).filter(|socket| !socket.is_given()) {
             self.counted(&socket).listeners.fetch_sub(1, Ordering::Relaxed);
         }
         state.running = None;
     }
 
+    /// Takes out a peer whose turn waits. `None`: the loop stood still, for there is none.
+    fn settle(&self, state: &mut MutexGuard<'_, State>) -> Option<Next> {
+        loop {
+            self.open_letters(state);
+            let may_settle = self.may_settle();
+            let next = may_settle.then(|| state.slots.next()).flatten();
+            if next.is_none() && may_settle && self.context.events.is_some() && state.slots.is_anybody_out() {
+                // Another thread has a peer's turn, and gives it back.
+                self.await_letter();
+                continue;
+            }
+            if next.is_none() {
+                self.park(state);
+            }
+            return next;
+        }
+    }
+
     /// Takes out the peer whose turn it is; waits for one. `None`: look whether the loop is to end.
-    fn next(&self, state: &mut State) -> Option<(Token, Box<Entry>, Option<Datagram>, Instant)> {
+    fn next(&self, state: &mut State) -> Option<Next> {
         if state.turns < MAX_TURNS && state.slots.is_anybody_ready() {
             state.turns += 1;
             return state.slots.next();
@@ -297,7 +333,8 @@ impl Loop {
                 Letter::Returned(token, entry, outcome) => state.put_back(token, entry, outcome),
                 Letter::Left(token) => drop(state.slots.remove(token)),
                 Letter::Moved(token, peer) => state.slots.follow(token, peer),
-                Letter::Stray(stray, origin) => self.stray(state, stray, origin),
+                Letter::Stray(stray, origin) => self.stray(state, stray, origin, None),
+                Letter::Relayed(stray, index) => self.stray(state, stray, None, index),
                 Letter::New(job) => self.take_in(state, *job),
             }
         }
@@ -307,7 +344,7 @@ impl Loop {
     }
 
     /// A datagram that the last association between its addresses left.
-    fn stray(&self, state: &mut State, stray: Stray, origin: Option<u8>) {
+    fn stray(&self, state: &mut State, stray: Stray, origin: Option<u8>, index: Option<u8>) {
         let Stray { local, peer, interface, payload } = stray;
         if let Some(origin) = origin {
             if state.origins.len() >= MAX_ORIGINS {
@@ -316,8 +353,7 @@ impl Loop {
             state.origins.insert((local, peer), origin);
         }
         let is_for = |socket: &&Arc<SharedSocket>| {
-            let ip = socket.address.ip();
-            socket.address.port() == local.port() && (ip.is_unspecified() || ip == local.ip())
+            index.is_none_or(|index| socket.index == index) && socket.is_at(local)
         };
         let Some(socket) = state.sockets.iter().find(is_for).cloned() else { return };
         let info = PacketInfo { local: Some(local.ip()), interface };
@@ -331,7 +367,9 @@ impl Loop {
 
     /// Reads what has come to a socket.
     fn read(&self, state: &mut State, index: usize) {
-        let Some(socket) = state.sockets.get(index).cloned() else { return };
+        let Some(socket) = state.sockets.get(index).filter(|socket| !socket.is_given()).cloned() else {
+            return;
+        };
         for _ in 0..MAX_BATCHES {
             if state.slots.is_full() {
                 break;
@@ -394,6 +432,10 @@ impl Loop {
             }
             return;
         }
+        let way = (local, peer, info.interface);
+        if self.is_elsewhere(state, socket, way, payload.bytes(&state.batch)) {
+            return;
+        }
         let bytes = payload.bytes(&state.batch);
         let hello = match shared.look_at(socket.scheme, local, peer, bytes, Instant::now()) {
             First::Nothing => return,
@@ -417,7 +459,7 @@ impl Loop {
             let here = shared.registry.find(local, peer);
             let number = here.and_then(|known| known.connection_id.first().copied());
             let origin = state.origins.remove(&(local, peer));
-            if let Some(number) = number.or(origin).filter(|number| *number != self.number)
+            if let Some(number) = number.or(origin).filter(|number| !self.is_own(*number))
                 && self.send_to(number, local, peer, info, bytes)
             {
                 return;
@@ -442,11 +484,17 @@ impl Loop {
         info: PacketInfo,
         payload: &[u8],
     ) -> bool {
-        let Some(number) = cid.first().copied().filter(|number| *number != self.number) else { return false };
+        let Some(number) = cid.first().copied().filter(|number| !self.is_own(*number)) else { return false };
         self.send_to(number, local, peer, info, payload)
     }
 
-    /// Gives a datagram to another loop; `false`: there is none with this number.
+    /// Whether peers whose connection IDs begin with this number are here: that of a socket, which may be the socket of a loop
+    /// that is no more.
+    fn is_own(&self, number: u8) -> bool {
+        usize::from(number) % self.common.letters.len() == usize::from(self.number)
+    }
+
+    /// Gives a datagram to the other loop that has the socket with this number; `false`: there is none.
     fn send_to(
         &self,
         number: u8,
@@ -455,7 +503,8 @@ impl Loop {
         info: PacketInfo,
         payload: &[u8],
     ) -> bool {
-        let Some(other) = self.common.letters.get(usize::from(number)) else { return false };
+        let letters = &self.common.letters;
+        let Some(other) = letters.get(usize::from(number) % letters.len()) else { return false };
         let stray = Stray { local, peer, interface: info.interface, payload: payload.into() };
         if !other.send(Letter::Stray(stray, Some(self.number))) {
             bump(&self.context.shared.by_listener.of_udp(local).strays_lost);
@@ -476,7 +525,7 @@ impl Loop {
         let SharedPath { socket, peer, source } = &path;
         let random = hello.as_ref().map_or([0; 32], |hello| hello.random());
         let incoming = Incoming::new(socket.scheme, local, *peer);
-        let association = match shared.admit(incoming, random, Place::SharedSocket(self.number)) {
+        let association = match shared.admit(incoming, random, Place::SharedSocket(socket.index)) {
             Ok(association) => association,
             Err(refusal) => {
                 if let (Some(hello), Some(alert)) = (hello, alert_for(refusal)) {
@@ -644,7 +693,12 @@ impl State {
         for (index, socket) in self.sockets.iter().enumerate() {
             let has_room = socket.end_turn();
             if !has_room || self.full {
-                let events = if has_room { READABLE } else { READABLE_OR_WRITABLE };
+                let events = match socket.is_given() {
+                    false if has_room => READABLE,
+                    false => READABLE_OR_WRITABLE,
+                    true if has_room => 0,
+                    true => WRITABLE,
+                };
                 let _ = epoll.modify(socket.socket.as_fd(), events, SOCKETS + index as u64);
                 if has_room {
                     socket.wake_waiting();

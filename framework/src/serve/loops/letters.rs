@@ -29,6 +29,8 @@ pub(super) enum Letter {
     /// A datagram for whoever is at its addresses; with the number of the loop that the kernel gave it to, if that was
     /// another one.
     Stray(Stray, Option<u8>),
+    /// A datagram that another process read, from the socket with this index; `None`: of any socket, by its addresses.
+    Relayed(Stray, Option<u8>),
     /// A new peer with a socket of its own.
     New(Box<Job>),
 }
@@ -61,7 +63,7 @@ impl Letters {
             drop(queue);
             return false;
         }
-        if matches!(letter, Letter::Stray(..)) {
+        if matches!(letter, Letter::Stray(..) | Letter::Relayed(..)) {
             if queue.strays >= MAX_STRAYS {
                 return false;
             }

@@ -5,9 +5,11 @@
 
 mod entry;
 mod event_loop;
+mod handing;
 mod home;
 mod letters;
 mod monitor;
+mod pause;
 mod slots;
 mod token;
 mod watch;
@@ -18,6 +20,8 @@ use std::time::{Duration, Instant};
 
 use self::entry::Context;
 use self::event_loop::{Common, Loop, Task};
+pub(crate) use self::event_loop::{SocketId, Staying};
+pub(crate) use self::handing::Given;
 use self::home::LoopHome;
 use self::letters::{Letter, Letters};
 use self::watch::Watch;
@@ -41,6 +45,8 @@ pub(crate) struct Settings {
     /// How many threads may be held up by callbacks before a loop has to wait.
     pub(crate) spares: usize,
     pub(crate) stack_size: usize,
+    /// The loops stand still until they are told to [go on](Loops::go_on).
+    pub(crate) paused: bool,
 }
 
 /// The loops of a server.
@@ -82,12 +88,14 @@ impl Loops {
         let fulls: Vec<_> =
             (0..settings.loops).map(|_| EventFd::new().map(Arc::new)).collect::<Result<_, _>>()?;
         let mut sockets: Vec<Vec<Arc<SharedSocket>>> = vec![Vec::new(); settings.loops];
-        for SharedListener { sockets: bound, scheme, address } in listeners {
+        for SharedListener { sockets: bound, scheme, address, number } in listeners {
             let listening = &shared.counted(scheme, address).listeners;
             listening.fetch_add(bound.len() as u64, Ordering::Relaxed);
-            for (index, socket) in bound.into_iter().enumerate() {
-                let full = Arc::clone(&fulls[index]);
-                sockets[index].push(Arc::new(SharedSocket::new(socket, scheme, address, full)));
+            // A group of another number of sockets has come from another process.
+            for (index, socket) in (0..=u8::MAX).zip(bound) {
+                let (on, place) = (usize::from(index) % settings.loops, (number, index));
+                let full = Arc::clone(&fulls[on]);
+                sockets[on].push(Arc::new(SharedSocket::new(socket, scheme, address, place, full)));
             }
         }
         let mut loops = Vec::new();
@@ -95,7 +103,9 @@ impl Loops {
             let letters = Arc::clone(&common.letters[usize::from(number)]);
             let home = Arc::new(LoopHome { shared: Arc::clone(shared), letters });
             let context = Context { shared: Arc::clone(shared), events: events.cloned(), home };
-            let made = Loop::new(number, context, Arc::clone(&common), full, sockets, Arc::clone(running))?;
+            let common = Arc::clone(&common);
+            let running = Arc::clone(running);
+            let made = Loop::new(number, context, common, full, sockets, running, settings.paused)?;
             loops.push(Arc::new(made));
         }
         let started = Self { loops, common, next: AtomicUsize::new(0), drives: events.is_some() };

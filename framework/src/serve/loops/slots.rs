@@ -45,6 +45,13 @@ pub(super) struct Slot {
     timer: Option<Instant>,
 }
 
+impl Slot {
+    /// Whether something waits for the peer.
+    pub(super) fn has_more(&self) -> bool {
+        self.datagrams > 0 || !self.held.is_empty()
+    }
+}
+
 enum Place {
     Taken(Slot),
     /// The slot is free.
@@ -181,6 +188,28 @@ impl Slots {
             slot.peer = peer;
             self.place_address(index);
         }
+    }
+
+    /// Has a peer found at this address, or by its connection ID alone.
+    pub(super) fn find_at(&mut self, token: Token, peer: Option<SocketAddr>) {
+        match peer {
+            Some(peer) => self.follow(token, peer),
+            None => self.displace_address(token.index() as u32),
+        }
+    }
+
+    /// Whether the peer is found by its addresses.
+    pub(super) fn is_found_by_address(&mut self, token: Token) -> bool {
+        let Some((local, peer)) = self.get(token).map(|slot| (slot.association.local, slot.peer)) else {
+            return false;
+        };
+        self.find(local, peer) == Some(token)
+    }
+
+    /// A peer that shares a socket, and where it is.
+    pub(super) fn shared(&mut self, token: Token) -> Option<(Arc<Association>, SocketAddr)> {
+        let slot = self.get(token).filter(|slot| slot.is_shared)?;
+        Some((Arc::clone(&slot.association), slot.peer))
     }
 
     /// Finds the peer whose records have this connection ID.
@@ -327,6 +356,11 @@ impl Slots {
     /// Whether somebody who is open waits for a turn.
     pub(super) fn is_anybody_ready(&self) -> bool {
         !self.ready.is_empty()
+    }
+
+    /// Whether some peer has its turn.
+    pub(super) fn is_anybody_out(&self) -> bool {
+        self.places.iter().any(|(_, place)| matches!(place, Place::Taken(Slot { entry: None, .. })))
     }
 
     /// Whether somebody waits for a turn.

@@ -126,6 +126,14 @@ impl Anchors {
         retired
     }
 
+    /// Retires all anchors, because another process has their wildcard listeners. The caller reads them until their queues are
+    /// empty.
+    pub(super) fn retire_all(&mut self, listeners: &mut Listeners, now: Instant) -> Vec<usize> {
+        self.next_look = None;
+        let places: Vec<Place> = self.live.keys().copied().collect();
+        places.into_iter().filter_map(|place| self.retire(place, listeners, now)).collect()
+    }
+
     /// The anchors without a peer, and for how long they have been so.
     fn idle(&mut self, listeners: &Listeners, registry: &Registry, now: Instant) -> Vec<(Place, Duration)> {
         let mut idle = Vec::new();

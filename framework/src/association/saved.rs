@@ -1,0 +1,57 @@
+//! What an association is beside its session, as bytes for the process that takes the peer over.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::Association;
+use crate::address::Scheme;
+use crate::codec::{Malformed, Reader, Writer};
+use crate::observe::Counters;
+use crate::proof::Proof;
+use crate::tls::Facts;
+
+impl Association {
+    /// Writes the addresses, the counts and what the handshake settled.
+    pub(crate) fn save(&self, now: Instant, out: &mut Writer) {
+        out.address(self.local);
+        out.address(self.peer);
+        out.option(*self.moved.lock(), Writer::address);
+        out.raw(&self.hello_random);
+        out.bytes(&self.connection_id);
+        out.duration(now.saturating_duration_since(self.opened));
+        out.option(self.proof.as_ref().map(Proof::state), |out, (token, given)| {
+            out.text(Some(token));
+            out.flag(given);
+        });
+        let Self { received, received_bytes, sent, sent_bytes, dropped, .. } = self;
+        for count in [received, received_bytes, sent, sent_bytes, dropped] {
+            out.u64(count.load(Ordering::Relaxed));
+        }
+        self.facts().save(out);
+    }
+
+    /// Reads what [`save`](Self::save) wrote: an association that is not open yet, and what the handshake settled.
+    pub(crate) fn restore(
+        scheme: Scheme,
+        counters: Arc<Counters>,
+        from: &mut Reader<'_>,
+        now: Instant,
+    ) -> Result<(Self, Facts), Malformed> {
+        let mut association = Self::new(scheme, from.address()?, from.address()?, counters);
+        *association.moved.lock() = from.option(Reader::address)?;
+        association.hello_random = from.array()?;
+        association.connection_id = from.bytes()?.into();
+        association.opened = now.checked_sub(from.duration()?).unwrap_or(now);
+        association.proof =
+            from.option(|from| Ok(Proof::resumed(from.text()?.ok_or(Malformed)?, from.flag()?)))?;
+        let Self { received, received_bytes, sent, sent_bytes, dropped, carried, .. } = &mut association;
+        for (count, carried) in [received, received_bytes, sent, sent_bytes, dropped].into_iter().zip(carried)
+        {
+            *carried = from.u64()?;
+            count.store(*carried, Ordering::Relaxed);
+        }
+        let facts = Facts::restore(from)?;
+        Ok((association, facts))
+    }
+}

@@ -1,0 +1,160 @@
+//! How a peer that a loop drives goes to another process, and comes from one.
+//!
+//! 1. [`Peer::save`] writes everything, and has messages to the peer wait in its outbox. Nothing is lost by that: until the other
+//!    process has said that it can go on, [`Peer::release`] makes this one do so.
+//! 2. [`Peer::late`] gives what waits in the outbox by then. From there on senders hear that the association is over.
+//! 3. [`Peer::let_go`] forgets the peer here, and tells it nothing.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Peer;
+use crate::association::Association;
+use crate::codec::{Malformed, Reader, Writer};
+use crate::drive::Session;
+use crate::drive::open::Hold;
+use crate::error::EndReason;
+use crate::net::Transport;
+use crate::net::attention::signal;
+use crate::net::egress::Egress;
+use crate::net::shared::{SharedPath, SharedSocket};
+use crate::outbox::Pushed;
+use crate::protocol::dtls;
+use crate::protocol::dtls::restart::{Cookies, Restart};
+use crate::sctp::SendInfo;
+use crate::sys::control::PacketInfo;
+use crate::sys::sync::atomic::Ordering;
+
+/// What waits for a peer when it goes.
+pub(crate) struct Late {
+    pub(crate) messages: Vec<Box<[u8]>>,
+    /// Somebody has asked for its end.
+    pub(crate) closes: bool,
+}
+
+impl Peer {
+    /// Writes the peer, and from then on has messages to it wait. `false`: it cannot go at this moment, or never can.
+    pub(crate) fn save(&self, now: Instant, out: &mut Writer) -> bool {
+        let is_busy = self.kept.is_some()
+            || !self.notifications.is_empty()
+            || self.moved_from.is_some()
+            || self.told_to_drain
+            || self.ending
+            || self.farewell.is_some()
+            || self.association.attention.signals() & !signal::FLUSH != 0
+            || !matches!(&self.transport, Some(Transport::Shared(transport)) if transport.is_idle());
+        if is_busy || self.association.end_reason().is_some() {
+            return false;
+        }
+        self.with_open(|open| {
+            let (session, path) = match &open.session {
+                Session::Plain(Egress::Shared(path)) => (None, path),
+                Session::Dtls(session, Egress::Shared(path)) => (Some(session), path),
+                _ => return false,
+            };
+            self.association.save(now, out);
+            out.option(path.source.local, Writer::ip);
+            out.u32(path.source.interface);
+            out.duration(now.saturating_duration_since(open.deadlines.heard()));
+            let saved = session.is_none_or(|session| session.save(now, out));
+            if saved {
+                open.hold = Hold::Queue;
+            }
+            saved
+        })
+        .unwrap_or(false)
+    }
+
+    /// The socket that the peer shares.
+    pub(crate) fn shared_socket(&self) -> Option<&Arc<SharedSocket>> {
+        match &self.transport {
+            Some(Transport::Shared(transport)) => Some(transport.socket()),
+            _ => None,
+        }
+    }
+
+    /// Goes on as if nothing had been: the peer stays, or has arrived for good.
+    pub(crate) fn release(&self) {
+        self.with_open(|open| open.hold = Hold::Free);
+        if !self.association.outbox.lock().is_empty() {
+            self.association.attention.note(signal::FLUSH);
+        }
+        self.association.attention.wake();
+    }
+
+    /// Takes what was sent to the peer while it came; `None`: somebody has closed it.
+    pub(crate) fn take_late(&self, message: Option<&[u8]>) {
+        let association = &self.association;
+        let Some(message) = message else { return association.attention.note(signal::CLOSE) };
+        let pushed =
+            association.outbox.lock().push(message.into(), &SendInfo::default(), &association.outbox_bound);
+        let dropped = match pushed {
+            Pushed::Queued(dropped) => dropped,
+            Pushed::Refused => 1,
+        };
+        association.dropped.fetch_add(dropped, Ordering::Relaxed);
+    }
+
+    /// What waits for the peer, which nothing can be sent to here any more.
+    pub(crate) fn late(&self) -> Late {
+        let messages = self.with_open(|open| {
+            open.hold = Hold::Refuse;
+            self.association.outbox.lock().iter().map(Box::from).collect()
+        });
+        let closes = self.association.attention.signals() & signal::FINAL != 0;
+        Late { messages: messages.unwrap_or_default(), closes }
+    }
+
+    /// Forgets the peer, which another process has by now.
+    pub(crate) fn let_go(&mut self) {
+        drop(self.association.end(&EndReason::HandedOver));
+        (self.transport, self.home) = (None, None);
+        self.association.outbox.lock().clear();
+        self.association.attention.wake_no_more();
+    }
+}
+
+/// What of a peer stands behind its association.
+pub(crate) struct Saved {
+    pub(crate) session: Session,
+    /// When the peer was heard last.
+    pub(crate) heard: Instant,
+}
+
+impl Saved {
+    /// Reads what [`Peer::save`] wrote behind the association, which shares this socket.
+    pub(crate) fn read(
+        from: &mut Reader<'_>,
+        association: &Association,
+        socket: Arc<SharedSocket>,
+        cookies: &Arc<Cookies>,
+        now: Instant,
+    ) -> Result<Self, Malformed> {
+        let source = PacketInfo { local: from.option(Reader::ip)?, interface: from.u32()? };
+        let heard = now.checked_sub(from.duration()?).unwrap_or(now);
+        let peer = association.current_peer();
+        let egress = Egress::Shared(SharedPath { socket, peer, source });
+        let session = match association.scheme.is_secure() {
+            false => Session::Plain(egress),
+            true => {
+                let restart =
+                    Restart::new(Arc::clone(cookies), association.hello_random, association.local, peer);
+                let session =
+                    dtls::session::Session::restore(from, restart, Arc::clone(&association.counters), now)?;
+                Session::Dtls(Box::new(session), egress)
+            }
+        };
+        Ok(Self { session, heard })
+    }
+}
+
+impl Peer {
+    /// The peer has just come from another process: it is silent until it is [released](Self::release).
+    pub(crate) fn resume(&self, heard: Instant) {
+        let received = self.association.received.load(Ordering::Relaxed);
+        self.with_open(|open| {
+            open.deadlines.resume(received, heard);
+            open.hold = Hold::Queue;
+        });
+    }
+}

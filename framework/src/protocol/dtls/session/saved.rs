@@ -1,0 +1,77 @@
+//! An open session as bytes, for the process that takes the peer over.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{MAX_REFUSALS, Session, Source};
+use crate::codec::{Malformed, Reader, Writer};
+use crate::observe::Counters;
+use crate::protocol::dtls::keys::Secrets;
+use crate::protocol::dtls::paths::Paths;
+use crate::protocol::dtls::restart::Restart;
+use crate::protocol::dtls::{Opener, Sealer};
+
+impl Session {
+    /// Writes the whole session; `false` while something has come or is to be sent that only this process knows of. No record may
+    /// be sealed here any more once the other process seals the next one.
+    pub(crate) fn save(&self, now: Instant, out: &mut Writer) -> bool {
+        let Self { counters: _, sealer, opener, secrets, restart, paths, checks, source: _, .. } = self;
+        let Self { moved, rest, early, flight, outgoing, refusals, blind_repeats, closed, .. } = self;
+        let is_busy = moved.is_some() || !rest.is_empty() || !early.is_empty() || !outgoing.is_empty();
+        // A client has a socket of its own.
+        if is_busy || *closed || restart.is_none() {
+            return false;
+        }
+        sealer.save(out);
+        opener.save(out);
+        out.option(secrets.as_deref(), |out, secrets| secrets.save(out));
+        out.option(paths.as_deref(), |out, paths| paths.save(now, out));
+        out.flag(*checks);
+        flight.iter().for_each(|datagram| out.option(Some(datagram), |out, datagram| out.bytes(datagram)));
+        out.flag(false);
+        out.u8(*refusals);
+        out.u8(*blind_repeats);
+        true
+    }
+
+    /// Reads what [`save`](Self::save) wrote.
+    ///
+    /// # Errors
+    ///
+    /// It is malformed, or OpenSSL is short of memory.
+    pub(crate) fn restore(
+        from: &mut Reader<'_>,
+        restart: Restart,
+        counters: Arc<Counters>,
+        now: Instant,
+    ) -> Result<Self, Malformed> {
+        let (sealer, opener) = (Sealer::restore(from)?, Opener::restore(from)?);
+        let secrets = from.option(Secrets::restore)?.map(Box::new);
+        let paths = from.option(|from| Paths::restore(from, now))?.map(Box::new);
+        let checks = from.flag()?;
+        let mut flight = Vec::new();
+        while let Some(datagram) = from.option(Reader::bytes)? {
+            flight.push(datagram.into());
+        }
+        let (refusals, blind_repeats) = (from.u8()?.min(MAX_REFUSALS), from.u8()?);
+        Ok(Self {
+            counters,
+            sealer,
+            opener,
+            secrets,
+            restart: Some(restart),
+            paths,
+            checks,
+            source: Source::default(),
+            moved: None,
+            rest: Vec::new(),
+            early: VecDeque::new(),
+            flight,
+            outgoing: VecDeque::new(),
+            refusals,
+            blind_repeats,
+            closed: false,
+        })
+    }
+}

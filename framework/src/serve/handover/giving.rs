@@ -1,0 +1,306 @@
+//! The old process: it gives its listeners away, then stands still, writes its peers, and serves on what stays. Until the new
+//! process has said that it can go on, everything is as it was, and a failure only has it go on itself.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::channel::{Channel, Frame};
+use super::frame;
+use super::gate::{Gate, Verdict};
+use super::relay::{Relay, Relayed};
+use crate::codec::{Reader, Writer};
+use crate::error::HandOverError;
+use crate::observe::bump;
+use crate::peer::Late;
+use crate::serve::loops::{Given, Loops, Staying};
+use crate::serve::mailbox::Letter;
+use crate::serve::shared::Shared;
+use crate::sys::sync::spawn;
+use crate::sys::unix::MOST_DESCRIPTORS;
+
+/// How long the new process may take to be ready: it may ask somebody for a passphrase.
+const START: Duration = Duration::from_secs(60);
+/// How long the dispatcher and the loops have to come to a stand, and the new process for each step while nobody is served.
+const STEP: Duration = Duration::from_secs(2);
+/// Stack of the thread that relays, in bytes.
+const STACK: usize = 64 << 10;
+
+/// What a hand-over came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HandedOver {
+    /// Listeners that the new process has.
+    pub listeners: usize,
+    /// Peers that it has, and that have noticed nothing.
+    pub peers: usize,
+    /// Peers that are left in this process.
+    pub staying: usize,
+    /// For how long nobody was served. What came meanwhile waited in the kernel.
+    pub paused: Duration,
+}
+
+/// Gives the server away; see [`Handle::hand_over`](crate::Handle::hand_over).
+pub(crate) fn give(
+    shared: &Arc<Shared>,
+    loops: Option<&Arc<Loops>>,
+    socket: OwnedFd,
+) -> Result<HandedOver, HandOverError> {
+    let Some(_giving) = shared.giving.try_lock() else { return Err(HandOverError::Busy) };
+    let has_predecessor = shared.predecessor.get().is_some_and(|relay| !relay.has_ended());
+    if has_predecessor
+        || shared.successor.get().is_some()
+        || shared.done.report.try_lock().is_none_or(|it| it.is_some())
+    {
+        return Err(HandOverError::Busy);
+    }
+    let channel = Channel::new(socket)?;
+    let (mut frame, mut out) = (Frame::new(), Writer::new());
+    let knows_peers = greet(shared, &channel, &mut frame, &mut out)?;
+    let (takes_peers, taken) = await_ready(&channel, &mut frame)?;
+    // Somebody may have ended the server meanwhile.
+    if shared.done.report.try_lock().is_none_or(|report| report.is_some()) {
+        return Err(HandOverError::Busy);
+    }
+    let mut standing = Standing::still(shared, loops)?;
+    let goes = |number: u16| taken.contains(&number);
+    let nobody = |_: u16| false;
+    let went: &dyn Fn(u16) -> bool = if knows_peers && takes_peers { &goes } else { &nobody };
+    standing.write_peers(&channel, &mut out, went, &goes)?;
+    standing.await_taken(&channel, &mut frame)?;
+    standing.finish(channel, &mut out, &taken)
+}
+
+/// Answers the new process; whether it reads peers in the format that this one writes.
+fn greet(
+    shared: &Shared,
+    channel: &Channel,
+    frame: &mut Frame,
+    out: &mut Writer,
+) -> Result<bool, HandOverError> {
+    channel.recv(frame, Some(START))?;
+    let (kind, mut hello) = frame.read();
+    if kind != frame::HELLO || hello.raw(frame::MAGIC.len())? != frame::MAGIC {
+        return Err(HandOverError::Malformed);
+    }
+    let version = hello.u16()?;
+    if version != frame::VERSION {
+        tracing::warn!(
+            own = frame::VERSION,
+            other = version,
+            "the new process reads peers in another format: they stay here"
+        );
+    }
+    let exports = shared.exports.lock();
+    out.clear();
+    out.u8(frame::WELCOME);
+    out.u16(frame::VERSION);
+    shared.keys.save(out);
+    // The number of messages that follow.
+    let messages =
+        exports.iter().map(|export| export.sockets.len().div_ceil(MOST_DESCRIPTORS)).sum::<usize>();
+    out.u32(messages as u32);
+    channel.send(out, &[], STEP)?;
+    for export in &*exports {
+        out.clear();
+        out.u8(frame::LISTENER);
+        export.save(out);
+        for sockets in export.sockets.chunks(MOST_DESCRIPTORS) {
+            let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+            channel.send(out, &sockets, STEP)?;
+        }
+    }
+    Ok(version == frame::VERSION)
+}
+
+/// Waits until the new process is ready: whether it takes peers, and the numbers of the listeners that it takes.
+fn await_ready(channel: &Channel, frame: &mut Frame) -> Result<(bool, Vec<u16>), HandOverError> {
+    channel.recv(frame, Some(START))?;
+    let (kind, mut ready) = frame.read();
+    if kind != frame::READY {
+        return Err(HandOverError::Malformed);
+    }
+    let takes_peers = ready.flag()?;
+    let mut taken = Vec::new();
+    while let Some(number) = ready.option(Reader::u16)? {
+        taken.push(number);
+    }
+    ready.end()?;
+    Ok((takes_peers, taken))
+}
+
+/// A server that stands still. Dropped, it goes on as if nothing had been.
+struct Standing<'a> {
+    shared: &'a Arc<Shared>,
+    loops: Option<&'a Arc<Loops>>,
+    gate: Arc<Gate>,
+    began: Instant,
+    /// The peers that go, in the order in which they were written.
+    given: Vec<Given>,
+    /// What becomes of the listeners.
+    verdict: Verdict,
+}
+
+impl<'a> Standing<'a> {
+    fn still(shared: &'a Arc<Shared>, loops: Option<&'a Arc<Loops>>) -> Result<Self, HandOverError> {
+        let (gate, began) = (Arc::<Gate>::default(), Instant::now());
+        let standing = Self {
+            shared,
+            loops,
+            gate: Arc::clone(&gate),
+            began,
+            given: Vec::new(),
+            verdict: Verdict::Resume,
+        };
+        let deadline = began + STEP;
+        // The dispatcher comes first, because it gives peers to the loops.
+        let stands = shared.mailbox.send(Letter::Pause(Arc::clone(&gate)))
+            && gate.await_stop(deadline)
+            && loops.is_none_or(|loops| loops.pause(deadline));
+        if stands { Ok(standing) } else { Err(HandOverError::HeldUp) }
+    }
+
+    /// Sends everything that the new process needs to go on.
+    fn write_peers(
+        &mut self,
+        channel: &Channel,
+        out: &mut Writer,
+        goes: &dyn Fn(u16) -> bool,
+        is_taken: &dyn Fn(u16) -> bool,
+    ) -> Result<(), HandOverError> {
+        out.clear();
+        out.u8(frame::SECRETS);
+        self.shared.cookies.save(out);
+        channel.send(out, &[], STEP)?;
+        let Some(loops) = self.loops else {
+            return end(channel, out, 0);
+        };
+        let mut emit = |out: &mut Writer| match channel.send(out, &[], STEP) {
+            Ok(()) => Ok(true),
+            // This peer alone is too much.
+            Err(HandOverError::TooLong) => Ok(false),
+            Err(error) => Err(error),
+        };
+        loops.save_peers(goes, out, &mut emit, &mut self.given)?;
+        for Staying { local, peer, connection_id, on, listener } in loops.staying(&self.given) {
+            if !is_taken(listener) {
+                continue;
+            }
+            out.clear();
+            out.u8(frame::STAYS);
+            out.u8(on);
+            out.address(local);
+            out.address(peer);
+            out.bytes(&connection_id);
+            channel.send(out, &[], STEP)?;
+        }
+        end(channel, out, self.given.len())
+    }
+
+    /// Waits for the answer: which peers the new process has.
+    fn await_taken(&mut self, channel: &Channel, frame: &mut Frame) -> Result<(), HandOverError> {
+        let mut refused = vec![false; self.given.len()];
+        let mut more = true;
+        while more {
+            channel.recv(frame, Some(STEP))?;
+            let (kind, mut taken) = frame.read();
+            if kind != frame::TAKEN {
+                return Err(HandOverError::Malformed);
+            }
+            more = taken.flag()?;
+            while let Some(index) = taken.option(Reader::u32)? {
+                *refused.get_mut(index as usize).ok_or(HandOverError::Malformed)? = true;
+            }
+            taken.end()?;
+        }
+        let loops = self.loops;
+        let mut refused = refused.into_iter();
+        self.given.retain(|given| {
+            let stays = refused.next().unwrap_or(true);
+            if let (true, Some(loops)) = (stays, loops) {
+                loops.release(*given);
+            }
+            !stays
+        });
+        Ok(())
+    }
+
+    /// From here on the new process serves.
+    fn finish(
+        mut self,
+        channel: Channel,
+        out: &mut Writer,
+        taken: &[u16],
+    ) -> Result<HandedOver, HandOverError> {
+        for (index, given) in self.given.iter().enumerate() {
+            let Some(Late { messages, closes }) = self.loops.and_then(|loops| loops.late(*given)) else {
+                continue;
+            };
+            let late = messages.iter().map(|message| Some(&**message)).chain(closes.then_some(None));
+            for message in late {
+                out.clear();
+                out.u8(frame::LATE);
+                out.u32(index as u32);
+                out.option(message, Writer::bytes);
+                channel.send(out, &[], STEP)?;
+            }
+        }
+        out.clear();
+        out.u8(frame::GO);
+        channel.send(out, &[], STEP)?;
+        let peers = std::mem::take(&mut self.given);
+        let relay = Arc::new(Relay::new(Arc::new(channel)));
+        let _ = self.shared.successor.set(Arc::clone(&relay));
+        self.shared.exports.lock().clear();
+        if let Some(loops) = self.loops {
+            loops.let_go(&peers, &|number| taken.contains(&number));
+        }
+        self.verdict = Verdict::Give;
+        let (paused, shared, loops) = (self.began.elapsed(), Arc::clone(self.shared), self.loops.cloned());
+        drop(self);
+        let staying = shared.registry.len();
+        let thread = Arc::clone(&relay);
+        let run = move || {
+            let mut frame = Frame::new();
+            while let Some(Relayed { stray, on, index }) = next(&thread, &mut frame) {
+                let local = stray.local;
+                if !loops.as_ref().is_some_and(|loops| loops.relay(on, stray, index)) {
+                    bump(&shared.by_listener.of_udp(local).relayed_lost);
+                }
+            }
+            thread.end();
+        };
+        if let Err(error) = spawn("peeloff-relay", STACK, Box::new(run)) {
+            tracing::error!(%error, "no thread for what peers that stay are sent: they hear nothing more");
+            relay.end();
+        }
+        Ok(HandedOver { listeners: taken.len(), peers: peers.len(), staying, paused })
+    }
+}
+
+impl Drop for Standing<'_> {
+    fn drop(&mut self) {
+        if let Some(loops) = self.loops {
+            self.given.drain(..).for_each(|given| loops.release(given));
+            loops.go_on();
+        }
+        self.gate.open(self.verdict);
+    }
+}
+
+fn end(channel: &Channel, out: &mut Writer, peers: usize) -> Result<(), HandOverError> {
+    out.clear();
+    out.u8(frame::END);
+    out.u32(peers as u32);
+    channel.send(out, &[], STEP)
+}
+
+/// Waits for the next datagram of the other process; `None`: it has ended, or sends something else.
+pub(super) fn next(relay: &Relay, frame: &mut Frame) -> Option<Relayed> {
+    relay.channel().recv(frame, None).ok()?;
+    let (kind, from) = frame.read();
+    if kind != frame::DATAGRAM {
+        return None;
+    }
+    Relayed::read(from).ok()
+}

@@ -1,0 +1,132 @@
+//! Datagrams that one process reads and the other one's peer is meant by: both have the same sockets, and only the new process
+//! reads them.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::channel::Channel;
+use super::frame;
+use crate::codec::{Malformed, Reader, Writer};
+use crate::net::udp::Stray;
+use crate::sys::sync::Mutex;
+use crate::sys::sync::atomic::{AtomicBool, Ordering};
+
+/// Bytes of a datagram, beside its addresses.
+type Payload<'a> = &'a [u8];
+
+/// A datagram on its way between the processes.
+pub(crate) struct Relayed {
+    pub(crate) stray: Stray,
+    /// The loop that it is for, in the old process.
+    pub(crate) on: u8,
+    /// The index of the shared socket that it came to; `None`: it came to a listener whose peers have sockets of their own.
+    pub(crate) index: Option<u8>,
+}
+
+/// Passes datagrams on to the other process.
+pub(crate) struct Relay {
+    channel: Arc<Channel>,
+    out: Mutex<Writer>,
+    elsewhere: Mutex<Elsewhere>,
+    /// There may be somebody in `elsewhere`.
+    any: AtomicBool,
+    ended: AtomicBool,
+}
+
+/// The peers that the other process serves, and the numbers of their loops.
+#[derive(Default)]
+struct Elsewhere {
+    by_addresses: HashMap<(SocketAddr, SocketAddr), u8>,
+    by_connection_id: HashMap<Box<[u8]>, u8>,
+}
+
+impl Relay {
+    pub(crate) fn new(channel: Arc<Channel>) -> Self {
+        let (out, elsewhere) = (Mutex::new(Writer::new()), Mutex::default());
+        Self { channel, out, elsewhere, any: AtomicBool::new(false), ended: AtomicBool::new(false) }
+    }
+
+    /// The socket to the other process.
+    pub(crate) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// A peer stays in the other process, on the loop of this number.
+    pub(crate) fn stays(&self, local: SocketAddr, peer: SocketAddr, connection_id: &[u8], on: u8) {
+        let mut elsewhere = self.elsewhere.lock();
+        elsewhere.by_addresses.insert((local, peer), on);
+        if !connection_id.is_empty() {
+            elsewhere.by_connection_id.insert(connection_id.into(), on);
+        }
+        self.any.store(true, Ordering::Release);
+    }
+
+    /// Nobody is at this address in the other process any more.
+    pub(crate) fn has_left(&self, local: SocketAddr, peer: SocketAddr, connection_id: Option<&[u8]>) {
+        let mut elsewhere = self.elsewhere.lock();
+        elsewhere.by_addresses.remove(&(local, peer));
+        connection_id.map(|cid| elsewhere.by_connection_id.remove(cid));
+        if elsewhere.by_addresses.is_empty() && elsewhere.by_connection_id.is_empty() {
+            self.any.store(false, Ordering::Release);
+        }
+    }
+
+    /// Whether the other process has a peer at this address or with this connection ID, and on which loop.
+    pub(crate) fn finds(
+        &self,
+        local: SocketAddr,
+        peer: SocketAddr,
+        connection_id: Option<&[u8]>,
+    ) -> Option<u8> {
+        if !self.any.load(Ordering::Acquire) {
+            return None;
+        }
+        let elsewhere = self.elsewhere.lock();
+        let by_id = connection_id.and_then(|cid| elsewhere.by_connection_id.get(cid));
+        by_id.or_else(|| elsewhere.by_addresses.get(&(local, peer))).copied()
+    }
+
+    /// Passes a datagram on; `false`: it is lost, because the other process does not read.
+    pub(crate) fn pass(
+        &self,
+        (local, peer, interface): (SocketAddr, SocketAddr, u32),
+        payload: Payload<'_>,
+        on: u8,
+        index: Option<u8>,
+    ) -> bool {
+        let mut out = self.out.lock();
+        out.clear();
+        out.u8(frame::DATAGRAM);
+        out.u8(on);
+        out.option(index, Writer::u8);
+        out.address(local);
+        out.address(peer);
+        out.u32(interface);
+        out.bytes(payload);
+        self.channel.try_send(&out)
+    }
+
+    /// The other process has ended: nobody is there any more.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.any.store(false, Ordering::Release);
+        *self.elsewhere.lock() = Elsewhere::default();
+        self.channel.close();
+    }
+
+    /// Whether the other process has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+}
+
+impl Relayed {
+    pub(crate) fn read(mut from: Reader<'_>) -> Result<Self, Malformed> {
+        let (on, index) = (from.u8()?, from.option(Reader::u8)?);
+        let (local, peer, interface) = (from.address()?, from.address()?, from.u32()?);
+        let payload = from.bytes()?.into();
+        from.end()?;
+        Ok(Self { stray: Stray { local, peer, interface, payload }, on, index })
+    }
+}

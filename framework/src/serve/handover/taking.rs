@@ -1,0 +1,261 @@
+//! The new process: it takes the listeners, makes everything ready, reads the peers, and serves from the moment on in which the
+//! old process says so. Whatever fails before ends this one, and the old one goes on.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::channel::{Channel, Frame};
+use super::export::Export;
+use super::frame;
+use super::giving::next;
+use super::relay::{Relay, Relayed};
+use crate::address::Scheme;
+use crate::association::Association;
+use crate::codec::{Malformed, Reader, Writer};
+use crate::credentials::SharedKeys;
+use crate::error::HandOverError;
+use crate::events::AnyEvents;
+use crate::observe::bump;
+use crate::protocol::dtls::hello::connection_id;
+use crate::serve::loops::{Given, Loops, SocketId};
+use crate::serve::mailbox::Letter;
+use crate::serve::shared::Shared;
+use crate::sys::sync::spawn;
+
+/// How long the old process may take for each step.
+const STEP: Duration = Duration::from_secs(10);
+/// How many peers one message refuses at most.
+const REFUSALS: usize = 4096;
+/// Stack of the thread that relays, in bytes.
+const STACK: usize = 64 << 10;
+
+/// What another process offers.
+pub(crate) struct Offers {
+    channel: Channel,
+    frame: Frame,
+    out: Writer,
+    /// Of session tickets, where the credentials have none.
+    pub(crate) keys: SharedKeys,
+    listeners: Vec<Export>,
+    /// The numbers of listeners that were taken: in the old process, and here.
+    taken: HashMap<u16, u16>,
+}
+
+impl Offers {
+    /// Asks the old process for its listeners.
+    pub(crate) fn ask(socket: OwnedFd) -> Result<Self, HandOverError> {
+        let channel = Channel::new(socket)?;
+        let (mut frame, mut out) = (Frame::new(), Writer::new());
+        out.u8(frame::HELLO);
+        out.raw(frame::MAGIC);
+        out.u16(frame::VERSION);
+        channel.send(&out, &[], STEP)?;
+        channel.recv(&mut frame, Some(STEP))?;
+        let (kind, mut welcome) = frame.read();
+        if kind != frame::WELCOME {
+            return Err(HandOverError::Malformed);
+        }
+        let _version = welcome.u16()?;
+        let keys = SharedKeys::restore(&mut welcome)?;
+        let messages = welcome.u32()?;
+        let mut listeners: Vec<Export> = Vec::new();
+        for _ in 0..messages {
+            channel.recv(&mut frame, Some(STEP))?;
+            let sockets = std::mem::take(&mut frame.descriptors);
+            let (kind, listener) = frame.read();
+            if kind != frame::LISTENER {
+                return Err(HandOverError::Malformed);
+            }
+            let export = Export::read(listener, sockets)?;
+            match listeners.last_mut().filter(|last| last.number == export.number) {
+                Some(last) => last.sockets.extend(export.sockets),
+                None => listeners.push(export),
+            }
+        }
+        Ok(Self { channel, frame, out, keys, listeners, taken: HashMap::new() })
+    }
+
+    /// Takes the listener at these addresses, if there is one, as this process's listener of this number.
+    pub(crate) fn take(
+        &mut self,
+        scheme: Scheme,
+        addresses: &[SocketAddr],
+        proxied: bool,
+        own: u16,
+    ) -> Option<Export> {
+        let index = self.listeners.iter().position(|offer| offer.is(scheme, addresses, proxied))?;
+        let export = self.listeners.remove(index);
+        self.taken.insert(export.number, own);
+        Some(export)
+    }
+
+    /// Takes the peers, and waits until this process serves. The loops stand still, and go on when this returns.
+    pub(crate) fn finish(
+        self,
+        shared: &Arc<Shared>,
+        loops: Option<&Arc<Loops>>,
+        events: Option<&Arc<dyn AnyEvents>>,
+    ) -> Result<(), HandOverError> {
+        let Self { channel, mut frame, mut out, taken, .. } = self;
+        out.clear();
+        out.u8(frame::READY);
+        out.flag(events.is_some());
+        taken.keys().for_each(|number| out.option(Some(*number), Writer::u16));
+        out.flag(false);
+        channel.send(&out, &[], STEP)?;
+        let relay = Relay::new(Arc::new(channel));
+        let taking = Taking { shared, loops, events, relay: &relay, taken };
+        let mut peers = Vec::new();
+        let taken = taking.take(&mut frame, &mut out, &mut peers);
+        if let (Err(_), Some(loops)) = (&taken, loops) {
+            // They are the other process's, and hear nothing from here.
+            loops.let_go(&peers.into_iter().flatten().collect::<Vec<_>>(), &|_| false);
+            return taken;
+        }
+        taken?;
+        let relay = Arc::new(relay);
+        let _ = shared.predecessor.set(Arc::clone(&relay));
+        if let Some(loops) = loops {
+            peers.into_iter().flatten().for_each(|peer| loops.release(peer));
+        }
+        follow(shared, loops.cloned(), relay);
+        Ok(())
+    }
+}
+
+/// A server that is about to take another one's peers.
+struct Taking<'a> {
+    shared: &'a Arc<Shared>,
+    loops: Option<&'a Arc<Loops>>,
+    events: Option<&'a Arc<dyn AnyEvents>>,
+    relay: &'a Relay,
+    taken: HashMap<u16, u16>,
+}
+
+impl Taking<'_> {
+    /// Takes the peers, in their order; `None` for each that cannot be served here.
+    fn take(
+        &self,
+        frame: &mut Frame,
+        out: &mut Writer,
+        peers: &mut Vec<Option<Given>>,
+    ) -> Result<(), HandOverError> {
+        let refused = self.read_peers(frame, peers)?;
+        self.answer(out, &refused)?;
+        self.await_go(frame, peers)
+    }
+
+    /// Reads the peers, and returns the numbers of those that cannot be served here.
+    fn read_peers(
+        &self,
+        frame: &mut Frame,
+        peers: &mut Vec<Option<Given>>,
+    ) -> Result<Vec<u32>, HandOverError> {
+        let mut refused = Vec::new();
+        loop {
+            self.relay.channel().recv(frame, Some(STEP))?;
+            let (kind, mut from) = frame.read();
+            match kind {
+                frame::SECRETS => self.shared.cookies.restore(&mut from, Instant::now())?,
+                frame::PEER => {
+                    let peer = self.take_peer(from)?;
+                    if peer.is_none() {
+                        refused.push(peers.len() as u32);
+                    }
+                    peers.push(peer);
+                }
+                frame::STAYS => {
+                    let (on, local, peer) = (from.u8()?, from.address()?, from.address()?);
+                    self.relay.stays(local, peer, from.bytes()?, on);
+                    from.end()?;
+                }
+                frame::END if from.u32()? as usize == peers.len() => return Ok(refused),
+                _ => return Err(HandOverError::Malformed),
+            }
+        }
+    }
+
+    fn take_peer(&self, mut from: Reader<'_>) -> Result<Option<Given>, Malformed> {
+        let (on, listener, index) = (from.u8()?, from.u16()?, from.u8()?);
+        let own = *self.taken.get(&listener).ok_or(Malformed)?;
+        let (Some(loops), Some(events)) = (self.loops, self.events) else { return Err(Malformed) };
+        let place: SocketId = (own, index);
+        if let Some(given) = loops.take_peer(place, events, from)? {
+            return Ok(Some(given));
+        }
+        // It stays there.
+        let _ = (from.flag()?, from.bytes()?);
+        let (association, _) = Association::restore(Scheme::Udp, Arc::default(), &mut from, Instant::now())?;
+        let Association { local, connection_id, .. } = &association;
+        self.relay.stays(*local, association.current_peer(), connection_id, on);
+        Ok(None)
+    }
+
+    /// Says which peers stay in the old process after all.
+    fn answer(&self, out: &mut Writer, refused: &[u32]) -> Result<(), HandOverError> {
+        let mut parts = refused.chunks(REFUSALS).peekable();
+        loop {
+            let part = parts.next().unwrap_or_default();
+            let more = parts.peek().is_some();
+            out.clear();
+            out.u8(frame::TAKEN);
+            out.flag(more);
+            part.iter().for_each(|index| out.option(Some(*index), Writer::u32));
+            out.flag(false);
+            self.relay.channel().send(out, &[], STEP)?;
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until this process serves, and takes what is sent to the peers meanwhile.
+    fn await_go(&self, frame: &mut Frame, peers: &[Option<Given>]) -> Result<(), HandOverError> {
+        // The old process counts without those that were refused.
+        let peers: Vec<Given> = peers.iter().flatten().copied().collect();
+        loop {
+            self.relay.channel().recv(frame, Some(STEP))?;
+            let (kind, mut from) = frame.read();
+            match kind {
+                frame::GO => return Ok(from.end()?),
+                frame::LATE => {
+                    let peer = peers.get(from.u32()? as usize).ok_or(HandOverError::Malformed)?;
+                    let message = from.option(Reader::bytes)?;
+                    if let Some(loops) = self.loops {
+                        loops.take_late(*peer, message);
+                    }
+                }
+                _ => return Err(HandOverError::Malformed),
+            }
+        }
+    }
+}
+
+/// Takes what the old process reads for nobody of its own, until it ends.
+fn follow(shared: &Arc<Shared>, loops: Option<Arc<Loops>>, relay: Arc<Relay>) {
+    let (shared, thread) = (Arc::clone(shared), Arc::clone(&relay));
+    let run = move || {
+        let mut frame = Frame::new();
+        while let Some(Relayed { stray, index, .. }) = next(&thread, &mut frame) {
+            let cid = shared.connection_ids.and_then(|ids| connection_id(&stray.payload, ids.length()));
+            thread.has_left(stray.local, stray.peer, cid);
+            let local = stray.local;
+            let taken = match (&loops, index) {
+                (Some(loops), Some(socket)) => loops.relay(socket, stray, index),
+                _ => shared.mailbox.send(Letter::Stray(stray)),
+            };
+            if !taken {
+                bump(&shared.by_listener.of_udp(local).relayed_lost);
+            }
+        }
+        thread.end();
+        tracing::info!("the process before this one has ended");
+    };
+    if let Err(error) = spawn("peeloff-relay", STACK, Box::new(run)) {
+        tracing::error!(%error, "no thread for what the old process reads: its peers hear nothing more");
+        relay.end();
+    }
+}

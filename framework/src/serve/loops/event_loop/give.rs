@@ -1,0 +1,230 @@
+//! What of a loop goes to another process, and comes from one, while the loop stands still.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Loop, SOCKETS, State};
+use crate::association::Association;
+use crate::codec::{Malformed, Reader, Writer};
+use crate::error::{EndReason, HandOverError};
+use crate::events::AnyEvents;
+use crate::net::Transport;
+use crate::net::shared::{SharedSocket, SharedTransport};
+use crate::net::udp::Stray;
+use crate::observe::bump;
+use crate::peer::{Late, Opened, Parts, Peer, Saved};
+use crate::protocol::dtls::hello::connection_id;
+use crate::serve::handover::frame;
+use crate::serve::handover::relay::Relay;
+use crate::serve::loops::entry::Entry;
+use crate::serve::loops::letters::{Letter, PeerBell};
+use crate::serve::loops::token::Token;
+use crate::sys::sync::atomic::Ordering;
+
+/// A peer that stays where it is.
+pub(crate) struct Staying {
+    pub(crate) local: SocketAddr,
+    pub(crate) peer: SocketAddr,
+    pub(crate) connection_id: Box<[u8]>,
+    /// The number of its loop.
+    pub(crate) on: u8,
+    /// That of its listener.
+    pub(crate) listener: u16,
+}
+
+impl State {
+    /// The number of the listener that peers at this address share a socket of.
+    fn listener_of(&self, local: SocketAddr) -> Option<u16> {
+        self.sockets.iter().find(|socket| socket.is_at(local)).map(|socket| socket.listener)
+    }
+}
+
+/// A place in a group of sockets: the number of the listener, and the index.
+pub(crate) type SocketId = (u16, u8);
+
+impl Loop {
+    /// See [`Loops::save_peers`](crate::serve::loops::Loops::save_peers).
+    pub(in crate::serve::loops) fn save_peers(
+        &self,
+        goes: &dyn Fn(u16) -> bool,
+        now: Instant,
+        out: &mut Writer,
+        emit: &mut dyn FnMut(&mut Writer) -> Result<bool, HandOverError>,
+        given: &mut dyn FnMut(Token),
+    ) -> Result<(), HandOverError> {
+        let mut state = self.state.lock();
+        for token in state.slots.tokens() {
+            let is_found = state.slots.is_found_by_address(token);
+            let Some(slot) = state.slots.get(token) else { continue };
+            let (Some(entry), false) = (&slot.entry, slot.has_more()) else { continue };
+            let Some(socket) = entry.peer().and_then(Peer::shared_socket) else { continue };
+            if !goes(socket.listener) {
+                continue;
+            }
+            out.clear();
+            out.u8(frame::PEER);
+            out.u8(self.number);
+            out.u16(socket.listener);
+            out.u8(socket.index);
+            out.flag(is_found);
+            let saved = if entry.save(now, out) { emit(out) } else { Ok(false) };
+            out.clear();
+            match (&saved, entry.peer()) {
+                (Ok(true), _) => given(token),
+                (_, Some(peer)) => peer.release(),
+                (_, None) => {}
+            }
+            saved?;
+        }
+        Ok(())
+    }
+
+    /// The peers that share sockets, but for those of these tokens.
+    pub(in crate::serve::loops) fn staying(&self, given: &mut dyn Iterator<Item = Token>) -> Vec<Staying> {
+        let mut state = self.state.lock();
+        let given: HashSet<u64> = given.map(Token::as_u64).collect();
+        let tokens = state.slots.tokens().into_iter().filter(|token| !given.contains(&token.as_u64()));
+        let staying = tokens.filter_map(|token| {
+            let (association, peer) = state.slots.shared(token)?;
+            let listener = state.listener_of(association.local)?;
+            Some(Staying {
+                listener,
+                local: association.local,
+                peer,
+                connection_id: association.connection_id.clone(),
+                on: self.number,
+            })
+        });
+        staying.collect()
+    }
+
+    /// The peer goes on here.
+    pub(in crate::serve::loops) fn release(&self, token: Token) {
+        self.with_peer(token, Peer::release);
+    }
+
+    /// What waits for a peer that goes.
+    pub(in crate::serve::loops) fn late(&self, token: Token) -> Option<Late> {
+        self.with_peer(token, Peer::late)
+    }
+
+    fn with_peer<T>(&self, token: Token, call: impl FnOnce(&Peer) -> T) -> Option<T> {
+        let mut state = self.state.lock();
+        state.slots.get(token)?.entry.as_ref()?.peer().map(call)
+    }
+
+    /// Another process has these peers, and reads the sockets of these listeners.
+    pub(in crate::serve::loops) fn let_go(
+        &self,
+        given: impl Iterator<Item = Token>,
+        goes: &dyn Fn(u16) -> bool,
+    ) {
+        let mut state = self.state.lock();
+        let shared = &self.context.shared;
+        let mut entries = Vec::new();
+        for token in given {
+            let Some(slot) = state.slots.remove(token) else { continue };
+            shared.registry.remove(&slot.association, &EndReason::HandedOver);
+            entries.extend(slot.entry);
+        }
+        for (index, socket) in state.sockets.iter().enumerate() {
+            if goes(socket.listener) {
+                socket.give();
+                self.counted(socket).listeners.fetch_sub(1, Ordering::Relaxed);
+                let _ = self.epoll.modify(socket.socket.as_fd(), 0, SOCKETS + index as u64);
+            }
+        }
+        drop(state);
+        entries.iter_mut().for_each(|entry| entry.let_go());
+    }
+
+    /// See [`Loops::take_late`](crate::serve::loops::Loops::take_late).
+    pub(in crate::serve::loops) fn take_late(&self, token: Token, message: Option<&[u8]>) {
+        self.with_peer(token, |peer| peer.take_late(message));
+    }
+
+    /// The socket of this place, if it is this loop's.
+    fn socket(&self, place: SocketId) -> Option<Arc<SharedSocket>> {
+        let state = self.state.lock();
+        state.sockets.iter().find(|socket| (socket.listener, socket.index) == place).cloned()
+    }
+
+    /// Takes a peer in, which shares the socket of this place and is silent until it is [released](Self::release). `Ok(None)`: it
+    /// cannot be served here.
+    pub(in crate::serve::loops) fn take_peer(
+        &self,
+        place: SocketId,
+        events: &Arc<dyn AnyEvents>,
+        mut from: Reader<'_>,
+        now: Instant,
+    ) -> Result<Option<Token>, Malformed> {
+        let Some(socket) = self.socket(place) else { return Ok(None) };
+        let (is_found, shared) = (from.flag()?, &self.context.shared);
+        let callbacks = from.bytes()?;
+        let counters = shared.counted(socket.scheme, socket.address);
+        let (association, facts) = Association::restore(socket.scheme, Arc::clone(counters), &mut from, now)?;
+        let saved = Saved::read(&mut from, &association, Arc::clone(&socket), &shared.cookies, now)?;
+        from.end()?;
+        let association = Arc::new(association.with_outbox(shared.outbox));
+        if !shared.registry.take_over(&association, is_found) {
+            return Ok(None);
+        }
+        let transport = SharedTransport::driven(socket, Arc::clone(&association.attention));
+        let mut peer = Box::new(Peer::open(Parts {
+            association: Arc::clone(&association),
+            opened: Opened { transport: Transport::Shared(transport), session: saved.session, facts },
+            timeouts: shared.timeouts.clone(),
+            home: Some(Arc::clone(&self.context.home)),
+            driven: true,
+        }));
+        peer.resume(saved.heard);
+        let resume = std::panic::AssertUnwindSafe(|| events.resume(callbacks, &mut peer));
+        let Ok(Ok(open)) = std::panic::catch_unwind(resume) else {
+            shared.registry.remove(&association, &EndReason::HandedOver);
+            peer.let_go();
+            return Ok(None);
+        };
+        bump(&association.counters.taken_over);
+        let mut state = self.state.lock();
+        let token = state.slots.insert(&association, true, |token| PeerBell::new(&self.letters, token));
+        state.slots.find_at(token, is_found.then(|| association.current_peer()));
+        let Some(slot) = state.slots.get(token) else { return Ok(None) };
+        association.attention.wake_by(Arc::clone(&slot.bell) as _, None);
+        let home = Arc::clone(&self.context.home);
+        slot.entry = Some(Box::new(Entry::resumed(association, home, peer, open)));
+        state.slots.queue(token);
+        Ok(Some(token))
+    }
+
+    /// Passes a datagram on that is nobody's here, to the process that has its peer, or that has the sockets by now.
+    pub(super) fn is_elsewhere(
+        &self,
+        state: &State,
+        socket: &SharedSocket,
+        (local, peer, interface): (SocketAddr, SocketAddr, u32),
+        payload: &[u8],
+    ) -> bool {
+        let shared = &self.context.shared;
+        let pass = |relay: &Relay, on| {
+            let passed = relay.pass((local, peer, interface), payload, on, Some(socket.index));
+            let counters = self.counted(socket);
+            bump(if passed { &counters.relayed } else { &counters.relayed_lost });
+            true
+        };
+        if let Some(relay) = shared.predecessor.get() {
+            let cid = shared.connection_ids.and_then(|ids| connection_id(payload, ids.length()));
+            return relay.finds(local, peer, cid).is_some_and(|on| pass(relay, on));
+        }
+        // Whoever is found by the address here is not the other's, whatever connection ID comes from there.
+        let is_nobody = socket.is_given() && state.slots.find(local, peer).is_none();
+        shared.successor.get().filter(|_| is_nobody).is_some_and(|relay| pass(relay, 0))
+    }
+
+    /// Leaves a datagram that another process read from the socket of this place, or of its own.
+    pub(in crate::serve::loops) fn relay(&self, stray: Stray, index: Option<u8>) -> bool {
+        self.letters.send(Letter::Relayed(stray, index))
+    }
+}
