@@ -74,6 +74,14 @@ fn examine<T: ServerOptions>(config: &Config<T>) -> Result<(String, u8), Failure
             false => line(format_args!("{address}: can be listened on")),
         }
     }
+    if let Some(address) = &args.admin.admin {
+        match args.admin.is_in_use()? {
+            true => {
+                line(format_args!("--admin {address}: in use, by a running server or by another program"))
+            }
+            false => line(format_args!("--admin {address}: can be listened on")),
+        }
+    }
     let now = SystemTime::now();
     let mut code = 0;
     for expiration in plan.credentials.credentials.expirations() {

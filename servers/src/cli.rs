@@ -7,6 +7,7 @@ use clap::builder::ArgPredicate;
 use clap::{Args, ValueEnum};
 use peeloff::{Address, ConnectionIds, Limits, Scheme, Timeouts};
 
+use crate::admin::AdminArgs;
 use crate::algorithms::AlgorithmArgs;
 use crate::authorize::{SanPattern, SubjectPattern};
 use crate::logging::LogArgs;
@@ -115,6 +116,10 @@ pub struct ServerArgs {
     /// Without it, the framework chooses a size that its handlers are known to need.
     #[arg(long, value_name = "BYTES", help_heading = "Limits")]
     pub stack_size: Option<Size>,
+
+    /// How the server is watched.
+    #[command(flatten)]
+    pub admin: AdminArgs,
 
     /// Log the counters at this interval.
     #[arg(long, value_name = "TIME", default_value_t = SpanOrOff(None), help_heading = "Logging")]

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::SystemTime;
 
 use peeloff::sctp::Settings;
-use peeloff::{Expiration, Handle, Identity, Stats, TcpSettings};
+use peeloff::{Handle, Identity, Stats, TcpSettings};
 
 use crate::cli::ServerArgs;
 use crate::config::{Config, ServerOptions};
@@ -96,8 +96,6 @@ pub(crate) struct Running<T> {
     reloaded: Option<Config<T>>,
     /// The certificate that was made up for this run, if one was.
     self_signed: Option<Identity>,
-    /// When parts of the credentials in use stop being valid.
-    expirations: Vec<Expiration>,
     /// The passphrases that cannot be read again.
     keyring: Keyring,
     handle: Handle,
@@ -107,12 +105,11 @@ impl<T: ServerOptions> Running<T> {
     pub(crate) fn new(
         started: Config<T>,
         self_signed: Option<Identity>,
-        expirations: Vec<Expiration>,
         mut keyring: Keyring,
         handle: Handle,
     ) -> Self {
         keyring.serve();
-        Self { started, reloaded: None, self_signed, expirations, keyring, handle }
+        Self { started, reloaded: None, self_signed, keyring, handle }
     }
 
     /// Whether the options name a file that a reload would read again.
@@ -123,7 +120,7 @@ impl<T: ServerOptions> Running<T> {
 
     /// Logs which parts of the credentials have expired or are about to.
     pub(crate) fn warn_of_expiry(&self) {
-        expiry::warn(&self.expirations, SystemTime::now());
+        expiry::warn(&self.handle.expirations(), SystemTime::now());
     }
 
     /// The options in effect. Those that take a restart may be newer than what the server does.
@@ -155,7 +152,6 @@ impl<T: ServerOptions> Running<T> {
         let change_log = args.log.prepare().map_err(locate)?;
 
         let Loaded { credentials, self_signed } = plan.credentials;
-        let expirations = credentials.expirations();
         self.handle.reload(credentials).map_err(|error| locate(explain::credentials(error)))?;
 
         // From here on nothing can fail.
@@ -163,7 +159,6 @@ impl<T: ServerOptions> Running<T> {
             warn_of_self_signed();
         }
         self.self_signed = self_signed.or(self.self_signed.take());
-        self.expirations = expirations;
         self.warn_of_expiry();
         args.credentials.algorithms.warn();
         self.handle.set_limits(args.limits.to_limits());

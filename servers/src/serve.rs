@@ -48,7 +48,7 @@ where
     let mut keyring = Keyring::default();
     let plan = Plan::new(args, None, &mut keyring).map_err(|failure| config.locate(failure))?;
     let self_signed = plan.credentials.self_signed.clone();
-    let expirations = plan.credentials.credentials.expirations();
+    let admin = args.admin.bind().map_err(|failure| config.locate(failure))?;
     let asked = catch_signals()?;
     // Raised before the start, which looks at the limit, and logged after it, so that a failure is
     // the only line there is.
@@ -56,6 +56,8 @@ where
     let started = start(builder(args, &plan), args.serving.serve);
     let server = started.map_err(|error| config.locate(explain::start(error)))?;
     log_limit(descriptors);
+    let handle = server.handle();
+    let _socket_file = admin.map(|admin| admin.serve(handle.clone())).transpose()?;
     let addresses = server.addresses();
     if self_signed.is_some() && addresses.iter().any(|address| address.scheme.is_secure()) {
         warn_of_self_signed();
@@ -64,8 +66,7 @@ where
         tracing::warn!("--no-udp-proof: whoever can forge an address can have this server send to it");
     }
     announce(addresses);
-    let handle = server.handle();
-    let mut running = Running::new(config, self_signed, expirations, keyring, handle.clone());
+    let mut running = Running::new(config, self_signed, keyring, handle.clone());
     running.warn_of_expiry();
     running.args().credentials.algorithms.warn();
     let signal = wait(&asked, &mut running);

@@ -314,7 +314,7 @@ fn a_key_that_is_unknown_is_told_the_nearest() {
         (
             "[database]\nhost = 'x'",
             "1: there is no section [database]: there are [serving], [sockets], [identity], [limits], [timeouts], [stream], [sctp], \
-             [logging], [weather]",
+             [monitoring], [logging], [weather]",
         ),
     ] {
         let message = parse_file("unknown", text, &[]).unwrap_err();
@@ -432,6 +432,7 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("receive-buffer", &["1M"]),
     ("send-buffer", &["64K"]),
     ("dscp", &["46"]),
+    ("admin", &["127.0.0.1:9090"]),
     ("cert", &["cert \"one\".pem", "two.pem"]),
     ("key", &["key\\one\u{7f}.pem"]),
     ("key-passphrase-file", &["passphrase"]),

@@ -1,0 +1,389 @@
+//! The endpoint for those who look after a server: metrics, and whether it is alive and ready. HTTP/1.1, on a thread of its own.
+//!
+//! Nobody who serves peers waits for it: connections, their requests and their time are bounded, a connection too many ends the
+//! oldest one, and what takes the registry's lock is done once for all who ask at the same time ([`page`]).
+
+mod address;
+mod page;
+mod process;
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use peeloff::{Handle, Health};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Runtime;
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
+
+pub use self::address::AdminAddress;
+use self::page::{Format, Pages};
+use crate::failure::Failure;
+
+/// Connections at once. One more ends the oldest, which has had its time: an answer takes a millisecond.
+const MOST_CONNECTIONS: usize = 64;
+/// How long a connection may take from its first byte to its last.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a request at most.
+const LONGEST_REQUEST: usize = 16 << 10;
+/// How long to wait where a connection cannot be accepted, for want of descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long the dispatcher or a loop may be at the same thing before the server counts as stuck.
+const STUCK: Duration = Duration::from_secs(10);
+
+/// How the server is watched.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Monitoring")]
+pub struct AdminArgs {
+    /// Serve metrics and health at this address, by HTTP.
+    ///
+    /// Write `127.0.0.1:9090`, or `unix:PATH` for a Unix socket. There are `/metrics` for Prometheus, `/healthz`, which
+    /// fails when the server does not get on, and `/readyz`, which fails while it takes no new peers. Whoever reaches the address
+    /// can read them.
+    #[arg(long, value_name = "ADDRESS")]
+    pub admin: Option<AdminAddress>,
+}
+
+/// An endpoint that is bound, and answers nobody yet.
+pub(crate) struct Admin {
+    listener: Listener,
+    runtime: Runtime,
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+/// The path of a Unix socket, which goes with this value.
+pub(crate) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl AdminArgs {
+    /// Binds the endpoint, if there is to be one.
+    ///
+    /// # Errors
+    ///
+    /// The address cannot be bound.
+    pub(crate) fn bind(&self) -> Result<Option<Admin>, Failure> {
+        self.try_bind().map_err(|error| {
+            let hint = match error.kind() {
+                io::ErrorKind::AddrInUse => {
+                    "something else listens there: stop it, or choose another address"
+                }
+                io::ErrorKind::PermissionDenied => {
+                    "choose a port above 1023, or a folder that this user may write to"
+                }
+                io::ErrorKind::NotFound => "make its folder first",
+                _ => "choose an address of this host",
+            };
+            let address = self.admin.as_ref().map(ToString::to_string).unwrap_or_default();
+            Failure::new(1, format_args!("--admin {address} cannot be listened at ({error}): {hint}"))
+        })
+    }
+
+    /// Whether something listens at the address already, such as the server that runs.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be bound for another reason.
+    pub(crate) fn is_in_use(&self) -> Result<bool, Failure> {
+        match self.try_bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(true),
+            _ => self.bind().map(|_| false),
+        }
+    }
+
+    fn try_bind(&self) -> io::Result<Option<Admin>> {
+        let listener = match &self.admin {
+            None => return Ok(None),
+            Some(AdminAddress::Tcp(address)) => Listener::Tcp(bind_tcp(*address)?),
+            Some(AdminAddress::Unix(path)) => Listener::Unix(bind_unix(path)?, SocketFile(path.clone())),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Some(Admin { listener, runtime }))
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Binds, in place of a socket that nobody listens on any more, for this user and its group.
+fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if is_socket
+        && let Err(error) = UnixStream::connect(path)
+        && error.kind() == io::ErrorKind::ConnectionRefused
+    {
+        fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+impl Admin {
+    /// Answers from now on, on a thread of its own. The path of a Unix socket goes with what is returned.
+    ///
+    /// # Errors
+    ///
+    /// The system has no thread.
+    pub(crate) fn serve(self, handle: Handle) -> Result<Option<SocketFile>, Failure> {
+        let Self { listener, runtime } = self;
+        let answers = Arc::new(Answers::new(handle, STUCK));
+        let spawn = |run: Box<dyn FnOnce() + Send>| {
+            let spawned = thread::Builder::new().name("admin".to_owned()).spawn(run);
+            spawned.map(drop).map_err(|error| {
+                Failure::new(
+                    1,
+                    format_args!("cannot start a thread for --admin ({error}): check the limit on threads"),
+                )
+            })
+        };
+        match listener {
+            Listener::Tcp(listener) => {
+                if let Ok(address) = listener.local_addr() {
+                    tracing::info!(%address, "metrics and health");
+                    if !address.ip().is_loopback() {
+                        tracing::warn!(%address, "--admin: other hosts may reach this address, and read how the server does");
+                    }
+                }
+                spawn(Box::new(move || runtime.block_on(serve_tcp(listener, answers))))?;
+                Ok(None)
+            }
+            Listener::Unix(listener, file) => {
+                tracing::info!(address = %format_args!("unix:{}", file.0.display()), "metrics and health");
+                spawn(Box::new(move || runtime.block_on(serve_unix(listener, answers))))?;
+                Ok(Some(file))
+            }
+        }
+    }
+}
+
+async fn serve_tcp(listener: TcpListener, answers: Arc<Answers>) {
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+    let mut connections = Connections::default();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => connections.begin(stream, &answers),
+            Err(_) => sleep(PAUSE).await,
+        }
+    }
+}
+
+async fn serve_unix(listener: UnixListener, answers: Arc<Answers>) {
+    let Ok(listener) = tokio::net::UnixListener::from_std(listener) else { return };
+    let mut connections = Connections::default();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => connections.begin(stream, &answers),
+            Err(_) => sleep(PAUSE).await,
+        }
+    }
+}
+
+/// Those that are being answered, oldest first.
+#[derive(Default)]
+struct Connections(VecDeque<AbortHandle>);
+
+impl Connections {
+    fn begin(
+        &mut self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        answers: &Arc<Answers>,
+    ) {
+        self.0.retain(|connection| !connection.is_finished());
+        if self.0.len() >= MOST_CONNECTIONS
+            && let Some(oldest) = self.0.pop_front()
+        {
+            oldest.abort();
+        }
+        let answers = Arc::clone(answers);
+        let answer = service_fn(move |request: Request<Incoming>| {
+            let response = answers.to(&request);
+            async move { Ok::<_, Infallible>(response) }
+        });
+        let connection = http1::Builder::new()
+            .keep_alive(false)
+            .max_buf_size(LONGEST_REQUEST)
+            .timer(TokioTimer::new())
+            .header_read_timeout(PATIENCE)
+            .serve_connection(TokioIo::new(stream), answer);
+        // What becomes of a connection is its client's business.
+        let run = async move { drop(timeout(PATIENCE, connection).await) };
+        self.0.push_back(tokio::spawn(run).abort_handle());
+    }
+}
+
+struct Answers {
+    handle: Handle,
+    pages: Pages,
+    /// How long a thread may be at the same thing.
+    stuck: Duration,
+}
+
+impl Answers {
+    fn new(handle: Handle, stuck: Duration) -> Self {
+        Self { pages: Pages::new(handle.clone()), handle, stuck }
+    }
+
+    fn to<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered");
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match request.uri().path() {
+            "/metrics" => {
+                let accept = request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+                let format = Format::accepted(accept);
+                match self.pages.get(format) {
+                    Some(page) => respond(StatusCode::OK, format.content_type(), page),
+                    None => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written"),
+                }
+            }
+            "/healthz" => match trouble(&self.handle.health(), self.stuck) {
+                None => text(StatusCode::OK, "alive"),
+                Some(trouble) => text(StatusCode::SERVICE_UNAVAILABLE, &trouble),
+            },
+            "/readyz" => match self.handle.health().refuses {
+                None => text(StatusCode::OK, "ready"),
+                Some(refusal) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("no new peers: {refusal}")),
+            },
+            _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz"),
+        }
+    }
+}
+
+/// What keeps a server from getting on.
+fn trouble(health: &Health, stuck: Duration) -> Option<String> {
+    let loops =
+        health.loops_busy.iter().enumerate().map(|(number, busy)| (format!("event loop {number}"), *busy));
+    let mut all = [("the dispatcher".to_owned(), health.dispatcher_busy)].into_iter().chain(loops);
+    let (thread, busy) = all.find(|(_, busy)| *busy >= stuck)?;
+    Some(format!("{thread} has been at the same work for {} s", busy.as_secs()))
+}
+
+fn text(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
+    respond(status, "text/plain; charset=utf-8", Bytes::from(format!("{line}\n")))
+}
+
+fn respond(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::sync::{Mutex, PoisonError};
+
+    use peeloff::{Admission, HandlerError, Peer, PeerHandler, Refusal, Server};
+
+    use super::*;
+
+    /// Says when it is called, and does not return before it is told to: on the dispatcher thread, or on a peer's.
+    struct Held {
+        in_admit: bool,
+        ends: Mutex<(Sender<()>, Receiver<()>)>,
+    }
+
+    impl Held {
+        fn wait(&self) {
+            let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+            ends.0.send(()).unwrap();
+            let _ = ends.1.recv();
+        }
+    }
+
+    impl PeerHandler for Held {
+        fn admit(&self, _: &peeloff::Incoming) -> Admission {
+            if self.in_admit {
+                self.wait();
+            }
+            Admission::Accept
+        }
+
+        fn handle(&self, _: &mut Peer) -> Result<(), HandlerError> {
+            if !self.in_admit {
+                self.wait();
+            }
+            Ok(())
+        }
+    }
+
+    /// A server that is held, what releases it, and answers about it, for which a thread is stuck after so long.
+    fn held(in_admit: bool, stuck: Duration) -> (Server, Sender<()>, Answers) {
+        let ((called, is_called), (release, released)) = (channel(), channel());
+        let handler = Held { in_admit, ends: Mutex::new((called, released)) };
+        let server = Server::builder().listen("udp://127.0.0.1:0").start(handler).unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(b"x", server.addresses()[0].resolve().unwrap()[0]).unwrap();
+        is_called.recv().unwrap();
+        let answers = Answers::new(server.handle(), stuck);
+        (server, release, answers)
+    }
+
+    fn status(answers: &Answers, path: &str) -> StatusCode {
+        answers.to(&Request::get(path).body(()).unwrap()).status()
+    }
+
+    #[test]
+    fn a_server_that_does_not_get_on_is_not_alive() {
+        for (in_admit, stuck, expected) in [
+            (true, Duration::from_nanos(1), StatusCode::SERVICE_UNAVAILABLE),
+            (true, Duration::from_secs(3600), StatusCode::OK),
+            // Handlers may take as long as they like.
+            (false, Duration::from_secs(3600), StatusCode::OK),
+        ] {
+            let (_server, release, answers) = held(in_admit, stuck);
+            assert_eq!(status(&answers, "/healthz"), expected, "{in_admit} {stuck:?}");
+            release.send(()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_server_that_shuts_down_is_alive_and_not_ready() {
+        let (server, release, answers) = held(false, STUCK);
+        assert_eq!(status(&answers, "/readyz"), StatusCode::OK);
+        let handle = server.handle();
+        let shutdown = thread::spawn(move || handle.shutdown(Duration::from_secs(3600)));
+        while status(&answers, "/readyz") == StatusCode::OK {
+            thread::yield_now();
+        }
+        assert_eq!(server.handle().health().refuses, Some(Refusal::Draining));
+        assert_eq!(status(&answers, "/healthz"), StatusCode::OK);
+        release.send(()).unwrap();
+        assert_eq!(shutdown.join().unwrap().finished, 1);
+    }
+}

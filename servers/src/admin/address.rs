@@ -1,0 +1,53 @@
+//! Where the endpoint is.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// An address of the host, or the path of a Unix socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminAddress {
+    /// An IP address and a port; 0 lets the kernel pick one.
+    Tcp(SocketAddr),
+    /// The path of a socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for AdminAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("there is no path behind unix: write one, such as unix:/run/peeloff/admin.sock".to_owned()),
+            Some(path) => Ok(Self::Unix(path.into())),
+            None => text.parse().map(Self::Tcp).map_err(|_| {
+                format!("{text:?} is no address: write one such as 127.0.0.1:9090, [::1]:9090 or unix:/run/peeloff/admin.sock")
+            }),
+        }
+    }
+}
+
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_paths_are_read_as_they_are_written() {
+        for text in ["127.0.0.1:9090", "[::1]:0", "unix:/run/peeloff/admin.sock"] {
+            assert_eq!(text.parse::<AdminAddress>().unwrap().to_string(), text);
+        }
+        for text in ["", "localhost:9090", "127.0.0.1", "unix:", "http://127.0.0.1:9090"] {
+            assert!(text.parse::<AdminAddress>().is_err(), "{text}");
+        }
+    }
+}
