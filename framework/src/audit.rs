@@ -65,9 +65,11 @@ pub(crate) fn opened(association: &Association, facts: &Facts) {
     );
 }
 
-/// A peer that was there is gone.
+/// A peer is gone, whether its handshake was complete or not. The target is for access logs, which want each peer and nothing
+/// else.
 pub(crate) fn ended(association: &Association, reason: &EndReason) {
     tracing::debug!(
+        target: "peeloff::access",
         id = %association.id,
         peer = %association.peer_address(),
         listener = %Listener(association.scheme, association.local_address()),
@@ -77,6 +79,7 @@ pub(crate) fn ended(association: &Association, reason: &EndReason) {
         bytes_in = association.received_bytes.load(Ordering::Relaxed),
         messages_out = association.sent.load(Ordering::Relaxed),
         bytes_out = association.sent_bytes.load(Ordering::Relaxed),
+        reason = reason.kind().as_str(),
         "a peer is gone: {}",
         printable(&reason.to_string(), usize::MAX)
     );

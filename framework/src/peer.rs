@@ -420,7 +420,6 @@ impl Peer {
             if silent && matches!(reason, EndReason::NoFirstMessage | EndReason::FrameTimedOut) {
                 audit::silent(&self.association, reason);
             }
-            audit::ended(&self.association, reason);
             home.left(&self.association, reason, leftover);
         }
     }

@@ -7,6 +7,7 @@ use clap::builder::ArgPredicate;
 use clap::{Args, ValueEnum};
 use peeloff::{Address, ConnectionIds, Limits, Scheme, Timeouts};
 
+use crate::access_log::AccessLogArgs;
 use crate::admin::AdminArgs;
 use crate::algorithms::AlgorithmArgs;
 use crate::authorize::{SanPattern, SubjectPattern};
@@ -128,6 +129,10 @@ pub struct ServerArgs {
     /// How much is logged.
     #[command(flatten)]
     pub log: LogArgs,
+
+    /// What is logged of each peer.
+    #[command(flatten)]
+    pub access_log: AccessLogArgs,
 
     /// Where more options are.
     #[command(flatten)]

@@ -11,6 +11,7 @@
 //! good order; a server takes SIGHUP as the word to read its file and its credentials again
 //! ([`signals`]).
 
+pub mod access_log;
 pub mod admin;
 pub mod algorithms;
 pub mod authorize;

@@ -1,7 +1,7 @@
-//! A bounded queue between those who log and standard error, so that nobody who serves a peer waits for a reader.
+//! A bounded queue between those who log and what they log to, so that nobody who serves a peer waits for a reader.
 //!
-//! A reader that stops (a full pipe, a terminal that is held, a full disk) blocks the thread `log` alone. Lines that find the
-//! queue full are dropped and counted; the next line that gets through is preceded by their number. The crate
+//! A reader that stops (a full pipe, a terminal that is held) blocks the thread of the queue alone. Lines that find the
+//! queue full, or that cannot be written, are dropped and counted; the next line that gets through is preceded by their number. The crate
 //! tracing-appender does nearly this, but its guard prints to standard output when it finds the queue full at the end,
 //! which waits for a reader again.
 
@@ -32,18 +32,23 @@ enum Entry {
 }
 
 impl LogQueue {
-    /// Starts the thread that writes to `output`.
+    /// Starts the thread `name`, which writes to `output` and counts in `lost` what it cannot. `notice` is called with the
+    /// number of lines that were dropped, before the next line that is not.
     ///
     /// # Errors
     ///
     /// The system has no thread.
-    pub(crate) fn start(output: impl Write + Send + 'static) -> io::Result<Self> {
+    pub(crate) fn start(
+        name: &str,
+        output: impl Write + Send + 'static,
+        lost: Arc<AtomicU64>,
+        notice: impl Fn(u64, &mut dyn Write) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Self> {
         let (entries, receiver) = bounded(QUEUED_LINES);
-        let lost = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&lost);
+        let (counter, reported) = (Arc::clone(&lost), lost.load(Ordering::Relaxed));
         thread::Builder::new()
-            .name("log".to_owned())
-            .spawn(move || write_lines(&receiver, output, &counter))?;
+            .name(name.to_owned())
+            .spawn(move || write_lines(&receiver, output, &counter, reported, notice))?;
         Ok(Self { entries, lost })
     }
 
@@ -82,32 +87,39 @@ impl Write for LogQueue {
     }
 }
 
-fn write_lines(entries: &Receiver<Entry>, mut output: impl Write, lost: &AtomicU64) {
-    let mut reported = 0;
+fn write_lines(
+    entries: &Receiver<Entry>,
+    mut output: impl Write,
+    lost: &AtomicU64,
+    mut reported: u64,
+    notice: impl Fn(u64, &mut dyn Write) -> io::Result<()>,
+) {
     for entry in entries {
-        // A failure (a closed standard error) is nothing that could be reported anywhere.
-        let _ = match entry {
+        match entry {
             Entry::Line(line) => {
-                let lost = lost.load(Ordering::Relaxed);
-                let dropped = lost - reported;
-                reported = lost;
-                let notice = match dropped {
-                    0 => Ok(()),
-                    _ => writeln!(output, "{dropped} lines of this log were dropped because it was not read"),
-                };
-                notice.and_then(|()| output.write_all(&line))
+                let dropped = lost.load(Ordering::Relaxed) - reported;
+                let noted = if dropped == 0 { Ok(()) } else { notice(dropped, &mut output) };
+                if noted.is_ok() {
+                    reported += dropped;
+                }
+                // A closed standard error, or a full disk.
+                if noted.and_then(|()| output.write_all(&line)).is_err() {
+                    lost.fetch_add(1, Ordering::Relaxed);
+                }
             }
             Entry::Flushed(done) => {
-                let flushed = output.flush();
+                // A failure is nothing that could be reported anywhere.
+                let _ = output.flush();
                 let _ = done.try_send(());
-                flushed
             }
-        };
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
 
     /// Writes that wait until they are allowed.
@@ -128,11 +140,16 @@ mod tests {
         }
     }
 
+    fn start(output: impl Write + Send + 'static) -> LogQueue {
+        let notice = |lost, output: &mut dyn Write| writeln!(output, "{lost} lines were dropped");
+        LogQueue::start("log", output, Arc::default(), notice).unwrap()
+    }
+
     #[test]
     fn lines_that_find_no_room_are_counted_and_the_log_says_how_many() {
         let (permit, permits) = bounded(0);
         let (written, lines) = crossbeam_channel::unbounded();
-        let mut log = LogQueue::start(Held { permits, written }).unwrap();
+        let mut log = start(Held { permits, written });
         // One more than the queue holds may be in the hands of the writer.
         for _ in 0..QUEUED_LINES + 10 {
             log.write_all(b"line\n").unwrap();
@@ -145,18 +162,55 @@ mod tests {
         let written: Vec<_> = lines.try_iter().map(|line| String::from_utf8(line).unwrap()).collect();
         let text = written.concat();
         assert_eq!(text.matches("line\n").count() as u64, QUEUED_LINES as u64 + 10 - lost);
-        assert!(text.contains(&format!("{lost} lines of this log were dropped")), "{text}");
+        assert!(text.contains(&format!("{lost} lines were dropped")), "{text}");
     }
 
     #[test]
     fn a_line_that_is_too_long_is_cut() {
         let (written, lines) = crossbeam_channel::unbounded();
         let (_, permits) = bounded(0);
-        let mut log = LogQueue::start(Held { permits, written }).unwrap();
+        let mut log = start(Held { permits, written });
         log.write_all(&vec![b'x'; LINE_BYTES + 1]).unwrap();
         log.flush(Duration::from_secs(30));
         let line = lines.try_recv().unwrap();
         assert_eq!(line.len(), LINE_BYTES + 5);
         assert!(line.ends_with(b"x ...\n"));
+    }
+
+    /// A disk that is full, until it is not.
+    struct Disk {
+        is_full: Arc<AtomicBool>,
+        written: Sender<Vec<u8>>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.is_full.load(Ordering::SeqCst) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let _ = self.written.send(bytes.to_vec());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted_and_the_log_says_how_many_when_it_can() {
+        let (written, lines) = crossbeam_channel::unbounded();
+        let is_full = Arc::new(AtomicBool::new(true));
+        let mut log = start(Disk { is_full: Arc::clone(&is_full), written });
+        for _ in 0..3 {
+            log.write_all(b"line\n").unwrap();
+        }
+        log.flush(Duration::from_secs(30));
+        assert_eq!(log.lost(), 3);
+        is_full.store(false, Ordering::SeqCst);
+        log.write_all(b"line\n").unwrap();
+        log.flush(Duration::from_secs(30));
+        let text: Vec<_> = lines.try_iter().map(|line| String::from_utf8(line).unwrap()).collect();
+        assert_eq!(text.concat(), "3 lines were dropped\nline\n");
     }
 }

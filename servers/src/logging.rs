@@ -1,14 +1,21 @@
 //! Logs: always on standard error, so that standard output stays for data.
 
+mod style;
+
 use std::env;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::panic;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::Args;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, reload};
 
+pub use self::style::LogFormat;
+use self::style::Style;
+use crate::access_log::{self, AccessLog, AccessLogArgs};
 use crate::failure::Failure;
 use crate::log_queue::LogQueue;
 
@@ -27,8 +34,15 @@ pub struct LogArgs {
     /// Log what this filter selects, such as `warn,peeloff=trace`.
     ///
     /// It replaces -v and -q. Without all three the environment variable RUST_LOG is such a filter.
-    #[arg(long, value_name = "FILTER")]
+    #[arg(long, visible_alias = "log-level", value_name = "FILTER")]
     pub log: Option<String>,
+
+    /// Write the log as text, or as JSON.
+    ///
+    /// Under systemd, lines of both begin with their priority for the journal, and those of text have no time, because the
+    /// journal knows it.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
 }
 
 /// The log of this process, once it is started.
@@ -38,6 +52,8 @@ struct Logger {
     level: u8,
     queue: LogQueue,
     change: Box<dyn Fn(EnvFilter) + Send + Sync>,
+    access: AccessLog,
+    turn_access: Box<dyn Fn(bool) + Send + Sync>,
 }
 
 impl LogArgs {
@@ -48,8 +64,9 @@ impl LogArgs {
     ///
     /// The filter cannot be understood, or the system has no thread.
     pub fn start(&self, level: u8) -> Result<(), Failure> {
-        let filter = self.filter(level)?;
-        let queue = LogQueue::start(io::stderr()).map_err(|error| {
+        let (filter, style) = (self.filter(level)?, Style::of(self.log_format));
+        let notice = move |lost, output: &mut dyn Write| style.write_notice(lost, output);
+        let queue = LogQueue::start("log", io::stderr(), Arc::default(), notice).map_err(|error| {
             Failure::new(
                 1,
                 format_args!("cannot start a thread for the log ({error}): check the limit on threads"),
@@ -57,23 +74,17 @@ impl LogArgs {
         })?;
         LOGGER.get_or_init(|| {
             let writer = queue.clone();
-            let builder = tracing_subscriber::fmt()
-                .with_env_filter(filter)
-                .with_writer(move || writer.clone())
-                .with_ansi(io::stderr().is_terminal())
-                .with_target(false)
-                // Its report goes through `eprintln!`, which panics when standard error is closed: a
-                // log must never end a server.
-                .log_internal_errors(false)
-                .with_filter_reloading();
-            let handle = builder.reload_handle();
+            let (filter, handle) = reload::Layer::new(filter);
+            let lines = style.lines(move || writer.clone()).with_filter(filter);
+            let access = AccessLog::default();
+            let (access_lines, turn) = access_log::layer(style.access_lines(access.clone()));
             // Only another logger of this process can be in the way, and that is as good.
-            drop(builder.try_init());
+            let _ = tracing_subscriber::registry().with(lines).with(access_lines).try_init();
             // Fails only if there is no logger any more.
             let change = move |filter| drop(handle.reload(filter));
             // The default hook writes to standard error and waits for its reader.
             panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
-            Logger { level, queue, change: Box::new(change) }
+            Logger { level, queue, change: Box::new(change), access, turn_access: Box::new(turn) }
         });
         Ok(())
     }
@@ -117,6 +128,26 @@ impl LogArgs {
     }
 }
 
+/// Opens the access log, if there is to be one, and gives what begins to write it. The log has been started.
+///
+/// # Errors
+///
+/// The file cannot be opened.
+pub(crate) fn prepare_access(args: &AccessLogArgs) -> Result<impl FnOnce() + use<>, Failure> {
+    let logger = LOGGER.get();
+    let prepared = logger.map(|logger| logger.access.prepare(args)).transpose()?;
+    Ok(move || {
+        if let (Some(logger), Some(take)) = (logger, prepared) {
+            (logger.turn_access)(take());
+        }
+    })
+}
+
+/// Lines of the access log that were dropped.
+pub(crate) fn lost_access_lines() -> u64 {
+    LOGGER.get().map_or(0, |logger| logger.access.lost())
+}
+
 /// Lines of the log that were dropped because nobody read it.
 pub(crate) fn lost_lines() -> u64 {
     LOGGER.get().map_or(0, |logger| logger.queue.lost())
@@ -137,6 +168,7 @@ pub(crate) fn say(line: std::fmt::Arguments<'_>) {
 pub(crate) fn flush() {
     if let Some(logger) = LOGGER.get() {
         logger.queue.flush(Duration::from_secs(1));
+        logger.access.flush(Duration::from_secs(1));
     }
 }
 

@@ -13,6 +13,7 @@ use crate::credentials::{self, Loaded};
 use crate::expiry;
 use crate::explain;
 use crate::failure::Failure;
+use crate::logging;
 use crate::passphrase::Keyring;
 
 /// Bytes of stack that a worker can work with: OpenSSL's handshake needs most of the least.
@@ -51,6 +52,7 @@ pub(crate) const LIVE: &[&str] = &[
     "verbose",
     "quiet",
     "log",
+    "access-log",
 ];
 
 /// What the options come to: every file has been read, every value checked that can be checked without
@@ -150,6 +152,7 @@ impl<T: ServerOptions> Running<T> {
         fresh.options.check().map_err(locate)?;
         let plan = Plan::new(args, self.self_signed.as_ref(), &mut self.keyring).map_err(locate)?;
         let change_log = args.log.prepare().map_err(locate)?;
+        let change_access_log = logging::prepare_access(&args.access_log).map_err(locate)?;
 
         let Loaded { credentials, self_signed } = plan.credentials;
         self.handle.reload(credentials).map_err(|error| locate(explain::credentials(error)))?;
@@ -163,6 +166,7 @@ impl<T: ServerOptions> Running<T> {
         args.credentials.algorithms.warn();
         self.handle.set_limits(args.limits.to_limits());
         change_log();
+        change_access_log();
         let names = |older: &Config<T>, live: bool| -> Vec<String> {
             let changes = fresh.changes(older).into_iter();
             changes.filter(|name| LIVE.contains(name) == live).map(str::to_owned).collect()

@@ -49,6 +49,7 @@ where
     let plan = Plan::new(args, None, &mut keyring).map_err(|failure| config.locate(failure))?;
     let self_signed = plan.credentials.self_signed.clone();
     let admin = args.admin.bind().map_err(|failure| config.locate(failure))?;
+    logging::prepare_access(&args.access_log).map_err(|failure| config.locate(failure))?();
     let asked = catch_signals()?;
     // Raised before the start, which looks at the limit, and logged after it, so that a failure is
     // the only line there is.
@@ -175,6 +176,8 @@ fn log_limit(descriptors: io::Result<u64>) {
 /// All counters, as `name=value`.
 fn log_stats(stats: &Stats) {
     let counters = stats.entries().map(|entry| format!("{entry}={}", entry.value));
-    let line: Vec<String> = counters.chain([format!("log_lines_lost={}", logging::lost_lines())]).collect();
+    let lost = [("log", logging::lost_lines()), ("access_log", logging::lost_access_lines())];
+    let lost = lost.into_iter().map(|(log, lines)| format!("{log}_lines_lost={lines}"));
+    let line: Vec<String> = counters.chain(lost).collect();
     tracing::info!("stats {}", line.join(" "));
 }

@@ -135,6 +135,7 @@ impl Shared {
         reason: &EndReason,
         leftover: Option<Leftover>,
     ) -> Vec<Stray> {
+        audit::ended(association, reason);
         // Before the addresses are free. Whose handshake had no end may still get one by the same hello.
         let Association { local, peer, hello_random, .. } = association;
         let now = Instant::now();

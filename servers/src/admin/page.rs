@@ -121,6 +121,11 @@ impl Collector for Source {
                 "Lines of the log that were dropped because nobody read it.",
                 logging::lost_lines(),
             ),
+            (
+                "peeloff_access_log_lines_lost",
+                "Lines of the access log that were dropped because they could not be written.",
+                logging::lost_access_lines(),
+            ),
         ];
         for (name, help, value) in own {
             let mut counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;

@@ -433,6 +433,8 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("send-buffer", &["64K"]),
     ("dscp", &["46"]),
     ("admin", &["127.0.0.1:9090"]),
+    ("log-format", &["json"]),
+    ("access-log", &["/var/log/peeloff/access.log"]),
     ("cert", &["cert \"one\".pem", "two.pem"]),
     ("key", &["key\\one\u{7f}.pem"]),
     ("key-passphrase-file", &["passphrase"]),

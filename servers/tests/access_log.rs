@@ -1,0 +1,244 @@
+//! The access log, and what lines of the log look like for programs and for the journal.
+
+mod support;
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use serde_json::Value;
+use support::{DEADLINE, Directory, ECHO, NC, Program, run, start_echo};
+
+const TCP: [&str; 2] = ["--listen", "tcp://127.0.0.1:0"];
+
+fn start(arguments: &[&str]) -> (Program, String) {
+    start_echo(&[&TCP, arguments].concat())
+}
+
+/// A peer that says something, hears it, and leaves; gives its address.
+fn visit(address: &str) -> String {
+    let mut client = TcpStream::connect(address.strip_prefix("tcp://").unwrap()).unwrap();
+    client.write_all(b"hello").unwrap();
+    client.read_exact(&mut [0; 5]).unwrap();
+    client.local_addr().unwrap().to_string()
+}
+
+/// Waits until the file is as wanted, and gives what is in it.
+fn wait_for(path: &str, wanted: impl Fn(&str) -> bool) -> String {
+    let give_up = Instant::now() + DEADLINE;
+    loop {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        if wanted(&text) {
+            return text;
+        }
+        assert!(Instant::now() < give_up, "{path} has {text:?}");
+        std::thread::yield_now();
+    }
+}
+
+fn has_lines(count: usize) -> impl Fn(&str) -> bool {
+    move |text| text.ends_with('\n') && text.lines().count() >= count
+}
+
+#[test]
+fn each_peer_that_leaves_is_a_line_with_what_it_did_and_why_it_left() {
+    let files = Directory::new("access-text");
+    let path = files.path("access.log");
+    let (server, address) = start(&["--access-log", &path]);
+    let peers: Vec<_> = (0..3).map(|_| visit(&address)).collect();
+    let text = wait_for(&path, has_lines(3));
+    assert_eq!(text.lines().count(), 3, "{text}");
+    for peer in &peers {
+        let line = text.lines().find(|line| line.contains(&format!("peer={peer} "))).unwrap();
+        for part in [
+            "messages_in=1",
+            "bytes_in=5",
+            "messages_out=1",
+            "bytes_out=5",
+            "duration_ms=",
+            "identity=\"anonymous\"",
+        ] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+        assert!(
+            line.contains("reason=\"closed_by_peer\"") && line.contains(&format!("listener={address}")),
+            "{line}"
+        );
+        assert!(line.starts_with("20") && !line.contains("DEBUG") && !line.contains('\u{1b}'), "{line}");
+    }
+    // The other log has none of it.
+    server.signal("TERM");
+    let ended = server.wait();
+    assert!(!ended.stderr.contains("a peer is gone"), "{ended:?}");
+    assert!(ended.stderr.contains("access_log_lines_lost=0"), "{ended:?}");
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
+}
+
+#[test]
+fn lines_of_json_have_the_identity_and_failed_handshakes_too() {
+    let files = Directory::new("access-json");
+    let keys = files.file("keys", "alice:000102030405060708090a0b0c0d0e0f\n");
+    let arguments =
+        ["--listen", "tls://127.0.0.1:0", "--psk-file", &keys, "--access-log", "-", "--log-format", "json"];
+    let (mut server, address) = start_echo(&arguments);
+    for (psk, code) in [("alice:000102030405060708090a0b0c0d0e0f", true), ("alice:ff", false)] {
+        let ended = run(NC, &["--psk", psk, &address], "hello\n");
+        assert_eq!(ended.code == Some(0), code, "{ended:?}");
+    }
+    let lines: Vec<Value> = (0..2).map(|_| serde_json::from_str(&server.line()).unwrap()).collect();
+    let [good, bad] = [&lines[0], &lines[1]];
+    assert_eq!((&good["identity"], &good["bytes_in"]), (&Value::from("psk:alice"), &Value::from(6)));
+    assert_eq!(
+        (&good["reason"], &good["listener"]),
+        (&Value::from("closed_by_peer"), &Value::from(address.as_str()))
+    );
+    assert_eq!((&bad["identity"], &bad["messages_in"]), (&Value::from("anonymous"), &Value::from(0)));
+    assert_eq!(bad["reason"], "handshake_failed");
+    server.signal("TERM");
+    let ended = server.wait();
+    // The whole log is JSON, with levels and targets.
+    let log: Vec<Value> = ended.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let failed =
+        log.iter().find(|line| line["message"].as_str().unwrap().contains("a handshake failed")).unwrap();
+    assert_eq!((&failed["level"], &failed["target"]), (&Value::from("INFO"), &Value::from("peeloff::audit")));
+}
+
+#[test]
+fn a_hangup_opens_the_file_again_and_the_configuration_can_turn_it_off_and_on() {
+    let files = Directory::new("access-hangup");
+    let (path, old) = (files.path("access.log"), files.path("access.log.1"));
+    let write =
+        |more: &str| files.file("echo.toml", format!("listen = \"tcp://127.0.0.1:0\"\n[logging]\n{more}"));
+    let on = format!("access-log = \"{path}\"\n");
+    let config = write(&on);
+    let (mut server, address) = start_echo(&["--config", &config]);
+    let reload = |server: &mut Program| {
+        server.signal("HUP");
+        server.stderr_line("reloaded")
+    };
+    let first = visit(&address);
+    wait_for(&path, has_lines(1));
+    fs::rename(&path, &old).unwrap();
+    reload(&mut server);
+    let second = visit(&address);
+    assert!(wait_for(&path, has_lines(1)).contains(&second));
+    assert!(wait_for(&old, has_lines(1)).contains(&first));
+    write("");
+    let line = reload(&mut server);
+    assert!(line.contains("in_effect=\"access-log\""), "{line}");
+    let third = visit(&address);
+    write(&on);
+    reload(&mut server);
+    let fourth = visit(&address);
+    let text = wait_for(&path, |text| text.contains(&fourth) && text.ends_with('\n'));
+    assert!(!text.contains(&third), "it was off: {text}");
+    // One that cannot be opened leaves everything as it was.
+    write("access-log = \"/nowhere/access.log\"\n");
+    server.signal("HUP");
+    let line = server.stderr_line("not reloaded");
+    assert!(line.contains("echo.toml:3") && line.contains("make its folder first"), "{line}");
+    let fifth = visit(&address);
+    wait_for(&path, |text| text.contains(&fifth));
+}
+
+#[test]
+fn levels_by_target_change_at_a_hangup() {
+    let files = Directory::new("access-levels");
+    let write = |filter: &str| {
+        files.file("echo.toml", format!("listen = \"tcp://127.0.0.1:0\"\n[logging]\nlog = \"{filter}\"\n"))
+    };
+    let config = write("info");
+    let (mut server, address) = start_echo(&["--config", &config]);
+    visit(&address);
+    write("warn,peeloff::access=debug,peeloff_servers=info");
+    server.signal("HUP");
+    server.stderr_line("reloaded");
+    let peer = visit(&address);
+    let line = server.stderr_line("a peer is gone");
+    assert!(line.contains(&peer), "the first one left before: {line}");
+    server.signal("TERM");
+    let ended = server.wait();
+    assert!(!ended.stderr.contains("a peer is connected"), "{ended:?}");
+}
+
+#[test]
+fn a_full_disk_stops_nobody_and_its_lines_are_counted() {
+    let (mut server, address) = start(&["--access-log", "/dev/full", "--admin", "127.0.0.1:0"]);
+    let line = server.stderr_line("metrics and health");
+    let url = format!("http://{}/metrics", line.rsplit_once("address=").unwrap().1);
+    for _ in 0..3 {
+        visit(&address);
+    }
+    let give_up = Instant::now() + DEADLINE;
+    let lost = || {
+        let page = Command::new("curl").args(["-sS", &url]).output().unwrap().stdout;
+        String::from_utf8(page).unwrap().contains("peeloff_access_log_lines_lost_total 3\n")
+    };
+    while !lost() {
+        assert!(Instant::now() < give_up, "they are not counted");
+    }
+    visit(&address);
+    server.signal("TERM");
+    let ended = server.wait();
+    assert_eq!(ended.code, Some(0));
+    assert!(ended.stderr.contains("lines of the access log were dropped"), "{ended:?}");
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_stops_nobody() {
+    let files = Directory::new("access-pipe");
+    let path = files.path("pipe");
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    run(ECHO, &[&TCP[..], &["--access-log", &path]].concat(), "").failed_with(
+        "peeloff-echo",
+        2,
+        "nobody reads this pipe",
+    );
+    // Opened for both, it has a reader, who reads nothing.
+    let reader = File::options().read(true).write(true).open(&path).unwrap();
+    let (server, address) = start(&["--access-log", &path]);
+    // Twice as many lines as a pipe holds.
+    for _ in 0..600 {
+        visit(&address);
+    }
+    let ended = run(NC, &[&address], "hello\n");
+    assert_eq!(ended.stdout, "hello\n", "{ended:?}");
+    server.signal("TERM");
+    assert_eq!(server.wait().code, Some(0));
+    drop(reader);
+}
+
+#[test]
+fn lines_for_the_journal_begin_with_their_priority() {
+    let files = Directory::new("access-journal");
+    for (format, is_journal) in [("text", true), ("json", true), ("text", false)] {
+        let path = files.file(format, "");
+        let found = fs::metadata(&path).unwrap();
+        let stream = format!("{}:{}", found.dev(), found.ino() + u64::from(!is_journal));
+        let stderr = File::options().append(true).open(&path).unwrap();
+        let mut server = Command::new(ECHO)
+            .args(TCP)
+            .args(["--log-format", format])
+            .env("JOURNAL_STREAM", stream)
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        let text = wait_for(&path, |text| text.contains("listening") && text.ends_with('\n'));
+        server.kill().unwrap();
+        server.wait().unwrap();
+        for line in text.lines() {
+            match (is_journal, format) {
+                (false, _) => assert!(line.starts_with("20"), "{line}"),
+                (true, "text") => {
+                    let level = line.strip_prefix("<6>").expect("a line of INFO").trim_start();
+                    assert!(level.starts_with("INFO"), "no time, which the journal knows: {line}");
+                }
+                (true, _) => drop(serde_json::from_str::<Value>(line.strip_prefix("<6>").unwrap()).unwrap()),
+            }
+        }
+    }
+}
