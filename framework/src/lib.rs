@@ -104,7 +104,7 @@ pub use outbox::{OutboxLimits, Overflow, PostOutcome};
 pub use peer::{Event, Peer, PeerStream, SctpPeer, Sender};
 pub use server::builder::ServerBuilder;
 pub use server::{
-    HandedOver, Handle, Server, ShutdownReport, hand_over_sockets, inherited_descriptor, raise_fd_limit,
-    tune_malloc,
+    HandedOver, Handle, Predecessor, Server, ShutdownReport, hand_over_sockets, inherited_descriptor,
+    raise_fd_limit, tune_malloc,
 };
 pub use stream::{Framing, TcpSettings};

@@ -22,6 +22,7 @@ use crate::observe::{Counters, Stats};
 use crate::sender::Sender;
 use crate::serve::dispatcher::RESERVED_FDS;
 pub use crate::serve::handover::giving::HandedOver;
+pub use crate::serve::handover::taking::Predecessor;
 use crate::serve::handover::{channel, giving};
 use crate::serve::loops::Loops;
 use crate::serve::shared::Shared;
@@ -193,8 +194,7 @@ impl Handle {
         self.shared.registry.set_limits(limits);
     }
 
-    /// Gives the server to another process, whose [`ServerBuilder::take_over`](crate::ServerBuilder::take_over) has the other end
-    /// of this socket, of the pair that [`hand_over_sockets`](crate::hand_over_sockets) makes. Blocks until that process
+    /// Gives the server to another process, whose [`Predecessor`] has the other end of this socket, of the pair that [`hand_over_sockets`](crate::hand_over_sockets) makes. Blocks until that process
     /// is ready, for a minute at most, and then until it serves; meanwhile all goes on as usual but for some milliseconds at the end, in which
     /// what comes waits in the kernel.
     ///
@@ -215,6 +215,13 @@ impl Handle {
         giving::give(&self.shared, self.loops.as_ref(), socket)
     }
 
+    /// Passes a descriptor on to the process that takes the server over, if one does, where [`Predecessor::take_descriptor`] gives it out under this
+    /// name: a listener of the program's own, for example. Another one of the same name is closed. It is closed
+    /// when the server has been handed over or shuts down.
+    pub fn pass_on(&self, name: &str, descriptor: OwnedFd) {
+        self.shared.descriptors.lock().insert(name.to_owned(), descriptor);
+    }
+
     /// Ends the server: no new peers; every handler's `recv` returns `Ok(None)` once its peer is
     /// quiet, and it may finish within `grace`; then all that are left are ended. DTLS and TLS peers get a
     /// close_notify. The ports are free when it returns; a [`PeerEvents::close`](crate::PeerEvents::close) or
@@ -227,6 +234,7 @@ impl Handle {
             return report.clone();
         }
         shared.exports.lock().clear();
+        shared.descriptors.lock().clear();
         let peers = shared.registry.drain();
         let in_time = shared.registry.wait_until_empty(after(grace));
         let late = if in_time { Vec::new() } else { shared.registry.all() };

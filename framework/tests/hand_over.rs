@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use peeloff::{
     Client, ConnectionIds, EndKind, EndReason, Error, HandedOver, HandlerError, Message, Peer, PeerEvents,
-    Sender, Server, ServerBuilder, hand_over_sockets,
+    Predecessor, Sender, Server, ServerBuilder, hand_over_sockets,
 };
 use support::{DEADLINE, scaled, until};
 
@@ -85,7 +85,7 @@ fn hand_over(
     let handle = old.handle();
     let giving = thread::spawn(move || handle.hand_over(give));
     let url = old.addresses()[0].to_string();
-    let new = configure(builder(&url)).take_over(take).start_events(events);
+    let new = configure(builder(&url)).take_over(Predecessor::ask(take).unwrap()).start_events(events);
     let given = giving.join().unwrap();
     (new.unwrap(), given.unwrap())
 }

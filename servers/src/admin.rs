@@ -12,6 +12,7 @@ use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -36,6 +37,9 @@ use tokio::time::{sleep, timeout};
 pub use self::address::AdminAddress;
 use self::page::{Format, Pages};
 use crate::failure::Failure;
+
+/// What the socket is called on its way to the process that takes the server over.
+pub(crate) const ADMIN: &str = "admin";
 
 /// Connections at once. One more ends the oldest, which has had its time: an answer takes a millisecond.
 const MOST_CONNECTIONS: usize = 64;
@@ -73,7 +77,7 @@ enum Listener {
 }
 
 /// The path of a Unix socket, which goes with this value.
-pub(crate) struct SocketFile(PathBuf);
+struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
@@ -82,14 +86,28 @@ impl Drop for SocketFile {
     }
 }
 
+/// An endpoint that answers. Its path goes with this value, if it has one.
+pub(crate) struct Answering {
+    task: AbortHandle,
+    file: Option<SocketFile>,
+}
+
+impl Answering {
+    /// Another process answers from now on, at the same address.
+    pub(crate) fn give(mut self) {
+        self.task.abort();
+        std::mem::forget(self.file.take());
+    }
+}
+
 impl AdminArgs {
-    /// Binds the endpoint, if there is to be one.
+    /// Binds the endpoint, if there is to be one, or takes that of the process before this one, if it is the same.
     ///
     /// # Errors
     ///
     /// The address cannot be bound.
-    pub(crate) fn bind(&self) -> Result<Option<Admin>, Failure> {
-        self.try_bind().map_err(|error| {
+    pub(crate) fn bind(&self, offered: Option<OwnedFd>) -> Result<Option<Admin>, Failure> {
+        self.try_bind(offered).map_err(|error| {
             let hint = match error.kind() {
                 io::ErrorKind::AddrInUse => {
                     "something else listens there: stop it, or choose another address"
@@ -111,20 +129,40 @@ impl AdminArgs {
     ///
     /// It cannot be bound for another reason.
     pub(crate) fn is_in_use(&self) -> Result<bool, Failure> {
-        match self.try_bind() {
+        match self.try_bind(None) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(true),
-            _ => self.bind().map(|_| false),
+            _ => self.bind(None).map(|_| false),
         }
     }
 
-    fn try_bind(&self) -> io::Result<Option<Admin>> {
-        let listener = match &self.admin {
-            None => return Ok(None),
-            Some(AdminAddress::Tcp(address)) => Listener::Tcp(bind_tcp(*address)?),
-            Some(AdminAddress::Unix(path)) => Listener::Unix(bind_unix(path)?, SocketFile(path.clone())),
+    fn try_bind(&self, offered: Option<OwnedFd>) -> io::Result<Option<Admin>> {
+        let Some(address) = &self.admin else { return Ok(None) };
+        let listener = match (offered.and_then(|socket| address.take(socket)), address) {
+            (Some(listener), _) => listener,
+            (None, AdminAddress::Tcp(address)) => Listener::Tcp(bind_tcp(*address)?),
+            (None, AdminAddress::Unix(path)) => Listener::Unix(bind_unix(path)?, SocketFile(path.clone())),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(Some(Admin { listener, runtime }))
+    }
+}
+
+impl AdminAddress {
+    /// Takes a socket that listens at this address.
+    fn take(&self, socket: OwnedFd) -> Option<Listener> {
+        match self {
+            Self::Tcp(address) => {
+                let listener = TcpListener::from(socket);
+                let bound = listener.local_addr().ok()?;
+                let is_same = bound.ip() == address.ip() && [0, bound.port()].contains(&address.port());
+                is_same.then_some(Listener::Tcp(listener))
+            }
+            Self::Unix(path) => {
+                let listener = UnixListener::from(socket);
+                let is_same = listener.local_addr().ok()?.as_pathname() == Some(path);
+                is_same.then(|| Listener::Unix(listener, SocketFile(path.clone())))
+            }
+        }
     }
 }
 
@@ -150,24 +188,23 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 }
 
 impl Admin {
-    /// Answers from now on, on a thread of its own. The path of a Unix socket goes with what is returned.
+    /// Answers from now on, on a thread of its own. The path of a Unix socket goes with what is returned. The server hands a
+    /// descriptor of the socket on to the process that takes it over.
     ///
     /// # Errors
     ///
     /// The system has no thread.
-    pub(crate) fn serve(self, handle: Handle) -> Result<Option<SocketFile>, Failure> {
+    pub(crate) fn serve(self, handle: Handle) -> Result<Answering, Failure> {
         let Self { listener, runtime } = self;
-        let answers = Arc::new(Answers::new(handle, STUCK));
-        let spawn = |run: Box<dyn FnOnce() + Send>| {
-            let spawned = thread::Builder::new().name("admin".to_owned()).spawn(run);
-            spawned.map(drop).map_err(|error| {
-                Failure::new(
-                    1,
-                    format_args!("cannot start a thread for --admin ({error}): check the limit on threads"),
-                )
-            })
+        let copy = match &listener {
+            Listener::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
+            Listener::Unix(listener, _) => listener.as_fd().try_clone_to_owned(),
         };
-        match listener {
+        if let Ok(copy) = copy {
+            handle.pass_on(ADMIN, copy);
+        }
+        let answers = Arc::new(Answers::new(handle, STUCK));
+        let (task, file) = match listener {
             Listener::Tcp(listener) => {
                 if let Ok(address) = listener.local_addr() {
                     tracing::info!(%address, "metrics and health");
@@ -175,15 +212,20 @@ impl Admin {
                         tracing::warn!(%address, "--admin: other hosts may reach this address, and read how the server does");
                     }
                 }
-                spawn(Box::new(move || runtime.block_on(serve_tcp(listener, answers))))?;
-                Ok(None)
+                (runtime.spawn(serve_tcp(listener, answers)), None)
             }
             Listener::Unix(listener, file) => {
                 tracing::info!(address = %format_args!("unix:{}", file.0.display()), "metrics and health");
-                spawn(Box::new(move || runtime.block_on(serve_unix(listener, answers))))?;
-                Ok(Some(file))
+                (runtime.spawn(serve_unix(listener, answers)), Some(file))
             }
-        }
+        };
+        let answering = Answering { task: task.abort_handle(), file };
+        let run = move || drop(runtime.block_on(task));
+        let spawned = thread::Builder::new().name("admin".to_owned()).spawn(run);
+        spawned.map(|_| answering).map_err(|error| {
+            let why = format_args!("cannot start a thread for --admin ({error}): check the limit on threads");
+            Failure::new(1, why)
+        })
     }
 }
 

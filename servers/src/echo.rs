@@ -45,6 +45,14 @@ impl PeerEvents for Echo {
         Ok(())
     }
 
+    fn save(&self, (): &(), _: &Sender) -> Option<Vec<u8>> {
+        Some(Vec::new())
+    }
+
+    fn restore(&self, _: &[u8], _: &Sender) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
     fn message(&self, (): &mut (), peer: &Sender, message: Message<'_>) -> Result<(), HandlerError> {
         let sent = peer.send_with(&message, &message.reply());
         Ok(may_be_lost(sent, peer.scheme(), peer.peer_address())?)

@@ -8,8 +8,8 @@
 //!
 //! Each program is `main → run → ExitCode`. Its failures are one sentence on standard error
 //! ([`conclude`]), its logs go there too ([`logging`]), and its first SIGINT or SIGTERM ends it in
-//! good order; a server takes SIGHUP as the word to read its file and its credentials again
-//! ([`signals`]).
+//! good order; a server takes SIGHUP as the word to read its file and its credentials again, and SIGUSR2 as the word to
+//! hand itself over to a new process ([`signals`]).
 
 pub mod access_log;
 pub mod admin;
@@ -25,6 +25,7 @@ pub mod echo;
 mod expiry;
 mod explain;
 pub mod failure;
+mod handover;
 pub mod key_file;
 mod log_queue;
 pub mod logging;

@@ -130,6 +130,16 @@ impl<T: ServerOptions> Running<T> {
         self.config().options.server()
     }
 
+    /// Whether a new process can read what this one has read.
+    pub(crate) fn can_hand_over(&self) -> bool {
+        !self.started.is_from_stdin()
+    }
+
+    /// The server's.
+    pub(crate) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
     /// The numbers as they are now.
     pub(crate) fn stats(&self) -> Stats {
         self.handle.stats()

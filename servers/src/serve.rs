@@ -2,18 +2,20 @@
 //! handler.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use peeloff::{Address, Scheme, Server, ServerBuilder, ShutdownReport, StartError, Stats};
-use signal_hook::consts::SIGHUP;
+use signal_hook::consts::{SIGHUP, SIGUSR2};
 
+use crate::admin::ADMIN;
 use crate::cli::ServerArgs;
 use crate::config::{Config, ServerOptions};
 use crate::expiry;
 use crate::explain;
 use crate::failure::Failure;
+use crate::handover;
 use crate::logging;
 use crate::passphrase::Keyring;
 use crate::reload::{Plan, Running, warn_of_self_signed};
@@ -25,7 +27,7 @@ const NAP: Duration = Duration::from_secs(3600);
 
 /// Serves peers until SIGINT or SIGTERM, then gives them `--drain-timeout` to end. SIGHUP makes it read
 /// its configuration and its credentials again; on a terminal, where the options name no file, it ends the server as
-/// SIGTERM does, because then it says that the terminal was closed.
+/// SIGTERM does, because then it says that the terminal was closed. SIGUSR2 has a new process take the server over.
 ///
 /// `start` has the last word on the builder, and starts the server in the way that the options ask for.
 ///
@@ -48,17 +50,23 @@ where
     let mut keyring = Keyring::default();
     let plan = Plan::new(args, None, &mut keyring).map_err(|failure| config.locate(failure))?;
     let self_signed = plan.credentials.self_signed.clone();
-    let admin = args.admin.bind().map_err(|failure| config.locate(failure))?;
+    let (ask, asked) = catch_signals()?;
+    let mut predecessor = handover::inherited()?;
+    let offered = predecessor.as_mut().and_then(|predecessor| predecessor.take_descriptor(ADMIN));
+    let admin = args.admin.bind(offered).map_err(|failure| config.locate(failure))?;
     logging::prepare_access(&args.access_log).map_err(|failure| config.locate(failure))?();
-    let asked = catch_signals()?;
     // Raised before the start, which looks at the limit, and logged after it, so that a failure is
     // the only line there is.
     let descriptors = peeloff::raise_fd_limit();
-    let started = start(builder(args, &plan), args.serving.serve);
+    let mut builder = builder(args, &plan);
+    if let Some(predecessor) = predecessor {
+        builder = builder.take_over(predecessor);
+    }
+    let started = start(builder, args.serving.serve);
     let server = started.map_err(|error| config.locate(explain::start(error)))?;
     log_limit(descriptors);
     let handle = server.handle();
-    let _socket_file = admin.map(|admin| admin.serve(handle.clone())).transpose()?;
+    let answering = admin.map(|admin| admin.serve(handle.clone())).transpose()?;
     let addresses = server.addresses();
     if self_signed.is_some() && addresses.iter().any(|address| address.scheme.is_secure()) {
         warn_of_self_signed();
@@ -70,13 +78,22 @@ where
     let mut running = Running::new(config, self_signed, keyring, handle.clone());
     running.warn_of_expiry();
     running.args().credentials.algorithms.warn();
-    let signal = wait(&asked, &mut running);
+    let signal = wait(&ask, &asked, &mut running);
+    // Otherwise it tells how the end goes on.
+    let answering = answering.and_then(|answering| match signal {
+        SIGUSR2 => {
+            answering.give();
+            None
+        }
+        _ => Some(answering),
+    });
     let (grace, peers) = (running.args().timeouts.drain_timeout, handle.stats().peers);
     tracing::info!(signal, %grace, peers, "shutting down");
     let report = handle.shutdown(grace.0);
     log_stats(&handle.stats());
     let ShutdownReport { peers, finished, stopped, abandoned, .. } = report;
     tracing::info!(peers, finished, stopped, abandoned, "ended");
+    drop(answering);
     Ok(0)
 }
 
@@ -108,18 +125,19 @@ pub(crate) fn builder(args: &ServerArgs, plan: &Plan) -> ServerBuilder {
 }
 
 /// Signals come out of the receiver, up to the first that ends the server.
-fn catch_signals() -> Result<Receiver<Asked>, Failure> {
+fn catch_signals() -> Result<(SyncSender<Asked>, Receiver<Asked>), Failure> {
     let (sender, receiver) = mpsc::sync_channel(1);
+    let ask = sender.clone();
     // Fails only if the program is ending already.
     signals::on_signals(move |asked| {
         let _ = sender.send(asked);
     })?;
-    Ok(receiver)
+    Ok((ask, receiver))
 }
 
 /// Blocks until a signal ends the server, and gives its number. Meanwhile it reloads, logs the counters, and looks once a
 /// day for credentials that expire.
-fn wait<T: ServerOptions>(asked: &Receiver<Asked>, running: &mut Running<T>) -> i32 {
+fn wait<T: ServerOptions>(ask: &SyncSender<Asked>, asked: &Receiver<Asked>, running: &mut Running<T>) -> i32 {
     // On a terminal that is closed, SIGHUP says that the user has left.
     let on_terminal = io::stdin().is_terminal() || io::stderr().is_terminal();
     let mut warned = SystemTime::now();
@@ -131,6 +149,12 @@ fn wait<T: ServerOptions>(asked: &Receiver<Asked>, running: &mut Running<T>) -> 
             Ok(Asked::End(signal)) => return signal,
             Ok(Asked::Reload) if on_terminal && !running.can_reload() => return SIGHUP,
             Ok(Asked::Reload) => running.reload(),
+            Ok(Asked::HandOver) if !running.can_hand_over() => {
+                tracing::error!(
+                    "not handed over: a new process cannot read the configuration from the standard input again; give a file"
+                );
+            }
+            Ok(Asked::HandOver) => handover::start(running.handle(), ask.clone()),
             Err(RecvTimeoutError::Timeout) => {}
             // The thread that waits for signals is gone, so none would ever come: end while it is
             // still in good order.

@@ -1,4 +1,5 @@
-//! SIGINT and SIGTERM: the first asks, a second one ends at once. SIGHUP asks a server to reload.
+//! SIGINT and SIGTERM: the first asks, a second one ends at once. SIGHUP asks a server to reload, SIGUSR2 to
+//! hand itself over to a new process.
 //!
 //! Supervisors and wrappers often signal a process and then its group, so that two signals arrive within a millisecond. A
 //! signal within half a second of the first counts as the first.
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
@@ -28,6 +29,8 @@ const SAME: Duration = Duration::from_millis(500);
 pub enum Asked {
     /// SIGHUP: to read the configuration and the credentials again.
     Reload,
+    /// SIGUSR2: to hand the server over to a new process.
+    HandOver,
     /// SIGINT or SIGTERM, by its number: to end.
     End(i32),
 }
@@ -56,14 +59,14 @@ pub fn on_first_signal(action: impl FnOnce(i32) + Send + 'static) -> Result<(), 
     })
 }
 
-/// The same for a server: `action` is run for every SIGHUP too, until the first of the others. After
-/// that SIGHUP does nothing.
+/// The same for a server: `action` is run for every SIGHUP and SIGUSR2 too, until the first of the others. After
+/// that these do nothing.
 ///
 /// # Errors
 ///
 /// As [`on_first_signal`].
 pub fn on_signals(action: impl FnMut(Asked) + Send + 'static) -> Result<(), Failure> {
-    catch(&[SIGHUP], action)
+    catch(&[SIGHUP, SIGUSR2], action)
 }
 
 fn catch(more: &[i32], action: impl FnMut(Asked) + Send + 'static) -> Result<(), Failure> {
@@ -94,7 +97,8 @@ fn try_catch(more: &[i32], mut action: impl FnMut(Asked) + Send + 'static) -> io
                 // A reload that has not begun is as good as another one.
                 (SIGHUP, None) if ask.is_empty() => drop(ask.send(Asked::Reload)),
                 (SIGHUP, None) => {}
-                (SIGHUP, Some(_)) => {}
+                (SIGUSR2, None) => drop(ask.send(Asked::HandOver)),
+                (SIGHUP | SIGUSR2, Some(_)) => {}
                 (_, None) => {
                     first = Some(Instant::now());
                     let _ = ask.send(Asked::End(signal));

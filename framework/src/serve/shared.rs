@@ -1,6 +1,8 @@
 //! What dispatcher, workers and handles share.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -76,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) addresses: Vec<Address>,
     /// The listeners, for another process; none any more once the server shuts down.
     pub(crate) exports: Mutex<Vec<Export>>,
+    /// What the program passes on to that process, by its names.
+    pub(crate) descriptors: Mutex<HashMap<String, OwnedFd>>,
     /// Locked while the server is handed over.
     pub(crate) giving: Mutex<()>,
     /// To the process that this one has taken the server from, and to the one that has taken it from this one.

@@ -24,7 +24,7 @@ use crate::protocol::dtls::restart::Cookies;
 use crate::sctp::Settings;
 use crate::serve::dispatcher::child::Options;
 use crate::serve::dispatcher::{Dispatcher, RESERVED_FDS};
-use crate::serve::handover::taking::Offers;
+use crate::serve::handover::taking::Predecessor;
 use crate::serve::loops::{self, Loops};
 use crate::serve::mailbox;
 use crate::serve::registry::Registry;
@@ -91,8 +91,8 @@ pub struct ServerBuilder {
     sockets: Option<Sockets>,
     event_loops: usize,
     spare_threads: usize,
-    /// To the process whose server this one takes over.
-    take_over: Option<OwnedFd>,
+    /// The process whose server this one takes over.
+    take_over: Option<Predecessor>,
 }
 
 impl Server {
@@ -374,8 +374,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Takes the server of another process over, whose [`Handle::hand_over`] has the other end of this socket, of the pair that
-    /// [`hand_over_sockets`](crate::hand_over_sockets) makes. The starting call then returns when this process serves.
+    /// Takes the server of another process over, which calls [`Handle::hand_over`]. The starting call then returns when this process
+    /// serves.
     ///
     /// Each listener that the other process has at an address of this one's, in the same scheme, is taken as it is, so nothing in
     /// its queue is lost; port 0 stands for any port. A [`listen_on`](Self::listen_on) of such an address is not needed. Other
@@ -386,8 +386,8 @@ impl ServerBuilder {
     ///
     /// `start` fails with [`StartError::TakeOver`] where the other process is none or gives up; then, and
     /// with any other error, that one goes on to serve.
-    pub fn take_over(mut self, socket: OwnedFd) -> Self {
-        self.take_over = Some(socket);
+    pub fn take_over(mut self, predecessor: Predecessor) -> Self {
+        self.take_over = Some(predecessor);
         self
     }
 
@@ -433,7 +433,7 @@ impl ServerBuilder {
         if secure && self.credentials.is_empty() {
             return Err(StartError::NoIdentity);
         }
-        let offers = self.take_over.map(Offers::ask).transpose()?;
+        let offers = self.take_over;
         let keys = match &offers {
             Some(offers) => offers.keys.clone(),
             None => SharedKeys::random()?,
@@ -491,6 +491,7 @@ impl ServerBuilder {
             handlers_run: AtomicBool::new(false),
             addresses,
             exports: Mutex::new(exports),
+            descriptors: Mutex::default(),
             giving: Mutex::default(),
             predecessor: OnceLock::new(),
             successor: OnceLock::new(),

@@ -11,7 +11,7 @@ use crate::sctp::Settings;
 use crate::serve::dispatcher::child::Options;
 use crate::serve::dispatcher::{Adopted, SctpListener, TcpListener, UdpListener};
 use crate::serve::handover::export::Export;
-use crate::serve::handover::taking::Offers;
+use crate::serve::handover::taking::Predecessor;
 
 /// What is listened on.
 pub(super) struct Listen {
@@ -45,7 +45,7 @@ pub(super) struct Listeners {
     pub(super) tcp: Vec<TcpListener>,
     pub(super) addresses: Vec<Address>,
     /// What another process gives away.
-    pub(super) offers: Option<Offers>,
+    pub(super) offers: Option<Predecessor>,
     /// What is given away in turn, later.
     pub(super) exports: Vec<Export>,
 }

@@ -32,8 +32,8 @@ Examples:
 ///
 /// Prints `listening URL` on standard output for each listener once it is ready; logs go to
 /// standard error. SIGINT or SIGTERM ends it in good order with exit code 0, a second one at once
-/// with 130 or 143. SIGHUP reads the file of --config and the credentials again. Exit code 2: it could
-/// not start.
+/// with 130 or 143. SIGHUP reads the file of --config and the credentials again. SIGUSR2 has a new process of this program
+/// take over. Exit code 2: it could not start.
 #[derive(Parser)]
 #[command(name = NAME, version, max_term_width = 100, after_long_help = EXAMPLES)]
 struct Cli {

@@ -1,5 +1,7 @@
 //! One member's side: what it writes becomes lines for others. The calls of one member come one after the other.
 
+mod saved;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;

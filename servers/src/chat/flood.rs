@@ -83,6 +83,19 @@ impl Bucket {
         Self { limit: limit.0, full_at: None, warned: false }
     }
 
+    /// How long until it is full, and whether the last line was not heard.
+    pub fn save(&self, now: Instant) -> (Duration, bool) {
+        let pending = self.full_at.map(|full_at| full_at.saturating_duration_since(now));
+        (pending.unwrap_or_default(), self.warned)
+    }
+
+    /// One that is full after so long, as another process has [saved](Self::save) it.
+    pub fn resume(limit: FloodLimitOrOff, pending: Duration, warned: bool, now: Instant) -> Self {
+        let longest =
+            limit.0.map_or(Duration::ZERO, |limit| Duration::from_secs(1) / limit.rate * limit.burst);
+        Self { limit: limit.0, full_at: now.checked_add(pending.min(longest)), warned }
+    }
+
     /// Takes one line out, if there is one.
     pub fn take(&mut self, now: Instant) -> Verdict {
         let Some(limit) = self.limit else { return Verdict::Heard };
@@ -124,6 +137,22 @@ mod tests {
         assert_eq!(at(&mut bucket, 500), Verdict::Heard);
         assert_eq!(at(&mut bucket, 900), Verdict::Warned);
         assert_eq!(at(&mut bucket, 1000), Verdict::Heard);
+    }
+
+    #[test]
+    fn a_bucket_goes_on_in_another_process_as_it_was() {
+        let limit = "2/3".parse().unwrap();
+        let (mut bucket, start) = (Bucket::new(limit), Instant::now());
+        let verdicts = |bucket: &mut Bucket| [(); 2].map(|()| bucket.take(start));
+        assert_eq!(verdicts(&mut bucket), [Verdict::Heard; 2]);
+        let resume = |bucket: &Bucket| {
+            let (pending, warned) = bucket.save(start);
+            Bucket::resume(limit, pending, warned, start)
+        };
+        let mut other = resume(&bucket);
+        assert_eq!(verdicts(&mut other), [Verdict::Heard, Verdict::Warned]);
+        assert_eq!(resume(&other).take(start), Verdict::Ignored);
+        assert_eq!(Bucket::resume(limit, Duration::MAX, false, start).take(start), Verdict::Warned);
     }
 
     #[test]

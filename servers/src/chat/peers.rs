@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use peeloff::sctp::SendInfo;
-use peeloff::{HandlerError, Message, PeerEvents, PostOutcome, Scheme, Sender};
+use peeloff::{EndReason, HandlerError, Message, PeerEvents, PostOutcome, Scheme, Sender};
 
 use crate::chat::conversation::{Conversation, Flow};
 use crate::chat::hub::{Hub, Outlet};
@@ -77,6 +77,33 @@ impl PeerEvents for Chat {
     fn message_refused(&self, guest: &mut Guest, _: &Sender, _: usize) -> Result<(), HandlerError> {
         guest.conversation.iter().for_each(Conversation::refuse_long);
         Ok(())
+    }
+
+    fn save(&self, guest: &Guest, peer: &Sender) -> Option<Vec<u8>> {
+        Some(match &guest.conversation {
+            Some(conversation) => [b"m", conversation.save(peer.now()).as_bytes()].concat(),
+            None => [b"n".to_vec(), guest.newcomer.save()].concat(),
+        })
+    }
+
+    fn restore(&self, saved: &[u8], peer: &Sender) -> Result<Guest, HandlerError> {
+        let none = || HandlerError::from("this member cannot go on here");
+        match saved.split_first() {
+            Some((b'm', saved)) => {
+                let (saved, outlet) = (std::str::from_utf8(saved)?, PeerOutlet(peer.clone()));
+                let conversation =
+                    Conversation::resume(&self.hub, outlet, saved, peer.now()).ok_or_else(none)?;
+                Ok(Guest { conversation: Some(conversation), ..Guest::default() })
+            }
+            Some((b'n', saved)) => Ok(Guest { newcomer: Newcomer::resume(saved), conversation: None }),
+            _ => Err(none()),
+        }
+    }
+
+    fn close(&self, mut guest: Guest, _: &Sender, reason: EndReason) {
+        if reason == EndReason::HandedOver {
+            guest.conversation.iter_mut().for_each(Conversation::end_here);
+        }
     }
 
     fn draining(&self, guest: &mut Guest, peer: &Sender) -> Result<(), HandlerError> {

@@ -38,6 +38,28 @@ impl Newcomer {
         question(token)
     }
 
+    /// Writes the messages that were kept, for the process that takes the server over.
+    pub(super) fn save(&self) -> Vec<u8> {
+        // None is longer than all of them may be together.
+        let parts =
+            self.said.iter().map(|message| [&(message.len() as u16).to_be_bytes()[..], message].concat());
+        parts.collect::<Vec<_>>().concat()
+    }
+
+    /// Reads what [`save`](Self::save) wrote.
+    pub(super) fn resume(mut saved: &[u8]) -> Self {
+        let mut newcomer = Self::default();
+        while let Some((len, rest)) = saved.split_first_chunk()
+            && let Some((message, rest)) = rest.split_at_checked(u16::from_be_bytes(*len).into())
+            && newcomer.said.len() < KEPT
+        {
+            newcomer.bytes += message.len();
+            newcomer.said.push(message.to_vec());
+            saved = rest;
+        }
+        newcomer
+    }
+
     /// Takes out the messages that were kept.
     pub(super) fn said(&mut self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.said)
@@ -47,6 +69,18 @@ impl Newcomer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_newcomer_said_goes_to_another_process() {
+        let mut newcomer = Newcomer::default();
+        for message in ["one", "", "three"] {
+            newcomer.hear(message.as_bytes(), "0123456789ab");
+        }
+        let mut other = Newcomer::resume(&newcomer.save());
+        assert_eq!(other.bytes, newcomer.bytes);
+        assert_eq!(other.said(), [&b"one"[..], b"", b"three"]);
+        assert!(Newcomer::resume(&[0, 9, 1]).said().is_empty());
+    }
 
     #[test]
     fn the_question_is_known_by_its_form_and_fits_what_an_empty_line_allows() {

@@ -133,6 +133,21 @@ impl<O> Directory<O> {
         member
     }
 
+    /// Somebody who had this name in another process.
+    ///
+    /// # Errors
+    ///
+    /// Somebody has it here, or one that readers may take for it.
+    pub fn enter_as(&mut self, name: &Name, outlet: O) -> Result<Arc<Member<O>>, Refusal> {
+        if name.looks().iter().any(|look| self.names.contains_key(look)) {
+            return Err(Refusal::NameTaken(name.clone()));
+        }
+        self.members_ever += 1;
+        let member = Arc::new(Member { id: self.members_ever, name: Mutex::new(name.clone()), outlet });
+        self.call(name, &member);
+        Ok(member)
+    }
+
     fn call(&mut self, name: &Name, member: &Arc<Member<O>>) {
         for look in name.looks() {
             self.names.insert(look, Arc::clone(member));

@@ -92,6 +92,13 @@ pub struct Config<T> {
     stdin: Option<String>,
 }
 
+impl<T> Config<T> {
+    /// Whether the file was the standard input, which cannot be read again.
+    pub fn is_from_stdin(&self) -> bool {
+        self.stdin.is_some()
+    }
+}
+
 /// Why there are no options.
 #[derive(Debug)]
 enum Refusal {

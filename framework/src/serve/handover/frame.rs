@@ -3,7 +3,7 @@
 //! | from | message | what it says |
 //! |---|---|---|
 //! | new | `HELLO` | the version of the format that it reads peers in |
-//! | old | `WELCOME`, `LISTENER` … | the keys of session tickets; each listener with its sockets |
+//! | old | `WELCOME`, `LISTENER` …, `DESCRIPTOR` … | the keys of session tickets; each listener with its sockets; what the program adds |
 //! | new | `READY` | which listeners it takes, and whether it takes peers. Everything that can fail has been done |
 //! | old | `SECRETS`, `PEER` …, `STAYS` …, `END` | it stands still: what cookies are made with, the peers that go, those that stay |
 //! | new | `TAKEN` … | which peers it cannot serve after all |
@@ -30,3 +30,4 @@ pub(crate) const TAKEN: u8 = 9;
 pub(crate) const LATE: u8 = 10;
 pub(crate) const GO: u8 = 11;
 pub(crate) const DATAGRAM: u8 = 12;
+pub(crate) const DESCRIPTOR: u8 = 13;

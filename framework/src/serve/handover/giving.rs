@@ -91,7 +91,7 @@ fn greet(
             "the new process reads peers in another format: they stay here"
         );
     }
-    let exports = shared.exports.lock();
+    let (exports, descriptors) = (shared.exports.lock(), shared.descriptors.lock());
     out.clear();
     out.u8(frame::WELCOME);
     out.u16(frame::VERSION);
@@ -99,7 +99,7 @@ fn greet(
     // The number of messages that follow.
     let messages =
         exports.iter().map(|export| export.sockets.len().div_ceil(MOST_DESCRIPTORS)).sum::<usize>();
-    out.u32(messages as u32);
+    out.u32((messages + descriptors.len()) as u32);
     channel.send(out, &[], STEP)?;
     for export in &*exports {
         out.clear();
@@ -109,6 +109,12 @@ fn greet(
             let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
             channel.send(out, &sockets, STEP)?;
         }
+    }
+    for (name, descriptor) in &*descriptors {
+        out.clear();
+        out.u8(frame::DESCRIPTOR);
+        out.text(Some(name));
+        channel.send(out, &[descriptor.as_fd()], STEP)?;
     }
     Ok(version == frame::VERSION)
 }
@@ -252,6 +258,7 @@ impl<'a> Standing<'a> {
         let relay = Arc::new(Relay::new(Arc::new(channel)));
         let _ = self.shared.successor.set(Arc::clone(&relay));
         self.shared.exports.lock().clear();
+        self.shared.descriptors.lock().clear();
         if let Some(loops) = self.loops {
             loops.let_go(&peers, &|number| taken.contains(&number));
         }

@@ -2,6 +2,7 @@
 //! old process says so. Whatever fails before ends this one, and the old one goes on.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -32,21 +33,28 @@ const REFUSALS: usize = 4096;
 /// Stack of the thread that relays, in bytes.
 const STACK: usize = 64 << 10;
 
-/// What another process offers.
-pub(crate) struct Offers {
+/// A server in another process, which this one is about to take over. Where it is dropped instead, that process goes on to serve.
+pub struct Predecessor {
     channel: Channel,
     frame: Frame,
     out: Writer,
     /// Of session tickets, where the credentials have none.
     pub(crate) keys: SharedKeys,
     listeners: Vec<Export>,
+    descriptors: HashMap<String, OwnedFd>,
     /// The numbers of listeners that were taken: in the old process, and here.
     taken: HashMap<u16, u16>,
 }
 
-impl Offers {
-    /// Asks the old process for its listeners.
-    pub(crate) fn ask(socket: OwnedFd) -> Result<Self, HandOverError> {
+impl Predecessor {
+    /// Asks the other process what it has. `socket` is the second of the pair that
+    /// [`hand_over_sockets`](crate::hand_over_sockets) makes, and the other process has the first. Blocks until that process answers, for ten
+    /// seconds at most; it calls [`Handle::hand_over`](crate::Handle::hand_over) for that.
+    ///
+    /// # Errors
+    ///
+    /// The other process does not answer, or is of another user.
+    pub fn ask(socket: OwnedFd) -> Result<Self, HandOverError> {
         let channel = Channel::new(socket)?;
         let (mut frame, mut out) = (Frame::new(), Writer::new());
         out.u8(frame::HELLO);
@@ -61,21 +69,33 @@ impl Offers {
         let _version = welcome.u16()?;
         let keys = SharedKeys::restore(&mut welcome)?;
         let messages = welcome.u32()?;
-        let mut listeners: Vec<Export> = Vec::new();
+        let (mut listeners, mut descriptors) = (Vec::<Export>::new(), HashMap::new());
         for _ in 0..messages {
             channel.recv(&mut frame, Some(STEP))?;
-            let sockets = std::mem::take(&mut frame.descriptors);
-            let (kind, listener) = frame.read();
-            if kind != frame::LISTENER {
-                return Err(HandOverError::Malformed);
-            }
-            let export = Export::read(listener, sockets)?;
-            match listeners.last_mut().filter(|last| last.number == export.number) {
-                Some(last) => last.sockets.extend(export.sockets),
-                None => listeners.push(export),
+            let mut sockets = std::mem::take(&mut frame.descriptors);
+            let (kind, mut from) = frame.read();
+            match kind {
+                frame::LISTENER => {
+                    let export = Export::read(from, sockets)?;
+                    match listeners.last_mut().filter(|last| last.number == export.number) {
+                        Some(last) => last.sockets.extend(export.sockets),
+                        None => listeners.push(export),
+                    }
+                }
+                frame::DESCRIPTOR => {
+                    let name = from.text()?.ok_or(Malformed)?;
+                    from.end()?;
+                    descriptors.insert(name, sockets.pop().ok_or(Malformed)?);
+                }
+                _ => return Err(HandOverError::Malformed),
             }
         }
-        Ok(Self { channel, frame, out, keys, listeners, taken: HashMap::new() })
+        Ok(Self { channel, frame, out, keys, listeners, descriptors, taken: HashMap::new() })
+    }
+
+    /// Takes a descriptor that the other process has [passed on](crate::Handle::pass_on) under this name, once.
+    pub fn take_descriptor(&mut self, name: &str) -> Option<OwnedFd> {
+        self.descriptors.remove(name)
     }
 
     /// Takes the listener at these addresses, if there is one, as this process's listener of this number.
@@ -123,6 +143,17 @@ impl Offers {
         }
         follow(shared, loops.cloned(), relay);
         Ok(())
+    }
+}
+
+impl fmt::Debug for Predecessor {
+    /// Leaves the keys out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { listeners, descriptors, .. } = self;
+        f.debug_struct("Predecessor")
+            .field("listeners", listeners)
+            .field("descriptors", descriptors)
+            .finish_non_exhaustive()
     }
 }
 

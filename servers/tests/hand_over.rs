@@ -1,0 +1,242 @@
+//! SIGUSR2: a new process takes a server over, and its peers notice nothing.
+
+#[path = "support/member.rs"]
+mod member;
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use member::{Member, client};
+use peeloff::Peer;
+use support::{CHAT, DEADLINE, Directory, ECHO, Program};
+
+/// A process that took a server over; killed when dropped.
+struct Successor(u32);
+
+impl Successor {
+    /// Has a server handed over, and waits until the new process serves.
+    fn of(server: &mut Program) -> Self {
+        server.signal("USR2");
+        Self::read(server)
+    }
+
+    fn read(server: &mut Program) -> Self {
+        let line = server.stderr_line("a new process serves");
+        let pid = line.split("pid=").nth(1).and_then(|rest| rest.split_whitespace().next());
+        Self(pid.unwrap_or_else(|| panic!("{line:?}")).parse().unwrap())
+    }
+
+    fn signal(&self, name: &str) {
+        shell(&format!("kill -{name} {}", self.0));
+    }
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        // It fails where the process has ended.
+        let _ = Command::new("kill").args(["-KILL", &self.0.to_string()]).output();
+    }
+}
+
+/// What an endpoint for metrics answers.
+fn ask(socket: &str, path: &str) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn port_of(address: &str) -> u16 {
+    address.rsplit(':').next().unwrap().parse().unwrap()
+}
+
+fn exchange(peer: &mut Peer, message: &[u8]) {
+    let mut answer = vec![0; message.len() + 1];
+    peer.send(message).unwrap();
+    assert_eq!(peer.recv_timeout(&mut answer, DEADLINE).unwrap(), Some(message.len()));
+    assert_eq!(&answer[..message.len()], message);
+}
+
+/// Runs a command. A program is written by another process, because one that this process has open for writing while another
+/// test starts a program cannot be started (ETXTBSY).
+fn shell(command: &str) {
+    assert!(Command::new("sh").args(["-c", command]).status().unwrap().success(), "{command}");
+}
+
+/// Puts a copy of the echo server there.
+fn install(program: &str) {
+    shell(&format!("cp {ECHO} {program}"));
+}
+
+/// An echo server on loops with a listener of DTLS, UDP and TCP, and its addresses.
+fn start_echo(program: &str, options: &[&str]) -> (Program, Vec<String>) {
+    let listeners = ["dtls", "udp", "tcp"].map(|scheme| format!("--listen={scheme}://127.0.0.1:0"));
+    let mut arguments: Vec<&str> = listeners.iter().map(String::as_str).collect();
+    arguments.extend(options);
+    let mut server = Program::start(program, &arguments);
+    let addresses = listeners.iter().map(|_| server.address()).collect();
+    (server, addresses)
+}
+
+#[test]
+fn peers_and_connections_go_on_in_the_new_process_and_the_old_one_ends() {
+    let files = Directory::new("admin");
+    let admin = files.path("admin.sock");
+    let watched = format!("--admin=unix:{admin}");
+    let (mut server, addresses) = start_echo(ECHO, &["--serve=loops", "--drain-timeout=1s", &watched]);
+    assert!(ask(&admin, "/readyz").contains(" 200 OK"));
+    let dtls = client();
+    let mut peer = dtls.connect(&*addresses[0]).unwrap();
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    udp.connect(("127.0.0.1", port_of(&addresses[1]))).unwrap();
+    udp.set_read_timeout(Some(DEADLINE)).unwrap();
+    let ping = |message: &[u8]| {
+        udp.send(message).unwrap();
+        let mut answer = [0; 64];
+        let len = udp.recv(&mut answer).unwrap();
+        assert_eq!(&answer[..len], message);
+    };
+    exchange(&mut peer, b"before");
+    ping(b"before");
+    let (stop, connections) = (AtomicBool::new(false), AtomicU64::new(0));
+    let successor = thread::scope(|scope| {
+        // New connections all the while: none is refused or left alone.
+        let connect = scope.spawn(|| {
+            while !stop.load(Ordering::SeqCst) {
+                let mut tcp = TcpStream::connect(("127.0.0.1", port_of(&addresses[2]))).unwrap();
+                tcp.set_read_timeout(Some(DEADLINE)).unwrap();
+                tcp.write_all(b"tcp").unwrap();
+                let mut answer = [0; 3];
+                tcp.read_exact(&mut answer).unwrap();
+                connections.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let successor = Successor::of(&mut server);
+        // The old process drains and ends, while the new one has its standard error.
+        server.stderr_line(" ended");
+        exchange(&mut peer, b"after");
+        ping(b"after");
+        let (some, give_up) = (connections.load(Ordering::SeqCst) + 10, Instant::now() + DEADLINE);
+        while connections.load(Ordering::SeqCst) < some && !connect.is_finished() {
+            assert!(Instant::now() < give_up);
+            thread::yield_now();
+        }
+        stop.store(true, Ordering::SeqCst);
+        connect.join().unwrap();
+        successor
+    });
+    exchange(&mut dtls.connect(&*addresses[0]).unwrap(), b"a newcomer");
+    // Metrics are those of the new process, at the same address.
+    assert!(ask(&admin, "/readyz").contains(" 200 OK"));
+    let metrics = ask(&admin, "/metrics");
+    let taken = metrics
+        .lines()
+        .filter(|line| line.contains("_taken_over") && !line.contains("loops") && line.ends_with(" 1"));
+    assert_eq!(taken.count(), 2, "{metrics}");
+    // Again, with the new process as the old one.
+    successor.signal("USR2");
+    let next = Successor::read(&mut server);
+    assert_ne!(next.0, successor.0);
+    exchange(&mut peer, b"twice");
+    ping(b"twice");
+    next.signal("TERM");
+    assert_eq!(server.wait().code, Some(0));
+}
+
+#[test]
+fn the_new_process_is_of_the_file_that_has_the_name_now() {
+    let files = Directory::new("upgrade");
+    let program = files.path("echo");
+    install(&program);
+    let (mut server, addresses) = start_echo(&program, &["--serve=loops"]);
+    let mut peer = client().connect(&*addresses[0]).unwrap();
+    exchange(&mut peer, b"before");
+    // As a package manager does it.
+    let newer = files.path("newer");
+    install(&newer);
+    fs::rename(&newer, &program).unwrap();
+    let successor = Successor::of(&mut server);
+    let runs = fs::read_link(format!("/proc/{}/exe", successor.0)).unwrap();
+    assert_eq!(runs.to_str().unwrap(), program);
+    exchange(&mut peer, b"after");
+}
+
+#[test]
+fn a_new_process_that_cannot_start_leaves_the_server_as_it_is() {
+    let files = Directory::new("refused");
+    let config = files.file("echo.toml", "[serving]\nserve = \"loops\"\n");
+    let program = files.path("echo");
+    install(&program);
+    let (mut server, addresses) = start_echo(&program, &["--config", &config]);
+    let mut peer = client().connect(&*addresses[0]).unwrap();
+    files.file("echo.toml", "no-such-option = 1\n");
+    server.signal("USR2");
+    let line = server.stderr_line("not handed over");
+    assert!(line.contains("exit status: 2"), "{line}");
+    exchange(&mut peer, b"still here");
+    // What is not even a server.
+    let newer = files.path("newer");
+    shell(&format!("printf '#!/bin/sh\\necho garbage >&0\\nexec sleep 60\\n' > {newer} && chmod +x {newer}"));
+    fs::rename(&newer, &program).unwrap();
+    server.signal("USR2");
+    let line = server.stderr_line("not handed over");
+    assert!(line.contains("no part of a hand-over") && line.contains("signal: 9"), "{line}");
+    exchange(&mut peer, b"still here");
+    fs::remove_file(&program).unwrap();
+    server.signal("USR2");
+    let line = server.stderr_line("not handed over");
+    assert!(line.contains("cannot start the new process"), "{line}");
+    exchange(&mut peer, b"still here");
+    server.signal("TERM");
+    assert_eq!(server.wait().code, Some(0));
+}
+
+#[test]
+fn a_server_whose_configuration_was_its_input_cannot_be_handed_over_and_says_so() {
+    let mut server = Program::start(ECHO, &["--config", "-"]);
+    server.write("listen = [\"udp://127.0.0.1:0\"]\n");
+    server.close_stdin();
+    server.address();
+    server.signal("USR2");
+    server.stderr_line("cannot read the configuration from the standard input again");
+    server.signal("TERM");
+    assert_eq!(server.wait().code, Some(0));
+}
+
+#[test]
+fn members_of_a_chat_keep_their_names_and_rooms() {
+    let listen = ["--listen=dtls://127.0.0.1:0", "--listen=tls://127.0.0.1:0", "--drain-timeout=1s"];
+    let mut server = Program::start(CHAT, &listen);
+    let addresses: Vec<String> = (0..2).map(|_| server.address()).collect();
+    let mut alice = Member::come_as("alice", &addresses[0]);
+    let mut bob = Member::come_as("bob", &addresses[0]);
+    let mut carol = Member::come_as("carol", &addresses[1]);
+    bob.write("/join den");
+    bob.expect("* you joined den");
+    let successor = Successor::of(&mut server);
+    // TLS stays behind, with a goodbye. Nobody is told that the others left, because they have not.
+    carol.expect("* the server shuts down");
+    server.stderr_line(" ended");
+    bob.write("hello, den");
+    bob.expect("* nobody else is in den to hear that");
+    bob.write("/join lobby");
+    assert_eq!(bob.expect("* lobby is"), "* lobby is your current room; here already: alice");
+    bob.write("hello, lobby");
+    alice.expect("[lobby] bob: hello, lobby");
+    alice.write("/nick bob");
+    alice.expect("! somebody is called bob already");
+    let mut dora = Member::come(&client(), &addresses[1]);
+    dora.write("a newcomer");
+    alice.expect("[lobby] guest1: a newcomer");
+    successor.signal("TERM");
+    assert_eq!(server.wait().code, Some(0));
+}
