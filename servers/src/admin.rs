@@ -58,7 +58,7 @@ const STUCK: Duration = Duration::from_secs(10);
 pub struct AdminArgs {
     /// Serve metrics and health at this address, by HTTP.
     ///
-    /// Write `127.0.0.1:9090`, or `unix:PATH` for a Unix socket. There are `/metrics` for Prometheus, `/healthz`, which
+    /// Write `127.0.0.1:9464`, or `unix:PATH` for a Unix socket. There are `/metrics` for Prometheus, `/healthz`, which
     /// fails when the server does not get on, and `/readyz`, which fails while it takes no new peers. Whoever reaches the address
     /// can read them.
     #[arg(long, value_name = "ADDRESS")]

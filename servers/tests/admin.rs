@@ -207,7 +207,7 @@ fn an_address_that_cannot_be_used_is_one_sentence() {
     let address = taken.local_addr().unwrap().to_string();
     for (admin, code, expected) in [
         (address.as_str(), 1, "something else listens there"),
-        ("192.0.2.1:9090", 1, "choose an address of this host"),
+        ("192.0.2.1:9464", 1, "choose an address of this host"),
         ("localhost", 2, "is no address"),
         ("unix:", 2, "there is no path"),
         ("unix:/nowhere/admin.sock", 1, "make its folder first"),

@@ -22,7 +22,7 @@ impl FromStr for AdminAddress {
             Some("") => Err("there is no path behind unix: write one, such as unix:/run/peeloff/admin.sock".to_owned()),
             Some(path) => Ok(Self::Unix(path.into())),
             None => text.parse().map(Self::Tcp).map_err(|_| {
-                format!("{text:?} is no address: write one such as 127.0.0.1:9090, [::1]:9090 or unix:/run/peeloff/admin.sock")
+                format!("{text:?} is no address: write one such as 127.0.0.1:9464, [::1]:9464 or unix:/run/peeloff/admin.sock")
             }),
         }
     }
@@ -43,10 +43,10 @@ mod tests {
 
     #[test]
     fn addresses_and_paths_are_read_as_they_are_written() {
-        for text in ["127.0.0.1:9090", "[::1]:0", "unix:/run/peeloff/admin.sock"] {
+        for text in ["127.0.0.1:9464", "[::1]:0", "unix:/run/peeloff/admin.sock"] {
             assert_eq!(text.parse::<AdminAddress>().unwrap().to_string(), text);
         }
-        for text in ["", "localhost:9090", "127.0.0.1", "unix:", "http://127.0.0.1:9090"] {
+        for text in ["", "localhost:9464", "127.0.0.1", "unix:", "http://127.0.0.1:9464"] {
             assert!(text.parse::<AdminAddress>().is_err(), "{text}");
         }
     }

@@ -432,7 +432,7 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("receive-buffer", &["1M"]),
     ("send-buffer", &["64K"]),
     ("dscp", &["46"]),
-    ("admin", &["127.0.0.1:9090"]),
+    ("admin", &["127.0.0.1:9464"]),
     ("log-format", &["json"]),
     ("access-log", &["/var/log/peeloff/access.log"]),
     ("cert", &["cert \"one\".pem", "two.pem"]),
