@@ -10,11 +10,14 @@ use std::time::Duration;
 
 use peeloff::{
     Client, ConnectionIds, EndKind, EndReason, Error, HandedOver, HandlerError, Message, Peer, PeerEvents,
-    Predecessor, Sender, Server, ServerBuilder, hand_over_sockets,
+    PeerIdentity, Predecessor, Sender, Server, ServerBuilder, Sockets, hand_over_sockets,
 };
-use support::{DEADLINE, scaled, until};
+use support::{DEADLINE, echo, exchange, scaled, until};
 
 const KEY: &[u8] = b"0123456789abcdef";
+
+/// The name of peers that a [`Counter`] does not write.
+const PEER_THAT_STAYS: &str = "stays";
 
 /// Answers with how many messages came from the peer, and the message.
 #[derive(Clone, Default)]
@@ -44,8 +47,7 @@ impl PeerEvents for Counter {
     }
 
     fn save(&self, count: &u64, peer: &Sender) -> Option<Vec<u8>> {
-        let identity = format!("{:?}", peer.identity());
-        if self.stays.is_some_and(|stays| identity.contains(stays)) {
+        if self.stays.is_some_and(|name| *peer.identity() == PeerIdentity::Psk(name.into())) {
             return None;
         }
         Some(count.to_be_bytes().to_vec())
@@ -200,5 +202,223 @@ fn a_thousand_peers_that_talk_all_the_while_notice_nothing_of_two_hand_overs() {
             assert_eq!((stats.taken_over, stats.handshakes, stats.opened), (count, 0, 0));
             assert_eq!((stats.records_forged, stats.records_dropped), (0, 0), "{stats:?}");
         });
+    }
+}
+
+/// A peer of the first server, which is handed over while this peer cannot go.
+fn assert_served(peer: &mut Peer, count: u64, message: &[u8]) {
+    peer.send(message).unwrap();
+    let mut answer = [0; 300];
+    let len = peer.recv_timeout(&mut answer, DEADLINE).unwrap().unwrap();
+    assert_eq!(answer[..len], [&count.to_be_bytes(), message].concat());
+}
+
+#[test]
+fn peers_that_cannot_go_stay_until_they_end_and_are_heard_all_the_while() {
+    for loops in [1, 2] {
+        let events = Counter { stays: Some(PEER_THAT_STAYS), ..Counter::default() };
+        let old = builder("dtls://127.0.0.1:0").event_loops(2).start_events(events.clone()).unwrap();
+        let mut goes = client(&old, "goes");
+        let mut stays: Vec<Peer> = (0..8).map(|_| client(&old, PEER_THAT_STAYS)).collect();
+        assert_served(&mut goes, 1, b"before");
+        stays.iter_mut().for_each(|peer| assert_served(peer, 1, b"before"));
+        let (new, given) = hand_over(&old, |builder| builder.event_loops(loops), Counter::default());
+        assert_eq!((given.peers, given.staying), (1, 8), "{given:?}");
+        for count in 2..5 {
+            assert_served(&mut goes, count, b"new process");
+            stays.iter_mut().for_each(|peer| assert_served(peer, count, b"old process"));
+        }
+        until("the count", || (new.handle().stats().relayed == 24).then_some(()));
+        // One leaves, and comes again as a new peer of the new process.
+        let left = stays.pop().unwrap();
+        let local = left.local_address();
+        drop(left);
+        until("the end", || (old.handle().stats().peers == 7).then_some(()));
+        let again = Client::builder().psk(b"again", KEY).timeout(DEADLINE).bind(local);
+        let mut again = again.connect(&old.addresses()[0]).unwrap();
+        assert_served(&mut again, 1, b"anew");
+        assert_eq!((old.handle().stats().peers, new.handle().stats().peers), (7, 2));
+        // The others are told by the drain, and find the new process, too.
+        let handle = old.handle();
+        let drain = thread::spawn(move || handle.shutdown(DEADLINE));
+        for peer in &mut stays {
+            assert!(matches!(peer.recv_timeout(&mut [0; 64], DEADLINE), Ok(None)));
+        }
+        assert_eq!(drain.join().unwrap().finished, 7);
+        drop(old);
+        for peer in stays {
+            let local = peer.local_address();
+            drop(peer);
+            let again = Client::builder().psk(b"again", KEY).timeout(DEADLINE).bind(local);
+            assert_served(&mut again.connect(&new.addresses()[0]).unwrap(), 1, b"anew");
+        }
+    }
+}
+
+#[test]
+fn a_peer_whose_address_changes_is_found_in_either_process() {
+    let ids = || ConnectionIds::new(0).unwrap();
+    let events = Counter { stays: Some(PEER_THAT_STAYS), ..Counter::default() };
+    let old = builder("dtls://127.0.0.1:0").event_loops(3).start_events(events).unwrap();
+    let connect = |name: &str| {
+        let client = Client::builder().psk(name.as_bytes(), KEY).timeout(DEADLINE).connection_ids(ids());
+        client.connect(&old.addresses()[0]).unwrap()
+    };
+    let mut peers: Vec<Peer> =
+        (0..12).map(|number| connect(if number % 2 == 0 { "goes" } else { PEER_THAT_STAYS })).collect();
+    for (round, peer) in peers.iter_mut().enumerate() {
+        assert_served(peer, 1, b"at first");
+        // Some have moved before, some do after.
+        if round % 3 == 0 {
+            peer.change_port().unwrap();
+            assert_served(peer, 2, b"moved before");
+        } else {
+            assert_served(peer, 2, b"stays");
+        }
+    }
+    let (new, given) = hand_over(&old, |builder| builder.event_loops(2), Counter::default());
+    assert_eq!((given.peers, given.staying), (6, 6), "{given:?}");
+    for count in 3..6 {
+        for peer in &mut peers {
+            peer.change_port().unwrap();
+            assert_served(peer, count, b"moved after");
+        }
+    }
+    assert_eq!((old.handle().stats().peers, new.handle().stats().peers), (6, 6));
+}
+
+#[test]
+fn handshakes_under_way_and_held_up_callbacks_stay_and_are_finished() {
+    let events = Counter::default();
+    let old = builder("dtls://127.0.0.1:0")
+        .event_loops(1)
+        .psk(|name| {
+            // A key that takes long to find.
+            if name == b"slow" {
+                LOOKED_UP.store(true, Ordering::SeqCst);
+                until("the key", || FOUND.load(Ordering::SeqCst).then_some(()));
+            }
+            Some(KEY.to_vec())
+        })
+        .start_events(events.clone())
+        .unwrap();
+    let address = old.addresses()[0].clone();
+    let mut blocked = client(&old, "blocked");
+    assert_served(&mut blocked, 1, b"before");
+    blocked.send(b"block").unwrap();
+    let slow = thread::spawn(move || {
+        Client::builder().psk(b"slow", KEY).timeout(DEADLINE).connect(&address).unwrap()
+    });
+    until("the look-up", || LOOKED_UP.load(Ordering::SeqCst).then_some(()));
+    let (new, given) = hand_over(&old, |builder| builder, Counter::default());
+    assert_eq!((given.peers, given.staying), (0, 2), "{given:?}");
+    FOUND.store(true, Ordering::SeqCst);
+    events.released.store(true, Ordering::SeqCst);
+    let mut slow = slow.join().unwrap();
+    assert_served(&mut slow, 1, b"after its handshake");
+    let mut answer = [0; 64];
+    assert_eq!(blocked.recv_timeout(&mut answer, DEADLINE).unwrap(), Some(13));
+    assert_served(&mut blocked, 3, b"after its callback");
+    let mut newcomer = client(&new, "new");
+    assert_served(&mut newcomer, 1, b"a newcomer");
+    assert_eq!((old.handle().stats().peers, new.handle().stats().peers), (2, 1));
+}
+
+static LOOKED_UP: AtomicBool = AtomicBool::new(false);
+static FOUND: AtomicBool = AtomicBool::new(false);
+
+/// Sends to each peer that is being written already, while the server stands still.
+struct Late(Mutex<Vec<Sender>>);
+
+impl PeerEvents for Late {
+    type State = ();
+
+    fn open(&self, peer: &Sender) -> Result<(), HandlerError> {
+        self.0.lock().unwrap().push(peer.clone());
+        Ok(())
+    }
+
+    fn message(&self, (): &mut (), peer: &Sender, message: Message<'_>) -> Result<(), HandlerError> {
+        Ok(peer.send(&message)?)
+    }
+
+    fn save(&self, (): &(), _: &Sender) -> Option<Vec<u8>> {
+        for peer in &*self.0.lock().unwrap() {
+            // Those before this one wait for the other process, the others get theirs at once.
+            peer.send(b"while it stood still").unwrap();
+        }
+        Some(Vec::new())
+    }
+
+    fn restore(&self, _: &[u8], peer: &Sender) -> Result<(), HandlerError> {
+        peer.send(b"hello again")?;
+        self.open(peer)
+    }
+}
+
+#[test]
+fn what_is_sent_while_the_server_stands_still_arrives_once() {
+    for url in ["dtls://127.0.0.1:0", "udp://127.0.0.1:0"] {
+        let late = || Late(Mutex::default());
+        let old = builder(url).event_loops(1).start_events(late()).unwrap();
+        let mut peers: Vec<Peer> = (0..3).map(|_| client(&old, "peer")).collect();
+        let mut answer = [0; 64];
+        let mut expect = |peer: &mut Peer, message: &[u8]| {
+            let len = peer.recv_timeout(&mut answer, DEADLINE).unwrap().unwrap();
+            assert_eq!(&answer[..len], message, "{url}");
+        };
+        for peer in &mut peers {
+            peer.send(b"before").unwrap();
+            expect(peer, b"before");
+        }
+        let (_new, given) = hand_over(&old, |builder| builder, late());
+        assert_eq!(given.peers, 3, "{given:?}");
+        for peer in &mut peers {
+            let mut heard = vec![0; 4];
+            for _ in 0..4 {
+                let len = peer.recv_timeout(&mut answer, DEADLINE).unwrap().unwrap();
+                heard.push(len);
+            }
+            // One for each peer that was written, and the greeting of the new process.
+            heard.retain(|len| *len != 0);
+            heard.sort_unstable();
+            assert_eq!(heard, [11, 20, 20, 20], "{url}");
+            peer.send(b"after").unwrap();
+            let len = peer.recv_timeout(&mut answer, DEADLINE).unwrap().unwrap();
+            assert_eq!(&answer[..len], b"after", "{url}");
+        }
+    }
+}
+
+#[test]
+fn peers_with_threads_or_sockets_of_their_own_stay_and_new_ones_go_to_the_new_process() {
+    for (url, sockets) in [
+        ("udp://127.0.0.1:0", Sockets::PerPeer),
+        ("dtls://127.0.0.1:0", Sockets::PerPeer),
+        ("udp://0.0.0.0:0", Sockets::PerPeer),
+        ("dtls://0.0.0.0:0", Sockets::PerPeer),
+        ("dtls://127.0.0.1:0", Sockets::Shared),
+        ("udp://127.0.0.1:0", Sockets::Shared),
+        ("tcp://127.0.0.1:0", Sockets::PerPeer),
+    ] {
+        let start = |builder: ServerBuilder| builder.sockets(sockets).event_loops(2).start(echo).unwrap();
+        let old = start(builder(url));
+        let address = old.addresses()[0].to_string().replace("0.0.0.0", "127.0.0.1");
+        let connect = || Client::builder().psk(b"a", KEY).timeout(DEADLINE).connect(&*address).unwrap();
+        let mut peers: Vec<Peer> = (0..20).map(|_| connect()).collect();
+        peers.iter_mut().for_each(|peer| exchange(peer, b"before"));
+        let (give, take) = hand_over_sockets().unwrap();
+        let handle = old.handle();
+        let giving = thread::spawn(move || handle.hand_over(give));
+        let again = builder(&old.addresses()[0].to_string());
+        let new = start(again.take_over(Predecessor::ask(take).unwrap()));
+        let given = giving.join().unwrap().unwrap();
+        assert_eq!((given.peers, given.staying, given.listeners), (0, 20, 1), "{url}: {given:?}");
+        for _ in 0..3 {
+            peers.iter_mut().for_each(|peer| exchange(peer, b"after"));
+            exchange(&mut connect(), b"a newcomer");
+        }
+        assert_eq!(old.handle().stats().peers, 20, "{url}");
+        assert_eq!(new.handle().stats().opened, 3, "{url}");
     }
 }

@@ -334,7 +334,7 @@ impl Loop {
                 Letter::Left(token) => drop(state.slots.remove(token)),
                 Letter::Moved(token, peer) => state.slots.follow(token, peer),
                 Letter::Stray(stray, origin) => self.stray(state, stray, origin, None),
-                Letter::Relayed(stray, index) => self.stray(state, stray, None, index),
+                Letter::Relayed(stray, index) => self.take_relayed(state, stray, index),
                 Letter::New(job) => self.take_in(state, *job),
             }
         }

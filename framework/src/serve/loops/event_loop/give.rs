@@ -223,6 +223,25 @@ impl Loop {
         shared.successor.get().filter(|_| is_nobody).is_some_and(|relay| pass(relay, 0))
     }
 
+    /// Takes a datagram that another process read, from the socket with this index.
+    pub(super) fn take_relayed(&self, state: &mut State, stray: Stray, index: Option<u8>) {
+        let shared = &self.context.shared;
+        let Some(successor) = shared.successor.get() else {
+            return self.stray(state, stray, None, index);
+        };
+        let Stray { local, peer, interface, payload } = &stray;
+        let cid = shared.connection_ids.and_then(|ids| connection_id(payload, ids.length()));
+        let by_id = cid.and_then(|cid| state.slots.find_by_connection_id(cid));
+        if by_id.or_else(|| state.slots.find(*local, *peer)).is_some() {
+            // It may have come to another loop's socket, but the peer is here.
+            return self.stray(state, stray, None, None);
+        }
+        // It is nobody's here any more. The kernel goes on to give what comes from there to that socket.
+        let counters = shared.by_listener.of_udp(*local);
+        let passed = successor.pass((*local, *peer, *interface), payload, 0, index);
+        bump(if passed { &counters.relayed } else { &counters.relayed_lost });
+    }
+
     /// Leaves a datagram that another process read from the socket of this place, or of its own.
     pub(in crate::serve::loops) fn relay(&self, stray: Stray, index: Option<u8>) -> bool {
         self.letters.send(Letter::Relayed(stray, index))
