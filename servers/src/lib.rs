@@ -6,7 +6,7 @@
 //! * `peeloff-chat` is [`chat`] behind the same: rooms, and the other processes that share them.
 //! * `peeloff-nc` is [`nc`]: standard input and output as messages, calling or listening.
 //!
-//! Each program is `main → run → ExitCode`. Its failures are one sentence on standard error
+//! [`programs`] has their command lines. Each program is `main → run → ExitCode`. Its failures are one sentence on standard error
 //! ([`conclude`]), its logs go there too ([`logging`]), and its first SIGINT or SIGTERM ends it in
 //! good order; a server takes SIGHUP as the word to read its file and its credentials again, and SIGUSR2 as the word to
 //! hand itself over to a new process ([`signals`]).
@@ -31,6 +31,7 @@ mod log_queue;
 pub mod logging;
 pub mod nc;
 pub mod passphrase;
+pub mod programs;
 pub mod psk;
 mod reload;
 pub mod sctp;
