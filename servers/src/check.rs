@@ -44,9 +44,11 @@ fn examine<T: ServerOptions>(config: &Config<T>) -> Result<(String, u8), Failure
     let descriptors = peeloff::raise_fd_limit();
     // As the real one, up to its handler, which no peer reaches. The ports are free again when it returns.
     let start = |listen: &[Address], listen_proxied: &[Address]| {
-        let mut args = args.clone();
-        (args.listen, args.listen_proxied) = (listen.to_vec(), listen_proxied.to_vec());
-        let server = echo::start(builder(&args, &plan), args.serving.serve)?;
+        let plain =
+            listen.iter().fold(builder(args, &plan), |builder, address| builder.listen(address.clone()));
+        let all =
+            listen_proxied.iter().fold(plain, |builder, address| builder.listen_proxied(address.clone()));
+        let server = echo::start(all, args.serving.serve)?;
         server.handle().shutdown(Duration::ZERO);
         Ok(())
     };

@@ -28,7 +28,8 @@ pub struct ServerArgs {
     /// The schemes are udp, dtls, tcp, tls, sctp, sctp+tls and sctp+dtls. `*` stands for every address of
     /// this host, as in `udp://*:7`. SCTP can listen at several addresses, as in
     /// `sctp://10.0.0.1,10.0.1.1:38412`. With port 0 the kernel picks a port. Repeat the option for more
-    /// listeners.
+    /// listeners. Sockets that systemd passes take the place of those in a file or the environment; FileDescriptorName=
+    /// in their unit names the scheme, such as dtls, or tls-proxied behind a proxy.
     #[arg(
         long,
         value_name = "URL",

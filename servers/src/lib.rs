@@ -41,4 +41,5 @@ pub mod serving;
 pub mod signals;
 pub mod sockets;
 pub mod stream;
+mod systemd;
 pub mod values;

@@ -21,6 +21,7 @@ use crate::passphrase::Keyring;
 use crate::reload::{Plan, Running, warn_of_self_signed};
 use crate::serving::Serve;
 use crate::signals::{self, Asked};
+use crate::systemd::{self, PassedSocket, Watchdog};
 
 /// How long the main thread sleeps at most. It looks at the wall clock then, which may have jumped.
 const NAP: Duration = Duration::from_secs(3600);
@@ -58,7 +59,8 @@ where
     // Raised before the start, which looks at the limit, and logged after it, so that a failure is
     // the only line there is.
     let descriptors = peeloff::raise_fd_limit();
-    let mut builder = builder(args, &plan);
+    let passed = systemd::sockets()?;
+    let mut builder = listen(builder(args, &plan), args, &passed)?;
     if let Some(predecessor) = predecessor {
         builder = builder.take_over(predecessor);
     }
@@ -78,6 +80,8 @@ where
     let mut running = Running::new(config, self_signed, keyring, handle.clone());
     running.warn_of_expiry();
     running.args().credentials.algorithms.warn();
+    let _watchdog = Watchdog::start(handle.clone())?;
+    systemd::ready();
     let signal = wait(&ask, &asked, &mut running);
     // Otherwise it tells how the end goes on.
     let answering = answering.and_then(|answering| match signal {
@@ -87,6 +91,10 @@ where
         }
         _ => Some(answering),
     });
+    // After SIGUSR2 the service goes on, in another process.
+    if signal != SIGUSR2 {
+        systemd::stopping();
+    }
     let (grace, peers) = (running.args().timeouts.drain_timeout, handle.stats().peers);
     tracing::info!(signal, %grace, peers, "shutting down");
     let report = handle.shutdown(grace.0);
@@ -97,7 +105,7 @@ where
     Ok(0)
 }
 
-/// A builder with what the options say.
+/// A builder with what the options say, but for where to listen.
 pub(crate) fn builder(args: &ServerArgs, plan: &Plan) -> ServerBuilder {
     let mut builder = Server::builder()
         .limits(args.limits.to_limits())
@@ -112,16 +120,35 @@ pub(crate) fn builder(args: &ServerArgs, plan: &Plan) -> ServerBuilder {
         builder = builder.connection_ids(ids);
     }
     builder = args.sockets.configure(args.serving.configure(builder));
-    for address in &args.listen {
-        builder = builder.listen(address.clone());
-    }
-    for address in &args.listen_proxied {
-        builder = builder.listen_proxied(address.clone());
-    }
     if let Some(bytes) = plan.stack_size {
         builder = builder.stack_size(bytes);
     }
     builder
+}
+
+/// Listens where the options say, on sockets that systemd has passed where they are there.
+pub(crate) fn listen(
+    mut builder: ServerBuilder,
+    args: &ServerArgs,
+    passed: &[PassedSocket],
+) -> Result<ServerBuilder, Failure> {
+    let plain = args.listen.iter().map(|address| (address, false));
+    for (address, proxied) in plain.chain(args.listen_proxied.iter().map(|address| (address, true))) {
+        let socket = passed.iter().find(|socket| socket.address == *address && socket.proxied == proxied);
+        builder = match (socket.map(PassedSocket::descriptor).transpose(), proxied) {
+            (Ok(Some(socket)), false) => builder.listen_on(address.scheme, socket),
+            (Ok(Some(socket)), true) => builder.listen_proxied_on(address.scheme, socket),
+            (Ok(None), false) => builder.listen(address.clone()),
+            (Ok(None), true) => builder.listen_proxied(address.clone()),
+            (Err(error), _) => {
+                return Err(Failure::new(
+                    1,
+                    format_args!("cannot use the socket that systemd passed for {address}: {error}"),
+                ));
+            }
+        };
+    }
+    Ok(builder)
 }
 
 /// Signals come out of the receiver, up to the first that ends the server.
@@ -148,7 +175,11 @@ fn wait<T: ServerOptions>(ask: &SyncSender<Asked>, asked: &Receiver<Asked>, runn
         match asked.recv_timeout(nap) {
             Ok(Asked::End(signal)) => return signal,
             Ok(Asked::Reload) if on_terminal && !running.can_reload() => return SIGHUP,
-            Ok(Asked::Reload) => running.reload(),
+            Ok(Asked::Reload) => {
+                systemd::reloading();
+                running.reload();
+                systemd::ready();
+            }
             Ok(Asked::HandOver) if !running.can_hand_over() => {
                 tracing::error!(
                     "not handed over: a new process cannot read the configuration from the standard input again; give a file"

@@ -50,6 +50,7 @@ use crate::cli::{ConfigArgs, ServerArgs};
 use crate::conclude::{conclude, conclude_usage};
 use crate::failure::{Failure, sentence};
 use crate::key_file;
+use crate::systemd;
 
 mod environment;
 mod file;
@@ -59,6 +60,7 @@ mod tests;
 mod values;
 
 use environment::Environment;
+use file::Setting;
 use key::with_opposites;
 use values::{Origin, Values};
 
@@ -220,6 +222,25 @@ fn command<T: ServerOptions>() -> Command {
     with_opposites(T::command())
 }
 
+/// Sockets that systemd has bound, as if they stood behind `--listen` and `--listen-proxied`.
+fn passed_sockets(command: &Command) -> Result<Vec<Setting>, Failure> {
+    let sockets = systemd::sockets()?;
+    let keys = key::keys(command);
+    let options = keys.iter().filter(|key| ["listen", "listen-proxied"].contains(&key.name));
+    let setting = |key: &key::Key| {
+        let proxied = key.name == "listen-proxied";
+        let here = sockets.iter().filter(|socket| socket.proxied == proxied);
+        let arguments = here.map(|socket| format!("--{}={}", key.name, socket.address).into());
+        Setting {
+            id: key.id().to_owned(),
+            arguments: arguments.collect(),
+            key: key.name.to_owned(),
+            place: "the socket unit".to_owned(),
+        }
+    };
+    Ok(if sockets.is_empty() { Vec::new() } else { options.map(setting).collect() })
+}
+
 /// Parses the arguments with those in front that the file and the environment have and they have not; says where all
 /// of these came from, too.
 fn merge(
@@ -231,7 +252,10 @@ fn merge(
     // What is wrong with them is found below.
     let given = command.clone().ignore_errors(true).try_get_matches_from(arguments);
     let given = given.map_err(Refusal::Usage)?;
-    let mut settings = environment.settings(command).map_err(Refusal::Elsewhere)?;
+    let mut settings = passed_sockets(command).map_err(Refusal::Elsewhere)?;
+    let mut lower = environment.settings(command).map_err(Refusal::Elsewhere)?;
+    lower.retain(|setting| !settings.iter().any(|winner| setting.gives_way_to(winner, command)));
+    settings.extend(lower);
     let named = given.try_get_one::<PathBuf>("config").ok().flatten().cloned();
     let elsewhere = if named.is_none() { environment.config() } else { None };
     if let Some(path) = named.as_ref().or(elsewhere.as_ref()) {

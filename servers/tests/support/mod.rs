@@ -74,7 +74,8 @@ impl Program {
         Self::spawn(command, ends)
     }
 
-    fn spawn(mut command: Command, [stdin, stdout, stderr]: [Stdio; 3]) -> Self {
+    /// Starts what a command says, with these ends.
+    pub fn spawn(mut command: Command, [stdin, stdout, stderr]: [Stdio; 3]) -> Self {
         command.stdin(stdin).stdout(stdout).stderr(stderr);
         let mut child = command.spawn().unwrap();
         Self {
