@@ -38,9 +38,7 @@ fn a_server_listens_on_the_sockets_that_systemd_has_bound() {
             assert_eq!(server.address(), expected);
             let secure = scheme.ends_with("tls");
             let arguments: &[&str] = if secure { &["--insecure", &expected] } else { &[&expected] };
-            for _ in 0..3 {
-                assert_eq!(run(NC, arguments, "x\n").stdout, "x\n", "{scheme} {serve}");
-            }
+            assert_eq!(run(NC, arguments, "x\n").stdout, "x\n", "{scheme} {serve}");
             server.signal("HUP");
             let line = server.stderr_line("reloaded");
             assert!(line.contains("at_restart=\"nothing\""), "{line}");
