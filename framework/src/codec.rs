@@ -133,6 +133,12 @@ impl<'a> Reader<'a> {
         if self.0.is_empty() { Ok(()) } else { Err(Malformed) }
     }
 
+    /// What is left.
+    #[cfg(test)]
+    pub(crate) fn rest(self) -> &'a [u8] {
+        self.0
+    }
+
     pub(crate) fn raw(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
         let (bytes, rest) = self.0.split_at_checked(len).ok_or(Malformed)?;
         self.0 = rest;

@@ -8,3 +8,5 @@ pub(crate) mod gate;
 pub(crate) mod giving;
 pub(crate) mod relay;
 pub(crate) mod taking;
+#[cfg(all(test, not(shuttle)))]
+mod tests;
