@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use peeloff::sctp::Settings;
 use peeloff::{
     Admission, Error, Family, FamilyKind, HandlerError, Incoming, Limits, ListenerMetrics, Message, Metrics,
     Peer, PeerEvents, PeerHandler, Refusal, Sample, SampleValue, Sender, Server,
 };
-use support::{Running, exchange, until};
+use support::{DEADLINE, Running, exchange, until};
 
 /// How long a thread has to be busy for these tests to say that it is held up.
 const HELD_UP: Duration = Duration::from_millis(500);
@@ -71,6 +72,29 @@ fn peers_of_a_wildcard_count_at_it_whatever_address_they_ask() {
 }
 
 #[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn drops_on_sctp_are_told_from_those_on_udp() {
+    let settings = Settings::default().max_message(1000);
+    let running = Running::echo_with("udp://127.0.0.1:0", |builder| {
+        builder.listen("sctp://127.0.0.1:0").listen("sctp+dtls://127.0.0.1:0").sctp(settings)
+    });
+    for address in &running.server.addresses()[1..] {
+        let mut client = running.client().connect(address).unwrap();
+        exchange(&mut client, b"short");
+        client.send(&[0; 1001]).unwrap();
+        // The server ends the association.
+        let _ = client.recv_timeout(&mut [0; 16], DEADLINE);
+    }
+    running.until("both have ended", |stats| stats.ended_total() == 2);
+    let metrics = running.server.metrics();
+    let dropped = |scheme: &str| of(&metrics, scheme).stats.messages_too_long;
+    assert_eq!(["udp", "sctp", "sctp+dtls"].map(dropped), [0, 1, 1]);
+    assert_eq!(of(&metrics, "sctp+dtls").handshake.count(), 1);
+    assert_eq!(["udp", "sctp"].map(|scheme| of(&metrics, scheme).start_delay.count()), [0, 1]);
+    assert_eq!((metrics.stats.listeners, metrics.stats.peers), (3, 0));
+}
+
+#[test]
 fn families_have_names_units_and_labels_of_the_conventions_and_each_number_once() {
     let running = Running::echo_with("dtls://127.0.0.1:0", |builder| builder.listen("udp://127.0.0.1:0"));
     let metrics = running.server.metrics();
@@ -100,10 +124,8 @@ fn families_have_names_units_and_labels_of_the_conventions_and_each_number_once(
         family.samples.iter().find(is_wanted).unwrap_or_else(|| panic!("{name} {wanted:?}")).value.clone()
     };
     let udp = running.server.addresses()[1].to_string();
-    assert_eq!(
-        value("peeloff_listeners", &[("protocol", "udp"), ("listener", &udp)]),
-        SampleValue::Number(1)
-    );
+    let listening = SampleValue::Number(metrics.listeners[1].stats.listeners);
+    assert_eq!(value("peeloff_listeners", &[("protocol", "udp"), ("listener", &udp)]), listening);
     value("peeloff_drops", &[("protocol", "udp"), ("reason", "unknown_sender")]);
     value("peeloff_refused", &[("listener", &udp), ("reason", "max_peers")]);
     value("peeloff_ended", &[("listener", &udp), ("reason", "idle")]);
