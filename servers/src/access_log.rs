@@ -3,12 +3,10 @@
 //! The framework reports each end as an event with the target [`TARGET`]. Its lines go through a queue of their own, so neither
 //! a full disk nor a pipe that nobody reads holds up a peer or the other log.
 
-use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::PathBuf;
-use std::str::FromStr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -39,99 +37,72 @@ pub struct AccessLogArgs {
     /// output. SIGHUP opens the file again, so that it can be rotated. Lines that cannot be written, because the disk is full or
     /// nobody reads a pipe, are dropped and counted.
     #[arg(long, value_name = "FILE")]
-    pub access_log: Option<AccessLogPath>,
-}
-
-/// A file, or standard output.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AccessLogPath(PathBuf);
-
-impl FromStr for AccessLogPath {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text.is_empty() { Err("there is no path: write one".to_owned()) } else { Ok(Self(text.into())) }
-    }
-}
-
-impl fmt::Display for AccessLogPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.display().fmt(f)
-    }
-}
-
-impl AccessLogPath {
-    fn is_stdout(&self) -> bool {
-        self.0.as_os_str() == "-"
-    }
-
-    /// Opens what lines are appended to. Never waits for a reader.
-    fn open(&self) -> Result<Box<dyn Write + Send>, Failure> {
-        if self.is_stdout() {
-            return Ok(Box::new(io::stdout()));
-        }
-        let opened = self.open_file();
-        let file = opened.map_err(|error| {
-            let hint = match error.raw_os_error() {
-                Some(nix::libc::ENXIO) => "nobody reads this pipe: start its reader first",
-                _ if error.kind() == io::ErrorKind::NotFound => "make its folder first",
-                _ => "name a file that this user may write",
-            };
-            Failure::about("--access-log", format_args!("{self} cannot be opened ({error}): {hint}"))
-        })?;
-        Ok(Box::new(file))
-    }
-
-    fn open_file(&self) -> io::Result<File> {
-        // Without O_NONBLOCK the open of a pipe waits for its reader.
-        let mut options = OpenOptions::new();
-        options.append(true).create(true).mode(0o640).custom_flags(OFlag::O_NONBLOCK.bits());
-        let file = options.open(&self.0)?;
-        if file.metadata()?.file_type().is_fifo() {
-            // From here on the queue's thread may wait.
-            fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
-        }
-        Ok(file)
-    }
+    pub access_log: Option<PathBuf>,
 }
 
 /// Where lines go, if they go anywhere.
 #[derive(Clone, Default)]
 pub(crate) struct AccessLog {
-    queue: Arc<Mutex<Option<LogQueue>>>,
+    open: Arc<Mutex<Option<Open>>>,
     lost: Arc<AtomicU64>,
 }
 
+#[derive(Clone)]
+struct Open {
+    path: PathBuf,
+    queue: LogQueue,
+}
+
 impl AccessLog {
-    /// Opens the file, and gives what takes it into use.
+    /// Opens the file, and gives what takes it into use and says whether there is one.
     ///
     /// # Errors
     ///
     /// It cannot be opened, or the system has no thread.
     pub(crate) fn prepare(&self, args: &AccessLogArgs) -> Result<impl FnOnce() -> bool + use<>, Failure> {
-        let queue = args.access_log.as_ref().map(|path| self.start(path)).transpose()?;
-        let place = Arc::clone(&self.queue);
+        let opened = args.access_log.as_ref().map(|path| self.open(path)).transpose()?;
+        let place = Arc::clone(&self.open);
         Ok(move || {
-            let is_on = queue.is_some();
+            let is_on = opened.is_some();
             // The former one writes what it has, and ends.
-            *place.lock() = queue;
+            *place.lock() = opened;
             is_on
         })
     }
 
-    fn start(&self, path: &AccessLogPath) -> Result<LogQueue, Failure> {
-        let (output, lost) = (path.open()?, Arc::clone(&self.lost));
+    fn open(&self, path: &Path) -> Result<Open, Failure> {
+        // There is no other standard output, whose reader may be slow.
+        let same = self.open.lock().clone().filter(|open| is_stdout(path) && open.path == path);
+        if let Some(same) = same {
+            return Ok(same);
+        }
+        let output: Box<dyn Write + Send> = match is_stdout(path) {
+            true => Box::new(io::stdout()),
+            false => Box::new(open_file(path).map_err(|error| {
+                let hint = match error.raw_os_error() {
+                    Some(nix::libc::ENXIO) => "nobody reads this pipe: start its reader first",
+                    _ if error.kind() == io::ErrorKind::NotFound => "make its folder first",
+                    _ => "name a file that this user may write",
+                };
+                let path = path.display();
+                Failure::about("--access-log", format_args!("{path} cannot be opened ({error}): {hint}"))
+            })?),
+        };
         // Every line of the file is about a peer, so this goes into the other log.
         let notice = |lost, _: &mut dyn Write| {
             tracing::warn!(lost, "lines of the access log were dropped, because they could not be written");
             Ok(())
         };
-        LogQueue::start("access-log", output, lost, notice).map_err(|error| {
-            Failure::new(
-                1,
-                format_args!("cannot start a thread for --access-log ({error}): check the limit on threads"),
-            )
-        })
+        let queue =
+            LogQueue::start("access-log", output, Arc::clone(&self.lost), notice).map_err(|error| {
+                Failure::new(
+                    1,
+                    format_args!(
+                        "cannot start a thread for --access-log ({error}): check the limit on threads"
+                    ),
+                )
+            })?;
+        Ok(Open { path: path.to_owned(), queue })
     }
 
     /// Lines that were dropped.
@@ -141,9 +112,26 @@ impl AccessLog {
 
     /// Waits until what was logged is written, for so long at most.
     pub(crate) fn flush(&self, patience: Duration) {
-        let queue = self.queue.lock().clone();
-        queue.inspect(|queue| queue.flush(patience));
+        let open = self.open.lock().clone();
+        open.inspect(|open| open.queue.flush(patience));
     }
+}
+
+fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// Opens what lines are appended to. Never waits for a reader.
+fn open_file(path: &Path) -> io::Result<File> {
+    // Without O_NONBLOCK the open of a pipe waits for its reader.
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o640).custom_flags(OFlag::O_NONBLOCK.bits());
+    let file = options.open(path)?;
+    if file.metadata()?.file_type().is_fifo() {
+        // From here on the queue's thread may wait.
+        fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
+    }
+    Ok(file)
 }
 
 /// Makes a layer that gives each peer's end to `lines`, and what turns it on and off. It is off at first.
@@ -164,7 +152,7 @@ impl<'a> MakeWriter<'a> for AccessLog {
     type Writer = Line;
 
     fn make_writer(&'a self) -> Line {
-        Line(self.queue.lock().clone())
+        Line(self.open.lock().as_ref().map(|open| open.queue.clone()))
     }
 }
 

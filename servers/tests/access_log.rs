@@ -112,7 +112,8 @@ fn a_hangup_opens_the_file_again_and_the_configuration_can_turn_it_off_and_on() 
     let (path, old) = (files.path("access.log"), files.path("access.log.1"));
     let write =
         |more: &str| files.file("echo.toml", format!("listen = \"tcp://127.0.0.1:0\"\n[logging]\n{more}"));
-    let on = format!("access-log = \"{path}\"\n");
+    // From the folder of the file.
+    let on = "access-log = \"access.log\"\n".to_owned();
     let config = write(&on);
     let (mut server, address) = start_echo(&["--config", &config]);
     let reload = |server: &mut Program| {
@@ -142,6 +143,19 @@ fn a_hangup_opens_the_file_again_and_the_configuration_can_turn_it_off_and_on() 
     assert!(line.contains("echo.toml:3") && line.contains("make its folder first"), "{line}");
     let fifth = visit(&address);
     wait_for(&path, |text| text.contains(&fifth));
+}
+
+#[test]
+fn standard_output_goes_on_after_a_hangup() {
+    let files = Directory::new("access-stdout");
+    let config = files.file("echo.toml", "listen = \"tcp://127.0.0.1:0\"\n[logging]\naccess-log = \"-\"\n");
+    let (mut server, address) = start_echo(&["--config", &config]);
+    for _ in 0..2 {
+        let peer = visit(&address);
+        assert!(server.line().contains(&format!("peer={peer} ")));
+        server.signal("HUP");
+        server.stderr_line("reloaded");
+    }
 }
 
 #[test]

@@ -189,7 +189,7 @@ impl<'a> Reader<'a> {
     /// the folder of the configuration.
     fn argument(&self, key: &Key, value: &Value) -> Option<OsString> {
         let value = match value.get_ref() {
-            DeValue::String(text) if key.is_path() && !text.is_empty() => {
+            DeValue::String(text) if key.is_path() && !text.is_empty() && text != "-" => {
                 let folder = self.path.parent().unwrap_or(Path::new(""));
                 folder.join(&**text).into_os_string()
             }

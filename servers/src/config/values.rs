@@ -115,7 +115,7 @@ impl Value {
 
 /// A value as TOML: a number as a number, a path from the root, so that the file may stand anywhere.
 fn toml(key: &Key, value: &OsString) -> Result<String, Failure> {
-    let absolute = if key.is_path() { path::absolute(value).ok() } else { None };
+    let absolute = if key.is_path() && value != "-" { path::absolute(value).ok() } else { None };
     let value = absolute.map_or_else(|| value.clone(), Into::into);
     let text = value.to_str().ok_or_else(|| {
         Failure::input(format_args!(
