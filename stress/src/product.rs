@@ -82,10 +82,10 @@ fn nap_of(role: Role) -> fn(&[u8]) {
 }
 
 fn echo(peer: &mut Peer, nap: fn(&[u8])) -> Result<(), peeloff::Error> {
-    let mut buffer = [0; 2048];
-    while let Some(len) = peer.recv(&mut buffer)? {
-        nap(&buffer[..len]);
-        peer.reply(&buffer[..len])?;
+    let mut message = Vec::new();
+    while peer.recv_into(&mut message)?.is_some() {
+        nap(&message);
+        peer.reply(&message)?;
     }
     Ok(())
 }
