@@ -61,7 +61,7 @@ mod tests {
     fn a_peer_is_greeted_by_the_name_in_its_certificate() {
         let alice = PeerCertificate::from_pem(&Authority::new().certificate("alice").pem()).unwrap();
         for (identity, greeting) in [
-            (PeerIdentity::Certificate(alice), "welcome, alice\n"),
+            (PeerIdentity::Certificate(Box::new(alice)), "welcome, alice\n"),
             (PeerIdentity::Anonymous, "welcome, stranger\n"),
         ] {
             let remote = Pair::new(Scheme::Dtls).identity(identity).serve(greet);

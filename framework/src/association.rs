@@ -50,7 +50,7 @@ impl fmt::Display for AssociationId {
 /// One association. The worker owns its life; everybody else holds it through an `Arc` and can
 /// send, signal or look at it.
 ///
-/// Lock order: `link` before `outbox`; `moved` and `moved_local` are leaves. Neither is held across a blocking call or
+/// Lock order: `link` before `outbox`; `moved` is a leaf. None is held across a blocking call or
 /// a handler.
 pub(crate) struct Association {
     pub(crate) id: AssociationId,
@@ -77,17 +77,15 @@ pub(crate) struct Association {
     /// The number of the listener, where a PROXY header comes first.
     pub(crate) proxied_listener: Option<usize>,
     /// What the peer has to return before it is sent much, on plain UDP where that is asked for.
-    pub(crate) proof: Option<Proof>,
+    pub(crate) proof: Option<Box<Proof>>,
     /// Who is behind the proxy, once that is known.
-    proxied: OnceLock<Ends>,
+    proxied: OnceLock<Box<Ends>>,
     /// The connection ID that the peer is to put into its records, on DTLS where a server has them; else empty.
     pub(crate) connection_id: Box<[u8]>,
     /// What the loop that reads for the peer calls it, if there is one.
     pub(crate) loop_token: std::sync::atomic::AtomicU64,
-    /// Where the peer is by now, where its connection ID has told another address than `peer`.
-    moved: Mutex<Option<SocketAddr>>,
-    /// The local address, where that has changed.
-    moved_local: Mutex<Option<SocketAddr>>,
+    /// Where one of the addresses has changed, because the peer's connection ID has told another one.
+    moved: Mutex<Option<Box<Moved>>>,
     /// How others reach the worker.
     pub(crate) attention: Arc<Attention>,
     /// The worker is waiting for the peer, so whatever comes is seen to.
@@ -105,6 +103,13 @@ pub(crate) struct Association {
     pub(crate) dropped: AtomicU64,
     /// What of these numbers another process has counted, in the same order.
     pub(crate) carried: [u64; 5],
+}
+
+/// Addresses that are others by now than at the beginning.
+#[derive(Default)]
+struct Moved {
+    local: Option<SocketAddr>,
+    peer: Option<SocketAddr>,
 }
 
 /// What sending goes through.
@@ -147,7 +152,6 @@ impl Association {
             connection_id: Box::default(),
             loop_token: std::sync::atomic::AtomicU64::new(u64::MAX),
             moved: Mutex::new(None),
-            moved_local: Mutex::new(None),
             attention: Arc::default(),
             reading: AtomicBool::new(false),
             answers_in_send: AtomicBool::new(false),
@@ -181,7 +185,7 @@ impl Association {
 
     /// Of a peer on plain UDP that has to prove its address.
     pub(crate) fn with_proof(mut self) -> Self {
-        self.proof = Some(Proof::new());
+        self.proof = Some(Box::new(Proof::new()));
         self
     }
 
@@ -328,28 +332,29 @@ impl Association {
 
     /// The address that the peer is sent to.
     pub(crate) fn current_peer(&self) -> SocketAddr {
-        self.moved.lock().unwrap_or(self.peer)
+        self.moved.lock().as_ref().and_then(|moved| moved.peer).unwrap_or(self.peer)
     }
 
     /// The peer is at this address by now.
     pub(crate) fn set_current_peer(&self, peer: SocketAddr) {
-        *self.moved.lock() = Some(peer);
+        self.moved.lock().get_or_insert_default().peer = Some(peer);
     }
 
     /// The address that the peer asked for.
     pub(crate) fn local_address(&self) -> SocketAddr {
-        self.proxied.get().map_or_else(|| self.moved_local.lock().unwrap_or(self.local), |ends| ends.local)
+        let moved = || self.moved.lock().as_ref().and_then(|moved| moved.local);
+        self.proxied.get().map_or_else(|| moved().unwrap_or(self.local), |ends| ends.local)
     }
 
     /// This side is at this address by now.
     pub(crate) fn set_local_address(&self, local: SocketAddr) {
-        *self.moved_local.lock() = Some(local);
+        self.moved.lock().get_or_insert_default().local = Some(local);
     }
 
     /// The proxy said who is behind it.
     pub(crate) fn set_proxied(&self, ends: Ends) {
         // It says so once.
-        let _ = self.proxied.set(ends);
+        let _ = self.proxied.set(Box::new(ends));
     }
 
     /// Counts a message of the peer's.

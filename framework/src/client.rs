@@ -313,13 +313,13 @@ impl Client {
         let counters = Arc::new(Counters::default());
         let association = Association::new(address.scheme, local, peer, Arc::clone(&counters));
         let association = Arc::new(association.with_outbox(self.outbox));
-        let transport = Transport::Udp(UdpTransport::new(
+        let transport = Transport::Udp(Box::new(UdpTransport::new(
             Arc::clone(&socket),
             association.ends(),
             Arc::clone(&association.attention),
             Arc::clone(&counters),
             None,
-        ));
+        )));
         if address.scheme != Scheme::Dtls {
             let opening = Opening::Plain(Session::Plain(socket.into()));
             return self.open(association, transport, Ok(opening), None);

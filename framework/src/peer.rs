@@ -53,7 +53,8 @@ pub struct Peer {
     is_direct: bool,
     /// Messages are pieces of a stream, which have no ends of their own.
     is_raw_stream: bool,
-    timeouts: Timeouts,
+    /// The limit of a send (`Timeouts::send`).
+    send_timeout: Duration,
     /// Gives the addresses free when the association is over; `None` on the client's side.
     home: Option<Arc<dyn Home>>,
     /// Where datagrams are read to. For DTLS a whole record, for plain UDP what the handler's
@@ -173,7 +174,7 @@ impl Peer {
             transport: Some(transport),
             is_direct,
             is_raw_stream,
-            timeouts: parts.timeouts,
+            send_timeout: parts.timeouts.send,
             home: parts.home,
             // A peer that never says anything needs none.
             scratch: Vec::new(),
@@ -268,7 +269,7 @@ impl Peer {
                 Some(Sent::Full) => {}
             }
             let now = self.association.now();
-            let deadline = *deadline.get_or_insert_with(|| self.association.after(self.timeouts.send));
+            let deadline = *deadline.get_or_insert_with(|| self.association.after(self.send_timeout));
             if self.awaits_handshake() {
                 self.hear_handshake(deadline)?;
                 continue;
@@ -385,7 +386,7 @@ impl Peer {
             }
         } else if let Some(Open { mut session, .. }) = open {
             let is_stopped = self.association.attention.signals() & signal::STOP != 0;
-            let (patience, now) = (session.patience(self.timeouts.send, is_stopped), Instant::now());
+            let (patience, now) = (session.patience(self.send_timeout, is_stopped), Instant::now());
             session.begin_end(&reason, patience, now);
             farewell = Some(session);
         }

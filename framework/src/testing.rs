@@ -75,6 +75,7 @@
 //! real time, ten seconds, and without a deadline the association ends as [`EndReason::Aborted`], with a text that says so.
 //! The waits of a [`Remote`] end after the same time.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -160,7 +161,7 @@ impl Pair {
         };
         Self {
             scheme,
-            facts: Facts { cipher: cipher.map(str::to_owned), ..Facts::default() },
+            facts: Facts { cipher: cipher.map(Cow::Borrowed), ..Facts::default() },
             local: SocketAddr::from(([198, 51, 100, 1], 4433)),
             peer: SocketAddr::from(([192, 0, 2, 1], 50_000)),
             timeouts: Timeouts::default(),
@@ -180,7 +181,7 @@ impl Pair {
 
     /// Sets the cipher suite. By default secure protocols have one with AES-256-GCM.
     pub fn cipher(mut self, cipher: &str) -> Self {
-        self.facts.cipher = Some(cipher.to_owned());
+        self.facts.cipher = Some(Cow::Owned(cipher.to_owned()));
         self
     }
 

@@ -1,6 +1,6 @@
 //! The access log: a line for each peer that has left.
 //!
-//! The framework reports each end as an event with the target [`TARGET`]. Its lines go through a queue of their own, so neither
+//! The framework reports each end as an event with the target `TARGET`. Its lines go through a queue of their own, so neither
 //! a full disk nor a pipe that nobody reads holds up a peer or the other log.
 
 use std::fs::{File, OpenOptions};

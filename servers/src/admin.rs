@@ -1,7 +1,7 @@
 //! The endpoint for those who look after a server: metrics, and whether it is alive and ready. HTTP/1.1, on a thread of its own.
 //!
 //! Nobody who serves peers waits for it: connections, their requests and their time are bounded, a connection too many ends the
-//! oldest one, and what takes the registry's lock is done once for all who ask at the same time ([`page`]).
+//! oldest one, and what takes the registry's lock is done once for all who ask at the same time (`page`).
 
 mod address;
 mod page;

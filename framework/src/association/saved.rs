@@ -16,11 +16,14 @@ impl Association {
     pub(crate) fn save(&self, now: Instant, out: &mut Writer) {
         out.address(self.local);
         out.address(self.peer);
-        out.option(*self.moved.lock(), Writer::address);
+        let (local, peer) =
+            self.moved.lock().as_ref().map_or((None, None), |moved| (moved.local, moved.peer));
+        out.option(local, Writer::address);
+        out.option(peer, Writer::address);
         out.raw(&self.hello_random);
         out.bytes(&self.connection_id);
         out.duration(now.saturating_duration_since(self.opened));
-        out.option(self.proof.as_ref().map(Proof::state), |out, (token, given)| {
+        out.option(self.proof.as_deref().map(Proof::state), |out, (token, given)| {
             out.text(Some(token));
             out.flag(given);
         });
@@ -39,12 +42,17 @@ impl Association {
         now: Instant,
     ) -> Result<(Self, Facts), Malformed> {
         let mut association = Self::new(scheme, from.address()?, from.address()?, counters);
-        *association.moved.lock() = from.option(Reader::address)?;
+        if let Some(local) = from.option(Reader::address)? {
+            association.set_local_address(local);
+        }
+        if let Some(peer) = from.option(Reader::address)? {
+            association.set_current_peer(peer);
+        }
         association.hello_random = from.array()?;
         association.connection_id = from.bytes()?.into();
         association.opened = now.checked_sub(from.duration()?).unwrap_or(now);
-        association.proof =
-            from.option(|from| Ok(Proof::resumed(from.text()?.ok_or(Malformed)?, from.flag()?)))?;
+        let proof = from.option(|from| Ok(Proof::resumed(from.text()?.ok_or(Malformed)?, from.flag()?)))?;
+        association.proof = proof.map(Box::new);
         let Self { received, received_bytes, sent, sent_bytes, dropped, carried, .. } = &mut association;
         for (count, carried) in [received, received_bytes, sent, sent_bytes, dropped].into_iter().zip(carried)
         {

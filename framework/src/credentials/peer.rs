@@ -19,7 +19,7 @@ pub enum PeerIdentity {
     Anonymous,
     /// The holder of a certificate. On a server it has verified against the [`ClientAuth`](crate::ClientAuth)
     /// authorities.
-    Certificate(PeerCertificate),
+    Certificate(Box<PeerCertificate>),
     /// The holder of a pre-shared key, by its identity.
     Psk(Vec<u8>),
     /// The holder of a known key (raw public keys, RFC 7250): its SubjectPublicKeyInfo in DER.

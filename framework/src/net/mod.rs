@@ -31,7 +31,7 @@ use crate::sys::epoll::wait_writable;
 
 /// The socket of one association, of any kind, or memory in the place of one.
 pub(crate) enum Transport {
-    Udp(UdpTransport),
+    Udp(Box<UdpTransport>),
     Sctp(Box<SctpTransport>),
     Tcp(TcpTransport),
     Shared(SharedTransport),

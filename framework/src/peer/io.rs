@@ -174,7 +174,7 @@ impl Write for PeerStream<'_> {
 
     /// Blocks until the kernel has all that was written, for [`Timeouts::send`](crate::Timeouts::send) at most.
     fn flush(&mut self) -> io::Result<()> {
-        let deadline = self.peer.association.after(self.peer.timeouts.send);
+        let deadline = self.peer.association.after(self.peer.send_timeout);
         while sender::flush(&self.peer.association) {
             if self.peer.awaits_handshake() {
                 self.peer.hear_handshake(deadline)?;

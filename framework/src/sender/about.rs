@@ -82,7 +82,7 @@ macro_rules! about_the_peer {
             /// sends back everything must not pass. The message that brings the token is received like any other. `None`:
             /// nothing has to be proven, or it has been.
             pub fn proof_token(&self) -> Option<&str> {
-                self.association.proof.as_ref().and_then($crate::proof::Proof::token)
+                self.association.proof.as_deref().and_then($crate::proof::Proof::token)
             }
 
             /// Returns the longest message that can be sent, in bytes: 16,384 on DTLS and on TLS over SCTP, 65,507 or 65,527

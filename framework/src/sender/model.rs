@@ -46,7 +46,7 @@ fn peer(overflow: Overflow) -> (Peer, Socket, Arc<Association>) {
         None,
     );
     let opened = Opened {
-        transport: Transport::Udp(transport),
+        transport: Transport::Udp(Box::new(transport)),
         session: Session::Plain(socket.into()),
         facts: Facts::default(),
     };

@@ -1,5 +1,7 @@
 //! What a handshake settled.
 
+use std::borrow::Cow;
+
 use openssl::ssl::{NameType, SslRef, SslVersion};
 use openssl::x509::X509;
 
@@ -14,7 +16,7 @@ use crate::sys::raw_keys;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
     pub(crate) identity: PeerIdentity,
-    pub(crate) cipher: Option<String>,
+    pub(crate) cipher: Option<Cow<'static, str>>,
     pub(crate) alpn: Option<String>,
     pub(crate) server_name: Option<String>,
     pub(crate) srtp: Option<String>,
@@ -29,9 +31,9 @@ impl Facts {
         let Self { identity, cipher, alpn, server_name, srtp, resumed, connection_ids } = self;
         match identity {
             PeerIdentity::Anonymous => out.u8(0),
-            PeerIdentity::Certificate(PeerCertificate { der, .. }) => {
+            PeerIdentity::Certificate(certificate) => {
                 out.u8(1);
-                out.bytes(der);
+                out.bytes(&certificate.der);
             }
             PeerIdentity::Psk(identity) => {
                 out.u8(2);
@@ -42,7 +44,8 @@ impl Facts {
                 out.bytes(key);
             }
         }
-        [cipher, alpn, server_name, srtp].into_iter().for_each(|text| out.text(text.as_deref()));
+        out.text(cipher.as_deref());
+        [alpn, server_name, srtp].into_iter().for_each(|text| out.text(text.as_deref()));
         out.flag(*resumed);
         out.flag(*connection_ids);
     }
@@ -53,7 +56,7 @@ impl Facts {
             0 => PeerIdentity::Anonymous,
             1 => {
                 let certificate = X509::from_der(from.bytes()?).map_err(|_| Malformed)?;
-                PeerIdentity::Certificate(PeerCertificate::from_x509(&certificate))
+                PeerIdentity::Certificate(Box::new(PeerCertificate::from_x509(&certificate)))
             }
             2 => PeerIdentity::Psk(from.bytes()?.to_vec()),
             3 => PeerIdentity::RawPublicKey(from.bytes()?.to_vec()),
@@ -61,7 +64,7 @@ impl Facts {
         };
         Ok(Self {
             identity,
-            cipher: from.text()?,
+            cipher: from.text()?.map(Cow::Owned),
             alpn: from.text()?,
             server_name: from.text()?,
             srtp: from.text()?,
@@ -77,11 +80,13 @@ impl Facts {
         let known = || ssl.psk_identity().filter(|_| old && resumed && ssl.is_server()).map(<[u8]>::to_vec);
         let psk = psk_identity(ssl).filter(|_| old || resumed).or_else(known);
         let identity = match (ssl.peer_certificate(), psk) {
-            (Some(certificate), _) => PeerIdentity::Certificate(PeerCertificate::from_x509(&certificate)),
+            (Some(certificate), _) => {
+                PeerIdentity::Certificate(Box::new(PeerCertificate::from_x509(&certificate)))
+            }
             (None, Some(identity)) => PeerIdentity::Psk(identity),
             (None, None) => raw_keys::shown(ssl).map_or(PeerIdentity::Anonymous, PeerIdentity::RawPublicKey),
         };
-        let cipher = ssl.current_cipher().map(|cipher| cipher.name().to_owned());
+        let cipher = ssl.current_cipher().map(|cipher| Cow::Borrowed(cipher.name()));
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Self {
             identity,

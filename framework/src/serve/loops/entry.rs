@@ -73,30 +73,41 @@ pub(super) struct Entry {
     pub(super) distrust: u8,
 }
 
+// Open ones are the most, so what only others have is not kept in place.
 enum Stage {
     /// It was admitted.
-    New(Link, Task, Arc<dyn Wakes>),
+    New(Box<New>),
     /// What comes before its messages.
-    Opening(Opening, Transport),
+    Opening(Box<(Opening, Transport)>),
     /// The handshake has failed, for this reason, and the peer is being told.
-    Failing(Session, Transport, Failure),
+    Failing(Box<(Session, Transport, Failure)>),
     Open(Box<Peer>, Box<dyn AnyOpen>),
     /// The association ends, and `close` is to be called when that is over.
     Ending(Box<Peer>, Option<Box<dyn AnyOpen>>, EndReason),
     Over,
 }
 
+/// What a peer that was admitted begins with.
+struct New {
+    link: Link,
+    task: Task,
+    bell: Arc<dyn Wakes>,
+}
+
 impl Entry {
     /// Of a peer that was admitted.
     pub(super) fn new(job: Job, bell: Arc<dyn Wakes>) -> Self {
         let Job { association, link, task, home, .. } = job;
-        Self { association, home, stage: Stage::New(link, task, bell), distrust: 0 }
+        Self { association, home, stage: Stage::New(Box::new(New { link, task, bell })), distrust: 0 }
     }
 
     /// The socket of a peer that has one of its own, before its first turn.
     pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
         match &self.stage {
-            Stage::New(Link::Own(socket), ..) => Some(socket.as_fd()),
+            Stage::New(new) => match &new.link {
+                Link::Own(socket) => Some(socket.as_fd()),
+                Link::Shared(_) => None,
+            },
             _ => None,
         }
     }
@@ -146,13 +157,15 @@ impl Entry {
             }
             Stage::Opening(..) => self.go_on(context, memory, datagram),
             Stage::New(..) => self.begin(context, memory, datagram),
-            Stage::Failing(session, transport, _) => {
+            Stage::Failing(failing) => {
+                let (session, transport, _) = &mut **failing;
                 if let Some(until) = session.continue_end(Instant::now()) {
                     return Outcome::Wait(Some(until));
                 }
                 transport.discard();
                 match std::mem::replace(&mut self.stage, Stage::Over) {
-                    Stage::Failing(session, transport, failure) => {
+                    Stage::Failing(failing) => {
+                        let (session, transport, failure) = *failing;
                         drop(session);
                         fail(&self.association, failure, transport, &*self.home);
                     }
@@ -178,9 +191,10 @@ impl Entry {
         // Here, so that whoever hears from this peer sees it counted.
         bump(&self.association.counters.opened);
         self.association.counters.times.start_delay.observe(self.association.age());
-        let Stage::New(link, task, bell) = std::mem::replace(&mut self.stage, Stage::Over) else {
+        let Stage::New(new) = std::mem::replace(&mut self.stage, Stage::Over) else {
             return Outcome::Over;
         };
+        let New { link, task, bell } = *new;
         let transport = transport(&self.association, &link, &task, &context.shared, true);
         let socket = match &link {
             Link::Own(socket) => Some(Arc::clone(socket)),
@@ -190,7 +204,7 @@ impl Entry {
         match opening(&self.association, link, task, &context.shared) {
             Ok(mut opening) => {
                 let begun = opening.start(Instant::now());
-                self.stage = Stage::Opening(opening, transport);
+                self.stage = Stage::Opening(Box::new((opening, transport)));
                 match begun {
                     Ok(false) => self.go_on(context, memory, datagram),
                     begun => self.take_progress(context, memory, begun.map(|_| Round::Open), datagram),
@@ -204,7 +218,8 @@ impl Entry {
     }
 
     fn go_on(&mut self, context: &Context, memory: &mut Memory, datagram: Option<Datagram>) -> Outcome {
-        let Stage::Opening(opening, transport) = &mut self.stage else { return Outcome::Over };
+        let Stage::Opening(beginning) = &mut self.stage else { return Outcome::Over };
+        let (opening, transport) = &mut **beginning;
         if let (Transport::Shared(transport), Some(datagram)) = (&mut *transport, datagram) {
             transport.put(datagram.0, datagram.1);
         }
@@ -221,13 +236,16 @@ impl Entry {
         datagram: Option<Datagram>,
     ) -> Outcome {
         match (&advanced, &self.stage) {
-            (Ok(Round::Quiet), Stage::Opening(opening, _)) => return Outcome::Wait(opening.next_timeout()),
+            (Ok(Round::Quiet), Stage::Opening(beginning)) => {
+                return Outcome::Wait(beginning.0.next_timeout());
+            }
             (Ok(Round::Advanced), _) => return Outcome::More,
             _ => {}
         }
-        let Stage::Opening(opening, transport) = std::mem::replace(&mut self.stage, Stage::Over) else {
+        let Stage::Opening(beginning) = std::mem::replace(&mut self.stage, Stage::Over) else {
             return Outcome::Over;
         };
+        let (opening, transport) = *beginning;
         let failure = match advanced {
             Ok(_) => {
                 if opening.awaits_room() {
@@ -240,7 +258,7 @@ impl Entry {
             }
             Err(failure) => match opening.give_up(&failure, Instant::now()) {
                 Some(session) => {
-                    self.stage = Stage::Failing(session, transport, failure);
+                    self.stage = Stage::Failing(Box::new((session, transport, failure)));
                     return self.advance(context, memory, None);
                 }
                 None => failure,
@@ -265,7 +283,7 @@ impl Entry {
             Err(refused) => {
                 let (mut session, reason) = *refused;
                 session.begin_end(&reason, shared.timeouts.send, Instant::now());
-                self.stage = Stage::Failing(session, transport, Failure::Ended(reason));
+                self.stage = Stage::Failing(Box::new((session, transport, Failure::Ended(reason))));
                 return self.advance(context, memory, None);
             }
         };
@@ -368,8 +386,8 @@ impl Entry {
     /// Ends the association without a turn: the loop ends.
     pub(super) fn abandon(&mut self) {
         match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::Opening(opening, _) => {
-                opening.give_up(&Failure::Ended(EndReason::Shutdown), Instant::now());
+            Stage::Opening(beginning) => {
+                beginning.0.give_up(&Failure::Ended(EndReason::Shutdown), Instant::now());
             }
             Stage::New(..) | Stage::Failing(..) => {}
             // The peer's end is that of its value.

@@ -88,7 +88,7 @@ pub(in crate::serve) fn transport(
         Scheme::Udp | Scheme::Dtls => {
             let strays: Arc<dyn StrayTaker> = Arc::clone(shared) as _;
             let ends = association.ends();
-            Transport::Udp(UdpTransport::new(socket, ends, attention, counters, Some(strays)))
+            Transport::Udp(Box::new(UdpTransport::new(socket, ends, attention, counters, Some(strays))))
         }
         Scheme::Tcp | Scheme::Tls => Transport::Tcp(TcpTransport::new(socket, attention, counters)),
         Scheme::Sctp | Scheme::SctpTls | Scheme::SctpDtls => {
