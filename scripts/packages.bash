@@ -47,6 +47,22 @@ need_for_openssl() {
     need libsctp-dev has_sctp_headers
 }
 
+# debian_archive PACKAGE,PACKAGE...: prints the path of an archive with a minimal Debian, of this system's release, that has
+# these packages. It is made by mmdebstrap once, and kept in the user's cache directory.
+debian_archive() {
+    local names=$1 cache=${XDG_CACHE_HOME:-$HOME/.cache}/peeloff release archive unfinished
+    release=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    archive=$cache/debian-$release-$(cksum <<<"$names" | cut -d ' ' -f 1).tar
+    if [ ! -e "$archive" ]; then
+        mkdir -p "$cache"
+        unfinished=$(mktemp -d "$cache/new-XXXXXX")
+        mmdebstrap --variant=minbase --include="$names" "$release" "$unfinished/debian.tar" >&2 || return
+        mv "$unfinished/debian.tar" "$archive"
+        rmdir "$unfinished"
+    fi
+    echo "$archive"
+}
+
 # Installs what was noted.
 install_missing() {
     if [ ${#missing[@]} -eq 0 ]; then
