@@ -134,7 +134,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What is left.
-    #[cfg(test)]
+    #[cfg(all(test, not(shuttle)))]
     pub(crate) fn rest(self) -> &'a [u8] {
         self.0
     }

@@ -422,3 +422,51 @@ fn peers_with_threads_or_sockets_of_their_own_stay_and_new_ones_go_to_the_new_pr
         assert_eq!(new.handle().stats().opened, 3, "{url}");
     }
 }
+
+#[test]
+fn peers_of_wildcards_and_of_other_connection_ids_are_answered_from_where_they_asked() {
+    for (url, place) in [
+        ("dtls://0.0.0.0:0", "127.0.0.1"),
+        ("udp://0.0.0.0:0", "127.0.0.2"),
+        ("dtls://[::]:0", "[::1]"),
+        ("udp://[::]:0", "127.0.0.1"),
+    ] {
+        let old = builder(url).event_loops(2).start_events(Counter::default()).unwrap();
+        let port = old.addresses()[0].to_string().rsplit(':').next().unwrap().to_owned();
+        let address = format!("{}://{place}:{port}", url.split(':').next().unwrap());
+        let connect = |ids: usize| {
+            let client = Client::builder().psk(b"a", KEY).timeout(DEADLINE);
+            client.connection_ids(ConnectionIds::new(ids).unwrap()).connect(&*address).unwrap()
+        };
+        let mut peers: Vec<Peer> = (0..10).map(|number| connect(number % 2 * 8)).collect();
+        peers.iter_mut().for_each(|peer| assert_served(peer, 1, b"before"));
+        let (same, given) = hand_over(&old, |builder| builder, Counter::default());
+        assert_eq!((given.peers, given.staying), (10, 0), "{url}: {given:?}");
+        drop(old);
+        peers.iter_mut().for_each(|peer| assert_served(peer, 2, b"after"));
+        // A process that looks for connection IDs of another length cannot serve the peers that have some.
+        let ids = ConnectionIds::new(12).unwrap();
+        let (other, given) = hand_over(&same, |builder| builder.connection_ids(ids), Counter::default());
+        let stays = if url.starts_with("dtls") { 10 } else { 0 };
+        assert_eq!((given.peers, given.staying), (10 - stays, stays), "{url}: {given:?}");
+        peers.iter_mut().for_each(|peer| assert_served(peer, 3, b"after that"));
+        assert_eq!(other.handle().stats().peers, 10 - stays as u64, "{url}");
+    }
+}
+
+/// A measurement, which passes or fails nothing: `cargo test --release -p peeloff --test hand_over -- --ignored --nocapture`.
+#[test]
+#[ignore = "it measures"]
+fn how_long_a_server_stands_still() {
+    peeloff::raise_fd_limit().unwrap();
+    for url in ["dtls://127.0.0.1:0", "udp://127.0.0.1:0"] {
+        for count in [100, 1000, 10_000] {
+            let old = builder(url).start_events(Counter::default()).unwrap();
+            let mut peers: Vec<Peer> = (0..count).map(|_| client(&old, "peer")).collect();
+            peers.iter_mut().for_each(|peer| assert_served(peer, 1, b"before"));
+            let (_new, given) = hand_over(&old, |builder| builder, Counter::default());
+            println!("{url}: {given:?}");
+            peers.iter_mut().for_each(|peer| assert_served(peer, 2, b"after"));
+        }
+    }
+}

@@ -81,7 +81,7 @@ pub(crate) struct Shared {
     /// What the program passes on to that process, by its names.
     pub(crate) descriptors: Mutex<HashMap<String, OwnedFd>>,
     /// Locked while the server is handed over.
-    pub(crate) giving: Mutex<()>,
+    pub(crate) giving: parking_lot::Mutex<()>,
     /// To the process that this one has taken the server from, and to the one that has taken it from this one.
     pub(crate) predecessor: OnceLock<Arc<Relay>>,
     pub(crate) successor: OnceLock<Arc<Relay>>,

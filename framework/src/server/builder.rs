@@ -492,7 +492,7 @@ impl ServerBuilder {
             addresses,
             exports: Mutex::new(exports),
             descriptors: Mutex::default(),
-            giving: Mutex::default(),
+            giving: parking_lot::Mutex::default(),
             predecessor: OnceLock::new(),
             successor: OnceLock::new(),
             done: Done { report: Mutex::default(), changed: Condvar::new(), stopped },
@@ -549,7 +549,7 @@ impl ServerBuilder {
                 loops.go_on();
             }
         }
-        let _ = begin.send(());
+        let _ = begin.try_send(());
         Ok(Server { handle: Handle { shared, loops }, detached: false })
     }
 }

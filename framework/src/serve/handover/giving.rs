@@ -9,6 +9,7 @@ use super::channel::{Channel, Frame};
 use super::frame;
 use super::gate::{Gate, Verdict};
 use super::relay::{Relay, Relayed};
+use crate::admission::Refusal;
 use crate::codec::{Reader, Writer};
 use crate::error::HandOverError;
 use crate::observe::bump;
@@ -48,10 +49,7 @@ pub(crate) fn give(
 ) -> Result<HandedOver, HandOverError> {
     let Some(_giving) = shared.giving.try_lock() else { return Err(HandOverError::Busy) };
     let has_predecessor = shared.predecessor.get().is_some_and(|relay| !relay.has_ended());
-    if has_predecessor
-        || shared.successor.get().is_some()
-        || shared.done.report.try_lock().is_none_or(|it| it.is_some())
-    {
+    if has_predecessor || shared.successor.get().is_some() || is_ending(shared) {
         return Err(HandOverError::Busy);
     }
     let channel = Channel::new(socket)?;
@@ -59,7 +57,7 @@ pub(crate) fn give(
     let knows_peers = greet(shared, &channel, &mut frame, &mut out)?;
     let (takes_peers, taken) = await_ready(&channel, &mut frame)?;
     // Somebody may have ended the server meanwhile.
-    if shared.done.report.try_lock().is_none_or(|report| report.is_some()) {
+    if is_ending(shared) {
         return Err(HandOverError::Busy);
     }
     let mut standing = Standing::still(shared, loops)?;
@@ -69,6 +67,11 @@ pub(crate) fn give(
     standing.write_peers(&channel, &mut out, went, &goes)?;
     standing.await_taken(&channel, &mut frame)?;
     standing.finish(channel, &mut out, &taken)
+}
+
+/// Whether the server shuts down.
+fn is_ending(shared: &Shared) -> bool {
+    shared.registry.is_full() == Some(Refusal::Draining)
 }
 
 /// Answers the new process; whether it reads peers in the format that this one writes.

@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::{Loop, SOCKETS, State};
 use crate::association::Association;
 use crate::codec::{Malformed, Reader, Writer};
+use crate::connection_ids::ConnectionIds;
 use crate::error::{EndReason, HandOverError};
 use crate::events::AnyEvents;
 use crate::net::Transport;
@@ -168,6 +169,11 @@ impl Loop {
         let (association, facts) = Association::restore(socket.scheme, Arc::clone(counters), &mut from, now)?;
         let saved = Saved::read(&mut from, &association, Arc::clone(&socket), &shared.cookies, now)?;
         from.end()?;
+        // Records whose connection IDs have another length than those of this server would not be found.
+        let length = shared.connection_ids.map(ConnectionIds::length);
+        if facts.connection_ids && length.is_some_and(|length| length != association.connection_id.len()) {
+            return Ok(None);
+        }
         let association = Arc::new(association.with_outbox(shared.outbox));
         if !shared.registry.take_over(&association, is_found) {
             return Ok(None);
