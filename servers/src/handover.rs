@@ -20,6 +20,7 @@ use signal_hook::consts::SIGUSR2;
 use crate::explain;
 use crate::failure::Failure;
 use crate::signals::Asked;
+use crate::systemd::{self, PassedSocket};
 
 /// The environment variable that tells a process to take a server over.
 const VARIABLE: &str = "PEELOFF_TAKE_OVER";
@@ -57,23 +58,48 @@ fn parent() -> String {
     std::os::unix::process::parent_id().to_string()
 }
 
-/// Starts the new process and hands the server over to it, on a thread of its own. Once that serves, `asked` hears that this process
-/// is to end; if it does not, everything stays as it is, and the log says why.
-pub(crate) fn start(handle: Handle, asked: SyncSender<Asked>) {
-    let run = move || match hand_over(&handle) {
-        Ok((pid, given)) => {
-            served_by(pid, &given);
-            let _ = asked.send(Asked::End(SIGUSR2));
+/// How a new process is started, and told from.
+pub(crate) struct Successor {
+    handle: Handle,
+    /// Hears that this process is to end.
+    asked: SyncSender<Asked>,
+    /// Options that this process was not started with.
+    more: Vec<String>,
+}
+
+impl Successor {
+    /// Of a server that listens on these sockets of systemd's. The new process gets the listeners from this one, so it has
+    /// to ask for them by their addresses.
+    pub(crate) fn new(handle: Handle, asked: SyncSender<Asked>, passed: &[PassedSocket]) -> Self {
+        let listens = |argument: OsString| argument.to_string_lossy().starts_with("--listen");
+        let option = |socket: &PassedSocket| {
+            let option = if socket.proxied { "--listen-proxied" } else { "--listen" };
+            format!("{option}={}", socket.address)
+        };
+        let more = if env::args_os().any(listens) { Vec::new() } else { passed.iter().map(option).collect() };
+        Self { handle, asked, more }
+    }
+
+    /// Starts the new process and hands the server over to it, on a thread of its own. Once that serves, this process hears that it is
+    /// to end; if it does not, everything stays as it is, and the log says why.
+    pub(crate) fn start(&self) {
+        let (handle, asked, more) = (self.handle.clone(), self.asked.clone(), self.more.clone());
+        let run = move || match hand_over(&handle, &more) {
+            Ok((pid, given)) => {
+                served_by(pid, &given);
+                let _ = asked.send(Asked::End(SIGUSR2));
+            }
+            Err(why) => tracing::error!("not handed over, everything stays as it was: {why}"),
+        };
+        if let Err(error) = thread::Builder::new().name("hand-over".to_owned()).spawn(run) {
+            tracing::error!(%error, "not handed over, everything stays as it was: no thread for it");
         }
-        Err(why) => tracing::error!("not handed over, everything stays as it was: {why}"),
-    };
-    if let Err(error) = thread::Builder::new().name("hand-over".to_owned()).spawn(run) {
-        tracing::error!(%error, "not handed over, everything stays as it was: no thread for it");
     }
 }
 
-/// The process of this number is the server from now on: whoever watches over the server has to be told so here.
+/// The process of this number is the server from now on.
 fn served_by(pid: u32, given: &HandedOver) {
+    systemd::main_process(pid);
     let HandedOver { listeners, peers, staying, paused, .. } = given;
     tracing::info!(
         pid,
@@ -85,9 +111,9 @@ fn served_by(pid: u32, given: &HandedOver) {
     );
 }
 
-fn hand_over(handle: &Handle) -> Result<(u32, HandedOver), String> {
+fn hand_over(handle: &Handle, more: &[String]) -> Result<(u32, HandedOver), String> {
     let (own, other) = hand_over_sockets().map_err(|error| format!("no sockets for it ({error})"))?;
-    let mut child = spawn(other).map_err(|error| format!("cannot start the new process ({error})"))?;
+    let mut child = spawn(other, more).map_err(|error| format!("cannot start the new process ({error})"))?;
     let pid = child.id();
     match handle.hand_over(own) {
         Ok(given) => {
@@ -105,10 +131,16 @@ fn hand_over(handle: &Handle) -> Result<(u32, HandedOver), String> {
     }
 }
 
-fn spawn(socket: OwnedFd) -> io::Result<Child> {
+fn spawn(socket: OwnedFd, more: &[String]) -> io::Result<Child> {
     let program = PROGRAM.get().ok_or(io::ErrorKind::NotFound)?;
-    Command::new(program)
+    let mut command = Command::new(program);
+    // What names the process that systemd has started would keep the new one from being watched over.
+    for name in ["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
+        command.env_remove(name);
+    }
+    command
         .args(env::args_os().skip(1))
+        .args(more)
         .env(VARIABLE, std::process::id().to_string())
         .stdin(Stdio::from(socket))
         .spawn()

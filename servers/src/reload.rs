@@ -135,11 +135,6 @@ impl<T: ServerOptions> Running<T> {
         !self.started.is_from_stdin()
     }
 
-    /// The server's.
-    pub(crate) fn handle(&self) -> Handle {
-        self.handle.clone()
-    }
-
     /// The numbers as they are now.
     pub(crate) fn stats(&self) -> Stats {
         self.handle.stats()

@@ -15,7 +15,7 @@ use crate::config::{Config, ServerOptions};
 use crate::expiry;
 use crate::explain;
 use crate::failure::Failure;
-use crate::handover;
+use crate::handover::{self, Successor};
 use crate::logging;
 use crate::passphrase::Keyring;
 use crate::reload::{Plan, Running, warn_of_self_signed};
@@ -82,7 +82,8 @@ where
     running.args().credentials.algorithms.warn();
     let _watchdog = Watchdog::start(handle.clone())?;
     systemd::ready();
-    let signal = wait(&ask, &asked, &mut running);
+    let successor = Successor::new(handle.clone(), ask, &passed);
+    let signal = wait(&asked, &successor, &mut running);
     // Otherwise it tells how the end goes on.
     let answering = answering.and_then(|answering| match signal {
         SIGUSR2 => {
@@ -164,7 +165,7 @@ fn catch_signals() -> Result<(SyncSender<Asked>, Receiver<Asked>), Failure> {
 
 /// Blocks until a signal ends the server, and gives its number. Meanwhile it reloads, logs the counters, and looks once a
 /// day for credentials that expire.
-fn wait<T: ServerOptions>(ask: &SyncSender<Asked>, asked: &Receiver<Asked>, running: &mut Running<T>) -> i32 {
+fn wait<T: ServerOptions>(asked: &Receiver<Asked>, successor: &Successor, running: &mut Running<T>) -> i32 {
     // On a terminal that is closed, SIGHUP says that the user has left.
     let on_terminal = io::stdin().is_terminal() || io::stderr().is_terminal();
     let mut warned = SystemTime::now();
@@ -185,7 +186,7 @@ fn wait<T: ServerOptions>(ask: &SyncSender<Asked>, asked: &Receiver<Asked>, runn
                     "not handed over: a new process cannot read the configuration from the standard input again; give a file"
                 );
             }
-            Ok(Asked::HandOver) => handover::start(running.handle(), ask.clone()),
+            Ok(Asked::HandOver) => successor.start(),
             Err(RecvTimeoutError::Timeout) => {}
             // The thread that waits for signals is gone, so none would ever come: end while it is
             // still in good order.

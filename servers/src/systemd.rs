@@ -89,6 +89,11 @@ pub(crate) fn reloading() {
     }
 }
 
+/// Another process is the service from now on.
+pub(crate) fn main_process(pid: u32) {
+    tell(&[NotifyState::MainPid(pid)]);
+}
+
 /// The server lets its peers finish, and ends.
 pub(crate) fn stopping() {
     tell(&[NotifyState::Stopping]);

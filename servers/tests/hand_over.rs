@@ -7,8 +7,9 @@ mod support;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
-use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -238,5 +239,50 @@ fn members_of_a_chat_keep_their_names_and_rooms() {
     dora.write("a newcomer");
     alice.expect("[lobby] guest1: a newcomer");
     successor.signal("TERM");
+    assert_eq!(server.wait().code, Some(0));
+}
+
+#[test]
+fn systemd_is_told_of_the_new_process_which_has_its_sockets() {
+    let files = Directory::new("notify");
+    let path = files.path("notify");
+    let notify = UnixDatagram::bind(&path).unwrap();
+    notify.set_read_timeout(Some(DEADLINE)).unwrap();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = format!("dtls://{}", socket.local_addr().unwrap());
+    // As for a socket unit, and a service with a watchdog.
+    let script =
+        "exec 3<&0 0</dev/null; export LISTEN_PID=$$ WATCHDOG_PID=$$; LISTEN_FDS=1 exec \"$0\" \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, ECHO, "--serve=loops", "--drain-timeout=1s"]);
+    command.envs([("LISTEN_FDNAMES", "dtls"), ("NOTIFY_SOCKET", &path), ("WATCHDOG_USEC", "200000")]);
+    let mut server =
+        Program::spawn(command, [Stdio::from(OwnedFd::from(socket)), Stdio::piped(), Stdio::piped()]);
+    assert_eq!(server.address(), address);
+    let mut peer = client().connect(&*address).unwrap();
+    exchange(&mut peer, b"before");
+    let successor = Successor::of(&mut server);
+    assert_eq!(server.address(), address);
+    server.stderr_line(" ended");
+    exchange(&mut peer, b"after");
+    let hear = |what: &str| {
+        let mut message = [0; 256];
+        let give_up = Instant::now() + DEADLINE;
+        loop {
+            let len = notify.recv(&mut message).unwrap();
+            if message[..len].split(|byte| *byte == b'\n').any(|line| line == what.as_bytes()) {
+                return;
+            }
+            assert!(Instant::now() < give_up, "no {what}");
+        }
+    };
+    hear(&format!("MAINPID={}", successor.0));
+    // Whatever was said before is read by now, and the old process has ended.
+    notify.set_nonblocking(true).unwrap();
+    while notify.recv(&mut [0; 256]).is_ok() {}
+    notify.set_nonblocking(false).unwrap();
+    hear("WATCHDOG=1");
+    successor.signal("TERM");
+    hear("STOPPING=1");
     assert_eq!(server.wait().code, Some(0));
 }
