@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use peeloff::{
-    Client, ConnectionIds, EndKind, EndReason, Error, HandedOver, HandlerError, Message, Peer, PeerEvents,
-    PeerIdentity, Predecessor, Sender, Server, ServerBuilder, Sockets, hand_over_sockets,
+    Client, ConnectionIds, EndKind, EndReason, Error, HandedOver, HandlerError, Limits, Message, Peer,
+    PeerEvents, PeerIdentity, Predecessor, Sender, Server, ServerBuilder, Sockets, hand_over_sockets,
 };
 use support::{DEADLINE, echo, exchange, scaled, until};
 
@@ -461,7 +461,7 @@ fn how_long_a_server_stands_still() {
     peeloff::raise_fd_limit().unwrap();
     for url in ["dtls://127.0.0.1:0", "udp://127.0.0.1:0"] {
         for count in [100, 1000, 10_000] {
-            let old = builder(url).start_events(Counter::default()).unwrap();
+            let old = builder(url).limits(Limits::UNLIMITED).start_events(Counter::default()).unwrap();
             let mut peers: Vec<Peer> = (0..count).map(|_| client(&old, "peer")).collect();
             peers.iter_mut().for_each(|peer| assert_served(peer, 1, b"before"));
             let (_new, given) = hand_over(&old, |builder| builder, Counter::default());
