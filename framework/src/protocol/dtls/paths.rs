@@ -350,6 +350,23 @@ mod tests {
     }
 
     #[test]
+    fn a_check_under_way_goes_on_in_another_process() {
+        let now = Instant::now();
+        let mut paths = paths(true, false);
+        let first = challenged(&paths.heard(Some(address(2)), 50, true, now));
+        assert!(paths.may_send(address(2), 100));
+        let mut out = Writer::new();
+        paths.save(now, &mut out);
+        let mut from = Reader::new(out.finish().unwrap());
+        let mut other = Paths::restore(&mut from, now).unwrap();
+        assert_eq!(from.end(), Ok(()));
+        assert!(other.may_send(address(2), 50) && !other.may_send(address(2), 1));
+        assert_eq!(other.next_timeout(), paths.next_timeout());
+        assert_ne!(challenged(&other.handle_timeout(now + PATIENCE)), first, "a cookie is used once");
+        assert_eq!(other.answered(Some(address(2)), first), Verdict::Follow(address(2)));
+    }
+
+    #[test]
     fn a_drop_or_a_newer_record_from_the_current_address_ends_the_check() {
         let now = Instant::now();
         let mut paths = paths(true, false);

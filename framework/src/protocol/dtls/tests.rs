@@ -1,5 +1,7 @@
 //! Whole lives of clients and servers in memory, under a clock of their own and on a network with a seed.
 
+mod handed_over;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,0 +1,101 @@
+//! Sessions that go from one process to another, and again, in the middle of their lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::codec::{Malformed, Reader, Writer};
+
+impl Pair<'_> {
+    fn restored(&self, saved: &[u8]) -> Result<Session, Malformed> {
+        // Of what the restart looks at only the addresses and the cookies matter here.
+        let restart = Restart::new(Arc::clone(&self.cookies), [0; 32], address(SERVER), address(CLIENT));
+        let mut from = Reader::new(saved);
+        let session = Session::restore(&mut from, restart, Arc::clone(&self.world.counters), self.now)?;
+        from.end()?;
+        Ok(session)
+    }
+
+    /// Has the server's session go to another process, if it is open. It is written alike there.
+    fn hand_over(&mut self) -> Vec<u8> {
+        let mut out = Writer::new();
+        let Some(Life::Open(session)) = &self.sides[SERVER].life else { return Vec::new() };
+        assert!(session.save(self.now, &mut out));
+        let saved = out.finish().unwrap().to_vec();
+        let restored = self.restored(&saved).unwrap();
+        out.clear();
+        assert!(restored.save(self.now, &mut out));
+        assert_eq!(out.finish().unwrap(), saved);
+        self.sides[SERVER].life = Some(Life::Open(Box::new(restored)));
+        saved
+    }
+}
+
+#[test]
+fn messages_come_once_in_any_weather_while_the_session_is_handed_over() {
+    for seed in 0..100 {
+        let world = World::with_cids(CID_LENGTHS[seed as usize % CID_LENGTHS.len()]);
+        let weather =
+            Weather { lost: seed % 20, doubled: 20 + seed % 31, late: seed % 50, forged: seed % 23 };
+        let mut pair = Pair::new(&world, seed, Weather::default());
+        pair.run_for(Duration::from_secs(1));
+        pair.assert_open("at first");
+        pair.weather = weather;
+        for number in 0..20_u8 {
+            for side in [CLIENT, SERVER] {
+                pair.say(side, &[side as u8, number]);
+                pair.hand_over();
+                pair.run_for(Duration::from_millis(7));
+            }
+        }
+        pair.run_for(Duration::from_secs(2));
+        pair.assert_open(&format!("seed {seed}"));
+        for side in [CLIENT, SERVER] {
+            let came = &pair.sides[side].messages;
+            let mut once = came.clone();
+            once.sort();
+            once.dedup();
+            assert_eq!(once.len(), came.len(), "seed {seed}: a message came twice");
+            assert!(weather.lost > 0 || came.len() == 20, "seed {seed}: {} of 20", came.len());
+        }
+    }
+}
+
+#[test]
+fn a_last_flight_that_was_lost_is_said_again_by_the_process_that_has_the_session_now() {
+    let world = World::new();
+    let mut pair = Pair::new(&world, 1, Weather::default());
+    pair.run_for(Duration::from_millis(24));
+    pair.doomed[SERVER] = vec![pair.sent[SERVER] + 1];
+    pair.run_for(Duration::from_millis(500));
+    assert!(pair.is_open(SERVER) && !pair.is_open(CLIENT));
+    pair.hand_over();
+    pair.run_for(Duration::from_secs(1));
+    pair.assert_open("the flight was said again");
+    ping_pong(&mut pair);
+}
+
+#[test]
+fn a_session_that_is_cut_off_anywhere_is_none() {
+    let world = World::with_cids([8, 8]);
+    let mut pair = Pair::new(&world, 1, Weather::default());
+    pair.run_for(Duration::from_millis(100));
+    let saved = pair.hand_over();
+    assert!(saved.len() < 1024, "{} bytes", saved.len());
+    for len in 0..saved.len() {
+        assert!(pair.restored(&saved[..len]).is_err(), "{len} of {}", saved.len());
+    }
+    // Whatever is in it: no panic.
+    let mut rng = Rng::new(1);
+    for _ in 0..2000 {
+        let mut garbled = saved.clone();
+        for _ in 0..=rng.below(3) {
+            let at = rng.below(garbled.len() as u64) as usize;
+            garbled[at] = rng.below(256) as u8;
+        }
+        if let Ok(mut session) = pair.restored(&garbled) {
+            session.seal(b"x", &mut Vec::new());
+            session.handle_datagram(&mut vec![23; 100], None, &mut [0; 100], pair.now);
+        }
+    }
+}
