@@ -102,7 +102,7 @@ pub(crate) struct Association {
     /// Messages that found no room in the outbox.
     pub(crate) dropped: AtomicU64,
     /// What of these numbers another process has counted, in the same order.
-    pub(crate) carried: [u64; 5],
+    carried: Option<Box<[u64; 5]>>,
 }
 
 /// Addresses that are others by now than at the beginning.
@@ -160,7 +160,7 @@ impl Association {
             sent: AtomicU64::new(0),
             sent_bytes: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
-            carried: [0; 5],
+            carried: None,
         }
     }
 
@@ -355,6 +355,11 @@ impl Association {
     pub(crate) fn set_proxied(&self, ends: Ends) {
         // It says so once.
         let _ = self.proxied.set(Box::new(ends));
+    }
+
+    /// What another process has counted of the messages received, their bytes, the messages sent, their bytes, and those dropped.
+    pub(crate) fn carried(&self) -> [u64; 5] {
+        self.carried.as_deref().copied().unwrap_or_default()
     }
 
     /// Counts a message of the peer's.

@@ -187,19 +187,19 @@ impl Pair {
 
     /// Sets the application protocol that was agreed on.
     pub fn alpn(mut self, protocol: &str) -> Self {
-        self.facts.alpn = Some(protocol.to_owned());
+        self.facts.alpn = Some(protocol.into());
         self
     }
 
     /// Sets the server name that the peer asked for.
     pub fn server_name(mut self, name: &str) -> Self {
-        self.facts.server_name = Some(name.to_owned());
+        self.facts.server_name = Some(name.into());
         self
     }
 
     /// Sets the SRTP profile that was agreed on.
     pub fn srtp_profile(mut self, profile: &str) -> Self {
-        self.facts.srtp = Some(profile.to_owned());
+        self.facts.srtp = Some(profile.into());
         self
     }
 

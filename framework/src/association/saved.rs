@@ -53,12 +53,15 @@ impl Association {
         association.opened = now.checked_sub(from.duration()?).unwrap_or(now);
         let proof = from.option(|from| Ok(Proof::resumed(from.text()?.ok_or(Malformed)?, from.flag()?)))?;
         association.proof = proof.map(Box::new);
-        let Self { received, received_bytes, sent, sent_bytes, dropped, carried, .. } = &mut association;
-        for (count, carried) in [received, received_bytes, sent, sent_bytes, dropped].into_iter().zip(carried)
+        let Self { received, received_bytes, sent, sent_bytes, dropped, .. } = &association;
+        let mut carried = Box::new([0; 5]);
+        for (count, carried) in
+            [received, received_bytes, sent, sent_bytes, dropped].into_iter().zip(&mut *carried)
         {
             *carried = from.u64()?;
             count.store(*carried, Ordering::Relaxed);
         }
+        association.carried = Some(carried);
         let facts = Facts::restore(from)?;
         Ok((association, facts))
     }

@@ -67,10 +67,11 @@ impl Peer {
     #[inline(never)]
     #[expect(clippy::boxed_local, reason = "without its box it would be in the caller's frame")]
     pub(super) fn keep(&mut self, notification: Box<Notification>) {
-        if self.notifications.len() >= MAX_NOTIFICATIONS {
-            self.notifications.pop_front();
+        let notifications = self.notifications.get_or_insert_default();
+        if notifications.len() >= MAX_NOTIFICATIONS {
+            notifications.pop_front();
         }
-        self.notifications.push_back(*notification);
+        notifications.push_back(*notification);
     }
 
     pub(super) fn next_until(&mut self, buffer: &mut [u8], user: Option<Instant>) -> Result<Next, Error> {
@@ -84,7 +85,7 @@ impl Peer {
             if self.transport.is_none() {
                 return self.ended();
             }
-            if let Some(from) = self.moved_from.take() {
+            if let Some(from) = self.moved_from.take().map(|from| *from) {
                 return Ok(Next::Moved(from));
             }
             let signals = self.association.attention.signals();
@@ -379,7 +380,7 @@ impl Peer {
         }
         bump(&self.association.counters.addresses_changed);
         log_limited!(debug, %from, %to, "the address of a peer has changed");
-        self.moved_from.get_or_insert(from);
+        self.moved_from.get_or_insert_with(|| Box::new(from));
     }
 
     #[inline(never)]

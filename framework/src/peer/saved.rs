@@ -36,7 +36,7 @@ impl Peer {
     /// Writes the peer, and from then on has messages to it wait. `false`: it cannot go at this moment, or never can.
     pub(crate) fn save(&self, now: Instant, out: &mut Writer) -> bool {
         let is_busy = self.kept.is_some()
-            || !self.notifications.is_empty()
+            || self.notifications.as_ref().is_some_and(|kept| !kept.is_empty())
             || self.moved_from.is_some()
             || self.told_to_drain
             || self.ending

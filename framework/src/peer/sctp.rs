@@ -90,7 +90,7 @@ impl SctpPeer<'_> {
     /// The oldest notification that came while [`Peer::recv`] waited for messages; never blocks. The
     /// last 256 are kept.
     pub fn next_notification(&mut self) -> Option<Notification> {
-        self.peer.notifications.pop_front()
+        self.peer.notifications.as_mut()?.pop_front()
     }
 
     /// Asks to be told of something, or not any more (SCTP_EVENT, RFC 6458 §6.2.2). The framework

@@ -11,14 +11,20 @@ pub(crate) struct Deadlines {
     /// When it ends, whatever it is used for.
     lifetime: Option<Instant>,
     idle: Option<Duration>,
-    /// Where messages can be incomplete: for the first one, and for the rest of one that has begun.
-    first: Option<Duration>,
-    frame: Option<Duration>,
     /// Messages that have come, as far as this state has been told.
     received: u64,
     /// When it was told of the last one.
     heard: Instant,
-    /// Since when the first message is waited for, and the rest of one.
+    /// Where messages can be incomplete.
+    frames: Option<Box<Frames>>,
+}
+
+/// The deadlines of the first message, and of the rest of one that has begun.
+#[derive(Debug)]
+struct Frames {
+    first: Option<Duration>,
+    rest: Option<Duration>,
+    /// Since when they are waited for.
     first_awaited: Option<Instant>,
     rest_awaited: Option<Instant>,
 }
@@ -26,15 +32,18 @@ pub(crate) struct Deadlines {
 impl Deadlines {
     /// Of an association that opened then. `framed`: its messages can be incomplete.
     pub(crate) fn new(timeouts: &Timeouts, framed: bool, opened: Instant, now: Instant) -> Self {
+        let frames = Frames {
+            first: timeouts.first_message,
+            rest: timeouts.frame,
+            first_awaited: None,
+            rest_awaited: None,
+        };
         Self {
             lifetime: timeouts.lifetime.and_then(|most| opened.checked_add(most)),
             idle: timeouts.idle,
-            first: timeouts.first_message.filter(|_| framed),
-            frame: timeouts.frame.filter(|_| framed),
             received: 0,
             heard: now,
-            first_awaited: None,
-            rest_awaited: None,
+            frames: framed.then(|| Box::new(frames)),
         }
     }
 
@@ -45,7 +54,7 @@ impl Deadlines {
 
     /// Nobody waits for the peer any more.
     pub(crate) fn disarm(&mut self) {
-        (self.lifetime, self.idle, self.first, self.frame) = (None, None, None, None);
+        (self.lifetime, self.idle, self.frames) = (None, None, None);
     }
 
     /// So many messages have come in all.
@@ -57,16 +66,19 @@ impl Deadlines {
 
     /// A message is complete, or lost: what follows has its own time.
     pub(crate) fn complete(&mut self) {
-        self.rest_awaited = None;
+        if let Some(frames) = &mut self.frames {
+            frames.rest_awaited = None;
+        }
     }
 
     /// Nothing complete is left, and the peer is waited for. `begun`: part of a message has come.
     pub(crate) fn await_message(&mut self, begun: bool, now: Instant) {
+        let Some(frames) = &mut self.frames else { return };
         if self.received == 0 {
-            self.first_awaited.get_or_insert(now);
+            frames.first_awaited.get_or_insert(now);
         }
         if begun {
-            self.rest_awaited.get_or_insert(now);
+            frames.rest_awaited.get_or_insert(now);
         }
     }
 
@@ -114,12 +126,13 @@ impl Deadlines {
     }
 
     fn first_due(&self) -> Option<Instant> {
-        let since = self.first_awaited.filter(|_| self.received == 0)?;
-        since.checked_add(self.first?)
+        let frames = self.frames.as_ref().filter(|_| self.received == 0)?;
+        frames.first_awaited?.checked_add(frames.first?)
     }
 
     fn rest_due(&self) -> Option<Instant> {
-        self.rest_awaited?.checked_add(self.frame?)
+        let frames = self.frames.as_ref()?;
+        frames.rest_awaited?.checked_add(frames.rest?)
     }
 }
 

@@ -2,13 +2,14 @@
 
 #[cfg(all(test, shuttle))]
 mod model;
+mod places;
 
-use std::collections::hash_map::{Entry, HashMap};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use self::places::{Key, Places};
 use crate::admission::{Ledger, Limits, Refusal};
 use crate::association::{Association, AssociationId};
 use crate::error::EndReason;
@@ -22,25 +23,6 @@ use crate::sys::sync::{Condvar, Mutex};
 /// A handshake younger than this is not evicted: an honest one has time for a retransmission. Models do not wait.
 const EVICTION_AGE: Duration = Duration::from_secs(if cfg!(shuttle) { 0 } else { 2 });
 
-/// What makes an association unique.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Key {
-    /// Local and peer address, which are all that UDP sockets have.
-    Addresses(SocketAddr, SocketAddr),
-    /// Its own name, where the kernel tells associations apart by itself (SCTP, TCP).
-    Name(AssociationId),
-}
-
-impl Key {
-    fn of(association: &Association) -> Self {
-        if association.scheme.is_sctp() || association.scheme.is_stream() {
-            Self::Name(association.id)
-        } else {
-            Self::Addresses(association.local, association.peer)
-        }
-    }
-}
-
 /// All live associations. The lock is held for look-ups and bookkeeping, never for a system call
 /// other than a wake-up.
 pub(crate) struct Registry {
@@ -49,11 +31,9 @@ pub(crate) struct Registry {
 }
 
 struct Table {
-    associations: HashMap<Key, Arc<Association>>,
+    associations: Places,
     /// Those of DTLS that have a connection ID, by that.
     connection_ids: HashMap<Box<[u8]>, Arc<Association>>,
-    /// What those are found by that have moved, or whose address another one has moved to.
-    moved: HashMap<AssociationId, Key>,
     ledger: Ledger,
     /// Handshakes in the order in which they began; finished ones stay until they come up front.
     half_open: VecDeque<(Instant, Weak<Association>)>,
@@ -67,9 +47,8 @@ impl Registry {
     pub(crate) fn new(limits: Limits, key: (u64, u64)) -> Self {
         Self {
             table: Mutex::new(Table {
-                associations: HashMap::new(),
+                associations: Places::default(),
                 connection_ids: HashMap::new(),
-                moved: HashMap::new(),
                 ledger: Ledger::new(limits, key),
                 half_open: VecDeque::new(),
                 awaiting_header: HashMap::new(),
@@ -94,12 +73,11 @@ impl Registry {
     /// nobody else can be. Else `false`: a forged source must cut nobody off.
     pub(crate) fn follow(&self, association: &Association, moved_to: Move) -> bool {
         let mut table = self.table.lock();
-        let Table { associations, moved, .. } = &mut *table;
-        let from = moved.get(&association.id).copied().unwrap_or_else(|| Key::of(association));
-        let to = Key::Addresses(association.local, moved_to.to);
-        if associations.get(&from).is_none_or(|found| found.id != association.id) {
+        let associations = &mut table.associations;
+        if !associations.has(association) {
             return false;
         }
+        let (from, to) = (associations.key_of(association), Key::Addresses(association.local, moved_to.to));
         match associations.get(&to) {
             Some(other) if other.id == association.id => return true,
             // Before its handshake is over nobody knows whether the peer uses its connection ID.
@@ -107,12 +85,9 @@ impl Registry {
             _ => {}
         }
         if let Some(other) = associations.remove(&to) {
-            let name = Key::Name(other.id);
-            moved.insert(other.id, name);
-            associations.insert(name, other);
+            associations.insert(Key::Name(other.id), other);
         }
         if let Some(association) = associations.remove(&from) {
-            moved.insert(association.id, to);
             associations.insert(to, association);
         }
         true
@@ -240,38 +215,20 @@ impl Registry {
         if table.draining {
             association.attention.raise(signal::DRAIN);
         }
-        match table.associations.entry(Key::of(association)) {
-            Entry::Occupied(_) => false,
-            Entry::Vacant(entry) => {
-                entry.insert(Arc::clone(association));
-                let cid = &association.connection_id;
-                if !cid.is_empty() {
-                    table.connection_ids.insert(cid.clone(), Arc::clone(association));
-                }
-                true
-            }
-        }
+        let key = table.associations.key_of(association);
+        table.insert(key, association)
     }
 
     /// Books and finds an association that comes from another process, whatever the limits say; by its connection ID alone where
     /// `is_found` is false. `false`: somebody is found there.
     pub(crate) fn take_over(&self, association: &Arc<Association>, is_found: bool) -> bool {
         let mut table = self.table.lock();
-        let (id, own) = (association.id, Key::of(association));
         let key = match is_found {
             true => Key::Addresses(association.local, association.current_peer()),
-            false => Key::Name(id),
+            false => Key::Name(association.id),
         };
-        match table.associations.entry(key) {
-            Entry::Occupied(_) => return false,
-            Entry::Vacant(entry) => drop(entry.insert(Arc::clone(association))),
-        }
-        if key != own {
-            table.moved.insert(id, key);
-        }
-        let cid = &association.connection_id;
-        if !cid.is_empty() {
-            table.connection_ids.insert(cid.clone(), Arc::clone(association));
+        if !table.insert(key, association) {
+            return false;
         }
         table.ledger.take_over(association.local, association.peer);
         true
@@ -291,14 +248,14 @@ impl Registry {
         table.forget_header(association);
         let counters = &association.counters;
         counters.count_end(reason);
-        let key = table.moved.remove(&association.id).unwrap_or_else(|| Key::of(association));
         let left = association.attention.close_inbox();
-        if table.associations.get(&key).is_some_and(|found| found.id == association.id) {
+        if table.associations.has(association) {
+            let key = table.associations.key_of(association);
             table.associations.remove(&key);
             table.connection_ids.remove(&association.connection_id);
             table.ledger.release(association.local, association.admitted_address());
         }
-        let [received, received_bytes, sent, sent_bytes, dropped] = association.carried;
+        let [received, received_bytes, sent, sent_bytes, dropped] = association.carried();
         let fold = |from: &AtomicU64, carried: u64, into: &AtomicU64| {
             into.fetch_add(from.swap(0, Ordering::Relaxed).saturating_sub(carried), Ordering::Relaxed);
         };
@@ -323,7 +280,7 @@ impl Registry {
         let associations = {
             let mut table = self.table.lock();
             table.draining = true;
-            table.associations.values().cloned().collect::<Vec<_>>()
+            table.associations.iter().cloned().collect::<Vec<_>>()
         };
         for association in &associations {
             association.attention.raise(signal::DRAIN);
@@ -337,12 +294,12 @@ impl Registry {
             let is_open = !association.attention.half_open.load(Ordering::Acquire);
             is_open && !association.reading.load(Ordering::SeqCst)
         };
-        self.table.lock().associations.values().filter(is_busy).cloned().collect()
+        self.table.lock().associations.iter().filter(is_busy).cloned().collect()
     }
 
     /// All live associations.
     pub(crate) fn all(&self) -> Vec<Arc<Association>> {
-        self.table.lock().associations.values().cloned().collect()
+        self.table.lock().associations.iter().cloned().collect()
     }
 
     /// Waits until there is no association any more, and none that is booked and still comes; `false` if there
@@ -371,12 +328,12 @@ impl Registry {
             listeners.iter().position(|(_, counters)| Arc::ptr_eq(counters, &association.counters))
         };
         let read = |number: &AtomicU64, carried: u64| number.load(Ordering::Relaxed).saturating_sub(carried);
-        for association in table.associations.values() {
+        for association in table.associations.iter() {
             let Some(place) = place(association) else { continue };
             let stats = &mut all[place];
             stats.peers += 1;
             stats.half_open += u64::from(association.attention.half_open.load(Ordering::Acquire));
-            let [received, received_bytes, sent, sent_bytes, dropped] = association.carried;
+            let [received, received_bytes, sent, sent_bytes, dropped] = association.carried();
             stats.messages_received += read(&association.received, received);
             stats.messages_sent += read(&association.sent, sent);
             stats.messages_dropped += read(&association.dropped, dropped);
@@ -410,6 +367,18 @@ impl Registry {
 }
 
 impl Table {
+    /// Makes an association findable; `false`: there is one with this key.
+    fn insert(&mut self, key: Key, association: &Arc<Association>) -> bool {
+        if !self.associations.insert(key, Arc::clone(association)) {
+            return false;
+        }
+        let cid = &association.connection_id;
+        if !cid.is_empty() {
+            self.connection_ids.insert(cid.clone(), Arc::clone(association));
+        }
+        true
+    }
+
     /// Whether there is no association, nor one between its booking and its insertion.
     fn nobody_is_booked(&self) -> bool {
         self.ledger.total() == 0

@@ -17,9 +17,9 @@ use crate::sys::raw_keys;
 pub(crate) struct Facts {
     pub(crate) identity: PeerIdentity,
     pub(crate) cipher: Option<Cow<'static, str>>,
-    pub(crate) alpn: Option<String>,
-    pub(crate) server_name: Option<String>,
-    pub(crate) srtp: Option<String>,
+    pub(crate) alpn: Option<Box<str>>,
+    pub(crate) server_name: Option<Box<str>>,
+    pub(crate) srtp: Option<Box<str>>,
     pub(crate) resumed: bool,
     /// Both sides have agreed on connection IDs (RFC 9146).
     pub(crate) connection_ids: bool,
@@ -65,9 +65,9 @@ impl Facts {
         Ok(Self {
             identity,
             cipher: from.text()?.map(Cow::Owned),
-            alpn: from.text()?,
-            server_name: from.text()?,
-            srtp: from.text()?,
+            alpn: from.text()?.map(Into::into),
+            server_name: from.text()?.map(Into::into),
+            srtp: from.text()?.map(Into::into),
             resumed: from.flag()?,
             connection_ids: from.flag()?,
         })
@@ -87,13 +87,13 @@ impl Facts {
             (None, None) => raw_keys::shown(ssl).map_or(PeerIdentity::Anonymous, PeerIdentity::RawPublicKey),
         };
         let cipher = ssl.current_cipher().map(|cipher| Cow::Borrowed(cipher.name()));
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into();
         Self {
             identity,
             cipher,
             alpn: ssl.selected_alpn_protocol().map(text),
-            server_name: asked_name(ssl).or_else(|| ssl.servername(NameType::HOST_NAME)).map(str::to_owned),
-            srtp: ssl.selected_srtp_profile().map(|profile| profile.name().to_owned()),
+            server_name: asked_name(ssl).or_else(|| ssl.servername(NameType::HOST_NAME)).map(Into::into),
+            srtp: ssl.selected_srtp_profile().map(|profile| profile.name().into()),
             resumed,
             connection_ids: agreed(ssl).is_some(),
         }
