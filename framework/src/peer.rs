@@ -63,7 +63,7 @@ pub struct Peer {
     /// What came with the last message on SCTP.
     info: MessageInfo,
     /// A message that was longer than the handler's buffer.
-    kept: Option<Vec<u8>>,
+    kept: Option<Box<[u8]>>,
     /// Notifications that came while nobody asked for them; see [`SctpPeer::subscribe`].
     #[allow(clippy::box_collection, reason = "most peers have none, and 24 bytes less each")]
     notifications: Option<Box<VecDeque<Notification>>>,

@@ -81,7 +81,7 @@ impl Peer {
             (Ok(Next::Message(len)), _) => message.truncate(*len),
             (Err(Error::BufferTooSmall { needed }), Some(long)) => {
                 received = Ok(Next::Message(*needed));
-                *message = long;
+                *message = long.into_vec();
             }
             _ => message.clear(),
         }
@@ -153,7 +153,7 @@ impl Read for PeerStream<'_> {
                 let kept = self.peer.kept.take().unwrap_or_default();
                 let (now, later) = kept.split_at(buffer.len().min(kept.len()));
                 buffer[..now.len()].copy_from_slice(now);
-                self.peer.kept = (!later.is_empty()).then(|| later.to_vec());
+                self.peer.kept = (!later.is_empty()).then(|| later.into());
                 Ok(now.len())
             }
             Err(error) => Err(error.into()),

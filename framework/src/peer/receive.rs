@@ -76,7 +76,7 @@ impl Peer {
 
     pub(super) fn next_until(&mut self, buffer: &mut [u8], user: Option<Instant>) -> Result<Next, Error> {
         if let Some(kept) = self.kept.take() {
-            return self.deliver_long(kept, buffer);
+            return self.deliver_long(kept.into_vec(), buffer);
         }
         let mut now = self.association.now();
         self.note_handled(now);
@@ -436,7 +436,7 @@ impl Peer {
             }
             None => {
                 let needed = message.len();
-                self.kept = Some(message);
+                self.kept = Some(message.into());
                 Err(Error::BufferTooSmall { needed })
             }
         }

@@ -56,7 +56,7 @@ pub(crate) struct Session {
     /// The datagram that is being read.
     source: Source,
     /// Where the peer is from now on, until the caller has seen to that.
-    moved: Option<Move>,
+    moved: Option<Box<Move>>,
     /// What follows the last record that was read in its datagram; not decrypted yet.
     rest: Vec<u8>,
     /// Records that overtook the end of the handshake.
@@ -289,7 +289,7 @@ impl Session {
                 if self.checks {
                     bump(&self.counters.addresses_validated);
                 }
-                self.moved = Some(Move { to, is_checked: self.checks });
+                self.moved = Some(Box::new(Move { to, is_checked: self.checks }));
                 // What else is in the datagram came from the current address.
                 self.source.from = None;
             }
@@ -310,7 +310,7 @@ impl Session {
     /// Where the peer is from now on, once: a record of it or its answer has shown so. The caller sends there from now on,
     /// or goes on as before.
     pub(crate) fn take_move(&mut self) -> Option<Move> {
-        self.moved.take()
+        self.moved.take().map(|moved| *moved)
     }
 
     /// The caller sends to this address from now on.

@@ -31,7 +31,7 @@ pub(super) struct Slot {
     /// Taken out while it is driven; never there where a thread of its own serves it.
     pub(super) entry: Option<Box<Entry>>,
     /// Datagrams whose turn came while it was out.
-    held: VecDeque<Datagram>,
+    held: Vec<Datagram>,
     /// How many wait for it in all, and how many bytes they have.
     datagrams: usize,
     bytes: usize,
@@ -138,7 +138,7 @@ impl Slots {
             peer: association.peer,
             bell: ring(token),
             entry: None,
-            held: VecDeque::new(),
+            held: Vec::new(),
             datagrams: 0,
             bytes: 0,
             is_queued: false,
@@ -330,7 +330,7 @@ impl Slots {
                     }
                     return Some((token, entry, datagram, since));
                 }
-                (None, Some(datagram)) => slot.held.push_back(datagram),
+                (None, Some(datagram)) => slot.held.push(datagram),
                 (None, None) => (slot.is_queued, slot.is_due) = (false, true),
             }
         }
@@ -342,7 +342,7 @@ impl Slots {
         slot.entry = Some(entry);
         let is_due = std::mem::take(&mut slot.is_due);
         let mut held = std::mem::take(&mut slot.held);
-        while let Some(datagram) = held.pop_back() {
+        while let Some(datagram) = held.pop() {
             self.datagrams += 1;
             self.bytes += datagram.0.len();
             // Before those that came later.
