@@ -75,7 +75,7 @@ pub(crate) struct Association {
     pub(crate) outbox: Mutex<Queue>,
     pub(crate) outbox_bound: OutboxLimits,
     /// The number of the listener, where a PROXY header comes first.
-    pub(crate) proxied_listener: Option<usize>,
+    pub(crate) proxied_listener: Option<u32>,
     /// What the peer has to return before it is sent much, on plain UDP where that is asked for.
     pub(crate) proof: Option<Box<Proof>>,
     /// Who is behind the proxy, once that is known.
@@ -288,7 +288,8 @@ impl Association {
 
     /// Of a connection to this listener that begins with a PROXY header.
     pub(crate) fn behind_proxy(mut self, listener: usize) -> Self {
-        self.proxied_listener = Some(listener);
+        // A server has fewer descriptors than that.
+        self.proxied_listener = Some(listener as u32);
         self
     }
 

@@ -38,7 +38,7 @@ struct Table {
     /// Handshakes in the order in which they began; finished ones stay until they come up front.
     half_open: VecDeque<(Instant, Weak<Association>)>,
     /// Connections whose PROXY header is not whole, by the number of their listener; the oldest of each come first.
-    awaiting_header: HashMap<usize, BTreeMap<AssociationId, Arc<Association>>>,
+    awaiting_header: HashMap<u32, BTreeMap<AssociationId, Arc<Association>>>,
     draining: bool,
 }
 
