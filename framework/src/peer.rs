@@ -81,6 +81,8 @@ pub struct Peer {
     ending: bool,
     /// What was counted last of an error or a panic of the handler.
     failure: Option<EndKind>,
+    /// The last call stopped at the time for it, and left what may have come unread.
+    leaves_unread: bool,
     /// A loop drives the peer: it waits for nothing, and there is no thread that could give memory back.
     driven: bool,
     /// The end that has begun and waits for the peer.
@@ -189,6 +191,7 @@ impl Peer {
             quiet_from: settles.then_some(now),
             ending: false,
             failure: None,
+            leaves_unread: false,
             driven: parts.driven,
             farewell: None,
         }

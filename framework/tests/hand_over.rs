@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::net::{IpAddr, SocketAddr};
+use std::process;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -219,7 +221,13 @@ fn peers_that_cannot_go_stay_until_they_end_and_are_heard_all_the_while() {
         let events = Counter { stays: Some(PEER_THAT_STAYS), ..Counter::default() };
         let old = builder("dtls://127.0.0.1:0").event_loops(2).start_events(events.clone()).unwrap();
         let mut goes = client(&old, "goes");
-        let mut stays: Vec<Peer> = (0..8).map(|_| client(&old, PEER_THAT_STAYS)).collect();
+        // At an address of their own, so that nobody else takes a port that one of them leaves and comes back to.
+        let own = IpAddr::from([127, 66, (process::id() >> 8) as u8, process::id() as u8]);
+        let connect = |name: &[u8], port| {
+            let client = Client::builder().psk(name, KEY).timeout(DEADLINE).bind(SocketAddr::new(own, port));
+            client.connect(&old.addresses()[0]).unwrap()
+        };
+        let mut stays: Vec<Peer> = (0..8).map(|_| connect(PEER_THAT_STAYS.as_bytes(), 0)).collect();
         assert_served(&mut goes, 1, b"before");
         stays.iter_mut().for_each(|peer| assert_served(peer, 1, b"before"));
         let (new, given) = hand_over(&old, |builder| builder.event_loops(loops), Counter::default());
@@ -234,8 +242,7 @@ fn peers_that_cannot_go_stay_until_they_end_and_are_heard_all_the_while() {
         let local = left.local_address();
         drop(left);
         until("the end", || (old.handle().stats().peers == 7).then_some(()));
-        let again = Client::builder().psk(b"again", KEY).timeout(DEADLINE).bind(local);
-        let mut again = again.connect(&old.addresses()[0]).unwrap();
+        let mut again = connect(b"again", local.port());
         assert_served(&mut again, 1, b"anew");
         assert_eq!((old.handle().stats().peers, new.handle().stats().peers), (7, 2));
         // The others are told by the drain, and find the new process, too.

@@ -23,6 +23,11 @@ impl Peer {
         matches!(self.transport, Some(Transport::Shared(_)))
     }
 
+    /// Whether something may have come that was not read, though nobody will say so again.
+    pub(crate) fn leaves_unread(&self) -> bool {
+        self.leaves_unread
+    }
+
     /// Exchanges the memory that is read to, or that the last datagram was in.
     pub(crate) fn swap_memory(&mut self, memory: &mut Vec<u8>) {
         mem::swap(&mut self.scratch, memory);

@@ -81,6 +81,7 @@ impl Peer {
         let mut now = self.association.now();
         self.note_handled(now);
         let mut late = 0;
+        self.leaves_unread = false;
         loop {
             if self.transport.is_none() {
                 return self.ended();
@@ -134,6 +135,7 @@ impl Peer {
                     now = self.association.now();
                     continue;
                 }
+                self.leaves_unread = true;
                 (late, arrival) = (0, Arrival::TimedOut);
             }
             if let Some(next) = self.take_arrival(arrival, user, draining)? {

@@ -48,7 +48,9 @@ pub(crate) fn give(
     socket: OwnedFd,
 ) -> Result<HandedOver, HandOverError> {
     let Some(_giving) = shared.giving.try_lock() else { return Err(HandOverError::Busy) };
-    let has_predecessor = shared.predecessor.get().is_some_and(|relay| !relay.has_ended());
+    // One that is just ending is waited for.
+    let predecessor = shared.predecessor.get();
+    let has_predecessor = predecessor.is_some_and(|relay| !relay.await_end(Instant::now() + STEP));
     if has_predecessor || shared.successor.get().is_some() || is_ending(shared) {
         return Err(HandOverError::Busy);
     }

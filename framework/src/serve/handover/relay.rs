@@ -4,13 +4,14 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::channel::Channel;
 use super::frame;
 use crate::codec::{Malformed, Reader, Writer};
 use crate::net::udp::Stray;
-use crate::sys::sync::Mutex;
 use crate::sys::sync::atomic::{AtomicBool, Ordering};
+use crate::sys::sync::{Condvar, Mutex};
 
 /// Bytes of a datagram, beside its addresses.
 type Payload<'a> = &'a [u8];
@@ -31,7 +32,8 @@ pub(crate) struct Relay {
     elsewhere: Mutex<Elsewhere>,
     /// There may be somebody in `elsewhere`.
     any: AtomicBool,
-    ended: AtomicBool,
+    has_ended: Mutex<bool>,
+    ended: Condvar,
 }
 
 /// The peers that the other process serves, and the numbers of their loops.
@@ -43,8 +45,8 @@ struct Elsewhere {
 
 impl Relay {
     pub(crate) fn new(channel: Arc<Channel>) -> Self {
-        let (out, elsewhere) = (Mutex::new(Writer::new()), Mutex::default());
-        Self { channel, out, elsewhere, any: AtomicBool::new(false), ended: AtomicBool::new(false) }
+        let (out, elsewhere, any) = (Mutex::new(Writer::new()), Mutex::default(), AtomicBool::new(false));
+        Self { channel, out, elsewhere, any, has_ended: Mutex::new(false), ended: Condvar::default() }
     }
 
     /// The socket to the other process.
@@ -109,15 +111,20 @@ impl Relay {
 
     /// The other process has ended: nobody is there any more.
     pub(crate) fn end(&self) {
-        self.ended.store(true, Ordering::Release);
         self.any.store(false, Ordering::Release);
         *self.elsewhere.lock() = Elsewhere::default();
         self.channel.close();
+        *self.has_ended.lock() = true;
+        self.ended.notify_all();
     }
 
-    /// Whether the other process has ended.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
+    /// Waits until the other process has ended; `false`: it has not by then.
+    pub(crate) fn await_end(&self, deadline: Instant) -> bool {
+        let mut has_ended = self.has_ended.lock();
+        while !*has_ended && Instant::now() < deadline {
+            self.ended.wait_until(&mut has_ended, deadline);
+        }
+        *has_ended
     }
 }
 

@@ -423,7 +423,7 @@ fn steps(peer: &mut Peer, open: &mut dyn AnyOpen, message: &mut Vec<u8>) -> Resu
     for _ in 0..MOST_STEPS {
         let is_quiet = match open.step(peer, message, false)? {
             Step::Over => return Ok(Outcome::Over),
-            Step::Quiet => true,
+            Step::Quiet => !peer.leaves_unread(),
             Step::Called => peer.is_at_rest(),
         };
         if is_quiet {
