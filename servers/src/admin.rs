@@ -107,20 +107,7 @@ impl AdminArgs {
     ///
     /// The address cannot be bound.
     pub(crate) fn bind(&self, offered: Option<OwnedFd>) -> Result<Option<Admin>, Failure> {
-        self.try_bind(offered).map_err(|error| {
-            let hint = match error.kind() {
-                io::ErrorKind::AddrInUse => {
-                    "something else listens there: stop it, or choose another address"
-                }
-                io::ErrorKind::PermissionDenied => {
-                    "choose a port above 1023, or a folder that this user may write to"
-                }
-                io::ErrorKind::NotFound => "make its folder first",
-                _ => "choose an address of this host",
-            };
-            let address = self.admin.as_ref().map(ToString::to_string).unwrap_or_default();
-            Failure::new(1, format_args!("--admin {address} cannot be listened at ({error}): {hint}"))
-        })
+        self.try_bind(offered).map_err(|error| self.explain(&error))
     }
 
     /// Whether something listens at the address already, such as the server that runs.
@@ -130,9 +117,24 @@ impl AdminArgs {
     /// It cannot be bound for another reason.
     pub(crate) fn is_in_use(&self) -> Result<bool, Failure> {
         match self.try_bind(None) {
+            Ok(_) => Ok(false),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(true),
-            _ => self.bind(None).map(|_| false),
+            Err(error) => Err(self.explain(&error)),
         }
+    }
+
+    fn explain(&self, error: &io::Error) -> Failure {
+        let hint = match error.kind() {
+            io::ErrorKind::AddrInUse => "something else listens there: stop it, or choose another address",
+            io::ErrorKind::AlreadyExists => "choose another path, or remove what is there",
+            io::ErrorKind::PermissionDenied => {
+                "choose a port above 1023, or a folder that this user may write to"
+            }
+            io::ErrorKind::NotFound => "make its folder first",
+            _ => "choose an address of this host",
+        };
+        let address = self.admin.as_ref().map(ToString::to_string).unwrap_or_default();
+        Failure::input(format_args!("--admin {address} cannot be listened at ({error}): {hint}"))
     }
 
     fn try_bind(&self, offered: Option<OwnedFd>) -> io::Result<Option<Admin>> {
@@ -174,8 +176,11 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Binds, in place of a socket that nobody listens on any more, for this user and its group.
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    if is_socket
+    let found = fs::symlink_metadata(path).ok();
+    if found.as_ref().is_some_and(|found| !found.file_type().is_socket()) {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path exists and is no socket"));
+    }
+    if found.is_some()
         && let Err(error) = UnixStream::connect(path)
         && error.kind() == io::ErrorKind::ConnectionRefused
     {

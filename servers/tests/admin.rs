@@ -184,7 +184,7 @@ fn a_unix_socket_serves_too_and_is_gone_with_its_server() {
     let scrape = || curl(&["--unix-socket", &path, "http://localhost/healthz"]).stdout;
     assert_eq!(scrape(), b"alive\n");
     // Somebody listens there, who is left alone.
-    run(ECHO, &arguments, "").failed_with("peeloff-echo", 1, "something else listens there");
+    run(ECHO, &arguments, "").failed_with("peeloff-echo", 2, "something else listens there");
     assert_eq!(scrape(), b"alive\n");
     // One that was killed leaves the path, which the next one takes.
     server.kill();
@@ -197,7 +197,9 @@ fn a_unix_socket_serves_too_and_is_gone_with_its_server() {
     assert!(!fs::exists(&path).unwrap());
     let file = files.file("file", "precious");
     let arguments = ["--listen", "udp://127.0.0.1:0", "--admin", &format!("unix:{file}")];
-    run(ECHO, &arguments, "").failed_with("peeloff-echo", 1, "something else listens there");
+    for arguments in [&arguments[..], &[&arguments[..], &["--check-config"]].concat()] {
+        run(ECHO, arguments, "").failed_with("peeloff-echo", 2, "the path exists and is no socket");
+    }
     assert_eq!(fs::read(&file).unwrap(), b"precious", "what is no socket is left alone");
 }
 
@@ -205,25 +207,43 @@ fn a_unix_socket_serves_too_and_is_gone_with_its_server() {
 fn an_address_that_cannot_be_used_is_one_sentence() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    for (admin, code, expected) in [
-        (address.as_str(), 1, "something else listens there"),
-        ("192.0.2.1:9464", 1, "choose an address of this host"),
-        ("localhost", 2, "is no address"),
-        ("unix:", 2, "there is no path"),
-        ("unix:/nowhere/admin.sock", 1, "make its folder first"),
+    let listen = ["--listen", "udp://127.0.0.1:0"];
+    for (admin, expected) in [
+        (address.as_str(), "something else listens there"),
+        ("192.0.2.1:9464", "choose an address of this host"),
+        ("localhost", "is no address"),
+        ("unix:", "there is no path"),
+        ("unix:/nowhere/admin.sock", "make its folder first"),
     ] {
-        run(ECHO, &["--listen", "udp://127.0.0.1:0", "--admin", admin], "").failed_with(
-            "peeloff-echo",
-            code,
-            expected,
-        );
+        let arguments = [&listen[..], &["--admin", admin]].concat();
+        run(ECHO, &arguments, "").failed_with("peeloff-echo", 2, expected);
+        if admin != address {
+            // A check refuses it too, in the same words.
+            let check = [&arguments[..], &["--check-config"]].concat();
+            run(ECHO, &check, "").failed_with("peeloff-echo", 2, expected);
+        }
     }
     let check = run(ECHO, &["--listen", "udp://127.0.0.1:0", "--admin", &address, "--check-config"], "");
+    assert_eq!(check.code, Some(0), "{check:?}");
     assert!(check.stdout.contains(&format!("--admin {address}: in use")), "{check:?}");
     let files = Directory::new("admin-config");
     let config = files
         .file("echo.toml", format!("listen = \"udp://127.0.0.1:0\"\n[monitoring]\nadmin = \"{address}\"\n"));
-    run(ECHO, &["--config", &config], "").failed_with("peeloff-echo", 1, "echo.toml:3: admin");
+    run(ECHO, &["--config", &config], "").failed_with("peeloff-echo", 2, "echo.toml:3: admin");
+}
+
+#[test]
+fn a_check_finds_an_address_free_and_leaves_it_free() {
+    let files = Directory::new("admin-check");
+    let path = files.path("admin.sock");
+    // The kernel chose the port a moment ago, at an address that no other test has.
+    let port = std::net::TcpListener::bind("127.0.77.1:0").unwrap().local_addr().unwrap().to_string();
+    for admin in [port, format!("unix:{path}")] {
+        let check = run(ECHO, &["--listen", "udp://127.0.0.1:0", "--admin", &admin, "--check-config"], "");
+        assert_eq!((check.code, check.stderr.as_str()), (Some(0), ""), "{check:?}");
+        assert!(check.stdout.contains(&format!("--admin {admin}: can be listened on\n")), "{check:?}");
+    }
+    assert!(!fs::exists(&path).unwrap());
 }
 
 #[test]
