@@ -7,38 +7,44 @@ use std::env;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::SyncSender;
 use std::thread;
+use std::time::{Duration, Instant};
 
-use peeloff::{HandedOver, Handle, Predecessor, hand_over_sockets, inherited_descriptor};
+use peeloff::{HandOverError, HandedOver, Handle, Predecessor, hand_over_sockets, inherited_descriptor};
 use signal_hook::consts::SIGUSR2;
+use socket2::{Domain, SockRef, Type};
 
 use crate::explain;
 use crate::failure::Failure;
 use crate::signals::Asked;
 use crate::systemd::{self, PassedSocket};
 
-/// The environment variable that tells a process to take a server over.
+/// The environment variable that tells a process to take a server over, with the socket on its standard input.
 const VARIABLE: &str = "PEELOFF_TAKE_OVER";
 
 /// The file of this program. Once a newer one has its place, the kernel no longer says where that is.
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// How long a new process that has closed its socket may take to say why, and to end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Notes where this program is, and takes the socket out of the standard input if another process has started this one to take
 /// its server over, and asks that one what it has. Blocks until it answers, for ten seconds at most.
 ///
 /// # Errors
 ///
-/// The descriptor cannot be duplicated, there is no `/dev/null`, or the other process does not answer.
+/// The descriptor cannot be duplicated, there is no `/dev/null`, or the other process does not answer, or has ended meanwhile: then
+/// nobody has asked for a server any more.
 pub(crate) fn inherited() -> Result<Option<Predecessor>, Failure> {
     if let Ok(path) = env::current_exe() {
         PROGRAM.get_or_init(|| path);
     }
-    if env::var_os(VARIABLE).is_none_or(|value| value != OsString::from(parent())) {
+    if env::var_os(VARIABLE).is_none() || !is_for_a_hand_over(&io::stdin()) {
         return Ok(None);
     }
     let taken = inherited_descriptor(0).and_then(|socket| {
@@ -52,10 +58,12 @@ pub(crate) fn inherited() -> Result<Option<Predecessor>, Failure> {
     predecessor.map(Some).map_err(|error| explain::start(error.into()))
 }
 
-/// The process that has started this one. The variable names it, so that programs which inherit the environment from a server are
-/// not misled.
-fn parent() -> String {
-    std::os::unix::process::parent_id().to_string()
+/// Whether this is a socket for a hand-over. Programs that inherit the environment from a server have another standard input, and
+/// are not misled. Whose child this process is says nothing: the old process may have ended.
+fn is_for_a_hand_over(input: &impl AsFd) -> bool {
+    let socket = SockRef::from(input);
+    socket.domain().is_ok_and(|domain| domain == Domain::UNIX)
+        && socket.r#type().is_ok_and(|kind| kind == Type::SEQPACKET)
 }
 
 /// How a new process is started, and told from.
@@ -83,6 +91,14 @@ impl Successor {
     /// Starts the new process and hands the server over to it, on a thread of its own. Once that serves, this process hears that it is
     /// to end; if it does not, everything stays as it is, and the log says why.
     pub(crate) fn start(&self) {
+        // With the first process of a PID namespace the kernel kills all others in it (pid_namespaces(7)).
+        if std::process::id() == 1 {
+            tracing::error!(
+                "not handed over, everything stays as it was: this is process 1 of its container, and the kernel \
+                 ends all others with it; replace the container instead"
+            );
+            return;
+        }
         let (handle, asked, more) = (self.handle.clone(), self.asked.clone(), self.more.clone());
         let run = move || match hand_over(&handle, &more) {
             Ok((pid, given)) => {
@@ -123,10 +139,23 @@ fn hand_over(handle: &Handle, more: &[String]) -> Result<(u32, HandedOver), Stri
             Ok((pid, given))
         }
         Err(error) => {
-            // It has nothing to serve. Where it has ended by itself, its own words are in the log.
-            let _ = child.kill();
+            // It has nothing to serve. Where it ends by itself, its own words are in the log.
+            if !(matches!(error, HandOverError::Gone) && ends_by_itself(&mut child)) {
+                let _ = child.kill();
+            }
             let ended = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
             Err(format!("{error}; the new process, {pid}, ended ({ended})"))
+        }
+    }
+}
+
+/// Waits for the end of a process, for so long as it may take for its last words. Blocks.
+fn ends_by_itself(child: &mut Child) -> bool {
+    let give_up = Instant::now() + LAST_WORDS;
+    loop {
+        match child.try_wait() {
+            Ok(None) if Instant::now() < give_up => thread::sleep(Duration::from_millis(10)),
+            ended => return matches!(ended, Ok(Some(_))),
         }
     }
 }
@@ -138,10 +167,5 @@ fn spawn(socket: OwnedFd, more: &[String]) -> io::Result<Child> {
     for name in ["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
         command.env_remove(name);
     }
-    command
-        .args(env::args_os().skip(1))
-        .args(more)
-        .env(VARIABLE, std::process::id().to_string())
-        .stdin(Stdio::from(socket))
-        .spawn()
+    command.args(env::args_os().skip(1)).args(more).env(VARIABLE, "1").stdin(Stdio::from(socket)).spawn()
 }

@@ -6,7 +6,7 @@ mod support;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Command, Stdio};
@@ -199,6 +199,63 @@ fn a_new_process_that_cannot_start_leaves_the_server_as_it_is() {
     exchange(&mut peer, b"still here");
     server.signal("TERM");
     assert_eq!(server.wait().code, Some(0));
+}
+
+#[test]
+fn the_log_says_why_a_new_process_could_not_start() {
+    let files = Directory::new("reason");
+    let config = |more: &str| {
+        let listen = format!("listen = [\"udp://127.0.0.1:0\"{more}]\n");
+        files.file("echo.toml", &listen)
+    };
+    let mut server = Program::start(ECHO, &["--config", &config("")]);
+    server.address();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    config(&format!(", \"tcp://{}\"", other.local_addr().unwrap()));
+    server.signal("USR2");
+    server.stderr_line("is in use by another socket");
+    let line = server.stderr_line("not handed over");
+    assert!(line.contains("exit status: 2"), "{line}");
+    server.signal("TERM");
+    assert_eq!(server.wait().code, Some(0));
+}
+
+#[test]
+fn a_new_process_whose_old_one_has_ended_serves_nobody() {
+    let (ended, input) = peeloff::hand_over_sockets().unwrap();
+    drop(ended);
+    let mut command = Command::new(ECHO);
+    command.args(["--listen", "udp://127.0.0.1:0"]).env("PEELOFF_TAKE_OVER", "1");
+    let ended = Program::spawn(command, [Stdio::from(input), Stdio::piped(), Stdio::piped()]).wait();
+    assert_eq!((ended.code, &*ended.stdout), (Some(2), ""), "{}", ended.stderr);
+    assert!(ended.stderr.contains("the other process has ended"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_server_that_inherits_only_the_environment_of_a_hand_over_starts_as_usual() {
+    let mut server =
+        Program::start_in([("PEELOFF_TAKE_OVER", "1")], ECHO, &["--listen", "udp://127.0.0.1:0"]);
+    server.address();
+    server.signal("TERM");
+    assert_eq!(server.wait().code, Some(0));
+}
+
+#[test]
+fn process_1_of_a_container_is_not_handed_over_and_says_so() {
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--pid", "--fork", "--kill-child", ECHO]);
+    command.args(["--serve=loops", "--listen=dtls://127.0.0.1:0"]);
+    let mut container = Program::spawn(command, [(); 3].map(|()| Stdio::piped()));
+    let mut peer = client().connect(&*container.address()).unwrap();
+    exchange(&mut peer, b"before");
+    let children = format!("/proc/{0}/task/{0}/children", container.id());
+    let server = Successor(fs::read_to_string(children).unwrap().trim().parse().unwrap());
+    server.signal("USR2");
+    let line = container.stderr_line("not handed over, everything stays as it was");
+    assert!(line.contains("process 1 of its container"), "{line}");
+    exchange(&mut peer, b"still here");
+    server.signal("TERM");
+    assert_eq!(container.wait().code, Some(0));
 }
 
 #[test]
