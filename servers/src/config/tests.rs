@@ -545,6 +545,7 @@ fn a_password_in_an_address_is_not_printed() {
     for (station, hidden) in [
         ("redis://:s3cret@localhost:6379/0", true),
         ("redis://user:s3cret/@s3cret@localhost", true),
+        ("redis+unix:///run/redis.sock?pass=s3cret&db=1", true),
         ("redis://localhost:6379/s3cret", false),
         ("user:s3cret@localhost", false),
     ] {

@@ -128,11 +128,12 @@ fn toml(key: &Key, value: &OsString) -> Result<String, Failure> {
     Ok(if number { text.to_owned() } else { quoted(text) })
 }
 
-/// Whether a value may be a URL with a password, `scheme://user:password@host`.
+/// Whether a value may be a URL with a password: `scheme://user:password@host`, or one with a query, where a Unix socket of
+/// Redis has it (`redis+unix:///path?pass=password`).
 fn has_password(value: &OsStr) -> bool {
     let value = value.to_string_lossy();
-    let before = value.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@'));
-    before.is_some_and(|(user, _)| user.contains(':'))
+    let Some((_, rest)) = value.split_once("://") else { return false };
+    rest.contains('?') || rest.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
 }
 
 /// A path as a comment may have it.
