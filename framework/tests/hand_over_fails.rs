@@ -12,8 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use peeloff::{
-    Client, HandOverError, HandedOver, HandlerError, Message, Peer, PeerEvents, Predecessor, Sender, Server,
-    ServerBuilder, StartError, hand_over_sockets,
+    Client, HandOverError, HandedOver, HandlerError, Message, Peer, PeerEvents, Predecessor, Refusal, Sender,
+    Server, ServerBuilder, StartError, hand_over_sockets,
 };
 use socket2::{Domain, Socket, Type};
 use support::{DEADLINE, exchange, until};
@@ -250,6 +250,25 @@ fn only_one_process_at_a_time_can_take_a_server_over_and_only_once() {
     };
     until("the end of the predecessor", third);
     running.peers.iter_mut().for_each(|peer| exchange(peer, b"all the same"));
+}
+
+#[test]
+fn a_server_that_is_ended_while_it_stands_still_ends_and_is_not_handed_over() {
+    let mut running = Running::start();
+    let (give, take) = hand_over_sockets().unwrap();
+    let (handle, ending) = (running.server.handle(), running.server.handle());
+    let giving = thread::spawn(move || handle.hand_over(give));
+    let raw = Raw(Socket::from(take)).after_peers();
+    let ending = thread::spawn(move || ending.shutdown(Duration::ZERO));
+    let handle = running.server.handle();
+    until("the end to begin", || (handle.health().refuses == Some(Refusal::Draining)).then_some(()));
+    raw.send(&[TAKEN, 0, 0]);
+    assert_eq!(raw.read_up_to(GO), None, "the new process was told to go on");
+    assert!(matches!(giving.join().unwrap(), Err(HandOverError::Busy)));
+    assert_eq!(ending.join().unwrap().peers, 5);
+    for peer in &mut running.peers {
+        assert!(matches!(peer.recv_timeout(&mut [0; 8], DEADLINE), Ok(None)));
+    }
 }
 
 #[test]

@@ -256,6 +256,10 @@ impl<'a> Standing<'a> {
                 channel.send(out, &[], STEP)?;
             }
         }
+        // Whoever ends the server before this ends it here, and not in a process that nobody knows of.
+        if is_ending(self.shared) {
+            return Err(HandOverError::Busy);
+        }
         out.clear();
         out.u8(frame::GO);
         channel.send(out, &[], STEP)?;
