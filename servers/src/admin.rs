@@ -76,13 +76,19 @@ enum Listener {
     Unix(UnixListener, SocketFile),
 }
 
-/// The path of a Unix socket, which goes with this value.
-struct SocketFile(PathBuf);
+/// The path of a Unix socket, which goes with this value once it is this process's own.
+struct SocketFile {
+    path: PathBuf,
+    /// Until the start has succeeded, that of a socket which was taken belongs to the process before this one.
+    is_own: bool,
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // It may be gone already.
-        let _ = fs::remove_file(&self.0);
+        if self.is_own {
+            // It may be gone already.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -142,7 +148,9 @@ impl AdminArgs {
         let listener = match (offered.and_then(|socket| address.take(socket)), address) {
             (Some(listener), _) => listener,
             (None, AdminAddress::Tcp(address)) => Listener::Tcp(bind_tcp(*address)?),
-            (None, AdminAddress::Unix(path)) => Listener::Unix(bind_unix(path)?, SocketFile(path.clone())),
+            (None, AdminAddress::Unix(path)) => {
+                Listener::Unix(bind_unix(path)?, SocketFile { path: path.clone(), is_own: true })
+            }
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(Some(Admin { listener, runtime }))
@@ -162,7 +170,7 @@ impl AdminAddress {
             Self::Unix(path) => {
                 let listener = UnixListener::from(socket);
                 let is_same = listener.local_addr().ok()?.as_pathname() == Some(path);
-                is_same.then(|| Listener::Unix(listener, SocketFile(path.clone())))
+                is_same.then(|| Listener::Unix(listener, SocketFile { path: path.clone(), is_own: false }))
             }
         }
     }
@@ -219,8 +227,9 @@ impl Admin {
                 }
                 (runtime.spawn(serve_tcp(listener, answers)), None)
             }
-            Listener::Unix(listener, file) => {
-                tracing::info!(address = %format_args!("unix:{}", file.0.display()), "metrics and health");
+            Listener::Unix(listener, mut file) => {
+                file.is_own = true;
+                tracing::info!(address = %format_args!("unix:{}", file.path.display()), "metrics and health");
                 (runtime.spawn(serve_unix(listener, answers)), Some(file))
             }
         };

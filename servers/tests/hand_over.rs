@@ -259,6 +259,27 @@ fn process_1_of_a_container_is_not_handed_over_and_says_so() {
 }
 
 #[test]
+fn a_new_process_that_takes_the_endpoint_and_cannot_start_leaves_it_to_the_server() {
+    let files = Directory::new("refused-admin");
+    let admin = files.path("admin.sock");
+    let monitoring = format!("[monitoring]\nadmin = \"unix:{admin}\"\n");
+    let config = files.file("echo.toml", &monitoring);
+    let (mut server, _) = start_echo(ECHO, &["--serve=loops", "--config", &config]);
+    assert!(ask(&admin, "/healthz").contains(" 200 OK"));
+    files.file("echo.toml", format!("{monitoring}[logging]\naccess-log = \"/nowhere/access.log\"\n"));
+    server.signal("USR2");
+    server.stderr_line("not handed over");
+    assert!(ask(&admin, "/healthz").contains(" 200 OK"));
+    files.file("echo.toml", &monitoring);
+    let successor = Successor::of(&mut server);
+    server.stderr_line(" ended");
+    assert!(ask(&admin, "/healthz").contains(" 200 OK"));
+    successor.signal("TERM");
+    assert_eq!(server.wait().code, Some(0));
+    assert!(!fs::exists(&admin).unwrap());
+}
+
+#[test]
 fn a_server_whose_configuration_was_its_input_cannot_be_handed_over_and_says_so() {
     let mut server = Program::start(ECHO, &["--config", "-"]);
     server.write("listen = [\"udp://127.0.0.1:0\"]\n");
