@@ -3,8 +3,9 @@
 //! The framework reports each end as an event with the target `TARGET`. Its lines go through a queue of their own, so neither
 //! a full disk nor a pipe that nobody reads holds up a peer or the other log.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Args;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{AT_FDCWD, AtFlags, FcntlArg, OFlag, fcntl};
+use nix::unistd::{AccessFlags, faccessat};
 use parking_lot::Mutex;
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
@@ -38,6 +40,20 @@ pub struct AccessLogArgs {
     /// nobody reads a pipe, are dropped and counted.
     #[arg(long, value_name = "FILE")]
     pub access_log: Option<PathBuf>,
+}
+
+impl AccessLogArgs {
+    /// Whether the file could be opened, without making it.
+    ///
+    /// # Errors
+    ///
+    /// It could not.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        match &self.access_log {
+            Some(path) if !is_stdout(path) => check_file(path).map_err(|error| explain(path, &error)),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Where lines go, if they go anywhere.
@@ -78,15 +94,7 @@ impl AccessLog {
         }
         let output: Box<dyn Write + Send> = match is_stdout(path) {
             true => Box::new(io::stdout()),
-            false => Box::new(open_file(path).map_err(|error| {
-                let hint = match error.raw_os_error() {
-                    Some(nix::libc::ENXIO) => "nobody reads this pipe: start its reader first",
-                    _ if error.kind() == io::ErrorKind::NotFound => "make its folder first",
-                    _ => "name a file that this user may write",
-                };
-                let path = path.display();
-                Failure::about("--access-log", format_args!("{path} cannot be opened ({error}): {hint}"))
-            })?),
+            false => Box::new(open_file(path).map_err(|error| explain(path, &error))?),
         };
         // Every line of the file is about a peer, so this goes into the other log.
         let notice = |lost, _: &mut dyn Write| {
@@ -119,6 +127,38 @@ impl AccessLog {
 
 fn is_stdout(path: &Path) -> bool {
     path.as_os_str() == "-"
+}
+
+fn explain(path: &Path, error: &io::Error) -> Failure {
+    let hint = match error.raw_os_error() {
+        Some(nix::libc::ENXIO) => "nobody reads this pipe: start its reader first",
+        _ if error.kind() == io::ErrorKind::NotFound => "make its folder first",
+        _ => "name a file that this user may write",
+    };
+    Failure::about("--access-log", format_args!("{} cannot be opened ({error}): {hint}", path.display()))
+}
+
+/// Whether `open_file` could open this. A pipe is not opened, because its reader would find it closed afterwards.
+fn check_file(path: &Path) -> io::Result<()> {
+    let may = |path: &Path| Ok(faccessat(AT_FDCWD, path, AccessFlags::W_OK, AtFlags::AT_EACCESS)?);
+    match fs::metadata(path) {
+        Ok(found) if found.file_type().is_fifo() => may(path),
+        Ok(_) => OpenOptions::new().append(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).map(drop),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if path.as_os_str().as_bytes().ends_with(b"/") {
+                return Err(io::ErrorKind::IsADirectory.into());
+            }
+            // A path of one part has an empty parent.
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = folder.unwrap_or(Path::new("."));
+            // The file would be made where a link leads to.
+            match fs::read_link(path) {
+                Ok(target) => check_file(&folder.join(target)),
+                Err(_) => may(folder),
+            }
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Opens what lines are appended to. Never waits for a reader.

@@ -41,6 +41,7 @@ fn examine<T: ServerOptions>(config: &Config<T>) -> Result<(String, u8), Failure
     config.slips().iter().for_each(|slip| tracing::warn!("{slip}"));
     config.options.check()?;
     let plan = Plan::new(args, None, &mut Keyring::default())?;
+    args.access_log.check()?;
     let descriptors = peeloff::raise_fd_limit();
     // As the real one, up to its handler, which no peer reaches. The ports are free again when it returns.
     let start = |listen: &[Address], listen_proxied: &[Address]| {

@@ -202,6 +202,32 @@ fn a_full_disk_stops_nobody_and_its_lines_are_counted() {
 }
 
 #[test]
+fn a_check_tells_whether_the_file_can_be_opened_and_makes_none() {
+    let files = Directory::new("access-check");
+    let check = |path: &str| run(ECHO, &[&TCP[..], &["--check-config", "--access-log", path]].concat(), "");
+    let (fresh, folder, link) = (files.path("access.log"), files.path(""), files.path("link"));
+    for (path, why) in [
+        ("/nowhere/access.log", "make its folder first"),
+        (&folder, "name a file that this user may write"),
+        (&format!("{fresh}/"), "name a file that this user may write"),
+    ] {
+        check(path).failed_with("peeloff-echo", 2, why);
+    }
+    std::os::unix::fs::symlink("/nowhere/access.log", &link).unwrap();
+    check(&link).failed_with("peeloff-echo", 2, "make its folder first");
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("access.log", &link).unwrap();
+    for path in [&fresh, &link, "-", "/dev/null"] {
+        let checked = check(path);
+        assert_eq!((checked.code, checked.stderr.as_str()), (Some(0), ""), "{path}: {checked:?}");
+    }
+    assert!(!fs::exists(&fresh).unwrap());
+    let present = files.file("present.log", "a line\n");
+    assert_eq!(check(&present).code, Some(0));
+    assert_eq!(fs::read(&present).unwrap(), b"a line\n");
+}
+
+#[test]
 fn a_pipe_that_nobody_reads_stops_nobody() {
     let files = Directory::new("access-pipe");
     let path = files.path("pipe");
