@@ -201,8 +201,8 @@ impl Handle {
     /// All listeners that the other process wants go there, and of the peers those on UDP and DTLS that share sockets, whose callbacks say
     /// how ([`PeerEvents::save`](crate::PeerEvents::save)): they go on in the other process with
     /// all their state, and notice nothing. For this process they end with [`EndReason::HandedOver`]. All other peers
-    /// stay, handshakes under way among them: this process goes on to serve them. Call [`shutdown`](Self::shutdown) next,
-    /// which gives them time to end. Until then this process has to run, because it gets their datagrams by that socket.
+    /// stay, handshakes under way among them: this process goes on to serve them until it calls [`shutdown`](Self::shutdown), as it should next. That tells
+    /// the handlers to finish, within the grace period, and breaks handshakes off that are under way. Until then this process has to run, because it gets their datagrams by that socket.
     ///
     /// Both processes run as the same user, whom the kernel names (SO_PEERCRED, SCM_CREDENTIALS). The keys of the sessions go through
     /// the socket alone, and both processes wipe their copies. Where the other process is of a version that writes peers in another

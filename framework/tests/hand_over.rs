@@ -461,9 +461,9 @@ fn peers_of_wildcards_and_of_other_connection_ids_are_answered_from_where_they_a
     }
 }
 
-/// A measurement, which passes or fails nothing: `cargo test --release -p peeloff --test hand_over -- --ignored --nocapture`.
+/// It passes or fails nothing.
 #[test]
-#[ignore = "it measures"]
+#[ignore = "a measurement: cargo test --release -p peeloff --test hand_over -- --ignored --nocapture"]
 fn how_long_a_server_stands_still() {
     peeloff::raise_fd_limit().unwrap();
     for url in ["dtls://127.0.0.1:0", "udp://127.0.0.1:0"] {

@@ -282,7 +282,7 @@ fn refusal_under(command: &[&str], socket: OwnedFd) -> String {
 }
 
 #[test]
-#[ignore = "a part of other tests, which give it a socket"]
+#[ignore = "run by the tests of refused sockets in this file, which give it a socket"]
 fn a_server_on_the_standard_input() {
     let socket = inherited_descriptor(0).unwrap();
     println!("{}", refusal(Scheme::Udp, socket));
