@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,15 +12,18 @@ use crate::address::Scheme;
 use crate::admission::Refusal;
 use crate::association::Association;
 use crate::error::EndReason;
-use crate::net::attention::signal;
+use crate::net::attention::{Parcel, signal};
+use crate::net::udp::Stray;
 use crate::new_socket::HookFailed;
 use crate::observe::{bump, log_limited};
 use crate::serve::loops::Loops;
+use crate::serve::mailbox::Letter;
 use crate::serve::shared::Shared;
-use crate::serve::worker::Job;
 use crate::serve::worker::pool::Pool;
+use crate::serve::worker::{Job, Link, Task};
 use crate::sys::errno::is_memory;
 use crate::sys::limits;
+use crate::sys::message::{self, BATCH, DATAGRAM_MAX};
 
 /// Peers that wait for a thread at most, and how often one is tried for.
 const MAX_WAITING: usize = 256;
@@ -38,6 +41,8 @@ pub(super) struct Hands {
     busy: Busy,
     /// Jobs that no thread could be started for, oldest first.
     waiting: VecDeque<Job>,
+    /// When to read their sockets again.
+    next_drain: Instant,
     fd_limit: u64,
 }
 
@@ -48,7 +53,8 @@ impl Hands {
         loops: Option<Arc<Loops>>,
     ) -> io::Result<Self> {
         let fd_limit = limits::fd_limit()?;
-        Ok(Self { shared, pool, loops, busy: Busy::default(), waiting: VecDeque::new(), fd_limit })
+        let (busy, waiting) = (Busy::default(), VecDeque::new());
+        Ok(Self { shared, pool, loops, busy, waiting, next_drain: Instant::now(), fd_limit })
     }
 
     /// Whether a descriptor leaves room for those that handlers, logs and the end of associations need.
@@ -69,7 +75,7 @@ impl Hands {
 
     /// Does what time has come for.
     pub(super) fn tick(&mut self, now: Instant) {
-        self.retry_waiting();
+        self.retry_waiting(now);
         self.busy.tick(&self.shared, now);
     }
 
@@ -85,6 +91,7 @@ impl Hands {
             Err((job, error)) => {
                 bump(&job.association.counters.out_of_threads);
                 log_limited!(warn, %error, "no thread for a new peer; trying again");
+                self.drain(&job);
                 if self.waiting.len() < MAX_WAITING {
                     self.waiting.push_back(job);
                 } else {
@@ -97,7 +104,39 @@ impl Hands {
         }
     }
 
-    fn retry_waiting(&mut self) {
+    /// What came to a peer's UDP socket since its bind: the peer's own goes into its inbox, others' goes where it belongs.
+    /// Whoever serves the peer does the same with what comes later.
+    pub(super) fn drain(&self, job: &Job) {
+        let (Link::Own(socket), Task::Plain | Task::Dtls(_)) = (&job.link, &job.task) else { return };
+        let association = &job.association;
+        let mut payload = Vec::with_capacity(DATAGRAM_MAX);
+        for _ in 0..4 * BATCH {
+            let Ok(received) = message::recv(socket.as_fd(), &mut [], &mut payload, false) else { break };
+            let Some(source) = received.source else { break };
+            if source == association.peer {
+                association.attention.deliver(Parcel::datagram(&payload), false);
+                continue;
+            }
+            let mut local = association.local;
+            if let Some(hit) = received.info.local {
+                local.set_ip(hit);
+            }
+            bump(&association.counters.strays);
+            let interface = received.info.interface;
+            let stray = Stray { local, peer: source, interface, payload: payload.as_slice().into() };
+            // Through the mailbox, so that a stranger cannot make this recurse.
+            if !self.shared.mailbox.send(Letter::Stray(stray)) {
+                bump(&association.counters.strays_lost);
+            }
+        }
+    }
+
+    fn retry_waiting(&mut self, now: Instant) {
+        // Nobody else reads their sockets: another peer's datagram would wait there as long as they do.
+        if !self.waiting.is_empty() && now >= self.next_drain {
+            self.next_drain = now + THREAD_RETRY;
+            self.waiting.iter().for_each(|job| self.drain(job));
+        }
         while let Some(job) = self.waiting.pop_front() {
             let signals = job.association.attention.signals();
             if signals & (signal::DRAIN | signal::STOP) != 0 {

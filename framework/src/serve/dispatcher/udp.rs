@@ -30,7 +30,6 @@ use super::listener::{Held, Listener, Listeners, UdpListener};
 use super::token::Token;
 use crate::address::Scheme;
 use crate::admission::Refusal;
-use crate::association::Association;
 use crate::error::EndReason;
 use crate::handler::Incoming;
 use crate::net::attention::{Delivery, Parcel};
@@ -39,13 +38,12 @@ use crate::observe::{bump, log_limited};
 use crate::protocol::alert::Alert;
 use crate::protocol::dtls::assembly::VerifiedHello;
 use crate::protocol::dtls::hello::connection_id;
-use crate::serve::mailbox::Letter;
 use crate::serve::meet::{First, Place, alert_for};
 use crate::serve::shared::Shared;
-use crate::serve::worker::{Job, Link, Task};
+use crate::serve::worker::{Job, Task};
 use crate::sys::control::PacketInfo;
 use crate::sys::epoll::{Epoll, READABLE};
-use crate::sys::message::{self, BATCH, Batch, DATAGRAM_MAX, Outgoing};
+use crate::sys::message::{BATCH, Batch, Outgoing};
 use crate::sys::sync::thread;
 
 /// Batches read from one listener before the others have their turn.
@@ -356,10 +354,8 @@ impl Udp {
     /// Gives a job to a worker. The listener's queue has been read as far as it matters, so what the
     /// child's queue has comes next.
     fn hand_over(job: Job, drain: bool, hands: &mut Hands) {
-        if let Link::Own(socket) = &job.link
-            && drain
-        {
-            Self::drain(socket, &job.association, hands);
+        if drain {
+            hands.drain(&job);
         }
         hands.hand_over(job);
     }
@@ -380,38 +376,6 @@ impl Udp {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
         Ok((socket, recipe))
-    }
-
-    /// What came to the child since its bind: the peer's own goes into its inbox, others' goes where
-    /// it belongs. The worker does the same with what comes later.
-    fn drain(socket: &Socket, association: &Association, hands: &Hands) {
-        let mut payload = Vec::with_capacity(DATAGRAM_MAX);
-        let mut foreign = Vec::new();
-        for _ in 0..4 * BATCH {
-            let Ok(received) = message::recv(socket.as_fd(), &mut [], &mut payload, false) else { break };
-            let Some(source) = received.source else { break };
-            if source == association.peer {
-                association.attention.deliver(Parcel::datagram(&payload), false);
-            } else {
-                let mut local = association.local;
-                if let Some(hit) = received.info.local {
-                    local.set_ip(hit);
-                }
-                bump(&association.counters.strays);
-                foreign.push(Stray {
-                    local,
-                    peer: source,
-                    interface: received.info.interface,
-                    payload: payload.as_slice().into(),
-                });
-            }
-        }
-        for stray in foreign {
-            // Through the mailbox, so that a stranger cannot make this recurse.
-            if !hands.shared.mailbox.send(Letter::Stray(stray)) {
-                bump(&association.counters.strays_lost);
-            }
-        }
     }
 
     /// Hands over what was held until this listener's queue was read so far: the oldest `seen`
