@@ -73,6 +73,8 @@ pub struct Peer {
     delivered: Option<Instant>,
     /// The handler has been told that the server drains.
     told_to_drain: bool,
+    /// The server drained when the peer's handshake was complete.
+    opened_draining: bool,
     /// When this peer's thread saw that the server drains.
     draining_since: Option<Instant>,
     /// Since when the peer is quiet, until its thread has given back the memory that only the handshake needed.
@@ -169,6 +171,7 @@ impl Peer {
                 transport.expect_connection_id(session.connection_id(), length);
             }
         }
+        let opened_draining = parts.association.attention.signals() & signal::DRAIN != 0;
         parts.association.open(session, facts, &parts.timeouts);
         // The thread of a client is its user's.
         let settles = parts.home.is_some() && !parts.driven && matches!(scheme, Scheme::Dtls | Scheme::Tls);
@@ -187,6 +190,7 @@ impl Peer {
             moved_from: None,
             delivered: None,
             told_to_drain: false,
+            opened_draining,
             draining_since: None,
             quiet_from: settles.then_some(now),
             ending: false,

@@ -25,6 +25,7 @@ pub use crate::serve::handover::giving::HandedOver;
 pub use crate::serve::handover::taking::Predecessor;
 use crate::serve::handover::{channel, giving};
 use crate::serve::loops::Loops;
+use crate::serve::registry::Drain;
 use crate::serve::shared::Shared;
 pub use crate::serve::shared::ShutdownReport;
 use crate::sys::descriptor;
@@ -202,7 +203,8 @@ impl Handle {
     /// how ([`PeerEvents::save`](crate::PeerEvents::save)): they go on in the other process with
     /// all their state, and notice nothing. For this process they end with [`EndReason::HandedOver`]. All other peers
     /// stay, handshakes under way among them: this process goes on to serve them until it calls [`shutdown`](Self::shutdown), as it should next. That tells
-    /// the handlers to finish, within the grace period, and breaks handshakes off that are under way. Until then this process has to run, because it gets their datagrams by that socket.
+    /// the handlers to finish, within the grace period, and finishes handshakes that are under way, whose peers have a second then for their
+    /// first message. Until then this process has to run, because it gets their datagrams by that socket.
     ///
     /// Both processes run as the same user, whom the kernel names (SO_PEERCRED, SCM_CREDENTIALS). The keys of the sessions go through
     /// the socket alone, and both processes wipe their copies. Where the other process is of a version that writes peers in another
@@ -223,7 +225,8 @@ impl Handle {
     }
 
     /// Ends the server: no new peers; every handler's `recv` returns `Ok(None)` once its peer is
-    /// quiet, and it may finish within `grace`; then all that are left are ended. DTLS and TLS peers get a
+    /// quiet, and it may finish within `grace`; then all that are left are ended. Handshakes under way end at once, but for
+    /// those that a [hand-over](Self::hand_over) has left here. DTLS and TLS peers get a
     /// close_notify. The ports are free when it returns; a [`PeerEvents::close`](crate::PeerEvents::close) or
     /// what handlers do after their peer's end may still run. Blocks for `grace` and two seconds at most. A second call waits for the first.
     pub fn shutdown(&self, grace: Duration) -> ShutdownReport {
@@ -235,7 +238,11 @@ impl Handle {
         }
         shared.exports.lock().clear();
         shared.descriptors.lock().clear();
-        let peers = shared.registry.drain();
+        let drain = match shared.successor.get() {
+            Some(_) => Drain::Finish,
+            None => Drain::BreakOff,
+        };
+        let peers = shared.registry.drain(drain);
         let in_time = shared.registry.wait_until_empty(after(grace));
         let late = if in_time { Vec::new() } else { shared.registry.all() };
         for association in &late {

@@ -116,10 +116,10 @@ fn round(
     })
 }
 
-/// Why a handshake has to end, where somebody else wants it to.
+/// Returns why a handshake has to end, where somebody else wants it to. A drain alone does not end it.
 pub(crate) fn interrupted(attention: &Attention) -> Option<EndReason> {
     let signals = attention.signals();
-    if signals & (signal::CLOSE | signal::STOP | signal::DRAIN) != 0 {
+    if signals & (signal::CLOSE | signal::STOP) != 0 {
         return Some(EndReason::Shutdown);
     }
     (signals & signal::EVICT != 0).then_some(EndReason::Evicted)

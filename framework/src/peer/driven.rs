@@ -74,6 +74,7 @@ impl Peer {
             [open.deadlines.next_timeout(), check].into_iter().flatten().min()
         });
         let look = self.watch_for_stall(now);
-        [due.flatten(), look].into_iter().flatten().min()
+        let notice = self.drain_notice(self.association.attention.signals(), now);
+        [due.flatten(), look, notice].into_iter().flatten().min()
     }
 }

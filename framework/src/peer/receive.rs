@@ -98,8 +98,8 @@ impl Peer {
             if self.transport.is_none() {
                 continue;
             }
-            let draining = signals & signal::DRAIN != 0 && !self.told_to_drain;
-            if draining && now.duration_since(*self.draining_since.get_or_insert(now)) >= DRAIN_NOTICE {
+            let notice = self.drain_notice(signals, now);
+            if notice.is_some() && self.draining_since.is_some_and(|since| now >= since + DRAIN_NOTICE) {
                 self.told_to_drain = true;
                 return Ok(Next::Over);
             }
@@ -120,7 +120,7 @@ impl Peer {
                 self.flush();
             }
             let quiet = self.quiet_from.map(|from| from + QUIET);
-            let deadline = [user, due, draining.then_some(now), look, quiet].into_iter().flatten().min();
+            let deadline = [user, due, notice, look, quiet].into_iter().flatten().min();
             let mut arrival = self.wait(buffer, now, deadline);
             if let Arrival::Message(len) = arrival
                 && let Some(next) = self.take_read(len, buffer)?
@@ -138,11 +138,22 @@ impl Peer {
                 self.leaves_unread = true;
                 (late, arrival) = (0, Arrival::TimedOut);
             }
-            if let Some(next) = self.take_arrival(arrival, user, draining)? {
+            if let Some(next) = self.take_arrival(arrival, user, notice)? {
                 return Ok(next);
             }
             now = self.association.now();
         }
+    }
+
+    /// Returns when the handler of a quiet peer is told of the drain, if there is one that it has not been told of. A peer whose
+    /// handshake was finished during the drain is expected to say something first.
+    pub(super) fn drain_notice(&mut self, signals: u8, now: Instant) -> Option<Instant> {
+        if signals & signal::DRAIN == 0 || self.told_to_drain {
+            return None;
+        }
+        let since = *self.draining_since.get_or_insert(now);
+        let is_expected = self.opened_draining && self.association.received.load(Ordering::Relaxed) == 0;
+        Some(if is_expected { since + DRAIN_NOTICE } else { since })
     }
 
     /// Calls with the association, if it is open.
@@ -242,7 +253,7 @@ impl Peer {
         &mut self,
         arrival: Arrival,
         user: Option<Instant>,
-        draining: bool,
+        notice: Option<Instant>,
     ) -> Result<Option<Next>, Error> {
         match arrival {
             Arrival::Message(_) | Arrival::Woken | Arrival::Dry => {}
@@ -257,7 +268,7 @@ impl Peer {
                 if self.quiet_from.is_some_and(|from| now >= from + QUIET) {
                     self.settle();
                 }
-                if draining {
+                if notice.is_some_and(|notice| now >= notice) {
                     self.told_to_drain = true;
                     return Ok(Some(Next::Over));
                 }

@@ -39,7 +39,16 @@ struct Table {
     half_open: VecDeque<(Instant, Weak<Association>)>,
     /// Connections whose PROXY header is not whole, by the number of their listener; the oldest of each come first.
     awaiting_header: HashMap<u32, BTreeMap<AssociationId, Arc<Association>>>,
-    draining: bool,
+    draining: Option<Drain>,
+}
+
+/// What a drain does with handshakes under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Drain {
+    /// They end at once.
+    BreakOff,
+    /// They are finished, and their peers are drained after that.
+    Finish,
 }
 
 impl Registry {
@@ -52,7 +61,7 @@ impl Registry {
                 ledger: Ledger::new(limits, key),
                 half_open: VecDeque::new(),
                 awaiting_header: HashMap::new(),
-                draining: false,
+                draining: None,
             }),
             emptied: Condvar::new(),
         }
@@ -97,7 +106,7 @@ impl Registry {
     /// [`cancel`](Self::cancel) must follow. Where it has a socket of its own, the limit on peers of a local address holds.
     pub(crate) fn book(&self, local: SocketAddr, peer: SocketAddr, own_socket: bool) -> Result<(), Refusal> {
         let mut table = self.table.lock();
-        if table.draining {
+        if table.draining.is_some() {
             return Err(Refusal::Draining);
         }
         match own_socket {
@@ -114,7 +123,7 @@ impl Registry {
     /// Books a place for a connection of a proxy, whose own address says nothing about who is behind it.
     pub(crate) fn book_proxy(&self, local: SocketAddr, proxy: SocketAddr) -> Result<(), Refusal> {
         let mut table = self.table.lock();
-        if table.draining {
+        if table.draining.is_some() {
             return Err(Refusal::Draining);
         }
         table.ledger.admit_proxy(local, proxy)
@@ -154,6 +163,7 @@ impl Registry {
         let mut table = self.table.lock();
         table.forget_header(association);
         association.attention.lower(signal::EVICT);
+        table.note_drain(association);
     }
 
     /// Gives back the place of an association that was booked and will not be inserted.
@@ -202,18 +212,20 @@ impl Registry {
         Ok(())
     }
 
-    /// The handshake of this association is over, well or not.
+    /// The handshake of this association is complete. Called by the thread that serves the peer.
     pub(crate) fn end_handshake(&self, association: &Association) {
         if association.attention.half_open.load(Ordering::Acquire) {
-            self.table.lock().end_handshake(association);
+            let mut table = self.table.lock();
+            table.end_handshake(association);
+            table.note_drain(association);
         }
     }
 
     /// Makes a booked association findable. `false`: there is one between these addresses.
     pub(crate) fn insert(&self, association: &Arc<Association>) -> bool {
         let mut table = self.table.lock();
-        if table.draining {
-            association.attention.raise(signal::DRAIN);
+        if let Some(signal) = table.draining.and_then(|drain| table.drain_signal(drain, association)) {
+            association.attention.raise(signal);
         }
         let key = table.associations.key_of(association);
         table.insert(key, association)
@@ -275,15 +287,18 @@ impl Registry {
         left
     }
 
-    /// No new peers from now on; signals all that are there.
-    pub(crate) fn drain(&self) -> usize {
+    /// Admits no new peers from now on, and signals all that are there; returns how many these are.
+    pub(crate) fn drain(&self, drain: Drain) -> usize {
         let associations = {
             let mut table = self.table.lock();
-            table.draining = true;
-            table.associations.iter().cloned().collect::<Vec<_>>()
+            table.draining = Some(drain);
+            let signals = |association: &Arc<Association>| {
+                (Arc::clone(association), table.drain_signal(drain, association))
+            };
+            table.associations.iter().map(signals).collect::<Vec<_>>()
         };
-        for association in &associations {
-            association.attention.raise(signal::DRAIN);
+        for (association, signal) in &associations {
+            signal.inspect(|signal| association.attention.raise(*signal));
         }
         associations.len()
     }
@@ -353,7 +368,7 @@ impl Registry {
         let table = self.table.lock();
         let (ledger, limits) = (&table.ledger, table.ledger.limits());
         match () {
-            () if table.draining => Some(Refusal::Draining),
+            () if table.draining.is_some() => Some(Refusal::Draining),
             () if ledger.total() >= limits.max_peers => Some(Refusal::MaxPeers),
             () if ledger.half_open() >= limits.max_half_open => Some(Refusal::MaxHalfOpen),
             () => None,
@@ -377,6 +392,27 @@ impl Table {
             self.connection_ids.insert(cid.clone(), Arc::clone(association));
         }
         true
+    }
+
+    /// Returns the signal that tells an association of a drain; `None`: it is told when its handshake is complete.
+    fn drain_signal(&self, drain: Drain, association: &Association) -> Option<u8> {
+        let awaits_header = |listener| {
+            self.awaiting_header.get(&listener).is_some_and(|waiting| waiting.contains_key(&association.id))
+        };
+        let is_opening = association.attention.half_open.load(Ordering::Acquire)
+            || association.proxied_listener.is_some_and(awaits_header);
+        match drain {
+            _ if !is_opening => Some(signal::DRAIN),
+            Drain::BreakOff => Some(signal::STOP),
+            Drain::Finish => None,
+        }
+    }
+
+    /// Tells an association of a drain that it was not told of before, on the thread that serves it.
+    fn note_drain(&self, association: &Association) {
+        if self.draining.is_some() {
+            association.attention.note(signal::DRAIN);
+        }
     }
 
     /// Whether there is no association, nor one between its booking and its insertion.

@@ -213,12 +213,38 @@ fn a_drain_reaches_all_that_are_there_and_nobody_comes_after_it() {
             })
             .collect();
         threads.push(spawn(&world, |(registry, _)| {
-            registry.drain();
+            registry.drain(Drain::BreakOff);
             assert!(registry.wait_until_empty(Instant::now() + Duration::from_secs(3600)));
             let (local, peer) = addresses();
             assert_eq!(registry.book(local, peer, true), Err(Refusal::Draining));
         }));
         join(threads);
+        assert_empty(&world);
+    });
+}
+
+#[test]
+fn a_peer_whose_handshake_a_drain_spares_is_told_of_the_drain_after_it() {
+    explore(2000, || {
+        let world = world(Limits::UNLIMITED);
+        let (local, peer) = addresses();
+        let opens = spawn(&world, move |(registry, listeners)| {
+            if registry.book(local, peer, true).is_err() {
+                return;
+            }
+            let association = association(listeners);
+            registry.begin_handshake(&association).unwrap();
+            assert!(registry.insert(&association));
+            assert_eq!(association.attention.signals(), 0);
+            registry.end_handshake(&association);
+            poll(|| (association.attention.signals() == signal::DRAIN).then_some(()));
+            registry.remove(&association, &EndReason::ClosedByUs);
+        });
+        let drains = spawn(&world, |(registry, _)| {
+            registry.drain(Drain::Finish);
+            assert!(registry.wait_until_empty(Instant::now() + Duration::from_secs(3600)));
+        });
+        join(vec![opens, drains]);
         assert_empty(&world);
     });
 }
