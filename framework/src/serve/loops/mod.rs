@@ -8,6 +8,8 @@ mod event_loop;
 mod handing;
 mod home;
 mod letters;
+#[cfg(all(test, shuttle))]
+mod model;
 mod monitor;
 mod pause;
 mod slots;
