@@ -384,7 +384,8 @@ impl<E: PeerEvents> AnyOpen for Open<E> {
             events.timeout(state, sender, now)?;
             due = events.next_timeout(state);
         }
-        let until = if may_wait { due } else { Some(sender.now()) };
+        // A time that is over takes what is there.
+        let until = if may_wait { due } else { Some(peer.opened_at()) };
         match peer.next_into(message, until) {
             Ok(Next::Message(_)) => {
                 // It came from there, and is answered there.

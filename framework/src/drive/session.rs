@@ -1,5 +1,6 @@
 //! A protocol's state together with the socket, or the memory, that its messages leave by.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -15,6 +16,31 @@ use crate::protocol::exporter::{Exporter, RefusedExport};
 use crate::protocol::sctp::secure_sctp::SecureSctp;
 use crate::protocol::{RECORD_MAX, Sent, dtls};
 use crate::sctp::SendInfo;
+
+/// The longest memory for a record that a thread keeps, in bytes: that of a datagram which no router cuts.
+const MOST_KEPT: usize = 2048;
+
+thread_local! {
+    /// Memory for the record that is being sent.
+    static RECORD: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Calls with memory for one record, which the thread uses again.
+fn with_record(call: impl FnOnce(&mut Vec<u8>) -> Sent) -> Sent {
+    // At its very end a thread has none to keep.
+    let mut record = RECORD.try_with(Cell::take).unwrap_or_default();
+    let sent = call(&mut record);
+    if record.capacity() <= MOST_KEPT {
+        record.clear();
+        let _ = RECORD.try_with(|kept| kept.set(record));
+    }
+    sent
+}
+
+/// Gives back the memory that the calling thread keeps for records.
+pub(crate) fn release_record() {
+    RECORD.take();
+}
 
 /// A session that is open.
 pub(crate) enum Session {
@@ -35,14 +61,11 @@ impl Session {
     pub(crate) fn send(&mut self, message: &[u8], how: &SendInfo) -> Sent {
         match self {
             Self::Plain(egress) => egress.send(message),
-            Self::Dtls(session, egress) => {
-                let mut record = Vec::new();
-                match session.seal(message, &mut record) {
-                    // DTLS allows gaps: a record that finds the send buffer full is dropped, and its message not sent.
-                    Sent::Done => egress.send_to(session.destination(record.len()), &record),
-                    failed => failed,
-                }
-            }
+            Self::Dtls(session, egress) => with_record(|record| match session.seal(message, record) {
+                // DTLS allows gaps: a record that finds the send buffer full is dropped, and its message not sent.
+                Sent::Done => egress.send_to(session.destination(record.len()), record),
+                failed => failed,
+            }),
             Self::Sctp(session) => session.write(message, how),
             Self::Stream(session) => session.write(message),
             Self::Memory(session) => session.send(message, how),

@@ -18,6 +18,11 @@ impl Peer {
         }
     }
 
+    /// When the association was opened.
+    pub(crate) fn opened_at(&self) -> Instant {
+        self.association.opened
+    }
+
     /// Whether the peer has no socket of its own.
     pub(crate) fn shares_socket(&self) -> bool {
         matches!(self.transport, Some(Transport::Shared(_)))

@@ -9,6 +9,7 @@ use super::{Leftover, MAX_NOTIFICATIONS, Peer};
 use crate::address::Scheme;
 use crate::association::Link;
 use crate::drive::open::{Open, Polled};
+use crate::drive::release_record;
 use crate::error::{EndReason, Error};
 use crate::net::attention::signal;
 use crate::net::{Arrival, Transport};
@@ -296,6 +297,7 @@ impl Peer {
         self.quiet_from = None;
         // Where nothing is read to, the next read begins with a wait.
         self.scratch = Vec::new();
+        release_record();
         footprint::stop_thread();
         footprint::release_stack();
         if let Some(home) = &self.home {

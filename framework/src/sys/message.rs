@@ -306,11 +306,6 @@ impl Batch {
             payload: &self.payloads[index],
         }
     }
-
-    /// Takes the bytes of the datagram at `index` in exchange for other memory, which the next datagram is received into.
-    pub(crate) fn swap(&mut self, index: usize, memory: Vec<u8>) -> Vec<u8> {
-        mem::replace(&mut self.payloads[index], memory)
-    }
 }
 
 // SAFETY: the pointers in `headers` are only followed inside `recv`, which sets them anew from

@@ -150,6 +150,10 @@ pub(crate) fn share(address: SocketAddr, options: &Options, count: usize) -> io:
     let member = |_| {
         let socket = open(exact)?;
         socket.set_reuse_port(true)?;
+        // No peer has a socket of its own to be told apart from, and a specific address is where all of them send to.
+        if exact.ip().is_unspecified() {
+            report_addresses(&socket, exact, options.v6_only)?;
+        }
         prepare(&socket, exact, options)?;
         socket.bind(&exact.into())?;
         Ok(socket)
@@ -167,6 +171,7 @@ pub(crate) fn anchor(address: SocketAddr, options: &Options) -> io::Result<Socke
     let socket = open(address)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
+    report_addresses(&socket, address, options.v6_only)?;
     prepare(&socket, address, options)?;
     socket.bind(&address.into())?;
     option::attach_first_of_group(&socket)?;
@@ -179,7 +184,6 @@ fn prepare(socket: &Socket, address: SocketAddr, options: &Options) -> io::Resul
         socket.set_only_v6(options.v6_only || !address.ip().is_unspecified())?;
     }
     free_bind(socket, address, options)?;
-    report_addresses(socket, address, options.v6_only)?;
     // More than net.core.rmem_max is cut by the kernel in silence.
     let _ = socket.set_recv_buffer_size(LISTENER_BUFFER);
     options.hook.listener(socket, address)

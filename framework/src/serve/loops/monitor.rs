@@ -8,9 +8,9 @@ use super::watch::Watch;
 use crate::observe::bump;
 
 /// How often loops are looked at while they do something. One that is in the same turn at two looks is held up.
-const PERIOD: Duration = Duration::from_millis(2);
+const PERIOD: Duration = Duration::from_millis(4);
 /// Looks at loops that do nothing, before they are looked at no more.
-const QUIET_LOOKS: u32 = 25;
+const QUIET_LOOKS: u32 = 12;
 
 /// Looks after the loops until they are stopped.
 pub(super) fn run(watch: &Watch, loops: &[Arc<Loop>]) {

@@ -2,8 +2,8 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -111,7 +111,7 @@ impl Slots {
 
     /// Finds the peer between these addresses.
     pub(super) fn find(&self, local: SocketAddr, peer: SocketAddr) -> Option<Token> {
-        let hash = self.hasher.hash_one((local, peer));
+        let hash = hash(&self.hasher, local, peer);
         let found = self.by_addresses.find(hash, |&index| match &self.places[index as usize].1 {
             Place::Taken(slot) => slot.peer == peer && slot.association.local == local,
             Place::Free => false,
@@ -161,7 +161,7 @@ impl Slots {
     fn place_address(&mut self, index: u32) {
         let Self { places, by_addresses, hasher, .. } = self;
         let hash_of = |index: &u32| match &places[*index as usize].1 {
-            Place::Taken(slot) => hasher.hash_one((slot.association.local, slot.peer)),
+            Place::Taken(slot) => hash(hasher, slot.association.local, slot.peer),
             Place::Free => 0,
         };
         by_addresses.insert_unique(hash_of(&index), index, hash_of);
@@ -170,7 +170,7 @@ impl Slots {
     /// Has a peer found by its addresses no more.
     fn displace_address(&mut self, index: u32) {
         let Place::Taken(slot) = &self.places[index as usize].1 else { return };
-        let hash = self.hasher.hash_one((slot.association.local, slot.peer));
+        let hash = hash(&self.hasher, slot.association.local, slot.peer);
         if let Ok(found) = self.by_addresses.find_entry(hash, |found| *found == index) {
             found.remove();
         }
@@ -398,6 +398,26 @@ impl Slots {
             }
         }
     }
+}
+
+/// Hashes a pair of addresses. They go into SipHash in one piece, which takes less than half as long as field by field.
+fn hash(keys: &RandomState, local: SocketAddr, peer: SocketAddr) -> u64 {
+    let mut bytes = [0; 36];
+    let mut len = 0;
+    for address in [local, peer] {
+        let mut add = |part: &[u8]| {
+            bytes[len..len + part.len()].copy_from_slice(part);
+            len += part.len();
+        };
+        match address.ip() {
+            IpAddr::V4(ip) => add(&ip.octets()),
+            IpAddr::V6(ip) => add(&ip.octets()),
+        }
+        add(&address.port().to_be_bytes());
+    }
+    let mut hasher = keys.build_hasher();
+    hasher.write(&bytes[..len]);
+    hasher.finish()
 }
 
 #[cfg(all(test, not(shuttle)))]

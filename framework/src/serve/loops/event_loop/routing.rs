@@ -1,0 +1,311 @@
+//! Whose a datagram is: a peer's of this loop, of another loop or of another process, or a stranger's, who may become a peer.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{FREE_BYTES, Loop, State};
+use crate::address::Scheme;
+use crate::admission::Refusal;
+use crate::error::EndReason;
+use crate::handler::Incoming;
+use crate::net::attention::{Delivery, Parcel};
+use crate::net::shared::{SharedPath, SharedSocket};
+use crate::net::udp::Stray;
+use crate::observe::{bump, log_limited};
+use crate::protocol::dtls::assembly::VerifiedHello;
+use crate::protocol::dtls::hello::connection_id;
+use crate::serve::loops::entry::Entry;
+use crate::serve::loops::letters::{Letter, PeerBell};
+use crate::serve::loops::token::Token;
+use crate::serve::meet::{First, Place, address_hit, alert_for};
+use crate::serve::worker::{self, Job, Link};
+use crate::sys::control::PacketInfo;
+use crate::sys::message::{BATCH, Batch};
+use crate::sys::sync::atomic::Ordering;
+
+/// Batches that are read of one socket before others have their turn.
+const MAX_BATCHES: usize = 8;
+/// Pairs of addresses that are remembered whose datagrams come to other loops.
+const MAX_ORIGINS: usize = 1024;
+
+/// A datagram that nobody has yet.
+#[derive(Clone, Copy)]
+enum Payload<'a> {
+    /// In the batch, at this index.
+    Received(usize),
+    Copied(&'a [u8]),
+}
+
+impl<'a> Payload<'a> {
+    fn bytes(self, batch: &'a Batch) -> &'a [u8] {
+        match self {
+            Self::Received(index) => batch.get(index).payload,
+            Self::Copied(bytes) => bytes,
+        }
+    }
+}
+
+impl Loop {
+    /// Reads what has come to a socket.
+    pub(super) fn read(&self, state: &mut State, index: usize) {
+        let Some(socket) = state.sockets.get(index).filter(|socket| !socket.is_given()).cloned() else {
+            return;
+        };
+        for _ in 0..MAX_BATCHES {
+            if state.slots.is_full() {
+                break;
+            }
+            let received = match state.batch.recv(socket.socket.as_fd()) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                // Memory is short, and epoll comes back.
+                Err(_) => break,
+            };
+            for datagram in 0..received {
+                let found = state.batch.get(datagram);
+                let (Some(peer), info) = (found.source, found.info) else { continue };
+                let local = address_hit(socket.address, info);
+                self.route(state, &socket, local, peer, info, Payload::Received(datagram));
+            }
+            self.counted(&socket).datagrams.fetch_add(received as u64, Ordering::Relaxed);
+            if received < BATCH {
+                break;
+            }
+        }
+    }
+
+    /// A datagram that the last association between its addresses left.
+    pub(super) fn stray(&self, state: &mut State, stray: Stray, origin: Option<u8>, index: Option<u8>) {
+        let Stray { local, peer, interface, payload } = stray;
+        if let Some(origin) = origin {
+            if state.origins.len() >= MAX_ORIGINS {
+                state.origins.clear();
+            }
+            state.origins.insert((local, peer), origin);
+        }
+        let is_for = |socket: &&Arc<SharedSocket>| {
+            index.is_none_or(|index| socket.index == index) && socket.is_at(local)
+        };
+        let Some(socket) = state.sockets.iter().find(is_for).cloned() else { return };
+        let info = PacketInfo { local: Some(local.ip()), interface };
+        self.route(state, &socket, local, peer, info, Payload::Copied(&payload));
+    }
+
+    /// Finds out whose a datagram is.
+    fn route(
+        &self,
+        state: &mut State,
+        socket: &Arc<SharedSocket>,
+        local: SocketAddr,
+        peer: SocketAddr,
+        info: PacketInfo,
+        payload: Payload<'_>,
+    ) {
+        let shared = &self.context.shared;
+        let bytes = payload.bytes(&state.batch);
+        let mut from = None;
+        let mut found = state.slots.find(local, peer);
+        // A record with a connection ID belongs to that, wherever it comes from.
+        if socket.scheme == Scheme::Dtls
+            && let Some(cid) = shared.connection_ids.and_then(|ids| connection_id(bytes, ids.length()))
+        {
+            let by_id = state.slots.find_by_connection_id(cid);
+            if by_id.is_none() && self.pass_on(cid, local, peer, info, bytes) {
+                return;
+            }
+            if found != by_id {
+                (found, from) = (by_id, Some(peer));
+            }
+        }
+        if let Some(token) = found
+            && !self.is_gone(state, token, payload, from)
+        {
+            if self.context.events.is_none() {
+                return;
+            }
+            let datagram = state.own(payload);
+            if let Err(datagram) = state.slots.queue_datagram(token, datagram, from) {
+                bump(&self.counted(socket).datagrams_dropped);
+                state.recycle(datagram);
+            }
+            return;
+        }
+        let way = (local, peer, info.interface);
+        if self.is_elsewhere(state, socket, way, payload.bytes(&state.batch)) {
+            return;
+        }
+        let bytes = payload.bytes(&state.batch);
+        let hello = match shared.look_at(socket.scheme, local, peer, bytes, Instant::now()) {
+            First::Nothing => return,
+            First::Challenge(reply) => {
+                let sent = socket.send(peer, info, &reply);
+                return bump(match sent {
+                    crate::protocol::Sent::Done => &self.counted(socket).hello_verify_requests,
+                    _ => &self.counted(socket).hello_verify_requests_lost,
+                });
+            }
+            First::Refused(alert, sequence) => {
+                let _ = socket.send(peer, info, &alert.in_clear(sequence));
+                return bump(&self.counted(socket).refusal_alerts);
+            }
+            First::Hello(hello) => Some(Box::new(hello)),
+            First::Datagram if socket.scheme == Scheme::Dtls => return bump(&self.counted(socket).ignored),
+            First::Datagram => None,
+        };
+        if hello.is_some() && shared.connection_ids.is_some() {
+            // Whoever moved here may be another loop's, which ends that association, and gives the hello back.
+            let here = shared.registry.find(local, peer);
+            let number = here.and_then(|known| known.connection_id.first().copied());
+            let origin = state.origins.remove(&(local, peer));
+            if let Some(number) = number.or(origin).filter(|number| !self.is_own(*number))
+                && self.send_to(number, local, peer, info, bytes)
+            {
+                return;
+            }
+        }
+        let datagram = hello.is_none().then(|| state.own(payload));
+        self.open(
+            state,
+            SharedPath { socket: Arc::clone(socket), peer, source: info },
+            local,
+            hello,
+            datagram,
+        );
+    }
+
+    /// Gives a record to the loop that its connection ID names, if that is another one.
+    fn pass_on(
+        &self,
+        cid: &[u8],
+        local: SocketAddr,
+        peer: SocketAddr,
+        info: PacketInfo,
+        payload: &[u8],
+    ) -> bool {
+        let Some(number) = cid.first().copied().filter(|number| !self.is_own(*number)) else { return false };
+        self.send_to(number, local, peer, info, payload)
+    }
+
+    /// Whether peers whose connection IDs begin with this number are here: that of a socket, which may be the socket of a loop
+    /// that is no more.
+    fn is_own(&self, number: u8) -> bool {
+        usize::from(number) % self.common.letters.len() == usize::from(self.number)
+    }
+
+    /// Gives a datagram to the other loop that has the socket with this number; `false`: there is none.
+    fn send_to(
+        &self,
+        number: u8,
+        local: SocketAddr,
+        peer: SocketAddr,
+        info: PacketInfo,
+        payload: &[u8],
+    ) -> bool {
+        let letters = &self.common.letters;
+        let Some(other) = letters.get(usize::from(number) % letters.len()) else { return false };
+        let stray = Stray { local, peer, interface: info.interface, payload: payload.into() };
+        if !other.send(Letter::Stray(stray, Some(self.number))) {
+            bump(&self.context.shared.by_listener.of_udp(local).strays_lost);
+        }
+        true
+    }
+
+    /// A new peer.
+    fn open(
+        &self,
+        state: &mut State,
+        path: SharedPath,
+        local: SocketAddr,
+        hello: Option<Box<VerifiedHello>>,
+        datagram: Option<Vec<u8>>,
+    ) {
+        let shared = &self.context.shared;
+        let SharedPath { socket, peer, source } = &path;
+        let random = hello.as_ref().map_or([0; 32], |hello| hello.random());
+        let incoming = Incoming::new(socket.scheme, local, *peer);
+        let association = match shared.admit(incoming, random, Place::SharedSocket(socket.index)) {
+            Ok(association) => association,
+            Err(refusal) => {
+                if let (Some(hello), Some(alert)) = (hello, alert_for(refusal)) {
+                    shared.cookies.refuse(local, *peer, &hello.random(), alert, Instant::now());
+                    let _ = socket.send(*peer, *source, &alert.in_clear(hello.record_sequence()));
+                    bump(&self.counted(socket).refusal_alerts);
+                }
+                return;
+            }
+        };
+        if !shared.registry.insert(&association) {
+            // Another listener has this pair of addresses: cannot be.
+            shared.registry.cancel(&association);
+            return bump(&association.counters.ignored);
+        }
+        let token = state.slots.insert(&association, true, |token| PeerBell::new(&self.letters, token));
+        let task = hello.map_or(worker::Task::Plain, worker::Task::Dtls);
+        let (link, home) = (Link::Shared(path), Arc::clone(&self.context.home));
+        let job = Job { association, link, task, home, shared: Arc::clone(shared) };
+        if self.context.events.is_none() {
+            return self.give_thread(job, datagram);
+        }
+        if let Some(slot) = state.slots.get(token) {
+            slot.entry = Some(Box::new(Entry::new(job, Arc::clone(&slot.bell) as _)));
+        }
+        match datagram {
+            Some(datagram) => drop(state.slots.queue_datagram(token, datagram, None)),
+            None => state.slots.queue(token),
+        }
+    }
+
+    /// Has a thread of its own serve a peer that shares the socket.
+    fn give_thread(&self, job: Job, datagram: Option<Vec<u8>>) {
+        let shared = &self.context.shared;
+        let association = Arc::clone(&job.association);
+        if let Some(datagram) = datagram {
+            association.attention.deliver(Parcel::datagram(&datagram), false);
+        }
+        if let Err((job, error)) = self.common.workers.submit(job) {
+            bump(&association.counters.out_of_threads);
+            log_limited!(warn, %error, "no thread for a new peer");
+            job.abandon(EndReason::NoThread);
+            shared.refuse(Refusal::NoThread, association.scheme, association.local, association.peer);
+        }
+    }
+
+    /// Gives a datagram to the peer's own thread, if it has one. `true`: the association is over.
+    fn is_gone(
+        &self,
+        state: &mut State,
+        token: Token,
+        payload: Payload<'_>,
+        from: Option<SocketAddr>,
+    ) -> bool {
+        if self.context.events.is_some() {
+            return false;
+        }
+        let bytes = payload.bytes(&state.batch);
+        let Some(slot) = state.slots.get(token) else { return true };
+        let parcel = Parcel { from, ..Parcel::datagram(bytes) };
+        match slot.association.attention.deliver(parcel, true) {
+            Delivery::Queued => false,
+            Delivery::Full => {
+                bump(&slot.association.counters.datagrams_dropped);
+                false
+            }
+            Delivery::Gone => {
+                state.slots.remove(token);
+                true
+            }
+        }
+    }
+}
+
+impl State {
+    /// Copies a datagram to memory of its own.
+    fn own(&mut self, payload: Payload<'_>) -> Vec<u8> {
+        let mut memory = self.free.pop().unwrap_or_else(|| Vec::with_capacity(FREE_BYTES));
+        memory.extend_from_slice(payload.bytes(&self.batch));
+        memory
+    }
+}
