@@ -122,7 +122,7 @@ fn round(
 /// Returns why a handshake has to end, where somebody else wants it to. A drain alone does not end it.
 pub(crate) fn interrupted(attention: &Attention) -> Option<EndReason> {
     let signals = attention.signals();
-    if signals & (signal::CLOSE | signal::STOP) != 0 {
+    if signals & (signal::CLOSE | signal::STOP | signal::BREAK_OFF) != 0 {
         return Some(EndReason::Shutdown);
     }
     (signals & signal::EVICT != 0).then_some(EndReason::Evicted)

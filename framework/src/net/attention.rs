@@ -29,6 +29,8 @@ pub(crate) mod signal {
     pub(crate) const FLUSH: u8 = 32;
     /// The peer's outbox is full, and it is to be disconnected for that.
     pub(crate) const TOO_SLOW: u8 = 64;
+    /// The server drains, and the handshake is to be broken off.
+    pub(crate) const BREAK_OFF: u8 = 128;
     /// Signals after which nothing more is read from the peer.
     pub(crate) const FINAL: u8 = CLOSE | EVICT | STOP | TOO_SLOW;
 }

@@ -63,7 +63,8 @@ impl Peer {
             return false;
         }
         let signals = self.association.attention.signals();
-        let done = if self.told_to_drain { signal::DRAIN } else { 0 };
+        // A handshake that was complete before it could be broken off leaves the signal for that.
+        let done = signal::BREAK_OFF | if self.told_to_drain { signal::DRAIN } else { 0 };
         signals & !done == 0 && self.with_open(|open| !open.session.has_more()).unwrap_or(false)
     }
 

@@ -403,7 +403,7 @@ impl Table {
             || association.proxied_listener.is_some_and(awaits_header);
         match drain {
             _ if !is_opening => Some(signal::DRAIN),
-            Drain::BreakOff => Some(signal::STOP),
+            Drain::BreakOff => Some(signal::BREAK_OFF),
             Drain::Finish => None,
         }
     }
@@ -411,6 +411,10 @@ impl Table {
     /// Tells an association of a drain that it was not told of before, on the thread that serves it.
     fn note_drain(&self, association: &Association) {
         if self.draining.is_some() {
+            // Its client may know by now that the handshake is complete.
+            if !association.attention.half_open.load(Ordering::Acquire) {
+                association.attention.lower(signal::BREAK_OFF);
+            }
             association.attention.note(signal::DRAIN);
         }
     }

@@ -139,7 +139,7 @@ impl Hands {
         }
         while let Some(job) = self.waiting.pop_front() {
             let signals = job.association.attention.signals();
-            if signals & (signal::DRAIN | signal::STOP) != 0 {
+            if signals & (signal::DRAIN | signal::STOP | signal::BREAK_OFF) != 0 {
                 job.abandon(EndReason::Shutdown);
                 continue;
             }

@@ -248,3 +248,29 @@ fn a_peer_whose_handshake_a_drain_spares_is_told_of_the_drain_after_it() {
         assert_empty(&world);
     });
 }
+
+#[test]
+fn a_peer_whose_handshake_is_complete_before_a_drain_breaks_it_off_is_drained_and_not_stopped() {
+    explore(2000, || {
+        let world = world(Limits::UNLIMITED);
+        let (local, peer) = addresses();
+        let opens = spawn(&world, move |(registry, listeners)| {
+            if registry.book(local, peer, true).is_err() {
+                return;
+            }
+            let association = association(listeners);
+            registry.begin_handshake(&association).unwrap();
+            assert!(registry.insert(&association));
+            registry.end_handshake(&association);
+            // The signal to break it off may come late, and then it counts no more.
+            poll(|| (association.attention.signals() & !signal::BREAK_OFF == signal::DRAIN).then_some(()));
+            registry.remove(&association, &EndReason::ClosedByUs);
+        });
+        let drains = spawn(&world, |(registry, _)| {
+            registry.drain(Drain::BreakOff);
+            assert!(registry.wait_until_empty(Instant::now() + Duration::from_secs(3600)));
+        });
+        join(vec![opens, drains]);
+        assert_empty(&world);
+    });
+}
