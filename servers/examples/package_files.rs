@@ -1,4 +1,4 @@
-//! Writes the man pages and the completions of the programs, as their options make them, for `scripts/package`.
+//! Writes the programs' man pages and shell completions, made from their options, for `scripts/package`.
 //!
 //! `cargo run -p peeloff-servers --example package_files -- FOLDER`
 
@@ -13,7 +13,7 @@ use peeloff_servers::programs::{Chat, Echo, Nc};
 
 fn main() -> ExitCode {
     let Some(folder) = env::args_os().nth(1).map(PathBuf::from) else {
-        eprintln!("package_files: name the folder to write to");
+        eprintln!("package_files: name the folder to write the files to");
         return ExitCode::from(2);
     };
     match [Echo::command(), Chat::command(), Nc::command()].into_iter().try_for_each(|it| write(&folder, it))
@@ -40,13 +40,13 @@ fn man_page(command: &Command) -> io::Result<Vec<u8>> {
     let man = Man::new(command.clone());
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
-    // That of clap_mangen lists a hundred options.
+    // The synopsis of clap_mangen lists a hundred options.
     let usage = command.clone().render_usage().to_string();
     let usage = usage.trim_start_matches("Usage: ").replace('-', "\\-");
     page.extend(format!(".SH SYNOPSIS\n{usage}\n").bytes());
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
-    // The examples, and exit codes of a client, each under its heading.
+    // The examples, and the client's exit codes, each under a heading of its own.
     let more = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
     for line in more.lines() {
         let text = line.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");

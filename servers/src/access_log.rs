@@ -1,7 +1,7 @@
 //! The access log: a line for each peer that has left.
 //!
-//! The framework reports each end as an event with the target `TARGET`. Its lines go through a queue of their own, so neither
-//! a full disk nor a pipe that nobody reads holds up a peer or the other log.
+//! The framework reports each end as an event with the target `TARGET`. The lines go through a queue of their
+//! own, so neither a full disk nor a pipe that no process reads delays a peer or the main log.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -29,25 +29,26 @@ use crate::log_queue::LogQueue;
 /// The target of the framework's events about peers that have left.
 const TARGET: &str = "peeloff::access";
 
-/// Whether there is an access log.
+/// Options of the access log.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Logging")]
 pub struct AccessLogArgs {
     /// Write a line about each peer that leaves to this file.
     ///
-    /// The line has the peer, its identity, how long it was there, its messages and bytes, and why it left. `-` stands for standard
-    /// output. SIGHUP opens the file again, so that it can be rotated. Lines that cannot be written, because the disk is full or
-    /// nobody reads a pipe, are dropped and counted.
+    /// The line has the peer's address, its identity, how long it was connected, its messages and bytes, and why
+    /// it left. `-` stands for standard output. At SIGHUP the server opens the file again, so that you can rotate
+    /// it. The server drops and counts lines that it cannot write because the disk is full or no process reads
+    /// the pipe.
     #[arg(long, value_name = "FILE")]
     pub access_log: Option<PathBuf>,
 }
 
 impl AccessLogArgs {
-    /// Whether the file could be opened, without making it.
+    /// Checks that the file could be opened, without creating it.
     ///
     /// # Errors
     ///
-    /// It could not.
+    /// Returns an error if it could not be opened.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         match &self.access_log {
             Some(path) if !is_stdout(path) => check_file(path).map_err(|error| explain(path, &error)),
@@ -56,7 +57,7 @@ impl AccessLogArgs {
     }
 }
 
-/// Where lines go, if they go anywhere.
+/// The destination of the lines, if there is an access log.
 #[derive(Clone, Default)]
 pub(crate) struct AccessLog {
     open: Arc<Mutex<Option<Open>>>,
@@ -70,24 +71,25 @@ struct Open {
 }
 
 impl AccessLog {
-    /// Opens the file, and gives what takes it into use and says whether there is one.
+    /// Opens the file. Returns a function that puts it in use and returns whether there is an access log.
     ///
     /// # Errors
     ///
-    /// It cannot be opened, or the system has no thread.
+    /// Returns an error if the file cannot be opened, or if no thread can be started.
     pub(crate) fn prepare(&self, args: &AccessLogArgs) -> Result<impl FnOnce() -> bool + use<>, Failure> {
         let opened = args.access_log.as_ref().map(|path| self.open(path)).transpose()?;
         let place = Arc::clone(&self.open);
         Ok(move || {
             let is_on = opened.is_some();
-            // The former one writes what it has, and ends.
+            // The previous queue writes the lines that it has, and ends.
             *place.lock() = opened;
             is_on
         })
     }
 
     fn open(&self, path: &Path) -> Result<Open, Failure> {
-        // There is no other standard output, whose reader may be slow.
+        // Keep the queue of standard output, because its reader may be slow and there is no second standard
+        // output to open.
         let same = self.open.lock().clone().filter(|open| is_stdout(path) && open.path == path);
         if let Some(same) = same {
             return Ok(same);
@@ -96,9 +98,9 @@ impl AccessLog {
             true => Box::new(io::stdout()),
             false => Box::new(open_file(path).map_err(|error| explain(path, &error))?),
         };
-        // Every line of the file is about a peer, so this goes into the other log.
+        // Every line of the access log is about a peer, so this notice goes into the main log.
         let notice = |lost, _: &mut dyn Write| {
-            tracing::warn!(lost, "lines of the access log were dropped, because they could not be written");
+            tracing::warn!(lost, "access log lines were dropped because they could not be written");
             Ok(())
         };
         let queue =
@@ -113,12 +115,12 @@ impl AccessLog {
         Ok(Open { path: path.to_owned(), queue })
     }
 
-    /// Lines that were dropped.
+    /// Returns the number of dropped lines.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Waits until what was logged is written, for so long at most.
+    /// Waits until the queued lines are written, for `patience` at most.
     pub(crate) fn flush(&self, patience: Duration) {
         let open = self.open.lock().clone();
         open.inspect(|open| open.queue.flush(patience));
@@ -131,14 +133,15 @@ fn is_stdout(path: &Path) -> bool {
 
 fn explain(path: &Path, error: &io::Error) -> Failure {
     let hint = match error.raw_os_error() {
-        Some(nix::libc::ENXIO) => "nobody reads this pipe: start its reader first",
-        _ if error.kind() == io::ErrorKind::NotFound => "make its folder first",
-        _ => "name a file that this user may write",
+        Some(nix::libc::ENXIO) => "no process reads this pipe: start its reader first",
+        _ if error.kind() == io::ErrorKind::NotFound => "create its folder first",
+        _ => "name a file that this user can write",
     };
     Failure::about("--access-log", format_args!("{} cannot be opened ({error}): {hint}", path.display()))
 }
 
-/// Whether `open_file` could open this. A pipe is not opened, because its reader would find it closed afterwards.
+/// Checks whether `open_file` could open this path. Does not open a pipe, because its reader would see the pipe
+/// close afterwards.
 fn check_file(path: &Path) -> io::Result<()> {
     let may = |path: &Path| Ok(faccessat(AT_FDCWD, path, AccessFlags::W_OK, AtFlags::AT_EACCESS)?);
     match fs::metadata(path) {
@@ -148,10 +151,10 @@ fn check_file(path: &Path) -> io::Result<()> {
             if path.as_os_str().as_bytes().ends_with(b"/") {
                 return Err(io::ErrorKind::IsADirectory.into());
             }
-            // A path of one part has an empty parent.
+            // A path of one component has an empty parent.
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
             let folder = folder.unwrap_or(Path::new("."));
-            // The file would be made where a link leads to.
+            // `open_file` would create the file that the link points to.
             match fs::read_link(path) {
                 Ok(target) => check_file(&folder.join(target)),
                 Err(_) => may(folder),
@@ -161,26 +164,27 @@ fn check_file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Opens what lines are appended to. Never waits for a reader.
+/// Opens the file that lines are appended to. Never waits for the reader of a pipe.
 fn open_file(path: &Path) -> io::Result<File> {
-    // Without O_NONBLOCK the open of a pipe waits for its reader.
+    // Without O_NONBLOCK, opening a pipe waits for its reader.
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o640).custom_flags(OFlag::O_NONBLOCK.bits());
     let file = options.open(path)?;
     if file.metadata()?.file_type().is_fifo() {
-        // From here on the queue's thread may wait.
+        // From now on, only the queue's thread writes, and it may block.
         fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
     }
     Ok(file)
 }
 
-/// Makes a layer that gives each peer's end to `lines`, and what turns it on and off. It is off at first.
+/// Makes a layer that gives each peer's end to `lines`, and a function that turns the layer on and off. The layer
+/// starts turned off.
 pub(crate) fn layer<S>(lines: Box<dyn Layer<S> + Send + Sync>) -> (impl Layer<S>, impl Fn(bool) + use<S>)
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     let (filter, handle) = reload::Layer::new(targets(false));
-    // Fails only if there is no log any more.
+    // The reload fails only if the logger no longer exists.
     (lines.with_filter(filter), move |on| drop(handle.reload(targets(on))))
 }
 
@@ -196,7 +200,7 @@ impl<'a> MakeWriter<'a> for AccessLog {
     }
 }
 
-/// Takes one line.
+/// A writer for one line.
 pub(crate) struct Line(Option<LogQueue>);
 
 impl Write for Line {

@@ -1,16 +1,16 @@
-//! Who may come in of those who have proven who they are: patterns for the names in their certificates.
+//! Decides by patterns for the names in certificates which authenticated peers are admitted.
 
 use std::str::FromStr;
 
 use peeloff::{PeerCertificate, PeerIdentity};
 
-/// What a certificate's subject may be, as one line such as `CN=alice,O=Example` (RFC 4514); `*` stands for any
-/// characters, also none.
+/// A pattern for a certificate's subject in one line, such as `CN=alice,O=Example` (RFC 4514). `*` stands for any
+/// characters, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubjectPattern(String);
 
-/// What a name in a certificate may be (subjectAltName, RFC 5280 §4.2.1.6): `dns:`, `ip:`, `uri:` or `email:`
-/// and the name, in which `*` stands for any characters, also none.
+/// A pattern for a name in a certificate (subjectAltName, RFC 5280 §4.2.1.6): `dns:`, `ip:`, `uri:` or `email:`
+/// and the name, in which `*` stands for any characters, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SanPattern {
     kind: Kind,
@@ -26,7 +26,7 @@ enum Kind {
     Email,
 }
 
-/// Certificates with one of these names may come in, and those who have proven a pre-shared key.
+/// Patterns for the certificates that are admitted. A peer that has proven a pre-shared key is always admitted.
 #[derive(Clone, Debug, Default)]
 pub struct Guests {
     /// Patterns for the subject.
@@ -36,7 +36,8 @@ pub struct Guests {
 }
 
 impl Guests {
-    /// The option that a pattern came from; none if there is no pattern, and everybody may come in.
+    /// Returns the option that a pattern came from. Returns none if there is no pattern, so that every peer is
+    /// admitted.
     pub fn option(&self) -> Option<&'static str> {
         match (self.subjects.is_empty(), self.names.is_empty()) {
             (false, _) => Some("--allow-subject"),
@@ -45,11 +46,11 @@ impl Guests {
         }
     }
 
-    /// Whether a peer may come in.
+    /// Returns whether a peer is admitted.
     pub fn admit(&self, peer: &PeerIdentity) -> bool {
         match peer {
             PeerIdentity::Certificate(certificate) => self.has(certificate),
-            // Whoever has a key of the table is meant to come in.
+            // A peer that has a key from the table is meant to be admitted.
             PeerIdentity::Psk(_) => true,
             _ => false,
         }
@@ -64,8 +65,9 @@ impl Guests {
     }
 }
 
-/// Whether a name goes on behind a zero byte: an authority that takes that for the end has checked a part of it. No
-/// pattern matches such a certificate, for a `*` would match what was not checked.
+/// Returns whether a name contains a zero byte. An authority that takes that byte for the end of the name has
+/// verified only a part of it. Such a certificate matches no pattern, because a `*` would match the part that was
+/// not verified.
 fn has_zero_byte(certificate: &PeerCertificate) -> bool {
     let PeerCertificate { subject, dns_names, uris, emails, .. } = certificate;
     let names = dns_names.iter().chain(uris).chain(emails);
@@ -90,9 +92,9 @@ impl FromStr for SubjectPattern {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.contains('=') {
             true => Ok(Self(text.to_owned())),
-            false => {
-                Err(format!("{text:?} is no subject: write it as CN=alice,O=Example, with * for anything"))
-            }
+            false => Err(format!(
+                "{text:?} is not a subject: write it as CN=alice,O=Example, with * for any characters"
+            )),
         }
     }
 }
@@ -110,19 +112,19 @@ impl FromStr for SanPattern {
             _ => None,
         };
         match kind {
-            // The case of host names means nothing (RFC 4343).
+            // Host names are compared without regard to case (RFC 4343).
             Some(Kind::Dns) if !name.is_empty() => {
                 Ok(Self { kind: Kind::Dns, name: name.to_ascii_lowercase() })
             }
             Some(kind) if !name.is_empty() => Ok(Self { kind, name: name.to_owned() }),
             _ => Err(format!(
-                "{text:?} is no name: write dns:NAME, ip:ADDRESS, uri:URI or email:ADDRESS, with * for anything"
+                "{text:?} is not a name: write dns:NAME, ip:ADDRESS, uri:URI or email:ADDRESS, with * for any characters"
             )),
         }
     }
 }
 
-/// Whether `text` is what `pattern` says, from its beginning to its end. Takes time in proportion to both.
+/// Returns whether the pattern matches the whole text. Takes time in proportion to the sum of their lengths.
 fn matches(pattern: &str, text: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut left) = text.strip_prefix(first) else { return false };

@@ -1,4 +1,4 @@
-//! The options of every server.
+//! The options that every server has.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,17 +19,17 @@ use crate::sockets::SocketArgs;
 use crate::stream::StreamArgs;
 use crate::values::{Protocol, Size, Span, SpanOrOff, cid_length, count, positive_span};
 
-/// Where a server listens, whom it lets in, and for how long.
+/// Defines where a server listens, which peers it admits, and its timeouts.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Listening")]
 pub struct ServerArgs {
     /// Listen at this URL, such as `dtls://[::1]:4433`.
     ///
-    /// The schemes are udp, dtls, tcp, tls, sctp, sctp+tls and sctp+dtls. `*` stands for every address of
-    /// this host, as in `udp://*:7`. SCTP can listen at several addresses, as in
-    /// `sctp://10.0.0.1,10.0.1.1:38412`. With port 0 the kernel picks a port. Repeat the option for more
-    /// listeners. Sockets that systemd passes take the place of those in a file or the environment; FileDescriptorName=
-    /// in their unit names the scheme, such as dtls, or tls-proxied behind a proxy.
+    /// The schemes are udp, dtls, tcp, tls, sctp, sctp+tls and sctp+dtls. `*` stands for every address of this
+    /// host, as in `udp://*:7`. SCTP can listen at several addresses, as in `sctp://10.0.0.1,10.0.1.1:38412`.
+    /// With port 0 the kernel picks a port. Repeat the option for more listeners. Sockets that systemd passes
+    /// replace the listeners of a file or of the environment; FileDescriptorName= in their unit names the scheme,
+    /// such as dtls, or tls-proxied behind a proxy.
     #[arg(
         long,
         value_name = "URL",
@@ -40,42 +40,44 @@ pub struct ServerArgs {
 
     /// Listen at this tcp:// or tls:// URL behind a proxy.
     ///
-    /// The proxy must send a header of the PROXY protocol, version 2, which names the peer's address. Make
-    /// sure that nobody but the proxy can reach this listener. Repeat the option for more listeners.
+    /// The proxy must send a header of the PROXY protocol, version 2, which names the peer's address. Make sure
+    /// that only the proxy can reach this listener. Repeat the option for more listeners.
     #[arg(long, value_name = "URL")]
     pub listen_proxied: Vec<Address>,
 
-    /// Let peers on plain UDP have more than they sent without proving their address.
+    /// Send to plain UDP peers whose address is not proven without a limit.
     ///
-    /// Anybody who can forge an address can then have this server send to it. Without the option, a peer on
-    /// udp:// is sent at most three times what came from it until it has returned a token; a chat asks for it.
+    /// An attacker who forges a source address can then make this server send traffic to the owner of that
+    /// address. Without the option, the server sends a peer on udp:// at most three times the bytes that it
+    /// received from it, until the peer has returned a token. The chat requests such a token.
     #[arg(long)]
     pub no_udp_proof: bool,
 
     /// Give DTLS clients connection IDs of this many bytes (RFC 9146).
     ///
-    /// A client that offers the extension stays the same peer when its address or port changes. Each of its records
-    /// then has so many bytes more: 8 to 255. With 0 the server only puts the client's connection IDs into its own records.
+    /// A client that offers the extension stays the same peer when its address or port changes. The ID adds this
+    /// many bytes, 8 to 255, to each record that the client sends. With 0 the server only puts the client's
+    /// connection IDs into the records that it sends itself.
     #[arg(long, value_name = "LENGTH", value_parser = cid_length)]
     pub connection_ids: Option<u8>,
 
     /// Put this number into bytes 1 and 2 of each connection ID.
     ///
-    /// A load balancer in front of several servers can route by it.
+    /// A load balancer in front of several servers can use the number to route records.
     #[arg(long, value_name = "NUMBER", requires = "connection_ids")]
     pub server_id: Option<u16>,
 
-    /// Follow clients to new addresses that cannot be checked.
+    /// Follow clients to new addresses even if the addresses cannot be checked.
     ///
-    /// Most clients do not know return routability checks (RFC 9853) and are answered at their old address without this
-    /// option. With it, anybody who can copy a client's record and forge an address can have what is meant for the client
-    /// sent there, until the client is heard again.
+    /// Most clients do not support return routability checks (RFC 9853). Without this option, the server keeps
+    /// sending to the old address of such a client. With it, an attacker who copies a client's record and forges
+    /// an address can redirect the client's traffic to that address, until the client sends again.
     #[arg(long, requires = "connection_ids")]
     pub follow_unchecked_addresses: bool,
 
-    /// Accept no IPv4 on IPv6 wildcard listeners.
+    /// Accept no IPv4 peers on IPv6 wildcard listeners.
     ///
-    /// Without it, a listener at `[::]` takes IPv4 peers too.
+    /// Without the option, a listener at `[::]` accepts IPv4 peers too.
     #[arg(long)]
     pub v6only: bool,
 
@@ -85,41 +87,41 @@ pub struct ServerArgs {
     #[arg(long)]
     pub freebind: bool,
 
-    /// Who does the work, and on which sockets.
+    /// Selects threads or event loops, and the kind of sockets.
     #[command(flatten)]
     pub serving: ServingArgs,
 
-    /// How the kernel treats the sockets.
+    /// Options of the sockets.
     #[command(flatten)]
     pub sockets: SocketArgs,
 
-    /// Who the server is.
+    /// The server's identity, and how it authenticates peers.
     #[command(flatten)]
     pub credentials: CredentialArgs,
 
-    /// How many peers there may be.
+    /// Limits on peers.
     #[command(flatten)]
     pub limits: LimitArgs,
 
-    /// How long things may take.
+    /// Timeouts.
     #[command(flatten)]
     pub timeouts: TimeoutArgs,
 
-    /// How TCP connections are used.
+    /// Options of TCP connections.
     #[command(flatten)]
     pub stream: StreamArgs,
 
-    /// How SCTP associations are made.
+    /// Options of SCTP associations.
     #[command(flatten)]
     pub sctp: SctpArgs,
 
     /// Give each worker thread a stack of this size.
     ///
-    /// Without it, the framework chooses a size that its handlers are known to need.
+    /// Without the option, the framework chooses a size that is known to be enough for its handlers.
     #[arg(long, value_name = "BYTES", help_heading = "Limits")]
     pub stack_size: Option<Size>,
 
-    /// How the server is watched.
+    /// The endpoint for monitoring.
     #[command(flatten)]
     pub admin: AdminArgs,
 
@@ -127,81 +129,83 @@ pub struct ServerArgs {
     #[arg(long, value_name = "TIME", default_value_t = SpanOrOff(None), help_heading = "Logging")]
     pub stats_interval: SpanOrOff,
 
-    /// How much is logged.
+    /// The level and the format of the log.
     #[command(flatten)]
     pub log: LogArgs,
 
-    /// What is logged of each peer.
+    /// The log of peers that have left.
     #[command(flatten)]
     pub access_log: AccessLogArgs,
 
-    /// Where more options are.
+    /// Where the options come from.
     #[command(flatten)]
     pub config: ConfigArgs,
 }
 
 impl ServerArgs {
-    /// What the options say of connection IDs.
+    /// Returns the connection IDs that the options ask for.
     pub fn connection_ids(&self) -> Option<ConnectionIds> {
-        // The option has been read by the same rule.
+        // The option's parser has applied the same check, so this does not fail.
         let ids = ConnectionIds::new(self.connection_ids?.into()).ok()?;
         let ids = ids.follow_unchecked(self.follow_unchecked_addresses);
         Some(self.server_id.map_or(ids, |server_id| ids.server_id(server_id)))
     }
 }
 
-/// Where more options are. These stand on the command line only.
+/// Options about the configuration itself. They are valid on the command line only.
 #[derive(Args, Clone, Debug)]
 pub struct ConfigArgs {
     /// Read options from this TOML file.
     ///
-    /// `-` stands for standard input. --print-config shows what the file can contain. The server reads it again at SIGHUP.
-    /// Environment variables win over the file, and the command line wins over both. The variable of --max-peers is
-    /// PEELOFF_MAX_PEERS, that of --config PEELOFF_CONFIG; a variable has the values of a repeated option with semicolons
-    /// between them, and `true` or `false` for a switch. --no-v6only takes --v6only back, and so on for every switch.
+    /// `-` stands for standard input. --print-config prints every key that the file can contain. The server reads
+    /// the file again at SIGHUP. Environment variables take precedence over the file, and the command line takes
+    /// precedence over both. The variable of --max-peers is PEELOFF_MAX_PEERS, that of --config PEELOFF_CONFIG.
+    /// In a variable, semicolons separate the values of a repeated option, and a switch is `true` or `false`.
+    /// --no-v6only undoes --v6only, and so on for every switch.
     #[arg(long, value_name = "FILE", help_heading = "Configuration")]
     pub config: Option<PathBuf>,
 
-    /// Print the options in effect as a file for --config, and end.
+    /// Print the options in effect as a file for --config, and exit.
     ///
-    /// A comment says where each value came from that is not the default.
+    /// A comment behind each value that is not the default says where the value came from.
     #[arg(long, help_heading = "Configuration")]
     pub print_config: bool,
 
-    /// Check everything that a start needs, and end.
+    /// Check everything that a start needs, and exit.
     ///
-    /// The program reads all files, builds the credentials, binds the addresses for a moment, and says what it found. The exit code is
-    /// 0 where all is well, 1 where a server would start but a certificate or a revocation list has expired or will within two
-    /// weeks, and 2 where it could not start. An address that is in use is no error, because a server may be running.
+    /// The program reads all files, builds the credentials, binds the addresses for a moment, and prints the
+    /// results. The exit code is 0 if a server would start, 1 if it would start but a certificate or a revocation
+    /// list has expired or expires within two weeks, and 2 if it could not start. An address that is in use is
+    /// not an error, because the server may be running already.
     #[arg(long, conflicts_with = "print_config", help_heading = "Configuration")]
     pub check_config: bool,
 
-    /// Write a new key to this file, for --key-file, and end.
+    /// Write a new key to this file, for --key-file, and exit.
     ///
-    /// The key that was the current one in the file becomes the previous one. Running servers take the new
-    /// key over at SIGHUP.
+    /// The file's current key becomes the previous one. Running servers load the new key at SIGHUP.
     #[arg(long, value_name = "FILE", help_heading = "Configuration")]
     pub make_key_file: Option<PathBuf>,
 }
 
-/// Who the server is and how peers prove who they are.
+/// Defines the server's identity and how it authenticates peers.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Identity")]
 pub struct CredentialArgs {
-    /// Show the certificate chain in this PEM file, leaf first.
+    /// Present the certificate chain in this PEM file, leaf first.
     ///
-    /// Repeat --cert and --key for more certificates: the server name that a client asks for (SNI) selects
-    /// one. Without any, the server makes a self-signed certificate for this run.
+    /// Repeat --cert and --key for more certificates: the server name that a client requests (SNI) selects one.
+    /// Without a certificate or pre-shared keys, the server makes a self-signed certificate that lasts until it
+    /// exits.
     #[arg(long, value_name = "FILE")]
     pub cert: Vec<PathBuf>,
 
     /// Read the certificate's private key from this PEM file.
     ///
-    /// An encrypted key needs its passphrase, which --key-passphrase-file names a file for.
+    /// If the key is encrypted, --key-passphrase-file names the file with its passphrase.
     #[arg(long, value_name = "FILE")]
     pub key: Vec<PathBuf>,
 
-    /// Where the keys' passphrases are.
+    /// The sources of the private keys' passphrases.
     #[command(flatten)]
     pub passphrase: PassphraseArgs,
 
@@ -215,7 +219,7 @@ pub struct CredentialArgs {
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
 
-    /// Say whether peers must show a certificate.
+    /// Choose whether peers must present a certificate.
     ///
     /// The default is `required` with --ca, and `none` without it.
     #[arg(long, value_name = "WHEN")]
@@ -223,32 +227,33 @@ pub struct CredentialArgs {
 
     /// Refuse the certificates that the lists in this PEM file revoke.
     ///
-    /// Every authority of a peer's chain needs a current list; one file can hold several lists.
+    /// Every authority in a peer's chain needs a current list. The file can hold several lists.
     #[arg(long, value_name = "FILE")]
     pub crl: Option<PathBuf>,
 
-    /// Accept certificate chains of so many bytes.
+    /// Accept certificate chains of up to this size.
     ///
-    /// A peer with a longer chain is refused with alert 47 (illegal_parameter). Each peer whose handshake goes on can take
-    /// so much memory.
+    /// A peer with a longer chain is refused with alert 47 (illegal_parameter). Each peer in a handshake can make
+    /// the server allocate this much memory.
     #[arg(long, value_name = "BYTES", default_value_t = Size(16 << 10))]
     pub max_cert_chain: Size,
 
-    /// What a handshake may choose.
+    /// The cipher suites and groups of handshakes.
     #[command(flatten)]
     pub algorithms: AlgorithmArgs,
 
-    /// Refuse files with secrets that others on this host can read.
+    /// Refuse secret files that other users on this host can read.
     ///
-    /// These are the files of --key, --key-passphrase-file, --psk-file and --key-file. Without it, the server warns of them at its start and at a
-    /// reload. A file of root's that only its group can read is taken well.
+    /// These are the files of --key, --key-passphrase-file, --psk-file and --key-file. Without the option, the
+    /// server logs a warning about them at its start and at each reload. A file that belongs to root and that
+    /// only its group can read as well is accepted.
     #[arg(long)]
     pub strict_permissions: bool,
 
     /// Admit certificates with a subject like `CN=*,O=Example`.
     ///
-    /// Repeat the option for more patterns; `*` stands for any characters. Without it and --allow-san, the
-    /// server admits every certificate that verifies.
+    /// Repeat the option for more patterns; `*` stands for any characters. Without this option and --allow-san,
+    /// the server admits every certificate that it can verify.
     #[arg(long, value_name = "PATTERN")]
     pub allow_subject: Vec<SubjectPattern>,
 
@@ -261,11 +266,11 @@ pub struct CredentialArgs {
 
     /// Accept the pre-shared keys in this file.
     ///
-    /// Each line is identity:hexkey; a line that begins with # is a comment.
+    /// Each line is identity:hexkey. A line that begins with # is a comment.
     #[arg(long, value_name = "FILE")]
     pub psk_file: Option<PathBuf>,
 
-    /// Speak this application protocol (ALPN, RFC 7301).
+    /// Negotiate this application protocol (ALPN, RFC 7301).
     ///
     /// Repeat the option for more protocols, the preferred one first.
     #[arg(long, value_name = "NAME")]
@@ -273,52 +278,53 @@ pub struct CredentialArgs {
 
     /// Share the keys of tickets and cookies in this file with other servers.
     ///
-    /// The file has a line of `current:` and 32 bytes in hexadecimal, and may have one of `previous:`.
-    /// --make-key-file writes it.
+    /// The file has a line with `current:` and 32 bytes in hexadecimal, and may have a second line with
+    /// `previous:`. --make-key-file writes such a file.
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
 
     /// Write the secrets of all sessions to this file, for debugging.
     ///
-    /// Anybody who has the file can decrypt everything that the sessions carry.
+    /// Anybody who has the file can decrypt all data of the sessions.
     #[arg(long, value_name = "FILE")]
     pub key_log: Option<PathBuf>,
 }
 
-/// Whether peers show a certificate.
+/// Whether peers must present a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ClientAuthMode {
-    /// They are not asked.
+    /// The server requests no certificate.
     None,
-    /// They are asked; a wrong certificate is refused, none is not.
+    /// The server requests a certificate. It refuses an invalid one, and admits peers without one.
     Optional,
-    /// Without a valid certificate nobody gets in.
+    /// The server refuses peers without a valid certificate.
     Required,
 }
 
-/// How many peers there may be.
+/// Defines how many peers the server admits.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
     /// Serve at most this many peers in all.
     ///
-    /// Each takes a thread and a descriptor unless --serve and --sockets say otherwise, so the system has limits too. At its start the server logs which one peers run
-    /// into first. A DTLS client beyond a limit is refused with an alert, a TCP connection with a reset, an SCTP
-    /// association with an ABORT.
+    /// Each peer needs a thread and a descriptor unless --serve and --sockets say otherwise, so the system's
+    /// limits apply too. The server logs at its start which limit it reaches first. Beyond a limit, a DTLS client
+    /// is refused with an alert, a TCP connection with a reset, and an SCTP association with an ABORT.
     #[arg(long, value_name = "N", value_parser = count::<usize>, default_value_t = Limits::default().max_peers)]
     pub max_peers: usize,
 
     /// Serve at most this many peers at one local address and port.
     ///
-    /// The kernel looks through all of them for each datagram of an unknown peer, so a flood costs more as their number
-    /// grows; stress/RESULTS.md has the figures. Raise it where senders are trusted; listen on more ports or addresses to
-    /// serve more peers without that cost.
+    /// The kernel searches the sockets of all these peers for each datagram of an unknown peer, so a flood costs
+    /// more as their number grows; stress/RESULTS.md has the figures. Raise the limit if you trust the senders.
+    /// To serve more peers without that cost, listen on more ports or addresses.
     #[arg(long, value_name = "N", value_parser = count::<usize>, default_value_t = Limits::default().max_peers_per_local_address)]
     pub max_peers_per_local_address: usize,
 
     /// Serve at most this many peers from one source address.
     ///
-    /// It keeps one host from taking all places. Raise it where many peers are behind one translated address (NAT).
+    /// The limit keeps one host from using up --max-peers. Raise it if many peers share one translated address
+    /// (NAT).
     #[arg(long, value_name = "N", value_parser = count::<usize>, default_value_t = Limits::default().max_peers_per_source)]
     pub max_peers_per_source: usize,
 
@@ -328,14 +334,15 @@ pub struct LimitArgs {
 
     /// Allow at most this many handshakes at the same time.
     ///
-    /// At the limit, the oldest handshake makes way for a new one if it has run for two seconds; otherwise the new peer is
-    /// refused. Choose as many new peers as may come within one round trip.
+    /// At the limit, the server ends the oldest handshake in favour of a new one if the oldest has run for two
+    /// seconds; otherwise it refuses the new peer. Allow for as many new peers as arrive within one round trip.
     #[arg(long, value_name = "N", value_parser = count::<usize>, default_value_t = Limits::default().max_half_open)]
     pub max_half_open: usize,
 
     /// Let at most this many connections to a proxied listener wait for a header.
     ///
-    /// At this number the oldest of that --listen-proxied makes way; other listeners do not notice.
+    /// At this number, a new connection ends the one to the same --listen-proxied that has waited longest. Other
+    /// listeners are not affected.
     #[arg(long, value_name = "N", value_parser = count::<usize>, default_value_t = Limits::default().max_awaiting_header)]
     pub max_awaiting_header: usize,
 
@@ -343,7 +350,7 @@ pub struct LimitArgs {
     #[arg(long, value_name = "N", value_parser = count::<u32>, default_value_t = Limits::default().new_peers_per_second)]
     pub new_peers_per_second: u32,
 
-    /// Admit this many new peers at once from one network that was quiet.
+    /// Admit this many new peers at once from one network after a quiet period.
     #[arg(long, value_name = "N", value_parser = count::<u32>, default_value_t = Limits::default().new_peers_burst)]
     pub new_peers_burst: u32,
 
@@ -352,7 +359,7 @@ pub struct LimitArgs {
     pub limit_loopback: bool,
 }
 
-/// How long things may take.
+/// Defines how long operations may take.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Timeouts (such as 500ms, 10s or 5m)")]
 pub struct TimeoutArgs {
@@ -362,24 +369,26 @@ pub struct TimeoutArgs {
 
     /// End a connection whose PROXY header takes longer than this.
     ///
-    /// It holds for --listen-proxied. Proxies send the header at once.
+    /// The timeout applies to --listen-proxied. Proxies send the header at once.
     #[arg(long, value_name = "TIME", value_parser = positive_span, default_value_t = Span(Timeouts::default().proxy_header))]
     pub proxy_header_timeout: Span,
 
-    /// End an association that is silent for this long, or `off`.
+    /// End an association that receives nothing for this long, or `off`.
     #[arg(long, value_name = "TIME", default_value_t = SpanOrOff(Timeouts::default().idle))]
     pub idle_timeout: SpanOrOff,
 
     /// End a stream without a first message after this long, or `off`.
     ///
-    /// It holds for tcp:// and tls:// with a framing of lines or lengths, and spares threads that silent connections
-    /// would keep until --idle-timeout. A chat has it off, because members may only listen.
+    /// The timeout applies to tcp:// and tls:// with a framing of lines or lengths. It frees threads that silent
+    /// connections would hold until --idle-timeout. The chat's default is off, because its members may just
+    /// listen.
     #[arg(long, value_name = "TIME", default_value_t = SpanOrOff(Timeouts::default().first_message))]
     pub first_message_timeout: SpanOrOff,
 
     /// End a stream when a message takes longer than this, or `off`.
     ///
-    /// It holds for tcp:// and tls:// with a framing of lines or lengths, from a message's first byte to its last.
+    /// The timeout applies to tcp:// and tls:// with a framing of lines or lengths, from a message's first byte
+    /// to its last.
     #[arg(long, value_name = "TIME", default_value_t = SpanOrOff(Timeouts::default().frame))]
     pub frame_timeout: SpanOrOff,
 
@@ -387,21 +396,21 @@ pub struct TimeoutArgs {
     #[arg(long, value_name = "TIME", default_value_t = SpanOrOff(Timeouts::default().lifetime))]
     pub lifetime: SpanOrOff,
 
-    /// Wait this long for a peer to take a message.
+    /// Wait this long for space in a peer's send buffer.
     ///
-    /// It holds with --serve threads, where the handler waits for room. With --serve loops nothing waits for it: messages
-    /// that find no room are kept for the peer, up to a bound.
+    /// The timeout applies to --serve threads, where the handler waits for space. With --serve loops no handler
+    /// waits: the server queues the messages, up to a bound.
     #[arg(long, value_name = "TIME", value_parser = positive_span, default_value_t = Span(Timeouts::default().send))]
     pub send_timeout: Span,
 
-    /// End a thread that has had no peer for this long.
+    /// Exit a thread that has served no peer for this long.
     #[arg(long, value_name = "TIME", value_parser = positive_span, default_value_t = Span(Timeouts::default().worker_idle))]
     pub worker_idle_timeout: Span,
 
     /// Make a new secret for cookies at this interval.
     ///
-    /// A cookie of DTLS is good for one to two intervals. Cookies that are made with a --key-file are good for as long as that
-    /// file has their key.
+    /// A DTLS cookie is valid for one to two intervals. A cookie that is made with a --key-file is valid for as
+    /// long as that file has the cookie's key.
     #[arg(long, value_name = "TIME", value_parser = positive_span, default_value_t = Span(Timeouts::default().cookie_period))]
     pub cookie_period: Span,
 
@@ -411,7 +420,7 @@ pub struct TimeoutArgs {
 }
 
 impl CredentialArgs {
-    /// Whether the options name a file that a reload would read again.
+    /// Returns whether the options name a file that a reload would read again.
     pub(crate) fn names_a_file(&self) -> bool {
         let Self { cert, key, ocsp, ca, crl, psk_file, key_file, .. } = self;
         let several = [cert, key, ocsp].iter().any(|files| !files.is_empty());
@@ -420,14 +429,14 @@ impl CredentialArgs {
 }
 
 impl ServerArgs {
-    /// The schemes of all listeners.
+    /// Returns the schemes of all listeners.
     pub fn schemes(&self) -> impl Iterator<Item = Scheme> {
         self.listen.iter().chain(&self.listen_proxied).map(|address| address.scheme)
     }
 }
 
 impl LimitArgs {
-    /// The limits as the framework takes them.
+    /// Returns the limits in the framework's type.
     pub fn to_limits(&self) -> Limits {
         Limits::default()
             .max_peers(self.max_peers)
@@ -443,7 +452,7 @@ impl LimitArgs {
 }
 
 impl TimeoutArgs {
-    /// The timeouts as the framework takes them.
+    /// Returns the timeouts in the framework's type.
     pub fn to_timeouts(&self) -> Timeouts {
         Timeouts::default()
             .handshake(self.handshake_timeout.0)
@@ -467,7 +476,7 @@ mod tests {
     use crate::chat::ChatArgs;
     use crate::nc::NcArgs;
 
-    /// Bytes that the short help of an option may have: two lines beside the names of the options.
+    /// Bytes that an option's short help may have: it then fits into two lines beside the option's name.
     const LONGEST: usize = 80;
 
     #[test]
@@ -494,7 +503,7 @@ mod tests {
             assert!(command.get_arguments().any(|arg| arg.get_long() == Some(option)), "{text}");
             named += 1;
         }
-        // Each limit on peers, on handshakes and on their rate.
+        // The limits on peers, on handshakes and on the rates of both.
         assert_eq!(named, 6);
     }
 

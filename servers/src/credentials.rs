@@ -1,4 +1,4 @@
-//! Certificates, keys, authorities and all else that the options name files for.
+//! Loads certificates, keys, authorities and the other files that the options name.
 
 use std::path::{Path, PathBuf};
 
@@ -12,20 +12,20 @@ use crate::passphrase::{Given, Keyring};
 use crate::psk::PskTable;
 use crate::secret_file;
 
-/// What a server shows and what it asks for.
+/// A server's credentials.
 pub struct Loaded {
-    /// As the framework takes it.
+    /// The credentials in the framework's type.
     pub credentials: Credentials,
-    /// The certificate that was made up for this run, if one was.
+    /// The self-signed certificate that was made for this process, if any.
     pub self_signed: Option<Identity>,
 }
 
-/// Reads every file that the options name. Where they name no certificate and no keys, `self_signed` is the
-/// certificate, or a new one. `keyring` opens encrypted keys.
+/// Reads every file that the options name. If they name neither certificates nor pre-shared keys, `self_signed`
+/// is the certificate, or a new one. `keyring` decrypts keys.
 ///
 /// # Errors
 ///
-/// A file cannot be read or used, or options contradict each other.
+/// Returns an error if a file cannot be read or used, or if options contradict each other.
 pub fn load(
     args: &CredentialArgs,
     self_signed: Option<&Identity>,
@@ -68,7 +68,7 @@ pub fn load(
     if let Some(option) = guests.option() {
         if args.ca.is_none() {
             return Err(Failure::input(format_args!(
-                "{option} needs --ca: name the file of the authorities that peers' certificates come from"
+                "{option} needs --ca: name the file with the authorities of the peers' certificates"
             )));
         }
         credentials = credentials.authorize(move |peer| guests.admit(peer));
@@ -82,12 +82,12 @@ pub fn load(
     Ok(Loaded { credentials, self_signed: made_up })
 }
 
-/// The certificates with their keys and OCSP responses: the first of each belong together, and so on.
+/// Returns the certificates with their keys and OCSP responses. The first of each belong together, and so on.
 fn identities(args: &CredentialArgs, keyring: &mut Keyring) -> Result<Vec<Identity>, Failure> {
     let (certs, keys, responses) = (&args.cert, &args.key, &args.ocsp);
     if certs.len() > 1 && certs.len() != keys.len() {
         return Err(Failure::input(format_args!(
-            "--cert is there {} times and --key {}: give one key for each certificate, in the same order",
+            "--cert is given {} times and --key {} times: give one key for each certificate, in the same order",
             certs.len(),
             keys.len()
         )));
@@ -113,7 +113,7 @@ fn identities(args: &CredentialArgs, keyring: &mut Keyring) -> Result<Vec<Identi
         .collect()
 }
 
-/// The identity in a certificate file and a key file; none if neither is named.
+/// Returns the identity in a certificate file and a key file, or none if neither is named.
 pub fn identity(
     cert: Option<&Path>,
     key: Option<&Path>,
@@ -132,29 +132,29 @@ pub fn identity(
     }
 }
 
-/// A certificate for this run only.
+/// Makes a certificate for this process.
 pub fn self_signed_identity() -> Result<Identity, Failure> {
     Identity::self_signed()
         .map_err(|error| Failure::input(format_args!("cannot make a self-signed certificate: {error}")))
 }
 
-/// The authorities in a file.
+/// Reads the authorities in a file.
 pub fn authorities(path: &Path) -> Result<CaBundle, Failure> {
     CaBundle::from_file(path).map_err(about("--ca"))
 }
 
-/// Says which option named the file.
+/// Returns a function that adds the option that named the file to an error.
 fn about(option: &'static str) -> impl Fn(IdentityError) -> Failure {
     move |error| Failure::about(option, error)
 }
 
-/// The revocation lists in a file.
+/// Reads the revocation lists in a file.
 pub fn revoked(path: &Path) -> Result<RevocationList, Failure> {
     RevocationList::from_file(path).map_err(about("--crl"))
 }
 
-/// What a server says that has revocation lists and no authorities.
-pub const CRL_NEEDS_CA: &str = "--crl needs --ca: name the file of the authorities that it is from";
+/// The message for revocation lists without authorities.
+pub const CRL_NEEDS_CA: &str = "--crl needs --ca: name the file with the authorities that issued the list";
 
 fn client_auth(args: &CredentialArgs) -> Result<ClientAuth, Failure> {
     let wanted = match (args.client_auth, &args.ca) {
@@ -165,10 +165,10 @@ fn client_auth(args: &CredentialArgs) -> Result<ClientAuth, Failure> {
     match (wanted, args.ca.as_deref()) {
         (ClientAuthMode::None, None) => Ok(ClientAuth::None),
         (ClientAuthMode::None, Some(_)) => {
-            Err(Failure::input("--ca has no use with --client-auth none: drop one of the two"))
+            Err(Failure::input("--ca has no effect with --client-auth none: drop one of the two"))
         }
         (_, None) => Err(Failure::input(
-            "--client-auth needs --ca: name the file of the authorities that peers' certificates come from",
+            "--client-auth needs --ca: name the file with the authorities of the peers' certificates",
         )),
         (ClientAuthMode::Optional, Some(ca)) => Ok(ClientAuth::Optional(authorities(ca)?)),
         (ClientAuthMode::Required, Some(ca)) => Ok(ClientAuth::Required(authorities(ca)?)),

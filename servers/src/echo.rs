@@ -1,4 +1,5 @@
-//! The handler that sends every message back, on SCTP on the stream that it came on.
+//! The echo server's handler, which sends every message back; on SCTP it uses the stream that the message came
+//! on.
 
 use std::net::SocketAddr;
 
@@ -9,11 +10,11 @@ use peeloff::{
 
 use crate::serving::Serve;
 
-/// Starts an echo server, which serves peers in this way.
+/// Starts an echo server with threads or event loops.
 ///
 /// # Errors
 ///
-/// As [`ServerBuilder::start`].
+/// The same as those of [`ServerBuilder::start`].
 pub fn start(builder: ServerBuilder, serve: Serve) -> Result<Server, StartError> {
     match serve {
         Serve::Threads => builder.start(Echo),
@@ -21,16 +22,16 @@ pub fn start(builder: ServerBuilder, serve: Serve) -> Result<Server, StartError>
     }
 }
 
-/// Sends every message back to whoever sent it. As a handler it waits until a peer takes its echo; as callbacks it leaves
-/// echoes in the peer's outbox.
+/// Sends every message back to its sender. As a handler it waits until the peer accepts the echo; as callbacks it
+/// leaves echoes in the peer's outbox.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Echo;
 
 impl PeerHandler for Echo {
     fn handle(&self, peer: &mut Peer) -> Result<(), HandlerError> {
         let mut message = Vec::new();
-        // A message that is too long is an error, too: its sender waits for an echo, and learns by an abort or a reset that
-        // none will come.
+        // A message that is too long is an error too. Its sender waits for an echo, and the abort or reset tells
+        // it that there will be none.
         while peer.recv_into(&mut message)?.is_some() {
             may_be_lost(peer.reply(&message), peer.scheme(), peer.peer_address())?;
         }
@@ -59,8 +60,8 @@ impl PeerEvents for Echo {
     }
 }
 
-/// Over UDP and DTLS an echo that cannot go out is lost, as any datagram may be. The other transports promise that every
-/// message arrives, so a peer that does not take its echo is disconnected.
+/// Over UDP and DTLS an echo that cannot be sent is dropped, because any datagram can be lost. The other
+/// transports guarantee delivery, so a peer that does not accept its echo is disconnected.
 fn may_be_lost(sent: Result<(), Error>, scheme: Scheme, peer: SocketAddr) -> Result<(), Error> {
     match sent {
         Err(error) if !error.is_fatal() && !scheme.is_reliable() => {

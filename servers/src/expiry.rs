@@ -1,4 +1,4 @@
-//! Warnings of certificates and revocation lists that have expired or are about to.
+//! Warns about certificates and revocation lists that have expired or are about to expire.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,21 +6,22 @@ use peeloff::Expiration;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// How long before its end a certificate or a list is warned of.
+/// How long before the expiry the warnings start.
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
-/// Whether it is time to warn again, a day after the last time. The wall clock counts, because dates are compared with it: it
-/// may jump where the system was suspended or has found out the time. One that has gone back is a reason to look, too.
+/// Returns whether to warn again: a day after the last warning. Uses the wall clock, because the dates are
+/// compared with it, and because it includes the time during which the system was suspended. If the clock has
+/// gone back, returns true.
 pub(crate) fn is_due(last: SystemTime, now: SystemTime) -> bool {
     now.duration_since(last).map_or(true, |since| since >= DAY)
 }
 
-/// Logs which of these have expired at this time or will soon.
+/// Logs which of these credentials have expired at this time or expire soon.
 pub(crate) fn warn(expirations: &[Expiration], now: SystemTime) {
     for Expiration { what, at, file, .. } in expirations {
         let (place, advice) = match file {
             Some(file) => (format!(" in {}", file.display()), "replace the file and send SIGHUP"),
-            // The one that the server made.
+            // The server made this certificate itself.
             None => (String::new(), "restart the server, which makes a new one"),
         };
         match urgency(*at, now) {
@@ -38,7 +39,7 @@ pub(crate) enum Urgency {
     Over,
 }
 
-/// How much time is left.
+/// Returns how urgent the renewal is.
 pub(crate) fn urgency(end: SystemTime, now: SystemTime) -> Urgency {
     match end.duration_since(now) {
         Ok(left) if left >= SOON => Urgency::None,

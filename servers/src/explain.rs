@@ -1,4 +1,5 @@
-//! The framework's errors in the words of the options, so that each names what its reader can set.
+//! Rewords the framework's errors in terms of the options, so that each error names an option that the user can
+//! set.
 
 use std::path::Path;
 
@@ -6,14 +7,14 @@ use peeloff::{IdentityError, StartError};
 
 use crate::failure::Failure;
 
-/// Why a server with the options of [`cli`](crate::cli) cannot start.
+/// Returns why a server with the options of [`cli`](crate::cli) cannot start.
 pub(crate) fn start(error: StartError) -> Failure {
     match error {
         StartError::AddressNotAvailable { address } => Failure::about(
             "--listen",
             format_args!(
                 "{address} is not an address of this host: choose one that `ip address` lists, or pass --freebind \
-                 for one that comes later"
+                 for one that is added later"
             ),
         ),
         StartError::NoIdentity | StartError::Identity(IdentityError::Nothing) => {
@@ -33,7 +34,7 @@ pub(crate) fn start(error: StartError) -> Failure {
     }
 }
 
-/// Why credentials that are read from several files cannot be used together.
+/// Returns why credentials from several files cannot be used together.
 pub(crate) fn credentials(error: IdentityError) -> Failure {
     let option = match error {
         IdentityError::UnusableKey { .. }
@@ -54,7 +55,7 @@ pub(crate) fn credentials(error: IdentityError) -> Failure {
     Failure::about(option, error)
 }
 
-/// Why a certificate and its key cannot be used.
+/// Returns why a certificate and its key cannot be used.
 pub(crate) fn identity(error: IdentityError, key: &Path) -> Failure {
     match &error {
         IdentityError::Unreadable { path, .. } if path == key => Failure::about("--key", error),

@@ -1,4 +1,4 @@
-//! Why a program fails: an exit code, and one sentence that says what to do.
+//! The failure of a program: an exit code, and one sentence that tells the user what to do.
 
 use std::error::Error;
 use std::fmt::{self, Display};
@@ -18,27 +18,28 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure with an exit code of the program's own; the message says what to do about it.
+    /// Makes a failure with an exit code of the program's own; the message tells the user what to do.
     pub fn new(code: u8, message: impl Display) -> Self {
         Self { code, message: message.to_string() }
     }
 
-    /// A failure of the user's input, with the exit code [`BAD_INPUT`].
+    /// Makes a failure of the user's input, with the exit code [`BAD_INPUT`].
     pub fn input(message: impl Display) -> Self {
         Self::new(BAD_INPUT, message)
     }
 
-    /// A failure of an option's value or of what it names; `option` is as its user writes it, such as `--cert`.
+    /// Makes a failure about an option's value, or about the file that it names. `option` is written as on the
+    /// command line, such as `--cert`.
     pub fn about(option: &str, message: impl Display) -> Self {
         Self::input(format_args!("{option}: {message}"))
     }
 
-    /// The same failure in other words.
+    /// Rewords the message.
     pub(crate) fn map(self, reword: impl FnOnce(&str) -> String) -> Self {
         Self { message: reword(&self.message), ..self }
     }
 
-    /// The same failure, with the place of its cause.
+    /// Adds the place of the cause to the message.
     pub(crate) fn at(self, place: &str) -> Self {
         Self { message: format!("{place}: {}", self.message), ..self }
     }
@@ -50,31 +51,31 @@ impl Display for Failure {
     }
 }
 
-/// Whether an option has a value that it cannot have.
+/// Returns whether an option has a value that is not valid.
 pub(crate) fn is_about_a_value(error: &clap::Error) -> bool {
     matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue)
 }
 
-/// An error of clap in one sentence.
+/// Formats an error of clap as one sentence.
 pub(crate) fn sentence(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::MissingRequiredArgument
         && let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg)
     {
-        return format!("{} is needed beside the options that there are: add it", missing.join(", "));
+        return format!("{} is required by the other options: add it", missing.join(", "));
     }
     if !is_about_a_value(error) {
         let text = error.to_string();
         return text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
     }
     let option = match error.get(ContextKind::InvalidArg) {
-        // `--listen <URL>`, of which the name is enough.
+        // Only the name of `--listen <URL>`.
         Some(ContextValue::String(usage)) => usage.split(' ').next().unwrap_or(usage),
         _ => "the command line",
     };
     format!("{option}: {}", cause(error))
 }
 
-/// What is wrong with the value of an option, without the option's name.
+/// Returns what is wrong with the value of an option, without the option's name.
 pub(crate) fn cause(error: &clap::Error) -> String {
     let value = value_of(error).unwrap_or_default();
     let choices = match error.get(ContextKind::ValidValue) {
@@ -92,7 +93,7 @@ pub(crate) fn cause(error: &clap::Error) -> String {
     }
 }
 
-/// The sentence of clap for a number outside of a range, without the notation of Rust.
+/// Rewords clap's sentence for a number outside of a range, without Rust's notation.
 fn range(cause: &str) -> String {
     let parts =
         cause.split_once(" is not in ").and_then(|(value, range)| Some((value, range.split_once("..=")?)));

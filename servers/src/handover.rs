@@ -1,7 +1,8 @@
-//! SIGUSR2: a new process of the same program, from the file as it is now, takes the server over.
+//! Hands the server over to a new process of the same program at SIGUSR2. The new process runs the program file
+//! that is there at this time.
 //!
-//! It inherits the socket for that as its standard input, which a server has no other use for: so no descriptor needs a
-//! number that both agree on, and none is left open behind it.
+//! The new process inherits the hand-over's socket as its standard input, which a server does not use otherwise.
+//! The two processes therefore need not agree on a descriptor number, and no descriptor stays open afterwards.
 
 use std::env;
 use std::ffi::OsString;
@@ -24,22 +25,23 @@ use crate::failure::Failure;
 use crate::signals::Asked;
 use crate::systemd::{self, PassedSocket};
 
-/// The environment variable that tells a process to take a server over, with the socket on its standard input.
+/// The environment variable that makes a process take a server over, with the socket on its standard input.
 const VARIABLE: &str = "PEELOFF_TAKE_OVER";
 
-/// The file of this program. Once a newer one has its place, the kernel no longer says where that is.
+/// The path of this program. After a newer file has replaced it, the kernel no longer reports this path.
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
-/// How long a new process that has closed its socket may take to say why, and to end.
+/// How long a new process that has closed its socket may take to log the reason and to exit.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// Notes where this program is, and takes the socket out of the standard input if another process has started this one to take
-/// its server over, and asks that one what it has. Blocks until it answers, for ten seconds at most.
+/// Records the path of this program. If another process has started this one to take its server over, moves the
+/// socket away from standard input and asks the other process what it has. Blocks until it answers, for ten
+/// seconds at most.
 ///
 /// # Errors
 ///
-/// The descriptor cannot be duplicated, there is no `/dev/null`, or the other process does not answer, or has ended meanwhile: then
-/// nobody has asked for a server any more.
+/// Returns an error if the descriptor cannot be duplicated, if `/dev/null` cannot be opened, or if the other
+/// process does not answer or has ended, so that no process waits for a new server any more.
 pub(crate) fn inherited() -> Result<Option<Predecessor>, Failure> {
     if let Ok(path) = env::current_exe() {
         PROGRAM.get_or_init(|| path);
@@ -52,32 +54,33 @@ pub(crate) fn inherited() -> Result<Option<Predecessor>, Failure> {
         Ok(socket)
     });
     let socket = taken.map_err(|error| {
-        Failure::new(1, format_args!("cannot take the socket of the process before this one ({error})"))
+        Failure::new(1, format_args!("cannot take the socket of the previous process ({error})"))
     })?;
     let predecessor = Predecessor::ask(socket);
     predecessor.map(Some).map_err(|error| explain::start(error.into()))
 }
 
-/// Whether this is a socket for a hand-over. Programs that inherit the environment from a server have another standard input, and
-/// are not misled. Whose child this process is says nothing: the old process may have ended.
+/// Returns whether this is the socket of a hand-over. A program that inherits the environment of a server has
+/// another standard input, so it does not take part in a hand-over by mistake. The parent's process ID is no
+/// criterion, because the old process may have ended.
 fn is_for_a_hand_over(input: &impl AsFd) -> bool {
     let socket = SockRef::from(input);
     socket.domain().is_ok_and(|domain| domain == Domain::UNIX)
         && socket.r#type().is_ok_and(|kind| kind == Type::SEQPACKET)
 }
 
-/// How a new process is started, and told from.
+/// Starts a new process and hands the server over to it.
 pub(crate) struct Successor {
     handle: Handle,
-    /// Hears that this process is to end.
+    /// Asks this process to end.
     asked: SyncSender<Asked>,
-    /// Options that this process was not started with.
+    /// Options that the new process needs in addition to those of this process.
     more: Vec<String>,
 }
 
 impl Successor {
-    /// Of a server that listens on these sockets of systemd's. The new process gets the listeners from this one, so it has
-    /// to ask for them by their addresses.
+    /// Prepares the hand-over of a server that listens on these sockets of systemd. The new process gets the
+    /// listeners from this one, so it must ask for them by their addresses.
     pub(crate) fn new(handle: Handle, asked: SyncSender<Asked>, passed: &[PassedSocket]) -> Self {
         let listens = |argument: OsString| argument.to_string_lossy().starts_with("--listen");
         let option = |socket: &PassedSocket| {
@@ -88,14 +91,14 @@ impl Successor {
         Self { handle, asked, more }
     }
 
-    /// Starts the new process and hands the server over to it, on a thread of its own. Once that serves, this process hears that it is
-    /// to end; if it does not, everything stays as it is, and the log says why.
+    /// Starts the new process and hands the server over to it, on a thread of its own. Once the new process
+    /// serves, this process is asked to end. If the hand-over fails, nothing changes, and the log has the reason.
     pub(crate) fn start(&self) {
-        // With the first process of a PID namespace the kernel kills all others in it (pid_namespaces(7)).
+        // When the first process of a PID namespace ends, the kernel kills all others in it (pid_namespaces(7)).
         if std::process::id() == 1 {
             tracing::error!(
-                "not handed over, everything stays as it was: this is process 1 of its container, and the kernel \
-                 ends all others with it; replace the container instead"
+                "not handed over, everything stays as it was: this is process 1 of its container, and when it ends, \
+                 the kernel ends all others; replace the container instead"
             );
             return;
         }
@@ -108,12 +111,12 @@ impl Successor {
             Err(why) => tracing::error!("not handed over, everything stays as it was: {why}"),
         };
         if let Err(error) = thread::Builder::new().name("hand-over".to_owned()).spawn(run) {
-            tracing::error!(%error, "not handed over, everything stays as it was: no thread for it");
+            tracing::error!(%error, "not handed over, everything stays as it was: cannot start a thread for the hand-over");
         }
     }
 }
 
-/// The process of this number is the server from now on.
+/// Reports to systemd and in the log that the new process serves from now on.
 fn served_by(pid: u32, given: &HandedOver) {
     systemd::main_process(pid);
     let HandedOver { listeners, peers, staying, paused, .. } = given;
@@ -128,18 +131,19 @@ fn served_by(pid: u32, given: &HandedOver) {
 }
 
 fn hand_over(handle: &Handle, more: &[String]) -> Result<(u32, HandedOver), String> {
-    let (own, other) = hand_over_sockets().map_err(|error| format!("no sockets for it ({error})"))?;
+    let (own, other) =
+        hand_over_sockets().map_err(|error| format!("cannot make sockets for the hand-over ({error})"))?;
     let mut child = spawn(other, more).map_err(|error| format!("cannot start the new process ({error})"))?;
     let pid = child.id();
     match handle.hand_over(own) {
         Ok(given) => {
-            // It may end before this one does.
+            // The new process may end before this one does.
             let reap = move || child.wait();
             let _ = thread::Builder::new().name("successor".to_owned()).spawn(reap);
             Ok((pid, given))
         }
         Err(error) => {
-            // It has nothing to serve. Where it ends by itself, its own words are in the log.
+            // The new process has nothing to serve. If it ends by itself, it has logged the reason.
             if !(matches!(error, HandOverError::Gone) && ends_by_itself(&mut child)) {
                 let _ = child.kill();
             }
@@ -149,7 +153,7 @@ fn hand_over(handle: &Handle, more: &[String]) -> Result<(u32, HandedOver), Stri
     }
 }
 
-/// Waits for the end of a process, for so long as it may take for its last words. Blocks.
+/// Waits until a process ends, for `LAST_WORDS` at most. Blocks.
 fn ends_by_itself(child: &mut Child) -> bool {
     let give_up = Instant::now() + LAST_WORDS;
     loop {
@@ -163,7 +167,8 @@ fn ends_by_itself(child: &mut Child) -> bool {
 fn spawn(socket: OwnedFd, more: &[String]) -> io::Result<Child> {
     let program = PROGRAM.get().ok_or(io::ErrorKind::NotFound)?;
     let mut command = Command::new(program);
-    // What names the process that systemd has started would keep the new one from being watched over.
+    // These variables name the process that systemd started. With them, the new process would not notify
+    // systemd's watchdog.
     for name in ["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
         command.env_remove(name);
     }

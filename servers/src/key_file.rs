@@ -11,18 +11,19 @@ use zeroize::Zeroizing;
 
 use crate::failure::Failure;
 
-/// Writes a file with a new key, readable by its owner alone. What was the current key of a file that is there
-/// becomes the previous one, so that its tickets are still taken. The file is replaced as a whole: whoever reads
-/// it meanwhile finds the old one or the new one.
+/// Writes a file with a new key, which only its owner can read. The current key of an existing file becomes the
+/// previous one, so that the server still accepts its tickets. The file is replaced in one step, so a process
+/// that reads it at this moment gets the old content or the new one.
 ///
 /// # Errors
 ///
-/// A file that is there is none of this kind, which is then left alone; or nothing can be written there.
+/// Returns an error if an existing file is not a key file, and then leaves it unchanged, or if the file cannot be
+/// written.
 pub fn renew(path: &Path) -> Result<(), Failure> {
     let about = |error| Failure::about("--make-key-file", error);
     let text = match fs::read_to_string(path).map(Zeroizing::new) {
         Ok(replaced) => {
-            // For the message, which names the file.
+            // This call makes the error message with the name of the file.
             SharedKeys::from_file(path).map_err(about)?;
             SharedKeys::new_file(Some(&replaced))
         }
@@ -38,7 +39,7 @@ pub fn renew(path: &Path) -> Result<(), Failure> {
         Failure::about(
             "--make-key-file",
             format_args!(
-                "cannot write keys to {}: {error}: name a file in a folder that you may write to",
+                "cannot write keys to {}: {error}: name a file in a folder that you can write to",
                 path.display()
             ),
         )
@@ -55,7 +56,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::rename(&beside, path));
     if done.is_err() {
-        // It is of no use, and has a secret in it.
+        // The incomplete file has a secret in it.
         let _ = fs::remove_file(&beside);
     }
     done

@@ -1,15 +1,16 @@
-//! What the servers of this crate share, and what their programs are made of.
+//! The programs `peeloff-echo`, `peeloff-chat` and `peeloff-nc`, and the modules that they share.
 //!
-//! * `peeloff-echo` is [`echo`] behind [`serve`]: every server is a handler and one call of
-//!   [`serve::serve`], with the options of [`cli`], [`stream`] and [`sctp`], from the command line or a file
-//!   ([`config`]).
-//! * `peeloff-chat` is [`chat`] behind the same: rooms, and the other processes that share them.
-//! * `peeloff-nc` is [`nc`]: standard input and output as messages, calling or listening.
+//! * `peeloff-echo` runs [`echo`], and `peeloff-chat` runs [`chat`]: rooms, which several processes can share.
+//!   Both are a handler and one call of [`serve::serve`].
+//! * The options of a server ([`cli`], [`stream`], [`sctp`]) come from the command line, the environment and a
+//!   file ([`config`]).
+//! * `peeloff-nc` runs [`nc`]: it connects or listens, sends standard input as messages and prints the messages
+//!   it receives.
 //!
-//! [`programs`] has their command lines. Each program is `main → run → ExitCode`. Its failures are one sentence on standard error
-//! ([`conclude`]), its logs go there too ([`logging`]), and its first SIGINT or SIGTERM ends it in
-//! good order; a server takes SIGHUP as the word to read its file and its credentials again, and SIGUSR2 as the word to
-//! hand itself over to a new process ([`signals`]).
+//! [`programs`] has the command lines. Each program is `main → run → ExitCode`. It reports a failure as one
+//! sentence on standard error ([`conclude`]) and writes its log there too ([`logging`]). The first SIGINT or
+//! SIGTERM shuts the program down in order. SIGHUP has a server read its file and its credentials again, and
+//! SIGUSR2 has it hand over to a new process ([`signals`]).
 
 pub mod access_log;
 pub mod admin;

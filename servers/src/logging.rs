@@ -1,4 +1,4 @@
-//! Logs: always on standard error, so that standard output stays for data.
+//! Logs to standard error, so that standard output carries data only.
 
 mod style;
 
@@ -19,7 +19,7 @@ use crate::access_log::{self, AccessLog, AccessLogArgs};
 use crate::failure::Failure;
 use crate::log_queue::LogQueue;
 
-/// How much is logged.
+/// Options of the log.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Logging")]
 pub struct LogArgs {
@@ -33,14 +33,15 @@ pub struct LogArgs {
 
     /// Log what this filter selects, such as `warn,peeloff=trace`.
     ///
-    /// It replaces -v and -q. Without all three the environment variable RUST_LOG is such a filter.
+    /// The filter replaces -v and -q. Without any of the three, the environment variable RUST_LOG is used as the
+    /// filter.
     #[arg(long, visible_alias = "log-level", value_name = "FILTER")]
     pub log: Option<String>,
 
     /// Write the log as text, or as JSON.
     ///
-    /// Under systemd, lines of both begin with their priority for the journal, and those of text have no time, because the
-    /// journal knows it.
+    /// Under systemd, lines in both formats begin with their priority for the journal, and text lines have no
+    /// time, because the journal records it.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 }
@@ -57,12 +58,12 @@ struct Logger {
 }
 
 impl LogArgs {
-    /// Sends the log of this process to standard error, through a bounded queue, and panics to the log; `level` is 0
-    /// for errors, 1 for warnings, 2 for what -v adds to. A second call changes nothing.
+    /// Sends the log and the panics of this process to standard error through a bounded queue. `level` is the
+    /// level without -v and -q: 0 for errors, 1 for warnings, 2 for information. A second call changes nothing.
     ///
     /// # Errors
     ///
-    /// The filter cannot be understood, or the system has no thread.
+    /// Returns an error if the filter is not valid, or if no thread can be started.
     pub fn start(&self, level: u8) -> Result<(), Failure> {
         let (filter, style) = (self.filter(level)?, Style::of(self.log_format));
         let notice = move |lost, output: &mut dyn Write| style.write_notice(lost, output);
@@ -78,22 +79,22 @@ impl LogArgs {
             let lines = style.lines(move || writer.clone()).with_filter(filter);
             let access = AccessLog::default();
             let (access_lines, turn) = access_log::layer(style.access_lines(access.clone()));
-            // Only another logger of this process can be in the way, and that is as good.
+            // This fails only if the process has another logger already, which serves as well.
             let _ = tracing_subscriber::registry().with(lines).with(access_lines).try_init();
-            // Fails only if there is no logger any more.
+            // The reload fails only if the logger no longer exists.
             let change = move |filter| drop(handle.reload(filter));
-            // The default hook writes to standard error and waits for its reader.
+            // The default hook writes to standard error directly and would block if nobody reads it.
             panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
             Logger { level, queue, change: Box::new(change), access, turn_access: Box::new(turn) }
         });
         Ok(())
     }
 
-    /// Checks these options, and gives what makes the running log follow them.
+    /// Checks these options, and returns a function that applies them to the running log.
     ///
     /// # Errors
     ///
-    /// The filter cannot be understood.
+    /// Returns an error if the filter is not valid.
     pub(crate) fn prepare(&self) -> Result<impl FnOnce() + use<>, Failure> {
         let logger = LOGGER.get();
         let filter = self.filter(logger.map_or(0, |logger| logger.level))?;
@@ -128,11 +129,12 @@ impl LogArgs {
     }
 }
 
-/// Opens the access log, if there is to be one, and gives what begins to write it. The log has been started.
+/// Opens the access log if the options ask for one. Returns a function that starts to write it. The main log must
+/// have been started.
 ///
 /// # Errors
 ///
-/// The file cannot be opened.
+/// Returns an error if the file cannot be opened.
 pub(crate) fn prepare_access(args: &AccessLogArgs) -> Result<impl FnOnce() + use<>, Failure> {
     let logger = LOGGER.get();
     let prepared = logger.map(|logger| logger.access.prepare(args)).transpose()?;
@@ -143,28 +145,28 @@ pub(crate) fn prepare_access(args: &AccessLogArgs) -> Result<impl FnOnce() + use
     })
 }
 
-/// Lines of the access log that were dropped.
+/// Returns the number of dropped lines of the access log.
 pub(crate) fn lost_access_lines() -> u64 {
     LOGGER.get().map_or(0, |logger| logger.access.lost())
 }
 
-/// Lines of the log that were dropped because nobody read it.
+/// Returns the number of lines of the log that were dropped because nobody read it.
 pub(crate) fn lost_lines() -> u64 {
     LOGGER.get().map_or(0, |logger| logger.queue.lost())
 }
 
-/// Writes a line to standard error as it is, through the queue of the log where that has been started, so that it waits for no
-/// reader.
+/// Writes a line to standard error without a level or time. Uses the queue of the log if the log has been
+/// started, and then does not block.
 pub(crate) fn say(line: std::fmt::Arguments<'_>) {
     let line = format!("{line}\n");
-    // A failure (a closed standard error) is nothing that could be reported anywhere.
+    // If standard error is closed, there is no place left to report the failure.
     let _ = match LOGGER.get() {
         Some(logger) => logger.queue.clone().write_all(line.as_bytes()),
         None => io::stderr().write_all(line.as_bytes()),
     };
 }
 
-/// Waits until the log is written, a second at most; for the end of the program.
+/// Waits until the logs are written, for a second each at most. The program calls this before it exits.
 pub(crate) fn flush() {
     if let Some(logger) = LOGGER.get() {
         logger.queue.flush(Duration::from_secs(1));

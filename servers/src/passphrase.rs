@@ -1,4 +1,4 @@
-//! Passphrases of private keys: where they come from, and which are kept for a reload.
+//! Reads the passphrases of private keys, and keeps those that a reload cannot read again.
 
 use std::env;
 use std::fs::{self, File};
@@ -20,61 +20,63 @@ use crate::signals;
 mod prompt;
 mod source;
 
-/// The environment variable that may hold a passphrase.
+/// The environment variable that can hold a passphrase.
 pub(crate) const VARIABLE: &str = "PEELOFF_KEY_PASSPHRASE";
 
-/// Where systemd puts the files of LoadCredential (systemd.exec(5)), and the name of the one with passphrases.
+/// The variable with the folder of systemd's credentials (LoadCredential in systemd.exec(5)), and the name of the
+/// credential with passphrases.
 const CREDENTIALS: (&str, &str) = ("CREDENTIALS_DIRECTORY", "key-passphrase");
 
-/// How often a user on a terminal may try.
+/// How many times a user on a terminal may try.
 const TRIES: usize = 3;
 
-/// Where the passphrases of private keys are.
+/// Options for the sources of passphrases.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Identity")]
 pub struct PassphraseArgs {
     /// Read the passphrases of encrypted keys from this file.
     ///
-    /// Each line is a passphrase, and every encrypted key is tried with each of them. Without this option, the passphrase
-    /// can come from --key-passphrase-fd, from the environment variable PEELOFF_KEY_PASSPHRASE, or from systemd, as a
-    /// credential with the name key-passphrase (LoadCredential, systemd.exec(5)); without all of them, a program on a
-    /// terminal asks for it.
+    /// Each line is a passphrase, and the program tries every passphrase for each encrypted key. Without this
+    /// option, the passphrase can come from --key-passphrase-fd, from the environment variable
+    /// PEELOFF_KEY_PASSPHRASE, or from a credential of systemd with the name key-passphrase (LoadCredential,
+    /// systemd.exec(5)). If there is none of these, a program on a terminal asks for the passphrase.
     #[arg(long, value_name = "FILE")]
     pub key_passphrase_file: Option<PathBuf>,
 
     /// Read the passphrase of encrypted keys from this descriptor.
     ///
-    /// The program reads the first line, once, when it starts. A server keeps it in memory for its reloads.
+    /// The program reads the first line once, when it starts. A server keeps the passphrase in memory for its
+    /// reloads.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     pub key_passphrase_fd: Option<i32>,
 }
 
-/// The passphrases that options and environment give at the moment.
+/// The passphrases that options and the environment give at this moment.
 pub struct Given(Vec<Passphrase>);
 
-/// Opens private keys. It keeps the passphrases that cannot be read a second time.
+/// Decrypts private keys. It keeps the passphrases that cannot be read a second time.
 #[derive(Default)]
 pub struct Keyring {
-    /// Those from a descriptor.
+    /// Passphrases read from a descriptor.
     read: Vec<Passphrase>,
-    /// Those from a terminal.
+    /// Passphrases typed on a terminal.
     answers: Vec<Passphrase>,
-    /// The program serves already, so nobody is asked, and no descriptor is read.
+    /// Whether the program serves already. From then on it neither asks on the terminal nor reads a descriptor.
     serves: bool,
 }
 
 impl Keyring {
-    /// From now on, nobody is asked for a passphrase, and no descriptor is read.
+    /// Notes that the program serves from now on, so it no longer asks on the terminal or reads a descriptor.
     pub(crate) fn serve(&mut self) {
         self.serves = true;
     }
 
-    /// Reads the passphrases that these options and the environment give. A file that others can read is warned of in
-    /// the log, or refused where `strict`. Blocks until a descriptor has a line.
+    /// Reads the passphrases that the options and the environment give. If other users can read the file, it logs
+    /// a warning, or returns an error if `strict`. Blocks until a descriptor has a line.
     ///
     /// # Errors
     ///
-    /// A file or a descriptor cannot be read, or has no passphrase.
+    /// Returns an error if a file or a descriptor cannot be read, or has no passphrase.
     pub fn read(&mut self, args: &PassphraseArgs, strict: bool) -> Result<Given, Failure> {
         let mut given = Vec::new();
         let credential = credential();
@@ -120,12 +122,12 @@ impl Keyring {
         Ok(Given(given))
     }
 
-    /// Reads a certificate and its key, which is decrypted if need be. Where no passphrase was given, the user is asked,
-    /// on a terminal and before the program serves.
+    /// Reads a certificate and its key, and decrypts the key if necessary. If no passphrase is given and the
+    /// program does not serve yet, it asks the user on the terminal.
     ///
     /// # Errors
     ///
-    /// A file cannot be read or used, or no passphrase opens the key.
+    /// Returns an error if a file cannot be read or used, or if no passphrase decrypts the key.
     pub fn identity(&mut self, cert: &Path, key: &Path, given: &Given) -> Result<Identity, Failure> {
         let failed = |error| explain::identity(error, key);
         match Identity::from_files(cert, key) {
@@ -142,7 +144,7 @@ impl Keyring {
             return Err(Failure::about(
                 "--key",
                 format_args!(
-                    "none of the passphrases fits the private key in {place}: check --key-passphrase-file, \
+                    "none of the passphrases decrypts the private key in {place}: check --key-passphrase-file, \
                      --key-passphrase-fd and the environment variable {VARIABLE}"
                 ),
             ));
@@ -159,7 +161,7 @@ impl Keyring {
         ))
     }
 
-    /// Asks on the terminal.
+    /// Asks for the passphrase on the terminal.
     fn ask(&mut self, cert: &Path, key: &Path) -> Result<Identity, Failure> {
         let place = key.display();
         for _ in 0..TRIES {
@@ -172,7 +174,7 @@ impl Keyring {
                     )
                 })?;
             let Some(passphrase) = answer else {
-                let sentence = format_args!("--key: nobody gave the passphrase of {place}");
+                let sentence = format_args!("--key: the user did not enter the passphrase of {place}");
                 return Err(Failure::new(signals::exit_code(SIGINT), sentence));
             };
             if let Some(read) = unlock(cert, key, &passphrase) {
@@ -182,18 +184,18 @@ impl Keyring {
         }
         Err(Failure::about(
             "--key",
-            format_args!("{TRIES} passphrases did not fit the private key in {place}"),
+            format_args!("{TRIES} passphrases did not decrypt the private key in {place}"),
         ))
     }
 }
 
-/// The file of systemd's that has passphrases, if there is one.
+/// Returns the file of systemd's credential with passphrases, if it exists.
 fn credential() -> Option<PathBuf> {
     let (variable, name) = CREDENTIALS;
     Some(Path::new(&env::var_os(variable)?).join(name)).filter(|path| path.exists())
 }
 
-/// Reads an identity; `None`: the passphrase does not fit.
+/// Reads an identity. Returns none if the passphrase does not decrypt the key.
 fn unlock(cert: &Path, key: &Path, passphrase: &[u8]) -> Option<Result<Identity, IdentityError>> {
     match Identity::from_encrypted_files(cert, key, passphrase) {
         Err(IdentityError::WrongPassphrase { .. }) => None,

@@ -15,22 +15,22 @@ Examples:
   peeloff-echo --listen 'dtls://*:4433' --cert cert.pem --key key.pem
       Serves DTLS at every address, with a certificate of your own.
   peeloff-echo --listen 'tls://*:4433' --listen 'dtls://*:4433' --psk-file keys
-      Serves everybody who has a pre-shared key.
+      Serves every client that has one of the pre-shared keys.
   peeloff-echo --listen 'dtls://*:4433' --serve loops --max-peers 100000
-      Serves many quiet peers by a few threads and sockets.
+      Serves many quiet peers with a few threads and sockets.
   peeloff-echo --config echo.toml
-      Reads its options from a file; --print-config shows how one looks.";
+      Reads its options from a file; --print-config prints such a file.";
 
 /// Sends every message back to its sender, over UDP, DTLS 1.2, TCP, TLS and SCTP.
 ///
-/// On tcp:// and tls:// the option --framing says what a message is.
-/// SCTP is in clear (sctp://), with TLS (sctp+tls://) or with DTLS (sctp+dtls://); messages go back on
-/// the stream, with the payload protocol identifier and in the order that they came with.
+/// On tcp:// and tls:// the option --framing defines what a message is. SCTP runs in clear (sctp://), with TLS
+/// (sctp+tls://) or with DTLS (sctp+dtls://). A message goes back on the same stream, with the same payload
+/// protocol identifier and the same ordering.
 ///
-/// Prints `listening URL` on standard output for each listener once it is ready; logs go to
-/// standard error. SIGINT or SIGTERM ends it in good order with exit code 0, a second one at once
-/// with 130 or 143. SIGHUP reads the file of --config and the credentials again. SIGUSR2 has a new process of this program
-/// take over. Exit code 2: it could not start.
+/// The server prints `listening URL` on standard output for each listener once it is ready, and logs to standard
+/// error. SIGINT or SIGTERM shuts it down in order, with exit code 0. A second signal ends it at once, with exit
+/// code 130 or 143. SIGHUP reads the file of --config and the credentials again. SIGUSR2 hands over to a new
+/// process of this program. Exit code 2 means that the server could not start.
 #[derive(Parser)]
 #[command(name = "peeloff-echo", version, max_term_width = 100, after_long_help = ECHO_EXAMPLES)]
 pub struct Echo {
@@ -50,23 +50,23 @@ Examples:
   peeloff-chat --listen tcp://127.0.0.1:7000
       Serves a chat on this host; `nc 127.0.0.1 7000` joins it.
   peeloff-chat --listen 'tls://*:4433' --cert cert.pem --key key.pem
-      Serves everybody; `peeloff-nc --chat tls://example.org:4433` joins it.
+      Serves a chat on TLS; `peeloff-nc --chat tls://example.org:4433` joins it.
   peeloff-chat --listen 'tls://*:4433' --redis redis://10.0.0.9:6379
-      Shares its rooms with the other servers that use this Redis.
+      Shares its rooms with the other servers on this Redis.
   peeloff-chat --config chat.toml
-      Reads its options from a file; --print-config shows how one looks.";
+      Reads its options from a file; --print-config prints such a file.";
 
 /// Serves chat rooms that peers of every transport share.
 ///
-/// With --redis, servers on several hosts share the rooms. Everybody who connects is a guest in the room
-/// `lobby`, and what they type is said there; /help lists the commands. One line is one message. On plain
-/// UDP newcomers type a token to show that they are there, and a line can be lost or be sent in another's
-/// name: use it among friends.
+/// With --redis, servers on several hosts share the rooms. A new member has a guest name and is in the room
+/// `lobby`, which receives what the member types. /help lists the commands. One line is one message. On plain UDP
+/// a new member first sends back a token, which proves its address. A line can be lost there, or be sent in
+/// another member's name, so use plain UDP among friends only.
 ///
-/// Prints `listening URL` on standard output for each listener once it is ready; logs go to
-/// standard error. SIGINT or SIGTERM ends it in good order with exit code 0, a second one at once
-/// with 130 or 143. SIGHUP reads the file of --config and the credentials again. SIGUSR2 has a new process of this program
-/// take over. Exit code 2: it could not start.
+/// The server prints `listening URL` on standard output for each listener once it is ready, and logs to standard
+/// error. SIGINT or SIGTERM shuts it down in order, with exit code 0. A second signal ends it at once, with exit
+/// code 130 or 143. SIGHUP reads the file of --config and the credentials again. SIGUSR2 hands over to a new
+/// process of this program. Exit code 2 means that the server could not start.
 #[derive(Parser)]
 #[command(name = "peeloff-chat", version, max_term_width = 100, after_long_help = CHAT_EXAMPLES)]
 pub struct Chat {
@@ -87,12 +87,12 @@ impl ServerOptions for Chat {
 
 /// Sends standard input as messages and prints the messages that come back.
 ///
-/// It speaks UDP, DTLS, SCTP, TCP and TLS.
+/// The program speaks UDP, DTLS, SCTP, TCP and TLS.
 ///
-/// Each line is one message with its newline, or each block of --block bytes. A line longer than a
-/// message can be is sent in pieces. Datagrams can be lost: nothing is sent again. TCP and TLS are
-/// streams of bytes unless --framing makes messages of them. SCTP loses nothing while the association
-/// lives, unless --ttl lets it.
+/// Each line is one message with its newline, or each block of --block bytes. A line that is longer than a
+/// message can be is sent in pieces. Datagrams can be lost; the program does not send them again. TCP and TLS are
+/// streams of bytes unless --framing splits them into messages. SCTP delivers every message while the association
+/// lasts, unless --ttl allows losses.
 #[derive(Parser)]
 #[command(name = "peeloff-nc", version, max_term_width = 100, after_long_help = AFTER_HELP)]
 pub struct Nc {

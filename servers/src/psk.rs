@@ -1,4 +1,4 @@
-//! Pre-shared keys: a file of `identity:hexkey` lines, and the same on the command line.
+//! Reads pre-shared keys: a file of `identity:hexkey` lines, and the same format on the command line.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,18 +10,18 @@ use zeroize::Zeroizing;
 
 use crate::failure::Failure;
 
-/// What OpenSSL can hold (`PSK_MAX_IDENTITY_LEN`, `PSK_MAX_PSK_LEN`), in bytes.
+/// The limits of OpenSSL (`PSK_MAX_IDENTITY_LEN`, `PSK_MAX_PSK_LEN`), in bytes.
 const MAX_IDENTITY: usize = 256;
 const MAX_KEY: usize = 512;
 
 /// One identity and its key, written `identity:hexkey`.
 ///
-/// The last colon divides them, so an identity may contain others.
+/// The last colon separates them, so an identity may contain colons.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Psk {
-    /// Whom the key belongs to.
+    /// The identity of the key's owner.
     pub identity: Vec<u8>,
-    /// The key, as bytes.
+    /// The bytes of the key.
     pub key: Zeroizing<Vec<u8>>,
 }
 
@@ -32,13 +32,12 @@ pub struct PskTable {
 }
 
 impl PskTable {
-    /// Reads a file of `identity:hexkey` lines; empty lines and lines that begin with `#` are
-    /// skipped.
+    /// Reads a file of `identity:hexkey` lines, and skips empty lines and lines that begin with `#`.
     ///
     /// # Errors
     ///
-    /// The file cannot be read, or a line is wrong; the message names the file and the line, and
-    /// never shows a key.
+    /// Returns an error if the file cannot be read or a line is not valid. The message names the file and the
+    /// line, and never shows a key.
     pub fn from_file(path: &Path) -> Result<Self, Failure> {
         let text = fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
             let path = path.display();
@@ -52,12 +51,12 @@ impl PskTable {
         })
     }
 
-    /// The key of an identity, if it has one.
+    /// Returns the key of an identity, if it has one.
     pub fn key(&self, identity: &[u8]) -> Option<Vec<u8>> {
         self.keys.get(identity).map(|key| key.to_vec())
     }
 
-    /// Adds a key; false if the identity has one already.
+    /// Adds a key. Returns false if the identity had one already.
     pub fn insert(&mut self, psk: Psk) -> bool {
         self.keys.insert(psk.identity, psk.key).is_none()
     }
@@ -71,10 +70,7 @@ impl PskTable {
             }
             let psk = line.parse().map_err(|message| (number, message))?;
             if !table.insert(psk) {
-                return Err((
-                    number,
-                    "this identity stands in the file twice: remove one of the lines".to_owned(),
-                ));
+                return Err((number, "the file has this identity twice: remove one of the lines".to_owned()));
             }
         }
         if table.keys.is_empty() {
@@ -112,7 +108,7 @@ impl fmt::Debug for Psk {
     }
 }
 
-/// Whether a text has a zero byte, or one that is written as other files write it: there are no escapes here, and a
+/// Returns whether a text has a zero byte, or one of its usual escape sequences. This file has no escapes, so a
 /// client would have to send the backslash too.
 fn has_zero_byte(text: &str) -> bool {
     ["\0", r"\0", r"\x00", r"\u0000", r"\u{0}"].iter().any(|zero| text.contains(zero))
@@ -121,7 +117,7 @@ fn has_zero_byte(text: &str) -> bool {
 fn from_hex(text: &str) -> Option<Zeroizing<Vec<u8>>> {
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();
     let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-    // It never grows, which would leave a copy behind.
+    // The buffer never grows, because a reallocation would leave a copy in memory.
     let mut key = Zeroizing::new(Vec::with_capacity(pairs.len()));
     for [high, low] in pairs {
         key.push(digit(*high)? << 4 | digit(*low)?);

@@ -1,5 +1,5 @@
-//! What SIGHUP does: everything is read and checked again, and then what can change while a server
-//! runs does.
+//! Reloads a server at SIGHUP: reads and checks everything again, and then applies the changes that a running
+//! server can apply.
 
 use std::ops::RangeInclusive;
 use std::time::SystemTime;
@@ -16,10 +16,10 @@ use crate::failure::Failure;
 use crate::logging;
 use crate::passphrase::Keyring;
 
-/// Bytes of stack that a worker can work with: OpenSSL's handshake needs most of the least.
+/// The accepted stack sizes of a worker. OpenSSL's handshake needs most of the smallest one.
 const STACK_SIZES: RangeInclusive<usize> = 64 << 10..=64 << 20;
 
-/// The options that take effect at once; all others do at the next start.
+/// The options that take effect at a reload. All others take effect at the next start.
 pub(crate) const LIVE: &[&str] = &[
     "cert",
     "key",
@@ -55,8 +55,8 @@ pub(crate) const LIVE: &[&str] = &[
     "access-log",
 ];
 
-/// What the options come to: every file has been read, every value checked that can be checked without
-/// binding an address.
+/// The result of the options: every file has been read, and every value has been checked as far as that is
+/// possible without binding an address.
 pub(crate) struct Plan {
     pub(crate) credentials: Loaded,
     pub(crate) stream: TcpSettings,
@@ -65,8 +65,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Reads the files and checks the values; `self_signed` serves where no certificate is named, and `keyring` opens
-    /// encrypted keys.
+    /// Reads the files and checks the values. `self_signed` is used if no certificate is named, and `keyring`
+    /// decrypts keys.
     pub(crate) fn new(
         args: &ServerArgs,
         self_signed: Option<&Identity>,
@@ -90,13 +90,13 @@ impl Plan {
     }
 }
 
-/// A server that is running, and the options that it runs with.
+/// A running server and its options.
 pub(crate) struct Running<T> {
-    /// As it was started.
+    /// The options at the start.
     started: Config<T>,
-    /// As it was reloaded last, if it was.
+    /// The options of the last reload, if there was one.
     reloaded: Option<Config<T>>,
-    /// The certificate that was made up for this run, if one was.
+    /// The self-signed certificate that was made for this process, if any.
     self_signed: Option<Identity>,
     /// The passphrases that cannot be read again.
     keyring: Keyring,
@@ -114,33 +114,33 @@ impl<T: ServerOptions> Running<T> {
         Self { started, reloaded: None, self_signed, keyring, handle }
     }
 
-    /// Whether the options name a file that a reload would read again.
+    /// Returns whether the options name a file that a reload would read again.
     pub(crate) fn can_reload(&self) -> bool {
         let ServerArgs { config, credentials, .. } = self.args();
         config.config.is_some() || credentials.names_a_file()
     }
 
-    /// Logs which parts of the credentials have expired or are about to.
+    /// Logs which parts of the credentials have expired or expire soon.
     pub(crate) fn warn_of_expiry(&self) {
         expiry::warn(&self.handle.expirations(), SystemTime::now());
     }
 
-    /// The options in effect. Those that take a restart may be newer than what the server does.
+    /// Returns the options of the last reload. Options that need a restart may differ from what the server uses.
     pub(crate) fn args(&self) -> &ServerArgs {
         self.config().options.server()
     }
 
-    /// Whether a new process can read what this one has read.
+    /// Returns whether a new process can read the same configuration as this one.
     pub(crate) fn can_hand_over(&self) -> bool {
         !self.started.is_from_stdin()
     }
 
-    /// The numbers as they are now.
+    /// Returns the current counters.
     pub(crate) fn stats(&self) -> Stats {
         self.handle.stats()
     }
 
-    /// Reads everything again, and logs in one line what came of it. If anything is wrong, nothing changes.
+    /// Reads everything again and logs the result in one line. If anything is wrong, nothing changes.
     pub(crate) fn reload(&mut self) {
         match self.try_reload() {
             Ok((now, later)) => tracing::info!(in_effect = list(&now), at_restart = list(&later), "reloaded"),
@@ -148,8 +148,7 @@ impl<T: ServerOptions> Running<T> {
         }
     }
 
-    /// The names of the options that have changed and are in effect now, and of those that will be after a
-    /// restart.
+    /// Returns the names of the changed options that are in effect now, and of those that need a restart.
     fn try_reload(&mut self) -> Result<(Vec<String>, Vec<String>), Failure> {
         let fresh = self.config().reread()?;
         let args = fresh.options.server();
@@ -162,7 +161,7 @@ impl<T: ServerOptions> Running<T> {
         let Loaded { credentials, self_signed } = plan.credentials;
         self.handle.reload(credentials).map_err(|error| locate(explain::credentials(error)))?;
 
-        // From here on nothing can fail.
+        // Nothing below can fail.
         if self_signed.is_some() && self.self_signed.is_none() {
             warn_of_self_signed();
         }
@@ -186,7 +185,7 @@ impl<T: ServerOptions> Running<T> {
     }
 }
 
-/// Says that nobody can know whom they talk to.
+/// Warns that clients cannot verify the server's identity.
 pub(crate) fn warn_of_self_signed() {
     tracing::warn!(
         "NO CERTIFICATE GIVEN: using a self-signed one that no client can verify; give --cert and --key"

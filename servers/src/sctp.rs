@@ -13,22 +13,23 @@ use crate::values::{Size, Span, SpanOrOff};
 
 pub use self::setup::{Hmac, Scheduler, SetupArgs};
 
-/// Bytes that the longest message may have.
+/// The accepted sizes, in bytes, of the longest message.
 const MESSAGES: RangeInclusive<usize> = 1..=1 << 30;
 
-/// How SCTP associations are made; options that are left out leave the framework's defaults.
+/// Options of SCTP associations. Without an option, the framework's default applies.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "SCTP")]
 pub struct SctpArgs {
     /// Ask for this many streams in each direction [default: 64].
     ///
-    /// The peer may grant fewer.
+    /// The peer may grant fewer streams.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub sctp_streams: Option<u16>,
 
     /// End an association whose paths are all silent this long [default: 30s].
     ///
-    /// Heartbeats count as a sign of life. `off` leaves it to the kernel, which takes several minutes.
+    /// A heartbeat's acknowledgement ends the silence. With `off` the kernel decides, which takes several
+    /// minutes.
     #[arg(long, value_name = "TIME")]
     pub sctp_dead_after: Option<SpanOrOff>,
 
@@ -38,7 +39,7 @@ pub struct SctpArgs {
 
     /// Run TLS on this many stream pairs of sctp+tls:// [default: 1].
     ///
-    /// Each pair has a TLS session of its own (RFC 3436).
+    /// Each pair has its own TLS session (RFC 3436).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub sctp_tls_streams: Option<u16>,
 
@@ -48,27 +49,27 @@ pub struct SctpArgs {
     #[arg(long)]
     pub sctp_label_with_nul: bool,
 
-    /// Let addresses change while an association lives (RFC 5061).
+    /// Let addresses change during an association (RFC 5061).
     #[arg(long)]
     pub sctp_dynamic_addresses: bool,
 
-    /// Send SCTP in UDP to this port of the peer (RFC 6951).
+    /// Encapsulate SCTP in UDP to this port of the peer (RFC 6951).
     ///
     /// The kernel receives such packets only if the sysctl net.sctp.udp_port is set.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub sctp_udp_port: Option<u16>,
 
-    /// What is agreed on before the first message.
+    /// Parameters that both sides agree on before the first message.
     #[command(flatten)]
     pub setup: SetupArgs,
 }
 
 impl SctpArgs {
-    /// The settings as the framework takes them, for programs that use these schemes.
+    /// Returns the settings in the framework's type, for a program that uses these schemes.
     ///
     /// # Errors
     ///
-    /// A value is of no use, or none of the schemes is SCTP's and yet there are options for it.
+    /// Returns an error if a value is not usable, or if options are given and none of the schemes uses SCTP.
     pub fn to_settings(&self, schemes: impl IntoIterator<Item = Scheme>) -> Result<Settings, Failure> {
         if !schemes.into_iter().any(Scheme::is_sctp)
             && let Some(option) = self.given()
@@ -102,7 +103,7 @@ impl SctpArgs {
             if streams > settings.streams {
                 let all = settings.streams;
                 return Err(Failure::input(format_args!(
-                    "--sctp-tls-streams {streams} is more than there are: give at most {all}, or more --sctp-streams"
+                    "--sctp-tls-streams {streams} exceeds the {all} streams of --sctp-streams: give fewer, or raise --sctp-streams"
                 )));
             }
             settings.tls_streams = streams;
@@ -114,7 +115,7 @@ impl SctpArgs {
         Ok(settings)
     }
 
-    /// An option that was given, if any was.
+    /// Returns the name of one of the options that are given.
     fn given(&self) -> Option<&'static str> {
         let options = [
             ("--sctp-streams", self.sctp_streams.is_some()),
@@ -129,7 +130,7 @@ impl SctpArgs {
     }
 }
 
-/// The refusal of an option that only SCTP has a use for.
+/// Returns the error for an option that only SCTP uses.
 pub(crate) fn needs_sctp(option: &str) -> Failure {
     Failure::input(format_args!("{option} needs an sctp:// URL"))
 }

@@ -1,4 +1,4 @@
-//! Files with secrets, which nobody else on the host should be able to read.
+//! Checks the permissions of files with secrets.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -6,17 +6,18 @@ use std::path::Path;
 
 use crate::failure::Failure;
 
-/// What is wrong with the permissions of a file.
+/// Which other users can access a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exposure {
-    /// Everybody on this host can read or change it.
+    /// Everybody on this host can read or change the file.
     Everybody,
-    /// The file's group can.
+    /// The file's group can read or change it.
     Group,
 }
 
-/// Who beside its owner can get at a file of this mode. A file of root's that its group can read, and no more, is taken well:
-/// distributions share keys with a group of their own in that way (`ssl-cert` on Debian).
+/// Returns which users other than the owner can access a file of this mode. A file that belongs to root, and that
+/// its group can only read, is accepted: distributions share keys in this way with a group of their own
+/// (`ssl-cert` on Debian).
 fn exposure(mode: u32, owner: u32) -> Option<Exposure> {
     const ROOT: u32 = 0;
     match mode & 0o077 {
@@ -27,11 +28,11 @@ fn exposure(mode: u32, owner: u32) -> Option<Exposure> {
     }
 }
 
-/// Warns in the log where others can read the secrets in the file that `option` names, or refuses the file where that is
-/// wanted. A file that cannot be looked at is nobody's secret; reading it says what is wrong.
+/// Logs a warning if other users can read the secrets in the file that `option` names, or returns an error if
+/// `refuse`. Does nothing if the file's metadata cannot be read; reading the file reports the cause.
 pub(crate) fn check(option: &str, path: &Path, refuse: bool) -> Result<(), Failure> {
     let Ok(file) = fs::metadata(path) else { return Ok(()) };
-    // A pipe or a descriptor is not there for others.
+    // Other users cannot open a pipe or a descriptor of this process.
     let Some(exposure) = exposure(file.mode(), file.uid()).filter(|_| file.is_file()) else { return Ok(()) };
     let who = match exposure {
         Exposure::Everybody => "everybody on this host",
@@ -39,7 +40,8 @@ pub(crate) fn check(option: &str, path: &Path, refuse: bool) -> Result<(), Failu
     };
     let mode = file.mode() & 0o777;
     let place = path.display();
-    let sentence = format!("{who} can get at the secrets in {place} (mode {mode:04o}): chmod 600 {place}");
+    let sentence =
+        format!("{who} can access the secrets in {place} (mode {mode:04o}): run chmod 600 {place}");
     if refuse {
         return Err(Failure::about(option, format_args!("{sentence}")));
     }

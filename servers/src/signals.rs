@@ -1,11 +1,10 @@
-//! SIGINT and SIGTERM: the first asks, a second one ends at once. SIGHUP asks a server to reload, SIGUSR2 to
-//! hand itself over to a new process.
+//! Handles signals. The first SIGINT or SIGTERM asks the program to end, and a second one ends it at once. SIGHUP
+//! asks a server to reload, and SIGUSR2 asks it to hand over to a new process.
 //!
-//! Supervisors and wrappers often signal a process and then its group, so that two signals arrive within a millisecond. A
-//! signal within half a second of the first counts as the first.
+//! Supervisors and wrappers often signal a process and then its process group, so two signals arrive within a
+//! millisecond. A signal within half a second of the first therefore does not count as a second one.
 //!
-//! SIGPIPE needs nothing here: the Rust runtime ignores it, so a closed pipe is an error of the
-//! write.
+//! SIGPIPE needs no handling: the Rust runtime ignores it, so writing to a closed pipe returns an error.
 
 use std::io;
 use std::sync::Arc;
@@ -21,35 +20,34 @@ use signal_hook::low_level;
 use crate::failure::Failure;
 use crate::logging;
 
-/// How long a repeated signal counts as the same one.
+/// For how long after the first signal another one does not count.
 const SAME: Duration = Duration::from_millis(500);
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
-    /// SIGHUP: to read the configuration and the credentials again.
+    /// SIGHUP asks the server to read the configuration and the credentials again.
     Reload,
-    /// SIGUSR2: to hand the server over to a new process.
+    /// SIGUSR2 asks the server to hand over to a new process.
     HandOver,
-    /// SIGINT or SIGTERM, by its number: to end.
+    /// SIGINT or SIGTERM, by its number, asks the program to end.
     End(i32),
 }
 
-/// The exit code of a program that a signal ended, as shells have it: 130 for SIGINT, 143 for
-/// SIGTERM.
+/// Returns the exit code of a program that a signal ended, as shells define it: 130 for SIGINT, 143 for SIGTERM.
 pub fn exit_code(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }
 
-/// Takes over SIGINT and SIGTERM of this process, and runs `action` with the number of the first,
-/// on a thread of its own.
+/// Catches SIGINT and SIGTERM of this process, and runs `action` with the number of the first one, on a thread of
+/// its own.
 ///
-/// A second one, half a second later or more, is logged and ends the process with its [`exit_code`]. A third one does so inside the
-/// signal handler, which works whatever the threads are doing.
+/// A second signal, half a second later or more, is logged and ends the process with its [`exit_code`]. A third
+/// signal ends it inside the signal handler, which works whatever the threads are doing.
 ///
 /// # Errors
 ///
-/// The system refuses a signal handler, a pipe or a thread.
+/// Returns an error if the system refuses a signal handler, a pipe or a thread.
 pub fn on_first_signal(action: impl FnOnce(i32) + Send + 'static) -> Result<(), Failure> {
     let mut action = Some(action);
     catch(&[], move |asked| {
@@ -59,12 +57,12 @@ pub fn on_first_signal(action: impl FnOnce(i32) + Send + 'static) -> Result<(), 
     })
 }
 
-/// The same for a server: `action` is run for every SIGHUP and SIGUSR2 too, until the first of the others. After
-/// that these do nothing.
+/// Does the same for a server: also runs `action` for every SIGHUP and SIGUSR2 before the first SIGINT or
+/// SIGTERM. After that, SIGHUP and SIGUSR2 do nothing.
 ///
 /// # Errors
 ///
-/// As [`on_first_signal`].
+/// The same as those of [`on_first_signal`].
 pub fn on_signals(action: impl FnMut(Asked) + Send + 'static) -> Result<(), Failure> {
     catch(&[SIGHUP, SIGUSR2], action)
 }
@@ -78,14 +76,14 @@ fn catch(more: &[i32], action: impl FnMut(Asked) + Send + 'static) -> Result<(),
 
 fn try_catch(more: &[i32], mut action: impl FnMut(Asked) + Send + 'static) -> io::Result<()> {
     let ending = Arc::new(AtomicBool::new(false));
-    // Actions run in the order of registration. The other way round the second signal could wake the thread below, and then find
-    // its flag set while it is still being handled.
+    // Handlers run in the order of registration. In the opposite order, the second signal could wake the thread
+    // below, and its own handler could then find the flag set.
     for signal in [SIGINT, SIGTERM] {
         flag::register_conditional_shutdown(signal, i32::from(exit_code(signal)), Arc::clone(&ending))?;
     }
     let mut signals = Signals::new([SIGINT, SIGTERM].iter().chain(more))?;
-    // The action may block, for example for a reload that hangs, and neither the first signal nor the second may wait for it.
-    // At most one reload and one end are in the queue.
+    // The action may block, for example in a reload that hangs. Neither the first signal nor the second may wait
+    // for it. The queue holds at most one reload, the hand-overs that were asked for, and one end.
     let (ask, asked) = crossbeam_channel::unbounded();
     thread::Builder::new()
         .name("signal-actions".to_owned())
@@ -94,7 +92,7 @@ fn try_catch(more: &[i32], mut action: impl FnMut(Asked) + Send + 'static) -> io
         let mut first: Option<Instant> = None;
         for signal in signals.forever() {
             match (signal, first) {
-                // A reload that has not begun is as good as another one.
+                // If a reload is queued and has not begun, another one would change nothing.
                 (SIGHUP, None) if ask.is_empty() => drop(ask.send(Asked::Reload)),
                 (SIGHUP, None) => {}
                 (SIGUSR2, None) => drop(ask.send(Asked::HandOver)),
@@ -106,7 +104,7 @@ fn try_catch(more: &[i32], mut action: impl FnMut(Asked) + Send + 'static) -> io
                 (_, Some(first)) if first.elapsed() < SAME => {}
                 (_, Some(_)) => {
                     ending.store(true, Ordering::SeqCst);
-                    tracing::warn!(signal, "a second signal: ending at once");
+                    tracing::warn!(signal, "received a second signal: ending at once");
                     logging::flush();
                     low_level::exit(i32::from(exit_code(signal)));
                 }

@@ -8,11 +8,10 @@ use peeloff::{Framing, Scheme, TcpSettings};
 use crate::failure::Failure;
 use crate::values::Size;
 
-/// Bytes that the longest message may have, and that may wait for a peer.
+/// The accepted sizes, in bytes, of the longest message and of pending data.
 const BYTES: RangeInclusive<usize> = 1..=1 << 30;
 
-/// How TCP connections are used, in clear and with TLS; options that are left out leave the framework's
-/// defaults.
+/// Options of TCP connections, with and without TLS. Without an option, the framework's default applies.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Stream (tcp:// and tls://)")]
 pub struct StreamArgs {
@@ -24,13 +23,13 @@ pub struct StreamArgs {
 
     /// Accept messages of at most this size [default: 64K].
     ///
-    /// With the framing `raw` it is the most that one message sends.
+    /// With the framing `raw`, it is the largest message that can be sent.
     #[arg(long, value_name = "BYTES")]
     pub max_message: Option<Size>,
 
-    /// Let this much wait for a peer that does not read [default: 256K].
+    /// Queue up to this much for a peer that does not read [default: 256K].
     ///
-    /// It counts what does not fit into the kernel's send buffer.
+    /// The limit counts the data that does not fit into the kernel's send buffer.
     #[arg(long, value_name = "BYTES")]
     pub max_pending: Option<Size>,
 
@@ -39,23 +38,23 @@ pub struct StreamArgs {
     pub renegotiation: bool,
 }
 
-/// What a message is on a stream of bytes.
+/// Defines how the stream of bytes is split into messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FramingMode {
-    /// The bytes that one read finds; boundaries are lost.
+    /// A message is the bytes that one read returns; boundaries are lost.
     Raw,
-    /// One line.
+    /// A message is a line.
     Lines,
-    /// Four bytes of length, big endian, and as many bytes.
+    /// A message follows its length, which is four bytes in big-endian order.
     Length,
 }
 
 impl StreamArgs {
-    /// The settings as the framework takes them, for programs that use these schemes.
+    /// Returns the settings in the framework's type, for a program that uses these schemes.
     ///
     /// # Errors
     ///
-    /// A value is of no use, or none of the schemes is TCP's and yet there are options for it.
+    /// Returns an error if a value is not usable, or if options are given and none of the schemes uses TCP.
     pub fn to_settings(&self, schemes: impl IntoIterator<Item = Scheme>) -> Result<TcpSettings, Failure> {
         if !schemes.into_iter().any(Scheme::is_stream)
             && let Some(option) = self.given()
@@ -84,7 +83,7 @@ impl StreamArgs {
         Ok(settings)
     }
 
-    /// An option that was given, if any was.
+    /// Returns the name of one of the options that are given.
     fn given(&self) -> Option<&'static str> {
         let options = [
             ("--framing", self.framing.is_some()),

@@ -1,5 +1,5 @@
-//! What systemd and a service tell each other: sockets that systemd has bound (sd_listen_fds(3)), and how the service is
-//! (sd_notify(3)).
+//! Talks to systemd: takes the sockets that it has bound (sd_listen_fds(3)), and notifies it of the server's
+//! state (sd_notify(3)).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,21 +13,21 @@ use socket2::SockRef;
 
 use crate::failure::Failure;
 
-/// What the name of a socket ends with that is behind a proxy, as `--listen-proxied` has them.
+/// The suffix of the name of a socket behind a proxy, which belongs to `--listen-proxied`.
 const PROXIED: &str = "-proxied";
 
 /// A socket that systemd has bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PassedSocket {
     number: i32,
-    /// Where it is, and what is to be spoken there.
+    /// The socket's address, and the scheme to serve on it.
     pub(crate) address: Address,
-    /// Whether it is behind a proxy.
+    /// Whether the socket is behind a proxy.
     pub(crate) proxied: bool,
 }
 
 impl PassedSocket {
-    /// A descriptor for it. The one that systemd has passed stays open, too.
+    /// Duplicates the descriptor. The one that systemd has passed stays open too.
     pub(crate) fn descriptor(&self) -> io::Result<OwnedFd> {
         peeloff::inherited_descriptor(self.number)
     }
@@ -44,7 +44,7 @@ impl PassedSocket {
             .and_then(|socket| SockRef::from(&socket).local_addr())
             .map_err(|error| {
                 Failure::input(format_args!(
-                    "systemd passed the descriptor {number} ({name}), which is no socket: {error}"
+                    "systemd passed the descriptor {number} ({name}), which is not a socket: {error}"
                 ))
             })?;
         let Some(address) = address.as_socket() else {
@@ -56,61 +56,62 @@ impl PassedSocket {
     }
 }
 
-/// The sockets that systemd has passed to this process; none where it was not started for a socket unit.
+/// Returns the sockets that systemd has passed to this process, which are none unless a socket unit started it.
 ///
 /// # Errors
 ///
-/// One has no name that is a protocol's, or is no socket of the Internet's.
+/// Returns an error if the name of a socket is not a scheme, or if a socket has no IP address.
 pub(crate) fn sockets() -> Result<Vec<PassedSocket>, Failure> {
     let passed = sd_notify::listen_fds_with_names().map_err(|error| {
-        Failure::input(format_args!("cannot make out the sockets that systemd passed: {error}"))
+        Failure::input(format_args!("cannot read the sockets that systemd passed: {error}"))
     })?;
     passed.map(|(number, name)| PassedSocket::new(number, &name)).collect()
 }
 
-/// Tells systemd, if it wants to know.
+/// Notifies systemd, if it has asked for notifications.
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "cannot tell systemd how the server is");
+        tracing::warn!(%error, "cannot notify systemd of the server's state");
     }
 }
 
-/// Peers can come.
+/// Notifies systemd that peers can connect.
 pub(crate) fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// The configuration is being read again; [`ready`] tells when it has been.
+/// Notifies systemd that the configuration is being read again. [`ready`] notifies it of the end of the reload.
 pub(crate) fn reloading() {
-    // The clock cannot fail; without the time systemd takes it as a service of an older kind.
+    // The clock cannot fail. Without the time, systemd treats the service as one of the older type.
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
         Err(_) => tell(&[NotifyState::Reloading]),
     }
 }
 
-/// Another process is the service from now on.
+/// Notifies systemd that another process is the service's main process from now on.
 pub(crate) fn main_process(pid: u32) {
     tell(&[NotifyState::MainPid(pid)]);
 }
 
-/// The server lets its peers finish, and ends.
+/// Notifies systemd that the server lets its peers finish and then ends.
 pub(crate) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Tells systemd that the server gets on, until it is dropped.
+/// Notifies systemd regularly that the server makes progress, until this value is dropped.
 pub(crate) struct Watchdog {
     _until_dropped: Sender<()>,
 }
 
 impl Watchdog {
-    /// Starts a thread where the unit has a WatchdogSec=. It tells twice in that time, unless the dispatcher or an event loop
-    /// has been at the same work for so long; then systemd ends the server and starts it again.
+    /// Starts a thread if the unit sets WatchdogSec=. The thread notifies systemd twice in that time, unless the
+    /// dispatcher or an event loop has been busy with one piece of work for longer. systemd then ends the server
+    /// and starts it again.
     ///
     /// # Errors
     ///
-    /// The system has no thread.
+    /// Returns an error if no thread can be started.
     pub(crate) fn start(handle: Handle) -> Result<Option<Self>, Failure> {
         let Some(limit) = sd_notify::watchdog_enabled() else { return Ok(None) };
         let (sender, receiver) = channel();
@@ -134,7 +135,7 @@ fn watch(handle: &Handle, limit: Duration, ended: &Receiver<()>) {
         let busy = handle.health().longest_busy();
         match busy < limit {
             true => tell(&[NotifyState::Watchdog]),
-            false => tracing::error!(seconds = busy.as_secs(), "a thread of the server does not get on"),
+            false => tracing::error!(seconds = busy.as_secs(), "a thread of the server makes no progress"),
         }
         if ended.recv_timeout(limit / 2) != Err(RecvTimeoutError::Timeout) {
             return;

@@ -1,4 +1,4 @@
-//! The values that options take: durations and sizes as people write them.
+//! The types of option values: durations, sizes and names.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use peeloff::ConnectionIds;
 
-/// The longest duration that is accepted: clocks overflow some way beyond.
+/// The longest accepted duration. It is far below the range that the system's clocks can represent.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// A duration such as `500ms`, `10s`, `5m` or `1h 30m`.
@@ -17,7 +17,7 @@ pub struct Span(pub Duration);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpanOrOff(pub Option<Duration>);
 
-/// A number of bytes: plain, or in units of 1,024 with `K`, `KiB`, `M` or `MiB` behind it.
+/// A number of bytes: plain, or with the suffix `K`, `KiB`, `M` or `MiB` in units of 1,024.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(pub usize);
 
@@ -31,7 +31,7 @@ impl FromStr for Protocol {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.len() {
             1..=255 => Ok(Self(text.to_owned())),
-            length => Err(format!("a name of {length} bytes is no protocol: write 1 to 255, such as h2")),
+            length => Err(format!("a protocol name cannot have {length} bytes: write 1 to 255, such as h2")),
         }
     }
 }
@@ -42,7 +42,7 @@ impl FromStr for Span {
     fn from_str(text: &str) -> Result<Self, String> {
         match humantime::parse_duration(text.trim()) {
             Ok(duration) if duration <= LONGEST => Ok(Self(duration)),
-            Ok(_) => Err(format!("{text:?} is more than a century: write something shorter")),
+            Ok(_) => Err(format!("{text:?} is more than a century: write a shorter one")),
             Err(_) => Err(format!(
                 "{text:?} is not a duration: write a number and its unit, such as 500ms, 10s or 5m"
             )),
@@ -114,11 +114,11 @@ impl fmt::Display for Size {
     }
 }
 
-/// Reads a time to wait, of which none at all is one: unlike elsewhere, only `off` means for ever.
+/// Parses a time to wait that may be zero. Unlike in [`SpanOrOff`], only `off` means no limit.
 ///
 /// # Errors
 ///
-/// The text is no time; the message says what to write.
+/// Returns an error if the text is not a duration; the message says what to write.
 pub fn span_from_zero(text: &str) -> Result<SpanOrOff, String> {
     match (text.trim(), text.parse::<Span>()) {
         ("0", _) => Ok(SpanOrOff(Some(Duration::ZERO))),
@@ -127,39 +127,39 @@ pub fn span_from_zero(text: &str) -> Result<SpanOrOff, String> {
     }
 }
 
-/// Reads a number of which there has to be one at least.
+/// Parses a number of at least 1.
 ///
 /// # Errors
 ///
-/// The text is no such number; the message says what to write.
+/// Returns an error if the text is not such a number; the message says what to write.
 pub fn count<T: FromStr + Default + PartialEq>(text: &str) -> Result<T, String> {
     match text.parse::<T>() {
-        Ok(number) if number == T::default() => Err(format!("{text:?} would let nobody in: write 1 or more")),
+        Ok(number) if number == T::default() => Err(format!("{text:?} would admit no peer: write 1 or more")),
         Ok(number) => Ok(number),
         Err(_) => Err(format!("{text:?} is not a whole number that fits: write one in digits, such as 100")),
     }
 }
 
-/// Reads the length of a connection ID.
+/// Parses the length of a connection ID.
 ///
 /// # Errors
 ///
-/// The text is no such length; the message says what to write.
+/// Returns an error if the text is not a valid length; the message says what to write.
 pub fn cid_length(text: &str) -> Result<u8, String> {
     let length = text.parse::<u8>().map_err(|_| {
-        format!("{text:?} is no length of a connection ID: write 0, or a number of bytes from 8 to 255")
+        format!("{text:?} is not the length of a connection ID: write 0, or a number of bytes from 8 to 255")
     })?;
     ConnectionIds::new(length.into()).map(|_| length).map_err(|error| error.to_string())
 }
 
-/// Reads a time that is longer than none.
+/// Parses a duration longer than zero.
 ///
 /// # Errors
 ///
-/// The text is no such time; the message says what to write.
+/// Returns an error if the text is not such a duration; the message says what to write.
 pub fn positive_span(text: &str) -> Result<Span, String> {
     match text.parse::<Span>()? {
-        Span(Duration::ZERO) => Err(format!("{text:?} is no time at all: write one such as 10s")),
+        Span(Duration::ZERO) => Err(format!("{text:?} is zero: write a longer time, such as 10s")),
         span => Ok(span),
     }
 }

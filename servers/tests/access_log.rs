@@ -140,7 +140,7 @@ fn a_hangup_opens_the_file_again_and_the_configuration_can_turn_it_off_and_on() 
     write("access-log = \"/nowhere/access.log\"\n");
     server.signal("HUP");
     let line = server.stderr_line("not reloaded");
-    assert!(line.contains("echo.toml:3") && line.contains("make its folder first"), "{line}");
+    assert!(line.contains("echo.toml:3") && line.contains("create its folder first"), "{line}");
     let fifth = visit(&address);
     wait_for(&path, |text| text.contains(&fifth));
 }
@@ -198,7 +198,7 @@ fn a_full_disk_stops_nobody_and_its_lines_are_counted() {
     server.signal("TERM");
     let ended = server.wait();
     assert_eq!(ended.code, Some(0));
-    assert!(ended.stderr.contains("lines of the access log were dropped"), "{ended:?}");
+    assert!(ended.stderr.contains("access log lines were dropped"), "{ended:?}");
 }
 
 #[test]
@@ -207,14 +207,14 @@ fn a_check_tells_whether_the_file_can_be_opened_and_makes_none() {
     let check = |path: &str| run(ECHO, &[&TCP[..], &["--check-config", "--access-log", path]].concat(), "");
     let (fresh, folder, link) = (files.path("access.log"), files.path(""), files.path("link"));
     for (path, why) in [
-        ("/nowhere/access.log", "make its folder first"),
-        (&folder, "name a file that this user may write"),
-        (&format!("{fresh}/"), "name a file that this user may write"),
+        ("/nowhere/access.log", "create its folder first"),
+        (&folder, "name a file that this user can write"),
+        (&format!("{fresh}/"), "name a file that this user can write"),
     ] {
         check(path).failed_with("peeloff-echo", 2, why);
     }
     std::os::unix::fs::symlink("/nowhere/access.log", &link).unwrap();
-    check(&link).failed_with("peeloff-echo", 2, "make its folder first");
+    check(&link).failed_with("peeloff-echo", 2, "create its folder first");
     fs::remove_file(&link).unwrap();
     std::os::unix::fs::symlink("access.log", &link).unwrap();
     for path in [&fresh, &link, "-", "/dev/null"] {
@@ -235,7 +235,7 @@ fn a_pipe_that_nobody_reads_stops_nobody() {
     run(ECHO, &[&TCP[..], &["--access-log", &path]].concat(), "").failed_with(
         "peeloff-echo",
         2,
-        "nobody reads this pipe",
+        "no process reads this pipe",
     );
     // Opened for both, it has a reader, who reads nothing.
     let reader = File::options().read(true).write(true).open(&path).unwrap();

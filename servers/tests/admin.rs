@@ -211,7 +211,7 @@ fn an_address_that_cannot_be_used_is_one_sentence() {
     for (admin, expected) in [
         (address.as_str(), "something else listens there"),
         ("192.0.2.1:9464", "choose an address of this host"),
-        ("localhost", "is no address"),
+        ("localhost", "is not an address"),
         ("unix:", "there is no path"),
         ("unix:/nowhere/admin.sock", "make its folder first"),
     ] {

@@ -109,7 +109,7 @@ fn bad_input_is_one_sentence_and_exit_code_2() {
         (&[own[0], own[1], "--cert", &cert, "--key", &cert], "private key"),
         (&[own[0], own[1], "--ca", &empty], "BEGIN CERTIFICATE"),
         (&[own[0], own[1], "--client-auth", "required"], "--client-auth needs --ca"),
-        (&[own[0], own[1], "--ca", &cert, "--client-auth", "none"], "--ca has no use"),
+        (&[own[0], own[1], "--ca", &cert, "--client-auth", "none"], "--ca has no effect"),
         (&[own[0], own[1], "--psk-file", &absent], &absent),
         (&[own[0], own[1], "--psk-file", &psk], &format!("{psk}:3: the key")),
         (
@@ -257,7 +257,7 @@ fn bad_values_for_sctp_are_one_sentence_and_exit_code_2() {
         (&["--sctp-dead-after", "1ms"], "--sctp-dead-after 1ms is not usable"),
         (&["--sctp-max-message", "0"], "--sctp-max-message 0 is not usable"),
         (&["--sctp-max-message", "lots"], "such as 64K"),
-        (&["--sctp-tls-streams", "65"], "give at most 64, or more --sctp-streams"),
+        (&["--sctp-tls-streams", "65"], "exceeds the 64 streams of --sctp-streams"),
         (&["--sctp-udp-port", "65536"], "--sctp-udp-port"),
     ];
     for (arguments, expected) in both {
@@ -276,8 +276,8 @@ fn bad_values_for_sctp_are_one_sentence_and_exit_code_2() {
         (&["sctp://127.0.0.1:9", "--ttl", "10us"], "give at least 1ms"),
         (&["sctp://127.0.0.1:9", "--primary", "localhost"], "--primary"),
         (&["sctp://127.0.0.1:9", "--bind", "localhost"], "write it as 10.0.0.1 or 10.0.0.1:5000"),
-        (&["sctp+tls://127.0.0.1:9", "--unordered"], "--unordered is nothing for sctp+tls://"),
-        (&["sctp+tls://127.0.0.1:9", "--ttl", "1s"], "--ttl is nothing for sctp+tls://"),
+        (&["sctp+tls://127.0.0.1:9", "--unordered"], "--unordered does not apply to sctp+tls://"),
+        (&["sctp+tls://127.0.0.1:9", "--ttl", "1s"], "--ttl does not apply to sctp+tls://"),
     ];
     for (arguments, expected) in of_nc {
         run(NC, arguments, "").failed_with("peeloff-nc", 2, expected);
@@ -334,8 +334,8 @@ fn a_server_that_could_serve_nobody_does_not_start() {
         ("--max-awaiting-header", "0", "write 1 or more"),
         ("--new-peers-per-second", "0", "write 1 or more"),
         ("--new-peers-burst", "0", "write 1 or more"),
-        ("--handshake-timeout", "0s", "write one such as 10s"),
-        ("--proxy-header-timeout", "0s", "write one such as 10s"),
+        ("--handshake-timeout", "0s", "write a longer time, such as 10s"),
+        ("--proxy-header-timeout", "0s", "write a longer time, such as 10s"),
     ] {
         run(ECHO, &["--listen", "udp://127.0.0.1:0", option, value], "").failed_with(
             "peeloff-echo",

@@ -179,7 +179,7 @@ fn the_chat_has_a_section_of_its_own() {
         ("[chat]\nmax-lines = '1K'", ":2: there is no key max-lines here: the nearest is max-line"),
         ("[chat]\nmax-line = '1'", ":2: max-line 1 is not usable: give 16 to 8K"),
         ("[chat]\noutbox = 0", ":2: outbox 0 is not usable"),
-        ("[chat]\norigin = 'north'", ": redis <URL> is needed beside the options that there are"),
+        ("[chat]\norigin = 'north'", ": redis <URL> is required by the other options"),
         ("listen = 'tcp://127.0.0.1:0'\n[stream]\nframing = 'raw'", ":3: framing has no use here"),
     ] {
         let config = files.file("chat.toml", text);

@@ -284,7 +284,7 @@ fn bad_credentials_are_one_sentence_and_exit_code_2() {
     let escaped = issuer.files.file("escaped-keys", "a\\0b:00\n");
     let own = ["--listen", "tls://127.0.0.1:0"];
     let cases: &[(&[&str], &str)] = &[
-        (&["--cert", &cert, "--cert", &cert, "--key", &key], "--cert is there 2 times and --key 1"),
+        (&["--cert", &cert, "--cert", &cert, "--key", &key], "--cert is given 2 times and --key 1 times"),
         (&["--cert", &cert, "--key", &key, "--key", &key], "--key needs --cert"),
         (&["--ocsp", &empty], "--ocsp needs --cert"),
         (&["--cert", &cert, "--key", &key, "--ocsp", &empty], &empty),
@@ -294,9 +294,9 @@ fn bad_credentials_are_one_sentence_and_exit_code_2() {
         (&["--ca", &ca, "--crl", &foreign], "no revocation list of the authority CN=test authority"),
         (&["--allow-san", "dns:a"], "--allow-san needs --ca"),
         (&["--allow-subject", "CN=a"], "--allow-subject needs --ca"),
-        (&["--ca", &ca, "--allow-san", "a"], "--allow-san: \"a\" is no name: write dns:NAME"),
+        (&["--ca", &ca, "--allow-san", "a"], "--allow-san: \"a\" is not a name: write dns:NAME"),
         (&["--ca", &ca, "--allow-subject", "a"], "write it as CN=alice,O=Example"),
-        (&["--alpn", ""], "--alpn: a name of 0 bytes is no protocol: write 1 to 255"),
+        (&["--alpn", ""], "--alpn: a protocol name cannot have 0 bytes: write 1 to 255"),
         (&["--psk-file", &zero], "keys:2: the identity before the colon has a zero byte"),
         (&["--psk-file", &escaped], "keys:1: the identity before the colon has a zero byte"),
         (&["--key-file", &absent], &absent),
@@ -329,10 +329,10 @@ fn secrets_that_others_can_read_are_warned_of_or_refused() {
     mode(&key, 0o600);
     mode(&psk, 0o644);
     let (mut server, _) = start_echo(&listen);
-    let line = server.stderr_line("can get at the secrets");
+    let line = server.stderr_line("can access the secrets");
     assert!(line.contains(&format!("chmod 600 {psk}")) && line.contains("(mode 0644)"), "{line}");
     server.signal("HUP");
-    server.stderr_line("can get at the secrets");
+    server.stderr_line("can access the secrets");
     server.stderr_line("reloaded");
 
     let strict = [&listen[..], &["--strict-permissions"]].concat();
@@ -345,5 +345,5 @@ fn secrets_that_others_can_read_are_warned_of_or_refused() {
     let (server, _) = start_echo(&strict);
     server.signal("TERM");
     let ended = server.wait();
-    assert!(ended.code == Some(0) && !ended.stderr.contains("can get at the secrets"), "{ended:?}");
+    assert!(ended.code == Some(0) && !ended.stderr.contains("can access the secrets"), "{ended:?}");
 }

@@ -54,7 +54,7 @@ fn errors_name_the_option_that_can_be_set() {
 
     let of_servers: &[(&[&str], &str)] = &[
         (&["--listen", "udp://192.0.2.1:0"], "--listen: 192.0.2.1:0 is not an address of this host"),
-        (&["--listen", "udp://192.0.2.1:0"], "or pass --freebind for one that comes later"),
+        (&["--listen", "udp://192.0.2.1:0"], "or pass --freebind for one that is added later"),
         (&["--listen", &taken], &format!("--listen: {place} is in use by another socket")),
         (&["--listen-proxied", "udp://127.0.0.1:0"], "--listen-proxied: the PROXY protocol goes with tcp://"),
         (&["--cert", &cert], "--cert needs --key"),
@@ -92,7 +92,7 @@ fn errors_name_the_option_that_can_be_set() {
         (&[url, "--cert", &cert, "--key", &absent], &format!("--key: cannot read {absent}")),
         (&[url, "--block", "0"], "--block 0 would send nothing"),
         (&["-l", "udp://192.0.2.1:0"], "is not an address of this host: choose one that `ip address` lists"),
-        (&["sctp+tls://127.0.0.1:9", "--ttl", "1s"], "--ttl is nothing for sctp+tls://"),
+        (&["sctp+tls://127.0.0.1:9", "--ttl", "1s"], "--ttl does not apply to sctp+tls://"),
     ];
     for (arguments, expected) in of_nc {
         fails(NC, arguments, expected);
@@ -119,7 +119,7 @@ fn errors_from_a_file_name_the_key_and_the_line() {
             2,
             "listen: 192.0.2.1:0 is not an address of this host",
         ),
-        ("v6only = true\nlisten = 'udp://192.0.2.1:0'", 2, "or pass freebind for one that comes later"),
+        ("v6only = true\nlisten = 'udp://192.0.2.1:0'", 2, "or pass freebind for one that is added later"),
         ("listen-proxied = 'udp://127.0.0.1:0'", 1, "listen-proxied: the PROXY protocol"),
         ("[identity]\n\nca = 'empty'", 3, "ca: "),
         ("[identity]\npsk-file = 'absent'", 2, "psk-file: cannot read "),

@@ -164,7 +164,7 @@ fn exit_code_4_is_a_time_that_is_over() {
     let (server, _) = listen(&["--timeout", "100ms", "dtls://127.0.0.1:0"]);
     let ended = server.wait();
     assert_eq!(ended.code, Some(4), "{ended:?}");
-    assert!(ended.stderr.ends_with("peeloff-nc: no peer came within --timeout\n"), "{ended:?}");
+    assert!(ended.stderr.ends_with("peeloff-nc: no peer connected within --timeout\n"), "{ended:?}");
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn a_port_that_cannot_change_stays() {
     let (_server, address) = start_echo(&["--listen", "dtls://127.0.0.1:0"]);
     let arguments = ["--insecure", "--connection-ids", "0", "--change-port-after", "100ms", "--wait", "off"];
     let mut client = Program::start(NC, &[&arguments[..], &[&address]].concat());
-    client.stderr_line("the port stays");
+    client.stderr_line("the port does not change");
     client.write("as ever\n");
     assert_eq!(client.line(), "as ever");
 }

@@ -81,7 +81,7 @@ fn a_passphrase_comes_from_a_file_which_a_reload_reads_again() {
     locked.renew("another one");
     server.signal("HUP");
     let line = server.stderr_line("not reloaded");
-    assert!(line.contains("--key: none of the passphrases fits") && line.contains(&locked.key), "{line}");
+    assert!(line.contains("--key: none of the passphrases decrypts") && line.contains(&locked.key), "{line}");
     let new = fs::read(&locked.cert).unwrap();
     fs::write(&locked.cert, old).unwrap();
     locked.is_served_at(&address);
@@ -134,7 +134,7 @@ fn without_the_right_passphrase_nothing_starts_and_the_sentence_says_what_to_do(
     let absent = locked.files.path("absent");
     let cases: &[(&[&str], &str)] = &[
         (&[], "is encrypted: name a file with its passphrase in --key-passphrase-file"),
-        (&["--key-passphrase-file", &wrong], "--key: none of the passphrases fits the private key in "),
+        (&["--key-passphrase-file", &wrong], "--key: none of the passphrases decrypts the private key in "),
         (&["--key-passphrase-file", &empty], "is empty: write a passphrase into it"),
         (&["--key-passphrase-file", &absent], "--key-passphrase-file: cannot read "),
         (&["--key-passphrase-fd", "99"], "--key-passphrase-fd: cannot read a passphrase from descriptor 99"),
@@ -150,7 +150,7 @@ fn without_the_right_passphrase_nothing_starts_and_the_sentence_says_what_to_do(
     }
     // A wrong one from a descriptor, too.
     let from_stdin = [&locked.options()[..], &["--key-passphrase-fd", "0"]].concat();
-    run(ECHO, &from_stdin, "wrong\n").failed_with("peeloff-echo", 2, "none of the passphrases fits");
+    run(ECHO, &from_stdin, "wrong\n").failed_with("peeloff-echo", 2, "none of the passphrases decrypts");
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_passphrase_file_that_others_can_read_is_warned_of_or_refused() {
     }
     let options = [&locked.options()[..], &["--key-passphrase-file", &passphrase]].concat();
     let (mut server, _) = start_echo(&options);
-    let line = server.stderr_line("can get at the secrets");
+    let line = server.stderr_line("can access the secrets");
     assert!(line.contains(&format!("chmod 600 {passphrase}")), "{line}");
     let strict = [&options[..], &["--strict-permissions"]].concat();
     run(ECHO, &strict, "").failed_with("peeloff-echo", 2, "--key-passphrase-file: everybody on this host");
@@ -196,7 +196,7 @@ fn a_terminal_is_asked_until_the_passphrase_is_right_and_no_reload_asks() {
     // A key that the answer does not open: nobody is asked.
     locked.renew("another one");
     assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
-    terminal.line_with("none of the passphrases fits");
+    terminal.line_with("none of the passphrases decrypts");
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     let ended = terminal.wait();
     assert!(!ended.stdout.contains(PASSPHRASE), "{ended:?}");
@@ -210,7 +210,7 @@ fn ctrl_c_at_the_prompt_ends_the_program_and_restores_the_terminal() {
     let mut terminal = Program::start("script", &["-qec", &command, "/dev/null"]);
     terminal.line_with("is encrypted");
     terminal.write("secr\x03");
-    terminal.line_with("nobody gave the passphrase");
+    terminal.line_with("the user did not enter the passphrase");
     terminal.line_with("code=130");
     let settings = terminal.line_with("icanon");
     assert!(!settings.contains("-icanon") && settings.contains("isig"), "{settings}");

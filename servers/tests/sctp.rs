@@ -133,7 +133,7 @@ fn the_number_of_streams_is_what_both_sides_have() {
     let (_server, address) = start_echo(&["--listen", "sctp://127.0.0.1:0", "--sctp-streams", "8"]);
     assert_eq!(run(NC, &["--stream", "7", &address], "x\n").stdout, "x\n");
     let beyond = run(NC, &["--stream", "8", &address], "x\n");
-    beyond.failed_with("peeloff-nc", 2, "--stream 8 is beyond the 8 that both sides have");
+    beyond.failed_with("peeloff-nc", 2, "--stream 8 exceeds the 8 streams that both sides have");
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn the_primary_address_is_one_of_the_servers() {
     let (_server, address) = start_echo(&["--listen", "sctp://127.0.0.1,127.0.0.2:0"]);
     let ended = run(NC, &["--primary", "127.0.0.2", "--notifications", &address], "x\n");
     assert_eq!((ended.stdout.as_str(), ended.code), ("x\n", Some(0)), "{ended:?}");
-    assert!(ended.stderr.contains("notification: path 127.0.0.2 is the primary one\n"), "{ended:?}");
+    assert!(ended.stderr.contains("notification: path 127.0.0.2 is the primary path\n"), "{ended:?}");
     let wrong = run(NC, &["--primary", "127.0.0.9", &address], "x\n");
     wrong.failed_with("peeloff-nc", 2, "choose one of 127.0.0.1, 127.0.0.2");
 }

@@ -90,7 +90,7 @@ fn the_log_says_how_many_lines_were_lost_when_somebody_reads_again() {
     assert_eq!(server.wait().code, Some(0));
     let text = read.join().unwrap();
     assert!(
-        text.contains("lines of this log were dropped because it was not read"),
+        text.contains("log lines were dropped because nobody read the log"),
         "{}",
         &text[text.len() - 2000..]
     );

@@ -132,7 +132,7 @@ fn the_watchdog_is_fed_while_the_server_gets_on() {
     let mut server =
         Program::start_in([("NOTIFY_SOCKET", &nobody)], ECHO, &["--listen", "udp://127.0.0.1:0"]);
     server.address();
-    server.stderr_line("cannot tell systemd");
+    server.stderr_line("cannot notify systemd");
     server.signal("TERM");
     assert_eq!(server.wait().code, Some(0));
 }

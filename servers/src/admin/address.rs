@@ -1,16 +1,16 @@
-//! Where the endpoint is.
+//! The address of the monitoring endpoint.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// An address of the host, or the path of a Unix socket.
+/// An IP address and port, or the path of a Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminAddress {
-    /// An IP address and a port; 0 lets the kernel pick one.
+    /// An IP address and a port; with port 0 the kernel picks one.
     Tcp(SocketAddr),
-    /// The path of a socket.
+    /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
@@ -19,10 +19,10 @@ impl FromStr for AdminAddress {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.strip_prefix("unix:") {
-            Some("") => Err("there is no path behind unix: write one, such as unix:/run/peeloff/admin.sock".to_owned()),
+            Some("") => Err("there is no path after unix: write one, such as unix:/run/peeloff/admin.sock".to_owned()),
             Some(path) => Ok(Self::Unix(path.into())),
             None => text.parse().map(Self::Tcp).map_err(|_| {
-                format!("{text:?} is no address: write one such as 127.0.0.1:9464, [::1]:9464 or unix:/run/peeloff/admin.sock")
+                format!("{text:?} is not an address: write one such as 127.0.0.1:9464, [::1]:9464 or unix:/run/peeloff/admin.sock")
             }),
         }
     }

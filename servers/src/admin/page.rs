@@ -1,7 +1,8 @@
-//! The metrics as text.
+//! Writes the metrics as text.
 //!
-//! A page is kept for some time and given to all who ask meanwhile, so that scrapers that ask without a pause cost the server
-//! a twentieth of one processor, and of the registry's lock, and no more.
+//! A page is kept for some time, and all scrapers get the same page meanwhile. Scrapers that ask without a pause
+//! therefore cost the server at most a twentieth of one processor, and hold the registry's lock for at most a
+//! twentieth of the time.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,20 +19,21 @@ use prometheus_client::registry::{Registry, Unit};
 use super::process;
 use crate::logging;
 
-/// A page is kept for so many times as long as it took to make.
+/// A page is kept for this many times the time that it took to make.
 const KEPT: u32 = 19;
 
-/// How a page is written.
+/// The format of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     /// <https://prometheus.io/docs/specs/om/open_metrics_spec/>
     OpenMetrics,
-    /// Prometheus's older format.
+    /// The older text format of Prometheus.
     Text,
 }
 
 impl Format {
-    /// What the values of the header Accept ask for: the older format for those who name it and do not know the newer.
+    /// Returns the format that the values of the header Accept ask for: the older format for clients that name it
+    /// and do not name OpenMetrics.
     pub(super) fn accepted<'a>(accept: impl Iterator<Item = &'a str>) -> Self {
         let (mut open_metrics, mut text) = (false, false);
         for value in accept {
@@ -49,10 +51,10 @@ impl Format {
     }
 }
 
-/// Makes pages.
+/// Makes and keeps pages.
 pub(super) struct Pages {
     registry: Registry,
-    /// The last of each format.
+    /// The last page of each format.
     last: Mutex<[Option<Page>; 2]>,
 }
 
@@ -68,7 +70,7 @@ impl Pages {
         Self { registry, last: Mutex::default() }
     }
 
-    /// Returns a page that is new, or new enough; `None` where it cannot be written.
+    /// Returns a page that is new, or recent enough. Returns none if it cannot be written.
     pub(super) fn get(&self, format: Format) -> Option<Bytes> {
         let mut last = self.last.lock();
         let last = &mut last[format as usize];
@@ -89,7 +91,7 @@ impl Pages {
     }
 }
 
-/// Where the metrics come from.
+/// Collects the metrics.
 #[derive(Debug)]
 struct Source {
     handle: Handle,
@@ -118,12 +120,12 @@ impl Collector for Source {
             ("peeloff_pages", "Pages of metrics made.", scrapes),
             (
                 "peeloff_log_lines_lost",
-                "Lines of the log that were dropped because nobody read it.",
+                "Log lines that were dropped because nobody read the log.",
                 logging::lost_lines(),
             ),
             (
                 "peeloff_access_log_lines_lost",
-                "Lines of the access log that were dropped because they could not be written.",
+                "Access log lines that were dropped because they could not be written.",
                 logging::lost_access_lines(),
             ),
         ];
@@ -135,7 +137,7 @@ impl Collector for Source {
     }
 }
 
-/// Splits the unit off, which the format names once more.
+/// Splits the unit off the name, because the format gives it separately.
 fn unit_of(name: &str) -> (&str, Option<Unit>) {
     match (name.strip_suffix("_seconds"), name.strip_suffix("_bytes")) {
         (Some(name), _) => (name, Some(Unit::Seconds)),

@@ -1,4 +1,4 @@
-//! What the kernel counts of this process, under the names that Prometheus's own libraries give it.
+//! The kernel's figures for this process, under the names that Prometheus's own libraries use.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
-/// Writes what /proc says; nothing where it does not.
+/// Writes the figures from /proc. Writes nothing if it cannot be read.
 pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let Ok(process) = Process::myself() else { return Ok(()) };
     let mut gauge = |name, help, unit: Option<Unit>, value: u64| {
@@ -19,7 +19,7 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     if let Ok(limits) = process.limits()
         && let LimitValue::Value(most) = limits.max_open_files.soft_limit
     {
-        gauge("process_max_fds", "Descriptors that this process may have open.", None, most)?;
+        gauge("process_max_fds", "Maximum number of open descriptors of this process.", None, most)?;
     }
     let Ok(stat) = process.stat() else { return Ok(()) };
     let resident = stat.rss * procfs::page_size();
@@ -28,7 +28,7 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     gauge("process_virtual_memory", "Virtual memory of this process.", Some(Unit::Bytes), stat.vsize)?;
     let seconds = |ticks: u64| ticks as f64 / procfs::ticks_per_second() as f64;
     if let Ok(boot) = procfs::boot_time_secs() {
-        let help = "When this process was started, in seconds since 1970.";
+        let help = "Time at which this process was started, in seconds since 1970.";
         let began = boot as f64 + seconds(stat.starttime);
         encoder
             .encode_descriptor("process_start_time", help, Some(&Unit::Seconds), MetricType::Gauge)?

@@ -1,4 +1,4 @@
-//! A chat server for UDP, SCTP, and DTLS and TLS over them.
+//! A chat server for UDP, TCP and SCTP, and for DTLS and TLS over them.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! An echo server for UDP, TCP, SCTP, and DTLS and TLS over them.
+//! An echo server for UDP, TCP and SCTP, and for DTLS and TLS over them.
 
 use std::process::ExitCode;
 

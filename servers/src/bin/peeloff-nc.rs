@@ -1,4 +1,4 @@
-//! Standard input and output as messages over UDP, TCP, SCTP, and DTLS and TLS over them.
+//! Sends standard input and prints answers over UDP, TCP and SCTP, and over DTLS and TLS on top of them.
 
 use std::process::ExitCode;
 

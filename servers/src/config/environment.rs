@@ -1,4 +1,4 @@
-//! Options from environment variables, for containers and units: `PEELOFF_MAX_PEERS` for `--max-peers`.
+//! Reads options from environment variables, for containers and units: `PEELOFF_MAX_PEERS` for `--max-peers`.
 
 use std::env;
 use std::ffi::OsString;
@@ -11,22 +11,22 @@ use super::key::{Key, Kind, keys};
 use crate::failure::Failure;
 use crate::passphrase;
 
-/// What the names of all variables begin with.
+/// The prefix of all variables.
 const PREFIX: &str = "PEELOFF_";
 
-/// What stands between the values of a list.
+/// The separator between the values of a list.
 const BETWEEN: char = ';';
 
-/// Variables that are no options. The second one is [`peeloff::tune_malloc`]'s.
+/// Variables that set no option. [`peeloff::tune_malloc`] sets the second one.
 const OTHERS: [&str; 2] = [passphrase::VARIABLE, "PEELOFF_MALLOC_TUNED"];
 
-/// The variables of a process that a program reads options from. Empty ones count as absent, because a container's
-/// manifest often sets them all.
+/// The environment variables that set options. Empty variables count as absent, because a container's manifest
+/// often sets all of them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Environment(Vec<(String, OsString)>);
 
 impl Environment {
-    /// That of this process.
+    /// Returns the environment of this process.
     pub(super) fn of_process() -> Self {
         Self::of(env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))))
     }
@@ -40,16 +40,17 @@ impl Environment {
         Self(variables)
     }
 
-    /// The configuration file that it names.
+    /// Returns the configuration file that the environment names.
     pub(super) fn config(&self) -> Option<PathBuf> {
         self.get("config").map(|(_, path)| path.into())
     }
 
-    /// The options that it sets, in the order of the options; every value has been through the parser of its option.
+    /// Returns the options that the environment sets, in the order of the options. The parser of its option has
+    /// checked each value.
     ///
     /// # Errors
     ///
-    /// A value is of no use; the message names the variable.
+    /// Returns an error if a value is not usable; the message names the variable.
     pub(super) fn settings(&self, command: &Command) -> Result<Vec<Setting>, Failure> {
         let mut settings = Vec::new();
         for key in keys(command) {
@@ -72,8 +73,8 @@ impl Environment {
         Ok(settings)
     }
 
-    /// A sentence for each variable that is not an option but has nearly the name of one. Others are not ours:
-    /// Kubernetes, for one, makes PEELOFF_PORT for a service with the name peeloff.
+    /// Returns a sentence about each variable that sets no option but whose name is similar to that of an option.
+    /// Other variables are ignored: Kubernetes, for example, sets PEELOFF_PORT if a service is named peeloff.
     pub(super) fn slips(&self, command: &Command) -> Vec<String> {
         let keys = keys(command);
         let is_known = |name: &str| name == "config" || keys.iter().any(|key| key.name == name);
@@ -94,12 +95,12 @@ impl Environment {
     }
 }
 
-/// The name of an option's variable.
+/// Returns the name of an option's variable.
 fn variable(option: &str) -> String {
     format!("{PREFIX}{}", option.to_uppercase().replace('-', "_"))
 }
 
-/// What would stand on the command line instead.
+/// Returns the equivalent arguments of the command line.
 fn arguments(key: &Key, value: &OsString) -> Result<Vec<OsString>, String> {
     let text = value.to_str().ok_or("the value is not UTF-8: write it in UTF-8")?;
     let flag = format!("--{}", key.name);

@@ -1,4 +1,4 @@
-//! A configuration file, read into what would stand on the command line.
+//! Reads a configuration file and turns it into arguments for the command line.
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -16,7 +16,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::key::{Key, Kind, keys};
 use crate::failure::{Failure, cause};
 
-/// Bytes that a file may have: far more than there are options.
+/// The largest accepted file, in bytes: much more than all options need.
 const LONGEST: u64 = 1 << 20;
 
 /// The highest count, such as that of `verbose`.
@@ -25,11 +25,11 @@ pub(super) const MOST: i64 = 9;
 /// An option that a file or the environment sets, with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Setting {
-    /// The name that clap knows the option by.
+    /// The identifier of the option in clap.
     pub(super) id: String,
-    /// What would stand on the command line instead; nothing where that is what the default says.
+    /// The equivalent arguments of the command line; empty if the value is the default.
     pub(super) arguments: Vec<OsString>,
-    /// The key.
+    /// The name of the key.
     pub(super) key: String,
     /// The file and the line, or the environment variable.
     pub(super) place: String,
@@ -39,7 +39,8 @@ pub(super) struct Setting {
 ///
 /// # Errors
 ///
-/// It cannot be read, is not UTF-8 or is too long; the message names the file.
+/// Returns an error if the file cannot be read, is not UTF-8, or is longer than 1 MiB; the message names the
+/// file.
 pub(super) fn text(path: &Path) -> Result<String, Failure> {
     let read = |source: &mut dyn Read| {
         let mut text = String::new();
@@ -61,7 +62,7 @@ pub(super) fn text(path: &Path) -> Result<String, Failure> {
     })
 }
 
-/// Whether this names standard input.
+/// Returns whether this path stands for standard input.
 pub(super) fn is_stdin(path: &Path) -> bool {
     path == Path::new("-")
 }
@@ -73,13 +74,13 @@ fn name_of(path: &Path) -> Cow<'_, str> {
     }
 }
 
-/// Finds the settings in the text of the file at `path`, for a program with the options of `command`; every
-/// value has been through the parser of its option.
+/// Finds the settings in the text of the file at `path`, for a program with the options of `command`. The parser
+/// of its option has checked each value.
 ///
 /// # Errors
 ///
-/// It is no TOML, or has a key or a value that there is no use for; the message names the file, the line and
-/// the key.
+/// Returns an error if the text is not valid TOML, or if a key or a value is not usable; the message names the
+/// file, the line and the key.
 pub(super) fn settings(path: &Path, text: &str, command: &Command) -> Result<Vec<Setting>, Failure> {
     let reader = Reader { path, text, command, keys: keys(command) };
     let (table, errors) = DeTable::parse_recoverable(text);
@@ -92,7 +93,7 @@ pub(super) fn settings(path: &Path, text: &str, command: &Command) -> Result<Vec
     }
 }
 
-/// A file that is being read.
+/// A file and the options that it can set.
 struct Reader<'a> {
     path: &'a Path,
     text: &'a str,
@@ -170,7 +171,7 @@ impl<'a> Reader<'a> {
         for (argument, value) in arguments.iter().zip(values) {
             check(self.command, argument).map_err(|cause| failure(value.span(), &cause))?;
         }
-        // Else an option that needs another one could not stand in a file with its default.
+        // A key with the default value is accepted even if the option requires another one.
         let arguments = if is_default(key, &arguments) { Vec::new() } else { arguments };
         let place = self.place(Some(name.span()));
         Ok(Setting { id: key.id().to_owned(), arguments, key: key.name.to_owned(), place })
@@ -185,8 +186,8 @@ impl<'a> Reader<'a> {
         array.iter().map(|value| self.argument(key, value).ok_or_else(|| wrong(value))).collect()
     }
 
-    /// `--key=value`; none if the value is of a type that no option takes. The path of a file is taken from
-    /// the folder of the configuration.
+    /// Returns `--key=value`, or none if no option takes a value of this type. A relative path starts at the
+    /// folder of the configuration file.
     fn argument(&self, key: &Key, value: &Value) -> Option<OsString> {
         let value = match value.get_ref() {
             DeValue::String(text) if key.is_path() && !text.is_empty() && text != "-" => {
@@ -202,7 +203,7 @@ impl<'a> Reader<'a> {
         Some(argument)
     }
 
-    /// The refusal of a key that there is none of in this section.
+    /// Returns the error for a key that does not exist in this section.
     fn unknown(&self, section: &str, name: &Name) -> Failure {
         let name_given = &**name.get_ref();
         let remedy = if let Some(key) = self.keys.iter().find(|key| key.name == name_given) {
@@ -210,7 +211,7 @@ impl<'a> Reader<'a> {
         } else if section.is_empty() && self.keys.iter().any(|key| key.section == name_given) {
             format!("write [{name_given}] and its keys below")
         } else {
-            // Of two that are as near, the one in this section comes first.
+            // If two names are equally near, prefer the one in this section.
             let (here, elsewhere): (Vec<_>, Vec<_>) =
                 self.keys.iter().partition(|key| key.section == section);
             let names = here.into_iter().chain(elsewhere).map(|key| (key.name.to_owned(), key));
@@ -234,19 +235,19 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Puts one argument through its parser.
+/// Checks one argument with its parser.
 pub(super) fn check(command: &Command, argument: &OsStr) -> Result<(), String> {
     let alone = [OsStr::new(command.get_name()), argument];
     match command.clone().try_get_matches_from(alone) {
         Err(error) if matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) => {
             Err(cause(&error))
         }
-        // What else it may lack stands elsewhere.
+        // Options that this one requires may be set elsewhere.
         _ => Ok(()),
     }
 }
 
-/// Checks that clap would take all of these together.
+/// Checks that clap would accept all of these options together.
 pub(super) fn check_conflicts(settings: &[Setting], command: &Command) -> Result<(), Failure> {
     for (at, setting) in settings.iter().enumerate() {
         let mut others = settings[..at].iter().filter(|other| !other.arguments.is_empty());
@@ -262,13 +263,14 @@ pub(super) fn check_conflicts(settings: &[Setting], command: &Command) -> Result
 }
 
 impl Setting {
-    /// Whether it has no effect beside this one, which counts for more.
+    /// Returns whether `winner`, which takes precedence, makes this setting ineffective.
     pub(super) fn gives_way_to(&self, winner: &Self, command: &Command) -> bool {
         let conflicts = !winner.arguments.is_empty() && self.conflicts_with(&winner.id, command);
         self.id == winner.id || conflicts
     }
 
-    /// Whether clap would not have both; a setting that says nothing stands in nobody's way.
+    /// Returns whether clap would refuse both options together. A setting without arguments conflicts with
+    /// nothing.
     pub(super) fn conflicts_with(&self, other: &str, command: &Command) -> bool {
         let conflict = |one: &str, other: &str| {
             let arg = command.get_arguments().find(|arg| arg.get_id() == one);
@@ -284,8 +286,8 @@ impl Key<'_> {
     }
 }
 
-/// Whether this is the argument that clap assumes without it. What a list has by default may depend on other
-/// options.
+/// Returns whether this is the argument that clap assumes by default. Lists never are, because their default may
+/// depend on other options.
 pub(super) fn is_default(key: &Key, arguments: &[OsString]) -> bool {
     let (Kind::Value, [default]) = (key.kind(), key.arg.get_default_values()) else { return false };
     let mut argument = OsString::from(format!("--{}=", key.name));
@@ -293,7 +295,7 @@ pub(super) fn is_default(key: &Key, arguments: &[OsString]) -> bool {
     arguments == [argument]
 }
 
-/// The entries of a table as they stand in the file.
+/// Returns the entries of a table in the order of the file.
 fn in_order<'t, 'i>(table: &'t DeTable<'i>) -> Vec<(&'t Name<'i>, &'t Value<'i>)> {
     let mut entries: Vec<_> = table.iter().collect();
     entries.sort_by_key(|(name, _)| name.span().start);
@@ -307,7 +309,7 @@ fn integer(value: &DeValue) -> Option<i64> {
     }
 }
 
-/// What to write for a key, where this value is of no use.
+/// Returns the line to write for a key whose value is not usable.
 fn advice(key: &Key, value: &Value) -> String {
     let name = key.name;
     let text = match (key.kind(), value.get_ref()) {
@@ -325,14 +327,16 @@ fn advice(key: &Key, value: &Value) -> String {
     }
 }
 
-/// Whether somebody who writes `name` may have meant `candidate`: a few letters differ, or words are missing.
+/// Returns whether a user who wrote `name` may have meant `candidate`: a few letters differ, or words are
+/// missing.
 fn is_near(name: &str, candidate: &str) -> bool {
     let has = |word: &str| candidate.split('-').any(|part| part == word);
     let slips = strsim::damerau_levenshtein(name, candidate);
     slips <= (name.chars().count() / 3).max(1) || name.split('-').all(has)
 }
 
-/// What has the name that is most like this one, if any is near it; the first of several.
+/// Returns the candidate whose name is most similar to this one, if any is near enough. The first of several
+/// equally similar ones wins.
 fn nearest<T>(name: &str, candidates: impl Iterator<Item = (String, T)>) -> Option<T> {
     let name = &name.replace('_', "-");
     let mut best = None;

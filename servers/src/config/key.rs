@@ -1,15 +1,15 @@
-//! The keys of a configuration file, as the options of the command line make them.
+//! Derives the keys of a configuration file from the options of the command line.
 
 use clap::{Arg, ArgAction, Command, ValueHint};
 
-/// The heading in the help text under which options have no key.
+/// The heading in the help text whose options have no key.
 const COMMAND_LINE_ONLY: &str = "Configuration";
 
-/// The heading under which options have a key before the first section.
+/// The heading whose keys stand before the first section.
 const WITHOUT_SECTION: &str = "Listening";
 
-/// An option that may stand in a file: its key is the option's long name, and its section the first word
-/// of the option's heading in the help text, in lower case.
+/// An option that is valid in a file. The key is the option's long name. The section is the first word of the
+/// option's heading in the help text, in lower case.
 #[derive(Clone, Debug)]
 pub(super) struct Key<'a> {
     pub(super) arg: &'a Arg,
@@ -19,26 +19,26 @@ pub(super) struct Key<'a> {
     pub(super) section: String,
 }
 
-/// What can be written behind a key.
+/// The kind of value that a key takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// True or false.
+    /// `true` or `false`.
     Switch,
-    /// How many times the option would be given.
+    /// How often the option is given.
     Count,
-    /// What would stand behind the option.
+    /// The option's value.
     Value,
-    /// The same, once for each time that the option would be given.
+    /// A list with the value of each time that the option is given.
     List,
 }
 
-/// Every key that a program's file may have, in the order of its options.
+/// Returns every key that a program's file can have, in the order of the options.
 pub(super) fn keys(command: &Command) -> Vec<Key<'_>> {
     command.get_arguments().filter_map(Key::of).collect()
 }
 
-/// The same program with an option that takes back each of its switches, so that the command line can turn off what a file
-/// or the environment turns on. The last of the two counts.
+/// Adds an option that undoes each of the program's switches, so that the command line can turn off a switch that
+/// the file or the environment turns on. The last of the two takes effect.
 pub(super) fn with_opposites(command: Command) -> Command {
     let opposites: Vec<Arg> = keys(&command)
         .iter()
@@ -73,12 +73,12 @@ impl<'a> Key<'a> {
         Some(Self { arg, name: arg.get_long()?, section })
     }
 
-    /// The name that clap knows the option by.
+    /// Returns the identifier of the option in clap.
     pub(super) fn id(&self) -> &'a str {
         self.arg.get_id().as_str()
     }
 
-    /// What can be written behind it.
+    /// Returns the kind of value that the key takes.
     pub(super) fn kind(&self) -> Kind {
         match self.arg.get_action() {
             ArgAction::SetTrue | ArgAction::SetFalse => Kind::Switch,
@@ -88,13 +88,13 @@ impl<'a> Key<'a> {
         }
     }
 
-    /// Whether its value is the path of a file or a folder.
+    /// Returns whether the value is the path of a file or a folder.
     pub(super) fn is_path(&self) -> bool {
         use ValueHint::{AnyPath, DirPath, ExecutablePath, FilePath};
         matches!(self.arg.get_value_hint(), AnyPath | DirPath | ExecutablePath | FilePath)
     }
 
-    /// A value as it might stand in a file, for messages and examples.
+    /// Returns a sample line of a file with this key, for messages and the printed file.
     pub(super) fn example(&self) -> String {
         let name = self.arg.get_value_names().and_then(|names| names.first());
         let value = name.map_or("...", |name| name.as_str());
@@ -107,8 +107,8 @@ impl<'a> Key<'a> {
         }
     }
 
-    /// The option that takes a switch or a count back: `--no-v6only`, and `--udp-proof` for `--no-udp-proof`. None for
-    /// other options.
+    /// Returns the option that undoes a switch or a count: `--no-v6only` for `--v6only`, and `--udp-proof` for
+    /// `--no-udp-proof`. Returns none for other options.
     pub(super) fn opposite(&self) -> Option<String> {
         match self.kind() {
             Kind::Value | Kind::List => None,
@@ -120,7 +120,7 @@ impl<'a> Key<'a> {
         }
     }
 
-    /// Where it belongs in a file.
+    /// Returns where the key belongs in a file.
     pub(super) fn place(&self) -> String {
         match self.section.as_str() {
             "" => "before the first section".to_owned(),

@@ -1,11 +1,11 @@
-//! The options of a server from its command line, its environment and a file of TOML.
+//! Reads a server's options from its command line, its environment and a TOML file.
 //!
-//! The structs of clap are the only place where options are named, described and given defaults. A key of
-//! the file is the long name of an option, in a section that the option's heading in the help text names. An
-//! environment variable is the same name behind `PEELOFF_`. Their values are put where they would stand on the command
-//! line, go through the same parser, and give way: the file to the environment, and both to the command line, which
-//! takes a switch back by its opposite (`--no-v6only`). A program's own options get their
-//! section by a heading of their own, of which the first word counts:
+//! The clap structs are the only place that names and describes options and gives defaults. A key in the file is
+//! an option's long name; the option's heading in the help text names the key's section. An environment variable
+//! is the same name with the prefix `PEELOFF_`. This module inserts the values of both into the command line, so
+//! the same parser checks them. The environment takes precedence over the file. The command line takes precedence
+//! over both, and undoes a switch with its opposite (`--no-v6only`). A program gives its own options a section by
+//! a heading of their own, whose first word is the section's name:
 //!
 //! ```
 //! use clap::{Args, Parser};
@@ -66,57 +66,59 @@ use values::{Origin, Values};
 
 /// The command line of a server.
 pub trait ServerOptions: Parser {
-    /// The options that every server has.
+    /// Returns the options that every server has.
     fn server(&self) -> &ServerArgs;
 
-    /// Checks the program's own options as far as their parsers cannot, before they are taken over at
-    /// SIGHUP.
+    /// Checks those values of the program's own options that their parsers cannot check, before a reload at
+    /// SIGHUP puts them in effect.
     ///
     /// # Errors
     ///
-    /// One is of no use; the message begins with its name, such as `--station`.
+    /// Returns an error if a value is not usable; its message begins with the option's name, such as `--station`.
     fn check(&self) -> Result<(), Failure> {
         Ok(())
     }
 }
 
-/// The options of a program, and where they came from.
+/// A program's options, and their origins.
 #[derive(Clone, Debug)]
 pub struct Config<T> {
-    /// The options in effect: those of the command line, else of the environment, else of the file, else the defaults.
+    /// The options in effect, from the command line, the environment, the file and the defaults, in this order of
+    /// precedence.
     pub options: T,
     arguments: Vec<OsString>,
     environment: Environment,
     values: Values,
-    /// Where those options came from that are not the defaults.
+    /// The origin of each option that does not have its default.
     origins: Vec<Origin>,
-    /// What standard input had, which is there once only.
+    /// The text read from standard input, which can be read only once.
     stdin: Option<String>,
 }
 
 impl<T> Config<T> {
-    /// Whether the file was the standard input, which cannot be read again.
+    /// Returns whether the file is standard input, which cannot be read again.
     pub fn is_from_stdin(&self) -> bool {
         self.stdin.is_some()
     }
 }
 
-/// Why there are no options.
+/// Why the options could not be read.
 #[derive(Debug)]
 enum Refusal {
-    /// What clap has to say; it may be the help text that was asked for.
+    /// A message of clap; it can be the help text that the user requested.
     Usage(clap::Error),
-    /// Something is wrong in the file or in the environment.
+    /// A mistake in the file or in the environment.
     Elsewhere(Failure),
 }
 
 impl<T: ServerOptions> Config<T> {
-    /// Reads the command line, the environment and the file that one of them names, or ends the program as `--help`,
-    /// `--version`, `--print-config`, `--make-key-file` or a mistake asks.
+    /// Reads the command line, the environment and the file that one of them names. Handles `--help`,
+    /// `--version`, `--print-config`, `--make-key-file` and mistakes by printing, and returns an exit code for
+    /// them.
     ///
     /// # Errors
     ///
-    /// The exit code to end with; everything has been said by then.
+    /// Returns the exit code for the program to end with, after everything has been printed.
     pub fn read(program: &str) -> Result<Self, ExitCode> {
         match Self::from_arguments(env::args_os().collect(), Environment::of_process(), None) {
             Ok(config) => match &config.options.server().config {
@@ -131,12 +133,12 @@ impl<T: ServerOptions> Config<T> {
         }
     }
 
-    /// Reads the file again, under the same command line. Standard input is not read again: what it had
-    /// holds on.
+    /// Reads the file again, with the same command line. Standard input is not read again: the text that it had
+    /// stays in effect.
     ///
     /// # Errors
     ///
-    /// Something is wrong in the file; the message names the place.
+    /// Returns an error if the file has a mistake; the message names the place.
     pub fn reread(&self) -> Result<Self, Failure> {
         let again =
             Self::from_arguments(self.arguments.clone(), self.environment.clone(), self.stdin.clone());
@@ -146,28 +148,29 @@ impl<T: ServerOptions> Config<T> {
         })
     }
 
-    /// The long names of the options whose values are not those of `other`.
+    /// Returns the long names of the options whose values differ from those of `other`.
     pub fn changes<'a>(&'a self, other: &Self) -> Vec<&'a str> {
         self.values.changes(&other.values)
     }
 
-    /// Whether `--check-config` asks for [`check`](crate::check::check) instead of a server.
+    /// Returns whether `--check-config` asks for [`check`](crate::check::check) instead of a server.
     pub fn is_to_be_checked(&self) -> bool {
         self.options.server().config.check_config
     }
 
-    /// The long names of the options that are set, to whatever value.
+    /// Returns the long names of the options that are set, whatever their value.
     pub(crate) fn set(&self) -> impl Iterator<Item = &str> {
         self.origins.iter().map(|origin| origin.key.as_str())
     }
 
-    /// Sentences about environment variables whose names are nearly, but not quite, those of options.
+    /// Returns a sentence about each environment variable whose name is similar to, but not the same as, that of
+    /// an option.
     pub(crate) fn slips(&self) -> Vec<String> {
         self.environment.slips(&command::<T>())
     }
 
-    /// Puts the place in the file, or the environment variable, before a failure that is about an option there, such as
-    /// `--stack-size`, and names options as the file has them.
+    /// Adds the place in the file, or the environment variable, to a failure about an option that was set there,
+    /// such as `--stack-size`. Names options as the file does.
     pub fn locate(&self, failure: Failure) -> Failure {
         let text = failure.to_string();
         let named = text.split(' ').find_map(option);
@@ -201,12 +204,13 @@ impl<T: ServerOptions> Config<T> {
     }
 }
 
-/// The long name of an option in a sentence.
+/// Returns the long name of the option that a word of a sentence names.
 fn option(word: &str) -> Option<&str> {
     word.strip_prefix("--").map(|word| word.trim_end_matches([':', ',', ';']))
 }
 
-/// A sentence about options for the reader of a file, where those that may stand in it have no dashes.
+/// Rewrites a sentence about options for the reader of a file: option names that are valid in a file lose their
+/// dashes.
 fn as_keys(command: &Command, sentence: &str) -> String {
     let keys = key::keys(command);
     let is_key = |name: &str| keys.iter().any(|key| key.name == name);
@@ -217,12 +221,12 @@ fn as_keys(command: &Command, sentence: &str) -> String {
     words.join(" ")
 }
 
-/// The options of a program, with those that take its switches back.
+/// Returns a program's options, with an opposite for each switch.
 fn command<T: ServerOptions>() -> Command {
     with_opposites(T::command())
 }
 
-/// Sockets that systemd has bound, as if they stood behind `--listen` and `--listen-proxied`.
+/// Returns the sockets that systemd passed, as values of `--listen` and `--listen-proxied`.
 fn passed_sockets(command: &Command) -> Result<Vec<Setting>, Failure> {
     let sockets = systemd::sockets()?;
     let keys = key::keys(command);
@@ -241,15 +245,15 @@ fn passed_sockets(command: &Command) -> Result<Vec<Setting>, Failure> {
     Ok(if sockets.is_empty() { Vec::new() } else { options.map(setting).collect() })
 }
 
-/// Parses the arguments with those in front that the file and the environment have and they have not; says where all
-/// of these came from, too.
+/// Parses the command line together with those options of the file and of the environment that it does not
+/// override. Returns the origins of all of these options too.
 fn merge(
     command: &Command,
     arguments: &[OsString],
     environment: &Environment,
     stdin: &mut Option<String>,
 ) -> Result<(ArgMatches, Vec<Origin>), Refusal> {
-    // What is wrong with them is found below.
+    // The second parse, below, reports mistakes.
     let given = command.clone().ignore_errors(true).try_get_matches_from(arguments);
     let given = given.map_err(Refusal::Usage)?;
     let mut settings = passed_sockets(command).map_err(Refusal::Elsewhere)?;

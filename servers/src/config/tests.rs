@@ -67,7 +67,7 @@ fn parse(arguments: &[&str]) -> Result<Config<Cli>, String> {
     parse_in(&[], arguments)
 }
 
-/// With these environment variables.
+/// Parses with these environment variables.
 fn parse_in(variables: &[(&str, &str)], arguments: &[&str]) -> Result<Config<Cli>, String> {
     let arguments = ["test"].iter().chain(arguments).map(OsString::from).collect();
     let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value)));
@@ -84,7 +84,7 @@ fn parse_file(test: &str, text: &str, more: &[&str]) -> Result<Config<Cli>, Stri
     result.map_err(|message| message.replace(&file, "test.toml"))
 }
 
-/// Without where the values came from.
+/// Prints without the origins of the values.
 fn printed(config: &Config<Cli>) -> String {
     config.values.to_file(&Cli::command(), &[]).unwrap()
 }
@@ -125,7 +125,7 @@ fn every_section_reaches_its_options() {
         [weather]
         reader = "me"
     "#;
-    // A table can be opened once only.
+    // TOML does not allow a second [limits] table.
     assert!(parse_file("twice", text, &[]).unwrap_err().starts_with("test.toml:7: "));
     let text = text.replace("limits.max-peers = 0x10", "").replace("[limits]", "[limits]\nmax-peers = 0x10");
     let Cli { server, weather } = parse_file("sections", &text, &[]).unwrap().options;
@@ -147,11 +147,11 @@ fn the_command_line_wins() {
                 [limits]\nmax-peers = 1\nmax-half-open = 2\n[logging]\nquiet = 2\n[weather]\nreader = ['a', 'b']\n";
     let flags = ["--listen", "udp://127.0.0.1:3", "--max-peers", "4", "-vv", "--reader", "c"];
     let Cli { server, weather } = parse_file("wins", text, &flags).unwrap().options;
-    // A list is replaced as a whole.
+    // A list replaces the whole list.
     assert_eq!(server.listen, ["udp://127.0.0.1:3".parse().unwrap()]);
     assert_eq!(weather.reader, ["c"]);
     assert_eq!((server.limits.max_peers, server.limits.max_half_open), (4, 2));
-    // What does not go with a flag loses too.
+    // A setting that conflicts with a flag of the command line is dropped too.
     assert_eq!((server.log.verbose, server.log.quiet), (2, 0));
 }
 
@@ -178,9 +178,9 @@ fn the_environment_wins_over_the_file_and_gives_way_to_the_command_line() {
     assert_eq!(listen, ["udp://127.0.0.1:2", "dtls://127.0.0.1:3"]);
     assert_eq!((server.v6only, server.freebind), (false, true));
     let limits = &server.limits;
-    // An empty variable is none.
+    // An empty variable counts as absent.
     assert_eq!((limits.max_peers, limits.max_half_open, limits.new_peers_burst), (6, 5, 3));
-    // What does not go with a variable loses too.
+    // A setting that conflicts with a variable is dropped too.
     assert_eq!((server.log.verbose, server.log.quiet), (1, 0));
     assert_eq!(weather.reader, ["Zoë"]);
 
@@ -194,10 +194,11 @@ fn the_environment_wins_over_the_file_and_gives_way_to_the_command_line() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
     }
-    // The comments are no hindrance to reading it.
+    // The file with its comments can be read again.
     assert_eq!(parse_file("origins", &text, &[]).unwrap().values, config.values);
 
-    // The same at SIGHUP; and another file wins over the one that the environment names.
+    // SIGHUP reads the file again in the same way. A file on the command line takes precedence over the one that
+    // the environment names.
     fs::write(&file, "[limits]\nnew-peers-burst = 9\n").unwrap();
     assert_eq!(config.reread().unwrap().options.server.limits.new_peers_burst, 9);
     let other = Folder::with("environment-other", "[limits]\nnew-peers-burst = 8\n");
@@ -213,7 +214,7 @@ fn a_mistake_in_the_environment_is_one_sentence_with_the_variable() {
         ("PEELOFF_VERBOSE", "true", "PEELOFF_VERBOSE: \"true\" is no such number: write one from 0 to 9"),
         ("PEELOFF_LISTEN", "udp://127.0.0.1:1;nonsense", "PEELOFF_LISTEN: "),
         ("PEELOFF_CONFIG", "/nowhere", "cannot read the configuration in /nowhere: "),
-        ("PEELOFF_RHYTHM", "weekly", "PEELOFF_RHYTHM: reader <NAME> is needed"),
+        ("PEELOFF_RHYTHM", "weekly", "PEELOFF_RHYTHM: reader <NAME> is required"),
     ] {
         let message = parse_in(&[(name, value)], &[]).unwrap_err();
         assert!(message.starts_with(expected) && message.lines().count() == 1, "{message}");
@@ -261,7 +262,7 @@ fn every_switch_is_turned_off_again_by_its_opposite() {
         };
         assert_eq!(changes(&[&on]), [key.name]);
         assert!(changes(&[&on, &off]).is_empty(), "{off}");
-        // The last one counts.
+        // The last one takes effect.
         assert_eq!(changes(&[&off, &on]), [key.name]);
 
         let section = if key.section.is_empty() { String::new() } else { format!("[{}]\n", key.section) };
@@ -285,7 +286,7 @@ fn paths_are_taken_from_the_folder_of_the_file() {
     assert_eq!(credentials.cert, [folder.0.join("tls/cert.pem")]);
     assert_eq!(credentials.key, [Path::new("/etc/key.pem")]);
     assert_eq!(credentials.ca.as_deref(), Some(Path::new("ca.pem")));
-    // Printed from the root, as the printed file may stand anywhere.
+    // Paths are printed as absolute paths, because the printed file may be moved.
     let text = printed(&config);
     let here = env::current_dir().unwrap();
     for path in [folder.0.join("tls/cert.pem"), here.join("ca.pem")] {
@@ -410,7 +411,7 @@ fn a_failure_about_an_option_in_the_file_is_told_its_place() {
 fn a_default_in_the_file_needs_nothing_beside_it() {
     assert!(parse_file("beside", "[weather]\nrhythm = 'daily'", &[]).is_ok());
     let message = parse_file("beside", "[weather]\nrhythm = 'weekly'", &[]).unwrap_err();
-    assert_eq!(message, "test.toml: reader <NAME> is needed beside the options that there are: add it");
+    assert_eq!(message, "test.toml: reader <NAME> is required by the other options: add it");
 }
 
 #[test]
@@ -522,10 +523,10 @@ fn every_option_survives_being_printed_and_read() {
         let text = printed(&given);
         assert!(given.changes(&parse(&[]).unwrap()).contains(&key.name), "{text}");
         let read = parse_file("survives", &text, &[]).unwrap_or_else(|message| panic!("{message}\n{text}"));
-        // Paths are printed from the root, so what is printed is compared.
+        // Paths become absolute when they are printed, so the printed texts are compared.
         assert_eq!(printed(&read), text, "{}", key.name);
         match key.is_path() {
-            // The default of one depends on the other.
+            // The default of `listen` depends on `listen-proxied`.
             _ if key.name == "listen-proxied" => assert!(read.options.server.listen.is_empty(), "{text}"),
             true => assert!(
                 text.contains(&format!(
@@ -586,7 +587,7 @@ fn the_printed_file_says_what_each_key_is_for() {
         "# cert = [\"FILE\"]",
         "# ca = \"FILE\"",
         "[limits]",
-        "# Serve at most this many peers in all. Each takes a thread and a descriptor unless --serve and",
+        "# Serve at most this many peers in all. Each peer needs a thread and a descriptor unless --serve and",
         "max-peers = 8192",
         "[timeouts]",
         "handshake-timeout = \"10s\"",

@@ -1,4 +1,4 @@
-//! The options in effect, to be compared and to be printed.
+//! Compares and prints the options in effect.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
@@ -12,7 +12,7 @@ use crate::failure::Failure;
 /// The longest line of a comment.
 const WIDTH: usize = 100;
 
-/// The values of all options that may stand in a file, in the order of the options.
+/// The values of all options that are valid in a file, in the order of the options.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Values(Vec<(String, Value)>);
 
@@ -27,7 +27,7 @@ pub(super) struct Origin {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Value {
-    /// Not given, and without a default.
+    /// The option is not set and has no default.
     Unset,
     Switch(bool),
     Count(u8),
@@ -36,23 +36,23 @@ enum Value {
 }
 
 impl Values {
-    /// What clap has found, defaults included.
+    /// Collects the values that clap found, including defaults.
     pub(super) fn of(command: &Command, matches: &ArgMatches) -> Self {
         Self(keys(command).iter().map(|key| (key.name.to_owned(), Value::of(key, matches))).collect())
     }
 
-    /// The names of the options whose values differ.
+    /// Returns the names of the options whose values differ.
     pub(super) fn changes(&self, other: &Self) -> Vec<&str> {
         let both = self.0.iter().zip(&other.0);
         both.filter(|(one, other)| one != other).map(|((name, _), _)| name.as_str()).collect()
     }
 
-    /// All options as a file that gives the same values. Those without a value stand in comments, and so
-    /// do addresses with a password in them. A comment behind a value says where it came from, unless it is the default.
+    /// Writes all options as a file that gives the same values. Options without a value, and addresses with a
+    /// password, are commented out. A comment behind a value says where it came from, unless it is the default.
     ///
     /// # Errors
     ///
-    /// A value is not UTF-8, as TOML must be.
+    /// Returns an error if a value is not UTF-8, which TOML requires.
     pub(super) fn to_file(&self, command: &Command, origins: &[Origin]) -> Result<String, Failure> {
         let keys = keys(command);
         let mut sections = vec![""];
@@ -113,7 +113,8 @@ impl Value {
     }
 }
 
-/// A value as TOML: a number as a number, a path from the root, so that the file may stand anywhere.
+/// Formats a value as TOML. A number stays a number. A path becomes absolute, so that the file is valid in any
+/// folder.
 fn toml(key: &Key, value: &OsString) -> Result<String, Failure> {
     let absolute = if key.is_path() && value != "-" { path::absolute(value).ok() } else { None };
     let value = absolute.map_or_else(|| value.clone(), Into::into);
@@ -128,20 +129,20 @@ fn toml(key: &Key, value: &OsString) -> Result<String, Failure> {
     Ok(if number { text.to_owned() } else { quoted(text) })
 }
 
-/// Whether a value may be a URL with a password: `scheme://user:password@host`, or one with a query, where a Unix socket of
-/// Redis has it (`redis+unix:///path?pass=password`).
+/// Returns whether a value may be a URL with a password: `scheme://user:password@host`, or a URL with a query,
+/// which can hold the password for a Unix socket of Redis (`redis+unix:///path?pass=password`).
 fn has_password(value: &OsStr) -> bool {
     let value = value.to_string_lossy();
     let Some((_, rest)) = value.split_once("://") else { return false };
     rest.contains('?') || rest.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
 }
 
-/// A path as a comment may have it.
+/// Replaces control characters in a path, so that a comment can contain it.
 fn printable(text: &str) -> String {
     text.replace(char::is_control, "?")
 }
 
-/// A basic string of TOML.
+/// Formats a TOML basic string.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from('"');
     for c in text.chars() {
@@ -157,7 +158,7 @@ fn quoted(text: &str) -> String {
     quoted + "\""
 }
 
-/// Writes a comment, with its words in lines.
+/// Writes a comment and wraps its lines between words.
 fn comment(file: &mut String, text: &str) {
     file.push('\n');
     let mut line = String::from("#");

@@ -1,4 +1,4 @@
-//! What a line of the log looks like.
+//! Formats the lines of the log.
 
 use std::env;
 use std::fmt;
@@ -14,20 +14,20 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{self as lines, FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
-/// How lines are written.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people: the message, and what belongs to it as `name=value`.
+    /// Text for people: the message, and its fields as `name=value`.
     Text,
-    /// For programs: an object of JSON a line.
+    /// JSON for programs: one object a line.
     Json,
 }
 
-/// How lines are written, and to what.
+/// The format of the lines and the destination that it is for.
 #[derive(Clone, Copy)]
 pub(super) struct Style {
     format: LogFormat,
-    /// systemd's journal reads standard error.
+    /// Whether systemd's journal reads standard error.
     for_journal: bool,
 }
 
@@ -38,13 +38,14 @@ impl Style {
         Self { format, for_journal: stderr_is_journal() }
     }
 
-    /// Writes the lines of the log.
+    /// Returns a layer that writes the lines of the log.
     pub(super) fn lines<S, W>(self, writer: W) -> Lines<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
         W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     {
-        // Its report goes through `eprintln!`, which panics when standard error is closed: a log must never end a server.
+        // With this turned on, an error would go through `eprintln!`, which panics if standard error is closed. A
+        // log must never end a server.
         let layer = lines::layer().with_writer(writer).log_internal_errors(false);
         match (self.format, self.for_journal) {
             (LogFormat::Text, false) => {
@@ -64,7 +65,7 @@ impl Style {
         }
     }
 
-    /// Writes the lines of the access log, all of which have the same level and target.
+    /// Returns a layer that writes the lines of the access log, which all have the same level and target.
     pub(super) fn access_lines<S, W>(self, writer: W) -> Lines<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
@@ -78,10 +79,10 @@ impl Style {
         }
     }
 
-    /// Writes that so many lines were dropped.
+    /// Writes a line with the number of dropped lines.
     pub(super) fn write_notice(self, lost: u64, output: &mut dyn Write) -> io::Result<()> {
         let priority = if self.for_journal { Priority(Level::WARN).to_string() } else { String::new() };
-        let text = "lines of this log were dropped because it was not read";
+        let text = "log lines were dropped because nobody read the log";
         match self.format {
             LogFormat::Text => writeln!(output, "{priority}{lost} {text}"),
             LogFormat::Json => writeln!(
@@ -92,8 +93,8 @@ impl Style {
     }
 }
 
-/// Whether standard error goes to the journal, which says so by device and inode
-/// ([systemd.exec(5)](https://www.freedesktop.org/software/systemd/man/latest/systemd.exec.html), JOURNAL_STREAM).
+/// Returns whether standard error goes to the journal. The variable JOURNAL_STREAM names the journal's device and
+/// inode ([systemd.exec(5)](https://www.freedesktop.org/software/systemd/man/latest/systemd.exec.html)).
 fn stderr_is_journal() -> bool {
     let Ok(journal) = env::var("JOURNAL_STREAM") else { return false };
     let stderr = io::stderr().as_fd().try_clone_to_owned().map(File::from);
@@ -101,7 +102,7 @@ fn stderr_is_journal() -> bool {
     journal == format!("{}:{}", found.dev(), found.ino())
 }
 
-/// The priority of a line as the journal reads it
+/// Formats the priority of a line for the journal
 /// ([sd-daemon(3)](https://www.freedesktop.org/software/systemd/man/latest/sd-daemon.html)).
 struct Priority(Level);
 
@@ -116,7 +117,7 @@ impl fmt::Display for Priority {
     }
 }
 
-/// Puts the priority before a line.
+/// Writes the priority before each line.
 struct Prioritized<F>(F);
 
 impl<S, N, F> FormatEvent<S, N> for Prioritized<F>

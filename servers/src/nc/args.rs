@@ -1,4 +1,4 @@
-//! The options of `peeloff-nc`, and what they come to.
+//! The options of `peeloff-nc`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,28 +19,29 @@ use crate::values::{Protocol, Size, Span, SpanOrOff, cid_length, span_from_zero}
 /// The options of `peeloff-nc`.
 #[derive(Args, Clone, Debug)]
 pub struct NcArgs {
-    /// Call this server, or with -l listen here: `dtls://example.org:4433`.
+    /// Connect to this server, or with -l listen here: `dtls://example.org:4433`.
     ///
-    /// The schemes are udp, dtls, tcp, tls, sctp, sctp+tls and sctp+dtls. SCTP takes several addresses of
-    /// one host, as in `sctp://10.0.0.1,10.0.1.1:38412`.
+    /// The schemes are udp, dtls, tcp, tls, sctp, sctp+tls and sctp+dtls. SCTP accepts several addresses of one
+    /// host, as in `sctp://10.0.0.1,10.0.1.1:38412`.
     #[arg(value_name = "URL")]
     pub address: Address,
 
     /// Listen, and serve the first peer.
     ///
-    /// Prints `listening URL` on standard error.
+    /// The program prints `listening URL` on standard error.
     #[arg(short, long)]
     pub listen: bool,
 
     /// Serve all peers until a signal (with -l).
     ///
-    /// Peers may be there at the same time. Standard input goes to each of them.
+    /// Several peers can be connected at the same time. Each of them receives standard input.
     #[arg(short, long, requires = "listen")]
     pub keep_open: bool,
 
     /// Chat with a server such as peeloff-chat.
     ///
-    /// Messages are lines. On a terminal the line that you type stays whole while others come in.
+    /// Messages are lines. On a terminal, the line that you are typing stays whole while lines from others
+    /// arrive.
     #[arg(long, conflicts_with_all = ["listen", "block"])]
     pub chat: bool,
 
@@ -60,39 +61,40 @@ pub struct NcArgs {
     #[arg(long, value_name = "TIME")]
     pub timeout: Option<SpanOrOff>,
 
-    /// End when no message came for this long after the input's end [default: 1s].
+    /// Exit if no message arrives for this long after the input's end [default: 1s].
     ///
-    /// `off` waits for the peer to end; it is the default with -l.
+    /// With `off` the program waits until the peer closes; this is the default with -l.
     #[arg(long, value_name = "TIME", conflicts_with = "keep_open", value_parser = span_from_zero)]
     pub wait: Option<SpanOrOff>,
 
     /// Verify the peer with the authorities in this PEM file.
     ///
-    /// Without it, the system's authorities count. With -l, peers must show a certificate from them.
+    /// Without this option, the program trusts the system's authorities. With -l, peers must present a
+    /// certificate from these authorities.
     #[arg(long, value_name = "FILE", help_heading = "Identity")]
     pub ca: Option<PathBuf>,
 
     /// Refuse the certificates that the lists in this PEM file revoke.
     ///
-    /// Every authority of the peer's chain needs a current list; one file can hold several lists. With -l, it
-    /// needs --ca.
+    /// Every authority in the peer's chain needs a current list. The file can hold several lists. With -l, the
+    /// option needs --ca.
     #[arg(long, value_name = "FILE", conflicts_with = "insecure", help_heading = "Identity")]
     pub crl: Option<PathBuf>,
 
-    /// Accept certificate chains of so many bytes.
+    /// Accept certificate chains of up to this size.
     ///
-    /// A peer with a longer chain is refused with alert 47 (illegal_parameter). Each peer whose handshake goes on can take
-    /// so much memory.
+    /// A peer with a longer chain is refused with alert 47 (illegal_parameter). Each peer in a handshake can make
+    /// the program allocate this much memory.
     #[arg(long, value_name = "BYTES", default_value_t = Size(16 << 10), help_heading = "Identity")]
     pub max_cert_chain: Size,
 
-    /// What a handshake may choose.
+    /// The cipher suites and groups of handshakes.
     #[command(flatten)]
     pub algorithms: AlgorithmArgs,
 
-    /// Show the certificate chain in this PEM file, leaf first.
+    /// Present the certificate chain in this PEM file, leaf first.
     ///
-    /// With -l and without this option, the program makes a self-signed certificate for this run.
+    /// With -l and without this option, the program makes a self-signed certificate that lasts until it exits.
     #[arg(long, value_name = "FILE", help_heading = "Identity")]
     pub cert: Option<PathBuf>,
 
@@ -100,13 +102,13 @@ pub struct NcArgs {
     #[arg(long, value_name = "FILE", help_heading = "Identity")]
     pub key: Option<PathBuf>,
 
-    /// Where the key's passphrase is.
+    /// The sources of the key's passphrase.
     #[command(flatten)]
     pub passphrase: PassphraseArgs,
 
     /// Use this pre-shared key.
     ///
-    /// Others on this host can see it in the list of processes.
+    /// Other users on this host can see the key in the list of processes.
     #[arg(long, value_name = "IDENTITY:HEXKEY", help_heading = "Identity")]
     pub psk: Option<Psk>,
 
@@ -118,23 +120,24 @@ pub struct NcArgs {
 
     /// Do not verify the server's certificate.
     ///
-    /// Anyone between the two sides can then read and change everything.
+    /// An attacker on the path can then read and change all data.
     #[arg(long, conflicts_with_all = ["listen", "ca"], help_heading = "Identity")]
     pub insecure: bool,
 
-    /// Ask for and verify this name instead of the host in the URL.
+    /// Request and verify this name instead of the host in the URL.
     #[arg(long, value_name = "NAME", conflicts_with = "listen", help_heading = "Identity")]
     pub server_name: Option<String>,
 
     /// Offer connection IDs of this many bytes on DTLS (RFC 9146).
     ///
-    /// With -l, clients that offer them get such ones. 0 is what a client needs: it puts those of the server into its records, and asks for none itself. Else 8 to 255.
+    /// With -l, clients that offer them get IDs of this length. A client needs only 0: it then puts the server's
+    /// IDs into its records and requests none for itself. Other lengths are 8 to 255.
     #[arg(long, value_name = "LENGTH", value_parser = cid_length, help_heading = "DTLS")]
     pub connection_ids: Option<u8>,
 
-    /// Go on from another port after this time.
+    /// Continue from another port after this time.
     ///
-    /// It shows whether the server takes this client for the same one.
+    /// Use it to see whether the server keeps the association when the client's port changes.
     #[arg(
         long,
         value_name = "TIME",
@@ -144,21 +147,21 @@ pub struct NcArgs {
     )]
     pub change_port_after: Option<Span>,
 
-    /// How TCP connections are used.
+    /// Options of TCP connections.
     #[command(flatten)]
     pub stream: StreamArgs,
 
-    /// What only SCTP has.
+    /// Options that only SCTP has.
     #[command(flatten)]
     pub association: AssociationArgs,
 
-    /// How much is logged.
+    /// The level and the format of the log.
     #[command(flatten)]
     pub log: LogArgs,
 }
 
 impl NcArgs {
-    /// What --alpn names.
+    /// Returns the protocols of --alpn.
     pub(super) fn protocols(&self) -> Vec<&str> {
         self.alpn.iter().map(|protocol| protocol.0.as_str()).collect()
     }
@@ -185,16 +188,16 @@ impl NcArgs {
         }
     }
 
-    /// What the options say of connection IDs.
+    /// Returns the connection IDs that the options ask for.
     pub(super) fn connection_ids(&self) -> Option<ConnectionIds> {
-        // The option has been read by the same rule.
+        // The option's parser has applied the same check, so this does not fail.
         ConnectionIds::new(self.connection_ids?.into()).ok()
     }
 
     pub(super) fn handshake_timeout(&self) -> Span {
         match self.timeout {
             Some(SpanOrOff(Some(timeout))) => Span(timeout),
-            // A year, for a handshake without limit.
+            // A year stands for no limit.
             Some(SpanOrOff(None)) => Span(Duration::from_secs(365 * 24 * 3600)),
             None => Span(Duration::from_secs(10)),
         }

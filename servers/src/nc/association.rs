@@ -1,4 +1,4 @@
-//! What `peeloff-nc` does with SCTP: its options, the primary path, notifications in words.
+//! The SCTP part of `peeloff-nc`: options, the primary path, and notifications in words.
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -17,7 +17,7 @@ use crate::nc::exit::BROKEN;
 use crate::sctp::{SctpArgs, needs_sctp};
 use crate::values::Span;
 
-/// How messages are sent on SCTP, and what is told of the association.
+/// Options of SCTP messages and of the association.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "SCTP")]
 pub struct AssociationArgs {
@@ -35,7 +35,7 @@ pub struct AssociationArgs {
     #[arg(long)]
     pub unordered: bool,
 
-    /// Give up a message that is not delivered for this long (RFC 7496).
+    /// Abandon a message that is not delivered within this time (RFC 7496).
     #[arg(long, value_name = "TIME")]
     pub ttl: Option<Span>,
 
@@ -43,17 +43,17 @@ pub struct AssociationArgs {
     #[arg(long)]
     pub notifications: bool,
 
-    /// Send to this one of the server's addresses while it works.
+    /// Send to this address of the server while it is reachable.
     #[arg(long, value_name = "ADDRESS", conflicts_with = "listen")]
     pub primary: Option<IpAddr>,
 
-    /// Call from this local address, with or without a port.
+    /// Connect from this local address, with or without a port.
     ///
-    /// Repeat the option for several addresses. With -l they stand in the URL.
+    /// Repeat the option for several addresses. With -l the addresses are part of the URL.
     #[arg(long, value_name = "ADDRESS", conflicts_with = "listen")]
     pub bind: Vec<Local>,
 
-    /// How the association is made.
+    /// Options of SCTP associations.
     #[command(flatten)]
     pub sctp: SctpArgs,
 }
@@ -75,11 +75,11 @@ impl FromStr for Local {
 }
 
 impl AssociationArgs {
-    /// How the association is made.
+    /// Returns the settings of the association.
     ///
     /// # Errors
     ///
-    /// An option of SCTP's is of no use with this scheme, or has no usable value.
+    /// Returns an error if an SCTP option does not apply to this scheme, or has a value that is not usable.
     pub(super) fn to_settings(&self, scheme: Scheme) -> Result<Settings, Failure> {
         let options = [
             ("--stream", self.stream.is_some()),
@@ -100,7 +100,7 @@ impl AssociationArgs {
         }
         if let (Scheme::SctpTls, Some(option)) = (scheme, given(&["--unordered", "--ttl"])) {
             return Err(Failure::input(format_args!(
-                "{option} is nothing for sctp+tls://, which needs every message in order: drop it, or use sctp+dtls://"
+                "{option} does not apply to sctp+tls://, which needs every message in order: drop it, or use sctp+dtls://"
             )));
         }
         if self.ttl.is_some_and(|ttl| ttl.0 < Duration::from_millis(1)) {
@@ -109,7 +109,7 @@ impl AssociationArgs {
         self.sctp.to_settings([scheme])
     }
 
-    /// How each message is sent.
+    /// Returns how each message is sent.
     pub(super) fn send_info(&self) -> SendInfo {
         SendInfo::default()
             .stream(self.stream.unwrap_or(0))
@@ -118,7 +118,7 @@ impl AssociationArgs {
             .reliability(self.ttl.map_or(Reliability::Reliable, |ttl| Reliability::Lifetime(ttl.0)))
     }
 
-    /// Sets a new association up as the options say; anything but SCTP is left alone.
+    /// Applies the options to a new SCTP association. Does nothing for other transports.
     pub(super) fn prepare(&self, peer: &mut Peer) -> Result<(), Failure> {
         let (scheme, port) = (peer.scheme(), peer.peer_address().port());
         let Some(mut sctp) = peer.sctp() else { return Ok(()) };
@@ -127,13 +127,13 @@ impl AssociationArgs {
 
     fn prepare_sctp(&self, sctp: &mut SctpPeer<'_>, scheme: Scheme, port: u16) -> Result<(), Failure> {
         if self.notifications {
-            // A failed message is told in the newer form alone.
+            // A failed message is reported in the newer form only.
             for kind in NotificationKind::ALL
                 .into_iter()
                 .filter(|kind| *kind != NotificationKind::SendFailedDeprecated)
             {
                 if let Err(error) = sctp.subscribe(kind, true) {
-                    tracing::warn!(%error, "no notifications of the kind {kind:?}");
+                    tracing::warn!(%error, "cannot subscribe to notifications of the kind {kind:?}");
                 }
             }
         }
@@ -147,7 +147,7 @@ impl AssociationArgs {
             };
             if stream >= there {
                 return Err(Failure::input(format_args!(
-                    "--stream {stream} is beyond the {there} that both sides have: give a lower one, or more {more} on both"
+                    "--stream {stream} exceeds the {there} streams that both sides have: give a lower one, or raise {more} on both sides"
                 )));
             }
         }
@@ -194,12 +194,12 @@ fn words(notification: &Notification) -> String {
             let address = address.ip();
             match state {
                 PathState::Available => format!("path {address} works"),
-                PathState::Unreachable => format!("path {address} does not work"),
+                PathState::Unreachable => format!("path {address} is unreachable"),
                 PathState::Removed => format!("path {address} removed"),
                 PathState::Added => format!("path {address} added"),
-                PathState::MadePrimary => format!("path {address} is the primary one"),
+                PathState::MadePrimary => format!("path {address} is the primary path"),
                 PathState::Confirmed => format!("path {address} confirmed"),
-                PathState::PotentiallyFailed => format!("path {address} may be about to fail"),
+                PathState::PotentiallyFailed => format!("path {address} may be failing"),
                 state => format!("path {address} changed: {state:?}"),
             }
         }
@@ -207,7 +207,7 @@ fn words(notification: &Notification) -> String {
         N::SendFailed { transmitted, info, payload, .. } => {
             let (len, stream) = (payload.len(), info.stream);
             let how = if *transmitted { "not acknowledged" } else { "never sent" };
-            format!("message of {len} bytes on stream {stream} given up, {how}")
+            format!("message of {len} bytes on stream {stream} abandoned, {how}")
         }
         N::PeerShutDown { .. } => "the peer shuts down".to_owned(),
         N::AdaptationIndication { indication, .. } => format!("adaptation layer of the peer is {indication}"),
@@ -216,7 +216,7 @@ fn words(notification: &Notification) -> String {
         }
         N::Authentication { event, key, .. } => match event {
             KeyEvent::New => format!("the peer uses key {key} now"),
-            KeyEvent::Free => format!("key {key} is used no more"),
+            KeyEvent::Free => format!("key {key} is no longer used"),
             KeyEvent::NoAuthentication => "the peer does not authenticate".to_owned(),
             event => format!("key {key}: {event:?}"),
         },

@@ -1,4 +1,4 @@
-//! Calls a server.
+//! Connects to a server.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::nc::exit::{BROKEN, NO_HANDSHAKE, TIMED_OUT};
 use crate::nc::talk::talk;
 use crate::signals;
 
-/// How long one of several tries to reach a server may take.
+/// How long each attempt to reach a server again may take.
 const RETRY: Duration = Duration::from_secs(3);
 
-/// Calls, talks, says goodbye.
+/// Connects, exchanges messages and closes the association.
 pub(super) fn run(
     args: &NcArgs,
     identity: Option<Identity>,
@@ -34,7 +34,7 @@ pub(super) fn run(
         let link = Link::new(peer.sender());
         let ended = Arc::clone(&link);
         signal = on_signal(move || ended.quit())?;
-        // Whoever wants to end meanwhile does not wait for long.
+        // If the user wants to quit during an attempt, it ends soon.
         let client = client.timeout(args.handshake_timeout().0.min(RETRY));
         converse(&mut peer, args.association.send_info(), &link, || reconnect(args, &client))
     } else {
@@ -49,7 +49,7 @@ pub(super) fn run(
     }
 }
 
-/// Connects again; none if the next try may be better.
+/// Connects again. Returns none if a later attempt may succeed.
 fn reconnect(args: &NcArgs, client: &Client) -> Result<Option<Peer>, Failure> {
     match client.connect(&args.address) {
         Ok(mut peer) => args.association.prepare(&mut peer).map(|()| Some(peer)),
@@ -107,20 +107,20 @@ fn client(
     Ok(builder)
 }
 
-/// Puts a failure in the words of this program's options, and gives it its exit code.
+/// Rewords a failure in terms of this program's options, and chooses its exit code.
 fn explain(args: &NcArgs, error: ConnectError) -> Failure {
     match error {
         ConnectError::Identity(error) => credentials(error),
         ConnectError::Address(_) | ConnectError::NoSctp(_) => Failure::input(error),
-        // DTLS drops what was made with a wrong key, like any forgery (RFC 6347 §4.1.2.7).
+        // DTLS discards records that were made with a wrong key, as it discards forged ones (RFC 6347 §4.1.2.7).
         ConnectError::TimedOut { .. } if args.psk.is_some() => {
-            let hint = "or that the key is right, for a wrong one gets no answer";
+            let hint = "or check the key, because the server does not answer if the key is wrong";
             Failure::new(TIMED_OUT, format_args!("{error}, {hint}"))
         }
         ConnectError::TimedOut { .. } => {
             Failure::new(TIMED_OUT, format_args!("{error}, or give it more --timeout"))
         }
-        // A certificate may be revoked here, so the error does not suggest to accept any.
+        // The certificate may have been revoked, so the error does not suggest --insecure.
         ConnectError::Unverified { peer, why } if args.crl.is_some() => {
             Failure::new(NO_HANDSHAKE, format_args!("the certificate of {peer} does not verify ({why})"))
         }
@@ -137,7 +137,7 @@ fn explain(args: &NcArgs, error: ConnectError) -> Failure {
     }
 }
 
-/// The first SIGINT or SIGTERM has this done and is then found in the cell.
+/// Runs `end` at the first SIGINT or SIGTERM, and stores the signal's number in the returned cell.
 fn on_signal(end: impl FnOnce() + Send + 'static) -> Result<Arc<OnceLock<i32>>, Failure> {
     let cell = Arc::new(OnceLock::new());
     let caught = Arc::clone(&cell);

@@ -1,7 +1,8 @@
-//! A terminal for chats: the line that is being typed stays whole while others come in.
+//! A terminal for chats: the line that the user types stays whole while lines from others arrive.
 //!
-//! Two threads: the caller's receives, prints and watches whether the server answers; `stdin` has the line
-//! editor and sends. They share a [`Link`]. What either knows about the server is the [`Ledger`]'s.
+//! The chat has two threads. The caller's thread receives, prints, and checks whether the server answers. The
+//! thread `stdin` runs the line editor and sends. They share a [`Link`]. The [`Ledger`] keeps what both know
+//! about the server.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
@@ -22,24 +23,24 @@ use crate::nc::exit::BROKEN;
 use crate::nc::ledger::Ledger;
 use crate::nc::talk::{explain, send};
 
-/// How often the clock is looked at while nothing comes.
+/// How often the caller's thread checks the clock while no message arrives.
 const TICK: Duration = Duration::from_secs(1);
-/// How long the prompt waits for the answer to the line before, which it may depend on.
+/// How long the prompt waits for the answer to the previous line, because the answer can change the prompt.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The pause between two tries to reach a server that is gone.
+/// The pause between two attempts to reach a server that is gone.
 const PAUSE: Duration = Duration::from_secs(2);
-/// The width of a terminal that does not tell it.
+/// The width of a terminal that does not report it.
 const WIDTH: usize = 80;
 
-/// A line that leaves no trace: one up, one down.
+/// A line that leaves no trace: one line up, one line down.
 const NOTHING: &str = "\x1b[A\n";
 
-/// Whether somebody sits at a terminal.
+/// Returns whether a user reads and writes on a terminal.
 pub(super) fn is_on_terminal() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal()
 }
 
-/// The association of the moment, as both threads and the signals need it.
+/// The current association, shared by both threads and the signal handler.
 pub(super) struct Link {
     state: Mutex<State>,
     changed: Condvar,
@@ -48,12 +49,12 @@ pub(super) struct Link {
 struct State {
     to: Sender,
     ledger: Ledger,
-    /// This side wants to end.
+    /// Whether the user wants to quit.
     quit: bool,
 }
 
 impl Link {
-    /// The link over a new association.
+    /// Makes the link for a new association.
     pub(super) fn new(to: Sender) -> Arc<Self> {
         let ledger = Ledger::new(matches!(to.scheme(), Scheme::Udp | Scheme::Dtls), Instant::now());
         Arc::new(Self { state: Mutex::new(State { to, ledger, quit: false }), changed: Condvar::new() })
@@ -67,7 +68,7 @@ impl Link {
         self.changed.notify_all();
     }
 
-    /// Works on what is known, and wakes the thread that waits for it.
+    /// Runs `work` on the ledger, and wakes the thread that waits for a change.
     fn with<T>(&self, work: impl FnOnce(&mut Ledger) -> T) -> T {
         let mut state = self.state.lock();
         let result = work(&mut state.ledger);
@@ -75,7 +76,8 @@ impl Link {
         result
     }
 
-    /// Waits until the server has answered what was sent, or is not going to, and gives the prompt.
+    /// Waits until the server has answered the last line, or until no answer is expected any more. Returns the
+    /// prompt.
     fn prompt(&self) -> String {
         let deadline = Instant::now() + PATIENCE;
         let mut state = self.state.lock();
@@ -87,7 +89,7 @@ impl Link {
         state.ledger.prompt()
     }
 
-    /// Waits before the next try; false if this side wants to end.
+    /// Waits before the next attempt. Returns false if the user wants to quit.
     fn pause(&self) -> bool {
         let deadline = Instant::now() + PAUSE;
         let mut state = self.state.lock();
@@ -95,7 +97,7 @@ impl Link {
         !state.quit
     }
 
-    /// Puts a new association in the place of the last; false if this side wants to end.
+    /// Replaces the association by a new one. Returns false if the user wants to quit.
     fn replace(&self, to: Sender) -> bool {
         let mut state = self.state.lock();
         state.to = to;
@@ -103,8 +105,8 @@ impl Link {
     }
 }
 
-/// Chats until either side says goodbye. Where a server of `peeloff-chat` is gone without a goodbye, `connect` is
-/// called until it gives a new association; it gives none where the next try may be better.
+/// Chats until the user quits or the server says goodbye. If a server of `peeloff-chat` disappears without a
+/// goodbye, calls `connect` until it returns a new association; it returns none if a later attempt may succeed.
 pub(super) fn converse(
     peer: &mut Peer,
     how: SendInfo,
@@ -115,9 +117,9 @@ pub(super) fn converse(
         .map_err(|error| terminal_failed(&error))?;
     let mut screen = Screen(editor.create_external_printer().map_err(|error| terminal_failed(&error))?);
     let to_stdin = Screen(editor.create_external_printer().map_err(|error| terminal_failed(&error))?);
-    // The editor's thread is cut off where the server ends it, in the middle of a line.
+    // If the server ends the chat, the editor's thread is stopped in the middle of a line.
     let _restored = Terminal::quiet();
-    // On UDP nobody is there before something came.
+    // On UDP the server does not know this peer until it has received a datagram.
     send_now(peer, "\n");
     let shared = Arc::clone(link);
     thread::Builder::new()
@@ -126,7 +128,7 @@ pub(super) fn converse(
         .map_err(|error| Failure::new(BROKEN, format_args!("cannot start a thread: {error}")))?;
     loop {
         let outcome = listen(peer, &mut screen, link);
-        // Where the editor has ended, nothing can be printed, and nothing need be.
+        // After the editor has ended, nothing can be printed, and nothing needs to be.
         if link.state.lock().quit {
             break;
         }
@@ -145,7 +147,7 @@ pub(super) fn converse(
     Ok(())
 }
 
-/// Serves one association until its end. Gives the reason if another one is worth a try.
+/// Serves one association until it ends. Returns the reason if the program should connect again.
 fn listen(
     peer: &mut Peer,
     screen: &mut Screen<impl ExternalPrinter>,
@@ -156,7 +158,7 @@ fn listen(
         match peer.recv_into_timeout(&mut message, TICK) {
             Ok(Some(_)) => {
                 for line in String::from_utf8_lossy(&message).lines() {
-                    // A server may be no friend of the terminal.
+                    // The server may send escape sequences.
                     let line = clean(line);
                     let outcome = link.with(|ledger| ledger.hear(&line, Instant::now()));
                     outcome.notices.iter().try_for_each(|notice| screen.notice(notice))?;
@@ -180,7 +182,7 @@ fn listen(
                     Err(error) => error.to_string(),
                     _ if known => peer.end_reason().map(ToString::to_string).unwrap_or_default(),
                     _ => {
-                        screen.notice("the server has ended the connection")?;
+                        screen.notice("the server has closed the connection")?;
                         return Ok(None);
                     }
                 };
@@ -192,14 +194,14 @@ fn listen(
             link.with(|ledger| (ledger.look(unreachable, now), ledger.is_hopeless(now)));
         outcome.notices.iter().try_for_each(|notice| screen.notice(notice))?;
         outcome.send.into_iter().for_each(|question| send_now(peer, &question));
-        // A server that was started anew knows nothing of the session; plain UDP has none.
+        // A server that was restarted does not know the session. Plain UDP has no session.
         if hopeless && peer.scheme() == Scheme::Dtls {
             return Ok(Some("the server is gone; trying to reach it again".to_owned()));
         }
     }
 }
 
-/// Tries until there is a new association; none if this side wants to end.
+/// Tries to connect until there is a new association. Returns none if the user wants to quit.
 fn reconnect(
     link: &Link,
     connect: &impl Fn() -> Result<Option<Peer>, Failure>,
@@ -212,13 +214,13 @@ fn reconnect(
     Ok(None)
 }
 
-/// Sends what the ledger asks for. The ledger repeats what is lost, and the next receive finds an end, so errors are of no
-/// interest here.
+/// Sends what the ledger asks for. Errors are ignored: the ledger repeats lost lines, and the next receive
+/// reports the end of the association.
 fn send_now(peer: &mut Peer, text: &str) {
     let _ = peer.send(text.as_bytes());
 }
 
-/// Runs on the thread `stdin`: sends what is typed, until the end of input.
+/// Runs on the thread `stdin`: sends what the user types, until the input ends.
 fn type_lines(
     mut editor: DefaultEditor,
     mut screen: Screen<impl ExternalPrinter>,
@@ -252,52 +254,52 @@ fn type_lines(
     link.quit();
 }
 
-/// Prints above the line that is being typed.
+/// Prints above the line that the user is typing.
 struct Screen<P>(P);
 
 impl<P: ExternalPrinter> Screen<P> {
-    /// Prints a line of the server's, wrapped at the width of the terminal.
+    /// Prints a line from the server, wrapped at the width of the terminal.
     fn show(&mut self, line: &str) -> Result<(), Failure> {
         let width = terminal_size::terminal_size().map_or(WIDTH, |(width, _)| usize::from(width.0));
         self.0.print(wrap(line, width) + "\n").map_err(|error| terminal_failed(&error))
     }
 
-    /// Prints a line of this program's.
+    /// Prints a line of this program.
     fn notice(&mut self, line: &str) -> Result<(), Failure> {
         self.show(&format!("-- {line}"))
     }
 
-    /// Waits until what was printed is on the screen.
+    /// Waits until everything that was printed is on the screen.
     fn flush(&mut self) {
-        // The printer has room for one line, so with the second of these in it the last real one is on the
-        // screen. They fail where the editor has ended, which needs no printer.
+        // The printer's queue has room for one line. Once it accepts the second of these, the last real line is
+        // on the screen. The calls fail if the editor has ended, and then no printer is needed.
         let _ = self.0.print(NOTHING.to_owned()).and_then(|()| self.0.print(NOTHING.to_owned()));
     }
 }
 
-/// Breaks a line between words, and indents the lines that follow.
+/// Breaks a line between words, and indents the continuation lines.
 fn wrap(line: &str, width: usize) -> String {
-    // A narrower terminal wraps by itself.
+    // A narrower terminal wraps the lines itself.
     let options = Options::new(width.max(20)).subsequent_indent("    ");
     textwrap::fill(line, options)
 }
 
 fn terminal_failed(error: &ReadlineError) -> Failure {
-    Failure::new(BROKEN, format_args!("cannot use the terminal ({error}): give the input by a pipe"))
+    Failure::new(BROKEN, format_args!("cannot use the terminal ({error}): give the input through a pipe"))
 }
 
-/// The terminal's settings, which come back when this is dropped.
+/// The terminal's settings, which are restored when this value is dropped.
 struct Terminal(Option<Termios>);
 
 impl Terminal {
-    /// Keys between two prompts are for the next one: they are neither echoed nor joined to lines. Ctrl-C is a
-    /// signal then.
+    /// Keeps keys that are typed between two prompts for the next prompt: they are neither echoed nor joined to
+    /// lines. Ctrl-C sends a signal meanwhile.
     fn quiet() -> Self {
         let settings = tcgetattr(io::stdin()).ok();
         if let Some(mut quiet) = settings.clone() {
             quiet.local_flags.remove(LocalFlags::ICANON | LocalFlags::ECHO);
             quiet.input_flags.remove(InputFlags::ICRNL);
-            // Without it they are echoed twice, and nothing worse.
+            // If this fails, such keys are echoed twice, which does no harm.
             let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &quiet);
         }
         Self(settings)
@@ -307,7 +309,7 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         if let Some(settings) = &self.0 {
-            // Nobody is left to tell if this fails. The prompt has no newline.
+            // A failure cannot be reported here. The prompt did not end with a newline, so write one.
             let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, settings);
             let _ = writeln!(io::stdout());
         }
@@ -326,7 +328,7 @@ mod tests {
             "[lobby] alice: a line that is\n    longer than the terminal\n    is wide"
         );
         assert_eq!(wrap("short", 30), "short");
-        // A word that fits no line is cut, and wide characters count twice.
+        // A word that is too long for a line is cut, and wide characters count twice.
         assert_eq!(wrap(&"x".repeat(50), 30), format!("{}\n    {}", "x".repeat(26), "x".repeat(24)));
         assert_eq!(wrap("漢字漢字漢字 漢字漢字漢字", 20).lines().count(), 2);
     }

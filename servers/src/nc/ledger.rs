@@ -1,34 +1,35 @@
-//! What the terminal of a chat knows: its name and rooms, whether the server answers, and which lines it has
-//! confirmed. Pure: the time is given.
+//! The state of a chat's terminal: the user's name and rooms, whether the server answers, and which lines it has
+//! confirmed. Pure: the caller passes the time.
 //!
-//! A server of `peeloff-chat` answers `/ping TEXT` with `= pong TEXT`. Each line goes out together with a ping of
-//! its own number, so a pong says that the line has arrived. Other servers are not asked.
+//! A server of `peeloff-chat` answers `/ping TEXT` with `= pong TEXT`. The program sends a ping with a number
+//! after each line, so the pong confirms that the line has arrived. It does not ping other servers.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::chat::proof;
 
-/// How long an answer may take before the server counts as silent.
+/// How long an answer may take until the server counts as silent.
 pub(super) const ANSWER: Duration = Duration::from_secs(3);
-/// After so long without a line from the server it is asked for one, so that neither side nor what is in between
-/// takes the other for dead.
+/// After this long without a line from the server, the program asks it for one, so that neither the server nor a
+/// translator (NAT) on the path drops the association.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// After so long without an answer a new association is worth a try.
+/// After this long without an answer, the program connects again.
 const HOPE: Duration = Duration::from_secs(15);
-/// The most lines that wait for their confirmation.
+/// The largest number of lines that wait for a confirmation.
 const PENDING: usize = 256;
 
 const SILENT: &str = "the server does not answer; still trying";
 const BACK: &str = "the server is back";
 
-/// What is known on this side.
+/// What this side knows about the server.
 pub(super) struct Ledger {
     name: Option<String>,
-    /// The last one is current.
+    /// The rooms; the last one is the current room.
     rooms: Vec<String>,
     confirms: Confirms,
-    /// The server is to greet whoever sends the first datagram, and nothing else tells that it is there.
+    /// Whether the server will greet this side after the first datagram. Until then nothing shows that the server
+    /// exists.
     awaits_greeting: bool,
     pending: VecDeque<Pending>,
     next: u64,
@@ -46,7 +47,7 @@ enum Confirms {
     No,
 }
 
-/// A line, or a ping alone, that is not confirmed yet.
+/// A line, or a ping without a line, that is not confirmed yet.
 struct Pending {
     number: u64,
     line: Option<String>,
@@ -54,19 +55,19 @@ struct Pending {
     told: bool,
 }
 
-/// What follows from a line of the server's, or from the passing of time.
+/// The consequences of a line from the server, or of the passing of time.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
-    /// Whether the line is for the reader.
+    /// Whether to show the line to the user.
     pub(super) show: bool,
-    /// What the reader is told besides.
+    /// More lines to show to the user.
     pub(super) notices: Vec<String>,
-    /// What is sent to the server.
+    /// Text to send to the server.
     pub(super) send: Option<String>,
 }
 
 impl Ledger {
-    /// A new association begins.
+    /// Starts with a new association.
     pub(super) fn new(awaits_greeting: bool, now: Instant) -> Self {
         Self {
             name: None,
@@ -82,7 +83,7 @@ impl Ledger {
         }
     }
 
-    /// The prompt, which says where a line goes and under which name.
+    /// Returns the prompt, which shows the room that a line goes to and the user's name.
     pub(super) fn prompt(&self) -> String {
         match (&self.name, self.rooms.last()) {
             (Some(name), Some(room)) => format!("[{room}] {name}> "),
@@ -91,28 +92,28 @@ impl Ledger {
         }
     }
 
-    /// Whether nothing is expected from the server at this moment, as far as it can be expected to answer.
+    /// Returns whether no answer from the server is expected at this moment.
     pub(super) fn is_settled(&self) -> bool {
         let greeted = self.confirms != Confirms::Unknown || !self.awaits_greeting;
         self.silent_since.is_some() || (greeted && self.pending.is_empty())
     }
 
-    /// Whether the server is one of `peeloff-chat`, which says goodbye before it ends.
+    /// Returns whether the server runs `peeloff-chat`, which says goodbye before it ends.
     pub(super) fn is_known(&self) -> bool {
         self.confirms == Confirms::Yes
     }
 
-    /// Whether the server has said goodbye.
+    /// Returns whether the server has said goodbye.
     pub(super) fn is_leaving(&self) -> bool {
         self.leaving
     }
 
-    /// Whether the server has been silent for so long that a new association is worth a try.
+    /// Returns whether the server has been silent for so long that the program should connect again.
     pub(super) fn is_hopeless(&self, now: Instant) -> bool {
         self.silent_since.is_some_and(|since| now.saturating_duration_since(since) >= HOPE)
     }
 
-    /// A line was typed: gives what to send, and the number to [`fail`](Self::fail) it with.
+    /// Records a line that the user typed. Returns the text to send, and the number for [`fail`](Self::fail).
     pub(super) fn write(&mut self, line: &str, now: Instant) -> (String, u64) {
         let number = self.next;
         self.next += 1;
@@ -122,18 +123,18 @@ impl Ledger {
             return (format!("{line}\n/ping {number}\n"), number);
         }
         if self.confirms == Confirms::Unknown && self.awaits_greeting {
-            // Its greeting will say whether anybody is there.
+            // The server's greeting will confirm that it exists.
             self.remember(number, Some(line.to_owned()).filter(|line| !line.trim().is_empty()), now);
         }
         (format!("{line}\n"), number)
     }
 
-    /// A line could not be sent.
+    /// Records that a line could not be sent.
     pub(super) fn fail(&mut self, number: u64) {
         self.pending.retain(|pending| pending.number != number);
     }
 
-    /// A line came.
+    /// Handles a line from the server.
     pub(super) fn hear(&mut self, line: &str, now: Instant) -> Outcome {
         self.heard = now;
         let mut outcome = Outcome { show: true, ..Outcome::default() };
@@ -160,7 +161,8 @@ impl Ledger {
         outcome
     }
 
-    /// Time has passed. `unreachable`: the server's host says that nothing listens there.
+    /// Handles the passing of time. `unreachable` means that an ICMP error says that no program listens at the
+    /// server's port.
     pub(super) fn look(&mut self, unreachable: bool, now: Instant) -> Outcome {
         let mut outcome = Outcome::default();
         let late = |since: Instant| now.saturating_duration_since(since) >= ANSWER;
@@ -182,7 +184,7 @@ impl Ledger {
         outcome
     }
 
-    /// The association is over or given up: tells which lines the server has not confirmed.
+    /// Handles the end of the association. Returns notices about the lines that the server has not confirmed.
     pub(super) fn lose(&mut self, now: Instant) -> Vec<String> {
         self.silent_since.get_or_insert(now);
         let pending = std::mem::take(&mut self.pending);
@@ -193,7 +195,7 @@ impl Ledger {
             .collect()
     }
 
-    /// Asks the server for an answer.
+    /// Makes a question for the server.
     fn ask(&mut self, now: Instant) -> String {
         self.asked = now;
         if self.confirms != Confirms::Yes {
@@ -201,7 +203,7 @@ impl Ledger {
         }
         let number = self.next;
         self.next += 1;
-        // An earlier question that was in vain needs no answer any more.
+        // An earlier question without an answer is no longer needed.
         self.pending.retain(|pending| pending.line.is_some());
         self.remember(number, None, now);
         format!("/ping {number}\n")
@@ -214,19 +216,19 @@ impl Ledger {
         self.pending.push_back(Pending { number, line, since: now, told: false });
     }
 
-    /// A line has arrived; tells so where the reader was told otherwise.
+    /// Confirms a line. Returns a notice if the user was told that the line may be lost.
     fn confirm(&mut self, number: u64) -> Option<String> {
         let place = self.pending.iter().position(|pending| pending.number == number)?;
         let Pending { line, told, .. } = self.pending.remove(place)?;
         line.filter(|_| told).map(|line| format!("delivered after all: {line}"))
     }
 
-    /// The server calls this side by a name that it gives to guests: at the beginning, and after it or the
-    /// association was started anew. Gives what restores the name and the rooms from before.
+    /// Handles a greeting, in which the server gives this side a guest's name: at the start, and after the server
+    /// or the association has been restarted. Returns the lines that restore the previous name and rooms.
     fn greeted(&mut self, guest: &str) -> Option<String> {
         if self.confirms != Confirms::Yes {
             self.confirms = Confirms::Yes;
-            // They were typed before anything was known, and went out without a ping.
+            // These lines were sent before the greeting, without a ping.
             self.pending.clear();
         }
         let name = self.name.replace(guest.to_owned());
@@ -236,7 +238,7 @@ impl Ledger {
         if !is_guest(&name) {
             lines.push_str(&format!("/nick {name}\n"));
         }
-        // Everybody comes into the lobby.
+        // The server puts every new member into the lobby.
         if rooms.iter().all(|room| room != "lobby") {
             lines.push_str("/leave lobby\n");
         }
@@ -246,7 +248,7 @@ impl Ledger {
         (!lines.is_empty()).then_some(lines)
     }
 
-    /// Follows what the server says about this member; nobody else can be called `you`.
+    /// Follows what the server says about this user. No member can have the name `you`.
     fn follow(&mut self, what: &str) {
         let words: Vec<&str> = what.split(' ').collect();
         match words.as_slice() {
@@ -269,7 +271,7 @@ impl Ledger {
     }
 }
 
-/// How the first line of a server ends.
+/// The end of a server's first line.
 const GREETING: &str = "; /help lists the commands";
 
 fn perhaps_lost(line: &str) -> String {
@@ -291,7 +293,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// A ledger that has been greeted in the lobby.
+    /// Makes a ledger that has been greeted in the lobby.
     fn greeted(now: Instant) -> Ledger {
         let mut ledger = Ledger::new(true, now);
         assert_eq!(ledger.hear(HELLO, now), Outcome { show: true, ..Outcome::default() });
@@ -335,7 +337,7 @@ mod tests {
         let outcome = ledger.look(false, later);
         assert_eq!(outcome.notices, [SILENT, "perhaps not delivered: two"]);
         assert!(ledger.is_settled());
-        // It is told once, and asked again and again.
+        // The notice comes once, and the question is repeated.
         assert_eq!(outcome.send.as_deref(), Some("/ping 2\n"));
         assert_eq!(ledger.look(false, later), Outcome::default());
         assert_eq!(ledger.look(false, later + ANSWER).send.as_deref(), Some("/ping 3\n"));
@@ -372,7 +374,7 @@ mod tests {
         let outcome = ledger.hear(HELLO, now);
         assert_eq!(outcome.notices, [BACK]);
         assert_eq!(outcome.send.as_deref(), Some("/nick alice\n/join kitchen\n/join lobby\n"));
-        // A guest in the lobby is what everybody is.
+        // Every new member is a guest in the lobby, so nothing needs to be restored.
         let mut ledger = greeted(now);
         assert_eq!(ledger.hear("* you are guest7; /help lists the commands", now).send, None);
     }
@@ -386,7 +388,7 @@ mod tests {
         assert_eq!(ledger.look(false, now + seconds(29)), Outcome::default());
         let outcome = ledger.look(false, now + seconds(30));
         assert_eq!((outcome.notices.len(), outcome.send.as_deref()), (0, Some("\n")));
-        // One that greets alike but knows no pings.
+        // This server greets in the same way but does not know pings.
         let mut ledger = greeted(now);
         ledger.write("hello", now);
         assert!(!ledger.hear("! there is no command /ping: /help lists them", now).show);

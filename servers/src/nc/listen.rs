@@ -23,20 +23,20 @@ use crate::nc::exit::{BROKEN, TIMED_OUT};
 use crate::nc::talk::{Manner, PATIENCE, explain, print, receive, send_input, send_within, talk};
 use crate::signals;
 
-/// The grace that peers get at the end.
+/// How long peers may take to finish at the end.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// What the main thread waits for.
+/// An event that the main thread waits for.
 enum Event {
-    /// The first peer is there.
+    /// The first peer has connected.
     Started,
-    /// The conversation is over.
+    /// The conversation has ended.
     Done(Result<(), Failure>),
-    /// SIGINT or SIGTERM.
+    /// SIGINT or SIGTERM has arrived.
     Signal(i32),
 }
 
-/// Listens until the first peer is done, or with --keep-open until a signal.
+/// Listens until the first peer has finished, or with --keep-open until a signal.
 pub(super) fn run(
     args: &NcArgs,
     identity: Option<Identity>,
@@ -94,7 +94,7 @@ fn start(
         }
         credentials = credentials.revoked(revoked(crl)?);
     }
-    // A peer may only listen, and a message may come as it is typed.
+    // A peer may only receive, and a message may arrive as slowly as a user types it.
     let mut timeouts = Timeouts::default();
     (timeouts.first_message, timeouts.frame) = (None, None);
     let builder = Server::builder().listen(args.address.clone()).credentials(credentials).timeouts(timeouts);
@@ -111,7 +111,7 @@ fn start(
     })
 }
 
-/// Blocks until the conversation is over, a signal comes, or `timeout` passes without a peer.
+/// Blocks until the conversation ends, a signal arrives, or `timeout` passes without a peer.
 fn wait(happened: &Receiver<Event>, timeout: Option<Duration>) -> Result<u8, Failure> {
     let mut deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     loop {
@@ -124,16 +124,16 @@ fn wait(happened: &Receiver<Event>, timeout: Option<Duration>) -> Result<u8, Fai
             Ok(Event::Done(result)) => return result.map(|()| 0),
             Ok(Event::Signal(signal)) => return Ok(signals::exit_code(signal)),
             Err(RecvTimeoutError::Timeout) => {
-                return Err(Failure::new(TIMED_OUT, "no peer came within --timeout"));
+                return Err(Failure::new(TIMED_OUT, "no peer connected within --timeout"));
             }
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(Failure::new(BROKEN, "the server ended by itself"));
+                return Err(Failure::new(BROKEN, "the server ended unexpectedly"));
             }
         }
     }
 }
 
-/// Serves the first peer that completes its handshake, and nobody else.
+/// Serves the first peer that completes its handshake, and no other.
 struct First {
     manner: Manner,
     association: AssociationArgs,
@@ -150,7 +150,7 @@ impl PeerHandler for First {
     }
 
     fn handle(&self, peer: &mut Peer) -> Result<(), HandlerError> {
-        // Several may have been admitted before the first was through.
+        // Several peers may have been admitted before the first one completed its handshake.
         if self.taken.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
@@ -163,7 +163,7 @@ impl PeerHandler for First {
     }
 }
 
-/// Serves everyone: what they send goes to standard output, standard input goes to all of them.
+/// Serves all peers: prints what they send on standard output, and sends standard input to all of them.
 struct Everyone {
     manner: Manner,
     association: AssociationArgs,
@@ -181,14 +181,14 @@ impl PeerHandler for Everyone {
         }
         self.audience.lock().push(peer.sender());
         let _ = self.events.send(Event::Started);
-        // Not before there is somebody to hear it.
+        // Read the input only once a peer is connected.
         if !self.started.swap(true, Ordering::Relaxed) {
             self.read_input(peer.max_message_size());
         }
         let result = receive(peer, self.manner, |message| print(message, self.manner));
         self.audience.lock().retain(|sender| sender.id() != peer.id());
         match result {
-            // Standard output is gone, and with it the use of serving anyone.
+            // Standard output is closed, so serving further peers is pointless.
             Err(error @ Error::Io(_)) => self.end(explain(error)),
             Err(error) => tracing::info!(peer = %peer.peer_address(), %error, "ended"),
             Ok(()) => {}
@@ -198,7 +198,7 @@ impl PeerHandler for Everyone {
 }
 
 impl Everyone {
-    /// Starts the thread `stdin`, which sends standard input to whoever is there.
+    /// Starts the thread `stdin`, which sends standard input to all connected peers.
     fn read_input(&self, limit: usize) {
         let (manner, audience) = (self.manner, Arc::clone(&self.audience));
         let events = self.events.clone();
@@ -221,7 +221,7 @@ impl Everyone {
     }
 }
 
-/// The peers that are there.
+/// The connected peers.
 #[derive(Default)]
 struct Audience(Mutex<Vec<Sender>>);
 
@@ -231,10 +231,10 @@ impl Audience {
     }
 
     fn send(&self, message: &[u8], how: &SendInfo) {
-        // Sending may wait for room, so not under the lock.
+        // Sending may wait for buffer space, so do not hold the lock.
         let peers = self.lock().clone();
         for peer in peers {
-            // One that takes nothing must not keep the others waiting for ever.
+            // A peer that receives nothing must not make the others wait without limit.
             if let Err(failure) = send_within(Some(PATIENCE), &peer, message, how) {
                 tracing::warn!("{failure}");
             }

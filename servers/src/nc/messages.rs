@@ -1,17 +1,17 @@
-//! Cuts a stream of bytes into messages.
+//! Splits a stream of bytes into messages.
 
 use std::io::{self, BufRead, Read};
 
-/// Where one message ends and the next begins.
+/// Where a message ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Chunks {
-    /// After each newline, which belongs to its line.
+    /// After each newline, which is part of the message.
     Lines,
-    /// After so many bytes.
+    /// After this many bytes.
     Blocks(usize),
 }
 
-/// The messages in a stream.
+/// The messages of a stream.
 pub(super) struct Messages<R> {
     source: R,
     chunks: Chunks,
@@ -19,12 +19,12 @@ pub(super) struct Messages<R> {
 }
 
 impl<R: BufRead> Messages<R> {
-    /// Cuts `source` into messages of at most `limit` bytes; a longer line comes in pieces.
+    /// Splits `source` into messages of at most `limit` bytes. A longer line is split into several messages.
     pub(super) fn new(source: R, chunks: Chunks, limit: usize) -> Self {
         Self { source, chunks, limit: limit.max(1) }
     }
 
-    /// Reads one message into `message`, blocking; false at the end of the stream.
+    /// Reads one message into `message`. Blocks. Returns false at the end of the stream.
     pub(super) fn read(&mut self, message: &mut Vec<u8>) -> io::Result<bool> {
         message.clear();
         match self.chunks {

@@ -1,9 +1,9 @@
-//! One conversation: messages from standard input to the peer, and from the peer to standard
+//! One conversation: sends messages from standard input to the peer, and prints the peer's messages on standard
 //! output.
 //!
-//! Two threads: the caller's blocks in [`Peer::recv`] and writes; `stdin` reads and sends. When the
-//! input is at its end, `stdin` watches for the quiet time and then closes the association, which
-//! wakes the other thread. Nothing polls.
+//! The conversation has two threads. The caller's thread blocks in [`Peer::recv`] and prints. The thread `stdin`
+//! reads and sends. When the input ends, `stdin` waits until no message has arrived for the quiet time and then
+//! closes the association, which wakes the other thread. Neither thread polls.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -20,31 +20,31 @@ use crate::nc::association::tell;
 use crate::nc::exit::BROKEN;
 use crate::nc::messages::{Chunks, Messages};
 
-/// How long a full send buffer is waited for before the conversation fails.
+/// How long to wait for space in the send buffer before the conversation fails.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How a conversation goes.
+/// The parameters of a conversation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Manner {
-    /// How the input is cut.
+    /// How the input is split.
     pub(super) chunks: Chunks,
     /// The pause after each message.
     pub(super) interval: Duration,
-    /// The quiet time that ends the conversation once the input is at its end; none: the peer ends it.
+    /// The quiet time that ends the conversation after the end of the input. With none, the peer ends it.
     pub(super) quiet: Option<Duration>,
     /// How each message is sent on SCTP.
     pub(super) how: SendInfo,
     /// Whether the peer is a chat, which may ask for a proof of this side's address.
     pub(super) chat: bool,
-    /// Whether each message is a line, which may come without its newline.
+    /// Whether each message is a line that may arrive without its newline.
     pub(super) lines: bool,
-    /// Whether notifications are told.
+    /// Whether to print notifications.
     pub(super) notifications: bool,
-    /// When the local port changes, reckoned from the beginning.
+    /// When the local port changes, counted from the start.
     pub(super) change_port_after: Option<Duration>,
 }
 
-/// Talks with one peer until it ends, or until standard input has ended and `quiet` has passed
+/// Exchanges messages with one peer until it closes, or until standard input has ended and `quiet` has passed
 /// without a message.
 pub(super) fn talk(peer: &mut Peer, manner: Manner) -> Result<(), Failure> {
     let limit = peer.max_message_size();
@@ -60,23 +60,23 @@ pub(super) fn talk(peer: &mut Peer, manner: Manner) -> Result<(), Failure> {
     let result = receive(peer, manner, |message| {
         let asked = manner.chat.then(|| std::str::from_utf8(message).ok().and_then(proof::answer)).flatten();
         if let Some(answer) = asked {
-            // Where it is lost, the next message is answered with the question again.
+            // If this answer is lost, the server repeats its question after the next message.
             let _ = to.try_send(answer.as_bytes());
             return Ok(());
         }
-        // A full channel says already that something came.
+        // If the channel is full, it already says that a message has arrived.
         let _ = arrivals.try_send(());
         print(message, manner)
     });
-    // The other thread complains before it closes, so a complaint that caused the end is here by
-    // now.
+    // The other thread reports a failure before it closes the association, so the failure that caused the end is
+    // in the channel by now.
     match complaint.try_recv() {
         Ok(failure) => Err(failure),
         Err(_) => result.map_err(explain),
     }
 }
 
-/// Refuses blocks that no message can hold.
+/// Refuses blocks that are larger than a message can be.
 fn check_block(chunks: Chunks, limit: usize) -> Result<(), Failure> {
     match chunks {
         Chunks::Blocks(size) if size > limit => Err(Failure::input(format_args!(
@@ -86,13 +86,13 @@ fn check_block(chunks: Chunks, limit: usize) -> Result<(), Failure> {
     }
 }
 
-/// Gives every message of a peer to `take` until the association is over, or `take` fails.
+/// Passes every message of a peer to `take` until the association ends or `take` fails.
 pub(super) fn receive(
     peer: &mut Peer,
     manner: Manner,
     mut take: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<(), Error> {
-    // A stream comes in larger pieces than datagrams.
+    // Streams are read in larger pieces than datagrams.
     let mut buffer = vec![0; if peer.scheme().is_stream() { 16 << 10 } else { 2048 }];
     let mut change_port_at = manner.change_port_after.map(|after| Instant::now() + after);
     loop {
@@ -127,18 +127,18 @@ pub(super) fn receive(
     Ok(())
 }
 
-/// Goes on from another port, and says so.
+/// Changes to another local port, and says so.
 fn change_port(peer: &mut Peer) {
     match peer.change_port() {
-        Ok(()) => logging::say(format_args!("from {} now", peer.local_address())),
+        Ok(()) => logging::say(format_args!("now sending from {}", peer.local_address())),
         Err(error) if error.kind() == io::ErrorKind::Unsupported => logging::say(format_args!(
-            "the port stays: it is given by --bind, or the server has no connection IDs (peeloff-echo --connection-ids 8)"
+            "the port does not change: --bind sets it, or the server has no connection IDs (peeloff-echo --connection-ids 8)"
         )),
-        Err(error) => logging::say(format_args!("the port does not change: {error}")),
+        Err(error) => logging::say(format_args!("cannot change the port: {error}")),
     }
 }
 
-/// Writes one message to standard output, at once.
+/// Writes one message to standard output and flushes it.
 pub(super) fn print(message: &[u8], manner: Manner) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(message)?;
@@ -148,7 +148,7 @@ pub(super) fn print(message: &[u8], manner: Manner) -> io::Result<()> {
     stdout.flush()
 }
 
-/// What [`receive`] with [`print`] failed with.
+/// Explains an error of [`receive`] with [`print`].
 pub(super) fn explain(error: Error) -> Failure {
     match error {
         Error::Io(error) => Failure::new(BROKEN, format_args!("cannot write to standard output: {error}")),
@@ -165,8 +165,8 @@ struct Stdin {
     to: Sender,
     manner: Manner,
     limit: usize,
-    /// One item for each message that came, at least for the first since the last look; closed when
-    /// the conversation is over.
+    /// Receives an item for a message that has arrived since the last look. Closed when the conversation has
+    /// ended.
     arrivals: Receiver<()>,
 }
 
@@ -175,7 +175,7 @@ impl Stdin {
         match send_input(self.manner, self.limit, |message| send(&self.to, message, &self.manner.how)) {
             Ok(()) => match self.manner.quiet {
                 Some(quiet) => self.wait_for_quiet(quiet),
-                // The peer ends it.
+                // The peer ends the conversation.
                 None => return,
             },
             Err(failure) => {
@@ -186,15 +186,14 @@ impl Stdin {
     }
 
     fn wait_for_quiet(&self, quiet: Duration) {
-        // What came while the input was being read is no news.
+        // Discard the notice of messages that arrived while the input was being read.
         while self.arrivals.try_recv().is_ok() {}
-        // Fails when it was quiet for so long, or when the conversation is over by itself.
+        // This fails after the quiet time, or when the conversation has ended.
         while self.arrivals.recv_timeout(quiet).is_ok() {}
     }
 }
 
-/// Reads standard input to its end and gives each message to `send`, until that says that nobody is
-/// left.
+/// Reads standard input to its end and passes each message to `send`, until `send` returns that no peer is left.
 pub(super) fn send_input(
     manner: Manner,
     limit: usize,
@@ -217,13 +216,13 @@ pub(super) fn send_input(
     }
 }
 
-/// Sends one message; false if the association is over. On TCP, which itself gives up a peer that is gone, a
-/// slow one is waited for; on others for at most [`PATIENCE`].
+/// Sends one message. Returns false if the association has ended. On TCP, which gives up an unreachable peer by
+/// itself, waits for a slow peer without limit; on other transports waits for [`PATIENCE`] at most.
 pub(super) fn send(to: &Sender, message: &[u8], how: &SendInfo) -> Result<bool, Failure> {
     send_within(if to.scheme().is_stream() { None } else { Some(PATIENCE) }, to, message, how)
 }
 
-/// The same, waiting for room in the send buffer for at most `patience`.
+/// Sends one message, and waits for space in the send buffer for `patience` at most.
 pub(super) fn send_within(
     patience: Option<Duration>,
     to: &Sender,
@@ -239,7 +238,7 @@ pub(super) fn send_within(
             Err(TrySendError { error: Error::SendBufferFull, .. })
                 if give_up.is_none_or(|end| Instant::now() < end) =>
             {
-                // Nothing tells another thread when the socket has room again.
+                // There is no notification for another thread when the socket has space again.
                 thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(50));
             }

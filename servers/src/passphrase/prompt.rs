@@ -1,4 +1,4 @@
-//! Asks for a passphrase on the terminal, which shows nothing of what is typed.
+//! Asks for a passphrase on the terminal without showing what the user types.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -8,29 +8,29 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::source::{LONGEST, Passphrase};
 
-/// What a key means.
+/// The effect of a key on the prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Typed {
-    /// The passphrase goes on.
+    /// The passphrase is not complete yet.
     More,
-    /// It is complete.
+    /// The passphrase is complete.
     Done,
-    /// The user does not want to answer.
+    /// The user has cancelled the prompt.
     GivenUp,
 }
 
-/// Asks on the terminal that controls this process; see
-/// [tty(4)](https://man7.org/linux/man-pages/man4/tty.4.html). Blocks until there is an answer; `None`: the user gave up,
-/// with Ctrl-C or Ctrl-D.
+/// Asks on the controlling terminal of this process; see
+/// [tty(4)](https://man7.org/linux/man-pages/man4/tty.4.html). Blocks until the user answers. Returns none if the
+/// user cancels with Ctrl-C or Ctrl-D.
 ///
 /// # Errors
 ///
-/// There is no terminal, or it is gone.
+/// Returns an error if there is no terminal, or if it has been closed.
 pub(super) fn ask(about: &str) -> io::Result<Option<Passphrase>> {
     let terminal = Terminal::open()?;
-    // The prompt comes when nothing is echoed any more.
+    // The prompt is written after the echo has been turned off.
     write!(&terminal.file, "{about}\nPassphrase: ")?;
-    // It never grows, which would leave a copy behind.
+    // The buffer never grows, because a reallocation would leave a copy in memory.
     let mut line = Zeroizing::new(Vec::with_capacity(LONGEST));
     let mut byte = Zeroizing::new([0]);
     loop {
@@ -43,7 +43,7 @@ pub(super) fn ask(about: &str) -> io::Result<Option<Passphrase>> {
     }
 }
 
-/// Adds a byte to the line, or does what the key is for: Backspace, Ctrl-U, Enter, Ctrl-C, Ctrl-D.
+/// Adds a byte to the line, or handles a key: Backspace, Ctrl-U, Enter, Ctrl-C, Ctrl-D.
 fn typed(line: &mut Vec<u8>, byte: u8) -> Typed {
     const CTRL_C: u8 = 3;
     const CTRL_D: u8 = 4;
@@ -56,7 +56,7 @@ fn typed(line: &mut Vec<u8>, byte: u8) -> Typed {
         CTRL_D if line.is_empty() => return Typed::GivenUp,
         CTRL_D => return Typed::Done,
         CTRL_H | DELETE => {
-            // A character of UTF-8 ends where its first byte is found.
+            // Remove all bytes of a UTF-8 character, up to its first byte.
             while line.pop().is_some_and(|byte| byte & 0xc0 == 0x80) {}
         }
         CTRL_U => line.zeroize(),
@@ -66,8 +66,8 @@ fn typed(line: &mut Vec<u8>, byte: u8) -> Typed {
     Typed::More
 }
 
-/// The terminal, without echo and without signals from keys, for a signal would end the program before it can restore the
-/// echo. The settings come back when this is dropped.
+/// The terminal without echo and without signals from keys, because a signal would end the program before it can
+/// restore the echo. Dropping this value restores the settings.
 struct Terminal {
     file: File,
     settings: Termios,
@@ -88,7 +88,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // Nobody is left to tell if this fails. The prompt has no newline.
+        // A failure cannot be reported here. The prompt did not end with a newline, so write one.
         let _ = tcsetattr(&self.file, SetArg::TCSADRAIN, &self.settings);
         let _ = self.file.write_all(b"\n");
     }

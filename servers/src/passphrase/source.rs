@@ -1,25 +1,25 @@
-//! Passphrases as files and descriptors hold them.
+//! Reads passphrases from files and descriptors.
 
 use std::io::{self, Read};
 use std::iter;
 
 use zeroize::Zeroizing;
 
-/// The longest passphrase that OpenSSL takes (`PEM_BUFSIZE`), in bytes.
+/// The longest passphrase that OpenSSL accepts (`PEM_BUFSIZE`), in bytes.
 pub(super) const LONGEST: usize = 1024;
 
-/// A passphrase, which is wiped when dropped. What holds one has no `Debug`.
+/// A passphrase, which is wiped when dropped. Types that hold one do not implement `Debug`.
 pub(super) type Passphrase = Zeroizing<Vec<u8>>;
 
-/// The lines of a file that are not empty.
+/// Returns the lines of a file that are not empty.
 pub(super) fn lines(text: &[u8]) -> impl Iterator<Item = Passphrase> {
     let lines = text.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     lines.filter(|line| !line.is_empty()).map(|line| Zeroizing::new(line.to_vec()))
 }
 
-/// Reads up to the end of the first line, and nothing of what follows it.
+/// Reads up to the end of the first line, and no byte beyond it.
 pub(super) fn first_line(mut source: impl Read) -> io::Result<Passphrase> {
-    // It never grows, which would leave a copy behind.
+    // The buffer never grows, because a reallocation would leave a copy in memory.
     let mut line = Zeroizing::new(Vec::with_capacity(LONGEST));
     let mut byte = Zeroizing::new([0]);
     while source.read(&mut *byte)? > 0 && byte[0] != b'\n' {

@@ -1,4 +1,4 @@
-//! The options for what is agreed on before the first message of an SCTP association.
+//! The options of an SCTP association's setup, before the first message.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use peeloff::sctp::{HmacAlgorithm, Settings, StreamScheduler};
 use crate::failure::Failure;
 use crate::values::Span;
 
-/// How associations are set up; options that are left out leave the framework's defaults.
+/// Options of the setup of associations. Without an option, the framework's default applies.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "SCTP: setting up associations")]
 pub struct SetupArgs {
     /// Let the peer send on at most this many streams [default: --sctp-streams].
     ///
-    /// An answer on the stream of its question needs as many streams in one direction as in the other.
+    /// To answer each message on its own stream, both directions need the same number of streams.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub sctp_inbound_streams: Option<u16>,
 
@@ -27,27 +27,27 @@ pub struct SetupArgs {
     #[arg(long, value_name = "TIME")]
     pub sctp_init_timeout: Option<Span>,
 
-    /// Wait this long for the first acknowledgement of all.
+    /// Wait this long for the very first acknowledgement.
     ///
-    /// This is the retransmission timeout before anything is measured (RTO.Initial of RFC 9260). The default
-    /// follows from --sctp-dead-after; without that it is 3s.
+    /// This is the retransmission timeout before the kernel has measured a round trip (RTO.Initial of RFC 9260).
+    /// The default depends on --sctp-dead-after; with `off` there it is 3s.
     #[arg(long, value_name = "TIME")]
     pub sctp_rto_initial: Option<Span>,
 
     /// Wait at least this long for an acknowledgement.
     ///
-    /// RTO.Min of RFC 9260. The default follows from --sctp-dead-after; without that it is 1s.
+    /// This is RTO.Min of RFC 9260. The default depends on --sctp-dead-after; with `off` there it is 1s.
     #[arg(long, value_name = "TIME")]
     pub sctp_rto_min: Option<Span>,
 
     /// Wait at most this long for an acknowledgement.
     ///
-    /// RTO.Max of RFC 9260. The default follows from --sctp-dead-after, which it makes later if it is longer;
-    /// without that it is 1m.
+    /// This is RTO.Max of RFC 9260. The default depends on --sctp-dead-after, and a longer value delays the
+    /// detection of dead peers. With `off` there the default is 1m.
     #[arg(long, value_name = "TIME")]
     pub sctp_rto_max: Option<Span>,
 
-    /// Keep a handshake's cookie good for this long [default: 1m].
+    /// Keep the cookie of an association's setup valid this long [default: 1m].
     #[arg(long, value_name = "TIME")]
     pub sctp_cookie_life: Option<Span>,
 
@@ -55,7 +55,7 @@ pub struct SetupArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..64))]
     pub sctp_dscp: Option<u8>,
 
-    /// Choose whose message is sent next.
+    /// Choose the stream whose message is sent next.
     ///
     /// fair-capacity and weighted-fair need Linux 6.4 or later.
     #[arg(long, value_name = "NAME")]
@@ -63,31 +63,32 @@ pub struct SetupArgs {
 
     /// Authenticate chunks with these algorithms, best first.
     ///
-    /// It switches SCTP-AUTH on (RFC 4895), which wants sha1 among them.
+    /// The option enables SCTP-AUTH (RFC 4895), which requires sha1 in the list.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub sctp_hmac: Vec<Hmac>,
 
-    /// Tell the peer this adaptation layer indication.
+    /// Send the peer this adaptation layer indication.
     ///
-    /// What it means is between the two applications (RFC 5061 §4.2.6).
+    /// The two applications define its meaning (RFC 5061 §4.2.6).
     #[arg(long, value_name = "N")]
     pub sctp_adaptation: Option<u32>,
 
-    /// Let long messages of different streams alternate.
+    /// Interleave long messages of different streams.
     ///
-    /// It needs a peer that can do it too (I-DATA, RFC 8260), and the sysctl net.sctp.intl_enable.
+    /// The peer must support interleaving too (I-DATA, RFC 8260), and the sysctl net.sctp.intl_enable must be
+    /// set.
     #[arg(long)]
     pub sctp_interleaving: bool,
 
-    /// Do not let senders give messages up.
+    /// Do not let senders abandon messages.
     ///
-    /// It switches partial reliability (PR-SCTP, RFC 3758) off, for both sides.
+    /// The option disables partial reliability (PR-SCTP, RFC 3758) for both sides.
     #[arg(long)]
     pub sctp_no_partial_reliability: bool,
 
-    /// Let streams be added and reset while an association lives.
+    /// Let streams be added and reset during an association.
     ///
-    /// It needs a peer that can do it too (RFC 6525).
+    /// The peer must support it too (RFC 6525).
     #[arg(long)]
     pub sctp_stream_reconfiguration: bool,
 }
@@ -95,20 +96,20 @@ pub struct SetupArgs {
 /// Which stream's message is sent next (RFC 8260 §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Scheduler {
-    /// First come, first served.
+    /// Messages leave in the order in which they were sent.
     #[value(name = "fcfs")]
     FirstComeFirstServed,
-    /// The stream with the smallest priority number.
+    /// The stream with the smallest priority number goes first.
     Priority,
     /// The streams take turns.
     RoundRobin,
-    /// The stream that has sent the fewest bytes.
+    /// The stream that has sent the fewest bytes goes first.
     FairCapacity,
-    /// The same, with weights.
+    /// Like fair capacity, with weights.
     WeightedFair,
 }
 
-/// What chunks are authenticated with.
+/// The algorithm that authenticates chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Hmac {
     /// SHA-1.
@@ -117,18 +118,18 @@ pub enum Hmac {
     Sha256,
 }
 
-/// What the kernel's milliseconds hold, of which 0 would be the default.
+/// Milliseconds that the kernel's field can hold. 0 would mean the default.
 const TIMES: RangeInclusive<u128> = 1..=86_400_000;
 
-/// The same of the one that is a short number.
+/// The same for --sctp-init-timeout, which the kernel keeps in 16 bits.
 const SHORT_TIMES: RangeInclusive<u128> = 1..=65_535;
 
 impl SetupArgs {
-    /// Changes what was given.
+    /// Applies the given options to the settings.
     ///
     /// # Errors
     ///
-    /// A value is of no use.
+    /// Returns an error if a value is not usable.
     pub(super) fn change(&self, settings: &mut Settings) -> Result<(), Failure> {
         settings.inbound_streams = self.sctp_inbound_streams;
         settings.init_attempts = self.sctp_init_attempts;
@@ -175,7 +176,7 @@ impl SetupArgs {
         Ok(())
     }
 
-    /// An option that was given, if any was.
+    /// Returns the name of one of the options that are given.
     pub(super) fn given(&self) -> Option<&'static str> {
         let options = [
             ("--sctp-inbound-streams", self.sctp_inbound_streams.is_some()),
@@ -197,7 +198,7 @@ impl SetupArgs {
     }
 }
 
-/// A time that the kernel takes.
+/// Checks that the kernel accepts a time.
 fn time(
     option: &str,
     given: Option<Span>,
