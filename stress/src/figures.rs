@@ -1,4 +1,4 @@
-//! Rows that several scenarios have.
+//! Adds the rows that several scenarios report.
 
 use std::error::Error;
 
@@ -9,7 +9,7 @@ use crate::message::Tally;
 use crate::outside::Usage;
 use crate::report::{Plot, Report, Row};
 
-/// What became of messages.
+/// Reports the results of messages.
 pub fn tally(report: &mut Report, tally: &Tally) {
     report.plain("messages sent", tally.sent as f64, "");
     report.plain("messages echoed", tally.echoes as f64, "");
@@ -19,11 +19,11 @@ pub fn tally(report: &mut Report, tally: &Tally) {
     report.lower("cross-delivered", tally.cross as f64, "");
     if tally.corrupt + tally.cross > 0 {
         report
-            .note("Messages came back changed, or to the wrong client: nothing else in this report matters.");
+            .note("Messages came back changed, or to the wrong client. Until that is fixed, ignore the rest of this report.");
     }
 }
 
-/// What became of clients that came.
+/// Reports the results of clients that connected.
 pub fn visited(report: &mut Report, visited: &Visited) {
     report.plain("clients connected", visited.completed as f64, "");
     report.lower("clients that failed", visited.failed as f64, "");
@@ -37,7 +37,7 @@ pub fn visited(report: &mut Report, visited: &Visited) {
     visited.connect.describe(report, "connect");
 }
 
-/// What became of talk, and the client's own part in it.
+/// Reports the results of a conversation, and the clients' own share of the latency.
 pub fn talked(report: &mut Report, talked: &Talked, what: &str) {
     let rate = talked.tally.echoes as f64 / talked.took.as_secs_f64().max(1e-9);
     report.higher(&format!("{what} per second"), rate, "/s");
@@ -47,7 +47,7 @@ pub fn talked(report: &mut Report, talked: &Talked, what: &str) {
         report.plain("client's own lateness p99", late, "µs");
         if late > 0.25 * talked.latency.percentile(99.0) {
             report.note(
-                "The clients were late themselves: their lateness is a good part of the latency. \
+                "The clients sent late: their lateness is a large part of the latency. \
                  Lower the rate or give them more threads.",
             );
         }
@@ -57,18 +57,18 @@ pub fn talked(report: &mut Report, talked: &Talked, what: &str) {
     }
 }
 
-/// The server's CPU for each of `count` things, in microseconds.
+/// Reports the server's CPU time for each of `count` items, in microseconds.
 pub fn cpu<'a>(report: &'a mut Report, name: &str, used: &Usage, count: u64) -> Option<&'a mut Row> {
     let each = used.cpu.as_secs_f64() * 1e6 / count.max(1) as f64;
     (count > 0).then(|| report.lower(name, each, "µs"))
 }
 
-/// What the clients' side took for each of `count` things, and of what came to it the kernel had to drop. `before` is from before
-/// them.
+/// Reports what the clients' side used for each of `count` items, and the datagrams for the clients that the
+/// kernel dropped. `before` is a reading from before the measurement.
 ///
 /// # Errors
 ///
-/// /proc says something unexpected.
+/// Returns an error if /proc has unexpected content.
 pub fn own(
     report: &mut Report,
     clients: &Clients,
@@ -85,7 +85,7 @@ pub fn own(
     Ok(())
 }
 
-/// What the kernel had to drop of what came to clients. Nothing is said where that is nothing.
+/// Reports the datagrams for clients that the kernel dropped, if there are any.
 pub fn dropped(report: &mut Report, dropped: u64) {
     if dropped > 0 {
         report.note(format!(
@@ -95,7 +95,7 @@ pub fn dropped(report: &mut Report, dropped: u64) {
     }
 }
 
-/// What a server came to hold for each of `count` peers.
+/// Reports what a server holds for each of `count` peers.
 pub fn held(report: &mut Report, grown: &Usage, now: &Usage, count: usize) {
     let each = |kib: u64| kib as f64 / count.max(1) as f64;
     report.lower("server RSS per peer", each(grown.rss_kib), "KiB");
@@ -105,7 +105,7 @@ pub fn held(report: &mut Report, grown: &Usage, now: &Usage, count: usize) {
     report.plain("server descriptors", now.fds as f64, "");
 }
 
-/// A curve of percentiles.
+/// Makes a plot of percentiles.
 pub fn percentiles(title: &str, series: Vec<crate::report::Series>) -> Plot {
     Plot { title: title.to_owned(), x: "percentile".to_owned(), y: "µs".to_owned(), series }
 }

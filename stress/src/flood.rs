@@ -1,4 +1,4 @@
-//! Datagrams of strangers that mean no good, from many addresses of 127.0.0.0/8.
+//! Sends an attacker's datagrams from many addresses of 127.0.0.0/8.
 
 use std::error::Error;
 use std::io;
@@ -13,19 +13,19 @@ use crate::client::Sockets;
 use crate::memory;
 use crate::secure::Suite;
 
-/// Datagrams between two looks at the clock and the answers.
+/// Datagrams between two looks at the clock and at the answers.
 const BATCH: u32 = 16;
 
-/// What strangers send.
+/// What the attackers send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
     /// ClientHellos without a cookie, each with a random of its own.
     Hellos,
-    /// Bytes that are no DTLS.
+    /// Bytes that are not DTLS.
     Junk,
 }
 
-/// Who sends.
+/// The attackers.
 pub struct Flood {
     sockets: Sockets,
     sources: u32,
@@ -33,26 +33,29 @@ pub struct Flood {
     kind: Kind,
 }
 
-/// What came of it.
+/// The results of a flood.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Flooded {
     /// Datagrams sent.
     pub sent: u64,
     /// Datagrams that came back.
     pub answers: u64,
-    /// For how long.
+    /// The duration of the flood.
     pub took: Duration,
 }
 
 impl Flood {
-    /// With so many sources, each with an address of its own, before a target.
+    /// Makes this many attackers of a target, each with an address of its own.
     ///
     /// # Errors
     ///
-    /// No descriptors are left, or the target is on another machine.
+    /// Returns an error if no descriptors are left, or if the target is on another machine.
     pub fn new(target: SocketAddr, kind: Kind, sources: u32, suite: &Suite) -> Result<Self, Box<dyn Error>> {
         if !target.ip().is_loopback() || target.is_ipv6() {
-            return Err(format!("{target} is not in 127.0.0.0/8, and only that is flooded").into());
+            return Err(format!(
+                "{target} is not in 127.0.0.0/8, and this program floods no other addresses"
+            )
+            .into());
         }
         let datagram = match kind {
             Kind::Hellos => memory::client_hello(suite)?,
@@ -61,11 +64,12 @@ impl Flood {
         Ok(Self { sockets: Sockets::new(target)?, sources: sources.max(1), datagram, kind })
     }
 
-    /// Sends so many per second, or as many as get through, on the calling thread and until `over`.
+    /// Sends at this rate per second, or as fast as the target accepts, on the calling thread and until `over` is
+    /// set.
     ///
     /// # Errors
     ///
-    /// Those of send(2), without those of a target that takes no more.
+    /// Those of send(2), except those of a target that accepts no more.
     pub fn run(&mut self, rate: Option<u32>, over: &AtomicBool) -> io::Result<Flooded> {
         let (began, mut flooded) = (Instant::now(), Flooded::default());
         while !over.load(Ordering::Relaxed) {
@@ -80,7 +84,7 @@ impl Flood {
             for _ in 0..BATCH {
                 let index = (flooded.sent % u64::from(self.sources)) as usize;
                 if self.kind == Kind::Hellos {
-                    // Behind the headers of record and message, and the version.
+                    // The bytes after the headers of the record and of the message, and after the version.
                     self.datagram[27..35].copy_from_slice(&flooded.sent.to_le_bytes());
                 }
                 self.sockets.send(index, &self.datagram);
@@ -89,12 +93,12 @@ impl Flood {
             flooded.answers += self.answers(Duration::ZERO)?;
         }
         flooded.took = began.elapsed();
-        // What is on its way.
+        // Count the answers that are still on their way.
         flooded.answers += self.answers(Duration::from_millis(5))?;
         Ok(flooded)
     }
 
-    /// Sends what is queued, waits so long, and counts the datagrams that came.
+    /// Sends the queued datagrams, waits this long, and counts the datagrams that arrived.
     fn answers(&mut self, time: Duration) -> io::Result<u64> {
         self.sockets.wait(Some(Instant::now() + time))?;
         let mut answers = 0;

@@ -1,7 +1,8 @@
-//! Floors: what the machine could do at best, measured by a process of its own that is pinned as the server is.
+//! Measures floors: the best that the machine can do, in a process of its own that is pinned like the server.
 //!
-//! A floor of OpenSSL's is the median over what fits in a fraction of a second, by the wall clock around the
-//! server's steps alone; so somebody who takes the processor away now and then does not count.
+//! A floor of OpenSSL is the median of as many repetitions as fit into a fraction of a second. It uses the wall
+//! clock around the server's steps only, so that another program that occasionally takes the processor does not
+//! count.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -14,63 +15,63 @@ use crate::outside::Usage;
 use crate::role::Role;
 use crate::secure::Suite;
 
-/// What can be asked of a floor process.
+/// A question to a floor process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Question {
-    /// Seconds of a server's handshake in memory.
+    /// The time of a server's handshake in memory, in seconds.
     Handshake {
-        /// Of which kind.
+        /// The kind of session.
         suite: Suite,
-        /// Whether with a HelloVerifyRequest.
+        /// Whether the handshake has a HelloVerifyRequest.
         cookie: bool,
-        /// Whether resumed.
+        /// Whether the handshake resumes a session.
         resumed: bool,
     },
-    /// Seconds of a server's handshake in memory where many are under way.
+    /// The time of a server's handshake in memory with many handshakes in progress, in seconds.
     Crowd {
-        /// Of which kind.
+        /// The kind of session.
         suite: Suite,
-        /// Whether resumed.
+        /// Whether the handshakes resume a session.
         resumed: bool,
-        /// Handshakes in all.
+        /// The number of handshakes.
         count: usize,
-        /// Handshakes under way.
+        /// The number of handshakes in progress at the same time.
         together: usize,
-        /// Whether the sessions stay.
+        /// Whether the sessions are kept.
         keep: bool,
     },
-    /// Seconds to decrypt a message and encrypt the answer, in one session after the other.
+    /// The time to decrypt a message and to encrypt the answer, in one session after the other, in seconds.
     Echo {
-        /// Of which kind.
+        /// The kind of session.
         suite: Suite,
         /// Bytes of the message.
         payload: usize,
-        /// Sessions.
+        /// The number of sessions.
         sessions: usize,
     },
-    /// Seconds to encrypt a message, in one session after the other.
+    /// The time to encrypt a message, in one session after the other, in seconds.
     Encrypt {
-        /// Of which kind.
+        /// The kind of session.
         suite: Suite,
         /// Bytes of the message.
         payload: usize,
-        /// Sessions.
+        /// The number of sessions.
         sessions: usize,
     },
-    /// KiB of a server's open session.
+    /// The memory of a server's open session, in KiB.
     Memory {
-        /// Of which kind.
+        /// The kind of session.
         suite: Suite,
-        /// Sessions that are opened to find out.
+        /// The number of sessions to open for the measurement.
         count: usize,
     },
 }
 
-/// Asks a process of its own, on the processor `pin`.
+/// Starts a floor process on the processor `pin`, and returns its answer.
 ///
 /// # Errors
 ///
-/// The process cannot be started, or OpenSSL fails in it.
+/// Returns an error if the process cannot be started, or if OpenSSL fails in it.
 pub fn ask(question: &Question, pin: Option<usize>) -> Result<f64, Box<dyn Error>> {
     let output = Role::Floor.command(&serde_json::to_string(question)?, pin)?.output()?;
     let answer = String::from_utf8_lossy(&output.stdout);
@@ -80,11 +81,11 @@ pub fn ask(question: &Question, pin: Option<usize>) -> Result<f64, Box<dyn Error
     })
 }
 
-/// Is that process: prints the answer to a question.
+/// Runs the floor process: prints the answer to a question.
 ///
 /// # Errors
 ///
-/// The question makes no sense, or OpenSSL fails.
+/// Returns an error if the question cannot be parsed, or if OpenSSL fails.
 pub fn answer(question: &str) -> Result<(), Box<dyn Error>> {
     const TIME: Duration = Duration::from_millis(400);
     let value = match serde_json::from_str(question)? {
@@ -119,7 +120,7 @@ fn open(suite: &Suite, sessions: usize) -> Result<Vec<Pair>, Box<dyn Error>> {
     (0..sessions.max(1)).map(|_| bench.open(false)).collect()
 }
 
-/// In seconds.
+/// Returns the median in seconds.
 fn median(
     time: Duration,
     mut measure: impl FnMut() -> Result<Duration, Box<dyn Error>>,
@@ -135,7 +136,7 @@ fn median(
 
 fn resident(suite: &Suite, count: usize) -> Result<f64, Box<dyn Error>> {
     let bench = Workbench::new(suite, true)?;
-    // What is paid once is paid before.
+    // Pay one-time costs before the measurement.
     let mut sessions = vec![bench.open(false)?.into_server()];
     let rss = || Usage::of(std::process::id()).map(|usage| usage.rss_kib);
     let before = rss()?;

@@ -1,4 +1,4 @@
-//! Honest clients while somebody else is not: peers that talk at a rate, and newcomers.
+//! Runs honest clients during an attack: peers that send at a rate, and new clients.
 
 use std::error::Error;
 use std::time::Duration;
@@ -13,47 +13,47 @@ use crate::figures;
 use crate::options::Bench;
 use crate::report::Report;
 
-/// Who they are, on the command line.
+/// The options for honest clients.
 #[derive(Args, Clone, Debug)]
 pub struct HonestArgs {
-    /// Honest peers that talk.
+    /// Honest peers that send messages.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     honest: u32,
-    /// Messages per second of them all together.
+    /// Messages per second of all honest peers together.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
     honest_rate: u32,
-    /// Honest clients that come meanwhile.
+    /// Honest clients that connect meanwhile.
     #[arg(long, default_value_t = 20)]
     newcomers: u32,
-    /// How long they are served, once in quiet and once beside the others.
+    /// How long the honest peers are measured, once without and once with the attack.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     pub duration: Duration,
 }
 
-/// Who is there and is to be served all the while.
+/// Honest clients, which are connected for the whole run.
 pub struct Honest {
     clients: Clients,
-    /// Newcomers come here.
+    /// The clients that connect during a measurement.
     lobby: Clients,
     rate: u32,
     newcomers: usize,
 }
 
-/// What became of them in a while.
+/// The results of one measurement.
 pub struct While {
-    /// Of those that talk.
+    /// The results of the connected peers.
     pub talked: Talked,
-    /// Of the newcomers.
+    /// The results of the new clients.
     pub visited: Visited,
 }
 
 impl Honest {
-    /// Has so many peers come and stay; they will say `rate` messages per second together, and `newcomers` will
-    /// come in each while.
+    /// Connects the peers, which stay. Together they will send `rate` messages per second, and `newcomers`
+    /// clients will connect during each measurement.
     ///
     /// # Errors
     ///
-    /// They do not get in.
+    /// Returns an error if a peer cannot connect.
     pub fn enter(bench: &mut Bench, args: &HonestArgs) -> Result<Self, Box<dyn Error>> {
         let (peers, rate, newcomers) = (args.honest as usize, args.honest_rate, args.newcomers as usize);
         bench.report.option("honest", format!("{peers} peers, {rate}/s"));
@@ -63,16 +63,16 @@ impl Honest {
         let visited = visits::run(&mut clients, &visits, &bench.stop, &ProgressBar::hidden())?;
         if visited.failed > 0 {
             let why = visited.why.unwrap_or_default();
-            return Err(format!("{} honest peers did not get in: {why}", visited.failed).into());
+            return Err(format!("{} honest peers could not connect: {why}", visited.failed).into());
         }
         Ok(Self { clients, lobby, rate, newcomers })
     }
 
-    /// Has them talk for so long, while newcomers come in equal intervals.
+    /// Lets the peers send for this long, while new clients connect at equal intervals.
     ///
     /// # Errors
     ///
-    /// The clients' side fails.
+    /// Returns an error if the clients' side fails.
     pub fn serve(&mut self, bench: &Bench, duration: Duration) -> Result<While, Box<dyn Error>> {
         let talk = Talk {
             pace: Pace::Rate(f64::from(self.rate)),
@@ -97,7 +97,7 @@ impl Honest {
     }
 }
 
-/// Says what became of them, beside what becomes of them in quiet.
+/// Reports the results, compared with those without the attack.
 pub fn say(report: &mut Report, quiet: &While, busy: &While, what: &str) {
     for (percentile, name) in [(50.0, "p50"), (99.0, "p99")] {
         let value = busy.talked.latency.percentile(percentile);

@@ -1,21 +1,21 @@
-//! What the stress binaries share. Each binary is one scenario and a few pages; what it stands on is here:
+//! The parts that the stress binaries share. Each binary is one scenario in a few pages; everything else is here:
 //!
-//! | module | what |
+//! | module | content |
 //! |---|---|
-//! | [`options`] | what every scenario is told; target, progress, Ctrl-C and report of a run |
+//! | [`options`] | the options of every scenario; target, progress, Ctrl-C and report of a run |
 //! | [`target`] | the server: a running one, or this binary again in another role |
 //! | [`product`], [`bare`] | peeloff's servers, and loops without a framework to compare with |
-//! | [`client`] | up to 100,000 clients: few sockets on UDP and DTLS, epoll on TCP and TLS |
-//! | [`message`] | messages of which every byte is checked: loss, duplicates, corruption, cross-delivery |
-//! | [`latency`] | percentiles from intended times |
-//! | [`outside`] | a process by /proc: CPU, memory, threads, descriptors, wake-ups |
-//! | [`flood`], [`honest`] | who means no good, and who is to be served all the while |
-//! | [`floor`], [`memory`], [`secure`] | what OpenSSL takes in memory alone, measured where the server runs |
-//! | [`figures`] | the rows that several scenarios have |
-//! | [`report`] | table, JSON, HTML, and comparison with an older run |
+//! | [`client`] | up to 100,000 clients: a few sockets on UDP and DTLS, epoll on TCP and TLS |
+//! | [`message`] | messages whose every byte is checked: loss, duplicates, corruption, cross-delivery |
+//! | [`latency`] | percentiles, measured from the intended times |
+//! | [`outside`] | a process seen through /proc: CPU, memory, threads, descriptors, wake-ups |
+//! | [`flood`], [`honest`] | attackers, and honest clients that are served meanwhile |
+//! | [`floor`], [`memory`], [`secure`] | the cost of OpenSSL alone in memory, measured on the server's processor |
+//! | [`figures`] | the rows that several scenarios report |
+//! | [`report`] | table, JSON, HTML, and comparison with an earlier run |
 //!
-//! A figure of the product is a ratio: absolute ones wander with the machine, and its floor, measured in the same run
-//! on the same processor, wanders with them.
+//! A useful figure is a ratio. Absolute figures vary with the state of the machine, and a floor that is measured
+//! in the same run on the same processor varies with them.
 
 pub mod bare;
 pub mod client;

@@ -1,4 +1,5 @@
-//! Both ends of a session in one thread's memory: what OpenSSL alone takes, with no socket, thread or system call.
+//! Runs both ends of a session in one thread's memory, to measure what OpenSSL alone takes, with no socket,
+//! thread or system call.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -11,15 +12,15 @@ use openssl::ssl::{ErrorCode, HandshakeError, MidHandshakeSslStream, SslContext,
 
 use crate::secure::{self, LastSession, Suite};
 
-/// Steps after which a handshake is stuck; a full one takes six.
+/// The number of steps after which a handshake counts as stuck; a full handshake takes six.
 const STEPS: usize = 32;
 
-/// Messages between two looks at the clock, at least.
+/// The minimum number of messages between two looks at the clock.
 const BATCH: u32 = 64;
 
 type Packets = Rc<RefCell<VecDeque<Vec<u8>>>>;
 
-/// One end of the two queues. A write is a packet of its own, and a read gives one at most.
+/// One end of the two queues. Each write is one packet, and a read returns one packet at most.
 struct End {
     incoming: Packets,
     outgoing: Packets,
@@ -34,7 +35,7 @@ impl Read for End {
         let len = packet.len().min(buffer.len());
         buffer[..len].copy_from_slice(&packet[..len]);
         if len < packet.len() {
-            // Streams read a header first; OpenSSL reads datagrams whole.
+            // Streams read a header first; OpenSSL reads a datagram in one call.
             packet.drain(..len);
             incoming.push_front(packet);
         }
@@ -53,7 +54,7 @@ impl Write for End {
     }
 }
 
-/// A handshake of one side: not begun, under way, or done.
+/// The handshake of one side.
 enum Side {
     Begun(MidHandshakeSslStream<End>),
     Done(SslStream<End>),
@@ -77,15 +78,15 @@ impl Side {
     }
 }
 
-/// An open session, both ends of it.
+/// Both ends of an open session.
 pub struct Pair {
     client: SslStream<End>,
     server: SslStream<End>,
-    /// What the server's steps of the handshake took, the making of its SSL object included.
+    /// The time of the server's handshake steps, including the creation of its SSL object.
     pub server_time: Duration,
 }
 
-/// A session that is being opened.
+/// A session whose handshake is in progress.
 struct Opening {
     client: Side,
     server: Side,
@@ -94,7 +95,7 @@ struct Opening {
 }
 
 impl Opening {
-    /// One step of each side.
+    /// Runs one step of each side.
     fn step(self) -> Result<Result<Pair, Self>, Box<dyn Error>> {
         let client = self.client.step()?;
         let began = Instant::now();
@@ -102,7 +103,7 @@ impl Opening {
         let server_time = self.server_time + began.elapsed();
         Ok(match (client, server) {
             (Side::Done(mut client), Side::Done(server)) => {
-                // TLS 1.3 sends its tickets behind the handshake.
+                // TLS 1.3 sends its tickets after the handshake.
                 match client.ssl_read(&mut [0; 16]) {
                     Err(error) if error.code() == ErrorCode::WANT_READ => {}
                     other => return Err(format!("unexpected data in memory: {other:?}").into()),
@@ -126,21 +127,23 @@ pub struct Workbench {
 }
 
 impl Workbench {
-    /// For sessions of one kind; with `cookie` each full DTLS handshake has a HelloVerifyRequest.
+    /// Makes a workbench for sessions of one kind. With `cookie`, each full DTLS handshake has a
+    /// HelloVerifyRequest.
     ///
     /// # Errors
     ///
-    /// OpenSSL does not know the group.
+    /// Returns an error if OpenSSL does not know the group.
     pub fn new(suite: &Suite, cookie: bool) -> Result<Self, Box<dyn Error>> {
         let (client, last) = suite.client()?;
         Ok(Self { suite: suite.clone(), client, server: suite.server(cookie)?, last })
     }
 
-    /// Opens one session; `resumed` goes on with the one that the client got last.
+    /// Opens one session. With `resumed`, it resumes the last session that the client got.
     ///
     /// # Errors
     ///
-    /// The handshake fails, or the server did not resume what it was to resume.
+    /// Returns an error if the handshake fails, or if the server did not resume the session although `resumed` is
+    /// set.
     pub fn open(&self, resumed: bool) -> Result<Pair, Box<dyn Error>> {
         let mut opening = self.begin(resumed)?;
         for _ in 0..STEPS {
@@ -152,12 +155,13 @@ impl Workbench {
         Err("the handshake in memory is stuck".into())
     }
 
-    /// Opens `count` sessions, `together` of them at the same time, each in its turn, as a server with many clients does;
-    /// with `keep` they stay, else each is gone when it is open, which counts as well. The server's time of each.
+    /// Opens `count` sessions, `together` of them at the same time, in turns, as a server with many clients does.
+    /// With `keep` the sessions stay; otherwise each is freed once it is open, and the time to free it counts.
+    /// Returns the server's time for each session.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
+    /// The same as those of [`open`](Self::open).
     pub fn open_many(
         &self,
         resumed: bool,
@@ -190,7 +194,7 @@ impl Workbench {
         Ok(times)
     }
 
-    /// Up to the client's hello.
+    /// Starts a session up to the client's hello.
     fn begin(&self, resumed: bool) -> Result<Opening, Box<dyn Error>> {
         let (up, down) = (Packets::default(), Packets::default());
         let mut ssl = secure::ssl(&self.client, self.suite.dtls)?;
@@ -211,33 +215,33 @@ impl Workbench {
     }
 }
 
-/// The first datagram of a client: its ClientHello, without a cookie.
+/// Returns the first datagram of a client: its ClientHello without a cookie.
 ///
 /// # Errors
 ///
-/// OpenSSL does not know the group, or says nothing.
+/// Returns an error if OpenSSL does not know the group, or writes nothing.
 pub fn client_hello(suite: &Suite) -> Result<Vec<u8>, Box<dyn Error>> {
     let (context, _) = suite.client()?;
     let up = Packets::default();
     let end = End { incoming: Packets::default(), outgoing: Rc::clone(&up) };
     Side::of(secure::ssl(&context, suite.dtls)?.connect(end))?;
     let hello = up.borrow_mut().pop_front();
-    hello.ok_or_else(|| "OpenSSL said nothing".into())
+    hello.ok_or_else(|| "OpenSSL wrote no hello".into())
 }
 
 impl Pair {
-    /// Lets go of the client's end.
+    /// Frees the client's end.
     pub fn into_server(self) -> impl Sized {
         self.server
     }
 }
 
-/// What servers take to decrypt a message of so many bytes and encrypt the answer: the mean of a batch that goes round
-/// all sessions.
+/// Measures the time that servers take to decrypt a message of this size and to encrypt the answer: the mean over
+/// a batch that visits all sessions in turn.
 ///
 /// # Errors
 ///
-/// OpenSSL fails, or a message is not what it was.
+/// Returns an error if OpenSSL fails, or if a message has changed.
 pub fn echo_in_each(pairs: &mut [Pair], payload: usize) -> Result<Duration, Box<dyn Error>> {
     let message = vec![0xA5; payload];
     let mut buffer = vec![0; payload + 1];
@@ -266,11 +270,12 @@ pub fn echo_in_each(pairs: &mut [Pair], payload: usize) -> Result<Duration, Box<
     Ok(took)
 }
 
-/// What servers take to encrypt a message of so many bytes in one session after the other: the mean.
+/// Measures the time that servers take to encrypt a message of this size, in one session after the other: the
+/// mean.
 ///
 /// # Errors
 ///
-/// OpenSSL fails.
+/// Returns an error if OpenSSL fails.
 pub fn encrypt_in_each(pairs: &mut [Pair], payload: usize) -> Result<Duration, Box<dyn Error>> {
     let message = vec![0xA5; payload];
     let began = Instant::now();

@@ -1,19 +1,18 @@
-//! What the clients say: messages in which every byte is known beforehand, so that what comes back can be
-//! checked to the last one.
+//! Makes the clients' messages. Every byte is known in advance, so the echo can be checked to the last byte.
 //!
-//! A message begins with the client's number and the message's sequence number (8 bytes each, little endian);
-//! the rest follows from these two.
+//! A message begins with the client's number and the message's sequence number (8 bytes each, little endian).
+//! These two determine the rest.
 
 use std::collections::VecDeque;
 
 /// The shortest message, in bytes.
 pub const SHORTEST: usize = 16;
 
-/// Fills `message` with what the client with this number says as its message `sequence`.
+/// Fills `message` with the content of the client's message number `sequence`.
 ///
 /// # Panics
 ///
-/// Where there is no room for [`SHORTEST`] bytes.
+/// Panics if `message` is shorter than [`SHORTEST`] bytes.
 pub fn fill(message: &mut [u8], client: u64, sequence: u64) {
     message[..8].copy_from_slice(&client.to_le_bytes());
     message[8..16].copy_from_slice(&sequence.to_le_bytes());
@@ -22,18 +21,18 @@ pub fn fill(message: &mut [u8], client: u64, sequence: u64) {
     }
 }
 
-/// What a message that came back turned out to be.
+/// The result of checking a message that came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checked {
-    /// As it was sent, with this sequence number.
+    /// The message is as it was sent, with this sequence number.
     Right(u64),
-    /// Whole, but another client's.
+    /// The message is complete but belongs to another client.
     Foreign,
-    /// Not what anybody said.
+    /// No client has sent this message.
     Corrupt,
 }
 
-/// What follows the two numbers, in pieces of 8 bytes.
+/// Returns the content after the two numbers, in pieces of 8 bytes.
 fn pieces(client: u64, sequence: u64) -> impl Iterator<Item = [u8; 8]> {
     let state = client.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ sequence.wrapping_add(0x2545_F491_4F6C_DD1D);
     std::iter::successors(Some(state), |state| {
@@ -43,12 +42,12 @@ fn pieces(client: u64, sequence: u64) -> impl Iterator<Item = [u8; 8]> {
     .map(u64::to_le_bytes)
 }
 
-/// The number of the client that says this message.
+/// Returns the number of the client that sent this message.
 pub fn speaker(message: &[u8]) -> Option<u64> {
     message.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
-/// Checks every byte of an answer that came to this client, where messages have `len` bytes.
+/// Checks every byte of an answer that arrived at this client, whose messages have `len` bytes.
 pub fn check(answer: &[u8], client: u64, len: usize) -> Checked {
     let Some((head, rest)) = answer.split_first_chunk::<SHORTEST>().filter(|_| answer.len() == len) else {
         return Checked::Corrupt;
@@ -63,25 +62,25 @@ pub fn check(answer: &[u8], client: u64, len: usize) -> Checked {
     }
 }
 
-/// What became of messages.
+/// Counts of messages by their result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Sent.
+    /// Messages that were sent.
     pub sent: u64,
-    /// Came back as they went.
+    /// Messages that came back unchanged.
     pub echoes: u64,
-    /// Did not come back in time.
+    /// Messages that did not come back in time.
     pub lost: u64,
-    /// Came back once more.
+    /// Messages that came back more than once.
     pub duplicates: u64,
-    /// Came back changed.
+    /// Messages that came back changed.
     pub corrupt: u64,
-    /// Came back to somebody else.
+    /// Messages that came back to another client.
     pub cross: u64,
 }
 
 impl Tally {
-    /// The sum of both.
+    /// Returns the sum of both.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
@@ -95,25 +94,25 @@ impl Tally {
     }
 }
 
-/// The messages of one client that are under way, each with what its sender wants to remember.
+/// The messages of one client that are in flight, each with a value that its sender wants to keep.
 #[derive(Debug)]
 pub struct Ledger<T> {
     client: u64,
     len: usize,
     next: u64,
-    /// By their sequence numbers, in order.
+    /// The messages by their sequence numbers, in order.
     under_way: VecDeque<(u64, T)>,
-    /// What became of them so far.
+    /// The results so far.
     pub tally: Tally,
 }
 
 impl<T> Ledger<T> {
-    /// Of a client with this number, whose messages have `len` bytes ([`SHORTEST`] at least).
+    /// Makes the ledger of the client with this number, whose messages have `len` bytes (at least [`SHORTEST`]).
     pub fn new(client: u64, len: usize) -> Self {
         Self { client, len: len.max(SHORTEST), next: 0, under_way: VecDeque::new(), tally: Tally::default() }
     }
 
-    /// Puts the next message into `message`, which gets its length, and counts it as sent.
+    /// Writes the next message into `message`, which it resizes, and counts it as sent.
     pub fn next(&mut self, message: &mut Vec<u8>, remember: T) {
         message.resize(self.len, 0);
         fill(message, self.client, self.next);
@@ -122,8 +121,7 @@ impl<T> Ledger<T> {
         self.tally.sent += 1;
     }
 
-    /// Checks and counts what came; gives what was remembered of the message, where it is one that was
-    /// under way.
+    /// Checks and counts an answer. Returns the value kept with the message if the message was in flight.
     pub fn came(&mut self, answer: &[u8]) -> Option<T> {
         match check(answer, self.client, self.len) {
             Checked::Right(sequence) => match self.take(sequence) {
@@ -131,7 +129,7 @@ impl<T> Ledger<T> {
                     self.tally.echoes += 1;
                     Some(remembered)
                 }
-                // Given up for lost before, or sent twice on the way back.
+                // The message was counted as lost before, or its echo was duplicated on the way back.
                 None if sequence < self.next => {
                     self.tally.duplicates += 1;
                     None
@@ -157,12 +155,12 @@ impl<T> Ledger<T> {
         self.under_way.remove(at).map(|(_, remembered)| remembered)
     }
 
-    /// How many are under way.
+    /// Returns the number of messages in flight.
     pub fn under_way(&self) -> usize {
         self.under_way.len()
     }
 
-    /// Counts those as lost for which `overdue` says so.
+    /// Counts the messages as lost for which `overdue` returns true, and returns their number.
     pub fn give_up(&mut self, overdue: impl Fn(&T) -> bool) -> usize {
         let before = self.under_way.len();
         self.under_way.retain(|(_, remembered)| !overdue(remembered));

@@ -1,5 +1,4 @@
-//! What all stress binaries are told on the command line, and the frame of every run: target, progress, Ctrl-C,
-//! report.
+//! The options that all stress binaries share, and the frame of every run: target, progress, Ctrl-C and report.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -18,16 +17,16 @@ use crate::secure::{Auth, Suite};
 pub use crate::stop::Stop;
 use crate::target::{self, How, Role, Target};
 
-/// What every scenario is told.
+/// The options of every scenario.
 #[derive(Args, Clone, Debug)]
 pub struct Common {
-    /// The server to measure, such as dtls://127.0.0.1:4433; without it one is started.
+    /// Measure this running server, such as dtls://127.0.0.1:4433; without it, the program starts one.
     #[arg(long, value_name = "URL", help_heading = "Target")]
     pub target: Option<Address>,
-    /// The process of that server, for its CPU and memory.
+    /// Process ID of that server, to read its CPU time and memory.
     #[arg(long, requires = "target", value_name = "PID", help_heading = "Target")]
     pub pid: Option<u32>,
-    /// The protocol of the server that is started: udp, dtls, tcp, tls, sctp, sctp+tls or sctp+dtls.
+    /// Protocol of the server that is started: udp, dtls, tcp, tls, sctp, sctp+tls or sctp+dtls.
     #[arg(
         long,
         default_value = "dtls",
@@ -36,44 +35,44 @@ pub struct Common {
         help_heading = "Target"
     )]
     pub scheme: Scheme,
-    /// The processor of the server that is started, and of the floors (taskset(1)).
+    /// Processor of the server that is started, and of the floors (taskset(1)).
     #[arg(long, value_name = "CPU", help_heading = "Target")]
     pub pin: Option<usize>,
-    /// How server and clients know each other.
+    /// How server and clients authenticate each other.
     #[arg(long, value_enum, default_value_t, help_heading = "Target")]
     pub auth: Auth,
     /// What runs the handlers of the server that is started.
     #[arg(long, value_enum, default_value_t, conflicts_with = "target", help_heading = "Target")]
     pub serve: Serve,
-    /// Which sockets its peers have on UDP and DTLS. Without it each has its own under --serve threads, and all share those of the
-    /// listener under --serve loops.
+    /// Which sockets the peers of that server have on UDP and DTLS. Without it, each peer has its own under
+    /// --serve threads, and all share those of the listener under --serve loops.
     #[arg(long, value_enum, conflicts_with = "target", help_heading = "Target")]
     pub sockets: Option<Sockets>,
-    /// The group of the key exchange, in OpenSSL's words.
+    /// Group of the key exchange, in OpenSSL's spelling.
     #[arg(long, default_value = "P-256", value_name = "GROUP", help_heading = "Target")]
     pub group: String,
-    /// Threads of the clients' side.
+    /// Number of threads for the clients.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "Clients")]
     pub client_threads: u16,
-    /// How long an answer may take before it is lost.
+    /// How long an answer may take before it counts as lost.
     #[arg(long, default_value = "2s", value_name = "TIME", value_parser = humantime::parse_duration, help_heading = "Clients")]
     pub answer: Duration,
-    /// How long a connection may take to be made.
+    /// How long connecting may take.
     #[arg(long, default_value = "15s", value_name = "TIME", value_parser = humantime::parse_duration, help_heading = "Clients")]
     pub patience: Duration,
-    /// Measures what the machine could do at best too, and says the ratio.
+    /// Measure the best that the machine can do too, and report the ratio.
     #[arg(long, help_heading = "Report")]
     pub floor: bool,
-    /// Writes the report as JSON; - is standard output.
+    /// Write the report as JSON to this file; - is standard output.
     #[arg(long, value_name = "FILE", help_heading = "Report")]
     pub json: Option<PathBuf>,
-    /// Writes the report as one HTML page.
+    /// Write the report as one HTML page to this file.
     #[arg(long, value_name = "FILE", help_heading = "Report")]
     pub html: Option<PathBuf>,
-    /// Says what changed since the run that wrote this JSON.
+    /// Report what has changed since the run that wrote this JSON file.
     #[arg(long, value_name = "OLD.json", help_heading = "Report")]
     pub compare: Option<PathBuf>,
-    /// Shows no progress.
+    /// Show no progress.
     #[arg(long, short, help_heading = "Report")]
     pub quiet: bool,
 }
@@ -85,48 +84,47 @@ impl From<&Common> for How {
     }
 }
 
-/// A scenario: its own options, what they are called in the report, and how it runs.
+/// A scenario: its own options, their names in the report, and how it runs.
 pub trait Scenario: Parser {
     /// The name of the binary.
     const NAME: &'static str;
 
-    /// What all scenarios are told.
+    /// Returns the options that all scenarios share.
     fn common(&self) -> &Common;
 
-    /// The server that is started where no target is given.
+    /// Returns the role of the server to start if no target is given.
     fn role(&self) -> Role {
         Role::Echo
     }
 
-    /// What is wrong with a server of which this was reported; then the binary ends with 1. Bytes that came back wrong are
-    /// always wrong.
+    /// Returns what is wrong with a server that has this report; the binary then exits with code 1. Bytes that
+    /// came back changed are an error in every scenario.
     fn objection(&self, _report: &Report) -> Option<String> {
         None
     }
 
-    /// Runs, and puts into the report what came of it.
+    /// Runs the scenario and adds its results to the report.
     ///
     /// # Errors
     ///
-    /// One sentence: there is nothing to report.
+    /// Returns an error, whose text is one sentence, if there is nothing to report.
     fn run(&self, bench: &mut Bench) -> Result<(), Box<dyn Error>>;
 }
 
-/// What a scenario works with.
+/// The environment of a scenario.
 pub struct Bench {
-    /// What it was told.
+    /// The options.
     pub common: Common,
     /// The server.
     pub target: Target,
-    /// Where the figures go.
+    /// The report that the figures go to.
     pub report: Report,
-    /// Whether to end early.
+    /// Whether the user wants to end the run.
     pub stop: Stop,
 }
 
-/// A stress binary's whole `main`. Ends with 0; with 1 where bytes came back wrong, or the scenario
-/// objects to what it saw; with 2 and one sentence where
-/// nothing could be measured.
+/// Runs a stress binary. The exit code is 0 on success, 1 if bytes came back changed or the scenario objects to
+/// the results, and 2, with one sentence, if nothing could be measured.
 pub fn main<S: Scenario>() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let outcome = match target::be_another(&arguments) {
@@ -145,11 +143,11 @@ pub fn main<S: Scenario>() -> ExitCode {
 
 fn perform<S: Scenario>(scenario: &S) -> Result<bool, Box<dyn Error>> {
     let common = scenario.common().clone();
-    // A file that cannot be read or written is said before the measuring, not after it.
+    // Report a file that cannot be read or written before the measurement, not after it.
     let older = common.compare.as_deref().map(Report::read).transpose()?;
     [&common.json, &common.html].into_iter().flatten().try_for_each(|path| report::check_folder(path))?;
     peeloff::raise_fd_limit()?;
-    // A loop keeps its thread of rayon's for as long as it runs, and two scenarios have two more of them.
+    // A loop occupies its thread of rayon's for as long as it runs, and two scenarios have two more loops.
     let threads = usize::from(common.client_threads) + 2;
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let stop = Stop::on_signals()?;
@@ -179,7 +177,7 @@ fn perform<S: Scenario>(scenario: &S) -> Result<bool, Box<dyn Error>> {
         report.option("group", &common.group);
     }
     let pin = common.pin.map_or("none".to_owned(), |cpu| cpu.to_string());
-    // A server that runs already was pinned by whoever started it.
+    // The user has pinned a server that was running already.
     let pinned = if common.target.is_some() { "floors' processor" } else { "server's processor" };
     report.option(pinned, pin);
     report.option("client threads", common.client_threads);
@@ -214,12 +212,12 @@ fn perform<S: Scenario>(scenario: &S) -> Result<bool, Box<dyn Error>> {
 }
 
 impl Bench {
-    /// The protocol that is spoken.
+    /// Returns the scheme of the target.
     pub fn scheme(&self) -> Scheme {
         self.target.address.scheme
     }
 
-    /// What handshakes agree on, where there are any.
+    /// Returns the parameters of handshakes, if there are handshakes.
     pub fn suite(&self) -> Option<Suite> {
         let scheme = self.scheme();
         scheme.is_secure().then(|| Suite {
@@ -229,26 +227,27 @@ impl Bench {
         })
     }
 
-    /// How clients get to the target.
+    /// Returns a dialer for clients of the target.
     ///
     /// # Errors
     ///
-    /// One sentence: this scenario cannot speak that protocol, or OpenSSL does not know the group.
+    /// Returns an error, whose text is one sentence, if this scenario does not support the protocol, or if
+    /// OpenSSL does not know the group.
     pub fn dialer(&self) -> Result<Dialer, Box<dyn Error>> {
         Dialer::new(self.scheme(), self.target.socket, self.suite())
     }
 
-    /// Room for clients of the target.
+    /// Makes room for clients of the target.
     ///
     /// # Errors
     ///
-    /// As [`dialer`](Self::dialer), or no descriptor is left.
+    /// The same as those of [`dialer`](Self::dialer), or an error if no descriptor is left.
     pub fn clients(&self) -> Result<Clients, Box<dyn Error>> {
         Ok(self.dialer()?.clients(self.threads())?)
     }
 
-    /// So many clients that come as fast as they can, 64 at once, and stay. On plain UDP each has to say something first: a
-    /// peer is one by that.
+    /// Describes this many clients that connect as fast as they can, 64 at a time, and stay. On plain UDP each
+    /// sends a message first, because the server learns of it only by that.
     pub fn visits(&self, count: usize) -> Visits {
         Visits {
             messages: u32::from(self.suite().is_none() && !self.scheme().is_stream()),
@@ -258,7 +257,7 @@ impl Bench {
         }
     }
 
-    /// A bar for so many things to do; `0` where only the time counts.
+    /// Makes a progress bar for this many items, or without a length if `count` is 0.
     pub fn progress(&self, what: &'static str, count: u64) -> ProgressBar {
         if self.common.quiet {
             return ProgressBar::hidden();
@@ -268,7 +267,7 @@ impl Bench {
             0 => "{msg} {spinner} {elapsed} · {human_pos} done, {per_sec}",
             _ => "{msg} {wide_bar} {human_pos} of {human_len}, {per_sec}, {elapsed}",
         };
-        // A template that does not parse is as good as the default one.
+        // If the template does not parse, the default one is used.
         bar.with_style(
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
         )
@@ -277,12 +276,13 @@ impl Bench {
 }
 
 impl Bench {
-    /// Has one client come and say something, so that what is paid once is not counted, and whoever is not there
+    /// Connects one client that exchanges a message, so that one-time costs are not measured and a missing server
     /// is noticed.
     ///
     /// # Errors
     ///
-    /// One sentence that names the target: nobody answers, or not with what was said.
+    /// Returns an error, whose text is one sentence with the target, if no server answers or if the answer
+    /// differs from the message.
     pub fn probe(&self) -> Result<(), Box<dyn Error>> {
         let patience = self.common.patience.min(Duration::from_secs(5));
         let one = Visits { messages: 1, stay: false, patience, ..self.visits(1) };
@@ -295,11 +295,11 @@ impl Bench {
                 Err(format!("{address} cannot be measured: {why}; check --target, --auth and --group").into())
             }
             _ if tally.corrupt + tally.cross > 0 => Err(format!(
-                "{address} answers something else than what was said; it has to be an echo server"
+                "{address} answered with another message than it was sent; it must be an echo server"
             )
             .into()),
             _ if tally.echoes == 0 && !self.stop.wanted() => Err(format!(
-                "{address} did not echo a message within {:?}; check --target, it has to be an echo server",
+                "{address} did not echo a message within {:?}; check --target, it must be an echo server",
                 self.common.answer
             )
             .into()),
@@ -307,7 +307,7 @@ impl Bench {
         }
     }
 
-    /// Threads of the clients' side.
+    /// Returns the number of threads for the clients.
     pub fn threads(&self) -> usize {
         usize::from(self.common.client_threads)
     }

@@ -1,13 +1,13 @@
-//! A process as seen from outside, through /proc ([proc(5)](https://man7.org/linux/man-pages/man5/proc.5.html)).
+//! Observes a process through /proc ([proc(5)](https://man7.org/linux/man-pages/man5/proc.5.html)).
 
 use std::fs;
 use std::io;
 use std::time::Duration;
 
-/// What a process has used, and what it holds.
+/// What a process has used and what it holds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
-    /// User and system time of all its threads, those that ended included.
+    /// User and system time of all its threads, including threads that have ended.
     pub cpu: Duration,
     /// Resident memory, in KiB.
     pub rss_kib: u64,
@@ -15,36 +15,36 @@ pub struct Usage {
     pub threads: u64,
     /// Open descriptors.
     pub fds: u64,
-    /// Times that its live threads gave the processor away to wait, and came back.
+    /// How many times its current threads have blocked and woken up.
     pub wake_ups: u64,
-    /// What the kernel holds for everybody, in KiB: kernel stacks and slabs. A difference of two
-    /// readings is the process's where nothing else changes on the machine.
+    /// Memory of the kernel for the whole machine, in KiB: kernel stacks and slabs. The difference of two
+    /// readings belongs to the process if nothing else changes on the machine.
     pub kernel_stack_kib: u64,
-    /// As above.
+    /// Slabs of the whole machine, in KiB.
     pub slab_kib: u64,
-    /// What is left for everybody, in KiB.
+    /// Available memory of the machine, in KiB.
     pub available_kib: u64,
 }
 
 impl Usage {
-    /// Reads the numbers of a process.
+    /// Reads the figures of a process.
     ///
     /// # Errors
     ///
-    /// The process does not exist, or /proc says something unexpected.
+    /// Returns an error if the process does not exist, or if /proc has unexpected content.
     pub fn of(pid: u32) -> io::Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The second field is the name in parentheses, which may hold spaces.
+        // The second field is the name in parentheses, which can contain spaces.
         let fields: Vec<&str> =
             stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
         let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
-        // Fields 14 and 15 of the file, counted from the third here; in hundredths of a second.
+        // Fields 14 and 15 of the file, counted from the third one here, in hundredths of a second.
         let cpu = Duration::from_millis((ticks(11) + ticks(12)) * 10);
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let memory = fs::read_to_string("/proc/meminfo")?;
         let (exact, wake_ups) = threads(pid)?;
         Ok(Self {
-            // Where threads have ended their sum is too little, and the ticks say more.
+            // If threads have ended, their time is missing in the exact sum, and the ticks are larger.
             cpu: exact.max(cpu),
             rss_kib: resident(pid).unwrap_or_else(|| number_of(&status, "VmRSS:")),
             threads: number_of(&status, "Threads:"),
@@ -56,16 +56,16 @@ impl Usage {
         })
     }
 
-    /// Reads those of this process.
+    /// Reads the figures of this process.
     ///
     /// # Errors
     ///
-    /// /proc says something unexpected.
+    /// Returns an error if /proc has unexpected content.
     pub fn own() -> io::Result<Self> {
         Self::of(std::process::id())
     }
 
-    /// What was used since `before`, and what has come to be held since; what has become less is 0.
+    /// Returns what was used since `before`, and by how much the held resources have grown; a decrease is 0.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         Self {
@@ -81,8 +81,8 @@ impl Usage {
     }
 }
 
-/// CPU time in nanoseconds rather than ticks, and voluntary switches, each the sum over the live threads. A thread
-/// may end while they are read.
+/// Returns the CPU time in nanoseconds, which is finer than ticks, and the voluntary context switches: the sums
+/// over the current threads. A thread may end during the reading.
 fn threads(pid: u32) -> io::Result<(Duration, u64)> {
     let (mut nanoseconds, mut switches) = (0, 0);
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -96,8 +96,8 @@ fn threads(pid: u32) -> io::Result<(Duration, u64)> {
     Ok((Duration::from_nanos(nanoseconds), switches))
 }
 
-/// Resident memory as the page tables have it. Older kernels count it thread by thread, and leave out what a
-/// thread has not handed in yet: most of what a thread has that does little.
+/// Returns the resident memory according to the page tables. Older kernels count it per thread and leave out what
+/// a thread has not added to the process's total yet, which is most of the memory of a thread that does little.
 fn resident(pid: u32) -> Option<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     Some(number_of(&rollup, "Rss:")).filter(|kib| *kib > 0)
@@ -108,7 +108,8 @@ fn number_of(text: &str, label: &str) -> u64 {
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
-/// How many datagrams the kernel dropped because the sockets of these UDP ports were full (the last column of /proc/net/udp).
+/// Returns how many datagrams the kernel dropped because the sockets of these UDP ports were full (the last
+/// column of /proc/net/udp).
 pub fn dropped(ports: &[u16]) -> u64 {
     let of_line = |line: &str| -> Option<u64> {
         let mut fields = line.split_whitespace();

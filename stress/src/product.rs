@@ -1,4 +1,4 @@
-//! peeloff's own servers, as the scenarios want them: each as a handler with a thread for each peer, and as callbacks on event
+//! Runs peeloff's servers for the scenarios: each as a handler with a thread per peer, and as callbacks on event
 //! loops.
 
 use std::error::Error;
@@ -16,16 +16,16 @@ use crate::message;
 use crate::role::{Role, Serve, Serving, Sockets, until_stdin_ends};
 use crate::secure::{Auth, PSK, PSK_IDENTITY};
 
-/// Of these peers one sleeps, where a server has sleepers.
+/// On a server with sleepers, the handler sleeps for one of this many peers.
 pub const SLEEPER_OF: u64 = 16;
-/// So long for each message.
+/// How long the handler sleeps for each message.
 pub const SLEEP: Duration = Duration::from_millis(50);
 
-/// Is such a server, until standard input ends.
+/// Runs such a server until standard input ends.
 ///
 /// # Errors
 ///
-/// The server cannot be started.
+/// Returns an error if the server cannot be started.
 pub fn serve(role: Role, serving: &Serving) -> Result<(), Box<dyn Error>> {
     let builder = builder(serving)?;
     let server = match (role, serving.serve) {
@@ -69,7 +69,7 @@ fn credentials(serving: &Serving) -> Result<Credentials, Box<dyn Error>> {
     })
 }
 
-/// What a handler does before it answers a message.
+/// Returns what a handler does before it answers a message.
 fn nap_of(role: Role) -> fn(&[u8]) {
     match role {
         Role::Sleepers => |message| {
@@ -90,7 +90,7 @@ fn echo(peer: &mut Peer, nap: fn(&[u8])) -> Result<(), peeloff::Error> {
     Ok(())
 }
 
-/// The same as callbacks.
+/// The echo as callbacks.
 struct Echo {
     nap: fn(&[u8]),
 }
@@ -109,7 +109,7 @@ impl PeerEvents for Echo {
     }
 }
 
-/// Passes what one peer says on to all others.
+/// Starts a server that forwards one peer's messages to all others.
 fn fan_out(builder: ServerBuilder, serve: Serve) -> Result<Server, Box<dyn Error>> {
     let fan_out = FanOut::default();
     let handle = Arc::clone(&fan_out.handle);
@@ -133,7 +133,7 @@ struct FanOut {
     arrivals: AtomicUsize,
 }
 
-/// Those that a peer's messages go to, and how many had arrived then.
+/// The peers that a peer's messages go to, and how many peers had connected at that time.
 type Others = (Vec<Sender>, usize);
 
 impl FanOut {
@@ -142,8 +142,8 @@ impl FanOut {
         (Vec::new(), 0)
     }
 
-    /// Each receiver costs what encrypting and sending cost on this thread; nobody else is woken. Who is there is asked
-    /// again only when somebody came.
+    /// Sends a message to all other peers. Encrypting and sending for all receivers happens on this thread, and
+    /// no other thread wakes up. The list of peers is read again only after a new peer has connected.
     fn pass_on(&self, (others, known): &mut Others, speaker: peeloff::AssociationId, message: &[u8]) {
         let message: Arc<[u8]> = message.into();
         let arrived = self.arrivals.load(Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! What a process of a stress binary is, and what it has to know for that.
+//! The roles in which a stress binary can run, and the parameters of each.
 
 use std::error::Error;
 use std::io;
@@ -10,27 +10,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::secure::Auth;
 
-/// The argument behind which a role stands.
+/// The argument before the name of a role.
 pub(crate) const BE: &str = "--be";
 
-/// What a stress binary can be instead of itself.
+/// A role in which a stress binary runs instead of as a scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// peeloff's echo server.
+    /// Runs peeloff's echo server.
     Echo,
-    /// The same, where every sixteenth peer's handler sleeps 50 ms for each message.
+    /// Runs the echo server with a handler that sleeps 50 ms for each message of every sixteenth peer.
     Sleepers,
-    /// A peeloff server that passes what one peer says on to all others.
+    /// Runs a peeloff server that forwards one peer's messages to all others.
     FanOut,
-    /// A loop without a framework: a blocking thread for each peer.
+    /// Runs a loop without a framework: a blocking thread for each peer.
     BareThreads,
-    /// A loop without a framework: one thread for all peers, by epoll.
+    /// Runs a loop without a framework: one thread with epoll for all peers.
     BareEpoll,
-    /// A loop without a framework: one socket for all peers, read and answered in batches.
+    /// Runs a loop without a framework: one socket for all peers, which it reads and answers in batches.
     BareBatches,
-    /// The same on DTLS, where what is read is decrypted and encrypted again by OpenSSL's ciphers.
+    /// Runs the same on DTLS, and decrypts and encrypts with OpenSSL's ciphers.
     BareEvp,
-    /// A loop without a framework: one thread that passes what one peer says on to all others.
+    /// Runs a loop without a framework: one thread that forwards one peer's messages to all others.
     BareFanOut,
     /// Answers a question about a floor.
     Floor,
@@ -53,11 +53,11 @@ impl Role {
         Self::ALL.iter().find(|(role, _)| *role == self).map_or("", |(_, name)| name)
     }
 
-    /// The command that starts a process in this role.
+    /// Returns the command that starts a process in this role.
     ///
     /// # Errors
     ///
-    /// This program's own file is not to be found.
+    /// Returns an error if the path of this program cannot be determined.
     pub fn command(self, knows: &str, pin: Option<usize>) -> io::Result<Command> {
         let program = std::env::current_exe()?;
         let mut command = match pin {
@@ -68,13 +68,13 @@ impl Role {
             }
             None => Command::new(program),
         };
-        // Ctrl-C is for the one that writes the report.
+        // Ctrl-C must reach only the process that writes the report.
         command.args([BE, self.name(), knows]).process_group(0);
         Ok(command)
     }
 }
 
-/// What runs the handlers of a server of peeloff's.
+/// What runs the handlers of a peeloff server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Serve {
@@ -85,32 +85,32 @@ pub enum Serve {
     Loops,
 }
 
-/// Which sockets the peers of a server of peeloff's have on UDP and DTLS.
+/// Which sockets the peers of a peeloff server have on UDP and DTLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sockets {
-    /// Each has one of its own.
+    /// Each peer has a socket of its own.
     PerPeer,
-    /// All share those of the listener.
+    /// All peers share the sockets of the listener.
     Shared,
 }
 
-/// What a server has to know.
+/// The parameters of a server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Serving {
-    /// Where it listens, as a URL.
+    /// The URL to listen at.
     pub listen: String,
-    /// How it and its clients know each other.
+    /// How the server and its clients authenticate each other.
     pub auth: Auth,
-    /// What runs the handler, where it is a server of peeloff's.
+    /// What runs the handlers, if it is a peeloff server.
     pub serve: Serve,
-    /// Which sockets its peers have on UDP and DTLS; the server's own choice where that is left out.
+    /// Which sockets its peers have on UDP and DTLS; without it, the server's default applies.
     pub sockets: Option<Sockets>,
-    /// The certificate that clients may show, in PEM.
+    /// The certificate that clients may present, in PEM.
     pub trusted: String,
 }
 
-/// Waits until whoever started this process is gone, or wants it to be.
+/// Waits until the parent process ends or closes the pipe.
 pub(crate) fn until_stdin_ends() -> Result<(), Box<dyn Error>> {
     io::copy(&mut io::stdin(), &mut io::sink())?;
     Ok(())

@@ -1,5 +1,5 @@
-//! Both sides' OpenSSL contexts as the stress binaries want them: one key exchange, one cipher, so that a server
-//! and its floor do the same work.
+//! Makes OpenSSL contexts for both sides. They allow one key exchange and one cipher, so that a server and its
+//! floor do the same work.
 
 use std::sync::{Arc, LazyLock, Mutex};
 
@@ -14,30 +14,30 @@ use peeloff::test_support;
 use peeloff_certificates::Certificate;
 use serde::{Deserialize, Serialize};
 
-/// The key that both sides of a PSK handshake know.
+/// The pre-shared key of both sides.
 pub const PSK: [u8; 16] = *b"stress-stress-st";
-/// Its name.
+/// The identity of the pre-shared key.
 pub const PSK_IDENTITY: &[u8] = b"stress";
-/// What a cookie of the memory-only server looks like; its length is that of peeloff's.
+/// The cookie of the server in memory. It is as long as peeloff's cookies.
 const COOKIE: [u8; 32] = [0x5A; 32];
-/// Handshake datagrams, in bytes.
+/// The size of handshake datagrams, in bytes.
 const MTU: u32 = 1400;
 
-/// How the two sides know each other.
+/// How the two sides authenticate each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Auth {
     /// The server has an ECDSA certificate.
     #[default]
     Certificate,
-    /// Both have one.
+    /// Both sides have a certificate.
     Mutual,
-    /// They share a key (RFC 4279).
+    /// Both sides have a pre-shared key (RFC 4279).
     Psk,
 }
 
 impl Auth {
-    /// As on the command line.
+    /// Returns the value as on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Certificate => "certificate",
@@ -47,26 +47,27 @@ impl Auth {
     }
 }
 
-/// What is agreed on in a handshake.
+/// The parameters of a handshake.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Suite {
-    /// DTLS 1.2, or TLS 1.3.
+    /// Whether it is DTLS 1.2; otherwise it is TLS 1.3.
     pub dtls: bool,
-    /// Who shows what.
+    /// How the sides authenticate.
     pub auth: Auth,
-    /// The group of the key exchange, in OpenSSL's words.
+    /// The group of the key exchange, in OpenSSL's spelling.
     pub group: String,
 }
 
-/// The last session that a client's context got.
+/// The last session that a client's context received.
 pub type LastSession = Arc<Mutex<Option<SslSession>>>;
 
 impl Suite {
-    /// The client's context, which takes any certificate, and where it puts the sessions it gets.
+    /// Returns the client's context, which accepts any certificate, and the place where it stores the sessions
+    /// that it receives.
     ///
     /// # Errors
     ///
-    /// OpenSSL does not know the group.
+    /// Returns an error if OpenSSL does not know the group.
     pub fn client(&self) -> Result<(SslContext, LastSession), ErrorStack> {
         let method = if self.dtls { SslMethod::dtls_client() } else { SslMethod::tls_client() };
         let mut context = self.common(method)?;
@@ -96,12 +97,12 @@ impl Suite {
         Ok((context.build(), last))
     }
 
-    /// The server's context, for handshakes in memory. With `cookie` a DTLS one asks each client for a cookie
-    /// first.
+    /// Returns the server's context for handshakes in memory. With `cookie`, a DTLS server requests a cookie from
+    /// each client first.
     ///
     /// # Errors
     ///
-    /// OpenSSL does not know the group.
+    /// Returns an error if OpenSSL does not know the group.
     pub fn server(&self, cookie: bool) -> Result<SslContext, ErrorStack> {
         let method = if self.dtls { SslMethod::dtls_server() } else { SslMethod::tls_server() };
         let mut context = self.common(method)?;
@@ -150,11 +151,11 @@ impl Suite {
     }
 }
 
-/// An SSL object of a context, with datagrams of a size that fits most paths.
+/// Makes an SSL object of a context, with datagrams of a size that fits most paths.
 ///
 /// # Errors
 ///
-/// Out of memory.
+/// Returns an error if there is no memory.
 pub fn ssl(context: &SslContext, dtls: bool) -> Result<Ssl, ErrorStack> {
     let mut ssl = Ssl::new(context)?;
     if dtls {
@@ -163,10 +164,10 @@ pub fn ssl(context: &SslContext, dtls: bool) -> Result<Ssl, ErrorStack> {
     Ok(ssl)
 }
 
-/// Has a client's SSL offer to go on with a session: with a copy, because OpenSSL spoils the session of whoever ends
-/// without close_notify.
+/// Makes a client offer to resume a session. Offers a copy, because OpenSSL invalidates the session of an SSL
+/// object that ends without close_notify.
 pub fn resume(ssl: &mut Ssl, session: &SslSession) {
-    // One that cannot be offered makes a full handshake, which is counted.
+    // A session that cannot be offered leads to a full handshake, which is counted as one.
     if let Ok(copy) = copy(session) {
         let _ = test_support::set_session(ssl, &copy);
     }
@@ -176,7 +177,7 @@ fn copy(session: &SslSession) -> Result<SslSession, ErrorStack> {
     SslSession::from_der(&session.to_der()?)
 }
 
-/// The certificate of this process, in PEM: what its clients show where they are asked.
+/// Returns the certificate of this process in PEM, which its clients present if the server requests one.
 pub fn certificate_pem() -> Vec<u8> {
     own().pem()
 }
@@ -186,7 +187,8 @@ fn use_identity(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
     context.set_private_key(own().key())
 }
 
-/// The certificate of this process, made once: self-signed, with an ECDSA key on P-256, as peeloff's own.
+/// Returns the certificate of this process, which is made once: self-signed, with an ECDSA key on P-256, as
+/// peeloff makes its own.
 fn own() -> &'static Certificate {
     static OWN: LazyLock<Certificate> = LazyLock::new(|| Certificate::self_signed("stress"));
     &OWN

@@ -1,11 +1,12 @@
-//! The wish to end a run early.
+//! Lets the user end a run early.
 
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Whether somebody wants the run to end: Ctrl-C or SIGTERM once ends it with a report, twice without.
+/// Whether the user wants to end the run. The first Ctrl-C or SIGTERM ends it with a report, the second one
+/// without.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<AtomicBool>);
 
@@ -19,12 +20,13 @@ impl Stop {
         Ok(stop)
     }
 
-    /// Whether the run is to end now.
+    /// Returns whether the run must end now.
     pub fn wanted(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Waits for so long on the calling thread, or until the run is to end (noticed in a tenth of a second).
+    /// Waits for this long on the calling thread, or until the run must end, which it notices within a tenth of a
+    /// second.
     pub fn wait(&self, time: Duration) {
         let end = Instant::now() + time;
         while let Some(left) = end.checked_duration_since(Instant::now()).filter(|_| !self.wanted()) {

@@ -1,8 +1,8 @@
-//! The server under test: one that runs already, or one that is started in a process of its own.
+//! The server under test: a running one, or one that is started in a process of its own.
 //!
-//! Every stress binary can be any of the processes that it needs: it starts itself again with `--be ROLE` and
-//! what that role has to know. So a server is measured from outside, and can have a processor to itself
-//! (taskset(1)).
+//! Every stress binary can play any of the processes that it needs: it starts itself again with `--be ROLE` and
+//! the parameters of the role. The server is therefore a separate process that is observed from outside, and it
+//! can have a processor of its own (taskset(1)).
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read};
@@ -17,7 +17,7 @@ pub use crate::role::{Role, Serving};
 use crate::secure::Auth;
 use crate::{bare, floor, product, secure};
 
-/// Is another process than the scenario, where the arguments say so; `None` where they do not.
+/// Runs another role instead of the scenario if the arguments say so. Returns none if they do not.
 pub fn be_another(arguments: &[String]) -> Option<Result<(), Box<dyn Error>>> {
     let [_, be, role, knows] = arguments else { return None };
     if be != role::BE {
@@ -45,10 +45,10 @@ fn play(role: Role, knows: &str) -> Result<(), Box<dyn Error>> {
     until_stdin_ends()
 }
 
-/// How a server that is started serves, and where.
+/// How a server that is started serves its peers.
 #[derive(Clone, Copy, Debug)]
 pub struct How {
-    /// How it and its clients know each other.
+    /// How the server and its clients authenticate each other.
     pub auth: Auth,
     /// What runs its handlers.
     pub serve: Serve,
@@ -58,38 +58,38 @@ pub struct How {
     pub pin: Option<usize>,
 }
 
-/// A server to measure; ended when dropped, if it was started here.
+/// A server to measure. Dropping this value ends the server if it was started here.
 #[derive(Debug)]
 pub struct Target {
-    /// Where it listens.
+    /// The address that it listens at.
     pub address: Address,
-    /// The first of its addresses.
+    /// The first of its socket addresses.
     pub socket: SocketAddr,
-    /// Its process, where that is known.
+    /// Its process ID, if known.
     pub pid: Option<u32>,
     child: Option<Child>,
 }
 
 impl Target {
-    /// A server that is running already.
+    /// Describes a server that is running already.
     ///
     /// # Errors
     ///
-    /// Its address means nothing, or there is no such process.
+    /// Returns an error if its address cannot be resolved, or if there is no such process.
     pub fn running(address: &Address, pid: Option<u32>) -> Result<Self, Box<dyn Error>> {
         let socket = address.resolve()?[0];
         if let Some(pid) = pid {
             Usage::of(pid)
-                .map_err(|why| format!("process {pid} cannot be looked at ({why}); check --pid"))?;
+                .map_err(|why| format!("process {pid} cannot be read in /proc ({why}); check --pid"))?;
         }
         Ok(Self { address: address.clone(), socket, pid, child: None })
     }
 
-    /// Starts this same binary in a role, in which it serves as the command line says, on loopback and a port that the kernel chooses.
+    /// Starts this binary in a role, as a server on loopback at a port that the kernel chooses.
     ///
     /// # Errors
     ///
-    /// The process cannot be started, or does not say where it listens.
+    /// Returns an error if the process cannot be started, or does not print its address.
     pub fn start(role: Role, scheme: &str, how: impl Into<How>) -> Result<Self, Box<dyn Error>> {
         let How { auth, serve, sockets, pin } = how.into();
         let trusted = String::from_utf8(secure::certificate_pem())?;
@@ -116,14 +116,14 @@ impl Target {
         Ok(Self { address, socket, pid: Some(child.id()), child: Some(child) })
     }
 
-    /// What the server has used so far; `None` where its process is not known.
+    /// Returns what the server has used so far, or none if its process is not known.
     ///
     /// # Errors
     ///
-    /// The process is gone.
+    /// Returns an error if the process has ended.
     pub fn usage(&self) -> Result<Option<Usage>, Box<dyn Error>> {
         let Some(pid) = self.pid else { return Ok(None) };
-        let usage = Usage::of(pid).map_err(|why| format!("the server (process {pid}) is gone: {why}"))?;
+        let usage = Usage::of(pid).map_err(|why| format!("the server (process {pid}) has ended: {why}"))?;
         Ok(Some(usage))
     }
 }

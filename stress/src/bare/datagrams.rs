@@ -1,4 +1,4 @@
-//! On UDP: a thread for each peer, one epoll thread for all, and one socket for all.
+//! Bare servers on UDP: a thread for each peer, one epoll thread for all, and one socket for all.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -15,12 +15,12 @@ use socket2::{Domain, Socket, Type};
 
 use super::thread::{LONGEST, STACK, start};
 
-/// What a listener asks the kernel to hold for it.
+/// The requested size of a listener's receive buffer, in bytes.
 const QUEUE: usize = 4 << 20;
 /// Datagrams of a batch.
 const BATCH: usize = 32;
 
-/// A blocking thread for each peer, on a connected socket of its own.
+/// Serves each peer with a blocking thread and a connected socket of its own.
 pub(super) fn threads(listen: &Address) -> Result<(), Box<dyn Error>> {
     let listener = open(listen)?;
     start("accept", move || {
@@ -32,7 +32,7 @@ pub(super) fn threads(listen: &Address) -> Result<(), Box<dyn Error>> {
             thread::Builder::new().stack_size(STACK).spawn(move || {
                 let mut buffer = [0; LONGEST];
                 loop {
-                    // A peer that is gone is refused by ICMP; one that says nothing ends itself.
+                    // If the peer has gone, ICMP makes the receive fail; an empty message ends the thread.
                     match child.recv(&mut buffer) {
                         Ok(0) | Err(_) => return,
                         Ok(len) => drop(child.send(&buffer[..len])),
@@ -44,20 +44,21 @@ pub(super) fn threads(listen: &Address) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A connected socket for each peer, all served by one thread: what a peer says goes back to it.
+/// Serves all peers with one thread and a connected socket for each: sends every message back.
 ///
 /// # Errors
 ///
-/// The listener cannot be opened, or is not on UDP.
+/// Returns an error if the listener cannot be opened, or if the scheme does not use UDP.
 pub fn epoll(listen: &Address) -> Result<(), Box<dyn Error>> {
     serve(listen, |speaker, children, message| drop(children.get(&speaker).map(|child| child.send(message))))
 }
 
-/// The same, but what a peer says goes to all others. The first thing that it says goes back: it is known by that.
+/// Serves peers in the same way, but sends each message to all other peers. A peer's first message goes back to
+/// the peer, and makes it known.
 ///
 /// # Errors
 ///
-/// The listener cannot be opened, or is not on UDP.
+/// Returns an error if the listener cannot be opened, or if the scheme does not use UDP.
 pub fn fan_out(listen: &Address) -> Result<(), Box<dyn Error>> {
     serve(listen, |speaker, children, message| {
         for (_, child) in children.iter().filter(|(token, _)| **token != speaker) {
@@ -112,11 +113,11 @@ fn serve(
     Ok(())
 }
 
-/// One socket for all peers: what came is sent back, 32 datagrams by a system call.
+/// Serves all peers on one socket: sends every message back, up to 32 datagrams in one system call.
 ///
 /// # Errors
 ///
-/// The listener cannot be opened, or is not on UDP.
+/// Returns an error if the listener cannot be opened, or if the scheme does not use UDP.
 pub fn batches(listen: &Address) -> Result<(), Box<dyn Error>> {
     let listener = open(listen)?;
     start("batches", move || {
@@ -150,10 +151,10 @@ pub fn batches(listen: &Address) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Opens the listener and says where it is.
+/// Opens the listener and prints its address.
 pub(super) fn open(listen: &Address) -> Result<UdpSocket, Box<dyn Error>> {
     if listen.scheme.is_stream() || listen.scheme.is_sctp() {
-        return Err(format!("there is no such bare server for {}", listen.scheme).into());
+        return Err(format!("this bare server does not support {}", listen.scheme).into());
     }
     let address = listen.resolve()?[0];
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
@@ -165,7 +166,8 @@ pub(super) fn open(listen: &Address) -> Result<UdpSocket, Box<dyn Error>> {
     Ok(socket)
 }
 
-/// A socket for one peer: bound to the wildcard address, which nothing can be stolen by, and connected.
+/// Makes a socket for one peer. It is bound to the wildcard address, so it cannot take datagrams from the
+/// listener, and connected.
 pub(super) fn child(listener: &UdpSocket, peer: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     socket.set_reuse_address(true)?;

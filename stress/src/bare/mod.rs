@@ -1,5 +1,5 @@
-//! Echo servers without a framework, to compare with: the loops that a programmer would write in C, with no check,
-//! no deadline and no counter.
+//! Echo servers without a framework to compare with: the loops that a programmer would write in C, without
+//! checks, timeouts or counters.
 
 mod datagrams;
 mod secured;
@@ -15,20 +15,21 @@ use crate::role::Serving;
 
 pub use datagrams::{batches, epoll, fan_out};
 
-/// Starts a server on DTLS with one socket and one thread for all peers, and says where it listens.
+/// Starts a DTLS server with one socket and one thread for all peers, and prints its address.
 ///
 /// # Errors
 ///
-/// The listener cannot be opened.
+/// Returns an error if the listener cannot be opened.
 pub fn sessions(serving: &Serving) -> Result<(), Box<dyn Error>> {
     sessions::serve(serving)
 }
 
-/// Starts a server with a blocking thread for each peer, and says where it listens. Sessions are OpenSSL's, on DTLS and TLS.
+/// Starts a server with a blocking thread for each peer, and prints its address. On DTLS and TLS, OpenSSL handles
+/// the sessions.
 ///
 /// # Errors
 ///
-/// The listener cannot be opened, or there is no such server for the scheme.
+/// Returns an error if the listener cannot be opened, or if there is no such server for the scheme.
 pub fn threads(serving: &Serving) -> Result<(), Box<dyn Error>> {
     let listen: Address = serving.listen.parse()?;
     match listen.scheme {

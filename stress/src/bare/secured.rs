@@ -1,4 +1,4 @@
-//! On DTLS and TLS: a thread for each peer, whose session is OpenSSL's for all its life.
+//! Bare servers on DTLS and TLS: a thread for each peer, with a session of OpenSSL for its whole life.
 
 use std::error::Error;
 use std::io::{self, Read, Write};
@@ -13,10 +13,10 @@ use super::thread::{LONGEST, STACK, start};
 use crate::role::Serving;
 use crate::secure::{self, Suite};
 
-/// What an SSL object reads and writes where the peer has a connected UDP socket.
+/// A peer's connected UDP socket, which an SSL object reads and writes.
 struct Datagrams {
     socket: UdpSocket,
-    /// The one that the listener read.
+    /// The datagram that the listener has read.
     first: Option<Vec<u8>>,
 }
 
@@ -39,7 +39,7 @@ impl Write for Datagrams {
     }
 }
 
-/// A blocking thread for each peer, which asks for no cookie.
+/// Serves each DTLS peer with a blocking thread. Requests no cookie.
 pub(super) fn dtls(serving: &Serving) -> Result<(), Box<dyn Error>> {
     let context = context(serving, true)?;
     let listener = datagrams::open(&serving.listen.parse()?)?;
@@ -55,7 +55,7 @@ pub(super) fn dtls(serving: &Serving) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A blocking thread for each connection.
+/// Serves each TLS connection with a blocking thread.
 pub(super) fn tls(serving: &Serving) -> Result<(), Box<dyn Error>> {
     let context = context(serving, false)?;
     let listener = TcpListener::bind(serving.listen.parse::<peeloff::Address>()?.resolve()?[0])?;
@@ -72,13 +72,13 @@ pub(super) fn tls(serving: &Serving) -> Result<(), Box<dyn Error>> {
 }
 
 pub(super) fn context(serving: &Serving, dtls: bool) -> Result<Arc<SslContext>, Box<dyn Error>> {
-    // The client chooses.
+    // The client chooses the group.
     let group = "P-256:X25519:P-384:P-521".to_owned();
     let suite = Suite { dtls, auth: serving.auth, group };
     Ok(Arc::new(suite.server(false)?))
 }
 
-/// The peer's thread: the handshake, and answers until the session ends.
+/// Starts a peer's thread, which runs the handshake and answers until the session ends.
 fn spawn(context: &Arc<SslContext>, dtls: bool, io: impl Read + Write + Send + 'static) -> io::Result<()> {
     let context = Arc::clone(context);
     let serve = move || -> Option<()> {

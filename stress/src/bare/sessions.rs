@@ -1,5 +1,6 @@
-//! One socket for all peers on DTLS: OpenSSL makes the handshakes, over memory and without a cookie; after it a peer is two keys.
-//! What came is decrypted, encrypted again and sent back, as many datagrams as there are by a system call.
+//! A bare DTLS server with one socket for all peers. OpenSSL runs the handshakes over memory and without a
+//! cookie; afterwards a peer is two keys. The server decrypts each message, encrypts it again and sends it back,
+//! with a whole batch of datagrams in one system call.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -23,12 +24,12 @@ use crate::secure;
 
 /// Datagrams of a batch.
 const BATCH: usize = 64;
-/// Record header, explicit nonce, and tag.
+/// The sizes of the record header, of the explicit nonce and of the tag, in bytes.
 const HEADER: usize = 13;
 const NONCE: usize = 8;
 const TAG: usize = 16;
 
-/// What OpenSSL reads and writes.
+/// The memory that OpenSSL reads and writes.
 #[derive(Default)]
 struct Memory {
     incoming: Vec<u8>,
@@ -61,13 +62,14 @@ struct Keys {
     sealer: CipherCtx,
     their_salt: [u8; 4],
     our_salt: [u8; 4],
-    /// Of the next record.
+    /// The sequence number of the next record.
     sequence: u64,
     nonce: u64,
 }
 
 impl Keys {
-    /// Those of a handshake that is complete; `last` is the last datagram that OpenSSL wrote, whose last record is the Finished.
+    /// Returns the keys of a complete handshake. `last` is the last datagram that OpenSSL wrote, whose last
+    /// record is the Finished.
     fn of(stream: &SslStream<Memory>, last: &[u8]) -> Option<Self> {
         let (client, server) = Secrets::of(stream.ssl())?.key_block(Aead::Aes128Gcm);
         let cipher = |keys: &DirectionKeys, seals: bool| -> Result<CipherCtx, ErrorStack> {
@@ -79,7 +81,7 @@ impl Keys {
             Ok(cipher)
         };
         let salt = |keys: &DirectionKeys| keys.iv.first_chunk().copied();
-        // The Finished has 12 bytes behind its own header of 12.
+        // The Finished has 12 bytes after its own header of 12.
         let finished = last.len().checked_sub(HEADER + NONCE + 24 + TAG)?;
         let nonce = u64::from_be_bytes(*last.get(finished + HEADER..)?.first_chunk()?);
         Some(Self {
@@ -92,7 +94,7 @@ impl Keys {
         })
     }
 
-    /// Decrypts a record in place and encrypts its message again as ours.
+    /// Decrypts a record in place and encrypts its message again with the server's key.
     fn echo(&mut self, record: &mut [u8]) -> Result<(), ErrorStack> {
         let len = record.len() - HEADER - NONCE - TAG;
         let mut tag = [0; TAG];
@@ -119,7 +121,7 @@ impl Keys {
     }
 }
 
-/// RFC 5288 §3.
+/// Builds the nonce (RFC 5288 §3).
 fn nonce(salt: [u8; 4], explicit: &[u8]) -> [u8; 12] {
     let mut nonce = [0; 12];
     nonce[..4].copy_from_slice(&salt);
@@ -127,7 +129,7 @@ fn nonce(salt: [u8; 4], explicit: &[u8]) -> [u8; 12] {
     nonce
 }
 
-/// RFC 5246 §6.2.3.3.
+/// Builds the additional data (RFC 5246 §6.2.3.3).
 fn additional_data(record: &[u8], len: usize) -> [u8; 13] {
     let mut data = [0; 13];
     data[..8].copy_from_slice(&record[3..11]);
@@ -141,13 +143,14 @@ enum Peer {
     Open(Box<Keys>),
 }
 
-/// What the peer's datagram is answered with: itself, as it is then, or what OpenSSL says.
+/// The answer to a datagram: the datagram itself, which has been encrypted again in place, or a flight of
+/// OpenSSL.
 enum Answer {
     Itself,
     Flight(Vec<Vec<u8>>),
 }
 
-/// A hash by one multiplication.
+/// A hash function that is a single multiplication.
 #[derive(Default)]
 struct Multiplied(u64);
 
@@ -178,7 +181,7 @@ fn answer(peers: &mut Peers, context: &SslContext, key: u64, datagram: &mut [u8]
                     peers.remove(&key);
                     None
                 }
-                // The last flight again, of a client that was told late.
+                // The client has sent its last flight again because the answer came late.
                 _ => None,
             };
         }
@@ -200,7 +203,7 @@ fn answer(peers: &mut Peers, context: &SslContext, key: u64, datagram: &mut [u8]
     Some(Answer::Flight(flight))
 }
 
-/// Starts such a server.
+/// Starts this server.
 pub(super) fn serve(serving: &Serving) -> Result<(), Box<dyn Error>> {
     let context = context(serving, true)?;
     let listener = datagrams::open(&serving.listen.parse()?)?;

@@ -1,4 +1,4 @@
-//! On TCP and SCTP: a thread for each peer.
+//! Bare servers on TCP and SCTP: a thread for each peer.
 
 use std::error::Error;
 use std::io::{self, Read, Write};
@@ -10,7 +10,7 @@ use peeloff::sctp::{AssociationState, Notification, NotificationKind, Socket};
 
 use super::thread::{LONGEST, STACK, start};
 
-/// A blocking thread for each connection.
+/// Serves each connection with a blocking thread.
 pub(super) fn tcp(listen: &Address) -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(listen.resolve()?[0])?;
     println!("listening tcp://{}", listener.local_addr()?);
@@ -25,7 +25,7 @@ pub(super) fn tcp(listen: &Address) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Answers what a read finds, until the connection ends.
+/// Sends back what each read returns, until the connection ends.
 fn echo_bytes(mut socket: TcpStream) {
     let mut buffer = [0; LONGEST];
     while let Ok(len @ 1..) = socket.read(&mut buffer) {
@@ -35,7 +35,7 @@ fn echo_bytes(mut socket: TcpStream) {
     }
 }
 
-/// A one-to-many listener with every association peeled off, and a blocking thread for each.
+/// Peels every association off a one-to-many listener and serves each with a blocking thread.
 pub(super) fn sctp(listen: &Address) -> Result<(), Box<dyn Error>> {
     let address = listen.resolve()?[0];
     let listener = Socket::one_to_many(address.is_ipv6())?;
@@ -64,7 +64,7 @@ fn accept(listener: &Socket) -> io::Result<()> {
     }
 }
 
-/// Answers on the stream that a message came on, until the association ends.
+/// Answers each message on its own stream, until the association ends.
 fn echo(socket: &Socket) {
     let mut buffer = [0; LONGEST];
     while let Ok(received) = socket.recv(&mut buffer) {

@@ -1,13 +1,13 @@
-//! The threads of the loops.
+//! The threads of the bare servers.
 
 use std::thread;
 
-/// Of a thread: the loops need two pages of it.
+/// The stack of a thread; the loops need two pages of it.
 pub(super) const STACK: usize = 64 << 10;
-/// Bytes of a message at most.
+/// The longest message, in bytes.
 pub(super) const LONGEST: usize = 2048;
 
-/// A thread with a small stack that ends the process when its loop fails.
+/// Starts a thread with a small stack, which ends the process if its loop fails.
 pub(super) fn start(
     name: &'static str,
     serve: impl FnOnce() -> std::io::Result<()> + Send + 'static,

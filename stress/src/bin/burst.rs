@@ -1,4 +1,5 @@
-//! N clients in one instant: whether any has to send again, and how long the last one waits.
+//! Connects N clients at the same instant. Reports whether any client has to retransmit, and how long the last
+//! one waits.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -10,13 +11,13 @@ use peeloff_stress::floor::{self, Question};
 use peeloff_stress::options::{self, Bench, Common, Scenario};
 use peeloff_stress::outside::Usage;
 
-/// Measures clients that all come at once.
+/// Measures clients that all connect at the same instant.
 #[derive(Parser)]
 #[command(name = "burst", version)]
 struct Cli {
     #[command(flatten)]
     common: Common,
-    /// Clients; several numbers are measured one after the other.
+    /// Number of clients; several numbers are measured one after the other.
     #[arg(long, value_delimiter = ',', default_value = "500", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     clients: Vec<u32>,
 }
@@ -78,7 +79,7 @@ impl Scenario for Cli {
             if let Some(why) = visited.why {
                 report.note(format!("The first failure of {clients}: {why}."));
             }
-            // They leave before the next ones come.
+            // Disconnect these clients before the next ones connect.
             comers.close();
         }
         bench.report.plots.push(plot);

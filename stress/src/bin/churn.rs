@@ -1,4 +1,5 @@
-//! Clients that arrive, talk and leave, for hours if need be: whether anything is left of them.
+//! Connects clients that exchange messages and disconnect, for hours if wanted. Reports what the server still
+//! holds afterwards.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -15,37 +16,38 @@ use peeloff_stress::options::{self, Bench, Common, Scenario};
 use peeloff_stress::outside::Usage;
 use peeloff_stress::report::{Plot, Report, Series};
 
-/// Measures what is left of clients that come and go.
+/// Measures what a server still holds after clients have come and gone.
 #[derive(Parser)]
 #[command(name = "churn", version)]
 struct Cli {
     #[command(flatten)]
     common: Common,
-    /// How long they come and go.
+    /// How long clients come and go.
     #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
     duration: Duration,
-    /// Clients at most.
+    /// Largest number of clients.
     #[arg(long)]
     count: Option<u32>,
-    /// Clients that are there at once (closed loop).
+    /// Clients that are connected at the same time (closed loop).
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     together: u16,
     /// Clients per second (open loop).
     #[arg(long, value_name = "PER SECOND", conflicts_with = "together", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
-    /// Messages of each.
+    /// Messages of each client.
     #[arg(long, default_value_t = 3)]
     messages: u32,
     /// Bytes of a message.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(16..=1400))]
     payload: u16,
-    /// Clients that come and go before anything is counted.
+    /// Clients that come and go before the measurement starts.
     #[arg(long, default_value_t = 2000)]
     warm_up: u32,
-    /// How long the server may take afterwards to let go of what it keeps for the next ones.
+    /// How long the server may take afterwards to release what it keeps for further clients.
     #[arg(long, default_value = "15s", value_parser = humantime::parse_duration)]
     settle: Duration,
-    /// Ends with exit code 1 where descriptors, threads or more than 1 MiB of memory are left behind, or a client failed.
+    /// Exit with code 1 if descriptors, threads or more than 1 MiB of memory are left behind, or if a client
+    /// failed.
     #[arg(long)]
     strict: bool,
 }
@@ -72,9 +74,12 @@ impl Scenario for Cli {
         let (name, most) = limits.into_iter().filter(|_| self.strict).find(too_much)?;
         Some(match report.find(name) {
             Some(row) => {
-                format!("{}, and {most} would do", format!("{name}: {} {}", row.value, row.unit).trim())
+                format!(
+                    "{}, and at most {most} is accepted",
+                    format!("{name}: {} {}", row.value, row.unit).trim()
+                )
             }
-            None => format!("{name}: not known; --strict needs the server's process, see --pid"),
+            None => format!("{name}: not known; --strict needs the server's process ID, see --pid"),
         })
     }
 
@@ -147,9 +152,7 @@ impl Scenario for Cli {
             report.lower("memory left behind", drift(after.rss_kib, before.rss_kib), "KiB");
         }
         if bench.target.address.scheme == Scheme::Udp {
-            report.note(
-                "On plain UDP nobody says goodbye: what is left behind stays until the server's idle deadline.",
-            );
+            report.note("Plain UDP has no close: what is left behind stays until the server's idle timeout.");
         }
         figures::visited(report, &visited);
         visited.echo.describe(report, "echo");
@@ -175,7 +178,7 @@ impl Scenario for Cli {
 }
 
 impl Cli {
-    /// Waits until the server has as few threads as before, or until that takes too long.
+    /// Waits until the server has no more threads than before, or until `settle` has passed.
     fn settle(&self, bench: &Bench, before: Option<Usage>) -> Result<(), Box<dyn Error>> {
         let Some(before) = before else { return Ok(()) };
         let end = Instant::now() + self.settle;
@@ -193,7 +196,7 @@ impl Cli {
     }
 }
 
-/// Looks at the server ten times a second at first and then ever less often: a thousand times at most.
+/// Reads the server's figures ten times a second at first and then less and less often, a thousand times at most.
 fn sample(pid: Option<u32>, over: &AtomicBool) -> Vec<(Duration, Usage)> {
     let (began, mut step, mut samples) = (Instant::now(), Duration::from_millis(100), Vec::new());
     let Some(pid) = pid else { return samples };

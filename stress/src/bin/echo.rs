@@ -1,5 +1,5 @@
-//! N peers, of which A talk: latency, loss and the server's CPU for a message, beside bare loops and the work of OpenSSL's
-//! session in memory.
+//! Connects N peers, of which A send messages. Reports latency, loss and the server's CPU time per message, and
+//! compares them with bare loops and with OpenSSL's session in memory.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -17,41 +17,42 @@ use peeloff_stress::outside::Usage;
 use peeloff_stress::target::{Role, Target};
 use peeloff_stress::{figures, product};
 
-/// Measures echoes: of one peer or of thousands, as fast as they can or at a rate.
+/// Measures echoes: of one peer or of thousands, at full speed or at a fixed rate.
 #[derive(Parser)]
 #[command(name = "echo", version)]
 struct Cli {
     #[command(flatten)]
     common: Common,
-    /// Peers in all.
+    /// Number of connected peers.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     peers: u32,
-    /// Peers that talk; the others are there.
+    /// Number of peers that send messages; the others are only connected.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     active: u32,
-    /// Bytes of a message; several are measured one after the other.
+    /// Bytes of a message; several sizes are measured one after the other.
     #[arg(long, value_delimiter = ',', default_value = "64,1200", value_parser = clap::value_parser!(u16).range(16..=1400))]
     payload: Vec<u16>,
-    /// Messages that each peer has under way (closed loop).
+    /// Messages that each peer has in flight (closed loop).
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     window: u16,
-    /// Messages of all peers together that are under way at most (closed loop); beyond that the peers take turns. What a server
-    /// with one socket can queue is some thousands.
+    /// Largest number of messages that all peers together have in flight (closed loop); beyond it the peers take
+    /// turns. A server with one socket can queue a few thousand.
     #[arg(long, default_value_t = 2048, conflicts_with = "rate", value_parser = clap::value_parser!(u32).range(1..))]
     under_way: u32,
-    /// Messages per second of all peers together, whatever becomes of them (open loop).
+    /// Messages per second of all peers together, independent of the answers (open loop).
     #[arg(long, value_name = "PER SECOND", conflicts_with = "window", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
-    /// How long they talk in each turn.
+    /// How long the peers send in each turn.
     #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
     duration: Duration,
-    /// Messages of a turn at most.
+    /// Largest number of messages of a turn.
     #[arg(long)]
     messages: Option<u64>,
-    /// Turns of each server, of which the median counts.
+    /// Turns of each server; the report has the median.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=999))]
     turns: u16,
-    /// The handler sleeps 50 ms for each message of every sixteenth peer; the others are measured with and without that.
+    /// Make the handler sleep 50 ms for each message of every sixteenth peer, and measure the others with and
+    /// without these sleepers.
     #[arg(long, conflicts_with = "target")]
     sleeper: bool,
 }
@@ -60,14 +61,14 @@ fn main() -> ExitCode {
     options::main::<Cli>()
 }
 
-/// The floors that figures are set beside.
+/// The names of the floors that the figures are compared with.
 const THREADS: &str = "bare thread per peer";
 const BATCHES: &str = "bare socket, batches";
 const EVP: &str = "bare socket, batches, EVP";
-/// Of threads a process can have as many as the kernel's defaults have room for (vm.max_map_count).
+/// A process can have only as many threads as the kernel's default for memory maps allows (vm.max_map_count).
 const MAX_THREADS: u64 = 16_000;
 
-/// A server with its peers, and what its turns came to.
+/// A server with its peers, and the results of its turns.
 struct Contestant {
     name: &'static str,
     target: Target,
@@ -82,10 +83,10 @@ enum Peers {
 
 struct Turn {
     talked: Talked,
-    /// Microseconds of the server's CPU for each echo.
+    /// The server's CPU time for each echo, in microseconds.
     cpu: Option<f64>,
     used: Option<Usage>,
-    /// Microseconds of the clients' own CPU for each echo.
+    /// The clients' own CPU time for each echo, in microseconds.
     own: f64,
 }
 
@@ -103,7 +104,7 @@ impl Scenario for Cli {
             }
             if self.rate.is_some() || self.window > 1 || self.sleeper {
                 return Err(
-                    "SCTP is measured with one message under way; leave out --rate, --window and --sleeper"
+                    "SCTP is measured with one message in flight; leave out --rate, --window and --sleeper"
                         .into(),
                 );
             }
@@ -128,12 +129,12 @@ impl Scenario for Cli {
         }
         if bench.common.floor {
             let datagrams = matches!(bench.scheme(), Scheme::Udp | Scheme::Dtls);
-            // With a descriptor for each peer, and perhaps a thread.
+            // This floor needs a descriptor for each peer, and perhaps a thread.
             let room = peeloff::raise_fd_limit()?.min(MAX_THREADS) > u64::from(self.peers) + 200;
             if room {
                 contestants.push(self.enter(bench, THREADS, Some(Role::BareThreads))?);
             } else {
-                bench.report.note("No floor can have a thread or a descriptor for each of so many peers.");
+                bench.report.note("There is no floor with a thread or a descriptor per peer, because there are too many peers.");
             }
             if datagrams && room {
                 contestants.push(self.enter(bench, "bare epoll", Some(Role::BareEpoll))?);
@@ -151,7 +152,7 @@ impl Scenario for Cli {
             for turn in 0..self.turns {
                 let mut order: Vec<usize> = (0..contestants.len()).collect();
                 if turn % 2 == 1 {
-                    // Nobody is always the one behind the same other.
+                    // Alternate the order, so that no server always runs directly after the same one.
                     order.reverse();
                 }
                 for index in order {
@@ -172,7 +173,7 @@ impl Scenario for Cli {
 }
 
 impl Cli {
-    /// The target itself, or a server in a role, with all its peers.
+    /// Connects all peers to the target itself, or to a server that is started in a role.
     fn enter(
         &self,
         bench: &mut Bench,
@@ -198,7 +199,7 @@ impl Cli {
         let (before, own) = (target.usage()?, Usage::own()?);
         let peers = self.connect(bench, &target.address, suite)?;
         let mut contestant = Contestant { name, target, peers, turns: Vec::new() };
-        // What is paid once is paid before the first turn; on UDP a peer is one by its first message.
+        // Pay one-time costs before the first turn. On UDP a peer becomes known by its first message.
         let warm = Talk {
             duration: Duration::from_secs(5),
             count: Some(u64::from(self.peers)),
@@ -211,7 +212,7 @@ impl Cli {
             }
             Peers::Threads(peers) => threads::run(peers, &warm, &bench.stop, &ProgressBar::hidden())?,
         };
-        // Not before: on UDP and SCTP clients are connected before the server knows of them.
+        // Read this only now: on UDP and SCTP, clients are connected before the server knows about them.
         if let (None, Some(before), Some(after)) = (role, before, contestant.target.usage()?) {
             figures::held(&mut bench.report, &after.since(&before), &after, self.peers as usize);
             let each = Usage::own()?.since(&own).rss_kib as f64 / f64::from(self.peers);
@@ -237,10 +238,11 @@ impl Cli {
         let visited = visits::run(&mut clients, &visits, &bench.stop, &bar)?;
         bar.finish_and_clear();
         match visited.why {
-            Some(why) if visited.failed > 0 => {
-                Err(format!("{} of {} peers did not get in at {address}: {why}", visited.failed, self.peers)
-                    .into())
-            }
+            Some(why) if visited.failed > 0 => Err(format!(
+                "{} of {} peers could not connect to {address}: {why}",
+                visited.failed, self.peers
+            )
+            .into()),
             _ => Ok(Peers::Carried(clients)),
         }
     }
@@ -312,7 +314,7 @@ impl Cli {
             if let Some(floor) = floor_of(THREADS) {
                 row.over(floor, of);
             }
-            // The loop that a server with one socket is to be set beside.
+            // The loop to compare with a server that has one socket.
             if let Some(floor) = floor_of(batches) {
                 report
                     .lower(&format!("server CPU per echo, beside one bare socket, {payload} B"), cpu, "µs")
@@ -351,7 +353,7 @@ impl Cli {
             }
         }
         let what = format!("echo {payload} B");
-        // Of the median turn by throughput.
+        // Report the median turn by throughput.
         let mut order: Vec<&Turn> = server.turns.iter().collect();
         order.sort_by_key(|turn| turn.talked.tally.echoes);
         figures::talked(report, &order[order.len() / 2].talked, &what);
@@ -379,7 +381,7 @@ impl Cli {
         Ok(())
     }
 
-    /// What the others came to with sleepers among them, as a multiple of what they come to without.
+    /// Reports the other peers' figures with sleepers among them as a ratio to those without sleepers.
     fn say_sleepers(
         &self,
         report: &mut peeloff_stress::report::Report,
@@ -403,7 +405,7 @@ impl Cli {
     }
 }
 
-/// What is below a session, without security.
+/// Returns the scheme of the same transport without security.
 fn below(scheme: Scheme) -> &'static str {
     match scheme {
         scheme if scheme.is_sctp() => "sctp",

@@ -1,4 +1,5 @@
-//! One peer that speaks to N: what each receiver costs, beside encrypting and sending alone.
+//! Connects one peer that sends to N others through the server. Reports the cost of each receiver, compared with
+//! encrypting and sending alone.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -14,30 +15,30 @@ use peeloff_stress::floor::{self, Question};
 use peeloff_stress::options::{self, Bench, Common, Scenario};
 use peeloff_stress::target::{Role, Target};
 
-/// Measures a server that passes what one peer says on to all others.
+/// Measures a server that forwards one peer's messages to all others.
 #[derive(Parser)]
 #[command(name = "fanout", version)]
 struct Cli {
     #[command(flatten)]
     common: Common,
-    /// Peers that hear it.
+    /// Number of peers that receive the messages.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     receivers: u32,
     /// Bytes of a message.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(16..=1400))]
     payload: u16,
-    /// Messages per second (open loop); without it the next one leaves when all have the last.
+    /// Messages per second (open loop); without it, the next message leaves when all receivers have the last one.
     #[arg(long, value_name = "PER SECOND", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
-    /// How long.
+    /// Duration of the measurement.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     duration: Duration,
-    /// Messages at most.
+    /// Largest number of messages.
     #[arg(long)]
     messages: Option<u64>,
 }
 
-/// Messages until all who are there have to hear one.
+/// Number of messages within which all connected peers must have received one.
 const ROUNDS: usize = 20;
 
 fn main() -> ExitCode {
@@ -58,7 +59,7 @@ impl Scenario for Cli {
     fn run(&self, bench: &mut Bench) -> Result<(), Box<dyn Error>> {
         if bench.scheme() == Scheme::Udp {
             return Err(
-                "on plain UDP nobody is a peer before speaking; give a target on dtls, tcp or tls".into()
+                "on plain UDP the server learns of a peer only by its first message; give a target on dtls, tcp or tls".into()
             );
         }
         let (receivers, payload) = (self.receivers as usize, usize::from(self.payload));
@@ -74,7 +75,7 @@ impl Scenario for Cli {
             answer: Duration::from_millis(500).min(bench.common.answer),
             ..self.talk(bench)
         };
-        // A client may be connected before the server has a thread for it: so until all hear what is said.
+        // A client may be connected before the server has a thread for it. Send until all receive the message.
         let hidden = indicatif::ProgressBar::hidden();
         let mut heard = 0;
         for _ in 0..ROUNDS {
@@ -86,7 +87,7 @@ impl Scenario for Cli {
         if heard < receivers as u64 && !bench.stop.wanted() {
             let address = &bench.target.address;
             return Err(format!(
-                "{address} passed a message on to {heard} of {receivers} peers; it has to send each to all the others"
+                "{address} forwarded a message to {heard} of {receivers} peers; the server must send each message to all other peers"
             )
             .into());
         }
@@ -130,10 +131,10 @@ impl Cli {
         }
     }
 
-    /// One client that is to speak, the last one, and those that are to hear it.
+    /// Connects the receivers and then the sender, which is the last client.
     fn gather(&self, bench: &Bench, dialer: &Dialer, address: &Address) -> Result<Clients, Box<dyn Error>> {
         let bar = bench.progress("receivers", u64::from(self.receivers) + 1);
-        // On plain UDP nobody is a peer before speaking.
+        // On plain UDP the server learns of a peer only by its first message.
         let messages = u32::from(address.scheme == Scheme::Udp);
         let visits = Visits { messages, ..bench.visits(self.receivers as usize + 1) };
         let mut clients = dialer.clients(1)?;
@@ -146,7 +147,8 @@ impl Cli {
         Ok(clients)
     }
 
-    /// In microseconds: what one thread takes that sends to the same receivers in clear, and what encrypting takes.
+    /// Returns the floor in microseconds: the time that one thread takes to send to the same receivers in clear,
+    /// plus the time that encrypting takes.
     fn floor(&self, bench: &Bench, payload: usize) -> Result<Option<(f64, &'static str)>, Box<dyn Error>> {
         let common = &bench.common;
         let Some(suite) = bench.suite().filter(|_| common.floor && !bench.scheme().is_stream()) else {

@@ -1,5 +1,6 @@
-//! Strangers that mean no good, while honest peers are served: whether these notice, and what the server takes for
-//! those. With `--children` the price of an unknown peer's datagram beside so many known ones.
+//! Attacks the server with datagrams from unknown peers while honest peers are served. Reports whether the honest
+//! peers notice, and what the server spends on the attack. With `--children`, measures the cost of an unknown
+//! peer's datagram beside many connected peers.
 
 use std::error::Error;
 use std::net::UdpSocket;
@@ -19,24 +20,25 @@ use peeloff_stress::report::{Plot, Series};
 use peeloff_stress::secure::Suite;
 use peeloff_stress::target::{Role, Target};
 
-/// Measures honest peers under a flood of cookie-less hellos or junk from many addresses.
+/// Measures honest peers under a flood of cookieless hellos or junk from many addresses.
 #[derive(Parser)]
 #[command(name = "flood", version)]
 struct Cli {
     #[command(flatten)]
     common: Common,
-    /// What strangers send.
+    /// What the attackers send.
     #[arg(long, value_enum, default_value = "hellos")]
     kind: Kind,
-    /// Datagrams per second of all strangers together.
+    /// Datagrams per second of all attackers together.
     #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
-    /// Strangers, each with an address of its own in 127.0.0.0/8.
+    /// Number of attackers, each with an address of its own in 127.0.0.0/8.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     sources: u32,
     #[command(flatten)]
     honest: HonestArgs,
-    /// Measures instead what a datagram of an unknown peer costs beside so many known ones: ascending numbers.
+    /// Measure instead what an unknown peer's datagram costs beside these numbers of connected peers, in
+    /// ascending order.
     #[arg(long, value_delimiter = ',', value_name = "PEERS")]
     children: Vec<u32>,
     /// Datagrams sent at each of these numbers.
@@ -57,7 +59,7 @@ impl Scenario for Cli {
 
     fn run(&self, bench: &mut Bench) -> Result<(), Box<dyn Error>> {
         if !matches!(bench.scheme(), Scheme::Udp | Scheme::Dtls) {
-            return Err("a flood is of datagrams; give a target on udp or dtls".into());
+            return Err("a flood consists of datagrams; give a target on udp or dtls".into());
         }
         bench.probe()?;
         if !self.children.is_empty() {
@@ -107,8 +109,8 @@ impl Scenario for Cli {
 }
 
 impl Cli {
-    /// As many hellos as get through, to the server and to a bare loop that sends them back: answers for each second
-    /// of the server's CPU, so that it does not matter whether the clients could have sent more.
+    /// Sends as many hellos as the target accepts, to the server and to a bare loop that sends them back.
+    /// Compares the answers per second of the server's CPU time, so that the clients' own speed does not matter.
     fn flat_out(&self, bench: &mut Bench, suite: &Suite) -> Result<(), Box<dyn Error>> {
         let common = &bench.common;
         let bare = Target::start(Role::BareBatches, "udp", common)?;
@@ -146,8 +148,8 @@ impl Cli {
         Ok((used.map(|used| flooded.answers as f64 / used.cpu.as_secs_f64().max(1e-9)), flooded))
     }
 
-    /// The kernel walks all children of an address to find that none is the sender's (on loopback in the sender's own
-    /// system call, which is what is measured).
+    /// Measures an unknown peer's datagram. The kernel searches all children of an address and finds that none
+    /// belongs to the sender. On loopback it does so in the sender's own system call, which is what is measured.
     fn curve(&self, bench: &mut Bench) -> Result<(), Box<dyn Error>> {
         let mut clients = bench.clients()?;
         let mut points = Vec::new();
@@ -157,20 +159,20 @@ impl Cli {
             let visited = visits::run(&mut clients, &bench.visits(missing), &bench.stop, &bar)?;
             bar.finish_and_clear();
             let stranger = UdpSocket::bind("127.0.0.1:0")?;
-            // Five rounds, of which the median counts.
+            // Run five rounds and report the median.
             let (each, mut rounds) = (self.datagrams / 5, Vec::new());
             let before = bench.target.usage()?;
             for _ in 0..5 {
                 let began = Instant::now();
                 for _ in 0..each {
-                    // Not DTLS: a server drops it unanswered.
+                    // The byte is not DTLS, so a server drops it without an answer.
                     stranger.send_to(b"?", bench.target.socket)?;
                 }
                 rounds.push(began.elapsed().as_secs_f64() * 1e6 / f64::from(each));
             }
             rounds.sort_by(f64::total_cmp);
             bench.report.lower(&format!("unknown datagram beside {wanted}"), rounds[2], "µs");
-            // The server may still be taking the last ones.
+            // The server may still be reading the last datagrams.
             bench.stop.wait(Duration::from_millis(100));
             if let Some(used) = before.zip(bench.target.usage()?).map(|(before, after)| after.since(&before))
             {
@@ -180,7 +182,7 @@ impl Cli {
             points.push((clients.len() as f64, rounds[2]));
             if clients.len() < wanted as usize {
                 let why = visited.why.unwrap_or_else(|| "the run ended".to_owned());
-                bench.report.note(format!("Only {} of {wanted} peers got in: {why}.", clients.len()));
+                bench.report.note(format!("Only {} of {wanted} peers could connect: {why}.", clients.len()));
                 break;
             }
         }

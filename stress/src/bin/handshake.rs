@@ -1,5 +1,5 @@
-//! Clients that come as fast as a rate or a server lets them: the server's CPU for a handshake, beside that of
-//! OpenSSL's in memory.
+//! Connects clients at a rate or at the server's full speed. Reports the server's CPU time per handshake,
+//! compared with OpenSSL's handshake in memory.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -15,31 +15,32 @@ use peeloff_stress::outside::Usage;
 use peeloff_stress::target::{Role, Target};
 use peeloff_stress::{figures, latency::Latency};
 
-/// Measures handshakes: full, resumed, with a shared key or with certificates on both sides.
+/// Measures handshakes: full, resumed, with a pre-shared key or with certificates on both sides.
 #[derive(Parser)]
 #[command(name = "handshake", version)]
 struct Cli {
     #[command(flatten)]
     common: Common,
-    /// Clients in all.
+    /// Number of clients.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     count: u32,
-    /// Clients per second, whatever becomes of them (open loop).
+    /// Clients per second, independent of the server's progress (open loop).
     #[arg(long, value_name = "PER SECOND", conflicts_with = "together", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
-    /// Handshakes under way at once (closed loop).
+    /// Handshakes in progress at the same time (closed loop).
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     together: u16,
-    /// They resume the session of one that was there before.
+    /// Resume the session of an earlier client.
     #[arg(long)]
     resumed: bool,
-    /// They leave as soon as they are connected, instead of staying.
+    /// Disconnect each client as soon as it is connected.
     #[arg(long)]
     leave: bool,
-    /// Measures instead what a handshake costs beside so many peers that are there and stay: ascending numbers. Its clients leave.
+    /// Measure instead what a handshake costs beside these numbers of peers that stay connected, in ascending
+    /// order. The clients that are measured disconnect.
     #[arg(long, value_delimiter = ',', value_name = "PEERS", conflicts_with_all = ["resumed", "leave"])]
     kept: Vec<u32>,
-    /// The longest that new clients come.
+    /// How long new clients may connect.
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     duration: Duration,
 }
@@ -67,7 +68,7 @@ impl Scenario for Cli {
         let mut visits = Visits {
             pace,
             stay: !self.leave,
-            // Where there is no handshake a peer is one by its first message.
+            // Without a handshake, the server learns of a peer only by its first message.
             messages: u32::from(secure.is_none()),
             ..bench.visits(self.count as usize)
         };
@@ -75,7 +76,7 @@ impl Scenario for Cli {
             return self.beside(bench, &Visits { stay: false, ..visits });
         }
         if self.resumed {
-            // TLS 1.3 sends its tickets behind the handshake; whoever waits for an answer has them.
+            // TLS 1.3 sends its tickets after the handshake. A client that has waited for an answer has them.
             let first = Visits { messages: 1, stay: false, ..bench.visits(1) };
             visits::run(&mut clients, &first, &bench.stop, &bench.progress("a session to resume", 1))?;
             visits.session = Some(
@@ -104,7 +105,7 @@ impl Scenario for Cli {
             let bare = Target::start(Role::BareEvp, "dtls", &bench.common)?;
             let mut clients =
                 Dialer::new(Scheme::Dtls, bare.socket, secure.clone())?.clients(bench.threads())?;
-            // It gives no sessions to resume.
+            // The bare server gives no sessions to resume.
             let visits =
                 Visits { session: None, until: Some(Instant::now() + self.duration), ..visits.clone() };
             if let Some(each) = self.cost(bench, &bare, &mut clients, &visits)?.filter(|_| !self.resumed) {
@@ -131,7 +132,7 @@ impl Scenario for Cli {
         figures::visited(report, &visited);
         report.plain("resumed", visited.resumed as f64, "");
         if self.resumed && visited.resumed < visited.completed {
-            report.note("Not every handshake resumed the session: the server did not take it each time.");
+            report.note("Not every handshake resumed the session: the server did not accept it each time.");
         }
         if secure.is_none() {
             figures::tally(report, &visited.tally);
@@ -153,8 +154,9 @@ impl Cli {
         if self.leave { "leave" } else { "stay" }
     }
 
-    /// In microseconds: OpenSSL's handshake in memory once more, but with as many under way as the clients make, so that
-    /// none of them finds its memory in the processor's caches, and staying or leaving as they do.
+    /// Measures OpenSSL's handshake in memory again, in microseconds, with as many handshakes in progress as the
+    /// clients have, so that no handshake finds its memory in the processor's caches. The sessions stay or end as
+    /// those of the clients do.
     fn crowd(&self, bench: &Bench) -> Result<Option<f64>, Box<dyn Error>> {
         let Some(suite) = bench.suite().filter(|_| self.rate.is_none()) else { return Ok(None) };
         let question = Question::Crowd {
@@ -167,7 +169,8 @@ impl Cli {
         Ok(Some(floor::ask(&question, bench.common.pin)? * 1e6))
     }
 
-    /// In microseconds: OpenSSL's handshake in memory, or a bare server's CPU for the same clients.
+    /// Returns the floor in microseconds: OpenSSL's handshake in memory, or a bare server's CPU time for the same
+    /// clients.
     fn floor(&self, bench: &Bench, visits: &Visits) -> Result<Option<(f64, String)>, Box<dyn Error>> {
         if let Some(suite) = bench.suite() {
             let cookie = suite.dtls && !self.resumed;
@@ -190,7 +193,7 @@ impl Cli {
         Ok(each.map(|each| (each, "bare thread per peer".to_owned())))
     }
 
-    /// What each of these clients costs a server, in microseconds of its CPU.
+    /// Returns what each of these clients costs a server, in microseconds of its CPU time.
     fn cost(
         &self,
         bench: &Bench,
@@ -206,8 +209,8 @@ impl Cli {
         Ok(used.map(|used| used.cpu.as_secs_f64() * 1e6 / visited.completed.max(1) as f64))
     }
 
-    /// What a handshake costs beside so many peers, as a multiple of that beside the first number of them; and the same of a bare
-    /// loop.
+    /// Reports the cost of a handshake beside each number of connected peers, as a ratio to the cost beside the
+    /// first number. Measures the same with a bare loop.
     fn beside(&self, bench: &mut Bench, visits: &Visits) -> Result<(), Box<dyn Error>> {
         bench.report.option("clients", self.count);
         let common = &bench.common;
@@ -228,7 +231,9 @@ impl Cli {
                 bar.finish_and_clear();
                 if kept.len() < wanted as usize {
                     let why = visited.why.unwrap_or_else(|| "the run ended".to_owned());
-                    bench.report.note(format!("{who}only {} of {wanted} peers got in: {why}.", kept.len()));
+                    bench
+                        .report
+                        .note(format!("{who}only {} of {wanted} peers could connect: {why}.", kept.len()));
                     break;
                 }
                 let name = format!("{who}server RSS per peer of the {missing} until {wanted}");

@@ -1,4 +1,5 @@
-//! N quiet peers: what they take in memory, and that nobody wakes up for them.
+//! Connects N peers that send nothing. Reports their memory, and whether any thread of the server wakes up for
+//! them.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -15,16 +16,16 @@ use peeloff_stress::outside::Usage;
 use peeloff_stress::role::Serve;
 use peeloff_stress::target::{Role, Target};
 
-/// Measures peers that are there and say nothing.
+/// Measures peers that are connected and send nothing.
 #[derive(Parser)]
 #[command(name = "idle", version)]
 struct Cli {
     #[command(flatten)]
     common: Common,
-    /// Peers.
+    /// Number of peers.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     peers: u32,
-    /// How long they are quiet.
+    /// How long the peers send nothing.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     duration: Duration,
 }
@@ -84,7 +85,7 @@ impl Scenario for Cli {
             row.over(bare, "bare socket, batches, EVP");
         }
         figures::visited(&mut bench.report, &visited);
-        // Each of them is still served.
+        // Check that the server still serves each of them.
         let talk = Talk {
             pace: Pace::Window(1),
             payload: 64,
@@ -103,7 +104,7 @@ impl Scenario for Cli {
 }
 
 impl Cli {
-    /// What as many peers take in a bare loop that keeps nothing but their keys.
+    /// Returns the memory of as many peers in a bare loop that keeps only their keys.
     fn bare(&self, bench: &mut Bench) -> Result<Option<f64>, Box<dyn Error>> {
         let common = &bench.common;
         if bench.scheme() != Scheme::Dtls || !common.floor {

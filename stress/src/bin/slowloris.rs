@@ -1,4 +1,5 @@
-//! Clients that begin and do not go on, or that say much and read nothing, while honest peers are served.
+//! Connects clients that never finish their handshake, or that send much and read nothing, while honest peers are
+//! served.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -16,13 +17,13 @@ use peeloff_stress::options::{self, Bench, Common, Scenario};
 struct Cli {
     #[command(flatten)]
     common: Common,
-    /// Handshakes that are begun and not gone on with.
+    /// Handshakes that are started and never finished.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=20_000))]
     stalled: u32,
-    /// Peers that say much and read nothing.
+    /// Peers that send much and read nothing.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=20_000))]
     slow: u32,
-    /// Messages of 1,200 bytes that each of these says.
+    /// Messages of 1,200 bytes that each slow peer sends.
     #[arg(long, default_value_t = 1000)]
     slow_messages: u64,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! What carries the clients of a target.
+//! Makes the carriers for the clients of a target.
 
 use std::io;
 
@@ -7,11 +7,11 @@ use super::streams::Streams;
 use super::{Carrier, Clients, Dialer};
 
 impl Dialer {
-    /// Makes room for clients, on so many threads.
+    /// Makes room for clients on this many threads.
     ///
     /// # Errors
     ///
-    /// No descriptor or port is left.
+    /// Returns an error if no descriptor or port is left.
     pub fn clients(&self, threads: usize) -> io::Result<Clients> {
         let carrier = || -> io::Result<Box<dyn Carrier>> {
             Ok(match self.scheme.is_stream() {

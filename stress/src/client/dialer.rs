@@ -1,4 +1,4 @@
-//! How clients get to a target.
+//! Knows how clients connect to a target.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -17,22 +17,23 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// For a target; secure ones need a suite.
+    /// Makes a dialer for a target. Secure schemes need a suite.
     ///
     /// # Errors
     ///
-    /// One sentence: the protocol cannot be spoken here, or OpenSSL does not know the group.
+    /// Returns an error, whose text is one sentence, if the protocol is not supported here, or if OpenSSL does
+    /// not know the group.
     pub fn new(scheme: Scheme, address: SocketAddr, suite: Option<Suite>) -> Result<Self, Box<dyn Error>> {
         if scheme.is_sctp() {
-            return Err("only echo speaks SCTP; give a target on udp, dtls, tcp or tls".into());
+            return Err("only the program echo supports SCTP; give a target on udp, dtls, tcp or tls".into());
         }
         let context = suite.map(|suite| {
-            suite.client().map_err(|why| format!("OpenSSL does not take the group {}: {why}", suite.group))
+            suite.client().map_err(|why| format!("OpenSSL does not accept the group {}: {why}", suite.group))
         });
         Ok(Self { scheme, address, context: context.transpose()? })
     }
 
-    /// The session that a client got last.
+    /// Returns the last session that a client received.
     pub fn last_session(&self) -> Option<SslSession> {
         self.context.as_ref()?.1.lock().ok()?.clone()
     }

@@ -1,4 +1,4 @@
-//! One client that speaks, and many that hear it.
+//! Runs one client that sends, and many that receive its messages.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -10,23 +10,24 @@ use super::{Clients, Event, LOOK, Share};
 use crate::message::{Ledger, Tally};
 use crate::stop::Stop;
 
-/// Has the client speak that came last, and all others check what they hear; all are on one thread. In a closed loop the next
-/// message leaves when all have the last one. The tally is that of deliveries: one for each message and receiver.
+/// Lets the client that connected last send, and lets all others check what they receive. All clients must be on
+/// one thread. In a closed loop the next message leaves when all have received the last one. The tally counts
+/// deliveries: one for each message and receiver.
 ///
 /// # Errors
 ///
-/// Epoll or the sockets fail, or there is nobody to speak.
+/// Returns an error if epoll or a socket fails, or if there is no client to send.
 pub fn run(clients: &mut Clients, talk: &Talk, stop: &Stop, bar: &ProgressBar) -> io::Result<Talked> {
     let [Share { carrier, present }] = &mut clients.shares[..] else {
-        return Err(io::Error::other("the speaker and the receivers are not on one thread"));
+        return Err(io::Error::other("the sender and the receivers are not on one thread"));
     };
     let Some((&speaker, receivers)) = present.split_last() else {
-        return Err(io::Error::other("there is nobody to speak"));
+        return Err(io::Error::other("there is no client to send"));
     };
     carrier.expect(talk.payload);
     let mut receiver_of = vec![None; present.iter().max().map_or(0, |most| most + 1)];
     receivers.iter().enumerate().for_each(|(index, &client)| receiver_of[client] = Some(index));
-    // To everybody the sender is client 0, and all hear the same messages.
+    // Every receiver takes the sender for client 0, and all receive the same messages.
     let mut ledgers: Vec<Ledger<Instant>> = receivers.iter().map(|_| Ledger::new(0, talk.payload)).collect();
     let (mut talked, mut message) = (Talked::default(), Vec::new());
     let began = Instant::now();

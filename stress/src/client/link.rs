@@ -1,4 +1,4 @@
-//! A client on TCP or TLS: a socket that never blocks, with its handshake and its session.
+//! A client on TCP or TLS: a non-blocking socket with its handshake and its session.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use socket2::{Domain, Socket, Type};
 use super::Dialer;
 use crate::secure;
 
-/// A socket and how far it is.
+/// A socket and the state of its connection.
 enum Wire {
     Connecting(TcpStream, Option<Ssl>),
     TlsHandshake(MidHandshakeSslStream<TcpStream>),
@@ -34,14 +34,14 @@ impl Wire {
     }
 }
 
-/// What a read came to.
+/// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received {
-    /// A whole message is in the buffer.
+    /// A complete message is in the buffer.
     Message,
-    /// There is no more for now.
+    /// There is no message at the moment.
     Nothing,
-    /// The other side, or the path, ended it.
+    /// The other side or the network has ended the connection.
     Ended,
 }
 
@@ -49,14 +49,14 @@ pub(super) enum Received {
 pub(super) struct Link {
     fd: RawFd,
     wire: Wire,
-    /// The beginning of a message.
+    /// The beginning of an incomplete message.
     partial: Vec<u8>,
-    /// What found no room.
+    /// Bytes that did not fit into the send buffer.
     unsent: Vec<u8>,
 }
 
 impl Link {
-    /// Begins a client. Never blocks.
+    /// Starts to connect a client. Never blocks.
     pub(super) fn begin(dialer: &Dialer, session: Option<&SslSession>) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(dialer.address), Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
@@ -79,18 +79,18 @@ impl Link {
         Ok(Self { fd, wire, partial: Vec::new(), unsent: Vec::new() })
     }
 
-    /// Has a poll say when there is something to do.
+    /// Registers the socket with a poll.
     pub(super) fn register(&self, registry: &Registry, token: usize) -> io::Result<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         registry.register(&mut SourceFd(&self.fd), Token(token), interest)
     }
 
-    /// Whether messages can be sent.
+    /// Returns whether messages can be sent.
     pub(super) fn is_open(&self) -> bool {
         matches!(self.wire, Wire::Tcp(_) | Wire::Tls(_))
     }
 
-    /// Goes on with the handshake; `true` where it is complete.
+    /// Continues the handshake. Returns whether it is complete.
     pub(super) fn step(&mut self) -> io::Result<bool> {
         self.wire = match std::mem::replace(&mut self.wire, Wire::Ended) {
             Wire::Connecting(socket, ssl) => {
@@ -109,12 +109,12 @@ impl Link {
         Ok(self.is_open())
     }
 
-    /// Whether the session of an earlier client was resumed.
+    /// Returns whether the handshake resumed an earlier client's session.
     pub(super) fn is_resumed(&self) -> bool {
         matches!(&self.wire, Wire::Tls(stream) if SslRef::session_reused(stream.ssl()))
     }
 
-    /// Sends a message, or what there is room for; the rest goes by [`flush`](Self::flush).
+    /// Sends a message, as far as the send buffer has space. [`flush`](Self::flush) sends the rest.
     pub(super) fn send(&mut self, message: &[u8]) -> io::Result<()> {
         if !self.is_open() {
             return Err(ErrorKind::NotConnected.into());
@@ -123,7 +123,7 @@ impl Link {
         self.flush()
     }
 
-    /// Sends what found no room.
+    /// Sends bytes that did not fit into the send buffer before.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         while !self.unsent.is_empty() {
             let written = match &mut self.wire {
@@ -140,7 +140,7 @@ impl Link {
         Ok(())
     }
 
-    /// Whether some of what was sent waits for room.
+    /// Returns whether bytes wait for space in the send buffer.
     pub(super) fn is_full(&self) -> bool {
         !self.unsent.is_empty()
     }
@@ -155,10 +155,10 @@ impl Link {
         }
     }
 
-    /// Says goodbye where the protocol has a word for it. Dropping a link says nothing.
+    /// Sends close_notify if the protocol has it. Dropping a link sends nothing.
     pub(super) fn close(mut self) {
         if let Wire::Tls(stream) = &mut self.wire {
-            // Whoever does not take it is as gone as one who does.
+            // The connection ends even if the peer does not accept the alert.
             let _ = stream.shutdown();
         }
     }

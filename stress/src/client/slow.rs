@@ -1,4 +1,4 @@
-//! Clients that begin and do not go on, and clients that say much and read nothing.
+//! Runs clients that never finish their handshake, and clients that send much and read nothing.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -10,12 +10,12 @@ use crate::stop::Stop;
 /// How long the first answers may take.
 const FIRST: Duration = Duration::from_secs(2);
 
-/// Begins so many handshakes and stops as soon as the server has something to keep: behind the hello with the cookie,
-/// behind TLS's hello, or behind TCP's handshake. They last as long as the clients.
+/// Starts this many handshakes and stops each as soon as the server holds state for it: after the hello with the
+/// cookie, after TLS's hello, or after TCP's handshake. They stay as long as the clients exist.
 ///
 /// # Errors
 ///
-/// No descriptors or ports are left.
+/// Returns an error if no descriptors or ports are left.
 pub fn stall(clients: &mut Clients, count: usize, stop: &Stop) -> io::Result<()> {
     let Some(share) = clients.shares.first_mut() else { return Ok(()) };
     share.carrier.stall();
@@ -25,14 +25,14 @@ pub fn stall(clients: &mut Clients, count: usize, stop: &Stop) -> io::Result<()>
     let (mut stalled, end) = (0, Instant::now() + FIRST);
     while stalled < count && Instant::now() < end && !stop.wanted() {
         share.carrier.wait(None, &mut |_, event| {
-            // Who is refused is as stalled.
+            // A refused client counts as stalled too.
             stalled += usize::from(matches!(event, Event::Stalled | Event::Ended(..)));
         })?;
     }
     Ok(())
 }
 
-/// Has each client send so many messages, and none read what comes back.
+/// Lets each client send this many messages without reading the answers.
 pub fn say_and_ignore(clients: &mut Clients, messages: u64, payload: usize) {
     let mut message = vec![0; payload.max(message::SHORTEST)];
     for share in &mut clients.shares {

@@ -10,14 +10,14 @@ use openssl::ssl::SslSession;
 use super::link::{Link, Received};
 use super::{Again, Carrier, Dialer, Event, wait};
 
-/// Clients and their poll.
+/// The clients and their poll.
 pub(super) struct Streams {
     dialer: Dialer,
     links: Vec<Option<Link>>,
     free: VecDeque<usize>,
     poll: Poll,
     events: Events,
-    /// Handshakes stop behind their first step.
+    /// Whether handshakes stop after their first step.
     stall: bool,
     /// Bytes of a message.
     len: usize,
@@ -38,7 +38,7 @@ impl Streams {
         })
     }
 
-    /// Does what there is to do for a client. `false` where it is gone.
+    /// Handles the events of a client. Returns false if the client has ended.
     fn go_on(&mut self, index: usize, each: &mut dyn FnMut(usize, Event<'_>)) -> bool {
         let Some(Some(link)) = self.links.get_mut(index) else { return true };
         if !link.is_open() {
@@ -64,7 +64,7 @@ impl Streams {
                 Received::Message => each(index, Event::Message(&self.buffer)),
                 Received::Nothing => return true,
                 Received::Ended => {
-                    let why = "the server ended the connection".to_owned();
+                    let why = "the server closed the connection".to_owned();
                     each(index, Event::Ended(why, Again::default()));
                     return false;
                 }

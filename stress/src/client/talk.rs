@@ -1,9 +1,10 @@
-//! Clients that are there and talk.
+//! Runs connected clients that send messages.
 //!
-//! Open loop: each client sends at its own fixed times, spread over the interval, whatever became of the earlier
-//! messages; latency counts from the time at which a message was to leave. Closed loop: each has a window of
-//! messages under way, and latency counts from the sending. All together have so many under way at most: beyond that clients
-//! take turns, because a server with one socket has one queue.
+//! In an open loop each client sends at fixed times, spread over the interval, whether or not earlier messages
+//! have been answered. Latency counts from the time at which a message was due. In a closed loop each client has
+//! a window of messages in flight, and latency counts from the time of sending. The number of messages in flight
+//! of all clients together is limited. Beyond the limit clients take turns, because a server with one socket has
+//! one queue.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -18,48 +19,49 @@ use crate::latency::Latency;
 use crate::message::{Ledger, Tally};
 use crate::stop::Stop;
 
-/// How fast clients talk.
+/// How fast clients send.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
-    /// Each has so many messages under way.
+    /// Each client has this many messages in flight.
     Window(usize),
-    /// All together send so many per second.
+    /// All clients together send this many messages per second.
     Rate(f64),
 }
 
-/// What clients say.
+/// The parameters of a conversation.
 #[derive(Clone, Copy, Debug)]
 pub struct Talk {
-    /// How fast.
+    /// How fast clients send.
     pub pace: Pace,
     /// Bytes of a message.
     pub payload: usize,
-    /// For how long.
+    /// The duration.
     pub duration: Duration,
-    /// Messages in all at most.
+    /// The largest number of messages.
     pub count: Option<u64>,
-    /// How long an answer may take before it is lost.
+    /// How long an answer may take before it counts as lost.
     pub answer: Duration,
-    /// Messages of all clients that are under way at most, in a closed loop.
+    /// The largest number of messages of all clients in flight, in a closed loop.
     pub together: usize,
-    /// Of so many clients one is counted apart.
+    /// One of this many clients is counted separately.
     pub apart: Option<u64>,
 }
 
-/// What became of it.
+/// The results of a conversation.
 #[derive(Clone, Debug, Default)]
 pub struct Talked {
-    /// Of the messages.
+    /// The results of all messages.
     pub tally: Tally,
-    /// Of the messages of those that are not counted apart.
+    /// The results of the messages of clients that are not counted separately.
     pub others: Tally,
-    /// From when a message was to leave until its answer was there, of those that are not counted apart.
+    /// The time from when a message was due until its answer arrived, for clients that are not counted
+    /// separately.
     pub latency: Latency,
-    /// From when a message was to leave until it left: the client's own lateness.
+    /// The time from when a message was due until it was sent: the client's own lateness.
     pub lateness: Latency,
-    /// Clients whose server ended them.
+    /// The number of clients that the server has ended.
     pub ended: u64,
-    /// For how long there was talk.
+    /// The duration of the conversation.
     pub took: Duration,
 }
 
@@ -74,12 +76,12 @@ impl Talked {
     }
 }
 
-/// Has the first `active` clients talk, on a thread of rayon's for each share of them. Blocks for the duration, and until the last
-/// answer came or is lost.
+/// Lets the first `active` clients send messages, with a thread of rayon for each share of them. Blocks for the
+/// duration, and until the last answer has arrived or is lost.
 ///
 /// # Errors
 ///
-/// Epoll or the sockets fail.
+/// Returns an error if epoll or a socket fails.
 pub fn run(
     clients: &mut Clients,
     active: usize,
@@ -108,7 +110,7 @@ pub fn run(
     Ok(all)
 }
 
-/// Which thread this is, of how many, and how many clients talk on all.
+/// The number of this thread, the number of threads, and the number of clients on all threads.
 #[derive(Clone, Copy)]
 struct Place {
     thread: usize,
@@ -117,37 +119,37 @@ struct Place {
 }
 
 impl Place {
-    /// This thread's part of a number, of which all threads have the whole.
+    /// Returns this thread's part of a number that all threads share.
     fn part(self, number: u64) -> u64 {
         let (thread, threads) = (self.thread as u64, self.threads as u64);
         number / threads + u64::from(thread < number % threads)
     }
 }
 
-/// One that talks.
+/// A client that sends.
 struct Speaker {
-    /// Its index at the carrier.
+    /// The client's index in its carrier.
     client: usize,
     ledger: Ledger<Instant>,
     ended: bool,
     apart: bool,
 }
 
-/// What one thread does.
+/// The work of one thread.
 struct Conversation<'a> {
     talk: &'a Talk,
     speakers: Vec<Speaker>,
-    /// The speaker that a client is.
+    /// The speaker of each client.
     speaker_of: Vec<Option<usize>>,
-    /// When each sends next, in an open loop.
+    /// When each speaker sends next, in an open loop.
     due: BinaryHeap<Reverse<(Instant, usize)>>,
     interval: Duration,
-    /// Whose turn it is, in a closed loop: once for each message that may leave.
+    /// The speakers whose turn it is, in a closed loop: one entry for each message that may leave.
     turns: VecDeque<usize>,
-    /// Messages that may be under way together, in a closed loop.
+    /// The largest number of messages in flight together, in a closed loop.
     together: usize,
     under_way: usize,
-    /// How many this thread may send.
+    /// How many more messages this thread may send.
     left: u64,
     sending: bool,
     message: Vec<u8>,
@@ -284,7 +286,7 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    /// So many of a speaker's messages are not under way any more.
+    /// Removes this many of a speaker's messages from those in flight.
     fn answered(&mut self, index: usize, count: usize) {
         self.under_way -= count;
         if matches!(self.talk.pace, Pace::Window(_)) {

@@ -1,4 +1,4 @@
-//! Clients on SCTP: peeloff's own, each on a thread, one message under way.
+//! Clients on SCTP: peeloff's own client, each with a thread and one message in flight.
 
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,22 +13,22 @@ use super::talk::{Talk, Talked};
 use crate::message::Ledger;
 use crate::stop::Stop;
 
-/// Connects so many, as many at a time as rayon has threads; each ends by its timeout.
+/// Connects this many clients, as many at a time as rayon has threads. Each fails after its timeout.
 ///
 /// # Errors
 ///
-/// The first failure.
+/// Returns the first failure.
 pub fn connect(address: &Address, count: usize, patience: Duration) -> Result<Vec<Peer>, Box<dyn Error>> {
     let client = Client::builder().danger_accept_any_certificate().timeout(patience);
     let peers: Result<Vec<_>, _> = (0..count).into_par_iter().map(|_| client.connect(address)).collect();
     Ok(peers?)
 }
 
-/// Has each send a message and wait for its answer, over and over; the talk's window is 1.
+/// Lets each client send a message and wait for its answer, repeatedly; the window is 1.
 ///
 /// # Errors
 ///
-/// No thread can be started.
+/// Returns an error if no thread can be started.
 pub fn run(
     peers: &mut [Peer],
     talk: &Talk,

@@ -1,7 +1,8 @@
-//! Clients that come, say something, and stay or leave.
+//! Runs clients that connect, send messages, and stay or disconnect.
 //!
-//! Open loop: client number n is to come at n divided by the rate, whatever became of the earlier ones, and its
-//! latency counts from then. Closed loop: so many are under way, and the next comes when one is done.
+//! In an open loop client number n is due at n divided by the rate, whether or not earlier clients have finished,
+//! and its latency counts from then. In a closed loop a fixed number of clients is active, and the next one
+//! connects when one has finished.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -19,37 +20,37 @@ use crate::stop::Stop;
 /// How clients follow each other.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
-    /// So many at once; the next comes when one is done.
+    /// This many clients are active at the same time; the next one connects when one has finished.
     Together(usize),
-    /// So many per second.
+    /// This many clients connect per second.
     Rate(f64),
 }
 
-/// What clients are to do.
+/// The parameters of the clients.
 #[derive(Clone)]
 pub struct Visits {
-    /// Clients in all.
+    /// The number of clients.
     pub count: usize,
     /// How they follow each other.
     pub pace: Pace,
-    /// Messages that each says, one after the other.
+    /// The number of messages of each client, sent one after the other.
     pub messages: u32,
     /// Bytes of a message.
     pub payload: usize,
-    /// Whether they stay.
+    /// Whether the clients stay connected.
     pub stay: bool,
-    /// The session that they resume.
+    /// The session to resume.
     pub session: Option<SslSession>,
-    /// When no more come.
+    /// When no more clients connect.
     pub until: Option<Instant>,
     /// How long an answer may take.
     pub answer: Duration,
-    /// How long a connection may take to be made.
+    /// How long connecting may take.
     pub patience: Duration,
 }
 
 impl Visits {
-    /// So many that come as fast as they can, 64 at once, say nothing and stay.
+    /// Describes this many clients that connect as fast as they can, 64 at a time, send nothing and stay.
     pub fn of(count: usize) -> Self {
         Self {
             count,
@@ -65,30 +66,30 @@ impl Visits {
     }
 }
 
-/// What became of them.
+/// The results of the clients.
 #[derive(Default)]
 pub struct Visited {
-    /// Handshakes completed.
+    /// Completed handshakes.
     pub completed: u64,
-    /// Of these, resumed ones.
+    /// Completed handshakes that resumed a session.
     pub resumed: u64,
-    /// Clients that came to nothing.
+    /// Clients that failed.
     pub failed: u64,
-    /// Why, the first of them.
+    /// The reason of the first failure.
     pub why: Option<String>,
-    /// Clients that sent something again.
+    /// Clients that retransmitted.
     pub retransmitted: u64,
-    /// Of these, those that waited for an answer for a second.
+    /// Clients that retransmitted after a second without an answer.
     pub timed: u64,
     /// Datagrams that were sent again.
     pub datagrams_again: u64,
-    /// From when a client was to come until it was connected.
+    /// The time from when a client was due until it was connected.
     pub connect: Latency,
-    /// From a message to its answer.
+    /// The time from a message to its answer.
     pub echo: Latency,
-    /// Of the messages.
+    /// The results of the messages.
     pub tally: Tally,
-    /// From the first client to the end of the last one's business.
+    /// The time from the first client until the last one has finished.
     pub took: Duration,
 }
 
@@ -108,12 +109,12 @@ impl Visited {
     }
 }
 
-/// Has them come, on a thread of rayon's for each share of the clients; those who stay are among the clients then. Blocks until
-/// all have done what they were to do, or gave up.
+/// Connects the clients, with a thread of rayon for each share; those that stay are then among `clients`. Blocks
+/// until all have finished or failed.
 ///
 /// # Errors
 ///
-/// Epoll or the sockets fail.
+/// Returns an error if epoll or a socket fails.
 pub fn run(
     clients: &mut Clients,
     visits: &Visits,
@@ -138,23 +139,23 @@ pub fn run(
     Ok(all)
 }
 
-/// A client that is not done.
+/// A client that has not finished.
 struct Visitor {
-    /// When it was to come.
+    /// When the client was due.
     intended: Instant,
-    /// When it gives up.
+    /// When the client fails.
     deadline: Instant,
     connected: bool,
     ledger: Ledger<Instant>,
 }
 
-/// What one thread does.
+/// The work of one thread.
 struct Arrivals<'a> {
     visits: &'a Visits,
     under_way: HashMap<usize, Visitor>,
-    /// Those that say something next.
+    /// Clients that send a message next.
     speakers: Vec<usize>,
-    /// Those that have done all they were to do.
+    /// Clients that have finished.
     finished: Vec<usize>,
     done: Visited,
     message: Vec<u8>,
@@ -202,7 +203,7 @@ impl<'a> Arrivals<'a> {
             if more && room && intended <= now {
                 self.come(carrier.as_mut(), next, intended);
                 next += threads;
-                // In a closed loop all that may come do so before anything is read.
+                // In a closed loop, start all clients that may start before reading anything.
                 if matches!(self.visits.pace, Pace::Together(_)) {
                     continue;
                 }
@@ -226,7 +227,7 @@ impl<'a> Arrivals<'a> {
             }
             bar.inc(self.done.completed + self.done.failed - before);
         }
-        // Who is cut short is gone.
+        // Clients that are cut short are closed.
         self.under_way.keys().for_each(|index| carrier.close(*index));
         self.done.took = began.elapsed();
         Ok(self.done)
@@ -293,7 +294,7 @@ impl<'a> Arrivals<'a> {
         }
     }
 
-    /// The client has done what it was to do.
+    /// Handles a client that has finished.
     fn finish(&mut self, index: usize) {
         if let Some(visitor) = self.under_way.remove(&index) {
             self.done.tally = self.done.tally.plus(visitor.ledger.tally);
@@ -309,11 +310,11 @@ impl<'a> Arrivals<'a> {
         let now = Instant::now();
         visitor.ledger.next(&mut self.message, now);
         visitor.deadline = now + self.visits.answer;
-        // What is not sent is lost when its time is over.
+        // A message that cannot be sent counts as lost after its timeout.
         let _ = carrier.send(index, &self.message);
     }
 
-    /// Gives up on those that took too long.
+    /// Gives up clients that took too long.
     fn give_up(&mut self, carrier: &mut dyn Carrier, now: Instant) {
         let late = |(_, visitor): &(&usize, &Visitor)| now >= visitor.deadline;
         let late: Vec<usize> = self.under_way.iter().filter(late).map(|(index, _)| *index).collect();
@@ -321,7 +322,7 @@ impl<'a> Arrivals<'a> {
             let Some(visitor) = self.under_way.get_mut(&index) else { continue };
             visitor.ledger.give_up(|_| true);
             if visitor.connected {
-                // It came, and what it said was lost.
+                // The client was connected, and its message was lost.
                 self.finish(index);
             } else {
                 self.under_way.remove(&index);

@@ -1,26 +1,26 @@
-//! Two runs side by side.
+//! Compares two runs.
 
 use std::fmt::Write;
 
 use super::data::{Better, Report, Row, digits};
 
-/// Changes smaller than this say nothing.
+/// Smaller relative changes than this are noise.
 const NOISE: f64 = 0.03;
 
-/// What a figure became.
+/// The change of a figure.
 pub(super) struct Change {
     pub(super) older: f64,
-    /// As a part of the older one; `None` where that is 0.
+    /// The change relative to the older figure; none if that is 0.
     pub(super) by: Option<f64>,
-    /// Whether that is the ratio's, because both runs have a floor.
+    /// Whether it is the change of the ratio, because both runs have a floor.
     pub(super) of_ratio: bool,
     pub(super) verdict: &'static str,
 }
 
-/// What the figure of that name became.
+/// Returns the change of a figure since the older run.
 pub(super) fn change(newer: &Row, older: &Report) -> Option<Change> {
     let old = older.find(&newer.name).filter(|old| old.unit == newer.unit)?;
-    // Absolute figures wander with the machine; ratios do so less.
+    // Absolute figures vary with the state of the machine; ratios vary less.
     let (value, before, of_ratio) = match (newer.ratio(), old.ratio()) {
         (Some(value), Some(before)) => (value, before, true),
         _ => (newer.value, old.value, false),
@@ -50,7 +50,7 @@ pub(super) fn render(newer: &Report, older: &Report) -> String {
         let _ = writeln!(text, "(another scenario: {})", older.scenario);
     }
     if !different.is_empty() {
-        let _ = writeln!(text, "(not the same then: {})", different.join(", "));
+        let _ = writeln!(text, "(these differed in the older run: {})", different.join(", "));
     }
     let name = newer.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
     for row in &newer.rows {

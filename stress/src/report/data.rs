@@ -1,4 +1,4 @@
-//! What a report is made of.
+//! The data of a report.
 
 use std::fs;
 use std::io;
@@ -6,78 +6,78 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-/// The layout of the JSON; a file with another one cannot be compared with.
+/// The version of the JSON layout. Only files with the same version can be compared.
 pub(super) const LAYOUT: u32 = 1;
 
-/// What one run came to.
+/// The results of one run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// The layout of this file.
+    /// The version of the layout.
     pub layout: u32,
-    /// The binary.
+    /// The name of the binary.
     pub scenario: String,
     /// The server that was measured.
     pub target: String,
-    /// When it began (RFC 3339, UTC).
+    /// When the run began (RFC 3339, UTC).
     pub began: String,
-    /// The machine, as name and value.
+    /// Properties of the machine, as name and value.
     pub machine: Vec<(String, String)>,
-    /// What was asked for, as name and value.
+    /// The options, as name and value.
     pub options: Vec<(String, String)>,
     /// The figures.
     pub rows: Vec<Row>,
-    /// Curves.
+    /// The plots.
     pub plots: Vec<Plot>,
-    /// Sentences that a reader has to know.
+    /// Notes that a reader must know.
     pub notes: Vec<String>,
-    /// Whether somebody ended the run early.
+    /// Whether the user ended the run early.
     pub interrupted: bool,
 }
 
 /// One figure.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// What it is, the same in every run.
+    /// The name, which is the same in every run.
     pub name: String,
-    /// How much.
+    /// The value.
     pub value: f64,
-    /// Of what; empty for counts.
+    /// The unit; empty for counts.
     pub unit: String,
-    /// What the machine could do at best.
+    /// The best that the machine can do.
     pub floor: Option<Floor>,
     /// Which direction is better.
     pub better: Better,
 }
 
-/// What the machine could do at best.
+/// The best that the machine can do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Floor {
-    /// How much, in the row's unit.
+    /// The value, in the row's unit.
     pub value: f64,
-    /// What was measured.
+    /// A description of the measurement.
     pub of: String,
 }
 
-/// Which direction of a figure is good.
+/// Which direction of a figure is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Better {
-    /// Less of it.
+    /// Lower values are better.
     Lower,
-    /// More of it.
+    /// Higher values are better.
     Higher,
-    /// It only describes the run.
+    /// The figure only describes the run.
     Neither,
 }
 
-/// Curves over one axis.
+/// Curves with a common x axis.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plot {
-    /// What it shows.
+    /// The title.
     pub title: String,
-    /// What goes to the right.
+    /// The label of the horizontal axis.
     pub x: String,
-    /// What goes up.
+    /// The label of the vertical axis.
     pub y: String,
     /// The curves.
     pub series: Vec<Series>,
@@ -86,19 +86,19 @@ pub struct Plot {
 /// One curve.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Series {
-    /// What it is.
+    /// The name of the curve.
     pub name: String,
-    /// Its points.
+    /// The points of the curve.
     pub points: Vec<(f64, f64)>,
 }
 
 impl Row {
-    /// The value as a multiple of its floor.
+    /// Returns the value divided by its floor.
     pub fn ratio(&self) -> Option<f64> {
         self.floor.as_ref().filter(|floor| floor.value > 0.0).map(|floor| self.value / floor.value)
     }
 
-    /// With what the machine could do at best.
+    /// Sets the best that the machine can do.
     pub fn over(&mut self, value: f64, of: &str) -> &mut Self {
         if value.is_finite() && value > 0.0 {
             self.floor = Some(Floor { value, of: of.to_owned() });
@@ -108,7 +108,7 @@ impl Row {
 }
 
 impl Report {
-    /// An empty one that begins now.
+    /// Makes an empty report that begins now.
     pub fn new(scenario: &str, target: &str) -> Self {
         Self {
             layout: LAYOUT,
@@ -124,17 +124,17 @@ impl Report {
         }
     }
 
-    /// Says what was asked for.
+    /// Adds an option.
     pub fn option(&mut self, name: &str, value: impl ToString) {
         self.options.push((name.to_owned(), value.to_string()));
     }
 
-    /// Adds a figure of which less is better.
+    /// Adds a figure whose lower values are better.
     pub fn lower(&mut self, name: &str, value: f64, unit: &str) -> &mut Row {
         self.row(name, value, unit, Better::Lower)
     }
 
-    /// Adds a figure of which more is better.
+    /// Adds a figure whose higher values are better.
     pub fn higher(&mut self, name: &str, value: f64, unit: &str) -> &mut Row {
         self.row(name, value, unit, Better::Higher)
     }
@@ -153,7 +153,7 @@ impl Report {
         &mut self.rows[at]
     }
 
-    /// Adds a sentence, once.
+    /// Adds a note, unless the report has it already.
     pub fn note(&mut self, sentence: impl Into<String>) {
         let sentence = sentence.into();
         if !self.notes.contains(&sentence) {
@@ -161,13 +161,13 @@ impl Report {
         }
     }
 
-    /// The figure of that name.
+    /// Returns the figure with this name.
     pub fn find(&self, name: &str) -> Option<&Row> {
         self.rows.iter().find(|row| row.name == name)
     }
 }
 
-/// A figure with as many digits as mean something.
+/// Formats a figure with its significant digits.
 pub(super) fn digits(value: f64) -> String {
     match value.abs() {
         _ if value == value.trunc() && value.abs() < 1e15 => format!("{value:.0}"),

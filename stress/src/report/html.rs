@@ -1,4 +1,4 @@
-//! One page with everything in it: no script, no font and no picture from elsewhere.
+//! Renders a self-contained page, without scripts, fonts or pictures from elsewhere.
 
 use std::fmt::Write;
 
@@ -25,7 +25,7 @@ pub(super) fn render(report: &Report, older: Option<&Report>) -> String {
         escape(&report.began)
     );
     if report.interrupted {
-        page.push_str("<p class=\"note\">Interrupted: the figures are those up to then.</p>\n");
+        page.push_str("<p class=\"note\">Interrupted: the figures cover the time until then.</p>\n");
     }
     rows(&mut page, report, older);
     for plot in &report.plots {
@@ -80,7 +80,7 @@ fn rows(page: &mut String, report: &Report, older: Option<&Report>) {
     page.push_str("</table>\n");
 }
 
-/// The curves, the vertical axis from 0, or by powers of ten where the values lie far apart.
+/// Draws the curves. The vertical axis starts at 0, or is logarithmic if the values span several powers of ten.
 fn draw(plot: &Plot) -> String {
     const W: f64 = 900.0;
     const H: f64 = 320.0;

@@ -1,7 +1,7 @@
-//! What a run came to: rows of figures, each with its floor where there is one, and plots.
+//! The results of a run: rows of figures, with floors where there are any, and plots.
 //!
-//! The same [`Report`] is the table on the terminal, the JSON for a script, the page for a colleague, and what a
-//! later run is compared with.
+//! The same [`Report`] is shown as a table on the terminal, as JSON for scripts and as an HTML page, and can be
+//! compared with a later run.
 
 mod compare;
 mod data;
@@ -15,64 +15,67 @@ use self::data::LAYOUT;
 pub use self::data::{Better, Floor, Plot, Report, Row, Series};
 
 impl Report {
-    /// For a terminal.
+    /// Renders the report for a terminal.
     pub fn to_table(&self) -> String {
         table::render(self)
     }
 
-    /// For a script.
+    /// Renders the report for a script.
     pub fn to_json(&self) -> String {
-        // Strings and finite numbers can always be written.
+        // Strings and finite numbers can always be serialized.
         serde_json::to_string_pretty(self).expect("a report is plain data")
     }
 
-    /// One page that needs nothing else.
+    /// Renders the report as a self-contained HTML page.
     pub fn to_html(&self, older: Option<&Report>) -> String {
         html::render(self, older)
     }
 
-    /// What changed since an older run, for a terminal.
+    /// Renders the changes since an older run, for a terminal.
     pub fn compared_with(&self, older: &Report) -> String {
         compare::render(self, older)
     }
 
-    /// Reads what [`to_json`](Self::to_json) wrote.
+    /// Reads a report that [`to_json`](Self::to_json) wrote.
     ///
     /// # Errors
     ///
-    /// One sentence: the file is not there, or is none of these, or of another layout.
+    /// Returns an error, whose text is one sentence, if the file does not exist, is not a report, or has another
+    /// layout.
     pub fn read(path: &Path) -> Result<Self, String> {
         let place = path.display();
         let text = fs::read_to_string(path).map_err(|why| format!("{place} cannot be read: {why}"))?;
         let report: Self = serde_json::from_str(&text)
-            .map_err(|why| format!("{place} is not what --json wrote ({why}); give such a file"))?;
+            .map_err(|why| format!("{place} is not a report that --json wrote ({why}); give such a file"))?;
         match report.layout {
             LAYOUT => Ok(report),
-            other => Err(format!("{place} has layout {other}, not {LAYOUT}; measure anew with this version")),
+            other => Err(format!(
+                "{place} has layout {other}, not {LAYOUT}; repeat the measurement with this version"
+            )),
         }
     }
 }
 
-/// Checks that a file can be put there, as far as that is known without making one.
+/// Checks that a file can be created at this path, as far as that is possible without creating it.
 ///
 /// # Errors
 ///
-/// One sentence that names the file: its folder is not there.
+/// Returns an error, whose text is one sentence with the file's name, if its folder does not exist.
 pub fn check_folder(path: &Path) -> Result<(), String> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     match folder {
         Some(folder) if !folder.is_dir() => {
-            Err(format!("{} cannot be written: {} is no folder", path.display(), folder.display()))
+            Err(format!("{} cannot be written: {} is not a folder", path.display(), folder.display()))
         }
         _ => Ok(()),
     }
 }
 
-/// Writes a text to a file, or to standard output where the path is `-`.
+/// Writes a text to a file, or to standard output if the path is `-`.
 ///
 /// # Errors
 ///
-/// One sentence that names the file.
+/// Returns an error, whose text is one sentence with the file's name.
 pub fn write(path: &Path, text: &str) -> Result<(), String> {
     if path == Path::new("-") {
         println!("{text}");

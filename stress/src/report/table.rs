@@ -1,4 +1,4 @@
-//! The table on the terminal.
+//! Renders the table for the terminal.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use super::data::{Report, digits};
 
 pub(super) fn render(report: &Report) -> String {
     let mut text = String::new();
-    // Writing into a String cannot fail.
+    // Writing to a String cannot fail.
     let _ = writeln!(text, "{} · {} · {}", report.scenario, report.target, report.began);
     let mut pairs = |pairs: &[(String, String)]| {
         let all: Vec<String> = pairs.iter().map(|(name, value)| format!("{name} {value}")).collect();
@@ -31,7 +31,7 @@ pub(super) fn render(report: &Report) -> String {
         text.push('\n');
     }
     if report.interrupted {
-        text.push_str("\nInterrupted: the figures are those up to then.\n");
+        text.push_str("\nInterrupted: the figures cover the time until then.\n");
     }
     for note in &report.notes {
         let _ = writeln!(text, "\n{note}");

@@ -1,4 +1,4 @@
-//! A client's DTLS handshake, by OpenSSL over memory.
+//! A client's DTLS handshake, with OpenSSL over memory.
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
@@ -14,25 +14,26 @@ use super::session::Session;
 use crate::client::Again;
 use crate::secure;
 
-/// The first retransmission comes after this (RFC 6347 §4.2.4.1).
+/// The first retransmission comes after this time (RFC 6347 §4.2.4.1).
 const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What OpenSSL reads and writes. It keeps the flight that was sent last, for OpenSSL would send it again before it looks whether
-/// the answer is there: a client whose thread was busy with others would say again what nobody missed.
+/// The memory that OpenSSL reads and writes. It keeps the last flight, because OpenSSL would retransmit before it
+/// checks whether the answer has arrived. A client whose thread was busy with other clients would then retransmit
+/// without need.
 #[derive(Default)]
 struct Memory {
     incoming: Vec<u8>,
     outgoing: Vec<Box<[u8]>>,
     flight: Vec<Box<[u8]>>,
-    /// Something came since the last write, so the next one begins a flight.
+    /// Whether a datagram has arrived since the last write, so that the next write begins a flight.
     fresh: bool,
-    /// Sequence number and nonce behind those of the last record that was sealed.
+    /// The sequence number and the nonce that follow those of the last record.
     next: (u64, u64),
 }
 
 impl Read for Memory {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // An empty datagram would look like the end.
+        // An empty datagram would look like the end of the stream.
         if self.incoming.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -66,26 +67,26 @@ impl Write for Memory {
     }
 }
 
-/// A handshake under way.
+/// A handshake in progress.
 pub(super) struct Handshake {
     stream: SslStream<Memory>,
-    /// When the flight is sent again, and how long after the last time.
+    /// When the flight is sent again, and the current interval.
     timer: (Instant, Duration),
-    /// Answers that it still takes.
+    /// How many more answers the handshake processes.
     answers: u32,
     pub(super) again: Again,
 }
 
-/// How far it is.
+/// The progress of a handshake.
 pub(super) enum Step {
     UnderWay,
-    /// It takes no more answers.
+    /// The handshake processes no more answers.
     Stalled,
     Complete,
 }
 
 impl Handshake {
-    /// Begins one that takes so many answers.
+    /// Begins a handshake that processes this many answers.
     pub(super) fn new(
         context: &SslContext,
         session: Option<&SslSession>,
@@ -103,7 +104,7 @@ impl Handshake {
         Ok(handshake)
     }
 
-    /// Takes a datagram.
+    /// Processes a datagram.
     pub(super) fn take(&mut self, datagram: &[u8], now: Instant) -> io::Result<Step> {
         if self.answers == 0 {
             return Ok(Step::UnderWay);
@@ -127,12 +128,12 @@ impl Handshake {
         }
     }
 
-    /// When the flight is sent again; `None` where it is not.
+    /// Returns when the flight is sent again, or none if it is not.
     pub(super) fn due(&self) -> Option<Instant> {
         (self.answers > 0).then_some(self.timer.0)
     }
 
-    /// Sends the last flight again where it is time for that.
+    /// Sends the last flight again if its timer has expired.
     pub(super) fn repeat(&mut self, now: Instant) {
         if self.due().is_none_or(|due| now < due) {
             return;
@@ -144,13 +145,13 @@ impl Handshake {
         self.again.timer = true;
     }
 
-    /// What is to be sent now.
+    /// Returns the datagrams to send now.
     pub(super) fn outgoing(&mut self) -> impl Iterator<Item = Box<[u8]>> {
         self.stream.get_mut().outgoing.drain(..)
     }
 
-    /// Ends what is complete: OpenSSL's session is freed, and its keys are what is left. Says whether an earlier client's session
-    /// was resumed.
+    /// Ends a complete handshake: frees OpenSSL's session and keeps its keys. Also returns whether the handshake
+    /// resumed an earlier client's session.
     pub(super) fn finish(mut self) -> io::Result<(Session, bool)> {
         let ssl = self.stream.ssl();
         let suite = ssl.current_cipher().map_or("", |cipher| cipher.name());
@@ -159,11 +160,11 @@ impl Handshake {
         };
         let resumed = ssl.session_reused();
         let (ours, theirs) = secrets.key_block(aead);
-        // OpenSSL takes a session for a broken one that ends without close_notify.
+        // OpenSSL marks a session as broken if it ends without close_notify.
         self.stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
         let memory = self.stream.get_mut();
         let (sequence, nonce) = memory.next;
-        // In a resumed handshake the last flight is the client's, and the server may miss it.
+        // In a resumed handshake the client sends the last flight, and the server may not receive it.
         let flight = if resumed { std::mem::take(&mut memory.flight) } else { Vec::new() };
         let sealer = Sealer::new(aead, &ours, sequence, nonce)?;
         let opener = Opener::new(aead, &theirs)?;
@@ -179,7 +180,7 @@ mod tests {
 
     const NEVER: u32 = u32::MAX;
 
-    /// A server of OpenSSL's and clients, over memory.
+    /// A server of OpenSSL and clients, over memory.
     struct Both {
         client: (SslContext, LastSession),
         server: SslContext,
@@ -201,14 +202,14 @@ mod tests {
         }
     }
 
-    /// Feeds the server, and gives what it says.
+    /// Passes a datagram to the server, and returns its answer.
     fn ask(server: &mut SslStream<Memory>, datagram: &[u8]) -> Vec<Box<[u8]>> {
         server.get_mut().incoming = datagram.to_vec();
         let _ = server.accept();
         std::mem::take(&mut server.get_mut().outgoing)
     }
 
-    /// Until the client is connected.
+    /// Runs until the client is connected.
     fn connect(client: &mut Handshake, server: &mut SslStream<Memory>, now: Instant) {
         loop {
             let flight: Vec<_> = client.outgoing().collect();
@@ -273,7 +274,7 @@ mod tests {
                 }
             }
         }
-        // Its answer is lost, and the server says its Finished again.
+        // The client's answer is lost, and the server sends its Finished again.
         let lost: Vec<_> = client.outgoing().collect();
         let (mut session, _) = client.finish().unwrap();
         assert!(matches!(session.open(&mut last[0].clone(), |_| ()), Came::Missed));
@@ -283,7 +284,7 @@ mod tests {
         server.ssl_write(b"hello").unwrap();
         let mut hello = server.get_mut().outgoing.pop().unwrap();
         session.open(&mut hello, |message| assert_eq!(message, b"hello"));
-        // It has the flight, or it would have no keys.
+        // The server has the flight, because otherwise it would have no keys.
         assert!(matches!(session.open(&mut last[0], |_| ()), Came::Nothing));
     }
 

@@ -1,5 +1,5 @@
-//! Clients on UDP and DTLS, of which a few sockets carry thousands. One that is connected is a small struct; OpenSSL has those
-//! whose handshake is under way.
+//! Clients on UDP and DTLS. A few sockets carry thousands of clients. A connected client is a small struct; only
+//! clients in a handshake have an OpenSSL session.
 
 mod handshake;
 mod session;
@@ -19,15 +19,15 @@ use self::session::{Came, Session};
 use self::sockets::Sockets;
 use super::{Again, Carrier, Dialer, Event, LOOK};
 
-/// Addresses of clients that are gone and rest before others get them: the server may still know the old ones.
+/// The number of closed clients whose addresses are not reused yet, because the server may still know them.
 const RESTING: usize = 60_000;
 
-/// Bytes that are read ahead of the clients at most: as much as the sockets hold.
+/// The largest number of bytes that are read ahead of the clients: as much as the sockets hold.
 const MOST_READ: usize = 64 << 20;
 
 /// One client.
 enum Client {
-    /// Of plain UDP.
+    /// A client on plain UDP.
     Plain,
     UnderWay(Box<Handshake>),
     Open(Box<Session>),
@@ -38,27 +38,27 @@ pub(super) struct Hub {
     dialer: Dialer,
     sockets: Sockets,
     clients: Vec<Option<Client>>,
-    /// Those that are gone, the first one first.
+    /// Closed clients, in the order in which they were closed.
     free: VecDeque<usize>,
-    /// Those that are open from the beginning, and nobody knows.
+    /// Clients that are open from the start, and that have not been reported yet.
     open: Vec<usize>,
-    /// When flights are to be sent again. One that was answered has a later time than here.
+    /// When flights are to be sent again. An answered flight has a later time than its entry here.
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
-    /// Answers that each handshake takes.
+    /// How many answers each handshake processes.
     answers: u32,
     datagram: Vec<u8>,
     inbox: Inbox,
 }
 
-/// Datagrams that were read and that their clients have not taken yet.
+/// Datagrams that were read and that their clients have not processed yet.
 #[derive(Default)]
 struct Inbox {
     bytes: Vec<u8>,
-    /// Whose they are, and where each ends in the bytes.
+    /// The client of each datagram, and where the datagram ends in the bytes.
     ends: Vec<(usize, usize)>,
-    /// How many were taken.
+    /// The number of datagrams that were processed.
     taken: usize,
-    /// When the sockets were empty, behind these. What had not been answered by then is late.
+    /// When the sockets were empty after these datagrams. A flight without an answer by then is overdue.
     read: Option<Instant>,
 }
 
@@ -68,7 +68,7 @@ impl Inbox {
         self.ends.push((client, self.bytes.len()));
     }
 
-    /// Copies the next one, and says whose it is.
+    /// Copies the next datagram, and returns its client.
     fn pop(&mut self, datagram: &mut Vec<u8>) -> Option<usize> {
         let (client, end) = *self.ends.get(self.taken)?;
         let start = self.taken.checked_sub(1).map_or(0, |before| self.ends[before].1);
@@ -82,7 +82,7 @@ impl Inbox {
         self.taken == self.ends.len()
     }
 
-    /// Is empty; its memory stays, unless it is much.
+    /// Empties the inbox. Keeps its memory, unless it is large.
     fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(1 << 20);
@@ -106,7 +106,7 @@ impl Hub {
         })
     }
 
-    /// Has a handshake take the datagram that is in the buffer.
+    /// Passes the datagram in the buffer to a handshake.
     fn shake(
         &mut self,
         index: usize,
@@ -143,7 +143,7 @@ impl Hub {
         }
     }
 
-    /// Takes the datagram that is in the buffer.
+    /// Passes the datagram in the buffer to its client.
     fn hear(&mut self, index: usize, now: Instant, each: &mut dyn FnMut(usize, Event<'_>)) {
         match self.clients.get_mut(index) {
             Some(Some(Client::Plain)) => each(index, Event::Message(&self.datagram)),
@@ -164,13 +164,13 @@ impl Hub {
                     self.shake(index, handshake, now, each);
                 }
             }
-            // Somebody who is gone, or a stranger who is lost.
+            // The client has been closed, or the datagram belongs to no client.
             Some(None) | None => {}
         }
     }
 
-    /// Reads all that came, which takes far less time than the clients need for it. So a client that is late only because
-    /// others were before it says nothing again, and one that nobody has answered does.
+    /// Reads all datagrams that have arrived, which takes much less time than processing them. A client whose
+    /// answer waits behind those of other clients therefore does not retransmit, and one without an answer does.
     fn read_ahead(&mut self) -> io::Result<()> {
         while self.inbox.bytes.len() < MOST_READ {
             let count = self.sockets.receive()?;
@@ -187,7 +187,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Has those send their flight again that had no answer by then.
+    /// Sends the flights again that had no answer by then.
     fn repeat_overdue(&mut self, now: Instant) {
         while let Some(&Reverse((due, index))) = self.timers.peek().filter(|Reverse((due, _))| *due <= now) {
             self.timers.pop();
@@ -207,7 +207,7 @@ impl Hub {
         }
     }
 
-    /// The place of a client that is gone rests.
+    /// Keeps the number of a closed client unused for a while.
     fn release(&mut self, index: usize) {
         self.sockets.shut(index);
         self.free.push_back(index);

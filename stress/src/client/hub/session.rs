@@ -1,10 +1,11 @@
-//! A client's open DTLS session: keys, replay window, and the last flight as long as it may be missed.
+//! A client's open DTLS session: keys, replay window, and the last flight for as long as the server may need it
+//! again.
 
 use peeloff::test_support::dtls::{Opened, Opener, SealError, Sealer};
 
 use crate::client::Again;
 
-/// RFC 5246 §7.2.
+/// The level and the description of close_notify (RFC 5246 §7.2).
 const WARNING: u8 = 1;
 const CLOSE_NOTIFY: u8 = 0;
 
@@ -16,11 +17,11 @@ pub(super) struct Session {
     pub(super) again: Again,
 }
 
-/// What a datagram came to.
+/// The result of a datagram.
 pub(super) enum Came {
-    /// Nothing else is in it.
+    /// The datagram had no other effect.
     Nothing,
-    /// The server has not got the last flight, which is to be sent again.
+    /// The server has not received the last flight, which must be sent again.
     Missed,
     /// The server ended the session.
     Ended(String),
@@ -31,18 +32,18 @@ impl Session {
         Self { sealer, opener, flight, again }
     }
 
-    /// Encrypts a message; the datagram is appended to `out`.
+    /// Encrypts a message and appends the datagram to `out`.
     pub(super) fn seal(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
         self.sealer.seal_data(message, out)
     }
 
-    /// A datagram that says goodbye.
+    /// Appends a datagram with close_notify to `out`.
     pub(super) fn goodbye(&mut self, out: &mut Vec<u8>) {
-        // Where that cannot be encrypted nothing is said.
+        // If the alert cannot be encrypted, none is sent.
         let _ = self.sealer.seal_alert(WARNING, CLOSE_NOTIFY, out);
     }
 
-    /// Decrypts a datagram in place, and hands each message on.
+    /// Decrypts a datagram in place, and passes each message to `each`.
     pub(super) fn open(&mut self, datagram: &mut [u8], mut each: impl FnMut(&[u8])) -> Came {
         let (mut at, mut missed) = (0, false);
         while let Some(opened) = self.opener.open(datagram, &mut at) {
@@ -54,7 +55,7 @@ impl Session {
                 Opened::Alert { description: CLOSE_NOTIFY, .. } => {
                     return Came::Ended("the server said goodbye".to_owned());
                 }
-                // These clients have no connection ID whose path could be checked.
+                // These clients have no connection IDs, so their paths are not checked.
                 Opened::Alert { level: WARNING, .. } | Opened::Check(_) => {}
                 Opened::Alert { description, .. } => {
                     return Came::Ended(format!("the server sent the fatal alert {description}"));
@@ -69,7 +70,7 @@ impl Session {
         if missed && !self.flight.is_empty() { Came::Missed } else { Came::Nothing }
     }
 
-    /// The last flight once more.
+    /// Returns the last flight to send it again.
     pub(super) fn repeat(&mut self) -> &[Box<[u8]>] {
         self.again.datagrams += self.flight.len() as u32;
         &self.flight

@@ -1,8 +1,9 @@
 //! UDP sockets that carry many clients, each of which has an address and a port of its own.
 //!
-//! Before a target in 127.0.0.0/8 a few sockets do: they are bound to the wildcard address, a client's datagrams leave from its
-//! own address in 127.0.0.0/8, and answers are told apart by the address that they came to (IP_PKTINFO, see
-//! [ip(7)](https://man7.org/linux/man-pages/man7/ip.7.html)). Before any other target each client has a connected socket.
+//! For a target in 127.0.0.0/8 a few sockets are enough. They are bound to the wildcard address, a client's
+//! datagrams leave from the client's own address in 127.0.0.0/8, and the destination address of an answer
+//! identifies the client (IP_PKTINFO, see [ip(7)](https://man7.org/linux/man-pages/man7/ip.7.html)). For any
+//! other target each client has a connected socket.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -18,21 +19,21 @@ use socket2::{Domain, SockRef, Socket, Type};
 use crate::client::wait;
 use crate::outside;
 
-/// Bytes that all sockets of the shared kind are to hold together, as the kernel counts them.
+/// The bytes that all shared sockets can hold together, as the kernel counts them.
 const QUEUE: usize = 32 << 20;
-/// Shared sockets at most: without privileges each may hold little.
+/// The largest number of shared sockets. More than one is used because an unprivileged socket has a small buffer.
 const MAX_SHARED: usize = 16;
 /// The address of the first client.
 const FIRST: Ipv4Addr = Ipv4Addr::new(127, 1, 0, 1);
-/// Behind the last client's address is loopback's broadcast address.
+/// The address after the last client's is loopback's broadcast address.
 const MAX_CLIENTS: usize = (Ipv4Addr::new(127, 255, 255, 255).to_bits() - FIRST.to_bits()) as usize;
-/// Datagrams that leave by one system call.
+/// Datagrams that leave in one system call.
 const BATCH: usize = 64;
 
-/// Which socket is whose.
+/// How sockets and clients belong together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Layout {
-    /// So many sockets carry everybody.
+    /// This many sockets carry all clients.
     Shared(usize),
     /// Each client has a socket.
     Each,
@@ -46,13 +47,13 @@ impl Layout {
         }
     }
 
-    /// The address that a client's datagrams leave from, unless its socket says that.
+    /// Returns the address that a client's datagrams leave from, unless its socket determines it.
     fn address(self, client: usize) -> Option<IpAddr> {
         // There are fewer clients than addresses.
         (self != Self::Each).then(|| Ipv4Addr::from_bits(FIRST.to_bits() + client as u32).into())
     }
 
-    /// The client that has this address at this socket.
+    /// Returns the client that has this address at this socket.
     fn client(self, socket: usize, address: Option<IpAddr>) -> Option<usize> {
         match (self, address) {
             (Self::Each, _) => Some(socket),
@@ -68,7 +69,7 @@ impl Layout {
 struct Lane {
     socket: UdpSocket,
     outgoing: Outgoing,
-    /// It is among those that may have more to read.
+    /// Whether it is in the list of sockets that may have more to read.
     readable: bool,
 }
 
@@ -78,7 +79,7 @@ impl Lane {
     }
 }
 
-/// The sockets.
+/// The sockets of all clients.
 pub(crate) struct Sockets {
     target: SocketAddr,
     layout: Layout,
@@ -95,11 +96,11 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// For clients of this target.
+    /// Makes sockets for clients of this target.
     ///
     /// # Errors
     ///
-    /// No descriptor or port is left.
+    /// Returns an error if no descriptor or port is left.
     pub(crate) fn new(target: SocketAddr) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut lanes = Vec::new();
@@ -133,7 +134,7 @@ impl Sockets {
     ///
     /// # Errors
     ///
-    /// There are no more addresses, descriptors or ports.
+    /// Returns an error if no addresses, descriptors or ports are left.
     pub(crate) fn open(&mut self, client: usize) -> io::Result<()> {
         if self.layout != Layout::Each {
             return if client < MAX_CLIENTS { Ok(()) } else { Err(ErrorKind::AddrNotAvailable.into()) };
@@ -152,11 +153,11 @@ impl Sockets {
         Ok(())
     }
 
-    /// Gives back what only this client had, when what is queued has left.
+    /// Sends what is queued, and releases what only this client used.
     pub(crate) fn shut(&mut self, client: usize) {
         if self.layout == Layout::Each {
             self.send_queued(client);
-            // The kernel takes a closed socket out of the poll.
+            // The kernel removes a closed socket from the poll.
             self.lanes[client] = None;
         }
     }
@@ -180,14 +181,14 @@ impl Sockets {
         }
     }
 
-    /// Sends what is queued.
+    /// Sends the queued datagrams.
     pub(crate) fn flush(&mut self) {
         for number in std::mem::take(&mut self.queued) {
             self.send_queued(number);
         }
     }
 
-    /// Sends what is queued and waits until `due` for something to read.
+    /// Sends the queued datagrams and waits until `due` for something to read.
     ///
     /// # Errors
     ///
@@ -207,7 +208,7 @@ impl Sockets {
         Ok(())
     }
 
-    /// Reads the next datagrams of those that came and returns how many; 0 where there are no more.
+    /// Reads the next datagrams that have arrived and returns their number, which is 0 if there are no more.
     ///
     /// # Errors
     ///
@@ -225,7 +226,7 @@ impl Sockets {
                     lane.readable = false;
                     self.readable.pop();
                 }
-                // Anybody can forge ICMP; a server that is gone is noticed by what is lost.
+                // ICMP errors can be forged. If the server has gone, lost messages show it.
                 Err(error)
                     if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::Interrupted) => {}
                 Err(error) => return Err(error),
@@ -234,7 +235,8 @@ impl Sockets {
         Ok(0)
     }
 
-    /// Copies one of the datagrams that [`receive`](Self::receive) read, and returns whose it is; `None` where it is nobody's.
+    /// Copies a datagram that [`receive`](Self::receive) read, and returns its client, or none if it belongs to
+    /// no client.
     pub(crate) fn take(&self, index: usize, datagram: &mut Vec<u8>) -> Option<usize> {
         let (source, local, payload) = self.incoming.get(index);
         if source != Some(self.target) {
@@ -245,7 +247,7 @@ impl Sockets {
         self.layout.client(self.read, local)
     }
 
-    /// Datagrams that the kernel dropped because shared sockets were full.
+    /// Returns how many datagrams the kernel dropped because shared sockets were full.
     pub(crate) fn dropped(&self) -> u64 {
         if self.layout == Layout::Each {
             return 0;
@@ -260,10 +262,10 @@ fn register(poll: &Poll, socket: &UdpSocket, number: usize) -> io::Result<()> {
     poll.registry().register(&mut SourceFd(&fd), Token(number), Interest::READABLE)
 }
 
-/// A socket for many clients.
+/// Makes a socket for many clients.
 fn shared() -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-    // Who may, gets what the kernel would not give to everybody.
+    // A privileged process can exceed the kernel's limit.
     if setsockopt(&socket, sockopt::RcvBufForce, &(QUEUE / 2)).is_err() {
         socket.set_recv_buffer_size(QUEUE / 2)?;
     }
@@ -294,7 +296,7 @@ mod tests {
         assert_eq!((Layout::Each.client(7, None), Layout::Each.address(7)), (Some(7), None));
     }
 
-    /// Every datagram that comes to `server` goes back.
+    /// Sends every datagram that arrives at `server` back.
     fn reflect(server: &UdpSocket) -> usize {
         let (mut buffer, mut count) = ([0; 64], 0);
         while let Ok((len, peer)) = server.recv_from(&mut buffer) {
@@ -316,7 +318,7 @@ mod tests {
             }
             sockets.flush();
             assert_eq!(reflect(&server), 100, "{target}");
-            // From a stranger, which is none of the clients' business.
+            // A datagram from an unknown sender must reach no client.
             if target.starts_with("127") {
                 let port = sockets.lanes[0].as_ref().unwrap().socket.local_addr().unwrap().port();
                 let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();

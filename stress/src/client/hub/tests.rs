@@ -25,7 +25,7 @@ fn dialer(scheme: Scheme, server: &UdpSocket) -> Dialer {
 fn clients_that_get_no_answer_say_their_hello_again_and_are_counted() {
     let server = deaf();
     let mut clients = dialer(Scheme::Dtls, &server).clients(1).unwrap();
-    // The first timer fires after 1 s, the second after 3.
+    // The first timer fires after 1 s, the second one after 3 s.
     let visits = Visits { patience: Duration::from_millis(1500), ..Visits::of(3) };
     let visited = visits::run(&mut clients, &visits, &Stop::default(), &ProgressBar::hidden()).unwrap();
     assert_eq!((visited.completed, visited.failed, clients.len()), (0, 3, 0));
@@ -68,7 +68,7 @@ fn clients_of_plain_udp_are_there_at_once_and_hear_only_what_is_for_them() {
         .unwrap();
     }
     assert_eq!(heard, [(3, b"three".to_vec())]);
-    // Nobody hears what is for somebody who is gone.
+    // A datagram for a closed client reaches no client.
     hub.close(3);
     server.send_to(b"late", address).unwrap();
     hub.send(4, b"four").unwrap();
@@ -90,7 +90,7 @@ fn addresses_of_clients_that_are_gone_rest_before_others_get_them() {
     for number in 0..=RESTING {
         assert_eq!(hub.begin(None).unwrap(), number);
         hub.close(number);
-        // A second goodbye is none.
+        // Closing a client again has no effect.
         hub.close(number);
     }
     assert_eq!((hub.begin(None).unwrap(), hub.begin(None).unwrap()), (0, RESTING + 1));
@@ -108,7 +108,7 @@ fn a_client_without_an_answer_is_counted_though_others_keep_this_side_busy() {
         addresses.push(address);
     }
     hub.clients[busy] = Some(Client::Plain);
-    // What comes for the busy one takes more time than there is between two looks.
+    // Processing the busy client's datagrams takes longer than the interval between two checks.
     while hub.again(lonely).datagrams == 0 {
         (0..100).for_each(|_| drop(server.send_to(b"message", addresses[1])));
         hub.wait(None, &mut |_, _| std::thread::sleep(Duration::from_millis(2))).unwrap();
