@@ -1,4 +1,4 @@
-# For demo and test, which source this: installs Debian packages that are missing, and nothing else.
+# The other scripts source this file. It installs missing Debian packages.
 
 missing=()
 
@@ -15,7 +15,7 @@ can_compile() {
     echo '#include <stdlib.h>' | cc -x c -E -
 }
 
-# What it takes to build the workspace.
+# Notes the packages that building the workspace needs.
 need_to_build() {
     if ! command -v cargo >/dev/null; then
         echo "$0: Rust 1.88 or newer is missing: install it with rustup, then try again" >&2
@@ -27,7 +27,7 @@ need_to_build() {
     need libssl-dev pkg-config --exists 'openssl >= 1.1.1'
 }
 
-# What scripts/sctp-vm takes.
+# Notes the packages that scripts/sctp-vm needs.
 need_for_vm() {
     need qemu-system-x86 qemu-system-x86_64 --version
     need busybox-static busybox --list
@@ -40,15 +40,15 @@ has_sctp_headers() {
     echo '#include <netinet/sctp.h>' | cc -x c -E -
 }
 
-# What scripts/openssl-sctp takes, beside what builds the workspace.
+# Notes the packages that scripts/openssl-sctp needs in addition to those that build the workspace.
 need_for_openssl() {
     need make make --version
     need perl perl -MFindBin -MPod::Usage -e 1
     need libsctp-dev has_sctp_headers
 }
 
-# debian_archive PACKAGE,PACKAGE...: prints the path of an archive with a minimal Debian, of this system's release, that has
-# these packages. It is made by mmdebstrap once, and kept in the user's cache directory.
+# debian_archive PACKAGE,PACKAGE...: prints the path of an archive with a minimal Debian of this system's release
+# that has these packages. mmdebstrap makes it the first time, and it stays in the user's cache directory.
 debian_archive() {
     local names=$1 cache=${XDG_CACHE_HOME:-$HOME/.cache}/peeloff release archive unfinished
     release=$(. /etc/os-release && echo "$VERSION_CODENAME")
@@ -63,19 +63,19 @@ debian_archive() {
     echo "$archive"
 }
 
-# Installs what was noted.
+# Installs the packages that were noted.
 install_missing() {
     if [ ${#missing[@]} -eq 0 ]; then
         return
     fi
     if ! command -v apt-get >/dev/null; then
-        echo "$0: install these first (Debian's names; there is no apt-get here): ${missing[*]}" >&2
+        echo "$0: this system has no apt-get; install these first (Debian's names): ${missing[*]}" >&2
         exit 1
     fi
     local as_root=()
     if [ "$(id -u)" -ne 0 ]; then
         if ! command -v sudo >/dev/null; then
-            echo "$0: run this as root first, for there is no sudo here: apt-get install ${missing[*]}" >&2
+            echo "$0: this system has no sudo; run this as root first: apt-get install ${missing[*]}" >&2
             exit 1
         fi
         as_root=(sudo)
@@ -83,7 +83,7 @@ install_missing() {
     echo "== installing ${missing[*]}"
     if ! { "${as_root[@]}" apt-get update -q &&
         "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"; }; then
-        echo "$0: apt-get failed; install these by hand, then try again: ${missing[*]}" >&2
+        echo "$0: apt-get failed; install these manually, then try again: ${missing[*]}" >&2
         exit 1
     fi
     missing=()

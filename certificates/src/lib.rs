@@ -1,5 +1,6 @@
-//! Certificates, keys and revocation lists for tests, made anew each time: an [`Authority`] issues them, also through
-//! authorities below it. Nothing here is fit for anything but tests: keys leave it unencrypted, and what fails panics.
+//! Makes certificates, keys and revocation lists for tests, new ones each time. An [`Authority`] issues them,
+//! also through intermediate authorities. Use them in tests only: keys are exported unencrypted, and failures
+//! panic.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -17,7 +18,7 @@ use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509NameBuilder};
 use peeloff::{CaBundle, Identity};
 
-/// For how long certificates are valid, in days, where the test does not say otherwise.
+/// The validity of certificates in days, unless the test sets another one.
 const DAYS: u32 = 60;
 
 /// Makes an ECDSA key on P-256.
@@ -26,7 +27,7 @@ pub fn p256() -> PKey<Private> {
     PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
 }
 
-/// Makes an RSA key of so many bits.
+/// Makes an RSA key of this many bits.
 pub fn rsa(bits: u32) -> PKey<Private> {
     PKey::from_rsa(Rsa::generate(bits).unwrap()).unwrap()
 }
@@ -43,7 +44,7 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Makes a certificate that signs itself and may sign no other.
+    /// Makes a self-signed certificate that cannot sign others.
     pub fn self_signed(name: &str) -> Self {
         let key = p256();
         Self { x509: build(name, &key, Names::default(), None, false, DAYS), key }
@@ -59,43 +60,44 @@ impl Certificate {
         self.key.private_key_to_pem_pkcs8().unwrap()
     }
 
-    /// Returns both for a server or a client.
+    /// Returns the certificate and the key for a server or a client.
     pub fn identity(&self) -> Identity {
         Identity::from_pem(&self.pem(), &self.key_pem()).unwrap()
     }
 
-    /// Returns the certificate as OpenSSL has it.
+    /// Returns the certificate in OpenSSL's type.
     pub fn x509(&self) -> &X509 {
         &self.x509
     }
 
-    /// Returns the key as OpenSSL has it.
+    /// Returns the key in OpenSSL's type.
     pub fn key(&self) -> &PKey<Private> {
         &self.key
     }
 }
 
-/// An authority that signs for others.
+/// An authority that issues certificates.
 pub struct Authority {
     own: Certificate,
-    /// Its own certificate and those between it and the root, which peers have to be sent.
+    /// The authority's own certificate and the intermediate ones up to the root, which peers need with a
+    /// certificate.
     chain: Vec<X509>,
-    /// For how long what it issues is valid.
+    /// The validity of the certificates that it issues, in days.
     days: u32,
 }
 
 impl Authority {
-    /// Makes a root.
+    /// Makes a root authority.
     pub fn new() -> Self {
         Self::named("authority")
     }
 
-    /// Makes a root with this common name.
+    /// Makes a root authority with this common name.
     pub fn named(name: &str) -> Self {
         Self::valid_for(name, DAYS)
     }
 
-    /// Makes a root that is valid for so many days, as is what it issues.
+    /// Makes a root authority that is valid for this many days, as are the certificates that it issues.
     pub fn valid_for(name: &str, days: u32) -> Self {
         let key = p256();
         let names = Names { dns: &["localhost"], ..Names::default() };
@@ -103,7 +105,7 @@ impl Authority {
         Self { own, chain: Vec::new(), days }
     }
 
-    /// Makes an authority below this one.
+    /// Makes an intermediate authority below this one.
     pub fn below(&self, name: &str) -> Self {
         let key = p256();
         let x509 = build(name, &key, Names::default(), Some(&self.own), true, self.days);
@@ -111,22 +113,22 @@ impl Authority {
         Self { own: Certificate { x509, key }, chain, days: self.days }
     }
 
-    /// Returns its certificate as one to trust.
+    /// Returns the authority's certificate as a trusted one.
     pub fn bundle(&self) -> CaBundle {
         CaBundle::from_pem(&self.pem()).unwrap()
     }
 
-    /// Returns its certificate in PEM.
+    /// Returns the authority's certificate in PEM.
     pub fn pem(&self) -> Vec<u8> {
         self.own.pem()
     }
 
-    /// Returns its key in PEM (PKCS #8), unencrypted.
+    /// Returns the authority's key in PEM (PKCS #8), unencrypted.
     pub fn key_pem(&self) -> Vec<u8> {
         self.own.key_pem()
     }
 
-    /// Issues a certificate whose DNS name is its common name, for 127.0.0.1 too, with a key of its own.
+    /// Issues a certificate with a key of its own. Its names are its common name, as a DNS name, and 127.0.0.1.
     pub fn certificate(&self, name: &str) -> Certificate {
         let key = p256();
         let names = Names { dns: &[name], loopback: true, ..Names::default() };
@@ -139,13 +141,14 @@ impl Authority {
         Identity::from_pem(&certificate, &key).unwrap()
     }
 
-    /// Issues the same for other DNS names, with a key of its own.
+    /// Issues the same kind of certificate for other DNS names, with a key of its own.
     pub fn issue_for(&self, name: &str, dns: &[&str]) -> Identity {
         let (certificate, key) = self.issue_pem_for(name, &p256(), dns);
         Identity::from_pem(&certificate, &key).unwrap()
     }
 
-    /// As [`issue`](Self::issue): the certificate with those between it and the root, and the key, both in PEM.
+    /// Issues the same certificate as [`issue`](Self::issue). Returns it with the intermediate certificates, and
+    /// the key, both in PEM.
     pub fn issue_pem(&self, name: &str, key: &PKey<Private>) -> (Vec<u8>, Vec<u8>) {
         self.issue_pem_for(name, key, &["localhost"])
     }
@@ -158,18 +161,18 @@ impl Authority {
         (chain, key.private_key_to_pem_pkcs8().unwrap())
     }
 
-    /// Lists revoked certificates, in PEM.
+    /// Returns a list that revokes these certificates, in PEM.
     pub fn revoke(&self, revoked: &[&Identity]) -> Vec<u8> {
         let revoked: Vec<_> = revoked.iter().map(|identity| identity.certificate_pem()).collect();
         self.list(&revoked, &[])
     }
 
-    /// Lists the certificate of an authority as revoked, in PEM.
+    /// Returns a list that revokes an authority's certificate, in PEM.
     pub fn revoke_authority(&self, revoked: &Self) -> Vec<u8> {
         self.list(&[revoked.pem()], &[])
     }
 
-    /// Returns a list of no certificate that was valid for a day of the year 2025.
+    /// Returns an empty list that was valid for a day of the year 2025.
     pub fn old_list(&self) -> Vec<u8> {
         self.list(&[], &["-crl_lastupdate", "20250101000000Z", "-crl_nextupdate", "20250102000000Z"])
     }
@@ -180,8 +183,8 @@ impl Authority {
         office.read("list.pem")
     }
 
-    /// Asks `openssl verify -crl_check_all` about a chain from this root, with these lists, and returns its first error, or
-    /// `None` for a chain that verifies.
+    /// Runs `openssl verify -crl_check_all` on a chain from this root with these lists. Returns its first error,
+    /// or none if the chain verifies.
     pub fn openssl_objects(&self, chain: &[u8], lists: &[u8]) -> Option<String> {
         let office = Office::open(self, &[], &[]);
         fs::write(office.0.join("chain.pem"), chain).unwrap();
@@ -195,7 +198,7 @@ impl Authority {
         error.map(|error| error.rsplit_once("lookup: ").unwrap().1.to_owned())
     }
 
-    /// Has `openssl ocsp` make a response that says that this certificate is good, in DER.
+    /// Makes an OCSP response with `openssl ocsp` that says that this certificate is good, in DER.
     pub fn ocsp_response(&self, identity: &Identity) -> Vec<u8> {
         let office = Office::open(self, &[], &[identity.certificate_pem()]);
         fs::write(office.0.join("leaf.pem"), identity.certificate_pem()).unwrap();
@@ -232,9 +235,9 @@ impl Default for Authority {
 #[derive(Clone, Copy, Default)]
 struct Names<'a> {
     dns: &'a [&'a str],
-    /// 127.0.0.1.
+    /// Whether the names include 127.0.0.1.
     loopback: bool,
-    /// A URI and an e-mail address that contain the common name.
+    /// Whether the names include a URI and an e-mail address that contain the common name.
     contacts: bool,
 }
 
@@ -285,11 +288,11 @@ fn build(
     builder.build()
 }
 
-/// The folder that `openssl ca` and `openssl ocsp` work in; removed when dropped.
+/// A folder in which `openssl ca` and `openssl ocsp` work. Dropping this value removes it.
 struct Office(PathBuf);
 
 impl Office {
-    /// The certificates are in PEM.
+    /// Makes the folder. The certificates are in PEM.
     fn open(authority: &Authority, revoked: &[Vec<u8>], valid: &[Vec<u8>]) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
