@@ -1,4 +1,4 @@
-//! The access log, and what lines of the log look like for programs and for the journal.
+//! The access log, and the format of log lines for programs and for the journal.
 
 mod support;
 
@@ -18,7 +18,7 @@ fn start(arguments: &[&str]) -> (Program, String) {
     start_echo(&[&TCP, arguments].concat())
 }
 
-/// A peer that says something, hears it, and leaves; gives its address.
+/// Connects a peer that sends a message, gets the echo and leaves; returns its address.
 fn visit(address: &str) -> String {
     let mut client = TcpStream::connect(address.strip_prefix("tcp://").unwrap()).unwrap();
     client.write_all(b"hello").unwrap();
@@ -26,7 +26,7 @@ fn visit(address: &str) -> String {
     client.local_addr().unwrap().to_string()
 }
 
-/// Waits until the file is as wanted, and gives what is in it.
+/// Waits until the content of the file is as wanted, and returns it.
 fn wait_for(path: &str, wanted: impl Fn(&str) -> bool) -> String {
     let give_up = Instant::now() + DEADLINE;
     loop {
@@ -69,7 +69,7 @@ fn each_peer_that_leaves_is_a_line_with_what_it_did_and_why_it_left() {
         );
         assert!(line.starts_with("20") && !line.contains("DEBUG") && !line.contains('\u{1b}'), "{line}");
     }
-    // The other log has none of it.
+    // The main log has none of these lines.
     server.signal("TERM");
     let ended = server.wait();
     assert!(!ended.stderr.contains("a peer is gone"), "{ended:?}");
@@ -99,7 +99,7 @@ fn lines_of_json_have_the_identity_and_failed_handshakes_too() {
     assert_eq!(bad["reason"], "handshake_failed");
     server.signal("TERM");
     let ended = server.wait();
-    // The whole log is JSON, with levels and targets.
+    // Every line of the log is JSON, with a level and a target.
     let log: Vec<Value> = ended.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let failed =
         log.iter().find(|line| line["message"].as_str().unwrap().contains("a handshake failed")).unwrap();
@@ -112,7 +112,7 @@ fn a_hangup_opens_the_file_again_and_the_configuration_can_turn_it_off_and_on() 
     let (path, old) = (files.path("access.log"), files.path("access.log.1"));
     let write =
         |more: &str| files.file("echo.toml", format!("listen = \"tcp://127.0.0.1:0\"\n[logging]\n{more}"));
-    // From the folder of the file.
+    // The path is relative to the folder of the configuration file.
     let on = "access-log = \"access.log\"\n".to_owned();
     let config = write(&on);
     let (mut server, address) = start_echo(&["--config", &config]);
@@ -136,7 +136,7 @@ fn a_hangup_opens_the_file_again_and_the_configuration_can_turn_it_off_and_on() 
     let fourth = visit(&address);
     let text = wait_for(&path, |text| text.contains(&fourth) && text.ends_with('\n'));
     assert!(!text.contains(&third), "it was off: {text}");
-    // One that cannot be opened leaves everything as it was.
+    // If the new file cannot be opened, nothing changes.
     write("access-log = \"/nowhere/access.log\"\n");
     server.signal("HUP");
     let line = server.stderr_line("not reloaded");
@@ -237,10 +237,10 @@ fn a_pipe_that_nobody_reads_stops_nobody() {
         2,
         "no process reads this pipe",
     );
-    // Opened for both, it has a reader, who reads nothing.
+    // A file that is opened for reading and writing has a reader, although it reads nothing.
     let reader = File::options().read(true).write(true).open(&path).unwrap();
     let (server, address) = start(&["--access-log", &path]);
-    // Twice as many lines as a pipe holds.
+    // These are twice as many lines as a pipe can hold.
     for _ in 0..600 {
         visit(&address);
     }

@@ -1,4 +1,4 @@
-//! The endpoint for metrics and health: what it says, and that no scraper disturbs the server.
+//! The endpoint for metrics and health: its answers, and that no scraper disturbs the server.
 
 mod support;
 
@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use support::{DEADLINE, Directory, ECHO, NC, Program, run, start_echo};
 
-/// An echo server with an endpoint, its first address, and the endpoint's.
+/// Starts an echo server with an endpoint. Returns its first address and the endpoint's address.
 fn start(arguments: &[&str]) -> (Program, String, String) {
     let mut all = vec!["--admin", "127.0.0.1:0"];
     all.extend(arguments);
@@ -24,7 +24,7 @@ fn curl(arguments: &[&str]) -> Output {
     Command::new("curl").args(["-sS", "--max-time", "30"]).args(arguments).output().unwrap()
 }
 
-/// The body and the status of what is there.
+/// Returns the body and the status of a page.
 fn get(admin: &str, path: &str) -> (String, String) {
     let output = curl(&["-w", "\n%{http_code}", &format!("http://{admin}{path}")]);
     assert!(output.status.success(), "{output:?}");
@@ -125,7 +125,7 @@ fn a_server_is_ready_below_its_limits_and_alive_until_its_end() {
 fn scrapers_that_do_not_behave_disturb_neither_peers_nor_other_scrapers() {
     let (_server, address, admin) = start(&["--listen", "tcp://127.0.0.1:0"]);
     let connect = || TcpStream::connect(&admin).unwrap();
-    // They say nothing, a little, nonsense, and too much, or read nothing of what they asked for.
+    // These scrapers send nothing, a few bytes, nonsense or too much, or do not read the answer.
     let silent: Vec<TcpStream> = (0..300).map(|_| connect()).collect();
     let mut slow: Vec<TcpStream> = (0..50).map(|_| connect()).collect();
     slow.iter_mut().for_each(|scraper| drop(scraper.write_all(b"GET /metrics HTTP/1.1\r\nHost: ")));
@@ -138,7 +138,7 @@ fn scrapers_that_do_not_behave_disturb_neither_peers_nor_other_scrapers() {
     let mut greedy = connect();
     greedy.set_read_timeout(Some(DEADLINE)).unwrap();
     let _ = greedy.write_all(endless.as_bytes());
-    // Its answer may be lost in the reset.
+    // The reset may discard the answer.
     let mut answer = Vec::new();
     let _ = greedy.read_to_end(&mut answer);
     assert!(!answer.starts_with(b"HTTP/1.1 200"), "{answer:?}");
@@ -147,7 +147,7 @@ fn scrapers_that_do_not_behave_disturb_neither_peers_nor_other_scrapers() {
         assert_eq!(get(&admin, "/healthz").1, "200");
         assert!(metrics(&admin).ends_with("# EOF\n"));
     }
-    // The oldest made way for those that came later.
+    // The oldest connection was closed in favour of later ones.
     let mut first = &silent[0];
     first.set_read_timeout(Some(DEADLINE)).unwrap();
     assert_eq!(first.read(&mut [0; 1]).unwrap_or(0), 0);
@@ -183,10 +183,10 @@ fn a_unix_socket_serves_too_and_is_gone_with_its_server() {
     server.stderr_line("metrics and health");
     let scrape = || curl(&["--unix-socket", &path, "http://localhost/healthz"]).stdout;
     assert_eq!(scrape(), b"alive\n");
-    // Somebody listens there, who is left alone.
+    // Another process listens there. It must not be disturbed.
     run(ECHO, &arguments, "").failed_with("peeloff-echo", 2, "something else listens there");
     assert_eq!(scrape(), b"alive\n");
-    // One that was killed leaves the path, which the next one takes.
+    // A killed server leaves the path behind, and the next server takes it over.
     server.kill();
     assert!(fs::exists(&path).unwrap());
     let (mut server, _) = start_echo(&arguments);
@@ -218,7 +218,7 @@ fn an_address_that_cannot_be_used_is_one_sentence() {
         let arguments = [&listen[..], &["--admin", admin]].concat();
         run(ECHO, &arguments, "").failed_with("peeloff-echo", 2, expected);
         if admin != address {
-            // A check refuses it too, in the same words.
+            // The check refuses the address with the same message.
             let check = [&arguments[..], &["--check-config"]].concat();
             run(ECHO, &check, "").failed_with("peeloff-echo", 2, expected);
         }
@@ -236,7 +236,7 @@ fn an_address_that_cannot_be_used_is_one_sentence() {
 fn a_check_finds_an_address_free_and_leaves_it_free() {
     let files = Directory::new("admin-check");
     let path = files.path("admin.sock");
-    // The kernel chose the port a moment ago, at an address that no other test has.
+    // The kernel chose the port a moment ago, at an address that no other test uses.
     let port = std::net::TcpListener::bind("127.0.77.1:0").unwrap().local_addr().unwrap().to_string();
     for admin in [port, format!("unix:{path}")] {
         let check = run(ECHO, &["--listen", "udp://127.0.0.1:0", "--admin", &admin, "--check-config"], "");

@@ -24,15 +24,16 @@ const LISTENERS: [&str; 8] = [
     "tls://127.0.0.1:0",
 ];
 
-/// No limit of the chat's is in the way of a crowd. Who only listens is idle, and a crowd may take minutes.
+/// Turns off the chat's limits that a crowd would reach. A member that only reads is idle, and a crowd may take
+/// minutes.
 const CROWD: [&str; 6] = ["--flood", "off", "--announce-up-to", "0", "--idle-timeout", "off"];
 
-/// A server with a listener for each transport that this kernel surely has.
+/// Starts a server with a listener for each transport that every kernel has.
 fn start(options: &[&str]) -> (Program, Vec<String>) {
     start_chat(&[&LISTENERS[..], options].concat())
 }
 
-/// `host:port`, as other programs take it.
+/// Returns `host:port`, which other programs expect.
 fn place(address: &str) -> &str {
     address.split_once("//").unwrap().1
 }
@@ -76,7 +77,7 @@ fn netcat_and_openssl_can_type_it() {
 fn the_chat_client_keeps_the_line_that_is_being_typed() {
     let (server, addresses) = start(&[]);
     let mut other = Member::come(&client(), &addresses[1]);
-    // script(1) gives it a terminal.
+    // script(1) makes a terminal for it.
     let command = format!("stty cols 80 rows 24; exec {NC} --chat --insecure {}", addresses[3]);
     let mut terminal = Program::start("script", &["-qec", &command, "/dev/null"]);
     other.expect("* guest2 joined");
@@ -84,7 +85,7 @@ fn the_chat_client_keeps_the_line_that_is_being_typed() {
     assert_eq!(other.line(), "* guest2 is typist now");
     terminal.write("half a ");
     other.write("hello");
-    // The line comes, and the prompt is painted again with what was typed.
+    // The line arrives, and the prompt is shown again with the text typed so far.
     while !terminal.line().contains("[lobby] guest1: hello") {}
     terminal.write("line\r");
     assert_eq!(other.line(), "[lobby] typist: half a line");
@@ -136,15 +137,15 @@ fn members_of_all_transports_meet_in_rooms() {
     assert_eq!(listed.split(' ').count(), 2 + members.len(), "{listed}");
 }
 
-/// So many members, evenly over the addresses, all hear everything that the others write, in order. Each
-/// writes so many lines in a row, and so many write at a time: the kernel's queues of datagrams are short, and
-/// what they have no room for is lost.
+/// Checks that all members of a crowd, spread evenly over the addresses, receive everything that the others
+/// write, in order. Each member writes `lines` lines in a row, and `at_a_time` members write at the same time:
+/// the kernel's queues of datagrams are short, and datagrams that do not fit are lost.
 fn everybody_hears_everything(addresses: &[String], crowd: usize, lines: usize, at_a_time: usize) {
     peeloff::raise_fd_limit().unwrap();
     let client = client();
     let mut members: Vec<Member> =
         (0..crowd).map(|number| Member::come(&client, &addresses[number % addresses.len()])).collect();
-    // Who said how many lines already, for each who listens.
+    // For each member that listens, the number of lines that it has received from each sender.
     let mut heard: Vec<HashMap<String, usize>> = vec![HashMap::new(); crowd];
     for group in (0..crowd).step_by(at_a_time) {
         let writers = group..(group + at_a_time).min(crowd);
@@ -179,7 +180,7 @@ fn five_hundred_members_hear_everything_in_order() {
     everybody_hears_everything(&addresses, 500, 2, 1);
 }
 
-/// All that a kernel with SCTP has.
+/// The listeners of a kernel with SCTP.
 const SCTP_LISTENERS: [&str; 6] = [
     "--listen",
     "sctp://127.0.0.1:0",
@@ -230,7 +231,7 @@ fn a_room_has_a_stream_of_its_own() {
         let line = bob.expect("[");
         assert!(line.starts_with("[kitchen] ") && line.ends_with(": on stream 2"), "{line}");
         assert_eq!(bob.peer().message_info().unwrap().stream, 2);
-        // Stream 0 is for the current room.
+        // Stream 0 belongs to the current room.
         alice.write("on stream 0");
         assert!(bob.expect("[").starts_with("[cellar] "));
         assert_eq!(bob.peer().message_info().unwrap().stream, 3);
@@ -238,7 +239,7 @@ fn a_room_has_a_stream_of_its_own() {
         alice.peer().sctp().unwrap().send(b"nowhere", &how).unwrap();
         alice.expect("! no room of yours is on stream 7");
     }
-    // Without the option all is on stream 0.
+    // Without the option, everything is on stream 0.
     let mut member = Member::come(&client(), &plain[0]);
     member.write("/join kitchen");
     let joined = member.expect("* you joined");
@@ -246,7 +247,7 @@ fn a_room_has_a_stream_of_its_own() {
 }
 
 /// A member on TCP whose kernel takes as little as can be, and who does not read.
-/// The most memory that a process has ever had resident, in bytes.
+/// Returns the largest resident memory that a process has ever had, in bytes.
 fn peak_memory(process: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

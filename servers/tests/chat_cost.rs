@@ -1,5 +1,5 @@
-//! What a broadcast costs for each receiver, beside bare sends of the same line. Not a test of anything: it
-//! prints, and servers/README.md has the numbers.
+//! Measures what a broadcast costs for each receiver, compared with plain sends of the same line. It checks
+//! nothing: it prints figures, and servers/README.md quotes them.
 
 #[path = "support/member.rs"]
 mod member;
@@ -18,7 +18,7 @@ use peeloff_servers::chat::peers::{Chat, PeerOutlet};
 const RECEIVERS: usize = 1000;
 const ROUNDS: usize = 101;
 
-/// A way to send one line to everybody.
+/// A way to send one line to all members.
 type Way<'a> = (&'a str, Box<dyn Fn() + 'a>);
 
 #[test]
@@ -33,7 +33,7 @@ fn a_broadcast_beside_bare_sends() {
         let server = builder.start(Callbacks::new(chat)).unwrap();
         let (client, address) = (client(), server.addresses()[0].to_string());
         let mut members: Vec<Member> = (0..RECEIVERS).map(|_| Member::come(&client, &address)).collect();
-        // Sockets that are like the server's: connected, one for each receiver.
+        // These sockets are like the server's: connected, one for each receiver.
         let receivers: Vec<UdpSocket> =
             (0..RECEIVERS).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
         let senders: Vec<UdpSocket> = receivers
@@ -75,7 +75,7 @@ fn a_broadcast_beside_bare_sends() {
                 let began = Instant::now();
                 send();
                 times.push(began.elapsed());
-                // Nothing piles up in the receivers' sockets, and that is not measured.
+                // Empty the receivers' sockets outside of the measurement, so that nothing piles up there.
                 for member in &mut members {
                     while member.line_until(Instant::now()).is_some() {}
                 }

@@ -1,4 +1,4 @@
-//! `peeloff-chat` across processes: rooms over a real Redis, which is killed and comes back.
+//! `peeloff-chat` across processes: rooms over a real Redis, which is killed and restarted.
 
 #[path = "support/member.rs"]
 mod member;
@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use member::Member;
 use support::{DEADLINE, Directory, Program, start_chat};
 
-/// A Redis of one test, on a Unix socket.
+/// The Redis of one test, on a Unix socket.
 struct Redis {
     socket: String,
     url: String,
@@ -18,7 +18,7 @@ struct Redis {
 }
 
 impl Redis {
-    /// One that is not running yet.
+    /// Makes a Redis that is not running yet.
     fn at(files: &Directory) -> Self {
         let socket = files.path("redis.sock");
         let url = format!("redis+unix://{socket}");
@@ -28,17 +28,17 @@ impl Redis {
     fn start(&mut self) {
         let options = ["--port", "0", "--unixsocket", &self.socket, "--save", "", "--appendonly", "no"];
         let mut process = Program::start("redis-server", &options);
-        // After this line it takes connections at its Unix socket.
+        // After this line it accepts connections at its Unix socket.
         while !process.line().contains("ready to accept connections at") {}
         self.process = Some(process);
     }
 
-    /// As a crash ends it.
+    /// Kills it, as a crash would.
     fn kill(&mut self) {
         self.process.take().expect("it runs").kill();
     }
 
-    /// Publishes something that no chat would, and waits until Redis has handed it on.
+    /// Publishes a message that no chat would publish, and waits until Redis has forwarded it.
     fn publish(&self, channel: &str, payload: &[u8]) {
         let mut stream = UnixStream::connect(&self.socket).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -51,7 +51,7 @@ impl Redis {
     }
 }
 
-/// A process of this name with a listener for DTLS and one for TLS.
+/// Starts a process with this name and with listeners for DTLS and TLS.
 fn start(redis: &Redis, origin: &str) -> (Program, Vec<String>) {
     let (mut program, addresses) = start_chat(&[
         "--listen",
@@ -73,7 +73,7 @@ fn start(redis: &Redis, origin: &str) -> (Program, Vec<String>) {
     (program, addresses)
 }
 
-/// Reads until `who` is listed in the lobby: rosters come when they come.
+/// Reads until `who` is listed in the lobby. Lists of members arrive at irregular times.
 fn sees(member: &mut Member, who: &str) {
     loop {
         member.write("/who");
@@ -110,7 +110,7 @@ fn a_room_spans_two_processes() {
     alice.write("/nick Al");
     assert_eq!(bob.expect("* alice@north"), "* alice@north is Al@north now");
 
-    // A name is nobody's on other processes.
+    // A name from this process can be free on the other one.
     bob.write("/nick Al");
     bob.expect("* you are Al now");
     assert_eq!(alice.expect("* bob@south"), "* bob@south is Al@south now");
@@ -181,7 +181,7 @@ fn rooms_are_local_while_redis_is_dead_and_shared_when_it_is_back() {
         }
         sees(&mut alice, "bob@south");
         alice.write("everywhere");
-        // What was said meanwhile is not repeated.
+        // Messages that were sent meanwhile are not repeated.
         assert_eq!(bob.expect("[lobby]"), "[lobby] alice@north: everywhere");
         assert_eq!(neighbour.expect("[lobby]"), "[lobby] alice: everywhere");
     }

@@ -1,4 +1,4 @@
-//! `peeloff-nc --chat` on a terminal: what its reader sees, also when the server is gone.
+//! `peeloff-nc --chat` on a terminal: what its user sees, also after the server has gone.
 
 #[path = "support/member.rs"]
 mod member;
@@ -7,13 +7,13 @@ mod support;
 use member::{Member, client};
 use support::{NC, Program, start_chat};
 
-/// A server of `peeloff-chat` at this URL, and where it listens.
+/// Starts a server of `peeloff-chat` at this URL, and returns its address.
 fn start(listen: &str) -> (Program, String) {
     let (server, addresses) = start_chat(&["--listen", listen, "--idle-timeout", "1h"]);
     (server, addresses.into_iter().next().unwrap())
 }
 
-/// The chat client on a terminal of so many columns, which script(1) makes.
+/// The chat client on a terminal with this many columns, which script(1) makes.
 struct Terminal(Program);
 
 impl Terminal {
@@ -27,7 +27,7 @@ impl Terminal {
         self.0.write(&format!("{line}\r"));
     }
 
-    /// Reads until lines with both texts have come, in any order.
+    /// Reads until lines with both texts have arrived, in any order.
     fn expect_both(&mut self, one: &str, other: &str) {
         let mut seen = self.expect("");
         while ![one, other].iter().all(|text| seen.iter().any(|line| line.contains(text))) {
@@ -35,7 +35,7 @@ impl Terminal {
         }
     }
 
-    /// Reads up to the line that has `text` in it, and gives all that was read, one item a line.
+    /// Reads up to the line that contains `text`, and returns all lines read.
     fn expect(&mut self, text: &str) -> Vec<String> {
         let mut seen = Vec::new();
         loop {
@@ -47,8 +47,8 @@ impl Terminal {
     }
 }
 
-/// What is left on the screen of a line with control sequences (ECMA-48 §8.3): those that move right are
-/// followed, and those that erase to the end.
+/// Returns what the screen shows of a line with control sequences (ECMA-48 §8.3). It follows sequences that move
+/// the cursor to the right, and those that erase to the end of the line.
 fn without_escapes(line: &str) -> String {
     let (mut left, mut column): (Vec<char>, usize) = (Vec::new(), 0);
     let mut chars = line.chars().peekable();
@@ -82,7 +82,7 @@ fn the_prompt_says_under_which_name_and_in_which_room_a_line_goes() {
     let (_server, address) = start("tls://127.0.0.1:0");
     let mut terminal = Terminal::start(&address, 80);
     terminal.expect("* you joined lobby; nobody else is here");
-    // What is typed ahead is not lost.
+    // Text that is typed ahead is not lost.
     terminal.0.write("/nick alice\r/join kitchen\r");
     terminal.expect("* you joined kitchen; nobody else is here");
     terminal.enter("anyone?");
@@ -137,7 +137,8 @@ fn a_server_that_is_killed_is_missed_and_its_return_is_told() {
         terminal.expect("* you joined kitchen");
         server.kill();
         terminal.enter("into the void");
-        // On datagrams nothing ends: the client finds out, and it cannot know what arrived.
+        // Datagrams have no end of a connection. The client finds out by itself, and cannot know which lines have
+        // arrived.
         terminal.expect_both(
             if matches!(scheme, "udp" | "dtls") {
                 "-- the server does not answer; still trying"
@@ -184,7 +185,7 @@ fn a_line_is_told_to_be_delivered_after_all_when_the_server_only_slept() {
 
 #[test]
 fn nobody_at_an_address_is_said_and_the_user_can_end() {
-    // Nothing listens there any more.
+    // No program listens at this port any more.
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = format!("udp://{}", socket.local_addr().unwrap());
     drop(socket);

@@ -1,4 +1,4 @@
-//! The options for cipher suites and groups, as a user meets them.
+//! The options for cipher suites and groups, as a user sees them.
 
 mod support;
 
@@ -12,7 +12,7 @@ fn constrained_devices_are_served_where_that_is_said() {
     assert!(warning.contains("WARN") && warning.contains("--ciphers"), "{warning}");
     let suite = ["--insecure", "--ciphers", "TLS_ECDHE_ECDSA_WITH_AES_128_CCM_8", &address];
     assert_eq!(run(NC, &suite, "hello\n").stdout, "hello\n");
-    // Without the profile the same client is turned away.
+    // A server without the profile refuses the same client.
     let (_usual, address) = start_echo(&["--listen", "dtls://127.0.0.1:0"]);
     let suite = ["--insecure", "--ciphers", "TLS_ECDHE_ECDSA_WITH_AES_128_CCM_8", &address];
     let refused = run(NC, &suite, "hello\n");

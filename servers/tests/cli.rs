@@ -47,7 +47,7 @@ fn servers_start_anew_with_malloc_tuned_and_keep_process_and_arguments() {
         let mut server = Program::start(program, &["--listen", "udp://127.0.0.1:0"]);
         assert!(server.line().starts_with("listening udp://127.0.0.1:"));
         let of = |file: &str| fs::read(format!("/proc/{}/{file}", server.id())).unwrap();
-        // glibc may put NULs between what it read.
+        // glibc may have replaced bytes of its variable by NULs.
         let environment = of("environ");
         let has = |text: &str| environment.windows(text.len()).any(|window| window == text.as_bytes());
         assert!(has("GLIBC_TUNABLES=glibc.malloc.tcache_count=0") && has("glibc.malloc.arena_max="));
@@ -64,7 +64,7 @@ fn a_server_keeps_the_tunables_that_it_was_given_and_starts_anew_once() {
     let mut command = Command::new("env");
     command.args(["GLIBC_TUNABLES=glibc.malloc.perturb=7:glibc.malloc.top_pad=4096", ECHO]);
     let output = command.args(["--listen", "nonsense"]).output().unwrap();
-    // It came to its arguments.
+    // The program got as far as parsing its arguments.
     assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
 
@@ -130,7 +130,7 @@ fn bad_input_is_one_sentence_and_exit_code_2() {
 
 #[test]
 fn a_privileged_port_is_refused_with_a_remedy() {
-    // Somebody with all capabilities may bind it.
+    // A process with all capabilities can bind it.
     if UdpSocket::bind("127.0.0.1:1").is_ok() {
         return;
     }
@@ -163,7 +163,7 @@ fn sigterm_and_sigint_let_peers_go_in_good_order() {
         server.signal(signal);
         let ended = server.wait();
         assert_eq!(ended.code, Some(0), "{signal}: {ended:?}");
-        // Its standard input is still open: the goodbye of the server ends it.
+        // Its standard input is still open, so the server's close_notify ends the client.
         let ended = client.wait();
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{signal}");
     }
@@ -173,7 +173,7 @@ fn sigterm_and_sigint_let_peers_go_in_good_order() {
 fn a_server_outlives_those_who_read_its_output() {
     let mut server =
         Program::start_with_outputs(ECHO, &["--listen", "udp://127.0.0.1:0"], full_device(), Stdio::piped());
-    // Nothing can be written to standard output; the log has the address too.
+    // Nothing can be written to standard output, but the log has the address too.
     let line = server.stderr_line("listening");
     let address = line.split("address=").nth(1).unwrap_or_else(|| panic!("{line}"));
     assert_eq!(run(NC, &[address], "x\n").stdout, "x\n");
@@ -210,7 +210,7 @@ fn a_peer_with_the_right_key_gets_in_and_no_other() {
         assert_eq!((ended.stdout.as_str(), ended.code), ("x\n", Some(0)), "{ended:?}");
     }
     run(NC, &["--psk", "three:ff00", &address], "x\n").failed_with("peeloff-nc", 3, "unknown_psk_identity");
-    // A wrong key makes records that look forged, which DTLS drops in silence.
+    // Records that were made with a wrong key look forged, and DTLS drops them silently.
     let wrong = ["--psk", "two:ff01", "--timeout", "2s", &address];
     run(NC, &wrong, "x\n").failed_with("peeloff-nc", 3, "it probably has another pre-shared key");
 }
@@ -315,7 +315,7 @@ fn a_kernel_without_sctp_is_named_with_a_remedy() {
     }
 }
 
-/// Where every write fails.
+/// Returns a file on which every write fails.
 fn full_device() -> Stdio {
     fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into()
 }
@@ -359,7 +359,7 @@ fn the_start_says_which_limit_peers_run_into_first() {
     {
         let (mut server, _) = start_echo(&["--listen", "udp://127.0.0.1:0", "--max-peers", peers]);
         let line = server.stderr_line("beyond so many peers");
-        // On a system with plenty of descriptors it is threads.
+        // On a system with plenty of descriptors, threads are the first limit.
         assert!(line.contains(first) || (peers != "10" && line.contains("threads")), "{line}");
     }
 }

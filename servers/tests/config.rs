@@ -1,4 +1,4 @@
-//! Servers with a configuration file: what is read at the start and at SIGHUP, and what is printed.
+//! Servers with a configuration file: what they read at the start and at SIGHUP, and what they print.
 
 mod support;
 
@@ -24,7 +24,7 @@ fn a_server_starts_from_a_file_and_flags_win() {
     assert_eq!(run(NC, &["--insecure", address], "x\n").stdout, "x\n");
     server.signal("TERM");
     let ended = server.wait();
-    // The certificate was found, and the log is quiet.
+    // The server found the certificate, and its log is quiet.
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
 
     let (server, address) = start_echo(&["--config", &config, "--listen", "udp://[::1]:0", "-v"]);
@@ -82,7 +82,7 @@ fn what_is_printed_can_be_read_back() {
     };
     assert_eq!((second.code, values(&second.stdout)), (Some(0), values(&first.stdout)), "{second:?}");
 
-    // A server starts from it as well, and has it still when it is told to read it again.
+    // A server starts from this file as well, and uses it again at a reload.
     files.file("psk", "alice:00ff\n");
     let mut server = Program::start(ECHO, &["--config", "-"]);
     server.write(&first.stdout);
@@ -101,7 +101,7 @@ fn sighup_puts_limits_and_the_log_in_effect_and_names_what_takes_a_restart() {
     };
     let config = files.file("echo.toml", text("udp://127.0.0.1:0", 1, 0));
     let (mut server, address) = start_echo(&["--config", &config]);
-    // The one peer that there may be.
+    // This peer takes the only place.
     let first = UdpSocket::bind("127.0.0.1:0").unwrap();
     first.connect(address.strip_prefix("udp://").unwrap()).unwrap();
     first.send(b"x").unwrap();
@@ -111,7 +111,7 @@ fn sighup_puts_limits_and_the_log_in_effect_and_names_what_takes_a_restart() {
     let line = server.stderr_line("reloaded");
     assert!(line.contains("in_effect=\"max-peers, verbose\""), "{line}");
     assert!(line.contains("at_restart=\"listen\""), "{line}");
-    // There is room for another; the listener is the old one.
+    // There is room for another peer now, and the listener has not changed.
     assert_eq!(run(NC, &[&address], "x\n").stdout, "x\n");
 
     files.file("echo.toml", text("udp://127.0.0.1:0", 10, 1));
@@ -121,7 +121,7 @@ fn sighup_puts_limits_and_the_log_in_effect_and_names_what_takes_a_restart() {
     server.signal("TERM");
     let ended = server.wait();
     assert_eq!(ended.code, Some(0));
-    // The end of the peer is logged at this level only.
+    // The end of a peer is logged at this level only.
     assert!(ended.stderr.contains("DEBUG"), "{ended:?}");
 }
 
@@ -216,7 +216,7 @@ fn sighup_without_a_file_is_taken_well() {
     assert_eq!(server.wait().code, Some(0));
 }
 
-/// `--check-config` with more options.
+/// Runs `--check-config` with more options.
 fn check(arguments: &[&str]) -> Ended {
     run(ECHO, &[&["--check-config"], arguments].concat(), "")
 }
@@ -227,7 +227,7 @@ fn a_check_says_what_it_found_and_leaves_nothing_running() {
     let one = Authority::named("one");
     files.file("cert.pem", one.pem());
     let key = files.file("key.pem", one.key_pem());
-    // A port that is free.
+    // This port is free.
     let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let text = format!(
         "listen = ['dtls://127.0.0.1:{port}', 'tls://127.0.0.1:{port}']\n\
@@ -247,7 +247,7 @@ fn a_check_says_what_it_found_and_leaves_nothing_running() {
         assert!(checked.stdout.contains(expected), "{expected:?} is not in {}", checked.stdout);
     }
 
-    // A server that runs is not disturbed, and is no mistake.
+    // A running server is not disturbed, and does not count as a mistake.
     let (server, address) = start_echo(&["--config", &config]);
     let checked = check(&["--config", &config]);
     assert_eq!((checked.code, checked.stderr.as_str()), (Some(0), ""), "{checked:?}");
@@ -256,7 +256,7 @@ fn a_check_says_what_it_found_and_leaves_nothing_running() {
     server.signal("TERM");
     assert_eq!(server.wait().code, Some(0));
 
-    // What a start would refuse, the check refuses in the same words.
+    // The check refuses what a start would refuse, with the same message.
     files.file("key.pem", Authority::named("other").key_pem());
     check(&["--config", &config]).failed_with("peeloff-echo", 2, &config);
     std::fs::remove_file(&key).unwrap();

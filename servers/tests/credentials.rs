@@ -1,4 +1,4 @@
-//! What servers show and ask for: several certificates, reloads, authorisation, protocols, shared keys.
+//! The credentials of servers: several certificates, reloads, authorisation, protocols, shared keys.
 
 mod support;
 
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use peeloff_certificates::Authority;
 use support::{Directory, ECHO, NC, Program, run, start_echo};
 
-/// An authority and the files of certificates that it has issued.
+/// An authority, and the files of certificates that it has issued.
 struct Issuer {
     authority: Authority,
     files: Directory,
@@ -26,7 +26,7 @@ impl Issuer {
         self.files.path("ca.pem")
     }
 
-    /// The file of a list that revokes these certificates.
+    /// Writes a list that revokes these certificates, and returns its path.
     fn revoke(&self, file: &str, certificates: &[&str]) -> String {
         let folder = |name: &str| self.files.path(name);
         self.files.file("ca.key", self.authority.key_pem());
@@ -47,7 +47,7 @@ impl Issuer {
         list
     }
 
-    /// The files of a certificate for a name, and of its key.
+    /// Issues a certificate for a name, and returns the paths of it and of its key.
     fn issue(&self, name: &str) -> (String, String) {
         let certificate = self.authority.certificate(name);
         let cert = self.files.file(&format!("{name}.pem"), certificate.pem());
@@ -83,7 +83,7 @@ fn sighup_takes_a_new_certificate_and_leaves_peers_alone() {
         let mut client = Program::start(NC, &["--ca", &old_ca, &address]);
         client.write("one\n");
         assert_eq!(client.line(), "one");
-        // Half of a renewal: the certificate is there and its key is not.
+        // This is half of a renewal: the certificate has been replaced and its key has not.
         let (new_cert, new_key) = new.issue("server.example");
         fs::copy(new_cert, &cert).unwrap();
         server.signal("HUP");
@@ -134,7 +134,7 @@ fn only_certificates_with_a_name_on_the_list_come_in() {
         };
         let mut client = knock(&alice);
         assert_eq!(client.line(), "x");
-        // The server says goodbye by itself.
+        // The server closes the connection by itself.
         assert_eq!(knock(&bob).wait().stdout, "");
         server.signal("TERM");
         assert_eq!(server.wait().code, Some(0));
@@ -238,7 +238,7 @@ fn a_ticket_of_one_server_is_good_at_another_with_the_same_keys() {
     assert!(call(&second, "-sess_in").contains("Reused, TLSv1.2"));
     assert!(call(&third, "-sess_in").contains("New, TLSv1.2"));
 
-    // The ticket outlives one renewal of the keys, and no second one.
+    // The ticket survives one renewal of the keys, but not a second one.
     for expected in ["Reused", "New"] {
         make();
         two.signal("HUP");

@@ -1,4 +1,4 @@
-//! What users are told who made a mistake: the option or the key that they can set, and what to write.
+//! Errors for users: each one names the option or the key to change, and says what to write.
 
 mod support;
 
@@ -8,7 +8,7 @@ use std::process::Command;
 use peeloff_certificates::Authority;
 use support::{CHAT, Directory, ECHO, Ended, NC, run};
 
-/// Runs a program that is to fail with exit code 2 and one sentence.
+/// Runs a program that must fail with exit code 2 and one sentence.
 #[track_caller]
 fn fails(program: &str, arguments: &[&str], expected: &str) -> Ended {
     let ended = run(program, arguments, "");
@@ -18,7 +18,8 @@ fn fails(program: &str, arguments: &[&str], expected: &str) -> Ended {
     ended
 }
 
-/// Checks that every option in a sentence is one of the program's, and that it has no name from the library.
+/// Checks that every option in a sentence is one of the program's, and that the sentence has no name from the
+/// library.
 #[track_caller]
 fn names_real_options(program: &str, sentence: &str) {
     let help = Command::new(program).arg("--help").output().unwrap();

@@ -1,4 +1,4 @@
-//! Certificates and revocation lists that expire: the log warns of them in time.
+//! Certificates and revocation lists that expire: the log warns about them in time.
 
 mod support;
 #[path = "../../framework/tests/support/wall_clock.rs"]
@@ -63,7 +63,7 @@ fn a_certificate_that_expires_while_the_server_runs_is_warned_of_once_a_day() {
     wall_clock::set(&clock, "+0");
     let own = Authority::valid_for("own", 20);
     let (cert, key) = (files.file("cert.pem", own.pem()), files.file("key.pem", own.key_pem()));
-    // The server looks at the clock whenever it wakes up.
+    // The server checks the clock whenever it wakes up.
     let arguments =
         ["--listen", "tls://127.0.0.1:0", "--cert", &cert, "--key", &key, "--stats-interval", "50ms"];
     let mut server = Program::start_in(wall_clock::environment(&clock), ECHO, &arguments);
@@ -73,7 +73,7 @@ fn a_certificate_that_expires_while_the_server_runs_is_warned_of_once_a_day() {
         wall_clock::set(&clock, offset);
         let line = server.stderr_line(&format!("the certificate CN=own in {cert} "));
         assert!(line.contains(expected), "{offset}: {line}");
-        // It has looked at the clock twice more.
+        // By then it has checked the clock twice more.
         server.stderr_line("stats ");
         server.stderr_line("stats ");
     };

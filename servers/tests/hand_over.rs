@@ -1,4 +1,4 @@
-//! SIGUSR2: a new process takes a server over, and its peers notice nothing.
+//! SIGUSR2 hands a server over to a new process, and its peers notice nothing.
 
 #[path = "support/member.rs"]
 mod member;
@@ -18,11 +18,11 @@ use member::{Member, client};
 use peeloff::Peer;
 use support::{CHAT, DEADLINE, Directory, ECHO, Program};
 
-/// A process that took a server over; killed when dropped.
+/// A process that has taken a server over; dropping it kills the process.
 struct Successor(u32);
 
 impl Successor {
-    /// Has a server handed over, and waits until the new process serves.
+    /// Starts a hand-over, and waits until the new process serves.
     fn of(server: &mut Program) -> Self {
         server.signal("USR2");
         Self::read(server)
@@ -41,12 +41,12 @@ impl Successor {
 
 impl Drop for Successor {
     fn drop(&mut self) {
-        // It fails where the process has ended.
+        // This fails if the process has ended.
         let _ = Command::new("kill").args(["-KILL", &self.0.to_string()]).output();
     }
 }
 
-/// What an endpoint for metrics answers.
+/// Returns the answer of a metrics endpoint.
 fn ask(socket: &str, path: &str) -> String {
     let mut stream = UnixStream::connect(socket).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -67,18 +67,18 @@ fn exchange(peer: &mut Peer, message: &[u8]) {
     assert_eq!(&answer[..message.len()], message);
 }
 
-/// Runs a command. A program is written by another process, because one that this process has open for writing while another
-/// test starts a program cannot be started (ETXTBSY).
+/// Runs a command. Another process writes the program file: if this process had it open for writing while another
+/// test starts a program, the file could not be started (ETXTBSY).
 fn shell(command: &str) {
     assert!(Command::new("sh").args(["-c", command]).status().unwrap().success(), "{command}");
 }
 
-/// Puts a copy of the echo server there.
+/// Copies the echo server to this path.
 fn install(program: &str) {
     shell(&format!("cp {ECHO} {program}"));
 }
 
-/// An echo server on loops with a listener of DTLS, UDP and TCP, and its addresses.
+/// Starts an echo server with event loops and listeners for DTLS, UDP and TCP, and returns its addresses.
 fn start_echo(program: &str, options: &[&str]) -> (Program, Vec<String>) {
     let listeners = ["dtls", "udp", "tcp"].map(|scheme| format!("--listen={scheme}://127.0.0.1:0"));
     let mut arguments: Vec<&str> = listeners.iter().map(String::as_str).collect();
@@ -110,7 +110,7 @@ fn peers_and_connections_go_on_in_the_new_process_and_the_old_one_ends() {
     ping(b"before");
     let (stop, connections) = (AtomicBool::new(false), AtomicU64::new(0));
     let successor = thread::scope(|scope| {
-        // New connections all the while: none is refused or left alone.
+        // Meanwhile new connections arrive. None is refused or left unserved.
         let connect = scope.spawn(|| {
             while !stop.load(Ordering::SeqCst) {
                 let mut tcp = TcpStream::connect(("127.0.0.1", port_of(&addresses[2]))).unwrap();
@@ -122,7 +122,7 @@ fn peers_and_connections_go_on_in_the_new_process_and_the_old_one_ends() {
             }
         });
         let successor = Successor::of(&mut server);
-        // The old process drains and ends, while the new one has its standard error.
+        // The old process drains and ends, while the new one uses its standard error.
         server.stderr_line(" ended");
         exchange(&mut peer, b"after");
         ping(b"after");
@@ -136,14 +136,14 @@ fn peers_and_connections_go_on_in_the_new_process_and_the_old_one_ends() {
         successor
     });
     exchange(&mut dtls.connect(&*addresses[0]).unwrap(), b"a newcomer");
-    // Metrics are those of the new process, at the same address.
+    // The metrics are those of the new process, at the same address.
     assert!(ask(&admin, "/readyz").contains(" 200 OK"));
     let metrics = ask(&admin, "/metrics");
     let taken = metrics
         .lines()
         .filter(|line| line.contains("_taken_over") && !line.contains("loops") && line.ends_with(" 1"));
     assert_eq!(taken.count(), 2, "{metrics}");
-    // Again, with the new process as the old one.
+    // Hand over again, from the new process.
     successor.signal("USR2");
     let next = Successor::read(&mut server);
     assert_ne!(next.0, successor.0);
@@ -161,7 +161,7 @@ fn the_new_process_is_of_the_file_that_has_the_name_now() {
     let (mut server, addresses) = start_echo(&program, &["--serve=loops"]);
     let mut peer = client().connect(&*addresses[0]).unwrap();
     exchange(&mut peer, b"before");
-    // As a package manager does it.
+    // Replace the file as a package manager does.
     let newer = files.path("newer");
     install(&newer);
     fs::rename(&newer, &program).unwrap();
@@ -184,7 +184,7 @@ fn a_new_process_that_cannot_start_leaves_the_server_as_it_is() {
     let line = server.stderr_line("not handed over");
     assert!(line.contains("exit status: 2"), "{line}");
     exchange(&mut peer, b"still here");
-    // What is not even a server.
+    // This file is not even a server.
     let newer = files.path("newer");
     shell(&format!("printf '#!/bin/sh\\necho garbage >&0\\nexec sleep 60\\n' > {newer} && chmod +x {newer}"));
     fs::rename(&newer, &program).unwrap();
@@ -302,7 +302,8 @@ fn members_of_a_chat_keep_their_names_and_rooms() {
     bob.write("/join den");
     bob.expect("* you joined den");
     let successor = Successor::of(&mut server);
-    // TLS stays behind, with a goodbye. Nobody is told that the others left, because they have not.
+    // TLS peers stay with the old process, which tells them that it ends. The members that moved have not left, so
+    // nobody is told that they did.
     carol.expect("* the server shuts down");
     server.stderr_line(" ended");
     bob.write("hello, den");
@@ -328,7 +329,7 @@ fn systemd_is_told_of_the_new_process_which_has_its_sockets() {
     notify.set_read_timeout(Some(DEADLINE)).unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = format!("dtls://{}", socket.local_addr().unwrap());
-    // As for a socket unit, and a service with a watchdog.
+    // The environment is that of a socket unit, and of a service with a watchdog.
     let script =
         "exec 3<&0 0</dev/null; export LISTEN_PID=$$ WATCHDOG_PID=$$; LISTEN_FDS=1 exec \"$0\" \"$@\"";
     let mut command = Command::new("sh");
@@ -355,7 +356,7 @@ fn systemd_is_told_of_the_new_process_which_has_its_sockets() {
         }
     };
     hear(&format!("MAINPID={}", successor.0));
-    // Whatever was said before is read by now, and the old process has ended.
+    // Everything sent before has been read by now, and the old process has ended.
     notify.set_nonblocking(true).unwrap();
     while notify.recv(&mut [0; 256]).is_ok() {}
     notify.set_nonblocking(false).unwrap();

@@ -1,4 +1,4 @@
-//! The help texts of the programs, as terminals show them.
+//! The help texts of the programs on terminals.
 
 mod support;
 
@@ -8,7 +8,7 @@ use support::{CHAT, ECHO, NC};
 
 const PROGRAMS: [&str; 3] = [ECHO, CHAT, NC];
 
-/// The help that a program prints on a terminal of this many columns.
+/// Returns the help that a program prints on a terminal with this many columns.
 fn help(program: &str, option: &str, columns: usize) -> String {
     let mut command = Command::new(program);
     let output = command.arg(option).env("COLUMNS", columns.to_string()).output().unwrap();
@@ -28,7 +28,7 @@ fn help_fits_a_terminal_of_80_columns_with_whole_words() {
             for line in text.lines() {
                 assert!(line.chars().count() <= 80, "{program} {option}: {line}");
             }
-            // A word that was cut would be two.
+            // A word that was cut would count as two.
             assert_eq!(words(&text), words(&help(program, option, 100)), "{program} {option}");
         }
     }
@@ -68,7 +68,7 @@ fn options_are_grouped_by_subject() {
         for subject in ["Listening:", "Identity:", "Limits:", "SCTP:", "Logging:", "Configuration:"] {
             assert!(headings.contains(&subject), "{subject} is not in {headings:?}");
         }
-        // Only the options that ask for help have no subject.
+        // Only the options for help and the version have no subject.
         let rest = text.split_once("\nOptions:\n").unwrap().1;
         let group = rest.split("\n\n").next().unwrap();
         assert_eq!(group.lines().count(), 2, "{group}");

@@ -1,4 +1,5 @@
-//! What the log says about peers: who came and left, whom the server refused, and why a handshake failed.
+//! What the log says about peers: which ones came and left, which ones the server refused, and why a handshake
+//! failed.
 
 mod support;
 
@@ -35,7 +36,7 @@ fn a_wrong_key_and_an_unknown_identity_are_in_the_log_with_the_identity_asked_fo
     }
     for scheme in ["dtls", "tls"] {
         let (mut server, address) = psk_server(&files, scheme, &[]);
-        // OpenSSL's client takes any identity.
+        // OpenSSL's client accepts any identity.
         let port = address.rsplit(':').next().unwrap();
         let connect = format!("127.0.0.1:{port}");
         let version = if scheme == "dtls" { "-dtls1_2" } else { "-tls1_3" };
@@ -67,7 +68,7 @@ fn a_refusal_names_the_peer_the_listener_and_the_cap() {
     assert!(line.contains("reason=\"max_peers_per_source\""), "{line}");
     server.signal("TERM");
     let ended = server.wait();
-    // The second refusal of that second was left out, and counted.
+    // The second refusal within that second was not logged, but counted.
     assert_eq!(ended.stderr.matches("refused a new peer").count(), 1, "{ended:?}");
     assert!(ended.stderr.contains("refused_max_peers_per_source=2"), "{ended:?}");
     assert!(ended.stderr.contains(" strays=0 "), "zeroes are there too: {ended:?}");
@@ -117,7 +118,7 @@ fn a_chain_that_is_too_long_is_in_the_log_with_its_length() {
 #[test]
 fn rust_log_says_what_is_logged_where_no_option_does() {
     let listen = ["--listen", "udp://127.0.0.1:0"];
-    // The level of RUST_LOG, and the option's, which goes before it.
+    // The level in RUST_LOG, and that of the option, which takes precedence.
     for (variable, option, has_info) in
         [("error", None, false), ("info", None, true), ("", None, true), ("error", Some("--log=info"), true)]
     {

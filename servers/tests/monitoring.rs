@@ -1,5 +1,5 @@
-//! What servers/monitoring has: a real Prometheus reads its configuration and its alerts, scrapes a server, and knows every metric
-//! that the dashboard and the alerts name.
+//! The files in servers/monitoring: a real Prometheus reads its configuration and its alerts, scrapes a server,
+//! and knows every metric that the dashboard and the alerts name.
 
 mod support;
 
@@ -16,7 +16,7 @@ fn monitoring(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("monitoring").join(name)).unwrap()
 }
 
-/// The queries of the dashboard.
+/// Returns the queries of the dashboard.
 fn queries() -> Vec<String> {
     let dashboard: Value = serde_json::from_str(&monitoring("dashboard.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap().iter();
@@ -24,7 +24,7 @@ fn queries() -> Vec<String> {
     targets.map(|target| target["expr"].as_str().unwrap().to_owned()).collect()
 }
 
-/// The metrics that a query names.
+/// Returns the metrics that a query names.
 fn metrics(query: &str) -> impl Iterator<Item = &str> {
     let words = query.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
     words.filter(|word| ["peeloff_", "process_"].iter().any(|prefix| word.starts_with(prefix)))
@@ -107,7 +107,7 @@ impl Prometheus {
     }
 }
 
-/// Looks again until there is something.
+/// Looks again until there is a result.
 fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let give_up = Instant::now() + DEADLINE;
     loop {
@@ -145,7 +145,7 @@ fn prometheus_knows_every_metric_of_the_dashboard_and_the_alerts() {
         let query =
             query.replace("$__rate_interval", "1m").replace("$job", "peeloff").replace("$instance", ".*");
         assert!(!query.contains('$'), "{query}");
-        // What is shown where it is more than nothing may be nothing.
+        // A query that shows only positive values may have no result.
         let query = query.trim_end_matches(" > 0");
         until(query, || {
             let found = prometheus.get("query", query);

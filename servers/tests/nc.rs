@@ -1,5 +1,4 @@
-//! `peeloff-nc`: what it sends and prints, in both directions, and the exit codes that scripts go
-//! by.
+//! `peeloff-nc`: what it sends and prints in both directions, and its exit codes for scripts.
 
 mod support;
 
@@ -10,7 +9,7 @@ use std::process::Stdio;
 use peeloff_certificates::Authority;
 use support::{DEADLINE, Directory, NC, Program, run, start_echo};
 
-/// A listening `peeloff-nc` and its address.
+/// Starts a listening `peeloff-nc`, and returns its address.
 fn listen(arguments: &[&str]) -> (Program, String) {
     let mut all = vec!["-l"];
     all.extend(arguments);
@@ -33,7 +32,7 @@ fn both_ends_hear_each_other() {
         client.signal("INT");
         assert_eq!(client.wait().code, Some(130));
         if url.starts_with("dtls") {
-            // The goodbye of the first peer is the end.
+            // The close of the first peer ends the program.
             assert_eq!(server.wait().code, Some(0));
         } else {
             server.signal("TERM");

@@ -1,4 +1,4 @@
-//! Private keys with a passphrase, which comes from a file, the environment, a descriptor or a terminal.
+//! Private keys with a passphrase that comes from a file, the environment, a descriptor or a terminal.
 
 mod support;
 
@@ -27,7 +27,7 @@ impl Locked {
         locked
     }
 
-    /// Writes another certificate and key, which only this passphrase opens.
+    /// Writes another certificate and key, which only this passphrase decrypts.
     fn renew(&self, passphrase: &str) {
         let certificate = Authority::named("localhost");
         self.files.file("cert.pem", certificate.pem());
@@ -38,19 +38,20 @@ impl Locked {
         assert!(lock.status.success(), "{lock:?}");
     }
 
-    /// The options of a server, without a passphrase.
+    /// Returns the options of a server, without a passphrase.
     fn options(&self) -> [&str; 6] {
         ["--listen", "tls://127.0.0.1:0", "--cert", &self.cert, "--key", &self.key]
     }
 
-    /// Checks that the server shows the certificate.
+    /// Checks that the server presents the certificate.
     #[track_caller]
     fn is_served_at(&self, address: &str) {
         let ended = run(NC, &["--ca", &self.cert, "--server-name", "localhost", address], "hello\n");
         assert_eq!(ended.stdout, "hello\n", "{ended:?}");
     }
 
-    /// Checks that the server shows the certificate, and a new one, with the same passphrase, when it has reloaded.
+    /// Checks that the server presents the certificate and, after a reload, a new one whose key has the same
+    /// passphrase.
     #[track_caller]
     fn is_served_before_and_after_a_reload(&self, mut server: Program) {
         let address = server.address();
@@ -62,7 +63,7 @@ impl Locked {
     }
 }
 
-/// A command line for sh(1).
+/// Returns a command line for sh(1).
 fn shell(program: &str, arguments: &[&str]) -> String {
     let quoted: Vec<String> = arguments.iter().map(|argument| format!("'{argument}'")).collect();
     format!("{program} {}", quoted.join(" "))
@@ -76,7 +77,7 @@ fn a_passphrase_comes_from_a_file_which_a_reload_reads_again() {
     let (mut server, address) = start_echo(&options);
     locked.is_served_at(&address);
 
-    // The key is new and the passphrase is not.
+    // The key is new, and the passphrase is the same.
     let old = fs::read(&locked.cert).unwrap();
     locked.renew("another one");
     server.signal("HUP");
@@ -105,7 +106,7 @@ fn a_passphrase_from_a_descriptor_is_kept_for_reloads() {
     let locked = Locked::new("passphrase-descriptor");
     let options = [&locked.options()[..], &["--key-passphrase-fd", "0"]].concat();
     let mut server = Program::start(ECHO, &options);
-    // The pipe stays open behind it.
+    // The pipe stays open after the passphrase.
     server.write(&format!("{PASSPHRASE}\n"));
     locked.is_served_before_and_after_a_reload(server);
 }
@@ -148,7 +149,7 @@ fn without_the_right_passphrase_nothing_starts_and_the_sentence_says_what_to_do(
         }
         run(NC, &[&nc[..], arguments].concat(), "").failed_with("peeloff-nc", 2, expected);
     }
-    // A wrong one from a descriptor, too.
+    // A wrong passphrase from a descriptor fails too.
     let from_stdin = [&locked.options()[..], &["--key-passphrase-fd", "0"]].concat();
     run(ECHO, &from_stdin, "wrong\n").failed_with("peeloff-echo", 2, "none of the passphrases decrypts");
 }
@@ -171,12 +172,12 @@ fn a_passphrase_file_that_others_can_read_is_warned_of_or_refused() {
 #[test]
 fn a_terminal_is_asked_until_the_passphrase_is_right_and_no_reload_asks() {
     let locked = Locked::new("passphrase-terminal");
-    // script(1) makes the terminal, and the shell writes the server's number first.
+    // script(1) makes the terminal, and the shell prints the server's process ID first.
     let command = format!("echo $$; exec {}", shell(ECHO, &locked.options()));
     let mut terminal = Program::start("script", &["-qec", &command, "/dev/null"]);
     let pid = terminal.line().trim().to_owned();
     let typed = |terminal: &mut Program, passphrase: &str| {
-        // The line before the prompt; the terminal does not echo any more.
+        // This is the line before the prompt. The terminal has no echo from here on.
         let line = terminal.line_with("is encrypted");
         assert!(line.contains(&locked.key), "{line}");
         terminal.write(&format!("{passphrase}\r"));
@@ -193,7 +194,7 @@ fn a_terminal_is_asked_until_the_passphrase_is_right_and_no_reload_asks() {
     terminal.line_with("reloaded");
     locked.is_served_at(address);
 
-    // A key that the answer does not open: nobody is asked.
+    // The typed passphrase does not decrypt this key, and the server does not ask again.
     locked.renew("another one");
     assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
     terminal.line_with("none of the passphrases decrypts");
@@ -220,12 +221,12 @@ fn ctrl_c_at_the_prompt_ends_the_program_and_restores_the_terminal() {
 #[test]
 fn a_passphrase_can_be_a_credential_of_systemds() {
     let locked = Locked::new("passphrase-credential");
-    // As LoadCredential=key-passphrase:FILE has it.
+    // This is how LoadCredential=key-passphrase:FILE provides it.
     let folder = Directory::new("passphrase-credential-folder");
     folder.file("key-passphrase", format!("{PASSPHRASE}\n"));
     let server = Program::start_in([("CREDENTIALS_DIRECTORY", folder.path(""))], ECHO, &locked.options());
     locked.is_served_before_and_after_a_reload(server);
-    // Without such a credential the directory is of no use, and no mistake.
+    // A directory without such a credential is ignored.
     let server = Program::start_in([("CREDENTIALS_DIRECTORY", "/nowhere")], ECHO, &locked.options());
     server.finish().failed_with("peeloff-echo", 2, "is encrypted");
 }

@@ -1,5 +1,5 @@
-//! The servers over SCTP: with each other, with servers that say what came with a message, and with
-//! foreign clients (ncat, socat, lksctp-tools).
+//! The servers over SCTP: with each other, with servers that report a message's parameters, and with other
+//! clients (ncat, socat, lksctp-tools).
 
 #[path = "../../framework/tests/support/network.rs"]
 #[allow(dead_code)]
@@ -13,10 +13,11 @@ use peeloff::sctp::MessageInfo;
 use peeloff::{Error, Identity, Peer, Server};
 use support::{DEADLINE, NC, Program, run, start_echo};
 
-/// A message, what came with it, and the addresses of who sent it; none if that association was over already.
+/// A message, its parameters, and the addresses of its sender, which are none if the association had ended
+/// already.
 type Heard = (String, MessageInfo, Vec<SocketAddr>);
 
-/// A server that tells what it hears.
+/// Starts a server that reports what it receives.
 fn listener(url: &str) -> (Server, String, Receiver<Heard>) {
     let (sender, heard) = mpsc::channel();
     let tell = move |peer: &mut Peer| -> Result<(), Error> {
@@ -54,7 +55,7 @@ fn messages_come_back_with_and_without_encryption() {
         ("sctp+dtls://127.0.0.1:0", &["--insecure"][..]),
     ] {
         let (server, address) = start_echo(&["--listen", listen]);
-        // Whoever listens everywhere is called at one address.
+        // Connect to one address of a listener at all addresses.
         let address = address.replace("//[::]:", "//[::1]:");
         let mut arguments = vec![address.as_str()];
         arguments.extend(options);
@@ -71,7 +72,7 @@ fn messages_come_back_with_and_without_encryption() {
 fn encrypted_means_encrypted() {
     for scheme in ["sctp+tls", "sctp+dtls"] {
         let (_server, address) = start_echo(&["--listen", &format!("{scheme}://127.0.0.1:0")]);
-        // A certificate that nobody vouches for is refused, so there is one.
+        // The certificate cannot be verified and is refused, which shows that there is one.
         run(NC, &[&address], "x\n").failed_with("peeloff-nc", 3, "pass --ca FILE with its authority");
         let ended = run(NC, &["--insecure", "-v", &address], "x\n");
         assert!(ended.stdout == "x\n" && ended.stderr.contains("cipher="), "{scheme}: {ended:?}");
@@ -141,7 +142,7 @@ fn the_number_of_streams_is_what_both_sides_have() {
 fn several_addresses_on_both_sides() {
     let (_server, address, heard) = listener("sctp://127.0.0.1,127.0.0.2:0");
     let bound = ["--bind", "127.0.0.3", "--bind", "127.0.0.4"];
-    // It stays until it was heard.
+    // The client stays until its message has been received.
     let mut client = Program::start(NC, &[&["--wait", "0s", &address], &bound[..]].concat());
     client.write("x\n");
     let (_, _, addresses) = heard.recv_timeout(DEADLINE).unwrap();
@@ -197,7 +198,7 @@ fn both_ends_of_nc_hear_each_other() {
         assert_eq!(client.line(), "from the server");
         client.signal("INT");
         assert_eq!(client.wait().code, Some(130));
-        // The shutdown of the first peer is the end.
+        // The shutdown of the first peer ends the program.
         assert_eq!(server.wait().code, Some(0));
     }
 }
@@ -238,7 +239,7 @@ fn foreign_clients_get_their_echo() {
     for (program, arguments) in
         [("ncat", &["--sctp", "127.0.0.1", port][..]), ("socat", &["STDIO", &socat][..])]
     {
-        // They shut down at the end of their input, so they have to wait for the answer first.
+        // These clients shut down at the end of their input, so they must wait for the answer first.
         let mut client = Program::start(program, arguments);
         for line in ["one", "two"] {
             client.write(&format!("{line}\n"));
@@ -272,12 +273,12 @@ fn openssl_speaks_dtls_over_sctp_with_the_echo_server() {
         std::env::var("PEELOFF_OPENSSL_SCTP").expect("PEELOFF_OPENSSL_SCTP: see scripts/openssl-sctp");
     let (_server, address) = start_echo(&["--listen", "sctp+dtls://127.0.0.1:0"]);
     let connect = format!("127.0.0.1:{}", port(&address));
-    // Its own half of SCTP-AUTH asks for this setting of the network.
+    // OpenSSL's part of SCTP-AUTH needs this setting of the network namespace.
     std::fs::write("/proc/sys/net/sctp/auth_enable", "1").unwrap();
     let mut client = Program::start(&openssl, &["s_client", "-dtls1_2", "-sctp", "-connect", &connect]);
     for line in ["from s_client", "and again"] {
         client.write(&format!("{line}\n"));
-        // Between what it says of the session.
+        // The line comes among its messages about the session.
         while client.line() != line {}
     }
     client.finish();
@@ -286,18 +287,18 @@ fn openssl_speaks_dtls_over_sctp_with_the_echo_server() {
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
 fn the_programs_of_lksctp_send_and_receive() {
-    // They print nothing of what comes to a sender, so the other end tells.
+    // The sending program prints nothing that it receives, so the other end reports it.
     let (_server, address, heard) = listener("sctp://127.0.0.1:0");
     let to = ["-H", "127.0.0.1", "-P", "0", "-h", "127.0.0.1", "-p", port(&address), "-s"];
     let mut darn = Program::start("sctp_darn", &to);
     darn.write("from darn\n");
     let (text, info, _) = heard.recv_timeout(DEADLINE).unwrap();
-    // It sends the NUL behind the line too.
+    // It sends the NUL after the line too.
     assert_eq!((text.trim_end_matches('\0'), info.stream), ("from darn\n", 0));
     darn.close_stdin();
     darn.wait();
 
-    // Messages of up to three packets.
+    // Messages have up to three packets.
     let ended = run("sctp_test", &[&to[..], &["-c", "1", "-x", "2"]].concat(), "");
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let sizes: Vec<usize> = ended
@@ -322,7 +323,7 @@ fn a_foreign_server_sees_stream_and_identifier() {
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
     let mut lines = (0..40).map(|_| darn.line());
     assert!(lines.any(|line| line.trim() == "sinfo_stream 5"));
-    // It prints the number as it is on the wire.
+    // It prints the number in network byte order.
     let ppid = format!("sinfo_ppid {}", 46u32.to_be());
     assert!(lines.any(|line| line.trim() == ppid));
     assert!(lines.any(|line| line.contains("hello")));

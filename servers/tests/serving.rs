@@ -10,7 +10,7 @@ use member::{Member, client};
 use peeloff::Peer;
 use support::{CHAT, DEADLINE, Directory, ECHO, Program, run};
 
-/// A combination, and what a peer costs in it.
+/// A combination, and what each peer costs in it.
 struct Way {
     options: &'static [&'static str],
     /// Whether each peer has a thread.
@@ -28,10 +28,10 @@ const WAYS: [Way; 4] = [
 
 const URLS: [&str; 4] = ["udp://127.0.0.1:0", "dtls://127.0.0.1:0", "tcp://127.0.0.1:0", "tls://127.0.0.1:0"];
 
-/// Peers for each of these.
+/// The number of peers on each listener.
 const EACH: usize = 25;
 
-/// Somebody to talk with.
+/// A client of either server.
 enum Guest {
     Echoed(Peer),
     Member(Member),
@@ -45,14 +45,14 @@ impl Guest {
         }
     }
 
-    /// Says something, and is answered with it.
+    /// Sends a text, and checks that it comes back.
     fn talk(&mut self, text: &str) {
         match self {
             Self::Echoed(peer) => {
                 let mut answer = [0; 100];
                 peer.send(text.as_bytes()).unwrap();
                 let len = peer.recv_timeout(&mut answer, DEADLINE).unwrap().unwrap();
-                // Streams are bytes here.
+                // Streams have no framing here.
                 assert_eq!(String::from_utf8_lossy(&answer[..len]).trim_end(), text);
             }
             Self::Member(member) => {
@@ -63,7 +63,7 @@ impl Guest {
     }
 }
 
-/// Threads of a process whose names begin with this.
+/// Returns the number of a process's threads whose names begin with `name`.
 fn threads(process: u32, name: &str) -> usize {
     let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten();
     let names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
@@ -74,7 +74,7 @@ fn descriptors(process: u32) -> usize {
     fs::read_dir(format!("/proc/{process}/fd")).unwrap().count()
 }
 
-/// The number behind `name=` in a line of the log.
+/// Returns the number after `name=` in a line of the log.
 fn number(line: &str, name: &str) -> u64 {
     let words = line.split_whitespace().filter_map(|word| word.split_once('='));
     let mut found = words.filter(|(found, _)| *found == name).map(|(_, value)| value.parse().unwrap());

@@ -1,4 +1,4 @@
-//! Signals, and a log that nobody reads: neither holds up service or an end in good order.
+//! Signals, and a log that nobody reads: neither blocks the service or an orderly end.
 
 mod support;
 
@@ -15,14 +15,14 @@ use support::{DEADLINE, Directory, ECHO, NC, Program, start_echo};
 /// Fills the send buffer of `socket`, whose other end does not read.
 fn fill(mut socket: UnixStream) {
     socket.set_nonblocking(true).unwrap();
-    // Down to single bytes, so that not even a short line fits.
+    // The last writes are single bytes, so that not even a short line fits.
     for size in [4096, 1] {
         while socket.write(&[b'.'; 4096][..size]).is_ok() {}
     }
     socket.set_nonblocking(false).unwrap();
 }
 
-/// A server whose log goes nowhere: its reader has stopped, and there is no room left.
+/// Starts a server whose log is blocked: its reader has stopped, and the buffer is full.
 fn start_with_a_full_log(arguments: &[&str]) -> (Program, String, UnixStream) {
     let (reader, log) = UnixStream::pair().unwrap();
     let stderr = OwnedFd::from(log.try_clone().unwrap());
@@ -36,7 +36,7 @@ fn port_of(address: &str) -> u16 {
     address.rsplit(':').next().unwrap().parse().unwrap()
 }
 
-/// A peer of a UDP server, which sends this and waits for the echo.
+/// A peer of a UDP server, which sends a message and waits for the echo.
 fn udp_peer(port: u16) -> (UdpSocket, bool) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(("127.0.0.1", port)).unwrap();
@@ -53,7 +53,7 @@ fn a_log_that_nobody_reads_holds_up_nobody() {
             ["--listen", "udp://127.0.0.1:0", "--limit-loopback", "--max-peers-per-source", "30", verbosity];
         let (server, address, _reader) = start_with_a_full_log(&listen);
         let port = port_of(&address);
-        // Each refusal and each peer that comes has a line of the log.
+        // Each refusal and each new peer makes a line in the log.
         let peers: Vec<_> = (0..30).map(|_| udp_peer(port)).collect();
         assert!(peers.iter().all(|(_, answered)| *answered), "{verbosity}");
         assert!(!udp_peer(port).1, "{verbosity}: the cap is reached");
@@ -70,7 +70,7 @@ fn the_log_says_how_many_lines_were_lost_when_somebody_reads_again() {
     let (server, address, mut reader) =
         start_with_a_full_log(&["--listen", "udp://127.0.0.1:0", "--idle-timeout", "50ms", "-v"]);
     let port = port_of(&address);
-    // More lines than wait: two for each peer, which comes and leaves.
+    // These are more lines than the queue holds: two for each peer that comes and leaves.
     let own: Vec<_> = (0..2500)
         .map(|_| {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -118,15 +118,15 @@ fn a_signal_that_comes_twice_at_once_counts_as_one() {
 #[test]
 fn a_second_signal_that_comes_later_ends_at_once_and_says_so() {
     let (server, address) = start_echo(&["--listen", "tcp://127.0.0.1:0", "--drain-timeout", "1h"]);
-    // Its handler cannot send, and so it does not end: this peer reads nothing.
+    // This peer reads nothing, so its handler is blocked in a send and does not end.
     let mut client = TcpStream::connect(("127.0.0.1", port_of(&address))).unwrap();
     client.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
     while client.write(&[b'x'; 65_536]).is_ok() {}
     server.signal("TERM");
-    // A hang-up changes nothing any more.
+    // From here on SIGHUP has no effect.
     server.signal("HUP");
     server.signal("HUP");
-    // Until half a second is over a second signal would count as the first.
+    // Within half a second, a second signal would count as the first.
     thread::sleep(Duration::from_millis(600));
     server.signal("TERM");
     let ended = server.wait();
@@ -134,7 +134,7 @@ fn a_second_signal_that_comes_later_ends_at_once_and_says_so() {
     assert!(ended.stderr.contains("a second signal: ending at once"), "{ended:?}");
 }
 
-/// Starts a server on a terminal, with these options.
+/// Starts a server on a terminal with these options.
 fn start_on_a_terminal(arguments: &[&str]) -> (Program, OwnedFd) {
     let terminal = nix::pty::openpty(None, None).unwrap();
     let mut server = Program::start_with_input(ECHO, arguments, terminal.slave.into());
@@ -167,14 +167,14 @@ fn a_server_whose_reload_hangs_can_be_ended() {
     let files = Directory::new("hanging-reload");
     let psk = files.file("psk", "alice:00ff\n");
     let (server, _) = start_echo(&["--listen", "dtls://127.0.0.1:0", "--psk-file", &psk]);
-    // Whoever reads this waits for a writer, which there is not.
+    // A process that opens this pipe for reading waits for a writer, and there is none.
     std::fs::remove_file(&psk).unwrap();
     assert!(Command::new("mkfifo").arg(&psk).status().unwrap().success());
     for _ in 0..8 {
         server.signal("HUP");
     }
     server.signal("TERM");
-    // Until half a second is over a second signal would count as the first.
+    // Within half a second, a second signal would count as the first.
     thread::sleep(Duration::from_millis(600));
     server.signal("TERM");
     assert_eq!(server.wait().code, Some(143));
@@ -187,7 +187,7 @@ fn a_listening_nc_whose_errors_nobody_reads_can_be_ended() {
     fill(errors);
     let arguments = ["-l", "--keep-open", "udp://127.0.0.1:0"];
     let mut nc = Program::start_with_outputs(NC, &arguments, Stdio::piped(), stderr.into());
-    // It catches signals before it listens, and has nothing to say that anybody could read.
+    // The program catches signals before it listens, and prints nothing before that.
     nc.wait_for_caught("TERM");
     nc.signal("TERM");
     assert_eq!(nc.wait().code, Some(143));

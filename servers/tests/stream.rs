@@ -1,4 +1,4 @@
-//! TCP and TLS with the programs: framings, proxies, how a conversation ends.
+//! TCP and TLS with the programs: framings, proxies, and how a conversation ends.
 
 mod support;
 
@@ -9,14 +9,14 @@ use std::process::{Command, Stdio};
 use peeloff_certificates::Authority;
 use support::{DEADLINE, Directory, ECHO, NC, Program, run, start_echo};
 
-/// A connection to a `tcp://` address that gives up by the deadline.
+/// Connects to a `tcp://` address, with a timeout for reads.
 fn dial(address: &str) -> TcpStream {
     let stream = TcpStream::connect(address.strip_prefix("tcp://").unwrap()).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream
 }
 
-/// A listening `peeloff-nc` and its address.
+/// Starts a listening `peeloff-nc`, and returns its address.
 fn listen(arguments: &[&str]) -> (Program, String) {
     let mut program = Program::start(NC, &[&["-l"], arguments].concat());
     let line = program.stderr_line("listening ");
@@ -103,7 +103,7 @@ fn a_megabyte_goes_through_nc_as_it_is_read() {
     let (mut stream, _) = listener.accept().unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     let text = "0123456789abcde\n".repeat(1 << 16);
-    // More than all the buffers on the way hold, so this returns only because it is read.
+    // This is more than all buffers on the way can hold, so the call returns only if the other side reads.
     let reader = std::thread::spawn(move || {
         let mut back = vec![0; 1 << 20];
         stream.read_exact(&mut back).unwrap();
@@ -147,7 +147,8 @@ fn a_proxy_says_who_the_peer_is() {
     let mut server = Program::start(ECHO, &["--listen-proxied", "tcp://127.0.0.1:0", "-vv"]);
     let line = server.line();
     let mut stream = dial(line.strip_prefix("listening ").unwrap());
-    // Version 2, PROXY, TCP over IPv4, 12 bytes: 192.0.2.7:1000 talks to 192.0.2.1:2000.
+    // The header has version 2, the command PROXY, TCP over IPv4, and 12 bytes: 192.0.2.7:1000 is connected to
+    // 192.0.2.1:2000.
     stream
         .write_all(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\xc0\0\x02\x01\x03\xe8\x07\xd0")
         .unwrap();
@@ -159,7 +160,7 @@ fn a_proxy_says_who_the_peer_is() {
     server.stderr_line("192.0.2.7:1000");
     server.signal("TERM");
     let ended = server.wait();
-    // Nothing else was listened on.
+    // The server had no other listener.
     assert_eq!((ended.code, ended.stdout.lines().count()), (Some(0), 1), "{ended:?}");
 }
 
@@ -194,7 +195,7 @@ fn openssl_talks_tls_with_the_echo_server() {
 
 #[test]
 fn exit_code_3_is_a_port_where_nobody_listens() {
-    // The port of a connection is taken, and nobody listens there.
+    // The port is taken by a connection, and no program listens there.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let address = format!("tcp://{}", connection.local_addr().unwrap());
@@ -220,7 +221,7 @@ fn exit_code_1_is_a_tls_connection_that_is_cut_short() {
     pump(&up, &down);
     client.write("x\n");
     assert_eq!(client.line(), "x");
-    // A FIN without the close_notify, as anybody on the path can make one.
+    // This is a FIN without close_notify, as anybody on the path can forge it.
     down.shutdown(Shutdown::Write).unwrap();
     client.wait().failed_with("peeloff-nc", 1, "without a goodbye");
 }

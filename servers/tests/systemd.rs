@@ -1,4 +1,4 @@
-//! Servers under systemd: sockets that it has bound, what it is told, and the units.
+//! Servers under systemd: the sockets that it passes, the notifications that it gets, and the units.
 
 mod support;
 
@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use support::{CHAT, DEADLINE, Directory, ECHO, NC, Program, run, start_echo};
 
-/// Starts a server as systemd does, with a socket under this name as descriptor 3.
+/// Starts a server as systemd does, with a socket of this name as descriptor 3.
 fn start_on(socket: OwnedFd, name: &str, program: &str, arguments: &[&str]) -> Program {
     let script = "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"";
     let mut command = Command::new("sh");
@@ -34,7 +34,7 @@ fn a_server_listens_on_the_sockets_that_systemd_has_bound() {
             let (address, socket) = bind();
             let mut server = start_on(socket, scheme, ECHO, &["--serve", serve]);
             let expected = format!("{scheme}://{address}");
-            // It is the only listener: the default has given way.
+            // It is the only listener: it replaces the default.
             assert_eq!(server.address(), expected);
             let secure = scheme.ends_with("tls");
             let arguments: &[&str] = if secure { &["--insecure", &expected] } else { &[&expected] };
@@ -73,7 +73,7 @@ fn a_socket_that_no_protocol_is_named_for_is_refused() {
     assert_eq!(ended.code, Some(2), "{ended:?}");
 }
 
-/// A socket as systemd has one for what services tell it.
+/// A socket for notifications, as systemd has it.
 struct Listener(UnixDatagram, String);
 
 impl Listener {
@@ -124,7 +124,7 @@ fn the_watchdog_is_fed_while_the_server_gets_on() {
     server.signal("TERM");
     assert_eq!(server.wait().code, Some(0));
 
-    // A server that is not asked says nothing, and neither does one that nobody listens to hold anything up.
+    // A server without a socket for notifications sends none, and a socket that nobody reads does not block a server.
     let (server, _) = start_echo(&["--listen", "udp://127.0.0.1:0"]);
     server.signal("TERM");
     assert_eq!(server.wait().code, Some(0));
@@ -141,7 +141,7 @@ fn the_watchdog_is_fed_while_the_server_gets_on() {
 fn the_units_give_servers_no_more_than_they_need() {
     for unit in ["peeloff-echo", "peeloff-chat"] {
         let path = format!("{}/packaging/systemd/{unit}.service", env!("CARGO_MANIFEST_DIR"));
-        // In tenths: 2.0 at most.
+        // The threshold is in tenths: 2.0 at most.
         let arguments = ["security", "--offline=yes", "--no-pager", "--threshold=20", &path];
         let output = Command::new("systemd-analyze").args(arguments).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));

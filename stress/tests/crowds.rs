@@ -67,7 +67,7 @@ fn clients_come_and_go() {
 
 #[test]
 fn a_strict_churn_fails_where_something_is_left_behind() {
-    // On plain UDP nobody says goodbye, so the server keeps all of them.
+    // Plain UDP has no close, so the server keeps all of them.
     let limits =
         ["--scheme", "udp", "--count", "40", "--warm-up", "8", "--settle", "100ms", "--quiet", "--strict"];
     let output = run(CHURN, &limits);
@@ -111,7 +111,7 @@ fn a_report_is_written_as_page_and_json_and_compared_with() {
 fn an_interrupted_run_still_reports() {
     let arguments = ["--scheme", "udp", "--peers", "3", "--duration", "1h", "--json", "-", "--quiet"];
     let child = Command::new(IDLE).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
-    // It is quiet once its peers are there: then there is a server with a thread for each of them.
+    // Once its peers are connected it is quiet. By then the server has a thread for each of them.
     let pid = child.id();
     let children = || fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let threads = |pid: &str| fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);

@@ -13,7 +13,7 @@ fn every_byte_comes_back_on_every_protocol() {
         let arguments =
             ["--scheme", scheme, "--peers", "8", "--active", "4", "--messages", "200", "--window", "4"];
         let report = report(PROGRAM, &arguments);
-        // Two payloads of 200 messages.
+        // There are two payloads with 200 messages each.
         assert_eq!(value(&report, "messages echoed"), 400.0, "{scheme}");
         assert_whole(&report);
     }
@@ -27,7 +27,7 @@ fn every_byte_comes_back_from_loops_and_shared_sockets() {
         for scheme in ["udp", "dtls"] {
             let report = report(PROGRAM, &[&talk[..], &way[..], &["--scheme", scheme]].concat());
             assert_eq!(value(&report, "messages echoed"), 400.0, "{way:?} {scheme}");
-            // Beside the threads of the peers, those of the server itself and of the loops.
+            // Threads of peers come in addition to those of the server itself and of its loops.
             let threads = value(&report, "server threads");
             assert_eq!(threads >= 40.0, way[1] == "threads", "{way:?} {scheme}: {threads} threads");
             let descriptors = value(&report, "server descriptors");

@@ -1,5 +1,5 @@
-//! What a datagram of an unknown peer costs is measured in one place, `stress/RESULTS.md`, which `scripts/bench` writes.
-//! Whatever else names these figures quotes them.
+//! The cost of an unknown peer's datagram is measured in one place, `stress/RESULTS.md`, which `scripts/bench`
+//! writes. All other files quote these figures.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ fn text(file: &str) -> String {
     fs::read_to_string(root.join(file)).unwrap()
 }
 
-/// The rows below the headings of tables about children, each as pairs of a number of children and a figure.
+/// Returns the rows of the tables about children, each as pairs of a number of children and a figure.
 fn curves(text: &str) -> Vec<Vec<(String, String)>> {
     let cells = |line: &str| -> Vec<String> {
         let line = line.trim_start_matches('|').trim_end_matches('|');
@@ -18,7 +18,7 @@ fn curves(text: &str) -> Vec<Vec<(String, String)>> {
     let lines: Vec<_> = text.lines().map(str::trim).collect();
     let mut curves = Vec::new();
     for head in (0..lines.len()).filter(|&at| lines[at].starts_with("| children")) {
-        // Behind the heading comes the line that separates it.
+        // The line that separates it from the rows follows the heading.
         for row in lines[head + 2..].iter().take_while(|line| line.starts_with('|')) {
             curves.push(cells(lines[head]).into_iter().zip(cells(row)).collect());
         }

@@ -1,6 +1,6 @@
-//! A member of a chat, as a test types and reads.
+//! A member of a chat, for tests that type and read.
 
-// Each test program uses its own part of this.
+// Each test program uses a part of this module.
 #![allow(dead_code)]
 
 use std::time::Instant;
@@ -9,19 +9,19 @@ use peeloff::{Client, Error, Framing, Peer, TcpSettings};
 
 use crate::support::DEADLINE;
 
-/// One peer of `peeloff-chat`.
+/// A peer of `peeloff-chat`.
 pub struct Member {
     peer: Peer,
     buffer: Vec<u8>,
 }
 
 impl Member {
-    /// Connects, and comes into the lobby. What comes meanwhile is forgotten.
+    /// Connects, and enters the lobby. Discards the lines that arrive meanwhile.
     pub fn come(client: &Client, address: &str) -> Self {
         let peer = client.connect(address).unwrap();
         let mut member = Self { peer, buffer: vec![0; 20_000] };
         if address.starts_with("udp") {
-            // Nobody is there on UDP before something came.
+            // On UDP the server does not know this peer until it has received a datagram.
             member.write("");
             let asked = member.line();
             if let Some(answer) = peeloff_servers::chat::proof::answer(&asked) {
@@ -32,7 +32,7 @@ impl Member {
         member
     }
 
-    /// As [`come`](Self::come), and takes a name.
+    /// Connects like [`come`](Self::come), and takes a name.
     pub fn come_as(name: &str, address: &str) -> Self {
         let mut member = Self::come(&client(), address);
         member.write(&format!("/nick {name}"));
@@ -45,13 +45,13 @@ impl Member {
         self.peer.send(format!("{line}\n").as_bytes()).unwrap();
     }
 
-    /// The next line; panics where none comes in time.
+    /// Returns the next line. Panics if none arrives in time.
     pub fn line(&mut self) -> String {
         self.line_until(Instant::now() + DEADLINE)
             .unwrap_or_else(|| panic!("nothing came for {DEADLINE:?} to {:?}", self.peer))
     }
 
-    /// Reads up to the line that begins with `beginning`, and gives that line.
+    /// Reads up to the line that begins with `beginning`, and returns that line.
     pub fn expect(&mut self, beginning: &str) -> String {
         let give_up = Instant::now() + DEADLINE;
         let mut seen = Vec::new();
@@ -64,7 +64,7 @@ impl Member {
         }
     }
 
-    /// The next line, if one comes before `deadline`.
+    /// Returns the next line if one arrives before `deadline`.
     pub fn line_until(&mut self, deadline: Instant) -> Option<String> {
         match self.peer.recv_deadline(&mut self.buffer, deadline) {
             Ok(Some(length)) => {
@@ -77,12 +77,12 @@ impl Member {
         }
     }
 
-    /// The peer itself.
+    /// Returns the peer itself.
     pub fn peer(&mut self) -> &mut Peer {
         &mut self.peer
     }
 
-    /// Reads to the end of the association; true if it comes in time.
+    /// Reads to the end of the association. Returns whether it comes in time.
     pub fn ends(&mut self) -> bool {
         loop {
             match self.peer.recv_timeout(&mut self.buffer, DEADLINE) {
@@ -94,7 +94,7 @@ impl Member {
     }
 }
 
-/// A client that takes the certificates that the servers make for themselves.
+/// Makes a client that accepts the servers' self-signed certificates.
 pub fn client() -> Client {
     let lines = TcpSettings::default().framing(Framing::Lines);
     Client::builder().danger_accept_any_certificate().tcp(lines)

@@ -1,9 +1,9 @@
-//! Runs the real programs, and makes the files that they read.
+//! Runs the real programs, and writes the files that they read.
 //!
-//! Every wait has a deadline and none is a sleep: output arrives over channels, and the end of a
-//! program is the end of its output.
+//! Every wait has a deadline, and none is a sleep: output arrives over channels, and the end of a program is the
+//! end of its output.
 
-// Each test program uses its own part of this.
+// Each test program uses a part of this module.
 #![allow(dead_code)]
 
 use std::env;
@@ -17,14 +17,14 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long anything may take before a test fails; generous for slow machines.
+/// How long a step may take before a test fails. It is generous, for slow machines.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 pub const ECHO: &str = env!("CARGO_BIN_EXE_peeloff-echo");
 pub const CHAT: &str = env!("CARGO_BIN_EXE_peeloff-chat");
 pub const NC: &str = env!("CARGO_BIN_EXE_peeloff-nc");
 
-/// A running program; killed when dropped.
+/// A running program; dropping it kills the program.
 pub struct Program {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -32,22 +32,22 @@ pub struct Program {
     stderr: Output,
 }
 
-/// What a program left behind.
+/// The result of a program.
 #[derive(Debug)]
 pub struct Ended {
-    /// None if a signal ended it.
+    /// The exit code; none if a signal ended the program.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
 impl Program {
-    /// Starts a program with pipes on all three ends.
+    /// Starts a program with pipes for its standard input and outputs.
     pub fn start(program: &str, arguments: &[&str]) -> Self {
         Self::start_with_outputs(program, arguments, Stdio::piped(), Stdio::piped())
     }
 
-    /// The same, with more in its environment.
+    /// Starts a program with additional environment variables.
     pub fn start_in<K: AsRef<OsStr>, V: AsRef<OsStr>>(
         environment: impl IntoIterator<Item = (K, V)>,
         program: &str,
@@ -58,12 +58,12 @@ impl Program {
         Self::spawn(command, [(); 3].map(|()| Stdio::piped()))
     }
 
-    /// The same, with its outputs somewhere else.
+    /// Starts a program with other outputs.
     pub fn start_with_outputs(program: &str, arguments: &[&str], stdout: Stdio, stderr: Stdio) -> Self {
         Self::start_with(program, arguments, [Stdio::piped(), stdout, stderr])
     }
 
-    /// The same, with its input from somewhere else.
+    /// Starts a program with another standard input.
     pub fn start_with_input(program: &str, arguments: &[&str], stdin: Stdio) -> Self {
         Self::start_with(program, arguments, [stdin, Stdio::piped(), Stdio::piped()])
     }
@@ -74,7 +74,7 @@ impl Program {
         Self::spawn(command, ends)
     }
 
-    /// Starts what a command says, with these ends.
+    /// Starts a command with this input and these outputs.
     pub fn spawn(mut command: Command, [stdin, stdout, stderr]: [Stdio; 3]) -> Self {
         command.stdin(stdin).stdout(stdout).stderr(stderr);
         let mut child = command.spawn().unwrap();
@@ -86,30 +86,30 @@ impl Program {
         }
     }
 
-    /// Writes to its standard input.
+    /// Writes to the program's standard input.
     pub fn write(&mut self, text: &str) {
         let stdin = self.stdin.as_mut().expect("standard input is open");
         stdin.write_all(text.as_bytes()).unwrap();
         stdin.flush().unwrap();
     }
 
-    /// Ends its standard input.
+    /// Closes the program's standard input.
     pub fn close_stdin(&mut self) {
         self.stdin = None;
     }
 
-    /// The next line on standard output, without its newline.
+    /// Returns the next line on standard output, without its newline.
     pub fn line(&mut self) -> String {
         self.stdout.line().unwrap_or_else(|| panic!("no line on stdout; stderr: {}", self.stderr.rest()))
     }
 
-    /// The address in the next line of a server, which says that it listens.
+    /// Returns the address in a server's next line, which says that it listens.
     pub fn address(&mut self) -> String {
         let line = self.line();
         line.strip_prefix("listening ").unwrap_or_else(|| panic!("{line:?}")).to_owned()
     }
 
-    /// Reads standard output up to the line that contains `text`, and gives that line.
+    /// Reads standard output up to the line that contains `text`, and returns that line.
     pub fn line_with(&mut self, text: &str) -> String {
         loop {
             let line = self.line();
@@ -119,7 +119,7 @@ impl Program {
         }
     }
 
-    /// Reads standard error up to the line that contains `text`, and gives that line.
+    /// Reads standard error up to the line that contains `text`, and returns that line.
     pub fn stderr_line(&mut self, text: &str) -> String {
         loop {
             match self.stderr.line() {
@@ -130,8 +130,8 @@ impl Program {
         }
     }
 
-    /// Sends it a signal by name, such as `TERM`, and waits until it has been delivered: of two
-    /// that are pending, the kernel would choose the first.
+    /// Sends a signal by name, such as `TERM`, and waits until it has been delivered. Otherwise the kernel would
+    /// decide which of two pending signals comes first.
     pub fn signal(&self, name: &str) {
         let command = format!("kill -{name} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success(), "{command}");
@@ -142,7 +142,7 @@ impl Program {
         }
     }
 
-    /// Waits until it catches this signal (`SigCgt` in proc_pid_status(5)).
+    /// Waits until the program catches this signal (`SigCgt` in proc_pid_status(5)).
     pub fn wait_for_caught(&mut self, name: &str) {
         let bit = match name {
             "HUP" => 1,
@@ -163,7 +163,7 @@ impl Program {
         }
     }
 
-    /// See `ShdPnd` in proc_pid_status(5); false for a program that has ended.
+    /// Returns whether signals are pending (`ShdPnd` in proc_pid_status(5)); false if the program has ended.
     fn has_pending_signals(&self) -> bool {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.unwrap_or_default();
@@ -172,27 +172,27 @@ impl Program {
         !ended && pending.is_some_and(|mask| mask.trim().bytes().any(|digit| digit != b'0'))
     }
 
-    /// The number of its process.
+    /// Returns the program's process ID.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Kills it, as a crash or the lack of memory would, and waits until it is gone.
+    /// Kills the program, as a crash or a lack of memory would, and waits until it has ended.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Ends its standard input, and waits for its end.
+    /// Closes the program's standard input, and waits until it has ended.
     pub fn finish(mut self) -> Ended {
         self.close_stdin();
         self.wait()
     }
 
-    /// Waits for its end. Its standard input stays as it is.
+    /// Waits until the program has ended. Leaves its standard input as it is.
     pub fn wait(mut self) -> Ended {
         let (stdout, stderr) = (self.stdout.rest(), self.stderr.rest());
-        // Both outputs are closed, so the program is ending.
+        // Both outputs are closed, so the program is about to end.
         let status = self.child.wait().unwrap();
         Ended { code: status.code(), stdout, stderr }
     }
@@ -200,7 +200,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Fails if it has ended already.
+        // This fails if the program has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -230,7 +230,7 @@ impl Output {
         Self { lines, seen: String::new() }
     }
 
-    /// The next line without its newline; none at the end.
+    /// Returns the next line without its newline; none at the end.
     fn line(&mut self) -> Option<String> {
         let line = match self.lines.recv_timeout(DEADLINE) {
             Ok(line) => line,
@@ -243,7 +243,7 @@ impl Output {
         Some(line.trim_end_matches('\n').to_owned())
     }
 
-    /// Waits for the end, and gives everything that was ever read.
+    /// Waits for the end, and returns everything that was ever read.
     fn rest(&mut self) -> String {
         let give_up = Instant::now() + DEADLINE;
         while self.line().is_some() {
@@ -253,7 +253,7 @@ impl Output {
     }
 }
 
-/// How the environment wants servers to serve, as options: `PEELOFF_TEST_SERVE` is `threads` or `loops`,
+/// Returns the options that the environment sets: `PEELOFF_TEST_SERVE` is `threads` or `loops`, and
 /// `PEELOFF_TEST_SOCKETS` is `per-peer` or `shared`.
 fn serving() -> Vec<String> {
     let options = [("--serve", "PEELOFF_TEST_SERVE"), ("--sockets", "PEELOFF_TEST_SOCKETS")];
@@ -261,21 +261,21 @@ fn serving() -> Vec<String> {
     given.map(|(option, value)| format!("{option}={value}")).collect()
 }
 
-/// Starts a server that serves as the environment wants.
+/// Starts a server with the options that the environment sets.
 fn start_server(program: &str, arguments: &[&str]) -> Program {
     let serving = serving();
     let serving = serving.iter().map(String::as_str);
     Program::start(program, &serving.chain(arguments.iter().copied()).collect::<Vec<_>>())
 }
 
-/// An echo server and its first address.
+/// Starts an echo server, and returns its first address.
 pub fn start_echo(arguments: &[&str]) -> (Program, String) {
     let mut server = start_server(ECHO, arguments);
     let address = server.address();
     (server, address)
 }
 
-/// A chat server and its addresses, one for each `--listen`.
+/// Starts a chat server, and returns its addresses, one for each `--listen`.
 pub fn start_chat(arguments: &[&str]) -> (Program, Vec<String>) {
     let mut server = start_server(CHAT, arguments);
     let listeners = arguments.iter().filter(|argument| **argument == "--listen").count();
@@ -283,7 +283,7 @@ pub fn start_chat(arguments: &[&str]) -> (Program, Vec<String>) {
     (server, addresses)
 }
 
-/// A program that is given `input` and runs to its end.
+/// Runs a program with this input until it has ended.
 pub fn run(program: &str, arguments: &[&str], input: &str) -> Ended {
     let mut program = Program::start(program, arguments);
     if !input.is_empty() {
@@ -293,8 +293,7 @@ pub fn run(program: &str, arguments: &[&str], input: &str) -> Ended {
 }
 
 impl Ended {
-    /// Checks the exit code and that standard error has one line, which begins with the program's
-    /// name.
+    /// Checks the exit code, and that standard error has one line, which begins with the program's name.
     #[track_caller]
     pub fn failed_with(&self, program: &str, code: i32, expected: &str) {
         assert_eq!(self.code, Some(code), "{self:?}");
@@ -305,7 +304,7 @@ impl Ended {
     }
 }
 
-/// A directory for the files of one test; removed when dropped.
+/// A directory for the files of one test; dropping it removes the directory.
 pub struct Directory(PathBuf);
 
 impl Directory {
@@ -315,7 +314,7 @@ impl Directory {
         Self(path)
     }
 
-    /// Writes a file, which is nobody else's to read, and gives its path.
+    /// Writes a file that other users cannot read, and returns its path.
     pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
         let path = self.0.join(name);
         fs::write(&path, content).unwrap();
@@ -323,7 +322,7 @@ impl Directory {
         self.path(name)
     }
 
-    /// The path of a file that may not exist.
+    /// Returns the path of a file that may not exist.
     pub fn path(&self, name: &str) -> String {
         self.0.join(name).to_str().unwrap().to_owned()
     }

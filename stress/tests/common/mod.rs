@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use peeloff_stress::report::Report;
 
-/// Each way in which a server of peeloff's can serve UDP and DTLS.
+/// Each way in which a peeloff server can serve UDP and DTLS.
 pub const WAYS: [[&str; 4]; 4] = [
     ["--serve", "threads", "--sockets", "per-peer"],
     ["--serve", "threads", "--sockets", "shared"],
@@ -17,7 +17,7 @@ pub fn run(program: &str, arguments: &[&str]) -> Output {
     Command::new(program).args(arguments).output().unwrap()
 }
 
-/// The report of a run that must succeed.
+/// Returns the report of a run, which must succeed.
 pub fn report(program: &str, arguments: &[&str]) -> Report {
     let output = run(program, &[arguments, &["--json", "-", "--quiet"]].concat());
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -30,14 +30,14 @@ pub fn value(report: &Report, name: &str) -> f64 {
     row.unwrap_or_else(|| panic!("no figure {name:?} in\n{}", report.to_table())).value
 }
 
-/// Nothing was lost, and nothing was wrong.
+/// Checks that no message was lost or changed.
 pub fn assert_whole(report: &Report) {
     for name in ["lost", "duplicates", "corrupt", "cross-delivered"] {
         assert_eq!(value(report, name), 0.0, "{name}");
     }
 }
 
-/// The one sentence that a run ends with that cannot measure anything.
+/// Returns the one sentence of a run that cannot measure anything.
 pub fn refusal(program: &str, arguments: &[&str]) -> String {
     let output = run(program, arguments);
     assert_eq!(output.status.code(), Some(2));
