@@ -1,5 +1,5 @@
-//! The listeners that a wildcard listener gets for the addresses that are asked: they go when nobody needs them any more,
-//! and take no datagram with them.
+//! The listeners that a wildcard listener opens for the local addresses that peers use: each is closed when it is
+//! no longer needed, and no datagram is lost with it.
 
 #[path = "support/stranger.rs"]
 #[allow(dead_code)]
@@ -14,7 +14,7 @@ use peeloff::{Address, Error, Peer, Scheme};
 use stranger::Stranger;
 use support::{Running, exchange, open_fds, until};
 
-/// Anchors without a peer that stay for a while.
+/// The number of anchors without a peer that stay open for a while.
 const IDLE_ANCHORS: u64 = 64;
 const VISITED: u8 = 100;
 
@@ -27,7 +27,7 @@ fn echo_once(peer: &mut Peer) -> Result<(), Error> {
     }
 }
 
-/// A peer comes to this address of the host, gets its echo and goes.
+/// Connects a peer to this address of the host, exchanges a message and disconnects.
 fn visit(running: &Running, address: Ipv4Addr) {
     let to = SocketAddr::new(address.into(), running.address().port());
     let client = running.client().danger_accept_any_certificate();
@@ -45,7 +45,7 @@ fn the_listeners_of_addresses_that_nobody_asks_any_more_are_closed() {
     let idle = |stats: &peeloff::Stats| stats.listeners == 1 + IDLE_ANCHORS && stats.peers == 0;
     running.until("all but some listeners are closed", idle);
     until("their descriptors are", || (open_fds() <= before + IDLE_ANCHORS as usize).then_some(()));
-    // Each address is served again, whether its listener is there or not.
+    // Each address is served again, whether its listener is still open or not.
     for last in 1..=VISITED {
         visit(&running, Ipv4Addr::new(127, 9, 0, last));
     }
@@ -65,7 +65,7 @@ fn no_hello_is_lost_while_the_listener_of_its_address_is_closed() {
             let stranger = Stranger::new(Ipv4Addr::LOCALHOST, to);
             let mut hellos = 0;
             while !over.load(Ordering::Relaxed) {
-                // Panics where no answer comes, or an ICMP error.
+                // This panics if there is no answer, or an ICMP error.
                 stranger.challenge();
                 hellos += 1;
             }
@@ -78,7 +78,7 @@ fn no_hello_is_lost_while_the_listener_of_its_address_is_closed() {
             for last in 1..=IDLE_ANCHORS as u8 + 1 {
                 visit(&running, Ipv4Addr::new(127, 9, 2 + round, last));
             }
-            // The first that was visited has been idle for the longest.
+            // The listener that was used first has been idle for the longest time.
             running.until("listeners are closed", |stats| {
                 stats.listeners == 1 + IDLE_ANCHORS && stats.peers == 0
             });
@@ -89,7 +89,7 @@ fn no_hello_is_lost_while_the_listener_of_its_address_is_closed() {
     assert!(hellos > 100, "{hellos}");
 }
 
-/// Ends the strangers' threads also where the test fails.
+/// Ends the threads even if the test fails.
 struct SetOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {

@@ -1,4 +1,4 @@
-//! Deadlines against peers that never stop sending.
+//! Deadlines of peers that never stop sending.
 
 mod support;
 
@@ -22,7 +22,7 @@ fn listen(peer: &mut Peer) -> Result<(), Error> {
     Ok(())
 }
 
-/// Sends without a pause, as long as the association and `what` last.
+/// Sends without a pause until the association has ended or `what` returns.
 fn while_it_talks(running: &Running, what: impl FnOnce()) {
     let over = AtomicBool::new(false);
     let mut peer = running.connect();
@@ -105,7 +105,7 @@ fn messages_that_are_too_long_do_not_keep_an_idle_peer_alive() {
     let mut stream = TcpStream::connect(running.address()).unwrap();
     stream.set_write_timeout(Some(DEADLINE)).unwrap();
     let line = [&[b'x'; 50][..], b"\n"].concat().repeat(100);
-    // Until the server ends it.
+    // Send until the server ends the connection.
     while stream.write_all(&line).is_ok() {}
     let stats = running.until("it ends", |stats| stats.peers == 0);
     assert_eq!((stats.ended(EndKind::Idle), stats.messages_received), (1, 0), "{stats:?}");

@@ -1,4 +1,4 @@
-//! What a peer gets while its handler does something else than wait for it.
+//! What happens to a peer while its handler is busy with something else than receiving.
 
 #[path = "support/network.rs"]
 #[allow(dead_code)]
@@ -24,13 +24,13 @@ use peeloff::{
 use relay::Relay;
 use support::{DEADLINE, Running, exchange};
 
-/// Lets handlers go on, and tells why their peers ended.
+/// Releases handlers, and reports why their peers ended.
 struct Handlers {
     go_on: Sender<()>,
     ended: Receiver<EndReason>,
 }
 
-/// A server whose handlers wait to be let go, then send until that fails.
+/// Starts a server whose handlers wait until they are released, and then send until that fails.
 fn stuck(url: &str, timeouts: Timeouts) -> (Running, Handlers) {
     stuck_with(url, |builder| builder.timeouts(timeouts).tcp(lines()))
 }
@@ -90,7 +90,7 @@ fn a_peer_that_begins_anew_is_noticed_by_a_handler_that_only_sends() {
     assert_eq!(handlers.ended.recv_timeout(DEADLINE).unwrap(), EndReason::Replaced);
     let stats = running.stats();
     assert_eq!((stats.opened, stats.peers), (2, 1));
-    // A client may have said its first hello twice by then.
+    // A client may have sent its first hello twice by then.
     assert!(stats.restarts_challenged >= 1, "{}", stats.restarts_challenged);
 }
 
@@ -113,7 +113,7 @@ fn the_lifetime_of_a_peer_does_not_wait_for_its_handler() {
     }
 }
 
-/// A server whose handlers echo once they are let go.
+/// Starts a server whose handlers echo after they have been released.
 fn held_echo(url: &str) -> (Running, Sender<()>) {
     let (go_on, gate) = channel::<()>();
     let gate = Mutex::new(gate);
@@ -135,8 +135,8 @@ fn what_is_kept_for_a_busy_handler_has_a_bound() {
         (running.stats().records_dropped > 0).then_some(())
     });
     go_on.send(()).unwrap();
-    // The oldest are kept, in their order, and nothing keeps the peer from going on. What it says while the socket is still
-    // full is lost, so it says it again.
+    // The oldest messages are kept in their order, and the peer is not blocked. Messages that it sends while the
+    // socket is still full are lost, so it repeats them.
     let mut last = None;
     loop {
         let message = heard(&mut client).unwrap();
@@ -160,7 +160,7 @@ fn what_is_read_in_place_of_a_handler_reaches_it_in_order() {
     for number in 0..10 {
         client.send(format!("{number}").as_bytes()).unwrap();
     }
-    // Somebody pretends to begin anew: the answer shows that everything in front of it has been read.
+    // The forged hello looks like a restart. The answer shows that everything before it has been read.
     let mut forged = hello;
     forged[13 + 12 + 2] ^= 1;
     relay.inject(&forged);
@@ -197,7 +197,7 @@ fn what_waits_for_room_is_sent_while_the_handler_is_busy() {
     }
 }
 
-/// Bytes that wait unread in the sockets of associations with this local port, as the kernel says.
+/// Returns the unread bytes in the sockets of associations with this local port, as the kernel counts them.
 fn unread(port: u16) -> usize {
     let table = fs::read_to_string("/proc/net/sctp/assocs").unwrap();
     let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
@@ -208,7 +208,7 @@ fn unread(port: u16) -> usize {
     ours.map(|row| row[bytes].parse::<usize>().unwrap()).sum()
 }
 
-/// Waits until everything that was sent is in the sockets of the other side.
+/// Waits until everything that was sent has arrived in the other side's sockets.
 fn arrive(client: &mut Peer) {
     support::until("everything is acknowledged", || {
         let status = client.sctp().unwrap().options().unwrap().status().unwrap();
@@ -227,7 +227,7 @@ fn what_is_read_from_sctp_in_place_of_a_handler_reaches_it_in_order() {
         }
         arrive(&mut client);
         support::until("it is read", || (unread(running.address().port()) == 0).then_some(()));
-        // More than is kept for a handler, which goes on while it comes.
+        // These are more messages than are kept for a handler, which continues while they arrive.
         let long = |number: usize| format!("{number:2000}").into_bytes();
         for number in 10..20 {
             client.send(&long(number)).unwrap();
@@ -257,7 +257,7 @@ fn what_is_not_kept_for_a_busy_handler_stays_in_its_sctp_socket() {
         client.send(&long(number)).unwrap();
     }
     arrive(&mut client);
-    // As much of it goes as there is room for. What was there at first is at least what it is now.
+    // The dispatcher reads as much as may be kept for a handler. The rest stays in the socket.
     let all = 200 * 2000;
     let left = support::until("some of it is read", || {
         let left = unread(running.address().port());
@@ -299,7 +299,7 @@ fn an_sctp_peer_that_begins_anew_is_noticed_while_its_handler_is_busy() {
     };
     let first = call(b"one");
     let peer = support::until("the peer is there", || running.handle().peers().pop());
-    // The abort is lost, so the server does not know that the first is gone.
+    // The abort is lost, so the server does not know that the first association has ended.
     netem("loss 100%");
     socket2::SockRef::from(&first).set_linger(Some(Duration::ZERO)).unwrap();
     drop(first);
@@ -307,7 +307,8 @@ fn an_sctp_peer_that_begins_anew_is_noticed_while_its_handler_is_busy() {
     let _second = call(b"two");
     support::until("the association ends", || peer.is_ended().then_some(()));
     assert_eq!(peer.end_reason(), Some(&EndReason::Replaced));
-    // What is meant for the first must not reach the second, and who closes the first must not disturb it.
+    // A message for the first association must not reach the second, and closing the first must not disturb the
+    // second.
     let sent = peer.try_send(b"late");
     assert!(matches!(sent, Err(TrySendError { error: Error::Ended(_), .. })), "{sent:?}");
     peer.close();
@@ -336,7 +337,7 @@ fn an_sctp_peer_that_acknowledges_nothing_is_given_up_while_its_handler_is_busy(
     assert_eq!(peer.end_reason(), Some(&EndReason::TooSlow));
     handlers.go_on.send(()).unwrap();
     assert_eq!(handlers.ended.recv_timeout(DEADLINE).unwrap(), EndReason::TooSlow);
-    // It is told, once it reads.
+    // The peer gets the reason once it reads.
     deaf.set_read_timeout(Some(DEADLINE)).unwrap();
     let error = support::until("the abort", || deaf.recv(&mut [0; 8000]).err());
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);

@@ -1,4 +1,4 @@
-//! Which cipher suites and groups a server and a client agree on with other implementations.
+//! The cipher suites and groups that servers and clients negotiate with other implementations.
 
 #[path = "support/programs.rs"]
 mod programs;
@@ -38,14 +38,14 @@ fn suites(text: &str) -> CipherSuites {
     text.parse().unwrap()
 }
 
-/// A server at this URL that has a certificate and a pre-shared key.
+/// Starts a server at this URL with a certificate and a pre-shared key.
 fn start(url: &str, identity: Identity, credentials: Credentials) -> Result<Server, StartError> {
     let known = |name: &[u8]| (name == b"alice").then(|| KEY.to_vec());
     let credentials = credentials.identity(identity).psk(known);
     Server::builder().listen(url).credentials(credentials).start(echo)
 }
 
-/// Whether OpenSSL's client gets its line back from a server, with this suite.
+/// Returns whether OpenSSL's client gets its line back from a server with this suite.
 fn agrees(server: &Server, suite: &str, more: &[&str]) -> bool {
     let list = format!("{suite}:@SECLEVEL=0");
     let mut arguments = vec!["-cipher", &list, "-psk_identity", "alice", "-psk", KEY_HEX];
@@ -127,7 +127,7 @@ fn our_client_agrees_on_each_suite_with_openssls_server() {
         server.say("hello from OpenSSL");
         let mut buffer = [0; 100];
         let len = peer.recv_timeout(&mut buffer, DEADLINE).unwrap().unwrap();
-        // The end of the line may come by itself.
+        // The end of the line may arrive separately.
         assert!(buffer[..len].starts_with(b"hello from OpenSSL"), "{suite}");
         peer.close();
     }
@@ -145,7 +145,7 @@ fn short_tags_let_no_short_key_in() {
             "{url}: {refused}"
         );
     }
-    // Neither does a client take one.
+    // A client accepts no such key either.
     let (certificate, key) = authority.issue_pem("server", &rsa(1024));
     let (certificate, key) = (file("certificate.pem", &certificate), file("key.pem", &key));
     let (certificate, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());

@@ -1,6 +1,6 @@
-//! A wall clock that jumps: nothing that is timed here may care (OpenSSL's own timers do).
+//! Wall clocks that jump, which must not affect any timer here (OpenSSL's own timers are affected).
 //!
-//! The tests run in a process whose wall clock libfaketime makes up; its monotonic clock is the real one.
+//! The tests run in a process whose wall clock comes from libfaketime; its monotonic clock is the real one.
 
 mod support;
 #[path = "support/wall_clock.rs"]
@@ -20,13 +20,13 @@ use std::time::{Duration, Instant, SystemTime};
 use peeloff::{Address, Scheme};
 use support::{DEADLINE, Running, exchange, until};
 
-/// Set in the process with the made-up clock: the file that says how wrong it is.
+/// Set in the process with the faked clock: the file that contains the clock's offset.
 const CLOCK: &str = "PEELOFF_TEST_CLOCK";
-/// Where a handshake record has the type of its message.
+/// The offset of the message type in a handshake record.
 const MESSAGE_TYPE_AT: usize = 13;
 const SERVER_HELLO: u8 = 2;
 const HOUR: Duration = Duration::from_secs(3600);
-/// A flight is sent again after one second, and after two more.
+/// A flight is sent again after one second, and again two seconds later.
 const SECONDS: Duration = Duration::from_secs(8);
 
 #[test]
@@ -46,7 +46,7 @@ fn the_wall_clock_may_jump_during_a_handshake_and_after_it() {
     assert!(began.elapsed() < DEADLINE);
 }
 
-/// Makes the wall clock jump, and sees that it does and that the other one does not.
+/// Makes the wall clock jump, and checks that it does so and that the monotonic clock does not.
 fn jump(clock: &OsStr, offset: &str) {
     let (wall, monotonic) = (SystemTime::now(), Instant::now());
     wall_clock::set(Path::new(clock), offset);
@@ -86,7 +86,7 @@ fn under_a_clock_that_jumps() {
         assert_eq!((stats.peers, stats.handshakes, stats.half_open), (2, 2, 0), "{offset}");
         assert_eq!(stats.ended_total(), 0, "{offset}");
 
-        // And back, between associations: one that is there and one that comes.
+        // Jump back, between an open association and a new one.
         jump(&clock, "+0");
         exchange(&mut old, b"back");
         exchange(&mut new, b"back");
@@ -94,7 +94,7 @@ fn under_a_clock_that_jumps() {
     }
 }
 
-/// A relay for one client that loses the first datagram of the server's flight.
+/// A relay for one client that drops the first datagram of the server's flight.
 struct Forgetful {
     socket: UdpSocket,
     shared: Arc<State>,
@@ -139,7 +139,7 @@ impl State {
             } else if datagram.get(MESSAGE_TYPE_AT) == Some(&SERVER_HELLO)
                 && !self.has_lost.swap(true, Ordering::AcqRel)
             {
-                // Lost.
+                // The datagram is dropped.
             } else if let Some(client) = client {
                 let _ = socket.send_to(datagram, client);
             }

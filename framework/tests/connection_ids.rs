@@ -1,4 +1,4 @@
-//! DTLS peers whose address changes and that are known by their connection ID (RFC 9146, RFC 9853).
+//! DTLS peers whose address changes and that are identified by their connection ID (RFC 9146, RFC 9853).
 
 #[path = "support/nat.rs"]
 #[allow(dead_code)]
@@ -21,12 +21,12 @@ fn ids(length: usize) -> ConnectionIds {
     ConnectionIds::new(length).unwrap()
 }
 
-/// An echo server that gives connection IDs of this length.
+/// Starts an echo server that gives connection IDs of this length.
 fn serve(length: usize) -> Running {
     Running::echo_with("dtls://127.0.0.1:0", |builder| builder.connection_ids(ids(length)))
 }
 
-/// A client behind a translator, which asks for no connection ID of its own.
+/// Makes a client behind a translator (NAT), which requests no connection ID for itself.
 fn behind(running: &Running, nat: &Nat) -> Peer {
     let address = Address::from_socket(Scheme::Dtls, nat.address());
     running.client().server_name("localhost").connection_ids(ids(0)).connect(address).unwrap()
@@ -37,7 +37,8 @@ fn a_client_that_changes_its_port_stays_the_same_peer() {
     for (server, client) in [(8, 0), (8, 8), (255, 0), (8, 255), (255, 255)] {
         let running = serve(server);
         let mut peer = running.client().connection_ids(ids(client)).connect(running.url()).unwrap();
-        // Long enough that its echo and a challenge, both with the longest connection ID, are not three times as long.
+        // The message is so long that its echo and a challenge, both with the longest connection ID, stay below
+        // three times its size.
         let message = [7; 600];
         exchange(&mut peer, &message);
         for round in 1..=5 {
@@ -45,7 +46,7 @@ fn a_client_that_changes_its_port_stays_the_same_peer() {
             peer.change_port().unwrap();
             assert_ne!(peer.local_address(), before);
             exchange(&mut peer, &message);
-            // It answers the challenge while it waits for something else.
+            // The client answers the challenge while it waits for a message.
             assert!(matches!(
                 peer.recv_timeout(&mut [0; 700], Duration::from_millis(50)),
                 Err(Error::TimedOut)
@@ -90,7 +91,7 @@ fn a_client_that_moved_may_begin_anew_from_its_new_address() {
     exchange(&mut client, &[2; 100]);
     let _ = client.recv_timeout(&mut [0; 200], Duration::from_millis(50));
     running.until("the peer is followed", |stats| stats.addresses_changed == 1);
-    // It is gone without a goodbye, and another one has its address.
+    // The client has ended without a close_notify, and another one has its address.
     nat.cut(true);
     let sent = nat.passed().len();
     drop(client);
@@ -129,7 +130,7 @@ fn a_session_with_connection_ids_is_resumed_with_new_ones() {
     assert_eq!(running.stats().connection_ids, 3);
 }
 
-/// Tells the addresses that a peer had before its address changed, with those after.
+/// Reports the address that a peer had before its address changed, and the new one.
 struct Moves(std::sync::Mutex<Tell<(SocketAddr, SocketAddr)>>);
 
 impl PeerEvents for Moves {
@@ -174,7 +175,7 @@ fn old_replayed_and_forged_records_from_elsewhere_change_nothing() {
     let nat = Nat::to(running.address());
     let mut client = behind(&running, &nat);
     exchange(&mut client, b"first");
-    // One record is held back on its way and comes late, from somewhere else, when a newer one has been there.
+    // One record is held back on its way and arrives late from another address, after a newer one has arrived.
     nat.cut(true);
     let sent = nat.passed().len();
     client.send(b"held back").unwrap();
@@ -184,14 +185,14 @@ fn old_replayed_and_forged_records_from_elsewhere_change_nothing() {
     let replayed = nat.passed().pop().unwrap();
     let mut forged = replayed.clone();
     *forged.last_mut().unwrap() ^= 1;
-    // A number that is ahead of all others.
+    // This sequence number is higher than all others.
     forged[10] = 200;
     let elsewhere = UdpSocket::bind("127.0.0.1:0").unwrap();
     elsewhere.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     for datagram in [&replayed, &forged, &old] {
         elsewhere.send_to(datagram, running.address()).unwrap();
     }
-    // The old one is authentic and new to the server, so it is echoed: to where the peer is.
+    // The old record is authentic and new to the server, so it is echoed to the peer's current address.
     let mut buffer = [0; 100];
     let len = client.recv_timeout(&mut buffer, DEADLINE).unwrap().unwrap();
     assert_eq!(&buffer[..len], b"held back");
@@ -199,7 +200,7 @@ fn old_replayed_and_forged_records_from_elsewhere_change_nothing() {
     exchange(&mut client, b"third");
     let stats = running.stats();
     assert_eq!(stats.records_forged, 1);
-    // A listener that is nobody's own socket forwards nothing.
+    // A listener that is the socket of no single peer forwards nothing.
     assert_eq!(stats.forwarded, if COMBINATION.shares() { 0 } else { 3 });
     assert_eq!((stats.addresses_changed, stats.address_changes_refused, stats.opened), (0, 0, 1));
 }
@@ -210,7 +211,8 @@ fn a_copied_record_from_elsewhere_does_not_take_the_peer_away() {
     let nat = Nat::to(running.address());
     let mut client = behind(&running, &nat);
     exchange(&mut client, b"first");
-    // The newest record comes from somebody else, who cannot answer the challenge; the peer's own never comes.
+    // The newest record comes from an attacker, who cannot answer the challenge. The peer's own copy never
+    // arrives.
     nat.cut(true);
     let sent = nat.passed().len();
     client.send(&[1; 100]).unwrap();
@@ -219,7 +221,7 @@ fn a_copied_record_from_elsewhere_does_not_take_the_peer_away() {
     let elsewhere = UdpSocket::bind("127.0.0.1:0").unwrap();
     elsewhere.set_read_timeout(Some(DEADLINE)).unwrap();
     elsewhere.send_to(&copied, running.address()).unwrap();
-    // What it gets is no more than three times what it sent.
+    // The attacker receives at most three times what it sent.
     let (mut got, mut buffer) = (0, [0; 2048]);
     running.until("the check has failed", |stats| stats.address_changes_refused == 1);
     elsewhere.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
@@ -270,7 +272,7 @@ fn a_peer_may_have_the_address_that_another_one_has_left() {
     exchange(&mut first, &message);
     exchange(&mut second, &message);
     let ports = [one.source().port(), other.source().port()];
-    // The second leaves its port, but says nothing, so the server does not know.
+    // The second client leaves its port without sending anything, so the server does not know.
     other.rebind(0);
     until("the port is free", || UdpSocket::bind(("127.0.0.1", ports[1])).ok());
     one.rebind(ports[1]);
@@ -299,7 +301,7 @@ fn a_peer_that_answers_from_an_address_has_it_though_one_without_a_connection_id
     exchange(&mut first, &message);
     exchange(&mut second, &message);
     let port = other.source().port();
-    // The second is lost behind its translator, and the server does not know.
+    // The second client is lost behind its translator, and the server does not know.
     other.rebind(0);
     until("the port is free", || UdpSocket::bind(("127.0.0.1", port)).ok());
     one.rebind(port);
@@ -325,7 +327,7 @@ fn a_crowd_changes_its_ports_at_once() {
     for peer in &mut crowd {
         exchange(peer, &[9; 100]);
     }
-    // Those that had no challenge to answer yet answer one now.
+    // Clients that have not had a challenge to answer yet answer one now.
     for peer in &mut crowd {
         let _ = peer.recv_timeout(&mut [0; 200], Duration::from_millis(1));
         exchange(peer, &[9; 100]);

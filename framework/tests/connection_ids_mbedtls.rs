@@ -1,7 +1,9 @@
-//! Connection IDs (RFC 9146) with clients and servers of Mbed TLS 3.6, which has no return routability checks.
+//! Connection IDs (RFC 9146) with clients and servers of Mbed TLS 3.6, which does not support return routability
+//! checks.
 //!
-//! Its test peer is `mbedtls_cid/peer.c`; `scripts/mbedtls` builds it, and PEELOFF_MBEDTLS names it. Debian's library takes
-//! connection IDs of 32 bytes at most; longer ones are tested between our own ends.
+//! The test peer is `mbedtls_cid/peer.c`. `scripts/mbedtls` builds it, and PEELOFF_MBEDTLS contains its path.
+//! Debian's library supports connection IDs of up to 32 bytes; longer ones are tested between peeloff's own
+//! client and server.
 
 #[path = "support/nat.rs"]
 #[allow(dead_code)]
@@ -18,10 +20,10 @@ use peeloff::{Address, Client, ConnectionIds, Scheme, Server};
 use programs::{KEY, Program};
 use support::{DEADLINE, echo, exchange, until};
 
-/// The lengths of the connection IDs that Mbed TLS asks for.
+/// The lengths of the connection IDs that Mbed TLS requests.
 const LENGTHS: [usize; 4] = [0, 1, 8, 32];
 
-/// The program that speaks with Mbed TLS; `None` where PEELOFF_MBEDTLS does not name it.
+/// Starts the program with Mbed TLS. Returns none if PEELOFF_MBEDTLS is not set.
 fn mbedtls(arguments: &[&str]) -> Option<Program> {
     match std::env::var("PEELOFF_MBEDTLS") {
         Ok(program) => Some(Program::start(&program, arguments)),
@@ -38,13 +40,13 @@ fn ids(length: usize) -> ConnectionIds {
     ConnectionIds::new(length).unwrap()
 }
 
-/// An echo server that gives such connection IDs.
+/// Starts an echo server that gives such connection IDs.
 fn serve(ids: ConnectionIds) -> Server {
     let builder = Server::builder().listen("dtls://127.0.0.1:0").connection_ids(ids);
     builder.psk(|identity| (identity == b"alice").then(|| KEY.to_vec())).start(echo).unwrap()
 }
 
-/// Has a client say something, and waits for the echo.
+/// Makes a client send a line, and waits for the echo.
 fn say(client: &mut Program, text: &str) {
     client.say(&format!("send {text}"));
     client.expect(&format!("got {text}"));
@@ -82,7 +84,7 @@ fn a_client_that_cannot_be_checked_is_answered_at_its_old_port() {
     client.say("port");
     client.expect("port ");
     client.say("send there");
-    // It is heard from there, again and again, and its answers go elsewhere.
+    // The server receives its records from the new port, again and again, and sends its answers to the old one.
     let stats = until("it is heard", || Some(server.handle().stats()).filter(|stats| stats.forwarded >= 3));
     assert_eq!((stats.addresses_changed, stats.address_changes_refused, stats.opened), (0, 1, 1));
 }
@@ -114,7 +116,7 @@ fn old_replayed_and_forged_records_of_mbed_tls_from_elsewhere_change_nothing() {
     let Some(mut client) = mbedtls(&["client", &port, "8"]) else { return };
     client.expect("open 8 8");
     say(&mut client, "first");
-    // The record is held back, and so is what follows until the client sends it again.
+    // This record is held back, and so are the following ones, until the client sends it again.
     nat.cut(true);
     let sent = nat.passed().len();
     client.say("send second");
@@ -147,7 +149,7 @@ fn a_client_of_ours_changes_its_port_before_a_server_of_mbed_tls() {
             let address = Address::from_socket(Scheme::Dtls, ([127, 0, 0, 1], port).into());
             let client = Client::builder().psk(b"alice", KEY).timeout(DEADLINE).connection_ids(ids(own));
             let mut peer = client.connect(address).unwrap();
-            // Mbed TLS takes two empty ones for none.
+            // Mbed TLS treats two empty IDs as none.
             match (length, own) {
                 (0, 0) => server.expect("open -1 -1"),
                 _ => server.expect(&format!("open {length} {own}")),

@@ -1,4 +1,4 @@
-//! Cookies on the wire: whose is refused, and who is let in while the secret changes.
+//! Cookies on the wire: which ones are refused, and which clients are admitted while the secret changes.
 
 #[path = "support/stranger.rs"]
 #[allow(dead_code)]
@@ -29,14 +29,14 @@ fn forged_and_foreign_cookies_are_refused() {
     let forged = [vec![0; 32], vec![7; 32], vec![0; 1], vec![0; 255], cookie[..31].to_vec(), longer];
     let forged: Vec<_> = forged.into_iter().chain([0, 15, 31].map(changed)).collect();
     for forged in &forged {
-        // In a second hello there is no answer; in a first one it is as if there were none.
+        // A second hello with it gets no answer. A first hello with it is treated as one without a cookie.
         owner.send(&owner.hello_as(1, forged));
         owner.assert_silence();
         let hello = owner.hello_as(0, forged);
         owner.send(&hello);
         assert_eq!(owner.challenged(&hello), cookie);
     }
-    // The same hello from another port and from another address; another hello from there.
+    // The same hello comes from another port and from another address, and another hello comes from there.
     let foreign = [
         Stranger::new(HOME, server).with_random_of(&owner),
         Stranger::new([127, 0, 0, 2], server).with_random_of(&owner),
@@ -65,7 +65,7 @@ fn the_previous_secrets_cookie_is_accepted_and_an_older_one_is_refused() {
     let watch = Stranger::new(HOME, server);
     let next = |cookie| until("a new secret", || Some(watch.challenge()).filter(|new| *new != cookie));
 
-    // On a machine that stops for a whole period the secret may have changed again: once more then.
+    // If the machine stops for a whole period, the secret may have changed twice. Then try again.
     until("a cookie is used under the next secret", || {
         let (peer, now) = (Stranger::new(HOME, server), watch.challenge());
         let cookie = peer.challenge();
@@ -91,7 +91,7 @@ fn the_previous_secrets_cookie_is_accepted_and_an_older_one_is_refused() {
     peer.assert_silence();
     let stats = running.stats();
     assert_eq!((stats.cookies_refused, stats.opened), (before.cookies_refused + 1, before.opened));
-    // A new exchange is all it takes.
+    // A new cookie exchange is enough.
     peer.stall();
     running.until("it is counted", |stats| stats.opened == before.opened + 1);
 }

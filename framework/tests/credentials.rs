@@ -1,4 +1,4 @@
-//! What servers show and ask for: names, protocols, revoked certificates, authorisation, OCSP, keys for others.
+//! The credentials of servers: names, protocols, revoked certificates, authorisation, OCSP, exported keys.
 
 #[path = "support/s_client.rs"]
 mod s_client;
@@ -17,7 +17,7 @@ use support::{DEADLINE, echo, exchange, quiet_panic, until};
 
 const BOTH: [&str; 2] = ["dtls://127.0.0.1:0", "tls://127.0.0.1:0"];
 
-/// A server, shut down when dropped.
+/// A server; dropping it shuts it down.
 struct Running(Server);
 
 impl Running {
@@ -53,7 +53,7 @@ fn file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{name}", std::process::id()))
 }
 
-/// The common name of the certificate that a client was shown.
+/// Returns the common name of the certificate that a client received.
 fn shown(peer: &Peer) -> String {
     match peer.identity() {
         PeerIdentity::Certificate(certificate) => certificate.common_name.clone().unwrap(),
@@ -61,7 +61,7 @@ fn shown(peer: &Peer) -> String {
     }
 }
 
-/// Whether the association is over before an answer comes.
+/// Returns whether the association ends before an answer arrives.
 fn is_turned_away(connected: Result<Peer, ConnectError>) -> bool {
     let Ok(mut peer) = connected else { return true };
     let mut buffer = [0; 64];
@@ -95,7 +95,7 @@ fn each_name_gets_its_certificate_and_strangers_the_first() {
             assert_eq!(shown(&peer), wanted, "{url} {name}");
             exchange(&mut peer, b"hello");
         }
-        // One more label is not what the wildcard is for, and without a name the first one is shown.
+        // A wildcard does not match an additional label, and a client without a name gets the first certificate.
         for name in ["x.y.wild.example.org", "elsewhere.example.org"] {
             let client = Client::builder().ca(authority.bundle()).server_name(name);
             let refused = running.connect(&client).unwrap_err();
@@ -120,7 +120,7 @@ fn a_protocol_is_agreed_on_or_the_client_is_refused() {
         assert_eq!(silent.alpn(), None, "{url}");
         exchange(&mut silent, b"hello");
         assert!(is_turned_away(running.connect(&client.alpn(&["h2"]))), "{url}");
-        // A DTLS client sends its hello again, with a cookie that is still good.
+        // A DTLS client sends its hello again, with a cookie that is still valid.
         until("it is counted", || (running.ended(EndKind::HandshakeFailed) >= 1).then_some(()));
         let seen = running.s_client(&["-alpn", "chat/1"]);
         assert!(seen.contains("ALPN protocol: chat/1"), "{seen}");
@@ -276,7 +276,7 @@ fn a_dtls_session_keeps_its_master_secret_only_where_that_was_asked_for() {
     let (theirs, ours, refused) = outcomes("dtls://127.0.0.1:0", true, true);
     assert_eq!(theirs.unwrap(), ours.unwrap());
     assert!(matches!(refused, Err(Error::BadExport)), "{refused:?}");
-    // OpenSSL's own.
+    // These use OpenSSL's own exporter.
     let (theirs, ours, _) = outcomes("tls://127.0.0.1:0", false, false);
     assert_eq!(theirs.unwrap(), ours.unwrap());
 }
@@ -329,7 +329,7 @@ fn the_end_of_a_client_that_was_turned_away_is_said() {
         let running = Running::start(url, credentials.clone());
         let mut peer = running.connect(&Client::builder().ca(authority.bundle())).unwrap();
         let ended = peer.recv_timeout(&mut [0; 8], DEADLINE);
-        // OpenSSL offers no way to send this alert over TLS.
+        // OpenSSL has no function to send this alert over TLS.
         if url.starts_with("dtls") {
             let error = ended.unwrap_err().to_string();
             assert!(error.ends_with("the peer sent alert 49 (access_denied)"), "{error}");

@@ -1,5 +1,4 @@
-//! Many peers at once, and each of them alone: whatever one of them or its handler does is the
-//! others' business in no way.
+//! Many peers at the same time: whatever one of them or its handler does must not affect the others.
 
 #[path = "support/relay.rs"]
 #[allow(dead_code)]
@@ -21,16 +20,16 @@ use support::{
     COMBINATION, DEADLINE, Running, SLOWNESS, exchange, open_fds, quiet_panic, scaled, threads, until,
 };
 
-/// The first retransmission timer of either side (RFC 6347 §4.2.4.1).
+/// The first retransmission timer of both sides (RFC 6347 §4.2.4.1).
 const FIRST_TIMER: Duration = Duration::from_secs(1);
 
 const BOTH: [&str; 2] = ["udp://127.0.0.1:0", "dtls://127.0.0.1:0"];
 
 #[test]
 fn no_handshake_of_two_hundred_at_once_needs_a_retransmission() {
-    // A handshake that took a second because the machine is busy may have had a timer fire, on either
-    // side and rightly; one that took less cannot. So there has to be a round without a slow one. A slow
-    // machine has two hundred at once in the first round only, and need not have such a round.
+    // If a busy machine makes a handshake last a second, a timer of either side may rightly have fired. In a
+    // shorter handshake it cannot. So there must be a round without a slow handshake. A slow machine runs two
+    // hundred at once only in the first round, and need not have such a round.
     for round in 1..=10 {
         let peers = if round == 1 { 200 } else { scaled(200) };
         let running = Running::echo("dtls://127.0.0.1:0");
@@ -52,8 +51,9 @@ fn no_handshake_of_two_hundred_at_once_needs_a_retransmission() {
                 });
             }
         });
-        // A client's repeated hello that the server reads when the association is over opens another,
-        // which times out: so there may be more than there are clients, where a timer fired.
+        // A client may repeat its hello. If the server reads the copy after the association has ended, the copy
+        // opens another association, which times out. If a timer has fired, there may therefore be more
+        // associations than clients.
         let peers = u64::from(peers);
         let stats = running.until("all are served", |stats| {
             stats.ended(EndKind::ClosedByPeer) == peers
@@ -63,7 +63,8 @@ fn no_handshake_of_two_hundred_at_once_needs_a_retransmission() {
         assert_eq!((stats.handshakes, stats.hello_verify_requests_lost), (peers, 0));
         assert_eq!((stats.strays_lost, stats.children_unguarded), (0, 0));
         if slow.into_inner() == 0 {
-            // The datagrams of other peers that arrive while the kernel connects a child are given back. There are few.
+            // Datagrams of other peers that arrive on a child while the kernel connects it are given back. There
+            // are few.
             assert!(stats.strays <= peers / 10, "{stats:?}");
             assert_eq!((stats.retransmissions, stats.duplicate_hellos, stats.last_flights_resent), (0, 0, 0));
             assert_eq!((stats.opened, stats.hello_verify_requests), (peers, peers));
@@ -114,7 +115,7 @@ fn a_panic_of_a_handler_ends_its_own_association_alone() {
     }
 }
 
-/// A handler that echoes, and waits for the test at the message `block`.
+/// A handler that echoes, and waits for the test if the message is `block`.
 fn blocking() -> (impl Fn(&mut Peer) -> Result<(), Error> + Send + Sync + 'static, Release<()>) {
     let (release, gate): (_, Receiver<()>) = channel();
     let gate = Mutex::new(gate);
@@ -179,7 +180,7 @@ fn a_drain_of_five_hundred_peers_says_goodbye_to_each() {
 fn handlers_that_do_not_return_are_abandoned_and_their_peers_told() {
     let (handler, release) = blocking();
     let running = Running::with("dtls://127.0.0.1:0", |builder| builder, handler);
-    // One channel, so one handler has it and the other waits for the lock: neither returns.
+    // There is one channel. One handler waits for it and the other one waits for the lock, so neither returns.
     let mut stuck = [running.connect(), running.connect()];
     for client in &mut stuck {
         exchange(client, b"before");
@@ -194,13 +195,13 @@ fn handlers_that_do_not_return_are_abandoned_and_their_peers_told() {
         assert_eq!(client.recv_timeout(&mut [0; 16], DEADLINE).unwrap(), None);
     }
     drop(release);
-    // Sending fails, so they return after all.
+    // Sending fails, so the handlers return in the end.
     let stats = running.until("the handlers return", |stats| stats.peers == 0);
     assert_eq!(stats.ended(EndKind::Shutdown), 10);
 }
 
-/// Runs a test of this program alone in a process of its own: `true` there, and in the other process
-/// `false` after it.
+/// Runs a test of this program alone in a process of its own. Returns `true` in that process, and `false` in the
+/// parent after it has ended.
 fn alone(test: &str) -> bool {
     const ALONE: &str = "PEELOFF_TEST_ALONE";
     if env::var_os(ALONE).is_some() {
@@ -226,7 +227,7 @@ fn everything_is_given_back() {
     for url in ["udp://127.0.0.1:0", "dtls://127.0.0.1:0", "dtls://127.0.0.5:0", "dtls://0.0.0.0:0"] {
         let mut timeouts = Timeouts::default();
         timeouts.worker_idle = Duration::from_millis(200);
-        // Twenty handshakes, one after the other, take no longer than the first of them may be idle.
+        // Twenty consecutive handshakes take less time than the first client may be idle.
         let slow = (*SLOWNESS).min(3);
         timeouts.idle = Some(slow * Duration::from_secs(3));
         timeouts.handshake = slow * Duration::from_secs(2);
@@ -249,13 +250,13 @@ fn everything_is_given_back() {
         } else {
             running.url().clone()
         };
-        // The certificate names this address and not the others.
+        // The certificate has this address and not the others.
         let client = running.client().server_name("127.0.0.1");
-        // The first makes a wildcard listener's anchor, which stays for a minute.
+        // The first peer makes the anchor of a wildcard listener, which stays open for a minute.
         exchange(&mut client.connect(&target).unwrap(), b"return");
         running.until("the first is gone", |stats| (stats.peers, stats.workers) == (0, 0));
-        // A worker's thread ends a little after it is counted as gone; the dispatcher's stays.
-        // Where peers share sockets, there are loops and their monitor.
+        // A worker's thread ends shortly after it is no longer counted; the dispatcher's thread stays. If peers
+        // share sockets, there are also loops and their monitor.
         let loops = running.stats().loop_threads as usize;
         let loops = if loops > 0 { loops + 1 } else { 0 };
         until(&format!("its thread ends, {url}"), || (threads() == before.1 + 1 + loops).then_some(()));
@@ -272,7 +273,7 @@ fn everything_is_given_back() {
             });
         }
         if running.url().scheme == Scheme::Dtls {
-            // A handshake that is never finished.
+            // This handshake is never finished.
             let relay = Relay::to(target.resolve().unwrap()[0]);
             relay.allow(Some(2));
             let half = client.timeout(Duration::from_secs(1));
@@ -297,9 +298,9 @@ fn everything_is_given_back() {
 fn messages_of_eight_threads_to_one_peer_arrive_whole_beside_its_echo() {
     const THREADS: usize = 8;
     const EACH: u32 = 500;
-    /// Messages on their way at most: they fit into the client's receive buffer.
+    /// The largest number of messages on their way: they fit into the client's receive buffer.
     const WINDOW: u64 = 64;
-    /// The same, to the server.
+    /// The same for messages to the server.
     const ECHOES: u64 = 8;
     let message = |thread: usize, number: u32| -> Vec<u8> {
         let mut message = vec![thread as u8; 10 + number as usize % 300];
@@ -343,7 +344,7 @@ fn messages_of_eight_threads_to_one_peer_arrive_whole_beside_its_echo() {
                     continue;
                 }
                 let thread = usize::from(buffer[0]);
-                // The kernel and the session keep the order of one sender.
+                // The kernel and the session preserve the order of one sender's messages.
                 assert_eq!(&buffer[..len], message(thread, next[thread]), "{url}");
                 next[thread] += 1;
                 arrived.fetch_add(1, Ordering::Relaxed);
@@ -356,14 +357,14 @@ fn messages_of_eight_threads_to_one_peer_arrive_whole_beside_its_echo() {
             echoed
         });
         let own = THREADS as u64 * u64::from(EACH);
-        // A message is counted when it has been sent, so perhaps after it has arrived.
+        // A message is counted after it has been sent, which may be after it has arrived.
         running.until("all are counted", |stats| {
             (stats.messages_sent, stats.messages_received) == (own + echoed + 1, echoed + 1)
         });
     }
 }
 
-/// A record's header and so many bytes.
+/// Makes a record header and as many bytes.
 fn record(content_type: u8, epoch: u16, sequence: u64, body: &[u8]) -> Vec<u8> {
     let mut record = vec![content_type, 254, 253];
     record.extend_from_slice(&epoch.to_be_bytes());
@@ -383,7 +384,7 @@ fn what_others_send_from_a_peers_address_ends_nothing_and_is_delivered_to_nobody
         for datagram in datagrams {
             relay.inject(datagram);
         }
-        // Behind them, in the same queue.
+        // This message follows them in the same queue.
         exchange(&mut client, what.as_bytes());
         messages += 1;
         let stats = running.stats();
@@ -391,7 +392,7 @@ fn what_others_send_from_a_peers_address_ends_nothing_and_is_delivered_to_nobody
     };
     inject("nothing", &[]);
 
-    // CVE-2026-75806: 21 bytes, of every content type, and its neighbours.
+    // CVE-2026-75806: datagrams of 21 bytes of every content type, and of similar lengths.
     let mut undersized = Vec::new();
     for content_type in 19..=25 {
         for len in 0..=40 {
@@ -416,7 +417,7 @@ fn what_others_send_from_a_peers_address_ends_nothing_and_is_delivered_to_nobody
         inject("alert", lot);
     }
 
-    // Its own records again, of the handshake too; twice, and in the opposite order.
+    // Send the client's own records again, including those of the handshake: twice, and in reverse order.
     let mut old = relay.passed();
     old.truncate(100);
     assert!(old.len() > 20);
@@ -433,7 +434,7 @@ fn what_others_send_from_a_peers_address_ends_nothing_and_is_delivered_to_nobody
         inject("altered", lot);
     }
 
-    // Junk, alone and behind the header of a record, from a generator with a seed.
+    // Send random bytes, with and without a record header in front, from a generator with a fixed seed.
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut random = move || {
         state ^= state << 13;
@@ -468,7 +469,7 @@ fn icmp_errors_end_no_association_before_its_idle_deadline() {
         let mut timeouts = Timeouts::default();
         timeouts.idle = Some(idle);
         let running = Running::echo_with(url, |builder| builder.timeouts(timeouts));
-        // When it is dropped, the port that the server knows is closed, and no goodbye was sent.
+        // Dropping the relay closes the port that the server knows, without a close_notify.
         let relay = Relay::to(running.address());
         let at = Address::from_socket(running.url().scheme, relay.address());
         let mut client = running.client().connect(&at).unwrap();
@@ -478,7 +479,7 @@ fn icmp_errors_end_no_association_before_its_idle_deadline() {
         let source = relay.source();
         relay.cut();
         drop(relay);
-        // The kernel tells nobody of them where peers share a socket.
+        // If peers share a socket, the kernel reports no ICMP errors.
         let told = || COMBINATION.shares() || running.stats().icmp_errors >= 3;
         while !told() {
             sender.try_send(b"is anybody there?").unwrap();
@@ -488,7 +489,7 @@ fn icmp_errors_end_no_association_before_its_idle_deadline() {
         let peers = running.stats().peers;
         if heard.elapsed() < idle / 2 {
             assert_eq!(peers, 1, "{url}");
-            // And whoever comes back is still known.
+            // A peer that comes back from the same port is still known.
             let back = UdpSocket::bind(source).unwrap();
             back.connect(running.address()).unwrap();
             sender.try_send(b"here?").unwrap();

@@ -1,9 +1,9 @@
 //! Networks that deliver datagrams twice.
 //!
-//! The plain `openssl s_client` completes its handshake and may then be silent: its socket blocks. Once select(2) says
-//! that a second copy of the server's last flight has arrived, it calls `SSL_read`, which drops the copy and waits in
-//! recvfrom(2) for the next datagram, whatever comes on the standard input meanwhile. It behaves so with `openssl
-//! s_server` too, and with `-nbio` it does not.
+//! The plain `openssl s_client` completes its handshake but may then ignore its input, because its socket blocks.
+//! When select(2) reports that a second copy of the server's last flight has arrived, the program calls
+//! `SSL_read`, which drops the copy and waits in recvfrom(2) for the next datagram, even if there is input
+//! meanwhile. It does the same with `openssl s_server`, and it does not do so with `-nbio`.
 
 #[path = "support/faulty.rs"]
 mod faulty;
@@ -21,11 +21,11 @@ use peeloff_certificates::{Authority, p256};
 use programs::{Program, run, words};
 use support::{DEADLINE, exchange};
 
-/// Handshakes of each client.
+/// The number of handshakes of each client.
 const SEEDS: u64 = 16;
 const LINE: &str = "hello over there";
 
-/// Doubles three datagrams in ten.
+/// Makes a path that delivers three in ten datagrams twice.
 fn doubling(server: SocketAddr, seed: u64) -> FaultyPath {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     FaultyPath::to(server, move |_, _, _| {
@@ -72,7 +72,7 @@ fn every_client_gets_its_line_back_where_three_datagrams_in_ten_are_doubled() {
     server.handle().shutdown(DEADLINE);
 }
 
-/// Speaks now and then, until the peer says something, which is handed over.
+/// Sends from time to time until the peer sends a message, and reports that message.
 fn speak(heard: Sender<Vec<u8>>) -> impl Fn(&mut Peer) -> Result<(), Error> {
     move |peer: &mut Peer| {
         let mut buffer = [0; 64];
@@ -97,7 +97,7 @@ fn the_line_of_a_blocking_s_client_comes_through_doubled_flights_where_the_serve
     let path = FaultyPath::to(address, move |_, to_server, _| {
         let number = if to_server { &mut up } else { &mut down };
         *number += 1;
-        // The last flight of the client, and the last two of the server.
+        // The client's last flight, and the server's last two flights.
         if matches!((to_server, *number), (true, 3) | (false, 2 | 3)) { Fate::Twice } else { Fate::Pass }
     });
     let mut client = Program::start("openssl", &s_client(&path, &[]));

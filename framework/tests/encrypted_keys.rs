@@ -1,4 +1,4 @@
-//! Private keys with a passphrase, as `openssl` encrypts them.
+//! Private keys with a passphrase, encrypted by `openssl`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use peeloff::{Identity, IdentityError};
 
 const PASSPHRASE: &str = "correct horse: bättery";
 
-/// A folder of its own, which is removed when dropped.
+/// A temporary folder; dropping it removes the folder.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -27,7 +27,7 @@ impl Folder {
         assert!(run.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&run.stderr));
     }
 
-    /// A certificate with its key, in the files `cert` and `key`.
+    /// Makes a certificate with its key, in the files `cert` and `key`.
     fn make_identity(&self, kind: &[&str]) {
         self.openssl(&[&["genpkey", "-out", "key", "-algorithm"], kind].concat());
         self.openssl(&["req", "-x509", "-key", "key", "-out", "cert", "-subj", "/CN=localhost"]);
@@ -94,7 +94,7 @@ fn a_key_opens_with_its_passphrase_alone() {
     }
 }
 
-/// One wrong passphrase in 256 leaves a valid padding behind, and bytes that are no key.
+/// With one in 256 wrong passphrases, the decrypted padding is valid by chance, and the bytes are not a key.
 #[test]
 fn a_wrong_passphrase_is_told_so_also_where_the_padding_is_right_by_chance() {
     let folder = Folder::new();

@@ -1,5 +1,5 @@
-//! Why an association is over: the reason is that of the side which ended it first. The table is that of
-//! `EndReason`'s documentation.
+//! Why an association ends: the reason names the side that ended it first. The table is that of `EndReason`'s
+//! documentation.
 
 mod support;
 
@@ -13,12 +13,12 @@ use std::time::Duration;
 use peeloff::{Client, EndKind, HandlerError, Peer, Timeouts};
 use support::{DEADLINE, Running, until};
 
-/// What is done, and what the handler is told to do meanwhile.
+/// How the association ends, and what the handler does meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
-    /// The peer closes; the handler reads on.
+    /// The peer closes; the handler continues to receive.
     PeerCloses,
-    /// The peer closes; the handler returns after that, and has not read it.
+    /// The peer closes; the handler then returns without having received the close.
     PeerClosesUnread,
     /// The peer closes; the handler sends until that fails.
     PeerClosesSends,
@@ -30,18 +30,18 @@ enum Act {
     PeerAborts,
     /// The peer's process is killed.
     PeerDies,
-    /// The peer's process is killed before it has read all that was sent.
+    /// The peer's process is killed before it has read everything that was sent.
     PeerDiesUnread,
-    /// Nobody says anything.
+    /// Neither side sends anything.
     Silence,
-    /// The lifetime is over.
+    /// The lifetime has passed.
     OldAge,
     /// The server drains.
     Drain,
 }
 
 impl Act {
-    /// What the handler is told to do.
+    /// Returns the command for the handler.
     fn command(self) -> &'static str {
         match self {
             Self::PeerCloses | Self::PeerAborts | Self::PeerDies => "read",
@@ -57,7 +57,7 @@ impl Act {
 
 /// Does what the peer's first message says.
 struct Obedient {
-    /// The handler has answered, or what it was told to send has arrived.
+    /// Tells that the handler has answered, or that the messages which it was told to send have arrived.
     heard: Mutex<Tell<()>>,
     go_on: Arc<Mutex<Receiver<()>>>,
 }
@@ -92,12 +92,12 @@ impl peeloff::PeerHandler for Obedient {
     }
 }
 
-/// Over loopback what was sent has arrived; SCTP says so.
+/// Returns whether everything that was sent has arrived. Over loopback that is certain; SCTP reports it.
 fn is_acknowledged(peer: &mut Peer) -> bool {
     peer.sctp().is_none_or(|sctp| sctp.options().unwrap().status().unwrap().unacknowledged == 0)
 }
 
-/// The label of the only end that there was.
+/// Returns the label of the only end that occurred.
 fn end_of(scheme: &str, act: Act, expected: &str) -> String {
     let (heard, hears) = channel();
     let (go_on, waits) = channel();
@@ -146,7 +146,7 @@ fn end_of(scheme: &str, act: Act, expected: &str) -> String {
                 }
                 _ => {}
             }
-            // It lives until the server says that it is over.
+            // The client lives until the server has recorded the end.
             running.until("it ends", |stats| stats.ended_total() == 1);
         }
     }
@@ -154,12 +154,12 @@ fn end_of(scheme: &str, act: Act, expected: &str) -> String {
     EndKind::ALL.iter().find(|kind| stats.ended(**kind) == 1).unwrap().to_string()
 }
 
-/// Associations that the kernel has, both ends of each.
+/// Returns the number of associations in the kernel, counting both ends of each.
 fn associations() -> usize {
     std::fs::read_to_string("/proc/net/sctp/assocs").unwrap().lines().skip(1).count()
 }
 
-/// A client in a process of its own, that has its answer and reads nothing more.
+/// Starts a client in a process of its own, which receives its answer and reads nothing more.
 fn start_client(url: &str, command: &str) -> Child {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "--nocapture", "the_client_that_is_killed"])
@@ -183,11 +183,11 @@ fn the_client_that_is_killed() {
     peer.send(std::env::var("PEELOFF_TEST_COMMAND").unwrap().as_bytes()).unwrap();
     assert_eq!(peer.recv_timeout(&mut [0; 64], DEADLINE).unwrap(), Some(2));
     println!("answered");
-    // Until it is killed, or whoever started it is gone.
+    // Wait until this process is killed, or until its parent has ended.
     let _ = std::io::stdin().read(&mut [0]);
 }
 
-/// Acts, and the reasons for each scheme, in the order of those; `-`: cannot be.
+/// The ways to end, and the reasons for each scheme in the order of the schemes; `-` means impossible.
 type Table<const N: usize> = [(Act, [&'static str; N])];
 
 fn check<const N: usize>(schemes: [&str; N], table: &Table<N>) {

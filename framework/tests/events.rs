@@ -36,7 +36,7 @@ struct Seen {
     longest: usize,
 }
 
-/// Tells what `open` sees, and what is left of it when the association has ended.
+/// Reports what `open` sees, and what can still be seen after the association has ended.
 struct Onlooker(Mutex<Notes<(Seen, EndReason)>>);
 
 impl PeerEvents for Onlooker {
@@ -107,7 +107,7 @@ fn callbacks_see_who_the_peer_is() {
     }
 }
 
-/// An echo that leaves everything else as it is by default.
+/// An echo that leaves everything else at its default.
 struct Echo;
 
 impl PeerEvents for Echo {
@@ -122,7 +122,7 @@ impl PeerEvents for Echo {
     }
 }
 
-/// Writes down which callback is called, and goes on after a drain or a message that is too long.
+/// Records which callback is called, and continues after a drain or a message that is too long.
 struct Diary(Mutex<Notes<String>>);
 
 impl Diary {
@@ -173,12 +173,12 @@ impl PeerEvents for Diary {
     }
 }
 
-/// A server with these callbacks, on streams for lines.
+/// Starts a server with these callbacks, with lines on streams.
 fn start(url: &str, events: impl PeerEvents) -> Running {
     Running::with(url, |builder| builder.tcp(lines()), Callbacks::new(events))
 }
 
-/// Lines of 10,000 bytes at most.
+/// Lines of up to 10,000 bytes.
 fn lines() -> TcpSettings {
     TcpSettings::default().framing(Framing::Lines).max_message(LONGEST)
 }
@@ -200,7 +200,7 @@ fn callbacks_see_a_life_from_open_to_close() {
                 continue;
             }
             let mut client = connect(&running);
-            // The second is longer than the adapter's first buffer.
+            // The second message is longer than the adapter's first buffer.
             exchange(&mut client, b"first");
             exchange(&mut client, &[7; 9000]);
             match last {
@@ -283,7 +283,7 @@ fn a_drain_ends_quiet_peers_unless_their_callback_goes_on_for_the_grace_period()
     }
 }
 
-/// Counts what comes and how often the timer fires.
+/// Counts messages and calls of the timer.
 #[derive(Default)]
 struct Turns {
     messages: u32,
@@ -293,7 +293,7 @@ struct Turns {
     next: Option<Instant>,
 }
 
-/// A timer that fires three times, each time so much later.
+/// A timer that fires three times, with this interval.
 struct Metronome(Duration, Mutex<Notes<Turns>>);
 
 impl PeerEvents for Metronome {
@@ -360,7 +360,7 @@ fn a_timer_goes_by_the_clock_of_a_peer_over_memory() {
 /// A timer that is always due.
 struct Impatient(Instant, Mutex<Notes<Turns>>);
 
-/// Messages of a flood.
+/// The number of messages of a flood.
 const FLOOD: u32 = 200;
 
 impl PeerEvents for Impatient {
@@ -447,7 +447,7 @@ fn what_is_sent_to_a_slow_peer_waits_in_order_and_fails_where_too_much_waits() {
     }
 }
 
-/// A client: says one thing, and leaves with the answer.
+/// A client that sends one message, and closes when the answer has arrived.
 struct Asker(Mutex<Notes<Vec<u8>>>);
 
 impl PeerEvents for Asker {
@@ -476,7 +476,7 @@ fn callbacks_run_by_hand_on_any_peer() {
     }
 }
 
-/// An echo on the same stream, which is told when the peer shuts down.
+/// An echo on the same stream, which is notified when the peer shuts down.
 struct Replies;
 
 impl PeerEvents for Replies {

@@ -1,4 +1,4 @@
-//! Peers that prove their address and then stall, and everybody who is not let in.
+//! Peers that prove their address and then stall, and peers that are not admitted.
 
 #[path = "support/stranger.rs"]
 #[allow(dead_code)]
@@ -20,7 +20,7 @@ use support::{COMBINATION, DEADLINE, Running, exchange, until};
 const HOME: [u8; 4] = [127, 0, 0, 1];
 const CAP: usize = 8;
 
-/// Nobody is exempt, and nothing else is limited.
+/// Limits without exemptions, and with no other limit.
 fn strict() -> Limits {
     Limits::UNLIMITED.exempt_loopback(false)
 }
@@ -37,13 +37,13 @@ fn stalled_handshakes_make_way_for_honest_clients() {
     let stats = running.stats();
     assert_eq!((stats.half_open, stats.peers), (CAP as u64, CAP as u64));
 
-    // Nobody has had two seconds yet: no way in, and no answer.
+    // No handshake has run for two seconds yet, so the newcomer gets neither a place nor an answer.
     let late = Stranger::new(HOME, running.address());
     late.knock();
     late.assert_silence();
     assert_eq!(running.stats().refused(Refusal::MaxHalfOpen), 1);
 
-    // An honest client asks again after one second, and after two more.
+    // An honest client retransmits after one second, and again two seconds later.
     let began = Instant::now();
     let mut clients: Vec<_> = thread::scope(|scope| {
         let connecting: Vec<_> = (0..3).map(|_| scope.spawn(|| running.connect())).collect();
@@ -77,7 +77,7 @@ fn the_deadline_ends_stalled_handshakes() {
     let stats = running.until("all end", |stats| stats.peers == 0 && stats.half_open == 0);
     assert_eq!(stats.ended(EndKind::HandshakeTimedOut), CAP as u64);
     assert_eq!(stats.handshakes, 0);
-    // Their flights were sent again meanwhile: after one second, and after two more if that was in time.
+    // Their flights were retransmitted meanwhile: after one second, and two seconds later if that was in time.
     assert!((CAP as u64..=2 * CAP as u64).contains(&stats.retransmissions), "{}", stats.retransmissions);
 }
 
@@ -104,7 +104,7 @@ fn each_limit_refuses_and_is_counted() {
         (Refusal::Rate, strict().new_peers_per_second(0).new_peers_burst(2), vec![], here, None),
         (Refusal::MaxHalfOpen, strict().max_half_open(2), vec![here, beyond], beside, None),
     ];
-    // That one does not hold where peers share sockets.
+    // This limit does not apply if peers share sockets.
     let holds = |refusal| refusal != Refusal::MaxPeersPerLocalAddress || !COMBINATION.shares();
     for (refusal, limits, let_in, refused, other) in cases.into_iter().filter(|case| holds(case.0)) {
         let running = Running::echo_with("dtls://127.0.0.1:0", |builder| builder.limits(limits));
@@ -112,8 +112,8 @@ fn each_limit_refuses_and_is_counted() {
         let mut inside: Vec<_> = let_in.into_iter().map(stranger).collect();
         inside.iter().for_each(Stranger::stall);
         let outside = stranger(refused);
-        // Limits that hold for seconds are silent, so that a hello that comes again may get in. The others say so, and
-        // the same hello stays refused.
+        // A limit that lasts for seconds sends no answer, so that the same hello may be admitted when it is
+        // repeated. Other limits send an alert, and the same hello stays refused.
         let passes = matches!(refusal, Refusal::Rate | Refusal::MaxHalfOpen);
         for _ in 0..3 {
             outside.knock();
@@ -137,7 +137,7 @@ fn a_network_that_comes_too_fast_is_refused_until_its_time_has_come() {
     let limits = strict().new_peers_per_second(1).new_peers_burst(2);
     let running = Running::echo_with("dtls://127.0.0.1:0", |builder| builder.limits(limits));
     let mut inside = Vec::new();
-    // Whether a peer from this address is let in.
+    // Returns whether a peer from this address is admitted.
     let mut knock = |source: [u8; 4]| {
         let stranger = Stranger::new(source, running.address());
         let before = running.stats();
@@ -154,7 +154,7 @@ fn a_network_that_comes_too_fast_is_refused_until_its_time_has_come() {
     while knock(HOME) {
         let_in += 1;
     }
-    // As many as may come at once, and one for each second that this has taken.
+    // This is the burst, plus one for each second that the test has taken.
     let most = 2 + began.elapsed().as_secs() + 1;
     assert!((2..=most).contains(&let_in), "{let_in} in {:?}", began.elapsed());
     assert!(knock([127, 0, 1, 1]), "another network has a rate of its own");
@@ -180,7 +180,7 @@ fn freed_places_are_taken_by_others() {
     }
 }
 
-/// Admits by the stranger's address, and holds on to those it serves.
+/// Admits peers by their address, and keeps those that it serves.
 struct Doorman(Mutex<Receiver<()>>);
 
 const REFUSED: [u8; 4] = [127, 0, 0, 2];
@@ -208,7 +208,7 @@ fn whom_the_handler_refuses_or_panics_at_is_denied_access() {
     for (number, stranger) in [&refused, &feared, &refused, &feared].into_iter().enumerate() {
         stranger.knock();
         stranger.assert_refused(49);
-        // The second time it is the hello that was refused, and nobody is asked again.
+        // The second time, the hello itself is known as refused, and the handler is not asked again.
         assert_eq!(running.stats().refused(Refusal::Handler), (number as u64 + 1).min(2));
     }
     let stats = running.stats();
@@ -231,7 +231,8 @@ fn nobody_is_let_in_while_the_server_drains() {
     let handle = running.handle();
     let report = thread::scope(|scope| {
         let shutdown = scope.spawn(move || handle.shutdown(DEADLINE));
-        // The first knocks may come before the shutdown has begun, with an address nobody wants.
+        // The first knocks may arrive before the shutdown has begun. They use an address that the handler
+        // refuses.
         until("the drain begins", || {
             let probe = Stranger::new(REFUSED, running.address());
             probe.knock();

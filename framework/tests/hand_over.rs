@@ -1,5 +1,5 @@
-//! A server goes from one process to another. Here both are servers of this process, which know nothing of each other but a
-//! socket.
+//! A server is handed over from one process to another. Here both are servers of this process, which share
+//! nothing but a socket.
 
 mod support;
 
@@ -18,17 +18,17 @@ use support::{DEADLINE, echo, exchange, scaled, until};
 
 const KEY: &[u8] = b"0123456789abcdef";
 
-/// The name of peers that a [`Counter`] does not write.
+/// The name of peers that a [`Counter`] does not save.
 const PEER_THAT_STAYS: &str = "stays";
 
-/// Answers with how many messages came from the peer, and the message.
+/// Answers each message with the number of messages from the peer and the message itself.
 #[derive(Clone, Default)]
 struct Counter {
-    /// Peers that left by a hand-over.
+    /// The number of peers that left by a hand-over.
     gone: Arc<AtomicU64>,
-    /// Peers with this name are not written.
+    /// Peers with this name are not saved.
     stays: Option<&'static str>,
-    /// `block` waits for this.
+    /// The message `block` waits for this.
     released: Arc<AtomicBool>,
     ends: Arc<Mutex<Vec<EndReason>>>,
 }
@@ -56,7 +56,7 @@ impl PeerEvents for Counter {
     }
 
     fn restore(&self, saved: &[u8], peer: &Sender) -> Result<u64, HandlerError> {
-        // What the handshake settled is there, too.
+        // The results of the handshake are available, too.
         assert!(!peer.scheme().is_secure() || peer.cipher().is_some());
         Ok(u64::from_be_bytes(saved.try_into()?))
     }
@@ -94,12 +94,12 @@ fn hand_over(
     (new.unwrap(), given.unwrap())
 }
 
-/// A client that talks: each message has its number, and what the server answers is checked.
+/// A client that talks: each message has a number, and every answer is checked.
 struct Talker {
     peer: Peer,
     sent: u64,
     answered: u64,
-    /// Its random numbers.
+    /// The state of its random numbers.
     state: u64,
 }
 
@@ -114,7 +114,7 @@ impl Talker {
         self.state >> 33
     }
 
-    /// Sends the next message; never one again.
+    /// Sends the next message, and never sends a message again.
     fn send(&mut self) {
         self.sent += 1;
         let len = self.random() as usize % 200;
@@ -122,7 +122,7 @@ impl Talker {
         self.peer.send(&message).unwrap();
     }
 
-    /// Takes the next answer: it is that to the next message, and the server has counted just as many.
+    /// Receives the next answer. It must be that to the next message, and the server must have counted as many.
     fn take(&mut self) {
         let mut answer = [0; 300];
         let len = self.peer.recv_timeout(&mut answer, DEADLINE).expect("an answer").expect("a live peer");
@@ -132,7 +132,7 @@ impl Talker {
         assert_eq!((number(0), number(8)), (self.answered, self.answered));
     }
 
-    /// Talks, with up to four messages under way.
+    /// Talks, with up to four messages in flight.
     fn turn(&mut self) {
         for _ in 0..1 + self.random() % 2 {
             if self.sent - self.answered < 4 {
@@ -142,7 +142,7 @@ impl Talker {
         self.take();
     }
 
-    /// Takes all answers. None comes twice.
+    /// Receives all answers. None arrives twice.
     fn finish(&mut self) {
         while self.answered < self.sent {
             self.take();
@@ -207,7 +207,7 @@ fn a_thousand_peers_that_talk_all_the_while_notice_nothing_of_two_hand_overs() {
     }
 }
 
-/// A peer of the first server, which is handed over while this peer cannot go.
+/// Checks that a peer is still served by the old server, which it cannot leave.
 fn assert_served(peer: &mut Peer, count: u64, message: &[u8]) {
     peer.send(message).unwrap();
     let mut answer = [0; 300];
@@ -221,7 +221,8 @@ fn peers_that_cannot_go_stay_until_they_end_and_are_heard_all_the_while() {
         let events = Counter { stays: Some(PEER_THAT_STAYS), ..Counter::default() };
         let old = builder("dtls://127.0.0.1:0").event_loops(2).start_events(events.clone()).unwrap();
         let mut goes = client(&old, "goes");
-        // At an address of their own, so that nobody else takes a port that one of them leaves and comes back to.
+        // Use addresses of this test's own, so that no other test takes a port that one of these peers leaves and
+        // returns to.
         let own = IpAddr::from([127, 66, (process::id() >> 8) as u8, process::id() as u8]);
         let connect = |name: &[u8], port| {
             let client = Client::builder().psk(name, KEY).timeout(DEADLINE).bind(SocketAddr::new(own, port));
@@ -237,7 +238,7 @@ fn peers_that_cannot_go_stay_until_they_end_and_are_heard_all_the_while() {
             stays.iter_mut().for_each(|peer| assert_served(peer, count, b"old process"));
         }
         until("the count", || (new.handle().stats().relayed == 24).then_some(()));
-        // One leaves, and comes again as a new peer of the new process.
+        // One peer leaves, and returns as a new peer of the new process.
         let left = stays.pop().unwrap();
         let local = left.local_address();
         drop(left);
@@ -245,7 +246,7 @@ fn peers_that_cannot_go_stay_until_they_end_and_are_heard_all_the_while() {
         let mut again = connect(b"again", local.port());
         assert_served(&mut again, 1, b"anew");
         assert_eq!((old.handle().stats().peers, new.handle().stats().peers), (7, 2));
-        // The others are told by the drain, and find the new process, too.
+        // The others learn of the end by the drain, and reach the new process, too.
         let handle = old.handle();
         let drain = thread::spawn(move || handle.shutdown(DEADLINE));
         for peer in &mut stays {
@@ -275,7 +276,7 @@ fn a_peer_whose_address_changes_is_found_in_either_process() {
         (0..12).map(|number| connect(if number % 2 == 0 { "goes" } else { PEER_THAT_STAYS })).collect();
     for (round, peer) in peers.iter_mut().enumerate() {
         assert_served(peer, 1, b"at first");
-        // Some have moved before, some do after.
+        // Some peers have moved before, and some move afterwards.
         if round % 3 == 0 {
             peer.change_port().unwrap();
             assert_served(peer, 2, b"moved before");
@@ -300,7 +301,7 @@ fn handshakes_under_way_and_held_up_callbacks_stay_and_are_finished() {
     let old = builder("dtls://127.0.0.1:0")
         .event_loops(1)
         .psk(|name| {
-            // A key that takes long to find.
+            // This key takes long to find.
             if name == b"slow" {
                 LOOKED_UP.store(true, Ordering::SeqCst);
                 until("the key", || FOUND.load(Ordering::SeqCst).then_some(()));
@@ -334,7 +335,7 @@ fn handshakes_under_way_and_held_up_callbacks_stay_and_are_finished() {
 static LOOKED_UP: AtomicBool = AtomicBool::new(false);
 static FOUND: AtomicBool = AtomicBool::new(false);
 
-/// Sends to each peer that is being written already, while the server stands still.
+/// While the server stands still, sends to each peer that is being saved.
 struct Late(Mutex<Vec<Sender>>);
 
 impl PeerEvents for Late {
@@ -351,7 +352,7 @@ impl PeerEvents for Late {
 
     fn save(&self, (): &(), _: &Sender) -> Option<Vec<u8>> {
         for peer in &*self.0.lock().unwrap() {
-            // Those before this one wait for the other process, the others get theirs at once.
+            // Peers before this one wait for the other process; the others receive the message at once.
             peer.send(b"while it stood still").unwrap();
         }
         Some(Vec::new())
@@ -386,7 +387,7 @@ fn what_is_sent_while_the_server_stands_still_arrives_once() {
                 let len = peer.recv_timeout(&mut answer, DEADLINE).unwrap().unwrap();
                 heard.push(len);
             }
-            // One for each peer that was written, and the greeting of the new process.
+            // One for each saved peer, and the greeting of the new process.
             heard.retain(|len| *len != 0);
             heard.sort_unstable();
             assert_eq!(heard, [11, 20, 20, 20], "{url}");
@@ -451,7 +452,7 @@ fn peers_of_wildcards_and_of_other_connection_ids_are_answered_from_where_they_a
         assert_eq!((given.peers, given.staying), (10, 0), "{url}: {given:?}");
         drop(old);
         peers.iter_mut().for_each(|peer| assert_served(peer, 2, b"after"));
-        // A process that looks for connection IDs of another length cannot serve the peers that have some.
+        // A process that expects connection IDs of another length cannot serve the peers that have IDs.
         let ids = ConnectionIds::new(12).unwrap();
         let (other, given) = hand_over(&same, |builder| builder.connection_ids(ids), Counter::default());
         let stays = if url.starts_with("dtls") { 10 } else { 0 };
@@ -461,7 +462,7 @@ fn peers_of_wildcards_and_of_other_connection_ids_are_answered_from_where_they_a
     }
 }
 
-/// It passes or fails nothing.
+/// A measurement, which passes without checking anything.
 #[test]
 #[ignore = "a measurement: cargo test --release -p peeloff --test hand_over -- --ignored --nocapture"]
 fn how_long_a_server_stands_still() {

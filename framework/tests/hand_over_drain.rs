@@ -1,5 +1,5 @@
-//! What a process that has handed its server over does with the peers that stay: it finishes their handshakes, tells their
-//! handlers to finish, and gives them until its grace period is over.
+//! What a process that has handed its server over does with the peers that stay: it finishes their handshakes,
+//! tells their handlers to finish, and gives them until the end of its grace period.
 
 #[path = "support/relay.rs"]
 #[allow(dead_code)]
@@ -20,7 +20,7 @@ use support::{DEADLINE, Echo, echo, exchange, until};
 
 const KEY: &[u8] = b"0123456789abcdef";
 
-/// How a server serves.
+/// How a server serves its peers.
 #[derive(Clone, Copy, Debug)]
 enum Serving {
     Threads(Sockets),
@@ -56,7 +56,7 @@ fn hand_over(old: &Server, start: impl FnOnce(ServerBuilder) -> Server) -> (Serv
     (new, giving.join().unwrap().unwrap())
 }
 
-/// Shuts a server down on a thread of its own, and waits until that has begun.
+/// Shuts a server down on a thread of its own, and waits until the shutdown has begun.
 fn begin_shutdown(handle: &Handle) -> thread::JoinHandle<ShutdownReport> {
     let ending = handle.clone();
     let shutdown = thread::spawn(move || ending.shutdown(DEADLINE));
@@ -64,7 +64,8 @@ fn begin_shutdown(handle: &Handle) -> thread::JoinHandle<ShutdownReport> {
     shutdown
 }
 
-/// Takes a connection and passes on what the server says; what the client says after its first message waits for the release.
+/// Accepts a connection and forwards what the server sends. What the client sends after its first message waits
+/// until it is released.
 fn stalling_proxy(server: SocketAddr) -> (SocketAddr, Release<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -87,17 +88,17 @@ fn stalling_proxy(server: SocketAddr) -> (SocketAddr, Release<()>) {
     (address, release)
 }
 
-/// Connects to a server, and stops in the middle of its handshake until the release.
+/// Connects to a server, and stops in the middle of its handshake until it is released.
 fn stall(old: &Server) -> (thread::JoinHandle<Peer>, Box<dyn FnOnce()>) {
     let url = &old.addresses()[0];
     let server = url.resolve().unwrap()[0];
     let (address, release): (_, Box<dyn FnOnce()>) = match url.scheme {
         Scheme::Dtls => {
             let relay = Relay::to(server);
-            // A hello, and the same with the cookie.
+            // These are a hello, and the same hello with the cookie.
             relay.allow(Some(2));
             let address = relay.address();
-            // It goes on for as long as the test.
+            // The relay runs for as long as the test.
             let relay: &'static Relay = Box::leak(Box::new(relay));
             (address, Box::new(|| relay.allow(None)))
         }
@@ -152,7 +153,7 @@ fn handshakes_end_at_once_where_the_server_was_not_handed_over() {
             let report = handle.shutdown(DEADLINE);
             assert_eq!((report.peers, report.finished, report.stopped), (1, 1, 0), "{url}, {serving:?}");
             let stats = handle.stats();
-            // Not by the timeout of its handshake.
+            // The handshake did not end by its timeout.
             assert_eq!(stats.ended(EndKind::Shutdown), 1, "{url}, {serving:?}");
             drop((relay, tcp));
             if let Some(connecting) = connecting {
@@ -165,7 +166,7 @@ fn handshakes_end_at_once_where_the_server_was_not_handed_over() {
 #[test]
 fn a_handler_that_blocks_is_told_and_goes_on_until_it_is_done() {
     const WORDS: usize = 100;
-    // Goes on after the notice, until its peer has said the last word.
+    // The handler continues after the notice until its peer has sent its last message.
     let handler = |peer: &mut Peer| -> Result<(), Error> {
         let mut buffer = [0; 64];
         while peer.end_reason().is_none() {

@@ -1,4 +1,4 @@
-//! A hand-over that fails, at every step and however: the server goes on as if nothing had been.
+//! A hand-over that fails, at every step and in every way: the server continues as if nothing had happened.
 
 mod support;
 
@@ -30,7 +30,7 @@ const TAKEN: u8 = 9;
 const GO: u8 = 11;
 const DATAGRAM: u8 = 12;
 
-/// The version of the format (the same file).
+/// The version of the format (in the same file).
 const VERSION: u16 = 1;
 
 struct Echo;
@@ -59,7 +59,7 @@ fn builder(url: &str) -> ServerBuilder {
     Server::builder().listen(url).psk(|_| Some(KEY.to_vec())).event_loops(2)
 }
 
-/// A server, and peers of it that check that nothing has happened to them.
+/// A server, and peers that check that nothing has happened to them.
 struct Running {
     server: Server,
     peers: Vec<Peer>,
@@ -75,7 +75,7 @@ impl Running {
         Self { server, peers }
     }
 
-    /// Has the server handed over to `successor`, which fails, and returns why.
+    /// Hands the server over to `successor`, which fails. Returns the reason.
     fn fail(&mut self, successor: impl FnOnce(Raw) -> Option<Raw>) -> HandOverError {
         let (give, take) = hand_over_sockets().unwrap();
         let handle = self.server.handle();
@@ -89,7 +89,7 @@ impl Running {
         error
     }
 
-    /// Has it handed over well.
+    /// Hands the server over successfully.
     fn succeed(&mut self) -> (Server, HandedOver) {
         let (give, take) = hand_over_sockets().unwrap();
         let handle = self.server.handle();
@@ -100,7 +100,7 @@ impl Running {
     }
 }
 
-/// A process that says what it likes.
+/// A process that sends arbitrary messages.
 struct Raw(Socket);
 
 impl Raw {
@@ -109,7 +109,7 @@ impl Raw {
         let _ = self.0.send(message);
     }
 
-    /// Sends this, and nothing more.
+    /// Sends this message, and nothing more.
     fn says(self, message: &[u8]) -> Option<Self> {
         self.send(message);
         Some(self)
@@ -124,13 +124,13 @@ impl Raw {
         self
     }
 
-    /// Takes the first listener, and peers.
+    /// Accepts the first listener, and peers.
     fn ready(self) -> Self {
         self.send(&[READY, 1, 1, 0, 0, 0]);
         self
     }
 
-    /// Is ready, and has read all peers.
+    /// Reports that it is ready, and reads all peers.
     fn after_peers(self) -> Self {
         let raw = self.hello(VERSION).ready();
         let kinds = raw.read_up_to(END).unwrap();
@@ -138,7 +138,8 @@ impl Raw {
         raw
     }
 
-    /// Reads messages up to one of this kind, and returns the kinds; `None`: the other side has closed before.
+    /// Reads messages up to one of this kind, and returns their kinds. Returns none if the other side closes
+    /// before.
     fn read_up_to(&self, kind: u8) -> Option<Vec<u8>> {
         self.0.set_read_timeout(Some(DEADLINE)).unwrap();
         let (mut buffer, mut kinds) = (vec![0; 200_000], Vec::new());
@@ -156,7 +157,7 @@ impl Raw {
     }
 }
 
-/// What a process does that takes a server over and fails, with what is left of it, and how the old one says so.
+/// How a process fails that takes a server over, what stays open of it, and how the old process reports it.
 type Failure = (fn(Raw) -> Option<Raw>, fn(&HandOverError) -> bool);
 
 #[test]
@@ -180,19 +181,19 @@ fn a_new_process_that_dies_or_talks_nonsense_at_any_step_changes_nothing() {
         (|raw| raw.hello(VERSION).ready().dies(), gone),
         (|raw| raw.after_peers().dies(), gone),
         (|raw| raw.after_peers().says(&[TAKEN, 7]), malformed),
-        // A peer that is not there.
+        // This peer does not exist.
         (|raw| raw.after_peers().says(&[TAKEN, 0, 1, 0, 0, 0, 5, 0]), malformed),
         (|raw| raw.after_peers().says(&[DATAGRAM, 0, 0]), malformed),
         (
             |raw| {
-                // It does not hear that it is to begin.
+                // The process does not receive the message to begin.
                 let raw = raw.after_peers();
                 raw.0.shutdown(Shutdown::Read).unwrap();
                 raw.says(&[TAKEN, 0, 0])
             },
             gone,
         ),
-        // It says nothing more.
+        // The process sends nothing more.
         (|raw| Some(raw.after_peers()), |error| matches!(error, HandOverError::TimedOut)),
     ];
     let mut running = Running::start();
@@ -219,7 +220,7 @@ fn a_new_process_of_an_unknown_version_gets_the_listeners_and_no_peer() {
     assert!(raw.read_up_to(GO).is_some());
     let given = giving.join().unwrap().unwrap();
     assert_eq!((given.listeners, given.peers, given.staying), (1, 0, 5));
-    // They end with the old process.
+    // These peers end with the old process.
     running.server.handle().shutdown(Duration::ZERO);
     for peer in &mut running.peers {
         assert!(matches!(peer.recv_timeout(&mut [0; 8], DEADLINE), Ok(None)));
@@ -240,7 +241,7 @@ fn only_one_process_at_a_time_can_take_a_server_over_and_only_once() {
     let new = builder(&url).take_over(predecessor).start_events(Echo).unwrap();
     giving.join().unwrap().unwrap();
     assert!(matches!(second(&running.server), Err(HandOverError::Busy)));
-    // The new one has a predecessor until that has ended.
+    // The new process has a predecessor until the old one has ended.
     assert!(matches!(second(&new), Err(HandOverError::Busy)));
     running.server.handle().shutdown(Duration::ZERO);
     let third = || {
@@ -278,7 +279,7 @@ fn a_process_of_another_user_gets_nothing() {
     }
     let mut running = Running::start();
     let error = running.fail(|raw| {
-        // It has inherited the socket.
+        // The process has inherited the socket.
         let mut command = Command::new("sh");
         command.args(["-c", r"printf '\001peeloff1\000\001' >&0; exec cat"]).uid(65534);
         command.stdin(Stdio::from(OwnedFd::from(raw.0))).stdout(Stdio::piped());
@@ -313,7 +314,7 @@ fn an_old_process_that_dies_or_talks_nonsense_is_not_taken_over() {
         drop(raw);
         assert_eq!(format!("{error:?}"), expected, "{answer:?}");
     }
-    // It dies while the new one is about to start.
+    // The old process dies while the new one is about to start.
     let running = Running::start();
     let (give, take) = hand_over_sockets().unwrap();
     let old = Socket::from(give.try_clone().unwrap());

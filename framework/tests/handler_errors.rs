@@ -1,4 +1,4 @@
-//! Errors that handlers return: every type is taken, and the cause decides how the association ends.
+//! Errors that handlers return: every type is accepted, and the cause decides how the association ends.
 
 mod support;
 
@@ -13,12 +13,12 @@ use peeloff::{
 };
 use support::{DEADLINE, Running, until};
 
-/// An error of a user's own.
+/// An error type of the user's.
 #[derive(Debug, thiserror::Error)]
 #[error("the order was not saved")]
 struct OrderError(#[source] HandlerError);
 
-/// The counters after a peer said something to `handler` and closed.
+/// Returns the counters after a peer has sent a message to `handler` and closed.
 fn served(url: &str, handler: impl PeerHandler) -> Stats {
     let running = Running::with(url, |builder| builder, handler);
     let mut peer = running.connect();
@@ -33,7 +33,7 @@ fn wait_for_the_end(peer: &mut Peer) -> Result<(), Error> {
     Ok(())
 }
 
-/// The error of a send to a peer that has closed.
+/// Returns the error of a send to a peer that has closed.
 fn ended(peer: &mut Peer) -> Error {
     wait_for_the_end(peer).unwrap();
     peer.send(b"saved").unwrap_err()
@@ -70,7 +70,7 @@ fn an_error_of_any_type_is_one_of_the_handlers() {
             Err(io::Error::from(io::ErrorKind::NotFound))?
         }),
         served("dtls://127.0.0.1:0", number),
-        // That a message is too long is the handler's fault.
+        // A message that is too long is the handler's fault.
         served("dtls://127.0.0.1:0", |peer: &mut Peer| -> Result<(), Error> {
             Ok(peer.sender().try_send(&[0; 70_000][..])?)
         }),
@@ -191,7 +191,7 @@ fn a_log_line_names_the_error_and_its_causes() {
     tracing_subscriber::fmt().with_ansi(false).with_writer(|| Logger).init();
     let fail = |_: &mut Peer| Err::<(), _>(OrderError(io::Error::other("the disk is full").into()));
     let running = Running::with("udp://127.0.0.1:0", |builder| builder, fail);
-    // One line a second is written; the other tests may take it.
+    // Only one line a second is written, and other tests may use it up.
     let line = until("it is logged", || {
         running.connect().send(b"order").unwrap();
         let log = String::from_utf8(LOG.lock().unwrap().clone()).unwrap();

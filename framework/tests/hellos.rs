@@ -1,4 +1,4 @@
-//! ClientHellos in every packing that RFC 6347 allows: fragments, records and datagrams as the client likes.
+//! ClientHellos in every packing that RFC 6347 allows: any fragments, records and datagrams.
 
 #[path = "support/programs.rs"]
 mod programs;
@@ -18,7 +18,7 @@ use programs::{KEY_HEX, port, run, serve, words};
 use stranger::Stranger;
 use support::{DEADLINE, Running, exchange};
 
-/// xorshift64*: the same numbers in each run.
+/// The generator xorshift64*, which gives the same numbers in each run.
 struct Random(u64);
 
 impl Random {
@@ -30,7 +30,8 @@ impl Random {
     }
 }
 
-/// Cuts a hello into fragments, the first of which reaches through the cookie, and packs them.
+/// Splits a hello into fragments, of which the first contains at least everything up to the cookie, and packs
+/// them.
 fn packed(random: &mut Random, client: &Stranger, number: u16, body: &[u8]) -> Vec<Vec<u8>> {
     const THROUGH_THE_COOKIE: usize = 2 + 32 + 1 + 1 + 32;
     let first = THROUGH_THE_COOKIE + random.below(body.len() - THROUGH_THE_COOKIE + 1);
@@ -44,7 +45,7 @@ fn packed(random: &mut Random, client: &Stranger, number: u16, body: &[u8]) -> V
         cuts.windows(2).map(|cut| client.fragment(number, body, cut[0]..cut[1])).collect();
     let mut datagrams = vec![pieces.remove(0)];
     while !pieces.is_empty() {
-        // Behind the first in any order, some twice.
+        // The others follow the first one in any order, some of them twice.
         let at = random.below(pieces.len());
         let piece = if random.below(5) == 0 { pieces[at].clone() } else { pieces.swap_remove(at) };
         match datagrams.last_mut() {
@@ -60,13 +61,13 @@ fn any_packing_of_a_hello_gets_in() {
     let configure = |builder: peeloff::ServerBuilder| builder.limits(Limits::UNLIMITED);
     let running = Running::echo_with("dtls://127.0.0.1:0", configure);
     let mut random = Random(0x6347);
-    // They stay, so that none gets the port of an earlier one, whose association it would replace.
+    // The peers stay connected, so that none gets the port of an earlier one, whose association it would replace.
     let clients: Vec<_> = (0..150).map(|_| Stranger::new([127, 0, 0, 1], running.address())).collect();
     for (round, client) in clients.iter().enumerate() {
-        // With a post-quantum key share a hello has some 1,800 bytes.
+        // With a post-quantum key share a hello has about 1,800 bytes.
         let padding = [0, 0, 700, 1700, 4000][round % 5];
         let first = client.hello_body(&[], padding);
-        // Of the first hello the first fragment is answered, whatever becomes of the others.
+        // The first fragment of the first hello is answered, whatever happens to the other fragments.
         let whole = client.fragment(0, &first, 0..40.min(first.len()) + random.below(first.len() - 40));
         client.send(&whole);
         let cookie = client.challenged(&whole);
@@ -170,7 +171,7 @@ fn mbed_tls_gets_in_with_a_hello_in_two_records_of_one_datagram() {
 fn fragments_that_are_joined_on_the_way_get_in() {
     let server = serve("dtls://127.0.0.1:0", None, ClientAuth::None, support::echo);
     let stop = AtomicBool::new(false);
-    // The path joins what the client sends within a moment into one datagram.
+    // The path joins the datagrams that the client sends within a moment into one.
     let (near, far) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
     far.connect(format!("127.0.0.1:{}", port(&server))).unwrap();
     for socket in [&near, &far] {

@@ -1,4 +1,4 @@
-//! Other people's clients: OpenSSL, GnuTLS, Mbed TLS; and our own, against every kind of credentials.
+//! Other clients, of OpenSSL, GnuTLS and Mbed TLS, and peeloff's own client, with every kind of credentials.
 
 #[path = "support/programs.rs"]
 mod programs;
@@ -124,7 +124,7 @@ fn a_preshared_key_is_proof_enough() {
     let (found, seen) =
         run("openssl", &s_client(&server, &["-psk_identity", "alice", "-psk", KEY_HEX]), "you are alice");
     assert!(found, "openssl: {seen}");
-    // Not ECDHE-PSK: gnutls-cli 3.7.9 crashes where it prints what such a handshake settled.
+    // ECDHE-PSK is left out: gnutls-cli 3.7.9 crashes when it prints the parameters of such a handshake.
     let priority = "NORMAL:-KX-ALL:+PSK:-VERS-ALL:+VERS-DTLS1.2";
     let psk = ["--pskusername", "alice", "--pskkey", KEY_HEX, "--priority", priority];
     let (found, seen) = run("gnutls-cli", &gnutls(&server, &psk), "you are alice");

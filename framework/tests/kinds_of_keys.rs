@@ -1,4 +1,4 @@
-//! Which kinds of keys a server starts with, and that OpenSSL's client can then use them.
+//! The kinds of keys that a server accepts at its start, and whether OpenSSL's client can use them.
 
 #[path = "support/s_client.rs"]
 mod s_client;
@@ -19,7 +19,7 @@ fn openssl(folder: &Path, arguments: &[&str]) {
     assert!(run.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&run.stderr));
 }
 
-/// A folder of its own.
+/// Makes a temporary folder.
 fn folder() -> PathBuf {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -29,7 +29,7 @@ fn folder() -> PathBuf {
     folder
 }
 
-/// A self-signed certificate for a name, with a key as `openssl genpkey` makes it of these words.
+/// Makes a self-signed certificate for a name, with a key that `openssl genpkey` makes with these arguments.
 fn identity(name: &str, key: &[&str]) -> Identity {
     let folder = folder();
     if key[0] == "DSA" {
@@ -52,7 +52,7 @@ fn start(url: &str, identities: Vec<Identity>) -> Result<Server, StartError> {
     Server::builder().listen(url).credentials(credentials).start(echo)
 }
 
-/// The version that OpenSSL's client speaks with the server, if the line comes back.
+/// Returns the version that OpenSSL's client negotiates with the server, if the line comes back.
 fn version(server: &Server, arguments: &[&str]) -> Option<String> {
     let seen = s_client(&server.addresses()[0], arguments, "hello over there");
     let came_back = seen.contains("\nhello over there\n");
@@ -91,7 +91,7 @@ fn a_server_starts_with_a_key_only_if_clients_can_use_it() {
         {
             match (start(url, vec![identity.clone()]), expected) {
                 (Ok(server), Ok(newest)) => {
-                    // It offers all versions, and the key's curve where clients do not by themselves.
+                    // The client offers all versions, and the key's curve if it does not by default.
                     let groups = groups.map(|group| format!("{group}:P-256:X25519"));
                     let groups: Vec<&str> = groups.iter().flat_map(|groups| ["-groups", groups]).collect();
                     let version = version(&server, &groups);

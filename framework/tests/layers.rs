@@ -1,14 +1,15 @@
-//! Imports between source files form no circle, protocol code does no I/O, and public signatures name no type of another
-//! crate.
+//! Imports between source files form no circle, protocol code does no I/O, and public signatures name no type of
+//! another crate.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::path::Path;
 
-/// The folders of sources that are looked at, each of one crate.
+/// The source folders to check, each of one crate.
 const CRATES: [&str; 3] = ["src", "../servers/src", "../stress/src"];
 
-/// What protocol code must not name: I/O, threads and clocks. Of `crate::sys` only the calls of OpenSSL do no I/O.
+/// What protocol code must not name: I/O, threads and clocks. In `crate::sys`, only the calls of OpenSSL do no
+/// I/O.
 const FORBIDDEN: &str = "crate::net crate::serve crate::drive crate::sys libc socket2 std::fs std::net::Tcp \
     std::net::Udp std::os std::thread std::time::Instant::now std::time::SystemTime";
 const ALLOWED: &str = "crate::sys::ossl";
@@ -18,7 +19,7 @@ type Words = Vec<String>;
 /// The source files of a crate by module path; `crate` alone is `lib.rs`.
 struct Crate(BTreeMap<Words, File>);
 
-/// What a file's code outside tests consists of: names in `use` declarations, each with its path and whether it is
+/// The code of a file outside tests: names in `use` declarations, each with its path and whether it is
 /// re-exported, and everything else.
 #[derive(Default)]
 struct File {
@@ -44,7 +45,7 @@ fn no_imports_form_a_circle() {
     }
 }
 
-/// What users see stands in these files and folders.
+/// The files and folders with public items.
 const PUBLIC: &str = "address admission client config credentials error events handler new_socket observe outbox peer sctp sender server stream testing";
 
 #[test]
@@ -89,7 +90,7 @@ fn protocol_code_names_no_socket_thread_or_clock() {
     }
 }
 
-/// The shortest way along imports from a file back to itself.
+/// Returns the shortest way along imports from a file back to itself.
 fn circle<'a>(
     start: &'a Words,
     imports: &'a BTreeMap<&Words, BTreeMap<Words, String>>,
@@ -135,14 +136,15 @@ impl Crate {
         }
     }
 
-    /// The files that one file imports, each with a path that it names.
+    /// Returns the files that one file imports, each with a path that it names.
     fn imports(&self, module: &Words) -> BTreeMap<Words, String> {
         let homes =
             self.paths(module).into_iter().filter_map(|path| Some((self.home(&path, 0)?, path.join("::"))));
         homes.filter(|(home, _)| home != module).collect()
     }
 
-    /// The absolute paths that a file names. A re-export of a child's item counts only where the code uses it as well.
+    /// Returns the absolute paths that a file names. A re-export of a child's item counts only if the code uses
+    /// the item as well.
     fn paths(&self, module: &Words) -> Vec<Words> {
         let File { uses, tokens } = &self.0[module];
         let imported = uses.iter().map(|(path, name, public)| (self.absolute(module, path), name, public));
@@ -180,7 +182,7 @@ impl Crate {
         }
     }
 
-    /// The file where the item at a path stands, through re-exports; `None` outside this crate.
+    /// Returns the file that defines the item at a path, through re-exports. Returns none outside this crate.
     fn home(&self, path: &[String], depth: usize) -> Option<Words> {
         let len = (1..=path.len()).rev().find(|len| self.0.contains_key(&path[..*len]))?;
         let (module, rest) = path.split_at(len);

@@ -67,7 +67,8 @@ fn a_silent_peer_ends_at_the_idle_deadline_and_an_old_one_at_its_lifetime() {
 
 #[test]
 fn workers_interrupt_nobody_unless_they_are_asked_to() {
-    // Of the calling thread: the 41st field of proc_pid_stat(5), the first two of which end with the name.
+    // The scheduling policy of the calling thread: the 41st field of proc_pid_stat(5), of which the name in
+    // parentheses is the second.
     let policy = || {
         let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
         stat.rsplit(')').next().unwrap().split_whitespace().nth(38).unwrap().parse::<i32>().unwrap()
@@ -155,7 +156,7 @@ fn a_drain_without_end_waits_for_every_handler() {
         "dtls://127.0.0.1:0",
         |builder| builder,
         move |peer: &mut Peer| -> Result<(), Error> {
-            // The drain has begun where there is nothing more to receive.
+            // Once there is nothing more to receive, the drain has begun.
             assert_eq!(peer.recv(&mut [0; 16])?, None);
             peer.send(b"draining")?;
             wait.lock().unwrap().recv_timeout(DEADLINE).unwrap();
@@ -202,7 +203,7 @@ fn a_client_learns_once_that_nothing_listens_and_its_association_lives() {
     drop(socket);
     let mut peer = Client::builder().connect(format!("udp://{place}")).unwrap();
     assert!(!peer.take_unreachable());
-    // The kernel reports the error of one datagram once, to whichever call comes next.
+    // The kernel reports the error of one datagram once, to the next call of any kind.
     let give_up = Instant::now() + DEADLINE;
     while !peer.take_unreachable() {
         assert!(Instant::now() < give_up, "no ICMP error within {DEADLINE:?}");

@@ -22,15 +22,15 @@ use support::{DEADLINE, exchange, quiet_panic, until};
 
 const URLS: [&str; 2] = ["udp://127.0.0.1:0", "dtls://127.0.0.1:0"];
 
-/// Answers what it hears. Some messages are orders.
+/// Echoes messages. Some messages are commands.
 struct Echo {
     ends: Mutex<Notes<EndReason>>,
     threads: Mutex<HashSet<ThreadId>>,
-    /// `block` waits for this.
+    /// The message `block` waits for this.
     released: AtomicBool,
 }
 
-/// What the server has of it.
+/// The server's part of the echo.
 struct Calls(Arc<Echo>);
 
 impl PeerEvents for Calls {
@@ -113,7 +113,7 @@ fn peers_share_a_socket_and_few_threads_and_none_gets_what_is_anothers() {
         let stats = running.server.handle().stats();
         assert_eq!((stats.peers, stats.workers, stats.messages_received), (40, 0, 200), "{url}");
         assert!((2..=6).contains(&stats.loop_threads), "{url}");
-        // On a busy machine spare threads may have been among them.
+        // On a busy machine, spare threads may have been among them.
         assert!(running.echo.threads.lock().unwrap().len() <= 6 + stats.loops_taken_over as usize, "{url}");
     }
 }
@@ -143,7 +143,7 @@ fn a_callback_that_blocks_holds_up_nobody_but_its_own_peer() {
         exchange(&mut other, b"before");
         stuck.send(b"block").unwrap();
         stuck.send(b"count").unwrap();
-        // Its only loop is held up until a spare thread goes on with it.
+        // Its only loop is blocked until a spare thread continues it.
         until("the other thread", || (running.server.handle().stats().loops_taken_over > 0).then_some(()));
         for _ in 0..20 {
             exchange(&mut other, b"meanwhile");
@@ -186,8 +186,8 @@ fn a_message_behind_a_crowd_of_useless_datagrams_is_heard() {
     exchange(&mut client, b"before");
     client.send(b"block").unwrap();
     until("the callback", || (running.server.handle().stats().loops_taken_over > 0).then_some(()));
-    // All of them are there before the first one is read, so that nothing says later that there are more. Records of an
-    // epoch that does not exist, with one byte each.
+    // All of them have arrived before the first one is read, so no later event reports more. They are records
+    // with one byte each, of an epoch that does not exist.
     for _ in 0..200 {
         relay.inject(&[23, 0xfe, 0xfd, 0, 9, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
     }
@@ -286,7 +286,7 @@ fn a_callback_that_never_returns_is_left_behind_by_a_shutdown() {
     assert_eq!((report.peers, report.abandoned), (1, 1));
     assert!(began.elapsed() < DEADLINE);
     running.echo.released.store(true, Ordering::SeqCst);
-    // When it does return, its peer has its last callback, and nothing is left of it.
+    // When the callback does return, its peer gets its last callback, and nothing is left of the peer.
     assert_eq!(running.end(), EndReason::Shutdown);
     until("nobody", || (running.server.handle().stats().peers == 0).then_some(()));
 }

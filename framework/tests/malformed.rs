@@ -1,5 +1,5 @@
-//! Handshakes over TLS that go wrong in every way that a seeded generator thinks of, in the manner of tlsfuzzer:
-//! the server ends each of them in time, keeps nothing of it, and serves an honest peer meanwhile.
+//! TLS handshakes with every mistake that a seeded generator makes, in the manner of tlsfuzzer: the server ends
+//! each of them in time, keeps nothing of it, and serves an honest peer meanwhile.
 
 #[path = "support/child.rs"]
 #[allow(dead_code)]
@@ -17,15 +17,15 @@ use openssl::ssl::{Ssl, SslContext, SslMethod, SslStream, SslVerifyMode, SslVers
 use peeloff::{ServerBuilder, Timeouts};
 use support::{DEADLINE, Running, exchange, scaled};
 
-/// What all choices follow from; a case follows from its number too.
+/// The seed of all choices. Each case also depends on its number.
 const SEED: u64 = 0x8446_5246;
-/// Handshakes with a mistake in one place.
+/// The number of handshakes with a mistake in one place.
 const CASES: u32 = 3000;
-/// Clients at a time. Most of their life is waiting for the server to lose patience.
+/// The number of clients at a time. They spend most of their time waiting for the server's timeout.
 const CLIENTS: u32 = 96;
 /// How long the server waits for a handshake, and for a message.
 const PATIENCE: Duration = Duration::from_millis(400);
-/// How much more memory the server may have after all of them.
+/// By how much the server's memory may have grown after all of them.
 const MORE_MEMORY: u64 = 16 << 20;
 
 const VERSIONS: [SslVersion; 2] = [SslVersion::TLS1_2, SslVersion::TLS1_3];
@@ -34,10 +34,10 @@ const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
 const HANDSHAKE: u8 = 22;
 const APPLICATION_DATA: u8 = 23;
-/// Type, version, length.
+/// The header consists of type, version and length.
 const HEADER: usize = 5;
 
-/// A generator that is good enough for mistakes (SplitMix64).
+/// A simple generator (SplitMix64).
 struct Random(u64);
 
 impl Random {
@@ -67,10 +67,10 @@ fn record(content_type: u8, body: &[u8]) -> Vec<u8> {
     [&[content_type, 3, 3], &len[..], body].concat()
 }
 
-/// What is done to one write of a client's.
+/// A change to one write of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mistake {
-    /// Nothing: it arrives byte by byte, which is no mistake.
+    /// No change: the bytes arrive one by one, which is not a mistake.
     Trickle,
     Truncate,
     FlipBit,
@@ -119,7 +119,7 @@ const MISTAKES: [Mistake; 21] = [
 ];
 
 impl Mistake {
-    /// The bytes that leave instead of these, which begin with a record.
+    /// Returns the bytes to send instead of these, which begin with a record.
     fn make(self, bytes: &[u8], random: &mut Random) -> Vec<u8> {
         let mut out = bytes.to_vec();
         let at = random.below(out.len());
@@ -166,7 +166,7 @@ impl Mistake {
                 out = [record(content_type, &[]).repeat(1 + random.below(1000)), out].concat();
             }
             Self::WarningAlerts => {
-                // user_canceled, no_renegotiation, unrecognized_name, one that nobody knows.
+                // The alerts are user_canceled, no_renegotiation, unrecognized_name, and an unknown one.
                 let alert = record(ALERT, &[1, random.pick(&[90, 100, 112, 200])]);
                 out = [alert.repeat(1 + random.below(1000)), out].concat();
             }
@@ -193,7 +193,7 @@ impl Mistake {
     }
 }
 
-/// Where the records of a client's write begin.
+/// Returns where the records of a client's write begin.
 fn starts(bytes: &[u8]) -> Vec<usize> {
     let (mut starts, mut at) = (Vec::new(), 0);
     while at + HEADER <= bytes.len() {
@@ -203,23 +203,23 @@ fn starts(bytes: &[u8]) -> Vec<usize> {
     starts
 }
 
-/// What a client does once the mistake is made.
+/// What a client does after the mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum After {
-    /// It goes on as if nothing were wrong.
+    /// The client continues as if nothing were wrong.
     GoOn,
-    /// It says nothing more.
+    /// The client sends nothing more.
     Silence,
-    /// It says that it says nothing more.
+    /// The client closes its sending side.
     HalfClose,
-    /// It resets.
+    /// The client resets the connection.
     Reset,
 }
 
 /// A socket that makes one mistake.
 struct Mistaken {
     socket: TcpStream,
-    /// Writes until then.
+    /// The number of writes before the mistake.
     left: usize,
     mistake: Mistake,
     after: After,
@@ -245,7 +245,7 @@ impl Write for Mistaken {
         self.left = usize::MAX;
         let out = self.mistake.make(bytes, &mut self.random);
         let piece = if self.mistake == Mistake::Trickle { 1 } else { 100_000 };
-        // A server that has had enough may be gone before it has everything.
+        // A server that has given up may close before it has received everything.
         for piece in out.chunks(piece) {
             if self.socket.write_all(piece).is_err() {
                 break;
@@ -286,7 +286,7 @@ fn client<S: Read + Write>(stream: S, version: SslVersion) -> SslStream<S> {
     SslStream::new(ssl, stream).unwrap()
 }
 
-/// Waits for the server to end the connection.
+/// Waits until the server has ended the connection.
 fn expect_end(mut socket: TcpStream, what: &str) {
     loop {
         match socket.read(&mut [0; 4096]) {
@@ -300,10 +300,11 @@ fn expect_end(mut socket: TcpStream, what: &str) {
     }
 }
 
-/// A handshake, a message and a goodbye, with a mistake in one place. Whether the message came back.
+/// Runs a handshake, a message and a close_notify, with a mistake in one place. Returns whether the message came
+/// back.
 fn play(server: SocketAddr, number: u32) -> bool {
     let mut random = Random::of_case(number);
-    // All mistakes, versions and places in turn; the rest by chance.
+    // Mistakes, versions and places take turns; the rest is random.
     let number = number as usize;
     let mistake = MISTAKES[number % MISTAKES.len()];
     let version = VERSIONS[number / MISTAKES.len() % 2];
@@ -320,7 +321,7 @@ fn play(server: SocketAddr, number: u32) -> bool {
         && stream.write_all(b"hello").is_ok()
         && stream.read_exact(&mut back).is_ok();
     let said_goodbye = talked && stream.shutdown().is_ok();
-    // On a busy machine even what is no mistake may take longer than the server waits.
+    // On a busy machine even a handshake without a mistake may take longer than the server's timeout.
     let in_time = began.elapsed() < PATIENCE;
     assert!(said_goodbye || mistake != Mistake::Trickle || !in_time, "{what}");
     if after == After::Reset {
@@ -331,7 +332,7 @@ fn play(server: SocketAddr, number: u32) -> bool {
     talked
 }
 
-/// The first write of a client.
+/// Returns the first write of a client.
 fn hello(version: SslVersion) -> Vec<u8> {
     struct Recorder(Vec<u8>);
     impl Read for Recorder {
@@ -357,7 +358,7 @@ fn hello(version: SslVersion) -> Vec<u8> {
 fn thousands_of_malformed_handshakes_leave_nothing_behind_and_disturb_nobody() {
     let mut child = Child::start("the_server_of_malformed_handshakes");
     let server = child.address();
-    // The first ones pay for what is made once.
+    // The first handshakes allocate what is allocated only once.
     run(server, 0, CASES / 10);
     child.until("they are gone", |stats| (stats.get("peers"), stats.get("workers")) == (0, 0));
     let mut honest = child.connect();
@@ -383,7 +384,7 @@ fn thousands_of_malformed_handshakes_leave_nothing_behind_and_disturb_nobody() {
     assert!(talked > u64::from(scaled(100)), "no more than {talked} mistakes are none");
     assert!(exchanges > 10, "the honest peer was served {exchanges} times only");
 
-    // Loops have no worker.
+    // Loops have no workers.
     let workers = u64::from(!support::COMBINATION.loops);
     let alone = |stats: &child::Numbers| (stats.get("peers"), stats.get("workers")) == (1, workers);
     let stats = child.until("all are gone", alone);
@@ -397,7 +398,7 @@ fn thousands_of_malformed_handshakes_leave_nothing_behind_and_disturb_nobody() {
     exchange(&mut child.connect(), b"and after");
 }
 
-/// Sets when dropped, so that a failure elsewhere ends the wait too.
+/// Sets the flag when dropped, so that a failure elsewhere ends the wait too.
 struct SetOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {
@@ -406,7 +407,7 @@ impl Drop for SetOnDrop<'_> {
     }
 }
 
-/// Plays these cases; in how many of them a message came back.
+/// Runs these cases. Returns the number of cases in which a message came back.
 fn run(server: SocketAddr, first: u32, end: u32) -> u64 {
     let talked = AtomicU64::new(0);
     thread::scope(|scope| {
@@ -422,7 +423,7 @@ fn run(server: SocketAddr, first: u32, end: u32) -> u64 {
     talked.into_inner()
 }
 
-/// Each hello, cut at each length, and the end.
+/// Sends each hello, cut at each length, and closes the connection.
 fn truncate_hellos(server: SocketAddr) {
     for version in VERSIONS {
         let hello = hello(version);

@@ -1,4 +1,5 @@
-//! Metrics tell listeners apart, say how long things take, and whether a server gets on and takes new peers.
+//! Metrics distinguish listeners, report durations, and show whether a server makes progress and accepts new
+//! peers.
 
 mod support;
 
@@ -15,7 +16,7 @@ use peeloff::{
 };
 use support::{DEADLINE, Running, exchange, until};
 
-/// How long a thread has to be busy for these tests to say that it is held up.
+/// How long a thread must be busy until these tests count it as blocked.
 const HELD_UP: Duration = Duration::from_millis(500);
 
 fn of<'a>(metrics: &'a Metrics, scheme: &str) -> &'a ListenerMetrics {
@@ -30,7 +31,7 @@ fn numbers_and_times_are_told_apart_by_listener_and_add_up() {
     for (messages, address) in running.server.addresses().iter().enumerate() {
         let mut client = running.client().connect(address).unwrap();
         (0..=messages).for_each(|_| exchange(&mut client, b"four"));
-        // A plain UDP peer says no goodbye.
+        // A plain UDP peer sends no close.
         client.close();
     }
     running.until("three of four have left", |stats| stats.peers == 1);
@@ -45,7 +46,7 @@ fn numbers_and_times_are_told_apart_by_listener_and_add_up() {
         assert_eq!((stats.received_bytes, stats.sent_bytes), (4 * messages, 4 * messages), "{scheme}");
         assert_eq!((stats.workers, stats.loop_threads), (0, 0), "those belong to no listener");
         assert_eq!(listener.start_delay.count(), 1, "{scheme}");
-        // The first message is timed once its handler asks for the next.
+        // The time of the first message is recorded when its handler asks for the next one.
         assert_eq!(listener.handler.count(), 1, "{scheme}");
         assert_eq!(listener.handshake.count(), stats.handshakes, "{scheme}");
         assert_eq!(stats.handshakes, u64::from(listener.address.scheme.is_secure()), "{scheme}");
@@ -141,7 +142,8 @@ fn families_have_names_units_and_labels_of_the_conventions_and_each_number_once(
     );
 }
 
-/// As a handler it waits in `admit`, on the dispatcher thread, as callbacks in that for a message, until it is released.
+/// As a handler it waits in `admit`, on the dispatcher thread. As callbacks it waits in the callback for a
+/// message. Both wait until they are released.
 #[derive(Clone)]
 struct Blocks {
     released: Arc<AtomicBool>,
@@ -232,7 +234,7 @@ fn a_server_is_ready_while_it_is_below_its_limits_and_does_not_shut_down() {
 
 #[test]
 fn a_server_without_descriptors_is_not_ready() {
-    // In a process of its own, because limits are those of a process.
+    // The test runs in a process of its own, because limits apply to a process.
     if std::env::var_os("PEELOFF_TEST_TAKES_DESCRIPTORS").is_none() {
         let name = "a_server_without_descriptors_is_not_ready";
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());

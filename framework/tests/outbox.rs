@@ -1,4 +1,4 @@
-//! One message to many peers: from one buffer, on one thread.
+//! One message to many peers: sent from one buffer, on one thread.
 
 mod support;
 
@@ -10,11 +10,12 @@ use support::{DEADLINE, Running, echo, exchange, until};
 
 const PEERS: usize = 40;
 
-/// How often the worker threads of this server were put to sleep, by thread; `None` while one is awake.
+/// Returns how often the worker threads of this server were put to sleep, by thread. Returns none while a worker
+/// is running.
 fn sleeps() -> Option<Vec<(String, u64)>> {
     let mut found = Vec::new();
     for task in std::fs::read_dir("/proc/self/task").unwrap().map(Result::unwrap) {
-        // A thread may be gone by now.
+        // The thread may have ended by now.
         let Ok(name) = std::fs::read_to_string(task.path().join("comm")) else { continue };
         let Ok(status) = std::fs::read_to_string(task.path().join("status")) else { continue };
         let switches = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
@@ -29,7 +30,7 @@ fn sleeps() -> Option<Vec<(String, u64)>> {
     Some(found)
 }
 
-/// All of them in one test: another one's workers would be counted too.
+/// All checks are in one test, because workers of other tests would be counted too.
 #[test]
 fn a_broadcast_shares_its_buffer_and_wakes_no_worker() {
     for url in ["udp://127.0.0.1:0", "dtls://127.0.0.1:0", "tcp://127.0.0.1:0", "tls://127.0.0.1:0"] {

@@ -1,4 +1,5 @@
-//! Listeners that the user made and bound: every scheme is served on them, and what cannot be served is refused.
+//! Listeners that the user has made and bound: every scheme is served on them, and unsuitable sockets are
+//! refused.
 
 mod support;
 
@@ -41,7 +42,7 @@ fn address_of(socket: &OwnedFd) -> SocketAddr {
     SockRef::from(socket).local_addr().unwrap().as_socket().unwrap()
 }
 
-/// Several peers, who are all served from the address that they asked.
+/// Connects several peers, which must all be served from the address that they used.
 fn talk(running: &Running, host: &str) {
     let url = format!("{}://{host}:{}", running.url().scheme, running.url().port);
     // The certificate is for localhost and its usual addresses.
@@ -76,7 +77,7 @@ fn a_wildcard_that_the_user_bound_serves_every_address() {
         let running = serve(scheme, socket(scheme, "0.0.0.0:0"));
         talk(&running, "127.0.0.1");
         talk(&running, "127.0.0.5");
-        // This one is dual-stack, as Linux makes them.
+        // This socket is dual-stack, which is Linux's default.
         let running = serve(scheme, socket(scheme, "[::]:0"));
         talk(&running, "[::1]");
         talk(&running, "127.0.0.5");
@@ -89,7 +90,7 @@ fn an_address_that_routing_would_not_choose_is_served_on_a_socket_that_the_user_
         let running = serve(scheme, socket(scheme, "127.0.0.5:0"));
         talk(&running, "127.0.0.5");
         let stats = running.stats();
-        // Nothing can be done about the group of a socket that is bound.
+        // The SO_REUSEPORT group of a bound socket cannot be changed.
         assert_eq!((stats.children_unguarded, stats.strays_lost), (5, 0), "{stats:?}");
     }
 }
@@ -112,7 +113,7 @@ fn a_socket_that_others_share_by_reuseport_is_served_and_leaves_them_their_part(
     for peer in &peers {
         peer.send_to(b"hello", address).unwrap();
     }
-    // The kernel's hash has given some of them to either; that all of 64 go to one is out of the question.
+    // The kernel's hash gives some of them to each socket; it is practically impossible that all 64 go to one.
     let mut elsewhere = 0;
     while theirs.recv_from(&mut [0; 8]).is_ok() {
         elsewhere += 1;
@@ -184,7 +185,7 @@ fn the_socket_is_closed_when_the_server_shuts_down() {
     for scheme in [Scheme::Udp, Scheme::Tcp] {
         let socket = socket(scheme, "127.0.0.1:0");
         let address = address_of(&socket);
-        // As a socket that a parent left to this process is taken.
+        // This is how a socket that a parent has left to this process is taken.
         let taken = inherited_descriptor(socket.as_raw_fd()).unwrap();
         drop(socket);
         let running = serve(scheme, taken);
@@ -267,7 +268,7 @@ fn a_socket_that_is_no_listener_is_refused() {
     assert_refused(Scheme::Udp, socket, "make one of AF_INET");
 }
 
-/// Starts the ignored test below with this command in front of it, and a socket as its standard input.
+/// Runs the ignored test below under this command, with a socket as its standard input.
 fn refusal_under(command: &[&str], socket: OwnedFd) -> String {
     let output = Command::new(command[0])
         .args(&command[1..])
@@ -297,7 +298,7 @@ fn a_udp_socket_of_another_network_is_refused() {
 
 #[test]
 fn a_udp_socket_whose_port_its_peers_may_not_share_is_refused() {
-    // Some privileged port is free on an address that nothing else uses.
+    // Some privileged port is free at an address that no other test uses.
     let mut free = (1..1024).filter_map(|port| UdpSocket::bind(("127.0.0.77", port)).ok());
     let socket = free.next().expect("a privileged port");
     let without = ["setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service"];
@@ -336,7 +337,7 @@ fn an_sctp_association_that_came_before_the_start_is_served() {
     socket.listen(8).unwrap();
     let client = sctp::Socket::one_to_one(false).unwrap();
     client.set_read_timeout(Some(DEADLINE)).unwrap();
-    // One that says nothing first: no message tells of it.
+    // This peer sends nothing first, so no message announces it.
     client.connect(&[socket.local_addr().unwrap()]).unwrap();
     let running = serve_with(Scheme::Sctp, socket, greet as fn(&mut Peer) -> _);
     let mut answer = [0; 16];

@@ -1,4 +1,4 @@
-//! Properties of the pure parts, on seeded random input: the same input in every run.
+//! Properties of the pure parts on seeded random input: the input is the same in every run.
 
 mod fuzz_bodies;
 
@@ -25,14 +25,14 @@ fn seeded(cases: u32) -> ProptestConfig {
     }
 }
 
-/// A record with a DTLS 1.2 header.
+/// Makes a record with a DTLS 1.2 header.
 fn record(content_type: u8, epoch: u16, sequence: u64, body: &[u8]) -> Vec<u8> {
     let header = [content_type, 0xfe, 0xfd];
     let sequence = sequence.to_be_bytes();
     [&header, &epoch.to_be_bytes()[..], &sequence[2..], &(body.len() as u16).to_be_bytes(), body].concat()
 }
 
-/// Everything that a ClientHello says.
+/// The content of a ClientHello.
 #[derive(Clone, Debug)]
 struct Hello {
     record_sequence: u64,
@@ -71,7 +71,7 @@ impl Hello {
         })
     }
 
-    /// The message's body up to and including the cookie.
+    /// Returns the message's body up to and including the cookie.
     fn front(&self) -> Vec<u8> {
         let mut bytes = vec![0xfe, self.client_version];
         bytes.extend(self.random);
@@ -95,7 +95,7 @@ impl Hello {
         bytes
     }
 
-    /// A datagram with the first `len` bytes of the message as a fragment.
+    /// Makes a datagram with the first `len` bytes of the message as a fragment.
     fn first_fragment(&self, len: usize) -> Vec<u8> {
         let message = self.message();
         let u24 = |value: usize| (value as u32).to_be_bytes();
@@ -226,7 +226,7 @@ proptest! {
     }
 }
 
-/// Datagrams of records that are mostly plausible: types, epochs and lengths around the edges, some cut
+/// Makes datagrams of mostly plausible records: types, epochs and lengths near the limits, some of them cut
 /// short.
 fn plausible_datagram() -> impl Strategy<Value = Vec<u8>> {
     let content_type = prop_oneof![8 => 20_u8..=23, 1 => any::<u8>()];
@@ -257,7 +257,7 @@ proptest! {
     fn only_what_the_peer_sealed_is_authentic(
         start in any::<[u8; 3]>(), untouched in 0..100_usize, overlay in vec(any::<u8>(), 0..100),
     ) {
-        // Zeroes leave the record as it is, up to where the overlay begins.
+        // Zeroes leave the record unchanged up to where the overlay begins.
         fuzz_bodies::record_layer(&[&start[..], &vec![0; untouched], &overlay].concat());
     }
 
@@ -285,12 +285,12 @@ proptest! {
     }
 }
 
-/// What peers send as lines, with many ends in it.
+/// Makes text with many line ends, as peers may send it.
 fn text() -> impl Strategy<Value = Vec<u8>> {
     vec(prop_oneof![4 => any::<u8>(), 2 => Just(b'\n'), 1 => Just(b'\r')], 0..400)
 }
 
-/// Messages with their length in front, some of which lie about it.
+/// Makes messages with their length in front; some lengths are wrong.
 fn prefixed() -> impl Strategy<Value = Vec<u8>> {
     let lie = prop_oneof![8 => Just(0_i64), 1 => -3_i64..4, 1 => any::<u32>().prop_map(i64::from)];
     let message = (vec(any::<u8>(), 0..60), lie).prop_map(|(message, lie)| {
@@ -319,7 +319,7 @@ proptest! {
         let framing = if lines { Framing::Lines } else { Framing::LengthPrefixed };
         let mut frames = Frames::new(framing, 200).unwrap();
         let (mut stream, mut found) = (Vec::new(), Vec::new());
-        // What a line can carry.
+        // Returns whether a line can carry the message.
         let carried = |message: &Vec<u8>| !lines || !message.iter().any(|byte| b"\r\n".contains(byte));
         let messages: Vec<Vec<u8>> = messages.into_iter().filter(carried).collect();
         for message in &messages {
@@ -353,7 +353,7 @@ proptest! {
     }
 }
 
-/// A step in the life of a server with a few addresses on either side.
+/// A step in the life of a server with a few addresses on both sides.
 #[derive(Clone, Debug)]
 enum Step {
     Admit { local: u8, peer: [u8; 3], later: u16 },
@@ -369,7 +369,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     vec(prop_oneof![3 => admit, 1 => any::<prop::sample::Index>().prop_map(Step::Release)], 0..120)
 }
 
-/// A local address, and a peer that may be on loopback.
+/// Returns a local address, and a peer that may be on loopback.
 fn pair(local: u8, [network, host, port]: [u8; 3]) -> (SocketAddr, SocketAddr) {
     let first = if network == 2 { 127 } else { 10 };
     (([192, 0, 2, local], 5).into(), ([first, 0, network, host], port.into()).into())
@@ -490,9 +490,9 @@ fn the_fuzz_targets_hold_on_mutated_input() {
     let last_flight =
         [record(22, 0, 2, &[16; 60]), record(20, 0, 3, &[1]), record(22, 1, 0, &[0; 48])].concat();
     let data = [record(23, 1, 1, &[0; 24]), record(23, 1, 2, &[0; 100]), record(21, 1, 3, &[0; 26])].concat();
-    // SOL_IP, IP_PKTINFO as the kernel lays it out on 64 bits.
+    // IP_PKTINFO of level SOL_IP in the kernel's layout on 64-bit systems.
     let control = [&28_u64.to_ne_bytes()[..], &0_u32.to_ne_bytes(), &8_u32.to_ne_bytes(), &[0; 16]].concat();
-    // IPPROTO_SCTP, SCTP_RCVINFO and SCTP_NXTINFO.
+    // SCTP_RCVINFO and SCTP_NXTINFO of level IPPROTO_SCTP.
     let message = |kind: u32, data: &[u8]| {
         let len = 16 + data.len() as u64;
         [&len.to_ne_bytes()[..], &132_u32.to_ne_bytes(), &kind.to_ne_bytes(), data].concat()

@@ -1,4 +1,4 @@
-//! Peers behind a proxy, which says who they are.
+//! Peers behind a proxy, which reports their addresses.
 
 mod support;
 
@@ -11,7 +11,7 @@ use support::{DEADLINE, Running, echo};
 
 const BOTH: [&str; 2] = ["tcp://127.0.0.1:0", "tls://127.0.0.1:0"];
 
-/// A connection in clear that fails rather than hang.
+/// Makes a connection in clear that fails after a timeout instead of hanging.
 fn connect(running: &Running) -> TcpStream {
     connect_to(running.address())
 }
@@ -39,11 +39,11 @@ impl PeerHandler for Picky {
     }
 }
 
-/// A header for a peer with this last octet.
+/// Makes a header for a peer whose address ends with this octet.
 fn header(last: u8) -> Vec<u8> {
     let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x10".to_vec();
     header.extend_from_slice(&[192, 0, 2, last, 198, 51, 100, 1, 0x10, 0, 0x11, 0x51]);
-    // A value of type NOOP, to be passed over.
+    // The header has a value of type NOOP, which must be skipped.
     header.extend_from_slice(&[4, 0, 1, 0]);
     header
 }
@@ -63,11 +63,11 @@ fn a_proxy_says_who_is_behind_it() {
     let running = proxied(BOTH[0], limits);
     let open = |last: u8| {
         let mut stream = connect(&running);
-        // However it is cut.
+        // The header arrives in several pieces.
         for piece in header(last).chunks(5) {
             stream.write_all(piece).unwrap();
         }
-        // Who is refused may have been reset by now.
+        // A refused connection may have been reset by now.
         let _ = stream.write_all(b"hello");
         let mut answer = [0; 64];
         let len = stream.read(&mut answer).unwrap_or(0);
@@ -75,7 +75,7 @@ fn a_proxy_says_who_is_behind_it() {
     };
     let (_first, answer) = open(1);
     assert!(answer.starts_with("192.0.2.1:4096 198.51.100.1:4433\n"), "{answer}");
-    // The limits are asked about those behind the proxy, and so is the handler.
+    // The limits and the handler are applied to the peers behind the proxy.
     let (second, _) = open(1);
     assert_eq!(open(1).1, "");
     let (_other, answer) = open(2);
@@ -139,7 +139,7 @@ fn half_headers_take_no_place_of_another_listener_nor_of_a_handshake() {
         .listen_proxied(BOTH[1]);
     let running = Running { server: builder.start(Picky).unwrap(), trust };
     let [tcp, tls] = [1, 2].map(|index| running.server.addresses()[index].resolve().unwrap()[0]);
-    // One of another proxied listener, older than all the others.
+    // This connection to another proxied listener is older than all the others.
     let mut other = connect_to(tls);
     other.write_all(&header(7)[..8]).unwrap();
     running.until("it waits", |stats| stats.awaiting_header == 1);
@@ -156,7 +156,7 @@ fn half_headers_take_no_place_of_another_listener_nor_of_a_handshake() {
     for mut peer in (0..20).map(|_| running.connect()) {
         assert!(peer.recv_timeout(&mut [0; 64], DEADLINE).unwrap().is_some());
     }
-    // Nor is it in the way of those behind an honest proxy.
+    // The header does not keep peers behind an honest proxy waiting either.
     other.write_all(&header(7)[8..]).unwrap();
     let mut context = openssl::ssl::SslConnector::builder(openssl::ssl::SslMethod::tls()).unwrap();
     context.set_verify(openssl::ssl::SslVerifyMode::NONE);

@@ -1,5 +1,5 @@
-//! Secured peers that say nothing for a while: their threads give memory back, among it what messages are read to, wait
-//! without it, and hear everything all the same.
+//! Secured peers that send nothing for a while: their threads release memory, including the read buffer, wait
+//! without it, and still receive everything.
 
 #[path = "support/relay.rs"]
 #[allow(dead_code)]
@@ -14,7 +14,8 @@ use peeloff::{Address, EndKind, EndReason, Error, Peer, Scheme};
 use relay::Relay;
 use support::{COMBINATION, DEADLINE, Running, exchange, until};
 
-/// Peers with a socket of their own. The thread of another one always waits in the same system call.
+/// Schemes whose peers have sockets of their own. The thread of any other peer always waits in the same system
+/// call.
 fn with_sockets() -> &'static [&'static str] {
     if COMBINATION.shares() { &["tls://127.0.0.1:0"] } else { &["dtls://127.0.0.1:0", "tls://127.0.0.1:0"] }
 }
@@ -23,15 +24,15 @@ fn with_sockets() -> &'static [&'static str] {
 struct Worker(String);
 
 impl Worker {
-    /// The system call that it blocks in.
+    /// Returns the system call that the thread blocks in.
     fn waits_in(&self) -> Option<u64> {
         let blocked = fs::read_to_string(format!("/proc/self/task/{}/syscall", self.0)).unwrap();
-        // "running", or the number and its arguments.
+        // The file contains "running", or the number and its arguments.
         blocked.split(' ').next()?.parse().ok()
     }
 }
 
-/// An echo server whose handlers say on which thread they are.
+/// Starts an echo server whose handlers report their threads.
 fn start(url: &str) -> (Running, Receiver<Worker>) {
     let (tell, told) = unbounded();
     let handler = move |peer: &mut Peer| -> Result<(), Error> {
@@ -42,7 +43,7 @@ fn start(url: &str) -> (Running, Receiver<Worker>) {
     (Running::with(url, |builder| builder, handler), told)
 }
 
-/// A peer that has talked and is quiet by now.
+/// Returns a peer that has exchanged messages and is quiet by now.
 fn quiet_peer(running: &Running, workers: &Receiver<Worker>) -> (Peer, Worker) {
     let mut client = running.connect();
     let worker = workers.recv_timeout(DEADLINE).unwrap();
@@ -84,7 +85,7 @@ fn others_reach_the_thread_of_a_quiet_peer() {
         running.until("the association ends", |stats| stats.ended(EndKind::ClosedByUs) == 1);
 
         assert!(matches!(drained.recv_deadline(&mut buffer, until_quiet), Err(Error::TimedOut)));
-        // No grace is needed by who has nothing to finish.
+        // A peer that has nothing to finish needs no grace period.
         let report = running.handle().shutdown(DEADLINE);
         assert_eq!(drained.recv_timeout(&mut buffer, DEADLINE).unwrap(), None, "{url}");
         assert_eq!(drained.end_reason(), Some(&EndReason::ClosedByPeer), "{url}");
@@ -103,7 +104,7 @@ fn an_empty_datagram_is_not_the_end_of_a_peer() {
         running.until("the datagram is seen", |stats| stats.records_dropped == round);
         exchange(&mut client, b"still here");
     }
-    // Nor is what stands in for a shutdown: the thread still waits in reads.
+    // The empty datagram does not change how the thread waits either: it still waits in reads.
     let reads = until("a read", || worker.waits_in());
     exchange(&mut client, b"and still");
     assert_eq!(until("a read", || worker.waits_in()), reads);

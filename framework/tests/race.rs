@@ -1,4 +1,4 @@
-//! Nobody gets what was sent to somebody else, however many peers come at once.
+//! No peer receives a message for another one, however many peers connect at the same time.
 
 mod support;
 
@@ -11,20 +11,21 @@ use std::time::Instant;
 use peeloff::{Admission, EndKind, HandlerError, Incoming, Peer, PeerHandler, Refusal, Stats};
 use support::{COMBINATION, DEADLINE, Running, SLOWNESS, exchange, scaled};
 
-/// Threads that make clients, and the clients that each has at once.
+/// The number of threads that make clients, and the number of clients that each has at the same time.
 const CLIENT_THREADS: usize = 4;
 const AT_ONCE: usize = 32;
 
-/// Sockets of each thread that the server refuses, again and again.
+/// The number of sockets of each thread that the server refuses, again and again.
 const STRANGERS: usize = 8;
-/// Datagrams of strangers for each client.
+/// The number of refused datagrams for each client.
 const STRANGE: usize = 2;
 
-/// Peers of each thread that stay to the end, and what each sends for every lot of clients.
+/// The number of peers of each thread that stay to the end, and of messages that each sends for every batch of
+/// clients.
 const RESIDENTS: usize = 4;
 const RESIDENT_MESSAGES: usize = 8;
 
-/// Second octets of the addresses; those of clients are below.
+/// The second octets of the addresses; those of clients are lower.
 const STRANGER_NET: u8 = 200;
 const RESIDENT_NET: u8 = 201;
 
@@ -35,7 +36,7 @@ fn a_port_that_is_in_use_on_another_address_is_in_no_peers_way() {
     }
     for url in ["udp://127.0.0.1:0", "dtls://127.0.0.1:0"] {
         let running = Running::echo(url);
-        // The wildcard address, which children are bound to first, is not free with this.
+        // This occupies the port on the wildcard address, to which children are bound first.
         let _other = UdpSocket::bind(("127.0.0.9", running.address().port())).unwrap();
         exchange(&mut running.connect(), b"x");
         let stats = running.stats();
@@ -46,10 +47,11 @@ fn a_port_that_is_in_use_on_another_address_is_in_no_peers_way() {
 #[test]
 fn sixty_thousand_children_of_a_specific_address_get_what_is_theirs() {
     let stats = make_children("udp://127.0.0.1:0", &[Ipv4Addr::LOCALHOST], scaled(60_000));
-    // Now and then the port is in use on the address of a client, here or in another test.
+    // Occasionally the port is in use on the address of a client, by this or another test.
     assert!(stats.children_by_wildcard > stats.opened * 5 / 6, "{stats:?}");
-    // The wildcard recipe lets slip only what comes in the instant between two stores of connect(2), which are further apart where
-    // the processor is stopped between them, as an emulated one is more often.
+    // With the wildcard recipe, a child can receive a foreign datagram only in the instant between two stores of
+    // connect(2). The instant is longer if the processor is stopped between them, which happens more often to an
+    // emulated one.
     let slipped = stats.opened / if *SLOWNESS > 1 { 200 } else { 5000 };
     assert!(stats.strays <= slipped || stats.children_by_group > 0, "{stats:?}");
 }
@@ -66,18 +68,18 @@ fn twenty_thousand_children_of_the_wildcard_address_get_what_is_theirs() {
     let stats = make_children("udp://0.0.0.0:0", &asked, scaled(20_000));
     assert!(stats.children_by_wildcard > 0 && stats.children_by_group > 0, "{stats:?}");
     assert_eq!(stats.children_by_wildcard + stats.children_by_group, stats.opened);
-    // One anchor for each address that was asked.
+    // There is one anchor for each address that was used.
     assert_eq!(stats.listeners, 4);
 }
 
-/// A message: the sender's address and port, and whether the server is to end the association.
+/// Makes a message with the sender's address and port, and whether the server must end the association.
 fn message(from: SocketAddrV4, last: bool) -> [u8; 7] {
     let [a, b, c, d] = from.ip().octets();
     let [high, low] = from.port().to_be_bytes();
     [a, b, c, d, high, low, last.into()]
 }
 
-/// Echoes what carries its sender's address, and counts what does not.
+/// Echoes messages that contain their sender's address, and counts those that do not.
 struct Tagged {
     crossed: Arc<AtomicU64>,
 }
@@ -109,7 +111,7 @@ impl PeerHandler for Tagged {
     }
 }
 
-/// Has so many peers come and go, asking these addresses in turn, while others send too.
+/// Lets this many peers connect and disconnect, to these addresses in turn, while others send too.
 fn make_children(listen: &str, asked: &[Ipv4Addr], children: u32) -> Stats {
     let children = children as usize;
     let crossed = Arc::new(AtomicU64::new(0));
@@ -117,9 +119,9 @@ fn make_children(listen: &str, asked: &[Ipv4Addr], children: u32) -> Stats {
     let running = Running::with(listen, |builder| builder, handler);
     let port = running.address().port();
     let asked: Vec<SocketAddrV4> = asked.iter().map(|&ip| SocketAddrV4::new(ip, port)).collect();
-    // Each address gets its anchor first. While one has none, the kernel's look-up of the wildcard listener may
-    // stand on a child that is just being connected elsewhere, and end there: one datagram in a hundred
-    // thousand is answered with "port unreachable".
+    // Each address gets its anchor first. Without one, the kernel's look-up of the wildcard listener may reach a
+    // child that is being connected elsewhere, and end there: about one datagram in a hundred thousand is
+    // answered with "port unreachable".
     for (number, server) in asked.iter().enumerate() {
         let (first, from) = socket(Ipv4Addr::new(127, RESIDENT_NET, CLIENT_THREADS as u8, number as u8 + 1));
         first.connect(server).unwrap();
@@ -150,9 +152,9 @@ fn make_children(listen: &str, asked: &[Ipv4Addr], children: u32) -> Stats {
     stats
 }
 
-/// One thread's peers, each from an address that nobody had before: nothing is sent to a socket that
-/// is just being closed. All that is under way at a time fits into a listener's queue, so nothing may
-/// be lost. Returns how many datagrams of strangers there were.
+/// Runs one thread's peers, each from an address that no peer has had before, so nothing is sent to a socket that
+/// is being closed. Everything in flight fits into a listener's queue, so nothing may be lost. Returns how many
+/// refused datagrams there were.
 fn come_and_go(thread: u8, children: usize, asked: &[SocketAddrV4]) -> u64 {
     let strangers: Vec<_> = (0..STRANGERS)
         .map(|number| socket(Ipv4Addr::new(127, STRANGER_NET, thread, number as u8 + 1)))
@@ -196,7 +198,7 @@ fn come_and_go(thread: u8, children: usize, asked: &[SocketAddrV4]) -> u64 {
     strange as u64
 }
 
-/// A socket on this address and a port of the kernel's choice.
+/// Makes a socket on this address at a port that the kernel picks.
 fn socket(ip: Ipv4Addr) -> (UdpSocket, SocketAddrV4) {
     let socket = UdpSocket::bind((ip, 0)).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();

@@ -1,4 +1,5 @@
-//! Keys without certificates (RFC 7250), with an OpenSSL that has them: scripts/test runs this program again with one.
+//! Keys without certificates (RFC 7250), with an OpenSSL that supports them: scripts/test runs this program again
+//! with one.
 
 #[path = "support/s_client.rs"]
 mod s_client;
@@ -65,12 +66,12 @@ fn each_side_knows_the_other_by_its_key() {
             exchange(&mut peer, b"hello");
             peer.close();
         }
-        // Another key, none, and a server with another key than was said.
+        // Refused are another key, no key, and a server with another key than the expected one.
         assert!(!is_served(client.clone().identity(strange.clone()).connect(address)), "{url}");
         assert!(!is_served(client.connect(address)), "{url}");
         let misled = Client::builder().raw_public_key(key(&strange)).identity(theirs.clone());
         assert!(!is_served(misled.connect(address)), "{url}");
-        // A certificate of the authority is as good.
+        // A certificate of the authority is accepted as well.
         let certified = authority.issue("client", &p256());
         let mut both =
             Client::builder().danger_accept_any_certificate().identity(certified).connect(address).unwrap();
@@ -109,7 +110,7 @@ fn a_file_without_a_key_is_named() {
 fn a_certificate_around_the_key_is_not_the_key() {
     let identity = Identity::self_signed().unwrap();
     for url in BOTH {
-        // This server shows no bare keys.
+        // This server does not offer bare keys.
         let server = start(url, Credentials::new().identity(identity.clone())).unwrap();
         let client = Client::builder().raw_public_key(PublicKey::of(&identity).unwrap());
         assert!(!is_served(client.connect(&server.addresses()[0])), "{url}");

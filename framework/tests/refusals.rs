@@ -1,4 +1,5 @@
-//! DTLS clients that a server turns away: they are told at once, by an alert, and open nothing by trying the same hello again.
+//! DTLS clients that a server refuses: an alert tells them at once, and sending the same hello again has no
+//! effect.
 
 #[path = "support/programs.rs"]
 mod programs;
@@ -17,7 +18,7 @@ use peeloff_certificates::{Authority, p256};
 use programs::{Program, words};
 use support::{DEADLINE, Running, exchange, until};
 
-/// A server with room for one peer, which is there.
+/// Starts a server with room for one peer, and connects that peer.
 fn full_server() -> (Running, Peer) {
     let limits = Limits::default().max_peers(1);
     let running = Running::echo_with("dtls://127.0.0.1:0", |builder| builder.limits(limits));
@@ -57,7 +58,7 @@ fn a_client_beyond_a_cap_is_told_at_once() {
     exchange(&mut running.connect(), b"second");
 }
 
-/// Lets nobody in until it is told to.
+/// Refuses everybody until the flag is set.
 struct Doorman(Arc<AtomicBool>);
 
 impl PeerHandler for Doorman {
@@ -80,7 +81,7 @@ fn a_client_that_the_handler_refuses_is_denied_access_and_its_hello_opens_nothin
     let refused = why(running.client().connect(running.url()).unwrap_err());
     assert_eq!(refused, "the peer sent alert 49 (access_denied)");
 
-    // The same by hand, to send the hello again when the handler would let it in.
+    // Do the same manually, in order to send the hello again when the handler would accept it.
     let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
     stranger.connect(running.address()).unwrap();
     stranger.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -98,12 +99,12 @@ fn a_client_that_the_handler_refuses_is_denied_access_and_its_hello_opens_nothin
     exchange(&mut running.connect(), b"another hello is another peer");
 }
 
-/// A fatal alert in clear, in the record of this number.
+/// Makes a fatal alert in clear, in a record with this number.
 fn alert(description: u8, sequence: u8) -> [u8; 15] {
     [21, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, sequence, 0, 2, 2, description]
 }
 
-/// A first hello, and the second one with the cookie that answers it.
+/// Makes a first hello, and the second one with the cookie from the answer.
 fn hellos(stranger: &UdpSocket, answer: &mut [u8]) -> (Vec<u8>, Vec<u8>) {
     let hello = |cookie: &[u8], number: u8| {
         let mut body = vec![0xfe, 0xfd];
@@ -111,7 +112,7 @@ fn hellos(stranger: &UdpSocket, answer: &mut [u8]) -> (Vec<u8>, Vec<u8>) {
         body.push(0);
         body.push(cookie.len() as u8);
         body.extend(cookie);
-        // ECDHE-ECDSA-AES128-GCM-SHA256, without compression.
+        // The suite is ECDHE-ECDSA-AES128-GCM-SHA256, without compression.
         body.extend([0, 2, 0xc0, 0x2b, 1, 0]);
         let len = [0, 0, body.len() as u8];
         let message = [&[1][..], &len, &[0, number], &[0, 0, 0], &len, &body].concat();
@@ -131,7 +132,7 @@ fn a_client_that_comes_while_the_server_drains_is_told() {
         "dtls://127.0.0.1:0",
         |builder| builder,
         |peer: &mut Peer| -> Result<(), Error> {
-            // Holds the drain up until its peer leaves.
+            // This holds up the drain until the peer leaves.
             let mut buffer = [0; 64];
             loop {
                 match peer.recv(&mut buffer) {
@@ -156,7 +157,7 @@ fn a_client_that_comes_while_the_server_drains_is_told() {
 #[test]
 fn a_certificate_chain_beyond_the_limit_is_an_illegal_parameter() {
     let root = Authority::new();
-    // Some 400 bytes a certificate.
+    // Each certificate has about 400 bytes.
     let deep = (0..60).fold(root.below("first"), |above, n| above.below(&format!("authority {n:050}")));
     for scheme in ["dtls", "tls"] {
         for (limit, accepted) in [(None, false), (Some(100 << 10), true)] {
@@ -172,7 +173,7 @@ fn a_certificate_chain_beyond_the_limit_is_an_illegal_parameter() {
             let client = Client::builder().ca(root.bundle()).identity(deep.issue("deep", &p256()));
             let outcome = client.connect(&server.addresses()[0]);
             let handle = server.handle();
-            // With TLS 1.3 a client is done before the server has looked at its certificate.
+            // With TLS 1.3, the client's handshake is complete before the server has read its certificate.
             let failed = || match &outcome {
                 Ok(_) => (handle.stats().ended(EndKind::HandshakeFailed) == 1).then_some(String::new()),
                 Err(error) => Some(error.to_string()),
@@ -184,7 +185,7 @@ fn a_certificate_chain_beyond_the_limit_is_an_illegal_parameter() {
                     "{scheme}: {error}"
                 );
             } else if let Err(error) = outcome {
-                // The chain is too deep to verify, which shows that it was read.
+                // The chain is too deep to be verified, which shows that it was read.
                 assert!(!error.to_string().contains("alert 47"), "{scheme}: {error}");
             }
             handle.shutdown(Duration::ZERO);

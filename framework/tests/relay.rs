@@ -1,4 +1,4 @@
-//! Handshakes over paths that lose, repeat, reorder and delay.
+//! Handshakes over paths that lose, repeat, reorder and delay datagrams.
 
 #[path = "support/faulty.rs"]
 mod faulty;
@@ -21,7 +21,7 @@ fn start(
 ) -> Server {
     let identity = authority.issue("server", key);
     let listen = "dtls://127.0.0.1:0";
-    // As patient as the clients: a flight can be lost several times in a row.
+    // The server is as patient as the clients, because a flight can be lost several times in a row.
     let mut timeouts = Timeouts::default();
     timeouts.handshake = DEADLINE;
     Server::builder().listen(listen).identity(identity).timeouts(timeouts).start(handler).unwrap()
@@ -31,7 +31,7 @@ fn client(trust: &CaBundle) -> Client {
     Client::builder().ca(trust.clone()).timeout(DEADLINE)
 }
 
-/// Sends until an answer comes: a message may be what the path has lost.
+/// Sends until an answer arrives, because the path may lose a message.
 fn talk(peer: &mut Peer) {
     let mut buffer = [0; 64];
     for _ in 0..60 {
@@ -50,7 +50,7 @@ fn a_handshake_survives_each_fault_of_each_datagram() {
     let authority = Authority::new();
     let server = start(&authority, &rsa(2048), support::echo);
     let (address, trust) = (server.addresses()[0].resolve().unwrap()[0], authority.bundle());
-    // How many datagrams a handshake has.
+    // The number of datagrams in a handshake.
     let passed = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&passed);
     let path = FaultyPath::to(address, move |number, _, _| {
@@ -96,7 +96,7 @@ fn handshakes_survive_a_tenth_of_all_datagrams_lost_repeated_or_reordered() {
                     let seed = next.fetch_add(1, Ordering::Relaxed) as u64;
                     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
                     let path = FaultyPath::to(address, move |_, _, _| {
-                        // xorshift64
+                        // This is xorshift64.
                         state ^= state << 13;
                         state ^= state >> 7;
                         state ^= state << 17;
@@ -130,7 +130,7 @@ fn the_last_flight_recovers_even_if_the_handler_never_reads() {
     let address = server.addresses()[0].resolve().unwrap()[0];
     let mut dropped = false;
     let path = FaultyPath::to(address, move |_, to_server, datagram| {
-        // The server's last flight is its only one with a record of epoch 1 or a ChangeCipherSpec.
+        // The server's last flight is the only one with a record of epoch 1 or a ChangeCipherSpec.
         let last = !to_server && has_change_cipher_spec(datagram);
         if last && !std::mem::replace(&mut dropped, true) { Fate::Drop } else { Fate::Pass }
     });
@@ -149,7 +149,8 @@ fn the_last_flight_is_sent_again_by_a_thread_that_gave_its_memory_back() {
     let address = server.addresses()[0].resolve().unwrap()[0];
     let mut first = None;
     let path = FaultyPath::to(address, move |_, to_server, datagram| {
-        // A peer that says nothing for two seconds counts as quiet; the client asks again after one and after three.
+        // A peer that has sent nothing for two seconds counts as quiet; the client retransmits after one second
+        // and after three.
         let lost = |first: Instant| first.elapsed() < Duration::from_millis(2500);
         let last = !to_server && has_change_cipher_spec(datagram);
         if last && lost(*first.get_or_insert_with(Instant::now)) { Fate::Drop } else { Fate::Pass }

@@ -1,4 +1,4 @@
-//! New credentials for a server that runs: who is met with which, and that nobody is lost over it.
+//! New credentials for a running server: which peers get which credentials, and that no peer is lost meanwhile.
 
 #[path = "support/stranger.rs"]
 #[allow(dead_code)]
@@ -18,7 +18,7 @@ use support::{DEADLINE, echo, exchange};
 
 const BOTH: [&str; 2] = ["dtls://127.0.0.1:0", "tls://127.0.0.1:0"];
 
-/// An echo server, shut down when dropped.
+/// An echo server; dropping it shuts it down.
 struct Running(Server);
 
 impl Running {
@@ -56,7 +56,7 @@ fn a_hundred_reloads_under_load_lose_no_handshake() {
         for number in 0..4 {
             let (client, done, running) = (client.clone(), &done, &running);
             let (index, count) = (number % 2, connected[number % 2]);
-            // Half of them resume, which must work as well, or become a full handshake.
+            // Half of the clients resume, which must work as well, or else become a full handshake.
             let client = client.resumption(number < 2);
             scope.spawn(move || {
                 while !done.load(Ordering::Relaxed) {
@@ -70,7 +70,7 @@ fn a_hundred_reloads_under_load_lose_no_handshake() {
         let mut text: Option<String> = None;
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for round in 0..100 {
-                // Each replaces the certificate, and the keys of tickets and cookies.
+                // Each reload replaces the certificate, and the keys of tickets and cookies.
                 let next = SharedKeys::new_file(text.as_deref()).unwrap();
                 let keys = SharedKeys::parse(&next).unwrap();
                 text = Some(next);
@@ -162,7 +162,7 @@ fn what_is_of_no_use_leaves_everything_as_it_was() {
     exchange(&mut early, b"hello");
 
     let fresh = || SharedKeys::random().unwrap();
-    // The second identity is of no use on DTLS, when the first one's context is made already.
+    // DTLS cannot use the second identity, which is found after the context of the first one has been made.
     let edwards = good().identity(authority.issue("bad", &ed25519())).shared_keys(fresh());
     assert!(matches!(running.reload(edwards), Err(IdentityError::UnusableKey { .. })));
     assert!(matches!(running.reload(Credentials::new().shared_keys(fresh())), Err(IdentityError::Nothing)));
@@ -186,7 +186,7 @@ fn a_cookie_exchange_under_way_survives_a_change_of_secrets() {
     let fresh = || credentials().shared_keys(SharedKeys::random().unwrap());
     let running = Running::start(&BOTH[..1], credentials());
     let address = running.0.addresses()[0].resolve().unwrap()[0];
-    // From random secrets to shared ones, to other shared ones twice the same, and back.
+    // The secrets change from random ones to shared ones, to other shared ones that are the same twice, and back.
     let same = fresh();
     for steps in [vec![fresh()], vec![same.clone(), same], vec![credentials()]] {
         let stranger = Stranger::new([127, 0, 0, 1], address);

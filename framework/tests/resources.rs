@@ -1,5 +1,5 @@
-//! A server whose process runs out of descriptors or threads: it refuses or lets wait, serves those it
-//! has, and goes on when there is room again.
+//! A server whose process runs out of descriptors or threads: it refuses peers or makes them wait, serves those
+//! that it has, and continues when resources are available again.
 
 #[path = "support/child.rs"]
 #[allow(dead_code)]
@@ -18,31 +18,32 @@ use support::{DEADLINE, Running, exchange, until};
 
 const URLS: [&str; 3] = ["dtls://127.0.0.1:0", "tcp://127.0.0.1:0", "tls://127.0.0.1:0"];
 
-/// Descriptors that the server's process may have.
+/// The limit on the descriptors of the server's process.
 const DESCRIPTORS: u32 = 160;
-/// How soon a new peer is served once there is room: a second is the aim, and the rest for a busy machine.
+/// How soon a new peer must be served once a resource is available: the goal is a second, and the rest is for
+/// busy machines.
 const SOON: Duration = Duration::from_secs(5);
-/// How long a client is tried that may be refused.
+/// How long to try a client that may be refused.
 const TRY: Duration = Duration::from_millis(900);
 
-/// Stack of a worker thread, so large that only few fit.
+/// The stack of a worker thread, which is so large that only a few fit.
 const STACK: usize = 64 << 20;
-/// Stacks that fit; a thread has some memory beside its stack, so there is room for that.
+/// The number of stacks that fit. A thread needs some memory besides its stack, and there is room for that.
 const STACKS: u64 = 6;
 const ROOM: u64 = 32 << 20;
-/// Peers that may wait for a thread, as the dispatcher has it.
+/// The number of peers that may wait for a thread, as in the dispatcher.
 const MAX_WAITING: u64 = 256;
 
-/// The tests of this program start processes with many peers: one after the other.
+/// The tests of this program start processes with many peers, so they run one after the other.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// What the server without descriptors listens on.
+/// The variable with the URL of the server without descriptors.
 const URL: &str = "PEELOFF_TEST_URL";
 
-/// A server in a process with few descriptors.
+/// Starts a server in a process with few descriptors.
 fn start_without_descriptors(url: &str) -> Child {
     Child::start_with("the_server_without_descriptors", |command| {
         command.env(URL, url);
@@ -61,14 +62,14 @@ fn without_descriptors_new_peers_are_refused_until_some_are_free() {
         assert_eq!(full.get("peers"), peers.len() as u64, "{url}");
         assert_eq!(full.get("out_of_descriptors"), full.get("refused_no_file_descriptor"), "{url}");
         assert_eq!((full.get("half_open"), full.get("out_of_memory")), (0, 0), "{url}");
-        // Those that are left over are enough to accept and refuse with.
+        // The reserved descriptors are enough to accept and refuse connections.
         assert_eq!(full.get("accept_pauses"), 0, "{url}");
         let left = u64::from(DESCRIPTORS) - child.usage().get("fds");
         assert!((50..=64).contains(&left), "{url}: {left} descriptors are left for the program");
         peers.iter_mut().for_each(|peer| exchange(peer, b"while it is full"));
 
-        // One whose hello was refused asks again, and is served when there is room. A connection that is
-        // refused is reset.
+        // A client whose hello was refused retransmits, and is served when there is room. A refused connection is
+        // reset.
         let client = child.client();
         let address = child.url().clone();
         let asks_again = address.scheme == Scheme::Dtls;
@@ -116,7 +117,7 @@ fn a_program_that_takes_all_descriptors_harms_no_peer() {
             let full = child.until("nobody else is there", |stats| stats.get("peers") == there);
             assert_eq!(full.get("half_open"), 0, "{url}");
             assert!(there >= 4 + round, "{url}");
-            // Not one was left for the dispatcher, nor for a worker that is woken.
+            // No descriptor was left for the dispatcher, nor for a worker that is woken.
             peers.iter_mut().for_each(|peer| exchange(peer, b"with no descriptor left"));
             child.ask("release");
             let began = Instant::now();
@@ -128,7 +129,7 @@ fn a_program_that_takes_all_descriptors_harms_no_peer() {
         let there = peers.len();
         peers.iter_mut().for_each(Peer::close);
         let stats = child.until("all end", |stats| stats.get("peers") == 0);
-        // Connections whose clients gave up while they waited to be accepted are peers that leave at once.
+        // A connection whose client gave up while it waited to be accepted counts as a peer that leaves at once.
         let gave_up = stats.get("opened") - there as u64;
         let left_at_once = stats.get("ended_closed_by_peer") - there as u64;
         match child.url().scheme {
@@ -136,7 +137,8 @@ fn a_program_that_takes_all_descriptors_harms_no_peer() {
             Scheme::Tcp => assert!(left_at_once == gave_up, "{stats:?}"),
             _ => assert!(left_at_once == 0, "{stats:?}"),
         }
-        // The pauses get longer: 5, 10, 20 ms and so on make eight in the first second, then one in each.
+        // The pauses grow: 5, 10, 20 ms and so on make eight in the first second, and one in each second after
+        // that.
         let pauses = stats.get("accept_pauses");
         match child.url().scheme {
             Scheme::Dtls => assert_eq!(pauses, 0),
@@ -169,7 +171,7 @@ fn a_connection_that_found_no_descriptor_waits_and_is_served() {
     }
 }
 
-/// Connects clients until one is refused for want of a descriptor. One peer is kept busy meanwhile.
+/// Connects clients until one is refused because no descriptor is left. One peer is kept busy meanwhile.
 fn fill(child: &mut Child, mut peers: Vec<Peer>) -> Vec<Peer> {
     let refused = |child: &mut Child| child.stats().get("refused_no_file_descriptor");
     let before = refused(child);
@@ -185,7 +187,7 @@ fn fill(child: &mut Child, mut peers: Vec<Peer>) -> Vec<Peer> {
     peers
 }
 
-/// A client that is served, unless it is refused or nobody has time for it.
+/// Connects a client. Returns none if it is refused or not served in time.
 fn try_connect(child: &Child) -> Option<Peer> {
     let mut peer = child.client().timeout(TRY).connect(child.url()).ok()?;
     peer.send(b"here").ok()?;
@@ -230,7 +232,7 @@ fn the_server_without_descriptors() {
     });
 }
 
-/// Plain peers: a datagram each, and then they wait.
+/// A plain UDP peer, which sends a datagram and then waits.
 struct Plain(UdpSocket);
 
 impl Plain {
@@ -258,7 +260,7 @@ impl Plain {
     }
 }
 
-/// Ends the handler that receives it.
+/// The message that ends the handler.
 const BYE: &[u8] = b"bye";
 
 #[test]
@@ -270,7 +272,7 @@ fn without_threads_new_peers_wait_until_some_are_free() {
     let threads = served.len() as u64;
     assert!((2..=STACKS).contains(&threads), "{threads} threads fit");
 
-    // As many as may wait, one of whom is there already.
+    // These are as many as may wait, including the one that waits already.
     let waiting: Vec<_> = (1..MAX_WAITING).map(|_| Plain::knock(&child, b"first")).collect();
     child.until("all wait", |stats| stats.get("out_of_threads") == MAX_WAITING);
     served.iter().for_each(|peer| peer.exchange(b"meanwhile"));
@@ -283,7 +285,7 @@ fn without_threads_new_peers_wait_until_some_are_free() {
     let stats = child.until("one is refused", |stats| stats.get("refused_no_thread") == 1);
     assert_eq!((stats.get("ended_no_thread"), stats.get("peers")), (1, threads + MAX_WAITING));
 
-    // Those who leave make room for those who wait.
+    // Peers that leave make room for those that wait.
     let stays = served.pop().unwrap();
     let leaver = served.pop().unwrap();
     let began = Instant::now();
@@ -300,7 +302,7 @@ fn without_threads_new_peers_wait_until_some_are_free() {
     let stats = child.until("the others are gone", |stats| stats.get("peers") == 1);
     assert_eq!(stats.get("waited_for_thread"), MAX_WAITING);
     assert_eq!(stats.get("opened"), threads + MAX_WAITING);
-    // Who was refused may come again.
+    // The refused peer may come again.
     refused.exchange(b"again");
 }
 
@@ -321,7 +323,7 @@ fn threads_that_the_system_grants_again_serve_those_who_wait() {
     assert_eq!(stats.get("peers"), stats.get("workers"));
 }
 
-/// Peers that are served, and one, the last, that found no thread.
+/// Returns peers that are served, and as the last one a peer for which there is no thread.
 fn fill_threads(child: &mut Child) -> Vec<Plain> {
     let mut peers = Vec::new();
     loop {
@@ -339,7 +341,7 @@ fn fill_threads(child: &mut Child) -> Vec<Plain> {
 }
 
 fn start_without_threads() -> Child {
-    // Arenas of the allocator would take address space as it pleases.
+    // Arenas of the allocator would use an unpredictable amount of address space.
     Child::start_with("the_server_without_threads", |command| {
         command.env("MALLOC_ARENA_MAX", "1");
     })
@@ -362,7 +364,7 @@ fn the_server_without_threads() {
         Ok(())
     };
     let running = Running::with("udp://127.0.0.1:0", |builder| builder.stack_size(STACK), handler);
-    // Address space for so many stacks, and no more.
+    // Leave address space for this many stacks, and no more.
     limit_address_space(&(child::status("VmSize") + STACKS * STACK as u64 + ROOM).to_string());
     child::serve(&running, |command| match command {
         "unlimit" => {
@@ -373,7 +375,7 @@ fn the_server_without_threads() {
     });
 }
 
-/// Sets this process's soft limit, with util-linux's prlimit.
+/// Sets this process's soft limit with util-linux's prlimit.
 fn limit_address_space(limit: &str) {
     let this = std::process::id().to_string();
     let status = Command::new("prlimit").args(["--pid", &this, &format!("--as={limit}:")]).status();

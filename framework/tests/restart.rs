@@ -1,5 +1,5 @@
-//! A peer that lost its state and begins anew from the same address and port (RFC 6347 §4.2.8), and
-//! one who only pretends that.
+//! A peer that has lost its state and starts a new handshake from the same address and port (RFC 6347 §4.2.8),
+//! and an attacker who only pretends to do so.
 
 #[path = "support/relay.rs"]
 #[allow(dead_code)]
@@ -19,14 +19,14 @@ use peeloff::{Address, EndKind, Error, Peer, Scheme, Stats};
 use relay::Relay;
 use support::{DEADLINE, Running, exchange, until};
 
-/// Set for the process that is to be killed: the server's URL, and its certificate in PEM.
+/// Set for the process that will be killed: the server's URL, and its certificate in PEM.
 const ROLE_URL: &str = "PEELOFF_TEST_URL";
 
-/// Content type, version, epoch, sequence, length; then type, length, sequence and fragment of the
-/// message; then the version: the random comes next (RFC 6347 §4.3.2).
+/// The random follows content type, version, epoch, sequence and length of the record; type, length, sequence and
+/// fragment of the message; and the version (RFC 6347 §4.3.2).
 const RANDOM_AT: usize = 13 + 12 + 2;
 const RANDOM_LEN: usize = 32;
-/// The low byte of the message's sequence: 0 in a first hello, 1 in the one with the cookie.
+/// The offset of the low byte of the message's sequence: 0 in a first hello, 1 in the one with the cookie.
 const MESSAGE_SEQUENCE_AT: usize = 13 + 5;
 
 #[test]
@@ -89,8 +89,8 @@ fn a_client_that_begins_anew_in_the_middle_of_its_handshake_is_served() {
     // The two hellos pass, and nothing after them.
     relay.allow(Some(2));
     let url = Address::from_socket(Scheme::Dtls, relay.address());
-    // The server says its part again after one second and after three; what it says to the old client, the new one
-    // could take for its own.
+    // The server repeats its flight after one second and after three. The new client could take what the server
+    // sends to the old one for its own.
     let hopeless = running.client().timeout(Duration::from_secs(2));
     thread::scope(|scope| {
         let hopeless = scope.spawn(move || hopeless.connect(&url));
@@ -128,7 +128,7 @@ fn a_forged_hello_harms_no_association() {
     let [first, second] = hellos(&relay);
     let handshakes = 1;
 
-    // Without a cookie: a challenge each, and no more.
+    // Each hello without a cookie gets a challenge, and no more.
     for forgery in 1..=20 {
         relay.inject(&with_random(&first, forgery));
         exchange(&mut client, b"between");
@@ -136,7 +136,7 @@ fn a_forged_hello_harms_no_association() {
     let stats = running.stats();
     assert_eq!((stats.restarts_challenged, stats.peers, stats.handshakes), (20, 1, handshakes));
 
-    // With the cookie of another hello: it is not theirs.
+    // With the cookie of another hello, they are not accepted.
     for forgery in 1..=20 {
         relay.inject(&with_random(&second, forgery));
         let mut retried = with_random(&second, forgery);
@@ -145,17 +145,17 @@ fn a_forged_hello_harms_no_association() {
         exchange(&mut client, b"between");
     }
     let stats = running.stats();
-    // A challenge to a second hello could not be answered, so there is none.
+    // There is no challenge for a second hello, because the client could not answer it.
     assert_eq!((stats.restarts_challenged, stats.peers, stats.handshakes), (40, 1, handshakes));
 
-    // The hellos that it began with, again.
+    // Send the client's original hellos again.
     relay.inject(&first);
     relay.inject(&second);
     exchange(&mut client, b"after");
     let stats = running.stats();
     assert_eq!((stats.duplicate_hellos, stats.peers, stats.handshakes), (2, 1, handshakes));
 
-    // Cut short at every length, and with every byte of the header changed.
+    // Send the hello cut at every length, and with every byte of its header changed.
     for len in 0..first.len() {
         relay.inject(&with_random(&first, 99)[..len]);
     }
@@ -173,7 +173,7 @@ fn a_forged_hello_harms_no_association() {
 fn a_forged_hello_harms_no_handshake() {
     let running = Running::echo("dtls://127.0.0.1:0");
     let relay = Relay::to(running.address());
-    // The server's first flight is lost until the forgeries are in.
+    // The server's first flight is lost until the forged hellos have arrived.
     relay.allow(Some(1));
     let client = running.client();
     let url = Address::from_socket(Scheme::Dtls, relay.address());
@@ -182,7 +182,7 @@ fn a_forged_hello_harms_no_handshake() {
         until("the first hello is answered", || (relay.answers() == 1).then_some(()));
         relay.mute(true);
         relay.allow(Some(1));
-        // By then its socket is connected, and what comes later finds the handshake.
+        // By then its socket is connected, and later datagrams reach the handshake.
         until("the server's first flight is lost", || (relay.withheld() > 0).then_some(()));
         let [first, second] = hellos(&relay);
         for forgery in 1..=20 {
@@ -210,7 +210,7 @@ fn a_hello_that_comes_again_when_its_association_is_over_opens_no_other() {
     let [_, second] = hellos(&relay);
     relay.inject(&second);
     running.until("the hello is seen", |stats| stats.duplicate_hellos == 1);
-    // Nor does it disturb whoever has the port next.
+    // The copy does not disturb the next client at the same port either.
     relay.cut();
     let mut client = connect(&running, &relay);
     exchange(&mut client, b"somebody else");
@@ -235,7 +235,7 @@ fn a_hello_that_came_before_the_end_of_the_last_association_is_answered_after_it
     let mut client = connect(&running, &relay);
     client.send(b"read no more").unwrap();
     told.1.recv_timeout(DEADLINE).unwrap();
-    // From here on they wait in the association's socket, or in its queue once a loop has read them.
+    // From here on they wait in the association's socket, or in its queue if a loop has read them.
     let [first, second] = hellos(&relay);
     for hello in [&first, &second, &with_random(&first, 99)] {
         relay.inject(hello);
@@ -245,10 +245,10 @@ fn a_hello_that_came_before_the_end_of_the_last_association_is_answered_after_it
     tell.0.send(()).unwrap();
     let challenges = |stats: &Stats| stats.hello_verify_requests + stats.restarts_challenged;
     running.until("the new hello is answered", |stats| challenges(stats) == 2);
-    // Its own were not new.
+    // The client's own hellos were not new.
     let stats = running.until("the old association ends", |stats| stats.peers == 0);
     assert_eq!((stats.opened, challenges(&stats)), (1, 2));
-    // It was on a socket of the old association's, unless there was none.
+    // The hello was on a socket of the old association, unless the association had none.
     assert_eq!(stats.strays, u64::from(stats.loop_threads == 0));
 }
 
@@ -256,12 +256,12 @@ fn connect(running: &Running, relay: &Relay) -> Peer {
     running.client().connect(Address::from_socket(Scheme::Dtls, relay.address())).unwrap()
 }
 
-/// The first two datagrams of the client.
+/// Returns the first two datagrams of the client.
 fn hellos(relay: &Relay) -> [Vec<u8>; 2] {
     until("two hellos", || relay.passed().get(..2)?.to_vec().try_into().ok())
 }
 
-/// The hello of another handshake.
+/// Returns the hello of another handshake.
 fn with_random(hello: &[u8], number: u8) -> Vec<u8> {
     let mut forged = hello.to_vec();
     forged[RANDOM_AT..RANDOM_AT + RANDOM_LEN].fill(number);

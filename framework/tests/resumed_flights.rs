@@ -1,5 +1,5 @@
-//! In a resumed handshake the client has the last word (RFC 5246 §7.3). Where that is lost the server repeats its own
-//! flight, and the client has to answer, whatever its program does meanwhile.
+//! In a resumed handshake the client sends the last flight (RFC 5246 §7.3). If it is lost, the server repeats its
+//! own flight, and the client must answer, whatever its program does meanwhile.
 
 #[path = "support/faulty.rs"]
 mod faulty;
@@ -12,18 +12,19 @@ use faulty::{Fate, FaultyPath, has_change_cipher_spec};
 use peeloff::{Client, Peer, Timeouts};
 use support::{DEADLINE, Running, exchange, until};
 
-/// A server, and a client of it that has a session to resume and whose next last flight is lost so many times.
+/// A server, and a client that has a session to resume. Its next last flight will be lost a given number of
+/// times.
 struct Lossy {
     server: Running,
     client: Client,
     path: FaultyPath,
-    /// Last flights that are still to be lost.
+    /// The number of last flights that will still be lost.
     losses: Arc<AtomicUsize>,
 }
 
 impl Lossy {
     fn new(losses: usize) -> Self {
-        // As patient as the clients.
+        // The server is as patient as the clients.
         let mut timeouts = Timeouts::default();
         timeouts.handshake = DEADLINE;
         let server = Running::echo_with("dtls://127.0.0.1:0", |builder| builder.timeouts(timeouts));
@@ -46,14 +47,14 @@ impl Lossy {
         Self { server, client, path, losses: left }
     }
 
-    /// Resumes; the client takes the handshake for complete, and the server does not.
+    /// Resumes. The client considers the handshake complete, and the server does not.
     fn resume(&self) -> Peer {
         let peer = self.client.connect(self.path.url()).unwrap();
         assert!(peer.is_resumed());
         peer
     }
 
-    /// Sends now and then until the server has a message of the second association.
+    /// Sends from time to time until the server has received a message of the second association.
     fn send_until_heard(&self, mut send: impl FnMut()) {
         let heard = || self.server.stats().messages_received > 1;
         let mut count = 0;
@@ -75,7 +76,7 @@ fn a_client_that_only_sends_repeats_its_lost_last_flight() {
         let lossy = Lossy::new(losses);
         let mut peer = lossy.resume();
         lossy.send_until_heard(|| peer.send(b"only sent").unwrap());
-        // What came in between is nothing that a read trips over.
+        // The datagrams that arrived meanwhile do not disturb a read.
         exchange_among_echoes(&mut peer);
     }
 }
@@ -95,7 +96,7 @@ fn a_client_of_which_another_thread_sends_repeats_its_lost_last_flight() {
     exchange_among_echoes(&mut peer);
 }
 
-/// Sends a message and reads until it comes back: echoes of earlier ones may come first.
+/// Sends a message and reads until it comes back. Echoes of earlier messages may come first.
 fn exchange_among_echoes(peer: &mut Peer) {
     peer.send(b"the last one").unwrap();
     let mut buffer = [0; 64];

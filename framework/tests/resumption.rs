@@ -1,4 +1,5 @@
-//! Sessions that are resumed: by whom, where, with what identity, and over paths that lose datagrams.
+//! Resumed sessions: which clients resume, on which servers, with which identity, and over paths that lose
+//! datagrams.
 
 #[path = "support/faulty.rs"]
 mod faulty;
@@ -27,10 +28,10 @@ use support::{DEADLINE, echo, exchange, until};
 
 const BOTH: [&str; 2] = ["dtls://127.0.0.1:0", "tls://127.0.0.1:0"];
 
-/// What a handler saw of a peer: who it is, the name it asked for, whether it resumed.
+/// What a handler saw of a peer: its identity, the name that it requested, and whether it resumed.
 type Seen = (PeerIdentity, Option<String>, bool);
 
-/// An echo server that says whom it sees; shut down when dropped.
+/// An echo server that reports the peers that it sees; dropping it shuts it down.
 struct Running {
     server: Server,
     seen: Receiver<Seen>,
@@ -45,11 +46,11 @@ impl Running {
             sender.lock().unwrap().send((peer.identity().clone(), name, peer.is_resumed())).unwrap();
             echo(peer)
         };
-        // As patient as the clients: a flight can be lost several times in a row.
+        // The server is as patient as the clients, because a flight can be lost several times in a row.
         let mut timeouts = Timeouts::default();
         timeouts.handshake = DEADLINE;
         let handler = Arc::new(handler);
-        // A server that was just shut down may still have the port.
+        // A server that has just been shut down may still occupy the port.
         let server = until("the server starts", || {
             let handler = Arc::clone(&handler);
             let builder = Server::builder().listen(url).timeouts(timeouts.clone());
@@ -69,7 +70,7 @@ impl Running {
         self.server.handle().reload(credentials).unwrap();
     }
 
-    /// Connects and talks; what the handler saw.
+    /// Connects and exchanges a message. Returns what the handler saw.
     fn visit(&self, client: &Client) -> Seen {
         let mut peer = client.connect(&self.server.addresses()[0]).unwrap();
         exchange(&mut peer, b"hello");
@@ -78,7 +79,7 @@ impl Running {
         seen
     }
 
-    /// Whether the client is not let in.
+    /// Returns whether the client is refused.
     fn turns_away(&self, client: &Client) -> bool {
         match client.connect(&self.server.addresses()[0]) {
             Err(ConnectError::Handshake { .. } | ConnectError::TimedOut { .. }) => true,
@@ -91,12 +92,13 @@ impl Running {
         }
     }
 
-    /// Whether OpenSSL's client resumes the session in this file, if there is one. It leaves its newest one there.
+    /// Returns whether OpenSSL's client resumes the session in this file, if there is one. The client writes its
+    /// newest session to the file.
     fn resumes(&self, version: &str, file: &Path) -> bool {
         self.resumes_as("localhost", version, file)
     }
 
-    /// The same, where the client asks for this name.
+    /// Does the same for a client that requests this name.
     fn resumes_as(&self, name: &str, version: &str, file: &Path) -> bool {
         let address = format!("127.0.0.1:{}", self.port());
         let file = file.to_str().unwrap();
@@ -110,7 +112,7 @@ impl Running {
         let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         stdin.write_all(b"hello over there\n").unwrap();
         let (mut text, mut buffer) = (String::new(), [0; 4096]);
-        // The echo comes behind the session tickets of TLS 1.3.
+        // The echo comes after the session tickets of TLS 1.3.
         while !text.contains("\nhello over there\n") {
             match stdout.read(&mut buffer) {
                 Ok(len @ 1..) => text += &String::from_utf8_lossy(&buffer[..len]),
@@ -126,7 +128,7 @@ impl Running {
     }
 }
 
-/// Each version of the protocol, in OpenSSL's words, with a scheme that speaks it.
+/// Each version of the protocol in OpenSSL's spelling, with a scheme that uses it.
 const VERSIONS: [(&str, &str); 3] = [("-dtls1_2", BOTH[0]), ("-tls1_2", BOTH[1]), ("-tls1_3", BOTH[1])];
 
 fn file(name: &str) -> PathBuf {
@@ -135,7 +137,7 @@ fn file(name: &str) -> PathBuf {
     path
 }
 
-/// The keys of a file with these lines.
+/// Makes the keys of a file with these lines.
 fn keys(lines: &[(&str, u8)]) -> SharedKeys {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let path = file(&format!("keys-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
@@ -169,7 +171,8 @@ fn who_comes_again_resumes_again_and_again() {
             assert_eq!((name.as_deref(), resumed), (Some("localhost"), round > 0), "{url} {round}");
         }
         assert_eq!(running.server.handle().stats().resumed, 3, "{url}");
-        // Others have nothing to resume by: who does not want it, and whoever has other credentials.
+        // Other clients have no session to resume: those that have turned resumption off, and those with other
+        // credentials.
         assert!(!running.visit(&client.clone().resumption(false)).2, "{url}");
         assert!(!running.visit(&client.clone().ca(authority.bundle())).2, "{url}");
         assert!(!running.visit(&client.server_name("127.0.0.1")).2, "{url}");
@@ -228,7 +231,7 @@ fn servers_with_the_same_key_file_take_each_others_tickets() {
         for (stranger, what) in
             [(&foreign, "other keys"), (&alone, "no key file"), (&elsewhere, "another server's names")]
         {
-            // What it gives out instead is of no use to the others.
+            // The tickets that it issues instead are useless for the others.
             let copy = file("copy.session");
             std::fs::copy(&session, &copy).unwrap();
             assert!(!stranger.resumes(version, &copy), "{version}: {what}");
@@ -249,7 +252,7 @@ fn a_session_of_one_identity_is_not_resumed_under_the_name_of_another() {
         let (running, other_host) = (Running::start(url, credentials()), Running::start(url, credentials()));
         for (first, same, foreign) in [
             ("a.test", "also-a.test", "b.test"),
-            // The first identity is also the one for names that nobody has.
+            // The first identity is also used for unknown names.
             ("a.test", "elsewhere.test", "b.test"),
             ("b.test", "B.test", "a.test"),
             ("b.test", "b.test", "elsewhere.test"),
@@ -270,7 +273,7 @@ fn a_session_of_one_identity_is_not_resumed_under_the_name_of_another() {
             std::fs::remove_file(copy).unwrap();
         }
 
-        // A further identity does not take the others' sessions away.
+        // An additional identity does not invalidate the others' sessions.
         let session = file("names.session");
         let alone = Running::start(url, Credentials::new().identity(b()).shared_keys(shared.clone()));
         assert!(!alone.resumes_as("b.test", version, &session), "{version}");
@@ -312,7 +315,7 @@ fn a_ticket_lives_through_one_rotation_and_not_through_two() {
         running.reload(credentials().shared_keys(keys(&[("current", 2), ("previous", 1)])));
         assert!(running.resumes(version, &session), "{version}: the previous key's ticket");
         running.reload(credentials().shared_keys(keys(&[("current", 3), ("previous", 2)])));
-        // Before TLS 1.3 OpenSSL's client does not write down a ticket that it got where it resumed.
+        // Before TLS 1.3, OpenSSL's client does not save a ticket that it received in a resumed handshake.
         if version == "-tls1_3" {
             assert!(running.resumes(version, &session), "{version}: the ticket was made anew");
         }
@@ -425,11 +428,11 @@ fn a_session_is_not_resumed_where_clients_are_asked_for_something_else() {
         running.visit(&nobody);
         assert!(running.visit(&client).2 && running.visit(&nobody).2, "{url}");
 
-        // Who showed no certificate does not get past having to show one.
+        // A client that showed no certificate cannot avoid having to show one now.
         running.reload(credentials(ClientAuth::Required(authority.bundle())));
         assert!(running.turns_away(&nobody), "{url}");
         assert!(!running.visit(&client).2, "{url}");
-        // And not with a certificate of an authority that is not trusted any more.
+        // A session with a certificate of an authority that is no longer trusted is not resumed either.
         running.reload(credentials(ClientAuth::Required(other.bundle())));
         assert!(running.turns_away(&client), "{url}");
         assert_eq!(running.server.handle().stats().ended(EndKind::NotAuthorized), 0, "{url}");
@@ -447,7 +450,7 @@ fn a_pre_shared_key_is_still_named_when_its_session_is_resumed() {
     assert!(!first.2 && again.2);
     assert_eq!(first.0, PeerIdentity::Psk(b"alice".to_vec()));
     assert_eq!(again.0, first.0);
-    // Whose key was taken back is out.
+    // A client whose key was removed is refused.
     running.reload(known(&[b"bob"]));
     assert!(running.turns_away(&client));
 }
@@ -455,7 +458,7 @@ fn a_pre_shared_key_is_still_named_when_its_session_is_resumed() {
 #[test]
 fn a_cookie_is_good_on_every_server_with_the_same_key_file() {
     let authority = Authority::new();
-    // On one address, as behind one that several hosts answer for.
+    // The servers use one address in turn, like one that several hosts answer for.
     let start = |url: &str, keys: SharedKeys| {
         Running::start(url, Credentials::new().identity(authority.issue("server", &p256())).shared_keys(keys))
     };
@@ -478,7 +481,7 @@ fn a_cookie_is_good_on_every_server_with_the_same_key_file() {
     assert_eq!(foreign.server.handle().stats().cookies_refused, 1);
 }
 
-/// A client of `running` that has a session, behind a path on which `decide` has its way from then on.
+/// Makes a client of `running` that has a session, behind a path on which `decide` decides from then on.
 fn resumer(
     running: &Running,
     trust: &CaBundle,
@@ -489,7 +492,7 @@ fn resumer(
     let mut number = 0;
     let address = running.server.addresses()[0].resolve().unwrap()[0];
     let path = FaultyPath::to(address, move |_, to_server, datagram| {
-        // Application data passes: DTLS makes no promises about that.
+        // Application data passes, because DTLS does not guarantee its delivery.
         if !arms.load(Ordering::SeqCst) || datagram.first() == Some(&23) {
             return Fate::Pass;
         }
@@ -500,7 +503,7 @@ fn resumer(
     let mut peer = client.connect(path.url()).unwrap();
     exchange(&mut peer, b"hello");
     peer.close();
-    // The goodbye is through.
+    // The close_notify has arrived.
     let ended = || running.server.handle().stats().peers == 0;
     until("the first association ends", || ended().then_some(()));
     armed.store(true, Ordering::SeqCst);
@@ -512,7 +515,7 @@ fn every_datagram_of_a_resumed_handshake_may_be_lost_repeated_or_late() {
     let authority = Authority::new();
     let running = || Running::start(BOTH[0], Credentials::new().identity(authority.issue("server", &p256())));
     let trust = authority.bundle();
-    // How many datagrams it has.
+    // The number of datagrams in the handshake.
     let passed = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&passed);
     let first = running();
@@ -543,7 +546,8 @@ fn every_datagram_of_a_resumed_handshake_may_be_lost_repeated_or_late() {
                     let failed = |error| panic!("{fault:?} of datagram {at}: {error}");
                     let mut peer = client.connect(path.url()).unwrap_or_else(failed);
                     assert!(peer.is_resumed(), "{fault:?} of datagram {at}");
-                    // What is said at once may overtake the last flight; none of it is lost for that.
+                    // Messages that are sent at once may overtake the last flight; none of them is lost because
+                    // of that.
                     for message in [b"one", b"two"] {
                         peer.send(message).unwrap();
                     }
@@ -581,7 +585,7 @@ fn much_that_overtakes_the_last_flight_does_not_keep_it_out() {
     for number in 0..40_u8 {
         peer.send(&[number; 20]).unwrap();
     }
-    // The first ones were kept; then the server asks again, and the client's flight still gets in.
+    // The first messages were kept. Then the server repeats its flight, and the client's flight still arrives.
     let mut buffer = [0; 32];
     for number in 0..8_u8 {
         assert_eq!(peer.recv_timeout(&mut buffer, DEADLINE).unwrap(), Some(20));

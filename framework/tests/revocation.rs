@@ -1,4 +1,5 @@
-//! Revocation lists, held against whole chains: what servers and clients refuse, what they say, and what they resume.
+//! Revocation lists are checked for whole chains: what servers and clients refuse, what they report, and what
+//! they resume.
 
 mod support;
 
@@ -11,7 +12,7 @@ use support::{DEADLINE, echo, exchange, until};
 
 const BOTH: [&str; 2] = ["dtls://127.0.0.1:0", "tls://127.0.0.1:0"];
 
-/// A root, an authority below it, and one below that.
+/// A root, an authority below it, and another one below that.
 struct Tree {
     root: Authority,
     sub: Authority,
@@ -26,12 +27,12 @@ impl Tree {
         Self { root, sub, subsub }
     }
 
-    /// Lists of each authority that revoke nobody.
+    /// Returns a list of each authority that revokes nothing.
     fn clean(&self) -> Vec<u8> {
         [&self.root, &self.sub, &self.subsub].map(|authority| authority.revoke(&[])).concat()
     }
 
-    /// What a server is told to refuse, and asks for.
+    /// Returns the credentials of a server with these lists, which requests certificates.
     fn asking(&self, lists: &[u8]) -> Credentials {
         Credentials::new()
             .identity(Identity::self_signed().unwrap())
@@ -40,7 +41,7 @@ impl Tree {
     }
 }
 
-/// A server, shut down when dropped.
+/// A server; dropping it shuts it down.
 struct Running(Server);
 
 impl Running {
@@ -53,21 +54,21 @@ impl Running {
         client.connect(&self.0.addresses()[0])
     }
 
-    /// Has the client's message come back; whether it resumed.
+    /// Exchanges a message with the client. Returns whether it resumed.
     fn visit(&self, client: &Client) -> bool {
         let mut peer = self.connect(client).unwrap();
         exchange(&mut peer, b"hello");
         peer.is_resumed()
     }
 
-    /// Whether the client's handshake fails, on the server's count too.
+    /// Returns whether the client's handshake fails, and checks that the server counts the failure.
     fn refuses(&self, client: &Client) -> bool {
         let failed = || self.0.handle().stats().ended(EndKind::HandshakeFailed);
         let before = failed();
         let refused = match self.connect(client) {
             Err(ConnectError::Handshake { .. }) => true,
             Err(error) => panic!("{error}"),
-            // With TLS 1.3 a client is done before the server has seen its certificate.
+            // With TLS 1.3, the client's handshake is complete before the server has read its certificate.
             Ok(mut peer) => {
                 let mut buffer = [0; 8];
                 let sent = peer.send(b"hello");
@@ -88,7 +89,7 @@ impl Drop for Running {
     }
 }
 
-/// A client that shows this certificate.
+/// Makes a client that presents this certificate.
 fn showing(identity: &Identity) -> Client {
     Client::builder().danger_accept_any_certificate().identity(identity.clone()).timeout(DEADLINE)
 }
@@ -162,13 +163,13 @@ fn hold_whole_chains_against_lists(urls: [&str; 2]) {
             None => assert_eq!(*expected, None, "{what}"),
         }
         for url in urls {
-            // A server about its client.
+            // The server checks its client.
             let running = Running::start(url, tree.asking(lists));
             match expected {
                 None => assert!(!running.visit(&showing(&leaf)), "{url}: {what}"),
                 Some(_) => assert!(running.refuses(&showing(&leaf)), "{url}: {what}"),
             }
-            // A client about its server.
+            // The client checks its server.
             let running = Running::start(url, Credentials::new().identity(leaf.clone()));
             let client = Client::builder().ca(root.bundle()).timeout(DEADLINE);
             let client = client.revoked(RevocationList::from_bytes(lists).unwrap());
@@ -198,13 +199,13 @@ fn an_authority_without_a_list_is_named_at_the_start() {
             }
             other => panic!("{url}: {:?}", other.map(|_| "started")),
         }
-        // A reload fails by it, and everything stays as it was.
+        // A reload with it fails, and nothing changes.
         let running = Running::start(url, tree.asking(&tree.clean()));
         let failed = running.0.handle().reload(tree.asking(&tree.sub.revoke(&[]))).unwrap_err();
         assert_eq!(failed.to_string(), missing);
         let leaf = tree.sub.issue("leaf", &p256());
         running.visit(&showing(&leaf));
-        // And so does a client.
+        // So does a client.
         let client = Client::builder().ca(tree.root.bundle()).revoked(lists.clone());
         let failed = running.connect(&client).unwrap_err();
         assert!(
@@ -226,7 +227,7 @@ fn a_session_is_resumed_only_while_its_whole_chain_passes() {
             assert!(!running.visit(client), "{url}");
             assert!(running.visit(client), "{url}");
         }
-        // New lists that have nothing against a chain leave its sessions alone.
+        // New lists that do not affect a chain leave its sessions valid.
         let reload = |lists: &[u8]| running.0.handle().reload(tree.asking(lists)).unwrap();
         reload(&tree.clean());
         assert!(running.visit(&near) && running.visit(&far), "{url}");

@@ -1,4 +1,4 @@
-//! Associations over SCTP, each peeled off to a thread of its own.
+//! Associations over SCTP, each of which is peeled off and served by a thread of its own.
 
 #[path = "support/child.rs"]
 #[allow(dead_code)]
@@ -61,7 +61,7 @@ fn a_thousand_associations_leave_nothing_behind() {
         builder.timeouts(timeouts)
     };
     let running = Running::echo_with(URL, configure);
-    // What the first one makes stays for all: a thread's memory, a descriptor of the resolver.
+    // The first association allocates what stays for all: a thread's memory, and a descriptor of the resolver.
     running.connect().close();
     running.until("the first is gone", |stats| stats.peers + stats.workers == 0);
     let before = (open_fds(), threads());
@@ -82,7 +82,7 @@ fn a_thousand_associations_leave_nothing_behind() {
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
 fn what_was_sent_before_the_peel_off_arrives_in_order() {
-    // The dispatcher is held in the admission of the first peer, while the second one talks.
+    // The dispatcher is blocked in the admission of the first peer, while the second one sends.
     let (release, held) = channel::<()>();
     let (report, reports) = channel();
     let handler = Slow { held: Mutex::new(held), report: Mutex::new(report) };
@@ -91,7 +91,7 @@ fn what_was_sent_before_the_peel_off_arrives_in_order() {
     let mut second = running.connect();
     let mut sent = HashMap::<u16, u32>::new();
     let sender = second.sender();
-    // Until the receive buffer is full: nobody reads.
+    // Send until the receive buffer is full, because nobody reads.
     let mut total = 0u32;
     while total < 10_000 {
         let stream = (total % 32) as u16;
@@ -113,7 +113,7 @@ fn what_was_sent_before_the_peel_off_arrives_in_order() {
         total += 1;
     }
     second.close();
-    // The first, which said nothing, ends with the server.
+    // The first peer, which sent nothing, ends with the server.
     let heard: HashMap<u16, Vec<u32>> = reports.recv_timeout(DEADLINE).unwrap();
     assert_eq!(heard.values().map(Vec::len).sum::<usize>(), 10_000);
     for (stream, numbers) in heard {
@@ -121,7 +121,7 @@ fn what_was_sent_before_the_peel_off_arrives_in_order() {
     }
 }
 
-/// Admits when told to; reports what each peer that talked said on which stream.
+/// Admits a peer when told to. Reports what each peer sent on which stream.
 struct Slow {
     held: Mutex<Receiver<()>>,
     report: Mutex<Release<HashMap<u16, Vec<u32>>>>,
@@ -162,7 +162,7 @@ fn a_peer_that_was_gone_before_its_peel_off_is_heard_all_the_same() {
         second.sctp().unwrap().send(&number.to_be_bytes(), &SendInfo::default()).unwrap();
     }
     second.close();
-    // Its kernel says that the shutdown is complete.
+    // The peer's kernel reports that the shutdown is complete.
     until("it is over", || associations().filter(|count| *count <= 2));
     release.send(()).unwrap();
     release.send(()).unwrap();
@@ -170,7 +170,7 @@ fn a_peer_that_was_gone_before_its_peel_off_is_heard_all_the_same() {
     assert!(heard[&0].iter().copied().eq(0..100), "{heard:?}");
     let stats = running.until("it ends", |stats| stats.ended(EndKind::ClosedByPeer) == 1);
     assert_eq!((stats.sctp_over_early, stats.sctp_early_messages), (1, 100));
-    // The same with an abort, whose reason is not lost either.
+    // Do the same with an abort, whose reason is not lost either.
     let mut third = running.connect();
     third.sctp().unwrap().send(&7u32.to_be_bytes(), &SendInfo::default()).unwrap();
     until("it arrived", || (third.sctp()?.options().ok()?.status().ok()?.unacknowledged == 0).then_some(()));
@@ -181,7 +181,7 @@ fn a_peer_that_was_gone_before_its_peel_off_is_heard_all_the_same() {
     assert_eq!((stats.sctp_over_early, stats.sctp_early_messages), (2, 101));
 }
 
-/// Associations that the kernel has, both ends of each.
+/// Returns the number of associations in the kernel, counting both ends of each.
 fn associations() -> Option<usize> {
     let table = std::fs::read_to_string("/proc/net/sctp/assocs").unwrap();
     Some(table.lines().skip(1).count())
@@ -196,11 +196,11 @@ fn those_above_the_cap_are_aborted_and_told_why() {
     running.until("ten are there", |stats| stats.peers == 10);
     let mut told = 0;
     for _ in 0..40 {
-        // The kernel takes them before anybody is asked; the abort comes at once.
+        // The kernel accepts them before the server is asked; the abort follows at once.
         match running.client().connect(running.url()) {
             Err(error) => {
-                // An ABORT that overtakes the COOKIE ACK ends the handshake (SCTP_CANT_STR_ASSOC), and then the kernel gives the
-                // cause without the reason in it.
+                // An ABORT that overtakes the COOKIE ACK ends the handshake (SCTP_CANT_STR_ASSOC), and the kernel
+                // then returns the cause without the reason in it.
                 let text = error.to_string();
                 told += u32::from(text.contains("max_peers"));
                 assert!(text.contains("max_peers") || text.contains(": user-initiated abort;"), "{text}");
@@ -373,7 +373,7 @@ fn the_end_of_the_grace_period_wakes_a_handler_that_waits() {
         |builder| builder,
         |peer: &mut Peer| -> Result<(), Error> {
             let mut buffer = [0; 64];
-            // It does not care about the drain.
+            // The handler ignores the drain.
             loop {
                 if peer.recv(&mut buffer)?.is_none() && peer.end_reason().is_some() {
                     return Ok(());
@@ -458,7 +458,7 @@ fn nobody_there_is_said_in_one_sentence() {
     assert!(began.elapsed() < DEADLINE);
 }
 
-/// Descriptors that the server's process may have.
+/// The limit on the descriptors of the server's process.
 const DESCRIPTORS: u64 = 160;
 
 #[test]

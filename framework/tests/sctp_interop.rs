@@ -1,6 +1,7 @@
-//! Other people's programs on SCTP: ncat and socat in clear, and DTLS over SCTP with OpenSSL's own implementation, in both
-//! directions. `PEELOFF_OPENSSL_SCTP` is the program of an OpenSSL with SCTP, as `scripts/openssl-sctp` builds one. It
-//! needs `net.sctp.auth_enable`, so each of its tests has a network of its own.
+//! Other programs on SCTP: ncat and socat in clear, and DTLS over SCTP with OpenSSL's own implementation, in both
+//! directions. `PEELOFF_OPENSSL_SCTP` is the path of the program of an OpenSSL with SCTP, which
+//! `scripts/openssl-sctp` builds. The program needs `net.sctp.auth_enable`, so each of its tests has a network
+//! namespace of its own.
 
 #[path = "support/network.rs"]
 #[allow(dead_code)]
@@ -31,7 +32,7 @@ struct Program {
 }
 
 impl Program {
-    /// OpenSSL.
+    /// Starts OpenSSL.
     fn start(arguments: &[&str]) -> Self {
         let openssl =
             env::var_os("PEELOFF_OPENSSL_SCTP").expect("PEELOFF_OPENSSL_SCTP: see scripts/openssl-sctp");
@@ -53,11 +54,11 @@ impl Program {
     }
 
     fn say(&mut self, line: &str) {
-        // By one write: these programs make a message of whatever they read.
+        // The line is written at once, because these programs send a message for each read.
         self.input.as_mut().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 
-    /// Waits until a line has this in it.
+    /// Waits until a line contains `part`.
     fn hear(&mut self, part: &str) -> String {
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -69,7 +70,7 @@ impl Program {
         }
     }
 
-    /// Ends its input and waits for its end.
+    /// Closes the program's input and waits until it has ended.
     fn finish(mut self) {
         drop(self.input.take());
         until("the program ends", || self.process.try_wait().unwrap());
@@ -83,7 +84,7 @@ impl Drop for Program {
     }
 }
 
-/// A certificate and its key in files of their own, which go with the value.
+/// A certificate and its key in temporary files, which are removed with this value.
 struct Files {
     directory: PathBuf,
 }
@@ -117,10 +118,10 @@ fn echo(peer: &mut Peer) -> Result<(), peeloff::Error> {
     Ok(())
 }
 
-/// The visits of each program. An emulated processor takes seconds to start one.
+/// The number of visits of each program. An emulated processor takes seconds to start one.
 const VISITS: u64 = 3;
 
-/// ncat and socat as clients of this server.
+/// Returns ncat and socat as clients of this server.
 fn clients(running: &Running) -> [Command; 2] {
     let (host, port) = (running.address().ip().to_string(), running.address().port().to_string());
     let mut ncat = Command::new("ncat");
@@ -146,8 +147,8 @@ fn ncat_and_socat_have_their_echo_while_their_input_is_open() {
     assert_eq!((stats.messages_received, stats.messages_sent), (2 * VISITS, 2 * VISITS));
 }
 
-/// SCTP has no half-closed state: a side that has got SHUTDOWN takes no new data (RFC 9260 §9.2). Both programs call
-/// shutdown(2) when their input ends, so no server can answer what came last.
+/// SCTP has no half-closed state: a side that has received SHUTDOWN accepts no new data (RFC 9260 §9.2). Both
+/// programs call shutdown(2) when their input ends, so no server can answer their last message.
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
 fn what_ncat_and_socat_say_arrives_where_their_input_ends_at_once() {
@@ -241,7 +242,8 @@ fn the_old_label_is_not_openssl_s_own() {
     let running = Running::with("sctp+dtls://127.0.0.1:0", |builder| builder.sctp(old), echo);
     let address = running.address().to_string();
     let _openssl = Program::start(&["s_client", "-dtls1_2", "-sctp", "-connect", &address]);
-    // OpenSSL changes keys behind its Finished, so that one comes through; ours, with the new key, does not.
+    // OpenSSL changes its keys after its Finished, so that message arrives. Peeloff's Finished, with the new key,
+    // does not.
     running.until("nothing is acknowledged", |stats| stats.ended(EndKind::TooSlow) == 1);
     assert_eq!(running.stats().messages_received, 0);
 }

@@ -1,4 +1,4 @@
-//! Associations over real sockets: addresses, messages and what is told of them, on a kernel that has SCTP.
+//! Associations over real sockets: addresses, messages and notifications, on a kernel with SCTP.
 
 #[path = "support/sctp.rs"]
 mod support;
@@ -82,7 +82,7 @@ fn an_address_is_added_to_a_living_association() {
     let pair = Pair::prepared(|options| {
         options.set_auth_supported(true).unwrap();
         options.set_asconf_supported(true).unwrap();
-        // RFC 5061 wants ASCONF and ASCONF-ACK authenticated.
+        // RFC 5061 requires that ASCONF and ASCONF-ACK are authenticated.
         options.require_auth(0xc1).unwrap();
         options.require_auth(0x80).unwrap();
     });
@@ -160,7 +160,7 @@ fn the_receiver_sees_how_a_message_was_sent() {
     assert!(info.unordered);
     assert_eq!((info.stream, info.ppid), (2, 0x0102_0304));
 
-    // And back, to the one that asked.
+    // The answer goes back to the side that asked.
     pair.server.send_to(pair.to_client, b"answer", &info.reply()).unwrap();
     assert_eq!(message(&pair.client).1, b"answer");
 }
@@ -248,7 +248,7 @@ fn a_peeled_socket_takes_along_what_was_queued() {
         _ => None,
     });
     assert_eq!(state, AssociationState::ShutDown);
-    // The peeled socket is told as well, and then there is nothing more.
+    // The peeled-off socket is notified as well, and then there is nothing more to read.
     loop {
         match notification(&peeled) {
             Ok(_) => {}
@@ -283,7 +283,7 @@ fn one_to_one_sockets_accept_and_shut_down() {
     assert_eq!(server.recv(&mut [0; 9]).unwrap().len, 0);
     drop(server);
     assert_eq!(errno(client.send(b"late", &SendInfo::default())), Some(libc::EPIPE));
-    // Where nobody listens.
+    // No socket listens there.
     assert_eq!(
         errno(Socket::one_to_one(false).unwrap().connect(&[address("127.0.0.1:1")])),
         Some(libc::ECONNREFUSED)
@@ -329,7 +329,7 @@ fn an_abort_brings_its_reason() {
         assert_eq!((association, state), (pair.to_server, AssociationState::Lost));
         assert_eq!(error, Some(ErrorCause::USER_INITIATED_ABORT));
     }
-    // On a peeled socket the peer's abort is an error too.
+    // On a peeled-off socket, the peer's abort is an error too.
     let pair = Pair::new();
     let peeled = pair.server.peel_off(pair.to_client).unwrap();
     pair.client.abort(pair.to_server, b"done").unwrap();
@@ -365,8 +365,8 @@ fn a_good_end_is_told_on_either_side() {
 #[ignore = "needs a kernel with SCTP: scripts/test runs it"]
 fn what_could_not_be_sent_comes_back() {
     let pair = Pair::new();
-    // Nobody reads, so the window closes; what waits then is given up after its lifetime, and the rest with
-    // the abort.
+    // Nobody reads, so the window closes. Messages that wait then are abandoned after their lifetime, and the
+    // rest with the abort.
     let reliable = SendInfo::default().ppid(1);
     while pair.client.send_to(pair.to_server, &[7; 1000], &reliable).is_ok() {}
     pair.client.abort(pair.to_server, b"").unwrap();
@@ -389,7 +389,7 @@ fn what_could_not_be_sent_comes_back() {
 #[ignore = "needs a kernel with SCTP: scripts/test runs it"]
 fn a_lifetime_that_is_over_is_told_with_the_context() {
     let pair = Pair::new();
-    // Nobody reads: the window closes after some 100 KiB, and what comes then waits.
+    // Nobody reads: the window closes after about 100 KiB, and later messages wait.
     for _ in 0..120 {
         pair.client.send_to(pair.to_server, &[7; 1000], &SendInfo::default()).unwrap();
     }
@@ -423,7 +423,7 @@ fn a_lifetime_that_is_over_is_told_with_the_context() {
 #[ignore = "needs a kernel with SCTP: scripts/test runs it"]
 fn reliable_is_reliable_whatever_the_default_is() {
     let pair = Pair::new();
-    // On Linux the value of this would be the lifetime of a message sent without SCTP_PRINFO.
+    // On Linux the value of this option would be the lifetime of a message sent without SCTP_PRINFO.
     let options = pair.client.options().association(pair.to_server);
     options.set_default_reliability(Reliability::Retransmissions(1)).unwrap();
     let mut sent = 0;
@@ -471,7 +471,7 @@ fn streams_are_reset_and_added() {
         _ => None,
     };
     let told = (wait_for(&pair.client, added), wait_for(&pair.server, added));
-    // Of the side that did not change Linux says 0, and of the other how many were added.
+    // Linux reports 0 for the side that did not change, and the number of added streams for the other one.
     assert_eq!(told, ((0, 3, Outcome::Done), (3, 0, Outcome::Done)));
     let after = options.status().unwrap();
     assert_eq!(after.outbound_streams, before.outbound_streams + 3);

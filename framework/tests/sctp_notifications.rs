@@ -1,4 +1,4 @@
-//! Notifications of rare events, each provoked in the kernel; what an association cannot start with is in
+//! Notifications of rare events, each provoked in the kernel. What makes an association fail to start is in
 //! `sctp_messages`.
 
 #[path = "support/network.rs"]
@@ -20,10 +20,10 @@ use peeloff::{Callbacks, EndKind, EndReason, Error, Event, HandlerError, Message
 use socket2::{Domain, Protocol, Type};
 use support::{DEADLINE, Running, echo, exchange};
 
-/// Protocol number of SCTP.
+/// The protocol number of SCTP.
 const SCTP: i32 = 132;
 
-/// A socket that sees every SCTP packet, and sends some of its own (raw(7)).
+/// Opens a socket that receives every SCTP packet, and can send its own (raw(7)).
 fn raw() -> socket2::Socket {
     let raw = socket2::Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(SCTP))).unwrap();
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -32,7 +32,7 @@ fn raw() -> socket2::Socket {
     raw
 }
 
-/// Ports and verification tag of the next packet to this port that has a tag (RFC 9260 §3.1).
+/// Returns ports and verification tag of the next packet to this port that has a tag (RFC 9260 §3.1).
 fn common_header(raw: &socket2::Socket, port: u16) -> [u8; 8] {
     loop {
         let mut packet = [0; 2048];
@@ -45,7 +45,7 @@ fn common_header(raw: &socket2::Socket, port: u16) -> [u8; 8] {
     }
 }
 
-/// CRC32c (RFC 9260 appendix A).
+/// Computes CRC32c (RFC 9260 appendix A).
 fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg()))
@@ -73,7 +73,8 @@ fn an_error_chunk_of_the_peer_is_a_notification_with_its_cause() {
     let raw = raw();
     let mut peer = running.connect();
     exchange(&mut peer, b"hello");
-    // In the peer's name: an ERROR chunk (type 9) with cause 1, invalid stream identifier, of stream 7.
+    // The packet comes in the peer's name: an ERROR chunk (type 9) with cause 1, invalid stream identifier, for
+    // stream 7.
     let mut packet = common_header(&raw, running.address().port()).to_vec();
     packet.extend([0; 4]);
     packet.extend([9, 0, 0, 12, 0, 1, 0, 8, 0, 7, 0, 0]);
@@ -86,7 +87,7 @@ fn an_error_chunk_of_the_peer_is_a_notification_with_its_cause() {
         }
         other => panic!("{other:?}"),
     }
-    // It ended nothing.
+    // The error has not ended the association.
     exchange(&mut peer, b"still there");
 }
 
@@ -102,10 +103,10 @@ fn the_rest_of_a_message_that_never_comes_is_a_notification_and_is_counted() {
     let handler = move |peer: &mut Peer| -> Result<(), Error> {
         let mut sctp = peer.sctp().unwrap();
         sctp.subscribe(NotificationKind::PartialDelivery, true)?;
-        // Parts are handed out from here on.
+        // From here on, messages are delivered in parts.
         sctp.options()?.set_partial_delivery_point(Some(4000))?;
         sctp.send(b"ready", &SendInfo::default())?;
-        // Nothing is read before the peer is gone, so that the message cannot come whole.
+        // Nothing is read until the peer has gone, so that the message cannot arrive completely.
         held.lock().unwrap().recv_timeout(DEADLINE).unwrap();
         let mut buffer = vec![0; 8 << 20];
         let told = match peer.sctp().unwrap().recv_event(&mut buffer)? {
@@ -121,7 +122,7 @@ fn the_rest_of_a_message_that_never_comes_is_a_notification_and_is_counted() {
     assert_eq!(peer.recv_timeout(&mut [0; 64], DEADLINE).unwrap(), Some(5));
     let on_five = SendInfo::default().stream(5);
     peer.sctp().unwrap().send(&vec![7; 6 << 20], &on_five).unwrap();
-    // As much of it as the server's buffer takes has arrived.
+    // As much of it as the server's buffer accepts has arrived.
     support::until("the window is full", || {
         let status = peer.sctp()?.options().ok()?.status().ok()?;
         (status.peer_window < 2000).then_some(())
@@ -145,10 +146,10 @@ fn a_path_is_potentially_failed_before_it_is_lost() {
     let mut settings = Settings::default();
     settings.dead_after = Some(Duration::from_secs(6));
     let url = "sctp://127.0.0.1,127.0.0.2:0";
-    // The server gives up much later than the client's path does: its heartbeats are answered to the address that is cut off,
-    // and after too many of them its kernel would abort the association.
+    // The server gives up much later than the client's path fails: its heartbeats are answered to the address
+    // that is cut off, and after too many of them its kernel would abort the association.
     let running = Running::with(url, |builder| builder, echo);
-    // With addresses of its own, so that what comes back does not go to the server's.
+    // The client has addresses of its own, so that answers to it do not go to the server's addresses.
     let local: [SocketAddr; 2] = ["127.0.0.3:0".parse().unwrap(), "127.0.0.4:0".parse().unwrap()];
     let client = running.client().sctp(settings).bind(local[0]).bind(local[1]);
     let mut peer = client.connect(running.url()).unwrap();
@@ -174,7 +175,7 @@ fn a_path_is_potentially_failed_before_it_is_lost() {
                     states.push(state);
                 }
             }
-            // The echo, over the other path.
+            // This is the echo, over the other path.
             Some(Event::Message(..)) => {}
             other => panic!("{other:?}, {states:?}"),
         }
@@ -182,7 +183,7 @@ fn a_path_is_potentially_failed_before_it_is_lost() {
     assert_eq!(states, [PathState::PotentiallyFailed, PathState::Unreachable]);
 }
 
-/// Notes what comes, and answers on the same stream.
+/// Records events, and answers on the same stream.
 struct Replies(Mutex<mpsc::Sender<String>>);
 
 impl Replies {

@@ -1,4 +1,4 @@
-//! Every SCTP option that can be set is set to something else and read back, on a kernel that has them.
+//! Every SCTP option that can be set is changed and read back, on a kernel that supports it.
 
 #[path = "support/sctp.rs"]
 mod support;
@@ -21,7 +21,7 @@ fn errno(result: io::Result<impl std::fmt::Debug>) -> Option<i32> {
     result.expect_err("an error").raw_os_error()
 }
 
-/// Sets each value and reads it back; the option keeps the last.
+/// Sets each value and reads it back; the option keeps the last one.
 fn round_trip<'a, T: PartialEq + std::fmt::Debug + Copy>(
     options: Options<'a>,
     get: impl Fn(&Options<'a>) -> io::Result<T>,
@@ -129,7 +129,7 @@ fn linux_has_two_levels_of_interleaving_and_a_sysctl() {
     );
     options.set_fragment_interleave(Streams).unwrap();
     assert_eq!(options.fragment_interleave().unwrap(), Associations);
-    // The rest changes a setting of the system, which root may.
+    // The rest changes a setting of the system, which needs root.
     let sysctl = "/proc/sys/net/sctp/intl_enable";
     let before = std::fs::read(sysctl).unwrap();
     if std::fs::write(sysctl, "0").is_err() {
@@ -209,7 +209,7 @@ fn paths_are_changed_one_by_one_and_all_together() {
         assert_eq!(parameters.sack_delay, SackDelay::UpTo(Duration::from_millis(160)));
         assert_eq!(parameters.dscp, Some(0x28));
         assert_eq!(parameters.flow_label, None);
-        // Nothing but what is named changes.
+        // Only the named values change.
         options.change_path(address, PathChange::default()).unwrap();
         assert_eq!(options.path_parameters(address).unwrap(), parameters);
         let change = PathChange {
@@ -247,7 +247,7 @@ fn an_ipv6_path_has_a_flow_label() {
         .change_path(Some(path), PathChange { flow_label: Some(0x12345), ..PathChange::default() })
         .unwrap();
     assert_eq!(options.path_parameters(Some(path)).unwrap().flow_label, Some(0x12345));
-    // An IPv4 socket passes over it.
+    // An IPv4 socket ignores it.
     let v4 = one_to_many();
     v4.options().change_path(None, PathChange { flow_label: Some(1), ..PathChange::default() }).unwrap();
     assert_eq!(v4.options().path_parameters(None).unwrap().flow_label, None);

@@ -1,4 +1,4 @@
-//! SCTP over paths that lose, reorder and die. Each test has a network of its own.
+//! SCTP over paths that lose, reorder and fail. Each test has a network namespace of its own.
 
 #[path = "support/network.rs"]
 mod network;
@@ -15,7 +15,7 @@ use peeloff::sctp::{Notification, NotificationKind, PathState, Reliability, Send
 use peeloff::{EndKind, EndReason, Error, Event, Peer};
 use support::{DEADLINE, Running, echo, exchange};
 
-/// Associations are given up after this.
+/// Associations are given up after this time.
 const DEAD_AFTER: Duration = Duration::from_secs(6);
 
 fn settings() -> Settings {
@@ -24,7 +24,7 @@ fn settings() -> Settings {
     settings
 }
 
-/// The notice that an association is over comes within the bound, and what a busy machine adds.
+/// How long the notification of the end may take: the bound, plus time for a busy machine.
 const NOTICED: Duration = Duration::from_secs(30);
 
 #[test]
@@ -56,7 +56,7 @@ fn a_peer_that_vanishes_is_noticed_with_and_without_data_under_way() {
     exchange(&mut silent, b"here");
     exchange(&mut talking, b"here");
     netem("loss 100%");
-    // Never acknowledged, so that both sides have data under way.
+    // This is never acknowledged, so both sides have data in flight.
     talking.send(b"talk").unwrap();
     let began = Instant::now();
     for peer in [&mut silent, &mut talking] {
@@ -86,7 +86,7 @@ fn traffic_goes_on_over_the_other_path_when_one_dies() {
     let mut peer = client.connect(running.url()).unwrap();
     exchange(&mut peer, b"before");
     let primary = peer.sctp().unwrap().options().unwrap().primary().unwrap();
-    // On one loopback everything else leaves from the first address of either side.
+    // On a single loopback interface, all other packets leave from the first address of each side.
     netem_to(&[&primary.ip().to_string()], "loss 100%");
     let began = Instant::now();
     exchange(&mut peer, b"after");
@@ -127,7 +127,7 @@ fn a_peer_that_restarts_gets_a_new_association() {
     let first = call(b"one");
     let (id, message) = reports.recv_timeout(DEADLINE).unwrap();
     assert_eq!(message, b"one");
-    // The abort is lost, so the server does not know that the first is gone.
+    // The abort is lost, so the server does not know that the first association has ended.
     netem("loss 100%");
     socket2::SockRef::from(&first).set_linger(Some(Duration::ZERO)).unwrap();
     drop(first);
@@ -164,7 +164,7 @@ fn loss_and_reordering_cost_nothing_on_thirty_two_streams() {
         let sender = peer.sender();
         let sending = std::thread::spawn(move || {
             for number in 0..MESSAGES {
-                // Unordered ones on the upper half of the streams.
+                // Unordered messages use the upper half of the streams.
                 let stream = (number % 32) as u16;
                 let how = SendInfo::default().stream(stream).ppid(7).unordered(stream >= 16);
                 let mut message = vec![number as u8; 200];
@@ -217,7 +217,7 @@ fn a_message_whose_lifetime_is_over_is_given_up_and_a_reliable_one_is_not() {
     for (reliability, word) in [(brief, b"brief"), (few, b"fewer"), (Reliability::Reliable, b"sure!")] {
         sctp.send(word, &SendInfo::default().reliability(reliability)).unwrap();
     }
-    // Longer than the first retransmission takes.
+    // This is longer than the first retransmission takes.
     std::thread::park_timeout(Duration::from_secs(3));
     heal();
     let mut buffer = [0; 64];
@@ -248,7 +248,7 @@ fn an_unordered_message_overtakes_and_an_ordered_one_waits() {
     );
     let mut peer = running.connect();
     exchange(&mut peer, b"before");
-    // The first is lost once; what comes after it goes through.
+    // The first message is lost once; the messages after it arrive.
     netem("loss 100%");
     let ordered = |stream| SendInfo::default().stream(stream);
     peer.sctp().unwrap().send(b"late", &ordered(1)).unwrap();
@@ -326,7 +326,7 @@ fn an_association_runs_inside_udp_where_both_sides_say_so() {
     if run_in_own_network("an_association_runs_inside_udp_where_both_sides_say_so") {
         return;
     }
-    // The kernel's own port, in this network; SCTP's packets come back to it.
+    // This is the kernel's own port in this network namespace, to which SCTP's packets come back.
     std::fs::write("/proc/sys/net/sctp/udp_port", "9899").unwrap();
     let running = Running::with("sctp://127.0.0.1:0", |builder| builder, echo);
     let mut settings = Settings::default();
@@ -338,13 +338,13 @@ fn an_association_runs_inside_udp_where_both_sides_say_so() {
         options.options().unwrap().remote_udp_encapsulation_port(None).unwrap()
     };
     assert_eq!(port(&mut peer), Some(9899));
-    // Without it nothing is left of the association's traffic.
+    // Without the setting, no packets of the association arrive.
     let before = datagrams();
     exchange(&mut peer, b"and counted");
     assert!(datagrams() >= before + 2, "the traffic is no UDP");
 }
 
-/// UDP datagrams received in this network.
+/// Returns the number of UDP datagrams received in this network namespace.
 fn datagrams() -> u64 {
     let table = std::fs::read_to_string("/proc/net/snmp").unwrap();
     let mut lines = table.lines().filter_map(|line| line.strip_prefix("Udp: "));

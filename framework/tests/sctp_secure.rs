@@ -93,7 +93,7 @@ fn a_client_shows_a_certificate_or_is_refused() {
         let running = Running::echo_with(url, |builder| builder.client_auth(ClientAuth::Required(trusted)));
         let known = running.client().identity(client_identity).connect(running.url());
         exchange(&mut known.unwrap(), b"known");
-        // In TLS 1.3 a client is through before the server has looked at its certificate.
+        // In TLS 1.3 the client's handshake is complete before the server has read its certificate.
         match running.client().connect(running.url()) {
             Err(error) => assert!(error.to_string().contains("handshake"), "{error}"),
             Ok(mut peer) => assert!(peer.recv_timeout(&mut [0; 8], DEADLINE).is_err()),
@@ -191,7 +191,7 @@ fn the_labels_of_both_sides_must_agree() {
     let running = Running::echo_with(BOTH[1], |builder| builder.sctp(old.clone()));
     let mut peer = running.client().sctp(old).connect(running.url()).unwrap();
     exchange(&mut peer, b"both the old way");
-    // Finished is authenticated with a key that the other side has not, so it never arrives.
+    // Finished is authenticated with a key that the other side does not have, so it never arrives.
     let client = running.client().timeout(Duration::from_secs(5));
     client.connect(running.url()).unwrap_err();
 }
@@ -246,7 +246,7 @@ fn notifications_come_on_secured_associations_too() {
 fn a_peer_that_does_not_authenticate_what_gives_or_takes_data_is_refused_over_dtls() {
     const DATA: u8 = 0;
     const FORWARD_TSN: u8 = 0xc0;
-    // A client that may go on says nothing, and is given up after this.
+    // A client that may continue sends nothing, and is given up after this time.
     let mut timeouts = Timeouts::default();
     timeouts.handshake = Duration::from_secs(1);
     for (chunks, partial_reliability, refusal) in [
@@ -278,7 +278,7 @@ fn a_peer_that_does_not_authenticate_what_gives_or_takes_data_is_refused_over_dt
     }
 }
 
-/// Sends until there is no room, and tells how much that was; then keeps its thread until told to return.
+/// Sends until there is no room, and reports how much it sent. Then occupies its thread until told to return.
 fn stuck(peer: &mut Peer, told: &Mutex<std::sync::mpsc::Sender<usize>>, release: &Mutex<Receiver<()>>) {
     let sender = peer.sender();
     let how = SendInfo::default().stream(5);
@@ -319,7 +319,7 @@ fn a_close_notify_follows_only_what_is_acknowledged_also_for_a_handler_that_is_s
                 (shut_down(), hearing.join().unwrap())
             })
         } else {
-            // Its window is full, so not all is acknowledged by the time that the server has gone.
+            // Its window is full, so not everything is acknowledged when the server has ended.
             (shut_down(), hear(&mut peer))
         };
         assert_eq!(abandoned, 1);

@@ -1,4 +1,4 @@
-//! What is set before the first association is what associations have, on both sides.
+//! Settings made before the first association apply to associations, on both sides.
 
 mod support;
 
@@ -12,10 +12,10 @@ use support::{DEADLINE, Running, exchange};
 
 const URL: &str = "sctp://127.0.0.1:0";
 
-/// What an association has, as the kernel says.
+/// The parameters of an association according to the kernel.
 #[derive(Debug, PartialEq)]
 struct Found {
-    /// Streams to send on, and to receive on.
+    /// The number of streams to send on, and to receive on.
     streams: (u16, u16),
     init: InitParameters,
     rto: Rto,
@@ -46,7 +46,7 @@ fn found(peer: &mut Peer) -> Found {
     }
 }
 
-/// What both sides of an association have whose server and client are set up so.
+/// Returns the parameters of both sides of an association between a server and a client with these settings.
 fn meet(server: Settings, client: Settings) -> (Found, Found) {
     let (tell, told) = channel();
     let tell = Mutex::new(tell);
@@ -60,7 +60,7 @@ fn meet(server: Settings, client: Settings) -> (Found, Found) {
     (told.recv_timeout(DEADLINE).unwrap(), found(&mut peer))
 }
 
-/// The kernel's timers have a tick, 4 ms with Debian's.
+/// The kernel's timers have a resolution, which is 4 ms on Debian.
 fn about(time: Duration, wanted: Duration) -> bool {
     time >= wanted && time <= wanted + Duration::from_millis(10)
 }
@@ -68,7 +68,7 @@ fn about(time: Duration, wanted: Duration) -> bool {
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
 fn each_setting_is_what_associations_have() {
-    // There is no /proc/sys of the host's in the virtual machine, so this harms nobody.
+    // The virtual machine has its own /proc/sys, so this does not affect the host.
     std::fs::write("/proc/sys/net/sctp/intl_enable", "1").unwrap();
     let millis = Duration::from_millis;
     let mut settings = Settings::default();
@@ -82,7 +82,7 @@ fn each_setting_is_what_associations_have() {
     settings.dscp = Some(46);
     settings.cookie_life = Some(millis(33_000));
     settings.scheduler = Some(StreamScheduler::RoundRobin);
-    // Linux keeps it for itself once an association is peeled off.
+    // Linux keeps this value to itself once an association is peeled off.
     settings.hmac_algorithms = vec![HmacAlgorithm::Sha256, HmacAlgorithm::Sha1];
     settings.adaptation_indication = Some(0xfeed);
     settings.interleaving = true;
@@ -170,7 +170,7 @@ fn fair_schedulers_are_there_or_are_named() {
         settings.scheduler = Some(scheduler);
         let builder = Server::builder().listen(URL).sctp(settings.clone());
         match builder.start(support::echo) {
-            // Linux before 6.4.
+            // This is Linux before 6.4.
             Err(error) => {
                 assert!(error.to_string().contains("does not take the value of scheduler"), "{error}");
             }

@@ -1,4 +1,4 @@
-//! Peers on SCTP that take nothing of what is sent to them, or more slowly than it comes.
+//! SCTP peers that accept nothing of what is sent to them, or accept it too slowly.
 
 mod support;
 
@@ -13,7 +13,7 @@ use support::{DEADLINE, Running, exchange};
 
 const URL: &str = "sctp://127.0.0.1:0";
 
-/// Answers on the stream and with the identifier that it was asked with.
+/// Answers on the same stream and with the same identifier.
 fn echo(peer: &mut Peer) -> Result<(), Error> {
     let mut message = Vec::new();
     while peer.recv_into(&mut message)?.is_some() {
@@ -57,7 +57,8 @@ fn a_peer_that_never_reads_is_given_up_and_nobody_else_notices() {
     exchange(&mut other, b"fine");
 }
 
-/// A peer that never reads, and sends as long as the association lives. Returns why it ended, as the peer's kernel says.
+/// Runs a peer that never reads, and sends as long as the association lives. Returns the reason of the end
+/// according to the peer's kernel.
 fn talk_and_never_read(running: &Running) {
     let deaf = Socket::one_to_one(false).unwrap();
     deaf.connect(&[running.address()]).unwrap();
@@ -66,7 +67,7 @@ fn talk_and_never_read(running: &Running) {
     loop {
         match deaf.send(&[7; 20_000], &SendInfo::default()) {
             Ok(_) => {}
-            // No room: the server has nothing read for a moment.
+            // There is no room: the server has not read for a moment.
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 thread::park_timeout(Duration::from_millis(20));
             }
@@ -83,7 +84,7 @@ fn a_peer_that_goes_on_sending_and_never_reads_is_given_up() {
     settings.dead_after = Some(Duration::from_secs(4));
     let mut timeouts = Timeouts::default();
     timeouts.send = Duration::from_millis(100);
-    // Whatever finds no room is lost to this handler, so that only the stall can end the association.
+    // This handler drops what finds no room, so that only the stall can end the association.
     let handler = |peer: &mut Peer| -> Result<(), Error> {
         let mut buffer = vec![0; 1 << 16];
         while let Some(len) = peer.recv(&mut buffer)? {
@@ -124,7 +125,7 @@ fn an_echo_that_finds_no_room_ends_the_association_and_says_why() {
     while deaf.send(&[7; 20_000]).is_ok() {}
     let stats = running.until("it is given up", |stats| stats.peers == 0);
     assert_eq!((stats.ended(EndKind::TooSlow), stats.handler_errors), (1, 0), "{stats:?}");
-    // Now it reads: what has arrived, and the reason.
+    // Now the peer reads what has arrived, and the reason.
     let end = loop {
         match deaf.recv_timeout(&mut [0; 20_000], DEADLINE) {
             Ok(Some(_)) => {}

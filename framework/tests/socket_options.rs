@@ -1,4 +1,5 @@
-//! What the user's hook sets on a socket holds on the sockets that are used, and where it fails nobody gets one.
+//! Options that the user's hook sets on a socket apply to the sockets in use, and if the hook fails, the socket
+//! is not used.
 
 mod support;
 
@@ -14,7 +15,7 @@ use peeloff::{
 use socket2::SockRef;
 use support::{Running, echo, exchange, quiet_panic};
 
-/// What the hook was shown.
+/// What the hook received.
 #[derive(Clone, Copy, Debug)]
 struct Shown {
     number: RawFd,
@@ -23,7 +24,7 @@ struct Shown {
     peer: Option<SocketAddr>,
 }
 
-/// A hook that gives each role options of its own, and remembers what it was shown last for each.
+/// A hook that sets options for each role, and remembers what it received last for each.
 #[derive(Clone, Default)]
 struct Hook(Arc<Mutex<Vec<(SocketRole, Shown)>>>);
 
@@ -48,7 +49,7 @@ impl Hook {
         shown.iter().rev().find(|(shown, _)| *shown == role).expect("a socket of this role").1
     }
 
-    /// Checks that the socket that is used has the options of its role.
+    /// Checks that the socket in use has the options of its role.
     fn check(&self, role: SocketRole) -> Shown {
         let shown = self.last(role);
         let socket = inherited_descriptor(shown.number).unwrap();
@@ -56,7 +57,7 @@ impl Hook {
         let (tos, buffer) = options_of(role);
         // The lower two bits are ECN's, which SCTP sets by itself.
         assert_eq!(socket.tos_v4().unwrap() & !3, tos, "{shown:?}");
-        // Linux doubles what it is asked for, for its own use.
+        // Linux doubles the requested size for its own use.
         assert_eq!(socket.recv_buffer_size().unwrap(), 2 * buffer, "{shown:?}");
         shown
     }
@@ -109,7 +110,7 @@ fn the_listener_on_the_address_that_was_asked_under_a_wildcard_has_the_options_o
     let set = hook.clone();
     let configure = |builder: peeloff::ServerBuilder| {
         builder.socket_options(move |socket| match socket.role() {
-            // The port is known by now, so this one is not the wildcard's.
+            // The port is known by now, so this listener is not the wildcard one.
             SocketRole::Listener if socket.local_address().is_some_and(|local| local.ip().is_loopback()) => {
                 set.set(socket)
             }
@@ -174,7 +175,7 @@ fn an_sctp_server_does_not_start_where_the_hook_fails_for_its_listener() {
     listener_fails("sctp");
 }
 
-/// A server whose hook fails for the peers' sockets as long as it is told to.
+/// Starts a server whose hook fails for peers' sockets while the flag is set.
 fn failing(scheme: &str, panics: bool) -> (Running, Arc<AtomicBool>) {
     let fails = Arc::new(AtomicBool::new(true));
     let told = Arc::clone(&fails);
@@ -192,7 +193,7 @@ fn peer_is_refused(scheme: &str) {
         let (running, fails) = failing(scheme, panics);
         let refused = |stats: &peeloff::Stats| stats.refused(Refusal::SocketOptions) > 0;
         match running.client().connect(running.url()) {
-            // The first message of a plain UDP peer is what opens it.
+            // The first message of a plain UDP peer opens the association.
             Ok(mut peer) => {
                 let _ = peer.send(b"hello");
                 running.until("the peer is refused", refused);
@@ -226,7 +227,7 @@ fn a_connection_whose_socket_the_hook_fails_for_waits_for_no_header() {
     let server = builder.start(echo).unwrap();
     let address = server.addresses()[0].to_string();
     let mut connection = std::net::TcpStream::connect(address.trim_start_matches("tcp://")).unwrap();
-    // It is reset.
+    // The connection is reset.
     assert!(!matches!(connection.read(&mut [0]), Ok(1..)));
     let stats = server.handle().stats();
     assert_eq!((stats.awaiting_header, stats.peers, stats.refused(Refusal::SocketOptions)), (0, 0, 1));

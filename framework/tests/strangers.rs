@@ -1,4 +1,5 @@
-//! What strangers cost: a first hello an answer no longer than itself, anything else nothing.
+//! The cost of unknown peers: the answer to a first hello is not longer than the hello, and nothing else gets an
+//! answer.
 
 #[path = "support/child.rs"]
 #[allow(dead_code)]
@@ -22,10 +23,11 @@ use stranger::{Stranger, record};
 use support::{COMBINATION, Running, exchange, quiet_panic, scaled, until};
 
 const STRANGERS: u32 = 200_000;
-/// Strangers that wait for their answers at once: fewer than the smallest receive buffer holds hellos.
+/// The number of unknown peers that wait for answers at the same time. Their hellos fit into the smallest receive
+/// buffer.
 const AT_ONCE: u32 = 200;
-/// How much more memory the server may have after all of them than before: where there are a tenth of them,
-/// still far less than a hundredth of an association for each.
+/// By how much the server's memory may have grown after all of them. Even if there are only a tenth of them, this
+/// is far less than a hundredth of an association for each.
 const MORE_MEMORY: u64 = 5 << 20;
 
 #[test]
@@ -34,7 +36,7 @@ fn two_hundred_thousand_strangers_leave_nothing_behind() {
     let server = child.address();
     let strangers = scaled(STRANGERS) / AT_ONCE * AT_ONCE;
     let mut live = child.connect();
-    // The first of all pay for what is made once.
+    // The first peers allocate what is allocated only once.
     ask(server, 0..AT_ONCE);
     let answered = u64::from(1 + AT_ONCE);
     child.until("all are counted", |stats| stats.get("hello_verify_requests") == answered);
@@ -65,12 +67,12 @@ fn two_hundred_thousand_strangers_leave_nothing_behind() {
     assert_eq!((stats.get("peers"), stats.get("half_open"), stats.get("opened")), (1, 0, 1));
     let after = child.usage();
     assert_eq!(after.get("fds"), before.get("fds"));
-    // A busy machine may hold a loop up.
+    // On a busy machine, a loop may be blocked and taken over.
     assert!(after.get("threads") <= before.get("threads") + stats.get("loops_taken_over"));
     child::assert_memory(&before, &after, MORE_MEMORY);
 }
 
-/// Each of these strangers, from an address of its own, asks and is answered.
+/// Lets each of these unknown peers, from an address of its own, send a hello and receive the answer.
 fn ask(server: std::net::SocketAddr, numbers: std::ops::Range<u32>) {
     let source = |number: u32| Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 1)) + number);
     let asking = |number| {
@@ -85,7 +87,7 @@ fn ask(server: std::net::SocketAddr, numbers: std::ops::Range<u32>) {
     }
 }
 
-/// Ends the other thread's loop also where this one panics.
+/// Ends the other thread's loop even if this thread panics.
 struct SetOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {
@@ -111,7 +113,7 @@ fn anything_else_from_a_stranger_gets_silence_and_ends_nothing() {
     for _ in 0..3 {
         exchange(&mut live, b"before");
     }
-    // Two hellos, the last flight, and three messages.
+    // These are two hellos, the last flight, and three messages.
     let recorded = until("what the client sent", || Some(relay.passed()).filter(|all| all.len() >= 6));
 
     let stranger = Stranger::new([127, 0, 0, 77], server);
@@ -125,12 +127,12 @@ fn anything_else_from_a_stranger_gets_silence_and_ends_nothing() {
         record(22, 0, 3, &[&header, part].concat())
     };
     let mut nuisances = vec![
-        // Empty, and as large as can be.
+        // An empty datagram, and one of the largest size.
         vec![],
         vec![0; 65_507],
         vec![22; 65_507],
         [&hello[..13], &[1; 60_000]].concat(),
-        // Junk.
+        // Bytes that are not DTLS.
         b"GET / HTTP/1.1\r\n\r\n".to_vec(),
         vec![0xff; 100],
         // Records of associations that do not exist.
@@ -143,19 +145,19 @@ fn anything_else_from_a_stranger_gets_silence_and_ends_nothing() {
         record(21, 0, 1, &[1, 0]),
         record(21, 0, 1, &[2, 40]),
         record(21, 1, 1, &[2; 26]),
-        // What a server sends.
+        // A message that only servers send.
         record(22, 0, 0, &[3, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 3, 0xfe, 0xff, 0]),
         record(22, 0, 0, &[2, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0]),
-        // Fragments of a hello: a first one that ends too early, later ones.
+        // Fragments of a hello: a first one that ends too early, and later ones.
         fragment(0, 20),
         fragment(20, 10),
         fragment(40, hello.len() - 25 - 40),
-        // A hello that claims more than it has, and one of another version of the world.
+        // A hello whose length is too large, and one with an unknown version.
         [&hello[..14], &[0xff; 3], &hello[17..]].concat(),
         [&hello[..25], &[3, 3], &hello[27..]].concat(),
     ];
     nuisances.extend((0..hello.len()).map(|len| hello[..len].to_vec()));
-    // All but the first hello, which is anybody's to send.
+    // All recorded datagrams except the first hello, which anybody may send.
     nuisances.extend_from_slice(&recorded[1..]);
 
     let counted = || {
@@ -195,7 +197,8 @@ fn a_plain_strangers_datagram_opens_one_association_whatever_the_handler_does() 
         let stranger = Stranger::new([127, 0, 0, 1], running.address());
         stranger.send(b"one");
         running.until("it ends", |stats| stats.ended(end) >= 1);
-        // By the time that the next stranger is served the dispatcher has seen all that the first left.
+        // By the time that the next unknown peer is served, the dispatcher has seen everything that the first one
+        // left.
         let second = Stranger::new([127, 0, 0, 1], running.address());
         second.send(b"another");
         let stats = running.until("the second ends", |stats| stats.ended(end) >= 2 && stats.peers == 0);

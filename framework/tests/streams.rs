@@ -1,4 +1,4 @@
-//! Peers on streams without framing, as what libraries over `Read` and `Write` run on.
+//! Peers on streams without framing, for libraries that use `Read` and `Write`.
 
 mod support;
 
@@ -77,7 +77,8 @@ fn a_stream_that_is_cut_is_an_unexpected_end_on_tls_and_an_end_on_tcp() {
             connector.set_verify(SslVerifyMode::NONE);
             let mut stream = connector.build().connect("localhost", stream).unwrap();
             stream.write_all(b"half a mess").unwrap();
-            // No close_notify. Closed at once, with the server's tickets unread, it would be reset.
+            // There is no close_notify. Closing at once, with the server's tickets unread, would reset the
+            // connection.
             stream.get_ref().shutdown(Shutdown::Write).unwrap();
             let error = outcome.recv_timeout(DEADLINE).unwrap().unwrap_err();
             assert!(

@@ -27,7 +27,7 @@ fn framed(framing: Framing) -> TcpSettings {
     settings
 }
 
-/// A connection in clear that fails rather than hang.
+/// Makes a connection in clear that fails after a timeout instead of hanging.
 fn connect(running: &Running) -> TcpStream {
     let stream = TcpStream::connect(running.address()).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -125,7 +125,8 @@ fn a_peer_that_half_closes_gets_its_answers() {
 #[test]
 fn what_was_sent_before_the_end_arrives_though_more_was_said() {
     for url in BOTH {
-        // Ends without having read what the peer says: an end that resets would take the answer with it.
+        // The handler returns without having read what the peer sends. If the end reset the connection, the
+        // answer would be lost.
         let running = Running::with(
             url,
             |builder| builder,
@@ -182,7 +183,7 @@ fn a_line_that_does_not_end_ends_with_the_idle_deadline() {
     for scheme in [Scheme::Tcp, Scheme::Tls] {
         let timeouts = idle_after(20 * SECOND);
         let (mut peer, remote) = Pair::new(scheme).tcp(framed(Framing::Lines)).timeouts(timeouts).open();
-        // Not one of these makes a message.
+        // None of these bytes completes a message.
         for _ in 0..100 {
             remote.send_bytes("x");
             remote.elapse(SECOND);
@@ -211,7 +212,7 @@ fn a_peer_that_does_not_read_blocks_nobody_and_is_bounded() {
         let to_silent = arrivals.recv_timeout(DEADLINE).unwrap();
         let mut other = running.connect();
         let to_other = arrivals.recv_timeout(DEADLINE).unwrap();
-        // As much as the kernel and the session take.
+        // Send as much as the kernel and the session accept.
         let mut accepted = 0;
         while to_silent.try_send([5; 10_000]).is_ok() {
             accepted += 1;
@@ -229,7 +230,7 @@ fn a_peer_that_does_not_read_blocks_nobody_and_is_bounded() {
             "{url}: {posted:?}"
         );
         assert_eq!(posted.last(), Some(&PostOutcome::Dropped), "{url}");
-        // The messages of the outbox are shared.
+        // The messages of the outbox share their bytes.
         assert_eq!(Arc::strong_count(&message), 17, "{url}");
         assert_eq!(to_other.post(&Arc::from(&b"hello"[..])), PostOutcome::Sent);
         let mut buffer = [0; 16];
@@ -376,7 +377,7 @@ fn a_drain_ends_quiet_peers_and_lets_busy_ones_finish() {
 
 #[test]
 fn a_peer_that_was_woken_goes_on_to_be_heard() {
-    // The drain wakes it by shutting the socket down for reading; what comes after that has to be heard.
+    // The drain wakes the worker by shutting the socket down for reading; later messages must still be received.
     let handler = |peer: &mut Peer| -> Result<(), Error> {
         let mut buffer = [0; 16];
         let mut heard = false;
@@ -389,7 +390,7 @@ fn a_peer_that_was_woken_goes_on_to_be_heard() {
                         return Ok(());
                     }
                 }
-                // One that knocked just before the drain.
+                // This peer connected just before the drain.
                 None if !heard => return Ok(()),
                 None => {}
             }
@@ -454,7 +455,7 @@ fn a_peer_that_says_nothing_at_first_ends_and_frees_its_thread() {
             assert_eq!(stats.peers, 0, "{url} {framing:?}");
             running.until("their threads are free", |stats| stats.workers == 0);
             for mut peer in silent {
-                // An end in good order: a close_notify, and a FIN.
+                // This is an orderly end: a close_notify, and a FIN.
                 assert_eq!(peer.recv_timeout(&mut [0; 8], DEADLINE).unwrap(), None);
             }
         }
@@ -472,7 +473,7 @@ fn a_message_that_has_begun_has_a_deadline_and_a_peer_that_speaks_rarely_has_non
                 remote.elapse(29 * SECOND);
                 remote.send("hello");
             }
-            // A message that never ends, byte by byte.
+            // This message never ends, and arrives byte by byte.
             for byte in beginning {
                 remote.send_bytes([*byte]);
                 remote.elapse(SECOND);
@@ -505,11 +506,11 @@ fn half_a_record_and_silence_end_by_a_deadline() {
     let mut timeouts = idle_after(Duration::from_secs(2));
     timeouts.handshake = Duration::from_secs(2);
     let running = Running::echo_with(BOTH[1], |builder| builder.timeouts(timeouts));
-    // Half a ClientHello.
+    // This is half a ClientHello.
     let mut half_open = connect(&running);
     half_open.write_all(&[22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]).unwrap();
     running.until("it ends", |stats| stats.ended(EndKind::HandshakeTimedOut) == 1 && stats.half_open == 0);
-    // Half a record after the handshake.
+    // This is half a record after the handshake.
     let mut context = openssl::ssl::SslConnector::builder(openssl::ssl::SslMethod::tls()).unwrap();
     context.set_verify(openssl::ssl::SslVerifyMode::NONE);
     let mut stream = context.build().connect("localhost", connect(&running)).unwrap();

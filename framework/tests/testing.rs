@@ -1,4 +1,4 @@
-//! Peers over memory behave like peers over sockets, and no misuse of them hangs.
+//! Peers over memory behave like peers over sockets, and no wrong use of them hangs.
 
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use peeloff::{
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Of waits that nothing ends: long enough for a thread to have begun to wait, and no more.
+/// The time for waits that nothing ends: just long enough for a thread to have begun to wait.
 const SHORT: Duration = Duration::from_millis(20);
 
 fn echo(peer: &mut Peer) -> Result<(), Error> {
@@ -121,7 +121,7 @@ fn time_passes_as_the_test_says_and_in_the_order_of_what_is_said() {
         assert!(matches!(recv(10 * SECOND), Err(Error::TimedOut)), "{scheme}");
         assert!(matches!(recv(10 * SECOND), Err(Error::TimedOut)), "{scheme}");
         assert_eq!(recv(10 * SECOND).unwrap(), Some(4), "{scheme}");
-        // Without a timeout nothing needs to be waited for.
+        // With a timeout of zero, nothing needs to happen.
         assert!(matches!(recv(Duration::ZERO), Err(Error::TimedOut)), "{scheme}");
         remote.elapse(Duration::MAX);
         remote.elapse(Duration::MAX);
@@ -152,7 +152,7 @@ fn the_deadlines_of_the_server_hold() {
         assert_eq!(peer.recv(&mut buffer).unwrap(), None, "{scheme}");
         assert_eq!(peer.end_reason(), Some(&EndReason::Idle), "{scheme}");
 
-        // A sender notices the end of its life, too.
+        // A sender notices the end of its lifetime, too.
         let (mut peer, remote) = Pair::new(scheme).timeouts(timeouts().lifetime(Some(30 * SECOND))).open();
         let sender = peer.sender();
         sender.try_send("x").unwrap();
@@ -188,7 +188,7 @@ fn a_drain_is_told_once_what_was_said_before_is_received() {
         assert!(!peer.is_draining());
         assert_eq!(peer.recv(&mut buffer).unwrap(), None, "{scheme}");
         assert!(peer.is_draining() && peer.end_reason().is_none());
-        // Until the grace period is over.
+        // This lasts until the end of the grace period.
         remote.send("y");
         assert_eq!(peer.recv(&mut buffer).unwrap(), Some(1), "{scheme}");
         peer.send(b"last words").unwrap();
@@ -196,7 +196,7 @@ fn a_drain_is_told_once_what_was_said_before_is_received() {
         assert_eq!(peer.recv(&mut buffer).unwrap(), None, "{scheme}");
         assert_eq!(peer.end_reason(), Some(&EndReason::Shutdown));
         assert_hears(&remote, "last words");
-        // One that waits for something else sees it without `recv`.
+        // A handler that waits for something else sees the drain without `recv`.
         let (peer, remote) = pair(scheme);
         remote.drain();
         assert!(peer.is_draining());
@@ -248,7 +248,7 @@ fn messages_have_the_limits_of_their_protocol() {
         remote.send(&long);
         let refused = peer.recv_into(&mut message);
         assert!(matches!(refused, Err(Error::MessageRefused { limit }) if limit == longest), "{refused:?}");
-        // The association lives, and an empty message comes where there can be one.
+        // The association stays open, and an empty message arrives if the protocol allows one.
         let takes_empty = scheme == Scheme::Udp || scheme.is_stream();
         assert_eq!((remote.send(""), peer.send(b"").is_ok()), (takes_empty, takes_empty), "{scheme}");
         remote.send("x");
@@ -377,13 +377,13 @@ fn who_takes_a_message_makes_room_for_the_next_and_wakes_the_handler() {
         let handler = move |peer: &mut Peer| -> Result<(), Error> {
             waits.send(peer.sender()).unwrap();
             assert_eq!(peer.recv(&mut [0; 16])?, None);
-            // Waits in its turn.
+            // Each of these messages waits for its turn.
             for text in ["four", "five!", "six"] {
                 peer.send(text.as_bytes())?;
             }
             Ok(())
         };
-        // On a stream a byte is what there is room for.
+        // On a stream there is room for one byte.
         let remote = Pair::new(scheme).tcp(lines().max_pending(1)).serve(handler);
         remote.set_room(1);
         let sender = ready.recv().unwrap();
@@ -408,7 +408,7 @@ fn what_was_posted_before_a_close_leaves_first_as_far_as_there_is_room() {
         let (mut peer, remote) = Pair::new(scheme).tcp(lines().max_pending(1)).open();
         remote.set_room(0);
         let sender = peer.sender();
-        // A stream takes the first of them without an outbox.
+        // A stream accepts the first of them without an outbox.
         for text in ["one", "two"] {
             assert_ne!(sender.post(&Arc::from(text.as_bytes())), PostOutcome::Dropped);
         }
@@ -475,7 +475,7 @@ fn a_send_after_the_lifetime_ends_the_association_for_that_reason() {
         let settings = lines().max_pending(1);
         let remote = Pair::new(scheme).timeouts(timeouts).tcp(settings).serve(|peer: &mut Peer| {
             peer.recv(&mut [0; 16])?;
-            // Until the lifetime is over, which nobody looks at meanwhile.
+            // Send until the lifetime has passed, which nothing else checks meanwhile.
             while peer.send(b"x").is_ok() {}
             peer.sender().send(b"x")
         });
@@ -502,7 +502,7 @@ fn plain_udp_has_to_prove_its_address_and_may_hear_of_a_closed_port() {
     assert!(peer.take_unreachable() && !peer.take_unreachable());
 }
 
-/// Answers with the number of the message, and tells a test how it ended.
+/// Answers with the number of the message, and reports how the association ended.
 struct Counting(Mutex<std::sync::mpsc::Sender<(u32, EndReason)>>);
 
 impl PeerEvents for Counting {
@@ -557,7 +557,7 @@ fn senders_on_other_threads_reach_the_remote_end_in_order() {
                 next[usize::from(name)] += 1;
             }
         });
-        // One of them ends a handler that waits.
+        // One of the senders ends a handler that waits.
         let sender = peer.sender();
         let waiting = thread::spawn(move || {
             let mut peer = peer;
@@ -571,7 +571,7 @@ fn senders_on_other_threads_reach_the_remote_end_in_order() {
 #[test]
 fn nothing_waits_for_what_cannot_come() {
     for &scheme in Scheme::ALL {
-        // The peer is gone.
+        // The peer has gone.
         let (peer, remote) = pair(scheme);
         drop(peer);
         assert_eq!((remote.recv(), remote.try_recv()), (None, None));
@@ -580,7 +580,7 @@ fn nothing_waits_for_what_cannot_come() {
         remote.close();
         assert_eq!(remote.wait_for_end(), Some(EndReason::ClosedByUs));
 
-        // The other end is gone.
+        // The other end has gone.
         let (mut peer, remote) = pair(scheme);
         remote.set_room(0);
         drop(remote);
@@ -588,7 +588,7 @@ fn nothing_waits_for_what_cannot_come() {
         assert_eq!(sent.is_ok(), !scheme.is_reliable(), "{scheme}: {sent:?}");
         echo(&mut peer).unwrap();
 
-        // Nobody says anything. Where a deadline is waited for, it is over.
+        // Neither side sends anything. If a call waits for a deadline, the deadline has passed.
         let (mut peer, remote) = Pair::new(scheme).patience(SHORT).open();
         assert_eq!(remote.recv(), None);
         assert_eq!(remote.wait_for_end(), None);
@@ -601,7 +601,7 @@ fn nothing_waits_for_what_cannot_come() {
         let deserted = peer.recv(&mut buffer);
         assert!(matches!(deserted, Err(Error::Ended(EndReason::Aborted(why))) if why.contains("20ms")));
 
-        // Nobody makes room.
+        // Nothing makes room.
         drop(remote);
         let (mut peer, remote) =
             Pair::new(scheme).tcp(TcpSettings::default().max_pending(1)).patience(SHORT).open();

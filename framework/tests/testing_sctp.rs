@@ -1,4 +1,4 @@
-//! What only SCTP has, on peers over memory. No kernel with SCTP is needed.
+//! SCTP's own features, on peers over memory. They need no kernel with SCTP.
 
 use peeloff::sctp::{AssocId, Notification, NotificationKind, PathState, SendInfo};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ fn sctp_carries_streams_identifiers_and_order_both_ways() {
         // TLS needs the order of a stream.
         let unordered = SendInfo::default().unordered(true);
         assert_eq!(sctp.send(b"x", &unordered).is_ok(), scheme != Scheme::SctpTls, "{scheme}");
-        // There is no kernel to be asked.
+        // There is no kernel to ask.
         let missing = sctp.options().err().map(|error| error.to_string());
         assert!(missing.is_some_and(|missing| missing.contains("peeloff::testing")), "{scheme}");
         sctp.abort(b"no more");
@@ -59,14 +59,14 @@ fn notifications_come_between_messages_to_who_asked_for_them() {
     remote.send("two");
     let next = sctp.recv_event(&mut buffer).unwrap();
     assert!(matches!(next, Some(Event::Notification(found)) if found == changed(PathState::Available)));
-    // `recv` leaves them for later.
+    // `recv` keeps them for later.
     remote.notify(changed(PathState::MadePrimary));
     remote.send("three");
     assert_eq!(peer.recv(&mut buffer).unwrap(), Some(3));
     assert_eq!(peer.recv(&mut buffer).unwrap(), Some(5));
     let mut sctp = peer.sctp().unwrap();
     assert_eq!(sctp.next_notification(), Some(changed(PathState::MadePrimary)));
-    // One that says that the association is over ends it.
+    // A notification that reports the end of the association ends it.
     sctp.subscribe(NotificationKind::PeerShutDown, true).unwrap();
     let last = Notification::PeerShutDown { association: AssocId::default() };
     remote.notify(last.clone());

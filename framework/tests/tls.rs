@@ -1,4 +1,4 @@
-//! TLS over TCP with other people's programs: OpenSSL, GnuTLS, curl, as clients and as servers.
+//! TLS over TCP with other programs: OpenSSL, GnuTLS and curl, as clients and as servers.
 
 #[path = "support/programs.rs"]
 mod programs;
@@ -14,7 +14,7 @@ use peeloff_certificates::{Authority, ed25519, p256, rsa};
 use programs::{KEY_HEX, Program, file, greet, port, run, words};
 use support::{DEADLINE, exchange, until};
 
-/// A version as OpenSSL, GnuTLS and curl want to be told.
+/// A version in the spelling of OpenSSL, GnuTLS and curl.
 struct Version {
     openssl: &'static str,
     gnutls: &'static str,
@@ -79,8 +79,8 @@ fn openssl_and_gnutls_exchange_lines_in_both_versions_with_both_key_types() {
     }
 }
 
-/// Answers one request of HTTP/1.0 with its own body, and says goodbye (RFC 1945 §7.2.2: the answer ends with
-/// the connection).
+/// Answers one request of HTTP/1.0 with its own body, and closes (RFC 1945 §7.2.2: the answer ends with the
+/// connection).
 fn answer_once(peer: &mut Peer) -> Result<(), Error> {
     let (mut request, mut buffer) = (Vec::new(), [0; 16_384]);
     loop {
@@ -115,7 +115,7 @@ fn curl_gets_an_answer_that_ends_with_the_connection() {
             let answer = client.expect("you said: ");
             let what = format!("{kind}, {}", version.name);
             assert_eq!(answer.len() + 1, "you said: ".len() + body.len(), "{what}");
-            // Nothing more: an end that is cut short would be complained about.
+            // Nothing more follows: curl would complain about a truncated end.
             assert_eq!(client.line_with("curl:"), None, "{what}: {}", &client.seen[answer.len()..]);
         }
         let stats = until("both end", || {
@@ -167,7 +167,7 @@ fn mutual_tls_lets_in_who_has_a_certificate_and_nobody_else() {
         let len = peer.recv_timeout(&mut buffer, DEADLINE).unwrap().unwrap();
         assert_eq!(&buffer[..len], b"you are alice\n");
     }
-    // In TLS 1.3 a client learns it only after its handshake.
+    // In TLS 1.3 a client learns this only after its handshake.
     let foreign = Authority::new().issue("alice", &p256());
     for refused in [client(), client().identity(foreign)] {
         match refused.connect(url) {
@@ -195,7 +195,8 @@ fn a_preshared_key_is_proof_enough_in_both_versions() {
         let (found, seen) = run("openssl", &s_client(&server, version, &wrong), "you are");
         assert!(!found, "openssl, a wrong key, {}: {seen}", version.name);
     }
-    // Not ECDHE-PSK with TLS 1.2: gnutls-cli 3.7.9 crashes where it prints what such a handshake settled.
+    // ECDHE-PSK with TLS 1.2 is left out: gnutls-cli 3.7.9 crashes when it prints the parameters of such a
+    // handshake.
     for (version, exchange) in [(&TLS12, "+PSK"), (&TLS13, "+ECDHE-PSK")] {
         let priority = format!("NORMAL:-KX-ALL:{exchange}:{}", version.gnutls);
         let known = ["--pskusername", "alice", "--pskkey", KEY_HEX];
@@ -236,7 +237,7 @@ fn old_versions_and_suites_without_protection_are_refused() {
     server.handle().shutdown(DEADLINE);
 }
 
-/// `openssl s_client` that takes commands: a line with `K`, `k` or `R` alone.
+/// Starts an `openssl s_client` that accepts commands: a line that consists of `K`, `k` or `R`.
 fn commanded(server: &Server, version: &Version) -> Program {
     let connect = format!("127.0.0.1:{}", port(server));
     let mut client = Program::start("openssl", &["s_client", version.openssl, "-connect", &connect]);
@@ -255,7 +256,7 @@ fn messages_arrive_between_the_key_updates_of_others() {
     let server = start(Some(Identity::self_signed().unwrap()), ClientAuth::None, support::echo);
     let mut client = commanded(&server, &TLS13);
     for round in 0..150 {
-        // With an answer, and without one.
+        // Update the keys with an answer, and without one.
         for update in ["K", "k"] {
             client.say(update);
             client.expect("KEYUPDATE");
@@ -264,7 +265,7 @@ fn messages_arrive_between_the_key_updates_of_others() {
     }
     let mut client =
         Program::start("gnutls-cli", &gnutls(&server, &normal(&TLS13), &["--insecure", "--inline-commands"]));
-    // It takes no more than eight answers a second.
+    // The client sends at most eight answers a second.
     for round in 0..5 {
         client.say("^rekey^");
         client.expect("Rekey was completed");
@@ -277,13 +278,13 @@ fn messages_arrive_between_the_key_updates_of_others() {
 #[test]
 fn a_peer_that_wants_to_renegotiate_is_told_that_it_may_not() {
     let server = start(Some(Identity::self_signed().unwrap()), ClientAuth::None, support::echo);
-    // OpenSSL's client ends when it is told.
+    // OpenSSL's client ends when it is told so.
     let mut client = commanded(&server, &TLS12);
     client.say("R");
     client.expect("RENEGOTIATING");
     client.say("hello again");
     client.expect("no renegotiation");
-    // GnuTLS's asks again and again: the session lives on.
+    // GnuTLS's client asks again and again: the session stays open.
     let mut stubborn =
         Program::start("gnutls-cli", &gnutls(&server, &normal(&TLS12), &["--insecure", "--inline-commands"]));
     talk(&mut stubborn, "hello over there");
@@ -330,7 +331,7 @@ fn others_may_renegotiate_eight_times_where_that_is_allowed() {
     server.handle().shutdown(DEADLINE);
 }
 
-/// Lines, which is what these servers echo.
+/// The framing of lines, because these servers echo lines.
 fn lines() -> TcpSettings {
     let mut settings = TcpSettings::default();
     settings.framing = Framing::Lines;
@@ -361,7 +362,7 @@ fn our_client_talks_to_an_openssl_server() {
                 let len = peer.recv_timeout(&mut buffer, DEADLINE).unwrap().unwrap();
                 assert_eq!(&buffer[..len], heard.as_bytes(), "{kind}, {}", version.name);
             }
-            // The server's word for an end.
+            // The server ends the connection at this line.
             peer.send(b"CLOSE").unwrap();
             assert_eq!(peer.recv_timeout(&mut buffer, DEADLINE).unwrap(), None);
         }
@@ -394,7 +395,8 @@ fn our_client_talks_to_a_gnutls_server() {
     }
 }
 
-/// The port that a process listens on for IPv4: it lets the kernel choose one, and does not say which.
+/// Returns the port that a process listens on for IPv4. The process lets the kernel choose one, and does not
+/// print it.
 fn listening_port(process: u32) -> u16 {
     let sockets = || {
         let entries = fs::read_dir(format!("/proc/{process}/fd")).unwrap().flatten();

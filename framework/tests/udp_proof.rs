@@ -1,4 +1,4 @@
-//! Peers on plain UDP that have to prove their address before they are sent much.
+//! Peers on plain UDP that must prove their address before they are sent much.
 
 mod support;
 
@@ -9,15 +9,15 @@ use std::time::Duration;
 use peeloff::{Error, Peer, PostOutcome, TrySendError};
 use support::{DEADLINE, Running};
 
-/// Bytes of the headers of IPv4 and UDP.
+/// The size of the headers of IPv4 and UDP, in bytes.
 const HEADERS: usize = 28;
 
-/// The answer of the handler to one message, many times over and by every way to send, and what became of each. Then the
-/// token, where one is needed still.
+/// Answers one message many times and with every way to send, and reports the result of each. Then sends the
+/// token, if one is still needed.
 fn flood(peer: &mut Peer) -> Result<(), Error> {
     let mut buffer = [0; 2048];
     while peer.recv(&mut buffer)?.is_some() {
-        // It fits the budget of the shortest message.
+        // The token fits into the budget of the shortest message.
         if let Some(token) = peer.proof_token().map(str::to_owned) {
             peer.send(token.as_bytes())?;
         }
@@ -35,7 +35,7 @@ fn flood(peer: &mut Peer) -> Result<(), Error> {
             let posted = sender.post(&Arc::from(&[b'x'; 100][..]));
             assert_eq!(posted == PostOutcome::Dropped, unproven && posted != PostOutcome::Sent);
         }
-        // The last word, which is short enough to be always there.
+        // The last message is so short that it always fits.
         if !unproven {
             peer.send(b"end")?;
         }
@@ -59,7 +59,7 @@ fn a_source_gets_three_times_what_it_sent_until_it_returned_the_token() {
             let length = socket.recv(&mut buffer).unwrap();
             token = buffer[..length].to_vec();
             came += length + headers;
-            // All that it sends has left when nothing more comes.
+            // When nothing more arrives, everything that the server sends has left.
             socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
             while let Ok(length) = socket.recv(&mut buffer) {
                 came += length + headers;
@@ -67,7 +67,7 @@ fn a_source_gets_three_times_what_it_sent_until_it_returned_the_token() {
             socket.set_read_timeout(Some(DEADLINE)).unwrap();
             assert!(came <= 3 * sent, "{url}: {came} bytes for {sent}");
         }
-        // It used what it had.
+        // The server used its budget.
         assert!(came > 2 * sent, "{url}: {came} bytes for {sent}");
         assert!(running.stats().messages_dropped > 0);
         socket.send(&token).unwrap();

@@ -1,8 +1,8 @@
-//! Listeners that serve several addresses: whoever asks one of them is answered from it.
+//! Listeners that serve several addresses: a peer is answered from the address that it used.
 //!
-//! Each test has two network namespaces of its own, one for the server and one for the clients, with a
-//! cable between them; it needs root for that. This program runs in them once more, as the server and
-//! as the client, and is told line by line what to do.
+//! Each test has two network namespaces of its own, one for the server and one for the clients, with a veth pair
+//! between them, which needs root. This program runs again in each of them, as the server and as the client, and
+//! receives its commands line by line.
 
 mod support;
 
@@ -19,13 +19,13 @@ use std::time::Duration;
 use peeloff::{Address, Client, Identity, Scheme, Server};
 use support::{DEADLINE, echo, exchange, until};
 
-/// What a process in a namespace is to be.
+/// The variable with the role of a process in a namespace.
 const ROLE: &str = "PEELOFF_TEST_ROLE";
 
-/// Addresses of the server's end of the cable.
+/// The addresses of the server's end of the veth pair.
 const V4: [&str; 3] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"];
 const V6: [&str; 3] = ["[2001:db8::1]", "[2001:db8::2]", "[2001:db8::3]"];
-/// The link-local one, as the client names it.
+/// The link-local address, as the client names it.
 const LINK_LOCAL: &str = "[fe80::1%client]";
 
 const SCHEMES: [&str; 2] = ["udp", "dtls"];
@@ -40,7 +40,7 @@ fn every_reply_comes_from_the_address_that_was_asked() {
             for host in &asked {
                 client.tell(&format!("ask {scheme}://{host}:{}", server.port));
             }
-            // Each again, so that its listener is there already, and side by side.
+            // Use each address again, at the same time, when its listener is already open.
             for host in &asked {
                 client.tell(&format!("hold {scheme}://{host}:{}", server.port));
             }
@@ -63,7 +63,7 @@ fn a_listener_for_ipv6_only_leaves_ipv4_alone() {
             client.tell(&format!("ask {scheme}://{host}:{}", server.port));
         }
         client.tell(&format!("refused {}:{}", V4[0], server.port));
-        // So somebody else can have the same port there.
+        // Another server can therefore have the same port there.
         let other = nets.server(&format!("{scheme}://0.0.0.0:{}", server.port));
         for host in [V4, V6].concat() {
             client.tell(&format!("ask {scheme}://{host}:{}", other.port));
@@ -117,7 +117,7 @@ fn every_address_of_a_local_prefix_is_served() {
                 client.tell(&format!("ask {scheme}://{host}:{}", server.port));
             }
         }
-        // IPv6 wants freebind for that.
+        // IPv6 needs freebind for that.
         for (options, host) in [("", v4[0]), ("freebind ", v6[0])] {
             let server = nets.server(&format!("{options}{scheme}://{host}:0"));
             client.tell(&format!("ask {scheme}://{host}:{}", server.port));
@@ -161,7 +161,7 @@ fn a_link_local_address_is_served_with_its_scope() {
     }
 }
 
-/// Two namespaces and a cable; gone when dropped.
+/// Two namespaces and a veth pair; dropping this value removes them.
 struct Nets {
     server: String,
     client: String,
@@ -199,7 +199,7 @@ impl Nets {
         let host = host.trim_matches(['[', ']']);
         let rest = if host.contains(':') { "/64 dev server nodad" } else { "/24 dev server" };
         self.ip_server(&format!("addr {what} {host}{rest}"));
-        // An address of IPv6 comes and goes a moment after the command: a worker of the kernel's sets its route.
+        // An IPv6 address takes effect a moment after the command, because a worker of the kernel sets its route.
         if host.contains(':') {
             let is_there = || {
                 let show = ["-n", &self.server, "-6", "route", "show", "table", "local", host];
@@ -230,7 +230,7 @@ impl Nets {
         process
     }
 
-    /// This program, in a namespace and a role, and what it says first.
+    /// Starts this program in a namespace and a role, and returns its first line.
     fn start(&self, net: &str, role: &str) -> (Process, String) {
         let mut child = Command::new("ip")
             .args(["netns", "exec", net])
@@ -262,7 +262,7 @@ fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A process in a namespace; it ends when dropped.
+/// A process in a namespace; dropping it ends the process.
 struct Process {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -271,7 +271,7 @@ struct Process {
 }
 
 impl Process {
-    /// Has something done.
+    /// Sends a command and waits until it is done.
     fn tell(&mut self, what: &str) {
         let answer = self.request(what);
         assert_eq!(answer, "done", "{what}");
@@ -294,13 +294,13 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The end of its input is the end of its work.
+        // The process ends when its input is closed.
         drop(self.stdin.take());
         let _ = self.child.wait();
     }
 }
 
-/// A number of a line of statistics.
+/// Returns a number from a line of statistics.
 fn number(stats: &str, name: &str) -> u64 {
     let value = stats.split(' ').find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='));
     value.unwrap_or_else(|| panic!("no {name} in {stats}")).parse().unwrap()
@@ -317,7 +317,7 @@ fn a_process_in_a_namespace() {
 }
 
 fn say(line: &str) {
-    // Behind whatever the test harness has left on this line.
+    // The test harness may have left text on this line.
     println!("\n> {line}");
     io::stdout().flush().unwrap();
 }
@@ -355,7 +355,7 @@ fn ask() {
             "ask" => {
                 let url: Address = target.parse().unwrap();
                 ask_from_anywhere(&url);
-                // This one's socket is connected: it gets nothing but what the address itself sends.
+                // The socket of this client is connected: it receives only datagrams from that address itself.
                 let mut peer = client.connect(&url).unwrap_or_else(|error| panic!("{target}: {error}"));
                 (0..3).for_each(|_| exchange(&mut peer, target.as_bytes()));
             }
@@ -377,7 +377,7 @@ fn ask() {
     }
 }
 
-/// A socket that takes answers from everywhere gets them from the address that it asked.
+/// Checks that a socket that accepts answers from any address gets them from the address that it used.
 fn ask_from_anywhere(url: &Address) {
     let server = url.resolve().unwrap()[0];
     let message = match url.scheme {
@@ -400,7 +400,7 @@ fn ask_from_anywhere(url: &Address) {
     }
 }
 
-/// What a DTLS client sends first.
+/// Returns the first datagram of a DTLS client.
 fn first_hello() -> Vec<u8> {
     let trap = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
     trap.set_read_timeout(Some(DEADLINE)).unwrap();

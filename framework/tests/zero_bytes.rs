@@ -1,4 +1,4 @@
-//! Texts with a zero byte, which OpenSSL's C strings end at: nobody is taken for the part in front of it.
+//! Texts with a zero byte, at which OpenSSL's C strings end: the part before it is never taken for the whole.
 
 #[path = "support/programs.rs"]
 mod programs;
@@ -19,7 +19,7 @@ use support::{DEADLINE, echo, exchange, until};
 
 const BOTH: [&str; 2] = ["dtls://127.0.0.1:0", "tls://127.0.0.1:0"];
 
-/// A server that knows the key of every identity, and what identities it was asked for.
+/// Starts a server that knows a key for every identity, and records the identities that it was asked for.
 fn know_everybody(url: &str) -> (Server, Arc<Mutex<Vec<Vec<u8>>>>) {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&asked);
@@ -58,7 +58,7 @@ fn an_identity_of_mbed_tls_is_taken_whole_or_not_at_all() {
     }
 }
 
-/// What a client of OpenSSL says first, with `X` in these bytes changed into a zero byte.
+/// Returns the first flight of an OpenSSL client, in which each `X` in these bytes is replaced by a zero byte.
 fn first_flight(context: SslContext, name: Option<&str>, text: &[u8]) -> Vec<u8> {
     struct Kept(Vec<u8>);
     impl Read for Kept {
@@ -92,7 +92,7 @@ fn first_flight(context: SslContext, name: Option<&str>, text: &[u8]) -> Vec<u8>
     flight
 }
 
-/// Sends this to the server and gives the description of the alert that comes back.
+/// Sends this flight to the server, and returns the description of the alert that comes back.
 fn alert_for(server: &Server, flight: &[u8]) -> u8 {
     let address = server.addresses()[0].resolve().unwrap()[0];
     let mut stream = TcpStream::connect(address).unwrap();
@@ -119,12 +119,12 @@ fn an_identity_of_tls_1_3_is_taken_whole_or_not_at_all() {
         context.build()
     };
     let (server, asked) = know_everybody(BOTH[1]);
-    // The binder does not fit a hello that was changed, so a key that was found would not help; what counts is that
-    // nobody was looked up.
+    // The binder does not match a changed hello, so the handshake would fail even if a key was found. What counts
+    // is that no key was looked up.
     const HANDSHAKE_FAILURE: u8 = 40;
     assert_eq!(alert_for(&server, &first_flight(context(), None, b"aliceXb")), HANDSHAKE_FAILURE);
     assert!(asked.lock().unwrap().is_empty(), "the lookup was asked for a part");
-    // The unchanged hello goes on: the server answers it.
+    // The unchanged hello is accepted: the server answers it.
     let address = server.addresses()[0].resolve().unwrap()[0];
     let stream = SslStream::new(Ssl::new(&context()).unwrap(), TcpStream::connect(address).unwrap());
     stream.unwrap().connect().unwrap();

@@ -1,8 +1,8 @@
-//! What must hold for any input. The fuzz targets run these on what the fuzzer finds, `properties.rs` on
-//! seeded input.
+//! Properties that must hold for any input. The fuzz targets run these functions on the fuzzer's input, and
+//! `properties.rs` runs them on seeded input.
 //!
-//! Each takes arbitrary bytes and panics where the code under test breaks its word. The record headers are
-//! read by hand here, so that a mistake in the parser is not judged by the parser.
+//! Each function takes arbitrary bytes and panics if the code under test violates a property. The functions parse
+//! record headers themselves, so that the parser does not judge its own mistakes.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use peeloff::test_support::hello::{self, ClientHello, FirstDatagram, Record};
 use peeloff::test_support::proxy;
 use peeloff::test_support::record::{self, DropReason, Filtered};
 
-/// `input` is the first datagram of a stranger.
+/// `input` is the first datagram of an unknown peer.
 pub fn hello(input: &[u8]) {
     match hello::classify(input) {
         FirstDatagram::ClientHello(hello) => {
@@ -41,10 +41,10 @@ fn check_hello(hello: &ClientHello<'_>, input: &[u8]) {
     assert!(session_id.len() <= 32 && cookie.len() <= 255);
     assert_eq!((hello.record_version >> 8, hello.client_version >> 8), (0xfe, 0xfe));
     if input[19..22] != [0; 3] {
-        // The first fragment is further behind.
+        // The first fragment comes later in the datagram.
         return;
     }
-    // The fields are where the lengths before them say, one after the other, and in the first record.
+    // The fields are where the preceding lengths say, one after the other, and in the first record.
     let mut at = 13 + 12 + 2;
     for (field, prefix) in [(&hello.random[..], 0), (session_id, 1), (cookie, 1)] {
         at += prefix;
@@ -70,7 +70,7 @@ fn check_answer(hello: &ClientHello<'_>, input: &[u8]) {
 fn check_cookie(hello: &ClientHello<'_>) {
     let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let jar = CookieJar::new(&[1; 32], &[2; 32], Duration::from_secs(60), Instant::now());
-    // The secret is not known to the fuzzer's author only: a cookie in the input is a guess.
+    // The fuzzer cannot know the secret, so a cookie in the input is a guess.
     let verdict = jar.verify(address(1), address(2), hello);
     assert_eq!(verdict == CookieVerdict::Absent, hello.cookie.is_empty());
     let cookie = jar.make(address(1), address(2), hello);
@@ -99,10 +99,11 @@ pub fn record_filter(input: &[u8]) {
     }
 }
 
-/// The first byte of `input` chooses the cipher suite and the length of the connection ID, the second how long a message is and the third where it begins. The
-/// message is sealed with the peer's key, the rest of `input` is laid over the record by exclusive or, and what is left
-/// of it is appended. Nothing but the untouched record may be authentic. Each message has a key of its own: the fuzzer
-/// remembers the records of earlier runs, and would otherwise present one of those, which is authentic too.
+/// The first byte of `input` chooses the cipher suite and the length of the connection ID, the second byte the
+/// length of a message, and the third byte where the change begins. The message is sealed with the peer's key,
+/// the rest of `input` is combined with the record by exclusive or, and the remainder is appended. Only the
+/// unchanged record may be authentic. Each message has a key of its own: otherwise the fuzzer, which remembers
+/// the records of earlier runs, would present one of those, which is authentic too.
 pub fn record_layer(input: &[u8]) {
     let Some((&[choice, len, offset], overlay)) = input.split_first_chunk() else {
         return;
@@ -155,7 +156,7 @@ pub fn record_layer(input: &[u8]) {
     }
 }
 
-/// The messages in a datagram. No alert and no handshake message may be in it.
+/// Returns the messages in a datagram, which may contain no alert and no handshake message.
 fn authentic(opener: &mut Opener, datagram: &[u8]) -> Vec<Vec<u8>> {
     let (mut datagram, mut at, mut messages) = (datagram.to_vec(), 0, Vec::new());
     loop {
@@ -171,7 +172,7 @@ fn authentic(opener: &mut Opener, datagram: &[u8]) -> Vec<Vec<u8>> {
     messages
 }
 
-/// Walks whole records, none of which may be one that the filter is to keep out.
+/// Checks that a datagram consists of complete records, and that none of them should have been filtered out.
 fn check_records(mut bytes: &[u8]) {
     assert!(!bytes.is_empty());
     while !bytes.is_empty() {
@@ -185,7 +186,7 @@ fn check_records(mut bytes: &[u8]) {
     }
 }
 
-/// The length of the record at the front of `bytes`, if it is whole.
+/// Returns the length of the record at the front of `bytes` if it is complete.
 fn wire_len(bytes: &[u8]) -> Option<usize> {
     let len = 13 + usize::from(u16::from_be_bytes([*bytes.get(11)?, *bytes.get(12)?]));
     (bytes[1] == 0xfe && len <= bytes.len()).then_some(len)
@@ -195,12 +196,12 @@ fn wire_len(bytes: &[u8]) -> Option<usize> {
 pub fn control_messages(input: &[u8]) {
     peeloff::test_support::control_messages(input);
     let info = peeloff::test_support::sctp_control_messages(input);
-    // A header of 16 bytes and the structure.
+    // A header of 16 bytes, and the structure.
     assert!(info.message.is_none() || input.len() >= 16 + 28);
     assert!(info.next.is_none() || input.len() >= 16 + 16);
 }
 
-/// `input` is what the kernel might have given for a notification of SCTP's.
+/// `input` is what the kernel might have returned as an SCTP notification.
 pub fn sctp_notifications(input: &[u8]) {
     let Ok(notification) = Notification::parse(input) else {
         return;
@@ -229,12 +230,12 @@ pub fn sctp_notifications(input: &[u8]) {
     assert!(variable + 8 <= len);
     match notification.association() {
         None => assert!(matches!(notification, Notification::Unknown { .. })),
-        // Each structure has it on a boundary of four bytes.
+        // Each structure has the identifier on a boundary of four bytes.
         Some(id) => assert!((8..len - 3).step_by(4).any(|at| word(at).cast_signed() == id.as_raw())),
     }
 }
 
-/// The first bytes of `input` choose the framing, the limit and the size of reads; the rest is what a peer sends.
+/// The first bytes of `input` choose the framing, the limit and the size of reads. The rest is what a peer sends.
 pub fn stream_frames(input: &[u8]) {
     let Some((&[choice, limit, size], stream)) = input.split_first_chunk() else {
         return;
@@ -245,7 +246,7 @@ pub fn stream_frames(input: &[u8]) {
     let mut found = Vec::new();
     for read in stream.chunks(size) {
         frames.push(read);
-        // Messages may also be left for later.
+        // Messages may also be taken later.
         if choice & 2 == 0 {
             take_frames(&mut frames, limit, &mut found);
         }
@@ -260,7 +261,7 @@ pub fn stream_frames(input: &[u8]) {
         _ => prefixed_of(stream, limit),
     };
     assert_eq!(found, expected);
-    // What was received can be sent, and comes out as it was.
+    // Received messages can be sent again, and the other side receives the same messages.
     let mut sent = Vec::new();
     for message in found.iter().flatten() {
         frames::encode(framing, message, &mut sent);
@@ -269,13 +270,13 @@ pub fn stream_frames(input: &[u8]) {
     frames.push(&sent);
     let (mut again, messages) = (Vec::new(), found.into_iter().flatten().map(Some));
     take_frames(&mut frames, limit, &mut again);
-    // A line that ends with `\r` loses it the second time.
+    // A line that ends with `\r` loses that byte the second time.
     if !sent.windows(2).any(|pair| pair == b"\r\n") || framing == Framing::LengthPrefixed {
         assert!(messages.eq(again));
     }
 }
 
-/// `None`: one that is too long.
+/// `None` stands for a message that is too long.
 fn take_frames(frames: &mut Frames, limit: usize, found: &mut Vec<Option<Vec<u8>>>) {
     while let Some(frame) = frames.next_frame() {
         found.push(match frame {
@@ -290,7 +291,7 @@ fn take_frames(frames: &mut Frames, limit: usize, found: &mut Vec<Option<Vec<u8>
 
 fn lines_of(stream: &[u8], limit: usize) -> Vec<Option<Vec<u8>>> {
     let mut lines: Vec<&[u8]> = stream.split(|byte| *byte == b'\n').collect();
-    // Behind the last newline there may be nothing.
+    // There may be nothing after the last newline.
     if lines.last().is_some_and(|line| line.is_empty()) {
         lines.pop();
     }
@@ -315,7 +316,7 @@ fn prefixed_of(mut stream: &[u8], limit: usize) -> Vec<Option<Vec<u8>>> {
     found
 }
 
-/// `input` is what a connection begins with where a proxy is to say who is behind it.
+/// `input` is the beginning of a connection on which a proxy must name the peer.
 pub fn proxy_header(input: &[u8]) {
     let Some((head, after)) = input.split_first_chunk() else {
         return;
@@ -330,7 +331,7 @@ pub fn proxy_header(input: &[u8]) {
     let Ok(Some(ends)) = proxy::parse(head, rest) else {
         return;
     };
-    // A connection over TCP, on behalf of another.
+    // The header is for a TCP connection on behalf of another peer.
     assert!(head[12] == 0x21 && matches!(head[13], 0x11 | 0x21));
     let address = if head[13] == 0x11 { 4 } else { 16 };
     let ports = 2 * address;
@@ -344,7 +345,7 @@ pub fn proxy_header(input: &[u8]) {
         }
     }
     assert!(!ends.peer.ip().is_unspecified() && !ends.peer.ip().is_multicast() && ends.peer.port() != 0);
-    // What follows the addresses changes nothing, and without their last byte they are none.
+    // Bytes after the addresses change nothing. Without their last byte, the addresses are incomplete.
     assert_eq!(proxy::parse(head, &rest[..ports + 4]), Ok(Some(ends)));
     assert!(proxy::parse(head, &rest[..ports + 3]).is_err());
 }

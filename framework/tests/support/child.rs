@@ -1,6 +1,6 @@
-//! A server in a process of its own, for what belongs to a whole process: memory, descriptors,
-//! threads, clocks. The process is this test program again, with one of its ignored tests; it is asked
-//! over its standard input.
+//! Runs a server in a process of its own, for tests of process-wide resources: memory, descriptors, threads,
+//! clocks. The process is this test program, which runs one of its ignored tests. It receives commands on its
+//! standard input.
 
 use std::collections::HashMap;
 use std::env;
@@ -17,11 +17,11 @@ use super::support::{DEADLINE, Running, exchange, open_fds, threads, until};
 
 /// Set in the process of the server.
 const ROLE: &str = "PEELOFF_TEST_CHILD";
-/// What the answers begin with, among the test harness's own lines.
+/// The prefix of answers, which distinguishes them from the test harness's lines.
 const ANSWER: &str = "@ ";
 
-/// The process, as its parent sees it; it is killed when dropped. Under a sanitizer, which reports leaks at the end, it
-/// may end by itself.
+/// The process, as its parent sees it. Dropping this value kills the process; under a sanitizer, which reports
+/// leaks at the end, the process may end by itself.
 pub struct Child {
     process: std::process::Child,
     input: Option<ChildStdin>,
@@ -30,12 +30,12 @@ pub struct Child {
 }
 
 impl Child {
-    /// Runs this ignored test in a new process; it must call [`serve`].
+    /// Runs this ignored test in a new process; the test must call [`serve`].
     pub fn start(test: &str) -> Self {
         Self::start_with(test, |_| {})
     }
 
-    /// The same, in an environment of the caller's.
+    /// Does the same with an environment that the caller configures.
     pub fn start_with(test: &str, configure: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args(["--exact", test, "--ignored", "--nocapture"]).env(ROLE, "1");
@@ -55,23 +55,23 @@ impl Child {
         Self { process, input, answers, url }
     }
 
-    /// Gives a command and waits for its answer.
+    /// Sends a command and waits for its answer.
     pub fn ask(&mut self, command: &str) -> String {
         writeln!(self.input.as_ref().unwrap(), "{command}").expect("the server lives");
         self.answers.recv_timeout(DEADLINE).expect("the server answers")
     }
 
-    /// All numbers of its [`Stats`](peeloff::Stats).
+    /// Returns all counters of its [`Stats`](peeloff::Stats).
     pub fn stats(&mut self) -> Numbers {
         Numbers::parse(&self.ask("stats"))
     }
 
-    /// What the process has: `fds`, `threads`, and `rss` in bytes.
+    /// Returns the resources of the process: `fds`, `threads`, and `rss` in bytes.
     pub fn usage(&mut self) -> Numbers {
         Numbers::parse(&self.ask("usage"))
     }
 
-    /// Waits until the numbers are as wanted.
+    /// Waits until the counters are as wanted.
     pub fn until(&mut self, what: &str, wanted: impl Fn(&Numbers) -> bool) -> Numbers {
         until(what, || Some(self.stats()).filter(|stats| wanted(stats)))
     }
@@ -80,12 +80,12 @@ impl Child {
         self.url.resolve().unwrap()[0]
     }
 
-    /// Its certificate is made anew in each process.
+    /// Makes a client. The certificate of the server is different in each process.
     pub fn client(&self) -> Client {
         Client::builder().danger_accept_any_certificate().timeout(DEADLINE)
     }
 
-    /// A client that is being served.
+    /// Connects a client that is served.
     pub fn connect(&self) -> Peer {
         let mut peer = self.client().connect(&self.url).unwrap();
         exchange(&mut peer, b"here");
@@ -99,7 +99,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // It ends when nobody can ask any more.
+        // The process ends when its input is closed.
         drop(self.input.take());
         let deadline = Instant::now() + DEADLINE;
         while is_sanitized() && matches!(self.process.try_wait(), Ok(None)) && Instant::now() < deadline {
@@ -123,19 +123,21 @@ impl Numbers {
         Self(line.split_whitespace().map(pair).collect())
     }
 
-    /// The number of this name, which must exist.
+    /// Returns the number with this name, which must exist.
     pub fn get(&self, name: &str) -> u64 {
         *self.0.get(name).unwrap_or_else(|| panic!("no number {name}"))
     }
 }
 
-/// Whether a sanitizer watches the tests, as PEELOFF_TEST_SANITIZER says; `scripts/sanitize` sets it.
+/// Returns whether a sanitizer watches the tests, according to PEELOFF_TEST_SANITIZER, which `scripts/sanitize`
+/// sets.
 fn is_sanitized() -> bool {
     env::var_os("PEELOFF_TEST_SANITIZER").is_some()
 }
 
-/// The process has less than this many bytes more than it had. A sanitizer keeps memory for itself, of what was freed
-/// and for its reports: under one this says that it was not looked at. Leaks are what it reports itself.
+/// Checks that the process's memory has grown by less than this many bytes. A sanitizer keeps freed memory and
+/// needs memory for its reports, so under a sanitizer this function only says that it did not check. The
+/// sanitizer itself reports leaks.
 pub fn assert_memory(before: &Numbers, after: &Numbers, more: u64) {
     let (had, has) = (before.get("rss"), after.get("rss"));
     if is_sanitized() {
@@ -145,18 +147,19 @@ pub fn assert_memory(before: &Numbers, after: &Numbers, more: u64) {
     }
 }
 
-/// Whether this process is to be a server.
+/// Returns whether this process must be a server.
 pub fn is_child() -> bool {
     env::var_os(ROLE).is_some()
 }
 
-/// Answers the parent until it is gone. `other` has the commands that only one test knows.
+/// Answers the parent's commands until the parent has ended. `other` handles the commands that only one test
+/// uses.
 pub fn serve(running: &Running, mut other: impl FnMut(&str) -> String) {
-    // The harness has begun a line.
+    // The test harness has begun a line.
     println!("\n{ANSWER}{}", running.url());
     for command in std::io::stdin().lock().lines().map_while(Result::ok) {
         let answer = match command.as_str() {
-            // Opens no file: descriptors may have run out.
+            // This command opens no file, because descriptors may have run out.
             "stats" => line(running.stats().entries().map(|entry| (entry.to_string(), entry.value))),
             "usage" => line([
                 ("fds".to_owned(), open_fds() as u64),
@@ -169,7 +172,7 @@ pub fn serve(running: &Running, mut other: impl FnMut(&str) -> String) {
     }
 }
 
-/// A size out of this process's /proc/self/status, in bytes.
+/// Returns a size from this process's /proc/self/status, in bytes.
 pub fn status(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();

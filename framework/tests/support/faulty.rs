@@ -1,6 +1,6 @@
-//! A path between one client and the server that loses, repeats, reorders and delays.
+//! A path between one client and the server that loses, repeats, reorders and delays datagrams.
 
-// Each test program uses its own part of this.
+// Each test program uses a part of this module.
 #![allow(dead_code)]
 
 use std::net::{SocketAddr, UdpSocket};
@@ -17,17 +17,17 @@ pub enum Fate {
     Pass,
     Drop,
     Twice,
-    /// After the next one of its direction, or after a while if none comes.
+    /// It arrives after the next one of its direction, or after a while if there is none.
     Late,
-    /// After so long.
+    /// It arrives after this delay.
     Delay(Duration),
 }
 
-/// How long a datagram to be overtaken waits for the other one.
+/// How long a datagram waits until another one has overtaken it.
 const OVERTAKING: Duration = Duration::from_millis(100);
 
-/// Stands between one client and the server; `decide` is told the number of the datagram, counted
-/// from 0 over both directions, whether it goes to the server, and the datagram.
+/// Forwards datagrams between one client and the server. `decide` gets the number of the datagram, counted from 0
+/// over both directions, whether it goes to the server, and its bytes.
 pub struct FaultyPath {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
@@ -121,7 +121,7 @@ fn carry(
     }
 }
 
-/// Whether one of the records in the datagram is a ChangeCipherSpec.
+/// Returns whether one of the records in the datagram is a ChangeCipherSpec.
 pub fn has_change_cipher_spec(mut datagram: &[u8]) -> bool {
     while datagram.len() >= 13 {
         if datagram[0] == 20 {

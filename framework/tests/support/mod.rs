@@ -1,6 +1,6 @@
-//! What the framework's tests share: an echo server, clients that trust it, and waits with deadlines.
+//! The framework's tests share this: an echo server, clients that trust it, and waits with deadlines.
 
-// Each test program uses its own part of this.
+// Each test program uses a part of this module.
 #![allow(dead_code)]
 
 use std::env;
@@ -13,30 +13,30 @@ use peeloff::{
     Server, ServerBuilder, Sockets, Stats,
 };
 
-/// How long anything may take before a test fails; generous for slow machines.
+/// How long a step may take before a test fails. It is generous, for slow machines.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// How many times slower than a usual one this machine is, as PEELOFF_TEST_SLOWNESS says: an emulated
-/// processor is, by ten and more. Large [counts](scaled) are divided by it, deadlines stay.
+/// How many times slower than usual this machine is, according to PEELOFF_TEST_SLOWNESS. An emulated processor is
+/// ten times slower or more. Large [counts](scaled) are divided by it; deadlines stay.
 pub static SLOWNESS: LazyLock<u32> = LazyLock::new(|| match env::var("PEELOFF_TEST_SLOWNESS") {
     Ok(times) => times.parse().ok().filter(|&times| times > 0).expect("PEELOFF_TEST_SLOWNESS is 1 or more"),
     Err(_) => 1,
 });
 
-/// A large count, or as much of it as a slow machine does in the same time.
+/// Returns a large count, or the part of it that a slow machine manages in the same time.
 pub fn scaled(count: u32) -> u32 {
     count / *SLOWNESS
 }
 
-/// How echo servers are served, and what sockets peers have: `PEELOFF_TEST_SERVE` is `threads` or `loops`,
-/// `PEELOFF_TEST_SOCKETS` is `per-peer` or `shared`. So any test can be run in each combination.
+/// How echo servers serve, and which sockets peers have: `PEELOFF_TEST_SERVE` is `threads` or `loops`, and
+/// `PEELOFF_TEST_SOCKETS` is `per-peer` or `shared`. Any test can run in each combination.
 pub struct Combination {
     pub loops: bool,
     pub sockets: Option<Sockets>,
 }
 
 impl Combination {
-    /// Whether the peers of UDP and DTLS share sockets.
+    /// Returns whether UDP and DTLS peers share sockets.
     pub fn shares(&self) -> bool {
         self.sockets.map_or(self.loops, |sockets| sockets == Sockets::Shared)
     }
@@ -56,7 +56,7 @@ pub static COMBINATION: LazyLock<Combination> = LazyLock::new(|| Combination {
     },
 });
 
-/// Callbacks that do what [`echo`] does.
+/// Callbacks that do the same as [`echo`].
 pub struct Echo;
 
 impl PeerEvents for Echo {
@@ -71,19 +71,19 @@ impl PeerEvents for Echo {
     }
 }
 
-/// A server on loopback whose identity the clients trust; it is shut down when dropped.
+/// A server on loopback whose identity the clients trust; dropping it shuts it down.
 pub struct Running {
     pub server: Server,
     pub trust: CaBundle,
 }
 
 impl Running {
-    /// An echo server on this URL, such as `dtls://127.0.0.1:0`.
+    /// Starts an echo server at this URL, such as `dtls://127.0.0.1:0`.
     pub fn echo(url: &str) -> Self {
         Self::echo_with(url, |builder| builder)
     }
 
-    /// An echo server, after `configure` has had its way with the builder. It is served as [`COMBINATION`] says.
+    /// Starts an echo server whose builder `configure` has changed. It serves in the way of [`COMBINATION`].
     pub fn echo_with(url: &str, configure: impl FnOnce(ServerBuilder) -> ServerBuilder) -> Self {
         match COMBINATION.loops {
             false => Self::with(url, configure, echo),
@@ -91,7 +91,7 @@ impl Running {
         }
     }
 
-    /// A server with this handler, after `configure` has had its way with the builder.
+    /// Starts a server with this handler, whose builder `configure` has changed.
     pub fn with(
         url: &str,
         configure: impl FnOnce(ServerBuilder) -> ServerBuilder,
@@ -131,7 +131,7 @@ impl Running {
         self.server.handle().stats()
     }
 
-    /// A client that trusts this server.
+    /// Makes a client that trusts this server.
     pub fn client(&self) -> Client {
         Client::builder().ca(self.trust.clone()).timeout(DEADLINE)
     }
@@ -140,14 +140,14 @@ impl Running {
         self.client().connect(self.url()).unwrap()
     }
 
-    /// Waits until the numbers are as wanted.
+    /// Waits until the counters are as wanted.
     pub fn until(&self, what: &str, wanted: impl Fn(&Stats) -> bool) -> Stats {
         let look = || Some(self.stats()).filter(|stats| wanted(stats));
         until_or(look, || panic!("waited in vain: {what}; {:?}", self.stats()))
     }
 }
 
-/// Answers every message with itself; on SCTP on the stream, with the identifier and in the order that it came with.
+/// Echoes every message; on SCTP with the same stream, identifier and ordering.
 pub fn echo(peer: &mut Peer) -> Result<(), Error> {
     let mut buffer = vec![0; if peer.scheme().is_sctp() { 2 << 20 } else { 65_536 }];
     while let Some(len) = peer.recv(&mut buffer)? {
@@ -164,8 +164,8 @@ pub fn exchange(peer: &mut Peer, message: &[u8]) {
     assert_eq!(&buffer[..message.len()], message);
 }
 
-/// No timer fired in handshakes that nothing was lost of. On a slow machine one may take longer than the first
-/// timer, which is a second: then this says that it was not looked at.
+/// Checks that no retransmission timer fired although no datagram was lost. On a slow machine a handshake may
+/// take longer than the first timer, which is a second; this function then says that it did not check.
 pub fn assert_no_retransmission(stats: &Stats, what: &str) {
     if *SLOWNESS > 1 && stats.retransmissions > 0 {
         eprintln!(
@@ -177,7 +177,7 @@ pub fn assert_no_retransmission(stats: &Stats, what: &str) {
     }
 }
 
-/// Looks again every few milliseconds, until there is something or the deadline is over.
+/// Looks again every few milliseconds until there is a result or the deadline has passed.
 pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
     until_or(look, || panic!("waited in vain: {what}"))
 }
@@ -195,17 +195,17 @@ fn until_or<T>(mut look: impl FnMut() -> Option<T>, fail: impl FnOnce() -> T) ->
     }
 }
 
-/// A panic that a test wants. It says nothing, so that the output has none but those that nobody wanted.
+/// Panics on purpose, without output, so that the output shows only unexpected panics.
 pub fn quiet_panic() -> ! {
     std::panic::resume_unwind(Box::new("as the test wants it"))
 }
 
-/// Open descriptors of this process.
+/// Returns the number of open descriptors of this process.
 pub fn open_fds() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// Threads of this process.
+/// Returns the number of threads of this process.
 pub fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").unwrap().count()
 }

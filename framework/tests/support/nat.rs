@@ -1,4 +1,5 @@
-//! A network address translator between one client and a server: it may forget its port, and lose and reorder datagrams.
+//! A network address translator (NAT) between one client and a server. It can change its port, and lose and
+//! reorder datagrams.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// How often the threads look whether they are to end, and how long a datagram waits for one to overtake it.
+/// How often the threads check whether to end, and how long a datagram waits for another one to overtake it.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Runs until it is dropped.
+/// A translator, which runs until it is dropped.
 pub struct Nat {
     shared: Arc<Shared>,
     server: SocketAddr,
@@ -17,7 +18,7 @@ pub struct Nat {
 }
 
 struct Shared {
-    /// Where the client sends to.
+    /// The socket that the client sends to.
     front: UdpSocket,
     state: Mutex<State>,
     stop: AtomicBool,
@@ -25,18 +26,18 @@ struct Shared {
 
 struct State {
     client: Option<SocketAddr>,
-    /// What the server sees, and the number of times that it has changed.
+    /// The socket that the server sees, and how many times it has changed.
     back: Arc<UdpSocket>,
     generation: usize,
-    /// What the client has sent.
+    /// The datagrams that the client has sent.
     passed: Vec<Vec<u8>>,
-    /// Whether what the client sends gets through.
+    /// Whether the client's datagrams are dropped.
     cut: bool,
-    /// Percent of the datagrams.
+    /// The percentage of datagrams to lose.
     lost: u64,
     late: u64,
     seed: u64,
-    /// One that waits for another one to overtake it, for each direction.
+    /// For each direction, a datagram that waits for another one to overtake it.
     held: [Option<Vec<u8>>; 2],
 }
 
@@ -44,7 +45,7 @@ const UP: usize = 0;
 const DOWN: usize = 1;
 
 impl Nat {
-    /// To this server, from a port of the kernel's choice on the same address.
+    /// Makes a translator to this server, with a port on the same address that the kernel picks.
     pub fn to(server: SocketAddr) -> Self {
         let front = UdpSocket::bind((server.ip(), 0)).unwrap();
         front.set_read_timeout(Some(TICK)).unwrap();
@@ -66,38 +67,38 @@ impl Nat {
         nat
     }
 
-    /// Where the client connects to.
+    /// Returns the address that the client connects to.
     pub fn address(&self) -> SocketAddr {
         self.shared.front.local_addr().unwrap()
     }
 
-    /// What the server sees.
+    /// Returns the address that the server sees.
     pub fn source(&self) -> SocketAddr {
         self.shared.state.lock().unwrap().back.local_addr().unwrap()
     }
 
-    /// Forgets its port, and takes this one (0: any).
+    /// Changes to this port; 0 stands for any port.
     pub fn rebind(&mut self, port: u16) {
         let mut state = self.shared.state.lock().unwrap();
         state.back = back(self.server, port);
         state.generation += 1;
         drop(state);
-        // The thread that reads the old one closes it.
+        // The thread that reads the old socket closes it.
         self.listen();
     }
 
-    /// Loses and delays so many percent of the datagrams.
+    /// Loses and delays these percentages of the datagrams.
     pub fn weather(&self, lost: u64, late: u64) {
         let mut state = self.shared.state.lock().unwrap();
         (state.lost, state.late) = (lost, late);
     }
 
-    /// Whether what the client sends is lost; it is kept all the same.
+    /// Sets whether the client's datagrams are dropped. They are recorded in any case.
     pub fn cut(&self, cut: bool) {
         self.shared.state.lock().unwrap().cut = cut;
     }
 
-    /// What the client has sent so far.
+    /// Returns the datagrams that the client has sent so far.
     pub fn passed(&self) -> Vec<Vec<u8>> {
         self.shared.state.lock().unwrap().passed.clone()
     }
@@ -119,7 +120,7 @@ fn back(server: SocketAddr, port: u16) -> Arc<UdpSocket> {
 }
 
 impl State {
-    /// What is to leave now in place of this datagram; `None` where nothing came.
+    /// Returns the datagrams to forward now in place of this one; `None` stands for a moment without a datagram.
     fn through(&mut self, direction: usize, datagram: Option<Vec<u8>>) -> Vec<Vec<u8>> {
         let Some(datagram) = datagram else { return self.held[direction].take().into_iter().collect() };
         if self.chance() < self.lost {
@@ -132,7 +133,7 @@ impl State {
         std::iter::once(datagram).chain(self.held[direction].take()).collect()
     }
 
-    /// A number below 100 (xorshift).
+    /// Returns a number below 100 (xorshift).
     fn chance(&mut self) -> u64 {
         self.seed ^= self.seed << 13;
         self.seed ^= self.seed >> 7;
@@ -156,7 +157,7 @@ impl Shared {
                 continue;
             }
             for datagram in state.through(UP, datagram) {
-                // An ICMP error of an earlier datagram takes this one's place: again.
+                // If an ICMP error of an earlier datagram makes this send fail, send again.
                 let _ = state.back.send(&datagram).or_else(|_| state.back.send(&datagram));
             }
         }

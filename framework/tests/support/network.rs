@@ -1,13 +1,13 @@
-//! A network of a test's own: the test runs again in a process with an empty loopback, whose traffic it
-//! can lose, delay and reorder (tc-netem(8)).
+//! Network namespaces for tests: the test runs again in a process with an empty loopback interface, whose traffic
+//! it can lose, delay and reorder (tc-netem(8)).
 
 use std::env;
 use std::process::Command;
 
-/// Set in the process with the network.
+/// Set in the process with the namespace.
 const INSIDE: &str = "PEELOFF_TEST_NETWORK";
 
-/// Runs the ignored test of this name once more, in a network namespace of its own; `false` in there.
+/// Runs the ignored test of this name again in a network namespace of its own. Returns `false` inside.
 pub fn run_in_own_network(test: &str) -> bool {
     if env::var_os(INSIDE).is_some() {
         return false;
@@ -23,12 +23,12 @@ pub fn run_in_own_network(test: &str) -> bool {
     true
 }
 
-/// Everything that goes over loopback suffers this, such as `loss 5% delay 10ms 5ms`.
+/// Applies this to all packets on loopback, such as `loss 5% delay 10ms 5ms`.
 pub fn netem(what: &str) {
     tc(&format!("qdisc replace dev lo root netem limit 100000 {what}"));
 }
 
-/// Everything to these addresses suffers this.
+/// Applies this to all packets to these addresses.
 pub fn netem_to(addresses: &[&str], what: &str) {
     tc("qdisc replace dev lo root handle 1: prio bands 4 priomap 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0");
     tc(&format!("qdisc replace dev lo parent 1:4 handle 40: netem limit 100000 {what}"));
@@ -37,7 +37,7 @@ pub fn netem_to(addresses: &[&str], what: &str) {
     }
 }
 
-/// A perfect network again.
+/// Restores a perfect network.
 pub fn heal() {
     tc("qdisc del dev lo root");
 }

@@ -1,6 +1,6 @@
-//! Other people's programs: they are started, spoken to, and their output is read line by line.
+//! Starts other programs, writes to them, and reads their output line by line.
 
-// Each test program uses its own part of this.
+// Each test program uses a part of this module.
 #![allow(dead_code)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,10 +17,10 @@ use super::support::DEADLINE;
 
 /// The pre-shared key.
 pub const KEY: &[u8] = b"\x1a\x2b\x3c\x4d\x5e\x6f\x70\x81\x92\xa3\xb4\xc5\xd6\xe7\xf8\x09";
-/// The same, as programs want it.
+/// The same key in hexadecimal, for programs.
 pub const KEY_HEX: &str = "1a2b3c4d5e6f708192a3b4c5d6e7f809";
 
-/// Says who the peer is, then echoes.
+/// Sends the peer's identity, and then echoes.
 pub fn greet(peer: &mut Peer) -> Result<(), Error> {
     let name = match peer.identity() {
         PeerIdentity::Certificate(certificate) => certificate.common_name.clone().unwrap_or_default(),
@@ -31,7 +31,7 @@ pub fn greet(peer: &mut Peer) -> Result<(), Error> {
     super::support::echo(peer)
 }
 
-/// A server with this identity, or with a pre-shared key for alice.
+/// Starts a server with this identity, or with a pre-shared key for alice.
 pub fn serve(
     listen: &str,
     identity: Option<Identity>,
@@ -46,24 +46,24 @@ pub fn serve(
     builder.start(handler).unwrap()
 }
 
-/// Where it listens.
+/// Returns the server's port.
 pub fn port(server: &Server) -> String {
     server.addresses()[0].port.to_string()
 }
 
-/// A program that runs; it is killed when dropped.
+/// A running program; dropping it kills the program.
 pub struct Program {
     name: String,
     child: Child,
     input: Option<ChildStdin>,
     lines: Receiver<String>,
     readers: Vec<JoinHandle<()>>,
-    /// All of its output so far.
+    /// All output so far.
     pub seen: String,
 }
 
 impl Program {
-    /// Starts it with these arguments.
+    /// Starts the program with these arguments.
     pub fn start<A: AsRef<str>>(name: &str, arguments: &[A]) -> Self {
         let mut child = Command::new(name)
             .args(arguments.iter().map(AsRef::as_ref))
@@ -90,17 +90,17 @@ impl Program {
         Self { name, child, input, lines, readers: readers.into(), seen: String::new() }
     }
 
-    /// Writes a line to its standard input; whether it still listens shows in its output.
+    /// Writes a line to the program's standard input. Whether the program still reads shows in its output.
     pub fn say(&mut self, line: &str) {
         let _ = writeln!(self.input.as_mut().expect("its input is open"), "{line}");
     }
 
-    /// Closes its standard input.
+    /// Closes the program's standard input.
     pub fn hush(&mut self) {
         self.input = None;
     }
 
-    /// Reads until a line has `wanted` in it: that line, or `None` where the program ends before.
+    /// Reads until a line contains `wanted`, and returns that line. Returns none if the program ends before.
     pub fn line_with(&mut self, wanted: &str) -> Option<String> {
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -113,7 +113,7 @@ impl Program {
         }
     }
 
-    /// As [`line_with`](Self::line_with), where there has to be one.
+    /// Does the same as [`line_with`](Self::line_with), and panics if there is no such line.
     pub fn expect(&mut self, wanted: &str) -> String {
         match self.line_with(wanted) {
             Some(line) => line,
@@ -135,7 +135,7 @@ impl Drop for Program {
     }
 }
 
-/// Runs a client, says hello, and reads until it has `wanted` on its output or ends; gives all output.
+/// Runs a client, sends hello, and reads until its output contains `wanted` or it has ended. Returns all output.
 pub fn run(name: &str, arguments: &[String], wanted: &str) -> (bool, String) {
     let mut program = Program::start(name, arguments);
     program.say("hello over there");
@@ -143,7 +143,7 @@ pub fn run(name: &str, arguments: &[String], wanted: &str) -> (bool, String) {
     (found, std::mem::take(&mut program.seen))
 }
 
-/// A file with this content, for as long as the test program's directory lives.
+/// Writes a file, which stays as long as the test program's directory.
 pub fn file(name: &str, content: &[u8]) -> PathBuf {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -153,7 +153,7 @@ pub fn file(name: &str, content: &[u8]) -> PathBuf {
     path
 }
 
-/// The words of a command line.
+/// Returns the words of a command line.
 pub fn words(base: &[&str], more: &[&str]) -> Vec<String> {
     base.iter().chain(more).map(|word| (*word).to_owned()).collect()
 }

@@ -1,5 +1,5 @@
-//! A relay between clients and a server: it owns the address that the server sees, keeps what passed,
-//! and whoever holds it can send more from that address.
+//! A relay between clients and a server: it owns the address that the server sees, records datagrams, and lets a
+//! test send more from that address.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,19 +7,19 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// How often the threads look whether they are to end.
+/// How often the threads check whether to end.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Runs until it is dropped; the address that the server sees is free after that.
+/// A relay, which runs until it is dropped. The address that the server sees is free after that.
 pub struct Relay {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
-    /// Where clients send to.
+    /// The socket that clients send to.
     front: UdpSocket,
-    /// Connected to the server.
+    /// The socket that is connected to the server.
     back: UdpSocket,
     state: Mutex<State>,
     stop: AtomicBool,
@@ -28,22 +28,22 @@ struct Shared {
 #[derive(Default)]
 struct State {
     client: Option<SocketAddr>,
-    /// Clients whose datagrams go nowhere.
+    /// Clients whose datagrams are dropped.
     cut: Vec<SocketAddr>,
-    /// Datagrams that may still pass to the server; `None`: all.
+    /// How many more datagrams may pass to the server; `None` stands for all.
     allowance: Option<usize>,
-    /// Whether datagrams from the server pass.
+    /// Whether datagrams from the server are dropped.
     mute: bool,
-    /// What clients have sent to the server.
+    /// The datagrams that clients have sent to the server.
     passed: Vec<Vec<u8>>,
-    /// How many datagrams of the server's have passed.
+    /// The number of the server's datagrams that have passed.
     answers: usize,
-    /// How many did not, because of `mute`.
+    /// The number of the server's datagrams that `mute` has dropped.
     withheld: usize,
 }
 
 impl Relay {
-    /// To this server, from a port of the kernel's choice on the same address.
+    /// Makes a relay to this server, with a port on the same address that the kernel picks.
     pub fn to(server: SocketAddr) -> Self {
         let bind = || {
             let socket = UdpSocket::bind((server.ip(), 0)).unwrap();
@@ -59,49 +59,49 @@ impl Relay {
         Self { shared, threads }
     }
 
-    /// Where clients connect to.
+    /// Returns the address that clients connect to.
     pub fn address(&self) -> SocketAddr {
         self.shared.front.local_addr().unwrap()
     }
 
-    /// Whom the server sees.
+    /// Returns the address that the server sees.
     pub fn source(&self) -> SocketAddr {
         self.shared.back.local_addr().unwrap()
     }
 
-    /// Sends a datagram to the server, as if it were the client's.
+    /// Sends a datagram to the server in the client's name.
     pub fn inject(&self, datagram: &[u8]) {
         self.shared.back.send(datagram).unwrap();
     }
 
-    /// From now on nothing that the present client sends gets through, not even its goodbye.
+    /// From now on drops everything that the present client sends, including its close_notify.
     pub fn cut(&self) {
         let mut state = self.shared.state.lock().unwrap();
         let client = state.client.take();
         state.cut.extend(client);
     }
 
-    /// Lets so many datagrams more pass to the server; `None` is all of them.
+    /// Lets this many more datagrams pass to the server; `None` stands for all.
     pub fn allow(&self, datagrams: Option<usize>) {
         self.shared.state.lock().unwrap().allowance = datagrams;
     }
 
-    /// Whether what the server sends is lost.
+    /// Sets whether datagrams from the server are dropped.
     pub fn mute(&self, mute: bool) {
         self.shared.state.lock().unwrap().mute = mute;
     }
 
-    /// How many datagrams of the server's have passed so far.
+    /// Returns how many of the server's datagrams have passed so far.
     pub fn answers(&self) -> usize {
         self.shared.state.lock().unwrap().answers
     }
 
-    /// How many datagrams of the server's were lost to `mute` so far.
+    /// Returns how many of the server's datagrams `mute` has dropped so far.
     pub fn withheld(&self) -> usize {
         self.shared.state.lock().unwrap().withheld
     }
 
-    /// All that has passed to the server so far, from clients.
+    /// Returns all datagrams from clients that have passed to the server so far.
     pub fn passed(&self) -> Vec<Vec<u8>> {
         self.shared.state.lock().unwrap().passed.clone()
     }
@@ -119,7 +119,7 @@ impl Shared {
             state.allowance = state.allowance.map(|left| left - 1);
             state.client = Some(client);
             state.passed.push(buffer[..len].to_vec());
-            // An ICMP error of an earlier datagram takes this one's place: again.
+            // If an ICMP error of an earlier datagram makes this send fail, send again.
             let _ = self.back.send(&buffer[..len]).or_else(|_| self.back.send(&buffer[..len]));
         }
     }

@@ -1,12 +1,12 @@
-//! OpenSSL's own client, for a line there and back.
+//! OpenSSL's client, for one line that an echo server sends back.
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 use peeloff::{Address, Scheme};
 
-/// All that `openssl s_client` prints on both outputs while it sends this line to an echo server and waits for it to
-/// come back, or for the end.
+/// Returns everything that `openssl s_client` prints on both outputs while it sends this line to an echo server
+/// and waits for the line to come back, or for the end.
 pub fn s_client(address: &Address, arguments: &[&str], line: &str) -> String {
     let program = std::env::var("PEELOFF_OPENSSL").unwrap_or_else(|_| "openssl".to_owned());
     let mut command = Command::new(program);
@@ -16,7 +16,7 @@ pub fn s_client(address: &Address, arguments: &[&str], line: &str) -> String {
     }
     let piped = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = piped.spawn().unwrap();
-    // It ends at once when its input does.
+    // The program ends as soon as its input does.
     let mut stdin = child.stdin.take().unwrap();
     let (mut stdout, mut seen) = (child.stdout.take().unwrap(), String::new());
     let _ = stdin.write_all(format!("{line}\n").as_bytes());

@@ -1,4 +1,4 @@
-//! Sockets that are associated, and what they are told.
+//! Associated sockets, and their notifications.
 
 #![allow(dead_code, reason = "not every test uses all of it")]
 
@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use peeloff::sctp::{AssocId, AssociationState, Notification, NotificationKind, Options, Socket};
 
-/// How long anything may take before a test fails.
+/// How long a step may take before a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// Subscribes to everything but the deprecated kind, which would come beside its successor.
+/// Subscribes to every notification except the deprecated kind, which would come in addition to its successor.
 pub fn subscribe(options: Options<'_>) {
     for kind in NotificationKind::ALL {
         if kind != NotificationKind::SendFailedDeprecated {
@@ -24,7 +24,7 @@ pub fn subscribe(options: Options<'_>) {
     }
 }
 
-/// A one-to-many socket on these addresses that is told everything.
+/// Makes a one-to-many socket on these addresses that receives all notifications.
 pub fn endpoint(addresses: &[SocketAddr], prepare: impl FnOnce(Options<'_>)) -> Socket {
     let socket = Socket::one_to_many(addresses[0].is_ipv6()).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -35,7 +35,7 @@ pub fn endpoint(addresses: &[SocketAddr], prepare: impl FnOnce(Options<'_>)) -> 
     socket
 }
 
-/// Two one-to-many sockets with an association between them, and how either names it.
+/// Two one-to-many sockets with an association between them, and the identifiers of the association on both.
 pub struct Pair {
     pub client: Socket,
     pub server: Socket,
@@ -48,7 +48,7 @@ impl Pair {
         Self::prepared(|_| {})
     }
 
-    /// `prepare` is done to both before they are bound.
+    /// Makes a pair. `prepare` is applied to both sockets before they are bound.
     pub fn prepared(prepare: impl Fn(Options<'_>)) -> Self {
         Self::on(&[address("127.0.0.1:0")], prepare)
     }
@@ -65,7 +65,7 @@ impl Pair {
     }
 }
 
-/// The association that the socket is next told to be up.
+/// Returns the next association that is reported to be up.
 pub fn up(socket: &Socket) -> AssocId {
     wait_for(socket, |notification| match *notification {
         Notification::AssociationChanged { association, state: AssociationState::Up, .. } => {
@@ -75,7 +75,7 @@ pub fn up(socket: &Socket) -> AssocId {
     })
 }
 
-/// Reads notifications until one pleases; no message may come before it.
+/// Reads notifications until `pick` accepts one; no message may come before it.
 pub fn wait_for<T>(socket: &Socket, mut pick: impl FnMut(&Notification) -> Option<T>) -> T {
     loop {
         if let Some(picked) = pick(&notification(socket).unwrap()) {
@@ -84,7 +84,7 @@ pub fn wait_for<T>(socket: &Socket, mut pick: impl FnMut(&Notification) -> Optio
     }
 }
 
-/// The next that is read, which must be a notification.
+/// Reads the next notification; a message is an error.
 pub fn notification(socket: &Socket) -> io::Result<Notification> {
     let mut buffer = [0; 4096];
     let received = socket.recv(&mut buffer)?;
@@ -92,7 +92,7 @@ pub fn notification(socket: &Socket) -> io::Result<Notification> {
     Ok(Notification::parse(&buffer[..received.len]).unwrap())
 }
 
-/// The next message, past all notifications.
+/// Reads the next message, and skips notifications.
 pub fn message(socket: &Socket) -> (peeloff::sctp::Received, Vec<u8>) {
     let mut buffer = vec![0; 65_536];
     loop {

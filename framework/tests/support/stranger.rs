@@ -1,22 +1,22 @@
-//! A stranger: a socket that speaks the beginning of DTLS by hand, and goes no further.
+//! An unknown peer: a socket that sends the beginning of a DTLS handshake by hand, and goes no further.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::support::DEADLINE;
 
-/// Length of a HelloVerifyRequest with a cookie of 32 bytes.
+/// The length of a HelloVerifyRequest with a cookie of 32 bytes.
 pub const CHALLENGE_LEN: usize = 60;
-/// Where the cookie is in it.
+/// The offset of the cookie in it.
 const COOKIE_AT: usize = 28;
-/// Where a record has its sequence number.
+/// The position of a record's sequence number.
 const SEQUENCE: std::ops::Range<usize> = 5..11;
-/// Where a handshake record has the type of its message.
+/// The offset of the message type in a handshake record.
 const MESSAGE_TYPE_AT: usize = 13;
 const SERVER_HELLO: u8 = 2;
 const HELLO_VERIFY_REQUEST: u8 = 3;
 
-/// A socket, connected to the server, with a ClientHello of its own.
+/// A socket that is connected to the server, and has a ClientHello of its own.
 pub struct Stranger {
     socket: UdpSocket,
     random: [u8; 32],
@@ -24,7 +24,7 @@ pub struct Stranger {
 }
 
 impl Stranger {
-    /// From this address, at a port of the kernel's choice.
+    /// Makes an unknown peer at this address, with a port that the kernel picks.
     pub fn new(source: impl Into<IpAddr>, server: SocketAddr) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let mut random = [7; 32];
@@ -35,19 +35,19 @@ impl Stranger {
         Self { socket, random, records: AtomicU64::new(0) }
     }
 
-    /// With the ClientHello of another.
+    /// Uses the ClientHello of another one.
     pub fn with_random_of(mut self, other: &Self) -> Self {
         self.random = other.random;
         self
     }
 
-    /// A ClientHello that a server would take, in a record with the next sequence number: without a
-    /// cookie message 0, with one message 1.
+    /// Makes a ClientHello that a server accepts, in a record with the next sequence number. It is message 0
+    /// without a cookie, and message 1 with one.
     pub fn hello(&self, cookie: &[u8]) -> Vec<u8> {
         self.hello_as(u16::from(!cookie.is_empty()), cookie)
     }
 
-    /// The same, as message `number`.
+    /// Makes the same hello as message `number`.
     pub fn hello_as(&self, number: u16, cookie: &[u8]) -> Vec<u8> {
         let body = self.hello_body(cookie, 0);
         let length = (body.len() as u32).to_be_bytes();
@@ -55,7 +55,7 @@ impl Stranger {
         record(22, 0, self.records.fetch_add(1, Ordering::Relaxed), &message)
     }
 
-    /// A record with a fragment of a ClientHello, whose body is this, as message `number`.
+    /// Makes a record with a fragment of a ClientHello with this body, as message `number`.
     pub fn fragment(&self, number: u16, body: &[u8], range: std::ops::Range<usize>) -> Vec<u8> {
         let u24 = |number: usize| (number as u32).to_be_bytes();
         let (length, offset, len) = (u24(body.len()), u24(range.start), u24(range.len()));
@@ -64,17 +64,19 @@ impl Stranger {
         record(22, 0, self.records.fetch_add(1, Ordering::Relaxed), &message)
     }
 
-    /// The body of a ClientHello with so many bytes of padding (RFC 7685), if any.
+    /// Makes the body of a ClientHello with this many bytes of padding (RFC 7685), if any.
     pub fn hello_body(&self, cookie: &[u8], padding: usize) -> Vec<u8> {
         let mut body = vec![0xfe, 0xfd];
         body.extend(self.random);
         body.push(0);
         body.push(cookie.len() as u8);
         body.extend(cookie);
-        // ECDHE with AES-GCM for both kinds of keys, and the signal that replaces renegotiation_info.
+        // The suites are ECDHE with AES-GCM for both kinds of keys, and the value that replaces
+        // renegotiation_info.
         body.extend([0, 6, 0xc0, 0x2b, 0xc0, 0x2f, 0, 0xff]);
         body.extend([1, 0]);
-        // Groups X25519 and P-256; points uncompressed; signatures ECDSA and RSA with SHA-256.
+        // The groups are X25519 and P-256, points are uncompressed, and signatures are ECDSA and RSA with
+        // SHA-256.
         let extensions: [&[u8]; 3] =
             [&[0, 10, 0, 6, 0, 4, 0, 29, 0, 23], &[0, 11, 0, 2, 1, 0], &[0, 13, 0, 6, 0, 4, 4, 3, 4, 1]];
         let mut extensions = extensions.concat();
@@ -88,20 +90,20 @@ impl Stranger {
         body
     }
 
-    /// Sends anything.
+    /// Sends any bytes.
     pub fn send(&self, datagram: &[u8]) {
         self.socket.send(datagram).unwrap();
     }
 
-    /// Sends the first hello and returns the cookie that comes back. That is the first thing that
-    /// comes back: whatever was sent before got no answer.
+    /// Sends the first hello and returns the cookie in the answer. This answer must be the first datagram that
+    /// comes back, so everything sent before got no answer.
     pub fn challenge(&self) -> [u8; 32] {
         let hello = self.hello(&[]);
         self.send(&hello);
         self.challenged(&hello)
     }
 
-    /// The cookie of the answer to this hello, which must be the next datagram.
+    /// Returns the cookie of the answer to this hello, which must be the next datagram.
     pub fn challenged(&self, hello: &[u8]) -> [u8; 32] {
         let answer = self.receive();
         assert_eq!(answer[MESSAGE_TYPE_AT], HELLO_VERIFY_REQUEST, "{answer:?}");
@@ -111,7 +113,7 @@ impl Stranger {
         answer[COOKIE_AT..].try_into().unwrap()
     }
 
-    /// Nothing of what was sent so far was answered, or will be: the dispatcher answers in order.
+    /// Checks that nothing sent so far was or will be answered: the dispatcher answers in order.
     pub fn assert_silence(&self) {
         self.challenge();
         self.socket.set_nonblocking(true).unwrap();
@@ -120,25 +122,26 @@ impl Stranger {
         assert_eq!(more.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     }
 
-    /// The next datagram is a fatal alert in clear of this description, and nothing follows it.
+    /// Checks that the next datagram is a fatal alert in clear with this description, and that nothing follows
+    /// it.
     pub fn assert_refused(&self, description: u8) {
         let answer = self.receive();
         assert_eq!((answer.len(), answer[0], answer[13], answer[14]), (15, 21, 2, description), "{answer:?}");
         self.assert_silence();
     }
 
-    /// Begins a handshake, up to the server's first flight, and leaves it at that.
+    /// Begins a handshake, and stops before the server's first flight is answered.
     pub fn stall(&self) {
         self.send(&self.hello(&self.challenge()));
         self.assert_served();
     }
 
-    /// Asks to be let in where it will not be.
+    /// Sends both hellos to a server that will not admit it.
     pub fn knock(&self) {
         self.send(&self.hello(&self.challenge()));
     }
 
-    /// The server's first flight begins.
+    /// Checks that the server's first flight begins.
     pub fn assert_served(&self) {
         let answer = self.receive();
         assert_eq!(answer[MESSAGE_TYPE_AT], SERVER_HELLO, "{answer:?}");
@@ -151,7 +154,7 @@ impl Stranger {
     }
 }
 
-/// A record with a DTLS 1.2 header.
+/// Makes a record with a DTLS 1.2 header.
 pub fn record(content_type: u8, epoch: u16, sequence: u64, body: &[u8]) -> Vec<u8> {
     let mut bytes = vec![content_type, 0xfe, 0xfd];
     bytes.extend(epoch.to_be_bytes());

@@ -1,10 +1,12 @@
-//! A wall clock that a test sets: libfaketime makes it up for another process, whose monotonic clock stays the real one.
+//! A wall clock that a test sets: libfaketime fakes it for another process, whose monotonic clock stays the real
+//! one.
 
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The environment of a process whose wall clock is as wrong as this file says. [`set`] makes the file first.
+/// Returns the environment of a process whose wall clock has the offset in this file. [`set`] makes the file
+/// first.
 pub fn environment(clock: &Path) -> [(&'static str, OsString); 5] {
     [
         ("LD_PRELOAD", libfaketime().into()),
@@ -15,7 +17,7 @@ pub fn environment(clock: &Path) -> [(&'static str, OsString); 5] {
     ]
 }
 
-/// Debian has it below the multi-arch directory, others below lib or lib64.
+/// Debian has the library below the multi-arch directory, other systems below lib or lib64.
 fn libfaketime() -> PathBuf {
     let name = "faketime/libfaketimeMT.so.1";
     let roots = ["/usr/lib", "/usr/lib64", "/usr/local/lib"].map(PathBuf::from);
@@ -24,7 +26,7 @@ fn libfaketime() -> PathBuf {
     found.expect("this test needs libfaketime: install the package faketime")
 }
 
-/// Makes the wall clock so wrong, in the way of libfaketime: "-1h", say.
+/// Sets the offset of the wall clock in libfaketime's format, such as "-1h".
 pub fn set(clock: &Path, offset: &str) {
     let next = clock.with_extension("next");
     fs::write(&next, format!("{offset}\n")).unwrap();
