@@ -45,7 +45,7 @@ pub struct ServerArgs {
     #[arg(long, value_name = "URL")]
     pub listen_proxied: Vec<Address>,
 
-    /// Send to plain UDP peers whose address is not proven without a limit.
+    /// Send without limit to plain UDP peers whose address is not proven.
     ///
     /// An attacker who forges a source address can then make this server send traffic to the owner of that
     /// address. Without the option, the server sends a peer on udp:// at most three times the bytes that it
@@ -373,7 +373,7 @@ pub struct TimeoutArgs {
     #[arg(long, value_name = "TIME", value_parser = positive_span, default_value_t = Span(Timeouts::default().proxy_header))]
     pub proxy_header_timeout: Span,
 
-    /// End an association that receives nothing for this long, or `off`.
+    /// End an association whose peer sends no message for this long, or `off`.
     #[arg(long, value_name = "TIME", default_value_t = SpanOrOff(Timeouts::default().idle))]
     pub idle_timeout: SpanOrOff,
 

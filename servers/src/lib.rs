@@ -9,7 +9,7 @@
 //!
 //! [`programs`] has the command lines. Each program is `main → run → ExitCode`. It reports a failure as one
 //! sentence on standard error ([`conclude`]) and writes its log there too ([`logging`]). The first SIGINT or
-//! SIGTERM shuts the program down in order. SIGHUP has a server read its file and its credentials again, and
+//! SIGTERM shuts the program down gracefully. SIGHUP has a server read its file and its credentials again, and
 //! SIGUSR2 has it hand over to a new process ([`signals`]).
 
 pub mod access_log;

@@ -28,7 +28,7 @@ Examples:
 /// protocol identifier and the same ordering.
 ///
 /// The server prints `listening URL` on standard output for each listener once it is ready, and logs to standard
-/// error. SIGINT or SIGTERM shuts it down in order, with exit code 0. A second signal ends it at once, with exit
+/// error. SIGINT or SIGTERM shuts it down gracefully, with exit code 0. A second signal ends it at once, with exit
 /// code 130 or 143. SIGHUP reads the file of --config and the credentials again. SIGUSR2 hands over to a new
 /// process of this program. Exit code 2 means that the server could not start.
 #[derive(Parser)]
@@ -64,7 +64,7 @@ Examples:
 /// another member's name, so use plain UDP among friends only.
 ///
 /// The server prints `listening URL` on standard output for each listener once it is ready, and logs to standard
-/// error. SIGINT or SIGTERM shuts it down in order, with exit code 0. A second signal ends it at once, with exit
+/// error. SIGINT or SIGTERM shuts it down gracefully, with exit code 0. A second signal ends it at once, with exit
 /// code 130 or 143. SIGHUP reads the file of --config and the credentials again. SIGUSR2 hands over to a new
 /// process of this program. Exit code 2 means that the server could not start.
 #[derive(Parser)]

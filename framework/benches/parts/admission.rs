@@ -1,4 +1,4 @@
-//! Whether a peer may come in, with so many there.
+//! Measures whether a peer may be admitted, beside this many other peers.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -9,12 +9,12 @@ use peeloff::{Limits, Refusal};
 
 use crate::{KEY, local, peer};
 
-/// Of all limits that are there, the one that a source reaches first refuses.
+/// The limit that one source reaches first is the one that refuses.
 fn limited() -> Limits {
     Limits::UNLIMITED.max_peers_per_source(1).new_peers_per_second(1_000_000)
 }
 
-/// [`Ledger::admit`] of a peer that goes again, and of one that is refused.
+/// Measures [`Ledger::admit`] for a peer that leaves again, and for one that is refused.
 pub fn admit(criterion: &mut Criterion) {
     let (local, now) = (local(), Instant::now());
     let mut group = criterion.benchmark_group("admission");

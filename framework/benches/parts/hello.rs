@@ -1,4 +1,4 @@
-//! What a datagram of a stranger costs before anything is kept for it.
+//! Measures the cost of an unknown peer's datagram before any state is kept for it.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::{local, peer};
 
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// A datagram with a ClientHello of an everyday size: 30 suites and so many bytes of extensions.
+/// Makes a datagram with a ClientHello of usual size: 30 suites and this many bytes of extensions.
 fn datagram(cookie: &[u8], extensions: usize) -> Vec<u8> {
     let mut message = vec![0xfe, 0xfd];
     message.extend([7; 32]);
@@ -36,7 +36,7 @@ fn parsed(datagram: &[u8]) -> ClientHello<'_> {
     }
 }
 
-/// [`hello::classify`] of what is worth an answer and of what is not.
+/// Measures [`hello::classify`] for hellos that get an answer and for datagrams that do not.
 pub fn classify(criterion: &mut Criterion) {
     let whole = datagram(&[], 100);
     let long = datagram(&[], 1100);
@@ -51,7 +51,7 @@ pub fn classify(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Making and verifying cookies: one HMAC each, and one for each secret where the cookie is forged.
+/// Measures making and verifying cookies: one HMAC each, and one for each secret if the cookie is forged.
 pub fn cookies(criterion: &mut Criterion) {
     let jar = CookieJar::new(&[1; 32], &[2; 32], PERIOD, Instant::now());
     let (local, peer) = (local(), peer(0));

@@ -1,5 +1,5 @@
-//! What the pure parts cost, and those that threads share: `cargo bench -p peeloff`, about a minute. What whole
-//! servers do is measured by the crate `peeloff-stress`.
+//! Measures the pure parts, and those that threads share: `cargo bench -p peeloff` takes about a minute. The
+//! crate `peeloff-stress` measures whole servers.
 
 mod admission;
 mod hello;
@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 
-/// Of the keyed hashes.
+/// The secret of the keyed hashes.
 const KEY: (u64, u64) = (0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908);
 
 fn local() -> SocketAddr {
     SocketAddr::from(([192, 0, 2, 1], 4433))
 }
 
-/// Another peer for each number; 250 share a /24.
+/// Returns another peer for each number; 250 of them share a /24 network.
 fn peer(number: u32) -> SocketAddr {
     let address = u32::from(Ipv4Addr::new(10, 0, 0, 1)) + number / 250 * 256 + number % 250;
     SocketAddr::from((Ipv4Addr::from(address), 50_000))

@@ -1,4 +1,4 @@
-//! Posting one message to many peers, from one thread.
+//! Measures posting one message to many peers from one thread.
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -12,14 +12,14 @@ use peeloff::{OutboxLimits, Overflow, PostOutcome};
 
 const LENGTH: usize = 100;
 
-/// [`Sender::post`](peeloff::Sender::post) to a peer that takes all, to one that takes nothing, and to one that
-/// takes nothing any more, whose outbox is full.
+/// Measures [`Sender::post`](peeloff::Sender::post) to a peer that accepts everything, to one that accepts
+/// nothing, and to one that accepts nothing and whose outbox is full.
 pub fn post(criterion: &mut Criterion) {
     let message: Arc<[u8]> = Arc::from([7; LENGTH]);
     let mut group = criterion.benchmark_group("outbox");
     group.throughput(Throughput::Elements(1));
 
-    // Nobody reads it, so the kernel throws away what finds no room: the sender does not notice.
+    // Nobody reads this socket, so the kernel discards what does not fit, which the sender does not notice.
     let there = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket on loopback");
     let here = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket on loopback");
     here.connect(there.local_addr().expect("it is bound")).expect("loopback is there");
@@ -43,7 +43,7 @@ pub fn post(criterion: &mut Criterion) {
         bench.iter_custom(|rounds| {
             let (mut left, mut taken) = (rounds, Duration::ZERO);
             while left > 0 {
-                // An outbox that is empty, filled as far as it goes.
+                // Fill an empty outbox up to its limit.
                 let slow = sender(here.try_clone().expect("a descriptor").into(), OutboxLimits::default());
                 let filled = left.min(OutboxLimits::default().max_messages as u64);
                 let began = Instant::now();
@@ -59,8 +59,8 @@ pub fn post(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A socket that has no room, and its other end. A datagram that finds none is refused here, which UDP on loopback
-/// never does.
+/// Makes a socket whose buffer is full, and its other end. The socket refuses a datagram that does not fit, which
+/// UDP on loopback never does.
 fn clogged() -> (UnixDatagram, UnixDatagram) {
     let (here, there) = UnixDatagram::pair().expect("a pair of sockets");
     here.set_nonblocking(true).expect("a socket");

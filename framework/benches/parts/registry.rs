@@ -1,4 +1,4 @@
-//! The live associations, with so many there.
+//! Measures the table of live associations, beside this many others.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -9,14 +9,14 @@ use peeloff::test_support::{Member, Table};
 
 use crate::{KEY, local, peer};
 
-/// Peers that come and go together, so that the clock is not all that is measured.
+/// The number of peers that come and go together, so that reading the clock does not dominate the measurement.
 const CROWD: u32 = 16;
 
 fn book(table: &Table, number: u32) -> Member {
     table.book(local(), peer(number)).expect("no limit is reached")
 }
 
-/// Looking up, inserting and removing.
+/// Measures looking up, inserting and removing.
 pub fn table(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("registry");
     group.throughput(Throughput::Elements(1));
@@ -28,7 +28,7 @@ pub fn table(criterion: &mut Criterion) {
         let mut number = 0;
         group.bench_function(BenchmarkId::new("find", count), |bench| {
             bench.iter(|| {
-                // Each time another one, as it is with peers.
+                // Use another peer each time, as in a server.
                 number = (number + 7919) % count;
                 assert!(table.find(local(), black_box(peer(number))));
             });
@@ -51,7 +51,7 @@ pub fn table(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// How long it takes to insert a crowd that is booked, and to remove it.
+/// Measures inserting a crowd that is booked, and removing it.
 fn crowd(table: &Table, first: u32) -> (Duration, Duration) {
     let members: Vec<Member> = (0..CROWD).map(|number| book(table, first + number)).collect();
     let began = Instant::now();

@@ -1,4 +1,4 @@
-//! Control messages as the kernel writes them beside a datagram.
+//! Fuzzes control messages, as the kernel writes them beside a datagram.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! The first datagram of a stranger, and the answer to it.
+//! Fuzzes the first datagram of an unknown peer, and the answer to it.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! The PROXY header in front of a connection.
+//! Fuzzes the PROXY header at the beginning of a connection.
 
 #![no_main]
 

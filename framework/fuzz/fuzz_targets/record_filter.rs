@@ -1,4 +1,4 @@
-//! Datagrams on an association's own socket, before OpenSSL reads them.
+//! Fuzzes datagrams on an association's own socket, before OpenSSL reads them.
 
 #![no_main]
 

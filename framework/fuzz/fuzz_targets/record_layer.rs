@@ -1,4 +1,4 @@
-//! Records of an established session, forged and real.
+//! Fuzzes records of an established session, forged and real ones.
 
 #![no_main]
 

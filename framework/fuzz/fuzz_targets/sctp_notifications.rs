@@ -1,4 +1,4 @@
-//! What SCTP tells between messages.
+//! Fuzzes SCTP notifications.
 
 #![no_main]
 

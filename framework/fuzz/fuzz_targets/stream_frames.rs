@@ -1,4 +1,4 @@
-//! Messages in what is read from a TCP connection, however it is cut.
+//! Fuzzes messages read from a TCP connection, however the stream is cut.
 
 #![no_main]
 

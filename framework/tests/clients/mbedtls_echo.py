@@ -1,4 +1,4 @@
-"""A DTLS client of Mbed TLS: sends a line, prints what comes back. Arguments: host, port."""
+"""A DTLS client with Mbed TLS: sends a line and prints the answer. Arguments: host, port."""
 
 import socket
 import sys

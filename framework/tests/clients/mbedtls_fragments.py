@@ -1,4 +1,6 @@
-"""A DTLS client of Mbed TLS whose ClientHello is cut: sends a line, prints what comes back. Arguments: host, port, key.
+"""A DTLS client with Mbed TLS that fragments its ClientHello: sends a line and prints the answer.
+
+Arguments: host, port, key.
 
 With fragments of 512 bytes and a long server name the hello takes two records, which Mbed TLS puts into one datagram.
 """

@@ -1,4 +1,4 @@
-"""A client of Mbed TLS with a pre-shared key: sends a line, prints what comes back, or why it is refused.
+"""A client with Mbed TLS and a pre-shared key: sends a line, and prints the answer or why it was refused.
 
 Arguments: tls or dtls, host, port, the identity with Python's escapes, the key in hexadecimal,
 and the cipher suite in the library's spelling if only one is offered.

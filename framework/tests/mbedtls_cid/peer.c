@@ -1,15 +1,15 @@
 /* A DTLS peer of Mbed TLS that uses connection IDs (RFC 9146), with a pre-shared key.
  *
- *   peer client PORT LENGTH     calls 127.0.0.1:PORT and asks for connection IDs of LENGTH bytes
+ *   peer client PORT LENGTH     connects to 127.0.0.1:PORT and requests connection IDs of LENGTH bytes
  *   peer server LENGTH          listens on 127.0.0.1, prints "port N", and echoes what its peer sends
  *
  * A client takes commands from its standard input, a line each:
  *
- *   send TEXT     sends TEXT and prints "got ANSWER"; repeats it until there is an answer
- *   port          goes on from another port, and prints "port N"
- *   quit          says goodbye and ends
+ *   send TEXT     sends TEXT, again and again until there is an answer, and prints "got ANSWER"
+ *   port          changes to another port, and prints "port N"
+ *   quit          closes the session and exits
  *
- * Both print "open OWN PEER" after the handshake, the lengths of the two connection IDs, or -1 where there are none.
+ * Both print "open OWN PEER" after the handshake: the lengths of the two connection IDs, or -1 if there are none.
  */
 #include <arpa/inet.h>
 #include <poll.h>
@@ -37,7 +37,7 @@ static mbedtls_timing_delay_context timer;
 static mbedtls_ssl_cookie_ctx cookies;
 
 static int fd;
-/* Where the other side is: a server follows the source of each datagram. */
+/* The address of the other side. A server follows the source of each datagram. */
 static struct sockaddr_in peer;
 static int follows;
 
@@ -72,7 +72,7 @@ static void open_socket(void) {
 static int send_datagram(void *unused, const unsigned char *bytes, size_t length) {
     (void) unused;
     ssize_t sent = sendto(fd, bytes, length, MSG_NOSIGNAL, (struct sockaddr *) &peer, sizeof peer);
-    /* What does not leave is lost on the way. */
+    /* A datagram that cannot be sent counts as lost. */
     return sent < 0 ? (int) length : (int) sent;
 }
 
@@ -95,7 +95,7 @@ static int receive_datagram(void *unused, unsigned char *bytes, size_t length, u
     return (int) received;
 }
 
-/* Asks for connection IDs of this length, in the next handshake. */
+/* Requests connection IDs of this length in the next handshake. */
 static void set_cid(size_t length) {
     unsigned char cid[MBEDTLS_SSL_CID_IN_LEN_MAX];
     check("random numbers", mbedtls_ctr_drbg_random(&random_bytes, cid, length));
@@ -158,7 +158,7 @@ static void send_text(const char *text) {
             if (result > 0) {
                 answer[result] = 0;
             }
-            /* The answer to an earlier line may come late. */
+            /* The answer to an earlier line may arrive late. */
         } while (result > 0 && strcmp((char *) answer, text) != 0);
         if (result > 0) {
             printf("got %s\n", answer);
@@ -203,7 +203,7 @@ static void serve(size_t cid_length) {
     set_up(MBEDTLS_SSL_IS_SERVER, cid_length);
     follows = 1;
     for (;;) {
-        /* The cookie is for the address of the first datagram. */
+        /* The cookie is bound to the address of the first datagram. */
         struct pollfd readable = {.fd = fd, .events = POLLIN};
         socklen_t length = sizeof peer;
         check_call("poll", poll(&readable, 1, -1));
