@@ -12,7 +12,7 @@ use std::thread;
 
 use peeloff::{Address, Error, Peer, Scheme};
 use stranger::Stranger;
-use support::{Running, exchange, open_fds, until};
+use support::{Running, SetOnDrop, exchange, open_fds, until};
 
 /// The number of anchors without a peer that stay open for a while.
 const IDLE_ANCHORS: u64 = 64;
@@ -87,13 +87,4 @@ fn no_hello_is_lost_while_the_listener_of_its_address_is_closed() {
         strangers.map(|stranger| stranger.join().unwrap()).iter().sum()
     });
     assert!(hellos > 100, "{hellos}");
-}
-
-/// Ends the threads even if the test fails.
-struct SetOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }

@@ -2,6 +2,8 @@
 
 #[path = "support/programs.rs"]
 mod programs;
+#[path = "support/random.rs"]
+mod random;
 #[path = "support/stranger.rs"]
 #[allow(dead_code)]
 mod stranger;
@@ -15,20 +17,9 @@ use std::time::Duration;
 
 use peeloff::{ClientAuth, Limits};
 use programs::{KEY_HEX, port, run, serve, words};
+use random::Random;
 use stranger::Stranger;
 use support::{DEADLINE, Running, exchange};
-
-/// The generator xorshift64*, which gives the same numbers in each run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound
-    }
-}
 
 /// Splits a hello into fragments, of which the first contains at least everything up to the cookie, and packs
 /// them.

@@ -4,6 +4,8 @@
 #[path = "support/child.rs"]
 #[allow(dead_code)]
 mod child;
+#[path = "support/random.rs"]
+mod random;
 mod support;
 
 use std::io::{self, Read, Write};
@@ -15,7 +17,8 @@ use std::time::{Duration, Instant};
 use child::Child;
 use openssl::ssl::{Ssl, SslContext, SslMethod, SslStream, SslVerifyMode, SslVersion};
 use peeloff::{ServerBuilder, Timeouts};
-use support::{DEADLINE, Running, exchange, scaled};
+use random::Random;
+use support::{DEADLINE, Running, SetOnDrop, exchange, scaled};
 
 /// The seed of all choices. Each case also depends on its number.
 const SEED: u64 = 0x8446_5246;
@@ -37,20 +40,9 @@ const APPLICATION_DATA: u8 = 23;
 /// The header consists of type, version and length.
 const HEADER: usize = 5;
 
-/// A simple generator (SplitMix64).
-struct Random(u64);
-
 impl Random {
     fn of_case(number: u32) -> Self {
         Self(SEED ^ (u64::from(number) << 32))
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) as usize % limit
     }
 
     fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
@@ -396,15 +388,6 @@ fn thousands_of_malformed_handshakes_leave_nothing_behind_and_disturb_nobody() {
     assert_eq!(after.get("fds"), before.get("fds"));
     child::assert_memory(&before, &after, MORE_MEMORY);
     exchange(&mut child.connect(), b"and after");
-}
-
-/// Sets the flag when dropped, so that a failure elsewhere ends the wait too.
-struct SetOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Runs these cases. Returns the number of cases in which a message came back.

@@ -1,6 +1,8 @@
 //! Properties of the pure parts on seeded random input: the input is the same in every run.
 
 mod fuzz_bodies;
+#[path = "support/random.rs"]
+mod random;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -15,6 +17,7 @@ use peeloff::{Framing, Limits, Refusal};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
+use random::Random;
 
 fn seeded(cases: u32) -> ProptestConfig {
     ProptestConfig {
@@ -454,18 +457,7 @@ proptest! {
     }
 }
 
-/// A generator that is good enough to mutate bytes with (SplitMix64).
-struct Random(u64);
-
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) as usize % limit
-    }
-
     fn mutate(&mut self, bytes: &mut Vec<u8>) {
         if bytes.is_empty() {
             bytes.push(0);

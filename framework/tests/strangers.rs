@@ -20,7 +20,7 @@ use child::Child;
 use peeloff::{Address, EndKind, Error, Peer, Scheme};
 use relay::Relay;
 use stranger::{Stranger, record};
-use support::{COMBINATION, Running, exchange, quiet_panic, scaled, until};
+use support::{COMBINATION, Running, SetOnDrop, exchange, quiet_panic, scaled, until};
 
 const STRANGERS: u32 = 200_000;
 /// The number of unknown peers that wait for answers at the same time. Their hellos fit into the smallest receive
@@ -84,15 +84,6 @@ fn ask(server: std::net::SocketAddr, numbers: std::ops::Range<u32>) {
     let strangers: Vec<_> = numbers.map(asking).collect();
     for (stranger, hello) in strangers {
         stranger.challenged(&hello);
-    }
-}
-
-/// Ends the other thread's loop even if this thread panics.
-struct SetOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

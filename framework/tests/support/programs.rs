@@ -95,11 +95,6 @@ impl Program {
         let _ = writeln!(self.input.as_mut().expect("its input is open"), "{line}");
     }
 
-    /// Closes the program's standard input.
-    pub fn hush(&mut self) {
-        self.input = None;
-    }
-
     /// Reads until a line contains `wanted`, and returns that line. Returns none if the program ends before.
     pub fn line_with(&mut self, wanted: &str) -> Option<String> {
         let deadline = Instant::now() + DEADLINE;
