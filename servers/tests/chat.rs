@@ -307,10 +307,10 @@ fn bad_input_is_one_sentence_and_exit_code_2() {
         (&["--flood", "5"], "such as 5/20, or off"),
         (&["--redis", "127.0.0.1:6379"], "write redis://HOST:6379"),
         (&["--redis", "rediss://127.0.0.1:6379"], "TLS to Redis is not built in"),
-        (&["--redis", "redis://127.0.0.1:6379", "--origin", "a b"], "--origin \"a b\" is no name"),
+        (&["--redis", "redis://127.0.0.1:6379", "--origin", "a b"], "--origin \"a b\" is not a name"),
         (
             &["--redis", "redis://127.0.0.1:6379", "--redis-prefix", "a:b"],
-            "--redis-prefix \"a:b\" is no name",
+            "--redis-prefix \"a:b\" is not a name",
         ),
         (&["--redis", "redis://127.0.0.1:6379", "--presence-timeout", "10ms"], "give 1s to 1h"),
     ];

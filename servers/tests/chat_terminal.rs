@@ -99,9 +99,9 @@ fn a_name_with_an_emoji_is_refused_in_a_plain_sentence() {
     let mut terminal = Terminal::start(&address, 120);
     terminal.expect("* you joined lobby");
     terminal.enter("/nick \u{1f469}\u{200d}\u{1f4bb}");
-    let seen = terminal.expect("is no name");
+    let seen = terminal.expect("is not a name");
     let sentence = seen.last().unwrap();
-    assert!(sentence.contains("is no name: use letters, digits, - _ and . only"), "{sentence}");
+    assert!(sentence.contains("is not a name: use letters, digits, - _ and . only"), "{sentence}");
     assert!(!sentence.contains("u{") && sentence.contains('\u{1f469}'), "{sentence}");
 }
 

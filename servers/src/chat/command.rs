@@ -1,16 +1,16 @@
-//! What a peer writes: one line, one [`Command`]. Pure.
+//! Parses a peer's input: one line is one [`Command`]. Pure.
 
 use std::fmt;
 
 use crate::chat::name::{BadName, Name, RoomName};
 use crate::chat::text::{Lengths, clean, quoted};
 
-/// A line, understood.
+/// A parsed line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// An empty line.
     Nothing,
-    /// Said to the current room.
+    /// A text for the current room.
     Say(String),
     /// `/me TEXT`: what the member does.
     Act(String),
@@ -18,15 +18,15 @@ pub enum Command {
     Nick(Name),
     /// `/join ROOM`.
     Join(RoomName),
-    /// `/leave [ROOM]`; without one the current room.
+    /// `/leave [ROOM]`; without a room, the current one.
     Leave(Option<RoomName>),
     /// `/rooms`.
     Rooms,
-    /// `/who [ROOM]`; without one the current room.
+    /// `/who [ROOM]`; without a room, the current one.
     Who(Option<RoomName>),
     /// `/msg NAME TEXT`.
     Tell(Addressee, String),
-    /// `/ping [TEXT]`, which a client asks to learn that the lines before it have arrived.
+    /// `/ping [TEXT]`, with which a client checks that its earlier lines have arrived.
     Ping(String),
     /// `/help`.
     Help,
@@ -34,41 +34,41 @@ pub enum Command {
     Quit,
 }
 
-/// Whom a private message is for.
+/// The receiver of a private message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addressee {
     /// The nickname.
     pub name: Name,
-    /// The process that the member is on, if one was named: `alice@north`.
+    /// The receiver's process, if the line names one: `alice@north`.
     pub origin: Option<Name>,
 }
 
-/// Why a line was not understood.
+/// Why a line was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Complaint {
-    /// Not UTF-8.
+    /// The line is not UTF-8.
     NotUtf8,
-    /// More bytes than a line may have.
+    /// The line is longer than a line may be.
     TooLong {
-        /// Bytes that would have been taken.
+        /// The largest accepted length, in bytes.
         limit: usize,
     },
-    /// No such command.
+    /// There is no such command.
     Unknown(String),
-    /// A command without what it needs.
+    /// An argument of the command is missing.
     Missing {
         /// The command.
         command: &'static str,
-        /// How it is written.
+        /// An example of the command.
         example: &'static str,
     },
-    /// Something that is no name where one is needed.
+    /// An argument is not a valid name.
     BadName {
         /// The command.
         command: &'static str,
-        /// What was written.
+        /// The argument.
         given: String,
-        /// Why it is none.
+        /// The reason.
         bad: BadName,
     },
 }
@@ -85,14 +85,14 @@ pub const HELP: &[&str] = &[
     "/quit says goodbye",
 ];
 
-/// The longest name of a process, whatever the limit on other names is.
+/// The longest name of a process, independent of the limit on other names.
 pub const LONGEST_ORIGIN: usize = 32;
 
-/// Reads one line, with or without its end.
+/// Parses one line, with or without its end.
 ///
 /// # Errors
 ///
-/// The complaint is for whoever wrote it.
+/// Returns the complaint to send to the line's writer.
 pub fn parse(line: &[u8], lengths: Lengths) -> Result<Command, Complaint> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -178,7 +178,7 @@ impl fmt::Display for Complaint {
                 write!(f, "{command} needs more: write it like {example}")
             }
             Self::BadName { command, given, bad } => {
-                write!(f, "{command}: \"{given}\" is no name: {bad}")
+                write!(f, "{command}: \"{given}\" is not a name: {bad}")
             }
         }
     }
@@ -247,23 +247,23 @@ mod tests {
         for (line, expected) in [
             ("/frob x", "there is no command /frob: /help lists them"),
             ("/nick", "/nick needs more: write it like /nick alice"),
-            ("/nick a b", "/nick: \"a b\" is no name: use letters"),
+            ("/nick a b", "/nick: \"a b\" is not a name: use letters"),
             ("/nick abcdefghijk", "10 characters at most"),
             ("/join", "/join needs more"),
-            ("/join *", "/join: \"*\" is no name"),
-            ("/who a:b", "/who: \"a:b\" is no name"),
+            ("/join *", "/join: \"*\" is not a name"),
+            ("/who a:b", "/who: \"a:b\" is not a name"),
             ("/msg", "/msg needs more: write it like /msg alice hello"),
             ("/msg alice", "/msg needs more"),
-            ("/msg al!ce hi", "/msg: \"al!ce\" is no name"),
-            ("/msg alice@ hi", "/msg: \"\" is no name"),
+            ("/msg al!ce hi", "/msg: \"al!ce\" is not a name"),
+            ("/msg alice@ hi", "/msg: \"\" is not a name"),
             ("/me", "/me needs more"),
             (
                 "/nick \u{1f469}\u{200d}\u{1f4bb}",
-                "/nick: \"\u{1f469}\u{200d}\u{1f4bb}\" is no name: use letters",
+                "/nick: \"\u{1f469}\u{200d}\u{1f4bb}\" is not a name: use letters",
             ),
             (
                 "/join \u{43a}itchen",
-                "is no name: it mixes scripts whose letters look alike, so use letters of one",
+                "is not a name: it mixes scripts whose letters look alike, so use letters of one",
             ),
         ] {
             let complaint = read(line).unwrap_err().to_string();

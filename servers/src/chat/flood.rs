@@ -1,10 +1,10 @@
-//! How fast a member may write: a token bucket. Pure: the time is given.
+//! Limits how fast a member may write, with a token bucket. Pure: the caller passes the time.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-/// So many lines a second on average, and so many at once after a quiet time.
+/// The number of lines a second on average, and the number at once after a quiet period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FloodLimit {
     rate: u32,
@@ -16,7 +16,7 @@ pub struct FloodLimit {
 pub struct FloodLimitOrOff(pub Option<FloodLimit>);
 
 impl FloodLimit {
-    /// Lines a second, on average.
+    /// Returns the number of lines a second, on average.
     pub fn rate(self) -> u32 {
         self.rate
     }
@@ -57,14 +57,14 @@ impl fmt::Display for FloodLimitOrOff {
     }
 }
 
-/// What became of a line.
+/// What happens to a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is heard.
+    /// The line is accepted.
     Heard,
-    /// The first that is not heard after one that was: its sender is told.
+    /// The line is the first one to be rejected after an accepted one, and its sender is told.
     Warned,
-    /// Not heard either.
+    /// The line is rejected, and its sender has been told already.
     Ignored,
 }
 
@@ -72,31 +72,31 @@ pub enum Verdict {
 #[derive(Clone, Debug)]
 pub struct Bucket {
     limit: Option<FloodLimit>,
-    /// When it will be full. At most `burst` intervals ahead.
+    /// When the bucket will be full, at most `burst` intervals ahead.
     full_at: Option<Instant>,
     warned: bool,
 }
 
 impl Bucket {
-    /// A full one.
+    /// Makes a full bucket.
     pub fn new(limit: FloodLimitOrOff) -> Self {
         Self { limit: limit.0, full_at: None, warned: false }
     }
 
-    /// How long until it is full, and whether the last line was not heard.
+    /// Returns how long it takes until the bucket is full, and whether the last line was rejected.
     pub fn save(&self, now: Instant) -> (Duration, bool) {
         let pending = self.full_at.map(|full_at| full_at.saturating_duration_since(now));
         (pending.unwrap_or_default(), self.warned)
     }
 
-    /// One that is full after so long, as another process has [saved](Self::save) it.
+    /// Restores a bucket that another process has [saved](Self::save), which will be full after `pending`.
     pub fn resume(limit: FloodLimitOrOff, pending: Duration, warned: bool, now: Instant) -> Self {
         let longest =
             limit.0.map_or(Duration::ZERO, |limit| Duration::from_secs(1) / limit.rate * limit.burst);
         Self { limit: limit.0, full_at: now.checked_add(pending.min(longest)), warned }
     }
 
-    /// Takes one line out, if there is one.
+    /// Takes one line out of the bucket, if it has one.
     pub fn take(&mut self, now: Instant) -> Verdict {
         let Some(limit) = self.limit else { return Verdict::Heard };
         let interval = Duration::from_secs(1) / limit.rate;
@@ -112,7 +112,8 @@ impl Bucket {
         Verdict::Heard
     }
 
-    /// Whether the last line was heard: what asks for an answer to it is free, and gets none otherwise.
+    /// Returns whether the last line was accepted. A request for an answer to that line costs nothing, and gets
+    /// no answer if the line was rejected.
     pub fn hears(&self) -> bool {
         !self.warned
     }

@@ -1,100 +1,100 @@
-//! What the server writes: one line each, of a form that its first character tells.
+//! The lines that the server writes. The first character of a line tells its form.
 //!
-//! | line | what |
+//! | line | meaning |
 //! |---|---|
-//! | `[lobby] alice: hello` | said in a room |
-//! | `[lobby] * alice waves` | done in a room (`/me`) |
+//! | `[lobby] alice: hello` | a member wrote in a room |
+//! | `[lobby] * alice waves` | a member acted in a room (`/me`) |
 //! | `(alice) hello` | a private message from alice |
-//! | `(to alice) hello` | one's own private message, on its way |
-//! | `* alice joined lobby` | something happened |
+//! | `(to alice) hello` | the reader's own private message to alice |
+//! | `* alice joined lobby` | an event |
 //! | `= lobby: alice bob` | an answer to `/who`, `/rooms` or `/help` |
-//! | `! sentence` | something is wrong with what one wrote |
+//! | `! sentence` | an error in the reader's own input |
 //!
-//! Members of other processes are written `alice@north`. Names hold no space and none of `[](){}:*=!@`,
-//! so a program can cut these lines without doubt.
+//! Members of other processes are written `alice@north`. Names contain no space and none of `[](){}:*=!@`, so a
+//! program can parse these lines without ambiguity.
 
 use std::fmt::Display;
 use std::sync::Arc;
 
 use crate::chat::name::{Name, RoomName};
 
-/// The most bytes of a line that lists names: it fits one packet.
+/// The largest number of bytes of a line that lists names: it fits into one packet.
 const LISTED: usize = 1000;
 
-/// A line on its way to any number of receivers, who share its bytes. Its newline is among them on every
-/// transport: on datagrams terminals need it, and a stream of lines adds none where there is one.
+/// A line for any number of receivers, who share its bytes. The bytes include the newline on every transport:
+/// with datagrams, terminals need it, and a stream of lines adds none to a line that has one.
 #[derive(Clone, Debug)]
 pub struct Line(Arc<[u8]>);
 
 impl Line {
-    /// This text, which has no newline.
+    /// Makes a line of this text, which must have no newline.
     pub fn new(text: &str) -> Self {
         debug_assert!(!text.contains('\n'));
         Self(format!("{text}\n").into_bytes().into())
     }
 
-    /// Something said in a room. `who` may have an origin.
+    /// Makes a line that a member wrote in a room. `who` may have an origin.
     pub fn said(room: &RoomName, who: impl Display, text: &str) -> Self {
         Self::new(&format!("[{room}] {who}: {text}"))
     }
 
-    /// Something done in a room.
+    /// Makes a line about what a member did in a room.
     pub fn done(room: &RoomName, who: impl Display, text: &str) -> Self {
         Self::new(&format!("[{room}] * {who} {text}"))
     }
 
-    /// A private message, for whom it is meant.
+    /// Makes a private message, as its receiver sees it.
     pub fn told(who: impl Display, text: &str) -> Self {
         Self::new(&format!("({who}) {text}"))
     }
 
-    /// A private message, for who wrote it.
+    /// Makes a private message, as its sender sees it.
     pub fn telling(whom: impl Display, text: &str) -> Self {
         Self::new(&format!("(to {whom}) {text}"))
     }
 
-    /// Something that happened.
+    /// Makes a line about an event.
     pub fn notice(what: impl Display) -> Self {
         Self::new(&format!("* {what}"))
     }
 
-    /// A line of an answer.
+    /// Makes a line of an answer.
     pub fn answer(what: impl Display) -> Self {
         Self::new(&format!("= {what}"))
     }
 
-    /// Something wrong with what a peer wrote.
+    /// Makes a line about an error in a peer's input.
     pub fn wrong(sentence: impl Display) -> Self {
         Self::new(&format!("! {sentence}"))
     }
 
-    /// Somebody came into a room.
+    /// Announces that a member has joined a room.
     pub fn joined(room: &RoomName, who: impl Display) -> Self {
         Self::notice(format_args!("{who} joined {room}"))
     }
 
-    /// Somebody went out of a room.
+    /// Announces that a member has left a room.
     pub fn left(room: &RoomName, who: impl Display) -> Self {
         Self::notice(format_args!("{who} left {room}"))
     }
 
-    /// Somebody has another name now.
+    /// Announces that a member has another name now.
     pub fn renamed(old: impl Display, new: impl Display) -> Self {
         Self::notice(format_args!("{old} is {new} now"))
     }
 
-    /// The bytes, with the newline.
+    /// Returns the bytes, with the newline.
     pub fn bytes(&self) -> &Arc<[u8]> {
         &self.0
     }
 
-    /// The text, without the newline.
+    /// Returns the text, without the newline.
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.0).map(str::trim_end).unwrap_or_default()
     }
 }
 
-/// The lines that list `names` behind `title`: each short enough for one packet.
+/// Returns the lines that list `names` after `title`, each short enough for one packet.
 pub fn list(title: impl Display, names: impl IntoIterator<Item = String>) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut line = String::new();
@@ -112,7 +112,7 @@ pub fn list(title: impl Display, names: impl IntoIterator<Item = String>) -> Vec
     lines
 }
 
-/// A name as members of other processes have it.
+/// Formats a name as members of other processes see it.
 pub fn foreign(name: &Name, origin: &Name) -> String {
     format!("{name}@{origin}")
 }

@@ -298,8 +298,9 @@ impl RedisArgs {
     /// The name of this process, and the prefix.
     fn names(&self) -> Result<(Name, Name), Failure> {
         let parse = |option: &str, text: &str| {
-            Name::parse(text, LONGEST_ORIGIN)
-                .map_err(|bad| Failure::input(format_args!("{option} \"{}\" is no name: {bad}", clean(text))))
+            Name::parse(text, LONGEST_ORIGIN).map_err(|bad| {
+                Failure::input(format_args!("{option} \"{}\" is not a name: {bad}", clean(text)))
+            })
         };
         let prefix = parse("--redis-prefix", &self.redis_prefix)?;
         match &self.origin {

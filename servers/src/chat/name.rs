@@ -1,4 +1,4 @@
-//! Nicknames and names of rooms: which are taken, and which look alike (UTS #39). Pure.
+//! Nicknames and room names: the accepted characters, and which names look alike (UTS #39). Pure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -11,18 +11,17 @@ use unicode_security::{GeneralSecurityProfile, MixedScript, skeleton};
 
 use crate::chat::text::is_ignorable;
 
-/// The most marks on one letter: a consonant of Hindi can have three.
+/// The largest number of marks on one letter: a consonant of Hindi can have three.
 const MARKS: usize = 4;
 
-/// Letters without a glyph that are not among the default ignorable code points: the blanks of Egyptian
-/// hieroglyphs.
+/// Letters without a glyph that are not default ignorable code points: the blanks of Egyptian hieroglyphs.
 const BLANKS: [char; 2] = ['\u{13441}', '\u{13442}'];
 
-/// Names with which a member would look like the server: `* you joined lobby` is a line of the server's.
+/// Names with which a member could imitate the server: `* you joined lobby` is a line of the server.
 const RESERVED: [&str; 4] = ["you", "to", "server", "system"];
 
-/// A nickname as its owner writes it, in Normalization Form C. Names that differ in case alone are the same:
-/// see [`folded`](Self::folded).
+/// A nickname as its owner writes it, in Normalization Form C. Names that differ only in case are the same: see
+/// [`folded`](Self::folded).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
@@ -30,76 +29,76 @@ pub struct Name(Arc<str>);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RoomName(Arc<str>);
 
-/// Why a text is no name. It is the rest of a sentence, which says what to write.
+/// Why a text is not a valid name. It completes a sentence that says what to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadName {
-    /// It is empty, too long, or has a character that no name has.
+    /// The text is empty, too long, or has a character that no name may have.
     Form {
-        /// Characters that a name may have.
+        /// The largest number of characters of a name.
         longest: usize,
     },
-    /// It has a character that cannot be seen.
+    /// The text has an invisible character.
     Invisible,
-    /// It mixes letters of scripts that look alike.
+    /// The text mixes letters of scripts that look alike.
     MixedScripts,
 }
 
 impl Name {
-    /// Takes letters and digits of any script with their marks, `-`, `_` and `.`, up to `longest` characters.
+    /// Parses letters and digits of any script with their marks, `-`, `_` and `.`, up to `longest` characters.
     ///
     /// # Errors
     ///
-    /// It has something else in it, or nobody could tell it from another name.
+    /// Returns an error if the text has another character, or if readers could not tell it from another name.
     pub fn parse(text: &str, longest: usize) -> Result<Self, BadName> {
         checked(text, longest).map(|name| Self(name.into()))
     }
 
-    /// The name that a guest has before it takes one.
+    /// Returns the name of a guest, who has not chosen one yet.
     pub fn guest(number: u64) -> Self {
         Self(format!("guest{number}").into())
     }
 
-    /// What two spellings of one name have in common.
+    /// Returns the common form of all spellings of this name.
     pub fn folded(&self) -> String {
         self.0.to_lowercase()
     }
 
-    /// What it has in common with names that readers may take it for, as it stands and in lower case: `Ian`
-    /// looks like `lan`, and `IAN` is `ian`.
+    /// Returns the common forms of names that look like this one, as it is and in lower case: `Ian` looks like
+    /// `lan`, and `IAN` is the same name as `ian`.
     pub fn looks(&self) -> [String; 2] {
         [look(&self.0), look(&self.folded())]
     }
 
-    /// Whether readers may take it for a word of the server's.
+    /// Returns whether readers may take it for a word of the server.
     pub fn is_reserved(&self) -> bool {
         let looks = self.looks();
         RESERVED.iter().any(|word| looks.contains(&look(word)))
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl RoomName {
-    /// Takes what [`Name::parse`] takes, with or without a `#` before it.
+    /// Parses what [`Name::parse`] accepts, with or without a `#` before it.
     ///
     /// # Errors
     ///
-    /// As there.
+    /// The same as those of [`Name::parse`].
     pub fn parse(text: &str, longest: usize) -> Result<Self, BadName> {
         let name = checked(text.strip_prefix('#').unwrap_or(text), longest)?;
         // Some letters are longer in lower case.
         checked(&name.to_lowercase(), longest).map(|name| Self(name.into()))
     }
 
-    /// What it has in common with rooms that readers may take it for.
+    /// Returns the common form of the rooms that look like this one.
     pub fn look(&self) -> String {
         look(&self.0)
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -131,9 +130,9 @@ impl fmt::Display for BadName {
     }
 }
 
-/// A name in Normalization Form C, if it is one.
+/// Returns a name in Normalization Form C, if the text is a valid name.
 fn checked(text: &str, longest: usize) -> Result<String, BadName> {
-    // Before anything is done with it, as nothing makes a name longer than this shorter than `longest`.
+    // Check the length first. Nothing below makes a text of this length shorter than `longest`.
     if text.chars().nth(longest * (MARKS + 1)).is_some() {
         return Err(BadName::Form { longest });
     }
@@ -147,7 +146,7 @@ fn checked(text: &str, longest: usize) -> Result<String, BadName> {
     }
     let name: String = text.nfc().collect();
     let mut marks = 0;
-    // A mark needs a letter to stand on.
+    // A mark needs a letter before it.
     let mut last_is_letter = false;
     let mut letters = 0;
     for c in name.chars() {
@@ -171,8 +170,9 @@ fn checked(text: &str, longest: usize) -> Result<String, BadName> {
     }
 }
 
-/// Whether a name mixes scripts other than Latin and one in common use that is not Cyrillic or Greek (UTS #39
-/// §5.2, moderately restrictive). The scripts of Japanese, Korean and Bopomofo texts count as one script.
+/// Returns whether a name mixes scripts, except Latin with one commonly used script other than Cyrillic and Greek
+/// (UTS #39 §5.2, moderately restrictive). The scripts of Japanese, Korean and Bopomofo texts count as one
+/// script.
 fn mixes_scripts(name: &str) -> bool {
     if name.is_single_script() {
         return false;
@@ -194,22 +194,22 @@ fn is_mark(c: char) -> bool {
     GeneralCategoryGroup::Mark.contains(CodePointMapData::<GeneralCategory>::new().get(c))
 }
 
-/// What texts that look alike have in common (UTS #39 §4). The skeleton of a zero is a capital O.
+/// Returns the common form of texts that look alike (UTS #39 §4). The skeleton of a zero is a capital O.
 fn look(text: &str) -> String {
     skeleton(text).collect::<String>().to_lowercase()
 }
 
-/// Finds things by how their names look.
+/// Finds items by the look of their names.
 #[derive(Debug)]
 pub struct Looks<K>(HashMap<String, BTreeMap<K, usize>>);
 
 impl<K: Ord + Clone> Looks<K> {
-    /// Adds a thing; one that is added twice is there until it is removed twice.
+    /// Adds an item. An item that is added twice must be removed twice.
     pub fn add(&mut self, look: String, thing: &K) {
         *self.0.entry(look).or_default().entry(thing.clone()).or_default() += 1;
     }
 
-    /// Removes a thing once.
+    /// Removes an item once.
     pub fn remove(&mut self, look: &str, thing: &K) {
         let Some(things) = self.0.get_mut(look) else { return };
         if let Some(count) = things.get_mut(thing) {
@@ -223,12 +223,12 @@ impl<K: Ord + Clone> Looks<K> {
         }
     }
 
-    /// The things that look so.
+    /// Returns the items with this look.
     pub fn get(&self, look: &str) -> impl Iterator<Item = &K> {
         self.0.get(look).into_iter().flat_map(BTreeMap::keys)
     }
 
-    /// Removes everything.
+    /// Removes all items.
     pub fn clear(&mut self) {
         self.0.clear();
     }
@@ -268,9 +268,9 @@ mod tests {
         assert!(Name::parse("ααα", 3).is_ok());
         assert!(Name::parse("αααα", 3).is_err());
         assert!(RoomName::parse("#abc", 3).is_ok());
-        // Two characters in lower case.
+        // This character becomes two in lower case.
         assert!(RoomName::parse("İ", 1).is_err());
-        // One character, in two code points.
+        // This is one character in two code points.
         assert_eq!(Name::parse("e\u{301}", 1).unwrap().as_str(), "é");
     }
 
@@ -291,7 +291,7 @@ mod tests {
             assert_eq!(Name::parse(&format!("al{blank}ice"), 24), Err(BadName::Invisible), "{blank:?}");
             assert_eq!(RoomName::parse(blank, 24), Err(BadName::Invisible), "{blank:?}");
         }
-        // Marks on nothing, and more of them than a letter can have; signs alone.
+        // These are marks without a letter, more marks than a letter can have, and signs alone.
         let zalgo = format!("a{}", "\u{301}".repeat(9));
         for bad in
             ["\u{301}", "\u{301}a", "-\u{301}", "\u{2800}", "\u{e9}\u{20dd}\u{1d159}", "-", "...", &zalgo]
@@ -316,7 +316,7 @@ mod tests {
             let looks = name(other).looks();
             name(one).looks().iter().any(|look| looks.contains(look))
         };
-        // The second of each pair is Cyrillic, or a digit, or a capital.
+        // The second name of each pair has Cyrillic letters, a digit or a capital letter.
         for (one, other) in
             [("scope", "ѕсоре"), ("alice", "a1ice"), ("alice", "aIice"), ("bob0", "bobO"), ("Ian", "lan")]
         {

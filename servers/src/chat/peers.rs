@@ -1,4 +1,4 @@
-//! The chat as a server's callbacks: a peer of any transport is a member.
+//! The chat as callbacks of a server: a peer of any transport is a member.
 
 use std::sync::Arc;
 
@@ -14,17 +14,17 @@ use crate::chat::proof::{COMMAND, Newcomer};
 pub struct Chat {
     /// The rooms.
     pub hub: Arc<Hub<PeerOutlet>>,
-    /// Whether rooms have streams of their own on SCTP.
+    /// Whether each room has an SCTP stream of its own.
     pub room_streams: bool,
-    /// Stream pairs that have a TLS session on `sctp+tls://`.
+    /// The number of stream pairs with a TLS session on `sctp+tls://`.
     pub tls_streams: u16,
 }
 
-/// Reaches a member over its association.
+/// Delivers lines to a member over its association.
 pub struct PeerOutlet(Sender);
 
 impl PeerOutlet {
-    /// The association's.
+    /// Returns the sender of the association.
     pub fn sender(&self) -> &Sender {
         &self.0
     }
@@ -33,14 +33,14 @@ impl PeerOutlet {
 impl Outlet for PeerOutlet {
     fn deliver(&self, line: &Line, stream: u16) {
         let how = SendInfo::default().stream(stream);
-        // What is dropped is counted by the framework, and whose association is over leaves by itself.
+        // The framework counts dropped lines. A member whose association has ended leaves by itself.
         if self.0.post_with(line.bytes(), &how) == PostOutcome::Unsendable {
             tracing::debug!(peer = %self.0.peer_address(), stream, "a line cannot be sent");
         }
     }
 }
 
-/// A member, or a peer on plain UDP that has to show first that it is there.
+/// A member, or a peer on plain UDP that has not proven its address yet.
 #[derive(Default)]
 pub struct Guest {
     newcomer: Newcomer,
@@ -61,13 +61,13 @@ impl PeerEvents for Chat {
                 take(conversation, peer, message);
             }
             (None, Some(token)) => {
-                // If the question is lost, the next message is answered by it again.
+                // If the question is lost, the next message causes the same answer.
                 let _ = peer.try_send(guest.newcomer.hear(&message, token));
             }
             (None, None) => {
                 let conversation = guest.conversation.insert(self.begin(peer));
                 let mut said = guest.newcomer.said().into_iter();
-                // Until one of them says goodbye.
+                // Stop if one of the messages says goodbye.
                 said.all(|message| take(conversation, peer, Message::new(&message, None)) == Flow::GoesOn);
             }
         }
@@ -118,7 +118,7 @@ impl Chat {
         Conversation::begin(&self.hub, PeerOutlet(peer.clone()), self.streams(peer))
     }
 
-    /// How many streams rooms may have with this peer, beside stream 0.
+    /// Returns how many streams rooms may have with this peer, in addition to stream 0.
     fn streams(&self, peer: &Sender) -> u16 {
         if !self.room_streams {
             return 0;
@@ -131,7 +131,7 @@ impl Chat {
 }
 
 fn take(conversation: &mut Conversation<PeerOutlet>, peer: &Sender, message: Message<'_>) -> Flow {
-    // The question was asked, and is answered, more than once.
+    // The question was asked more than once, and this is another answer to it.
     if peer.scheme() == Scheme::Udp && message.starts_with(COMMAND.as_bytes()) {
         return Flow::GoesOn;
     }

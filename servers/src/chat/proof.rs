@@ -1,26 +1,27 @@
-//! Who is on plain UDP must show that it is at its address before it is let in, for rooms have more to say than one line.
+//! A peer on plain UDP must prove its address before it is admitted, because a room sends it much more than it
+//! sends.
 
-/// Messages and their bytes that are kept for later of a peer that has not shown where it is.
+/// The number of messages, and of their bytes, that are kept for a peer that has not proven its address.
 const KEPT: usize = 16;
 const KEPT_BYTES: usize = 8192;
 
 const BEGINNING: &str = "* type /here ";
 const END: &str = " to come in";
-/// What begins the message with the token.
+/// The prefix of the message with the token.
 pub(super) const COMMAND: &str = "/here ";
 
-/// What the server asks. With its headers it is shorter than three empty datagrams.
+/// Returns the server's question. With its headers it is shorter than three empty datagrams.
 fn question(token: &str) -> String {
     format!("{BEGINNING}{token}{END}\n")
 }
 
-/// What a client answers to a line that is the question; `None` to any other line.
+/// Returns a client's answer to a line if it is the question, and none otherwise.
 pub fn answer(line: &str) -> Option<String> {
     let token = line.trim_end().strip_prefix(BEGINNING)?.strip_suffix(END)?;
     token.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| format!("{COMMAND}{token}\n"))
 }
 
-/// A peer that has not shown where it is, and what it has said so far.
+/// A peer that has not proven its address, and its messages so far.
 #[derive(Default)]
 pub(super) struct Newcomer {
     said: Vec<Vec<u8>>,
@@ -28,7 +29,7 @@ pub(super) struct Newcomer {
 }
 
 impl Newcomer {
-    /// Keeps a message for later, within bounds, and returns the question that answers it.
+    /// Keeps a message for later, within limits, and returns the question to send.
     pub(super) fn hear(&mut self, message: &[u8], token: &str) -> String {
         let is_kept = self.said.len() < KEPT && self.bytes + message.len() <= KEPT_BYTES;
         if is_kept && !message.starts_with(COMMAND.as_bytes()) {
@@ -38,15 +39,15 @@ impl Newcomer {
         question(token)
     }
 
-    /// Writes the messages that were kept, for the process that takes the server over.
+    /// Saves the kept messages for the process that takes the server over.
     pub(super) fn save(&self) -> Vec<u8> {
-        // None is longer than all of them may be together.
+        // No message is longer than all of them together may be.
         let parts =
             self.said.iter().map(|message| [&(message.len() as u16).to_be_bytes()[..], message].concat());
         parts.collect::<Vec<_>>().concat()
     }
 
-    /// Reads what [`save`](Self::save) wrote.
+    /// Restores what [`save`](Self::save) saved.
     pub(super) fn resume(mut saved: &[u8]) -> Self {
         let mut newcomer = Self::default();
         while let Some((len, rest)) = saved.split_first_chunk()
@@ -60,7 +61,7 @@ impl Newcomer {
         newcomer
     }
 
-    /// Takes out the messages that were kept.
+    /// Takes the kept messages out.
     pub(super) fn said(&mut self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.said)
     }

@@ -1,4 +1,4 @@
-//! Text from outside, made harmless. Pure.
+//! Makes text from outside harmless. Pure.
 
 use icu_properties::props::{
     CanonicalCombiningClass, DefaultIgnorableCodePoint, Emoji, EmojiModifier, ExtendedPictographic,
@@ -10,21 +10,21 @@ const ZWNJ: char = '\u{200c}';
 const ZWJ: char = '\u{200d}';
 /// COMBINING ENCLOSING KEYCAP.
 const KEYCAP: char = '\u{20e3}';
-/// WAVING BLACK FLAG, which tags make the flag of a region.
+/// WAVING BLACK FLAG, which becomes a region's flag with tags.
 const FLAG: char = '\u{1f3f4}';
 const CANCEL_TAG: char = '\u{e007f}';
-/// The most tags of a flag: the codes of regions are shorter.
+/// The largest number of tags of a flag: the codes of regions are shorter.
 const MOST_TAGS: usize = 8;
 
-/// The most characters of somebody's input that an error repeats.
+/// The largest number of characters of a user's input that an error repeats.
 const QUOTED: usize = 40;
 
-/// How long things that peers write may be.
+/// The limits on the length of a peer's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lengths {
-    /// Bytes of a line, without its newline.
+    /// The largest number of bytes of a line, without its newline.
     pub line: usize,
-    /// Characters of a nickname or of the name of a room.
+    /// The largest number of characters of a nickname or a room name.
     pub name: usize,
 }
 
@@ -34,9 +34,9 @@ impl Default for Lengths {
     }
 }
 
-/// A line without what could trick a terminal or its reader: control characters, characters that turn the
-/// direction of writing or break the line, and characters that cannot be seen, unless they are part of an
-/// emoji or of how a script is written. A tab becomes a space; white space at both ends goes.
+/// Removes from a line what could trick a terminal or its reader: control characters, characters that change the
+/// direction of writing or break the line, and invisible characters, unless they are part of an emoji or needed
+/// by a script. Turns a tab into a space, and trims white space at both ends.
 pub fn clean(line: &str) -> String {
     let kept = line.chars().filter_map(|c| match c {
         '\t' => Some(' '),
@@ -46,23 +46,24 @@ pub fn clean(line: &str) -> String {
     visible(&kept.collect::<Vec<char>>()).trim().to_owned()
 }
 
-/// Characters that turn the direction of writing or break the line. Most of them cannot be seen either.
+/// Returns whether a character changes the direction of writing or breaks the line. Most of these are invisible
+/// too.
 fn is_trick(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' | '\u{61c}')
 }
 
-/// Whether a character has no glyph of its own (UAX #44, Default_Ignorable_Code_Point).
+/// Returns whether a character has no glyph of its own (UAX #44, Default_Ignorable_Code_Point).
 pub fn is_ignorable(c: char) -> bool {
     CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
 }
 
-/// The text without the characters that cannot be seen and change nothing that can.
+/// Returns the text without invisible characters that do not change visible ones.
 fn visible(text: &[char]) -> String {
     let mut kept = Vec::with_capacity(text.len());
     let mut at = 0;
     while at < text.len() {
         let c = text[at];
-        // The tags of a flag stay together or go together.
+        // The tags of a flag are kept or removed together.
         let flag = if is_tag(c) { flag_tags(&kept, &text[at..]) } else { 0 };
         if flag > 0 || !is_ignorable(c) || has_effect(&kept, c, text.get(at + 1).copied()) {
             kept.extend(&text[at..at + flag.max(1)]);
@@ -72,29 +73,29 @@ fn visible(text: &[char]) -> String {
     kept.into_iter().collect()
 }
 
-/// Whether a character that cannot be seen changes how its neighbours look, as emoji (UAX #29 GB11, UTS #51)
-/// and scripts (UAX #31 §2.3, UTS #37, UAX #44) have it. `next` counts as it is: where it cannot be seen
-/// itself, it is no neighbour.
+/// Returns whether an invisible character changes how its neighbours look, according to the rules for emoji (UAX
+/// #29 GB11, UTS #51) and scripts (UAX #31 §2.3, UTS #37, UAX #44). `next` is the next character of the input; if
+/// it is invisible itself, it does not count as a neighbour.
 fn has_effect(before: &[char], c: char, next: Option<char>) -> bool {
     let Some(&previous) = before.last() else { return false };
     let next = next.unwrap_or('\0');
     match c {
         ZWNJ => is_virama(before) || (joins_on(before) && joins_back(next)),
         ZWJ => is_virama(before) || joins_on(before) || (is_pictograph_run(before) && is_pictograph(next)),
-        // Keycaps have a digit in front; other emoji are no ASCII.
+        // A keycap has a digit before it; other emoji are not ASCII.
         '\u{fe0e}' | '\u{fe0f}' if previous.is_ascii() => next == KEYCAP,
         '\u{fe0e}' | '\u{fe0f}' => CodePointSetData::new::<Emoji>().contains(previous),
         '\u{fe00}'..='\u{fe02}' | '\u{e0100}'..='\u{e01ef}' => {
             CodePointSetData::new::<Ideographic>().contains(previous)
         }
         '\u{180b}'..='\u{180f}' => script(previous) == Script::Mongolian,
-        // The fillers of old Korean syllables.
+        // These are the fillers of old Korean syllables.
         '\u{1160}' => matches!(previous, '\u{1100}'..='\u{115e}' | '\u{a960}'..='\u{a97c}'),
         _ => false,
     }
 }
 
-/// How many characters in front are the tags of a flag that `before` ends with, such as Scotland's
+/// Returns how many characters at the front are the tags of a flag that `before` ends with, such as Scotland's
 /// (UTS #51, ED-14a).
 fn flag_tags(before: &[char], text: &[char]) -> usize {
     let tags = text.iter().take_while(|c| is_tag(**c)).count();
@@ -113,19 +114,19 @@ fn is_pictograph(c: char) -> bool {
     CodePointSetData::new::<ExtendedPictographic>().contains(c)
 }
 
-/// Whether a pictograph, with what changes its form, ends here.
+/// Returns whether `before` ends with a pictograph and the characters that change its form.
 fn is_pictograph_run(before: &[char]) -> bool {
     let modifies = |c: char| c == '\u{fe0f}' || CodePointSetData::new::<EmojiModifier>().contains(c);
     before.iter().rev().find(|c| !modifies(**c)).is_some_and(|c| is_pictograph(*c))
 }
 
-/// Whether a consonant without its vowel ends here, as in Hindi.
+/// Returns whether `before` ends with a consonant without its vowel, as in Hindi.
 fn is_virama(before: &[char]) -> bool {
     let class = CodePointMapData::<CanonicalCombiningClass>::new();
     before.last().is_some_and(|c| class.get(*c) == CanonicalCombiningClass::Virama)
 }
 
-/// Whether a letter that joins the next one ends here, as in Arabic.
+/// Returns whether `before` ends with a letter that joins the next one, as in Arabic.
 fn joins_on(before: &[char]) -> bool {
     let letter = before.iter().rev().find(|c| joining(**c) != JoiningType::Transparent);
     letter.is_some_and(|c| matches!(joining(*c), JoiningType::DualJoining | JoiningType::LeftJoining))
@@ -143,7 +144,7 @@ fn script(c: char) -> Script {
     CodePointMapData::<Script>::new().get(c)
 }
 
-/// The beginning of somebody's input, for a sentence about it.
+/// Returns the beginning of a user's input, for a sentence about it.
 pub fn quoted(text: &str) -> String {
     match text.char_indices().nth(QUOTED) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -190,19 +191,19 @@ mod tests {
     #[test]
     fn what_emoji_and_scripts_need_stays() {
         for line in [
-            // A technologist, a heart on fire, a keycap, a family with skin tones, Scotland's flag.
+            // A technologist, a heart on fire, a keycap, a family with skin tones, and Scotland's flag.
             "\u{1f469}\u{200d}\u{1f4bb}",
             "\u{2764}\u{fe0f}\u{200d}\u{1f525}",
             "1\u{fe0f}\u{20e3}",
             "\u{1f468}\u{1f3fd}\u{200d}\u{1f469}\u{1f3fb}",
             "\u{1f3f4}\u{e0067}\u{e0062}\u{e0073}\u{e0063}\u{e0074}\u{e007f}",
             "\u{2601}\u{fe0f} \u{1f1e8}\u{1f1ed}",
-            // Persian and Hindi with a non-joiner, Hindi and Sinhala with a joiner.
+            // Persian and Hindi with a non-joiner, and Hindi and Sinhala with a joiner.
             "\u{645}\u{6cc}\u{200c}\u{62e}\u{648}\u{627}\u{647}\u{645}",
             "\u{915}\u{94d}\u{200c}\u{937}",
             "\u{915}\u{94d}\u{200d}\u{937}",
             "\u{dc1}\u{dca}\u{200d}\u{dbb}\u{dd3}",
-            // A variant of an ideograph, Mongolian, old Korean.
+            // A variant of an ideograph, Mongolian, and old Korean.
             "\u{845b}\u{e0100}",
             "\u{1820}\u{180b}",
             "\u{1100}\u{1160}\u{11a8}",
@@ -229,7 +230,7 @@ mod tests {
         }
     }
 
-    /// Characters that depend on their neighbours, and such neighbours.
+    /// Generates characters that depend on their neighbours, and such neighbours.
     fn suspects() -> impl Strategy<Value = char> {
         let chars = "a1 \t\u{200c}\u{200d}\u{fe0f}\u{fe00}\u{e0100}\u{e0061}\u{e007f}\u{1f3f4}\u{1f469}\u{1f3fd}\u{2764}\u{20e3}\u{915}\u{94d}\u{628}\u{64e}\u{627}\u{845b}\u{1820}\u{180b}\u{1100}\u{1160}\u{115f}\u{3164}\u{ad}\u{202e}";
         prop_oneof![4 => proptest::sample::select(chars.chars().collect::<Vec<_>>()), 1 => any::<char>()]

@@ -23,7 +23,7 @@ struct Server {
     outbox: OutboxLimits,
 }
 
-/// Somebody in the lobby.
+/// A member in the lobby.
 struct Member(Remote);
 
 impl Server {
@@ -38,10 +38,10 @@ impl Server {
         }
     }
 
-    /// A peer that has said nothing yet.
+    /// Connects a peer that has sent nothing yet.
     fn connect(&self, scheme: Scheme, udp_proof: bool) -> Remote {
         let chat = Arc::clone(&self.chat);
-        // As the server has it by default.
+        // This is the server's default.
         let timeouts = Timeouts::default().first_message(None);
         Pair::new(scheme)
             .tcp(self.tcp.clone())
@@ -63,14 +63,14 @@ impl Member {
         assert!(self.0.send(line), "{line}");
     }
 
-    /// The next line.
+    /// Returns the next line.
     #[track_caller]
     fn line(&self) -> String {
         let line = self.0.recv().expect("a line");
         String::from_utf8(line).unwrap().trim_end().to_owned()
     }
 
-    /// The next line that begins like this.
+    /// Returns the next line that begins like this.
     #[track_caller]
     fn expect(&self, beginning: &str) -> String {
         loop {
@@ -120,7 +120,7 @@ fn a_peer_on_plain_udp_hears_nothing_of_a_room_before_it_shows_where_it_is() {
     talker.say("/who");
     assert_eq!(talker.expect("= lobby"), "= lobby: guest1 guest2");
     assert_eq!(victim.try_recv(), None);
-    // Once it has answered it gets in, and what it said meanwhile is heard.
+    // After the answer the peer is admitted, and its earlier messages are delivered.
     victim.send("said before");
     assert_eq!(victim.recv().unwrap(), question.as_bytes());
     victim.send(answer(&question).unwrap());
@@ -130,7 +130,7 @@ fn a_peer_on_plain_udp_hears_nothing_of_a_room_before_it_shows_where_it_is() {
 #[test]
 fn a_slow_reader_loses_lines_by_the_policy_and_nobody_else_does() {
     for (policy, kept) in [("by-transport", 46..50), ("drop-oldest", 46..50), ("drop-newest", 0..4)] {
-        // Nothing but what is written waits for the slow one.
+        // Only the written lines wait for the slow member.
         let options = ["--flood", "off", "--announce-up-to", "0", "--outbox", "4", "--overflow", policy];
         let server = Server::with(&options);
         let [writer, other, slow] =
@@ -140,10 +140,10 @@ fn a_slow_reader_loses_lines_by_the_policy_and_nobody_else_does() {
             writer.say(&number.to_string());
             assert_eq!(other.expect("[lobby]"), format!("[lobby] guest1: {number}"));
         }
-        // Its answer comes behind the lines of everybody.
+        // Its answer comes after everybody's lines.
         writer.say("/who");
         writer.expect("= lobby");
-        // The slow one reads at last.
+        // Now the slow member reads.
         slow.0.set_room(usize::MAX);
         writer.say("more");
         for expected in kept.map(|number| number.to_string()).chain(["more".to_owned()]) {
@@ -163,7 +163,7 @@ fn a_slow_reader_is_disconnected_where_that_is_the_policy() {
         let server = Server::with(&["--flood", "off", "--outbox", "4", "--overflow", policy]);
         let (writer, slow) = (server.come(Scheme::Dtls), server.come(scheme));
         slow.0.set_room(0);
-        // On a stream as much as one message waits behind the socket's buffer, too.
+        // On a stream, data of up to one message also waits behind the socket's buffer.
         for _ in 0..10 {
             writer.say(&"x".repeat(1000));
         }
