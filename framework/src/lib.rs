@@ -61,6 +61,7 @@ mod credentials;
 mod drive;
 mod error;
 mod events;
+pub mod guide;
 mod handler;
 mod metrics;
 mod net;

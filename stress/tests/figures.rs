@@ -27,11 +27,12 @@ fn curves(text: &str) -> Vec<Vec<(String, String)>> {
 }
 
 #[test]
-fn the_readme_and_the_doc_of_limits_quote_the_measured_curve() {
+fn the_guide_and_the_doc_of_limits_quote_the_measured_curve() {
     let measured = curves(&text("stress/RESULTS.md"));
     assert_eq!(measured.len(), 2, "the curve of this kernel and that of an older one: {measured:?}");
     assert!(measured.iter().all(|curve| curve.len() == 6), "{measured:?}");
-    assert_eq!(curves(&text("README.md")), measured, "README.md has to quote stress/RESULTS.md");
+    let chapter = text("docs/guide/limits.md");
+    assert_eq!(curves(&chapter), measured, "docs/guide/limits.md has to quote stress/RESULTS.md");
 
     let source = text("framework/src/admission/mod.rs").replace("///", "");
     let prose = source.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -41,4 +42,32 @@ fn the_readme_and_the_doc_of_limits_quote_the_measured_curve() {
         let quote = format!("{figure} µs at {children}");
         assert!(prose.contains(&quote), "the doc of max_peers_per_local_address has to say {quote:?}");
     }
+}
+
+/// The cells of the first row that begins so, in a table of this page.
+fn row(page: &str, beginning: &str) -> Vec<String> {
+    let text = text(page);
+    let row = text.lines().find(|line| line.starts_with(&format!("| {beginning}")));
+    let row = row.unwrap_or_else(|| panic!("{page} has no row {beginning:?}"));
+    row.split('|').skip(2).map(|cell| cell.trim().to_owned()).collect()
+}
+
+#[test]
+fn the_readme_and_the_guide_quote_what_a_quiet_peer_takes_and_what_an_unknown_one_costs() {
+    let measured = row("docs/serving.md", "memory of a quiet DTLS peer");
+    // Threads with sockets of their own are the first column, event loops with shared sockets the third.
+    let [threads, loops] =
+        [&measured[0], &measured[2]].map(|cell| cell.split(" [").next().unwrap().to_owned());
+    assert!(threads.ends_with(" KiB") && loops.ends_with(" KiB"), "{measured:?}");
+    for (page, beginning) in
+        [("README.md", "memory of a quiet DTLS peer"), ("docs/guide/limits.md", "a quiet DTLS peer")]
+    {
+        let quoted = row(page, beginning);
+        assert!(quoted[0].starts_with(&threads), "{page} has to say {threads}: {quoted:?}");
+        assert_eq!(quoted[1], loops, "{page}");
+    }
+    let curve = &curves(&text("stress/RESULTS.md"))[0];
+    let (_, figure) = curve.iter().find(|(children, _)| children == "10,000").unwrap();
+    let quoted = row("README.md", "an unknown peer's datagram beside 10,000 peers");
+    assert_eq!(quoted[0], format!("{figure} µs"), "README.md");
 }
