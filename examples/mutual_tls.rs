@@ -1,5 +1,7 @@
-//! Certificates on both sides: the server shows one from files and asks for one of its own
-//! authority's, so it knows by name whom it talks to.
+//! Mutual TLS with a list of who may come in: the client needs a certificate of the authority, and its name on the list.
+//!
+//! `authorize` is asked after each handshake, on the peer's own thread, and reads the list anew, so a change of the file
+//! is in effect for the next handshake. It could as well ask a database.
 //!
 //! ```text
 //! new="openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -x509 -days 30"
@@ -8,42 +10,56 @@
 //!     -addext basicConstraints=critical,CA:false -keyout server.key -out server.pem
 //! $new -CA ca.pem -CAkey ca.key -subj /CN=alice \
 //!     -addext basicConstraints=critical,CA:false -keyout alice.key -out alice.pem
+//! echo alice > allowed
 //!
-//! cargo run -p peeloff-examples --bin mutual_tls dtls://127.0.0.1:4433 server.pem server.key ca.pem
+//! cargo run -p peeloff-examples --bin mutual_tls dtls://127.0.0.1:4433 server.pem server.key ca.pem allowed
 //! cargo run -p peeloff-servers --bin peeloff-nc -- \
 //!     --ca ca.pem --cert alice.pem --key alice.key dtls://localhost:4433
 //! ```
 
 use std::path::Path;
 
-use peeloff::{CaBundle, ClientAuth, Error, Identity, Peer, PeerIdentity, Server};
+use peeloff::{CaBundle, ClientAuth, Credentials, Error, Identity, Peer, PeerIdentity, Server};
+
+fn name(peer: &PeerIdentity) -> Option<&str> {
+    match peer {
+        PeerIdentity::Certificate(certificate) => certificate.common_name.as_deref(),
+        _ => None,
+    }
+}
+
+/// Whether the list has the name of this peer on a line. Without a list nobody comes in.
+fn is_allowed(list: &Path, peer: &PeerIdentity) -> bool {
+    let names = std::fs::read_to_string(list).unwrap_or_else(|error| {
+        eprintln!("cannot read {}: {error}", list.display());
+        String::new()
+    });
+    name(peer).is_some_and(|name| names.lines().any(|line| line.trim() == name))
+}
 
 fn greet(peer: &mut Peer) -> Result<(), Error> {
-    // Whoever has no certificate of the authority does not get as far as here.
-    let name = match peer.identity() {
-        PeerIdentity::Certificate(certificate) => certificate.common_name.as_deref().unwrap_or("nameless"),
-        _ => "stranger",
-    };
-    let greeting = format!("welcome, {name}\n");
+    let greeting = format!("welcome, {}\n", name(peer.identity()).unwrap_or("nameless"));
     peer.send(greeting.as_bytes())?;
-    let mut buffer = [0; 2048];
-    while let Some(len) = peer.recv(&mut buffer)? {
-        peer.send(&buffer[..len])?;
+    let mut message = Vec::new();
+    while peer.recv_into(&mut message)?.is_some() {
+        peer.send(&message)?;
     }
     Ok(())
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [address, chain, key, authorities] = arguments.as_slice() else {
-        return Err("usage: mutual_tls URL CERT KEY CA, such as dtls://127.0.0.1:4433".into());
+    let [address, chain, key, authorities, list] = arguments.as_slice() else {
+        return Err(
+            "usage: mutual_tls URL CERT KEY CA LIST, with an URL such as dtls://127.0.0.1:4433".into()
+        );
     };
-    let authorities = CaBundle::from_file(Path::new(authorities))?;
-    let server = Server::builder()
-        .listen(address)
+    let list = list.clone();
+    let credentials = Credentials::new()
         .identity(Identity::from_files(Path::new(chain), Path::new(key))?)
-        .client_auth(ClientAuth::Required(authorities))
-        .start(greet)?;
+        .client_auth(ClientAuth::Required(CaBundle::from_file(Path::new(authorities))?))
+        .authorize(move |peer| is_allowed(Path::new(&list), peer));
+    let server = Server::builder().listen(address).credentials(credentials).start(greet)?;
     println!("listening {}", server.addresses()[0]);
     server.wait();
     Ok(())
@@ -60,12 +76,13 @@ mod tests {
     #[test]
     fn a_peer_is_greeted_by_the_name_in_its_certificate() {
         let alice = PeerCertificate::from_pem(&Authority::new().certificate("alice").pem()).unwrap();
-        for (identity, greeting) in [
-            (PeerIdentity::Certificate(Box::new(alice)), "welcome, alice\n"),
-            (PeerIdentity::Anonymous, "welcome, stranger\n"),
-        ] {
-            let remote = Pair::new(Scheme::Dtls).identity(identity).serve(greet);
-            assert_eq!(remote.recv().as_deref(), Some(greeting.as_bytes()));
-        }
+        let remote =
+            Pair::new(Scheme::Dtls).identity(PeerIdentity::Certificate(Box::new(alice))).serve(greet);
+        assert_eq!(remote.recv().as_deref(), Some(&b"welcome, alice\n"[..]));
+    }
+
+    #[test]
+    fn nobody_comes_in_without_a_list_or_a_name() {
+        assert!(!is_allowed(Path::new("/no/such/list"), &PeerIdentity::Anonymous));
     }
 }

@@ -1,14 +1,17 @@
 //! Each example does what its first comment promises, as a process with a client from outside.
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use peeloff::{Address, CaBundle, Client, ConnectError, EndReason, Peer};
+use peeloff::{
+    Address, CaBundle, Client, ConnectError, ConnectionIds, EndReason, Framing, Peer, TcpSettings,
+};
 use peeloff_certificates::Authority;
 
 /// How long anything may take before a test fails; generous for slow machines.
@@ -18,7 +21,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const REFUSED: Duration = Duration::from_millis(1500);
 
 #[test]
-fn hello_says_goodbye_and_closure_counts() {
+fn hello_greets_and_says_goodbye() {
     let example = Example::start(env!("CARGO_BIN_EXE_hello"), &[]);
     let mut peer = example.connect();
     assert_eq!(next(&mut peer).unwrap(), "What is your name?\n");
@@ -26,10 +29,6 @@ fn hello_says_goodbye_and_closure_counts() {
     assert_eq!(next(&mut peer).unwrap(), "Hello, Ada!\n");
     assert_eq!(next(&mut peer), None);
     assert_eq!(peer.end_reason(), Some(&EndReason::ClosedByPeer));
-    let example = Example::start(env!("CARGO_BIN_EXE_closure"), &[]);
-    let mut peer = example.connect();
-    peer.send(b"x").unwrap();
-    assert_eq!(next(&mut peer).unwrap(), "message 1 of yours, 1 of all\n");
 }
 
 #[test]
@@ -45,20 +44,88 @@ fn callbacks_see_the_peer_come_and_go() {
 }
 
 #[test]
-fn broadcast_reaches_all_others_and_not_the_speaker() {
-    let example = Example::start(env!("CARGO_BIN_EXE_broadcast"), &[]);
-    let mut peers = [(); 3].map(|()| example.connect());
-    for peer in &mut peers {
-        // Whoever was welcomed is among those who are sent to.
-        assert_eq!(next(peer).unwrap(), "welcome\n");
+fn coap_answers_a_device_with_a_key_also_from_another_port() {
+    let example = Example::start(env!("CARGO_BIN_EXE_coap"), &[]);
+    let device = |key: &[u8], timeout| {
+        let none_of_its_own = ConnectionIds::new(0).unwrap();
+        let client = Client::builder().psk(b"sensor-17", key).connection_ids(none_of_its_own);
+        client.timeout(timeout).connect(&example.address)
+    };
+    assert!(matches!(device(b"another key", REFUSED), Err(ConnectError::Handshake { .. })));
+    let mut device = device(b"sensor-17-secret", DEADLINE).unwrap();
+    device.send(&[0x40, 3, 0, 1, 0xff, b'5']).unwrap();
+    assert_eq!(next_bytes(&mut device).unwrap(), [0x60, 0x44, 0, 1]);
+    // Its NAT has forgotten it.
+    device.change_port().unwrap();
+    device.send(&[0x40, 1, 0, 2]).unwrap();
+    assert_eq!(next_bytes(&mut device).unwrap(), [0x60, 0x45, 0, 2, 0xff, b'5']);
+}
+
+#[test]
+fn telemetry_goes_from_those_who_publish_to_those_who_subscribed() {
+    let mut example = Example::start(env!("CARGO_BIN_EXE_telemetry"), &[]);
+    let [mut publisher, mut one, mut two] = [(); 3].map(|()| example.connect());
+    for subscriber in [&mut one, &mut two] {
+        subscriber.send(b"subscribe").unwrap();
+        assert_eq!(next(subscriber).unwrap(), "subscribed\n");
     }
-    let [one, two, three] = &mut peers;
-    one.send(b"from one").unwrap();
-    assert_eq!(next(two).unwrap(), "from one");
-    assert_eq!(next(three).unwrap(), "from one");
-    two.send(b"from two").unwrap();
-    // The next that the first hears is not its own.
-    assert_eq!(next(one).unwrap(), "from two");
+    publisher.send(b"21.5").unwrap();
+    for subscriber in [&mut one, &mut two] {
+        assert_eq!(next(subscriber).unwrap(), "21.5");
+    }
+    let source = publisher.local_address();
+    publisher.close();
+    assert_eq!(example.line(), format!("{source} published 1 readings: the peer closed"));
+}
+
+#[test]
+fn sqlite_keeps_what_one_peer_stores_for_another() {
+    let files = Directory::new("sqlite");
+    let database = files.file("store.db", Vec::new());
+    let example = Example::start_on("tls://127.0.0.1:0", env!("CARGO_BIN_EXE_sqlite"), &[&database]);
+    let connect = || {
+        let lines = TcpSettings::default().framing(Framing::Lines);
+        example.client().tcp(lines).connect(&example.address).unwrap()
+    };
+    let [mut one, mut two] = [connect(), connect()];
+    one.send(b"put place the cellar").unwrap();
+    assert_eq!(next(&mut one).unwrap(), "stored");
+    two.send(b"get place").unwrap();
+    assert_eq!(next(&mut two).unwrap(), "the cellar");
+}
+
+#[test]
+fn systemd_passes_a_socket() {
+    let program = env!("CARGO_BIN_EXE_systemd");
+    let output = Command::new(program).env_remove("LISTEN_FDS").output().unwrap();
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && complaint.contains("no socket was passed"), "{complaint}");
+
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    // As systemd does it: the socket is descriptor 3.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\"", program]);
+    let mut example = Example::spawn(shell, Stdio::from(OwnedFd::from(socket)));
+    assert_eq!(example.address.to_string(), format!("dtls://{address}"));
+    let mut peer = example.connect();
+    peer.send(b"hello").unwrap();
+    assert_eq!(next(&mut peer).unwrap(), "hello");
+    peer.close();
+    example.signal("TERM");
+    assert_eq!(example.wait(), Some(0));
+}
+
+#[test]
+fn load_reports_what_sensors_saw() {
+    let arguments = ["--sensors", "20", "--rate", "100", "--json", "-", "--quiet"];
+    let output = Command::new(env!("CARGO_BIN_EXE_load")).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let report = String::from_utf8(output.stdout).unwrap();
+    let report: peeloff_stress::report::Report = serde_json::from_str(&report).expect(&report);
+    for (name, value) in [("sensors that reported", 20.0), ("messages echoed", 60.0)] {
+        assert_eq!(report.find(name).expect(name).value, value, "{name}");
+    }
 }
 
 #[test]
@@ -98,15 +165,16 @@ fn admission_refuses_by_address_and_by_number() {
 }
 
 #[test]
-fn mutual_tls_knows_its_peer_by_name() {
+fn mutual_tls_lets_in_who_is_on_the_list() {
     let files = Directory::new("mutual-tls");
     let authority = Authority::new();
-    let [server, alice] = ["localhost", "alice"].map(|name| authority.certificate(name));
+    let [server, alice, bob] = ["localhost", "alice", "bob"].map(|name| authority.certificate(name));
     let stranger = Authority::named("another authority").certificate("stranger");
     let arguments = [
         files.file("server.pem", server.pem()),
         files.file("server.key", server.key_pem()),
         files.file("ca.pem", authority.pem()),
+        files.file("allowed", b"alice\n".to_vec()),
     ];
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let example = Example::start(env!("CARGO_BIN_EXE_mutual_tls"), &arguments);
@@ -117,6 +185,12 @@ fn mutual_tls_knows_its_peer_by_name() {
 
     let mut peer = trusting().identity(alice.identity()).connect(&example.address).unwrap();
     assert_eq!(next(&mut peer).unwrap(), "welcome, alice\n");
+    // The authority vouches for bob; the list does not have the name, and then it has.
+    let mut peer = trusting().identity(bob.identity()).connect(&example.address).unwrap();
+    assert!(matches!(peer.recv_timeout(&mut [0; 64], DEADLINE), Err(peeloff::Error::Ended(_))));
+    files.file("allowed", b"alice\nbob\n".to_vec());
+    let mut peer = trusting().identity(bob.identity()).connect(&example.address).unwrap();
+    assert_eq!(next(&mut peer).unwrap(), "welcome, bob\n");
     for client in [trusting(), trusting().identity(stranger.identity())] {
         let refusal = client.connect(&example.address);
         assert!(matches!(refusal, Err(ConnectError::Handshake { .. })), "{refusal:?}");
@@ -138,12 +212,8 @@ fn graceful_shutdown_lets_peers_finish() {
     }
 }
 
-const SCTP: [&str; 4] = [
-    env!("CARGO_BIN_EXE_sctp_echo"),
-    env!("CARGO_BIN_EXE_multihoming"),
-    env!("CARGO_BIN_EXE_notifications"),
-    env!("CARGO_BIN_EXE_ppid_router"),
-];
+const SCTP: [&str; 3] =
+    [env!("CARGO_BIN_EXE_diameter"), env!("CARGO_BIN_EXE_multihoming"), env!("CARGO_BIN_EXE_notifications")];
 
 #[test]
 fn examples_for_sctp_say_what_they_miss() {
@@ -170,11 +240,14 @@ fn sctp_lines(program: &str) -> Vec<String> {
 
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
-fn sctp_echo_answers_on_the_same_stream() {
-    let expected = [(0, 0), (1, 46), (63, 3)];
-    let expected =
-        expected.map(|(stream, ppid)| format!("hello came back on stream {stream} with identifier {ppid}"));
-    assert_eq!(sctp_lines(SCTP[0]), expected);
+fn diameter_answers_on_two_streams_and_aborts_what_it_does_not_know() {
+    let lines = sctp_lines(SCTP[0]);
+    let answered =
+        |command, stream| format!("command {command} answered on stream {stream} with identifier 46");
+    assert_eq!(lines[..3], [answered(257, 0), answered(272, 1), answered(280, 0)]);
+    let reason = "no Diameter message, or not with the identifier 46";
+    assert!(lines[3].starts_with("then: ") && lines[3].contains(reason), "{lines:?}");
+    assert_eq!(lines.len(), 4, "{lines:?}");
 }
 
 #[test]
@@ -200,13 +273,6 @@ fn notifications_tell_of_acknowledgements_and_the_end() {
     assert_eq!(lines.last().unwrap(), "over: the peer closed");
 }
 
-#[test]
-#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
-fn ppid_router_asks_the_right_protocol() {
-    let expected = ["46: Diameter took a request", "3: M3UA took a transfer", "60: nobody here speaks that"];
-    assert_eq!(sctp_lines(SCTP[3]), expected);
-}
-
 /// A running example; killed when dropped.
 struct Example {
     child: Child,
@@ -216,11 +282,19 @@ struct Example {
 }
 
 impl Example {
-    /// Starts it on a port that the kernel chooses, with more arguments after the address.
+    /// Starts it with DTLS on a port that the kernel chooses, with more arguments after the address.
     fn start(program: &str, arguments: &[&str]) -> Self {
+        Self::start_on("dtls://127.0.0.1:0", program, arguments)
+    }
+
+    fn start_on(address: &str, program: &str, arguments: &[&str]) -> Self {
         let mut command = Command::new(program);
-        command.arg("dtls://127.0.0.1:0").args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        command.arg(address).args(arguments);
+        Self::spawn(command, Stdio::null())
+    }
+
+    fn spawn(mut command: Command, stdin: Stdio) -> Self {
+        let mut child = command.stdin(stdin).stdout(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
@@ -270,9 +344,13 @@ impl Drop for Example {
 
 /// The next message as text; none after the goodbye of the server.
 fn next(peer: &mut Peer) -> Option<String> {
-    let mut buffer = [0; 2048];
-    let len = peer.recv_timeout(&mut buffer, DEADLINE).unwrap()?;
-    Some(String::from_utf8(buffer[..len].to_vec()).unwrap())
+    next_bytes(peer).map(|message| String::from_utf8(message).unwrap())
+}
+
+fn next_bytes(peer: &mut Peer) -> Option<Vec<u8>> {
+    let mut message = Vec::new();
+    peer.recv_into_timeout(&mut message, DEADLINE).unwrap()?;
+    Some(message)
 }
 
 /// A directory for the files of one test; removed when dropped.
