@@ -66,7 +66,17 @@ fn the_readme_and_the_guide_quote_what_a_quiet_peer_takes_and_what_an_unknown_on
         assert!(quoted[0].starts_with(&threads), "{page} has to say {threads}: {quoted:?}");
         assert_eq!(quoted[1], loops, "{page}");
     }
-    let curve = &curves(&text("stress/RESULTS.md"))[0];
+    // Of an echo, beside a bare loop with a thread for each peer and the crypto.
+    let results = text("stress/RESULTS.md");
+    let rows = results.lines().filter(|line| line.starts_with("| echo, "));
+    let ratios: Vec<f64> =
+        rows.map(|row| row.split('|').nth(4).unwrap().trim().parse().expect(row)).collect();
+    let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = ratios.iter().copied().fold(0.0, f64::max);
+    let range = format!("{least:.1} to {most:.1} times a bare loop");
+    assert!(text("README.md").contains(&range), "README.md has to say {range:?}");
+
+    let curve = &curves(&results)[0];
     let (_, figure) = curve.iter().find(|(children, _)| children == "10,000").unwrap();
     let quoted = row("README.md", "an unknown peer's datagram beside 10,000 peers");
     assert_eq!(quoted[0], format!("{figure} µs"), "README.md");
