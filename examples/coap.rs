@@ -68,7 +68,7 @@ impl PeerEvents for SetPoints {
         let id = [high, low];
         if last.as_ref().is_none_or(|(answered, _)| *answered != id) {
             let payload = options.strip_prefix(&[0xff]).unwrap_or_default();
-            let (code, content) = self.answer(&name, code, payload);
+            let (code, content) = self.answer(name, code, payload);
             let mut response = vec![ACKNOWLEDGEMENT, code, high, low];
             if !content.is_empty() {
                 response.push(0xff);
