@@ -1,10 +1,10 @@
-//! Choosing one's peers: by address, and by number.
+//! Admission: a server that chooses its peers by address and by number.
 //!
-//! `admit` is asked before anything is spent on a new peer: no socket, no thread and no handshake
-//! yet. On DTLS the peer has shown by then that it receives at its address; on plain UDP anybody can
-//! write any source address, so do not take it for a proof there. Who is refused hears nothing.
+//! `admit` is asked before anything is spent on a new peer: no socket, no thread and no handshake yet. On DTLS the peer has
+//! proven its address by then. On plain UDP any host can write any source address, so the address proves nothing there. A DTLS client
+//! that is refused gets an alert, a refused SCTP or TCP peer an abort or a reset, and one on plain UDP nothing.
 //!
-//! Here whoever comes from an address given after the first argument is refused:
+//! This server refuses peers from the addresses that follow its first argument:
 //!
 //! ```text
 //! cargo run -p peeloff-examples --bin admission dtls://0.0.0.0:4433 192.0.2.1 2001:db8::1

@@ -1,7 +1,7 @@
-//! A handler made of callbacks: what to do when a peer comes, says something, and goes.
+//! A handler made of callbacks, which are called when a peer comes, sends something, and leaves.
 //!
-//! [`Callbacks`] waits in the place of your code. What belongs to one peer lives in its
-//! [`State`](PeerEvents::State), made by `open` and handed back by `close`.
+//! [`Callbacks`] does the waiting. The data of one peer is its [`State`](PeerEvents::State), which `open` makes and `close` takes
+//! back.
 //!
 //! ```text
 //! cargo run -p peeloff-examples --bin callbacks
@@ -31,7 +31,7 @@ impl PeerEvents for Adder {
             }
             Err(_) => "a number, please\n".to_owned(),
         };
-        // This never waits: what finds no room is kept in the peer's bounded outbox. An error ends the association.
+        // This never waits: a message that finds no room is kept in the peer's bounded outbox. An error ends the association.
         peer.send(answer.as_bytes())?;
         Ok(())
     }

@@ -1,5 +1,4 @@
-//! Ending in good order: on SIGINT (Ctrl-C) or SIGTERM no new peers come in, and those who are there
-//! get time to finish.
+//! A graceful shutdown: after SIGINT (Ctrl-C) or SIGTERM no new peers come in, and the present ones get time to finish.
 //!
 //! While the server drains, `recv` returns `Ok(None)` once nothing is waiting. The handler may then
 //! say its last words and return; `recv` goes on to work until the grace period is over.
@@ -28,13 +27,13 @@ fn echo(peer: &mut Peer) -> Result<(), Error> {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "dtls://127.0.0.1:4433".to_owned());
-    // Before the first line of output: whoever reads it may send a signal.
+    // Before the first line of output, because a script that reads it may send a signal at once.
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let server = Server::builder().listen(address).identity(Identity::self_signed()?).start(echo)?;
     println!("listening {}", server.addresses()[0]);
 
     signals.forever().next();
-    // Whoever is still there after ten seconds is ended, with a close_notify too.
+    // Peers that are still there after ten seconds are ended, with a close_notify, too.
     let report = server.handle().shutdown(Duration::from_secs(10));
     println!("{} of {} peers finished in time", report.finished, report.peers);
     Ok(())

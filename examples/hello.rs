@@ -1,4 +1,4 @@
-//! A conversation in straight-line code: ask, wait, answer, say goodbye.
+//! A conversation in straight-line code: the handler asks, waits, answers and ends.
 //!
 //! [`Hello::handle`] runs on a thread of its own for each peer, so it may simply wait for the next
 //! message. Returning ends the association: the peer gets a close_notify.
@@ -8,9 +8,9 @@
 //! cargo run -p peeloff-servers --bin peeloff-nc -- --insecure dtls://127.0.0.1:4433
 //! ```
 //!
-//! Its tests run the handler over memory, with [`peeloff::testing`]: no network, and no minute to wait for.
+//! Its tests run the handler over memory, with [`peeloff::testing`]: they need no network, and the minute passes at once.
 //!
-//! Over DTLS the server may speak first, as here; over plain UDP a peer is there once it spoke.
+//! Over DTLS the server may speak first, as here. On plain UDP a peer exists once it has sent something.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ impl PeerHandler for Hello {
         let mut buffer = [0; 2048];
         let name = match peer.recv_timeout(&mut buffer, Duration::from_secs(60)) {
             Ok(Some(len)) => String::from_utf8_lossy(&buffer[..len]),
-            // It went, or the server is shutting down.
+            // The peer left, or the server is shutting down.
             Ok(None) => return Ok(()),
             Err(Error::TimedOut) => return Ok(peer.send(b"I will not wait for ever.\n")?),
             Err(error) => return Err(error.into()),
@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "dtls://127.0.0.1:4433".to_owned());
     let server = Server::builder()
         .listen(address)
-        // Made for this run; no client can verify it. See `mutual_tls` for one from files.
+        // Made for this run, so no client can verify it. `mutual_tls` reads one from files.
         .identity(Identity::self_signed()?)
         .start(Hello)?;
     println!("listening {}", server.addresses()[0]);

@@ -1,7 +1,7 @@
-//! Several addresses on one host: an association uses one path, and goes on over another if that fails.
+//! Several addresses of one host: an association uses one path, and continues over another if that path fails.
 //!
-//! A list in the URL names them all. The kernel tells of its paths through notifications, and can be
-//! asked for them at any time.
+//! A list in the URL names all addresses. The kernel reports changes of paths in notifications, and answers questions about them at
+//! any time.
 //!
 //! ```text
 //! cargo run -p peeloff-examples --bin multihoming
@@ -42,7 +42,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mut client = Client::builder().connect(&server.addresses()[0])?;
     let mut sctp = client.sctp().ok_or("no association")?;
     sctp.subscribe(NotificationKind::PathChanged, true)?;
-    // Another path becomes the primary one, as an operator would have it; that is told too.
+    // Makes another path the primary one, as an operator might; the kernel reports that, too.
     let other = *sctp.options()?.peer_addresses()?.last().ok_or("no addresses")?;
     sctp.options()?.set_primary(other)?;
     sctp.send(b"hello", &Default::default())?;

@@ -1,8 +1,7 @@
-//! What the kernel tells of an association: that everything is acknowledged, that the peer shuts down.
+//! Notifications of SCTP: the kernel reports that everything is acknowledged, and that the peer shuts down.
 //!
-//! A handler subscribes to the kinds that it wants, and takes messages and notifications from one
-//! call, in the order in which they come. Whoever calls `recv` instead finds them afterwards in
-//! `next_notification`.
+//! A handler subscribes to the kinds that it wants, and gets messages and notifications from one call, in the order of their
+//! arrival. A handler that calls `recv` instead finds them afterwards in `next_notification`.
 //!
 //! ```text
 //! cargo run -p peeloff-examples --bin notifications
@@ -14,7 +13,7 @@ use std::time::Duration;
 use peeloff::sctp::{Notification, NotificationKind};
 use peeloff::{Client, Error, Event, Peer, Server};
 
-/// Says one thing back, and goes.
+/// Sends one message back, and ends the association.
 fn answer(peer: &mut Peer) -> Result<(), Error> {
     let mut buffer = [0; 2048];
     if let Some(len) = peer.recv(&mut buffer)? {

@@ -1,4 +1,4 @@
-//! One handler on four transports at once: what a message is means the same on each.
+//! One handler on four transports at once: it gets the same messages on each.
 //!
 //! UDP and DTLS keep the boundaries of messages. TCP and TLS are streams of bytes, and [`Framing::Lines`] says
 //! that a message is a line there.
