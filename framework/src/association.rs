@@ -1,5 +1,5 @@
-//! The relation to one peer, as every thread sees it: what senders, the dispatcher and shutdown
-//! share with the worker that serves it.
+//! The association with one peer, as every thread sees it: the state that senders, the dispatcher and shutdown share
+//! with the worker that serves the peer.
 
 mod saved;
 
@@ -25,7 +25,7 @@ use crate::sys::sync::Mutex;
 use crate::sys::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::tls::Facts;
 
-/// Names an association; unique in this process, never used twice.
+/// Identifies an association; unique in this process and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AssociationId(u64);
 
@@ -35,7 +35,7 @@ impl AssociationId {
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The number itself.
+    /// Returns the number of the identifier.
     pub fn as_u64(self) -> u64 {
         self.0
     }
@@ -47,82 +47,82 @@ impl fmt::Display for AssociationId {
     }
 }
 
-/// One association. The worker owns its life; everybody else holds it through an `Arc` and can
-/// send, signal or look at it.
+/// One association. The worker owns its life cycle; other threads hold it through an `Arc` and can send, set signals
+/// and read its state.
 ///
-/// Lock order: `link` before `outbox`; `moved` is a leaf. None is held across a blocking call or
-/// a handler.
+/// Lock order: `link` before `outbox`; `moved` is a leaf. No lock is held across a blocking call or a handler.
 pub(crate) struct Association {
     pub(crate) id: AssociationId,
     pub(crate) scheme: Scheme,
     pub(crate) local: SocketAddr,
     pub(crate) peer: SocketAddr,
-    /// What is counted of its listener.
+    /// The counters of its listener.
     pub(crate) counters: Arc<Counters>,
-    /// The time that it goes by.
+    /// The clock of its deadlines.
     pub(crate) clock: Clock,
     pub(crate) opened: Instant,
-    /// The random of the ClientHello that it began with; zeroes without one. A hello with the same
-    /// random is the same hello.
+    /// The random of the ClientHello that began the association; zeros if there was none. A hello with the same random
+    /// is the same hello.
     pub(crate) hello_random: [u8; 32],
-    /// Session and socket while the association is open.
+    /// The session and the deadlines while the association is open.
     pub(crate) link: Mutex<Link>,
-    /// What was settled before the association opened.
+    /// Facts that were fixed when the association opened.
     settled: OnceLock<Settled>,
     /// Why it has ended, or is about to; set under the lock of `link`.
     ended: OnceLock<EndReason>,
-    /// What waits for room; only whoever holds `link` looks.
+    /// Messages that wait for room; accessed only while `link` is held.
     pub(crate) outbox: Mutex<Queue>,
     pub(crate) outbox_bound: OutboxLimits,
-    /// The number of the listener, where a PROXY header comes first.
+    /// The number of the listener, if its connections begin with a PROXY header.
     pub(crate) proxied_listener: Option<u32>,
-    /// What the peer has to return before it is sent much, on plain UDP where that is asked for.
+    /// The token that the peer has to return before it may be sent much, on plain UDP if the server asks for that.
     pub(crate) proof: Option<Box<Proof>>,
-    /// Who is behind the proxy, once that is known.
+    /// The addresses in the PROXY header, once it has been read.
     proxied: OnceLock<Box<Ends>>,
-    /// The connection ID that the peer is to put into its records, on DTLS where a server has them; else empty.
+    /// The connection ID that the peer has to put into its records, on DTLS if the server uses them; otherwise empty.
     pub(crate) connection_id: Box<[u8]>,
-    /// What the loop that reads for the peer calls it, if there is one.
+    /// The token of the peer in the event loop that reads for it, if there is one.
     pub(crate) loop_token: std::sync::atomic::AtomicU64,
-    /// Where one of the addresses has changed, because the peer's connection ID has told another one.
+    /// The current addresses, if one has changed because the peer's connection ID arrived from elsewhere or the client
+    /// moved.
     moved: Mutex<Option<Box<Moved>>>,
-    /// How others reach the worker.
+    /// Signals and wake-ups from other threads to the worker.
     pub(crate) attention: Arc<Attention>,
-    /// The worker is waiting for the peer, so whatever comes is seen to.
+    /// The worker is waiting for the peer, so arriving data is read at once.
     pub(crate) reading: AtomicBool,
-    /// This is the client of a resumed session, whose last flight is not confirmed: sending looks whether the server asks
-    /// for it.
+    /// Set on the client of a resumed session while its last flight is not confirmed: a send then checks whether the
+    /// server asks for the flight.
     pub(crate) answers_in_send: AtomicBool,
-    /// Messages received, and their bytes; the worker alone counts.
+    /// Messages received and their bytes; only the worker counts.
     pub(crate) received: AtomicU64,
     pub(crate) received_bytes: AtomicU64,
-    /// Messages sent, and their bytes; whoever holds `link` counts.
+    /// Messages sent and their bytes; counted while `link` is held.
     pub(crate) sent: AtomicU64,
     pub(crate) sent_bytes: AtomicU64,
-    /// Messages that found no room in the outbox.
+    /// Messages that did not fit into the outbox.
     pub(crate) dropped: AtomicU64,
-    /// What of these numbers another process has counted, in the same order.
+    /// The part of these numbers that another process has counted, in the same order.
     carried: Option<Box<[u64; 5]>>,
 }
 
-/// Addresses that are others by now than at the beginning.
+/// Addresses that have changed since the association began.
 #[derive(Default)]
 struct Moved {
     local: Option<SocketAddr>,
     peer: Option<SocketAddr>,
 }
 
-/// What sending goes through.
+/// The state that a send goes through.
 pub(crate) enum Link {
     /// The handshake has not ended.
     Opening,
     /// Session, socket and deadlines.
     Open(Open),
-    /// Nothing can be sent any more.
+    /// The association has ended; nothing can be sent.
     Ended,
 }
 
-/// What stays the same from when an association opens.
+/// Facts that do not change once an association is open.
 #[derive(Default)]
 struct Settled {
     facts: Facts,
@@ -164,41 +164,41 @@ impl Association {
         }
     }
 
-    /// Of a peer whose ClientHello had this random.
+    /// Sets the random of the peer's ClientHello.
     pub(crate) fn with_hello(mut self, random: [u8; 32]) -> Self {
         self.hello_random = random;
         self
     }
 
-    /// Opened now by this clock.
+    /// Uses this clock, and sets the time of opening to its current time.
     pub(crate) fn with_clock(mut self, clock: Clock) -> Self {
         self.opened = clock.now();
         self.clock = clock;
         self
     }
 
-    /// With this bound of what waits for the peer.
+    /// Sets the bound of the outbox.
     pub(crate) fn with_outbox(mut self, bound: OutboxLimits) -> Self {
         self.outbox_bound = OutboxLimits { overflow: bound.overflow.resolve(self.scheme), ..bound };
         self
     }
 
-    /// Of a peer on plain UDP that has to prove its address.
+    /// Requires the peer, on plain UDP, to prove its address.
     pub(crate) fn with_proof(mut self) -> Self {
         self.proof = Some(Box::new(Proof::new()));
         self
     }
 
-    /// Opens the association, so that others can send. The caller owns its socket.
+    /// Opens the association, so that other threads can send. The caller owns its socket.
     pub(crate) fn open(&self, session: Session, facts: Facts, timeouts: &Timeouts) {
         let (max_message, min_message) = (session.max_message(self.peer.is_ipv4()), session.min_message());
-        // It opens once.
+        // Already set only if the association opened before, which happens once.
         let _ = self.settled.set(Settled { facts, max_message, min_message });
         *self.link.lock() = Link::Open(Open::new(session, timeouts, self.opened, self.now()));
     }
 
-    /// Ends the association for everybody who sends. Returns what was open, for the caller to close; `None` where it was not
-    /// open, or where somebody else has ended it, whose reason stays.
+    /// Ends the association for all senders. Returns the open state for the caller to close. Returns `None` if the
+    /// association was not open, or if another thread has ended it; the earlier reason then stays.
     pub(crate) fn end(&self, reason: &EndReason) -> Option<Open> {
         self.end_link(&mut self.link.lock(), reason)
     }
@@ -212,16 +212,18 @@ impl Association {
         }
     }
 
-    /// Has the association's own thread end it for this reason, if there is none yet. Returns the reason that holds.
+    /// Asks the association's own thread to end it for this reason, unless it has a reason already. Returns the reason
+    /// that applies.
     pub(crate) fn ask_to_end(&self, reason: EndReason) -> &EndReason {
-        // Both under the lock: the dispatcher, which reads in place of a busy handler, stops at the signal.
+        // Both steps happen under the lock, because the dispatcher, which reads in place of a busy handler, stops at
+        // the signal.
         let _link = self.link.lock();
         let reason = self.ended.get_or_init(|| reason);
         self.attention.raise(signal::CLOSE);
         reason
     }
 
-    /// Why the association has ended, or is about to; `None` while it lives.
+    /// Returns why the association has ended, or is about to end; `None` otherwise.
     pub(crate) fn end_reason(&self) -> Option<&EndReason> {
         self.ended.get()
     }
@@ -230,17 +232,17 @@ impl Association {
         self.settled.get_or_init(Settled::default)
     }
 
-    /// What the handshake settled, if there was one.
+    /// Returns the results of the handshake, if there was one.
     pub(crate) fn facts(&self) -> &Facts {
         &self.settled().facts
     }
 
-    /// The longest message that can be sent, in bytes.
+    /// Returns the length of the longest message that can be sent, in bytes.
     pub(crate) fn max_message(&self) -> usize {
         self.settled().max_message
     }
 
-    /// Refuses a message that is too long, or empty where that cannot be sent.
+    /// Checks that a message is neither too long nor empty on a transport without empty messages.
     pub(crate) fn check_size(&self, message: &[u8]) -> Result<(), Error> {
         let Settled { max_message, min_message, .. } = *self.settled();
         match message.len() {
@@ -271,7 +273,7 @@ impl Association {
         }
     }
 
-    /// Whether the peer may be sent so many bytes as one datagram, as far as its address is proven.
+    /// Returns whether a datagram of `len` bytes may be sent to the peer, given how far its address is proven.
     pub(crate) fn may_send(&self, len: usize) -> bool {
         if self.proof.as_ref().is_none_or(|proof| proof.token().is_none()) {
             return true;
@@ -280,15 +282,15 @@ impl Association {
             datagrams: datagrams.load(Ordering::Relaxed),
             bytes: bytes.load(Ordering::Relaxed),
         };
-        // RFC 791, RFC 8200, RFC 768.
+        // Header lengths of IPv4 (RFC 791), IPv6 (RFC 8200) and UDP (RFC 768).
         let headers = if self.peer.is_ipv4() { 20 + 8 } else { 40 + 8 };
         let came = traffic(&self.received, &self.received_bytes);
         proof::allows(came, traffic(&self.sent, &self.sent_bytes), len, headers)
     }
 
-    /// Of a connection to this listener that begins with a PROXY header.
+    /// Marks a connection to this listener as one that begins with a PROXY header.
     pub(crate) fn behind_proxy(mut self, listener: usize) -> Self {
-        // A server has fewer descriptors than that.
+        // A server cannot have so many listeners, since each takes a descriptor.
         self.proxied_listener = Some(listener as u32);
         self
     }
@@ -303,67 +305,70 @@ impl Association {
         self.now().saturating_duration_since(self.opened)
     }
 
-    /// Returns the deadline so long from now.
+    /// Returns the deadline that lies `timeout` from now.
     pub(crate) fn after(&self, timeout: Duration) -> Instant {
         later(self.now(), timeout)
     }
 
-    /// Of a peer that is to put this connection ID into its records.
+    /// Sets the connection ID that the peer has to put into its records.
     pub(crate) fn with_connection_id(mut self, cid: Box<[u8]>) -> Self {
         self.connection_id = cid;
         self
     }
 
-    /// Where the peer is: behind the proxy, if there is one that said so.
+    /// Returns the peer's address: the one in the PROXY header if there is one.
     pub(crate) fn peer_address(&self) -> SocketAddr {
         self.proxied.get().map_or_else(|| self.current_peer(), |ends| ends.peer)
     }
 
-    /// Where the peer was when it was admitted; the limits go on counting it there. A place is asked for at admission alone,
-    /// so a peer that moves can neither take one from others at its new address nor leave one behind that nobody gives back.
+    /// Returns the peer's address at its admission, for which the limits continue to count it. A place is booked only
+    /// at admission, so a peer that changes its address cannot take a place from others at the new address, and cannot
+    /// leave a booked place behind at the old one.
     pub(crate) fn admitted_address(&self) -> SocketAddr {
         self.proxied.get().map_or(self.peer, |ends| ends.peer)
     }
 
-    /// Whether the peer is known by its connection ID wherever it is: both sides have agreed on it.
+    /// Returns whether the peer is recognized by its connection ID at any address, because both sides have agreed on
+    /// it.
     pub(crate) fn is_known_by_connection_id(&self) -> bool {
         !self.connection_id.is_empty()
             && self.settled.get().is_some_and(|settled| settled.facts.connection_ids)
     }
 
-    /// The address that the peer is sent to.
+    /// Returns the address that datagrams to the peer are sent to.
     pub(crate) fn current_peer(&self) -> SocketAddr {
         self.moved.lock().as_ref().and_then(|moved| moved.peer).unwrap_or(self.peer)
     }
 
-    /// The peer is at this address by now.
+    /// Sets the peer's current address.
     pub(crate) fn set_current_peer(&self, peer: SocketAddr) {
         self.moved.lock().get_or_insert_default().peer = Some(peer);
     }
 
-    /// The address that the peer asked for.
+    /// Returns the address of this host that the peer contacted.
     pub(crate) fn local_address(&self) -> SocketAddr {
         let moved = || self.moved.lock().as_ref().and_then(|moved| moved.local);
         self.proxied.get().map_or_else(|| moved().unwrap_or(self.local), |ends| ends.local)
     }
 
-    /// This side is at this address by now.
+    /// Sets the current address of this side.
     pub(crate) fn set_local_address(&self, local: SocketAddr) {
         self.moved.lock().get_or_insert_default().local = Some(local);
     }
 
-    /// The proxy said who is behind it.
+    /// Sets the addresses from the PROXY header.
     pub(crate) fn set_proxied(&self, ends: Ends) {
-        // It says so once.
+        // Already set only if there was a second header, which cannot happen.
         let _ = self.proxied.set(Box::new(ends));
     }
 
-    /// What another process has counted of the messages received, their bytes, the messages sent, their bytes, and those dropped.
+    /// Returns the counts that another process has made: messages received, their bytes, messages sent, their bytes,
+    /// messages dropped.
     pub(crate) fn carried(&self) -> [u64; 5] {
         self.carried.as_deref().copied().unwrap_or_default()
     }
 
-    /// Counts a message of the peer's.
+    /// Counts a message from the peer.
     pub(crate) fn count_received(&self, len: usize) {
         add(&self.received, 1);
         add(&self.received_bytes, len as u64);
@@ -375,13 +380,13 @@ impl Association {
         add(&self.sent_bytes, len as u64);
     }
 
-    /// What its socket needs to know.
+    /// Returns the addresses and the protocol, for the socket.
     pub(crate) fn ends(&self) -> net::Ends {
         let Self { scheme, local, hello_random, .. } = *self;
         net::Ends { scheme, local, peer: self.current_peer(), hello_random }
     }
 
-    /// Whether the peer may still ask for the last flight of the handshake.
+    /// Returns whether the peer may still ask for the last flight of the handshake.
     pub(crate) fn keeps_flight(&self) -> bool {
         match &*self.link.lock() {
             Link::Opening => true,
@@ -390,7 +395,7 @@ impl Association {
         }
     }
 
-    /// Sends the last flight again; `false` where there is none to send.
+    /// Sends the last flight again. Returns `false` if there is none.
     pub(crate) fn repeat_last_flight(&self) -> bool {
         let Link::Open(Open { session: Session::Dtls(session, egress), .. }) = &mut *self.link.lock() else {
             return false;
@@ -401,7 +406,7 @@ impl Association {
         kept
     }
 
-    /// It is too late for the peer to ask for the last flight.
+    /// Discards the last flight, because the peer can no longer ask for it.
     pub(crate) fn forget_last_flight(&self) {
         if let Link::Open(Open { session: Session::Dtls(session, _), .. }) = &mut *self.link.lock() {
             session.confirm();
@@ -409,7 +414,7 @@ impl Association {
     }
 }
 
-/// Adds where only one thread at a time does, so that no locked instruction is needed.
+/// Adds to a counter that only one thread changes at a time, so no locked instruction is needed.
 fn add(counter: &AtomicU64, more: u64) {
     counter.store(counter.load(Ordering::Relaxed) + more, Ordering::Relaxed);
 }

@@ -1,4 +1,4 @@
-//! The client's side: a blocking connect that gives the same [`Peer`] as a server's handler gets.
+//! The client: a blocking connect that returns the same [`Peer`] that a server's handler gets.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -41,8 +41,8 @@ use crate::sys::sync::atomic::Ordering;
 use crate::tls::context::{self, ClientCredentials, Protocol};
 use crate::tls::{Failure, Resume};
 
-/// Connects to servers. By default the server's certificate must verify against the system's
-/// authorities and carry the host of the address.
+/// Connects to servers. By default the server's certificate must verify against the system's authorities and match the
+/// host of the address.
 ///
 /// ```no_run
 /// use peeloff::{Client, CaBundle};
@@ -67,12 +67,12 @@ pub struct Client {
     stream: TcpSettings,
     outbox: OutboxLimits,
     connection_ids: Option<ConnectionIds>,
-    /// Made by the first connect: reading the system's authorities takes milliseconds.
+    /// Made by the first connect, because reading the system's authorities takes milliseconds.
     contexts: [OnceLock<SslContext>; 2],
 }
 
 impl Client {
-    /// With the defaults.
+    /// Returns a client with the defaults.
     pub fn builder() -> Self {
         Self {
             credentials: ClientCredentials::default(),
@@ -96,9 +96,9 @@ impl Client {
         self.changed()
     }
 
-    /// Refuses servers whose chain has a revoked certificate, the server's own or an authority's, also when their session
-    /// is resumed. Every authority of a chain then needs a current list in `list`. With the authorities of
-    /// [`ca`](Self::ca), [`connect`](Self::connect) fails where one of these has none
+    /// Refuses servers whose chain has a revoked certificate, also when their session is resumed. That may be the
+    /// server's own certificate or an authority's. Every authority of a chain then needs a current list in `list`. With
+    /// the authorities of [`ca`](Self::ca), [`connect`](Self::connect) fails if one of these has no list
     /// ([`IdentityError::NoListOf`](crate::IdentityError::NoListOf)).
     #[must_use]
     pub fn revoked(mut self, list: RevocationList) -> Self {
@@ -106,9 +106,9 @@ impl Client {
         self.changed()
     }
 
-    /// Takes the server whose key this is, and shows the bare key of the [identity](Self::identity) to a server that
-    /// asks for one (raw public keys, RFC 7250). A certificate is then taken only where a CA is given too. Needs
-    /// OpenSSL 3.2; with an earlier one [`connect`](Self::connect) fails.
+    /// Accepts the server that has this key, and shows the bare key of the [identity](Self::identity) to a server that
+    /// asks for one (raw public keys, RFC 7250). Certificates are then accepted only if a CA is set too. Needs OpenSSL
+    /// 3.2; with an earlier version [`connect`](Self::connect) fails.
     #[must_use]
     pub fn raw_public_key(mut self, key: PublicKey) -> Self {
         self.credentials.raw_key = Some(key);
@@ -122,108 +122,111 @@ impl Client {
         self.changed()
     }
 
-    /// Uses a pre-shared key (RFC 4279) and, unless a CA is given too, nothing else. The identity has 1 to 256 bytes,
-    /// none of them zero, and the key 1 to 512; with others [`connect`](Self::connect) fails.
+    /// Uses a pre-shared key (RFC 4279) and, unless a CA is set too, nothing else. The identity has 1 to 256 bytes,
+    /// none of them zero, and the key 1 to 512; [`connect`](Self::connect) fails with other values.
     #[must_use]
     pub fn psk(mut self, identity: &[u8], key: &[u8]) -> Self {
         self.credentials.psk = Some((identity.to_vec(), Zeroizing::new(key.to_vec())));
         self.changed()
     }
 
-    /// Accepts any certificate from anybody: anyone on the path can read and change everything.
+    /// Accepts any certificate from any server: an attacker on the path can read and change everything.
     #[must_use]
     pub fn danger_accept_any_certificate(mut self) -> Self {
         self.credentials.accept_any = true;
         self.changed()
     }
 
-    /// The protocols that this client speaks, the preferred one first (ALPN, RFC 7301); [`Peer::alpn`] is what was
-    /// agreed on.
+    /// Sets the protocols that this client supports, the preferred one first (ALPN, RFC 7301); [`Peer::alpn`] returns
+    /// the negotiated one.
     #[must_use]
     pub fn alpn(mut self, protocols: &[&str]) -> Self {
         self.credentials.alpn = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         self.changed()
     }
 
-    /// How long a certificate chain a peer may send, in bytes of its Certificate message (RFC 5246 §7.4.2). A longer one
-    /// ends the handshake with alert 47 (illegal_parameter). Default: 16,384. Each half-open peer can make this side keep
-    /// so many bytes.
+    /// Sets the maximum size of a peer's certificate chain, in bytes of its Certificate message (RFC 5246 §7.4.2). A
+    /// longer chain ends the handshake with alert 47 (illegal_parameter). Default: 16,384. Each half-open peer can make
+    /// this side buffer that many bytes.
     #[must_use]
     pub fn max_cert_chain(mut self, bytes: usize) -> Self {
         self.credentials.max_cert_chain = Some(bytes);
         self.changed()
     }
 
-    /// The cipher suites to offer. Default: [`CipherSuites::default`]. With none for the protocol,
-    /// [`connect`](Self::connect) fails ([`IdentityError::NoSuite`](crate::IdentityError::NoSuite)).
+    /// Sets the cipher suites to offer. Default: [`CipherSuites::default`]. [`connect`](Self::connect) fails if none
+    /// fits the protocol ([`IdentityError::NoSuite`](crate::IdentityError::NoSuite)).
     #[must_use]
     pub fn cipher_suites(mut self, suites: CipherSuites) -> Self {
         self.credentials.algorithms.suites = suites;
         self.changed()
     }
 
-    /// The groups for key agreement to offer. Default: OpenSSL's.
+    /// Sets the key agreement groups to offer. Default: OpenSSL's.
     #[must_use]
     pub fn groups(mut self, groups: Groups) -> Self {
         self.credentials.algorithms.groups = groups;
         self.changed()
     }
 
-    /// The SRTP profiles to offer on DTLS (RFC 5764 §4.1), in OpenSSL's names and divided by colons.
+    /// Sets the SRTP profiles to offer on DTLS (RFC 5764 §4.1), in OpenSSL's spelling, separated by colons.
     #[must_use]
     pub fn srtp_profiles(mut self, profiles: &str) -> Self {
         self.credentials.srtp = Some(profiles.to_owned());
         self.changed()
     }
 
-    /// Whether DTLS sessions keep their master secret, which
-    /// [`Peer::export_keying_material`] needs; see [`Credentials::exporters`](crate::Credentials::exporters). Default: `false`.
+    /// Sets whether DTLS sessions keep their master secret, which [`Peer::export_keying_material`] needs; see
+    /// [`Credentials::exporters`](crate::Credentials::exporters). Default: `false`.
     #[must_use]
     pub fn exporters(mut self, enabled: bool) -> Self {
         self.credentials.exporters = enabled;
         self.changed()
     }
 
-    /// Whether a second connection to a server may resume the session of the first (RFC 5077, RFC 8446 §2.2), which
-    /// costs both sides much less. Sessions are kept by this value and its clones, for 1,024 servers. A chain that has
-    /// expired or been revoked meanwhile leads to a full handshake. A client that never [reads](Peer::recv) gets no session
-    /// of TLS 1.3. On DTLS the client of a resumed session has the last word of the handshake (RFC 5246 §7.3). Where that is
-    /// lost, the server repeats its own flight, and the next send or read answers; a client that does neither leaves the
-    /// server waiting until its handshake times out. Default: `true`.
+    /// Sets whether a second connection to a server may resume the session of the first (RFC 5077, RFC 8446 §2.2),
+    /// which costs both sides much less. This value and its clones keep the sessions of up to 1,024 servers. If the
+    /// server's chain has expired or been revoked meanwhile, a full handshake takes place. A client that never
+    /// [reads](Peer::recv) gets no TLS 1.3 session.
+    ///
+    /// On DTLS the client sends the last flight of a resumed handshake (RFC 5246 §7.3). If that flight is lost, the
+    /// server repeats its own, and the client's next send or read answers. A client that does neither leaves the server
+    /// waiting until its handshake times out. Default: `true`.
     #[must_use]
     pub fn resumption(mut self, wanted: bool) -> Self {
         self.resumption = wanted;
         self
     }
 
-    /// The name (or address) that the server's certificate must carry, instead of the host of the
-    /// address; also sent as server name indication (RFC 6066 §3).
+    /// Sets the name or address that the server's certificate must match, instead of the host of the address. It is
+    /// also sent as server name indication (RFC 6066 §3).
     #[must_use]
     pub fn server_name(mut self, name: &str) -> Self {
         self.server_name = Some(name.to_owned());
         self
     }
 
-    /// How long [`connect`](Self::connect) may take for each address of the host. Default: 10 s.
+    /// Sets how long [`connect`](Self::connect) may take for each address of the host. Default: 10 s.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// The local address and port to connect from. May be called again for SCTP, which can have
-    /// several addresses with one port; elsewhere the last one counts.
+    /// Sets the local address and port to connect from. SCTP can have several addresses with one port, one for each
+    /// call; on other transports the last call counts.
     #[must_use]
     pub fn bind(mut self, local: SocketAddr) -> Self {
         self.bind.push(local);
         self
     }
 
-    /// Sets options of the sockets that this client makes, such as the DSCP, the mark or the sizes of buffers, before they are
-    /// bound and connected. The library's own options are set by then. Runs on the thread that connects; an SCTP association has two
-    /// sockets, one to make it and one to keep it, and the function is called for both. What it must leave alone, and an example, is
-    /// with [`ServerBuilder::socket_options`](crate::ServerBuilder::socket_options). An error or a panic makes
-    /// [`connect`](Self::connect) fail ([`ConnectError::SocketOptions`]).
+    /// Sets a hook for options of the sockets that this client makes, such as the DSCP, the mark or buffer sizes. The
+    /// hook is called before a socket is bound and connected, after the library has set its own options. It runs on the
+    /// thread that connects. An SCTP association has two sockets, one to make it and one to keep it, and the hook is
+    /// called for both. [`ServerBuilder::socket_options`](crate::ServerBuilder::socket_options) lists what it must not
+    /// change, and has an example. An error or a panic makes [`connect`](Self::connect) fail
+    /// ([`ConnectError::SocketOptions`]).
     #[must_use]
     pub fn socket_options(
         mut self,
@@ -233,21 +236,21 @@ impl Client {
         self
     }
 
-    /// How SCTP associations are made.
+    /// Sets the parameters of SCTP associations.
     #[must_use]
     pub fn sctp(mut self, settings: Settings) -> Self {
         self.sctp = settings;
         self
     }
 
-    /// How TCP connections are used.
+    /// Sets the parameters of TCP connections.
     #[must_use]
     pub fn tcp(mut self, settings: TcpSettings) -> Self {
         self.stream = settings;
         self
     }
 
-    /// How much may wait for the server where it takes nothing at the moment
+    /// Sets how much may wait for a server that does not take messages at the moment
     /// ([`Sender::post`](crate::Sender::post)).
     #[must_use]
     pub fn outbox(mut self, bound: OutboxLimits) -> Self {
@@ -255,23 +258,24 @@ impl Client {
         self
     }
 
-    /// Offers connection IDs (RFC 9146) on DTLS, so that a server which knows them takes this client for the same one when its
-    /// address or port changes; [`Peer::change_port`] does that on purpose. [`ConnectionIds::new`]`(0)` is what clients need.
-    /// Default: none.
+    /// Offers connection IDs (RFC 9146) on DTLS, so that a server that supports them recognizes this client when its
+    /// address or port changes; [`Peer::change_port`] changes the port on purpose. Clients should use
+    /// [`ConnectionIds::new`]`(0)`. Default: none.
     #[must_use]
     pub fn connection_ids(mut self, connection_ids: ConnectionIds) -> Self {
         self.connection_ids = Some(connection_ids);
         self
     }
 
-    /// Connects to an address, such as `"dtls://localhost:4433"` or an [`Address`], and runs the handshake on the calling
-    /// thread. Blocks until it is complete. On plain UDP nothing is sent, and nobody need be there. On SCTP the addresses of a list are those of
-    /// one host, and all of them are tried for one association (sctp_connectx, RFC 6458 §9.9).
+    /// Connects to an address, such as `"dtls://localhost:4433"` or an [`Address`], and runs the handshake on the
+    /// calling thread. Blocks until the handshake is complete. On plain UDP nothing is sent, so this succeeds even if
+    /// no server runs there. On SCTP, the addresses of a list belong to one host, and all of them are tried for one
+    /// association (sctp_connectx, RFC 6458 §9.9).
     ///
     /// # Errors
     ///
-    /// [`ConnectError`]; of several addresses of a name, the last one's. [`ConnectError::Address`] where the text is no
-    /// address.
+    /// [`ConnectError`]; if a name has several addresses, the error of the last one. [`ConnectError::Address`] if the
+    /// text is not an address.
     pub fn connect(
         &self,
         address: impl TryInto<Address, Error: Into<AddressError>>,
@@ -394,7 +398,7 @@ impl Client {
         self.open(association, Transport::Sctp(Box::new(transport)), Ok(opening), None)
     }
 
-    /// Runs the handshake. A client's peer is there until the client ends it.
+    /// Runs the handshake. A client's peer has no idle timeout, so it lives until one side ends it.
     fn open(
         &self,
         association: Arc<Association>,
@@ -417,7 +421,7 @@ impl Client {
         Ok(Peer::open(Parts { association, opened, timeouts, home: None, driven: false }))
     }
 
-    /// What secures an association of this scheme.
+    /// Returns the security layer of an association of this scheme, if it has one.
     fn secure(
         &self,
         address: &Address,
@@ -444,7 +448,7 @@ impl Client {
         })
     }
 
-    /// An association with the host that has these addresses, on a socket of its own.
+    /// Makes an association with the host that has these addresses, on a socket of its own.
     fn associate(
         &self,
         scheme: Scheme,
@@ -492,7 +496,7 @@ impl Client {
             match Notification::parse(&notification) {
                 Ok(Notification::AssociationChanged { state: AssociationState::Up, association, .. }) => {
                     match socket.peel_off(association) {
-                        // It is over already; how comes next.
+                        // The association is already over; the next notification gives the reason.
                         Err(error) if error.kind() == ErrorKind::InvalidInput => {}
                         peeled => {
                             let peeled = peeled.map_err(failed)?;
@@ -510,7 +514,7 @@ impl Client {
         }
     }
 
-    /// Has the user's options set on a socket.
+    /// Calls the user's hook for a socket.
     fn prepare(&self, scheme: Scheme, socket: &impl AsFd, peer: SocketAddr) -> Result<(), ConnectError> {
         let local = if scheme.is_sctp() { self.bind.first() } else { self.bind.last() };
         self.socket_options.of(scheme).client(socket, local.copied(), peer).map_err(|error| {
@@ -521,21 +525,22 @@ impl Client {
         })
     }
 
-    /// With other credentials nothing of the old ones is resumed: sessions were verified with those.
+    /// Drops contexts and sessions after a change of credentials, because the sessions were verified with the old ones.
     fn changed(mut self) -> Self {
         self.contexts = Default::default();
         self.credentials.sessions = Default::default();
         self
     }
 
-    /// Hosts with one name and port may share their keys, so what counts is who a server proves to be.
+    /// Returns the key under which sessions are kept: the verified name and the port. Hosts with one name and port may
+    /// share their session keys.
     fn resume(&self, address: &Address, peer: SocketAddr, name: &str) -> Option<Resume<'_>> {
         let server = format!("{}://{name}:{}", address.scheme, peer.port());
         let ClientCredentials { sessions, revoked, .. } = &self.credentials;
         self.resumption.then_some(Resume { sessions, revoked: revoked.as_ref(), server })
     }
 
-    /// Who the server must prove to be.
+    /// Returns the name that the server must prove.
     fn name(&self, address: &Address, peer: SocketAddr) -> String {
         match (&self.server_name, &address.host) {
             (Some(name), _) => name.clone(),

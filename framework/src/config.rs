@@ -1,9 +1,9 @@
-//! How long things may take.
+//! Timeouts, and options that fit nowhere else.
 
 use std::time::Duration;
 
-/// Gives a struct of options a setter for each of its fields. All of them are used in one way: they begin with the defaults,
-/// fields and setters change them, and `non_exhaustive` lets the struct grow.
+/// Gives a struct of options a setter for each of its fields. All option structs are used in the same way: they begin
+/// with the defaults, fields and setters change them, and `non_exhaustive` lets the struct grow.
 macro_rules! setters {
     ($options:ident { $($field:ident: $kind:ty),* $(,)? }) => {
         impl $options {$(
@@ -18,14 +18,14 @@ macro_rules! setters {
 }
 pub(crate) use setters;
 
-/// Which sockets the peers of `udp://` and `dtls://` have.
+/// Whether the peers of `udp://` and `dtls://` have sockets of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Sockets {
     /// Each peer has a connected socket of its own.
     PerPeer,
     /// All peers share the sockets of their listener, one for each event loop. A peer takes no descriptor, and
-    /// [`Limits::max_peers_per_local_address`](crate::Limits::max_peers_per_local_address) does not hold.
+    /// [`Limits::max_peers_per_local_address`](crate::Limits::max_peers_per_local_address) does not apply.
     Shared,
 }
 
@@ -40,34 +40,31 @@ pub enum Sockets {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// From the ClientHello with the cookie (on SCTP from the peel-off, on TCP from the connection or the end of
-    /// its PROXY header) to the last flight. Default: 10 s.
+    /// Time for the handshake. On DTLS it runs from the ClientHello with the cookie to the last flight. On SCTP it
+    /// begins with the peel-off, on TCP with the connection or the end of its PROXY header. Default: 10 s.
     pub handshake: Duration,
-    /// From a connection to a [proxied](crate::ServerBuilder::listen_proxied) listener to the end of its PROXY
+    /// Time from a connection to a [proxied](crate::ServerBuilder::listen_proxied) listener to the end of its PROXY
     /// header, which proxies send at once. Default: 3 s.
     pub proxy_header: Duration,
-    /// Ends an association whose peer sent no whole message for so long. Watched while the handler
-    /// waits in `recv`; may be late by 1/256 of itself. `None`: never. Default: 5 minutes.
+    /// Ends an association whose peer has sent no complete message for this long. Checked while the handler waits in
+    /// `recv`; may be late by 1/256 of the timeout. `None`: never. Default: 5 minutes.
     pub idle: Option<Duration>,
-    /// Ends a stream with a [`Framing`](crate::Framing) whose peer sent no whole message for so long since the handler
-    /// first waited for one. Watched while the handler waits in `recv`. `None`: never, which servers need whose peers
-    /// may only listen. Streams without a framing have no such end. Default: 30 s.
+    /// Ends a stream with a [`Framing`](crate::Framing) if its peer sends no complete message within this time after
+    /// the handler first waited for one. Checked while the handler waits in `recv`. Set it to `None` (never) on servers
+    /// whose peers may only listen. Does not apply to streams without a framing. Default: 30 s.
     pub first_message: Option<Duration>,
-    /// Ends a stream with a framing whose peer began a message and did not complete it in so long. Watched while the
-    /// handler waits in `recv`. `None`: never. Default: 60 s.
+    /// Ends a stream with a framing if its peer does not complete a message within this time after its first byte.
+    /// Checked while the handler waits in `recv`. `None`: never. Default: 60 s.
     pub frame: Option<Duration>,
-    /// Ends an association so long after it opened: at once where its handler waits in `recv`, else within two seconds.
-    /// `None`: never. Default: `None`.
+    /// Ends an association this long after it opened: at once if its handler waits in `recv`, otherwise within two
+    /// seconds. `None`: never. Default: `None`.
     pub lifetime: Option<Duration>,
-    /// How long [`Peer::send`](crate::Peer::send) waits for room: in the socket's send buffer, on TCP in what
-    /// may wait behind it.
-    /// Default: 5 s.
+    /// How long [`Peer::send`](crate::Peer::send) waits for room in the socket's send buffer (on TCP, in the pending
+    /// data behind it). Default: 5 s.
     pub send: Duration,
-    /// How long a worker thread without a peer waits for the next one before it ends.
-    /// Default: 10 s.
+    /// How long a worker thread without a peer waits for the next one before it ends. Default: 10 s.
     pub worker_idle: Duration,
-    /// How long a cookie secret makes new cookies; for one period more it is still accepted.
-    /// Default: 60 s.
+    /// How long a cookie secret is used for new cookies; its cookies are accepted for one more period. Default: 60 s.
     pub cookie_period: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! Connection IDs of DTLS (RFC 9146), as a server or a client is told to use them.
+//! Settings for connection IDs of DTLS (RFC 9146), for servers and clients.
 
 use std::fmt;
 
@@ -8,16 +8,16 @@ use zeroize::Zeroizing;
 
 use crate::tls::context::connection_ids::Offer;
 
-/// How connection IDs of DTLS 1.2 (RFC 9146) are used: a peer is known by the one in its records, so that it stays the same
-/// association when its address or port changes, as behind a NAT that has forgotten it.
+/// How connection IDs of DTLS 1.2 (RFC 9146) are used. A peer is recognized by the connection ID in its records, so it
+/// keeps its association when its address or port changes, for example behind a NAT that has dropped its mapping.
 ///
-/// Each side asks for the connection IDs that it wants to receive. A server answers clients that offer the extension, and
-/// speaks to all others as ever.
+/// Each side asks for the connection IDs that it wants to receive. A server uses them with clients that offer the
+/// extension; other clients are served as usual.
 ///
 /// # Layout
 ///
-/// A load balancer in front of several servers may route by what stands in the clear. A connection ID of a server has, in
-/// this order:
+/// A load balancer in front of several servers can route by the bytes of a connection ID, which are not encrypted. A
+/// server's connection ID has, in this order:
 ///
 /// | bytes | content |
 /// |---|---|
@@ -25,16 +25,16 @@ use crate::tls::context::connection_ids::Offer;
 /// | 2 | the [server's number](Self::server_id), the higher byte first; they are random without one |
 /// | the rest | random |
 ///
-/// It is unique among the peers of the server at any time. In a record (RFC 9146 §4) it begins at byte 11.
+/// It is unique among the peers of the server at any time. It begins at byte 11 of a record (RFC 9146 §4).
 ///
 /// # Change of address
 ///
-/// The peer's address follows a record that verifies and is newer than all others (RFC 9146 §6). Where both sides have agreed on
-/// return routability checks (RFC 9853), which this library always offers with connection IDs, a new address is challenged
-/// first, and until it answers it is sent three times what came from it at most. Where the other side does not know the
-/// check, the address does not follow, because anybody who can copy a record and forge a source address could direct what is
-/// sent to the peer to somebody else: what the peer says is received, and it is answered at its earlier address. See
-/// [`follow_unchecked`](Self::follow_unchecked).
+/// The peer's address changes to the source of a record that verifies and is newer than all others (RFC 9146 §6). This
+/// library always offers return routability checks (RFC 9853) with connection IDs. If both sides have agreed on them, a
+/// new address is challenged first, and until it answers it is sent at most three times the bytes that came from it. If
+/// the other side does not support the check, the peer's address does not change, because anyone who can copy a record
+/// and forge a source address could redirect the traffic to a third party. Messages from the new address are then
+/// received, and answers go to the earlier address. See [`follow_unchecked`](Self::follow_unchecked).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionIds {
     length: u8,
@@ -43,18 +43,18 @@ pub struct ConnectionIds {
 }
 
 impl ConnectionIds {
-    /// The shortest connection ID that this side may ask for, in bytes, apart from none at all.
+    /// The shortest connection ID that this side may ask for, in bytes, apart from the empty one.
     pub const MIN_LENGTH: usize = 8;
-    /// The longest one (RFC 9146 §3).
+    /// The longest connection ID, in bytes (RFC 9146 §3).
     pub const MAX_LENGTH: usize = 255;
 
-    /// Asks for connection IDs of so many bytes in what the other side sends: 0, or 8 to 255. Each record has them. With 0 this
-    /// side asks for none, and still puts the other side's into what it sends: that is what clients need, whose server has
-    /// one address.
+    /// Asks for connection IDs of `length` bytes in the records of the other side: 0, or 8 to 255. Every record carries
+    /// them. With 0 this side asks for none but still puts the other side's connection IDs into its records, which is
+    /// right for clients, because their server has a fixed address.
     ///
     /// # Errors
     ///
-    /// The length is none of these.
+    /// The length is neither 0 nor 8 to 255.
     pub fn new(length: usize) -> Result<Self, ConnectionIdLength> {
         match u8::try_from(length) {
             Ok(byte) if length == 0 || length >= Self::MIN_LENGTH => {
@@ -64,23 +64,23 @@ impl ConnectionIds {
         }
     }
 
-    /// Puts the number of this server into its connection IDs, for a load balancer. Default: none.
+    /// Puts this number of the server into its connection IDs, for a load balancer. Default: none.
     #[must_use]
     pub fn server_id(mut self, server_id: u16) -> Self {
         self.server_id = Some(server_id);
         self
     }
 
-    /// Whether the address of a peer that does not know return routability checks follows all the same. RFC 9146 §6 allows it
-    /// only where the application has its own means to find out whether the peer receives what is sent there, such as CoAP's
-    /// Echo option (RFC 9175). Default: `false`.
+    /// Sets whether the address of a peer that does not support return routability checks may change nevertheless. RFC
+    /// 9146 §6 allows this only if the application has its own means to verify that the peer receives at the new
+    /// address, such as CoAP's Echo option (RFC 9175). Default: `false`.
     #[must_use]
     pub fn follow_unchecked(mut self, follow: bool) -> Self {
         self.follow_unchecked = follow;
         self
     }
 
-    /// The length in bytes.
+    /// Returns the length in bytes.
     pub(crate) fn length(self) -> usize {
         self.length.into()
     }
@@ -89,7 +89,7 @@ impl ConnectionIds {
     ///
     /// # Errors
     ///
-    /// OpenSSL has no randomness.
+    /// OpenSSL could not provide random bytes.
     pub(crate) fn generate(self, event_loop: u8) -> Result<Box<[u8]>, ErrorStack> {
         let mut cid = vec![0; self.length()];
         rand_bytes(&mut cid)?;
@@ -102,11 +102,11 @@ impl ConnectionIds {
         Ok(cid.into())
     }
 
-    /// What a handshake offers or answers, with this connection ID.
+    /// Makes the extension that a handshake offers or answers with, for this connection ID.
     ///
     /// # Errors
     ///
-    /// OpenSSL has no randomness.
+    /// OpenSSL could not provide random bytes.
     pub(crate) fn offer(self, cid: Box<[u8]>) -> Result<Offer, ErrorStack> {
         let mut secret = Zeroizing::new([0; 32]);
         rand_bytes(&mut *secret)?;
@@ -114,7 +114,7 @@ impl ConnectionIds {
     }
 }
 
-/// A connection ID cannot have this length: it has none, or 8 to 255 bytes.
+/// Error for a connection ID length other than 0 or 8 to 255 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionIdLength {
     /// The length, in bytes.

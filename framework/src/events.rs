@@ -11,10 +11,10 @@ use crate::handler::{Admission, HandlerError, Incoming, PeerHandler, conclude};
 use crate::peer::{Next, Peer, Sender};
 use crate::sctp::{MessageInfo, Notification, NotificationKind, SendInfo};
 
-/// Memory for messages that a peer keeps while it is quiet, in bytes: what a read of a stream takes at least.
+/// Capacity of the message buffer that a quiet peer keeps, in bytes: the smallest read of a stream.
 const MOST_KEPT: usize = 2 << 10;
 
-/// A handler as a set of callbacks; [`Callbacks`] makes it a [`PeerHandler`].
+/// A handler as a set of callbacks; [`Callbacks`] turns it into a [`PeerHandler`].
 ///
 /// ```
 /// use peeloff::{Callbacks, EndReason, HandlerError, Message, PeerEvents, Sender, Server};
@@ -48,33 +48,34 @@ const MOST_KEPT: usize = 2 << 10;
 ///
 /// # Contract
 ///
-/// * [`open`](Self::open) is the first callback of a peer and [`close`](Self::close) the last. The callbacks of one peer never
-///   overlap and keep the order of what they tell; those of different peers run at the same time.
-/// * Nothing promises that the callbacks of a peer run on one thread. Keep what belongs to a peer in
-///   [`State`](Self::State), not in thread-locals.
-/// * A callback sends with the [`Sender`], which never blocks. A callback that blocks delays the later ones of its peer.
-/// * To end the association, call [`Sender::close`] or return an error. No message comes after that, only `close`.
-/// * What an error means is written at [`PeerHandler`]; that of a send to another peer ends this one, too, if it is passed on.
-///   A panic ends this association alone; then the state is dropped and
-///   `close` is not called.
+/// * [`open`](Self::open) is the first callback of a peer and [`close`](Self::close) the last. The callbacks of one
+///   peer never overlap and come in the order of the events; those of different peers run at the same time.
+/// * The callbacks of one peer may run on different threads. Keep a peer's data in [`State`](Self::State), not in
+///   thread-locals.
+/// * A callback sends with the [`Sender`], which never blocks. A callback that blocks delays the later callbacks of its
+///   peer.
+/// * To end the association, call [`Sender::close`] or return an error. After that only `close` is called, and no
+///   message arrives.
+/// * [`PeerHandler`] describes what each error means. If a send to another peer fails and a callback passes that error
+///   on, it ends its own peer. A panic ends this association only; the state is then dropped and `close` is not called.
 pub trait PeerEvents: Send + Sync + 'static {
     /// What the callbacks keep for one peer.
     type State: Send + 'static;
 
-    /// Decides whether to take a new peer, as [`PeerHandler::admit`] does.
+    /// Decides whether to accept a new peer, as [`PeerHandler::admit`] does.
     fn admit(&self, incoming: &Incoming) -> Admission {
         let _ = incoming;
         Admission::Accept
     }
 
-    /// Makes the state of a peer whose association has opened: after the handshake, before any message.
+    /// Makes the state of a peer whose association has just opened: after the handshake, before the first message.
     ///
     /// # Errors
     ///
-    /// An error ends the association. `close` is not called, as there is no state.
+    /// An error ends the association. `close` is not called, because there is no state.
     fn open(&self, peer: &Sender) -> Result<Self::State, HandlerError>;
 
-    /// Takes a message.
+    /// Handles a message.
     ///
     /// # Errors
     ///
@@ -86,14 +87,14 @@ pub trait PeerEvents: Send + Sync + 'static {
         message: Message<'_>,
     ) -> Result<(), HandlerError>;
 
-    /// Takes note of a message that was longer than `limit` bytes and was thrown away, on SCTP, TCP and TLS: their limits are
-    /// [`Settings::max_message`](crate::sctp::Settings::max_message) and
-    /// [`TcpSettings::max_message`](crate::TcpSettings::max_message). With `Ok` the association goes on, so a callback may tell
-    /// the peer in its own protocol.
+    /// Handles the arrival of a message longer than `limit` bytes, which has been discarded. Only SCTP, TCP and TLS
+    /// have such a limit: [`Settings::max_message`](crate::sctp::Settings::max_message) and
+    /// [`TcpSettings::max_message`](crate::TcpSettings::max_message). The association continues if this returns `Ok`,
+    /// so a callback can inform the peer in its own protocol.
     ///
     /// # Errors
     ///
-    /// The default returns [`Error::MessageRefused`], which aborts the association and tells the peer the reason.
+    /// The default returns [`Error::MessageRefused`], which aborts the association and sends the peer the reason.
     fn message_refused(
         &self,
         state: &mut Self::State,
@@ -104,14 +105,14 @@ pub trait PeerEvents: Send + Sync + 'static {
         Err(Error::MessageRefused { limit }.into())
     }
 
-    /// Returns which notifications of SCTP the callback [`notification`](Self::notification) is called for
-    /// (RFC 6458 §6.1). The default is none. It is asked for each SCTP peer, after `open`; if the kernel does not know one of
-    /// them, the association ends with that error.
+    /// Returns the SCTP notifications for which [`notification`](Self::notification) is called (RFC 6458 §6.1). The
+    /// default is none. The method is called for each SCTP peer, after `open`. If the kernel does not support one of
+    /// the notifications, the association ends with that error.
     fn notifications(&self) -> &[NotificationKind] {
         &[]
     }
 
-    /// Takes a notification of SCTP.
+    /// Handles an SCTP notification.
     ///
     /// # Errors
     ///
@@ -126,9 +127,9 @@ pub trait PeerEvents: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Takes note that the peer's address has changed, on DTLS with connection IDs
-    /// ([`ServerBuilder::connection_ids`](crate::ServerBuilder::connection_ids)): [`Sender::peer_address`] is the new one, and
-    /// `previous` was the one before.
+    /// Handles a change of the peer's address, on DTLS with connection IDs
+    /// ([`ServerBuilder::connection_ids`](crate::ServerBuilder::connection_ids)): [`Sender::peer_address`] is the new
+    /// address, and `previous` is the one before.
     ///
     /// # Errors
     ///
@@ -143,16 +144,17 @@ pub trait PeerEvents: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Returns when [`timeout`](Self::timeout) is due next; `None`, the default, while there is nothing to wait for. It is asked
-    /// after each other callback, so a state that keeps an [`Instant`] is all it takes. Reckon it from [`Sender::now`].
+    /// Returns when [`timeout`](Self::timeout) is due next; `None`, the default, if no timer is set. It is called after
+    /// each other callback, so it suffices to keep an [`Instant`] in the state. Compute that instant from
+    /// [`Sender::now`].
     fn next_timeout(&self, state: &Self::State) -> Option<Instant> {
         let _ = state;
         None
     }
 
-    /// Does what was due at [`next_timeout`](Self::next_timeout), which should return a later time or `None` from then on. `now` is
-    /// that time or a later one: after a message the timer comes first if it is due, and between two calls whatever the peer has
-    /// sent gets its turn.
+    /// Handles the timer that was due at [`next_timeout`](Self::next_timeout), which should return a later time or
+    /// `None` afterwards. `now` is the due time or later: a timer that is due runs before the next message is read, and
+    /// between two timer calls the peer's data gets a turn.
     ///
     /// # Errors
     ///
@@ -162,8 +164,9 @@ pub trait PeerEvents: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Takes note that the server shuts down: called once, as soon as the peer is quiet, or after a second if it is not. The
-    /// default closes the association. Without that it goes on until its peer or a callback closes it, or the grace period ends.
+    /// Handles the start of a server shutdown. It is called once: as soon as the peer is quiet, or after a second if it
+    /// is not. The default closes the association. An implementation that does not close it lets the association
+    /// continue until the peer or a callback closes it, or the grace period ends.
     ///
     /// # Errors
     ///
@@ -174,38 +177,42 @@ pub trait PeerEvents: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Writes the state of a peer for the process that takes the server over
-    /// ([`Handle::hand_over`](crate::Handle::hand_over)), whose [`restore`](Self::restore) reads it. `None`, the default: the
-    /// peer stays in this process, which drains. It is asked for peers of UDP and DTLS that share sockets, while no other callback of
-    /// the peer runs, on the thread that hands over, and must not block: nobody is served meanwhile. Where the other process then does not
-    /// go on, this one does, so the state stays as it is. Of an answer longer than 64 KiB nothing is handed over.
+    /// Serializes the state of a peer for the process that takes over the server
+    /// ([`Handle::hand_over`](crate::Handle::hand_over)); that process passes the bytes to [`restore`](Self::restore).
+    /// With `None`, the default, the peer stays in this process, which drains.
     ///
-    /// After a hand-over [`close`](Self::close) is called with [`EndReason::HandedOver`].
+    /// It is called for UDP and DTLS peers that share sockets, on the thread that runs the hand-over, while no other
+    /// callback of the peer runs. It must not block, because no peer is served meanwhile. It must not change the state:
+    /// this process continues to serve the peer if the other process fails. A peer whose state is longer than 64 KiB is
+    /// not handed over.
+    ///
+    /// After a hand-over, [`close`](Self::close) is called with [`EndReason::HandedOver`].
     fn save(&self, state: &Self::State, peer: &Sender) -> Option<Vec<u8>> {
         let _ = (state, peer);
         None
     }
 
-    /// Makes the state of a peer that another process has served so far, in place of [`open`](Self::open), from what its
-    /// [`save`](Self::save) wrote. It runs on the thread that starts the server. What it sends waits until the peer is here for good.
+    /// Makes the state of a peer that another process has served so far, from the bytes that its [`save`](Self::save)
+    /// returned. It replaces [`open`](Self::open) and runs on the thread that starts the server. Messages sent from it
+    /// wait until the hand-over is complete.
     ///
     /// # Errors
     ///
-    /// An error, which the default is, leaves the peer in the other process.
+    /// An error leaves the peer in the other process. The default returns an error.
     fn restore(&self, saved: &[u8], peer: &Sender) -> Result<Self::State, HandlerError> {
         let _ = (saved, peer);
         Err("these callbacks restore no state".into())
     }
 
-    /// Takes the state back. The association has ended for this `reason`, and nothing can be sent to the peer any more. Its
-    /// addresses are free by then: the next association from there may have opened, and
+    /// Receives the state back after the association has ended for `reason`; nothing can be sent to the peer any more.
+    /// The peer's addresses are already free: a new association from the same address may have opened, and
     /// [`Handle::shutdown`](crate::Handle::shutdown) may have returned.
     fn close(&self, state: Self::State, peer: &Sender, reason: EndReason) {
         let _ = (state, peer, reason);
     }
 }
 
-/// A message, as a callback receives it; it dereferences to its bytes.
+/// A message as a callback receives it; it dereferences to its bytes.
 #[derive(Clone, Copy)]
 pub struct Message<'a> {
     bytes: &'a [u8],
@@ -213,24 +220,25 @@ pub struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// Makes a message of these bytes, for tests that call a callback themselves. `info` is what came with it on SCTP.
+    /// Makes a message of these bytes, for tests that call a callback themselves. `info` is the SCTP metadata of the
+    /// message.
     pub fn new(bytes: &'a [u8], info: Option<MessageInfo>) -> Self {
         Self { bytes, info }
     }
 
-    /// Returns the content. On plain UDP and on streams with a framing it may be empty.
+    /// Returns the content. It may be empty on plain UDP and on streams with a framing.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// Returns the stream, the payload protocol identifier and the order of a message that came over SCTP; `None` on any other
-    /// transport.
+    /// Returns the stream, the payload protocol identifier and the order of a message that arrived over SCTP; `None` on
+    /// any other transport.
     pub fn info(&self) -> Option<MessageInfo> {
         self.info
     }
 
-    /// Returns how to answer it with [`Sender::send_with`]: on SCTP on the same stream, with the same payload protocol identifier
-    /// and order. Other transports ignore that.
+    /// Returns the send options for an answer with [`Sender::send_with`]: on SCTP the same stream, payload protocol
+    /// identifier and order. Other transports ignore them.
     pub fn reply(&self) -> SendInfo {
         self.info.as_ref().map(MessageInfo::reply).unwrap_or_default()
     }
@@ -251,26 +259,26 @@ impl AsRef<[u8]> for Message<'_> {
 }
 
 impl fmt::Debug for Message<'_> {
-    /// Leaves the content out, which may be long or secret.
+    /// Omits the content, which may be long or secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Message").field("len", &self.bytes.len()).field("info", &self.info).finish()
     }
 }
 
-/// Makes [`PeerEvents`] a [`PeerHandler`]: each peer's callbacks run on its own thread.
+/// Turns [`PeerEvents`] into a [`PeerHandler`]: each peer's callbacks run on its own thread.
 /// [`ServerBuilder::start_events`](crate::ServerBuilder::start_events) serves them with few threads instead.
 ///
-/// [`handle`](PeerHandler::handle) works on any [`Peer`], so a test may run the callbacks by hand, and a client may use
-/// callbacks, too.
+/// [`handle`](PeerHandler::handle) works on any [`Peer`], so a test can run the callbacks itself, and a client can use
+/// callbacks too.
 pub struct Callbacks<E>(Arc<E>);
 
 impl<E: PeerEvents> Callbacks<E> {
-    /// Makes the callbacks a handler for [`ServerBuilder::start`](crate::ServerBuilder::start).
+    /// Turns the callbacks into a handler for [`ServerBuilder::start`](crate::ServerBuilder::start).
     pub fn new(events: E) -> Self {
         Self(Arc::new(events))
     }
 
-    /// Makes callbacks that are shared a handler.
+    /// Turns shared callbacks into a handler.
     pub(crate) fn shared(events: Arc<E>) -> Self {
         Self(events)
     }
@@ -300,7 +308,7 @@ impl<E: PeerEvents> PeerHandler for Callbacks<E> {
     }
 }
 
-/// Callbacks of any kind, for those who drive peers themselves.
+/// Callbacks with their types erased, for code that drives peers itself.
 pub(crate) trait AnyEvents: Send + Sync {
     /// Calls `open`.
     fn begin(&self, peer: &mut Peer) -> Result<Box<dyn AnyOpen>, HandlerError>;
@@ -311,10 +319,11 @@ pub(crate) trait AnyEvents: Send + Sync {
 
 /// A peer between its first callback and its last.
 pub(crate) trait AnyOpen: Send {
-    /// Calls back at most once for what comes next, and once for the timer. Waits for what comes, if it may.
+    /// Runs at most one callback for the next event, and the timer callback if it is due. Waits for an event if
+    /// `may_wait` is set.
     fn step(&mut self, peer: &mut Peer, message: &mut Vec<u8>, may_wait: bool) -> Result<Step, HandlerError>;
 
-    /// When the timer of the callbacks is due.
+    /// Returns when the timer of the callbacks is due.
     fn next_timeout(&self) -> Option<Instant>;
 
     /// Calls `save`.
@@ -324,11 +333,11 @@ pub(crate) trait AnyOpen: Send {
     fn close(self: Box<Self>, reason: EndReason);
 }
 
-/// What came of [`AnyOpen::step`].
+/// Result of [`AnyOpen::step`].
 pub(crate) enum Step {
-    /// There may be more to call back for.
+    /// More callbacks may be due.
     Called,
-    /// There was nothing.
+    /// No event was pending.
     Quiet,
     /// The association has ended.
     Over,
@@ -346,7 +355,7 @@ impl<E: PeerEvents> AnyEvents for Arc<E> {
     }
 }
 
-/// What the callbacks of one peer are called with.
+/// The callbacks of one open peer and their arguments.
 struct Open<E: PeerEvents> {
     events: Arc<E>,
     sender: Sender,
@@ -374,8 +383,8 @@ impl<E: PeerEvents> AnyOpen for Open<E> {
         }
         let Self { events, sender, state, .. } = self;
         let mut due = events.next_timeout(state);
-        // One call between two reads: neither a timer that is always due nor a peer that never pauses keeps the other
-        // from its turn.
+        // The timer runs at most once between two reads, so a timer that is always due does not starve the peer, and a
+        // peer that never pauses does not starve the timer.
         if let Some(at) = due
             && let now = sender.now()
             && at <= now
@@ -388,7 +397,7 @@ impl<E: PeerEvents> AnyOpen for Open<E> {
         let until = if may_wait { due } else { Some(peer.opened_at()) };
         match peer.next_into(message, until) {
             Ok(Next::Message(_)) => {
-                // It came from there, and is answered there.
+                // The message came from the new address, and answers go there.
                 if let Some(previous) = peer.take_moved() {
                     events.address_changed(state, sender, previous)?;
                 }

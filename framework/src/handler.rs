@@ -1,4 +1,4 @@
-//! What users implement: [`PeerHandler`], or [`PeerEvents`](crate::PeerEvents) for callbacks.
+//! The trait that users implement: [`PeerHandler`]. [`PeerEvents`](crate::PeerEvents) is its counterpart for callbacks.
 
 use std::net::SocketAddr;
 
@@ -6,13 +6,14 @@ use crate::address::Scheme;
 use crate::error::{EndReason, Error};
 use crate::peer::Peer;
 
-/// Any error that a handler ends an association with. `?` makes one of every error type, of the user's own too.
+/// Any error that a handler ends an association with. `?` converts every error type to it, including your own.
 pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Serves peers, each on a worker thread of its own.
 ///
-/// A function or closure that takes a `&mut Peer` and returns a `Result<(), E>` is a handler too. `E` is anything that converts
-/// to a [`HandlerError`]: an [`Error`], an [`std::io::Error`], a type of your own, or `HandlerError` itself where there are several.
+/// A function or closure that takes a `&mut Peer` and returns a `Result<(), E>` is a handler too. `E` is any type that
+/// converts to a [`HandlerError`]: an [`Error`], an [`std::io::Error`], a type of your own, or `HandlerError` itself if
+/// several types occur.
 ///
 /// ```
 /// use peeloff::{HandlerError, Peer};
@@ -31,23 +32,24 @@ pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// # Contract
 ///
-/// * [`handle`](Self::handle) is called once for each association, after its handshake, on a
-///   worker thread that serves nobody else meanwhile. It may block as long as it likes.
-/// * The association ends when it returns: a close_notify is sent where the transport has one, the
-///   socket is closed and the thread serves another peer.
-/// * An `Err` is logged with its causes, counted ([`Stats::handler_errors`](crate::Stats::handler_errors)), and ends an
-///   association that is not over yet as [`EndReason::HandlerFailed`], unless it is one of these [`Error`]s or is
-///   caused by one: [`Error::Ended`] is no fault of the handler's, and [`Error::MessageRefused`] and
+/// * The worker calls [`handle`](Self::handle) once for each association, after its handshake. The thread serves no
+///   other peer until the call returns, so the handler may block as long as it likes.
+/// * The association ends when `handle` returns: the worker sends a close_notify if the transport has one, closes the
+///   socket, and serves another peer.
+/// * An `Err` is logged with its causes, counted ([`Stats::handler_errors`](crate::Stats::handler_errors)), and ends
+///   the association as [`EndReason::HandlerFailed`] if it has not ended yet. Three [`Error`]s are exceptions, also as
+///   the cause of another error: [`Error::Ended`] is not the handler's fault, and [`Error::MessageRefused`] and
 ///   [`Error::SendBufferFull`] end the association for the reason that they describe.
-/// * Nothing tells whose error it is: one that a send to *another* peer returned, passed on with `?`, ends this peer. Handle
-///   those where they come up.
-/// * A panic ends this association alone.
-/// * One handler value serves all peers at once, hence `Sync`.
+/// * An error does not record which peer caused it: if a send to *another* peer fails and the handler passes that error
+///   on with `?`, it ends its own peer. Handle such errors where they occur.
+/// * A panic ends this association only.
+/// * One handler value serves all peers at the same time, so it must be `Sync`.
 pub trait PeerHandler: Send + Sync + 'static {
-    /// Whether to take a new peer. Runs on the dispatcher thread, for every new peer: it must not
-    /// block, for nobody new gets in meanwhile; behind a proxy
-    /// ([`ServerBuilder::listen_proxied`](crate::ServerBuilder::listen_proxied)) it runs on the peer's own
-    /// thread. On DTLS, SCTP and TCP the address is proven by then (RFC 6347 §4.2.1, RFC 9260 §5.1, RFC 9293); on plain UDP it may be forged. A panic refuses the peer.
+    /// Decides whether to accept a new peer. Runs on the dispatcher thread for every new peer and must not block,
+    /// because no other peer is admitted until it returns. Behind a proxy
+    /// ([`ServerBuilder::listen_proxied`](crate::ServerBuilder::listen_proxied)) it runs on the peer's own thread. On
+    /// DTLS, SCTP and TCP the peer's address has been proven by then (RFC 6347 §4.2.1, RFC 9260 §5.1, RFC 9293); on
+    /// plain UDP it may be forged. A panic refuses the peer.
     fn admit(&self, incoming: &Incoming) -> Admission {
         let _ = incoming;
         Admission::Accept
@@ -70,9 +72,9 @@ where
 /// Ends the association of a handler that returned `outcome`, and returns the reason.
 pub(crate) fn conclude(peer: &mut Peer, outcome: &Result<(), HandlerError>) -> EndReason {
     match outcome.as_ref().err().map(|error| Error::find(&**error)) {
-        // The handler has finished, or passed on that the association is over.
+        // The handler has finished, or it passed on the news that the association has ended.
         None | Some(Some(Error::Ended(_))) => peer.finish(),
-        // The peer caused these, and is told so.
+        // The peer caused these errors, so the end of the association tells it the reason.
         Some(Some(Error::MessageRefused { limit })) => {
             peer.finish_with(EndReason::MessageRefused { limit: *limit }, None)
         }
@@ -81,7 +83,7 @@ pub(crate) fn conclude(peer: &mut Peer, outcome: &Result<(), HandlerError>) -> E
     }
 }
 
-/// Whether an error is the handler's own, and not what its peer did.
+/// Returns whether an error is the handler's own fault and not the result of what its peer did.
 pub(crate) fn is_fault(error: &HandlerError) -> bool {
     let cause = Error::find(&**error);
     !matches!(cause, Some(Error::Ended(_) | Error::MessageRefused { .. } | Error::SendBufferFull))
@@ -91,14 +93,14 @@ pub(crate) fn is_fault(error: &HandlerError) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Admission {
-    /// Take it.
+    /// Accepts the peer.
     Accept,
-    /// Silence: nothing is sent, the refusal is counted. An SCTP association or a TCP connection, which is there
-    /// already, is aborted.
+    /// Refuses the peer silently: nothing is sent, and the refusal is counted. An SCTP association or a TCP connection,
+    /// which exists already, is aborted.
     Refuse,
 }
 
-/// A peer that has passed the caps and rates and is not an association yet.
+/// A peer that has passed the caps and rate limits and has no association yet.
 #[derive(Clone, Debug)]
 pub struct Incoming {
     pub(crate) scheme: Scheme,
@@ -112,22 +114,22 @@ impl Incoming {
         Self { scheme, local, peer, further: Vec::new() }
     }
 
-    /// The protocol that it speaks.
+    /// Returns the protocol that the peer speaks.
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }
 
-    /// Where it comes from.
+    /// Returns the peer's address.
     pub fn peer_address(&self) -> SocketAddr {
         self.peer
     }
 
-    /// The further addresses of an SCTP peer: those that it named when it came.
+    /// Returns the further addresses of an SCTP peer that the kernel knows when the association comes up.
     pub fn further_addresses(&self) -> &[SocketAddr] {
         &self.further
     }
 
-    /// The address of this host that it asked, also under a wildcard listener.
+    /// Returns the address of this host that the peer contacted; never a wildcard, even under a wildcard listener.
     pub fn local_address(&self) -> SocketAddr {
         self.local
     }

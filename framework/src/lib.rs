@@ -1,8 +1,8 @@
 //! One worker thread per peer, for servers on UDP, DTLS, SCTP, TCP and TLS on Linux.
 //!
-//! A *dispatcher* thread meets strangers on the listeners, has them prove their address, and makes a
-//! connected socket for each new peer, peels its SCTP association off, or accepts its TCP connection. A *worker* thread then runs that
-//! peer's own handshake and the [`PeerHandler`], which is straight-line, blocking code:
+//! A *dispatcher* thread reads the listeners and has unknown peers prove their address. For each new peer it makes a
+//! connected UDP socket, peels off the SCTP association, or accepts the TCP connection. A *worker* thread then runs
+//! that peer's handshake and the [`PeerHandler`], which is straight-line, blocking code:
 //!
 //! ```
 //! use peeloff::{CaBundle, Client, Error, Identity, Peer, Server};
@@ -31,18 +31,19 @@
 //! # Ok(()) }
 //! ```
 //!
-//! * [`Server`] and [`ServerBuilder`] start a server, a [`Handle`] shuts it down.
-//! * [`PeerHandler`] or [`PeerEvents`] is what you write; [`Peer`] and [`Sender`] are what you get.
-//! * [`Limits`] and [`Timeouts`] bound everything; [`Stats`] counts everything, and [`Metrics`] is what a monitoring system reads.
-//! * [`Client`] is the other side.
+//! * [`Server`] and [`ServerBuilder`] start a server, and a [`Handle`] shuts it down.
+//! * [`PeerHandler`] or [`PeerEvents`] is what you implement; [`Peer`] and [`Sender`] are what your code receives.
+//! * [`Limits`] and [`Timeouts`] bound what peers can take; [`Stats`] has the counters, and [`Metrics`] is the snapshot
+//!   for a monitoring system.
+//! * [`Client`] connects to a server.
 //! * [`testing`] has peers over memory, to test handlers without a network.
 //!
 //! The same handler serves `udp://`, `dtls://`, `tcp://`, `tls://`, `sctp://`, `sctp+tls://` and `sctp+dtls://`
-//! ([`Scheme`]). On TCP, [`Framing`] says what a message is; what only SCTP has is in [`sctp`] and
+//! ([`Scheme`]). On TCP, [`Framing`] defines what a message is. Features that only SCTP has are in [`sctp`] and
 //! [`Peer::sctp`].
 //!
-//! Plain UDP has no proof of address: whoever can forge a source can open associations, up to the
-//! limits. DTLS 1.2 (RFC 6347) proves it with a cookie before anything is kept.
+//! Plain UDP does not prove addresses: anyone who can forge a source address can open associations, up to the limits.
+//! DTLS 1.2 (RFC 6347) proves the address with a cookie before the server keeps any state.
 
 #![deny(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! The user's hook for options of sockets that the library makes.
+//! The user's hook that sets options of sockets which the library makes.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::address::Scheme;
 
-/// What a [`NewSocket`] is for.
+/// The purpose of a [`NewSocket`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SocketRole {
@@ -16,13 +16,13 @@ pub enum SocketRole {
     Listener,
     /// A server's socket for one peer.
     Peer,
-    /// A client's socket. Its [peer](NewSocket::peer_address) is the server, and it has a local address where the client
-    /// was told to [bind](crate::Client::bind) one.
+    /// A client's socket. Its [peer](NewSocket::peer_address) is the server. It has a local address if the client was
+    /// told to [bind](crate::Client::bind) one.
     Client,
 }
 
-/// A socket that the library has just made, in the hands of [`ServerBuilder::socket_options`] or
-/// [`Client::socket_options`]. [`AsFd`] gives its descriptor, for `setsockopt` or the `SockRef` of the crate `socket2`.
+/// A socket that the library has just made, as [`ServerBuilder::socket_options`] and [`Client::socket_options`] receive
+/// it. [`AsFd`] returns its descriptor, for `setsockopt` or for `SockRef` of the crate `socket2`.
 ///
 /// [`ServerBuilder::socket_options`]: crate::ServerBuilder::socket_options
 /// [`Client::socket_options`]: crate::Client::socket_options
@@ -36,22 +36,23 @@ pub struct NewSocket<'a> {
 }
 
 impl NewSocket<'_> {
-    /// What it is for.
+    /// Returns the purpose of the socket.
     pub fn role(&self) -> SocketRole {
         self.role
     }
 
-    /// The protocol that is spoken on it.
+    /// Returns the protocol of the socket.
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }
 
-    /// The address of this host that it has or will have, where that is known.
+    /// Returns the local address that the socket has or will have, if it is known.
     pub fn local_address(&self) -> Option<SocketAddr> {
         self.local
     }
 
-    /// The address that it is or will be connected to. Behind a proxy that is the proxy's; a listener has none.
+    /// Returns the address that the socket is or will be connected to. Behind a proxy it is the proxy's address; a
+    /// listener has none.
     pub fn peer_address(&self) -> Option<SocketAddr> {
         self.peer
     }
@@ -63,7 +64,7 @@ impl AsFd for NewSocket<'_> {
     }
 }
 
-/// What the user wrote.
+/// The user's function.
 type Function = Arc<dyn Fn(&NewSocket<'_>) -> io::Result<()> + Send + Sync>;
 
 impl std::fmt::Debug for SocketHook {
@@ -72,11 +73,11 @@ impl std::fmt::Debug for SocketHook {
     }
 }
 
-/// The user's hook, if there is one, for sockets of one scheme.
+/// The user's hook, if set, for sockets of one scheme.
 #[derive(Clone, Default)]
 pub(crate) struct SocketHook(Option<(Function, Scheme)>);
 
-/// The hook of a builder or client.
+/// The hook of a server builder or a client.
 #[derive(Clone, Default)]
 pub(crate) struct SocketOptions(Option<Function>);
 
@@ -91,17 +92,17 @@ impl SocketOptions {
 }
 
 impl SocketHook {
-    /// For a listener, before it is bound.
+    /// Calls the hook for a listener, before it is bound.
     pub(crate) fn listener(&self, socket: &impl AsFd, local: SocketAddr) -> io::Result<()> {
         self.call(socket, SocketRole::Listener, Some(local), None)
     }
 
-    /// For a server's socket of one peer.
+    /// Calls the hook for a server's socket of one peer.
     pub(crate) fn peer(&self, socket: &impl AsFd, local: SocketAddr, peer: SocketAddr) -> io::Result<()> {
         self.call(socket, SocketRole::Peer, Some(local), Some(peer))
     }
 
-    /// For a client, before it is bound and connected.
+    /// Calls the hook for a client's socket, before it is bound and connected.
     pub(crate) fn client(
         &self,
         socket: &impl AsFd,
@@ -129,7 +130,7 @@ impl SocketHook {
     }
 }
 
-/// The hook failed, not the kernel. Travels inside of an [`io::Error`] among errors of system calls.
+/// The hook failed, not the kernel. It travels inside an [`io::Error`], among the errors of system calls.
 #[derive(Debug, thiserror::Error)]
 #[error("the hook for socket options failed: {source}")]
 pub(crate) struct HookFailed {
@@ -138,12 +139,12 @@ pub(crate) struct HookFailed {
 }
 
 impl HookFailed {
-    /// Finds it in an error.
+    /// Finds a failure of the hook in an error.
     pub(crate) fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
 
-    /// Takes it out of an error, or gives back an error that is another.
+    /// Extracts a failure of the hook from an error, or returns the error if it is another one.
     pub(crate) fn take(error: io::Error) -> Result<Self, io::Error> {
         error.downcast()
     }

@@ -1,4 +1,5 @@
-//! What waits for a peer that takes nothing at the moment: messages that are shared, not copied, up to a bound.
+//! The outbox of a peer that does not take messages at the moment: a bounded queue of shared messages, which are not
+//! copied.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,18 +8,18 @@ use crate::address::Scheme;
 use crate::config::setters;
 use crate::sctp::SendInfo;
 
-/// How much may wait for one peer, and what happens beyond.
+/// Bounds of a peer's outbox, and the policy when it is full.
 ///
-/// [`Sender::send`](crate::Sender::send) and [`Sender::post`](crate::Sender::post) use it. In front of it are the kernel's send buffer and, on TCP,
-/// [`TcpSettings::max_pending`](crate::TcpSettings::max_pending).
+/// [`Sender::send`](crate::Sender::send) and [`Sender::post`](crate::Sender::post) use the outbox once the kernel's
+/// send buffer is full and, on TCP, [`TcpSettings::max_pending`](crate::TcpSettings::max_pending) is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OutboxLimits {
-    /// Messages at most. Default: 256.
+    /// Maximum number of messages. Default: 256.
     pub max_messages: usize,
-    /// Bytes at most. Default: 1 MiB. A message that is shared by many peers counts for each.
+    /// Maximum number of bytes. Default: 1 MiB. A message shared by many peers counts for each of them.
     pub max_bytes: usize,
-    /// What becomes of a message that finds no room. Default: [`Overflow::ByTransport`].
+    /// What happens to a message that does not fit. Default: [`Overflow::ByTransport`].
     pub overflow: Overflow,
 }
 
@@ -30,15 +31,15 @@ impl Default for OutboxLimits {
     }
 }
 
-/// What happens where a peer's outbox has reached its [`OutboxLimits`].
+/// What happens when a peer's outbox has reached its [`OutboxLimits`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Overflow {
-    /// [`DropOldest`](Self::DropOldest) over UDP and DTLS, which may lose messages anyway;
-    /// [`Disconnect`](Self::Disconnect) over SCTP, TCP and TLS, whose users rely on getting every message.
+    /// [`DropOldest`](Self::DropOldest) on UDP and DTLS, which may lose messages anyway;
+    /// [`Disconnect`](Self::Disconnect) on SCTP, TCP and TLS, whose users rely on receiving every message.
     #[default]
     ByTransport,
-    /// The oldest messages make room.
+    /// The oldest messages are dropped to make room.
     DropOldest,
     /// The new message is dropped.
     DropNewest,
@@ -47,7 +48,7 @@ pub enum Overflow {
 }
 
 impl Overflow {
-    /// What happens over this transport.
+    /// Returns the policy for this transport.
     pub(crate) fn resolve(self, scheme: Scheme) -> Self {
         match self {
             Self::ByTransport if scheme.is_reliable() => Self::Disconnect,
@@ -57,22 +58,23 @@ impl Overflow {
     }
 }
 
-/// What became of a message that was [posted](crate::Sender::post).
+/// Result of [posting](crate::Sender::post) a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PostOutcome {
-    /// It is on its way.
+    /// The message was sent.
     Sent,
-    /// It waits; the peer's own thread sends it as soon as there is room.
+    /// The message waits; the peer's own thread sends it as soon as there is room.
     Queued,
-    /// There was no room, and this one or older ones are dropped; or the peer's address is not proven
-    /// ([`ServerBuilder::udp_proof`](crate::ServerBuilder::udp_proof)).
+    /// A message was dropped: this one or older ones because the outbox was full, or this one because the peer's
+    /// address is not proven ([`ServerBuilder::udp_proof`](crate::ServerBuilder::udp_proof)).
     Dropped,
-    /// There was no room, and the association ends for it.
+    /// The outbox was full, so the association ends.
     Disconnected,
-    /// It cannot be sent as one message: too long, empty where that cannot be, or on no such stream.
+    /// The message cannot be sent: it is too long, it is empty on a transport without empty messages, or its stream
+    /// does not exist.
     Unsendable,
-    /// The association is over.
+    /// The association has ended.
     Ended,
 }
 
@@ -83,12 +85,12 @@ pub(crate) struct Queue {
     bytes: usize,
 }
 
-/// What [`Queue::push`] did.
+/// Result of [`Queue::push`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Pushed {
-    /// It waits, and so many older ones are dropped.
+    /// The message is queued, and this many older messages were dropped.
     Queued(u64),
-    /// It is not taken.
+    /// The message was not queued.
     Refused,
 }
 
@@ -102,14 +104,14 @@ impl Queue {
         self.messages.len()
     }
 
-    /// Throws everything away; returns how many messages.
+    /// Discards all messages and returns how many there were.
     pub(crate) fn clear(&mut self) -> u64 {
         let dropped = self.messages.len() as u64;
         *self = Self::default();
         dropped
     }
 
-    /// Takes a message in, if need be in the place of older ones.
+    /// Queues a message, dropping older ones if the policy says so.
     pub(crate) fn push(&mut self, message: Arc<[u8]>, how: &SendInfo, bound: &OutboxLimits) -> Pushed {
         if message.len() > bound.max_bytes || bound.max_messages == 0 {
             return Pushed::Refused;
@@ -127,17 +129,17 @@ impl Queue {
         Pushed::Queued(dropped)
     }
 
-    /// All messages, oldest first.
+    /// Returns all messages, oldest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
         self.messages.iter().map(|(message, _)| &**message)
     }
 
-    /// The oldest message.
+    /// Returns the oldest message.
     pub(crate) fn front(&self) -> Option<&(Arc<[u8]>, SendInfo)> {
         self.messages.front()
     }
 
-    /// Takes the oldest message out.
+    /// Removes the oldest message.
     pub(crate) fn pop(&mut self) {
         if let Some((message, _)) = self.messages.pop_front() {
             self.bytes -= message.len();

@@ -1,4 +1,4 @@
-//! What a handler holds: the peer.
+//! The peer, as a handler or a client holds it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -39,37 +39,36 @@ pub(crate) use self::receive::Next;
 pub(crate) use self::saved::{Late, Saved};
 pub use self::sctp::{Event, SctpPeer};
 
-/// One peer, as its handler (or a client) sees it: messages in, messages out.
+/// One peer, as its handler (or a client) sees it: it receives messages and sends messages.
 ///
-/// All calls run on the calling thread, which is the peer's own. Others send through a
-/// [`Sender`].
+/// All calls run on the calling thread, which is the peer's own. Other threads send through a [`Sender`].
 ///
-/// The association ends when the value is dropped, at the latest.
+/// Dropping the value ends the association.
 pub struct Peer {
     association: Arc<Association>,
-    /// `None` once the association is over.
+    /// `None` once the association has ended.
     transport: Option<Transport>,
-    /// What is read from the socket is a message as it is.
+    /// The bytes read from the socket are the message as it is.
     is_direct: bool,
-    /// Messages are pieces of a stream, which have no ends of their own.
+    /// Messages are pieces of a byte stream without boundaries.
     is_raw_stream: bool,
-    /// The limit of a send (`Timeouts::send`).
+    /// How long a send waits for room (`Timeouts::send`).
     send_timeout: Duration,
-    /// Gives the addresses free when the association is over; `None` on the client's side.
+    /// Releases the addresses when the association has ended; `None` on the client's side.
     home: Option<Arc<dyn Home>>,
-    /// Where datagrams are read to. For DTLS a whole record, for plain UDP what the handler's
-    /// buffer has no room for; pages are touched as far as datagrams reach.
+    /// Buffer for reads from the socket. On DTLS it holds a whole record, on plain UDP the part of a datagram that does
+    /// not fit into the handler's buffer. Only the pages that datagrams fill are touched.
     scratch: Vec<u8>,
-    /// What came with the last message on SCTP.
+    /// Metadata of the last message on SCTP.
     info: MessageInfo,
     /// A message that was longer than the handler's buffer.
     kept: Option<Box<[u8]>>,
-    /// Notifications that came while nobody asked for them; see [`SctpPeer::subscribe`].
+    /// Notifications that arrived while the handler asked only for messages; see [`SctpPeer::subscribe`].
     #[allow(clippy::box_collection, reason = "most peers have none, and 24 bytes less each")]
     notifications: Option<Box<VecDeque<Notification>>>,
-    /// Where the peer was before its address changed, until the handler is told.
+    /// The address before the peer's last change of address, until the handler has been told.
     moved_from: Option<Box<SocketAddr>>,
-    /// When the handler was given its last message, where it is timed.
+    /// When the handler received its last message, if that message is timed.
     delivered: Option<Instant>,
     /// The handler has been told that the server drains.
     told_to_drain: bool,
@@ -77,80 +76,84 @@ pub struct Peer {
     opened_draining: bool,
     /// When this peer's thread saw that the server drains.
     draining_since: Option<Instant>,
-    /// Since when the peer is quiet, until its thread has given back the memory that only the handshake needed.
+    /// When the peer last sent something; `None` once its thread has returned the memory that only the handshake
+    /// needed.
     quiet_from: Option<Instant>,
-    /// What nobody has read is searched for the peer's end.
+    /// Unread data is being searched for the peer's end.
     ending: bool,
-    /// What was counted last of an error or a panic of the handler.
+    /// The failure of the handler (error or panic) that was counted last.
     failure: Option<EndKind>,
-    /// The last call stopped at the time for it, and left what may have come unread.
+    /// The last call stopped at its deadline and may have left data unread.
     leaves_unread: bool,
-    /// A loop drives the peer: it waits for nothing, and there is no thread that could give memory back.
+    /// An event loop drives the peer: calls do not wait, and there is no thread of its own whose memory could be
+    /// returned.
     driven: bool,
-    /// The end that has begun and waits for the peer.
+    /// A closing association that still waits for its peer.
     farewell: Option<Box<Farewell>>,
 }
 
-/// What is left of an association until its end is over.
+/// The parts of an association that are needed until it has closed.
 struct Farewell {
-    /// Where there is something to be said.
+    /// The session, if it still has something to send.
     session: Option<Session>,
     transport: Transport,
     leftover: Option<Leftover>,
 }
 
 impl Farewell {
-    /// Gets the end on. Does not block. `None`: it is over; otherwise it is to be called again then, or when there is room.
+    /// Continues the close without blocking. Returns `None` once it is complete; otherwise call again at the returned
+    /// time, or when the socket is writable.
     fn go_on(&mut self, now: Instant) -> Option<Instant> {
         self.session.as_mut()?.continue_end(now)
     }
 }
 
-/// Where associations come from and go to: the server.
+/// The owner of associations, the server: it provides and releases their addresses.
 pub(crate) trait Home: Send + Sync {
-    /// The handler of a peer is about to run on its own thread: others look after the peer meanwhile.
+    /// Notes that the handler of a peer is about to run on its own thread; the dispatcher watches the peer meanwhile.
     fn handler_runs(&self);
 
-    /// A peer is quiet for the first time, and has given back what its handshake needed.
+    /// Notes that a peer has become quiet for the first time and has returned the memory that its handshake needed.
     fn settled(&self);
 
-    /// The peer of an association is somewhere else by now. `false`: it cannot be found there, and stays where it was.
+    /// Registers a peer's new address. Returns `false` if the peer cannot be registered there and keeps its old
+    /// address.
     fn follow(&self, association: &Association, moved: Move) -> bool;
 
-    /// The association is over and its socket closed, or handed on.
+    /// Notes that the association has ended, and that its socket has been closed or passed on.
     fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Leftover>);
 }
 
-/// What an association leaves to its successor.
+/// What an association passes to its successor.
 pub(crate) enum Leftover {
-    /// The datagram that begins it.
+    /// The datagram that begins the successor.
     Datagram(Box<[u8]>),
-    /// The SCTP socket, which has it already.
+    /// The SCTP socket, on which the kernel has already set up the successor.
     Socket(Arc<Socket>),
 }
 
-/// What a [`Peer`] is made of.
+/// The constituents of a [`Peer`].
 pub(crate) struct Parts {
     pub(crate) association: Arc<Association>,
     pub(crate) opened: Opened,
     pub(crate) timeouts: Timeouts,
     pub(crate) home: Option<Arc<dyn Home>>,
-    /// A loop drives the peer, so that it has no thread of its own.
+    /// An event loop drives the peer, so it has no thread of its own.
     pub(crate) driven: bool,
 }
 
-/// What the handshake made, where there was one.
+/// Result of the opening, including the handshake if there is one.
 pub(crate) struct Opened {
     pub(crate) transport: Transport,
     pub(crate) session: Session,
     pub(crate) facts: Facts,
 }
 
-/// Notifications kept for a handler that does not ask for them; the oldest go first.
+/// Notifications kept for a handler that does not read them; the oldest are dropped first.
 const MAX_NOTIFICATIONS: usize = 256;
 
 impl Peer {
-    /// Opens the association: from here on others can send.
+    /// Opens the association; from then on other threads can send.
     pub(crate) fn open(parts: Parts) -> Self {
         let Opened { transport, session, facts } = parts.opened;
         let scheme = parts.association.scheme;
@@ -160,11 +163,11 @@ impl Peer {
             Some(home) if !parts.driven => home.handler_runs(),
             _ => {}
         }
-        // Nobody else has to look after one that is driven.
+        // An event loop watches its peer itself, so no other thread has to.
         parts.association.reading.store(parts.driven, Ordering::SeqCst);
         let mut transport = transport;
         if let (Transport::Udp(transport), Scheme::Dtls) = (&mut transport, scheme) {
-            // Its handshake came after that.
+            // The handshake ran after the socket was connected, so it has read the datagrams that were queued before.
             transport.is_settled = true;
             if let Session::Dtls(session, _) = &session {
                 let length = parts.association.connection_id.len().max(session.connection_id().len());
@@ -173,7 +176,7 @@ impl Peer {
         }
         let opened_draining = parts.association.attention.signals() & signal::DRAIN != 0;
         parts.association.open(session, facts, &parts.timeouts);
-        // The thread of a client is its user's.
+        // The thread of a client belongs to the program, so its memory is left alone.
         let settles = parts.home.is_some() && !parts.driven && matches!(scheme, Scheme::Dtls | Scheme::Tls);
         Self {
             association: parts.association,
@@ -182,7 +185,7 @@ impl Peer {
             is_raw_stream,
             send_timeout: parts.timeouts.send,
             home: parts.home,
-            // A peer that never says anything needs none.
+            // Allocated by the first read, so a peer that never sends needs none.
             scratch: Vec::new(),
             info: MessageInfo::default(),
             kept: None,
@@ -201,31 +204,30 @@ impl Peer {
         }
     }
 
-    /// Waits for one message and puts it into `buffer`; blocks until one comes or the association
-    /// ends. `Ok(Some(n))`: a message of `n` bytes; it may be empty on plain UDP. `Ok(None)`: the
-    /// association is over in an orderly way ([`end_reason`](Self::end_reason) says which), or
-    /// the server [drains](Self::is_draining) and nothing is waiting: a handler may return, or
-    /// finish what it is at; `recv` goes on to work until the grace period is over.
-    ///
+    /// Waits for one message and writes it into `buffer`. Blocks until a message arrives or the association ends.
+    /// `Ok(Some(n))` is a message of `n` bytes; on plain UDP it may be empty. `Ok(None)` has two causes: the
+    /// association ended in an orderly way ([`end_reason`](Self::end_reason) gives the reason), or the server
+    /// [drains](Self::is_draining) and no message is pending. In the second case the handler may return, or finish its
+    /// work first: `recv` continues to work until the grace period ends.
     /// # Errors
     ///
-    /// [`Error::BufferTooSmall`]: the message is kept, call again with a larger buffer, or use
-    /// [`recv_into`](Self::recv_into) with a vector that grows.
-    /// [`Error::Ended`]: the association is over, and not in an orderly way.
+    /// [`Error::BufferTooSmall`]: the message is kept; call again with a larger buffer, or use
+    /// [`recv_into`](Self::recv_into) with a vector that grows. [`Error::Ended`]: the association has ended, and not in
+    /// an orderly way.
     pub fn recv(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Error> {
         self.message_until(buffer, None)
     }
 
-    /// As [`recv`](Self::recv), for so long at most. With a timeout of zero it does not wait.
+    /// Receives like [`recv`](Self::recv), but waits at most `timeout`. A timeout of zero does not wait.
     ///
     /// # Errors
     ///
-    /// [`Error::TimedOut`], after which the association lives; else as [`recv`](Self::recv).
+    /// [`Error::TimedOut`], after which the association continues; otherwise as [`recv`](Self::recv).
     pub fn recv_timeout(&mut self, buffer: &mut [u8], timeout: Duration) -> Result<Option<usize>, Error> {
         self.message_until(buffer, self.association.now().checked_add(timeout))
     }
 
-    /// As [`recv_timeout`](Self::recv_timeout), until `deadline`.
+    /// Receives like [`recv_timeout`](Self::recv_timeout), but waits until `deadline`.
     ///
     /// # Errors
     ///
@@ -234,18 +236,19 @@ impl Peer {
         self.message_until(buffer, Some(deadline))
     }
 
-    /// Sends one message. Blocks only where the socket's send buffer is full, and on TCP what may wait behind it
-    /// ([`TcpSettings::max_pending`](crate::TcpSettings::max_pending)), for [`Timeouts::send`] at most.
-    /// What waits is sent once there is room: at once while the handler is in `recv`, else within two seconds. That it was
-    /// sent does not mean that it arrived. A stream without framing takes any length; there, after an error, a
-    /// part of it may have been sent.
+    /// Sends one message. Blocks only while the socket's send buffer is full (on TCP, while the pending data has also
+    /// reached [`TcpSettings::max_pending`](crate::TcpSettings::max_pending)), at most for [`Timeouts::send`]. Pending
+    /// data is sent when there is room: at once while the handler is in `recv`, otherwise within two seconds. A
+    /// successful send does not mean that the message has arrived. A stream without framing takes a message of any
+    /// length; after an error, part of it may have been sent.
     ///
     /// # Errors
     ///
-    /// [`Error::MessageTooLarge`], [`Error::EmptyMessage`], [`Error::SendBufferFull`]: not sent, and
-    /// the association lives. [`Error::Ended`]: it is over. `SendBufferFull` comes at once where a peer that
-    /// renegotiates ([`TcpSettings::renegotiation`](crate::TcpSettings::renegotiation)) said something
-    /// that has to be received first.
+    /// [`Error::MessageTooLarge`], [`Error::EmptyMessage`], [`Error::SendBufferFull`]: the message was not sent, and
+    /// the association continues. [`Error::Unproven`]: the same, on plain UDP with
+    /// [`ServerBuilder::udp_proof`](crate::ServerBuilder::udp_proof). [`Error::Ended`]: the association has ended.
+    /// `SendBufferFull` is returned at once if a peer that renegotiates
+    /// ([`TcpSettings::renegotiation`](crate::TcpSettings::renegotiation)) has sent data that must be received first.
     pub fn send(&mut self, message: &[u8]) -> Result<(), Error> {
         self.send_with(message, &SendInfo::default())
     }
@@ -266,7 +269,7 @@ impl Peer {
                 }
                 Some(Sent::Unproven) => return Err(Error::Unproven),
                 Some(Sent::NoSuchStream) => return Err(Error::NoSuchStream { stream: how.stream }),
-                // What came before can still be received.
+                // Messages that the peer sent before it closed can still be received.
                 Some(Sent::Gone) => return Err(Error::Ended(EndReason::ClosedByPeer)),
                 Some(Sent::TooLarge) => return Err(self.association.too_large(message)),
                 Some(Sent::Broken(why)) => {
@@ -282,7 +285,7 @@ impl Peer {
                 self.hear_handshake(deadline)?;
                 continue;
             }
-            // A handler that only sends must notice a stalled peer, too.
+            // A handler that only sends must also notice a stalled peer.
             let look = self.watch_for_stall(now);
             let Some(transport) = &self.transport else { continue };
             if now >= deadline {
@@ -295,22 +298,22 @@ impl Peer {
         }
     }
 
-    /// A handle with which any thread can send to this peer.
+    /// Returns a handle with which any thread can send to this peer.
     pub fn sender(&self) -> Sender {
         Sender::new(Arc::clone(&self.association))
     }
 
-    /// Ends the association in an orderly way: close_notify (RFC 5246 §7.2.1) where there is one, on SCTP a
-    /// shutdown (RFC 9260 §9.2), before which everything that was sent arrives, and the socket is closed.
-    /// On secured SCTP it blocks until what was sent is acknowledged, for two seconds at most, on TCP until the
-    /// kernel has it, for one. Dropping the peer, or returning from the handler, does the same.
+    /// Ends the association in an orderly way and closes the socket. The peer receives a close_notify (RFC 5246 §7.2.1)
+    /// if the protocol has one, and on SCTP a shutdown (RFC 9260 §9.2), before which all sent messages arrive. Blocks
+    /// on secured SCTP until the sent messages are acknowledged, at most two seconds, and on TCP until the kernel has
+    /// taken all data, at most one second. Dropping the peer, or returning from the handler, does the same.
     pub fn close(&mut self) {
         self.finish();
     }
 
-    /// Whether the peer's host has said since the last call, with an ICMP port unreachable, that nothing
-    /// listens there. It ends nothing, as anyone can forge it: it is a reason to ask the peer for a sign.
-    /// Always false on transports other than UDP and DTLS.
+    /// Returns whether an ICMP port unreachable has arrived for this peer since the last call. It does not end the
+    /// association, because anyone can forge it; treat it as a reason to ask the peer for a sign of life. Always
+    /// `false` on transports other than UDP and DTLS.
     pub fn take_unreachable(&mut self) -> bool {
         match &mut self.transport {
             Some(Transport::Udp(transport)) => std::mem::take(&mut transport.unreachable),
@@ -319,13 +322,15 @@ impl Peer {
         }
     }
 
-    /// Goes on from another local port, which the kernel chooses, as after a NAT has forgotten the old one. The server knows this
-    /// client by its connection ID ([`Client::connection_ids`](crate::Client::connection_ids)) from the next message on. Never blocks.
+    /// Moves to another local port, which the kernel chooses, as if a NAT had dropped its mapping. From the next
+    /// message on, the server recognizes this client by its connection ID
+    /// ([`Client::connection_ids`](crate::Client::connection_ids)). Never blocks.
     ///
     /// # Errors
     ///
-    /// [`std::io::ErrorKind::Unsupported`] where there are no connection IDs, on the server's side, and where
-    /// [`Client::bind`](crate::Client::bind) chose the port; [`std::io::ErrorKind::NotConnected`] after the end.
+    /// [`std::io::ErrorKind::Unsupported`] without connection IDs, on the server's side, and if
+    /// [`Client::bind`](crate::Client::bind) chose the port; [`std::io::ErrorKind::NotConnected`] after the end of the
+    /// association.
     pub fn change_port(&mut self) -> std::io::Result<()> {
         let Some(transport) = &self.transport else { return Err(std::io::ErrorKind::NotConnected.into()) };
         match transport {
@@ -338,12 +343,13 @@ impl Peer {
         }
     }
 
-    /// Where the peer was before its address changed; once.
+    /// Returns the address before the peer's last change of address, once.
     pub(crate) fn take_moved(&mut self) -> Option<SocketAddr> {
         self.moved_from.take().map(|from| *from)
     }
 
-    /// Ends the association, unless the peer has ended it before and nobody has read that yet; returns the reason.
+    /// Ends the association and returns the reason. If the peer has ended it before and that has not been read yet, the
+    /// peer's end is the reason.
     pub(crate) fn finish(&mut self) -> EndReason {
         if self.association.attention.signals() & signal::TOO_SLOW != 0 {
             return self.finish_with(EndReason::TooSlow, None);
@@ -353,8 +359,9 @@ impl Peer {
         self.finish_with(if draining { EndReason::Shutdown } else { EndReason::ClosedByUs }, None)
     }
 
-    /// Ends the association because its handler failed or panicked. That counts also where it is over already, and once:
-    /// [`Callbacks`](crate::Callbacks) end it before their result comes here.
+    /// Ends the association because its handler failed or panicked. A failure is counted even if the association has
+    /// already ended, but only once: [`Callbacks`](crate::Callbacks) end it before the result of their handler arrives
+    /// here.
     pub(crate) fn fail(&mut self, failure: EndReason) -> EndReason {
         let kind = failure.kind();
         if self.failure.replace(kind) != Some(kind) {
@@ -366,27 +373,28 @@ impl Peer {
         self.finish_with(failure, None)
     }
 
-    /// As [`finish`](Self::finish), for this reason. The order matters: goodbye, then the socket,
-    /// then the addresses, so that there is never a second socket for them. On SCTP it may block until
-    /// the peer has what was sent, for [`Timeouts::send`] at most.
+    /// Ends the association like [`finish`](Self::finish), for this reason. The order is fixed: first close_notify,
+    /// then the socket, then the addresses, so that a pair of addresses never has two sockets. On SCTP it may block
+    /// until the peer has acknowledged the sent messages, at most for [`Timeouts::send`].
     #[cold]
     #[inline(never)]
     pub(crate) fn finish_with(&mut self, reason: EndReason, leftover: Option<Leftover>) -> EndReason {
         let is_settled = self.association.end_reason().is_some();
         if !is_settled && matches!(reason, EndReason::ClosedByUs | EndReason::Shutdown) {
-            // What was posted before leaves first, as far as there is room for it now.
+            // Messages in the outbox are sent first, as far as the send buffer has room now.
             flush(&self.association);
         }
         let open = self.association.end(&reason);
         let begins_anew = reason == EndReason::Replaced;
-        // Somebody else may have ended it, who could not wait, or settled why it ends.
+        // Another thread that cannot wait may have ended the association or set the reason.
         let reason = self.association.end_reason().cloned().unwrap_or(reason);
         let Some(transport) = self.transport.take() else { return reason };
         let (mut leftover, mut farewell) = (leftover, None);
         if let Transport::Sctp(transport) = &transport
             && (begins_anew || reason == EndReason::Replaced)
         {
-            // The peer began anew: the socket has its next association, unless somebody has shut it for reading meanwhile.
+            // The peer restarted: its next association uses the same socket, unless another thread has shut that down
+            // for reading.
             self.association.attention.wake_no_more();
             match self.association.attention.is_shut() {
                 false => leftover = Some(Leftover::Socket(Arc::clone(transport.socket()))),
@@ -411,7 +419,7 @@ impl Peer {
         reason
     }
 
-    /// The socket is closed, or handed on: the addresses are free.
+    /// Closes the socket or passes it on, and releases the addresses.
     fn part(&mut self, reason: &EndReason, farewell: Farewell) {
         let Farewell { session, transport, leftover } = farewell;
         if session.is_some() {

@@ -1,4 +1,4 @@
-//! Sending to a peer from any thread.
+//! Sends to a peer from any thread.
 
 mod about;
 #[cfg(all(test, shuttle))]
@@ -23,20 +23,20 @@ use crate::sys::sync::atomic::Ordering;
 
 pub(crate) use self::about::about_the_peer;
 
-/// How long after a resumed handshake a client looks whether the server asks for its last flight: by then every server has
-/// given up.
+/// How long after a resumed handshake a client checks whether the server asks for its last flight. Every server has
+/// given up by then.
 const ANSWERING: Duration = Duration::from_secs(120);
-/// Repeated flights that one send takes from the socket at most.
+/// Maximum number of repeated flights that one send reads from the socket.
 const MAX_REPEATS: usize = 16;
-/// Holds the first record of any repeated flight.
+/// Room for the first record of any repeated flight, in bytes.
 const HEAD: usize = 2048;
 
-/// Sends to one peer; clonable, and usable from any thread while the peer's own thread waits in
-/// `recv` or is busy with something else.
+/// Sends to one peer. It can be cloned, and used from any thread while the peer's own thread waits in `recv` or runs
+/// other code.
 ///
-/// A message is encrypted and sent by the calling thread; the peer's thread is not woken. Where the socket's send buffer is
-/// full, on TCP with [`TcpSettings::max_pending`](crate::TcpSettings::max_pending) bytes more, messages wait in the peer's
-/// outbox: each of these is bounded. A sender does not keep the association alive.
+/// The calling thread encrypts and sends the message; the peer's thread is not woken. If the socket's send buffer is
+/// full (on TCP, with [`TcpSettings::max_pending`](crate::TcpSettings::max_pending) further bytes), messages wait in
+/// the peer's outbox. All of these are bounded. A sender does not keep the association alive.
 #[derive(Clone)]
 pub struct Sender {
     association: Arc<Association>,
@@ -47,29 +47,29 @@ impl Sender {
         Self { association }
     }
 
-    /// Sends one message, or copies it into the peer's bounded outbox ([`OutboxLimits`](crate::OutboxLimits)) where there is no
-    /// room. From there it leaves once there is: at once where the peer's handler waits in `recv`, else within two seconds;
-    /// messages keep their order. Never blocks on the network, but may wait for another thread that is just encrypting to the
-    /// same peer.
+    /// Sends one message, or copies it into the peer's bounded outbox ([`OutboxLimits`](crate::OutboxLimits)) if there
+    /// is no room. Messages leave the outbox when there is room: at once while the peer's handler waits in `recv`,
+    /// otherwise within two seconds. Messages keep their order. Never blocks on the network, but may wait for another
+    /// thread that is encrypting a message to the same peer.
     ///
-    /// This is the call for most uses. [`post`](Self::post) spares the copy where many peers get the same message, and tells
-    /// what became of it; [`try_send`](Self::try_send) leaves the outbox alone and gives the message back.
+    /// This is the call for most uses. [`post`](Self::post) avoids the copy if many peers get the same message, and
+    /// reports what happened to it. [`try_send`](Self::try_send) does not use the outbox and returns an unsent message.
     ///
     /// # Errors
     ///
-    /// Each means that this message is not sent. [`Error::SendBufferFull`]: the outbox has no room, too; with
-    /// [`Overflow::DropNewest`] because it is full, with [`Overflow::DropOldest`] only because this message alone is longer than
-    /// [`max_bytes`](crate::OutboxLimits::max_bytes), or no message may wait. [`Error::Ended`]: the association has ended, or
-    /// ends because the outbox is full ([`Overflow::Disconnect`]). [`Error::MessageTooLarge`], [`Error::EmptyMessage`],
-    /// [`Error::Unproven`].
+    /// With each error the message is not sent. [`Error::SendBufferFull`]: the outbox has no room either. With
+    /// [`Overflow::DropNewest`] it is full; with [`Overflow::DropOldest`] this happens only if the message alone is
+    /// longer than [`max_bytes`](crate::OutboxLimits::max_bytes), or if the outbox may hold no message.
+    /// [`Error::Ended`]: the association has ended, or ends now because the outbox is full ([`Overflow::Disconnect`]).
+    /// Also [`Error::MessageTooLarge`], [`Error::EmptyMessage`], [`Error::Unproven`].
     ///
-    /// A handler that passes an error on with `?` ends its own peer, also where this is the sender of another one.
+    /// A handler that passes an error on with `?` ends its own peer, even if this sender belongs to another peer.
     pub fn send(&self, message: &[u8]) -> Result<(), Error> {
         self.send_with(message, &SendInfo::default())
     }
 
-    /// Sends like [`send`](Self::send), with the stream and everything else that SCTP lets a sender choose; other transports
-    /// ignore it.
+    /// Sends like [`send`](Self::send), with the stream and the other options that SCTP offers to a sender; other
+    /// transports ignore them.
     ///
     /// # Errors
     ///
@@ -84,22 +84,22 @@ impl Sender {
         }
     }
 
-    /// Sends one message if there is room for it now. Never blocks on the network, but may wait for another thread that is just
-    /// encrypting to the same peer.
+    /// Sends one message if there is room for it now. Never blocks on the network, but may wait for another thread that
+    /// is encrypting a message to the same peer.
     ///
     /// # Errors
     ///
-    /// Each gives the message back.
+    /// Each error returns the message.
     pub fn try_send<M: AsRef<[u8]>>(&self, message: M) -> Result<(), TrySendError<M>> {
         self.try_send_with(message, &SendInfo::default())
     }
 
-    /// Sends like [`try_send`](Self::try_send), with the stream and everything else that SCTP lets a sender choose; other
-    /// transports ignore it.
+    /// Sends like [`try_send`](Self::try_send), with the stream and the other options that SCTP offers to a sender;
+    /// other transports ignore them.
     ///
     /// # Errors
     ///
-    /// Each gives the message back.
+    /// Each error returns the message.
     pub fn try_send_with<M: AsRef<[u8]>>(&self, message: M, how: &SendInfo) -> Result<(), TrySendError<M>> {
         let bytes = message.as_ref();
         let sent = self.association.check_size(bytes).and_then(|()| {
@@ -112,15 +112,15 @@ impl Sender {
         }
     }
 
-    /// Sends one message that is shared, or leaves it in the peer's outbox like [`send`](Self::send), without a copy: one buffer
-    /// serves any number of peers. In the common case the calling thread sends, and no other one is woken. Never blocks on the
-    /// network.
+    /// Sends one shared message, or queues it in the peer's outbox like [`send`](Self::send), without a copy: one
+    /// buffer serves any number of peers. In the common case the calling thread sends, and no other thread is woken.
+    /// Never blocks on the network, but may wait for another thread that is encrypting a message to the same peer.
     pub fn post(&self, message: &Arc<[u8]>) -> PostOutcome {
         self.post_with(message, &SendInfo::default())
     }
 
-    /// Posts like [`post`](Self::post), with the stream and everything else that SCTP lets a sender choose; other transports
-    /// ignore it.
+    /// Posts like [`post`](Self::post), with the stream and the other options that SCTP offers to a sender; other
+    /// transports ignore them.
     pub fn post_with(&self, message: &Arc<[u8]>, how: &SendInfo) -> PostOutcome {
         if self.association.check_size(message).is_err() {
             return PostOutcome::Unsendable;
@@ -141,7 +141,7 @@ impl Sender {
         }
     }
 
-    /// Sends a message, or leaves it in the outbox where there is no room.
+    /// Sends a message, or queues it in the outbox if there is no room.
     fn offer(&self, message: &[u8], shared: impl FnOnce() -> Arc<[u8]>, how: &SendInfo) -> Offered {
         let association = &*self.association;
         answer_repeated_flight(association);
@@ -164,7 +164,7 @@ impl Sender {
             Pushed::Refused if self.disconnects() => (Offered::Refused, 1, signal::TOO_SLOW),
             Pushed::Refused => (Offered::Refused, 1, 0),
         };
-        // Under the lock: an end that comes next counts it.
+        // Counted under the lock, so that the final counts of an association that ends next include it.
         association.dropped.fetch_add(dropped, Ordering::Relaxed);
         drop((outbox, link));
         if signal != 0 {
@@ -173,7 +173,7 @@ impl Sender {
         offered
     }
 
-    /// Tells the peer's thread what a send leaves to it, and returns the error of one that failed.
+    /// Signals the work that a send leaves to the peer's thread, and returns the error of a failed send.
     fn conclude(&self, sent: Option<Sent>, message: &[u8], how: &SendInfo) -> Result<(), Error> {
         Err(match sent {
             Some(Sent::Done) => return Ok(()),
@@ -194,7 +194,7 @@ impl Sender {
         })
     }
 
-    /// Whether a peer that does not take what is sent to it is disconnected.
+    /// Returns whether a peer is disconnected when its outbox is full.
     fn disconnects(&self) -> bool {
         self.association.outbox_bound.overflow == Overflow::Disconnect
     }
@@ -206,14 +206,14 @@ impl Sender {
         Some(call(Options::of(&*socket)))
     }
 
-    /// Asks the peer's thread to end the association: its `recv` returns, now or when it is called
-    /// next. Messages in the outbox are sent before that as far as there is room for them, and the rest is dropped. The reason is
-    /// [`EndReason::ClosedByUs`] also where the peer has said goodbye and nobody has read that yet.
+    /// Asks the peer's thread to end the association: its `recv` returns, now or when it is called next. Before that,
+    /// messages in the outbox are sent as far as the send buffer has room, and the rest is dropped. The reason is
+    /// [`EndReason::ClosedByUs`] even if the peer has already closed and that has not been read yet.
     pub fn close(&self) {
         self.association.attention.raise(signal::CLOSE);
     }
 
-    /// Returns whether somebody wants the association to end.
+    /// Returns whether another thread has asked to end the association.
     pub(crate) fn is_closing(&self) -> bool {
         self.association.attention.signals() & signal::FINAL != 0
     }
@@ -232,18 +232,18 @@ impl fmt::Debug for Sender {
     }
 }
 
-/// What became of a message that may wait.
+/// Result of sending a message that may wait.
 enum Offered {
-    /// There was room, and this came of it; `None`: the association is not open.
+    /// The message was not queued, and this is the result of sending it; `None` if the association is not open.
     Sent(Option<Sent>),
-    /// It waits, and so many older ones are dropped.
+    /// The message is queued, and this many older messages were dropped.
     Queued(u64),
-    /// There was no room in the outbox either.
+    /// The outbox had no room either.
     Refused,
 }
 
-/// Sends under the lock of the link; the send itself never blocks. `None`: not open. After [`Sent::Parked`] the
-/// worker has to be told.
+/// Sends a message under the lock of the link; the send itself never blocks. Returns `None` if the association is not
+/// open. After [`Sent::Parked`] the caller has to notify the worker.
 pub(crate) fn lock_and_send(association: &Association, message: &[u8], how: &SendInfo) -> Option<Sent> {
     answer_repeated_flight(association);
     let mut link = association.link.lock();
@@ -258,8 +258,9 @@ pub(crate) fn lock_and_send(association: &Association, message: &[u8], how: &Sen
     Some(sent)
 }
 
-/// Sends the last flight of a resumed handshake again, where the server repeats its own because that is lost (RFC 6347
-/// §4.2.4). Without this a client that sends and never reads would send into a handshake that is not complete. Never blocks.
+/// Sends the last flight of a resumed handshake again if the server repeats its own flight because the client's was
+/// lost (RFC 6347 §4.2.4). Without this, a client that sends and never reads would send into an incomplete handshake.
+/// Never blocks.
 fn answer_repeated_flight(association: &Association) {
     if !association.answers_in_send.load(Ordering::Relaxed) || association.reading.load(Ordering::Relaxed) {
         return;
@@ -276,7 +277,7 @@ fn answer_repeated_flight(association: &Association) {
         if !is_handshake_retransmission(&head[..len]) || association.reading.load(Ordering::Relaxed) {
             break;
         }
-        // Else the next send would answer the same one.
+        // Removed from the queue, so that the next send does not answer it again.
         let mut datagram = Vec::new();
         if message::recv_from(socket.as_fd(), &mut datagram, false).is_err() {
             break;
@@ -284,7 +285,7 @@ fn answer_repeated_flight(association: &Association) {
         if is_handshake_retransmission(&datagram) {
             repeated = true;
         } else {
-            // The peer's own thread has begun to read, and took the other one.
+            // The peer's own thread has begun to read and has taken the datagram that was peeked at.
             association.attention.deliver(Parcel::datagram(&datagram), true);
         }
     }
@@ -293,7 +294,7 @@ fn answer_repeated_flight(association: &Association) {
     }
 }
 
-/// Sends a message of this association behind those that wait.
+/// Sends a message of this association after those that wait in its outbox.
 fn send_behind(
     association: &Association,
     open: &mut Open,
@@ -311,12 +312,12 @@ fn send_behind(
     transmit(association, session, message, how)
 }
 
-/// Sends a message, if the peer may be sent so much.
+/// Sends a message if the peer's address is proven well enough for its length.
 fn transmit(association: &Association, session: &mut Session, message: &[u8], how: &SendInfo) -> Sent {
     if association.may_send(message.len()) { session.send(message, how) } else { Sent::Unproven }
 }
 
-/// Sends what waits for this association, as far as there is room, and counts it; `true` where some is left.
+/// Sends the messages of the outbox as far as there is room, and counts them. Returns `true` if some are left.
 fn empty(association: &Association, session: &mut Session, outbox: &mut Queue) -> bool {
     let (mut dropped, mut left) = (0, false);
     while let Some((message, how)) = outbox.front() {
@@ -326,7 +327,8 @@ fn empty(association: &Association, session: &mut Session, outbox: &mut Queue) -
                 break;
             }
             Sent::Done | Sent::Parked => association.count_sent(message.len()),
-            // Too large for a path that has changed, or the association is over: nobody waits for it.
+            // The message is too large for a path that has changed, or the association has ended; no caller waits for
+            // the result.
             _ => dropped += 1,
         }
         outbox.pop();
@@ -335,7 +337,7 @@ fn empty(association: &Association, session: &mut Session, outbox: &mut Queue) -
     left
 }
 
-/// Sends what found no room, on the worker's thread; `true` where some of it is left.
+/// Sends pending output on the worker's thread. Returns `true` if some is left.
 pub(crate) fn flush(association: &Association) -> bool {
     let mut link = association.link.lock();
     let Link::Open(Open { session, hold: Hold::Free, .. }) = &mut *link else { return false };

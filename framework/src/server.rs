@@ -1,4 +1,4 @@
-//! A running server: looked at, reloaded, shut down.
+//! A running server: its statistics, reload, hand-over and shutdown.
 
 pub(crate) mod builder;
 mod listeners;
@@ -33,14 +33,14 @@ use crate::sys::limits;
 use crate::sys::sync::atomic::Ordering;
 use crate::tls::context::Contexts;
 
-/// How long a shutdown waits, after the grace period, for workers to let go, and for the dispatcher.
+/// How long a shutdown waits, after the grace period, for the workers to end, and for the dispatcher.
 const LET_GO: Duration = Duration::from_secs(1);
 
-/// A server that is running.
+/// A running server.
 ///
-/// Dropping it shuts the server down without a grace period, as [`Handle::shutdown`] with a grace of zero: it blocks for two
-/// seconds at most. [`wait`](Self::wait) keeps it until somebody else has shut it down, [`detach`](Self::detach) lets it
-/// run for as long as the process does.
+/// Dropping it shuts the server down without a grace period, as [`Handle::shutdown`] with a grace of zero does: it
+/// blocks for at most two seconds. [`wait`](Self::wait) keeps the server running until another thread shuts it down,
+/// [`detach`](Self::detach) for as long as the process runs.
 #[derive(Debug)]
 #[must_use = "dropping a server shuts it down; keep it, or call `wait` or `detach`"]
 pub struct Server {
@@ -57,28 +57,29 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// The addresses it listens on, with the ports that the kernel chose.
+    /// Returns the addresses that the server listens on, with the ports that the kernel chose.
     pub fn addresses(&self) -> &[Address] {
         &self.handle.shared.addresses
     }
 
-    /// Returns all that the server measures, as [`Handle::metrics`] does.
+    /// Returns all measurements of the server, as [`Handle::metrics`] does.
     pub fn metrics(&self) -> Metrics {
         self.handle.metrics()
     }
 
-    /// A handle for other threads.
+    /// Returns a handle for other threads.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Lets the server run without this value: only [`Handle::shutdown`] ends it then, or the end of the process.
+    /// Lets the server run without this value: from then on only [`Handle::shutdown`] or the end of the process ends
+    /// it.
     pub fn detach(mut self) -> Handle {
         self.detached = true;
         self.handle.clone()
     }
 
-    /// Blocks until a [`Handle`] of another thread has shut the server down.
+    /// Blocks until another thread has shut the server down through a [`Handle`].
     pub fn wait(self) -> ShutdownReport {
         let done = &self.handle.shared.done;
         let mut report = done.report.lock();
@@ -91,7 +92,7 @@ impl Server {
     }
 }
 
-/// Looks at a running server, and ends it; clonable, for any thread.
+/// Inspects, controls and ends a running server. It can be cloned, and used from any thread.
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
@@ -99,7 +100,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// The numbers as they are now.
+    /// Returns the current counters.
     pub fn stats(&self) -> Stats {
         self.sum(&self.shared.registry.stats(&self.shared.by_listener))
     }
@@ -110,8 +111,9 @@ impl Handle {
         all
     }
 
-    /// Returns all that the server measures, for a monitoring system. It looks at each peer under the lock that new peers wait
-    /// for, which takes a millisecond for some ten thousand of them, so do not call it more often than every second.
+    /// Returns all measurements of the server, for a monitoring system. It reads each peer's counters under the lock
+    /// that admission needs, which takes one millisecond for about ten thousand peers; so do not call it more than once
+    /// a second.
     pub fn metrics(&self) -> Metrics {
         let shared = &self.shared;
         let numbers = shared.registry.stats(&shared.by_listener);
@@ -135,7 +137,7 @@ impl Handle {
         }
     }
 
-    /// Returns whether the server gets on and takes new peers. Takes a few microseconds.
+    /// Returns whether the server makes progress and accepts new peers. Takes a few microseconds.
     pub fn health(&self) -> Health {
         let (shared, now) = (&self.shared, Instant::now());
         let is_out_of_threads = || shared.counters.workers.load(Ordering::Relaxed) >= shared.max_workers;
@@ -153,24 +155,24 @@ impl Handle {
         }
     }
 
-    /// Returns when the certificates and revocation lists in use stop being valid, as [`Credentials::expirations`] does.
+    /// Returns when the certificates and revocation lists in use expire, as [`Credentials::expirations`] does.
     pub fn expirations(&self) -> Vec<Expiration> {
         self.shared.expirations.lock().clone()
     }
 
-    /// Senders to all peers whose handshake is complete.
+    /// Returns senders to all peers whose handshake is complete.
     pub fn peers(&self) -> Vec<Sender> {
         let is_open = |association: &Arc<Association>| matches!(*association.link.lock(), Link::Open(_));
         self.shared.registry.all().into_iter().filter(is_open).map(Sender::new).collect()
     }
 
-    /// Replaces the credentials for handshakes that begin from now on; associations that are there go on as they
-    /// are. Blocks for as long as the contexts take to build, a few milliseconds; no handshake waits for it. Session
-    /// tickets go on to be accepted as long as their keys do.
+    /// Replaces the credentials for handshakes that begin from now on; existing associations continue unchanged. Blocks
+    /// while the contexts are built, for a few milliseconds; no handshake waits for that. Session tickets are accepted
+    /// for as long as their keys are.
     ///
     /// # Errors
     ///
-    /// The new credentials are of no use; then the old ones stay.
+    /// The new credentials are not usable; the old ones then stay in use.
     pub fn reload(&self, credentials: Credentials) -> Result<(), IdentityError> {
         let shared = &self.shared;
         let schemes = shared.addresses.iter().map(|address| address.scheme);
@@ -183,52 +185,57 @@ impl Handle {
             .cookies
             .replace(credentials.keys.as_ref(), Instant::now())
             .map_err(crate::credentials::refused)?;
-        // The old ones are freed after the lock.
+        // Dropped after the lock has been released.
         let _old = std::mem::replace(&mut *shared.contexts.write(), contexts);
         *shared.expirations.lock() = expirations;
         tracing::info!("new credentials are in use");
         Ok(())
     }
 
-    /// Changes the limits for those who come from now on.
+    /// Changes the limits for peers that come from now on.
     pub fn set_limits(&self, limits: Limits) {
         self.shared.registry.set_limits(limits);
     }
 
-    /// Gives the server to another process, whose [`Predecessor`] has the other end of this socket, of the pair that [`hand_over_sockets`](crate::hand_over_sockets) makes. Blocks until that process
-    /// is ready, for a minute at most, and then until it serves; meanwhile all goes on as usual but for some milliseconds at the end, in which
-    /// what comes waits in the kernel.
+    /// Hands the server over to another process, whose [`Predecessor`] has the other end of `socket`;
+    /// [`hand_over_sockets`](crate::hand_over_sockets) makes the pair. Blocks until that process is ready, for at most
+    /// a minute, and then until it serves. Service continues meanwhile, except for some milliseconds at the end, in
+    /// which incoming data waits in the kernel.
     ///
-    /// All listeners that the other process wants go there, and of the peers those on UDP and DTLS that share sockets, whose callbacks say
-    /// how ([`PeerEvents::save`](crate::PeerEvents::save)): they go on in the other process with
-    /// all their state, and notice nothing. For this process they end with [`EndReason::HandedOver`]. All other peers
-    /// stay, handshakes under way among them: this process goes on to serve them until it calls [`shutdown`](Self::shutdown), as it should next. That tells
-    /// the handlers to finish, within the grace period, and finishes handshakes that are under way, whose peers have a second then for their
-    /// first message. Until then this process has to run, because it gets their datagrams by that socket.
+    /// The other process receives all listeners that it asks for. It also receives the UDP and DTLS peers that share
+    /// sockets and whose callbacks save their state ([`PeerEvents::save`](crate::PeerEvents::save)); these continue in
+    /// the other process with all their state and notice nothing. In this process they end with
+    /// [`EndReason::HandedOver`].
     ///
-    /// Both processes run as the same user, whom the kernel names (SO_PEERCRED, SCM_CREDENTIALS). The keys of the sessions go through
-    /// the socket alone, and both processes wipe their copies. Where the other process is of a version that writes peers in another
-    /// way, it takes the listeners, and all peers stay.
+    /// All other peers stay, including handshakes under way, and this process continues to serve them until it calls
+    /// [`shutdown`](Self::shutdown), which it should do next. That asks the handlers to finish within the grace period,
+    /// and completes handshakes under way, whose peers then have a second for their first message. This process has to
+    /// run until then, because the other process passes the datagrams of these peers to it through the socket.
+    ///
+    /// Both processes must run as the same user, which the kernel verifies (SO_PEERCRED, SCM_CREDENTIALS). The session
+    /// keys go only through the socket, and both processes wipe their copies. If the other process is of a version that
+    /// serializes peers differently, it takes the listeners, and all peers stay.
     ///
     /// # Errors
     ///
-    /// The other process does not serve, and this one goes on as before.
+    /// The other process does not serve, and this one continues as before.
     pub fn hand_over(&self, socket: OwnedFd) -> Result<HandedOver, HandOverError> {
         giving::give(&self.shared, self.loops.as_ref(), socket)
     }
 
-    /// Passes a descriptor on to the process that takes the server over, if one does, where [`Predecessor::take_descriptor`] gives it out under this
-    /// name: a listener of the program's own, for example. Another one of the same name is closed. It is closed
-    /// when the server has been handed over or shuts down.
+    /// Passes a descriptor on to the process that takes over the server, if there is one, for example a listener of the
+    /// program's own. [`Predecessor::take_descriptor`] returns it there under this name. A second call with the same
+    /// name closes the earlier descriptor. The descriptor is closed when the server has been handed over or shuts down.
     pub fn pass_on(&self, name: &str, descriptor: OwnedFd) {
         self.shared.descriptors.lock().insert(name.to_owned(), descriptor);
     }
 
-    /// Ends the server: no new peers; every handler's `recv` returns `Ok(None)` once its peer is
-    /// quiet, and it may finish within `grace`; then all that are left are ended. Handshakes under way end at once, but for
-    /// those that a [hand-over](Self::hand_over) has left here. DTLS and TLS peers get a
-    /// close_notify. The ports are free when it returns; a [`PeerEvents::close`](crate::PeerEvents::close) or
-    /// what handlers do after their peer's end may still run. Blocks for `grace` and two seconds at most. A second call waits for the first.
+    /// Shuts the server down. It accepts no new peers; every handler's `recv` returns `Ok(None)` once its peer is
+    /// quiet, and the handler may finish within `grace`. After that all remaining associations are ended. Handshakes
+    /// under way end at once, except those that a [hand-over](Self::hand_over) has left here. DTLS and TLS peers
+    /// receive a close_notify. The ports are free when this returns. A
+    /// [`PeerEvents::close`](crate::PeerEvents::close), or code that handlers run after the end of their peer, may
+    /// still run. Blocks for at most `grace` and two seconds. A second call waits for the first.
     pub fn shutdown(&self, grace: Duration) -> ShutdownReport {
         let began = Instant::now();
         let shared = &self.shared;
@@ -260,7 +267,7 @@ impl Handle {
         for relay in shared.predecessor.get().into_iter().chain(shared.successor.get()) {
             relay.end();
         }
-        // So that whoever starts the next server finds the ports free.
+        // Waits for the dispatcher, so that the next server finds the ports free.
         let _ = shared.done.stopped.recv_timeout(LET_GO);
         let stopped = late.len();
         let finished = peers.saturating_sub(stopped);
@@ -270,11 +277,11 @@ impl Handle {
         report
     }
 
-    /// Says goodbye to the peers of handlers that do not return, in their place.
+    /// Closes the associations of handlers that have not returned, in their place.
     fn abandon(&self) -> usize {
         let stuck = self.shared.registry.all();
-        // All of them begin before any is waited for: acknowledgements come at the same time. Taken out, so that nobody waits for
-        // a lock meanwhile.
+        // All associations begin to close before any is waited for, so their acknowledgements arrive at the same time.
+        // They are taken out of their locks first, so that no other thread waits for a lock meanwhile.
         let open = stuck.iter().filter_map(|association| association.end(&EndReason::Shutdown));
         let mut ending: Vec<Session> = open.map(|Open { session, .. }| session).collect();
         for session in &mut ending {
@@ -292,31 +299,32 @@ impl std::fmt::Debug for Handle {
     }
 }
 
-/// Raises the soft limit on descriptors to the hard one, and returns it: each peer takes one. For
-/// a program's start; the library does not do it by itself.
+/// Raises the soft limit on descriptors to the hard limit and returns it; each peer takes a descriptor. Call it at the
+/// start of a program; the library does not call it by itself.
 ///
 /// # Errors
 ///
-/// Those of getrlimit(2) and setrlimit(2).
+/// The errors of getrlimit(2) and setrlimit(2).
 pub fn raise_fd_limit() -> io::Result<u64> {
     limits::raise_fd_limit()
 }
 
-/// Makes the sockets for a [`Handle::hand_over`]: the first for this process, the second for the new one, which
-/// inherits it. They have no name, so nobody else can connect to them.
+/// Makes the pair of sockets for a [`Handle::hand_over`]: the first is for this process, the second for the new one,
+/// which inherits it. They have no name, so no other process can connect to them.
 ///
 /// # Errors
 ///
-/// Those of [socketpair(2)](https://man7.org/linux/man-pages/man2/socketpair.2.html).
+/// The errors of [socketpair(2)](https://man7.org/linux/man-pages/man2/socketpair.2.html).
 pub fn hand_over_sockets() -> io::Result<(OwnedFd, OwnedFd)> {
     channel::pair()
 }
 
-/// Returns another descriptor for one that the process was started with, such as 3 after `3< file` in a shell
-/// ([fcntl(2)](https://man7.org/linux/man-pages/man2/fcntl.2.html), F_DUPFD_CLOEXEC). The original stays open. For
-/// programs whose options name descriptors, and for listeners that a parent made
-/// ([`ServerBuilder::listen_on`](crate::ServerBuilder::listen_on)), such as systemd, whose begin with 3
-/// ([sd_listen_fds(3)](https://man7.org/linux/man-pages/man3/sd_listen_fds.3.html)). An original that stays open keeps the port after the server has shut down.
+/// Duplicates a descriptor that the process was started with, such as 3 after `3< file` in a shell
+/// ([fcntl(2)](https://man7.org/linux/man-pages/man2/fcntl.2.html), F_DUPFD_CLOEXEC). Use it for options that name
+/// descriptors, and for listeners that a parent made ([`ServerBuilder::listen_on`](crate::ServerBuilder::listen_on)),
+/// such as those of systemd, which begin with 3
+/// ([sd_listen_fds(3)](https://man7.org/linux/man-pages/man3/sd_listen_fds.3.html)). The original stays open, and keeps
+/// the port in use after the server has shut down.
 ///
 /// # Errors
 ///
@@ -325,20 +333,23 @@ pub fn inherited_descriptor(number: RawFd) -> io::Result<OwnedFd> {
     descriptor::duplicate(number)
 }
 
-/// Has glibc take less memory for many threads. It keeps for each thread some of what the thread has freed, which is 10 KiB
-/// for each DTLS peer after its handshake, and 40 MiB of the stacks of threads that have ended, spreads threads over
-/// eight heaps for each processor, and keeps 1.5 KiB of each stack for libraries that are loaded later: here it keeps
-/// neither, has two heaps for each, and 0.3 KiB. So a library with more thread-local storage of the kind *initial exec* than
-/// that cannot be loaded by dlopen(3) any more (`cannot allocate memory in static TLS block`); linked libraries can have
-/// any amount. For the first line of `main`, before
-/// there are other threads or open files; the library does not do it by itself.
+/// Makes glibc use less memory for many threads. Call it in the first line of `main`, before there are other threads or
+/// open files; the library does not call it by itself.
 ///
-/// glibc reads these settings (`glibc.malloc.tcache_count`, `glibc.malloc.arena_max`, `glibc.pthread.stack_cache_size`, `glibc.rtld.nns` and
-/// `glibc.rtld.optional_static_tls` in
-/// `GLIBC_TUNABLES`, [ld.so(8)](https://man7.org/linux/man-pages/man8/ld.so.8.html)) when a program starts, so this starts
-/// it anew, with the same process id and arguments, once (`PEELOFF_MALLOC_TUNED` in the environment says that it was), and then takes
-/// them out of the environment again, which other programs inherit. It comes back where the settings of malloc are there
-/// already, to whatever value, where `PEELOFF_MALLOC_TUNED` is, and where the program cannot be started anew.
+/// By default glibc caches freed memory for each thread, which is 10 KiB for each DTLS peer after its handshake, and 40
+/// MiB of the stacks of threads that have ended. It spreads threads over eight heaps for each processor, and reserves
+/// 1.5 KiB of each stack for libraries that are loaded later. This function turns both caches off, reduces the heaps to
+/// two for each processor, and reserves 0.3 KiB. As a consequence dlopen(3) fails for a library that has more
+/// thread-local storage of the kind *initial exec* (`cannot allocate memory in static TLS block`); linked libraries can
+/// have any amount.
+///
+/// glibc reads these settings only when a program starts: `glibc.malloc.tcache_count`, `glibc.malloc.arena_max`,
+/// `glibc.pthread.stack_cache_size`, `glibc.rtld.nns` and `glibc.rtld.optional_static_tls` in `GLIBC_TUNABLES`
+/// ([ld.so(8)](https://man7.org/linux/man-pages/man8/ld.so.8.html)). So this function executes the program again, once,
+/// with the same process id and arguments; `PEELOFF_MALLOC_TUNED` in the environment records that. It then removes both
+/// from the environment, so that child processes do not inherit them. The function returns without an effect if the
+/// settings of malloc have any value already, if `PEELOFF_MALLOC_TUNED` is set, or if the program cannot be executed
+/// again.
 pub fn tune_malloc() {
     limits::tune_malloc();
 }

@@ -1,40 +1,40 @@
-//! Streams of bytes (TCP, and TLS over it) as messages: what a handler chooses, and how it is done.
+//! Settings for streams of bytes (TCP, and TLS over it): framing and limits.
 
 use crate::config::setters;
 
-/// What a message is on a stream of bytes. Both sides have to mean the same.
+/// Defines what a message is on a stream of bytes. Both sides must use the same framing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Framing {
-    /// Nothing: a message that is received is what a read found, up to the buffer's length, and what is sent
-    /// goes out as it is. Boundaries are lost.
+    /// No framing: a received message is whatever one read returned, up to the buffer's length, and a sent message goes
+    /// out unchanged. Message boundaries are lost.
     #[default]
     Raw,
-    /// A message is a line. It is received without its `\n` or `\r\n`, and sent with a `\n` behind it, unless it
-    /// ends with one. A message with more of them arrives as several.
+    /// Each message is a line. It is received without its `\n` or `\r\n`, and sent with a `\n` appended unless it ends
+    /// with one. A message with several line ends arrives as several messages.
     Lines,
-    /// A message has its length in front of it: four bytes, big endian.
+    /// A length field precedes each message: four bytes, big endian.
     LengthPrefixed,
 }
 
-/// How TCP connections are used, in clear and with TLS.
+/// Settings of TCP connections, with and without TLS.
 ///
-/// A connection takes at most `max_message` bytes of memory for what comes and `max_pending`, or one message,
-/// for what goes, beside the kernel's buffers.
+/// A connection takes at most `max_message` bytes of memory for received data and `max_pending` (or one message, if
+/// that is longer) for data to be sent, in addition to the kernel's buffers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TcpSettings {
-    /// What a message is. Default: [`Framing::Raw`].
+    /// The framing. Default: [`Framing::Raw`].
     pub framing: Framing,
-    /// The longest message, in bytes; with [`Framing::Raw`] the longest that a
-    /// [`Sender`](crate::Sender) takes at once. A longer one that comes is thrown away and shows as
+    /// The longest message, in bytes; with [`Framing::Raw`] the longest that a [`Sender`](crate::Sender) accepts in one
+    /// call. A longer message from the peer is discarded and reported as
     /// [`Error::MessageRefused`](crate::Error::MessageRefused). Default: 64 KiB.
     pub max_message: usize,
-    /// Bytes that wait for a peer that does not read, beyond the kernel's send buffer. A message that finds
-    /// more than that has to wait, or is refused. Default: 256 KiB.
+    /// How many bytes may wait, beyond the kernel's send buffer, for a peer that does not read. A further message has
+    /// to wait or is refused. Default: 256 KiB.
     pub max_pending: usize,
-    /// Whether a peer may renegotiate a TLS 1.2 session (RFC 5246 §7.4.1.1), eight times at most. TLS 1.3 has
-    /// no such thing. Default: `false`, it is told no_renegotiation.
+    /// Whether a peer may renegotiate a TLS 1.2 session (RFC 5246 §7.4.1.1), at most eight times. TLS 1.3 has no
+    /// renegotiation. Default: `false`; the peer then gets a no_renegotiation alert.
     pub renegotiation: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What an association is beside its session, as bytes for the process that takes the peer over.
+//! Serializes the parts of an association that are not in its session, for the process that takes over the peer.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,7 @@ use crate::proof::Proof;
 use crate::tls::Facts;
 
 impl Association {
-    /// Writes the addresses, the counts and what the handshake settled.
+    /// Writes the addresses, the counts and the results of the handshake.
     pub(crate) fn save(&self, now: Instant, out: &mut Writer) {
         out.address(self.local);
         out.address(self.peer);
@@ -34,7 +34,8 @@ impl Association {
         self.facts().save(out);
     }
 
-    /// Reads what [`save`](Self::save) wrote: an association that is not open yet, and what the handshake settled.
+    /// Reads what [`save`](Self::save) wrote. Returns an association that is not open yet, and the results of its
+    /// handshake.
     pub(crate) fn restore(
         scheme: Scheme,
         counters: Arc<Counters>,

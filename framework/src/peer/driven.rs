@@ -1,4 +1,4 @@
-//! What only a loop does with a peer that it drives.
+//! Calls that only an event loop makes on a peer that it drives.
 
 use std::mem;
 use std::net::SocketAddr;
@@ -11,35 +11,36 @@ use crate::net::Transport;
 use crate::net::attention::signal;
 
 impl Peer {
-    /// Gives the peer a datagram that was read for it. `from`: where it came from, if that may be another address than the peer's.
+    /// Gives the peer a datagram that the loop has read. `from` is its source, if that may differ from the peer's
+    /// address.
     pub(crate) fn put(&mut self, datagram: Vec<u8>, from: Option<SocketAddr>) {
         if let Some(Transport::Shared(transport)) = &mut self.transport {
             transport.put(datagram, from);
         }
     }
 
-    /// When the association was opened.
+    /// Returns when the association was opened.
     pub(crate) fn opened_at(&self) -> Instant {
         self.association.opened
     }
 
-    /// Whether the peer has no socket of its own.
+    /// Returns whether the peer shares a socket with others.
     pub(crate) fn shares_socket(&self) -> bool {
         matches!(self.transport, Some(Transport::Shared(_)))
     }
 
-    /// Whether something may have come that was not read, though nobody will say so again.
+    /// Returns whether data may be left unread that epoll will not report again.
     pub(crate) fn leaves_unread(&self) -> bool {
         self.leaves_unread
     }
 
-    /// Exchanges the memory that is read to, or that the last datagram was in.
+    /// Exchanges the read buffer, which may hold the last datagram, for `memory`.
     pub(crate) fn swap_memory(&mut self, memory: &mut Vec<u8>) {
         mem::swap(&mut self.scratch, memory);
     }
 
-    /// Gets an end on that has begun and waits for the peer. `None`: the association is over, and its addresses are free.
-    /// Otherwise this is to be called again then, or when the socket is ready.
+    /// Continues a close that waits for the peer. Returns `None` once the association has ended and its addresses are
+    /// free; otherwise call again at the returned time, or when the socket is ready.
     pub(crate) fn continue_end(&mut self, now: Instant) -> Option<Instant> {
         if let Some(until) = self.farewell.as_mut()?.go_on(now) {
             return Some(until);
@@ -48,17 +49,17 @@ impl Peer {
         None
     }
 
-    /// Ends the association now, whatever waits.
+    /// Ends the association now, regardless of pending output.
     pub(super) fn cut_farewell(&mut self) {
         if let (Some(farewell), Some(reason)) = (self.farewell.take(), self.end_reason().cloned()) {
             self.part(&reason, *farewell);
         }
     }
 
-    /// Whether nothing is left to do before something comes or a deadline passes: what came has been read, and nobody wants
-    /// anything.
+    /// Returns whether nothing is left to do until a datagram arrives or a deadline passes: all data has been read, and
+    /// no signal is pending.
     pub(crate) fn is_at_rest(&self) -> bool {
-        // Nobody says what is left on a socket of its own.
+        // Nothing reports data that is left on a peer's own socket.
         if !self.shares_socket() {
             return false;
         }
@@ -68,7 +69,7 @@ impl Peer {
         signals & !done == 0 && self.with_open(|open| !open.session.has_more()).unwrap_or(false)
     }
 
-    /// When it is time to look at the peer again, whatever comes until then.
+    /// Returns when the peer has to be checked again even if nothing arrives.
     pub(crate) fn next_timeout(&mut self, now: Instant) -> Option<Instant> {
         let received = self.association.received.load(Ordering::Relaxed);
         let due = self.with_open(|open| {

@@ -1,4 +1,4 @@
-//! Messages into a vector, and a stream without framing as [`Read`] and [`Write`].
+//! Receiving into a vector, and streams without framing as [`Read`] and [`Write`].
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -8,17 +8,17 @@ use super::{Next, Peer};
 use crate::error::Error;
 use crate::sender;
 
-/// Room that a vector gets at least for the next piece of a stream, in bytes: a packet of an Ethernet.
+/// Smallest room, in bytes, that a vector gets for the next piece of a stream: an Ethernet packet.
 const LEAST_ROOM: usize = 2 << 10;
-/// Room that is filled at most: a TLS record.
+/// Largest room that one call fills, in bytes: a TLS record.
 const MOST_ROOM: usize = 16 << 10;
 
 impl Peer {
-    /// Waits for one message like [`recv`](Self::recv), and replaces the content of `message` by it. The vector grows as
-    /// needed, up to the longest message that the transport takes, so [`Error::BufferTooSmall`] never comes. The number is
-    /// the vector's new length; the vector is empty after everything but a message. What it has grown beyond 16 KiB is
-    /// given back when the next message comes. On a stream without framing one call takes as much as the vector has
-    /// room for, and 2 KiB at least, 16 KiB at most.
+    /// Waits for one message like [`recv`](Self::recv), and replaces the content of `message` with it. The vector grows
+    /// as needed, up to the longest message that the transport takes, so [`Error::BufferTooSmall`] never occurs. The
+    /// returned number is the vector's new length; without a message the vector is empty. Capacity beyond 16 KiB is
+    /// released when the next message arrives. On a stream without framing one call reads as much as the vector has
+    /// capacity for, at least 2 KiB and at most 16 KiB.
     ///
     /// ```
     /// # use peeloff::{Error, Peer};
@@ -33,17 +33,16 @@ impl Peer {
     ///
     /// # Errors
     ///
-    /// As [`recv`](Self::recv), but for [`Error::BufferTooSmall`].
+    /// As [`recv`](Self::recv), except [`Error::BufferTooSmall`].
     pub fn recv_into(&mut self, message: &mut Vec<u8>) -> Result<Option<usize>, Error> {
         self.vector_until(message, None)
     }
 
-    /// Receives like [`recv_into`](Self::recv_into), and waits for `timeout` at most. With a timeout of zero it
-    /// does not wait.
+    /// Receives like [`recv_into`](Self::recv_into), but waits at most `timeout`. A timeout of zero does not wait.
     ///
     /// # Errors
     ///
-    /// [`Error::TimedOut`], after which the association lives; else as [`recv_into`](Self::recv_into).
+    /// [`Error::TimedOut`], after which the association continues; otherwise as [`recv_into`](Self::recv_into).
     pub fn recv_into_timeout(
         &mut self,
         message: &mut Vec<u8>,
@@ -67,13 +66,13 @@ impl Peer {
         }
     }
 
-    /// Waits until `until` for what comes next; a message replaces the content of `message`.
+    /// Waits until `until` for the next event; a message replaces the content of `message`.
     pub(crate) fn next_into(&mut self, message: &mut Vec<u8>, until: Option<Instant>) -> Result<Next, Error> {
         if message.capacity() > MOST_ROOM {
             message.clear();
             message.shrink_to(MOST_ROOM);
         }
-        // A message that finds no room comes in memory of its own, so that a peer which says little holds little.
+        // A message that does not fit comes in its own allocation, so a peer that sends little holds little memory.
         let least = if self.is_raw_stream { LEAST_ROOM } else { 0 };
         message.resize(message.capacity().clamp(least, MOST_ROOM), 0);
         let mut received = self.next_until(message, until);
@@ -88,9 +87,9 @@ impl Peer {
         received
     }
 
-    /// Returns the peer as a stream of bytes, for libraries that work on [`Read`] and [`Write`]. `None` where messages
-    /// have boundaries: on UDP, DTLS and SCTP, and on TCP and TLS with another [`Framing`](crate::Framing) than
-    /// [`Raw`](crate::Framing::Raw).
+    /// Returns the peer as a stream of bytes, for libraries that work on [`Read`] and [`Write`]. Returns `None` if
+    /// messages have boundaries: on UDP, DTLS and SCTP, and on TCP and TLS with a [`Framing`](crate::Framing) other
+    /// than [`Raw`](crate::Framing::Raw).
     ///
     /// ```
     /// use std::io::{BufRead, BufReader, Write};
@@ -115,17 +114,17 @@ impl Peer {
 /// A peer on `tcp://` or `tls://` without framing, as a stream of bytes; [`Peer::as_stream`] makes one. Calls run on the
 /// calling thread.
 ///
-/// An [`io::Error`] of this type has an [`Error`] inside, and converts back to it: a handler may use `?` on it. Its kind is
-/// that of `io::Error::from`.
+/// An [`io::Error`] of this type wraps an [`Error`] and converts back to it, so a handler may use `?` on it.
+/// `io::Error::from` describes its kind.
 pub struct PeerStream<'peer> {
     peer: &'peer mut Peer,
     read_timeout: Option<Duration>,
 }
 
 impl PeerStream<'_> {
-    /// Sets how long a read waits at most; after that it fails with [`io::ErrorKind::TimedOut`], and the connection lives.
-    /// With a timeout of zero a read does not wait. `None`, the default, has no such limit: a read waits until bytes come or
-    /// the connection ends ([`Timeouts::idle`](crate::Timeouts::idle)).
+    /// Sets how long a read waits at most; after that it fails with [`io::ErrorKind::TimedOut`], and the connection
+    /// continues. A timeout of zero does not wait. With `None`, the default, a read waits until bytes arrive or the
+    /// connection ends ([`Timeouts::idle`](crate::Timeouts::idle)).
     pub fn set_read_timeout(&mut self, timeout: Option<Duration>) {
         self.read_timeout = timeout;
     }
@@ -137,10 +136,11 @@ impl PeerStream<'_> {
 }
 
 impl Read for PeerStream<'_> {
-    /// Blocks until there is a byte. Returns 0 at the end: the peer or this side has closed, or the idle timeout is
-    /// over. 0 comes once, too, where the server [drains](Peer::is_draining) and nothing is waiting, so that a library
-    /// comes to its end; after that, reads go on to work until the grace period is over. On TLS the end of TCP without a
-    /// close_notify is not an end but [`io::ErrorKind::UnexpectedEof`]: an attacker may have cut the stream.
+    /// Blocks until at least one byte arrives. Returns 0 at the end: the peer or this side has closed, or the idle
+    /// timeout has passed. It also returns 0 once when the server [drains](Peer::is_draining) and no data is pending,
+    /// so that a library finishes; later reads continue to work until the grace period ends. On TLS, an end of the TCP
+    /// stream without a close_notify is [`io::ErrorKind::UnexpectedEof`], because an attacker may have truncated the
+    /// stream.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.is_empty() {
             return Ok(0);
@@ -148,7 +148,7 @@ impl Read for PeerStream<'_> {
         let until = self.read_timeout.and_then(|timeout| self.peer.association.now().checked_add(timeout));
         match self.peer.message_until(buffer, until) {
             Ok(read) => Ok(read.unwrap_or(0)),
-            // A `recv` with an empty buffer left it for later.
+            // An earlier `recv` with an empty buffer kept this data.
             Err(Error::BufferTooSmall { .. }) => {
                 let kept = self.peer.kept.take().unwrap_or_default();
                 let (now, later) = kept.split_at(buffer.len().min(kept.len()));
@@ -162,8 +162,8 @@ impl Read for PeerStream<'_> {
 }
 
 impl Write for PeerStream<'_> {
-    /// Sends all of `bytes`, or the first [`max_message_size`](Peer::max_message_size) of them. Blocks while there is no
-    /// room, for [`Timeouts::send`](crate::Timeouts::send) at most, and then fails with [`io::ErrorKind::TimedOut`].
+    /// Sends all of `bytes`, or the first [`max_message_size`](Peer::max_message_size) of them. Blocks while there is
+    /// no room, at most for [`Timeouts::send`](crate::Timeouts::send), and then fails with [`io::ErrorKind::TimedOut`].
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let piece = &bytes[..bytes.len().min(self.peer.max_message_size())];
         if !piece.is_empty() {
@@ -172,7 +172,7 @@ impl Write for PeerStream<'_> {
         Ok(piece.len())
     }
 
-    /// Blocks until the kernel has all that was written, for [`Timeouts::send`](crate::Timeouts::send) at most.
+    /// Blocks until the kernel has taken all written data, at most for [`Timeouts::send`](crate::Timeouts::send).
     fn flush(&mut self) -> io::Result<()> {
         let deadline = self.peer.association.after(self.peer.send_timeout);
         while sender::flush(&self.peer.association) {

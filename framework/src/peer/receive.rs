@@ -1,5 +1,5 @@
-//! How a peer's messages come in: what the transport gives goes through the session's layers, and the
-//! association's deadlines and signals are looked at between.
+//! The receive path of a peer: bytes from the transport pass through the session's layers, and the association's
+//! deadlines and signals are checked between reads.
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -19,35 +19,35 @@ use crate::protocol::dtls::session::Move;
 use crate::sctp::Notification;
 use crate::sys::footprint;
 
-/// What [`Peer::next_until`] found.
+/// Result of [`Peer::next_until`].
 pub(crate) enum Next {
-    /// A message of so many bytes is in the buffer.
+    /// A message of this many bytes is in the buffer.
     Message(usize),
-    /// Something that the handler asked to be told of.
+    /// A notification that the handler subscribed to.
     Notification(Box<Notification>),
-    /// The peer's address is another one than this by now; [`Peer::peer_address`] has it.
+    /// The peer's address has changed; this is the previous one, and [`Peer::peer_address`] is the new one.
     Moved(SocketAddr),
-    /// The association is over in an orderly way, or the server drains.
+    /// The association has ended in an orderly way, or the server drains.
     Over,
 }
 
-/// What asks for the end of an association.
+/// Signals that end an association.
 const ENDING: u8 = signal::CLOSE | signal::STOP | signal::TOO_SLOW;
 
-/// How long a peer says nothing before its thread gives memory back.
+/// How long a peer must be quiet before its thread returns memory.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// Reads that give no message and are still taken in when the time is over.
+/// Maximum number of reads without a message after the deadline has passed.
 const MAX_LATE: u32 = 64;
 
-/// How long what a peer sends without a pause may keep its handler from being told that the server drains.
+/// How long a peer that sends without a pause may delay the notice to its handler that the server drains.
 const DRAIN_NOTICE: Duration = Duration::from_secs(1);
 
-/// Reads that look for the peer's end in what nobody has read: a receive buffer full of short messages.
+/// Maximum number of reads that search unread data for the peer's end: a receive buffer full of short messages.
 const MAX_LAST_READS: usize = 1 << 16;
 
-// While a peer is quiet, the frames of `recv` and `next_until` are on its stack. What they call is kept out of them, so that with
-// a handler's buffer of 2 KiB they fit into two pages.
+// While a peer is quiet, the frames of `recv` and `next_until` are on its stack. Functions that they call are kept out
+// of line, so that the stack fits into two pages together with a handler's buffer of 2 KiB.
 impl Peer {
     pub(super) fn message_until(
         &mut self,
@@ -129,8 +129,8 @@ impl Peer {
                 return Ok(next);
             }
             if matches!(arrival, Arrival::Message(_) | Arrival::Woken) {
-                // What is there is taken also when the time is over, but a peer that says nothing without a
-                // pause must not stop the clock.
+                // Data that has already arrived is delivered even if the deadline has passed, but a peer that sends an
+                // endless sequence of reads without a message must not defeat the deadline.
                 late += u32::from(deadline.is_some_and(|deadline| now >= deadline));
                 if late < MAX_LATE {
                     now = self.association.now();
@@ -146,8 +146,8 @@ impl Peer {
         }
     }
 
-    /// Returns when the handler of a quiet peer is told of the drain, if there is one that it has not been told of. A peer whose
-    /// handshake was finished during the drain is expected to say something first.
+    /// Returns when to tell the handler of a quiet peer that the server drains, unless it has been told. A peer whose
+    /// handshake completed during the drain is given time for its first message.
     pub(super) fn drain_notice(&mut self, signals: u8, now: Instant) -> Option<Instant> {
         if signals & signal::DRAIN == 0 || self.told_to_drain {
             return None;
@@ -157,7 +157,7 @@ impl Peer {
         Some(if is_expected { since + DRAIN_NOTICE } else { since })
     }
 
-    /// Calls with the association, if it is open.
+    /// Calls `call` with the association's open state, if it is open.
     pub(super) fn with_open<T>(&self, call: impl FnOnce(&mut Open) -> T) -> Option<T> {
         match &mut *self.association.link.lock() {
             Link::Open(open) => Some(call(open)),
@@ -165,7 +165,7 @@ impl Peer {
         }
     }
 
-    /// What comes next, without waiting for it.
+    /// Returns what comes next without waiting.
     #[inline(never)]
     fn poll(&mut self, buffer: &mut [u8], now: Instant) -> Polled {
         let received = self.association.received.load(Ordering::Relaxed);
@@ -183,15 +183,16 @@ impl Peer {
         if let Some(moved) = moved {
             self.follow(moved);
         }
-        // An answer of OpenSSL's may have found no room, or has to wait until everything before it is acknowledged.
+        // A response from OpenSSL may not have fit into the send buffer, or must wait until everything before it is
+        // acknowledged.
         if unsent {
             self.note_unsent();
         }
         polled
     }
 
-    /// A message was longer than `limit` and is lost: the error for the handler. `None`: nothing else has come for the
-    /// idle timeout, so the association has ended.
+    /// Handles a discarded message that was longer than `limit`, and returns the error for the handler. Returns `None`
+    /// if the association has ended because no other message arrived within the idle timeout.
     #[cold]
     #[inline(never)]
     fn refuse_long(&mut self, limit: usize) -> Option<Error> {
@@ -205,13 +206,13 @@ impl Peer {
         Some(Error::MessageRefused { limit })
     }
 
-    /// Finds out whether the peer has ended the association and nobody has read that yet: reads what has arrived, and
-    /// discards it. Never blocks.
+    /// Checks whether the peer has ended the association in data that has not been read yet: reads and discards the
+    /// data that has arrived. Never blocks.
     pub(super) fn look_for_end(&mut self) {
         if self.transport.is_none() || self.association.scheme == Scheme::Udp {
             return;
         }
-        // The handler has had its time.
+        // The handler has returned, so the deadlines no longer apply.
         self.with_open(|open| open.deadlines.disarm());
         (self.told_to_drain, self.ending) = (true, true);
         let received = self.association.received.load(Ordering::Relaxed);
@@ -223,7 +224,7 @@ impl Peer {
                 break;
             }
         }
-        // Nobody received those.
+        // These messages were discarded, so they do not count as received.
         self.association.received.store(received, Ordering::Relaxed);
     }
 
@@ -233,21 +234,23 @@ impl Peer {
         self.finish_with(reason, None);
     }
 
-    /// Ends the association because somebody asked for it.
+    /// Ends the association because another thread asked for it.
     #[cold]
     #[inline(never)]
     fn obey(&mut self, signals: u8) {
         let reason = match signals {
-            // Whoever was told so is not to see another reason.
+            // The sender has already received this reason, so it must not change.
             _ if signals & signal::TOO_SLOW != 0 => EndReason::TooSlow,
-            // A handler that closes while the server drains does what it is asked.
+            // Counts as closed by the handler only if the server is not draining; a handler that closes during a drain
+            // follows the request to shut down.
             _ if signals & (signal::CLOSE | signal::DRAIN) == signal::CLOSE => EndReason::ClosedByUs,
             _ => EndReason::Shutdown,
         };
         self.finish_with(reason, None);
     }
 
-    /// Handles a wait that was not ended by the peer's bytes; `Ok(None)` where there is nothing to tell the handler.
+    /// Handles a wait that ended without data from the peer. Returns `Ok(None)` if there is nothing to report to the
+    /// handler.
     #[cold]
     #[inline(never)]
     fn take_arrival(
@@ -291,11 +294,11 @@ impl Peer {
         Ok(None)
     }
 
-    /// The peer is quiet for the first time: gives back the memory that only the handshake needed. It costs one wake-up of a
-    /// peer that stays, and nothing of one that comes, talks and leaves.
+    /// On the first idle period, frees the memory that only the handshake needed. This costs one wake-up for a peer
+    /// that stays, and none for a peer that connects, talks and leaves.
     fn settle(&mut self) {
         self.quiet_from = None;
-        // Where nothing is read to, the next read begins with a wait.
+        // An empty buffer makes the next read begin with a wait.
         self.scratch = Vec::new();
         release_record();
         footprint::stop_thread();
@@ -312,8 +315,8 @@ impl Peer {
             return transport.recv(first, &mut self.scratch, now, deadline);
         }
         self.association.reading.store(true, Ordering::SeqCst);
-        // The dispatcher reads in place of this thread, and under this lock: what it has read is in the inbox by now, and if the
-        // peer began anew, what comes is for the next association.
+        // The dispatcher reads in place of this thread while it holds this lock. Data that it has read is in the inbox
+        // now; if the peer restarted, further data belongs to the next association.
         if matches!(transport, Transport::Sctp(_)) && !matches!(&*self.association.link.lock(), Link::Open(_))
         {
             self.association.reading.store(false, Ordering::SeqCst);
@@ -327,8 +330,8 @@ impl Peer {
         arrival
     }
 
-    /// A message of `len` bytes was read: in clear into `buffer` and the scratch, otherwise into the
-    /// scratch.
+    /// Handles a message of `len` bytes that was read: without encryption into `buffer` and then the scratch buffer,
+    /// otherwise into the scratch buffer.
     fn take_read(&mut self, len: usize, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
         if let Some(info) = self.transport.as_ref().and_then(Transport::message_info) {
             self.info = info;
@@ -348,7 +351,7 @@ impl Peer {
         self.deliver_long(whole, buffer).map(Some)
     }
 
-    /// What is in the scratch has to go through the session.
+    /// Passes the scratch buffer through the session.
     pub(super) fn take_input(&mut self, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
         if let Some(Transport::Udp(transport)) = &mut self.transport
             && self.ending
@@ -373,7 +376,7 @@ impl Peer {
         self.take_outcome(read, buffer)
     }
 
-    /// The peer is at this address by now: what is sent goes there, unless it cannot be reached there.
+    /// Sends to the peer's new address from now on, unless it cannot be reached there.
     #[cold]
     #[inline(never)]
     fn follow(&mut self, moved: Move) {
@@ -433,14 +436,14 @@ impl Peer {
         }
     }
 
-    /// The handler has done what it does with the last message.
+    /// Notes that the handler has finished with the last message.
     pub(crate) fn note_handled(&mut self, now: Instant) {
         if let Some(delivered) = self.delivered.take() {
             self.association.counters.times.handler.observe(now.saturating_duration_since(delivered));
         }
     }
 
-    /// Copies a message to the handler's buffer, or keeps it where that is too small.
+    /// Copies a message to the handler's buffer, or keeps it if that is too small.
     #[cold]
     #[inline(never)]
     fn deliver_long(&mut self, message: Vec<u8>, buffer: &mut [u8]) -> Result<Next, Error> {

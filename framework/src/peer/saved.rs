@@ -1,9 +1,10 @@
-//! How a peer that a loop drives goes to another process, and comes from one.
+//! Hand-over of a peer that an event loop drives, to another process or from one.
 //!
-//! 1. [`Peer::save`] writes everything, and has messages to the peer wait in its outbox. Nothing is lost by that: until the other
-//!    process has said that it can go on, [`Peer::release`] makes this one do so.
-//! 2. [`Peer::late`] gives what waits in the outbox by then. From there on senders hear that the association is over.
-//! 3. [`Peer::let_go`] forgets the peer here, and tells it nothing.
+//! 1. [`Peer::save`] writes everything, and messages to the peer wait in its outbox from then on. Until the other
+//!    process has confirmed that it can serve the peer, [`Peer::release`] makes this process continue.
+//! 2. [`Peer::late`] returns the messages that wait in the outbox by then. From then on senders get the error that the
+//!    association has ended.
+//! 3. [`Peer::let_go`] forgets the peer in this process without sending it anything.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,15 +26,16 @@ use crate::sctp::SendInfo;
 use crate::sys::control::PacketInfo;
 use crate::sys::sync::atomic::Ordering;
 
-/// What waits for a peer when it goes.
+/// Output that was pending for a peer when it was handed over.
 pub(crate) struct Late {
     pub(crate) messages: Vec<Box<[u8]>>,
-    /// Somebody has asked for its end.
+    /// A thread has asked to close the association.
     pub(crate) closes: bool,
 }
 
 impl Peer {
-    /// Writes the peer, and from then on has messages to it wait. `false`: it cannot go at this moment, or never can.
+    /// Writes the peer, and makes messages to it wait from then on. Returns `false` if it cannot be handed over now, or
+    /// ever.
     pub(crate) fn save(&self, now: Instant, out: &mut Writer) -> bool {
         let is_busy = self.kept.is_some()
             || self.notifications.as_ref().is_some_and(|kept| !kept.is_empty())
@@ -65,7 +67,7 @@ impl Peer {
         .unwrap_or(false)
     }
 
-    /// The socket that the peer shares.
+    /// Returns the socket that the peer shares.
     pub(crate) fn shared_socket(&self) -> Option<&Arc<SharedSocket>> {
         match &self.transport {
             Some(Transport::Shared(transport)) => Some(transport.socket()),
@@ -73,7 +75,7 @@ impl Peer {
         }
     }
 
-    /// Goes on as if nothing had been: the peer stays, or has arrived for good.
+    /// Continues normally: the peer stays in this process, or its hand-over to this process is complete.
     pub(crate) fn release(&self) {
         self.with_open(|open| open.hold = Hold::Free);
         if !self.association.outbox.lock().is_empty() {
@@ -82,7 +84,8 @@ impl Peer {
         self.association.attention.wake();
     }
 
-    /// Takes what was sent to the peer while it came; `None`: somebody has closed it.
+    /// Queues a message that was sent to the peer during the hand-over. `None` stands for a request to close the
+    /// association.
     pub(crate) fn take_late(&self, message: Option<&[u8]>) {
         let association = &self.association;
         let Some(message) = message else { return association.attention.note(signal::CLOSE) };
@@ -95,7 +98,7 @@ impl Peer {
         association.dropped.fetch_add(dropped, Ordering::Relaxed);
     }
 
-    /// What waits for the peer, which nothing can be sent to here any more.
+    /// Returns the messages that wait for the peer; from then on nothing can be sent to it from this process.
     pub(crate) fn late(&self) -> Late {
         let messages = self.with_open(|open| {
             open.hold = Hold::Refuse;
@@ -105,7 +108,7 @@ impl Peer {
         Late { messages: messages.unwrap_or_default(), closes }
     }
 
-    /// Forgets the peer, which another process has by now.
+    /// Forgets the peer, which another process serves now.
     pub(crate) fn let_go(&mut self) {
         drop(self.association.end(&EndReason::HandedOver));
         (self.transport, self.home) = (None, None);
@@ -114,15 +117,15 @@ impl Peer {
     }
 }
 
-/// What of a peer stands behind its association.
+/// The state of a peer that is not in its association.
 pub(crate) struct Saved {
     pub(crate) session: Session,
-    /// When the peer was heard last.
+    /// When the peer last sent something.
     pub(crate) heard: Instant,
 }
 
 impl Saved {
-    /// Reads what [`Peer::save`] wrote behind the association, which shares this socket.
+    /// Reads the part that [`Peer::save`] wrote after the association. The association shares this socket.
     pub(crate) fn read(
         from: &mut Reader<'_>,
         association: &Association,
@@ -149,7 +152,8 @@ impl Saved {
 }
 
 impl Peer {
-    /// The peer has just come from another process: it is silent until it is [released](Self::release).
+    /// Prepares a peer that has just arrived from another process: its messages are held back until it is
+    /// [released](Self::release).
     pub(crate) fn resume(&self, heard: Instant) {
         let received = self.association.received.load(Ordering::Relaxed);
         self.with_open(|open| {

@@ -1,4 +1,4 @@
-//! What a handler can do with a peer on SCTP beyond sending and receiving.
+//! SCTP features of a peer beyond sending and receiving.
 
 use std::fmt;
 use std::io;
@@ -10,40 +10,39 @@ use crate::error::{EndReason, Error};
 use crate::net::Transport;
 use crate::sctp::{MessageInfo, Notification, NotificationKind, Options, SendInfo};
 
-/// A peer on SCTP, with what only SCTP has; [`Peer::sctp`] makes one.
+/// A peer on SCTP, with the features that only SCTP has; [`Peer::sctp`] makes one.
 pub struct SctpPeer<'peer> {
     peer: &'peer mut Peer,
 }
 
-/// What [`SctpPeer::recv_event`] found.
+/// Result of [`SctpPeer::recv_event`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// A message of so many bytes is in the buffer, and what came with it.
+    /// A message of this many bytes is in the buffer, with its metadata.
     Message(usize, MessageInfo),
-    /// Something that was [subscribed](SctpPeer::subscribe) to.
+    /// A notification that the handler [subscribed](SctpPeer::subscribe) to.
     Notification(Notification),
 }
 
 impl Peer {
-    /// The peer as one on SCTP; `None` on any other transport, and when the association is over.
+    /// Returns the SCTP interface of the peer; `None` on any other transport and once the association has ended.
     pub fn sctp(&mut self) -> Option<SctpPeer<'_>> {
         (self.transport.is_some() && self.scheme().is_sctp()).then_some(SctpPeer { peer: self })
     }
 
-    /// What came with the message that was received last; `None` on any other transport than SCTP.
-    /// The default before the first message.
+    /// Returns the metadata of the last received message, and the default before the first message; `None` on
+    /// transports other than SCTP.
     pub fn message_info(&self) -> Option<MessageInfo> {
         self.scheme().is_sctp().then_some(self.info)
     }
 
-    /// Sends one message as an answer to what was received last: on SCTP on the same stream, with the
-    /// same payload protocol identifier and order; elsewhere as [`send`](Self::send).
+    /// Sends one message as an answer to the last received one: on SCTP on the same stream, with the same payload
+    /// protocol identifier and order; on other transports as [`send`](Self::send).
     ///
     /// # Errors
     ///
-    /// As [`send`](Self::send), and [`Error::NoSuchStream`] where the peer may send on a stream that
-    /// this side may not.
+    /// As [`send`](Self::send), and [`Error::NoSuchStream`] if the peer used a stream on which this side may not send.
     pub fn reply(&mut self, message: &[u8]) -> Result<(), Error> {
         let how = self.info.reply();
         self.send_with(message, &how)
@@ -51,8 +50,8 @@ impl Peer {
 }
 
 impl SctpPeer<'_> {
-    /// Waits for a message or a notification, whichever comes first; `None` as [`Peer::recv`]. Blocks
-    /// as that does, on the calling thread, which is the peer's own.
+    /// Waits for a message or a notification, whichever comes first; returns `None` in the cases of [`Peer::recv`].
+    /// Blocks as that does, on the calling thread, which is the peer's own.
     ///
     /// # Errors
     ///
@@ -61,11 +60,11 @@ impl SctpPeer<'_> {
         self.event_until(buffer, None)
     }
 
-    /// As [`recv_event`](Self::recv_event), for so long at most. With a timeout of zero it does not wait.
+    /// Waits like [`recv_event`](Self::recv_event), at most for `timeout`. A timeout of zero does not wait.
     ///
     /// # Errors
     ///
-    /// [`Error::TimedOut`], after which the association lives; else as [`Peer::recv`].
+    /// [`Error::TimedOut`], after which the association continues; otherwise as [`Peer::recv`].
     pub fn recv_event_timeout(
         &mut self,
         buffer: &mut [u8],
@@ -87,18 +86,18 @@ impl SctpPeer<'_> {
         })
     }
 
-    /// The oldest notification that came while [`Peer::recv`] waited for messages; never blocks. The
-    /// last 256 are kept.
+    /// Returns the oldest notification that arrived while [`Peer::recv`] waited for messages. Never blocks. The last
+    /// 256 notifications are kept.
     pub fn next_notification(&mut self) -> Option<Notification> {
         self.peer.notifications.as_mut()?.pop_front()
     }
 
-    /// Asks to be told of something, or not any more (SCTP_EVENT, RFC 6458 §6.2.2). The framework
-    /// sees what it needs to see in any case.
+    /// Subscribes to a kind of notification, or cancels the subscription (SCTP_EVENT, RFC 6458 §6.2.2). The framework
+    /// receives the notifications that it needs in any case.
     ///
     /// # Errors
     ///
-    /// The kernel does not know this kind.
+    /// The kernel does not support this kind.
     pub fn subscribe(&mut self, kind: NotificationKind, wanted: bool) -> Result<(), Error> {
         use NotificationKind as Kind;
         let ours = matches!(
@@ -118,7 +117,7 @@ impl SctpPeer<'_> {
         Ok(())
     }
 
-    /// Sends one message on the stream and in the way that `how` says; else as [`Peer::send`].
+    /// Sends one message with the stream and the options in `how`; otherwise as [`Peer::send`].
     ///
     /// # Errors
     ///
@@ -127,12 +126,12 @@ impl SctpPeer<'_> {
         self.peer.send_with(message, how)
     }
 
-    /// Ends the association at once: what is not delivered yet is lost, and the peer is told the reason
-    /// (RFC 9260 §9.1, cause 12), of which 400 bytes are sent at most.
+    /// Aborts the association at once. Messages that have not been delivered yet are lost. The peer receives the first
+    /// 400 bytes of `reason` (RFC 9260 §9.1, cause 12).
     pub fn abort(self, reason: &[u8]) {
         let reason = &reason[..reason.len().min(400)];
-        // First, so that nothing is sent after the abort: what waits in the outbox is lost, too. If somebody else has ended the
-        // association, its socket may be another's.
+        // Ended first, so that nothing is sent after the ABORT; messages in the outbox are lost too. If another thread
+        // has already ended the association, its socket may belong to a successor.
         let ended = self.peer.association.end(&EndReason::ClosedByUs);
         match &self.peer.transport {
             _ if ended.is_none() => {}
@@ -143,12 +142,12 @@ impl SctpPeer<'_> {
         self.peer.finish_with(EndReason::ClosedByUs, None);
     }
 
-    /// The options of this association: addresses, paths, streams, timers.
+    /// Returns the options of this association: addresses, paths, streams, timers.
     ///
     /// # Errors
     ///
-    /// [`Error::Ended`]: it is over. On a peer of [`testing`](crate::testing), which has no socket, an
-    /// [`io::Error`] of the kind [`Unsupported`](io::ErrorKind::Unsupported).
+    /// [`Error::Ended`] once the association has ended. On a peer of [`testing`](crate::testing), which has no socket,
+    /// an [`io::Error`] of kind [`Unsupported`](io::ErrorKind::Unsupported).
     pub fn options(&self) -> Result<Options<'_>, Error> {
         match &self.peer.transport {
             Some(Transport::Sctp(transport)) => Ok(Options::of(&**transport.socket())),
@@ -160,13 +159,13 @@ impl SctpPeer<'_> {
         }
     }
 
-    /// What came with the message that was received last.
+    /// Returns the metadata of the last received message.
     pub fn message_info(&self) -> MessageInfo {
         self.peer.info
     }
 }
 
-/// The calls that [`Peer`]'s loop leaves to this file.
+/// SCTP parts of the receive loop of [`Peer`].
 impl Peer {
     pub(super) fn message_limit(&self) -> usize {
         match &self.transport {
@@ -175,7 +174,7 @@ impl Peer {
         }
     }
 
-    /// Ends the association if its peer has acknowledged nothing for too long. Returns when to look again.
+    /// Ends the association if its peer has acknowledged nothing for too long. Returns when to check again.
     pub(super) fn watch_for_stall(&mut self, now: Instant) -> Option<Instant> {
         let sent = self.association.sent.load(Ordering::Relaxed);
         let Some(Transport::Sctp(transport)) = &mut self.transport else { return None };

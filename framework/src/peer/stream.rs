@@ -1,4 +1,4 @@
-//! Output that waits: for room in a socket's send buffer, or for a handshake in the middle of a session of TLS.
+//! Pending output: it waits for room in a socket's send buffer, or for a TLS handshake in the middle of a session.
 
 use std::time::Instant;
 
@@ -9,7 +9,8 @@ use crate::error::{EndReason, Error};
 use crate::net::{Arrival, Transport};
 
 impl Peer {
-    /// Sends what found no room. What is left is sent when there is room; SCTP tells then by a signal.
+    /// Sends pending output. If some of it is left, it is sent when the socket becomes writable; on SCTP a signal
+    /// reports that.
     pub(super) fn flush(&mut self) {
         use crate::net::attention::signal::FLUSH;
         self.association.attention.lower(FLUSH);
@@ -22,7 +23,7 @@ impl Peer {
         }
     }
 
-    /// Remembers that something waits for room. A socket of SCTP has to be asked to tell when there is some.
+    /// Notes that output is pending. An SCTP socket has to be asked to report when there is room.
     pub(super) fn note_unsent(&self) {
         use crate::net::attention::signal::FLUSH;
         if matches!(self.transport, Some(Transport::Sctp(_))) {
@@ -32,7 +33,7 @@ impl Peer {
         }
     }
 
-    /// Whether messages wait for a handshake in the middle of the session.
+    /// Returns whether messages wait for a handshake in the middle of the session.
     pub(super) fn awaits_handshake(&self) -> bool {
         self.with_stream(|stream| stream.awaits_handshake()).unwrap_or(false)
     }
@@ -44,7 +45,7 @@ impl Peer {
         })?
     }
 
-    /// Hears the peer until that handshake is over, so that there is room for messages again. Blocks until
+    /// Reads from the peer until that handshake is complete, so that messages can be sent again. Blocks until
     /// `deadline`.
     pub(super) fn hear_handshake(&mut self, deadline: Instant) -> Result<(), Error> {
         loop {
@@ -54,7 +55,7 @@ impl Peer {
             let Some(advanced) = self.with_stream(StreamSession::advance) else { return Ok(()) };
             match advanced {
                 Ok(true) if !self.awaits_handshake() => return Ok(()),
-                // A peer that goes on sending must not stop the clock.
+                // A peer that keeps sending must not defeat the deadline.
                 Ok(true) if self.association.now() >= deadline => return Err(Error::SendBufferFull),
                 Ok(true) => {}
                 Ok(false) => return Err(Error::SendBufferFull),

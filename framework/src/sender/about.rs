@@ -1,20 +1,20 @@
-//! What a [`Peer`](crate::Peer) and a [`Sender`](crate::Sender) both tell about the peer.
+//! Methods by which both [`Peer`](crate::Peer) and [`Sender`](crate::Sender) describe the peer.
 
 /// Gives a type with a field `association` the methods that describe its peer.
 macro_rules! about_the_peer {
     ($holder:ident) => {
         impl $holder {
-            /// Returns the name of this association.
+            /// Returns the identifier of this association.
             pub fn id(&self) -> $crate::association::AssociationId {
                 self.association.id
             }
 
-            /// Returns the protocol spoken.
+            /// Returns the protocol of this association.
             pub fn scheme(&self) -> $crate::address::Scheme {
                 self.association.scheme
             }
 
-            /// Returns the peer's address; behind a proxy the one that the PROXY header names.
+            /// Returns the peer's address; behind a proxy, the address in the PROXY header.
             pub fn peer_address(&self) -> std::net::SocketAddr {
                 self.association.peer_address()
             }
@@ -40,7 +40,7 @@ macro_rules! about_the_peer {
                 self.association.facts().alpn.as_deref()
             }
 
-            /// Returns the host name that the client asked for (server name indication, RFC 6066 §3), if it did.
+            /// Returns the host name that the client asked for (server name indication, RFC 6066 §3), if any.
             pub fn server_name(&self) -> Option<&str> {
                 self.association.facts().server_name.as_deref()
             }
@@ -51,22 +51,22 @@ macro_rules! about_the_peer {
                 self.association.facts().srtp.as_deref()
             }
 
-            /// Returns whether the handshake resumed an earlier session, so that the peer did not show its certificate
-            /// again.
+            /// Returns whether the handshake resumed an earlier session, in which case the peer did not show its
+            /// certificate again.
             pub fn is_resumed(&self) -> bool {
                 self.association.facts().resumed
             }
 
-            /// Fills `out` with keys that both sides derive from this session for another use (RFC 5705, RFC 8446 §7.5); on
-            /// TLS over SCTP from the session of stream 0. For SRTP (RFC 5764 §4.2) the label is `EXTRACTOR-dtls_srtp`,
-            /// without a context.
+            /// Fills `out` with keys that both sides derive from this session for another use (RFC 5705, RFC 8446
+            /// §7.5). TLS over SCTP uses the session of stream 0. For SRTP (RFC 5764 §4.2) the label is
+            /// `EXTRACTOR-dtls_srtp`, without a context.
             ///
             /// # Errors
             ///
-            /// [`Error::NoExporters`](crate::Error::NoExporters) on DTLS where
-            /// [`Credentials::exporters`](crate::Credentials::exporters) is off,
-            /// [`Error::BadExport`](crate::Error::BadExport), [`Error::NotSecure`](crate::Error::NotSecure) on a
-            /// transport in clear, [`Error::Ended`](crate::Error::Ended).
+            /// [`Error::NoExporters`](crate::Error::NoExporters) on DTLS if
+            /// [`Credentials::exporters`](crate::Credentials::exporters) is off;
+            /// [`Error::BadExport`](crate::Error::BadExport); [`Error::NotSecure`](crate::Error::NotSecure) on a
+            /// transport without encryption; [`Error::Ended`](crate::Error::Ended).
             pub fn export_keying_material(
                 &self,
                 label: &str,
@@ -76,18 +76,20 @@ macro_rules! about_the_peer {
                 self.association.export(label, context, out)
             }
 
-            /// Returns the token that the peer has to send back before it may be sent more than three times what came from
-            /// it ([`ServerBuilder::udp_proof`](crate::ServerBuilder::udp_proof)): 12 hexadecimal digits, at the end of a
-            /// message (white space may follow). Ask for it in a message that does not end with it, because a source that
-            /// sends back everything must not pass. The message that brings the token is received like any other. `None`:
-            /// nothing has to be proven, or it has been.
+            /// Returns the token with which the peer proves its address
+            /// ([`ServerBuilder::udp_proof`](crate::ServerBuilder::udp_proof)). Until the peer sends it back, it may be
+            /// sent at most three times the bytes that came from it. The token is 12 hexadecimal digits, and the peer
+            /// must send it at the end of a message (white space may follow). A message that asks for the token must
+            /// not end with it, because otherwise a source that echoes everything would pass. The handler receives the
+            /// message with the token like any other. Returns `None` if no proof is needed, or if the address has been
+            /// proven.
             pub fn proof_token(&self) -> Option<&str> {
                 self.association.proof.as_deref().and_then($crate::proof::Proof::token)
             }
 
-            /// Returns the longest message that can be sent, in bytes: 16,384 on DTLS and on TLS over SCTP, 65,507 or 65,527
-            /// on UDP (above the path MTU, about 1,400 bytes, IP fragments it),
-            /// [`Settings::max_message`](crate::sctp::Settings::max_message) on SCTP,
+            /// Returns the length of the longest message that can be sent, in bytes: 16,384 on DTLS and on TLS over
+            /// SCTP; 65,507 (IPv4) or 65,527 (IPv6) on UDP, where IP fragments messages above the path MTU, about 1,400
+            /// bytes; [`Settings::max_message`](crate::sctp::Settings::max_message) on SCTP;
             /// [`TcpSettings::max_message`](crate::TcpSettings::max_message) on TCP and TLS.
             pub fn max_message_size(&self) -> usize {
                 self.association.max_message()
@@ -98,8 +100,9 @@ macro_rules! about_the_peer {
                 self.association.attention.signals() & $crate::net::attention::signal::DRAIN != 0
             }
 
-            /// Returns the time that deadlines and timers of this association go by: [`Instant::now`](std::time::Instant::now),
-            /// and in tests over memory that of [`Remote::elapse`](crate::testing::Remote::elapse).
+            /// Returns the current time of the clock that this association's deadlines and timers use:
+            /// [`Instant::now`](std::time::Instant::now), and in tests over memory the time of
+            /// [`Remote::elapse`](crate::testing::Remote::elapse).
             pub fn now(&self) -> std::time::Instant {
                 self.association.now()
             }

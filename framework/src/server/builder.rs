@@ -1,4 +1,4 @@
-//! How a server is made: what it listens on, with what, and its start.
+//! The server builder: listeners, settings, and the start.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -38,20 +38,20 @@ use crate::sys::sync::channel::bounded;
 use crate::sys::sync::{Condvar, Mutex, thread};
 use crate::tls::context::Contexts;
 
-/// Stack of a worker thread, in bytes: room for OpenSSL's handshake and a handler's buffers.
+/// Stack size of a worker thread, in bytes: enough for OpenSSL's handshake and a handler's buffers.
 const STACK_SIZE: usize = 256 * 1024;
 
-/// Spare threads for callbacks that block.
+/// Default number of spare threads for callbacks that block.
 const SPARE_THREADS: usize = 64;
 
-/// Threads kept out of the pool's reach: the dispatcher and the program's own.
+/// Threads that the pool leaves to the dispatcher and the program.
 const OTHER_THREADS: u64 = 64;
 
-/// What a server is made of. Everything has a default but the listener.
+/// Builds a [`Server`]. Everything except the listener has a default.
 ///
-/// Peers are served by a thread for each ([`start`](Self::start)) or by a few event loops
-/// ([`start_events`](Self::start_events)), with sockets of their own or shared ones ([`sockets`](Self::sockets)). `docs/serving.md` in
-/// the repository says what each combination costs and when to choose which.
+/// Peers are served by one thread each ([`start`](Self::start)) or by a few event loops
+/// ([`start_events`](Self::start_events)), with sockets of their own or shared sockets ([`sockets`](Self::sockets)).
+/// `docs/serving.md` in the repository describes what each combination costs and when to choose it.
 ///
 /// ```
 /// use peeloff::{Error, Identity, Peer, Server};
@@ -74,7 +74,7 @@ const OTHER_THREADS: u64 = 64;
 #[must_use = "a builder does nothing until it is started"]
 pub struct ServerBuilder {
     listen: Vec<Listen>,
-    /// The first text that is no address.
+    /// The error of the first text that is not an address.
     wrong_address: Option<AddressError>,
     credentials: Credentials,
     limits: Limits,
@@ -96,7 +96,7 @@ pub struct ServerBuilder {
 }
 
 impl Server {
-    /// A builder with the defaults.
+    /// Returns a builder with the defaults.
     pub fn builder() -> ServerBuilder {
         ServerBuilder {
             listen: Vec::new(),
@@ -123,40 +123,40 @@ impl Server {
 
 impl ServerBuilder {
     /// Listens on this address, such as `"dtls://127.0.0.1:4433"` or an [`Address`]; may be called several times. A
-    /// wildcard (`*`, `0.0.0.0`, `[::]`) serves every address of the host, and answers from the one that was asked.
-    /// [`start`](Self::start) fails with [`StartError::Address`] where the text is no address.
+    /// wildcard (`*`, `0.0.0.0`, `[::]`) serves every address of the host, and answers come from the address that the
+    /// peer contacted. [`start`](Self::start) fails with [`StartError::Address`] if the text is not an address.
     pub fn listen(self, address: impl TryInto<Address, Error: Into<AddressError>>) -> Self {
         self.listen_to(address.try_into().map_err(Into::into), false)
     }
 
-    /// Listens like [`listen`](Self::listen), for `tcp://` and `tls://` behind a proxy: each connection begins with a
-    /// header of the [PROXY protocol](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt), version 2,
-    /// which says who the peer is; limits and [`PeerHandler::admit`] are asked about that one. Only the proxy may
-    /// be able to reach such an address, because anybody else who can may claim to be any peer.
+    /// Listens like [`listen`](Self::listen), for `tcp://` and `tls://` behind a proxy. Each connection begins with a
+    /// header of the [PROXY protocol](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt), version 2, which
+    /// contains the client's address; limits and [`PeerHandler::admit`] apply to that address. Make sure that only the
+    /// proxy can reach the listener, because any other host that reaches it can claim to be any client.
     pub fn listen_proxied(self, address: impl TryInto<Address, Error: Into<AddressError>>) -> Self {
         self.listen_to(address.try_into().map_err(Into::into), true)
     }
 
-    /// Listens on this socket, which something else made and bound to its address: the program itself, or a parent such as
-    /// systemd ([`inherited_descriptor`](crate::inherited_descriptor)). May be called several times. The server closes the
+    /// Listens on a socket that is already bound, made by the program itself or by a parent such as systemd
+    /// ([`inherited_descriptor`](crate::inherited_descriptor)). May be called several times. The server closes the
     /// socket when it shuts down.
     ///
-    /// `udp://` and `dtls://` take a socket of UDP, `tcp://` and `tls://` one of TCP, and those of SCTP a one-to-many
-    /// socket (SOCK_SEQPACKET), all of AF_INET or AF_INET6. One of TCP or SCTP that does not listen yet is made to. Its
-    /// options stay as they are, IPV6_V6ONLY too, and [`socket_options`](Self::socket_options) is not called for it; but
-    /// the server sets what it needs:
+    /// `udp://` and `dtls://` take a UDP socket, `tcp://` and `tls://` a TCP socket, and the SCTP schemes a one-to-many
+    /// SCTP socket (SOCK_SEQPACKET), all of AF_INET or AF_INET6. The server calls listen(2) on a TCP or SCTP socket
+    /// that does not listen yet. The socket keeps its options, including IPV6_V6ONLY, and
+    /// [`socket_options`](Self::socket_options) is not called for it. But the server sets the options that it needs:
     ///
-    /// * All: close-on-exec; SO_LINGER, SO_RCVTIMEO and SO_SNDTIMEO are taken off.
-    /// * UDP: SO_REUSEADDR and packet information. The sockets of peers share the port, so this process must
-    ///   be allowed to bind it (CAP_NET_BIND_SERVICE below 1024), and where further sockets share it by SO_REUSEPORT,
-    ///   these need SO_REUSEADDR too. As with a listener of the
-    ///   server's own, programs that set it too can then bind the port as well.
-    ///   Peers' sockets have none of its options, so one that is bound to a device (SO_BINDTODEVICE) is refused.
+    /// * All: close-on-exec; SO_LINGER, SO_RCVTIMEO and SO_SNDTIMEO are turned off.
+    /// * UDP: SO_REUSEADDR and packet information. The sockets of peers share the port, so this process must be allowed
+    ///   to bind it (CAP_NET_BIND_SERVICE below 1024). If further sockets share the port by SO_REUSEPORT, these need
+    ///   SO_REUSEADDR too. As with the server's own listeners, other programs that set SO_REUSEADDR can then bind the
+    ///   port as well. The sockets of peers do not inherit options of this socket, so a socket that is bound to a
+    ///   device (SO_BINDTODEVICE) is refused.
     /// * TCP: TCP_NODELAY and O_NONBLOCK.
-    /// * SCTP: what [`sctp`](Self::sctp) says, buffers too, as on a listener of its own. Associations that are there already are served with
-    ///   what they have.
+    /// * SCTP: the settings of [`sctp`](Self::sctp), including buffers, as on the server's own listeners. Associations
+    ///   that exist already keep their parameters.
     ///
-    /// [`start`](Self::start) fails with [`StartError::UnfitSocket`] where the socket is of no use.
+    /// [`start`](Self::start) fails with [`StartError::UnfitSocket`] if the server cannot use the socket.
     ///
     /// ```
     /// use std::net::UdpSocket;
@@ -177,8 +177,8 @@ impl ServerBuilder {
         self.listen_to_socket(scheme, socket.into(), false)
     }
 
-    /// Listens on this socket as [`listen_on`](Self::listen_on) does, and behind a proxy as
-    /// [`listen_proxied`](Self::listen_proxied).
+    /// Listens on a bound socket as [`listen_on`](Self::listen_on) does, behind a proxy as
+    /// [`listen_proxied`](Self::listen_proxied) does.
     pub fn listen_proxied_on(self, scheme: Scheme, socket: impl Into<OwnedFd>) -> Self {
         self.listen_to_socket(scheme, socket.into(), true)
     }
@@ -188,7 +188,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Keeps the first address that is wrong for `start` to report.
+    /// Adds an address, or keeps the first error for `start` to report.
     fn listen_to(mut self, address: Result<Address, AddressError>, proxied: bool) -> Self {
         match address {
             Ok(address) => self.listen.push(Listen { on: Endpoint::Address(address), proxied }),
@@ -199,19 +199,19 @@ impl ServerBuilder {
         self
     }
 
-    /// A certificate and key of all listeners with TLS or DTLS; as [`Credentials::identity`].
+    /// Adds a certificate and key for all TLS and DTLS listeners; as [`Credentials::identity`].
     pub fn identity(mut self, identity: Identity) -> Self {
         self.credentials.identities.push(identity);
         self
     }
 
-    /// All that the server shows and asks for in its handshakes, instead of what was said before.
+    /// Sets all credentials and requirements of the server's handshakes, replacing earlier ones.
     pub fn credentials(mut self, credentials: Credentials) -> Self {
         self.credentials = credentials;
         self
     }
 
-    /// Whether clients must show a certificate; as [`Credentials::client_auth`].
+    /// Sets whether clients must show a certificate; as [`Credentials::client_auth`].
     pub fn client_auth(mut self, auth: ClientAuth) -> Self {
         self.credentials.client_auth = auth;
         self
@@ -223,87 +223,90 @@ impl ServerBuilder {
         self
     }
 
-    /// How many peers, from where, how fast.
+    /// Sets the limits on the number and rate of peers.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// How long things may take.
+    /// Sets the timeouts.
     pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
         self.timeouts = timeouts;
         self
     }
 
-    /// How SCTP associations are made.
+    /// Sets the parameters of SCTP associations.
     pub fn sctp(mut self, settings: Settings) -> Self {
         self.sctp = settings;
         self
     }
 
-    /// How TCP connections are used.
+    /// Sets the parameters of TCP connections.
     pub fn tcp(mut self, settings: TcpSettings) -> Self {
         self.stream = settings;
         self
     }
 
-    /// Whether peers on plain UDP have to prove that they are where their datagrams say, before they are sent more than three
-    /// times what came from them, headers included (RFC 8085 §3.1). The proof is a message with
-    /// [`Peer::proof_token`](crate::Peer::proof_token) in it, which the handler asks for in its own protocol; a handler that answers each
-    /// message with one that is no longer needs none. What is beyond is not sent: [`Error::Unproven`](crate::Error::Unproven).
-    /// Default: `false`.
+    /// Sets whether peers on plain UDP have to prove their address before they are sent more than three times the bytes
+    /// that came from it, headers included (RFC 8085 §3.1). The proof is a message with
+    /// [`Peer::proof_token`](crate::Peer::proof_token) in it, which the handler asks for in its own protocol. A handler
+    /// that answers each message with one that is no longer needs no proof. A message beyond the limit is not sent:
+    /// [`Error::Unproven`](crate::Error::Unproven). Default: `false`.
     pub fn udp_proof(mut self, needed: bool) -> Self {
         self.udp_proof = needed;
         self
     }
 
-    /// Gives connection IDs (RFC 9146) to DTLS clients that offer them, so that a client whose address changes stays the same
-    /// association; [`Peer::peer_address`](crate::Peer::peer_address) is where it is by then, and
-    /// [`PeerEvents::address_changed`](crate::PeerEvents::address_changed) tells. The limits go on counting a peer at the
-    /// address where it was admitted. Default: none.
+    /// Offers connection IDs (RFC 9146) to DTLS clients that support them, so that a client whose address changes keeps
+    /// its association. [`Peer::peer_address`](crate::Peer::peer_address) then returns the new address, and
+    /// [`PeerEvents::address_changed`](crate::PeerEvents::address_changed) reports the change. The limits continue to
+    /// count a peer at the address at which it was admitted. Default: none.
     pub fn connection_ids(mut self, connection_ids: ConnectionIds) -> Self {
         self.connection_ids = Some(connection_ids);
         self
     }
 
-    /// How much may wait for a peer that takes nothing at the moment ([`Sender::post`](crate::Sender::post)).
+    /// Sets how much may wait for a peer that does not take messages at the moment
+    /// ([`Sender::post`](crate::Sender::post)).
     pub fn outbox(mut self, bound: OutboxLimits) -> Self {
         self.outbox = bound;
         self
     }
 
-    /// Whether `::` leaves IPv4 alone (IPV6_V6ONLY). Default: `false`, it is dual-stack.
+    /// Sets whether `::` excludes IPv4 (IPV6_V6ONLY). Default: `false`, dual-stack.
     pub fn v6_only(mut self, v6_only: bool) -> Self {
         self.options.v6_only = v6_only;
         self
     }
 
-    /// Whether addresses may be listened on that the host does not have yet (IP_FREEBIND).
+    /// Sets whether the server may listen on addresses that the host does not have yet (IP_FREEBIND). Default: `false`.
     pub fn freebind(mut self, freebind: bool) -> Self {
         self.options.freebind = freebind;
         self
     }
 
-    /// Sets options of the sockets that the server makes, such as the DSCP, the mark or the sizes of buffers: of each
-    /// listener and of the socket of each peer ([`NewSocket::role`] says which). The library's own options are set by then.
+    /// Sets a hook for options of the sockets that the server makes, such as the DSCP, the mark or buffer sizes. The
+    /// server calls it for each listener and for the socket of each peer ([`NewSocket::role`] distinguishes them),
+    /// after it has set its own options.
     ///
-    /// A listener is shown before it is bound, a UDP peer's socket before it is bound and connected, an accepted TCP connection
-    /// and an SCTP association after the peer was admitted and before anything is read. UDP peers have nothing
-    /// of their listener's options. TCP connections begin with the listener's options that Linux copies, the DSCP, the
-    /// mark, buffers and keepalive among them, and the listener's buffers set the window that TCP offers. SCTP
-    /// associations begin with the listener's buffers; [`Settings`] has more of theirs, the DSCP too.
-    /// Some sockets are made to find a free port or a better way and closed at once, so the function may be called several
-    /// times for one address or peer.
+    /// The hook is called for a listener before it is bound; for a UDP peer's socket before it is bound and connected;
+    /// and for an accepted TCP connection and an SCTP association after the peer was admitted and before anything is
+    /// read. UDP peers inherit no options of their listener. TCP connections inherit the options that Linux copies,
+    /// including the DSCP, the mark, buffers and keepalive, and the listener's buffers determine the window that TCP
+    /// offers. SCTP associations inherit the listener's buffers; [`Settings`] has more of their options, including the
+    /// DSCP. Some sockets are made to find a free port or a better method and are closed at once, so the hook may be
+    /// called several times for one address or peer.
     ///
-    /// It runs on the thread that calls [`start`](Self::start) and then on the dispatcher thread, where it must not block:
-    /// no new peer gets in meanwhile. It must not read, write, bind, connect, shut down or keep the socket, and must leave alone
-    /// what the library relies on: the blocking mode (O_NONBLOCK), SO_REUSEADDR, SO_REUSEPORT and the program of that
-    /// group, the timeouts (SO_RCVTIMEO, SO_SNDTIMEO), SO_LINGER, packet information (IP_PKTINFO, IPV6_RECVPKTINFO), IPV6_V6ONLY and, on SCTP, the
-    /// notifications. What decides where datagrams go, as SO_BINDTODEVICE does, it sets for both roles or for none.
+    /// The hook runs on the thread that calls [`start`](Self::start) and then on the dispatcher thread, where it must
+    /// not block, because no new peer is admitted meanwhile. It must not read, write, bind, connect, shut down or keep
+    /// the socket. It must not change what the library relies on: the blocking mode (O_NONBLOCK), SO_REUSEADDR,
+    /// SO_REUSEPORT and the program of that group, the timeouts (SO_RCVTIMEO, SO_SNDTIMEO), SO_LINGER, packet
+    /// information (IP_PKTINFO, IPV6_RECVPKTINFO), IPV6_V6ONLY and, on SCTP, the notifications. An option that affects
+    /// routing, such as SO_BINDTODEVICE, must be set for both roles or for none.
     ///
-    /// An error or a panic refuses the peer ([`Refusal::SocketOptions`](crate::Refusal::SocketOptions)); for a listener
-    /// `start` fails with [`StartError::SocketOptions`]. Under a wildcard the server also makes listeners for single addresses
-    /// while it runs; where the hook fails for one of those, peers are served without it.
+    /// An error or a panic in the hook refuses the peer ([`Refusal::SocketOptions`](crate::Refusal::SocketOptions));
+    /// for a listener, `start` fails with [`StartError::SocketOptions`]. With a wildcard address the server also makes
+    /// listeners for single addresses while it runs; if the hook fails for one of those, peers are served without it.
     ///
     /// ```
     /// use peeloff::{Error, Peer, Server, SocketRole};
@@ -334,84 +337,85 @@ impl ServerBuilder {
         self
     }
 
-    /// Bytes of stack of a worker thread. Default: 256 KiB, touched as far as used.
+    /// Sets the stack size of a worker thread, in bytes. Default: 256 KiB, of which only the used pages take memory.
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.stack_size = bytes;
         self
     }
 
-    /// Whether worker threads run under SCHED_BATCH ([sched(7)](https://man7.org/linux/man-pages/man7/sched.7.html)).
-    /// Default: `true`. A worker that wakes up then waits until the thread that its processor is busy with waits
-    /// itself, or has had its slice of some milliseconds, and workers do not interrupt each other in the middle of a
-    /// message, which with 64 of them on a processor saves 6 to 18 % of an echo. `false` suits servers whose handlers, or
-    /// whose neighbours on the machine, compute for long while others need an answer within less than that. Threads and
-    /// processes that a handler starts inherit it. A process that was started under another policy than SCHED_OTHER keeps
-    /// that one.
+    /// Sets whether worker threads run under SCHED_BATCH
+    /// ([sched(7)](https://man7.org/linux/man-pages/man7/sched.7.html)). Default: `true`. A worker that wakes up then
+    /// does not preempt the running thread: it waits until that thread blocks or has used its time slice of some
+    /// milliseconds. So workers do not interrupt each other in the middle of a message, which saves 6 to 18 % of the
+    /// cost of an echo with 64 workers on a processor. `false` suits servers on which handlers, or other programs on
+    /// the machine, compute for long while other peers need an answer faster than that. Threads and processes that a
+    /// handler starts inherit the policy. A process that was started under a policy other than SCHED_OTHER keeps it.
     pub fn sched_batch(mut self, batch: bool) -> Self {
         self.batch = batch;
         self
     }
 
-    /// Sets whether UDP and DTLS peers have sockets of their own. Default: with [`start`](Self::start) they have, with
-    /// [`start_events`](Self::start_events) they share.
+    /// Sets whether UDP and DTLS peers have sockets of their own. By default they do with [`start`](Self::start), and
+    /// share sockets with [`start_events`](Self::start_events).
     pub fn sockets(mut self, sockets: Sockets) -> Self {
         self.sockets = Some(sockets);
         self
     }
 
-    /// Sets how many event loops there are, each of which has a thread. 1 to 256. Default: one for each processor that the
+    /// Sets the number of event loops, each of which has a thread: 1 to 256. Default: one for each processor that the
     /// process may use ([`std::thread::available_parallelism`]).
     pub fn event_loops(mut self, loops: usize) -> Self {
         self.event_loops = loops.clamp(1, 256);
         self
     }
 
-    /// Sets how many threads there may be besides those of the event loops. Each callback that blocks for more than some
-    /// milliseconds takes one, until it returns. While none is left, a callback that blocks delays the other peers of its loop
-    /// ([`Stats::loops_held_up`](crate::Stats::loops_held_up)). Default: 64.
+    /// Sets the maximum number of threads besides those of the event loops. Each callback that blocks for more than
+    /// some milliseconds takes one until it returns. When none is left, a blocking callback delays the other peers of
+    /// its loop ([`Stats::loops_held_up`](crate::Stats::loops_held_up)). Default: 64.
     pub fn spare_threads(mut self, threads: usize) -> Self {
         self.spare_threads = threads;
         self
     }
 
-    /// Takes the server of another process over, which calls [`Handle::hand_over`]. The starting call then returns when this process
-    /// serves.
+    /// Takes over the server of another process, which calls [`Handle::hand_over`]. The starting call then returns when
+    /// this process serves.
     ///
-    /// Each listener that the other process has at an address of this one's, in the same scheme, is taken as it is, so nothing in
-    /// its queue is lost; port 0 stands for any port. A [`listen_on`](Self::listen_on) of such an address is not needed. Other
-    /// addresses are bound. The peers come along that share the sockets of such listeners
-    /// ([`start_events`](Self::start_events), [`PeerEvents::save`]), whatever the [`Limits`] say. A
-    /// group of shared sockets keeps their number, which the event loops divide among themselves; with
-    /// more loops than that some have no shared sockets. Session tickets and cookies of the other process are accepted.
+    /// If the other process has a listener at one of this server's addresses, in the same scheme, that listener is
+    /// taken over as it is, so nothing in its queue is lost; port 0 matches any port. Such an address needs no
+    /// [`listen_on`](Self::listen_on). Other addresses are bound. Peers that share the sockets of such listeners come
+    /// along if their callbacks support it ([`start_events`](Self::start_events), [`PeerEvents::save`]), regardless of
+    /// the [`Limits`]. A group of shared sockets keeps its size, and the event loops divide the sockets among
+    /// themselves; if there are more loops than sockets, some loops have none. Session tickets and cookies of the other
+    /// process are accepted.
     ///
-    /// `start` fails with [`StartError::TakeOver`] where the other process is none or gives up; then, and
-    /// with any other error, that one goes on to serve.
+    /// `start` fails with [`StartError::TakeOver`] if the other end is not such a process or gives up. After that
+    /// error, and after any other, the other process continues to serve.
     pub fn take_over(mut self, predecessor: Predecessor) -> Self {
         self.take_over = Some(predecessor);
         self
     }
 
-    /// Binds the listeners and starts the dispatcher thread. Returns when peers can come. The handler runs on a thread of its own
-    /// for each peer.
+    /// Binds the listeners and starts the dispatcher thread. Returns when peers can connect. The handler runs on a
+    /// separate thread for each peer.
     ///
     /// # Errors
     ///
-    /// [`StartError`], after which nothing is left behind.
+    /// [`StartError`], after which nothing is left running or bound.
     pub fn start(self, handler: impl PeerHandler) -> Result<Server, StartError> {
         self.run(Arc::new(handler), None)
     }
 
-    /// Binds the listeners and starts the threads. Returns when peers can come. The callbacks run on a few threads, those of the
-    /// event loops, each of which serves many peers.
+    /// Binds the listeners and starts the threads. Returns when peers can connect. The callbacks run on the threads of
+    /// the event loops, each of which serves many peers.
     ///
-    /// A callback that blocks delays nobody but its own peer: after some milliseconds a spare thread goes on with
-    /// the other peers of its loop ([`spare_threads`](Self::spare_threads)). What runs in a handshake, such as
-    /// the lookup of a pre-shared key, does not delay others for longer either. [`PeerEvents::admit`] must not block: it runs before there
-    /// is a peer to take out.
+    /// A callback that blocks delays only its own peer: after some milliseconds a spare thread continues with the other
+    /// peers of its loop ([`spare_threads`](Self::spare_threads)). The same holds for callbacks during a handshake,
+    /// such as the lookup of a pre-shared key. [`PeerEvents::admit`] must not block, because at that time there is no
+    /// peer that could be separated from its loop.
     ///
     /// # Errors
     ///
-    /// [`StartError`], after which nothing is left behind.
+    /// [`StartError`], after which nothing is left running or bound.
     pub fn start_events(self, events: impl PeerEvents) -> Result<Server, StartError> {
         let events = Arc::new(events);
         let handler = Arc::new(Callbacks::shared(Arc::clone(&events)));
@@ -527,18 +531,18 @@ impl ServerBuilder {
             .map_err(io("setting up the dispatcher"))?;
         let (begin, may_begin) = bounded(1);
         let run = move || {
-            // Not where another process goes on to serve.
+            // Not reached if another process continues to serve.
             if may_begin.recv().is_ok() {
                 dispatcher.run();
             }
-            // By now its listeners are closed.
+            // The dispatcher has closed its listeners by now.
             drop(running);
         };
         thread::Builder::new()
             .name("peeloff-disp".to_owned())
             .spawn(run)
             .map_err(io("starting the dispatcher thread"))?;
-        // Nothing can fail any more, so that the other process can let go.
+        // Nothing can fail after this point, so the other process can release the server.
         if let Some(offers) = offers {
             let taken = offers.finish(&shared, loops.as_ref(), events.as_ref());
             if let (Err(_), Some(loops)) = (&taken, &loops) {
@@ -554,8 +558,8 @@ impl ServerBuilder {
     }
 }
 
-/// OpenSSL 3.6.3 as built from source lacks fixes of 2026 that distributions have in theirs:
-/// CVE-2026-84782, CVE-2026-75806 and CVE-2026-54874. The framework's own checks stand in front of all three.
+/// Warns if OpenSSL was built from source: version 3.6.3 lacks fixes of 2026 that distributions have backported
+/// (CVE-2026-84782, CVE-2026-75806 and CVE-2026-54874). The framework's own checks prevent all three.
 fn warn_of_openssl() {
     const LAST_WITHOUT_FIXES: i64 = 0x3060_0030;
     if cfg!(feature = "vendored") && openssl::version::number() <= LAST_WITHOUT_FIXES {
@@ -566,7 +570,7 @@ fn warn_of_openssl() {
     }
 }
 
-/// Checks that a peer can get a descriptor, and logs which limit peers run into first.
+/// Checks that a peer can get a descriptor, and logs which limit is reached first.
 fn check_limits(limits: &Limits, threads: u64) -> Result<(), StartError> {
     let descriptors = limits::fd_limit().map_err(|source| StartError::Io {
         doing: "asking for the limit on descriptors".to_owned(),

@@ -1,4 +1,4 @@
-//! What a server listens on, as it was asked for and as it is bound.
+//! The listeners of a server: as they were requested, and as they are bound.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use crate::serve::dispatcher::{Adopted, SctpListener, TcpListener, UdpListener};
 use crate::serve::handover::export::Export;
 use crate::serve::handover::taking::Predecessor;
 
-/// What is listened on.
+/// A listen address or socket, with its options.
 pub(super) struct Listen {
     pub(super) on: Endpoint,
     /// Connections begin with a PROXY header.
@@ -37,21 +37,21 @@ impl Listen {
 /// The listeners of a server before its start.
 #[derive(Default)]
 pub(super) struct Listeners {
-    /// How many loops there are for the sockets of UDP to be shared; `None`: each peer gets one of its own.
+    /// The number of event loops that share UDP sockets; `None` if each peer gets a socket of its own.
     pub(super) loops: Option<usize>,
     pub(super) udp: Vec<UdpListener>,
     pub(super) shared: Vec<SharedListener>,
     pub(super) sctp: Vec<SctpListener>,
     pub(super) tcp: Vec<TcpListener>,
     pub(super) addresses: Vec<Address>,
-    /// What another process gives away.
+    /// The listeners that another process hands over.
     pub(super) offers: Option<Predecessor>,
-    /// What is given away in turn, later.
+    /// The listeners that this process can hand over later.
     pub(super) exports: Vec<Export>,
 }
 
 impl Listeners {
-    /// Binds what was asked for, or takes the socket.
+    /// Binds the requested address, or adopts the socket.
     pub(super) fn bind(
         &mut self,
         listen: Listen,
@@ -66,7 +66,7 @@ impl Listeners {
             Endpoint::Address(address) => address,
             Endpoint::Socket(_, socket) => {
                 let adopted = Adopted::new(scheme, socket)?;
-                // The other process has the same one, which its peers share.
+                // The other process has the same listener, whose sockets its peers share.
                 if let Some(offer) = self.offer(scheme, &[adopted.address()], proxied) {
                     return self.take(offer, options, settings);
                 }
@@ -102,13 +102,13 @@ impl Listeners {
         Ok(())
     }
 
-    /// What the other process has at these addresses.
+    /// Returns what the other process has at these addresses.
     fn offer(&mut self, scheme: Scheme, addresses: &[SocketAddr], proxied: bool) -> Option<Export> {
         let number = self.number();
         self.offers.as_mut()?.take(scheme, addresses, proxied, number)
     }
 
-    /// Takes over what the other process has.
+    /// Takes over a listener of the other process.
     fn take(&mut self, offer: Export, options: Options, settings: &Settings) -> Result<(), StartError> {
         let Export { scheme, proxied, own, sockets, .. } = offer;
         let adopted: Result<Vec<_>, _> =
@@ -116,7 +116,7 @@ impl Listeners {
         self.adopt(adopted?, proxied, own, options, settings)
     }
 
-    /// Takes sockets that are bound already: one, or a group.
+    /// Adopts sockets that are already bound: one, or a group.
     fn adopt(
         &mut self,
         mut adopted: Vec<Adopted>,
@@ -168,12 +168,12 @@ impl Listeners {
         Ok(())
     }
 
-    /// The number of the listener that comes next. Nobody has so many.
+    /// Returns the number of the next listener. A server cannot have more listeners than the type holds.
     fn number(&self) -> u16 {
         u16::try_from(self.addresses.len()).unwrap_or(u16::MAX)
     }
 
-    /// Keeps descriptors of a listener's sockets, for the process that takes the server over one day.
+    /// Keeps duplicates of a listener's descriptors for a later hand-over.
     fn export(
         &mut self,
         scheme: Scheme,
