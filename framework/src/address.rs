@@ -1,8 +1,7 @@
 //! Addresses of listeners and peers, written as URLs: `dtls://127.0.0.1:4433`.
 //!
-//! An [`Address`] is what a user writes; [`Address::resolve`] turns it into what the kernel takes.
-//! The text is checked once, in [`Address::from_str`](FromStr::from_str), and every error says in
-//! one sentence what to write instead.
+//! An [`Address`] is what a user writes; [`Address::resolve`] turns it into socket addresses. The text is checked once,
+//! in [`Address::from_str`](FromStr::from_str), and every error says in one sentence what to write instead.
 
 use std::fmt;
 use std::io;
@@ -18,9 +17,9 @@ mod scheme;
 pub use error::AddressError;
 pub use scheme::Scheme;
 
-/// Where to listen or whom to call: a scheme, a host and a port.
+/// The address of a listener or a server: a scheme, a host and a port.
 ///
-/// Accepted are `scheme://host:port` with these hosts:
+/// The text form is `scheme://host:port` with one of these hosts:
 ///
 /// | host | meaning |
 /// |---|---|
@@ -31,10 +30,9 @@ pub use scheme::Scheme;
 /// | `*` | every local address, the same as `[::]` |
 /// | `10.0.0.1,10.0.1.1`, `10.0.0.1,[fd00::1]` | SCTP only: several addresses of one host, the first preferred |
 ///
-/// The port is required; 0 lets the kernel pick one. A path, a query, a fragment or user
-/// information is refused. The zone may follow a plain `%` or the `%25` of [RFC
-/// 6874](https://www.rfc-editor.org/rfc/rfc6874); a zone that itself begins with `25` needs the
-/// latter.
+/// The port is required; with 0 the kernel chooses one. A path, a query, a fragment or user information is refused. The
+/// zone may follow a plain `%` or the `%25` of [RFC 6874](https://www.rfc-editor.org/rfc/rfc6874); a zone that itself
+/// begins with `25` needs the latter.
 ///
 /// ```
 /// use peeloff::{Address, Scheme};
@@ -45,18 +43,17 @@ pub use scheme::Scheme;
 /// # Ok::<(), peeloff::AddressError>(())
 /// ```
 ///
-/// Functions that need an address, such as [`ServerBuilder::listen`](crate::ServerBuilder::listen), take the text as
-/// well: whatever converts by [`TryInto`].
+/// Functions that need an address, such as [`ServerBuilder::listen`](crate::ServerBuilder::listen), also accept a text
+/// or any other type that converts by [`TryInto`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
-    /// What is spoken there.
+    /// The protocol.
     pub scheme: Scheme,
     /// The host, as it was written.
     pub host: Host,
-    /// Further addresses of the same host. Only SCTP knows what to do with them (multi-homing, RFC
-    /// 9260 §6.4).
+    /// Further addresses of the same host. Only SCTP uses them (multi-homing, RFC 9260 §6.4).
     pub alternates: Vec<Host>,
-    /// The port; 0 before it is bound means "any".
+    /// The port; 0 lets the kernel choose one when it is bound.
     pub port: u16,
 }
 
@@ -74,32 +71,32 @@ pub enum Host {
 }
 
 impl Address {
-    /// The address of a bound or connected socket.
+    /// Returns the address of a bound or connected socket.
     ///
-    /// The scope id of a link-local address becomes a numeric zone; elsewhere it means nothing and
-    /// is left out.
+    /// The scope id of a link-local address becomes a numeric zone; for other addresses it has no meaning and is left
+    /// out.
     pub fn from_socket(scheme: Scheme, socket: SocketAddr) -> Self {
         Self { scheme, host: Host::from_socket(socket), alternates: Vec::new(), port: socket.port() }
     }
 
-    /// The same for the addresses of one SCTP endpoint, the first preferred; their port is the first
-    /// one's. `None` without any.
+    /// Returns the address of an SCTP endpoint that has these socket addresses, the first preferred. Their port is the
+    /// port of the first one. Returns `None` for an empty list.
     pub fn from_sockets(scheme: Scheme, sockets: &[SocketAddr]) -> Option<Self> {
         let (first, rest) = sockets.split_first()?;
         let alternates = rest.iter().copied().map(Host::from_socket).collect();
         Some(Self { alternates, ..Self::from_socket(scheme, *first) })
     }
 
-    /// The socket addresses behind this address, in the resolver's order and each once; at least
-    /// one. Those of a list belong together: an SCTP endpoint has them all.
+    /// Returns the socket addresses of this address, in the resolver's order and without duplicates; at least one. The
+    /// addresses of a list belong together: one SCTP endpoint has them all.
     ///
-    /// A literal address costs at most one system call to look up its zone. A name blocks for as
-    /// long as the system's resolver does.
+    /// A literal address costs at most one system call, to look up its zone. A name blocks for as long as the system's
+    /// resolver does.
     ///
     /// # Errors
     ///
-    /// A name is unknown, a zone is no interface of this host, a link-local address has no zone, or
-    /// the addresses of a list cannot belong to one endpoint.
+    /// A name is unknown, a zone is not an interface of this host, a link-local address has no zone, or the addresses
+    /// of a list cannot belong to one endpoint.
     pub fn resolve(&self) -> Result<Vec<SocketAddr>, AddressError> {
         let mut found = self.resolve_host(&self.host)?;
         for host in &self.alternates {
@@ -211,7 +208,7 @@ impl fmt::Display for Address {
 impl FromStr for Scheme {
     type Err = AddressError;
 
-    /// Reads a scheme without its `://`, in upper or lower case.
+    /// Parses a scheme without its `://`, in upper or lower case.
     fn from_str(text: &str) -> Result<Self, AddressError> {
         Scheme::ALL
             .iter()
@@ -238,7 +235,7 @@ impl fmt::Display for Host {
         match self {
             Host::V4(v4) => write!(f, "{v4}"),
             Host::V6(v6, None) => write!(f, "[{v6}]"),
-            // A plain `%25x` would be read back as the zone `x`.
+            // A plain `%25x` would be parsed as the zone `x`.
             Host::V6(v6, Some(zone)) if zone.starts_with("25") && zone.len() > 2 => {
                 write!(f, "[{v6}%25{zone}]")
             }
@@ -248,7 +245,7 @@ impl fmt::Display for Host {
     }
 }
 
-/// Refuses the parts of a URL that an address does not have, before anything is split at a colon.
+/// Refuses the parts of a URL that an address does not have. Called before anything is split at a colon.
 fn refuse_extras(url: &str, rest: &str) -> Result<(), AddressError> {
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, extra) = rest.split_at(end);
@@ -262,7 +259,7 @@ fn refuse_extras(url: &str, rest: &str) -> Result<(), AddressError> {
     }
 }
 
-/// Splits at the commas that do not stand in brackets (a zone may have one).
+/// Splits at the commas outside brackets (a zone may contain a comma).
 fn split_list(rest: &str) -> Vec<&str> {
     let mut depth = 0usize;
     rest.split(|c| {
@@ -276,9 +273,8 @@ fn split_list(rest: &str) -> Vec<&str> {
     .collect()
 }
 
-/// Whether these can be the addresses of one SCTP endpoint: each a unicast address of a host, and
-/// all of one scope, because a peer that reaches one scope does not reach the other (RFC 9260
-/// §5.1.2, RFC 6458 §9.1).
+/// Checks that these can be the addresses of one SCTP endpoint: unicast addresses, all of the same scope, because a
+/// peer that reaches one scope does not reach the other (RFC 9260 §5.1.2, RFC 6458 §9.1).
 fn check_list(addresses: &[SocketAddr]) -> Result<(), AddressError> {
     let Some(first) = addresses.first().map(SocketAddr::ip) else { return Ok(()) };
     for address in addresses.iter().map(SocketAddr::ip) {
@@ -297,7 +293,7 @@ fn check_list(addresses: &[SocketAddr]) -> Result<(), AddressError> {
     Ok(())
 }
 
-/// Splits `host:port`; a host in brackets keeps them.
+/// Splits `host:port`; a host in brackets keeps its brackets.
 fn split_port<'a>(url: &str, scheme: Scheme, rest: &'a str) -> Result<(&'a str, u16), AddressError> {
     let missing_port = |host: &str| match host {
         "" => AddressError::MissingHost(url.to_owned()),
@@ -333,7 +329,7 @@ fn split_port<'a>(url: &str, scheme: Scheme, rest: &'a str) -> Result<(&'a str, 
     if port.is_empty() {
         return Err(missing_port(host));
     }
-    // `u16::from_str` would let a leading `+` through.
+    // `u16::from_str` would accept a leading `+`.
     match port.parse() {
         Ok(number) if port.bytes().all(|byte| byte.is_ascii_digit()) => Ok((host, number)),
         _ => Err(AddressError::BadPort { url: url.to_owned(), port: port.to_owned() }),
@@ -350,8 +346,7 @@ fn parse_host(url: &str, host: &str) -> Result<Host, AddressError> {
     if let Ok(v4) = host.parse() {
         return Ok(Host::V4(v4));
     }
-    // The resolver would read `127.1` or `2130706433` as addresses; nobody who writes them here
-    // means that.
+    // The resolver would accept `127.1` or `2130706433` as an address, but here such a text is more likely a mistake.
     if host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return Err(AddressError::BadIpv4 { url: url.to_owned(), host: host.to_owned() });
     }
@@ -362,7 +357,7 @@ fn parse_host(url: &str, host: &str) -> Result<Host, AddressError> {
     }
 }
 
-/// Reads what stands between the brackets.
+/// Parses the text between the brackets.
 fn parse_v6(url: &str, inner: &str) -> Result<Host, AddressError> {
     let (address, zone) = match inner.split_once('%') {
         Some((address, zone)) => (address, Some(zone)),
@@ -384,14 +379,14 @@ fn parse_v6(url: &str, inner: &str) -> Result<Host, AddressError> {
     Ok(Host::V6(v6, Some(zone.to_owned())))
 }
 
-/// Whether the address means something on one interface only: link-local unicast, and multicast of
-/// interface or link scope.
+/// Returns whether the address needs a zone because it is valid on one interface only: link-local unicast, and
+/// multicast of interface or link scope.
 fn needs_zone(v6: &Ipv6Addr) -> bool {
     v6.is_unicast_link_local() || matches!(v6.segments()[0] & 0xff0f, 0xff01 | 0xff02)
 }
 
-/// Whether the text can be an interface: a name as `dev_valid_name` of the kernel has it (15 bytes,
-/// IFNAMSIZ less its NUL), or an index other than 0.
+/// Returns whether the text can be an interface: a name that the kernel's `dev_valid_name` accepts (at most 15 bytes,
+/// IFNAMSIZ without its NUL), or an index other than 0.
 fn is_zone(zone: &str) -> bool {
     if zone.bytes().all(|byte| byte.is_ascii_digit()) {
         return zone.parse::<u32>().is_ok_and(|index| index != 0);
@@ -400,8 +395,8 @@ fn is_zone(zone: &str) -> bool {
         && zone.chars().all(|c| !c.is_whitespace() && !c.is_control() && !matches!(c, ':' | '%' | '[' | ']'))
 }
 
-/// Whether the text can be asked of a resolver: letters, digits, hyphens and underscores in labels
-/// of at most 63 bytes.
+/// Returns whether the text can be passed to a resolver: letters, digits, hyphens and underscores in labels of at most
+/// 63 bytes.
 fn is_name(host: &str) -> bool {
     let labels = host.strip_suffix('.').unwrap_or(host);
     labels.len() <= 253
@@ -412,7 +407,7 @@ fn is_name(host: &str) -> bool {
         })
 }
 
-/// The index of the interface that a zone names.
+/// Returns the index of the interface that a zone names.
 fn scope_id(zone: &str) -> Result<u32, AddressError> {
     match zone.parse() {
         Ok(index) => Ok(index),
@@ -422,7 +417,7 @@ fn scope_id(zone: &str) -> Result<u32, AddressError> {
     }
 }
 
-/// Asks the system's resolver, which repeats an address when the hosts file does.
+/// Asks the system's resolver, and removes duplicates, which a hosts file can produce.
 fn look_up(name: &str, port: u16) -> Result<Vec<SocketAddr>, AddressError> {
     let failed = |cause| AddressError::Resolve { name: name.to_owned(), cause };
     let mut found: Vec<SocketAddr> = Vec::new();

@@ -1,4 +1,4 @@
-//! What calls on a peer and at start-up can fail with.
+//! Errors of calls on a peer, of the start of a server, and of connects.
 
 mod end;
 mod hand_over;
@@ -15,91 +15,88 @@ pub use self::end::{EndKind, EndReason};
 pub use self::hand_over::HandOverError;
 pub use self::identity::IdentityError;
 
-/// What a call on a [`Peer`](crate::Peer) can fail with. An error that
-/// [is fatal](Error::is_fatal) means that the association is over; noise from the network never
-/// surfaces here.
+/// Error of a call on a [`Peer`](crate::Peer). After an error that [is fatal](Error::is_fatal) the association has
+/// ended. Noise from the network never causes an error.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The time given to the call is over. The association lives.
-    #[error("nothing came in the time given")]
+    /// The timeout of the call has passed. The association continues.
+    #[error("no message arrived within the timeout")]
     TimedOut,
-    /// The message is longer than the transport can carry. The association lives.
-    #[error("a message of {size} bytes is longer than the {limit} that can be sent as one")]
+    /// The message is longer than the transport can carry. The association continues.
+    #[error("a message of {size} bytes is longer than the limit of {limit} bytes")]
     MessageTooLarge {
-        /// Bytes of the message.
+        /// Length of the message in bytes.
         size: usize,
-        /// Bytes that would have fitted.
+        /// Length of the longest message that fits, in bytes.
         limit: usize,
     },
-    /// DTLS has no way to carry an empty message (OpenSSL drops empty records), SCTP has none, and on a stream
-    /// without [`Framing`](crate::Framing) it is nothing. The association lives.
-    #[error("only datagrams in clear and streams with a framing carry empty messages")]
+    /// DTLS cannot carry an empty message (OpenSSL drops empty records), SCTP has none, and a stream without
+    /// [`Framing`](crate::Framing) has no boundaries that would show one. The association continues.
+    #[error("only plain UDP and streams with a framing carry empty messages")]
     EmptyMessage,
-    /// The SCTP association has fewer streams, or this one has no TLS session, or TLS was asked for an
-    /// unordered message. Nothing was sent, and the association lives.
-    #[error("no message like this can be sent on stream {stream}")]
+    /// The SCTP association has fewer streams, or this stream has no TLS session, or an unordered message was to be
+    /// sent with TLS. The message was not sent, and the association continues.
+    #[error("this message cannot be sent on stream {stream}")]
     NoSuchStream {
-        /// Which was asked for.
+        /// The stream that was requested.
         stream: u16,
     },
-    /// A message came that is longer than
-    /// [`Settings::max_message`](crate::sctp::Settings::max_message) on SCTP or
-    /// [`TcpSettings::max_message`](crate::TcpSettings::max_message) on TCP. It is lost, and the
-    /// association lives: the handler may tell the peer in its own protocol. If it returns this error instead, the
-    /// association is aborted, and the peer learns why ([`EndReason::MessageRefused`]).
-    #[error("a message came that is longer than {limit} bytes")]
+    /// The peer sent a message that is longer than [`Settings::max_message`](crate::sctp::Settings::max_message) on
+    /// SCTP or [`TcpSettings::max_message`](crate::TcpSettings::max_message) on TCP. The message is lost, and the
+    /// association continues, so the handler may inform the peer in its own protocol. If the handler returns this error
+    /// instead, the association is aborted, and the peer receives the reason ([`EndReason::MessageRefused`]).
+    #[error("the peer sent a message that is longer than {limit} bytes")]
     MessageRefused {
-        /// Bytes that would have been taken.
+        /// The length limit in bytes.
         limit: usize,
     },
-    /// A call that needs TLS or DTLS, on a transport in clear. The association lives.
-    #[error("there are no keys without TLS or DTLS")]
+    /// The call needs TLS or DTLS, and the transport has neither. The association continues.
+    #[error("there are no keys to export without TLS or DTLS")]
     NotSecure,
-    /// An export from a DTLS session that kept no secret for it: see [`Credentials::exporters`](crate::Credentials::exporters).
-    /// The association lives.
+    /// The DTLS session did not keep a secret to export from; see
+    /// [`Credentials::exporters`](crate::Credentials::exporters). The association continues.
     #[error(
         "this session keeps no secret to export from; the credentials' option `exporters` makes it do so"
     )]
     NoExporters,
-    /// An export whose label is one of TLS 1.2's own (RFC 5705 §4), or whose context is longer than 65,535 bytes. The association
-    /// lives.
+    /// The label of an export is reserved by TLS 1.2 (RFC 5705 §4), or its context is longer than 65,535 bytes. The
+    /// association continues.
     #[error("the label or the context of this export cannot be used")]
     BadExport,
-    /// A call that needs SCTP, on another transport.
-    #[error("{0} has no such thing; it takes SCTP")]
+    /// The call needs SCTP, and the transport is another one.
+    #[error("this call needs SCTP, and the transport is {0}")]
     NeedsSctp(crate::address::Scheme),
-    /// The message that came is longer than the buffer. It is kept for the next call, and the
-    /// association lives.
+    /// The received message is longer than the buffer. It is kept for the next call, and the association continues.
     #[error("the buffer is too small for a message of {needed} bytes")]
     BufferTooSmall {
-        /// Bytes of the message.
+        /// Length of the message in bytes.
         needed: usize,
     },
-    /// The socket's send buffer has no room: for [`Timeouts::send`](crate::Timeouts::send) in a call that waits for room,
-    /// at this moment in one that does not. The message was not sent and the association lives. If the handler returns this
-    /// error, the association is aborted ([`EndReason::TooSlow`]).
+    /// The socket's send buffer has no room. A call that waits for room returns this after
+    /// [`Timeouts::send`](crate::Timeouts::send), other calls at once. The message was not sent, and the association
+    /// continues. If the handler returns this error, the association is aborted ([`EndReason::TooSlow`]).
     #[error("the socket's send buffer is full")]
     SendBufferFull,
-    /// The peer has not proven its address, and was sent as much as it may be until then
-    /// ([`ServerBuilder::udp_proof`](crate::ServerBuilder::udp_proof)). The message was not sent and the association
-    /// lives.
-    #[error("the peer has not proven its address, and may not be sent more until then")]
+    /// The peer has not proven its address, and has been sent as much as it may be sent until then
+    /// ([`ServerBuilder::udp_proof`](crate::ServerBuilder::udp_proof)). The message was not sent, and the association
+    /// continues.
+    #[error("the peer has not proven its address, and nothing more may be sent to it until it has")]
     Unproven,
-    /// The association is over.
-    #[error("the association is over: {0}")]
+    /// The association has ended.
+    #[error("the association has ended: {0}")]
     Ended(EndReason),
-    /// The kernel refused a socket option; or `?` made this of an [`io::Error`] of the handler's own, such as that of a file.
-    /// The association lives.
+    /// The kernel refused a socket option, or `?` converted an [`io::Error`] of the handler's own, such as that of a
+    /// file. The association continues.
     #[error(transparent)]
     Io(io::Error),
 }
 
-/// Errors of which one causes the next, at most. A chain may be endless: nothing forbids an error to name itself.
+/// Maximum number of causes that are followed. A chain may be endless, because an error can name itself as its source.
 const LONGEST_CHAIN: usize = 64;
 
 impl Error {
-    /// Whether the association is over.
+    /// Returns whether the association has ended.
     pub fn is_fatal(&self) -> bool {
         matches!(self, Self::Ended(_))
     }
@@ -113,14 +110,14 @@ impl Error {
 }
 
 impl From<io::Error> for Error {
-    /// Returns the `Error` that `error` was made of, as those of [`PeerStream`](crate::PeerStream) are; else it is
-    /// [`Error::Io`].
+    /// Returns the `Error` inside `error` if there is one, as in the errors of [`PeerStream`](crate::PeerStream);
+    /// otherwise [`Error::Io`].
     fn from(error: io::Error) -> Self {
         error.downcast().unwrap_or_else(Self::Io)
     }
 }
 
-/// Returns the next error of a chain, also the one that an [`io::Error`] was made of, which its `source` leaves out.
+/// Returns the next error of a chain. This includes the error inside an [`io::Error`], which its `source` leaves out.
 fn cause_of<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(inner) => Some(inner),
@@ -140,11 +137,11 @@ impl fmt::Display for Chain<'_> {
 }
 
 impl From<Error> for io::Error {
-    /// For [`PeerStream`](crate::PeerStream) and other code whose errors are [`io::Error`]s. The kind is that of
-    /// [`std::net::TcpStream`] for the same event: `TimedOut` also where the send buffer stayed full, `UnexpectedEof` where
-    /// the peer's end was not authentic ([`EndReason::Truncated`]), `ConnectionReset` where the peer aborted,
-    /// `BrokenPipe` and `ConnectionAborted` where the association had ended before, `InvalidData` for errors of the
-    /// protocol, `InvalidInput` for messages that cannot be sent; otherwise `Other`.
+    /// Converts the error for [`PeerStream`](crate::PeerStream) and other code whose errors are [`io::Error`]s. The
+    /// kind is the one that [`std::net::TcpStream`] has for the same event: `TimedOut` also if the send buffer stayed
+    /// full, `UnexpectedEof` if the peer's end was not authentic ([`EndReason::Truncated`]), `ConnectionReset` if the
+    /// peer aborted, `BrokenPipe` or `ConnectionAborted` if the association had ended before, `InvalidData` for
+    /// protocol errors, `InvalidInput` for messages that cannot be sent, and otherwise `Other`.
     fn from(error: Error) -> Self {
         use io::ErrorKind as Kind;
         if let Error::Io(error) = error {
@@ -168,20 +165,20 @@ impl From<Error> for io::Error {
     }
 }
 
-/// Returned by [`Sender::try_send`](crate::Sender::try_send): the message that was not sent, and the reason.
+/// Error of [`Sender::try_send`](crate::Sender::try_send): the message that was not sent, and the reason.
 ///
-/// `?` converts it to an [`Error`], and to a [`HandlerError`](crate::HandlerError) where the message is `'static`, `Send` and
-/// `Sync`. For one that is borrowed write `.map_err(Error::from)?` there.
+/// `?` converts it to an [`Error`], and to a [`HandlerError`](crate::HandlerError) if the message is `'static`, `Send`
+/// and `Sync`. For a borrowed message, write `.map_err(Error::from)?` in the second case.
 pub struct TrySendError<M> {
-    /// The message. Nothing of it was sent.
+    /// The message. No part of it was sent.
     pub message: M,
-    /// Why it was not sent: [`Error::SendBufferFull`] (try later, or drop the message), [`Error::MessageTooLarge`],
+    /// The reason: [`Error::SendBufferFull`] (try later, or drop the message), [`Error::MessageTooLarge`],
     /// [`Error::EmptyMessage`], [`Error::NoSuchStream`], [`Error::Unproven`] or [`Error::Ended`].
     pub error: Error,
 }
 
 impl<M> fmt::Debug for TrySendError<M> {
-    /// Leaves the message out, which may be long or secret.
+    /// Omits the message, which may be long or secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TrySendError").field("error", &self.error).finish_non_exhaustive()
     }
@@ -205,74 +202,73 @@ impl<M> From<TrySendError<M>> for Error {
     }
 }
 
-/// Why a server did not start.
+/// Reason why a server did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// No address to listen on.
+    /// The builder has no address to listen on.
     #[error("no address to listen on; give at least one, such as dtls://127.0.0.1:4433")]
     NoListener,
-    /// The server of another process could not be taken over, and that one goes on to serve.
-    #[error("cannot take the server over: {0}")]
+    /// The server of another process could not be taken over; that process continues to serve.
+    #[error("cannot take over the server: {0}")]
     TakeOver(#[from] HandOverError),
     /// The address cannot be used.
     #[error(transparent)]
     Address(#[from] crate::address::AddressError),
-    /// Another socket has the port.
+    /// Another socket uses the port.
     #[error(
-        "{address} is in use by another socket; choose another port, or end the program that has it (ss -ulpn shows it)"
+        "{address} is in use by another socket; choose another port, or end the program that uses it (ss -ulpn shows it)"
     )]
     AddressInUse {
-        /// What was asked for.
+        /// The requested address.
         address: SocketAddr,
     },
-    /// The address is not this host's.
+    /// The address does not belong to this host.
     #[error(
         "{address} is not an address of this host; choose one that `ip address` lists, or allow addresses that come later (ServerBuilder::freebind)"
     )]
     AddressNotAvailable {
-        /// What was asked for.
+        /// The requested address.
         address: SocketAddr,
     },
-    /// A privileged port.
+    /// The port is privileged.
     #[error(
         "no permission to listen on {address}; ports below 1024 need CAP_NET_BIND_SERVICE, so choose a higher one or grant it"
     )]
     PermissionDenied {
-        /// What was asked for.
+        /// The requested address.
         address: SocketAddr,
     },
-    /// A listener for TLS or DTLS without certificate and without PSK.
+    /// A listener for TLS or DTLS has neither a certificate nor a pre-shared key.
     #[error("a secure listener needs an identity (certificate and key) or pre-shared keys")]
     NoIdentity,
-    /// A listener behind a proxy that is not on TCP.
-    #[error("the PROXY protocol goes with tcp:// and tls://, not with {scheme}://")]
+    /// A listener behind a proxy is not on TCP.
+    #[error("the PROXY protocol works with tcp:// and tls://, not with {scheme}://")]
     NoProxy {
-        /// Its scheme.
+        /// The scheme of the listener.
         scheme: crate::address::Scheme,
     },
     /// The hook for socket options ([`ServerBuilder::socket_options`](crate::ServerBuilder::socket_options)) failed for
     /// this listener.
     #[error("the hook for socket options failed for the listener on {address}: {source}")]
     SocketOptions {
-        /// What is listened on.
+        /// The address of the listener.
         address: SocketAddr,
-        /// What the hook returned.
+        /// The error that the hook returned.
         source: io::Error,
     },
-    /// A socket of the user's cannot be the listener
-    /// ([`ServerBuilder::listen_on`](crate::ServerBuilder::listen_on)).
+    /// The socket given to [`ServerBuilder::listen_on`](crate::ServerBuilder::listen_on) cannot be a listener.
     #[error("the socket that was given for {scheme}:// cannot be its listener: {why}")]
     UnfitSocket {
-        /// What it was given for.
+        /// The scheme that it was given for.
         scheme: crate::address::Scheme,
-        /// What it lacks, and what to do.
+        /// What the socket lacks, and what to do.
         why: String,
     },
     /// The kernel has no SCTP.
     #[error(transparent)]
     NoSctp(#[from] NoSctp),
-    /// The credentials are of no use.
+    /// The credentials cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The limit on descriptors leaves none for a peer.
@@ -288,14 +284,14 @@ pub enum StartError {
     /// A system call failed.
     #[error("{doing} failed: {source}")]
     Io {
-        /// What was being done.
+        /// The operation that failed.
         doing: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// This kernel has no SCTP, or keeps it from us (`modprobe sctp` loads the module where there is one).
+/// This kernel has no SCTP, or does not let this process use it (`modprobe sctp` loads the module if it is installed).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "this kernel has no SCTP: load its module (modprobe sctp), or try it in a virtual machine with scripts/sctp-vm"
@@ -303,7 +299,7 @@ pub enum StartError {
 pub struct NoSctp;
 
 impl NoSctp {
-    /// Whether making an SCTP socket failed for this reason.
+    /// Returns whether making an SCTP socket failed for this reason.
     pub(crate) fn is(error: &io::Error) -> bool {
         matches!(
             error.raw_os_error(),
@@ -312,62 +308,62 @@ impl NoSctp {
     }
 }
 
-/// Why a client has no association.
+/// Reason why a client could not connect.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The address cannot be used.
     #[error(transparent)]
     Address(#[from] crate::address::AddressError),
-    /// The credentials are of no use.
+    /// The credentials cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The kernel has no SCTP.
     #[error(transparent)]
     NoSctp(#[from] NoSctp),
-    /// Nobody takes SCTP associations or TCP connections there.
+    /// No server accepts SCTP associations or TCP connections at the address.
     #[error("no association with {peer}: {why}; check that a server listens there")]
     Refused {
-        /// Who was asked.
+        /// The address of the server.
         peer: SocketAddr,
-        /// What the peer or the kernel said.
+        /// The reason that the peer or the kernel gave.
         why: String,
     },
-    /// No handshake, or on SCTP no association, in the time given.
+    /// The handshake, or on SCTP the association, was not complete within the timeout.
     #[error("no association with {peer} within {timeout:?}{}; check that a server of this scheme listens there", if *.unreachable { " (the host says that nothing listens on that port)" } else { "" })]
     TimedOut {
-        /// Who was asked.
+        /// The address of the server.
         peer: SocketAddr,
-        /// How long.
+        /// The timeout.
         timeout: Duration,
-        /// Whether an ICMP port unreachable came back.
+        /// Whether an ICMP port unreachable was received.
         unreachable: bool,
     },
     /// The server's certificate does not verify.
     #[error(
-        "the certificate of {peer} does not verify: {why}; name its authority (CA), or accept any certificate if you must"
+        "the certificate of {peer} does not verify: {why}; trust its authority (CA), or accept any certificate if you must"
     )]
     Unverified {
-        /// Whose.
+        /// The address of the server.
         peer: SocketAddr,
-        /// OpenSSL's words.
+        /// OpenSSL's message.
         why: String,
     },
-    /// The handshake failed. Where the server refused in clear this comes 2 s after its alert,
-    /// which anybody could have forged: the handshake goes on for as long.
+    /// The handshake failed. If the server refused with an unencrypted alert, this error comes 2 s after it: anyone
+    /// could have forged the alert, so the handshake continues for that long.
     #[error("the handshake with {peer} failed: {why}")]
     Handshake {
-        /// With whom.
+        /// The address of the server.
         peer: SocketAddr,
-        /// OpenSSL's words, or the alert's name.
+        /// OpenSSL's message, or the name of the alert.
         why: String,
     },
-    /// The address to connect from is of no use.
-    #[error("cannot connect from {local}: {source}; name a free address of this host")]
+    /// The local address cannot be used.
+    #[error("cannot connect from {local}: {source}; use a free address of this host")]
     Bind {
-        /// Which address.
+        /// The local address.
         local: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The hook for socket options ([`Client::socket_options`](crate::Client::socket_options)) failed.
@@ -375,15 +371,15 @@ pub enum ConnectError {
     SocketOptions {
         /// The address that the client connects to.
         peer: SocketAddr,
-        /// What the hook returned.
+        /// The error that the hook returned.
         source: io::Error,
     },
     /// A system call failed.
     #[error("cannot reach {peer}: {source}")]
     Io {
-        /// Whom.
+        /// The address of the server.
         peer: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }

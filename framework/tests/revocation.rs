@@ -137,21 +137,21 @@ fn hold_whole_chains_against_lists(urls: [&str; 2]) {
             "an authority in the middle has an old list",
             [&of_root[..], &sub.old_list(), &of_subsub].concat(),
             Some(
-                "CRL has expired: the revocation list of CN=sub is good from Jan  1 00:00:00 2025 GMT until Jan  2 00:00:00 2025 GMT only",
+                "CRL has expired: the revocation list of CN=sub is valid only from Jan  1 00:00:00 2025 GMT until Jan  2 00:00:00 2025 GMT",
             ),
         ),
         (
             "an authority below the root is revoked, and the one below that has an old list",
             [&root.revoke_authority(sub)[..], &sub.old_list(), &of_subsub].concat(),
             Some(
-                "CRL has expired: the revocation list of CN=sub is good from Jan  1 00:00:00 2025 GMT until Jan  2 00:00:00 2025 GMT only",
+                "CRL has expired: the revocation list of CN=sub is valid only from Jan  1 00:00:00 2025 GMT until Jan  2 00:00:00 2025 GMT",
             ),
         ),
         (
             "the root has an old list",
             [&root.old_list()[..], &of_sub, &of_subsub].concat(),
             Some(
-                "CRL has expired: the revocation list of CN=root is good from Jan  1 00:00:00 2025 GMT until Jan  2 00:00:00 2025 GMT only",
+                "CRL has expired: the revocation list of CN=root is valid only from Jan  1 00:00:00 2025 GMT until Jan  2 00:00:00 2025 GMT",
             ),
         ),
     ];

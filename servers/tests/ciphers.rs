@@ -31,7 +31,7 @@ fn groups_are_restricted_on_both_sides() {
 fn a_wrong_name_is_told_the_option_and_what_is_near() {
     let expected = [
         (["--ciphers", "TLS_PSK_WITH_AES_128_CCM8"], "the nearest is TLS_PSK_WITH_AES_128_CCM_8"),
-        (["--ciphers", "ECDHE-RSA-AES128-SHA"], "its cipher is no AEAD"),
+        (["--ciphers", "ECDHE-RSA-AES128-SHA"], "its cipher is not an AEAD"),
         (["--groups", "P-257"], "the nearest is P-256"),
         (["--ciphers", "TLS_AES_128_GCM_SHA256"], "none of the cipher suites can be used with DTLS 1.2"),
     ];

@@ -97,7 +97,7 @@ fn bad_input_is_one_sentence_and_exit_code_2() {
         (&["--listen", "127.0.0.1:4433"], "has no scheme"),
         (&["--listen", "dtls://127.0.0.1"], "has no port: write dtls://127.0.0.1:4433"),
         (&["--listen", "quic://127.0.0.1:1"], "use one of udp://, dtls://"),
-        (&["--listen", "udp://[fe80::1%nowhere0]:1"], "no network interface"),
+        (&["--listen", "udp://[fe80::1%nowhere0]:1"], "not a network interface"),
         (&["--listen", "udp://192.0.2.1:0"], "not an address of this host"),
         (&["--listen", &taken], "in use"),
         (&[own[0], own[1], "--cert", &cert], "--cert needs --key"),
@@ -290,10 +290,10 @@ fn lists_of_addresses_are_checked() {
         ("udp://127.0.0.1,127.0.0.2:9", "lists several addresses, which only SCTP has"),
         ("dtls://127.0.0.1,127.0.0.2:9", "lists several addresses, which only SCTP has"),
         ("sctp://127.0.0.1:9,127.0.0.2:9", "a list has one port"),
-        ("sctp://127.0.0.1,127.0.0.1:9", "stands in the list twice"),
+        ("sctp://127.0.0.1,127.0.0.1:9", "is in the list twice"),
         ("sctp://127.0.0.1,192.0.2.1:9", "are of different scope"),
         ("sctp://127.0.0.1,*:9", "cannot have a wildcard"),
-        ("sctp://127.0.0.1,224.0.0.1:9", "no unicast address"),
+        ("sctp://127.0.0.1,224.0.0.1:9", "not a unicast address"),
     ] {
         run(ECHO, &["--listen", url], "").failed_with("peeloff-echo", 2, expected);
         run(NC, &[url], "").failed_with("peeloff-nc", 2, expected);

@@ -190,7 +190,7 @@ fn a_new_process_that_cannot_start_leaves_the_server_as_it_is() {
     fs::rename(&newer, &program).unwrap();
     server.signal("USR2");
     let line = server.stderr_line("not handed over");
-    assert!(line.contains("no part of a hand-over") && line.contains("signal: 9"), "{line}");
+    assert!(line.contains("not part of a hand-over") && line.contains("signal: 9"), "{line}");
     exchange(&mut peer, b"still here");
     fs::remove_file(&program).unwrap();
     server.signal("USR2");

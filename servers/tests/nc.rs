@@ -118,7 +118,7 @@ fn exit_code_2_is_bad_input() {
     let cases: &[(&[&str], &str)] = &[
         (&["nowhere"], "has no scheme"),
         (&["dtls://[fe80::1]:4433"], "is link-local and needs its interface"),
-        (&["udp://[fe80::1%nowhere0]:4433"], "no network interface"),
+        (&["udp://[fe80::1%nowhere0]:4433"], "not a network interface"),
         (&["--block", "0", "udp://127.0.0.1:9"], "--block 0"),
         (&["--block", "1M", "udp://127.0.0.1:9"], "more than a message can hold"),
         (&["--ca", absent, "dtls://127.0.0.1:9"], absent),

@@ -153,7 +153,7 @@ fn several_addresses_on_both_sides() {
     assert_eq!(addresses, ["127.0.0.3", "127.0.0.4"]);
 
     let absent = run(NC, &["--bind", "192.0.2.1", &address], "x\n");
-    absent.failed_with("peeloff-nc", 2, "name a free address of this host");
+    absent.failed_with("peeloff-nc", 2, "use a free address of this host");
 }
 
 #[test]

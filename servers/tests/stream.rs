@@ -223,7 +223,7 @@ fn exit_code_1_is_a_tls_connection_that_is_cut_short() {
     assert_eq!(client.line(), "x");
     // This is a FIN without close_notify, as anybody on the path can forge it.
     down.shutdown(Shutdown::Write).unwrap();
-    client.wait().failed_with("peeloff-nc", 1, "without a goodbye");
+    client.wait().failed_with("peeloff-nc", 1, "without a close_notify");
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn options_for_streams_are_refused_elsewhere() {
         run(NC, &[&["udp://127.0.0.1:9"], *option].concat(), "").failed_with("peeloff-nc", 2, &expected);
     }
     let proxied = ["--listen-proxied", "udp://127.0.0.1:0"];
-    run(ECHO, &proxied, "").failed_with("peeloff-echo", 2, "goes with tcp:// and tls://");
+    run(ECHO, &proxied, "").failed_with("peeloff-echo", 2, "works with tcp:// and tls://");
     let tcp = ["--listen", "tcp://127.0.0.1:0"];
     for (option, value, expected) in [
         ("--framing", "words", "--framing: \"words\" is not known: write one of raw, lines, length"),

@@ -1,10 +1,10 @@
-//! The one form of a socket address that has several.
+//! The canonical form of a socket address.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
-/// Returns the one form of an address: IPv4 rather than IPv4-mapped IPv6, no flow label, and a scope for link-local
-/// addresses alone (RFC 4007 §6), the only ones that it is part of. Linux gives a scope to others too: on SCTP, `::1` of a
-/// peer is in the scope of `lo`.
+/// Returns the canonical form of an address: IPv4 rather than IPv4-mapped IPv6, no flow label, and a scope only for
+/// link-local addresses, which are the only ones that it is part of (RFC 4007 §6). Linux sets a scope on others too: on
+/// SCTP, `::1` of a peer is in the scope of `lo`.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     match (address, address.ip().to_canonical()) {
         (SocketAddr::V6(v6), IpAddr::V6(ip)) => {

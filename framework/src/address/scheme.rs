@@ -1,31 +1,30 @@
-//! What is spoken at an address.
+//! The protocols of an address.
 
 use std::fmt;
 
-/// What is spoken at an [`Address`](super::Address).
+/// The protocol at an [`Address`](super::Address).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Scheme {
-    /// Plain datagrams: nothing is encrypted and nobody is authenticated.
+    /// Plain datagrams, without encryption and authentication.
     Udp,
     /// DTLS 1.2 over UDP ([RFC 6347](https://www.rfc-editor.org/rfc/rfc6347)).
     Dtls,
-    /// SCTP ([RFC 9260](https://www.rfc-editor.org/rfc/rfc9260)): nothing is encrypted and nobody is
-    /// authenticated.
+    /// SCTP ([RFC 9260](https://www.rfc-editor.org/rfc/rfc9260)), without encryption and authentication.
     Sctp,
     /// TLS 1.2 and 1.3 over SCTP ([RFC 3436](https://www.rfc-editor.org/rfc/rfc3436)).
     SctpTls,
     /// DTLS 1.2 over SCTP ([RFC 6083](https://www.rfc-editor.org/rfc/rfc6083)).
     SctpDtls,
-    /// TCP ([RFC 9293](https://www.rfc-editor.org/rfc/rfc9293)): a stream of bytes, nothing is encrypted and
-    /// nobody is authenticated.
+    /// TCP ([RFC 9293](https://www.rfc-editor.org/rfc/rfc9293)): a stream of bytes, without encryption and
+    /// authentication.
     Tcp,
     /// TLS 1.2 and 1.3 over TCP ([RFC 8446](https://www.rfc-editor.org/rfc/rfc8446)).
     Tls,
 }
 
 impl Scheme {
-    /// Every scheme that can be used, for help texts.
+    /// All schemes, for help texts.
     pub const ALL: &[Scheme] = &[
         Scheme::Udp,
         Scheme::Dtls,
@@ -36,7 +35,7 @@ impl Scheme {
         Scheme::SctpDtls,
     ];
 
-    /// The scheme as it stands in a URL.
+    /// Returns the scheme as it is written in a URL.
     pub const fn as_str(self) -> &'static str {
         match self {
             Scheme::Udp => "udp",
@@ -49,7 +48,7 @@ impl Scheme {
         }
     }
 
-    /// Whether messages are encrypted and a handshake comes before them.
+    /// Returns whether messages are encrypted, after a handshake.
     pub const fn is_secure(self) -> bool {
         match self {
             Scheme::Udp | Scheme::Sctp | Scheme::Tcp => false,
@@ -57,17 +56,18 @@ impl Scheme {
         }
     }
 
-    /// Whether it runs over SCTP: messages have streams, hosts may have several addresses.
+    /// Returns whether the scheme runs over SCTP: messages have streams, and hosts may have several addresses.
     pub const fn is_sctp(self) -> bool {
         matches!(self, Scheme::Sctp | Scheme::SctpTls | Scheme::SctpDtls)
     }
 
-    /// Whether it runs over SCTP or TCP, so that every message arrives, in order, or the association ends.
+    /// Returns whether the scheme runs over SCTP or TCP: every message arrives, in order, or the association ends.
     pub const fn is_reliable(self) -> bool {
         self.is_sctp() || self.is_stream()
     }
 
-    /// Whether it runs over TCP: bytes without boundaries, which [`Framing`](crate::Framing) makes messages of.
+    /// Returns whether the scheme runs over TCP: bytes without boundaries, which [`Framing`](crate::Framing) divides
+    /// into messages.
     pub const fn is_stream(self) -> bool {
         matches!(self, Scheme::Tcp | Scheme::Tls)
     }

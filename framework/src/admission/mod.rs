@@ -1,10 +1,9 @@
-//! Admission: who becomes a peer, decided from counts and rates alone.
+//! Admission: decides from counts and rates whether a new peer is accepted.
 //!
-//! [`Ledger::admit`] goes through the limits from the general to the particular: all peers, those of one
-//! local address, those of one source, those of one prefix, and last the rate at which a prefix brings new
-//! ones. The first that is reached is the [`Refusal`]; a peer that passes them all is booked until
-//! [`Ledger::release`]. What has no memory of its own is bounded by construction: the tables hold one entry
-//! per live source at the most, and the rates live in a [`RateTable`] of constant size.
+//! [`Ledger::admit`] checks the limits from the general to the specific: all peers, those of one local address, those
+//! of one source, those of one prefix, and last the rate of new peers of a prefix. The first limit that is reached is
+//! the [`Refusal`]; a peer that passes all of them is booked until [`Ledger::release`]. Memory is bounded: the tables
+//! hold at most one entry per live source, and the rates are kept in a [`RateTable`] of constant size.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -24,11 +23,10 @@ use rate::HashKey;
 use crate::address::canonical::canonical;
 use crate::config::setters;
 
-/// How many peers there may be, and how fast new ones may come.
+/// Limits on the number of peers and on the rate of new ones.
 ///
-/// A peer with DTLS costs about 90 KiB of memory, its thread and kernel buffers included, and a plain UDP one
-/// about 37 KiB; what a handler allocates comes on top. In every field 0 lets nobody in, and the type's `MAX`
-/// is no limit.
+/// A DTLS peer takes about 90 KiB of memory, including its thread and kernel buffers, and a plain UDP peer about 37
+/// KiB; allocations of the handler come on top. In every field, 0 admits no peer, and the type's `MAX` means no limit.
 ///
 /// ```
 /// # use peeloff::Limits;
@@ -38,41 +36,42 @@ use crate::config::setters;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Peers in all. Default: 8192, which is 720 MiB of DTLS peers or 300 MiB of plain ones.
+    /// Maximum number of peers. Default: 8192, which is 720 MiB of DTLS peers or 300 MiB of plain UDP peers.
     ///
-    /// Each has a thread: above about 28,000 the kernel's `kernel.pid_max` and `vm.max_map_count` have to be raised,
-    /// above 4,915 the `TasksMax` of a systemd unit.
+    /// Each peer has a thread: above about 28,000, raise the kernel's `kernel.pid_max` and `vm.max_map_count`; above
+    /// 4,915, raise the `TasksMax` of a systemd unit.
     pub max_peers: usize,
-    /// Peers of one local address and port. Default: 4096, which is 360 MiB of DTLS peers.
+    /// Maximum number of peers of one local address and port. Default: 4096, which is 360 MiB of DTLS peers.
     ///
-    /// The kernel walks a list of all these sockets for each datagram of an unknown peer, which took 9.17 µs at 1,000,
-    /// 152 µs at 5,000 and 602 µs at 15,000 where it was measured (`stress/RESULTS.md`). More ports or addresses serve
-    /// more peers better than a higher limit does.
+    /// For each datagram of an unknown peer the kernel walks a list of all these sockets. This took 9.17 µs at 1,000
+    /// sockets, 152 µs at 5,000 and 602 µs at 15,000 in the measurement in `stress/RESULTS.md`. To serve more peers,
+    /// more ports or addresses are better than a higher limit.
     pub max_peers_per_local_address: usize,
-    /// Peers of one source address (an IPv4 /32 or an IPv6 /128). Default: 256, which is 23 MiB of DTLS
-    /// peers.
+    /// Maximum number of peers of one source address (an IPv4 /32 or an IPv6 /128). Default: 256, which is 23 MiB of
+    /// DTLS peers.
     pub max_peers_per_source: usize,
-    /// Peers of one network (an IPv4 /24 or an IPv6 /56). Default: 1024, which is 90 MiB of DTLS peers.
+    /// Maximum number of peers of one network (an IPv4 /24 or an IPv6 /56). Default: 1024, which is 90 MiB of DTLS
+    /// peers.
     ///
-    /// A /56 is what many providers give to one subscriber, so a limit per IPv6 address alone would limit
-    /// nobody.
+    /// Many providers give a /56 to one subscriber, so a limit per IPv6 address alone would not limit a subscriber.
     pub max_peers_per_prefix: usize,
-    /// Peers that have not completed their handshake. Default: 1024, which is 90 MiB.
+    /// Maximum number of peers that have not completed their handshake. Default: 1024, which is 90 MiB.
     ///
-    /// Each has proven its address already; before that, nothing is stored for it.
+    /// Each of them has already proven its address; before that, nothing is stored for it.
     pub max_half_open: usize,
-    /// Connections to one [proxied](crate::ServerBuilder::listen_proxied) listener whose PROXY header is not whole.
-    /// At the limit the oldest of that listener makes way. They do not count as handshakes, and no limit asks where
-    /// they come from, because a proxy brings everybody from one address. Default: 512.
+    /// Maximum number of connections to one [proxied](crate::ServerBuilder::listen_proxied) listener whose PROXY header
+    /// is incomplete. At the limit the oldest one of that listener is evicted. These connections do not count as
+    /// handshakes, and the limits per source do not apply to them, because all connections of a proxy come from one
+    /// address. Default: 512.
     pub max_awaiting_header: usize,
-    /// New peers per second and network (/24 or /56), in the long run. Default: 100.
+    /// Sustained rate of new peers per second and network (/24 or /56). Default: 100.
     pub new_peers_per_second: u32,
-    /// New peers of one network (/24 or /56) that may come at once. Default: 200.
+    /// Maximum burst of new peers of one network (/24 or /56). Default: 200.
     ///
-    /// The memory of all rates together is constant: 32 KiB.
+    /// The memory for all rates together is constant: 32 KiB.
     pub new_peers_burst: u32,
-    /// Whether the limits per source, per prefix and on the rate leave loopback peers alone (127.0.0.0/8 and
-    /// ::1), which is where proxies and tests are. Default: true. The other limits hold for everybody.
+    /// Whether loopback peers (127.0.0.0/8 and ::1), such as proxies and tests, are exempt from the limits per source,
+    /// per prefix and on the rate. The other limits apply to every peer. Default: true.
     pub exempt_loopback: bool,
 }
 
@@ -89,7 +88,7 @@ setters!(Limits {
 });
 
 impl Limits {
-    /// None at all: for measurements, and to say only some.
+    /// No limits: for measurements, and as a base for setting only some limits.
     pub const UNLIMITED: Limits = Limits {
         max_peers: usize::MAX,
         max_peers_per_local_address: usize::MAX,
@@ -119,7 +118,7 @@ impl Default for Limits {
     }
 }
 
-/// Why a stranger did not become a peer. It gets no answer; the refusal is counted.
+/// Reason why a new peer was refused. It gets no answer; the refusal is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -133,9 +132,9 @@ pub enum Refusal {
     MaxPeersPerPrefix,
     /// [`Limits::max_half_open`] is reached, or [`Limits::max_awaiting_header`] is 0.
     MaxHalfOpen,
-    /// The network brings new peers faster than [`Limits::new_peers_per_second`].
+    /// New peers of the network come faster than [`Limits::new_peers_per_second`].
     Rate,
-    /// The handler refused.
+    /// The handler refused the peer.
     Handler,
     /// The server is shutting down.
     Draining,
@@ -150,7 +149,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// All of them.
+    /// All reasons.
     pub const ALL: &'static [Refusal] = &[
         Refusal::MaxPeers,
         Refusal::MaxPeersPerLocalAddress,
@@ -166,12 +165,12 @@ impl Refusal {
         Refusal::SocketOptions,
     ];
 
-    /// Returns the place in [`ALL`](Self::ALL), for an array of counters.
+    /// Returns the position in [`ALL`](Self::ALL), for an array of counters.
     pub(crate) const fn index(self) -> usize {
         self as usize
     }
 
-    /// A short name in snake case, for labels of metrics.
+    /// Returns a short name in snake case, for labels of metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Refusal::MaxPeers => "max_peers",
@@ -190,7 +189,7 @@ impl Refusal {
     }
 }
 
-/// Names the limit in parentheses, as configurations write the field of [`Limits`]: with hyphens.
+/// Writes the limit in parentheses in the spelling of configuration files: the field of [`Limits`] with hyphens.
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -212,8 +211,8 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// The live peers, counted every way there is a limit for. Belongs to one dispatcher; peers that it has
-/// admitted must be released to it.
+/// Counts the live peers for every limit. It belongs to one dispatcher; peers that it has admitted must be released to
+/// it.
 #[derive(Debug)]
 pub struct Ledger {
     limits: Limits,
@@ -226,8 +225,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// An empty ledger. `key` comes from a secure random source and keeps strangers from choosing which table
-    /// slots they fall into.
+    /// Returns an empty ledger. `key` comes from a secure random source, so that peers cannot choose which table slots
+    /// they use.
     pub fn new(limits: Limits, key: (u64, u64)) -> Ledger {
         let key = HashKey(key.0, key.1);
         Ledger {
@@ -241,14 +240,14 @@ impl Ledger {
         }
     }
 
-    /// Books `peer` of `local`, unless a limit is reached. [`Limits::max_half_open`] is not looked at: see
+    /// Books `peer` of `local`, unless a limit is reached. Does not check [`Limits::max_half_open`]; see
     /// [`begin_handshake`](Self::begin_handshake).
     ///
     /// A refusal changes nothing; in particular it does not count towards the rate.
     ///
     /// # Errors
     ///
-    /// The limit that is reached.
+    /// The limit that was reached.
     pub fn admit(&mut self, local: SocketAddr, peer: SocketAddr, now: Instant) -> Result<(), Refusal> {
         self.check_place(local)?;
         self.check_source(peer, now)?;
@@ -256,11 +255,12 @@ impl Ledger {
         Ok(())
     }
 
-    /// As [`admit`](Self::admit) for a peer that shares a socket, of which any number may have one local address.
+    /// Books a peer like [`admit`](Self::admit), but one that shares a socket, so the limit per local address does not
+    /// apply.
     ///
     /// # Errors
     ///
-    /// The limit that is reached.
+    /// The limit that was reached.
     pub fn admit_sharing(
         &mut self,
         local: SocketAddr,
@@ -273,24 +273,22 @@ impl Ledger {
         Ok(())
     }
 
-    /// As [`admit`](Self::admit) for a connection of a proxy, of which only those limits hold that are not
-    /// about where a peer comes from.
+    /// Books a connection of a proxy like [`admit`](Self::admit), without the limits that depend on the source.
     ///
     /// # Errors
     ///
-    /// The limit that is reached.
+    /// The limit that was reached.
     pub fn admit_proxy(&mut self, local: SocketAddr, proxy: SocketAddr) -> Result<(), Refusal> {
         self.check_place(local)?;
         self.book(local, proxy);
         Ok(())
     }
 
-    /// Books `peer` instead of the proxy that it is behind, unless one of its limits is reached; then nothing
-    /// changes.
+    /// Books `peer` in place of its proxy, unless one of its limits is reached; in that case nothing changes.
     ///
     /// # Errors
     ///
-    /// The limit that is reached.
+    /// The limit that was reached.
     pub fn transfer(
         &mut self,
         local: SocketAddr,
@@ -321,7 +319,7 @@ impl Ledger {
         if self.rates.allow(prefix, now) { Ok(()) } else { Err(Refusal::Rate) }
     }
 
-    /// Exempt peers are booked as well, so that a change of the exemption leaves the books in order.
+    /// Books exempt peers as well, so that the counts stay correct when the exemption changes.
     fn book(&mut self, local: SocketAddr, peer: SocketAddr) {
         let (local, source, prefix) = keys(local, peer);
         self.total += 1;
@@ -330,12 +328,12 @@ impl Ledger {
         self.per_prefix.add(prefix);
     }
 
-    /// Books a peer that another process has admitted, whatever the limits say.
+    /// Books a peer that another process has admitted, regardless of the limits.
     pub fn take_over(&mut self, local: SocketAddr, peer: SocketAddr) {
         self.book(local, peer);
     }
 
-    /// Takes `peer` of `local` out of the books again, once for each time that it was admitted.
+    /// Removes `peer` of `local`, once for each time that it was admitted.
     pub fn release(&mut self, local: SocketAddr, peer: SocketAddr) {
         let (local, source, prefix) = keys(local, peer);
         debug_assert!(self.total > 0, "released a peer that was not admitted");
@@ -356,39 +354,39 @@ impl Ledger {
         Ok(())
     }
 
-    /// Counts one handshake less, however it ended.
+    /// Counts one handshake less, regardless of how it ended.
     pub fn end_handshake(&mut self) {
         debug_assert!(self.half_open > 0, "ended a handshake that was not begun");
         self.half_open = self.half_open.saturating_sub(1);
     }
 
-    /// Changes the limits. Peers above a lowered limit stay; a changed rate grants everybody a new burst.
+    /// Changes the limits. Peers above a lowered limit stay; a changed rate grants every network a new burst.
     pub fn set_limits(&mut self, limits: Limits) {
         self.rates.set_rate(limits.new_peers_per_second, limits.new_peers_burst);
         self.limits = limits;
     }
 
-    /// The limits in force.
+    /// Returns the current limits.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Live peers.
+    /// Returns the number of live peers.
     pub fn total(&self) -> usize {
         self.total
     }
 
-    /// Handshakes under way.
+    /// Returns the number of handshakes under way.
     pub fn half_open(&self) -> usize {
         self.half_open
     }
 
-    /// Live peers of a local address.
+    /// Returns the number of live peers of a local address.
     pub fn at_local_address(&self, local: SocketAddr) -> usize {
         self.per_local_address.get(&canonical(local))
     }
 
-    /// Whether nothing is booked and no table has an entry.
+    /// Returns whether no peer is booked and no table has an entry.
     #[cfg(any(test, feature = "test-support"))]
     pub fn is_empty(&self) -> bool {
         let Ledger { total, half_open, per_local_address, per_source, per_prefix, limits: _, rates: _ } =
@@ -401,17 +399,17 @@ impl Ledger {
     }
 }
 
-/// The three keys that a peer is booked under.
+/// Returns the three keys under which a peer is counted.
 fn keys(local: SocketAddr, peer: SocketAddr) -> (SocketAddr, Prefix, Prefix) {
     (canonical(local), Prefix::host(peer.ip()), Prefix::network(peer.ip()))
 }
 
 fn below(count: usize, limit: usize, refusal: Refusal) -> Result<(), Refusal> {
-    // `MAX` cannot be reached, which makes it no limit.
+    // A count never reaches `MAX`, so `MAX` means no limit.
     if count < limit { Ok(()) } else { Err(refusal) }
 }
 
-/// Counters that are forgotten at zero.
+/// Counters that are removed at zero.
 #[derive(Debug)]
 struct Counts<K>(HashMap<K, usize, HashKey>);
 

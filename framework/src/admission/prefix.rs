@@ -1,19 +1,18 @@
-//! The networks that peers are counted under.
+//! Networks for which peers are counted.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// A network that addresses are counted under.
+/// A network for which peers are counted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Prefix {
-    /// IPv4 in its mapped form, which no IPv6 prefix has: those addresses count as IPv4.
+    /// IPv4 in its mapped form, which no IPv6 prefix has, since mapped addresses count as IPv4.
     network: u128,
     bits: u8,
 }
 
 impl Prefix {
-    /// The network of `ip`: `v4_bits` long for IPv4, mapped or not, and `v6_bits` for IPv6. Scopes do not
-    /// matter.
+    /// Returns the network of `ip`: `v4_bits` long for IPv4, mapped or not, and `v6_bits` for IPv6. Scopes are ignored.
     pub fn from_ip(ip: IpAddr, v4_bits: u8, v6_bits: u8) -> Prefix {
         let (address, bits) = match ip.to_canonical() {
             IpAddr::V4(v4) => (v4.to_ipv6_mapped(), 96 + v4_bits.min(32)),
@@ -23,19 +22,19 @@ impl Prefix {
         Prefix { network: address.to_bits() & mask, bits }
     }
 
-    /// The address itself, /32 or /128.
+    /// Returns the address itself, a /32 or /128.
     pub fn host(ip: IpAddr) -> Prefix {
         Prefix::from_ip(ip, 32, 128)
     }
 
-    /// What one owner is taken to have: a /24 or a /56.
+    /// Returns the network that presumably belongs to one owner: a /24 or a /56.
     pub fn network(ip: IpAddr) -> Prefix {
         Prefix::from_ip(ip, 24, 56)
     }
 }
 
 impl fmt::Display for Prefix {
-    /// As in `192.0.2.0/24`.
+    /// Writes it as in `192.0.2.0/24`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let network = Ipv6Addr::from_bits(self.network);
         match network.to_ipv4_mapped() {

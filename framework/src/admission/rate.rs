@@ -1,4 +1,4 @@
-//! How fast strangers may come: token buckets in constant memory, under a keyed hash.
+//! Rate limits for new peers: token buckets in constant memory, selected by a keyed hash.
 
 use std::fmt;
 use std::hash::BuildHasher;
@@ -8,22 +8,21 @@ use std::time::{Duration, Instant};
 
 use super::Prefix;
 
-/// How fast each prefix brings new peers, in memory that does not grow: [`SLOTS`](Self::SLOTS) numbers of 8
-/// bytes, 32 KiB, whatever the number of prefixes.
+/// The rate of new peers of each prefix, in constant memory: [`SLOTS`](Self::SLOTS) numbers of 8 bytes, 32 KiB,
+/// regardless of the number of prefixes.
 ///
-/// Each number is a token bucket, kept as the time at which it will be full again. (This is the virtual
-/// scheduling of ITU-T I.371, alias GCRA: one integer a bucket, and no rounding that adds up.) A prefix has
-/// *two* slots, chosen by a keyed hash; it may bring a peer where the fuller bucket allows one, and both are
-/// charged.
+/// Each number is a token bucket, stored as the time at which it will be full again. (This is the virtual scheduling
+/// algorithm of ITU-T I.371, also called GCRA: one integer per bucket, and no accumulating rounding error.) A prefix
+/// has *two* slots, chosen by a keyed hash. A peer is admitted if the fuller bucket allows it, and both are charged.
 ///
-/// * Every admission is charged to both slots, so neither is ever fuller than a bucket of the prefix's own
-///   would be: **no prefix gets more than its burst and its rate**, whoever shares its slots.
-/// * Sharing can only make it stricter, and does so only where *both* slots are exhausted by others: with 40
-///   such prefixes at once, for one innocent prefix in 2,600. The key is secret, so nobody can aim.
-/// * Exhausting all slots takes a flood from thousands of networks: forged sources on plain UDP, or a botnet.
-///   Then strangers wait their turn wherever they are from, and peers that are live already notice nothing.
+/// * Every admission is charged to both slots, so neither is ever fuller than a bucket of the prefix's own would be:
+///   **no prefix exceeds its burst and its rate**, regardless of which prefixes share its slots.
+/// * Sharing can only make the limit stricter, and does so only if *both* slots are exhausted by others: with 40 such
+///   prefixes at once, for one innocent prefix in 2,600. The key is secret, so an attacker cannot aim.
+/// * Exhausting all slots takes a flood from thousands of networks: forged sources on plain UDP, or a botnet. New peers
+///   from all networks are then delayed, and live peers are not affected.
 pub struct RateTable {
-    /// Nanoseconds after `start` at which the bucket is full.
+    /// For each bucket, the time in nanoseconds after `start` at which it is full.
     full_at: Box<[u64; RateTable::SLOTS]>,
     start: Option<Instant>,
     rate: Rate,
@@ -31,11 +30,11 @@ pub struct RateTable {
 }
 
 impl RateTable {
-    /// How many buckets there are.
+    /// The number of buckets.
     pub const SLOTS: usize = 4096;
 
-    /// A table of full buckets, which hold `burst` tokens and gain `per_second`. 0 in either lets nobody
-    /// through, and `u32::MAX` a second is no limit.
+    /// Returns a table of full buckets, which hold `burst` tokens and gain `per_second`. If either is 0, no peer is
+    /// admitted; `u32::MAX` per second means no limit.
     pub fn new(per_second: u32, burst: u32, key: (u64, u64)) -> RateTable {
         RateTable {
             full_at: Box::new([0; RateTable::SLOTS]),
@@ -45,7 +44,7 @@ impl RateTable {
         }
     }
 
-    /// Changes the rate. Where it differs from the one before, all buckets become full.
+    /// Changes the rate. If it differs from the previous one, all buckets become full.
     pub fn set_rate(&mut self, per_second: u32, burst: u32) {
         let rate = Rate::new(per_second, burst);
         if rate != self.rate {
@@ -54,7 +53,7 @@ impl RateTable {
         }
     }
 
-    /// Whether `prefix` may bring a peer at `now`; if so, the peer is charged to it.
+    /// Returns whether a peer of `prefix` may be admitted at `now`; if so, charges it.
     pub fn allow(&mut self, prefix: Prefix, now: Instant) -> bool {
         let Rate::Limited { interval, depth } = self.rate else {
             return true;
@@ -75,21 +74,20 @@ impl RateTable {
 }
 
 impl fmt::Debug for RateTable {
-    /// Leaves the slots and the key out.
+    /// Omits the slots and the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateTable").field("rate", &self.rate).finish_non_exhaustive()
     }
 }
 
-/// A bucket's measures, in nanoseconds.
+/// The parameters of a bucket, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rate {
     Unlimited,
     Limited {
-        /// Until the next token.
+        /// Time until the next token.
         interval: u64,
-        /// Until an empty bucket is full. Less than an interval if the bucket holds nothing; never more than
-        /// 136 years.
+        /// Time until an empty bucket is full. Less than an interval if the bucket holds no token; at most 136 years.
         depth: u64,
     },
 }
@@ -100,7 +98,7 @@ impl Rate {
             (0, _) | (_, 0) => Rate::Limited { interval: 1, depth: 0 },
             (u32::MAX, _) => Rate::Unlimited,
             _ => {
-                // Rounded up, so that the rate is never exceeded.
+                // Rounded up, so the rate is never exceeded.
                 let interval = 1_000_000_000_u64.div_ceil(per_second.into());
                 Rate::Limited { interval, depth: interval * u64::from(burst) }
             }
@@ -112,7 +110,7 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// SipHash under a key of the caller's: what `RandomState` is, without a random source of its own.
+/// SipHash with a key from the caller, like `RandomState` without its own random source.
 #[derive(Clone, Copy)]
 pub(super) struct HashKey(pub(super) u64, pub(super) u64);
 
@@ -126,7 +124,7 @@ impl BuildHasher for HashKey {
 }
 
 impl fmt::Debug for HashKey {
-    /// Leaves the key out.
+    /// Omits the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("HashKey")
     }

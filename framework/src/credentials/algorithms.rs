@@ -1,4 +1,4 @@
-//! Which cipher suites and groups a handshake may choose.
+//! Cipher suites and key agreement groups that a handshake may choose.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,10 +6,10 @@ use std::str::FromStr;
 use openssl::error::ErrorStack;
 use openssl::ssl::{SslContext, SslMethod, SslVersion};
 
-/// A cipher suite that can be chosen: one with an AEAD cipher, and before TLS 1.3 with an ephemeral or a pre-shared key.
+/// A supported cipher suite: one with an AEAD cipher, and before TLS 1.3 with an ephemeral or a pre-shared key.
 #[derive(Debug, PartialEq, Eq)]
 struct Suite {
-    /// OpenSSL's name.
+    /// The name in OpenSSL.
     name: &'static str,
     /// The name in IANA's registry.
     registered: &'static str,
@@ -18,12 +18,12 @@ struct Suite {
     profile: Profile,
 }
 
-/// The smallest named profile that a suite is in.
+/// The smallest named profile that contains a suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Profile {
     Default,
     Constrained,
-    /// Only its own name selects it.
+    /// The suite can only be selected by its own name.
     Neither,
 }
 
@@ -39,7 +39,7 @@ const fn shared(name: &'static str, registered: &'static str) -> Suite {
     suite(name, registered, true, Profile::Default)
 }
 
-/// The suites of TLS 1.3, the preferred one first. OpenSSL has the registered names too.
+/// The suites of TLS 1.3, the preferred one first. OpenSSL uses the registered names too.
 const NEW: &[Suite] = &[
     certified("TLS_AES_256_GCM_SHA384", "TLS_AES_256_GCM_SHA384"),
     certified("TLS_CHACHA20_POLY1305_SHA256", "TLS_CHACHA20_POLY1305_SHA256"),
@@ -48,8 +48,8 @@ const NEW: &[Suite] = &[
     suite("TLS_AES_128_CCM_8_SHA256", "TLS_AES_128_CCM_8_SHA256", false, Profile::Neither),
 ];
 
-/// The suites of TLS 1.2 and DTLS 1.2, the preferred one first: those with forward secrecy, then the plain ones with a
-/// pre-shared key, which lack it and are there for constrained devices (RFC 7925 §4.2).
+/// The suites of TLS 1.2 and DTLS 1.2, the preferred one first: those with forward secrecy, then the plain suites with
+/// a pre-shared key, which lack it and exist for constrained devices (RFC 7925 §4.2).
 const OLD: &[Suite] = &[
     certified("ECDHE-ECDSA-AES256-GCM-SHA384", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"),
     certified("ECDHE-RSA-AES256-GCM-SHA384", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"),
@@ -71,7 +71,7 @@ const OLD: &[Suite] = &[
     suite("PSK-AES256-CCM8", "TLS_PSK_WITH_AES_256_CCM_8", true, Profile::Neither),
 ];
 
-/// The groups that can be chosen, each with its other names.
+/// The supported groups, each with its other names.
 const GROUPS: &[(&str, &[&str])] = &[
     ("X25519", &[]),
     ("P-256", &["secp256r1", "prime256v1"]),
@@ -89,14 +89,15 @@ const GROUPS: &[(&str, &[&str])] = &[
 const DEFAULT: &str = "default";
 const CONSTRAINED: &str = "constrained";
 
-/// The cipher suites that a side of a handshake accepts, the preferred one first. Those of TLS 1.3 are for TLS 1.3, all
-/// others for TLS 1.2 and DTLS 1.2; a version without a suite is not spoken.
+/// The cipher suites that one side of a handshake accepts, the preferred one first. TLS 1.3 has its own suites, all
+/// others are for TLS 1.2 and DTLS 1.2; a protocol version without a suite is not used.
 ///
-/// They are read from a list with colons or commas, of names in OpenSSL's or IANA's spelling, and of two profiles.
-/// `default` has suites with full authentication tags alone. `constrained` has in addition `TLS_PSK_WITH_AES_128_CCM_8` and
-/// `TLS_ECDHE_ECDSA_WITH_AES_128_CCM_8`, which CoAP devices must have (RFC 7252 §9.1.3). Their tags of 8 bytes are why
-/// OpenSSL 3 wants security level 0 for them (`@SECLEVEL=0` in the other side's list, if that is OpenSSL too). This side
-/// admits these suites alone to its level, which stays as it is for keys, certificates and signatures.
+/// The text form is a list, separated by colons or commas, of names in OpenSSL's or IANA's spelling and of two
+/// profiles. `default` contains only suites with full authentication tags. `constrained` adds
+/// `TLS_PSK_WITH_AES_128_CCM_8` and `TLS_ECDHE_ECDSA_WITH_AES_128_CCM_8`, which CoAP devices must support (RFC 7252
+/// §9.1.3). Because of their tags of 8 bytes, OpenSSL 3 requires security level 0 for them (`@SECLEVEL=0` in the other
+/// side's list, if it uses OpenSSL too). This library permits these suites without lowering its security level for
+/// keys, certificates and signatures.
 ///
 /// ```
 /// use peeloff::{CipherSuites, Credentials};
@@ -111,35 +112,37 @@ const CONSTRAINED: &str = "constrained";
 pub struct CipherSuites(Vec<&'static Suite>);
 
 impl CipherSuites {
-    /// Returns the suites for constrained devices, with those of the default.
+    /// Returns the default suites and those for constrained devices.
     pub fn constrained() -> Self {
         Self(all().filter(|suite| suite.profile != Profile::Neither).collect())
     }
 
-    /// Whether there is a suite with a tag of 8 bytes (`CCM_8`): each forged record has a chance of 2^-64.
+    /// Returns whether there is a suite with a tag of 8 bytes (`CCM_8`): each forged record then passes with a
+    /// probability of 2^-64.
     pub fn has_short_tags(&self) -> bool {
         self.0.iter().any(|suite| suite.registered.contains("CCM_8"))
     }
 
-    /// OpenSSL's list for versions before TLS 1.3; with `psk`, of those with a pre-shared key. `None` if there is none.
+    /// Returns OpenSSL's list for versions before TLS 1.3; with `psk`, only of suites with a pre-shared key. `None` if
+    /// there is no such suite.
     pub(crate) fn old(&self, psk: bool) -> Option<String> {
         list(self.0.iter().filter(|suite| !is_new(suite) && (suite.psk || !psk)))
     }
 
-    /// OpenSSL's list for TLS 1.3. `None` if there is none.
+    /// Returns OpenSSL's list for TLS 1.3. `None` if there is no such suite.
     pub(crate) fn new_ones(&self) -> Option<String> {
         list(self.0.iter().filter(|suite| is_new(suite)))
     }
 
-    /// The same, those with SHA-256 first: a key from a callback goes with these (RFC 8446 §4.2.11), and OpenSSL passes
-    /// over one that does not go with the suite.
+    /// Returns the same list with the SHA-256 suites first: a pre-shared key from a callback works only with these (RFC
+    /// 8446 §4.2.11), and OpenSSL ignores a key that does not fit the suite.
     pub(crate) fn sha256_first(&self) -> Option<String> {
         let mut suites: Vec<_> = self.0.iter().filter(|suite| is_new(suite)).collect();
         suites.sort_by_key(|suite| (!suite.name.ends_with("SHA256"), !suite.name.contains("AES_128_GCM")));
         list(suites.into_iter())
     }
 
-    /// The oldest and the newest version of TLS that has a suite here.
+    /// Returns the oldest and the newest version of TLS that has a suite in this list.
     pub(crate) fn versions(&self) -> (SslVersion, SslVersion) {
         let has = |new| self.0.iter().any(|suite| is_new(suite) == new);
         let oldest = if has(false) { SslVersion::TLS1_2 } else { SslVersion::TLS1_3 };
@@ -192,7 +195,7 @@ impl FromStr for CipherSuites {
 }
 
 impl fmt::Display for CipherSuites {
-    /// Writes the list as it can be read again.
+    /// Writes the list in the form that can be parsed again.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             suites if *suites == Self::default() => f.write_str(DEFAULT),
@@ -215,7 +218,7 @@ fn find_suite(name: &str) -> Result<&'static Suite, AlgorithmError> {
     Err(AlgorithmError::Unknown { kind: "cipher suite", nearest: nearest(&name, known), name })
 }
 
-/// Why a suite that OpenSSL may have is none of these; `None` if there seems to be no such suite.
+/// Returns why a suite that OpenSSL may have is not supported; `None` if there seems to be no such suite.
 fn weakness(name: &str) -> Option<&'static str> {
     let upper = name.to_ascii_uppercase();
     let has = |part: &str| upper.contains(part);
@@ -232,25 +235,25 @@ fn weakness(name: &str) -> Option<&'static str> {
     }
     Some(match () {
         () if has("NULL") => "it does not encrypt",
-        () if has("ANON") || has("ADH") || has("AECDH") => "neither side shows who it is",
-        () if !has("GCM") && !has("CCM") && !has("POLY1305") => "its cipher is no AEAD",
+        () if has("ANON") || has("ADH") || has("AECDH") => "it authenticates neither side",
+        () if !has("GCM") && !has("CCM") && !has("POLY1305") => "its cipher is not an AEAD",
         () if is_openssls => {
-            "only suites with ECDHE or PSK and AES-GCM, AES-CCM or ChaCha20-Poly1305 are served"
+            "only suites with ECDHE or PSK and AES-GCM, AES-CCM or ChaCha20-Poly1305 are supported"
         }
         () => return None,
     })
 }
 
-/// The groups for key agreement that a side accepts, the preferred one first. A client also takes ECDSA certificates on
-/// these curves alone before TLS 1.3 (RFC 8422 §5.1).
+/// The key agreement groups that one side accepts, the preferred one first. Before TLS 1.3, a client also accepts ECDSA
+/// certificates only on these curves (RFC 8422 §5.1).
 ///
-/// They are read from a list with colons or commas, such as `X25519:P-256`, or `default`, which leaves the choice to
-/// OpenSSL.
+/// The text form is a list, separated by colons or commas, such as `X25519:P-256`; or `default`, which leaves the
+/// choice to OpenSSL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Groups(Vec<&'static str>);
 
 impl Groups {
-    /// OpenSSL's list; `None` if it has the choice.
+    /// Returns OpenSSL's list; `None` if OpenSSL chooses.
     pub(crate) fn list(&self) -> Option<String> {
         (!self.0.is_empty()).then(|| self.0.join(":"))
     }
@@ -297,7 +300,7 @@ impl FromStr for Groups {
 }
 
 impl fmt::Display for Groups {
-    /// Writes the list as it can be read again.
+    /// Writes the list in the form that can be parsed again.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.list().unwrap_or_else(|| DEFAULT.to_owned()))
     }
@@ -307,7 +310,7 @@ fn items(text: &str) -> impl Iterator<Item = &str> {
     text.split([':', ',']).map(str::trim).filter(|item| !item.is_empty())
 }
 
-/// The known name that is most like this one, if one is like it at all.
+/// Returns the known name that is most similar to this one, if any is similar enough.
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
     let name = name.to_ascii_lowercase();
     let likeness = |known: &str| strsim::normalized_damerau_levenshtein(&name, &known.to_ascii_lowercase());
@@ -315,34 +318,34 @@ fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<Strin
     (best.0 >= 0.6).then(|| best.1.to_owned())
 }
 
-/// Why a text names no [`CipherSuites`] or [`Groups`].
+/// Reason why a text is not a list of [`CipherSuites`] or [`Groups`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AlgorithmError {
-    /// Nothing has this name.
+    /// No suite or group has this name.
     #[error("there is no {kind} {name}{}", nearest.as_ref().map(|name| format!(": the nearest is {name}")).unwrap_or_default())]
     Unknown {
         /// "cipher suite" or "group".
         kind: &'static str,
-        /// What was given.
+        /// The name that was given.
         name: String,
-        /// A name that is like it.
+        /// A similar name that exists.
         nearest: Option<String>,
     },
-    /// It is too weak, or cannot be had here.
+    /// The suite or group is too weak, or the linked OpenSSL does not have it.
     #[error("{name} cannot be used: {why}")]
     Refused {
-        /// What was given.
+        /// The name that was given.
         name: String,
         /// The reason.
         why: &'static str,
     },
     /// The list is empty.
-    #[error("the list names no {kind}: write names divided by colons, or {example}")]
+    #[error("the list names no {kind}: write names separated by colons, or {example}")]
     Empty {
         /// "cipher suite" or "group".
         kind: &'static str,
-        /// What would do.
+        /// A valid list.
         example: &'static str,
     },
 }
@@ -391,12 +394,12 @@ mod tests {
         for (name, why) in [
             ("ECDHE-ECDSA-NULL-SHA", "it does not encrypt"),
             ("TLS_RSA_WITH_NULL_SHA256", "it does not encrypt"),
-            ("ADH-AES128-GCM-SHA256", "neither side shows who it is"),
-            ("AECDH-AES128-SHA", "neither side shows who it is"),
-            ("ECDHE-RSA-AES128-SHA256", "its cipher is no AEAD"),
-            ("TLS_ECDHE_PSK_WITH_AES_128_CBC_SHA256", "its cipher is no AEAD"),
+            ("ADH-AES128-GCM-SHA256", "it authenticates neither side"),
+            ("AECDH-AES128-SHA", "it authenticates neither side"),
+            ("ECDHE-RSA-AES128-SHA256", "its cipher is not an AEAD"),
+            ("TLS_ECDHE_PSK_WITH_AES_128_CBC_SHA256", "its cipher is not an AEAD"),
             ("AES128-GCM-SHA256", "only suites with ECDHE or PSK"),
-            ("ALL", "its cipher is no AEAD"),
+            ("ALL", "its cipher is not an AEAD"),
         ] {
             let error = of(name);
             assert!(error.starts_with(&format!("{name} cannot be used: {why}")), "{error}");

@@ -1,4 +1,4 @@
-//! What cannot be read, and what OpenSSL refuses, as errors of credentials.
+//! Conversions of read errors and OpenSSL's errors to errors of credentials.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! When certificates stop being valid.
+//! Expiration times of certificates and revocation lists.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -9,11 +9,11 @@ use openssl::x509::X509Ref;
 use super::peer::name_line;
 use super::{CaBundle, ClientAuth, Credentials, Identity};
 
-/// When a part of some [`Credentials`] stops being valid; from [`Credentials::expirations`].
+/// When a part of some [`Credentials`] expires; returned by [`Credentials::expirations`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Expiration {
-    /// Which part: what it is, and its subject or issuer on one line (RFC 2253), such as `certificate CN=example.org`.
+    /// The part: its kind, and its subject or issuer on one line (RFC 2253), such as `certificate CN=example.org`.
     pub what: String,
     /// The end of its validity (`notAfter`, RFC 5280 §4.1.2.5; `nextUpdate` of a revocation list, RFC 5280 §5.1.2.5).
     pub at: SystemTime,
@@ -22,9 +22,9 @@ pub struct Expiration {
 }
 
 impl Credentials {
-    /// Returns when each certificate and each revocation list stops being valid: the certificates that this side shows with
-    /// their chains, those of the authorities that peers' certificates come from, and the lists. Peers refuse a
-    /// certificate that has expired; this side refuses peers below an authority whose list has.
+    /// Returns when each certificate and each revocation list expires: the certificates and chains that this side
+    /// shows, those of the authorities that it trusts, and the lists. Peers refuse an expired certificate; this side
+    /// refuses peers below an authority whose list has expired.
     pub fn expirations(&self) -> Vec<Expiration> {
         let trusted = match &self.client_auth {
             ClientAuth::None => None,
@@ -58,7 +58,7 @@ fn expiration(what: String, end: &Asn1TimeRef, file: Option<&Path>) -> Option<Ex
     Some(Expiration { what, at: system_time(end)?, file: file.map(Path::to_owned) })
 }
 
-/// `None` for a time that is before 1970 or cannot be read.
+/// Converts a time; returns `None` if it is before 1970 or cannot be parsed.
 fn system_time(time: &Asn1TimeRef) -> Option<SystemTime> {
     let since = Asn1Time::from_unix(0).and_then(|epoch| epoch.diff(time)).ok()?;
     let seconds = i64::from(since.days) * 24 * 3600 + i64::from(since.secs);

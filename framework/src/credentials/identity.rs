@@ -1,4 +1,5 @@
-//! Who we are and whom we trust: certificates with their keys, authorities, bare keys.
+//! This side's identity and the authorities that it trusts: certificates with their keys, CA certificates, and bare
+//! keys.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,28 +20,28 @@ use super::errors::{read, refused};
 use super::peer::{PeerCertificate, fingerprint};
 use crate::error::IdentityError;
 
-/// A certificate chain with its private key: ECDSA or RSA; with TLS and for clients Ed25519, Ed448 and RSA-PSS too.
-/// OpenSSL has none of these three for DTLS 1.2 servers. A server tries each identity when it starts, and does not
-/// start with one that no client could use.
+/// A certificate chain with its private key: ECDSA or RSA. With TLS, and for clients, Ed25519, Ed448 and RSA-PSS are
+/// possible too; OpenSSL does not support these three for DTLS 1.2 servers. A server tests each identity when it
+/// starts, and does not start with one that no client could use.
 #[derive(Clone)]
 pub struct Identity {
-    /// The leaf first.
+    /// The chain, beginning with the leaf certificate.
     pub(crate) chain: Vec<X509>,
     pub(crate) key: PKey<Private>,
-    /// An OCSP response in DER, to be stapled.
+    /// An OCSP response in DER, for stapling.
     pub(crate) ocsp: Option<Vec<u8>>,
-    /// The file of the chain.
+    /// The file that the chain was read from.
     pub(super) file: Option<PathBuf>,
 }
 
 impl Identity {
-    /// Makes a new P-256 key and a certificate for it, valid for 30 days for `localhost`,
-    /// 127.0.0.1 and ::1. Nobody can verify it unless told to: for trying things out.
+    /// Makes a new P-256 key and a certificate for it, valid for 30 days for `localhost`, 127.0.0.1 and ::1. Only
+    /// clients that are configured to trust this certificate can verify it; for tests and demonstrations.
     pub fn self_signed() -> Result<Self, IdentityError> {
         make_self_signed().map_err(refused)
     }
 
-    /// A chain (the leaf first) and its key, both in PEM.
+    /// Reads a chain (the leaf first) and its key, both in PEM.
     ///
     /// # Errors
     ///
@@ -50,32 +51,32 @@ impl Identity {
         Self::parse(chain, "the certificate chain", key, "the key", None)
     }
 
-    /// As [`from_pem`](Self::from_pem), with the passphrase of the key: of PKCS #8 (RFC 5958 §3) or of the traditional
-    /// form (`Proc-Type: 4,ENCRYPTED`, RFC 1421 §4.6.1.1). The key is kept in the clear, in memory of OpenSSL's, and
-    /// the passphrase is not kept. A key that is not encrypted needs none, and is taken as well.
+    /// Reads them like [`from_pem`](Self::from_pem), with the passphrase of the key: of PKCS #8 (RFC 5958 §3) or of the
+    /// traditional format (`Proc-Type: 4,ENCRYPTED`, RFC 1421 §4.6.1.1). The decrypted key stays in OpenSSL's memory;
+    /// the passphrase is not kept. A key that is not encrypted is accepted too.
     ///
     /// # Errors
     ///
     /// As [`from_pem`](Self::from_pem), and [`IdentityError::WrongPassphrase`]. A passphrase of more than 1,024 bytes
-    /// fits no key.
+    /// never fits.
     pub fn from_encrypted_pem(chain: &[u8], key: &[u8], passphrase: &[u8]) -> Result<Self, IdentityError> {
         Self::parse(chain, "the certificate chain", key, "the key", Some(passphrase))
     }
 
-    /// As [`from_pem`](Self::from_pem), from files.
+    /// Reads them like [`from_pem`](Self::from_pem), from files.
     ///
     /// # Errors
     ///
-    /// As [`from_pem`](Self::from_pem), or a file cannot be read.
+    /// As [`from_pem`](Self::from_pem), and a file cannot be read.
     pub fn from_files(chain: &Path, key: &Path) -> Result<Self, IdentityError> {
         Self::read(chain, key, None)
     }
 
-    /// As [`from_encrypted_pem`](Self::from_encrypted_pem), from files.
+    /// Reads them like [`from_encrypted_pem`](Self::from_encrypted_pem), from files.
     ///
     /// # Errors
     ///
-    /// As [`from_encrypted_pem`](Self::from_encrypted_pem), or a file cannot be read.
+    /// As [`from_encrypted_pem`](Self::from_encrypted_pem), and a file cannot be read.
     pub fn from_encrypted_files(chain: &Path, key: &Path, passphrase: &[u8]) -> Result<Self, IdentityError> {
         Self::read(chain, key, Some(passphrase))
     }
@@ -106,13 +107,12 @@ impl Identity {
         Ok(Self::new(chain, key))
     }
 
-    /// Staples this OCSP response (RFC 6066 §8), in DER as `openssl ocsp -respout` writes it, to the handshakes
-    /// of clients that ask for one. It has to be renewed in time, by a
-    /// [reload](crate::Handle::reload).
+    /// Staples this OCSP response (RFC 6066 §8), in DER as `openssl ocsp -respout` writes it, to the handshakes of
+    /// clients that ask for one. Renew it before it expires, with a [reload](crate::Handle::reload).
     ///
     /// # Errors
     ///
-    /// It is no successful OCSP response.
+    /// The bytes are not a successful OCSP response.
     pub fn with_ocsp_response(mut self, der: &[u8]) -> Result<Self, IdentityError> {
         let parsed = OcspResponse::from_der(der).map(|response| response.status());
         match parsed {
@@ -124,19 +124,19 @@ impl Identity {
         }
     }
 
-    /// As [`with_ocsp_response`](Self::with_ocsp_response), from a file.
+    /// Staples a response like [`with_ocsp_response`](Self::with_ocsp_response), from a file.
     ///
     /// # Errors
     ///
-    /// It cannot be read, or is no successful OCSP response.
+    /// The file cannot be read, or is not a successful OCSP response.
     pub fn with_ocsp_file(self, path: &Path) -> Result<Self, IdentityError> {
         let der = read(path)?;
         self.with_ocsp_response(&der)
             .map_err(|_| IdentityError::NoOcspResponse { place: path.display().to_string() })
     }
 
-    /// The names that the leaf certificate is for, in lower case: those of its subjectAltName, or without one
-    /// its common name (RFC 6125 §6.4.4).
+    /// Returns the names of the leaf certificate in lower case: those of its subjectAltName, or its common name if it
+    /// has none (RFC 6125 §6.4.4).
     pub(crate) fn names(&self) -> Vec<String> {
         let leaf = PeerCertificate::from_x509(&self.chain[0]);
         let names = match leaf.dns_names.is_empty() {
@@ -146,12 +146,12 @@ impl Identity {
         names.into_iter().map(|name| name.to_ascii_lowercase()).collect()
     }
 
-    /// The leaf certificate in PEM, so that a client can be told to trust it.
+    /// Returns the leaf certificate in PEM, so that a client can be configured to trust it.
     pub fn certificate_pem(&self) -> Vec<u8> {
         self.chain[0].to_pem().unwrap_or_default()
     }
 
-    /// The SHA-256 fingerprint of the leaf certificate, in lower-case hexadecimal.
+    /// Returns the SHA-256 fingerprint of the leaf certificate, in lower-case hexadecimal.
     pub fn fingerprint(&self) -> String {
         fingerprint(&self.chain[0])
     }
@@ -171,12 +171,12 @@ pub struct CaBundle {
 }
 
 impl CaBundle {
-    /// One or more certificates in PEM.
+    /// Reads one or more certificates in PEM.
     pub fn from_pem(pem: &[u8]) -> Result<Self, IdentityError> {
         Ok(Self { certificates: certificates(pem, "the CA bundle")?, file: None })
     }
 
-    /// As [`from_pem`](Self::from_pem), from a file.
+    /// Reads certificates like [`from_pem`](Self::from_pem), from a file.
     pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
         let pem = read(path)?;
         let certificates = certificates(&pem, &path.display().to_string())?;
@@ -190,32 +190,32 @@ impl fmt::Debug for CaBundle {
     }
 }
 
-/// A key that somebody is known by, without a certificate (RFC 7250).
+/// A key that identifies a peer without a certificate (RFC 7250).
 #[derive(Clone)]
 pub struct PublicKey(pub(crate) PKey<Public>);
 
 impl PublicKey {
-    /// The SubjectPublicKeyInfo (RFC 5280 §4.1) in PEM, as `openssl pkey -pubout` writes it.
+    /// Reads a SubjectPublicKeyInfo (RFC 5280 §4.1) in PEM, as `openssl pkey -pubout` writes it.
     ///
     /// # Errors
     ///
-    /// There is none in it.
+    /// The input has no public key.
     pub fn from_pem(pem: &[u8]) -> Result<Self, IdentityError> {
         let place = || IdentityError::NoPublicKey { place: "the public key".to_owned() };
         PKey::public_key_from_pem(pem).map(Self).map_err(|_| place())
     }
 
-    /// As [`from_pem`](Self::from_pem), from a file.
+    /// Reads a key like [`from_pem`](Self::from_pem), from a file.
     ///
     /// # Errors
     ///
-    /// It cannot be read, or there is no public key in it.
+    /// The file cannot be read, or has no public key.
     pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
         let pem = read(path)?;
         Self::from_pem(&pem).map_err(|_| IdentityError::NoPublicKey { place: path.display().to_string() })
     }
 
-    /// The key of this identity.
+    /// Returns the public key of this identity.
     pub fn of(identity: &Identity) -> Result<Self, IdentityError> {
         let der = identity.key.public_key_to_der().map_err(refused)?;
         PKey::public_key_from_der(&der).map(Self).map_err(refused)
@@ -243,7 +243,7 @@ fn make_self_signed() -> Result<Identity, ErrorStack> {
     builder.set_subject_name(&name)?;
     builder.set_issuer_name(&name)?;
     builder.set_pubkey(&key)?;
-    // A day of grace for clocks that go slow.
+    // Valid a day earlier, for hosts whose clocks are slow.
     builder.set_not_before(&*Asn1Time::from_unix(unix_now() - 24 * 3600)?)?;
     builder.set_not_after(&*Asn1Time::days_from_now(30)?)?;
     builder.append_extension(BasicConstraints::new().critical().ca().build()?)?;
@@ -262,10 +262,10 @@ pub(crate) fn unix_now() -> i64 {
     now.map_or(0, |now| now.as_secs() as i64)
 }
 
-/// Reads a private key, decrypted if need be.
+/// Reads a private key and decrypts it if necessary.
 fn private_key(pem: &[u8], place: &str, passphrase: Option<&[u8]>) -> Result<PKey<Private>, IdentityError> {
     let mut asked = false;
-    // Without a callback, OpenSSL would ask on the terminal.
+    // Without a callback, OpenSSL would prompt on the terminal.
     let key = PKey::private_key_from_pem_callback(pem, |buffer| {
         asked = true;
         let passphrase = passphrase.unwrap_or_default();
@@ -275,7 +275,7 @@ fn private_key(pem: &[u8], place: &str, passphrase: Option<&[u8]>) -> Result<PKe
         }
         Ok(passphrase.len())
     });
-    // A wrong passphrase may decrypt to something by chance, which then is no key.
+    // A wrong passphrase can by chance decrypt to bytes that are not a key.
     key.map_err(|_| match (asked, passphrase) {
         (false, _) => IdentityError::NoKey { place: place.to_owned() },
         (true, None) => IdentityError::KeyNeedsPassphrase { place: place.to_owned() },

@@ -1,17 +1,19 @@
-//! Keys that several processes or hosts share, so that each verifies what the others made: session tickets
-//! (RFC 5077, RFC 8446 §4.6.1) and cookies (RFC 6347 §4.2.1).
+//! Keys that several processes or hosts share, so that each accepts the session tickets (RFC 5077, RFC 8446 §4.6.1) and
+//! cookies (RFC 6347 §4.2.1) that the others made.
 //!
 //! # Security
 //!
-//! Whoever has these keys reads recorded TLS 1.2 and DTLS 1.2 sessions that were resumed by ticket, resumes as any
-//! client (with its certificate's identity), and makes cookies for forged addresses. The file is to be readable by
-//! the server alone, and to be replaced every few days at most. A cookie made with these keys has no period of its
-//! own, for the hosts would not agree on when that ends: it is good for as long as its key, and
-//! [`Timeouts::cookie_period`](crate::Timeouts::cookie_period) after a reload has taken that away. It is bound to both
-//! addresses and to the ClientHello, so one that is kept for long is of use only to somebody who had that very address.
+//! Anyone who has these keys can decrypt recorded TLS 1.2 and DTLS 1.2 sessions that were resumed by ticket, can resume
+//! as any client (with its certificate's identity), and can make cookies for forged addresses. Make the file readable
+//! by the server only, and replace it at least every few days.
 //!
-//! A host that has not reloaded yet does not know what the others make with a new key: a client of theirs that comes
-//! to it makes a full handshake. Whoever minds spreads a new key as `previous` first.
+//! A cookie made with these keys has no period of its own, because the hosts would not agree on when it ends. It is
+//! valid for as long as its key, and for [`Timeouts::cookie_period`](crate::Timeouts::cookie_period) after a reload has
+//! removed the key. It is bound to both addresses and to the ClientHello, so an old cookie is useful only to a client
+//! that had that very address.
+//!
+//! A host that has not reloaded yet does not accept what the other hosts make with a new key, so their clients make a
+//! full handshake with it. To avoid that, distribute a new key as `previous` first.
 
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
@@ -25,22 +27,22 @@ use super::errors::{read, refused};
 use crate::codec::{Malformed, Reader, Writer};
 use crate::error::IdentityError;
 
-/// The keys of session tickets and cookies: a current one and, after a rotation, the previous one, which is
-/// still accepted.
+/// The keys of session tickets and cookies: a current key and, after a rotation, the previous one, which is still
+/// accepted.
 ///
-/// A key file has one line `current:` with 64 hexadecimal digits behind it, and may have one `previous:`;
-/// empty lines and comments after `#` are skipped. To rotate, a new file with the old current key as its previous
-/// one replaces it on every host, and the servers [reload](crate::Handle::reload).
+/// A key file has one line `current:` followed by 64 hexadecimal digits, and may have a line `previous:`; empty lines
+/// and comments after `#` are skipped. To rotate, replace the file on every host with one that has a new current key
+/// and the old current key as `previous`, and [reload](crate::Handle::reload) the servers.
 #[derive(Clone)]
 pub struct SharedKeys {
     pub(crate) current: DerivedKeys,
     pub(crate) previous: Option<DerivedKeys>,
 }
 
-/// What is made of one key: a leaked part gives nothing of the others away. It is wiped when dropped.
+/// Keys derived from one shared key; a leaked one does not reveal the others. They are wiped when dropped.
 #[derive(Clone, ZeroizeOnDrop)]
 pub(crate) struct DerivedKeys {
-    /// Names the key inside a ticket.
+    /// Identifies the key in a ticket.
     pub(crate) ticket_name: [u8; 16],
     /// AES-256 key.
     pub(crate) ticket_cipher: [u8; 32],
@@ -50,18 +52,18 @@ pub(crate) struct DerivedKeys {
 }
 
 impl SharedKeys {
-    /// New keys, known to this process alone.
+    /// Makes new keys, which only this process knows.
     ///
     /// # Errors
     ///
-    /// OpenSSL has no random bytes.
+    /// OpenSSL could not provide random bytes.
     pub fn random() -> Result<Self, IdentityError> {
         let mut key = Zeroizing::new([0; 32]);
         openssl::rand::rand_bytes(&mut *key).map_err(refused)?;
         Ok(Self { current: DerivedKeys::of(&key), previous: None })
     }
 
-    /// Writes the keys, for the process that takes a server over.
+    /// Writes the keys, for the process that takes over the server.
     pub(crate) fn save(&self, out: &mut Writer) {
         self.current.save(out);
         out.option(self.previous.as_ref(), |out, keys| keys.save(out));
@@ -72,11 +74,11 @@ impl SharedKeys {
         Ok(Self { current: DerivedKeys::restore(from)?, previous: from.option(DerivedKeys::restore)? })
     }
 
-    /// Reads a key file. Warns in the log where everybody on the host can read it.
+    /// Reads a key file. Logs a warning if every user of the host can read it.
     ///
     /// # Errors
     ///
-    /// It cannot be read, or a line is wrong; the message names the line and shows no key.
+    /// The file cannot be read, or a line is wrong; the message names the line and shows no key.
     pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
         let bytes = Zeroizing::new(read(path)?);
         warn_of_permissions(path);
@@ -88,7 +90,7 @@ impl SharedKeys {
         Self::parse_lines(text).map_err(wrong)
     }
 
-    /// As [`from_file`](Self::from_file), from the text of a key file.
+    /// Parses the text of a key file, as [`from_file`](Self::from_file) does.
     ///
     /// # Errors
     ///
@@ -101,11 +103,12 @@ impl SharedKeys {
         Self::parse_lines(text).map_err(wrong)
     }
 
-    /// The text of a key file with a new current key, and with the current key of `replaced` as its previous one.
+    /// Returns the text of a key file with a new current key, and with the current key of `replaced` as its previous
+    /// one.
     ///
     /// # Errors
     ///
-    /// `replaced` is no key file, or OpenSSL has no random bytes.
+    /// `replaced` is not a key file, or OpenSSL could not provide random bytes.
     pub fn new_file(replaced: Option<&str>) -> Result<String, IdentityError> {
         let mut key = Zeroizing::new([0; 32]);
         openssl::rand::rand_bytes(&mut *key).map_err(refused)?;
@@ -134,11 +137,11 @@ type Key = Zeroizing<[u8; 32]>;
 
 fn warn_of_permissions(path: &Path) {
     if std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0) {
-        tracing::warn!(path = %path.display(), "everybody on this host can read these keys: chmod o= it");
+        tracing::warn!(path = %path.display(), "every user of this host can read these keys; run chmod o= on the file");
     }
 }
 
-/// The current and the previous key in a key file, or the line that is wrong, and why.
+/// Returns the current and the previous key of a key file, or the number of the wrong line and what is wrong with it.
 fn lines(text: &str) -> Result<(Key, Option<Key>), (usize, &'static str)> {
     let mut found = [None, None];
     for (number, line) in (1..).zip(text.lines()) {
@@ -146,18 +149,18 @@ fn lines(text: &str) -> Result<(Key, Option<Key>), (usize, &'static str)> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let (name, key) = line.split_once(':').ok_or((number, "a line is current:KEY or previous:KEY"))?;
+        let (name, key) = line.split_once(':').ok_or((number, "a line must be current:KEY or previous:KEY"))?;
         let place = match name.trim() {
             "current" => 0,
             "previous" => 1,
-            _ => return Err((number, "a line begins with current: or previous:")),
+            _ => return Err((number, "a line must begin with current: or previous:")),
         };
         let key = unhex(key.trim()).ok_or((number, "a key has 64 hexadecimal digits"))?;
         if *key == [0; 32] {
-            return Err((number, "a key of zeros is no secret; make one with openssl rand -hex 32"));
+            return Err((number, "a key of zeros is not secret; make one with openssl rand -hex 32"));
         }
         if found[place].replace(key).is_some() {
-            return Err((number, "this key is there twice"));
+            return Err((number, "this key occurs twice"));
         }
         if found[0] == found[1] {
             return Err((number, "the previous key is the current one"));
@@ -202,7 +205,7 @@ impl DerivedKeys {
 }
 
 impl fmt::Debug for SharedKeys {
-    /// Leaves the keys out.
+    /// Omits the keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SharedKeys").field("previous", &self.previous.is_some()).finish_non_exhaustive()
     }

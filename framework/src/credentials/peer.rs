@@ -1,4 +1,4 @@
-//! Who the peer turned out to be.
+//! The identity that the peer proved.
 
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -10,29 +10,29 @@ use openssl::x509::{X509, X509NameRef, X509Ref};
 use super::errors::refused;
 use crate::error::IdentityError;
 
-/// Who the peer proved to be.
+/// The identity that a peer proved in its handshake.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeerIdentity {
-    /// Nobody in particular.
+    /// The peer proved no identity.
     #[default]
     Anonymous,
-    /// The holder of a certificate. On a server it has verified against the [`ClientAuth`](crate::ClientAuth)
-    /// authorities.
+    /// The peer proved that it holds the key of this certificate. On a server the certificate has been verified against
+    /// the authorities of [`ClientAuth`](crate::ClientAuth).
     Certificate(Box<PeerCertificate>),
-    /// The holder of a pre-shared key, by its identity.
+    /// The peer holds the pre-shared key with this identity.
     Psk(Vec<u8>),
-    /// The holder of a known key (raw public keys, RFC 7250): its SubjectPublicKeyInfo in DER.
+    /// The peer holds this known key (raw public keys, RFC 7250), a SubjectPublicKeyInfo in DER.
     RawPublicKey(Vec<u8>),
 }
 
-/// The certificate that a peer showed. Its names are whole: one with a zero byte is not the name in front of that.
+/// The certificate that a peer showed. Names are complete: a name with a zero byte is not truncated there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerCertificate {
     /// The certificate in DER.
     pub der: Vec<u8>,
-    /// Its subject as OpenSSL prints it on one line (RFC 2253), such as `CN=alice,O=Example`.
+    /// Its subject on one line, as OpenSSL prints it (RFC 2253), such as `CN=alice,O=Example`.
     pub subject: String,
     /// The common name of its subject.
     pub common_name: Option<String>,
@@ -49,11 +49,11 @@ pub struct PeerCertificate {
 }
 
 impl PeerCertificate {
-    /// Reads a certificate, the first where there are several. Nothing is verified: this is for tests of handlers.
+    /// Parses a certificate, the first one if there are several. Nothing is verified; this is for tests of handlers.
     ///
     /// # Errors
     ///
-    /// It is no certificate in PEM.
+    /// The input is not a certificate in PEM.
     pub fn from_pem(pem: &[u8]) -> Result<Self, IdentityError> {
         X509::from_pem(pem).map(|certificate| Self::from_x509(&certificate)).map_err(refused)
     }
@@ -86,8 +86,8 @@ impl PeerCertificate {
     }
 }
 
-/// Returns a name on one line, the most specific part first. What would end a part, and control characters, are
-/// escaped (RFC 4514 §2.4).
+/// Returns a name on one line, the most specific part first. Separators and control characters are escaped (RFC 4514
+/// §2.4).
 pub(crate) fn name_line(name: &X509NameRef) -> String {
     let parts = name.entries().map(|entry| {
         let name = entry.object().nid().short_name().unwrap_or("?").to_owned();

@@ -1,7 +1,8 @@
-//! Certificate revocation lists (CRL, RFC 5280 §5), and what they say of a chain of certificates.
+//! Certificate revocation lists (CRL, RFC 5280 §5), and the check of a chain of certificates against them.
 //!
-//! Where lists are given, every certificate of a chain is checked, the authorities' too, and each of them needs a
-//! current list of its issuer. OpenSSL does that in a full handshake. It does not say which list it missed, and it does
+//! If lists are given, every certificate of a chain is checked, including those of authorities, and each needs a
+//! current list from its issuer. OpenSSL does that in a full handshake. But it does not report which list is missing,
+//! and it does not check a chain again when its session is resumed; this module does both.
 //! not look at a chain again when its session is resumed; both is done here.
 
 use std::fmt;
@@ -18,7 +19,7 @@ use super::peer::name_line;
 use crate::error::IdentityError;
 use crate::sys;
 
-/// The certificates that authorities have revoked, each as of the time when its list was made (CRL, RFC 5280 §5).
+/// The certificates that authorities have revoked, each as of the time when its list was issued (CRL, RFC 5280 §5).
 #[derive(Clone)]
 pub struct RevocationList {
     lists: Arc<[List]>,
@@ -27,7 +28,7 @@ pub struct RevocationList {
 
 struct List {
     list: X509Crl,
-    /// See [`issuer_digest`].
+    /// The digest of the issuer's name; see [`issuer_digest`].
     issuer: [u8; 32],
 }
 
@@ -41,11 +42,11 @@ impl RevocationList {
         Self::parse(bytes, "the revocation list")
     }
 
-    /// As [`from_bytes`](Self::from_bytes), from a file.
+    /// Reads lists like [`from_bytes`](Self::from_bytes), from a file.
     ///
     /// # Errors
     ///
-    /// The file cannot be read, or holds no list.
+    /// The file cannot be read, or contains no list.
     pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
         let list = Self::parse(&read(path)?, &path.display().to_string())?;
         Ok(Self { file: Some(path.to_owned()), ..list })
@@ -80,7 +81,7 @@ impl RevocationList {
         self.lists.iter().try_for_each(|List { list, .. }| sys::ossl::add_crl(store, list))
     }
 
-    /// Checks that there is a list of each of these authorities.
+    /// Checks that there is a list from each of these authorities.
     ///
     /// # Errors
     ///
@@ -95,15 +96,15 @@ impl RevocationList {
         Ok(())
     }
 
-    /// Returns until when each list is good, with the name of its issuer.
+    /// Returns the expiration time of each list, with the name of its issuer.
     pub(super) fn ends(&self) -> impl Iterator<Item = (String, &Asn1TimeRef)> {
         self.lists
             .iter()
             .filter_map(|List { list, .. }| Some((name_line(list.issuer_name()), list.next_update()?)))
     }
 
-    /// Returns why these lists do not let a chain pass, in the order that OpenSSL checks in, the leaf first, and names the certificate and its issuer.
-    /// `None`: they have nothing against it.
+    /// Returns why these lists refuse a chain, naming the certificate and its issuer; `None` if they accept it. The
+    /// order is OpenSSL's, the leaf first.
     pub(crate) fn objection<'a>(&self, chain: impl Iterator<Item = &'a X509Ref>) -> Option<String> {
         for certificate in chain {
             let issuer = name_line(certificate.issuer_name());
@@ -114,7 +115,7 @@ impl RevocationList {
                 };
                 let until = list.next_update().map(|until| format!(" until {until}")).unwrap_or_default();
                 return Some(format!(
-                    "the revocation list of {issuer} is good from {}{until} only",
+                    "the revocation list of {issuer} is valid only from {}{until}",
                     list.last_update()
                 ));
             }
@@ -126,7 +127,8 @@ impl RevocationList {
         None
     }
 
-    /// Whether there is a current list of this issuer, and none that revokes the certificate with this number.
+    /// Returns whether there is a current list from this issuer, and none that revokes the certificate with this serial
+    /// number.
     pub(crate) fn clears(&self, issuer: &[u8; 32], serial: &Asn1IntegerRef) -> bool {
         self.of(issuer).any(List::is_current) && !self.of(issuer).any(|list| list.revokes(serial))
     }
@@ -147,7 +149,7 @@ impl List {
         matches!(self.list.get_by_serial(serial), CrlStatus::Revoked(_))
     }
 
-    /// A list that does not say when the next one comes stays current, as for OpenSSL.
+    /// Returns whether the list is valid now. As for OpenSSL, a list without the time of the next one does not expire.
     fn is_current(&self) -> bool {
         let Ok(now) = Asn1Time::days_from_now(0) else { return false };
         let now: &Asn1TimeRef = &now;
@@ -155,8 +157,8 @@ impl List {
     }
 }
 
-/// Returns what an issuer is compared by: the SHA-256 digest of its name in DER. A name that cannot be written has
-/// the digest of nothing, which no list has.
+/// Returns the value by which issuers are compared: the SHA-256 digest of the name in DER. A name that cannot be
+/// encoded gets the digest of the empty string, which no list has.
 pub(crate) fn issuer_digest(name: &X509NameRef) -> [u8; 32] {
     sha256(&name.to_der().unwrap_or_default())
 }

@@ -1,9 +1,9 @@
-//! What credentials can be refused for.
+//! Errors of credentials.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why a certificate, a key or a list of authorities is of no use.
+/// Reason why a certificate, a key or a list of authorities cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdentityError {
@@ -12,16 +12,16 @@ pub enum IdentityError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// No PEM certificate in it.
+    /// The input has no PEM certificate.
     #[error("{place} holds no PEM certificate; it must have a BEGIN CERTIFICATE block")]
     NoCertificate {
         /// The file, or "the certificate chain".
         place: String,
     },
-    /// No PEM private key in it.
+    /// The input has no PEM private key.
     #[error(
         "{place} holds no PEM private key; it must have a BEGIN PRIVATE KEY or BEGIN ENCRYPTED PRIVATE KEY block"
     )]
@@ -43,11 +43,11 @@ pub enum IdentityError {
         /// The file, or "the key".
         place: String,
     },
-    /// The key is not the certificate's.
+    /// The key does not belong to the certificate.
     #[error("the private key does not belong to the certificate; give the pair that was made together")]
     Mismatch,
-    /// A key or a chain that OpenSSL loads and then cannot serve a client with, such as an Ed25519 or RSA-PSS key with
-    /// DTLS 1.2. A client may have one.
+    /// OpenSSL loads the key or the chain but cannot serve clients with it, such as an Ed25519 or RSA-PSS key with DTLS
+    /// 1.2. Clients may use such a key.
     #[error(
         "OpenSSL cannot serve {protocol} with the {key} of {certificate} ({why}); use an ECDSA key on the curve P-256 or an RSA key of 2048 bits"
     )]
@@ -58,10 +58,11 @@ pub enum IdentityError {
         key: String,
         /// The subject of the certificate.
         certificate: String,
-        /// What OpenSSL said.
+        /// OpenSSL's error.
         why: String,
     },
-    /// None of the cipher suites that are allowed is of this protocol, or with a pre-shared key alone, has such a key.
+    /// None of the allowed cipher suites belongs to this protocol; or only a pre-shared key is given, and none of the
+    /// suites uses one.
     #[error(
         "none of the cipher suites can be used with {protocol} and these credentials; add `default` to the list"
     )]
@@ -69,7 +70,7 @@ pub enum IdentityError {
         /// "DTLS 1.2" or "TLS".
         protocol: &'static str,
     },
-    /// No certificate revocation list in it.
+    /// The input has no certificate revocation list.
     #[error(
         "{place} holds no certificate revocation list; it must have BEGIN X509 CRL blocks, or be one in DER"
     )]
@@ -77,7 +78,7 @@ pub enum IdentityError {
         /// The file, or "the revocation list".
         place: String,
     },
-    /// Revocation lists are given, and none is of this authority: everybody below it would be refused.
+    /// Revocation lists are given, but none is from this authority, so every certificate below it would be refused.
     #[error(
         "there is no revocation list of the authority {authority}; add it to the lists, or take the authority out of the CA file"
     )]
@@ -85,13 +86,13 @@ pub enum IdentityError {
         /// The authority's subject on one line, such as `CN=Sub CA,O=Example`.
         authority: String,
     },
-    /// No successful OCSP response in it.
+    /// The input has no successful OCSP response.
     #[error("{place} holds no successful OCSP response; write it with openssl ocsp -respout")]
     NoOcspResponse {
         /// The file, or "the OCSP response".
         place: String,
     },
-    /// No public key in it.
+    /// The input has no public key.
     #[error(
         "{place} holds no public key; it must have a BEGIN PUBLIC KEY block, as openssl pkey -pubout writes it"
     )]
@@ -99,7 +100,7 @@ pub enum IdentityError {
         /// The file, or "the public key".
         place: String,
     },
-    /// The OpenSSL that is linked is older than 3.2.
+    /// The linked OpenSSL is older than 3.2.
     #[error("this OpenSSL has no raw public keys (RFC 7250); they need version 3.2 or later")]
     NoRawPublicKeys,
     /// A line of a key file is wrong.
@@ -110,29 +111,29 @@ pub enum IdentityError {
         /// What is wrong, and what to write.
         why: String,
     },
-    /// A file that is to be written cannot be.
+    /// A file cannot be written.
     #[error("cannot write {}: {source}; check the path and its permissions", path.display())]
     Unwritable {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// A protocol name that cannot be sent.
+    /// A protocol name cannot be sent.
     #[error("an ALPN protocol name is empty or longer than 255 bytes; give names such as chat/1")]
     BadAlpn,
-    /// A client's pre-shared key that OpenSSL cannot use: it sends the identity as a C string.
+    /// OpenSSL cannot use a client's pre-shared key: it sends the identity as a C string.
     #[error(
         "a pre-shared key's identity has 1 to 256 bytes and no zero byte, and the key has 1 to 512 bytes"
     )]
     BadPsk,
-    /// A name that a client cannot ask a server for.
-    #[error("the server name {} has no 1 to 255 bytes, or has a zero byte; give a host name or an address", name.escape_debug())]
+    /// A client cannot ask a server for this name.
+    #[error("the server name {} must have 1 to 255 bytes and no zero byte; give a host name or an address", name.escape_debug())]
     BadServerName {
         /// The name.
         name: String,
     },
-    /// There would be neither a certificate nor a pre-shared key.
+    /// The credentials have neither a certificate nor a pre-shared key.
     #[error("there is no certificate and no pre-shared key; a secure listener needs one of them")]
     Nothing,
     /// OpenSSL refuses the material.
