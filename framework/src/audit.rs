@@ -1,7 +1,8 @@
-//! Log lines about peers: whom the server refused, whose handshake failed, who came and who left.
+//! Log lines about peers: refusals, failed handshakes, and associations that open and end.
 //!
-//! Refusals and failures are at INFO. Strangers cause them, so each reason has a line a second, which names one peer and
-//! says how many were left out. Peers that come and go are at DEBUG.
+//! Refusals and failures are logged at INFO. Unknown peers can cause them at any rate, so each reason has at most one
+//! line a second, which names one peer and the number of lines that were left out. Opened and ended associations are
+//! logged at DEBUG.
 
 use std::net::SocketAddr;
 
@@ -15,7 +16,7 @@ use crate::printable::{NAME_CHARACTERS, printable, psk_name};
 use crate::sys::sync::atomic::Ordering;
 use crate::tls::Facts;
 
-/// A new peer was refused.
+/// Logs that a new peer was refused.
 pub(crate) fn refused(refusal: Refusal, scheme: Scheme, local: SocketAddr, peer: SocketAddr) {
     static LIMITS: [LogLimit; Refusal::ALL.len()] = [const { LogLimit::new() }; Refusal::ALL.len()];
     if let Some(suppressed) = LIMITS[refusal.index()].pass() {
@@ -24,7 +25,8 @@ pub(crate) fn refused(refusal: Refusal, scheme: Scheme, local: SocketAddr, peer:
     }
 }
 
-/// A peer's handshake came to no end, or a peer may not come in. `identity` is who it proved to be, if it did.
+/// Logs that a peer's handshake failed or that the peer was not authorized. `identity` is the identity that it proved,
+/// if any.
 pub(crate) fn failed(association: &Association, reason: &EndReason, identity: Option<&PeerIdentity>) {
     static LIMITS: [LogLimit; EndKind::ALL.len()] = [const { LogLimit::new() }; EndKind::ALL.len()];
     let Some(suppressed) = LIMITS[reason.kind().index()].pass() else { return };
@@ -39,7 +41,7 @@ pub(crate) fn failed(association: &Association, reason: &EndReason, identity: Op
     }
 }
 
-/// A peer that came and said nothing was sent away.
+/// Logs that a peer which sent no message was disconnected.
 pub(crate) fn silent(association: &Association, reason: &EndReason) {
     static LIMIT: LogLimit = LogLimit::new();
     let Some(suppressed) = LIMIT.pass() else { return };
@@ -48,11 +50,11 @@ pub(crate) fn silent(association: &Association, reason: &EndReason) {
         listener = %Listener(association.scheme, association.local_address()),
         identity = name(&association.facts().identity),
         suppressed,
-        "a peer that said nothing was sent away: {reason}"
+        "disconnected a peer that sent no message: {reason}"
     );
 }
 
-/// A peer is there, and its handler runs next.
+/// Logs that a peer has connected; its handler runs next.
 pub(crate) fn opened(association: &Association, facts: &Facts) {
     tracing::debug!(
         id = %association.id,
@@ -61,12 +63,12 @@ pub(crate) fn opened(association: &Association, facts: &Facts) {
         identity = name(&facts.identity),
         cipher = facts.cipher.as_deref().unwrap_or("none"),
         resumed = facts.resumed,
-        "a peer is connected"
+        "a peer connected"
     );
 }
 
-/// A peer is gone, whether its handshake was complete or not. The target is for access logs, which want each peer and nothing
-/// else.
+/// Logs that an association has ended, including one whose handshake was not complete. The line has its own target, for
+/// access logs, which need exactly one line for each peer.
 pub(crate) fn ended(association: &Association, reason: &EndReason) {
     tracing::debug!(
         target: "peeloff::access",
@@ -80,12 +82,12 @@ pub(crate) fn ended(association: &Association, reason: &EndReason) {
         messages_out = association.sent.load(Ordering::Relaxed),
         bytes_out = association.sent_bytes.load(Ordering::Relaxed),
         reason = reason.kind().as_str(),
-        "a peer is gone: {}",
+        "an association ended: {}",
         printable(&reason.to_string(), usize::MAX)
     );
 }
 
-/// A listener as users write it.
+/// A listener in the form that users write.
 struct Listener(Scheme, SocketAddr);
 
 impl std::fmt::Display for Listener {
@@ -94,7 +96,7 @@ impl std::fmt::Display for Listener {
     }
 }
 
-/// A name for an identity that is safe to write into a log.
+/// Returns a name for an identity that is safe to write to a log.
 pub(crate) fn name(identity: &PeerIdentity) -> String {
     match identity {
         PeerIdentity::Anonymous => "anonymous".to_owned(),

@@ -1,25 +1,26 @@
-//! The bytes that peers are handed over as: numbers in network order, texts and the like behind their lengths.
+//! Serialization of peers for a hand-over: numbers in network byte order; texts and lists of bytes with a length
+//! prefix.
 //!
-//! Written by hand, because what is written are keys: the memory is there from the beginning, never moves, and is wiped. No
-//! socket, thread or clock.
+//! It is written by hand because the data contains keys: the memory is allocated once, never moves, and is wiped. This
+//! module uses no socket, thread or clock.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-/// Bytes of a message at most: what a socket of AF_UNIX takes at once by default.
+/// Maximum length of a message in bytes: what an AF_UNIX socket takes in one message by default.
 pub(crate) const MOST: usize = 128 << 10;
 
 /// Writes one message.
 pub(crate) struct Writer {
     bytes: Zeroizing<Vec<u8>>,
-    /// Something did not fit.
+    /// A value did not fit.
     overflows: bool,
 }
 
 impl Writer {
-    /// Of an empty message.
+    /// Returns a writer with an empty message.
     pub(crate) fn new() -> Self {
         Self { bytes: Zeroizing::new(Vec::with_capacity(MOST)), overflows: false }
     }
@@ -31,13 +32,13 @@ impl Writer {
         self.overflows = false;
     }
 
-    /// The message; `None` where it is too long.
+    /// Returns the message; `None` if it is too long.
     pub(crate) fn finish(&self) -> Option<&[u8]> {
         (!self.overflows).then_some(&self.bytes)
     }
 
     pub(crate) fn raw(&mut self, bytes: &[u8]) {
-        // Growing would leave a copy behind.
+        // Reallocation would leave a copy behind.
         match self.bytes.capacity() - self.bytes.len() >= bytes.len() {
             true => self.bytes.extend_from_slice(bytes),
             false => self.overflows = true,
@@ -68,14 +69,14 @@ impl Writer {
         self.raw(&number.to_be_bytes());
     }
 
-    /// Bytes behind their number.
+    /// Writes bytes after their number.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
-        // What is longer does not fit anyway.
+        // A longer value does not fit anyway.
         self.u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
         self.raw(bytes);
     }
 
-    /// What may be there, behind whether it is.
+    /// Writes whether there is a value, and the value.
     pub(crate) fn option<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
         self.flag(value.is_some());
         if let Some(value) = value {
@@ -87,7 +88,7 @@ impl Writer {
         self.option(text, |out, text| out.bytes(text.as_bytes()));
     }
 
-    /// To the millisecond.
+    /// Writes a duration in milliseconds.
     pub(crate) fn duration(&mut self, duration: Duration) {
         self.u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
     }
@@ -115,7 +116,7 @@ impl Writer {
     }
 }
 
-/// The message is cut off, or has a value that there is not.
+/// Error: the message is truncated or contains an invalid value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
@@ -128,12 +129,12 @@ impl<'a> Reader<'a> {
         Self(message)
     }
 
-    /// Nothing may be left.
+    /// Checks that nothing is left.
     pub(crate) fn end(self) -> Result<(), Malformed> {
         if self.0.is_empty() { Ok(()) } else { Err(Malformed) }
     }
 
-    /// What is left.
+    /// Returns what is left.
     #[cfg(all(test, not(shuttle)))]
     pub(crate) fn rest(self) -> &'a [u8] {
         self.0

@@ -1,5 +1,4 @@
-//! What can be seen from outside: counters, gauges, and log lines whose rate strangers cannot
-//! drive.
+//! Observability: counters, gauges, and log lines whose rate is limited, so that unknown peers cannot flood the log.
 
 mod histogram;
 mod pulse;
@@ -17,9 +16,9 @@ use crate::admission::Refusal;
 use crate::error::{EndKind, EndReason};
 use crate::sys::sync::atomic::{AtomicU64, Ordering};
 
-/// Declares the numbers once: as atomics that threads change, and as those of a snapshot with their names. Those of `registry`
-/// are gauges that the registry keeps. Those of `server` belong to no listener. A drop has the reason that metrics have
-/// for it.
+/// Declares the numbers once: as atomics that threads change, and as fields of a snapshot with their names. Numbers
+/// under `registry` are gauges that the registry keeps; those under `server` belong to no listener. Each drop has the
+/// value of its label `reason` in the metrics.
 macro_rules! numbers {
     (
         registry { $($(#[doc = $kept_help:literal])* $kept:ident,)* }
@@ -31,10 +30,10 @@ macro_rules! numbers {
             counters { $($(#[doc = $server_help:literal])* $server_counter:ident,)* }
         }
     ) => {
-        /// A snapshot of what a server did since it started. Counters only grow; gauges say how
-        /// many there are now. The numbers are read one by one, not in one instant; but what was counted
-        /// for an association is there when `peers` no longer counts it, and its end is counted in the instant
-        /// in which `peers` and `half_open` no longer count it.
+        /// A snapshot of the counts of a server since its start. Counters only grow; gauges are current values. The
+        /// numbers are read one after another, not at one instant. But the counts of an association are complete once
+        /// `peers` no longer includes it, and its end is counted at the same instant at which `peers` and `half_open`
+        /// drop.
         ///
         /// `Debug` shows the numbers that are not zero.
         #[derive(Clone, Default, PartialEq, Eq)]
@@ -50,7 +49,7 @@ macro_rules! numbers {
             ended: [u64; EndKind::ALL.len()],
         }
 
-        /// What is counted of one listener and its peers.
+        /// Counters of one listener and its peers.
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
             $(pub(crate) $gauge: AtomicU64,)*
@@ -61,21 +60,21 @@ macro_rules! numbers {
             pub(crate) times: Times,
         }
 
-        /// What is counted of a server as a whole.
+        /// Counters of a server as a whole.
         #[derive(Debug, Default)]
         pub(crate) struct ServerCounters {
             $(pub(crate) $server_gauge: AtomicU64,)*
             $(pub(crate) $server_counter: AtomicU64,)*
-            /// What the dispatcher is at.
+            /// Whether the dispatcher is busy, and since when.
             pub(crate) dispatcher: Pulse,
-            /// How long the dispatcher takes for what it found at once.
+            /// How long the dispatcher takes to process one batch of events.
             pub(crate) dispatcher_round: Histogram,
-            /// How long what a loop has read waits for its peer's turn. Of every [`SAMPLED`]th turn.
+            /// How long data that a loop has read waits for its peer's turn, for every [`SAMPLED`]th turn.
             pub(crate) loop_queue: Histogram,
         }
 
         impl Counters {
-            /// Returns the numbers as they are now, without those of the registry and of the server.
+            /// Returns the current numbers, without those of the registry and of the server.
             pub(crate) fn snapshot(&self) -> Stats {
                 Stats {
                     $($gauge: read(&self.$gauge),)*
@@ -89,7 +88,7 @@ macro_rules! numbers {
         }
 
         impl ServerCounters {
-            /// Returns the numbers of the server as a whole, and of nothing else.
+            /// Returns only the numbers of the server as a whole.
             pub(crate) fn snapshot(&self) -> Stats {
                 Stats {
                     $($server_gauge: read(&self.$server_gauge),)*
@@ -100,8 +99,8 @@ macro_rules! numbers {
         }
 
         impl Stats {
-            /// Returns all numbers with what describes them, for a log line, a table or metrics. Entries with the same name
-            /// follow each other.
+            /// Returns all numbers with their descriptions, for a log line, a table or metrics. Entries with the same
+            /// name are adjacent.
             pub fn entries(&self) -> impl Iterator<Item = Entry> {
                 let gauge = |name, help, value| Entry { help, ..Entry::plain(name, EntryKind::Gauge, value) };
                 let counter = |name, help, value| Entry { help, ..Entry::plain(name, EntryKind::Counter, value) };
@@ -146,15 +145,15 @@ macro_rules! numbers {
 
 numbers! {
     registry {
-        /// Live associations, handshakes included.
+        /// Live associations, including handshakes.
         peers,
         /// Handshakes under way.
         half_open,
-        /// Connections to proxied listeners whose PROXY header is not whole.
+        /// Connections to proxied listeners whose PROXY header is incomplete.
         awaiting_header,
     }
     gauges {
-        /// Listening sockets, anchors of wildcard listeners included.
+        /// Listening sockets, including the per-address listeners of a wildcard listener.
         listeners,
     }
     counters {
@@ -164,68 +163,66 @@ numbers! {
         opened,
         /// Handshakes completed.
         handshakes,
-        /// Of these, how many resumed an earlier session.
+        /// Handshakes that resumed an earlier session.
         resumed,
         /// Handshakes completed in which both sides agreed on connection IDs (RFC 9146).
         connection_ids,
         /// New addresses of peers that passed a return routability check (RFC 9853).
         addresses_validated,
-        /// Times that the address of a peer changed, which its connection ID tells.
+        /// Changes of a peer's address that its connection ID revealed.
         addresses_changed,
-        /// Times that a peer was heard from a new address that was not followed: it did not pass its check, could not be
-        /// checked, or is taken.
+        /// Changes of a peer's address that were not followed: the new address did not pass its check, could not be
+        /// checked, or belongs to another peer.
         address_changes_refused,
         /// HelloVerifyRequests sent (RFC 6347 §4.2.1).
         hello_verify_requests,
-        /// Alerts sent to DTLS clients that were refused, some of them again.
+        /// Alerts sent to refused DTLS clients, including repeated ones.
         refusal_alerts,
-        /// ClientHellos that came again for an association that exists, or is over since a few seconds: the peer
-        /// retransmitted.
+        /// Retransmitted ClientHellos for an association that exists or that ended a few seconds ago.
         duplicate_hellos,
-        /// Times that a server flight was sent again because its answer did not come in time.
+        /// Server flights that were retransmitted because no answer arrived in time.
         retransmissions,
-        /// Last flights sent again by the dispatcher for a handler that was not reading.
+        /// Last flights that the dispatcher retransmitted for a handler that was not reading.
         last_flights_resent,
         /// Datagrams of a known peer that reached the listener and were handed to its worker.
         forwarded,
-        /// Datagrams for another association that were found on one's socket and given back.
+        /// Datagrams of another association that arrived on an association's socket and were passed on.
         strays,
-        /// Children made by the wildcard bind, which nothing can be stolen by.
+        /// Sockets of peers made by the method *wildcard*, with which no socket can receive another's datagrams.
         children_by_wildcard,
-        /// Children made in the listener's SO_REUSEPORT group and taken out again.
+        /// Sockets of peers made by the method *group*, in the listener's SO_REUSEPORT group and then removed from it.
         children_by_group,
-        /// Children made by the plain bind and connect, drained and checked.
+        /// Sockets of peers made by the method *unguarded*, a plain bind and connect, then drained and checked.
         children_unguarded,
-        /// Of these, records of an established DTLS session that failed their authentication.
+        /// Records of established DTLS sessions that failed authentication; also counted in records_dropped.
         records_forged,
-        /// ICMP errors swallowed.
+        /// ICMP errors that were received and ignored.
         icmp_errors,
-        /// Unauthenticated alerts seen during a handshake.
+        /// Unauthenticated alerts received during a handshake.
         plaintext_alerts,
-        /// Restarted peers that were asked for a cookie on their association's socket.
+        /// Restarted peers that were sent a cookie request on the socket of their association.
         restarts_challenged,
-        /// System calls that failed for want of descriptors (EMFILE, ENFILE).
+        /// System calls that failed because no descriptor was left (EMFILE, ENFILE).
         out_of_descriptors,
-        /// System calls that failed for want of memory (ENOBUFS, ENOMEM).
+        /// System calls that failed because no memory was left (ENOBUFS, ENOMEM).
         out_of_memory,
         /// Threads that could not be started (EAGAIN from clone).
         out_of_threads,
-        /// Peers whose worker thread came later than they did, because none could be started.
+        /// Peers that had to wait for a worker thread, because none could be started.
         waited_for_thread,
-        /// SCTP associations aborted by the dispatcher: refused, or not to be peeled off.
+        /// SCTP associations that the dispatcher aborted because they were refused or could not be peeled off.
         sctp_aborted,
-        /// SCTP associations that were over before they could be peeled off, and were served what they
-        /// had said.
+        /// SCTP associations that ended before they could be peeled off; their handlers received the queued messages.
         sctp_over_early,
         /// Peel-offs that failed.
         sctp_peel_offs_failed,
-        /// SCTP messages that were found on the one-to-many socket and handed to their worker.
+        /// SCTP messages that were read from the one-to-many socket and passed to their worker.
         sctp_early_messages,
         /// SCTP associations that their peer restarted (SCTP_RESTART).
         sctp_restarts,
         /// SCTP associations lost: aborted by the peer, or unreachable (SCTP_COMM_LOST).
         sctp_lost,
-        /// SCTP associations that did not come about (SCTP_CANT_STR_ASSOC).
+        /// SCTP associations that could not be established (SCTP_CANT_STR_ASSOC).
         sctp_cannot_start,
         /// SCTP associations that their peer shut down (SCTP_SHUTDOWN_EVENT).
         sctp_shutdowns,
@@ -233,13 +230,13 @@ numbers! {
         paths_lost,
         /// TCP connections accepted.
         connections,
-        /// Times that TCP listeners paused because a connection could not be accepted (EMFILE, ENOMEM).
+        /// Pauses of TCP listeners because a connection could not be accepted (EMFILE, ENOMEM).
         accept_pauses,
-        /// Connections that did not begin in time with a valid header of the PROXY protocol where one has to be.
+        /// Connections to proxied listeners that did not begin with a valid PROXY header in time.
         proxy_headers_refused,
-        /// Peers that were taken over from another process.
+        /// Peers that this process took over from another one.
         taken_over,
-        /// Datagrams passed on to the process that has their peer, while one takes over from another.
+        /// Datagrams passed on to the process that serves their peer, after a hand-over.
         relayed,
         /// Handlers that panicked.
         handler_panics,
@@ -255,46 +252,46 @@ numbers! {
         sent_bytes,
     }
     drops {
-        /// HelloVerifyRequests that the kernel did not take.
+        /// HelloVerifyRequests that the kernel did not accept.
         hello_verify_requests_lost: "hello_verify_request_lost",
-        /// ClientHellos with a cookie that is forged, foreign or expired.
+        /// ClientHellos with a cookie that is forged, expired or of another server.
         cookies_refused: "cookie_refused",
         /// First fragments of a ClientHello that end before its cookie can be checked.
         hellos_too_short: "hello_too_short",
-        /// Datagrams of strangers that open nothing: not a ClientHello, or from an unusable address.
+        /// Datagrams from unknown senders that open no association: not a ClientHello, or from an unusable address.
         ignored: "unknown_sender",
-        /// Datagrams lost for want of room on the way between dispatcher and worker.
+        /// Datagrams lost because a queue between dispatcher and worker was full.
         strays_lost: "internal_queue_full",
-        /// Datagrams from shared sockets that were dropped, because too many waited for their peer.
+        /// Datagrams from shared sockets that were dropped because too many waited for their peer.
         datagrams_dropped: "peer_queue_full",
-        /// Datagrams on an association's own socket that are no DTLS, forged or of no use.
+        /// Datagrams on an association's own socket that are not DTLS, are forged, or have no use.
         records_dropped: "record_invalid",
-        /// Messages longer than the limit, thrown away (SCTP, and streams with a framing).
+        /// Messages longer than the limit, which were discarded (SCTP, and streams with a framing).
         messages_too_long: "message_too_long",
-        /// SCTP messages that were cut off while they were delivered (SCTP_PARTIAL_DELIVERY_EVENT).
+        /// SCTP messages that were aborted during their delivery (SCTP_PARTIAL_DELIVERY_EVENT).
         messages_cut_off: "message_cut_off",
-        /// Messages dropped because their peer's outbox was full, or that waited in it and could not be sent any more.
+        /// Messages dropped because their peer's outbox was full, or that waited in it and could no longer be sent.
         messages_dropped: "outbox_full",
-        /// Notifications of SCTP that make no sense.
+        /// Malformed SCTP notifications.
         notifications_malformed: "notification_malformed",
-        /// Notifications of SCTP of a kind that is not known here.
+        /// SCTP notifications of an unknown kind.
         notifications_unknown: "notification_unknown",
-        /// Notifications of SCTP longer than the buffer of 64 KiB.
+        /// SCTP notifications longer than the buffer of 64 KiB.
         notifications_too_long: "notification_too_long",
-        /// Datagrams of a peer that another process has, which that did not take.
+        /// Datagrams for a peer of another process that this process could not accept.
         relayed_lost: "relay_full",
     }
     server {
         gauges {
-            /// Worker threads, idle ones included.
+            /// Worker threads, including idle ones.
             workers,
-            /// Threads of event loops, spare ones included.
+            /// Threads of event loops, including spare ones.
             loop_threads,
         }
         counters {
-            /// Times that a spare thread went on with an event loop which a callback held up.
+            /// Times that a spare thread took over an event loop that a callback held up.
             loops_taken_over,
-            /// Times that an event loop was held up by a callback, and no spare thread was left.
+            /// Times that a callback held up an event loop and no spare thread was left.
             loops_held_up,
         }
     }
@@ -306,7 +303,7 @@ impl Stats {
         self.refused[refusal.index()]
     }
 
-    /// Returns how many new peers were refused, whatever the reason.
+    /// Returns how many new peers were refused, for any reason.
     pub fn refused_total(&self) -> u64 {
         self.refused.iter().sum()
     }
@@ -316,7 +313,7 @@ impl Stats {
         self.ended[kind.index()]
     }
 
-    /// Returns how many associations ended, whatever the reason.
+    /// Returns how many associations ended, for any reason.
     pub fn ended_total(&self) -> u64 {
         self.ended.iter().sum()
     }
@@ -333,23 +330,24 @@ impl fmt::Debug for Stats {
     }
 }
 
-/// One of the numbers of [`Stats`]. `Display` shows its name, and that of the label behind it: `ended_idle`.
+/// One of the numbers of [`Stats`]. `Display` writes its name, followed by the value of its label if it has one:
+/// `ended_idle`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Entry {
     /// The name in snake case, such as `peers` or `ended`.
     pub name: &'static str,
-    /// What is counted, in one or more sentences.
+    /// What the number counts, in one or more sentences.
     pub help: &'static str,
-    /// Whether it only grows.
+    /// Whether the number only grows.
     pub kind: EntryKind,
-    /// The name and the value of what tells entries of the same name apart, such as `reason` and `idle`.
+    /// The name and the value of the label that distinguishes entries of the same name, such as `reason` and `idle`.
     pub label: Option<(&'static str, &'static str)>,
     /// The number.
     pub value: u64,
-    /// No listener has such a number.
+    /// The number belongs to the server, not to a listener.
     pub(crate) is_of_server: bool,
-    /// It counts what was dropped for this reason.
+    /// The number counts drops with this reason.
     pub(crate) drop_reason: Option<&'static str>,
 }
 
@@ -362,9 +360,9 @@ impl Entry {
 /// How a number of [`Stats`] changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryKind {
-    /// It only grows.
+    /// The number only grows.
     Counter,
-    /// It says how many there are now.
+    /// The number is a current value.
     Gauge,
 }
 
@@ -382,37 +380,39 @@ impl Counters {
     }
 }
 
-/// How long things took of one listener's peers.
+/// Durations that are measured for the peers of one listener.
 #[derive(Debug, Default)]
 pub(crate) struct Times {
     /// From a peer's admission to the end of its handshake.
     pub(crate) handshake: Histogram,
     /// From a peer's admission until a thread or a loop began to serve it.
     pub(crate) start_delay: Histogram,
-    /// From a message's delivery until its handler asked for the next one, or its callback returned. Of every
+    /// From the delivery of a message until its handler asks for the next one, or its callback returns; for every
     /// [`SAMPLED`]th message.
     pub(crate) handler: Histogram,
 }
 
-/// One message out of so many is timed, and one turn of a loop, so that reading the clock costs nearly nothing.
+/// One of this many messages, and one of this many turns of a loop, is timed, so that reading the clock costs almost
+/// nothing.
 pub(crate) const SAMPLED: u64 = 16;
 
-/// What is counted of each listener, by the listener's address.
+/// The counters of each listener, by its address.
 #[derive(Debug)]
 pub(crate) struct ByListener(Vec<(Address, Arc<Counters>)>);
 
 impl ByListener {
-    /// Counters of these listeners, of which there is at least one.
+    /// Makes counters for these listeners, of which there is at least one.
     pub(crate) fn new(addresses: &[Address]) -> Self {
         Self(addresses.iter().map(|address| (address.clone(), Arc::default())).collect())
     }
 
-    /// Returns the counters of the listener that peers of this local address came by: the specific one before the wildcard.
+    /// Returns the counters of the listener to which peers of this local address came: a specific listener takes
+    /// precedence over a wildcard.
     pub(crate) fn of(&self, scheme: Scheme, local: SocketAddr) -> &Arc<Counters> {
         self.best(local, |listener| listener == scheme)
     }
 
-    /// The same where only the transport is known to be UDP.
+    /// Returns them like [`of`](Self::of) if only the transport, UDP, is known.
     pub(crate) fn of_udp(&self, local: SocketAddr) -> &Arc<Counters> {
         self.best(local, |listener| matches!(listener, Scheme::Udp | Scheme::Dtls))
     }
@@ -434,13 +434,13 @@ impl ByListener {
         &self.0.iter().max_by_key(rank).expect("a server has a listener").1
     }
 
-    /// Returns all of them.
+    /// Returns the counters of all listeners.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &(Address, Arc<Counters>)> {
         self.0.iter()
     }
 }
 
-/// A listening socket, which is counted while this value lives.
+/// A listening socket; it is counted while this value lives.
 pub(crate) struct Listening(pub(crate) Arc<Counters>);
 
 impl Listening {
@@ -465,10 +465,10 @@ pub(crate) fn bump(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Lets one log line a second pass and counts the others.
+/// Lets one log line a second pass and counts the suppressed ones.
 #[derive(Debug, Default)]
 pub(crate) struct LogLimit {
-    /// Milliseconds since the process's first line, plus one, of the last line that passed.
+    /// The time of the last line that passed, in milliseconds since the first line of the process, plus one.
     last: std::sync::atomic::AtomicU64,
     suppressed: std::sync::atomic::AtomicU64,
 }
@@ -479,7 +479,7 @@ impl LogLimit {
         Self { last: AtomicU64::new(0), suppressed: AtomicU64::new(0) }
     }
 
-    /// `Some(n)`: write the line, n were left out since the last one.
+    /// Returns whether to write the line: `Some` with the number of lines suppressed since the last one.
     pub(crate) fn pass(&self) -> Option<u64> {
         static START: OnceLock<Instant> = OnceLock::new();
         let now = START.get_or_init(Instant::now).elapsed().as_millis() as u64 + 1;
@@ -498,8 +498,7 @@ impl LogLimit {
     }
 }
 
-/// A `tracing` event at most once a second for each place in the code, with the number of those
-/// left out.
+/// Emits a `tracing` event at most once a second for each place in the code, with the number of suppressed ones.
 macro_rules! log_limited {
     ($level:ident, $($argument:tt)+) => {{
         static LIMIT: $crate::observe::LogLimit = $crate::observe::LogLimit::new();

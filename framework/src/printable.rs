@@ -1,14 +1,15 @@
-//! Text of a peer's choice, made safe for a log or an error.
+//! Makes text that a peer chose safe for a log or an error.
 
-/// Characters of a name that a peer chose, at most.
+/// Maximum number of characters of a name that a peer chose.
 pub(crate) const NAME_CHARACTERS: usize = 100;
 
-/// A PSK identity, which is arbitrary bytes of a peer's choice (RFC 4279 §5.1), escaped and cut.
+/// Returns a PSK identity, which can be any bytes (RFC 4279 §5.1), escaped and truncated.
 pub(crate) fn psk_name(identity: &[u8]) -> String {
     format!("psk:{}", printable(&String::from_utf8_lossy(identity), NAME_CHARACTERS))
 }
 
-/// `text` without anything that a terminal or a reader of lines could take for more than text, cut to so many characters.
+/// Escapes everything in `text` that a terminal or a line-based reader could interpret, and truncates it to `most`
+/// characters.
 pub(crate) fn printable(text: &str, most: usize) -> String {
     let mut shown = String::with_capacity(text.len().min(1024));
     for (index, c) in text.chars().enumerate() {

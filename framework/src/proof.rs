@@ -1,27 +1,27 @@
-//! Whether a peer on plain UDP is where its datagrams say, and how much it may be sent before that is known.
+//! Proof that a peer on plain UDP owns its source address, and the limit on what it may be sent before that.
 //!
-//! Whoever can forge a source address makes a server send to a third party. So until the peer has returned a token that
-//! was sent to its address, all datagrams to it together are at most three times as long as those from it, with their
-//! headers (RFC 8085 §3.1; RFC 9000 §8 does the same for QUIC).
+//! Anyone who can forge a source address can make a server send to a third party. So until the peer has returned a
+//! token that was sent to its address, all datagrams to it together may be at most three times as long as those from
+//! it, including headers (RFC 8085 §3.1; RFC 9000 §8 does the same for QUIC).
 
 use std::fmt;
 
 use crate::sys::sync::atomic::{AtomicBool, Ordering};
 
-/// How many times as much may go as came.
+/// How many times the received bytes may be sent.
 const FACTOR: u64 = 3;
 
-/// Random bytes of a token, which has two characters for each.
+/// Random bytes of a token, each written as two characters.
 const RANDOM: usize = 6;
 
-/// The token of one peer, and whether it came back.
+/// The token of one peer, and whether the peer has returned it.
 pub(crate) struct Proof {
     token: String,
     given: AtomicBool,
 }
 
 impl Proof {
-    /// A token from OpenSSL's random source. Where that fails, none is ever right.
+    /// Makes a token from OpenSSL's random source. If that fails, no token is ever accepted.
     pub(crate) fn new() -> Self {
         let mut random = [0; RANDOM];
         let drawn = openssl::rand::rand_bytes(&mut random).is_ok();
@@ -29,23 +29,24 @@ impl Proof {
         Self { token: if drawn { hex } else { String::new() }, given: AtomicBool::new(false) }
     }
 
-    /// Goes on from another process, which asked for this token.
+    /// Restores a proof that another process requested.
     pub(crate) fn resumed(token: String, given: bool) -> Self {
         Self { token, given: AtomicBool::new(given) }
     }
 
-    /// The token, and whether it came back.
+    /// Returns the token, and whether the peer has returned it.
     pub(crate) fn state(&self) -> (&str, bool) {
         (&self.token, self.given.load(Ordering::Relaxed))
     }
 
-    /// The token, until it came back.
+    /// Returns the token until the peer has returned it.
     pub(crate) fn token(&self) -> Option<&str> {
         (!self.given.load(Ordering::Relaxed)).then_some(&*self.token)
     }
 
-    /// Takes note of a message: the proof is given if it ends with the token, white space aside. A source that sends everything
-    /// back (an echo service, whose address was forged) would return a question that has the token further in front.
+    /// Checks a message of the peer: the proof is complete if the message ends with the token, ignoring white space. A
+    /// victim that echoes everything (an echo service whose address was forged) would return a request that has the
+    /// token further in front, so it does not pass.
     pub(crate) fn hear(&self, message: &[u8]) {
         let Some(token) = self.token() else { return };
         if !token.is_empty() && message.trim_ascii_end().ends_with(token.as_bytes()) {
@@ -60,15 +61,15 @@ impl fmt::Debug for Proof {
     }
 }
 
-/// Datagrams in one direction.
+/// The traffic in one direction.
 #[derive(Clone, Copy)]
 pub(crate) struct Traffic {
     pub(crate) datagrams: u64,
     pub(crate) bytes: u64,
 }
 
-/// Whether a datagram of `len` bytes may follow what was sent, where so much came. `headers`: bytes of the headers of IP
-/// and UDP.
+/// Returns whether a datagram of `len` bytes may follow the traffic `sent`, given the traffic that `came`. `headers` is
+/// the length of the IP and UDP headers in bytes.
 pub(crate) fn allows(came: Traffic, sent: Traffic, len: usize, headers: u64) -> bool {
     let after = sent.bytes + len as u64 + (sent.datagrams + 1) * headers;
     after <= FACTOR * (came.bytes + came.datagrams * headers)

@@ -1,5 +1,5 @@
-//! Private parts of the crate, for its own tests, benches and fuzz targets and for the workspace's load generator. The feature
-//! `test-support` makes them visible; they change without notice, and no version number speaks for them.
+//! Private parts of the crate, for its own tests, benches and fuzz targets and for the workspace's load generator. The
+//! feature `test-support` makes them visible. They change without notice and are not covered by the version number.
 //!
 //! To test a handler use [`testing`](crate::testing) instead, which every build has.
 
@@ -41,7 +41,7 @@ pub struct Table {
 pub struct Member(Arc<Association>);
 
 impl Table {
-    /// An empty one, with the key of its hashes.
+    /// Makes an empty table, with the key of its hashes.
     pub fn new(limits: Limits, key: (u64, u64)) -> Self {
         Self { registry: Registry::new(limits, key), counters: Arc::default() }
     }
@@ -50,29 +50,29 @@ impl Table {
     ///
     /// # Errors
     ///
-    /// The limit that is reached.
+    /// The limit that was reached.
     pub fn book(&self, local: SocketAddr, peer: SocketAddr) -> Result<Member, Refusal> {
         self.registry.book(local, peer, true)?;
         Ok(Member(Arc::new(Association::new(Scheme::Udp, local, peer, Arc::clone(&self.counters)))))
     }
 
-    /// Makes a booked peer findable; `false`: there is one between these addresses.
+    /// Makes a booked peer findable. Returns `false` if there is already one between these addresses.
     pub fn insert(&self, member: &Member) -> bool {
         self.registry.insert(&member.0)
     }
 
-    /// Whether there is a peer between these addresses.
+    /// Returns whether there is a peer between these addresses.
     pub fn find(&self, local: SocketAddr, peer: SocketAddr) -> bool {
         self.registry.find(local, peer).is_some()
     }
 
-    /// Forgets a peer and gives its place back.
+    /// Removes a peer and releases its place.
     pub fn remove(&self, member: &Member) {
         self.registry.remove(&member.0, &EndReason::ClosedByUs);
     }
 }
 
-/// Sends over `socket`, which is connected, as to a plain UDP peer. No worker reads or flushes.
+/// Makes a sender that sends over `socket`, which is connected, as to a plain UDP peer. No worker reads or flushes.
 pub fn sender(socket: Socket, bound: OutboxLimits) -> Sender {
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
     let association = Association::new(Scheme::Udp, address, address, Arc::default()).with_outbox(bound);
@@ -95,42 +95,42 @@ impl Incoming {
     ///
     /// # Errors
     ///
-    /// Those of recvmmsg(2); `WouldBlock` where nothing is queued.
+    /// The errors of recvmmsg(2); `WouldBlock` if nothing is queued.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         self.0.recv(socket)
     }
 
-    /// Returns the source of a datagram, the address of this host that it was sent to, and its payload. The address is known
-    /// where IP_PKTINFO is set. `index` is below what [`receive`](Self::receive) returned.
+    /// Returns the source of a datagram, the address of this host that it was sent to, and its payload. The address is
+    /// known if IP_PKTINFO is set. `index` is below the number that [`receive`](Self::receive) returned.
     pub fn get(&self, index: usize) -> (Option<SocketAddr>, Option<IpAddr>, &[u8]) {
         let datagram = self.0.get(index);
         (datagram.source, datagram.info.local, datagram.payload)
     }
 }
 
-/// Datagrams that leave by one call of sendmmsg(2), each from an address of its own.
+/// Datagrams that are sent by one call of sendmmsg(2), each with its own source address.
 #[derive(Default)]
 pub struct Outgoing(message::Outgoing);
 
 impl Outgoing {
-    /// Queues a datagram, which leaves from the address `from` of this host, or from the one that routing prefers.
+    /// Queues a datagram with the source address `from`, an address of this host, or with the one that routing chooses.
     pub fn push(&mut self, to: SocketAddr, from: Option<IpAddr>, datagram: &[u8]) {
         let source = from.map(|local| PacketInfo { local: Some(local), interface: 0 });
         self.0.push(to, source, false, datagram);
     }
 
-    /// Returns how many are queued.
+    /// Returns how many datagrams are queued.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Returns whether none is queued.
+    /// Returns whether no datagram is queued.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Sends what is queued without blocking. Datagrams that the kernel does not take are dropped, as a network may drop them.
-    /// Returns how many left.
+    /// Sends the queued datagrams without blocking, and returns how many were sent. Datagrams that the kernel does not
+    /// accept are dropped, as a network may drop them.
     pub fn send(&mut self, socket: BorrowedFd<'_>) -> usize {
         let sent = self.0.send(socket);
         self.0.clear();

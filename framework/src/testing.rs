@@ -1,10 +1,10 @@
 //! Peers over memory, to test handlers without a network, a certificate or a sleep.
 //!
-//! A [`Pair`] makes a [`Peer`] whose other end, the [`Remote`], is in the hand of the test. Above the socket everything is the
-//! framework's own code: the framing of streams, limits of messages, deadlines, drains, the outbox. The handshake is left out:
-//! messages are in clear, and the test says who the peer is.
+//! A [`Pair`] makes a [`Peer`] and its other end, the [`Remote`], which the test controls. Above the socket everything
+//! is the framework's real code: the framing of streams, message limits, deadlines, drains, the outbox. There is no
+//! handshake: messages are not encrypted, and the test sets the peer's identity.
 //!
-//! A test can say everything beforehand, run the handler, and look at what it sent. Nothing in it waits:
+//! A test can prepare all input, run the handler, and check what it sent. Nothing in it waits:
 //!
 //! ```
 //! use std::time::Duration;
@@ -35,7 +35,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Or the handler runs on a thread of its own, as in a server, and the test talks with it:
+//! Alternatively the handler runs on its own thread, as in a server, and the test communicates with it:
 //!
 //! ```
 //! use peeloff::testing::Pair;
@@ -58,22 +58,23 @@
 //!
 //! # Time
 //!
-//! The peer's clock stands still, except for what [`Remote::elapse`] says. Timeouts of the peer's methods and the server's
-//! [`Timeouts`] go by this clock, and so do the timers of [`PeerEvents`](crate::PeerEvents). A handler that asks
-//! [`Instant::now`](std::time::Instant::now) gets the real time: have it ask [`Peer::now`] or [`Sender::now`](crate::Sender::now).
+//! The peer's clock stands still and moves only with [`Remote::elapse`]. It applies to timeouts of the peer's methods,
+//! to the server's [`Timeouts`], and to the timers of [`PeerEvents`](crate::PeerEvents).
+//! [`Instant::now`](std::time::Instant::now) still returns the real time, so a handler should call [`Peer::now`] or
+//! [`Sender::now`](crate::Sender::now).
 //!
-//! # What needs a socket or a handshake
+//! # Limits
 //!
-//! [`SctpPeer::options`](crate::SctpPeer::options) is an error, since there is no kernel to ask, and
-//! [`Sender::sctp_options`](crate::Sender::sctp_options) is `None`. Nothing is exported:
-//! [`Peer::export_keying_material`] says [`NotSecure`](crate::Error::NotSecure). While a handler is busy elsewhere, nothing is
-//! done in its place: its deadlines are looked at when it receives or sends.
+//! [`SctpPeer::options`](crate::SctpPeer::options) returns an error, because there is no kernel to ask, and
+//! [`Sender::sctp_options`](crate::Sender::sctp_options) returns `None`. There are no session keys, so
+//! [`Peer::export_keying_material`] returns [`NotSecure`](crate::Error::NotSecure). While a handler does not receive or
+//! send, its deadlines are not checked; a server's dispatcher would do that in its place.
 //!
-//! # Nothing waits for ever
+//! # Every wait is bounded
 //!
-//! A wait of the peer's for which the test provides nothing jumps to its deadline after the [patience](Pair::patience) of
-//! real time, ten seconds, and without a deadline the association ends as [`EndReason::Aborted`], with a text that says so.
-//! The waits of a [`Remote`] end after the same time.
+//! If the peer waits and the test provides no input, its clock jumps to the deadline after the
+//! [patience](Pair::patience), ten seconds of real time. A wait without a deadline ends the association with
+//! [`EndReason::Aborted`], whose text explains that. The waits of a [`Remote`] end after the same time.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -109,15 +110,15 @@ use crate::serve::worker;
 use crate::stream::{Framing, TcpSettings};
 use crate::tls::Facts;
 
-/// How long a wait lasts at most, in real time, unless the test says otherwise.
+/// Default maximum of a wait, in real time.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Makes a peer over memory, and its other end, with everything else as it is by default: see [`Pair`].
+/// Makes a peer over memory, and its other end, with default settings: see [`Pair`].
 pub fn pair(scheme: Scheme) -> (Peer, Remote) {
     Pair::new(scheme).open()
 }
 
-/// What a peer over memory is like: who it is, and how the server is configured.
+/// Describes a peer over memory: its identity, and the configuration of the server.
 ///
 /// ```
 /// use peeloff::testing::Pair;
@@ -151,8 +152,8 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Describes an anonymous peer of this protocol, with the address 192.0.2.1:50000, at a server with default options and
-    /// the address 198.51.100.1:4433.
+    /// Describes an anonymous peer of this protocol, with the address 192.0.2.1:50000, at a server with default
+    /// settings and the address 198.51.100.1:4433.
     pub fn new(scheme: Scheme) -> Self {
         let cipher = match scheme {
             Scheme::Tls | Scheme::SctpTls => Some("TLS_AES_256_GCM_SHA384"),
@@ -173,19 +174,20 @@ impl Pair {
         }
     }
 
-    /// Sets who the peer proved to be. [`PeerCertificate::from_pem`](crate::PeerCertificate::from_pem) reads a certificate.
+    /// Sets the identity that the peer proved. [`PeerCertificate::from_pem`](crate::PeerCertificate::from_pem) reads a
+    /// certificate.
     pub fn identity(mut self, identity: PeerIdentity) -> Self {
         self.facts.identity = identity;
         self
     }
 
-    /// Sets the cipher suite. By default secure protocols have one with AES-256-GCM.
+    /// Sets the cipher suite. Default: a suite with AES-256-GCM for secure protocols.
     pub fn cipher(mut self, cipher: &str) -> Self {
         self.facts.cipher = Some(Cow::Owned(cipher.to_owned()));
         self
     }
 
-    /// Sets the application protocol that was agreed on.
+    /// Sets the negotiated application protocol.
     pub fn alpn(mut self, protocol: &str) -> Self {
         self.facts.alpn = Some(protocol.into());
         self
@@ -197,7 +199,7 @@ impl Pair {
         self
     }
 
-    /// Sets the SRTP profile that was agreed on.
+    /// Sets the negotiated SRTP profile.
     pub fn srtp_profile(mut self, profile: &str) -> Self {
         self.facts.srtp = Some(profile.into());
         self
@@ -209,7 +211,7 @@ impl Pair {
         self
     }
 
-    /// Sets the address of the server that the peer talks to, and the peer's own.
+    /// Sets the address of the server that the peer contacted, and the peer's own address.
     pub fn addresses(mut self, local: SocketAddr, peer: SocketAddr) -> Self {
         (self.local, self.peer) = (local, peer);
         self
@@ -221,14 +223,14 @@ impl Pair {
         self
     }
 
-    /// Sets how TCP and TLS are used, as [`ServerBuilder::tcp`](crate::ServerBuilder::tcp) does.
+    /// Sets the parameters of TCP and TLS, as [`ServerBuilder::tcp`](crate::ServerBuilder::tcp) does.
     pub fn tcp(mut self, settings: TcpSettings) -> Self {
         self.tcp = settings;
         self
     }
 
-    /// Sets how SCTP is used, as [`ServerBuilder::sctp`](crate::ServerBuilder::sctp) does. Only the longest message and the
-    /// numbers of streams matter here.
+    /// Sets the parameters of SCTP, as [`ServerBuilder::sctp`](crate::ServerBuilder::sctp) does. Only the longest
+    /// message and the numbers of streams have an effect.
     pub fn sctp(mut self, settings: Settings) -> Self {
         self.sctp = settings;
         self
@@ -247,18 +249,18 @@ impl Pair {
         self
     }
 
-    /// Sets how long any wait lasts at most, in real time. Default: 10 s.
+    /// Sets the maximum duration of any wait, in real time. Default: 10 s.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Returns what [`PeerHandler::admit`] is asked about such a peer.
+    /// Returns the argument with which [`PeerHandler::admit`] would be called for such a peer.
     pub fn incoming(&self) -> Incoming {
         Incoming::new(self.scheme, self.local, self.peer)
     }
 
-    /// Opens the association. The peer is served by whatever thread calls its methods.
+    /// Opens the association. The thread that calls the peer's methods serves it.
     pub fn open(self) -> (Peer, Remote) {
         let Self { scheme, facts, local, peer, timeouts, tcp, sctp, outbox, udp_proof, patience } = self;
         let framing = if scheme.is_stream() { tcp.framing } else { Framing::Raw };
@@ -293,11 +295,12 @@ impl Pair {
         (peer, Remote { association, feed, sink, framing, min_message, patience, numbers })
     }
 
-    /// Has a handler serve the peer on a thread of its own, and end the association, as a server does.
-    /// [`PeerHandler::admit`] is not asked. A closure that calls a shared handler has several peers served by one.
+    /// Runs a handler for the peer on a thread of its own and then ends the association, as a server does.
+    /// [`PeerHandler::admit`] is not called. To serve several peers with one handler, pass closures that call a shared
+    /// one.
     pub fn serve(self, handler: impl PeerHandler) -> Remote {
         let (mut peer, remote) = self.open();
-        // Without a thread the peer is dropped, and its other end sees that.
+        // If no thread can be started, the peer is dropped, and its other end sees that.
         let _ = thread::Builder::new()
             .name("peeloff-test".to_owned())
             .spawn(move || worker::serve(&mut peer, &handler));
@@ -305,12 +308,13 @@ impl Pair {
     }
 }
 
-/// The other end of a peer over memory: what the peer says, what it is sent, and what happens to it.
+/// The other end of a peer over memory: it sends messages to the handler, receives the handler's messages, and controls
+/// events.
 ///
-/// What comes to the handler comes in the order of the calls here: messages, notifications, time, a drain, the end. These
-/// calls never block. At most 65,536 of them, with 64 MiB of messages, wait for the handler.
+/// Messages, notifications, elapsed time, a drain and the end reach the handler in the order of the calls on this
+/// value. These calls never block. At most 65,536 of them, with 64 MiB of messages, wait for the handler.
 ///
-/// All methods may be called from any thread. When the value is dropped, the peer says [goodbye](Self::close).
+/// All methods may be called from any thread. Dropping the value [closes](Self::close) the peer's side.
 pub struct Remote {
     association: Arc<Association>,
     feed: Arc<Feed>,
@@ -321,7 +325,7 @@ pub struct Remote {
     numbers: Mutex<Numbers>,
 }
 
-/// The sequence numbers of SCTP.
+/// The SCTP sequence numbers.
 #[derive(Default)]
 struct Numbers {
     tsn: u32,
@@ -329,14 +333,16 @@ struct Numbers {
 }
 
 impl Remote {
-    /// Says one message; on a stream, with the framing of the server. Returns `false` where it never comes to the handler: the
-    /// association is over, too much waits, or the message is empty on a transport that has no empty ones. A message that
-    /// is longer than the server allows is [refused](crate::Error::MessageRefused) there.
+    /// Sends one message to the handler; on a stream, with the framing of the server. Returns `false` if the message
+    /// never reaches the handler: the association has ended, too many calls wait, or the message is empty on a
+    /// transport without empty messages. A message longer than the server's limit is
+    /// [refused](crate::Error::MessageRefused) there.
     pub fn send(&self, message: impl AsRef<[u8]>) -> bool {
         self.send_with(message, &SendInfo::default())
     }
 
-    /// Says one message like [`send`](Self::send), on SCTP on this stream, with this payload protocol identifier and order.
+    /// Sends one message like [`send`](Self::send); on SCTP on this stream, with this payload protocol identifier and
+    /// order.
     pub fn send_with(&self, message: impl AsRef<[u8]>, how: &SendInfo) -> bool {
         let message = message.as_ref();
         if self.framing != Framing::Raw {
@@ -349,8 +355,8 @@ impl Remote {
         self.put(message.to_vec(), info)
     }
 
-    /// Says bytes of a stream as they are, of which the server's framing makes messages: one, several, or a part of one. On
-    /// other transports these bytes are a message.
+    /// Sends bytes of a stream unchanged. The server's framing divides them into messages: one, several, or a part of
+    /// one. On other transports the bytes are one message.
     pub fn send_bytes(&self, bytes: impl AsRef<[u8]>) -> bool {
         self.put(bytes.as_ref().to_vec(), MessageInfo::default())
     }
@@ -360,42 +366,44 @@ impl Remote {
         !is_empty && self.feed.put(Input::Message(message, info))
     }
 
-    /// Has SCTP tell this. The handler sees it if it [subscribed](crate::SctpPeer::subscribe) to its kind. One that says
-    /// that the association is over ends it.
+    /// Delivers an SCTP notification. The handler receives it if it has [subscribed](crate::SctpPeer::subscribe) to its
+    /// kind. A notification that reports the end of the association ends it.
     pub fn notify(&self, notification: Notification) -> bool {
         self.feed.put(Input::Notification(Box::new(notification)))
     }
 
-    /// Has so much time pass on the peer's clock while the handler waits for the peer: a deadline that lies within it is over
-    /// at once. While the handler waits for room to send, time passes also before what was said earlier and is not read.
+    /// Lets this much time pass on the peer's clock while the handler waits for the peer; a deadline within that time
+    /// passes at once. While the handler waits for room to send, time also passes before input that was sent earlier
+    /// and has not been read.
     pub fn elapse(&self, time: Duration) -> bool {
         self.feed.put(Input::Passed(time))
     }
 
-    /// Has the peer's host say with an ICMP message that nothing listens there: see [`Peer::take_unreachable`].
+    /// Delivers an ICMP port unreachable from the peer's host: see [`Peer::take_unreachable`].
     pub fn port_unreachable(&self) -> bool {
         self.feed.put(Input::Unreachable)
     }
 
-    /// Has the server drain: its grace period begins.
+    /// Makes the server drain: its grace period begins.
     pub fn drain(&self) {
         self.signal(signal::DRAIN);
     }
 
-    /// Has the server's grace period be over, which ends the association.
+    /// Ends the server's grace period, which ends the association.
     pub fn stop(&self) {
         self.signal(signal::STOP);
     }
 
     fn signal(&self, signal: u8) {
-        // At once where nothing comes before it, also for a handler that waits for something else than the peer.
+        // Raised at once if no input is pending before it, also for a handler that waits for something other than the
+        // peer.
         if !self.feed.put_behind(Input::Signal(signal)) {
             self.association.attention.raise(signal);
         }
     }
 
-    /// Says goodbye, once what was said before is received. Plain UDP has no goodbye: there the peer is silent for the idle
-    /// timeout.
+    /// Closes the peer's side, after the input that was sent before. Plain UDP has no close, so there the peer is
+    /// silent for the idle timeout.
     pub fn close(&self) {
         self.end_with(match self.association.scheme {
             Scheme::Udp => EndReason::Idle,
@@ -403,54 +411,55 @@ impl Remote {
         });
     }
 
-    /// Ends the association for this reason, such as [`EndReason::Unreachable`], once what was said before is received.
+    /// Ends the association for this reason, such as [`EndReason::Unreachable`], after the input that was sent before.
     pub fn end_with(&self, reason: EndReason) {
         self.feed.put(Input::Over(reason));
     }
 
-    /// Receives what the peer was sent: one message, or what was written at once to a stream without framing. Blocks until
-    /// something comes, for the [patience](Pair::patience) of the pair at most. `None`: nothing came, or the association is over
-    /// and nothing more comes.
+    /// Receives what the peer was sent: one message, or the bytes of one write on a stream without framing. Blocks
+    /// until something arrives, at most for the [patience](Pair::patience) of the pair. Returns `None` if nothing
+    /// arrived, or if the association has ended and nothing is left.
     pub fn recv(&self) -> Option<Vec<u8>> {
         self.recv_with().map(|(message, _)| message)
     }
 
-    /// Receives like [`recv`](Self::recv); on SCTP with the way in which the message was sent.
+    /// Receives like [`recv`](Self::recv), together with the options with which the message was sent on SCTP.
     pub fn recv_with(&self) -> Option<(Vec<u8>, SendInfo)> {
         self.sink.take(self.patience)
     }
 
-    /// Receives like [`recv`](Self::recv), and never blocks.
+    /// Receives like [`recv`](Self::recv), but never blocks.
     pub fn try_recv(&self) -> Option<Vec<u8>> {
         self.try_recv_with().map(|(message, _)| message)
     }
 
-    /// Receives like [`recv_with`](Self::recv_with), and never blocks.
+    /// Receives like [`recv_with`](Self::recv_with), but never blocks.
     pub fn try_recv_with(&self) -> Option<(Vec<u8>, SendInfo)> {
         self.sink.take(Duration::ZERO)
     }
 
-    /// Limits how much may wait here to be received, as a send buffer does: messages, on TCP and TLS bytes. Beyond that
-    /// [`Sender::try_send`](crate::Sender::try_send) says `Full`, [`Sender::post`](crate::Sender::post) uses the outbox,
-    /// and [`Peer::send`] waits. With 0 there is no room for anything, as with a peer that reads nothing; `usize::MAX` takes
-    /// the limit away, up to 65,536 messages, on TCP and TLS as many writes, and 64 MiB.
+    /// Limits how much may wait to be received here, like a send buffer: the number of messages, on TCP and TLS the
+    /// number of bytes. Beyond that [`Sender::try_send`](crate::Sender::try_send) fails with
+    /// [`SendBufferFull`](crate::Error::SendBufferFull), [`Sender::post`](crate::Sender::post) uses the outbox, and
+    /// [`Peer::send`] waits. With 0 there is no room at all, as with a peer that reads nothing. `usize::MAX` removes
+    /// the limit, up to 65,536 messages (on TCP and TLS, as many writes) and 64 MiB.
     pub fn set_room(&self, room: usize) {
         self.sink.set_room(room);
     }
 
-    /// Returns why the association is over, as the server sees it; `None`: it is not. Never blocks.
+    /// Returns why the association ended, from the server's point of view; `None` while it lives. Never blocks.
     pub fn end_reason(&self) -> Option<EndReason> {
         self.association.end_reason().cloned()
     }
 
-    /// Waits until the association is over, and returns why, as the server sees it. Blocks for the
-    /// [patience](Pair::patience) of the pair at most; `None`: it is not over by then.
+    /// Waits until the association ends, and returns the reason from the server's point of view. Blocks at most for the
+    /// [patience](Pair::patience) of the pair; returns `None` if the association has not ended by then.
     pub fn wait_for_end(&self) -> Option<EndReason> {
         self.sink.wait_for_end(self.patience);
         self.end_reason()
     }
 
-    /// Returns the reason that the handler gave to [`SctpPeer::abort`](crate::SctpPeer::abort), if it called that.
+    /// Returns the reason that the handler passed to [`SctpPeer::abort`](crate::SctpPeer::abort), if it called that.
     pub fn abort_reason(&self) -> Option<Vec<u8>> {
         self.sink.abort_reason()
     }
@@ -470,7 +479,7 @@ impl fmt::Debug for Remote {
 }
 
 impl Numbers {
-    /// What comes with a message that is sent in this way.
+    /// Returns the metadata of a message that is sent with these options.
     fn next(&mut self, how: &SendInfo) -> MessageInfo {
         let SendInfo { stream, ppid, unordered, .. } = *how;
         let ssn = match unordered {

@@ -72,7 +72,7 @@ fn each_peer_that_leaves_is_a_line_with_what_it_did_and_why_it_left() {
     // The main log has none of these lines.
     server.signal("TERM");
     let ended = server.wait();
-    assert!(!ended.stderr.contains("a peer is gone"), "{ended:?}");
+    assert!(!ended.stderr.contains("an association ended"), "{ended:?}");
     assert!(ended.stderr.contains("access_log_lines_lost=0"), "{ended:?}");
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
 }
@@ -171,11 +171,11 @@ fn levels_by_target_change_at_a_hangup() {
     server.signal("HUP");
     server.stderr_line("reloaded");
     let peer = visit(&address);
-    let line = server.stderr_line("a peer is gone");
+    let line = server.stderr_line("an association ended");
     assert!(line.contains(&peer), "the first one left before: {line}");
     server.signal("TERM");
     let ended = server.wait();
-    assert!(!ended.stderr.contains("a peer is connected"), "{ended:?}");
+    assert!(!ended.stderr.contains("a peer connected"), "{ended:?}");
 }
 
 #[test]

@@ -57,7 +57,10 @@ fn errors_name_the_option_that_can_be_set() {
         (&["--listen", "udp://192.0.2.1:0"], "--listen: 192.0.2.1:0 is not an address of this host"),
         (&["--listen", "udp://192.0.2.1:0"], "or pass --freebind for one that is added later"),
         (&["--listen", &taken], &format!("--listen: {place} is in use by another socket")),
-        (&["--listen-proxied", "udp://127.0.0.1:0"], "--listen-proxied: the PROXY protocol works with tcp://"),
+        (
+            &["--listen-proxied", "udp://127.0.0.1:0"],
+            "--listen-proxied: the PROXY protocol works with tcp://",
+        ),
         (&["--cert", &cert], "--cert needs --key"),
         (&["--cert", &cert, "--key", &absent], &format!("--key: cannot read {absent}")),
         (&["--cert", &absent, "--key", &key], &format!("--cert: cannot read {absent}")),

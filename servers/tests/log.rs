@@ -80,8 +80,8 @@ fn who_comes_and_leaves_is_in_the_log_when_it_is_asked_for() {
     let (mut server, address) = psk_server(&files, "dtls", &["-v"]);
     let ended = run(NC, &["--psk", "alice:000102030405060708090a0b0c0d0e0f", &address], "hello\n");
     assert_eq!(ended.stdout, "hello\n");
-    let opened = server.stderr_line("a peer is connected");
-    let gone = server.stderr_line("a peer is gone");
+    let opened = server.stderr_line("a peer connected");
+    let gone = server.stderr_line("an association ended");
     for line in [&opened, &gone] {
         assert!(
             line.contains("identity=\"psk:alice\"") && line.contains(&format!("listener={address}")),

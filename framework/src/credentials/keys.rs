@@ -149,7 +149,8 @@ fn lines(text: &str) -> Result<(Key, Option<Key>), (usize, &'static str)> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let (name, key) = line.split_once(':').ok_or((number, "a line must be current:KEY or previous:KEY"))?;
+        let (name, key) =
+            line.split_once(':').ok_or((number, "a line must be current:KEY or previous:KEY"))?;
         let place = match name.trim() {
             "current" => 0,
             "previous" => 1,

@@ -1,10 +1,10 @@
-//! How long something takes, counted in buckets.
+//! Histograms of durations.
 
 use std::time::Duration;
 
 use crate::sys::sync::atomic::{AtomicU64, Ordering};
 
-/// The upper bounds of the buckets but the last, which has none, in nanoseconds.
+/// The upper bounds of the buckets in nanoseconds, without the last bucket, which has none.
 const BOUNDS: [u64; 22] = [
     1_000,
     2_500,
@@ -30,25 +30,25 @@ const BOUNDS: [u64; 22] = [
     10_000_000_000,
 ];
 
-/// Durations that threads count without waiting for each other.
+/// Durations that several threads count without waiting for each other.
 #[derive(Debug, Default)]
 pub(crate) struct Histogram {
     buckets: [AtomicU64; BOUNDS.len() + 1],
-    /// Nanoseconds.
+    /// The sum in nanoseconds.
     sum: AtomicU64,
 }
 
 impl Histogram {
     /// Counts a duration.
     pub(crate) fn observe(&self, duration: Duration) {
-        // So many nanoseconds are 584 years.
+        // The type holds 584 years in nanoseconds.
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let bucket = BOUNDS.partition_point(|bound| *bound < nanos);
         self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         self.sum.fetch_add(nanos, Ordering::Relaxed);
     }
 
-    /// Returns what was counted until now.
+    /// Returns the current counts.
     pub(crate) fn snapshot(&self) -> Distribution {
         Distribution {
             buckets: self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect(),
@@ -57,8 +57,7 @@ impl Histogram {
     }
 }
 
-/// How often something took how long: a snapshot of a histogram. Its sum and its buckets are read one after the other, not in
-/// one instant.
+/// A snapshot of a histogram of durations. Its sum and its buckets are read one after another, not at one instant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Distribution {
     buckets: Vec<u64>,
@@ -76,8 +75,8 @@ impl Distribution {
         self.sum
     }
 
-    /// Returns the buckets, shortest first: the longest duration that belongs into a bucket, `None` for the last, which takes
-    /// all longer ones, and how many durations are in this bucket alone.
+    /// Returns the buckets, shortest durations first: the upper bound of each bucket, `None` for the last one, which
+    /// takes all longer durations, and the number of durations in this bucket alone.
     pub fn buckets(&self) -> impl Iterator<Item = (Option<Duration>, u64)> {
         let bounds = BOUNDS.iter().map(|nanos| Some(Duration::from_nanos(*nanos)));
         bounds.chain([None]).zip(self.buckets.iter().copied())

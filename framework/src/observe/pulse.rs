@@ -1,24 +1,24 @@
-//! Whether a thread that serves many gets on.
+//! Detects whether a thread that serves many peers makes progress.
 //!
-//! A thread that waits for something to do is alive, however long nothing comes, so nothing wakes it for this. A thread that
-//! works says since when. If that is long ago, it is held up; so is one that has panicked.
+//! A thread that waits for work is alive, even if no work arrives for a long time, so nothing wakes it for this check.
+//! A thread that works records when it began. If that was long ago, the thread is held up or has panicked.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::sys::sync::atomic::{AtomicU64, Ordering};
 
-/// Since when a thread works on what it found when it was last woken.
+/// When a thread began to process the work for which it was last woken.
 #[derive(Debug, Default)]
 pub(crate) struct Pulse(AtomicU64);
 
 impl Pulse {
-    /// The thread has been woken.
+    /// Notes that the thread has been woken.
     pub(crate) fn begin(&self, now: Instant) {
         self.0.store(number(now), Ordering::Relaxed);
     }
 
-    /// The thread is about to wait for something to do.
+    /// Notes that the thread is about to wait for work.
     pub(crate) fn rest(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
@@ -32,7 +32,7 @@ impl Pulse {
     }
 }
 
-/// Nanoseconds since the first time that was asked for; never 0.
+/// Returns nanoseconds since the first call; never 0.
 fn number(now: Instant) -> u64 {
     static FIRST: OnceLock<Instant> = OnceLock::new();
     let since = now.saturating_duration_since(*FIRST.get_or_init(|| now));

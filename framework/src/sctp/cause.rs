@@ -1,16 +1,16 @@
-//! Why an association ended or something in it failed: error causes (RFC 9260 §3.3.10), and the reason that
-//! a user gave with an abort.
+//! Error causes of SCTP (RFC 9260 §3.3.10): why an association ended or reported an error, including the reason of a
+//! user-initiated abort.
 
 use std::fmt;
 
-/// The code of an error cause (RFC 9260 §3.3.10; RFC 4895 §4 and RFC 5061 §4.3 have more).
+/// The code of an error cause (RFC 9260 §3.3.10; RFC 4895 §4 and RFC 5061 §4.3 define more).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ErrorCause(u16);
 
 impl ErrorCause {
-    /// The peer's user aborted the association, perhaps with a reason: [`user_abort_reason`].
+    /// The peer's user aborted the association, possibly with a reason: [`user_abort_reason`].
     pub const USER_INITIATED_ABORT: Self = Self(12);
-    /// The peer broke the protocol.
+    /// The peer violated the protocol.
     pub const PROTOCOL_VIOLATION: Self = Self(13);
 
     /// Returns the cause with this code.
@@ -23,7 +23,7 @@ impl ErrorCause {
         self.0
     }
 
-    /// Returns the RFC's name; `None` for a code that none of the three RFCs has.
+    /// Returns the name in the RFC; `None` for a code that none of the three RFCs defines.
     pub fn name(self) -> Option<&'static str> {
         Some(match self.0 {
             1 => "invalid stream identifier",
@@ -62,10 +62,10 @@ impl fmt::Display for ErrorCause {
 /// The type of an ABORT chunk. No cause has a code that begins with this byte.
 const ABORT: u8 = 6;
 
-/// The error causes in `info`, each with its contents: what comes with
-/// [`Notification::AssociationChanged`](super::Notification::AssociationChanged) after an ABORT. RFC 6458
-/// §6.1.1 has the whole chunk there, Linux its causes without the chunk's header; both are read. Ends where
-/// a length lies.
+/// Returns the error causes in `info`, each with its contents. `info` is the field of
+/// [`Notification::AssociationChanged`](super::Notification::AssociationChanged) after an ABORT. According to RFC 6458
+/// §6.1.1 it contains the whole chunk; Linux puts only the causes there, without the chunk's header. Both forms are
+/// parsed. Parsing stops at an invalid length.
 pub fn error_causes(info: &[u8]) -> impl Iterator<Item = (ErrorCause, &[u8])> {
     let mut rest = match info {
         [ABORT, _, _, _, causes @ ..] => causes,
@@ -80,8 +80,9 @@ pub fn error_causes(info: &[u8]) -> impl Iterator<Item = (ErrorCause, &[u8])> {
     })
 }
 
-/// The reason in the first user-initiated abort among the causes in `info` (RFC 9260 §3.3.10.12), as text;
-/// what is not UTF-8 in it is replaced. An abort without a reason gives an empty one, anything else `None`.
+/// Returns the reason of the first user-initiated abort among the causes in `info` (RFC 9260 §3.3.10.12), as text;
+/// bytes that are not UTF-8 are replaced. Returns an empty text for an abort without a reason, and `None` if there is
+/// no such abort.
 pub fn user_abort_reason(info: &[u8]) -> Option<String> {
     error_causes(info)
         .find(|(cause, _)| *cause == ErrorCause::USER_INITIATED_ABORT)

@@ -1,8 +1,8 @@
-//! What only SCTP has: streams, payload protocol identifiers, several addresses, partial
-//! reliability, notifications ([RFC 6458](https://www.rfc-editor.org/rfc/rfc6458),
+//! Features that only SCTP has: streams, payload protocol identifiers, multi-homing, partial reliability and
+//! notifications ([RFC 6458](https://www.rfc-editor.org/rfc/rfc6458),
 //! [sctp(7)](https://man7.org/linux/man-pages/man7/sctp.7.html)).
 //!
-//! A handler that does not care needs nothing of this: [`Peer::recv`](crate::Peer::recv) and
+//! A handler that does not use these features needs nothing of this module: [`Peer::recv`](crate::Peer::recv) and
 //! [`Peer::send`](crate::Peer::send) carry messages on any transport.
 
 mod cause;
@@ -30,26 +30,25 @@ pub use options::{
 pub use settings::Settings;
 pub use socket::{Received, Socket, is_supported};
 
-/// The kernel's number for an association, which names it on a one-to-many socket (`sctp_assoc_t`,
-/// RFC 6458).
+/// The kernel's identifier of an association on a one-to-many socket (`sctp_assoc_t`, RFC 6458).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AssocId(i32);
 
 impl AssocId {
-    /// Associations to come on a one-to-many socket, and the one association of any other socket
-    /// (SCTP_FUTURE_ASSOC). The default.
+    /// Future associations on a one-to-many socket, and the one association of any other socket (SCTP_FUTURE_ASSOC).
+    /// The default.
     pub const FUTURE: Self = Self(0);
-    /// All associations that exist on a one-to-many socket (SCTP_CURRENT_ASSOC); for setting only.
+    /// All existing associations on a one-to-many socket (SCTP_CURRENT_ASSOC); only for setting options.
     pub const CURRENT: Self = Self(1);
-    /// Both (SCTP_ALL_ASSOC); for setting only.
+    /// All existing and future associations (SCTP_ALL_ASSOC); only for setting options.
     pub const ALL: Self = Self(2);
 
-    /// The association with this number of the kernel's.
+    /// Returns the identifier with this number from the kernel.
     pub const fn from_raw(number: i32) -> Self {
         Self(number)
     }
 
-    /// The kernel's number.
+    /// Returns the kernel's number.
     pub const fn as_raw(self) -> i32 {
         self.0
     }
@@ -61,82 +60,82 @@ impl fmt::Display for AssocId {
     }
 }
 
-/// How one message is sent (`struct sctp_sndinfo` and `struct sctp_prinfo`, RFC 6458 §5.3.4 and
-/// §5.3.7). The default is stream 0, payload protocol identifier 0, ordered and reliable.
+/// Options for sending one message (`struct sctp_sndinfo` and `struct sctp_prinfo`, RFC 6458 §5.3.4 and §5.3.7). The
+/// default is stream 0, payload protocol identifier 0, ordered and reliable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct SendInfo {
-    /// The stream, below the number of outgoing streams.
+    /// The stream; smaller than the number of outgoing streams.
     pub stream: u16,
     /// The payload protocol identifier, as a number (network byte order on the wire).
     pub ppid: u32,
     /// Whether the message may overtake others of its stream.
     pub unordered: bool,
-    /// How hard the kernel tries.
+    /// When the kernel may abandon the message.
     pub reliability: Reliability,
-    /// Comes back in a notification that the message could not be sent.
+    /// A number that is returned in the notification if the message could not be sent.
     pub context: u32,
 }
 
 setters!(SendInfo { stream: u16, ppid: u32, unordered: bool, reliability: Reliability, context: u32 });
 
-/// How hard the kernel tries to bring a message to the peer (RFC 7496, RFC 3758). Only a peer that
-/// supports partial reliability lets it give up.
+/// When the kernel may abandon a message instead of retransmitting it (RFC 7496, RFC 3758). It can only do so if the
+/// peer supports partial reliability.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reliability {
-    /// As long as the association lives.
+    /// Never, while the association lives.
     #[default]
     Reliable,
-    /// For this long at most, counted in milliseconds.
+    /// After this time, in milliseconds.
     Lifetime(Duration),
-    /// With this many retransmissions at most.
+    /// After this many retransmissions.
     Retransmissions(u32),
-    /// Until the send buffer has no room for a message of higher priority; 0 is the highest.
+    /// When the send buffer has no room for a message of higher priority; 0 is the highest.
     Priority(u32),
 }
 
-/// What came with a message (`struct sctp_rcvinfo`, RFC 6458 §5.3.5).
+/// Metadata of a received message (`struct sctp_rcvinfo`, RFC 6458 §5.3.5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct MessageInfo {
-    /// The stream that it came on.
+    /// The stream of the message.
     pub stream: u16,
     /// The payload protocol identifier, as a number (network byte order on the wire).
     pub ppid: u32,
-    /// Whether it may have overtaken others of its stream.
+    /// Whether the message is unordered, so that it may have overtaken others of its stream.
     pub unordered: bool,
-    /// The stream sequence number; means nothing for an unordered message.
+    /// The stream sequence number; without meaning for an unordered message.
     pub ssn: u16,
     /// The transmission sequence number of its first chunk.
     pub tsn: u32,
-    /// The cumulative TSN when it was delivered.
+    /// The cumulative TSN at the time of delivery.
     pub cumulative_tsn: u32,
-    /// What [`Options::set_context`] said for the association.
+    /// The value that [`Options::set_context`] set for the association.
     pub context: u32,
 }
 
 impl MessageInfo {
-    /// How to answer on the same stream, with the same identifier and order.
+    /// Returns the options for an answer on the same stream, with the same identifier and order.
     pub fn reply(&self) -> SendInfo {
         SendInfo { stream: self.stream, ppid: self.ppid, unordered: self.unordered, ..SendInfo::default() }
     }
 }
 
-/// What is known of the message behind the one just received (`struct sctp_nxtinfo`, RFC 6458 §5.3.6).
+/// Metadata of the message after the one just received (`struct sctp_nxtinfo`, RFC 6458 §5.3.6).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct NextInfo {
-    /// The stream that it came on.
+    /// The stream of the message.
     pub stream: u16,
     /// The payload protocol identifier, as a number.
     pub ppid: u32,
-    /// Whether it may have overtaken others of its stream.
+    /// Whether the message is unordered, so that it may have overtaken others of its stream.
     pub unordered: bool,
     /// Whether it is a notification.
     pub notification: bool,
-    /// Its bytes, as far as they have arrived.
+    /// The number of its bytes that have arrived.
     pub len: u32,
-    /// The association that it came on.
+    /// The association of the message.
     pub association: AssocId,
 }

@@ -1,230 +1,227 @@
-//! What the kernel tells about associations, between their messages (RFC 6458 §6).
+//! Notifications: events that the kernel reports between the messages of an association (RFC 6458 §6).
 
 use std::net::SocketAddr;
 
 use super::cause::{ErrorCause, user_abort_reason};
 use super::{AssocId, Reliability, SendInfo, sockaddr};
 
-/// An event of an association, read where a message would be
-/// ([`Received::notification`](super::Received::notification)), if the socket subscribed to its kind
+/// An event of an association. It is read in place of a message
+/// ([`Received::notification`](super::Received::notification)) if the socket has subscribed to its kind
 /// ([`Options::subscribe`](super::Options::subscribe)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Notification {
     /// An association has begun or ended (SCTP_ASSOC_CHANGE, RFC 6458 §6.1.1).
     AssociationChanged {
-        /// Which.
+        /// The association.
         association: AssocId,
-        /// What happened to it.
+        /// Its new state.
         state: AssociationState,
-        /// Why it ended, if somebody said so. Linux writes it in network byte order; here it is a number.
+        /// The error cause, if one was given. Linux writes it in network byte order; this is the number.
         error: Option<ErrorCause>,
         /// Streams that this side may send on.
         outbound_streams: u16,
         /// Streams that the peer may send on.
         inbound_streams: u16,
-        /// The causes in the ABORT chunk that ended it, for
-        /// [`error_causes`](super::error_causes) and [`user_abort_reason`]. Linux leaves out the chunk's
-        /// header, which RFC 6458 wants there.
+        /// The causes in the ABORT chunk that ended the association, for [`error_causes`](super::error_causes) and
+        /// [`user_abort_reason`]. Linux leaves out the chunk's header, which RFC 6458 includes.
         info: Vec<u8>,
     },
-    /// Something happened to an address of the peer's (SCTP_PEER_ADDR_CHANGE, RFC 6458 §6.1.2).
+    /// The state of an address of the peer has changed (SCTP_PEER_ADDR_CHANGE, RFC 6458 §6.1.2).
     PathChanged {
-        /// Whose.
+        /// The association.
         association: AssocId,
-        /// Which address.
+        /// The address.
         address: SocketAddr,
-        /// What happened.
+        /// Its new state.
         state: PathState,
-        /// Why, a number of the kernel's (`enum sctp_sn_error`); 0 where it says nothing.
+        /// The kernel's error number (`enum sctp_sn_error`); 0 if it gives none.
         error: u32,
     },
     /// The peer reported an error with an ERROR chunk (SCTP_REMOTE_ERROR, RFC 6458 §6.1.3).
     RemoteError {
-        /// Which association.
+        /// The association.
         association: AssocId,
         /// The first cause.
         error: ErrorCause,
-        /// Its contents, padded to four bytes. Linux leaves out the cause's header.
+        /// The contents of the cause, padded to four bytes. Linux leaves out the cause's header.
         data: Vec<u8>,
     },
-    /// A message was given up or could not be sent any more (SCTP_SEND_FAILED, RFC 6458 §6.1.4, and
-    /// SCTP_SEND_FAILED_EVENT, §6.1.11). One for every chunk of a long message.
+    /// A message was abandoned or could not be sent any more (SCTP_SEND_FAILED, RFC 6458 §6.1.4, and
+    /// SCTP_SEND_FAILED_EVENT, §6.1.11). There is one notification for every chunk of a long message.
     SendFailed {
-        /// Which association.
+        /// The association.
         association: AssocId,
-        /// Whether it came as the event of RFC 6458 §6.1.4 that is deprecated.
+        /// Whether this is the deprecated event of RFC 6458 §6.1.4.
         deprecated: bool,
-        /// Whether it was transmitted at least once; the peer may even have it.
+        /// Whether the message was transmitted at least once; the peer may even have received it.
         transmitted: bool,
-        /// Why, a number of the kernel's; 0 where it says nothing.
+        /// The kernel's error number; 0 if it gives none.
         error: u32,
-        /// How it was to be sent; the reliability is not told.
+        /// The options of the send, without the reliability.
         info: SendInfo,
-        /// Whether `payload` begins the message.
+        /// Whether `payload` is the beginning of the message.
         first: bool,
-        /// Whether `payload` ends the message.
+        /// Whether `payload` is the end of the message.
         last: bool,
-        /// The message, or the part that one chunk carried.
+        /// The message, or the part of it that one chunk carried.
         payload: Vec<u8>,
     },
-    /// The peer sends nothing more (SCTP_SHUTDOWN_EVENT, RFC 6458 §6.1.5).
+    /// The peer will not send anything more (SCTP_SHUTDOWN_EVENT, RFC 6458 §6.1.5).
     PeerShutDown {
-        /// Which association.
+        /// The association.
         association: AssocId,
     },
-    /// What the peer set with
-    /// [`Options::set_adaptation_layer`](super::Options::set_adaptation_layer)
+    /// The number that the peer set with [`Options::set_adaptation_layer`](super::Options::set_adaptation_layer)
     /// (SCTP_ADAPTATION_INDICATION, RFC 6458 §6.1.6).
     AdaptationIndication {
-        /// Which association.
+        /// The association.
         association: AssocId,
         /// The peer's number.
         indication: u32,
     },
-    /// The rest of a message of which a part was delivered will not come (SCTP_PARTIAL_DELIVERY_EVENT,
-    /// RFC 6458 §6.1.7).
+    /// The rest of a partly delivered message will not arrive (SCTP_PARTIAL_DELIVERY_EVENT, RFC 6458 §6.1.7).
     PartialDelivery {
-        /// Which association.
+        /// The association.
         association: AssocId,
-        /// Whether it is that; nothing else is defined.
+        /// Whether the delivery was aborted; no other event is defined.
         aborted: bool,
         /// The stream of the message.
         stream: u32,
-        /// Its stream sequence number.
+        /// The stream sequence number of the message.
         sequence: u32,
     },
-    /// A key is in use or no longer, or the peer does not authenticate (SCTP_AUTHENTICATION_EVENT,
-    /// RFC 6458 §6.1.8).
+    /// A key is used now or no longer, or the peer does not authenticate (SCTP_AUTHENTICATION_EVENT, RFC 6458 §6.1.8).
     Authentication {
-        /// Which association.
+        /// The association.
         association: AssocId,
-        /// What happened.
+        /// The event.
         event: KeyEvent,
         /// The number of the key.
         key: u16,
-        /// The number of another key, where RFC 6458 has one; Linux always says 0.
+        /// The number of another key, for which RFC 6458 has a field; on Linux always 0.
         alternate: u16,
     },
-    /// Everything sent has been acknowledged (SCTP_SENDER_DRY_EVENT, RFC 6458 §6.1.9).
+    /// All sent data has been acknowledged (SCTP_SENDER_DRY_EVENT, RFC 6458 §6.1.9).
     SenderDry {
-        /// Which association.
+        /// The association.
         association: AssocId,
     },
-    /// Streams began anew at sequence number 0, or were to (SCTP_STREAM_RESET_EVENT, RFC 6525 §6.1.1).
+    /// Streams were reset to sequence number 0, or the reset failed (SCTP_STREAM_RESET_EVENT, RFC 6525 §6.1.1).
     StreamsReset {
-        /// Which association.
+        /// The association.
         association: AssocId,
-        /// Whether the streams are those that the peer sends on.
+        /// Whether the streams are those of the peer's messages.
         inbound: bool,
-        /// Whether the streams are those that this side sends on.
+        /// Whether the streams are those of this side's messages.
         outbound: bool,
-        /// Whether it worked.
+        /// The outcome of the request.
         outcome: Outcome,
-        /// Which streams; empty is all.
+        /// The streams; an empty list stands for all.
         streams: Vec<u16>,
     },
-    /// All streams and the transmission sequence numbers began anew, or were to
-    /// (SCTP_ASSOC_RESET_EVENT, RFC 6525 §6.1.2).
+    /// All streams and the transmission sequence numbers were reset, or the reset failed (SCTP_ASSOC_RESET_EVENT, RFC
+    /// 6525 §6.1.2).
     AssociationReset {
-        /// Which association.
+        /// The association.
         association: AssocId,
-        /// Whether it worked.
+        /// The outcome of the request.
         outcome: Outcome,
         /// The next transmission sequence number of this side.
         local_tsn: u32,
         /// The next transmission sequence number of the peer.
         remote_tsn: u32,
     },
-    /// There are more streams than before, or were to be (SCTP_STREAM_CHANGE_EVENT, RFC 6525 §6.1.3).
+    /// Streams were added, or the request failed (SCTP_STREAM_CHANGE_EVENT, RFC 6525 §6.1.3).
     StreamsAdded {
-        /// Which association.
+        /// The association.
         association: AssocId,
-        /// Whether it worked.
+        /// The outcome of the request.
         outcome: Outcome,
-        /// Streams that the peer may send on: all of them by RFC 6525, on Linux those added.
+        /// Streams that the peer may send on: the total according to RFC 6525, on Linux the added ones.
         inbound_streams: u16,
-        /// Streams that this side may send on: all of them by RFC 6525, on Linux those added.
+        /// Streams that this side may send on: the total according to RFC 6525, on Linux the added ones.
         outbound_streams: u16,
     },
-    /// A kind that this does not know.
+    /// A notification of a kind that this library does not know.
     Unknown {
         /// The type.
         kind: u16,
         /// The flags.
         flags: u16,
-        /// What follows the header.
+        /// The bytes after the header.
         data: Vec<u8>,
     },
 }
 
-/// What happened to an association (`sac_state`).
+/// The new state of an association (`sac_state`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AssociationState {
-    /// It is established; the first notification of any association (SCTP_COMM_UP).
+    /// The association is established; the first notification of any association (SCTP_COMM_UP).
     Up,
-    /// It is lost: aborted, or the peer no longer answers (SCTP_COMM_LOST).
+    /// The association is lost: it was aborted, or the peer no longer answers (SCTP_COMM_LOST).
     Lost,
-    /// The peer lost it and established it anew (SCTP_RESTART). To everything above, that is another peer.
+    /// The peer lost the association and established it again (SCTP_RESTART). For the layers above, that is another
+    /// peer.
     Restarted,
-    /// It was shut down in good order (SCTP_SHUTDOWN_COMP).
+    /// The association was shut down gracefully (SCTP_SHUTDOWN_COMP).
     ShutDown,
-    /// It was never established (SCTP_CANT_STR_ASSOC).
+    /// The association could not be established (SCTP_CANT_STR_ASSOC).
     CannotStart,
-    /// Something that this does not know.
+    /// A state that this library does not know.
     Other(u16),
 }
 
-/// What happened to an address of the peer's (`spc_state`).
+/// The new state of an address of the peer (`spc_state`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PathState {
-    /// It answers (SCTP_ADDR_AVAILABLE).
+    /// The address answers (SCTP_ADDR_AVAILABLE).
     Available,
-    /// It does not answer (SCTP_ADDR_UNREACHABLE).
+    /// The address does not answer (SCTP_ADDR_UNREACHABLE).
     Unreachable,
-    /// It is no longer the peer's (SCTP_ADDR_REMOVED).
+    /// The address no longer belongs to the peer (SCTP_ADDR_REMOVED).
     Removed,
-    /// It is now the peer's (SCTP_ADDR_ADDED).
+    /// The address now belongs to the peer (SCTP_ADDR_ADDED).
     Added,
-    /// It is now where messages go first (SCTP_ADDR_MADE_PRIM).
+    /// The address is now the primary one (SCTP_ADDR_MADE_PRIM).
     MadePrimary,
-    /// It answered for the first time (SCTP_ADDR_CONFIRMED).
+    /// The address has answered for the first time (SCTP_ADDR_CONFIRMED).
     Confirmed,
-    /// It may not answer (SCTP_ADDR_POTENTIALLY_FAILED, RFC 7829); told only with
+    /// The address may have failed (SCTP_ADDR_POTENTIALLY_FAILED, RFC 7829); reported only with
     /// [`Options::set_expose_potentially_failed`](super::Options::set_expose_potentially_failed).
     PotentiallyFailed,
-    /// Something that this does not know.
+    /// A state that this library does not know.
     Other(u32),
 }
 
-/// What happened to a key (`auth_indication`).
+/// An event of a key (`auth_indication`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyEvent {
-    /// The peer uses it now (SCTP_AUTH_NEW_KEY).
+    /// The peer uses the key now (SCTP_AUTH_NEW_KEY).
     New,
-    /// Nobody uses it any more, so it may be deleted (SCTP_AUTH_FREE_KEY).
+    /// Neither side uses the key any more, so it may be deleted (SCTP_AUTH_FREE_KEY).
     Free,
     /// The peer does not authenticate (SCTP_AUTH_NO_AUTH).
     NoAuthentication,
-    /// Something that this does not know.
+    /// An event that this library does not know.
     Other(u32),
 }
 
-/// Whether a request to change streams worked.
+/// Outcome of a request to change streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// It did.
+    /// The request was carried out.
     Done,
-    /// The peer refused.
+    /// The peer refused the request.
     Denied,
-    /// It did not work.
+    /// The request failed.
     Failed,
 }
 
-/// The kinds of notification that one can subscribe to, with the kernel's numbers.
+/// The kinds of notification that a socket can subscribe to, with the kernel's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 #[non_exhaustive]
@@ -258,7 +255,7 @@ pub enum NotificationKind {
 }
 
 impl NotificationKind {
-    /// All of them, in the order of their numbers.
+    /// All kinds, in the order of their numbers.
     pub const ALL: [Self; 13] = [
         Self::AssociationChanged,
         Self::PathChanged,
@@ -275,29 +272,29 @@ impl NotificationKind {
         Self::SendFailed,
     ];
 
-    /// The number of the kernel's (`enum sctp_sn_type`).
+    /// Returns the kernel's number (`enum sctp_sn_type`).
     pub const fn number(self) -> u16 {
         self as u16
     }
 }
 
-/// Bytes that are no notification: too short, or shorter than their own length says.
+/// Error for bytes that are not a notification: too short, or shorter than their length field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a malformed SCTP notification")]
 pub struct MalformedNotification;
 
 impl Notification {
-    /// Reads a notification that is whole in `bytes`; what follows it is passed over. Touches nothing but the
-    /// bytes, and no bytes make it panic.
+    /// Parses a notification that is complete in `bytes`; bytes after it are ignored. It accesses only these bytes and
+    /// never panics.
     ///
     /// # Errors
     ///
-    /// [`MalformedNotification`] where its own length says more than there is, or less than its kind needs.
+    /// [`MalformedNotification`] if its length field exceeds the number of bytes, or is too small for its kind.
     pub fn parse(bytes: &[u8]) -> Result<Self, MalformedNotification> {
         Self::read(bytes).ok_or(MalformedNotification)
     }
 
-    /// The association that it is about; `None` for an unknown kind.
+    /// Returns the association of the notification; `None` for an unknown kind.
     pub fn association(&self) -> Option<AssocId> {
         match *self {
             Self::AssociationChanged { association, .. }
@@ -316,7 +313,7 @@ impl Notification {
         }
     }
 
-    /// Its kind; `None` for an unknown one.
+    /// Returns the kind; `None` for an unknown one.
     pub fn kind(&self) -> Option<NotificationKind> {
         use NotificationKind as Kind;
         Some(match self {
@@ -337,8 +334,8 @@ impl Notification {
         })
     }
 
-    /// Why the peer ended an association that was lost: the reason that its user gave, else the cause;
-    /// `None` where nobody said so.
+    /// Returns why the peer ended an association that was lost: the reason that its user gave, or else the error cause;
+    /// `None` if neither was given.
     pub fn cause(&self) -> Option<String> {
         let Self::AssociationChanged { error, info, .. } = self else { return None };
         let clean = |reason: String| {
@@ -350,7 +347,7 @@ impl Notification {
         given.or_else(|| cause().map(|cause| cause.to_string()))
     }
 
-    /// The reason that the peer's user gave for an abort ([`user_abort_reason`]).
+    /// Returns the reason that the peer's user gave for an abort ([`user_abort_reason`]).
     pub fn abort_reason(&self) -> Option<String> {
         match self {
             Self::AssociationChanged { info, .. } => user_abort_reason(info),
@@ -408,7 +405,7 @@ impl Notification {
                 let error = fields.word()?;
                 let (stream, chunk_flags, ppid, context) =
                     if deprecated { fields.sndrcvinfo()? } else { fields.sndinfo()? };
-                // Linux gives the flags of the DATA chunk (RFC 9260 §3.3.1) and not those of sndinfo.
+                // Linux stores the flags of the DATA chunk here (RFC 9260 §3.3.1), not those of sndinfo.
                 let unordered = chunk_flags & 4 != 0;
                 Self::SendFailed {
                     deprecated,
@@ -474,7 +471,7 @@ fn outcome(flags: u16) -> Outcome {
     }
 }
 
-/// Fields of a C structure, taken from the front.
+/// Reads the fields of a C structure one after another.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -496,14 +493,14 @@ impl<'a> Fields<'a> {
         self.word().map(|number| AssocId::from_raw(number.cast_signed()))
     }
 
-    /// Stream, flags, payload protocol identifier and context of a `struct sctp_sndinfo`.
+    /// Reads stream, flags, payload protocol identifier and context of a `struct sctp_sndinfo`.
     fn sndinfo(&mut self) -> Option<(u16, u16, u32, u32)> {
         let info = (self.half()?, self.half()?, u32::from_be(self.word()?), self.word()?);
         self.word()?; // The association, which comes again.
         Some(info)
     }
 
-    /// The same of a `struct sctp_sndrcvinfo`.
+    /// Reads the same of a `struct sctp_sndrcvinfo`.
     fn sndrcvinfo(&mut self) -> Option<(u16, u16, u32, u32)> {
         let stream = self.half()?;
         self.half()?; // The stream sequence number.

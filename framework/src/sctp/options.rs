@@ -1,11 +1,13 @@
-//! Socket options (RFC 6458 §8, [sctp(7)](https://man7.org/linux/man-pages/man7/sctp.7.html)): one method, one
-//! option.
+//! Socket options (RFC 6458 §8, [sctp(7)](https://man7.org/linux/man-pages/man7/sctp.7.html)), one method for each.
 //!
-//! None of them blocks. Each fails with the errno of getsockopt(2) or setsockopt(2): EINVAL where the
-//! association does not exist or the kernel does not like a value, EOPNOTSUPP or EINVAL on the wrong style of
-//! socket, ENOPROTOOPT on a kernel that lacks the option. Times are given in milliseconds, rounded up,
-//! and Linux rounds those of an association up to its timer tick, 4 ms with Debian's kernel. To several of the kernel's options 0 means "as it was"; here such a value is
-//! [`InvalidInput`](io::ErrorKind::InvalidInput), so that what was set is always what is read.
+//! No method blocks. Each fails with the errno of getsockopt(2) or setsockopt(2): EINVAL if the association does not
+//! exist or the kernel does not accept a value, EOPNOTSUPP or EINVAL on the wrong style of socket, ENOPROTOOPT on a
+//! kernel that lacks the option.
+//!
+//! Times are passed in milliseconds, rounded up; Linux rounds those of an association up to its timer tick, 4 ms with
+//! Debian's kernel. For several options the kernel takes 0 as "unchanged". These methods return
+//! [`InvalidInput`](io::ErrorKind::InvalidInput) for such a value, so the value that was set is always the value that
+//! is read.
 
 mod association;
 mod auth;
@@ -31,7 +33,7 @@ pub use paths::{
 };
 pub use streams::{ResetDirection, StreamRequests, StreamScheduler};
 
-/// The SCTP options of a socket, and of an association on it.
+/// The SCTP options of a socket, and of one association on it.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'fd> {
     fd: BorrowedFd<'fd>,
@@ -39,12 +41,13 @@ pub struct Options<'fd> {
 }
 
 impl<'fd> Options<'fd> {
-    /// Those of an SCTP socket: of its one association, or on a one-to-many socket of associations to come.
+    /// Returns the options of an SCTP socket: those of its only association, or on a one-to-many socket those of future
+    /// associations.
     pub fn of(socket: &'fd impl AsFd) -> Self {
         Self { fd: socket.as_fd(), association: AssocId::FUTURE }
     }
 
-    /// Those of one association on a one-to-many socket. What belongs to the socket as a whole stays so.
+    /// Returns the options of one association on a one-to-many socket. Options of the socket as a whole remain so.
     pub fn association(self, association: AssocId) -> Self {
         Self { association, ..self }
     }
@@ -61,7 +64,7 @@ impl<'fd> Options<'fd> {
         set(self.fd, name, value)
     }
 
-    /// An option of the socket that is an integer.
+    /// Reads an option of the socket that is an integer.
     fn get_number(&self, name: i32) -> io::Result<u32> {
         self.get(name, 0_u32)
     }
@@ -74,7 +77,7 @@ impl<'fd> Options<'fd> {
         self.set(name, &u32::from(on))
     }
 
-    /// An option of an association that is an integer (`struct sctp_assoc_value`).
+    /// Reads an option of an association that is an integer (`struct sctp_assoc_value`).
     fn get_value(&self, name: i32) -> io::Result<u32> {
         let question = sctp_assoc_value { assoc_id: self.id(), assoc_value: 0 };
         self.get(name, question).map(|answer| answer.assoc_value)
@@ -85,7 +88,7 @@ impl<'fd> Options<'fd> {
     }
 }
 
-/// Whole milliseconds, of which 0 would mean "as it was".
+/// Returns whole milliseconds; refuses 0, which the kernel takes as "unchanged".
 fn nonzero_milliseconds(time: Duration) -> io::Result<u32> {
     nonzero(milliseconds(time))
 }

@@ -1,5 +1,5 @@
-//! Socket addresses as the bytes that the kernel takes and gives: `struct sockaddr_in` and
-//! `struct sockaddr_in6` ([ip(7)](https://man7.org/linux/man-pages/man7/ip.7.html),
+//! Conversion of socket addresses to and from the kernel's `struct sockaddr_in` and `struct sockaddr_in6`
+//! ([ip(7)](https://man7.org/linux/man-pages/man7/ip.7.html),
 //! [ipv6(7)](https://man7.org/linux/man-pages/man7/ipv6.7.html)).
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -9,7 +9,7 @@ use crate::address::canonical::canonical;
 const V4_LEN: usize = 16;
 const V6_LEN: usize = 28;
 
-/// The addresses back to back, each as long as its family wants.
+/// Packs the addresses one after another, each with the length of its family.
 pub(crate) fn pack(addresses: &[SocketAddr]) -> Vec<u8> {
     let mut out = Vec::with_capacity(addresses.len() * V6_LEN);
     for address in addresses {
@@ -19,7 +19,7 @@ pub(crate) fn pack(addresses: &[SocketAddr]) -> Vec<u8> {
     out
 }
 
-/// The addresses that are back to back in `bytes`, `count` at most; ends at the first that is none.
+/// Unpacks at most `count` addresses that follow one another in `bytes`; stops at the first invalid one.
 pub(crate) fn unpack(mut bytes: &[u8], count: usize) -> Vec<SocketAddr> {
     let next = || {
         let (address, len) = parse(bytes)?;
@@ -29,7 +29,7 @@ pub(crate) fn unpack(mut bytes: &[u8], count: usize) -> Vec<SocketAddr> {
     std::iter::from_fn(next).take(count).collect()
 }
 
-/// `struct sockaddr_storage` with the address, and how much of it is used.
+/// Returns a `struct sockaddr_storage` with the address, and how many bytes of it are used.
 pub(crate) fn to_storage(address: SocketAddr) -> ([u8; 128], usize) {
     let mut out = [0; 128];
     out[2..4].copy_from_slice(&address.port().to_be_bytes());
@@ -48,7 +48,7 @@ pub(crate) fn to_storage(address: SocketAddr) -> ([u8; 128], usize) {
     }
 }
 
-/// The [`canonical`] address at the front of `bytes`, and its length there.
+/// Parses the address at the start of `bytes`. Returns its [`canonical`] form and its length there.
 pub(crate) fn parse(bytes: &[u8]) -> Option<(SocketAddr, usize)> {
     let (family, rest) = bytes.split_first_chunk::<2>()?;
     let (port, rest) = rest.split_first_chunk::<2>()?;

@@ -598,10 +598,10 @@ fn check_limits(limits: &Limits, threads: u64) -> Result<(), StartError> {
             peers,
             per_local_address,
             wanted = wanted.0,
-            "beyond so many peers, {first} refuses the next one"
+            "more peers than this are refused because of {first}"
         );
     } else {
-        tracing::info!(peers, per_local_address, "beyond so many peers, {first} refuses the next one");
+        tracing::info!(peers, per_local_address, "more peers than this are refused because of {first}");
     }
     Ok(())
 }

@@ -9,71 +9,71 @@ use crate::sctp::{AssocId, NotificationKind, sockaddr};
 use crate::sys::sctp::abi::*;
 use crate::sys::sctp::{self, get_growing};
 
-/// How long to wait for an acknowledgement (SCTP_RTOINFO, RFC 6458 §8.1.1).
+/// Retransmission timeouts (SCTP_RTOINFO, RFC 6458 §8.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rto {
-    /// Before there is any measurement.
+    /// The timeout before the first measurement.
     pub initial: Duration,
-    /// At least.
+    /// The minimum.
     pub min: Duration,
-    /// At most.
+    /// The maximum.
     pub max: Duration,
 }
 
-/// SCTP_ASSOCINFO (RFC 6458 §8.1.2).
+/// Parameters of an association (SCTP_ASSOCINFO, RFC 6458 §8.1.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct AssociationParameters {
-    /// After so many retransmissions in a row without an answer, over all paths, the association is lost.
+    /// The association is lost after this many consecutive retransmissions without an answer, over all paths.
     pub max_retransmissions: u16,
-    /// Addresses of the peer.
+    /// The number of the peer's addresses.
     pub peer_addresses: u16,
     /// The peer's receive window, in bytes.
     pub peer_window: u32,
     /// This side's receive window, in bytes.
     pub local_window: u32,
-    /// How long a cookie of this side is good.
+    /// How long a state cookie of this side is valid.
     pub cookie_life: Duration,
 }
 
-/// How an association is asked for (SCTP_INITMSG, RFC 6458 §8.1.3).
+/// Parameters of the request for an association (SCTP_INITMSG, RFC 6458 §8.1.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct InitParameters {
     /// Streams to send on; the peer may grant fewer.
     pub outbound_streams: u16,
-    /// Streams that the peer may send on, at most.
+    /// Maximum number of streams that the peer may send on.
     pub max_inbound_streams: u16,
-    /// INITs that are sent before giving up.
+    /// Maximum number of INITs.
     pub max_attempts: u16,
-    /// The longest wait between two of them; at most 65,535 ms.
+    /// The longest interval between two INITs; at most 65,535 ms.
     pub max_timeout: Duration,
 }
 
-/// SCTP_STATUS (RFC 6458 §8.2.1).
+/// Status of an association (SCTP_STATUS, RFC 6458 §8.2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Status {
     /// The association.
     pub association: AssocId,
-    /// How far it is.
+    /// Its state.
     pub phase: AssociationPhase,
     /// The peer's receive window, in bytes.
     pub peer_window: u32,
-    /// DATA chunks sent and not acknowledged.
+    /// DATA chunks that were sent and not yet acknowledged.
     pub unacknowledged: u16,
-    /// DATA chunks received and not read.
+    /// DATA chunks that were received and not yet read.
     pub pending: u16,
     /// Streams that the peer may send on.
     pub inbound_streams: u16,
     /// Streams that this side may send on.
     pub outbound_streams: u16,
-    /// The longest message, in bytes, that goes in one chunk.
+    /// The longest message that fits into one chunk, in bytes.
     pub fragmentation_point: u32,
-    /// Where messages go first; `None` before there is such an address.
+    /// The primary path; `None` before there is one.
     pub primary: Option<PathInfo>,
 }
 
-/// How far an association is (RFC 9260 §4).
+/// State of an association (RFC 9260 §4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the states of RFC 9260")]
@@ -89,12 +89,12 @@ pub enum AssociationPhase {
     Other(i32),
 }
 
-/// What Linux counts for an association (SCTP_GET_ASSOC_STATS; not in any RFC).
+/// Linux's counters of an association (SCTP_GET_ASSOC_STATS; not in any RFC).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct AssociationCounters {
-    /// The longest retransmission timeout since this was last read, and the address of the peer that had
-    /// it; `None` if there was no other than before.
+    /// The longest retransmission timeout since this was last read, and the peer's address that had it; `None` if it
+    /// has not changed.
     pub max_rto: Option<(SocketAddr, Duration)>,
     /// SACK chunks received.
     pub sacks_received: u64,
@@ -106,7 +106,7 @@ pub struct AssociationCounters {
     pub packets_sent: u64,
     /// Chunks retransmitted.
     pub retransmitted_chunks: u64,
-    /// Transmission sequence numbers received that were past the one expected.
+    /// Transmission sequence numbers received that were beyond the expected one.
     pub out_of_order: u64,
     /// DATA chunks received twice.
     pub duplicates: u64,
@@ -128,7 +128,7 @@ pub struct AssociationCounters {
 
 /// # Associations
 impl Options<'_> {
-    /// SCTP_STATUS (RFC 6458 §8.2.1). EINVAL where there is no association.
+    /// Returns the status (SCTP_STATUS, RFC 6458 §8.2.1). Fails with EINVAL if there is no association.
     pub fn status(&self) -> io::Result<Status> {
         let question = sctp_status {
             sstat_assoc_id: self.id(),
@@ -166,7 +166,7 @@ impl Options<'_> {
         })
     }
 
-    /// SCTP_RTOINFO (RFC 6458 §8.1.1).
+    /// Returns the retransmission timeouts (SCTP_RTOINFO, RFC 6458 §8.1.1).
     pub fn rto(&self) -> io::Result<Rto> {
         let question = sctp_rtoinfo { srto_assoc_id: self.id(), srto_initial: 0, srto_max: 0, srto_min: 0 };
         let answer = self.get(SCTP_RTOINFO, question)?;
@@ -177,7 +177,7 @@ impl Options<'_> {
         })
     }
 
-    /// Sets all three; EINVAL unless `min` ≤ `initial` ≤ `max`.
+    /// Sets all three timeouts. Fails with EINVAL unless `min` ≤ `initial` ≤ `max`.
     pub fn set_rto(&self, rto: Rto) -> io::Result<()> {
         let value = sctp_rtoinfo {
             srto_assoc_id: self.id(),
@@ -188,7 +188,7 @@ impl Options<'_> {
         self.set(SCTP_RTOINFO, &value)
     }
 
-    /// SCTP_ASSOCINFO (RFC 6458 §8.1.2).
+    /// Returns the parameters of the association (SCTP_ASSOCINFO, RFC 6458 §8.1.2).
     pub fn association_parameters(&self) -> io::Result<AssociationParameters> {
         let answer = self.get(SCTP_ASSOCINFO, self.assocparams(0, 0))?;
         Ok(AssociationParameters {
@@ -200,8 +200,8 @@ impl Options<'_> {
         })
     }
 
-    /// Sets [`AssociationParameters::max_retransmissions`]. EINVAL if it is more than those of all paths
-    /// together, where there are several.
+    /// Sets [`AssociationParameters::max_retransmissions`]. Fails with EINVAL if there are several paths and the value
+    /// exceeds the sum of their limits.
     pub fn set_association_max_retransmissions(&self, count: u16) -> io::Result<()> {
         self.set(SCTP_ASSOCINFO, &self.assocparams(nonzero(count)?, 0))
     }
@@ -222,7 +222,7 @@ impl Options<'_> {
         }
     }
 
-    /// SCTP_INITMSG of the socket (RFC 6458 §8.1.3).
+    /// Returns the INIT parameters of the socket (SCTP_INITMSG, RFC 6458 §8.1.3).
     pub fn init(&self) -> io::Result<InitParameters> {
         let question = sctp_initmsg {
             sinit_num_ostreams: 0,
@@ -239,7 +239,7 @@ impl Options<'_> {
         })
     }
 
-    /// Sets all four, for associations to come.
+    /// Sets all four parameters, for future associations.
     pub fn set_init(&self, init: InitParameters) -> io::Result<()> {
         let timeout = nonzero_milliseconds(init.max_timeout)?;
         let value = sctp_initmsg {
@@ -251,14 +251,15 @@ impl Options<'_> {
         self.set(SCTP_INITMSG, &value)
     }
 
-    /// How long an association of a one-to-many socket may be idle before it is shut down (SCTP_AUTOCLOSE,
-    /// RFC 6458 §8.1.8); `None` is for ever. EOPNOTSUPP on a one-to-one socket.
+    /// Returns how long an association of a one-to-many socket may be idle before it is shut down (SCTP_AUTOCLOSE, RFC
+    /// 6458 §8.1.8); `None`: without a limit. Fails with EOPNOTSUPP on a one-to-one socket.
     pub fn autoclose(&self) -> io::Result<Option<Duration>> {
         let seconds = self.get_number(SCTP_AUTOCLOSE)?;
         Ok((seconds != 0).then(|| Duration::from_secs(seconds.into())))
     }
 
-    /// Sets that, in seconds rounded up, for associations to come. Linux bounds it by net.sctp.max_autoclose.
+    /// Sets the value of [`autoclose`](Self::autoclose) for future associations, in seconds, rounded up. Linux caps it
+    /// at net.sctp.max_autoclose.
     pub fn set_autoclose(&self, idle: Option<Duration>) -> io::Result<()> {
         let seconds = match idle {
             None => 0,
@@ -267,38 +268,38 @@ impl Options<'_> {
         self.set(SCTP_AUTOCLOSE, &u32::try_from(seconds).unwrap_or(u32::MAX))
     }
 
-    /// What this side tells peers in INIT and INIT ACK (SCTP_ADAPTATION_LAYER, RFC 6458 §8.1.10), of
-    /// which they get a [`Notification::AdaptationIndication`](crate::sctp::Notification).
+    /// Returns the adaptation indication that this side sends in INIT and INIT ACK (SCTP_ADAPTATION_LAYER, RFC 6458
+    /// §8.1.10). Peers receive it in a [`Notification::AdaptationIndication`](crate::sctp::Notification).
     pub fn adaptation_layer(&self) -> io::Result<u32> {
         self.get_number(SCTP_ADAPTATION_LAYER)
     }
 
-    /// Sets that, for associations to come.
+    /// Sets the value of [`adaptation_layer`](Self::adaptation_layer) for future associations.
     pub fn set_adaptation_layer(&self, indication: u32) -> io::Result<()> {
         self.set(SCTP_ADAPTATION_LAYER, &indication)
     }
 
-    /// Whether notifications of this kind are given (SCTP_EVENT, RFC 6458 §6.2.2).
+    /// Returns whether the socket is subscribed to notifications of this kind (SCTP_EVENT, RFC 6458 §6.2.2).
     pub fn is_subscribed(&self, kind: NotificationKind) -> io::Result<bool> {
         let question = sctp_event { se_assoc_id: self.id(), se_type: kind.number(), se_on: 0 };
         self.get(SCTP_EVENT, question).map(|answer| answer.se_on != 0)
     }
 
-    /// Asks for notifications of this kind, or for no more of them. Associations to come, and peeled sockets,
-    /// take over what the socket has.
+    /// Subscribes to notifications of this kind, or cancels the subscription. Future associations and peeled sockets
+    /// inherit the subscriptions of the socket.
     pub fn subscribe(&self, kind: NotificationKind, on: bool) -> io::Result<()> {
         let value = sctp_event { se_assoc_id: self.id(), se_type: kind.number(), se_on: on.into() };
         self.set(SCTP_EVENT, &value)
     }
 
-    /// How many associations a one-to-many socket has (SCTP_GET_ASSOC_NUMBER, RFC 6458 §8.2.5).
+    /// Returns the number of associations of a one-to-many socket (SCTP_GET_ASSOC_NUMBER, RFC 6458 §8.2.5). Fails with
     /// EOPNOTSUPP on other sockets.
     pub fn association_count(&self) -> io::Result<u32> {
         self.get_number(SCTP_GET_ASSOC_NUMBER)
     }
 
-    /// The associations of a one-to-many socket (SCTP_GET_ASSOC_ID_LIST, RFC 6458 §8.2.6). EINVAL if there
-    /// are more than 262,143. EOPNOTSUPP on other sockets.
+    /// Returns the associations of a one-to-many socket (SCTP_GET_ASSOC_ID_LIST, RFC 6458 §8.2.6). Fails with EINVAL if
+    /// there are more than 262,143, and with EOPNOTSUPP on other sockets.
     pub fn association_ids(&self) -> io::Result<Vec<AssocId>> {
         let answer = get_growing(self.fd, SCTP_GET_ASSOC_ID_LIST, &[], libc::EINVAL)?;
         let (count, ids) = answer.split_first_chunk().ok_or(io::ErrorKind::InvalidData)?;
@@ -306,7 +307,8 @@ impl Options<'_> {
         Ok(ids.take(u32::from_ne_bytes(*count) as usize).collect())
     }
 
-    /// Counters of an association (SCTP_GET_ASSOC_STATS, Linux only). Begins the measurement of `max_rto` anew.
+    /// Returns the counters of an association (SCTP_GET_ASSOC_STATS, Linux only), and restarts the measurement of
+    /// `max_rto`.
     pub fn counters(&self) -> io::Result<AssociationCounters> {
         let question = sctp_assoc_stats {
             sas_assoc_id: self.id(),
@@ -352,21 +354,21 @@ impl Options<'_> {
 
 /// # Addresses
 impl Options<'_> {
-    /// The addresses of the peer (`sctp_getpaddrs`, RFC 6458 §9.3).
+    /// Returns the addresses of the peer (`sctp_getpaddrs`, RFC 6458 §9.3).
     pub fn peer_addresses(&self) -> io::Result<Vec<SocketAddr>> {
         self.addresses(SCTP_GET_PEER_ADDRS)
     }
 
-    /// The addresses of this side (`sctp_getladdrs`, RFC 6458 §9.5), of the association or, with
-    /// [`AssocId::FUTURE`] on a one-to-many socket, of the socket. A wildcard is given as the addresses of this
-    /// host.
+    /// Returns the addresses of this side (`sctp_getladdrs`, RFC 6458 §9.5): those of the association or, with
+    /// [`AssocId::FUTURE`] on a one-to-many socket, those of the socket. For a wildcard the kernel returns the
+    /// addresses of this host.
     pub fn local_addresses(&self) -> io::Result<Vec<SocketAddr>> {
         self.addresses(SCTP_GET_LOCAL_ADDRS)
     }
 
     /// `struct sctp_getaddrs { i32 assoc_id; u32 addr_num; u8 addrs[]; }`
     fn addresses(&self, name: i32) -> io::Result<Vec<SocketAddr>> {
-        // Without a name it would be the socket's, also where that has one association alone.
+        // With id 0 the kernel returns the socket's addresses, even if the socket has only one association.
         let id = self.status().map_or(self.id(), |status| status.association.as_raw());
         let answer = get_growing(self.fd, name, &id.to_ne_bytes(), libc::ENOMEM)?;
         let (_, answer) = answer.split_first_chunk::<4>().ok_or(io::ErrorKind::InvalidData)?;
@@ -374,19 +376,19 @@ impl Options<'_> {
         Ok(sockaddr::unpack(addresses, u32::from_ne_bytes(*count) as usize))
     }
 
-    /// More local addresses (`sctp_bindx`, RFC 6458 §9.1) on the port of the socket; 0 for the port will do.
-    /// The peer of an association that is established is told with ASCONF (RFC 5061), if both sides have
-    /// [`set_asconf_supported`](Self::set_asconf_supported).
+    /// Adds local addresses (`sctp_bindx`, RFC 6458 §9.1) on the port of the socket; port 0 stands for it. If both
+    /// sides have [`set_asconf_supported`](Self::set_asconf_supported), the peers of established associations are
+    /// informed with ASCONF (RFC 5061).
     pub fn add_local_addresses(&self, addresses: &[SocketAddr]) -> io::Result<()> {
         sctp::bind_add(self.fd, addresses)
     }
 
-    /// Fewer local addresses; EBUSY for the last one. These must have the port of the socket.
+    /// Removes local addresses, which must have the port of the socket. Fails with EBUSY for the last one.
     pub fn remove_local_addresses(&self, addresses: &[SocketAddr]) -> io::Result<()> {
         sctp::bind_remove(self.fd, addresses)
     }
 
-    /// The address of the peer to which messages go first (SCTP_PRIMARY_ADDR, RFC 6458 §8.1.9).
+    /// Returns the primary address of the peer (SCTP_PRIMARY_ADDR, RFC 6458 §8.1.9).
     pub fn primary(&self) -> io::Result<SocketAddr> {
         let question = sctp_prim { ssp_assoc_id: self.id(), ssp_addr: Storage::NONE };
         let answer = self.get(SCTP_PRIMARY_ADDR, question)?;
@@ -394,13 +396,13 @@ impl Options<'_> {
         Ok(address.ok_or(io::ErrorKind::InvalidData)?.0)
     }
 
-    /// Sets that to one of the peer's addresses.
+    /// Sets the primary address to one of the peer's addresses.
     pub fn set_primary(&self, address: SocketAddr) -> io::Result<()> {
         self.set(SCTP_PRIMARY_ADDR, &self.prim(address))
     }
 
-    /// Asks the peer to send to this address of this side first (SCTP_SET_PEER_PRIMARY_ADDR, RFC 6458
-    /// §8.3.1). EPERM unless both sides have [`set_asconf_supported`](Self::set_asconf_supported).
+    /// Asks the peer to use this address of this side as primary (SCTP_SET_PEER_PRIMARY_ADDR, RFC 6458 §8.3.1). Fails
+    /// with EPERM unless both sides have [`set_asconf_supported`](Self::set_asconf_supported).
     pub fn set_peer_primary(&self, address: SocketAddr) -> io::Result<()> {
         self.set(SCTP_SET_PEER_PRIMARY_ADDR, &self.prim(address))
     }
@@ -409,46 +411,47 @@ impl Options<'_> {
         sctp_prim { ssp_assoc_id: self.id(), ssp_addr: paths::storage(Some(address)) }
     }
 
-    /// Whether IPv4 peers of an IPv6 socket have IPv4-mapped addresses (SCTP_I_WANT_MAPPED_V4_ADDR, RFC 6458
-    /// §8.1.15). Nothing in this crate shows the difference: mapped addresses are always given as IPv4.
+    /// Returns whether IPv4 peers of an IPv6 socket have IPv4-mapped addresses (SCTP_I_WANT_MAPPED_V4_ADDR, RFC 6458
+    /// §8.1.15). This library always returns mapped addresses as IPv4, so it shows no difference.
     pub fn mapped_v4(&self) -> io::Result<bool> {
         self.get_flag(SCTP_I_WANT_MAPPED_V4_ADDR)
     }
 
-    /// Sets that.
+    /// Sets the value of [`mapped_v4`](Self::mapped_v4).
     pub fn set_mapped_v4(&self, on: bool) -> io::Result<()> {
         self.set_flag(SCTP_I_WANT_MAPPED_V4_ADDR, on)
     }
 
-    /// Whether addresses that this host gains or loses are told to peers (SCTP_AUTO_ASCONF, RFC 6458
+    /// Returns whether peers are informed about addresses that this host gains or loses (SCTP_AUTO_ASCONF, RFC 6458
     /// §8.1.23).
     pub fn auto_asconf(&self) -> io::Result<bool> {
         self.get_flag(SCTP_AUTO_ASCONF)
     }
 
-    /// Sets that; the socket must be bound to a wildcard (EINVAL).
+    /// Sets the value of [`auto_asconf`](Self::auto_asconf); fails with EINVAL unless the socket is bound to a
+    /// wildcard.
     pub fn set_auto_asconf(&self, on: bool) -> io::Result<()> {
         self.set_flag(SCTP_AUTO_ASCONF, on)
     }
 
-    /// Whether addresses may change while an association lives (SCTP_ASCONF_SUPPORTED, RFC 5061): with an
-    /// association, whether the peer may do so too.
+    /// Returns whether addresses may change during an association (SCTP_ASCONF_SUPPORTED, RFC 5061); for an
+    /// association, whether the peer supports that too.
     pub fn asconf_supported(&self) -> io::Result<bool> {
         self.get_value(SCTP_ASCONF_SUPPORTED).map(|value| value != 0)
     }
 
-    /// Sets that, for associations to come.
+    /// Sets the value of [`asconf_supported`](Self::asconf_supported) for future associations.
     pub fn set_asconf_supported(&self, on: bool) -> io::Result<()> {
         self.set_value(SCTP_ASCONF_SUPPORTED, on.into())
     }
 
-    /// Whether several one-to-one sockets of one user may share a port (SCTP_REUSE_PORT, RFC 6458 §8.1.27).
+    /// Returns whether several one-to-one sockets of one user may share a port (SCTP_REUSE_PORT, RFC 6458 §8.1.27).
     pub fn reuse_port(&self) -> io::Result<bool> {
         self.get_flag(SCTP_REUSE_PORT)
     }
 
-    /// Sets that, before the socket is bound (EFAULT after, on Linux); EOPNOTSUPP on a one-to-many
-    /// socket.
+    /// Sets the value of [`reuse_port`](Self::reuse_port) before the socket is bound. Fails with EFAULT on a bound
+    /// socket (Linux) and with EOPNOTSUPP on a one-to-many socket.
     pub fn set_reuse_port(&self, on: bool) -> io::Result<()> {
         self.set_flag(SCTP_REUSE_PORT, on)
     }

@@ -8,7 +8,7 @@ use super::Options;
 use crate::sys::sctp::abi::*;
 use crate::sys::sctp::{get_bytes, set_bytes};
 
-/// What chunks are authenticated with (RFC 4895 §3.3, §8.2).
+/// Algorithms that authenticate chunks (RFC 4895 §3.3, §8.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HmacAlgorithm {
@@ -16,7 +16,7 @@ pub enum HmacAlgorithm {
     Sha1,
     /// SHA-256.
     Sha256,
-    /// Another, by its identifier.
+    /// Another algorithm, by its identifier.
     Other(u16),
 }
 
@@ -32,30 +32,30 @@ impl HmacAlgorithm {
 
 /// # Authentication
 ///
-/// Keys have numbers. Key 0 exists from the start and is empty.
+/// Keys are numbered. Key 0 exists from the start and is empty.
 impl Options<'_> {
-    /// Whether chunks may be authenticated at all (SCTP_AUTH_SUPPORTED, RFC 4895): with an association, whether
-    /// the peer supports it too.
+    /// Returns whether chunks may be authenticated at all (SCTP_AUTH_SUPPORTED, RFC 4895); for an association, whether
+    /// the peer supports that too.
     pub fn auth_supported(&self) -> io::Result<bool> {
         self.get_value(SCTP_AUTH_SUPPORTED).map(|value| value != 0)
     }
 
-    /// Sets that, for associations to come, whatever the sysctl net.sctp.auth_enable says.
+    /// Sets the value of [`auth_supported`](Self::auth_supported) for future associations, regardless of the sysctl
+    /// net.sctp.auth_enable.
     pub fn set_auth_supported(&self, on: bool) -> io::Result<()> {
         self.set_value(SCTP_AUTH_SUPPORTED, on.into())
     }
 
-    /// Takes chunks of this type only if they are authenticated (SCTP_AUTH_CHUNK, RFC 6458 §8.3.2), on
-    /// associations to come; DATA is 0, FORWARD TSN 0xc0. Cannot be taken back. EACCES without
-    /// [`set_auth_supported`](Self::set_auth_supported); EINVAL for INIT, INIT ACK, SHUTDOWN COMPLETE and
+    /// Accepts chunks of this type only if they are authenticated (SCTP_AUTH_CHUNK, RFC 6458 §8.3.2), for future
+    /// associations. DATA is 0, FORWARD TSN 0xc0. This cannot be undone. Fails with EACCES without
+    /// [`set_auth_supported`](Self::set_auth_supported), and with EINVAL for INIT, INIT ACK, SHUTDOWN COMPLETE and
     /// AUTH.
     pub fn require_auth(&self, chunk: u8) -> io::Result<()> {
         self.set(SCTP_AUTH_CHUNK, &chunk)
     }
 
-    /// What the peer may authenticate with, the one preferred first (SCTP_HMAC_IDENT, RFC 6458 §8.1.17). On
-    /// Linux that is SHA-1 alone from the start.
-    /// EACCES without [`set_auth_supported`](Self::set_auth_supported).
+    /// Returns the algorithms that the peer may use, the preferred one first (SCTP_HMAC_IDENT, RFC 6458 §8.1.17). On
+    /// Linux that is initially SHA-1 only. Fails with EACCES without [`set_auth_supported`](Self::set_auth_supported).
     pub fn hmac_identifiers(&self) -> io::Result<Vec<HmacAlgorithm>> {
         let mut buffer = [0; 64];
         let len = get_bytes(self.fd, SCTP_HMAC_IDENT, &mut buffer)?;
@@ -71,7 +71,7 @@ impl Options<'_> {
             .collect())
     }
 
-    /// Sets that, for associations to come; SHA-1 must be among them (EINVAL).
+    /// Sets these algorithms for future associations. Fails with EINVAL if SHA-1 is not among them.
     pub fn set_hmac_identifiers(&self, algorithms: &[HmacAlgorithm]) -> io::Result<()> {
         let count = u32::try_from(algorithms.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         let mut value = count.to_ne_bytes().to_vec();
@@ -79,7 +79,7 @@ impl Options<'_> {
         set_bytes(self.fd, SCTP_HMAC_IDENT, &value)
     }
 
-    /// Adds or replaces a key (SCTP_AUTH_KEY, RFC 6458 §8.3.3), of at most 65,535 bytes.
+    /// Adds or replaces a key of at most 65,535 bytes (SCTP_AUTH_KEY, RFC 6458 §8.3.3).
     pub fn set_auth_key(&self, number: u16, key: &[u8]) -> io::Result<()> {
         let len = u16::try_from(key.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         // struct sctp_authkey { i32 assoc_id; u16 keynumber, keylength; u8 key[]; }
@@ -91,24 +91,24 @@ impl Options<'_> {
         set_bytes(self.fd, SCTP_AUTH_KEY, &value)
     }
 
-    /// The number of the key that is used for sending (SCTP_AUTH_ACTIVE_KEY, RFC 6458 §8.1.18).
+    /// Returns the number of the key that is used for sending (SCTP_AUTH_ACTIVE_KEY, RFC 6458 §8.1.18).
     pub fn active_auth_key(&self) -> io::Result<u16> {
         self.get(SCTP_AUTH_ACTIVE_KEY, self.key(0)).map(|answer| answer.scact_keynumber)
     }
 
-    /// Uses this key for sending from now on. EINVAL if there is none with the number.
+    /// Uses this key for sending from now on. Fails with EINVAL if it does not exist.
     pub fn activate_auth_key(&self, number: u16) -> io::Result<()> {
         self.set(SCTP_AUTH_ACTIVE_KEY, &self.key(number))
     }
 
-    /// Uses this key no more for messages to come (SCTP_AUTH_DEACTIVATE_KEY, RFC 6458 §8.3.4); when the last
-    /// message that has it is acknowledged, a
-    /// [`KeyEvent::Free`](crate::sctp::KeyEvent::Free) tells. EINVAL for the active one.
+    /// Stops using this key for new messages (SCTP_AUTH_DEACTIVATE_KEY, RFC 6458 §8.3.4).
+    /// [`KeyEvent::Free`](crate::sctp::KeyEvent::Free) reports that the last message with this key has been
+    /// acknowledged. Fails with EINVAL for the active key.
     pub fn deactivate_auth_key(&self, number: u16) -> io::Result<()> {
         self.set(SCTP_AUTH_DEACTIVATE_KEY, &self.key(number))
     }
 
-    /// Forgets a key (SCTP_AUTH_DELETE_KEY, RFC 6458 §8.3.5). EINVAL for the active one.
+    /// Deletes a key (SCTP_AUTH_DELETE_KEY, RFC 6458 §8.3.5). Fails with EINVAL for the active key.
     pub fn delete_auth_key(&self, number: u16) -> io::Result<()> {
         self.set(SCTP_AUTH_DELETE_KEY, &self.key(number))
     }
@@ -117,14 +117,14 @@ impl Options<'_> {
         sctp_authkeyid { scact_assoc_id: self.id(), scact_keynumber: number }
     }
 
-    /// The types of chunks that the peer takes only authenticated (SCTP_PEER_AUTH_CHUNKS, RFC 6458 §8.2.3).
-    /// EACCES without [`set_auth_supported`](Self::set_auth_supported).
+    /// Returns the chunk types that the peer accepts only if they are authenticated (SCTP_PEER_AUTH_CHUNKS, RFC 6458
+    /// §8.2.3). Fails with EACCES without [`set_auth_supported`](Self::set_auth_supported).
     pub fn peer_auth_chunks(&self) -> io::Result<Vec<u8>> {
         self.auth_chunks(SCTP_PEER_AUTH_CHUNKS)
     }
 
-    /// The types of chunks that this side takes only authenticated (SCTP_LOCAL_AUTH_CHUNKS, RFC 6458 §8.2.4).
-    /// EACCES without [`set_auth_supported`](Self::set_auth_supported).
+    /// Returns the chunk types that this side accepts only if they are authenticated (SCTP_LOCAL_AUTH_CHUNKS, RFC 6458
+    /// §8.2.4). Fails with EACCES without [`set_auth_supported`](Self::set_auth_supported).
     pub fn local_auth_chunks(&self) -> io::Result<Vec<u8>> {
         self.auth_chunks(SCTP_LOCAL_AUTH_CHUNKS)
     }

@@ -1,4 +1,4 @@
-//! How messages are sent, cut, acknowledged and delivered.
+//! Options for sending, fragmentation, acknowledgement and delivery of messages.
 
 use std::io;
 use std::time::Duration;
@@ -8,33 +8,33 @@ use crate::sctp::{Reliability, SendInfo};
 use crate::sys::sctp::abi::*;
 use crate::sys::sctp::control::policy;
 
-/// Which messages may be delivered in parts that alternate (SCTP_FRAGMENT_INTERLEAVE, RFC 6458 §8.1.20).
+/// Which messages may be delivered in interleaved parts (SCTP_FRAGMENT_INTERLEAVE, RFC 6458 §8.1.20).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FragmentInterleave {
-    /// None: once a part of a message is read, its rest follows.
+    /// No messages: after one part of a message the rest of it follows.
     None,
-    /// Those of different associations.
+    /// Messages of different associations.
     Associations,
-    /// Those of different streams too. Linux knows no such level and reads it back as `Associations`; there
-    /// [`set_interleaving_supported`](Options::set_interleaving_supported) does it.
+    /// Messages of different streams too. Linux does not support this level and returns `Associations`; use
+    /// [`set_interleaving_supported`](Options::set_interleaving_supported) there.
     Streams,
 }
 
-/// How acknowledgements are put off (SCTP_DELAYED_SACK, RFC 6458 §8.1.19).
+/// Delay of acknowledgements (SCTP_DELAYED_SACK, RFC 6458 §8.1.19).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DelayedSack {
-    /// Not at all.
+    /// Acknowledgements are not delayed.
     Off,
-    /// Until one of the two.
+    /// An acknowledgement is delayed until one of two limits is reached.
     Until {
-        /// So long, at most 500 ms.
+        /// The delay, at most 500 ms.
         delay: Duration,
-        /// So many packets, 2 at least.
+        /// The number of packets, at least 2.
         packets: u32,
     },
 }
 
-/// A policy of partial reliability, for counters.
+/// A policy of partial reliability, for the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Policy {
     /// [`Reliability::Lifetime`]
@@ -43,44 +43,44 @@ pub enum Policy {
     Retransmissions,
     /// [`Reliability::Priority`]
     Priority,
-    /// All three together.
+    /// All three policies together.
     All,
 }
 
-/// Messages that were given up (RFC 7496 §4.3).
+/// Counts of abandoned messages (RFC 7496 §4.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct PrStatus {
-    /// Before any of it was transmitted.
+    /// Messages abandoned before any part was transmitted.
     pub unsent: u64,
-    /// After a transmission.
+    /// Messages abandoned after a transmission.
     pub sent: u64,
 }
 
 /// # Messages
 impl Options<'_> {
-    /// Whether small messages leave at once (SCTP_NODELAY, RFC 6458 §8.1.5).
+    /// Returns whether small messages are sent at once (SCTP_NODELAY, RFC 6458 §8.1.5).
     pub fn nodelay(&self) -> io::Result<bool> {
         self.get_flag(SCTP_NODELAY)
     }
 
-    /// Sets that.
+    /// Sets the value of [`nodelay`](Self::nodelay).
     pub fn set_nodelay(&self, on: bool) -> io::Result<()> {
         self.set_flag(SCTP_NODELAY, on)
     }
 
-    /// Whether a message longer than a packet is refused (EMSGSIZE) rather than cut
+    /// Returns whether a message longer than a packet is refused (EMSGSIZE) instead of fragmented
     /// (SCTP_DISABLE_FRAGMENTS, RFC 6458 §8.1.11).
     pub fn disable_fragments(&self) -> io::Result<bool> {
         self.get_flag(SCTP_DISABLE_FRAGMENTS)
     }
 
-    /// Sets that.
+    /// Sets the value of [`disable_fragments`](Self::disable_fragments).
     pub fn set_disable_fragments(&self, on: bool) -> io::Result<()> {
         self.set_flag(SCTP_DISABLE_FRAGMENTS, on)
     }
 
-    /// SCTP_FRAGMENT_INTERLEAVE (RFC 6458 §8.1.20).
+    /// Returns which messages may be delivered in interleaved parts (SCTP_FRAGMENT_INTERLEAVE, RFC 6458 §8.1.20).
     pub fn fragment_interleave(&self) -> io::Result<FragmentInterleave> {
         Ok(match self.get_number(SCTP_FRAGMENT_INTERLEAVE)? {
             0 => FragmentInterleave::None,
@@ -89,7 +89,7 @@ impl Options<'_> {
         })
     }
 
-    /// Sets that.
+    /// Sets the value of [`fragment_interleave`](Self::fragment_interleave).
     pub fn set_fragment_interleave(&self, level: FragmentInterleave) -> io::Result<()> {
         let level: u32 = match level {
             FragmentInterleave::None => 0,
@@ -99,32 +99,34 @@ impl Options<'_> {
         self.set(SCTP_FRAGMENT_INTERLEAVE, &level)
     }
 
-    /// From how many bytes on a message is delivered before it is complete (SCTP_PARTIAL_DELIVERY_POINT,
-    /// RFC 6458 §8.1.21); `None`: only when the receive buffer is full.
+    /// Returns the number of bytes from which on a message is delivered before it is complete
+    /// (SCTP_PARTIAL_DELIVERY_POINT, RFC 6458 §8.1.21); `None`: only when the receive buffer is full.
     pub fn partial_delivery_point(&self) -> io::Result<Option<u32>> {
         let bytes = self.get_number(SCTP_PARTIAL_DELIVERY_POINT)?;
         Ok((bytes != 0).then_some(bytes))
     }
 
-    /// Sets that; EINVAL for more than half the receive buffer.
+    /// Sets the value of [`partial_delivery_point`](Self::partial_delivery_point). Fails with EINVAL for more than half
+    /// of the receive buffer.
     pub fn set_partial_delivery_point(&self, bytes: Option<u32>) -> io::Result<()> {
         self.set(SCTP_PARTIAL_DELIVERY_POINT, &bytes.map_or(Ok(0), nonzero)?)
     }
 
-    /// The most bytes of a message in one chunk (SCTP_MAXSEG, RFC 6458 §8.1.16); `None`: what the path MTU
-    /// allows.
+    /// Returns the maximum number of bytes of a message in one chunk (SCTP_MAXSEG, RFC 6458 §8.1.16); `None`: as many
+    /// as the path MTU allows.
     pub fn max_segment(&self) -> io::Result<Option<u32>> {
         let bytes = self.get_value(SCTP_MAXSEG)?;
         Ok((bytes != 0).then_some(bytes))
     }
 
-    /// Sets that.
+    /// Sets the value of [`max_segment`](Self::max_segment).
     pub fn set_max_segment(&self, bytes: Option<u32>) -> io::Result<()> {
         self.set_value(SCTP_MAXSEG, bytes.map_or(Ok(0), nonzero)?)
     }
 
-    /// How plain write(2) and send(2) send (SCTP_DEFAULT_SNDINFO, RFC 6458 §8.1.31, and
-    /// SCTP_DEFAULT_PRINFO). [`Socket::send`](crate::sctp::Socket::send) and its like always say themselves.
+    /// Returns the options for messages that are sent with plain write(2) and send(2) (SCTP_DEFAULT_SNDINFO, RFC 6458
+    /// §8.1.31, and SCTP_DEFAULT_PRINFO). [`Socket::send`](crate::sctp::Socket::send) and its variants always pass
+    /// their own.
     pub fn default_send_info(&self) -> io::Result<SendInfo> {
         let question =
             sctp_sndinfo { snd_sid: 0, snd_flags: 0, snd_ppid: 0, snd_context: 0, snd_assoc_id: self.id() };
@@ -138,7 +140,8 @@ impl Options<'_> {
         })
     }
 
-    /// Sets that. Both options, because on Linux setting the first takes back the policy of the second.
+    /// Sets the value of [`default_send_info`](Self::default_send_info). Sets both options, because on Linux the first
+    /// resets the policy of the second.
     pub fn set_default_send_info(&self, info: &SendInfo) -> io::Result<()> {
         let value = sctp_sndinfo {
             snd_sid: info.stream,
@@ -151,7 +154,7 @@ impl Options<'_> {
         self.set_default_reliability(info.reliability)
     }
 
-    /// How hard the kernel tries with what plain write(2) and send(2) send (SCTP_DEFAULT_PRINFO, RFC 6458
+    /// Returns the reliability of messages that are sent with plain write(2) and send(2) (SCTP_DEFAULT_PRINFO, RFC 6458
     /// §8.1.32).
     pub fn default_reliability(&self) -> io::Result<Reliability> {
         let question = sctp_default_prinfo { pr_assoc_id: self.id(), pr_value: 0, pr_policy: 0 };
@@ -164,29 +167,30 @@ impl Options<'_> {
         })
     }
 
-    /// Sets that.
+    /// Sets the value of [`default_reliability`](Self::default_reliability).
     pub fn set_default_reliability(&self, reliability: Reliability) -> io::Result<()> {
         let (pr_policy, pr_value) = policy(reliability);
         self.set(SCTP_DEFAULT_PRINFO, &sctp_default_prinfo { pr_assoc_id: self.id(), pr_value, pr_policy })
     }
 
-    /// Whether messages may be given up (SCTP_PR_SUPPORTED, RFC 7496 §4.5): with an association, whether the
-    /// peer supports it too.
+    /// Returns whether messages may be abandoned (SCTP_PR_SUPPORTED, RFC 7496 §4.5); for an association, whether the
+    /// peer supports that too.
     pub fn partial_reliability_supported(&self) -> io::Result<bool> {
         self.get_value(SCTP_PR_SUPPORTED).map(|value| value != 0)
     }
 
-    /// Sets that, for associations to come.
+    /// Sets the value of [`partial_reliability_supported`](Self::partial_reliability_supported) for future
+    /// associations.
     pub fn set_partial_reliability_supported(&self, on: bool) -> io::Result<()> {
         self.set_value(SCTP_PR_SUPPORTED, on.into())
     }
 
-    /// Messages of an association that were given up (SCTP_PR_ASSOC_STATUS, RFC 7496 §4.4).
+    /// Returns the counts of abandoned messages of an association (SCTP_PR_ASSOC_STATUS, RFC 7496 §4.4).
     pub fn pr_association_status(&self, policy: Policy) -> io::Result<PrStatus> {
         self.pr_status(SCTP_PR_ASSOC_STATUS, 0, policy)
     }
 
-    /// Messages of a stream that were given up (SCTP_PR_STREAM_STATUS, RFC 7496 §4.3).
+    /// Returns the counts of abandoned messages of a stream (SCTP_PR_STREAM_STATUS, RFC 7496 §4.3).
     pub fn pr_stream_status(&self, stream: u16, policy: Policy) -> io::Result<PrStatus> {
         self.pr_status(SCTP_PR_STREAM_STATUS, stream, policy)
     }
@@ -208,40 +212,41 @@ impl Options<'_> {
         Ok(PrStatus { unsent: answer.sprstat_abandoned_unsent, sent: answer.sprstat_abandoned_sent })
     }
 
-    /// Whether messages come with a [`MessageInfo`](crate::sctp::MessageInfo) and their association
+    /// Returns whether messages come with a [`MessageInfo`](crate::sctp::MessageInfo) and their association
     /// (SCTP_RECVRCVINFO, RFC 6458 §8.1.29).
     pub fn receive_message_info(&self) -> io::Result<bool> {
         self.get_flag(SCTP_RECVRCVINFO)
     }
 
-    /// Sets that. [`Socket`](crate::sctp::Socket)s have it on from the start.
+    /// Sets the value of [`receive_message_info`](Self::receive_message_info). It is on by default for a
+    /// [`Socket`](crate::sctp::Socket).
     pub fn set_receive_message_info(&self, on: bool) -> io::Result<()> {
         self.set_flag(SCTP_RECVRCVINFO, on)
     }
 
-    /// Whether messages come with a [`NextInfo`](crate::sctp::NextInfo) where another is there already
-    /// (SCTP_RECVNXTINFO, RFC 6458 §8.1.30).
+    /// Returns whether messages come with a [`NextInfo`](crate::sctp::NextInfo) if a further message has already
+    /// arrived (SCTP_RECVNXTINFO, RFC 6458 §8.1.30).
     pub fn receive_next_info(&self) -> io::Result<bool> {
         self.get_flag(SCTP_RECVNXTINFO)
     }
 
-    /// Sets that.
+    /// Sets the value of [`receive_next_info`](Self::receive_next_info).
     pub fn set_receive_next_info(&self, on: bool) -> io::Result<()> {
         self.set_flag(SCTP_RECVNXTINFO, on)
     }
 
-    /// What comes as [`MessageInfo::context`](crate::sctp::MessageInfo::context) (SCTP_CONTEXT, RFC 6458
-    /// §8.1.25).
+    /// Returns the value of [`MessageInfo::context`](crate::sctp::MessageInfo::context) for received messages
+    /// (SCTP_CONTEXT, RFC 6458 §8.1.25).
     pub fn context(&self) -> io::Result<u32> {
         self.get_value(SCTP_CONTEXT)
     }
 
-    /// Sets that.
+    /// Sets the value of [`context`](Self::context).
     pub fn set_context(&self, context: u32) -> io::Result<()> {
         self.set_value(SCTP_CONTEXT, context)
     }
 
-    /// SCTP_DELAYED_SACK (RFC 6458 §8.1.19).
+    /// Returns the delay of acknowledgements (SCTP_DELAYED_SACK, RFC 6458 §8.1.19).
     pub fn delayed_sack(&self) -> io::Result<DelayedSack> {
         let question = sctp_sack_info { sack_assoc_id: self.id(), sack_delay: 0, sack_freq: 0 };
         let answer = self.get(SCTP_DELAYED_SACK, question)?;
@@ -251,7 +256,7 @@ impl Options<'_> {
         })
     }
 
-    /// Sets that.
+    /// Sets the value of [`delayed_sack`](Self::delayed_sack).
     pub fn set_delayed_sack(&self, sack: DelayedSack) -> io::Result<()> {
         let (sack_delay, sack_freq) = match sack {
             DelayedSack::Off => (0, 1),
@@ -261,23 +266,23 @@ impl Options<'_> {
         self.set(SCTP_DELAYED_SACK, &sctp_sack_info { sack_assoc_id: self.id(), sack_delay, sack_freq })
     }
 
-    /// Packets that may leave in one go (SCTP_MAX_BURST, RFC 6458 §8.1.24); `None`: any number.
+    /// Returns the maximum number of packets in one burst (SCTP_MAX_BURST, RFC 6458 §8.1.24); `None`: no limit.
     pub fn max_burst(&self) -> io::Result<Option<u32>> {
         let packets = self.get_value(SCTP_MAX_BURST)?;
         Ok((packets != 0).then_some(packets))
     }
 
-    /// Sets that.
+    /// Sets the value of [`max_burst`](Self::max_burst).
     pub fn set_max_burst(&self, packets: Option<u32>) -> io::Result<()> {
         self.set_value(SCTP_MAX_BURST, packets.map_or(Ok(0), nonzero)?)
     }
 
-    /// Whether routers may mark packets rather than drop them (SCTP_ECN_SUPPORTED, RFC 3168).
+    /// Returns whether routers may mark packets instead of dropping them (SCTP_ECN_SUPPORTED, RFC 3168).
     pub fn ecn_supported(&self) -> io::Result<bool> {
         self.get_value(SCTP_ECN_SUPPORTED).map(|value| value != 0)
     }
 
-    /// Sets that, for associations to come.
+    /// Sets the value of [`ecn_supported`](Self::ecn_supported) for future associations.
     pub fn set_ecn_supported(&self, on: bool) -> io::Result<()> {
         self.set_value(SCTP_ECN_SUPPORTED, on.into())
     }

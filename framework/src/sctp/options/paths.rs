@@ -1,4 +1,4 @@
-//! Each address of the peer is a path, with timers and limits of its own.
+//! Options of paths: each address of the peer is a path with its own timers and limits.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use crate::sctp::sockaddr;
 use crate::sys::sctp::abi::*;
 use crate::sys::sctp::milliseconds;
 
-/// What is known of a path (SCTP_GET_PEER_ADDR_INFO, RFC 6458 §8.2.2).
+/// State of a path (SCTP_GET_PEER_ADDR_INFO, RFC 6458 §8.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct PathInfo {
@@ -31,33 +31,33 @@ pub struct PathInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PathReachability {
-    /// It does (SCTP_ACTIVE).
+    /// The address answers (SCTP_ACTIVE).
     Active,
-    /// It does not (SCTP_INACTIVE).
+    /// The address does not answer (SCTP_INACTIVE).
     Inactive,
-    /// It may not (SCTP_POTENTIALLY_FAILED, RFC 7829).
+    /// The address may have failed (SCTP_POTENTIALLY_FAILED, RFC 7829).
     PotentiallyFailed,
-    /// It has not answered yet (SCTP_UNCONFIRMED).
+    /// The address has not answered yet (SCTP_UNCONFIRMED).
     Unconfirmed,
-    /// Nothing is known of it.
+    /// The state is not known.
     Unknown,
-    /// Something that this does not know.
+    /// A state that this library does not know.
     Other(i32),
 }
 
-/// How a path is watched (SCTP_PEER_ADDR_PARAMS, RFC 6458 §8.1.12).
+/// Parameters of a path (SCTP_PEER_ADDR_PARAMS, RFC 6458 §8.1.12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct PathParameters {
-    /// How often it is tried while idle.
+    /// The interval of heartbeats while the path is idle.
     pub heartbeat: Heartbeat,
-    /// After so many retransmissions in a row without an answer the path is inactive.
+    /// The path becomes inactive after this many consecutive retransmissions without an answer.
     pub max_retransmissions: u16,
-    /// The path MTU in bytes; 0 before anything is known.
+    /// The path MTU in bytes; 0 before it is known.
     pub mtu: u32,
     /// Whether the path MTU is discovered.
     pub mtu_discovery: bool,
-    /// How long an acknowledgement may wait.
+    /// How long an acknowledgement may be delayed.
     pub sack_delay: SackDelay,
     /// The IPv6 flow label, if one was set.
     pub flow_label: Option<u32>,
@@ -65,82 +65,82 @@ pub struct PathParameters {
     pub dscp: Option<u8>,
 }
 
-/// What to change of [`PathParameters`]; `None`, the default, leaves it as it is.
+/// Changes of [`PathParameters`]; `None`, the default, leaves a parameter unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PathChange {
-    /// How often an idle path is tried.
+    /// The interval of heartbeats while the path is idle.
     pub heartbeat: Option<Heartbeat>,
     /// The limit of [`PathParameters::max_retransmissions`]; not 0.
     pub max_retransmissions: Option<u16>,
     /// The path MTU.
     pub mtu: Option<MtuChange>,
-    /// How long an acknowledgement may wait.
+    /// How long an acknowledgement may be delayed.
     pub sack_delay: Option<SackDelay>,
-    /// The IPv6 flow label; Linux passes over it where the path or the socket is IPv4.
+    /// The IPv6 flow label; Linux ignores it if the path or the socket is IPv4.
     pub flow_label: Option<u32>,
     /// The DSCP, in the upper six bits.
     pub dscp: Option<u8>,
 }
 
-/// How often an idle path is tried.
+/// The interval of heartbeats while a path is idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Heartbeat {
-    /// Never.
+    /// No heartbeats.
     Off,
-    /// After so long, and the retransmission timeout.
+    /// One heartbeat after this interval plus the retransmission timeout.
     Every(Duration),
 }
 
-/// The path MTU.
+/// A change of the path MTU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MtuChange {
-    /// Is discovered.
+    /// The path MTU is discovered.
     Discover,
-    /// Is this many bytes, 512 at least.
+    /// The path MTU is fixed to this many bytes, at least 512.
     Fixed(u32),
 }
 
-/// How long an acknowledgement may wait.
+/// How long an acknowledgement may be delayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SackDelay {
-    /// Not at all.
+    /// Acknowledgements are not delayed.
     Off,
-    /// So long, at most 500 ms.
+    /// Acknowledgements are delayed for up to this time, at most 500 ms.
     UpTo(Duration),
 }
 
-/// When a path is given up (SCTP_PEER_ADDR_THLDS_V2, RFC 7829 §7.2).
+/// Thresholds for the failure of a path (SCTP_PEER_ADDR_THLDS_V2, RFC 7829 §7.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PathThresholds {
-    /// Retransmissions without an answer after which it is inactive.
+    /// Retransmissions without an answer after which the path is inactive.
     pub max_retransmissions: u16,
-    /// Retransmissions after which it is potentially failed and another is used.
+    /// Retransmissions after which the path is potentially failed and another one is used.
     pub potentially_failed: u16,
-    /// Retransmissions after which another becomes the primary for good; `None`: never.
+    /// Retransmissions after which another path permanently becomes the primary one; `None`: never.
     pub primary_switchover: Option<u16>,
 }
 
-/// What the kernel takes for "never" in `spt_pathcpthld`.
+/// The kernel's value for "never" in `spt_pathcpthld`.
 const NEVER: u16 = u16::MAX;
 
 /// # Paths
 ///
-/// `address` is one of the peer's addresses; where it may be `None`, that is all of an association, and those to
-/// come.
+/// `address` is one of the peer's addresses. If it may be `None`, that stands for all paths of an association,
+/// including future ones.
 impl Options<'_> {
-    /// SCTP_GET_PEER_ADDR_INFO (RFC 6458 §8.2.2). EACCES for a potentially failed path that
-    /// [`set_expose_potentially_failed`](Self::set_expose_potentially_failed) hides.
+    /// Returns the state of a path (SCTP_GET_PEER_ADDR_INFO, RFC 6458 §8.2.2). Fails with EACCES for a potentially
+    /// failed path that [`set_expose_potentially_failed`](Self::set_expose_potentially_failed) hides.
     pub fn path_info(&self, address: SocketAddr) -> io::Result<PathInfo> {
         let answer = self.get(SCTP_GET_PEER_ADDR_INFO, ask_info(self.id(), storage(Some(address))))?;
         Ok(PathInfo::read(answer).ok_or(io::ErrorKind::InvalidData)?)
     }
 
-    /// All paths: one for each address of the peer.
+    /// Returns the state of all paths, one for each address of the peer.
     pub fn paths(&self) -> io::Result<Vec<PathInfo>> {
         self.peer_addresses()?.into_iter().map(|address| self.path_info(address)).collect()
     }
 
-    /// SCTP_PEER_ADDR_PARAMS (RFC 6458 §8.1.12).
+    /// Returns the parameters of a path (SCTP_PEER_ADDR_PARAMS, RFC 6458 §8.1.12).
     pub fn path_parameters(&self, address: Option<SocketAddr>) -> io::Result<PathParameters> {
         let answer = self.get(SCTP_PEER_ADDR_PARAMS, self.paddrparams(address))?;
         let flags = answer.spp_flags;
@@ -161,7 +161,7 @@ impl Options<'_> {
         })
     }
 
-    /// Changes what `change` names.
+    /// Changes the parameters that are set in `change`.
     pub fn change_path(&self, address: Option<SocketAddr>, change: PathChange) -> io::Result<()> {
         let mut value = self.paddrparams(address);
         let mut flags = 0;
@@ -205,7 +205,7 @@ impl Options<'_> {
         self.set(SCTP_PEER_ADDR_PARAMS, &value)
     }
 
-    /// Tries a path of an association at once (SPP_HB_DEMAND).
+    /// Sends a heartbeat on a path at once (SPP_HB_DEMAND).
     pub fn heartbeat_now(&self, address: SocketAddr) -> io::Result<()> {
         let mut value = self.paddrparams(Some(address));
         value.spp_flags = SPP_HB_DEMAND;
@@ -227,7 +227,7 @@ impl Options<'_> {
         }
     }
 
-    /// SCTP_PEER_ADDR_THLDS_V2 (RFC 7829 §7.2; Linux 5.5).
+    /// Returns the thresholds of a path (SCTP_PEER_ADDR_THLDS_V2, RFC 7829 §7.2; Linux 5.5).
     pub fn path_thresholds(&self, address: Option<SocketAddr>) -> io::Result<PathThresholds> {
         let question = sctp_paddrthlds_v2 {
             spt_assoc_id: self.id(),
@@ -245,7 +245,7 @@ impl Options<'_> {
         })
     }
 
-    /// Sets all three. EINVAL if `primary_switchover` is below `potentially_failed`.
+    /// Sets all three thresholds. Fails with EINVAL if `primary_switchover` is below `potentially_failed`.
     pub fn set_path_thresholds(&self, address: Option<SocketAddr>, value: PathThresholds) -> io::Result<()> {
         let value = sctp_paddrthlds_v2 {
             spt_assoc_id: self.id(),
@@ -257,8 +257,8 @@ impl Options<'_> {
         self.set(SCTP_PEER_ADDR_THLDS_V2, &value)
     }
 
-    /// Whether it is told that a path has potentially failed (SCTP_EXPOSE_POTENTIALLY_FAILED_STATE, RFC 7829
-    /// §7.3); `None`: nothing was set, and net.sctp.pf_expose has no say either.
+    /// Returns whether the state "potentially failed" is reported (SCTP_EXPOSE_POTENTIALLY_FAILED_STATE, RFC 7829
+    /// §7.3); `None` if neither this option nor net.sctp.pf_expose is set.
     pub fn expose_potentially_failed(&self) -> io::Result<Option<bool>> {
         Ok(match self.get_value(SCTP_EXPOSE_POTENTIALLY_FAILED_STATE)? {
             0 => None,
@@ -266,21 +266,21 @@ impl Options<'_> {
         })
     }
 
-    /// Sets that.
+    /// Sets the value of [`expose_potentially_failed`](Self::expose_potentially_failed).
     pub fn set_expose_potentially_failed(&self, on: bool) -> io::Result<()> {
         let value = if on { SCTP_PF_EXPOSE_ENABLE } else { SCTP_PF_EXPOSE_DISABLE };
         self.set_value(SCTP_EXPOSE_POTENTIALLY_FAILED_STATE, value)
     }
 
-    /// The UDP port of the peer to which packets go inside UDP (SCTP_REMOTE_UDP_ENCAPS_PORT, RFC 6951 §6.1;
-    /// Linux 5.11); `None`: not inside UDP. This host's own port is net.sctp.udp_port.
+    /// Returns the peer's UDP port for packets that are encapsulated in UDP (SCTP_REMOTE_UDP_ENCAPS_PORT, RFC 6951
+    /// §6.1; Linux 5.11); `None`: no encapsulation. The port of this host is net.sctp.udp_port.
     pub fn remote_udp_encapsulation_port(&self, address: Option<SocketAddr>) -> io::Result<Option<u16>> {
         let answer = self.get(SCTP_REMOTE_UDP_ENCAPS_PORT, self.udpencaps(address, None))?;
         let port = u16::from_be(answer.sue_port);
         Ok((port != 0).then_some(port))
     }
 
-    /// Sets that.
+    /// Sets the value of [`remote_udp_encapsulation_port`](Self::remote_udp_encapsulation_port).
     pub fn set_remote_udp_encapsulation_port(
         &self,
         address: Option<SocketAddr>,
@@ -297,14 +297,14 @@ impl Options<'_> {
         }
     }
 
-    /// How often the path MTU is probed without help of ICMP (SCTP_PLPMTUD_PROBE_INTERVAL, RFC 8899; Linux
-    /// 5.14); `None`: it is not.
+    /// Returns how often the path MTU is probed without the help of ICMP (SCTP_PLPMTUD_PROBE_INTERVAL, RFC 8899; Linux
+    /// 5.14); `None`: it is not probed.
     pub fn probe_interval(&self, address: Option<SocketAddr>) -> io::Result<Option<Duration>> {
         let answer = self.get(SCTP_PLPMTUD_PROBE_INTERVAL, self.probeinterval(address, 0))?;
         Ok((answer.spi_interval != 0).then(|| from_milliseconds(answer.spi_interval)))
     }
 
-    /// Sets that; EINVAL below 5 s.
+    /// Sets the value of [`probe_interval`](Self::probe_interval). Fails with EINVAL below 5 s.
     pub fn set_probe_interval(
         &self,
         address: Option<SocketAddr>,
@@ -320,7 +320,7 @@ impl Options<'_> {
 }
 
 impl PathInfo {
-    /// `None` where there is no address.
+    /// Converts the kernel's structure; returns `None` if it has no address.
     pub(super) fn read(info: sctp_paddrinfo) -> Option<Self> {
         let (address, _) = sockaddr::parse(&{ info.spinfo_address }.bytes)?;
         Some(Self {
@@ -341,7 +341,7 @@ impl PathInfo {
     }
 }
 
-/// A question about a path.
+/// Returns the structure that asks for the state of a path.
 pub(super) fn ask_info(association: i32, address: Storage) -> sctp_paddrinfo {
     sctp_paddrinfo {
         spinfo_assoc_id: association,
@@ -354,7 +354,7 @@ pub(super) fn ask_info(association: i32, address: Storage) -> sctp_paddrinfo {
     }
 }
 
-/// The address, or none.
+/// Returns the structure for an address, or an empty one.
 pub(super) fn storage(address: Option<SocketAddr>) -> Storage {
     let mut storage = Storage::NONE;
     if let Some(address) = address {

@@ -1,4 +1,4 @@
-//! Streams: how many, from where they count, and which goes first (RFC 6525, RFC 8260).
+//! Options of streams: reset, addition and scheduling (RFC 6525, RFC 8260).
 
 use std::io;
 
@@ -6,34 +6,33 @@ use super::Options;
 use crate::sys::sctp::abi::*;
 use crate::sys::sctp::set_bytes;
 
-/// Which requests of the peer to change streams are granted, and which this side may make
-/// (SCTP_ENABLE_STREAM_RESET, RFC 6525 §6.3.1).
+/// Which requests to change streams the peer and this side may make (SCTP_ENABLE_STREAM_RESET, RFC 6525 §6.3.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct StreamRequests {
-    /// Streams begin anew.
+    /// Requests to reset streams.
     pub reset_streams: bool,
-    /// The association begins anew.
+    /// Requests to reset the association.
     pub reset_association: bool,
-    /// There are more streams.
+    /// Requests to add streams.
     pub add_streams: bool,
 }
 
-/// Whose streams begin anew.
+/// The direction of the streams to reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ResetDirection {
-    /// Those that the peer sends on.
+    /// The streams of the peer's messages.
     Inbound,
-    /// Those that this side sends on.
+    /// The streams of this side's messages.
     Outbound,
     /// Both.
     Both,
 }
 
-/// Which stream's message is sent next (SCTP_STREAM_SCHEDULER, RFC 8260 §4.3.2).
+/// Chooses the stream of the next message (SCTP_STREAM_SCHEDULER, RFC 8260 §4.3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StreamScheduler {
-    /// The message that came first (SCTP_SS_FCFS).
+    /// The stream of the oldest message (SCTP_SS_FCFS).
     FirstComeFirstServed,
     /// The stream with the smallest number set with
     /// [`set_stream_scheduler_value`](Options::set_stream_scheduler_value) (SCTP_SS_PRIO).
@@ -42,27 +41,27 @@ pub enum StreamScheduler {
     RoundRobin,
     /// The stream that has sent the fewest bytes (SCTP_SS_FC, fair capacity, RFC 8260 §3.4); Linux 6.4 and later.
     FairCapacity,
-    /// Likewise, with the numbers set with [`set_stream_scheduler_value`](Options::set_stream_scheduler_value) as weights
+    /// The same, weighted with the numbers of [`set_stream_scheduler_value`](Options::set_stream_scheduler_value)
     /// (SCTP_SS_WFQ, weighted fair queueing, RFC 8260 §3.5); Linux 6.4 and later.
     WeightedFair,
-    /// Something that this does not know, by its number.
+    /// A scheduler that this library does not know, by its number.
     Other(u32),
 }
 
 /// # Streams
 impl Options<'_> {
-    /// Whether streams may be reset and added at all (SCTP_RECONFIG_SUPPORTED, RFC 6525): with an association,
-    /// whether the peer supports it too.
+    /// Returns whether streams may be reset and added at all (SCTP_RECONFIG_SUPPORTED, RFC 6525); for an association,
+    /// whether the peer supports that too.
     pub fn reconfig_supported(&self) -> io::Result<bool> {
         self.get_value(SCTP_RECONFIG_SUPPORTED).map(|value| value != 0)
     }
 
-    /// Sets that, for associations to come.
+    /// Sets the value of [`reconfig_supported`](Self::reconfig_supported) for future associations.
     pub fn set_reconfig_supported(&self, on: bool) -> io::Result<()> {
         self.set_value(SCTP_RECONFIG_SUPPORTED, on.into())
     }
 
-    /// SCTP_ENABLE_STREAM_RESET (RFC 6525 §6.3.1).
+    /// Returns which requests are allowed (SCTP_ENABLE_STREAM_RESET, RFC 6525 §6.3.1).
     pub fn stream_requests(&self) -> io::Result<StreamRequests> {
         let value = self.get_value(SCTP_ENABLE_STREAM_RESET)?;
         Ok(StreamRequests {
@@ -72,7 +71,7 @@ impl Options<'_> {
         })
     }
 
-    /// Sets that.
+    /// Sets which requests are allowed.
     pub fn enable_stream_requests(&self, requests: StreamRequests) -> io::Result<()> {
         let mut value = 0;
         for (on, flag) in [
@@ -87,10 +86,10 @@ impl Options<'_> {
         self.set_value(SCTP_ENABLE_STREAM_RESET, value)
     }
 
-    /// Lets these streams begin anew at sequence number 0 (SCTP_RESET_STREAMS, RFC 6525 §6.3.2); none named
-    /// are all. The outcome comes as [`Notification::StreamsReset`](crate::sctp::Notification). ENOPROTOOPT
-    /// without [`set_reconfig_supported`](Self::set_reconfig_supported) on both sides, EINPROGRESS during
-    /// another request, EAGAIN while a stream has messages that were not sent.
+    /// Resets these streams to sequence number 0 (SCTP_RESET_STREAMS, RFC 6525 §6.3.2); an empty list stands for all
+    /// streams. [`Notification::StreamsReset`](crate::sctp::Notification) reports the outcome. Fails with ENOPROTOOPT
+    /// without [`set_reconfig_supported`](Self::set_reconfig_supported) on both sides, with EINPROGRESS during another
+    /// request, and with EAGAIN while a stream has unsent messages.
     pub fn reset_streams(&self, direction: ResetDirection, streams: &[u16]) -> io::Result<()> {
         let flags = match direction {
             ResetDirection::Inbound => SCTP_STREAM_RESET_INCOMING,
@@ -106,15 +105,15 @@ impl Options<'_> {
         set_bytes(self.fd, SCTP_RESET_STREAMS, &value)
     }
 
-    /// Lets all streams and the transmission sequence numbers begin anew (SCTP_RESET_ASSOC, RFC 6525 §6.3.3).
-    /// EBUSY on Linux while anything sent is not acknowledged. Errors otherwise as
+    /// Resets all streams and the transmission sequence numbers (SCTP_RESET_ASSOC, RFC 6525 §6.3.3). Fails on Linux
+    /// with EBUSY while sent data is not acknowledged; otherwise with the errors of
     /// [`reset_streams`](Self::reset_streams).
     pub fn reset_association(&self) -> io::Result<()> {
         self.set(SCTP_RESET_ASSOC, &self.id())
     }
 
-    /// Asks for more streams (SCTP_ADD_STREAMS, RFC 6525 §6.3.4). The outcome comes as
-    /// [`Notification::StreamsAdded`](crate::sctp::Notification). Errors as
+    /// Requests more streams (SCTP_ADD_STREAMS, RFC 6525 §6.3.4).
+    /// [`Notification::StreamsAdded`](crate::sctp::Notification) reports the outcome. Fails with the errors of
     /// [`reset_streams`](Self::reset_streams).
     pub fn add_streams(&self, inbound: u16, outbound: u16) -> io::Result<()> {
         let value =
@@ -122,19 +121,20 @@ impl Options<'_> {
         self.set(SCTP_ADD_STREAMS, &value)
     }
 
-    /// Whether long messages of different streams may alternate on the wire
-    /// (SCTP_INTERLEAVING_SUPPORTED, RFC 8260 §4.3.1): with an association, whether they do.
+    /// Returns whether long messages of different streams may be interleaved on the wire (SCTP_INTERLEAVING_SUPPORTED,
+    /// RFC 8260 §4.3.1); for an association, whether they are.
     pub fn interleaving_supported(&self) -> io::Result<bool> {
         self.get_value(SCTP_INTERLEAVING_SUPPORTED).map(|value| value != 0)
     }
 
-    /// Sets that, for associations to come. EPERM unless the sysctl net.sctp.intl_enable is on and
+    /// Sets the value of [`interleaving_supported`](Self::interleaving_supported) for future associations. Fails with
+    /// EPERM unless the sysctl net.sctp.intl_enable is on and
     /// [`set_fragment_interleave`](Self::set_fragment_interleave) is not `None`.
     pub fn set_interleaving_supported(&self, on: bool) -> io::Result<()> {
         self.set_value(SCTP_INTERLEAVING_SUPPORTED, on.into())
     }
 
-    /// SCTP_STREAM_SCHEDULER (RFC 8260 §4.3.2).
+    /// Returns the stream scheduler (SCTP_STREAM_SCHEDULER, RFC 8260 §4.3.2).
     pub fn stream_scheduler(&self) -> io::Result<StreamScheduler> {
         Ok(match self.get_value(SCTP_STREAM_SCHEDULER)? {
             0 => StreamScheduler::FirstComeFirstServed,
@@ -146,7 +146,7 @@ impl Options<'_> {
         })
     }
 
-    /// Sets that.
+    /// Sets the value of [`stream_scheduler`](Self::stream_scheduler).
     pub fn set_stream_scheduler(&self, scheduler: StreamScheduler) -> io::Result<()> {
         let number = match scheduler {
             StreamScheduler::FirstComeFirstServed => 0,
@@ -159,14 +159,14 @@ impl Options<'_> {
         self.set_value(SCTP_STREAM_SCHEDULER, number)
     }
 
-    /// What the scheduler knows of a stream of an association, its priority (SCTP_STREAM_SCHEDULER_VALUE,
-    /// RFC 8260 §4.3.3).
+    /// Returns the scheduler's value of a stream, such as its priority (SCTP_STREAM_SCHEDULER_VALUE, RFC 8260 §4.3.3).
     pub fn stream_scheduler_value(&self, stream: u16) -> io::Result<u16> {
         let question = sctp_stream_value { assoc_id: self.id(), stream_id: stream, stream_value: 0 };
         self.get(SCTP_STREAM_SCHEDULER_VALUE, question).map(|answer| answer.stream_value)
     }
 
-    /// Sets that. EINVAL with a scheduler that has no such value.
+    /// Sets the value of [`stream_scheduler_value`](Self::stream_scheduler_value). Fails with EINVAL if the scheduler
+    /// has no such value.
     pub fn set_stream_scheduler_value(&self, stream: u16, value: u16) -> io::Result<()> {
         let value = sctp_stream_value { assoc_id: self.id(), stream_id: stream, stream_value: value };
         self.set(SCTP_STREAM_SCHEDULER_VALUE, &value)
