@@ -82,7 +82,7 @@ impl Backlog {
             }
         }
         if self.len() + bytes.len() - written > self.limit {
-            return Wrote::Broken("the peer reads nothing of the answers that it asks for".to_owned());
+            return Wrote::Broken("the peer does not read the responses that it requests".to_owned());
         }
         self.bytes.extend_from_slice(&bytes[written..]);
         Wrote::Some

@@ -1,4 +1,4 @@
-//! TLS alerts: their numbers, their names, and the one way in which this crate words them.
+//! TLS alerts: their numbers, their names, and the wording that this crate uses for them.
 
 use std::fmt;
 
@@ -8,17 +8,17 @@ pub(crate) struct Alert(pub(crate) u8);
 
 impl Alert {
     pub(crate) const CLOSE_NOTIFY: Self = Self(0);
-    /// The certificate chain is too long; TLS over TCP sends this for it too.
+    /// The certificate chain is too long; TLS over TCP sends this alert in that case too.
     pub(crate) const ILLEGAL_PARAMETER: Self = Self(47);
-    /// Access control decided not to go on.
+    /// The peer is not authorized.
     pub(crate) const ACCESS_DENIED: Self = Self(49);
     pub(crate) const DECODE_ERROR: Self = Self(50);
-    /// Something that is not the peer's fault, such as a lack of memory, prevents the handshake.
+    /// An error that is not the peer's fault, such as a lack of memory, prevents the handshake.
     pub(crate) const INTERNAL_ERROR: Self = Self(80);
     pub(crate) const NO_RENEGOTIATION: Self = Self(100);
 
-    /// A DTLS record in clear with this alert at level fatal (RFC 6347 §4.1, RFC 5246 §7.2). `sequence` is the record's
-    /// number, which its receiver must not have seen in epoch 0 before.
+    /// Returns an unencrypted DTLS record with this alert at level fatal (RFC 6347 §4.1, RFC 5246 §7.2). `sequence` is
+    /// the record's sequence number, which its receiver must not have seen in epoch 0 before.
     pub(crate) fn in_clear(self, sequence: u64) -> [u8; 15] {
         const FATAL: u8 = 2;
         let mut record = [21, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, FATAL, self.0];
@@ -26,7 +26,7 @@ impl Alert {
         record
     }
 
-    /// The name in the registry; `None` for a number that has none.
+    /// Returns the name in the registry; `None` if the number has none.
     pub(crate) fn name(self) -> Option<&'static str> {
         Some(match self.0 {
             0 => "close_notify",
@@ -65,7 +65,7 @@ impl Alert {
         })
     }
 
-    /// The alert of the peer's that OpenSSL reports with this reason code: it adds 1,000 to the number
+    /// Returns the alert of the peer that OpenSSL reports with this reason code, which is the number plus 1,000
     /// (SSL_AD_REASON_OFFSET).
     pub(crate) fn of_reason_code(code: i32) -> Option<Self> {
         u8::try_from(code.checked_sub(1000)?).ok().map(Self)

@@ -1,4 +1,4 @@
-//! How long an association lasts, and how long its peer may take for its messages. Pure.
+//! The deadlines of an association: its lifetime, and the time within which its peer has to send messages. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -8,29 +8,30 @@ use crate::error::EndReason;
 /// The deadlines of an open association.
 #[derive(Debug)]
 pub(crate) struct Deadlines {
-    /// When it ends, whatever it is used for.
+    /// When the association ends regardless of its use.
     lifetime: Option<Instant>,
     idle: Option<Duration>,
-    /// Messages that have come, as far as this state has been told.
+    /// The number of received messages at the last call of [`count`](Self::count).
     received: u64,
-    /// When it was told of the last one.
+    /// When that number last changed.
     heard: Instant,
-    /// Where messages can be incomplete.
+    /// Present if messages can be incomplete.
     frames: Option<Box<Frames>>,
 }
 
-/// The deadlines of the first message, and of the rest of one that has begun.
+/// The deadlines of the first message, and of the rest of a message that has begun.
 #[derive(Debug)]
 struct Frames {
     first: Option<Duration>,
     rest: Option<Duration>,
-    /// Since when they are waited for.
+    /// Since when each is awaited.
     first_awaited: Option<Instant>,
     rest_awaited: Option<Instant>,
 }
 
 impl Deadlines {
-    /// Of an association that opened then. `framed`: its messages can be incomplete.
+    /// Returns the deadlines of an association that opened at `opened`. `framed` means that its messages can be
+    /// incomplete.
     pub(crate) fn new(timeouts: &Timeouts, framed: bool, opened: Instant, now: Instant) -> Self {
         let frames = Frames {
             first: timeouts.first_message,
@@ -47,31 +48,31 @@ impl Deadlines {
         }
     }
 
-    /// Goes on from another process, which has heard the last of so many messages then.
+    /// Continues from another process that received the last of `received` messages at `heard`.
     pub(crate) fn resume(&mut self, received: u64, heard: Instant) {
         (self.received, self.heard) = (received, heard);
     }
 
-    /// Nobody waits for the peer any more.
+    /// Turns all deadlines off.
     pub(crate) fn disarm(&mut self) {
         (self.lifetime, self.idle, self.frames) = (None, None, None);
     }
 
-    /// So many messages have come in all.
+    /// Notes that `received` messages have arrived in total.
     pub(crate) fn count(&mut self, received: u64, now: Instant) {
         if self.received != received {
             (self.received, self.heard) = (received, now);
         }
     }
 
-    /// A message is complete, or lost: what follows has its own time.
+    /// Notes that a message is complete or lost; the next one has its own deadline.
     pub(crate) fn complete(&mut self) {
         if let Some(frames) = &mut self.frames {
             frames.rest_awaited = None;
         }
     }
 
-    /// Nothing complete is left, and the peer is waited for. `begun`: part of a message has come.
+    /// Notes that no complete message is left and that the peer is awaited. `begun`: part of a message has arrived.
     pub(crate) fn await_message(&mut self, begun: bool, now: Instant) {
         let Some(frames) = &mut self.frames else { return };
         if self.received == 0 {
@@ -82,28 +83,28 @@ impl Deadlines {
         }
     }
 
-    /// When the last message came.
+    /// Returns when the last message arrived.
     pub(crate) fn heard(&self) -> Instant {
         self.heard
     }
 
-    /// Whether the association may last for a time only.
+    /// Returns whether the association has a maximum lifetime.
     pub(crate) fn limits_lifetime(&self) -> bool {
         self.lifetime.is_some()
     }
 
-    /// Whether the association has lasted for as long as it may.
+    /// Returns whether the association has reached its maximum lifetime.
     pub(crate) fn is_past_lifetime(&self, now: Instant) -> bool {
         self.lifetime.is_some_and(|end| now >= end)
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) has something to say.
+    /// Returns when [`handle_timeout`](Self::handle_timeout) next returns a reason.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let ends = [self.lifetime, self.first_due(), self.rest_due(), self.idle_due()];
         ends.into_iter().flatten().min()
     }
 
-    /// Why the association is over, if it is, when the peer has been waited for until now.
+    /// Returns why the association ends, if a deadline has passed while the peer was awaited.
     pub(crate) fn handle_timeout(&self, now: Instant) -> Option<EndReason> {
         let is_over = |due: Option<Instant>| due.is_some_and(|due| now >= due);
         [
@@ -116,7 +117,7 @@ impl Deadlines {
         .find_map(|(due, reason)| is_over(due).then_some(reason))
     }
 
-    /// Whether no whole message has come for the idle timeout.
+    /// Returns whether no complete message has arrived within the idle timeout.
     pub(crate) fn is_idle(&self, now: Instant) -> bool {
         self.idle_due().is_some_and(|due| now >= due)
     }

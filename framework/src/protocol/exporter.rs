@@ -4,14 +4,14 @@ use openssl::ssl::SslRef;
 
 use super::dtls::keys::{RefusedLabel, Secrets};
 
-/// What an open session exports from.
+/// The source of exported keying material of an open session.
 pub(crate) enum Exporter<'session> {
-    /// The secrets of a session with a record layer of our own.
+    /// The secrets of a session whose record layer is in this crate.
     Secrets(&'session Secrets),
     OpenSsl(&'session SslRef),
 }
 
-/// Why nothing can be exported.
+/// Reason why nothing can be exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RefusedExport {
     /// The label or the context cannot be used.
@@ -23,12 +23,12 @@ pub(crate) enum RefusedExport {
 }
 
 impl<'session> Exporter<'session> {
-    /// Exports from these secrets, if the session kept them.
+    /// Returns an exporter for these secrets, if the session kept them.
     pub(crate) fn of(secrets: Option<&'session Secrets>) -> Result<Self, RefusedExport> {
         secrets.map(Self::Secrets).ok_or(RefusedExport::NotKept)
     }
 
-    /// Fills `out`. `None` and an empty context give different values before TLS 1.3.
+    /// Fills `out`. Before TLS 1.3, `None` and an empty context give different values.
     pub(crate) fn export(
         self,
         label: &str,

@@ -1,5 +1,5 @@
-//! Protocols without I/O: bytes in, bytes and events out. Nothing in this folder knows a socket, a thread, a clock or
-//! a random source, so all of it runs in tests as it runs in a server.
+//! Protocols without I/O: bytes in, bytes and events out. Nothing in this folder uses a socket, a thread, a clock or a
+//! random source, so all of it runs in tests exactly as in a server.
 
 pub(crate) mod alert;
 pub(crate) mod deadlines;
@@ -11,50 +11,50 @@ pub mod stream;
 /// The longest plaintext of a record of TLS or DTLS, in bytes (RFC 6347 §4.1, RFC 5246 §6.2.1).
 pub(crate) const RECORD_MAX: usize = 16_384;
 
-/// What sending a message came to.
+/// Result of sending a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
-    /// It left, or as good: UDP promises no more.
+    /// The message was sent. On UDP it may still be dropped, as any datagram.
     Done,
     /// The socket's send buffer is full; nothing was sent.
     Full,
-    /// The kernel says that it is too long.
+    /// The kernel reports that the message is too long.
     TooLarge,
-    /// The association has no such stream, or none that is secured, or not for this kind of message.
+    /// The association has no such stream, the stream is not secured, or it cannot carry this kind of message.
     NoSuchStream,
-    /// Encrypted, and kept until the send buffer has room: the worker has to see to that.
+    /// The message was encrypted and is kept until the send buffer has room; the worker has to flush it.
     Parked,
-    /// The address of the peer is not proven, and this would be too much for it; nothing was sent.
+    /// The peer's address is not proven, and the message would exceed what may be sent to it; nothing was sent.
     Unproven,
-    /// The peer has ended the association; what it said before can still be read.
+    /// The peer has ended the association; buffered messages from it can still be read.
     Gone,
-    /// The association has lasted for as long as it may; nothing was sent.
+    /// The association has reached its maximum lifetime; nothing was sent.
     Expired,
-    /// The session is of no use any more.
+    /// The session has failed.
     Broken(String),
 }
 
-/// What reading from a session came to.
+/// Result of reading from a session.
 #[derive(Debug)]
 pub(crate) enum Read {
-    /// One message of so many bytes is in the buffer.
+    /// One message of this many bytes is in the buffer.
     Message(usize),
-    /// One message that is longer than the buffer: here is all of it.
+    /// One message that is longer than the buffer, complete.
     Long(Vec<u8>),
     /// A message was longer than the limit and is lost.
     TooLong,
-    /// No message in what has come.
+    /// The input contains no complete message.
     Nothing,
-    /// close_notify.
+    /// The peer sent a close_notify.
     Closed,
-    /// A fatal alert, or an error of OpenSSL's.
+    /// The peer sent a fatal alert, or OpenSSL reported an error.
     Broken(String),
-    /// The peer began anew; the datagram is its ClientHello with a valid cookie.
+    /// The peer restarted; the datagram is its ClientHello with a valid cookie.
     Restarted(Box<[u8]>),
 }
 
 impl Read {
-    /// Puts a message into the buffer, if it has room for it.
+    /// Copies a message into the buffer if it fits.
     pub(crate) fn message(message: &[u8], buffer: &mut [u8]) -> Self {
         match buffer.get_mut(..message.len()) {
             Some(room) => {

@@ -1,28 +1,30 @@
-//! Puts a ClientHello together that comes in fragments (RFC 6347 §4.2.3), however they are packed into records and datagrams.
+//! Reassembles a ClientHello from fragments (RFC 6347 §4.2.3), regardless of how they are packed into records and
+//! datagrams.
 //!
-//! Memory is kept only for a client whose address is proven: the cookie stands in the first fragment. OpenSSL gets the whole
-//! message in one record, because `DTLSv1_listen` takes one record and drops the rest of the datagram.
+//! Memory is allocated only for a client whose address is proven, because the cookie is in the first fragment. OpenSSL
+//! gets the complete message in one record, since `DTLSv1_listen` reads one record and drops the rest of the datagram.
 
 use std::ops::Range;
 
 use super::cookie::AddressProven;
 use super::hello::{ClientHello, HANDSHAKE, HANDSHAKE_HEADER_LEN, RECORD_HEADER_LEN, fragments};
 
-/// Gaps between the fragments that came so far, at most. A fragment that would make more is dropped, and comes again.
+/// Maximum number of gaps between received fragments. A fragment that would create more is dropped, and the client
+/// retransmits it.
 const MAX_GAPS: usize = 64;
 
-/// A ClientHello of which at least the first fragment has come.
+/// A ClientHello of which at least the first fragment has arrived.
 pub struct HelloAssembly {
     record_version: u16,
     record_sequence: u64,
     message_sequence: u16,
     message: Vec<u8>,
-    /// What has not come yet, in order.
+    /// The ranges that have not arrived yet, in order.
     missing: Vec<Range<usize>>,
 }
 
 impl HelloAssembly {
-    /// Begins with the datagram that has the first fragment; `None` where it has none.
+    /// Begins with the datagram that has the first fragment; returns `None` if it has none.
     pub fn begin(datagram: &[u8]) -> Option<Self> {
         let (record, first) = fragments(datagram).find(|(_, fragment)| fragment.offset == 0)?;
         let mut assembly = Self {
@@ -36,7 +38,7 @@ impl HelloAssembly {
         Some(assembly)
     }
 
-    /// Takes the fragments of this message in a further datagram. What is there stays as it came first.
+    /// Adds the fragments of this message in a further datagram. Bytes that have already arrived are not overwritten.
     pub fn add(&mut self, datagram: &[u8]) {
         for (_, fragment) in fragments(datagram) {
             let is_ours = fragment.message_sequence == self.message_sequence
@@ -69,27 +71,27 @@ impl HelloAssembly {
         }
     }
 
-    /// The number of the record that the first fragment came in.
+    /// Returns the sequence number of the record with the first fragment.
     pub fn record_sequence(&self) -> u64 {
         self.record_sequence
     }
 
-    /// Whether all of the message has come.
+    /// Returns whether the complete message has arrived.
     pub fn is_whole(&self) -> bool {
         self.missing.is_empty()
     }
 
-    /// The message unfragmented, in one record with the number of the one that its first fragment came in. The Finished
-    /// messages are computed over this form (RFC 6347 §4.2.6).
+    /// Returns the unfragmented message in one record, with the sequence number of the record with the first fragment.
+    /// The Finished messages are computed over this form (RFC 6347 §4.2.6).
     pub fn record(&self) -> Vec<u8> {
         const CLIENT_HELLO: u8 = 1;
         let len = self.message.len();
         let mut record = Vec::with_capacity(RECORD_HEADER_LEN + HANDSHAKE_HEADER_LEN + len);
         record.push(HANDSHAKE);
         record.extend_from_slice(&self.record_version.to_be_bytes());
-        // Epoch 0, and 48 bits of sequence number.
+        // Epoch 0 and a sequence number of 48 bits.
         record.extend_from_slice(&self.record_sequence.to_be_bytes());
-        // A message fits into a record: `MAX_HELLO_LEN`.
+        // The message fits into a record because of `MAX_HELLO_LEN`.
         record.extend_from_slice(&((len + HANDSHAKE_HEADER_LEN) as u16).to_be_bytes());
         let length = &(len as u32).to_be_bytes()[1..];
         record.push(CLIENT_HELLO);
@@ -102,30 +104,32 @@ impl HelloAssembly {
     }
 }
 
-/// A ClientHello whose sender proved its address; only a verified cookie makes one. Fragments of it may still be missing.
+/// A ClientHello whose sender has proven its address; only a verified cookie makes one. Fragments of it may still be
+/// missing.
 pub(crate) struct VerifiedHello {
     pub(super) assembly: HelloAssembly,
     random: [u8; 32],
 }
 
 impl VerifiedHello {
-    /// The proof is what [`CookieJar::verify`](super::cookie::CookieJar::verify) gave for this hello, which was
-    /// parsed from this datagram. `None` where it was not.
+    /// Makes one from a hello that was parsed from this datagram. `_proof` is what
+    /// [`CookieJar::verify`](super::cookie::CookieJar::verify) returned for it. Returns `None` if the datagram does not
+    /// contain the hello.
     pub(crate) fn new(datagram: &[u8], hello: &ClientHello<'_>, _proof: AddressProven) -> Option<Self> {
         Some(Self { assembly: HelloAssembly::begin(datagram)?, random: *hello.random })
     }
 
-    /// The hello's random.
+    /// Returns the hello's random.
     pub(crate) fn random(&self) -> [u8; 32] {
         self.random
     }
 
-    /// The number of its record.
+    /// Returns the sequence number of its record.
     pub(crate) fn record_sequence(&self) -> u64 {
         self.assembly.record_sequence()
     }
 
-    /// Whether no fragment of the hello is to follow.
+    /// Returns whether no fragment of the hello is missing.
     pub(crate) fn is_whole(&self) -> bool {
         self.assembly.is_whole()
     }

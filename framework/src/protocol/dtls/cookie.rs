@@ -1,39 +1,36 @@
-//! Stateless cookies: a peer proves that it receives what is sent to its address (RFC 6347 §4.2.1).
+//! Stateless cookies: with a cookie a peer proves that it receives datagrams at its address (RFC 6347 §4.2.1).
 //!
 //! # Security
 //!
-//! A cookie is an HMAC-SHA256 under a secret that only this process knows, over everything that makes a
-//! handshake this peer's:
+//! A cookie is an HMAC-SHA256 under a secret of this process, over everything that identifies the peer's handshake:
 //!
-//! * the *local and the peer's address and port*. RFC 6347 §4.2.1 puts the client's address into its own
-//!   example, and leaving it out is the classic mistake: the cookie then proves that somebody somewhere
-//!   received an answer, and one cookie opens the server to every forged source. The local address keeps
-//!   listeners apart that share a jar;
+//! * the *local and the peer's address and port*. RFC 6347 §4.2.1 includes the client's address in its own example, and
+//!   omitting it is the classic mistake: the cookie then proves only that some host received an answer, and one cookie
+//!   opens the server to every forged source. The local address separates listeners that share a jar;
 //! * the *version, random and session id*, which a client must repeat unchanged in the hello that returns the cookie
-//!   (RFC 6347 §4.2.1). A harvested cookie is thus of no use for another handshake. What follows the cookie is not
-//!   in it, because it may be in a later fragment (see [`hello`](super::hello)).
+//!   (RFC 6347 §4.2.1). So a harvested cookie is useless for another handshake. Fields after the cookie are not
+//!   included, because they may be in a later fragment (see [`hello`](super::hello)).
 //!
-//! Each part has a fixed length or is preceded by its length, and the whole by a tag of its own: no two
-//! inputs share an encoding. An IPv4 peer counts as one whether an `AF_INET` or an `AF_INET6` socket has seen
-//! it, because the two hellos of an exchange may arrive on different sockets.
+//! Each part has a fixed length or is preceded by its length, and the whole input begins with its own tag, so no two
+//! inputs have the same encoding. An IPv4 peer has one encoding for `AF_INET` and `AF_INET6` sockets, because the two
+//! hellos of an exchange may arrive on different sockets.
 //!
-//! The secret changes every period, and cookies made under the *previous* one stay good for another, so that
-//! no exchange fails at the change: a cookie lives between one and two periods. Both secrets are random from
-//! the start. An implementation that began with an empty previous secret accepted cookies that anyone could
-//! compute (CVE-2026-54887); here an all-zero secret is refused outright. A jar that was rotated a whole
-//! period late has no previous secret at all, rather than one that has outlived its time.
+//! The secret changes every period, and cookies made with the *previous* secret are accepted for another period, so
+//! that no exchange fails at the change: a cookie is valid for one to two periods. Both secrets are random from the
+//! start. An implementation that began with an empty previous secret accepted cookies that anyone could compute
+//! (CVE-2026-54887); this one refuses an all-zero secret. A jar that is rotated a whole period late drops its previous
+//! secret instead of keeping it too long.
 //!
 //! A *shared* jar has the secrets of a file (see [`SharedKeys`](crate::SharedKeys)), so that another process with the
-//! same file verifies its cookies, on the same address: one that several hosts answer for. It does not rotate by
-//! itself, for the others would not know when. When its secrets are replaced, the one that made cookies
-//! until then is *retired*: accepted for one period more, so that no exchange under way fails, however often they are
-//! replaced meanwhile (the last 16 are kept).
+//! same file accepts its cookies at the same address, one that several hosts serve. It does not rotate by itself,
+//! because the other processes would not know when. When its secrets are replaced, the current one is *retired*:
+//! accepted for one more period, so that no exchange under way fails, however often secrets are replaced meanwhile (the
+//! last 16 are kept).
 //!
-//! Comparison takes constant time. A cookie is 32 bytes, because some clients store no more (RFC 4347 set
-//! that limit).
+//! Comparison takes constant time. A cookie has 32 bytes, because some clients store no more (RFC 4347 set that limit).
 //!
-//! What a cookie does not prove: that the peer is honest. Whoever reads packets on the path can answer for
-//! the peer. The admission limits are for those who do own their addresses.
+//! A cookie does not prove that the peer is honest. An attacker who reads packets on the path can answer for the peer.
+//! The admission limits cover peers that do own their addresses.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -55,52 +52,52 @@ type HmacSha256 = Hmac<Sha256>;
 /// Distinguishes these HMACs from any other use of the same secret.
 const DOMAIN: &[u8; 16] = b"peeloff cookie 1";
 
-/// Secrets that were replaced and are still accepted, at most: each makes a forged cookie cost one HMAC more.
+/// Maximum number of replaced secrets that are still accepted: for each of them, a forged cookie costs one more HMAC.
 const MAX_RETIRED: usize = 16;
 
-/// Makes and verifies cookies. The key schedules are precomputed, so that a flood costs as little as it can.
+/// Makes and verifies cookies. The key schedules are precomputed to keep the cost of a flood low.
 pub struct CookieJar {
     current: Secret,
     previous: Option<Secret>,
-    /// What made cookies before the secrets were replaced, and until when those are good; the oldest first.
+    /// Replaced secrets, and until when each is accepted; the oldest first.
     retired: Vec<(Secret, Instant)>,
     period: Duration,
-    /// When the current secret became that; `None` where it is shared.
+    /// When the current secret was set; `None` for a shared jar.
     rotated: Option<Instant>,
 }
 
-/// What [`CookieJar::verify`] finds in a hello.
+/// Result of [`CookieJar::verify`].
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub enum CookieVerdict {
-    /// The cookie is this jar's, made for this peer and this handshake.
+    /// This jar made the cookie for this peer and this handshake.
     Valid(AddressProven),
-    /// There is no cookie: a first hello, to be answered with a HelloVerifyRequest.
+    /// There is no cookie: this is a first hello, to be answered with a HelloVerifyRequest.
     Absent,
-    /// The cookie is forged, stolen or out of date. RFC 6347 §4.2.1 has it treated as absent.
+    /// The cookie is forged, stolen or expired. According to RFC 6347 §4.2.1 it is treated as absent.
     Invalid,
 }
 
-/// Proof that a cookie was verified. Only [`CookieJar::verify`] makes one and it cannot be copied: a
-/// handshake that wants one as an argument cannot be begun without the check.
+/// Proof that a cookie was verified. Only [`CookieJar::verify`] makes one, and it cannot be copied, so a handshake that
+/// requires it as an argument cannot begin without the check.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub struct AddressProven(());
 
 impl CookieJar {
-    /// A jar with two secrets, both from a secure random source and independent of each other. `current`
-    /// becomes due for replacement `period` after `now`.
+    /// Makes a jar with two secrets, both from a secure random source and independent of each other. `current` has to
+    /// be replaced `period` after `now`.
     ///
     /// # Panics
     ///
-    /// If a secret is all zeros, or both are the same: a random source does not do that.
+    /// If a secret is all zeros, or if both are equal: a random source does not produce that.
     pub fn new(current: &[u8; 32], previous: &[u8; 32], period: Duration, now: Instant) -> CookieJar {
         assert_ne!(current, previous, "two cookie secrets are the same");
         let (current, previous) = (keyed(current), Some(keyed(previous)));
         CookieJar { current, previous, retired: Vec::new(), period, rotated: Some(now) }
     }
 
-    /// A jar with secrets that other processes have too, and that are never due for replacement.
+    /// Makes a jar with secrets that other processes have too, and that never have to be replaced.
     ///
     /// # Panics
     ///
@@ -110,12 +107,12 @@ impl CookieJar {
         CookieJar { current: keyed(current), previous, retired: Vec::new(), period, rotated: None }
     }
 
-    /// Whether other processes have the secrets too.
+    /// Returns whether other processes have the secrets too.
     pub fn is_shared(&self) -> bool {
         self.rotated.is_none()
     }
 
-    /// Takes the secrets of `fresh`. Cookies made under the present one are accepted for a period more.
+    /// Takes the secrets of `fresh`. Cookies made with the current secret are accepted for one more period.
     pub fn replace(&mut self, fresh: CookieJar, now: Instant) {
         let old = std::mem::replace(self, fresh);
         let same = old.current.secret == self.current.secret;
@@ -125,7 +122,7 @@ impl CookieJar {
         }
     }
 
-    /// Goes on to accept a secret for a period.
+    /// Accepts a replaced secret for one more period.
     fn retire(&mut self, secret: Secret, now: Instant) {
         if let Some(until) = now.checked_add(self.period) {
             self.retired.push((secret, until));
@@ -134,7 +131,7 @@ impl CookieJar {
         }
     }
 
-    /// Writes the secrets that are accepted, the oldest first, for another process.
+    /// Writes the accepted secrets, the oldest first, for another process.
     pub(super) fn save(&self, out: &mut Writer) {
         let retired = self.retired.iter().map(|(secret, _)| secret);
         for Secret { secret, .. } in retired.chain(&self.previous).chain([&self.current]) {
@@ -143,7 +140,7 @@ impl CookieJar {
         out.flag(false);
     }
 
-    /// Accepts what another process accepts, whose [`save`](Self::save) wrote this, for a period.
+    /// Accepts the secrets of another process, as written by its [`save`](Self::save), for one period.
     pub(super) fn restore(&mut self, from: &mut Reader<'_>, now: Instant) -> Result<(), Malformed> {
         while let Some(secret) = from.option(|from| from.raw(32))? {
             let secret: &[u8; 32] = secret.try_into().map_err(|_| Malformed)?;
@@ -155,21 +152,21 @@ impl CookieJar {
         Ok(())
     }
 
-    /// Lets go of a secret that was replaced a period ago.
+    /// Drops the secrets that were replaced at least a period ago.
     pub fn forget_retired(&mut self, now: Instant) {
         self.retired.retain(|(_, until)| now < *until);
     }
 
-    /// Whether a secret has served its time, so that [`forget_retired`](Self::forget_retired) and then
-    /// [`rotate`](Self::rotate) are to be called before the next cookie is made or verified.
+    /// Returns whether a secret has expired, so that [`forget_retired`](Self::forget_retired) and then
+    /// [`rotate`](Self::rotate) must be called before the next cookie is made or verified.
     pub fn rotation_due(&self, now: Instant) -> bool {
         let over = |since: Instant| now.saturating_duration_since(since) >= self.period;
         self.rotated.is_some_and(over) || self.retired.first().is_some_and(|(_, until)| now >= *until)
     }
 
-    /// Makes `fresh` the current secret and the current one the previous. A late rotation does not lengthen
-    /// anything: the next one is due when it would have been anyhow. One that is late by a whole period
-    /// leaves no previous secret. One that is too early, or of a shared jar, does nothing.
+    /// Makes `fresh` the current secret and the current secret the previous one. A late rotation does not shift the
+    /// schedule: the next one is due at its original time. A rotation that is late by a whole period leaves no previous
+    /// secret. A rotation that is too early, or of a shared jar, has no effect.
     ///
     /// # Panics
     ///
@@ -186,12 +183,12 @@ impl CookieJar {
         self.rotated = Some(if outlived { now } else { rotated + self.period });
     }
 
-    /// The cookie of `hello`, sent by `peer` to `local`. The cookie that the hello may carry does not matter.
+    /// Returns the cookie for `hello`, sent by `peer` to `local`. A cookie in the hello is ignored.
     pub fn make(&self, local: SocketAddr, peer: SocketAddr, hello: &ClientHello<'_>) -> Cookie {
         bind(&self.current, local, peer, hello).finalize().into_bytes().into()
     }
 
-    /// Whether `hello`, sent by `peer` to `local`, carries a cookie that was made for it.
+    /// Verifies that `hello`, sent by `peer` to `local`, has a cookie that was made for it.
     pub fn verify(&self, local: SocketAddr, peer: SocketAddr, hello: &ClientHello<'_>) -> CookieVerdict {
         if hello.cookie.is_empty() {
             return CookieVerdict::Absent;
@@ -207,17 +204,17 @@ impl CookieJar {
 }
 
 impl fmt::Debug for CookieJar {
-    /// Leaves the secrets out.
+    /// Omits the secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CookieJar").field("period", &self.period).finish_non_exhaustive()
     }
 }
 
-/// A secret, and its key schedule.
+/// A secret and its key schedule.
 #[derive(Clone)]
 struct Secret {
     mac: HmacSha256,
-    /// For the process that takes the server over. In memory of its own, because what moves leaves copies behind.
+    /// Kept for a process that takes over the server. It is boxed, because moving it would leave copies behind.
     secret: Box<Zeroizing<[u8; 32]>>,
 }
 
@@ -229,7 +226,7 @@ fn keyed(secret: &[u8; 32]) -> Secret {
     Secret { mac, secret: kept }
 }
 
-/// A copy of `key` that has taken in all that a cookie is bound to.
+/// Returns a copy of the MAC that has processed everything that a cookie is bound to.
 fn bind(
     Secret { mac, .. }: &Secret,
     local: SocketAddr,
@@ -247,7 +244,7 @@ fn bind(
     mac
 }
 
-/// An address in 23 bytes: family, address, port, and the scope of a link-local one.
+/// Encodes an address in 23 bytes: family, address, port, and the scope of a link-local address.
 fn encoded(address: SocketAddr) -> [u8; 23] {
     let address = canonical(address);
     let (family, ip, scope) = match address {

@@ -1,4 +1,4 @@
-//! What OpenSSL's DTLS handshake reads from and writes to: datagrams in memory.
+//! Datagrams in memory, which OpenSSL's DTLS handshake reads and writes.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -7,28 +7,29 @@ use super::hello::Record;
 use super::takeover::NextRecord;
 use crate::protocol::alert::Alert;
 
-/// Both directions. Trusted code (it is called from C): a read gives one datagram or WouldBlock, a write takes one datagram.
+/// Both directions. Called from C, so it must obey this contract: a read returns one datagram or WouldBlock, and a
+/// write takes one datagram.
 #[derive(Default)]
 pub(super) struct Datagrams {
     /// The datagram to read next.
     incoming: Vec<u8>,
-    /// Datagrams that OpenSSL wrote in the step under way.
+    /// Datagrams that OpenSSL wrote in the current step.
     step: Vec<Vec<u8>>,
-    /// What is to be sent.
+    /// Datagrams to send.
     pub(super) outgoing: VecDeque<Box<[u8]>>,
     /// Datagrams written since the last one was fed.
     flight: Vec<Box<[u8]>>,
     fresh: bool,
-    /// Datagrams written in all.
+    /// The total number of datagrams written.
     pub(super) written: u64,
-    /// What follows the last record that was written in epoch 1; `None` while there is none.
+    /// The numbers after the last record that was written in epoch 1; `None` before the first.
     pub(super) next_record: Option<NextRecord>,
-    /// The number of the next record in clear.
+    /// The number of the next unencrypted record.
     next_in_clear: u64,
 }
 
 impl Datagrams {
-    /// Exchanges the datagram to be read with `datagram`, so that its memory goes back and forth instead of being copied.
+    /// Exchanges the datagram to read for `datagram`, so that its memory is reused instead of copied.
     pub(super) fn swap(&mut self, datagram: &mut Vec<u8>) {
         std::mem::swap(&mut self.incoming, datagram);
         self.fresh = true;
@@ -39,7 +40,7 @@ impl Datagrams {
         std::mem::take(&mut self.step)
     }
 
-    /// Has a datagram of our flight sent.
+    /// Queues a datagram of our flight.
     pub(super) fn send(&mut self, datagram: &[u8]) {
         if std::mem::take(&mut self.fresh) {
             self.flight.clear();
@@ -53,12 +54,12 @@ impl Datagrams {
         std::mem::take(&mut self.flight)
     }
 
-    /// Has the last flight sent again, byte for byte.
+    /// Queues the last flight again, byte for byte.
     pub(super) fn repeat(&mut self) {
         self.outgoing.extend(self.flight.iter().cloned());
     }
 
-    /// Has a fatal alert sent in clear. After a ChangeCipherSpec the peer would take none.
+    /// Queues an unencrypted fatal alert. After a ChangeCipherSpec the peer would not accept one.
     pub(super) fn push_alert(&mut self, alert: Alert) {
         if self.next_record.is_none() {
             self.outgoing.push_back(alert.in_clear(self.next_in_clear).as_slice().into());
@@ -66,7 +67,7 @@ impl Datagrams {
         }
     }
 
-    /// Notes the numbers of the records that OpenSSL writes: ours go on from there.
+    /// Notes the numbers of the records that OpenSSL writes; our own records continue from there.
     fn note_numbers(&mut self, datagram: &[u8]) {
         let mut rest = datagram;
         while let Ok((record, behind)) = Record::split(rest) {
@@ -82,7 +83,7 @@ impl Datagrams {
 
 impl Read for Datagrams {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // An empty datagram is never fed: it would look like the end of a stream.
+        // An empty datagram is never fed, because it would look like the end of a stream.
         if self.incoming.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
         }

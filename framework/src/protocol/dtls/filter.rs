@@ -1,67 +1,65 @@
-//! What reaches OpenSSL of the datagrams on an association's own socket while the handshake goes on. Behind it stands the
-//! record layer ([`Opener`](crate::protocol::dtls::Opener)).
+//! Filters the datagrams on an association's own socket before OpenSSL reads them during the handshake. After the
+//! handshake the record layer ([`Opener`](crate::protocol::dtls::Opener)) reads them.
 //!
-//! A connected socket keeps other addresses out, but whoever can forge the peer's address can still write to
-//! it, and OpenSSL trusts what it reads more than RFC 6347 §4.1.2.7 asks for: some records that fail no
-//! signature, because they carry none, end a handshake. So each datagram is taken apart by its record
-//! headers first, which are in clear:
+//! A connected socket keeps other addresses out, but an attacker who forges the peer's address can still write to it.
+//! OpenSSL trusts its input more than RFC 6347 §4.1.2.7 allows: some records that carry no authentication, and so
+//! cannot fail it, end a handshake. So each datagram is first split by its record headers, which are not encrypted:
 //!
-//! 1. the records are walked from the front; the first that is malformed or has no business here cuts the
-//!    datagram off;
-//! 2. what is left is passed to OpenSSL, if there is anything of use in it;
-//! 3. an alert in clear is reported, which only the caller can weigh.
+//! 1. The records are checked from the front; the datagram is cut off at the first one that is malformed or not allowed
+//!    here.
+//! 2. The remaining records, if any are useful, are passed to OpenSSL.
+//! 3. An unencrypted alert is reported to the caller, which decides about it.
 //!
-//! Nothing here authenticates anything. A dropped record is one that OpenSSL would have dropped, or should
-//! have.
+//! Nothing here authenticates anything. Every dropped record is one that OpenSSL would have dropped, or should have
+//! dropped.
 
 use crate::protocol::dtls::hello::{HANDSHAKE, Record, RecordFlaw, TLS12_CID};
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const ALERT: u8 = 21;
-/// Shortest ciphertext while the suite is not known: that of AES-GCM, the longest of the AEAD suites' (RFC
-/// 5288 §3). Below it OpenSSL may take a record for a fatal error. A suite with a shorter one loses records
-/// of less than 8 bytes that come before its Finished.
+/// Shortest ciphertext while the suite is not known: that of AES-GCM, the longest among the AEAD suites (RFC 5288 §3).
+/// OpenSSL may treat a shorter record as a fatal error. With a suite that has shorter ciphertexts, records of less than
+/// 8 bytes that arrive before its Finished are lost.
 const MIN_CIPHERTEXT: usize = 8 + 16;
 
-/// What to do with a datagram.
+/// Decision about a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filtered {
-    /// Feed the front of the datagram to OpenSSL.
+    /// Pass the beginning of the datagram to OpenSSL.
     Pass {
-        /// How much of it: whole records, some of which may be in epoch 1.
+        /// The number of bytes: complete records, some of which may be in epoch 1.
         len: usize,
     },
-    /// An alert in clear, during the handshake. It may be forged, and it may be all that an honest peer can
-    /// say.
+    /// An unencrypted alert during the handshake. It may be forged, or it may be all that an honest peer can send.
     PlaintextAlert {
         /// 1: warning, 2: fatal (RFC 5246 §7.2).
         level: u8,
         /// The alert's number (RFC 5246 §7.2).
         description: u8,
     },
-    /// Nothing of use, with the reason.
+    /// The datagram has nothing useful, for this reason.
     Drop(DropReason),
 }
 
-/// Why a datagram, or what is left of it, is dropped.
+/// Reason why a datagram, or the rest of it, is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DropReason {
-    /// The datagram holds no byte.
+    /// The datagram is empty.
     Empty,
-    /// The header of a record is malformed, or so is an alert in clear.
+    /// The header of a record, or an unencrypted alert, is malformed.
     NotDtls,
     /// A record is longer than the rest of the datagram.
     Truncated,
-    /// A ciphertext is shorter than any that a suite makes; some versions of OpenSSL end the association
-    /// for it (CVE-2026-75806: 21 bytes, header included).
+    /// A ciphertext is shorter than that of any suite; some versions of OpenSSL end the association because of it
+    /// (CVE-2026-75806: 21 bytes, header included).
     Undersized,
-    /// An alert in clear behind other records: anybody can send it.
+    /// An unencrypted alert follows other records; anyone can send it.
     UnauthenticatedAlert,
-    /// A record of an epoch that does not occur, or one in clear that is no handshake message, no alert and no
+    /// A record is of an unused epoch, or is unencrypted and neither a handshake message nor an alert nor a
     /// ChangeCipherSpec.
     WrongEpoch,
-    /// A record claims more than 2^14 bytes in clear or 2^14 + 2048 encrypted (RFC 6347 §4.1).
+    /// The length field of a record exceeds 2^14 bytes unencrypted or 2^14 + 2048 encrypted (RFC 6347 §4.1).
     Oversized,
 }
 
@@ -75,8 +73,8 @@ impl From<RecordFlaw> for DropReason {
     }
 }
 
-/// Decides about `datagram`, which has come on the socket of an association whose handshake goes on. Records with a connection
-/// ID have one of `cid_len` bytes; where that is 0, nobody asked for one.
+/// Decides about `datagram`, which arrived on the socket of an association during its handshake. Connection IDs have
+/// `cid_len` bytes; with 0 none was requested.
 pub fn filter(datagram: &[u8], cid_len: usize) -> Filtered {
     if datagram.is_empty() {
         return Filtered::Drop(DropReason::Empty);
@@ -90,7 +88,7 @@ pub fn filter(datagram: &[u8], cid_len: usize) -> Filtered {
     let (len, cut) = walk(datagram, cid_len, |record| match (record.epoch, record.content_type) {
         (0, HANDSHAKE | CHANGE_CIPHER_SPEC) => Ok(()),
         (0, ALERT) => Err(DropReason::UnauthenticatedAlert),
-        // OpenSSL never sees these.
+        // OpenSSL never gets these.
         (1, TLS12_CID) if cid_len > 0 => Ok(()),
         (1, _) if record.body.len() < MIN_CIPHERTEXT => Err(DropReason::Undersized),
         (1, _) => Ok(()),
@@ -102,8 +100,8 @@ pub fn filter(datagram: &[u8], cid_len: usize) -> Filtered {
     }
 }
 
-/// Walks the records while `check` takes them: the length of those taken, and why the walk stopped before the
-/// end.
+/// Walks the records while `check` accepts them. Returns the length of the accepted records, and why the walk stopped
+/// before the end.
 fn walk(
     datagram: &[u8],
     cid_len: usize,
@@ -122,11 +120,11 @@ fn walk(
     (datagram.len(), None)
 }
 
-/// Whether `datagram` looks like the client's last flight again, which asks for the server's last flight once
-/// more (RFC 6347 §4.2.4): it begins with a handshake or ChangeCipherSpec record in clear, or with a
+/// Returns whether `datagram` looks like a repetition of the client's last flight, which asks for the server's last
+/// flight again (RFC 6347 §4.2.4): it begins with an unencrypted handshake or ChangeCipherSpec record, or with a
 /// handshake record in epoch 1.
 ///
-/// A look at the headers and no more: the answer is worth one flight to the address of an established peer.
+/// Only the headers are checked, because the answer costs just one flight to the address of an established peer.
 pub fn is_handshake_retransmission(datagram: &[u8]) -> bool {
     Record::split(datagram).is_ok_and(|(record, _)| {
         matches!((record.epoch, record.content_type), (0, HANDSHAKE | CHANGE_CIPHER_SPEC) | (1, HANDSHAKE))

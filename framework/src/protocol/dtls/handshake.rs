@@ -1,13 +1,14 @@
 //! The DTLS handshake of one association: datagrams, timeouts and the time go in, datagrams come out.
 //!
-//! 1. A server starts with the ClientHello whose cookie the dispatcher verified. Fragments that are missing are collected;
-//!    then the whole message is replayed through `DTLSv1_listen`, which keeps the record. A client starts with nothing.
-//! 2. OpenSSL is stepped; it writes a flight or wants a datagram.
-//! 3. Each datagram is filtered, fed, and OpenSSL is stepped again.
-//! 4. The retransmission timer runs on the caller's monotonic clock (1 s, doubling: RFC 6347 §4.2.4.1). OpenSSL's own is
-//!    wall clock, so where OpenSSL does not send when it should, the recorded flight is sent again as it was.
-//! 5. After the first and second timeout the datagrams get smaller (1400, 1200, 548 bytes): the path may drop large ones in
-//!    silence.
+//! 1. A server starts with the ClientHello whose cookie the dispatcher verified. Missing fragments are collected; then
+//!    the complete message is passed to `DTLSv1_listen`, which keeps the record. A client starts with nothing.
+//! 2. OpenSSL runs one step; it writes a flight or waits for a datagram.
+//! 3. Each datagram is filtered and fed, and OpenSSL runs another step.
+//! 4. The retransmission timer uses the caller's monotonic clock (1 s, doubling: RFC 6347 §4.2.4.1). OpenSSL's own
+//!    timer uses the wall clock, so if OpenSSL does not retransmit when it should, the recorded flight is sent again
+//!    unchanged.
+//! 5. After the first and the second timeout the datagrams get smaller (1400, 1200, 548 bytes), because the path may
+//!    drop large ones silently.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,55 +33,55 @@ use crate::tls::context::psk;
 use crate::tls::handshake::{broken, client_ssl, progress, server_ssl};
 use crate::tls::{Facts, Failure, Resume};
 
-/// Handshake datagrams without IP and UDP headers: Ethernet less a tunnel, then the IPv6 minimum
-/// less headers, then what every IPv4 host reassembles (RFC 6347 §4.1.1.1).
+/// Sizes of handshake datagrams without IP and UDP headers: Ethernet minus a tunnel, then the IPv6 minimum minus
+/// headers, then the size that every IPv4 host can reassemble (RFC 6347 §4.1.1.1).
 const MTUS: [u16; 3] = [1400, 1200, 548];
 
-/// First retransmission after this (RFC 6347 §4.2.4.1).
+/// Time until the first retransmission (RFC 6347 §4.2.4.1).
 const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a handshake goes on after an alert that anybody can have forged.
+/// How long a handshake continues after an alert that anyone can forge.
 const ALERT_GRACE: Duration = Duration::from_secs(2);
 
-/// Records of the next epoch that are taken before it has begun: so many of the handshake, each of which OpenSSL keeps in a
-/// buffer of 16 KiB (CVE-2026-54874), and so many others. A client sends one Finished, reordered or again, and one that
-/// resumes may send data behind it.
+/// Maximum number of records of the next epoch that are accepted before that epoch has begun. It applies separately to
+/// handshake records, each of which OpenSSL keeps in a buffer of 16 KiB (CVE-2026-54874), and to other records. A
+/// client sends one Finished, possibly reordered or repeated, and a client that resumes may send data after it.
 const MAX_EARLY_RECORDS: usize = 8;
 
-/// A handshake under way. After each call, also one that fails, the caller sends what
-/// [`poll_transmit`](Self::poll_transmit) gives: an alert may be among it.
+/// A handshake under way. After each call, including a failed one, the caller sends the datagrams of
+/// [`poll_transmit`](Self::poll_transmit), which may include an alert.
 pub(crate) struct Handshake {
     stream: SslStream<Datagrams>,
-    /// Tells a peer that begins anew from one that repeats itself; `None` for a client.
+    /// Distinguishes a peer that restarts from one that repeats a datagram; `None` for a client.
     restart: Option<Restart>,
     counters: Arc<Counters>,
-    /// The client's hello until OpenSSL has it, which is when no fragment of it is missing.
+    /// The client's hello until OpenSSL gets it, which happens when no fragment is missing.
     hello: Option<HelloAssembly>,
-    /// Records that overtook the end of the handshake. OpenSSL never sees them.
+    /// Records that overtook the end of the handshake. OpenSSL does not get them.
     early: VecDeque<Box<[u8]>>,
-    /// Handshake records of the next epoch that were fed so far.
+    /// The number of handshake records of the next epoch that OpenSSL got.
     early_finished: usize,
-    /// Between OpenSSL and a peer that may use connection IDs; `None` where we do not.
+    /// Translates between OpenSSL and a peer that may use connection IDs; `None` if this side does not use them.
     translation: Option<Translation>,
-    /// A record with our connection ID was not authentic.
+    /// A record with our connection ID failed authentication.
     is_unreadable: bool,
-    /// The first alert that came in clear.
+    /// The first unencrypted alert.
     alert: Option<u8>,
-    /// The interval of the retransmission timer, how often it has fired, and when it fires next.
+    /// The interval of the retransmission timer, the number of its timeouts, and its next timeout.
     interval: Duration,
     timeouts: usize,
     resend_at: Instant,
-    /// When the handshake has failed if it is not complete.
+    /// When the handshake fails if it is not complete.
     deadline: Instant,
 }
 
 impl Handshake {
-    /// The server's side, which has failed at `deadline` if it is not complete by then. `offer` answers a client that offers
-    /// connection IDs.
+    /// Makes the server's side, which fails at `deadline` if it is not complete by then. `offer` is the answer to a
+    /// client that offers connection IDs.
     ///
     /// # Errors
     ///
-    /// OpenSSL is short of memory.
+    /// OpenSSL could not allocate memory.
     pub(crate) fn accept(
         context: &SslContext,
         hello: VerifiedHello,
@@ -93,11 +94,11 @@ impl Handshake {
         Ok(Self { restart: Some(restart), hello: Some(hello.assembly), ..handshake })
     }
 
-    /// The client's side; `name` is who the server must prove to be.
+    /// Makes the client's side; `name` is the name that the server must prove.
     ///
     /// # Errors
     ///
-    /// The name is none, or OpenSSL is short of memory.
+    /// The name is invalid, or OpenSSL could not allocate memory.
     pub(crate) fn connect(
         context: &SslContext,
         name: Option<&str>,
@@ -138,24 +139,24 @@ impl Handshake {
         })
     }
 
-    /// Begins; `true` where the handshake is complete.
+    /// Begins the handshake. Returns `true` if it is complete.
     ///
     /// # Errors
     ///
-    /// OpenSSL does not take the hello.
+    /// OpenSSL does not accept the hello.
     pub(crate) fn start(&mut self, now: Instant) -> Result<bool, Failure> {
         self.rearm(now);
         self.hear_hello()?;
         self.advance(now)
     }
 
-    /// The timer starts anew, as with each new flight.
+    /// Restarts the timer, as for each new flight.
     fn rearm(&mut self, now: Instant) {
         self.interval = FIRST_TIMEOUT;
         self.resend_at = now + FIRST_TIMEOUT;
     }
 
-    /// Gives OpenSSL the client's hello, once that is whole.
+    /// Gives OpenSSL the client's hello once it is complete.
     fn hear_hello(&mut self) -> Result<(), Failure> {
         let Some(hello) = self.hello.take_if(|hello| hello.is_whole()) else { return Ok(()) };
         self.stream.get_mut().swap(&mut hello.record());
@@ -170,11 +171,12 @@ impl Handshake {
         Ok(())
     }
 
-    /// Takes a datagram of the peer's, whose memory comes back; `true` when the handshake is complete.
+    /// Handles a datagram of the peer, and returns its memory in `datagram`. Returns `true` when the handshake is
+    /// complete.
     ///
     /// # Errors
     ///
-    /// The handshake has failed, or the peer began anew.
+    /// The handshake has failed, or the peer restarted.
     pub(crate) fn handle_datagram(&mut self, datagram: &mut Vec<u8>, now: Instant) -> Result<bool, Failure> {
         if !self.is_of_this_handshake(datagram, now)? {
             return Ok(false);
@@ -212,12 +214,12 @@ impl Handshake {
         }
     }
 
-    /// The length of the connection ID in the peer's records.
+    /// Returns the length of the connection ID in the peer's records.
     fn cid_len(&self) -> usize {
         self.translation.as_ref().map_or(0, Translation::cid_len)
     }
 
-    /// Feeds OpenSSL with what the peer's records with a connection ID hold of the handshake, as far as there are keys.
+    /// Feeds OpenSSL the handshake messages in the peer's records with a connection ID, if their keys are known.
     fn translate(&mut self, now: Instant) -> Result<bool, Failure> {
         while let Some(translation) = &mut self.translation
             && let Some(translated) = translation.next(self.stream.ssl())
@@ -243,12 +245,12 @@ impl Handshake {
         Ok(false)
     }
 
-    /// Looks for a hello that begins anew; `false` where the datagram is seen to.
+    /// Checks for a hello of a restarted peer. Returns `false` if the datagram needs no further handling.
     fn is_of_this_handshake(&mut self, datagram: &mut Vec<u8>, now: Instant) -> Result<bool, Failure> {
         let Some(restart) = &self.restart else { return Ok(true) };
         match restart.check(datagram, now) {
             Verdict::NotAHello => return Ok(true),
-            // The first fragment again, with others behind it perhaps.
+            // A repetition of the first fragment; further fragments may follow it in the datagram.
             Verdict::Duplicate if self.hello.is_some() => return Ok(true),
             Verdict::Duplicate => bump(&self.counters.duplicate_hellos),
             Verdict::Challenge(reply) => {
@@ -261,16 +263,16 @@ impl Handshake {
         Ok(false)
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout).
+    /// Returns when to call [`handle_timeout`](Self::handle_timeout).
     pub(crate) fn next_timeout(&self) -> Instant {
         self.resend_at.min(self.deadline)
     }
 
-    /// Does what time has come for; `true` when the handshake is complete.
+    /// Handles expired timers. Returns `true` when the handshake is complete.
     ///
     /// # Errors
     ///
-    /// It has failed.
+    /// The handshake has failed.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<bool, Failure> {
         if now >= self.deadline {
             return Err(Failure::Ended(self.why_incomplete()));
@@ -279,7 +281,7 @@ impl Handshake {
             return Ok(false);
         }
         if self.hello.is_some() {
-            // Nothing was sent that could be sent again; the client does.
+            // Nothing has been sent that could be retransmitted; the client retransmits.
             self.resend_at = now + self.interval;
             return Ok(false);
         }
@@ -298,28 +300,28 @@ impl Handshake {
         Ok(complete)
     }
 
-    /// The next datagram to send.
+    /// Returns the next datagram to send.
     pub(crate) fn poll_transmit(&mut self) -> Option<Box<[u8]>> {
         self.stream.get_mut().outgoing.pop_front()
     }
 
-    /// Gives the handshake up, and has the peer told.
+    /// Aborts the handshake and queues an alert for the peer.
     pub(crate) fn abort(&mut self) {
         self.stream.get_mut().push_alert(Alert::INTERNAL_ERROR);
     }
 
-    /// Whether the server has answered in the epoch after the handshake's: it is there, and has keys.
+    /// Returns whether the server has sent a record in the epoch after the handshake's, so it has keys.
     fn has_written_finished(&self) -> bool {
         self.stream.get_ref().next_record.is_some()
     }
 
-    /// Says what the peer's part was in a handshake that was not complete in time.
+    /// Returns the most likely cause of a handshake that was not complete in time.
     fn why_incomplete(&self) -> EndReason {
         if let Some(alert) = self.alert {
             return EndReason::HandshakeFailed(Alert(alert).to_string());
         }
         let ssl = self.stream.ssl();
-        // A Finished that does not verify is dropped in silence (RFC 6347 §4.1.2.7). With a pre-shared key it nearly
+        // A Finished that does not verify is dropped silently (RFC 6347 §4.1.2.7). With a pre-shared key it almost
         // always means that the two sides have different keys.
         match psk::identity_in_use(ssl) {
             Some(identity)
@@ -341,8 +343,8 @@ impl Handshake {
         }
     }
 
-    /// Fails where this datagram begins a certificate chain that is longer than the limit. OpenSSL drops fragments of such a
-    /// message without a word.
+    /// Fails if this datagram begins a certificate chain that is longer than the limit. OpenSSL drops fragments of such
+    /// a message silently.
     fn refuse_too_long_chain(&mut self, datagram: &[u8]) -> Result<(), Failure> {
         const CERTIFICATE: u8 = 11;
         let limit = ossl::max_cert_list(self.stream.ssl());
@@ -366,8 +368,8 @@ impl Handshake {
         Ok(())
     }
 
-    /// Takes those records out of the datagram that only the open session can read, and keeps them for it. Of those of
-    /// the next epoch that belong to the handshake OpenSSL gets a few. `false` where some were dropped.
+    /// Removes the records from the datagram that only the open session can read, and keeps them for it. OpenSSL gets
+    /// only a few handshake records of the next epoch. Returns `false` if records were dropped.
     fn set_early_records_aside(&mut self, datagram: &mut Vec<u8>) -> bool {
         let (mut at, mut all_kept) = (0, true);
         let has_cid = agreed(self.stream.ssl()).is_some_and(|agreed| !agreed.offer.cid.is_empty());
@@ -383,7 +385,7 @@ impl Handshake {
                     datagram.drain(at..end);
                     continue;
                 }
-                // RFC 9146 §3: the peer has to put our connection ID into its records.
+                // RFC 9146 §3: the peer must put our connection ID into its records.
                 _ if has_cid => (false, false),
                 (_, HANDSHAKE) => (true, self.early_finished < MAX_EARLY_RECORDS),
                 _ => (false, self.early.len() < MAX_EARLY_RECORDS),
@@ -403,7 +405,7 @@ impl Handshake {
         all_kept
     }
 
-    /// Steps OpenSSL, unless it waits for the hello; a new flight has a new timer.
+    /// Runs a step of OpenSSL, unless it waits for the hello. A new flight restarts the timer.
     fn advance(&mut self, now: Instant) -> Result<bool, Failure> {
         if self.hello.is_some() {
             return Ok(false);
@@ -416,19 +418,19 @@ impl Handshake {
         Ok(complete)
     }
 
-    /// One step of OpenSSL's; `true` when the handshake is complete.
+    /// Runs one step of OpenSSL. Returns `true` when the handshake is complete.
     fn step(&mut self) -> Result<bool, Failure> {
         let written = self.stream.get_ref().written;
         let stepped = progress(&mut self.stream);
         self.send_step();
-        // OpenSSL gives up on some malformed messages without an alert.
+        // OpenSSL rejects some malformed messages without an alert.
         if stepped.is_err() && self.stream.get_ref().written == written {
             self.stream.get_mut().push_alert(Alert::DECODE_ERROR);
         }
         stepped
     }
 
-    /// Has sent what OpenSSL wrote in its last step.
+    /// Queues the datagrams that OpenSSL wrote in its last step.
     fn send_step(&mut self) {
         let mtu = usize::from(MTUS[self.timeouts.min(MTUS.len() - 1)]);
         for datagram in self.stream.get_mut().take_step() {
@@ -442,31 +444,31 @@ impl Handshake {
         }
     }
 
-    /// OpenSSL has done its part: its session is freed, and the record layer takes over.
+    /// Completes the handshake: frees OpenSSL's session and hands over to the record layer.
     ///
     /// # Errors
     ///
-    /// The cipher suite is none that the record layer knows, or OpenSSL is short of memory.
+    /// The record layer does not support the cipher suite, or OpenSSL could not allocate memory.
     pub(crate) fn finish(mut self) -> Result<(Session, Facts), Failure> {
         self.early.extend(self.translation.take().map(Translation::into_pending).unwrap_or_default());
         let io = self.stream.get_mut();
         let (flight, next) = (io.take_flight(), io.next_record.unwrap_or_default());
         let ssl = self.stream.ssl();
         let facts = Facts::of(ssl);
-        // Whoever sent the last flight keeps it: the server, or the client where a session is resumed (RFC 6347 §4.2.4, RFC
+        // The sender of the last flight keeps it: the server, or the client of a resumed session (RFC 6347 §4.2.4, RFC
         // 5246 §7.3).
         let flight = if ssl.is_server() != ssl.session_reused() { flight } else { Vec::new() };
         if facts.connection_ids {
             bump(&self.counters.connection_ids);
         }
         let session = Session::take_over(ssl, next, self.early, flight, self.restart, self.counters)?;
-        // Otherwise OpenSSL takes the session for a broken one, and it could not be resumed.
+        // Otherwise OpenSSL considers the session broken, and it could not be resumed.
         self.stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
         Ok((session, facts))
     }
 }
 
-/// Whether a server has read its client's ChangeCipherSpec, behind which the Finished comes.
+/// Returns whether a server has read its client's ChangeCipherSpec, which precedes the Finished.
 fn has_changed_cipher_spec(ssl: &SslRef) -> bool {
     ssl.state_string_long().contains("read change cipher spec")
 }

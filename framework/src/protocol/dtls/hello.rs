@@ -1,18 +1,18 @@
-//! The first datagram of a stranger, and the stateless answer to it (RFC 6347 §4.2.1).
+//! The first datagram of an unknown peer, and the stateless answer to it (RFC 6347 §4.2.1).
 //!
-//! 1. [`classify`] says what the datagram is. Nothing but a well-formed ClientHello is worth an answer.
+//! 1. [`classify`] determines what the datagram is. Only a well-formed ClientHello gets an answer.
 //! 2. A hello without a valid cookie gets a [`hello_verify_request`], for which nothing is stored.
-//! 3. A hello that returns the cookie is handed to a worker, whole, as it came.
+//! 3. A hello that returns the cookie is passed to a worker, complete and unchanged.
 //!
 //! # Fragmented and very large hellos
 //!
-//! A hello larger than the path MTU comes in several fragments (RFC 6347 §4.2.3), in records and datagrams as the client
-//! likes. Putting them together would cost memory for a peer that has proven nothing, the very thing the cookie is to
-//! prevent (RFC 6347 §4.2.1). The cookie, and what it is bound to, are at the front, though, so the first fragment is
-//! enough where it reaches through the cookie, 100 bytes at most. The fragments after the first are
-//! [`FirstDatagram::HelloFragment`]: without meaning before the cookie exchange, and collected after it
-//! (see `assembly`). A first fragment that ends too early is [`FirstDatagram::HelloTooShort`], and stays without an
-//! answer. A message that claims more than [`MAX_HELLO_LEN`] bytes is not believed at all.
+//! A hello larger than the path MTU is sent in several fragments (RFC 6347 §4.2.3), which the client may distribute
+//! over records and datagrams as it likes. Reassembling them would cost memory for a peer that has proven nothing,
+//! which is exactly what the cookie has to prevent (RFC 6347 §4.2.1). But the cookie, and the fields that it is bound
+//! to, are at the beginning, so the first fragment suffices if it includes the cookie: at most the first 100 bytes.
+//! Later fragments are [`FirstDatagram::HelloFragment`]: they are ignored before the cookie exchange and collected
+//! after it (see `assembly`). A first fragment that ends too early is [`FirstDatagram::HelloTooShort`] and gets no
+//! answer. A message with a length of more than [`MAX_HELLO_LEN`] bytes is rejected.
 
 /// Content type of a handshake record (RFC 5246 §6.2.1).
 pub const HANDSHAKE: u8 = 22;
@@ -22,30 +22,30 @@ pub const TLS12_CID: u8 = 25;
 pub const RECORD_HEADER_LEN: usize = 13;
 /// Length of a handshake header (RFC 6347 §4.2.2).
 pub const HANDSHAKE_HEADER_LEN: usize = 12;
-/// The longest ClientHello message, all fragments together, that is taken for one: it fits into one record. One with several
-/// post-quantum key shares has some 4,000 bytes.
+/// Maximum length of a ClientHello message, all fragments together, that is accepted: it fits into one record. A hello
+/// with several post-quantum key shares has about 4,000 bytes.
 pub const MAX_HELLO_LEN: usize = (1 << 14) - HANDSHAKE_HEADER_LEN;
 /// Length of a HelloVerifyRequest with a cookie of 32 bytes, headers included.
 pub const HELLO_VERIFY_REQUEST_LEN: usize = RECORD_HEADER_LEN + HANDSHAKE_HEADER_LEN + 2 + 1 + 32;
 
 const CLIENT_HELLO: u8 = 1;
 const HELLO_VERIFY_REQUEST: u8 = 3;
-/// The first byte of every DTLS version: versions are the complement of TLS's (RFC 6347 §4.1).
+/// The first byte of every DTLS version: DTLS versions are the complement of TLS versions (RFC 6347 §4.1).
 const VERSION_MAJOR: u8 = 0xfe;
 const DTLS_1_0: [u8; 2] = [VERSION_MAJOR, 0xff];
-/// Ciphertext may be this much longer than 2^14 (RFC 6347 §4.1.1, RFC 5246 §6.2.3).
+/// A ciphertext may exceed 2^14 bytes by this much (RFC 6347 §4.1.1, RFC 5246 §6.2.3).
 const MAX_RECORD_LEN: usize = (1 << 14) + 2048;
 
-/// What the first datagram of a stranger is.
+/// Result of [`classify`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FirstDatagram<'a> {
-    /// A ClientHello in records of epoch 0, or its first fragment with everything up to and including the cookie.
+    /// A ClientHello in records of epoch 0, or its first fragment if that includes the cookie.
     ClientHello(ClientHello<'a>),
     /// A later fragment (fragment offset > 0) of a ClientHello.
     HelloFragment,
-    /// The first fragment of a ClientHello, but it ends before the cookie does.
+    /// The first fragment of a ClientHello, which ends before the cookie does.
     HelloTooShort,
-    /// A well-formed record of something else: often from a peer whose association is long gone.
+    /// A well-formed record of another kind, often from a peer whose association has ended long ago.
     OtherRecord {
         /// The record's content type (RFC 5246 §6.2.1).
         content_type: u8,
@@ -59,27 +59,26 @@ pub enum FirstDatagram<'a> {
 /// The fields of a ClientHello (RFC 6347 §4.2.1), borrowed from its datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientHello<'a> {
-    /// Version in the record header; DTLS 1.0 in the first hello of many clients.
+    /// The version in the record header; many clients use DTLS 1.0 in the first hello.
     pub record_version: u16,
     /// The 48-bit sequence number of the record.
     pub record_sequence: u64,
-    /// Number of the handshake message: 0 in a first hello, 1 in the one that returns a cookie (RFC 6347
-    /// §4.2.2).
+    /// The message sequence number: 0 in a first hello, 1 in a hello that returns a cookie (RFC 6347 §4.2.2).
     pub message_sequence: u16,
     /// The version that the client offers.
     pub client_version: u16,
     /// The client's random.
     pub random: &'a [u8; 32],
-    /// The session to resume, or nothing; 32 bytes at most.
+    /// The session to resume, or empty; at most 32 bytes.
     pub session_id: &'a [u8],
-    /// The cookie that a HelloVerifyRequest asked for, or nothing.
+    /// The cookie from a HelloVerifyRequest, or empty.
     pub cookie: &'a [u8],
     /// Whether this fragment is the whole message.
     pub complete: bool,
 }
 
-/// Tells what `datagram`, the first one of an unknown peer, is: by its first record, or where that is part of a ClientHello, by
-/// the record with its first fragment.
+/// Determines what `datagram`, the first one of an unknown peer, is. The first record decides; if it is part of a
+/// ClientHello, the record with the first fragment decides.
 pub fn classify(datagram: &[u8]) -> FirstDatagram<'_> {
     let Ok((record, _)) = Record::split(datagram) else {
         return FirstDatagram::NotDtls;
@@ -90,24 +89,24 @@ pub fn classify(datagram: &[u8]) -> FirstDatagram<'_> {
     }
 }
 
-/// The connection ID of the first record of `datagram`, if that has one (RFC 9146 §4), where all have `len` bytes, one at
-/// least.
+/// Returns the connection ID of the first record of `datagram`, if it has one (RFC 9146 §4). All connection IDs have
+/// `len` bytes, at least one.
 pub fn connection_id(datagram: &[u8], len: usize) -> Option<&[u8]> {
-    /// Where it stands in the record, behind the sequence number.
+    /// Its position in the record, after the sequence number.
     const AT: usize = 11;
     let is_record = datagram.first() == Some(&TLS12_CID) && datagram.get(1) == Some(&VERSION_MAJOR);
     datagram.get(AT..AT + len).filter(|_| is_record && len > 0)
 }
 
-/// Builds the HelloVerifyRequest that answers `hello` with `cookie`, or `None` where it would be longer than
-/// the `datagram_len` bytes that asked for it.
+/// Builds the HelloVerifyRequest that answers `hello` with `cookie`. Returns `None` if it would be longer than the
+/// request of `datagram_len` bytes.
 ///
-/// That last case does not occur with a hello from [`classify`], which is 67 bytes at the least. The check
-/// makes sure that no reader of forged source addresses ever becomes an amplifier (RFC 6347 §4.2.1).
+/// The latter cannot happen with a hello from [`classify`], which has at least 67 bytes. The check ensures that forged
+/// source addresses never turn this server into an amplifier (RFC 6347 §4.2.1).
 ///
-/// The version is DTLS 1.0 whatever will be negotiated, and the record repeats the sequence number of the
-/// hello, as RFC 6347 §4.2.1 asks. So does the message: a client whose cookie has expired sends it with
-/// message number 1, and takes no more answers with number 0.
+/// The version is DTLS 1.0 regardless of the negotiated one, and the record repeats the sequence number of the hello,
+/// as RFC 6347 §4.2.1 requires. The message repeats the message number too: a client whose cookie has expired sends its
+/// hello with message number 1, and does not accept further answers with number 0.
 pub fn hello_verify_request(
     hello: &ClientHello<'_>,
     datagram_len: usize,
@@ -135,46 +134,47 @@ pub fn hello_verify_request(
     Some(answer)
 }
 
-/// One record, its header taken apart (RFC 6347 §4.1).
+/// A record with its header fields (RFC 6347 §4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
     /// What the record carries (RFC 5246 §6.2.1).
     pub content_type: u8,
     /// The version; its first byte is 0xfe.
     pub version: u16,
-    /// Counts the changes of keys: 0 is in clear.
+    /// The epoch, which increases with each change of keys; epoch 0 is unencrypted.
     pub epoch: u16,
     /// The 48-bit sequence number within the epoch.
     pub sequence: u64,
     /// The connection ID (RFC 9146 §4); empty in an ordinary record.
     pub cid: &'a [u8],
-    /// What follows the header: plaintext in epoch 0, ciphertext after it.
+    /// The bytes after the header: plaintext in epoch 0, ciphertext in later epochs.
     pub body: &'a [u8],
 }
 
-/// Why there is no record at the front of some bytes.
+/// Reason why bytes do not begin with a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordFlaw {
-    /// The content type or the version is none of DTLS's.
+    /// The content type or the version does not belong to DTLS.
     Header,
-    /// The bytes end inside the record.
+    /// The bytes end within the record.
     Truncated,
-    /// The record claims to be longer than any record may be (RFC 6347 §4.1, §4.1.1).
+    /// The length field exceeds the maximum of a record (RFC 6347 §4.1, §4.1.1).
     Oversized,
 }
 
 impl<'a> Record<'a> {
-    /// Splits the first record off `bytes`, where no record has a connection ID; what follows it comes back as it is.
+    /// Splits the first record off `bytes`, given that no record has a connection ID. Returns the remaining bytes
+    /// unchanged.
     ///
     /// # Errors
     ///
-    /// What is wrong with the record. Where the next one begins is unknown then.
+    /// The flaw of the record. The start of the next record is unknown then.
     pub fn split(bytes: &'a [u8]) -> Result<(Record<'a>, &'a [u8]), RecordFlaw> {
         Self::split_with(bytes, 0)
     }
 
-    /// Splits the first record off `bytes` as [`split`](Self::split) does, where those with a connection ID have one of
-    /// `cid_len` bytes: a record does not say how long it is (RFC 9146 §3).
+    /// Splits the first record off `bytes` like [`split`](Self::split). Connection IDs have `cid_len` bytes, because a
+    /// record does not contain their length (RFC 9146 §3).
     ///
     /// # Errors
     ///
@@ -201,13 +201,13 @@ impl<'a> Record<'a> {
         Ok((Record { content_type, version, epoch, sequence, cid, body }, reader.0))
     }
 
-    /// The record's length in the datagram, header included.
+    /// Returns the record's length in the datagram, including the header.
     pub fn wire_len(&self) -> usize {
         RECORD_HEADER_LEN + self.cid.len() + self.body.len()
     }
 }
 
-/// Reads the first fragment of a ClientHello in a datagram whose first record has some fragment of one.
+/// Parses the first fragment of a ClientHello in a datagram whose first record has a fragment of one.
 fn client_hello(datagram: &[u8]) -> FirstDatagram<'_> {
     let mut any = false;
     for (record, fragment) in fragments(datagram) {
@@ -240,8 +240,8 @@ fn first_fragment<'a>(record: &Record<'a>, fragment: &Fragment<'a>) -> FirstData
     })
 }
 
-/// The fragments of ClientHellos in the records of epoch 0 at the front of a datagram, up to the first thing that is something
-/// else. A record may have several (RFC 6347 §4.2.3).
+/// Returns the fragments of ClientHellos in the records of epoch 0 at the beginning of a datagram, up to the first
+/// other record or message. A record may have several fragments (RFC 6347 §4.2.3).
 pub(super) fn fragments(datagram: &[u8]) -> impl Iterator<Item = (Record<'_>, Fragment<'_>)> {
     let mut rest = datagram;
     let mut current: Option<(Record<'_>, &[u8])> = None;
@@ -272,7 +272,7 @@ pub(super) struct Fragment<'a> {
 }
 
 impl<'a> Fragment<'a> {
-    /// Splits a fragment off the front of a record's body.
+    /// Splits a fragment off the beginning of a record's body.
     fn split(body: &'a [u8]) -> Option<(Fragment<'a>, &'a [u8])> {
         let mut reader = Reader(body);
         let message_type = reader.uint::<1>()?;
@@ -289,7 +289,7 @@ impl<'a> Fragment<'a> {
     }
 }
 
-/// The fields of a ClientHello up to the cookie, in the order of the wire (RFC 6347 §4.2.1).
+/// The fields of a ClientHello up to the cookie, in wire order (RFC 6347 §4.2.1).
 struct HelloFields<'a> {
     version: u16,
     random: &'a [u8; 32],
@@ -298,7 +298,7 @@ struct HelloFields<'a> {
 }
 
 impl<'a> HelloFields<'a> {
-    /// Reads them all, or `None` where the bytes end too early.
+    /// Reads all fields; returns `None` if the bytes end too early.
     fn read(reader: &mut Reader<'a>) -> Option<HelloFields<'a>> {
         Some(HelloFields {
             version: reader.u16()?,
@@ -308,13 +308,13 @@ impl<'a> HelloFields<'a> {
         })
     }
 
-    /// Whether version and lengths are what RFC 5246 §7.4.1.2 allows.
+    /// Returns whether version and lengths are allowed by RFC 5246 §7.4.1.2.
     fn are_sound(&self) -> bool {
         self.version >> 8 == u16::from(VERSION_MAJOR) && self.session_id.len() <= 32
     }
 }
 
-/// Whether the rest of a whole hello is sound: cipher suites, compression methods and what may follow them.
+/// Returns whether the rest of a complete hello is valid: cipher suites, compression methods and extensions.
 fn is_sound_rest(mut reader: Reader<'_>) -> bool {
     let (suites, compression) = (reader.prefixed::<2>(), reader.prefixed::<1>());
     suites.is_some_and(|suites| !suites.is_empty() && suites.len().is_multiple_of(2))
@@ -322,14 +322,14 @@ fn is_sound_rest(mut reader: Reader<'_>) -> bool {
         && is_extension_block(reader.0)
 }
 
-/// Whether a whole hello may end with `bytes`: nothing, or extensions under a length that is right (RFC 5246
+/// Returns whether a complete hello may end with `bytes`: nothing, or extensions with a correct length (RFC 5246
 /// §7.4.1.2).
 fn is_extension_block(bytes: &[u8]) -> bool {
     let mut reader = Reader(bytes);
     bytes.is_empty() || reader.prefixed::<2>().is_some() && reader.0.is_empty()
 }
 
-/// Takes bytes off the front of a slice; `None` where there are too few.
+/// Reads bytes from the front of a slice; `None` if there are too few.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -354,7 +354,7 @@ impl<'a> Reader<'a> {
         self.array().map(|&bytes| u16::from_be_bytes(bytes))
     }
 
-    /// A vector under a length of `N` bytes (RFC 5246 §4.3).
+    /// Reads a vector with a length field of `N` bytes (RFC 5246 §4.3).
     fn prefixed<const N: usize>(&mut self) -> Option<&'a [u8]> {
         let length = self.uint::<N>()?;
         self.bytes(length as usize)

@@ -1,4 +1,4 @@
-//! The keys of a session, from its master secret (RFC 5246 §6.3 and §8.1, RFC 5705).
+//! The keys of a session, derived from its master secret (RFC 5246 §6.3 and §8.1, RFC 5705).
 
 use hmac::{Hmac, KeyInit, Mac};
 use openssl::ssl::SslRef;
@@ -11,14 +11,14 @@ use crate::codec::{Malformed, Reader, Writer};
 /// The hash function of a cipher suite's pseudorandom function (RFC 5246 §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prf {
-    /// That of most suites.
+    /// The function of most suites.
     Sha256,
-    /// That of suites whose name ends with SHA384.
+    /// The function of suites whose name ends with SHA384.
     Sha384,
 }
 
 impl Prf {
-    /// The function of a cipher suite, by OpenSSL's name for the suite.
+    /// Returns the function of a cipher suite, by OpenSSL's name for the suite.
     pub fn of_suite(name: &str) -> Self {
         if name.ends_with("SHA384") { Self::Sha384 } else { Self::Sha256 }
     }
@@ -52,11 +52,11 @@ fn p_hash<M: Mac + KeyInit>(secret: &[u8], label: &[u8], seeds: &[&[u8]], out: &
     }
 }
 
-/// What all keys of a session come from. It is wiped when it is dropped.
+/// The secrets from which all keys of a session are derived. They are wiped when dropped.
 pub struct Secrets {
     /// The pseudorandom function of the cipher suite.
     pub prf: Prf,
-    /// The master secret (RFC 5246 §8.1, RFC 7627), in memory of its own: what moves would leave copies behind.
+    /// The master secret (RFC 5246 §8.1, RFC 7627). It is boxed, because moving it would leave copies behind.
     pub master: Box<Zeroizing<[u8; 48]>>,
     /// The random value of the ClientHello.
     pub client_random: [u8; 32],
@@ -65,7 +65,7 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// What a DTLS 1.2 session of OpenSSL's has agreed on; `None` before it has.
+    /// Returns the secrets of an OpenSSL DTLS 1.2 session; `None` before they have been negotiated.
     pub fn of(ssl: &SslRef) -> Option<Self> {
         let mut secrets = Self {
             prf: Prf::of_suite(ssl.current_cipher()?.name()),
@@ -79,7 +79,7 @@ impl Secrets {
         (len == secrets.master.len()).then_some(secrets)
     }
 
-    /// Writes what another process needs to go on.
+    /// Writes the state for another process.
     pub(super) fn save(&self, out: &mut Writer) {
         out.flag(self.prf == Prf::Sha384);
         out.raw(&self.master[..]);
@@ -95,7 +95,7 @@ impl Secrets {
         Ok(Self { prf, master, client_random: from.array()?, server_random: from.array()? })
     }
 
-    /// Derives the keys that protect records: those that the client writes with, and those that the server writes with.
+    /// Derives the keys that protect records: the client's write keys and the server's write keys.
     pub fn key_block(&self, aead: Aead) -> (DirectionKeys, DirectionKeys) {
         let (key, iv) = (aead.key_len(), aead.iv_len());
         let mut block = Zeroizing::new(vec![0; 2 * (key + iv)]);
@@ -115,7 +115,7 @@ impl Secrets {
     ///
     /// # Errors
     ///
-    /// The context has more than 65,535 bytes, or the label is one that TLS itself uses (RFC 5705 §4).
+    /// The context has more than 65,535 bytes, or TLS reserves the label for itself (RFC 5705 §4).
     pub fn export(&self, label: &str, context: Option<&[u8]>, out: &mut [u8]) -> Result<(), RefusedLabel> {
         const RESERVED: [&str; 5] = [
             "client finished",
@@ -141,11 +141,11 @@ impl Secrets {
     }
 }
 
-/// The label or the context of an export cannot be used.
+/// Error: the label or the context of an export cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefusedLabel;
 
-/// What protects the records of one direction. It is wiped when it is dropped.
+/// The keys that protect the records of one direction. They are wiped when dropped.
 pub struct DirectionKeys {
     /// The key, in its first [`Aead::key_len`] bytes.
     pub key: Zeroizing<[u8; 32]>,
@@ -154,7 +154,7 @@ pub struct DirectionKeys {
 }
 
 impl DirectionKeys {
-    /// A copy in memory of its own, which does not move.
+    /// Returns a copy in a separate allocation, which does not move.
     pub(super) fn boxed(&self) -> Box<Self> {
         let mut copy = Self::zeroed();
         copy.key.copy_from_slice(&self.key[..]);

@@ -1,7 +1,8 @@
-//! DTLS 1.2 (RFC 6347) after the handshake: the keys, the replay window and the records of an established session.
+//! DTLS 1.2 (RFC 6347): hellos and cookies before the handshake, the handshake, and the keys, replay window and records
+//! of an established session.
 //!
-//! OpenSSL performs the handshake. When it is complete, [`keys`] derives what protects the records, and OpenSSL's session
-//! is freed: [`Sealer`] and [`Opener`] need some 2 KiB where it needs more than 40.
+//! OpenSSL performs the handshake. When it is complete, [`keys`] derives the keys of the records, and OpenSSL's session
+//! is freed: [`Sealer`] and [`Opener`] need about 2 KiB, while OpenSSL's session needs more than 40 KiB.
 
 pub(crate) mod assembly;
 pub mod cookie;

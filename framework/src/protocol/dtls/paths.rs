@@ -1,13 +1,14 @@
-//! Whether a peer that is heard from a new address is to be reached there from now on (RFC 9146 §6, RFC 9853).
+//! Decides whether datagrams to a peer go to a new address from which it was heard (RFC 9146 §6, RFC 9853).
 //!
-//! 1. A record verifies, is newer than all others, and came from another address than the current one. Where both sides have
-//!    agreed on return routability checks, that address becomes the *candidate*, and gets a path_challenge.
-//! 2. Until it answers, the candidate is sent three times as much as came from it at most. What is beyond that goes to the
-//!    current address.
-//! 3. A path_response from the candidate, with the cookie of a challenge: it is the current address from now on.
-//! 4. A path_drop, a newer record from the current address, or no answer for three seconds: all stays as it was.
+//! 1. A record verifies, is newer than all others, and came from an address other than the current one. If both sides
+//!    have agreed on return routability checks, that address becomes the *candidate* and gets a path_challenge.
+//! 2. Until the candidate answers, it is sent at most three times the bytes that came from it. Further datagrams go to
+//!    the current address.
+//! 3. A path_response from the candidate with the cookie of a challenge makes it the current address.
+//! 4. A path_drop, a newer record from the current address, or no answer for three seconds leaves the current address
+//!    unchanged.
 //!
-//! Without return routability checks the address follows at once, or not at all, as the options say.
+//! Without return routability checks the address follows at once or never, depending on the options.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -23,11 +24,11 @@ const PATH_CHALLENGE: u8 = 0;
 const PATH_RESPONSE: u8 = 1;
 const PATH_DROP: u8 = 2;
 
-/// How long an answer is waited for, where nothing is known of the round trip time (RFC 9853 §5.5).
+/// How long to wait for an answer if the round trip time is unknown (RFC 9853 §5.5).
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Challenges of one candidate, each sent when there was no answer to the one before.
+/// Maximum number of challenges to one candidate; each is sent when the one before was not answered.
 const MAX_CHALLENGES: usize = 3;
-/// How much more an address is sent than came from it before it has answered.
+/// How many times the bytes received from an address may be sent to it before it has answered.
 const AMPLIFICATION: u64 = 3;
 
 /// A message of the return routability check, as it is sent.
@@ -35,14 +36,14 @@ pub(crate) type Check = [u8; 9];
 
 type Cookie = [u8; 8];
 
-/// What one message of the return routability check asks for.
+/// A received message of the return routability check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
-    /// To be answered with this, at the address where it came from.
+    /// A challenge, with the response to send to its source.
     Challenge(Check),
     Response(Cookie),
     Drop(Cookie),
-    /// A type that is not known, to be ignored, or a malformed message.
+    /// An unknown type, which is ignored, or a malformed message.
     Other,
 }
 
@@ -70,29 +71,29 @@ fn check(kind: u8, cookie: Cookie) -> Check {
 pub(crate) struct Policy {
     /// Both sides have agreed on return routability checks.
     pub(crate) checks: bool,
-    /// Otherwise: whether the address follows all the same.
+    /// Without checks: whether the address follows nevertheless.
     pub(crate) follows_unchecked: bool,
-    /// What cookies are made from: random, and of this session alone.
+    /// The random secret of this session, from which cookies are made.
     pub(crate) secret: Zeroizing<[u8; 32]>,
 }
 
-/// What is to be done about an address.
+/// Decision about an address.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Nothing.
+    /// No change.
     Stay,
-    /// Nothing, because the new address may not be followed.
+    /// No change, because the new address may not be followed.
     Refuse,
-    /// It is the peer's address from now on.
+    /// This is the peer's address from now on.
     Follow(SocketAddr),
-    /// Send this to it, if [`Paths::may_send`] has room for it.
+    /// Send this to the address, if [`Paths::may_send`] permits it.
     Challenge(SocketAddr, Check),
 }
 
-/// The addresses of one peer, beside its current one.
+/// The addresses of one peer apart from its current one.
 pub(crate) struct Paths {
     policy: Policy,
-    /// Cookies made so far.
+    /// The number of cookies made so far.
     cookies: u64,
     candidate: Option<Candidate>,
     /// The last address that was not followed.
@@ -102,11 +103,11 @@ pub(crate) struct Paths {
 /// An address that is being checked.
 struct Candidate {
     address: SocketAddr,
-    /// Bytes that came from it, and that were sent to it.
+    /// Bytes received from it, and bytes sent to it.
     received: u64,
     sent: u64,
     challenges: Vec<Cookie>,
-    /// When the next challenge is due, or the check has failed.
+    /// When the next challenge is due, or when the check fails.
     due: Instant,
 }
 
@@ -115,7 +116,7 @@ impl Paths {
         Self { policy, cookies: 0, candidate: None, refused: None }
     }
 
-    /// Writes what another process needs to go on.
+    /// Writes the state for another process.
     pub(super) fn save(&self, now: Instant, out: &mut Writer) {
         let Self { policy: Policy { checks, follows_unchecked, secret }, cookies, candidate, refused } = self;
         out.flag(*checks);
@@ -155,8 +156,8 @@ impl Paths {
         Ok(Self { policy, cookies, candidate, refused })
     }
 
-    /// An authentic record has come from this address, `None` being the current one, in a datagram of which `bytes` have not
-    /// been counted yet. `newest`: no newer one has come.
+    /// Handles an authentic record from this address (`None` is the current one), in a datagram of which `bytes` have
+    /// not been counted yet. `newest`: no newer record has arrived.
     pub(crate) fn heard(
         &mut self,
         from: Option<SocketAddr>,
@@ -165,7 +166,7 @@ impl Paths {
         now: Instant,
     ) -> Verdict {
         let Some(from) = from else {
-            // The peer is still where it was.
+            // The peer still uses its current address.
             return match newest && self.candidate.take().is_some() {
                 true => Verdict::Refuse,
                 false => Verdict::Stay,
@@ -197,7 +198,7 @@ impl Paths {
         Verdict::Challenge(from, check(PATH_CHALLENGE, cookie))
     }
 
-    /// A path_response or a path_drop came from this address, `None` being the current one.
+    /// Handles a path_response or a path_drop from this address (`None` is the current one).
     pub(crate) fn answered(&mut self, from: Option<SocketAddr>, message: Message) -> Verdict {
         let has = |candidate: &Candidate, cookie| candidate.challenges.contains(&cookie);
         let Some(candidate) = &self.candidate else { return Verdict::Stay };
@@ -212,14 +213,14 @@ impl Paths {
         verdict
     }
 
-    /// Where a datagram of so many bytes goes: to the candidate, as long as that may be sent more, else (`None`) to the current
-    /// address. It counts as sent.
+    /// Returns the destination of a datagram of this many bytes: the candidate while it may be sent more, otherwise
+    /// `None`, the current address. The datagram counts as sent.
     pub(crate) fn destination(&mut self, bytes: usize) -> Option<SocketAddr> {
         let address = self.candidate.as_ref()?.address;
         self.may_send(address, bytes).then_some(address)
     }
 
-    /// Whether a datagram of so many bytes may be sent to this address. It counts as sent, if it may.
+    /// Returns whether a datagram of this many bytes may be sent to this address. If so, it counts as sent.
     pub(crate) fn may_send(&mut self, to: SocketAddr, bytes: usize) -> bool {
         let Some(candidate) = self.candidate.as_mut().filter(|candidate| candidate.address == to) else {
             return false;
@@ -232,12 +233,12 @@ impl Paths {
         may
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout).
+    /// Returns when to call [`handle_timeout`](Self::handle_timeout).
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         self.candidate.as_ref().map(|candidate| candidate.due)
     }
 
-    /// Does what time has come for.
+    /// Handles an expired timer.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Verdict {
         let Some(candidate) = self.candidate.as_ref().filter(|candidate| now >= candidate.due) else {
             return Verdict::Stay;
@@ -254,7 +255,7 @@ impl Paths {
         Verdict::Challenge(address, check(PATH_CHALLENGE, cookie))
     }
 
-    /// Makes a cookie that only who receives it can know.
+    /// Makes a cookie that only its receiver can know.
     fn cookie(&mut self) -> Cookie {
         self.cookies += 1;
         // HMAC takes keys of any length, so this cannot fail.

@@ -1,7 +1,7 @@
-//! One direction's AEAD cipher: turns content into a record, and back (RFC 6347 §4.1, RFC 9146 §4 and §5).
+//! The AEAD cipher of one direction: converts content to a record and back (RFC 6347 §4.1, RFC 9146 §4 and §5).
 //!
-//! A record with a connection ID has the content type `tls12_cid`, the connection ID behind its sequence number, and its real
-//! content type behind the encrypted content, followed by as many zeros as its sender likes.
+//! A record with a connection ID has the content type `tls12_cid` and the connection ID after its sequence number. Its
+//! real content type follows the content and is encrypted with it, followed by any number of zeros.
 
 use std::ops::Range;
 
@@ -12,15 +12,15 @@ use super::hello::{RECORD_HEADER_LEN, TLS12_CID};
 use super::keys::DirectionKeys;
 use super::suite::Aead;
 
-/// DTLS 1.2 on the wire.
+/// The version number of DTLS 1.2 in records.
 pub(super) const VERSION: u16 = 0xfefd;
 /// The epoch after the first handshake. There is no other, because renegotiation is refused.
 pub(super) const EPOCH: u16 = 1;
 
-/// What the header of a protected record says, and the part of the nonce that the record carries.
+/// Header fields of a protected record, and the part of the nonce that the record carries.
 #[derive(Clone, Copy)]
 pub(super) struct Header<'a> {
-    /// The content type. With a connection ID it is the real one, which is encrypted.
+    /// The content type; with a connection ID, the real one, which is encrypted.
     pub(super) kind: u8,
     pub(super) sequence: u64,
     pub(super) explicit: u64,
@@ -32,12 +32,12 @@ pub(super) struct Header<'a> {
 pub(super) struct Protection {
     cipher: CipherCtx,
     aead: Aead,
-    /// Those of the cipher, which does not give them out, for the process that a session is handed over to.
+    /// The keys of the cipher, which does not return them; needed to hand a session over to another process.
     keys: Box<DirectionKeys>,
 }
 
 impl Protection {
-    /// Encrypts.
+    /// Makes a cipher that encrypts.
     ///
     /// # Errors
     ///
@@ -50,7 +50,7 @@ impl Protection {
         Ok(Self { cipher, aead, keys: keys.boxed() })
     }
 
-    /// Decrypts.
+    /// Makes a cipher that decrypts.
     ///
     /// # Errors
     ///
@@ -71,7 +71,7 @@ impl Protection {
         self.aead
     }
 
-    /// Appends a record to `out`, which is as it was where this fails. The content has 16,384 bytes at most.
+    /// Appends a record to `out`, which is unchanged on failure. The content has at most 16,384 bytes.
     ///
     /// # Errors
     ///
@@ -90,7 +90,7 @@ impl Protection {
         out.extend_from_slice(&VERSION.to_be_bytes());
         out.extend_from_slice(&numbered(sequence).to_be_bytes());
         out.extend_from_slice(cid);
-        // At most 16,385 bytes and the overhead, so nothing is cut off.
+        // At most 16,385 bytes and the overhead, so the conversion does not truncate.
         out.extend_from_slice(&((inner_len + overhead) as u16).to_be_bytes());
         out.extend_from_slice(&explicit.to_be_bytes()[..self.aead.explicit_nonce_len()]);
         let inner = out.len();
@@ -123,9 +123,9 @@ impl Protection {
         cipher.tag(tag)
     }
 
-    /// Decrypts the body of a record in place. Returns where in the body the content is, and its real content type; `None`
-    /// for the latter where the content of a record with a connection ID is all zeros, so that there is none. The body is no
-    /// shorter than [`Aead::overhead`].
+    /// Decrypts the body of a record in place. Returns the range of the content in the body, and its real content type,
+    /// which is `None` if the content of a record with a connection ID is all zeros. The body has at least the length
+    /// of [`Aead::overhead`].
     ///
     /// # Errors
     ///
@@ -158,7 +158,7 @@ impl Protection {
         cipher.decrypt_init(None, None, Some(&nonce))?;
         cipher.set_tag(tag)?;
         if self.aead.is_ccm() {
-            // CCM checks the tag in the one update that decrypts.
+            // CCM checks the tag in the single update that decrypts.
             cipher.set_data_len(text.len())?;
             cipher.cipher_update(additional, None)?;
             cipher.cipher_update_inplace(text, text.len())?;
@@ -179,13 +179,13 @@ fn set_lengths(cipher: &mut CipherCtx, aead: Aead) -> Result<(), ErrorStack> {
     Ok(())
 }
 
-/// Epoch and sequence number as the record header has them: 16 and 48 bits.
+/// Returns epoch (16 bits) and sequence number (48 bits) as in the record header.
 fn numbered(sequence: u64) -> u64 {
     u64::from(EPOCH) << 48 | sequence
 }
 
-/// RFC 7905 §2: the number of the record, added to the whole nonce bit by bit. RFC 5288 §3, RFC 6655 §3: the salt, and the
-/// part that the record carries.
+/// Returns the nonce. RFC 7905 §2: the record number XORed into the nonce from the key block. RFC 5288 §3, RFC 6655 §3:
+/// the salt, followed by the part that the record carries.
 fn nonce(aead: Aead, iv: &[u8; 12], explicit: u64, sequence: u64) -> [u8; 12] {
     let mut nonce = *iv;
     match aead {
@@ -200,8 +200,8 @@ fn nonce(aead: Aead, iv: &[u8; 12], explicit: u64, sequence: u64) -> [u8; 12] {
 
 /// Writes the additional data of a record whose encrypted part has `length` bytes into `room`.
 ///
-/// Of an ordinary record: RFC 5246 §6.2.3.3, with epoch and sequence number for TLS's number (RFC 6347 §4.1.2.1). With a
-/// connection ID: RFC 9146 §5.3.
+/// For an ordinary record this is RFC 5246 §6.2.3.3, with epoch and sequence number in place of TLS's sequence number
+/// (RFC 6347 §4.1.2.1). With a connection ID it is RFC 9146 §5.3.
 fn additional_data<'a>(
     room: &'a mut [u8; AdditionalData::MAX],
     header: Header<'_>,
@@ -209,7 +209,7 @@ fn additional_data<'a>(
 ) -> &'a [u8] {
     let Header { kind, sequence, cid, .. } = header;
     let mut data = AdditionalData { room, len: 0 };
-    // At most 2^14 + 2048, so nothing is cut off; a connection ID has 255 bytes at most.
+    // At most 2^14 + 2048 bytes, and a connection ID has at most 255, so the conversions do not truncate.
     let (length, cid_len) = ((length as u16).to_be_bytes(), cid.len() as u8);
     if cid.is_empty() {
         data.push(&numbered(sequence).to_be_bytes());
@@ -226,14 +226,14 @@ fn additional_data<'a>(
     &data.room[..data.len]
 }
 
-/// Additional data as it is put together.
+/// Additional data under construction.
 struct AdditionalData<'a> {
     room: &'a mut [u8; AdditionalData::MAX],
     len: usize,
 }
 
 impl AdditionalData<'_> {
-    /// That of a record with the longest connection ID.
+    /// The length for a record with the longest connection ID.
     const MAX: usize = 8 + 3 + 2 + 8 + 255 + 2;
 
     fn push(&mut self, bytes: &[u8]) {

@@ -1,10 +1,10 @@
-//! Seals and opens the records of an established session (RFC 6347 §4.1), with OpenSSL's AEAD ciphers.
+//! Seals and opens the records of an established session (RFC 6347 §4.1) with OpenSSL's AEAD ciphers.
 //!
 //! # The nonce
 //!
 //! With AES-GCM and AES-CCM each record carries 8 bytes of its nonce, which must never repeat under one key (RFC 5288
-//! §3). OpenSSL has sealed records with the same key before us: its Finished, perhaps several times. With GCM it begins
-//! at a random number and counts up. [`Sealer`] goes on counting from there, so that no number is used twice.
+//! §3). OpenSSL has already sealed records with the same key: its Finished, possibly several times. With GCM it starts
+//! at a random number and counts up. [`Sealer`] continues counting from there, so no nonce is used twice.
 
 use std::fmt;
 use std::ops::Range;
@@ -28,18 +28,18 @@ const APPLICATION_DATA: u8 = 23;
 const RETURN_ROUTABILITY_CHECK: u8 = 27;
 /// The longest plaintext of a record (RFC 5246 §6.2.1).
 const MAX_PLAINTEXT: usize = 1 << 14;
-/// How much a record with a connection ID may have beyond its content: the content type and padding (RFC 9146 §4). The
-/// header's own limit is above that.
+/// How many bytes a record with a connection ID may have in addition to its content: the content type and padding (RFC
+/// 9146 §4). The limit of the header is larger.
 const MAX_INNER_EXCESS: usize = 1024;
-/// Records that only alerts may use, so that a session which used up its key can still send close_notify.
+/// Records reserved for alerts, so that a session with an exhausted key can still send close_notify.
 const RESERVED_FOR_ALERTS: u64 = 64;
-/// The numbers of records that may be a Finished, sent again a few times.
+/// Records below this number may be a Finished that was repeated a few times.
 const MAX_FINISHED_SEQUENCE: u64 = 16;
 
 /// Seals the records of one direction.
 pub struct Sealer {
     protection: Protection,
-    /// The connection ID that the peer wants to receive; empty where its records are ordinary ones.
+    /// The connection ID that the peer wants to receive; empty for ordinary records.
     cid: Box<[u8]>,
     /// The sequence number of the next record.
     next: u64,
@@ -47,14 +47,14 @@ pub struct Sealer {
     nonce: u64,
 }
 
-/// Why a record was not sealed.
+/// Reason why a record was not sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SealError {
     /// The plaintext has more than 16,384 bytes.
     TooLong,
-    /// The key has sealed as many records as it may ([`Aead::record_limit`]).
+    /// The key has reached its limit of sealed records ([`Aead::record_limit`]).
     KeyExhausted,
-    /// OpenSSL reports an error; memory may be short.
+    /// OpenSSL reported an error; memory may be short.
     Crypto,
 }
 
@@ -69,8 +69,8 @@ impl fmt::Display for SealError {
 }
 
 impl Sealer {
-    /// `next` is the number of the first record to be sealed, `nonce` the explicit part of its nonce. Both follow those of
-    /// the last record that OpenSSL sealed with this key.
+    /// Makes a sealer. `next` is the number of the first record to seal, `nonce` the explicit part of its nonce. Both
+    /// follow those of the last record that OpenSSL sealed with this key.
     ///
     /// # Errors
     ///
@@ -79,14 +79,14 @@ impl Sealer {
         Ok(Self { protection: Protection::to_seal(aead, keys)?, cid: Box::default(), next, nonce })
     }
 
-    /// Seals records with this connection ID of the peer's (RFC 9146 §3), of 255 bytes at most; with an empty one they are
-    /// ordinary records.
+    /// Seals records with this connection ID of the peer (RFC 9146 §3), of at most 255 bytes; with an empty one it
+    /// seals ordinary records.
     #[must_use]
     pub fn with_connection_id(self, cid: Box<[u8]>) -> Self {
         Self { cid, ..self }
     }
 
-    /// Writes what another process needs to go on.
+    /// Writes the state for another process.
     pub(super) fn save(&self, out: &mut Writer) {
         out.u8(self.protection.aead().number());
         self.protection.keys().save(out);
@@ -99,7 +99,7 @@ impl Sealer {
     ///
     /// # Errors
     ///
-    /// It is malformed, or OpenSSL is short of memory.
+    /// The input is malformed, or OpenSSL could not allocate memory.
     pub(super) fn restore(from: &mut Reader<'_>) -> Result<Self, Malformed> {
         let aead = Aead::of_number(from.u8()?).ok_or(Malformed)?;
         let protection = Protection::to_seal(aead, &*DirectionKeys::restore(from)?).map_err(|_| Malformed)?;
@@ -111,7 +111,7 @@ impl Sealer {
     ///
     /// # Errors
     ///
-    /// See [`SealError`]; `out` is as it was.
+    /// See [`SealError`]; `out` is then unchanged.
     pub fn seal_data(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
         if message.len() > MAX_PLAINTEXT {
             return Err(SealError::TooLong);
@@ -123,7 +123,7 @@ impl Sealer {
     ///
     /// # Errors
     ///
-    /// See [`SealError`]; `out` is as it was.
+    /// See [`SealError`]; `out` is then unchanged.
     pub fn seal_alert(&mut self, level: u8, description: u8, out: &mut Vec<u8>) -> Result<(), SealError> {
         self.seal(ALERT, &[level, description], 0, out)
     }
@@ -132,12 +132,12 @@ impl Sealer {
     ///
     /// # Errors
     ///
-    /// See [`SealError`]; `out` is as it was.
+    /// See [`SealError`]; `out` is then unchanged.
     pub fn seal_check(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
         self.seal(RETURN_ROUTABILITY_CHECK, message, RESERVED_FOR_ALERTS, out)
     }
 
-    /// Leaves one record of those that the key may seal.
+    /// Leaves one record of those that the key may seal, for tests.
     #[cfg(test)]
     pub(crate) fn exhaust(&mut self) {
         self.next = self.protection.aead().record_limit() - RESERVED_FOR_ALERTS - 1;
@@ -158,19 +158,19 @@ impl Sealer {
 /// Opens the records of one direction.
 pub struct Opener {
     protection: Protection,
-    /// The connection ID that the peer's records must have; empty where they are ordinary ones.
+    /// The connection ID that the peer's records must have; empty for ordinary records.
     cid: Box<[u8]>,
-    /// `None` where the transport delivers each record once.
+    /// `None` if the transport delivers each record once.
     window: Option<ReplayWindow>,
-    /// Records that were authentic.
+    /// The number of authentic records.
     authentic: u64,
-    /// Records that failed their authentication.
+    /// The number of records that failed authentication.
     forgeries: u64,
-    /// The last authentic record was the newest that had come until then.
+    /// The last authentic record was the newest so far.
     newest: bool,
 }
 
-/// What one record came to. A range points into the datagram, which has been decrypted in place.
+/// Result of opening one record. Ranges refer to the datagram, which is decrypted in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Opened {
     /// Application data of at least one byte.
@@ -184,41 +184,43 @@ pub enum Opened {
         /// The number of its record.
         sequence: u64,
     },
-    /// A handshake message, or a fragment of one, with its header (RFC 6347 §4.2.2): the peer sends its last flight again or
-    /// asks for a renegotiation.
+    /// A handshake message, or a fragment of one, with its header (RFC 6347 §4.2.2): the peer repeats its last flight
+    /// or asks for a renegotiation.
     Handshake(Range<usize>),
     /// A message of the return routability check (RFC 9853 §4).
     Check(Range<usize>),
-    /// The record is of no use.
+    /// The record was dropped.
     Dropped(Dropped),
-    /// So many records failed their authentication that the key must not be used any longer ([`Aead::forgery_limit`]).
+    /// Too many records failed authentication, so the key must not be used any longer ([`Aead::forgery_limit`]).
     KeyExhausted,
 }
 
-/// Why a record was dropped. Nobody is told but the counters (RFC 6347 §4.1.2.7).
+/// Reason why a record was dropped. Drops are only counted, not reported to the peer (RFC 6347 §4.1.2.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dropped {
-    /// The header is malformed or claims more than the datagram has, so that the rest of the datagram is lost too.
+    /// The header is malformed or its length exceeds the datagram, so the rest of the datagram is lost too.
     Malformed,
-    /// The record belongs to no epoch in use, or is in clear.
+    /// The record is of an unused epoch or unencrypted.
     ForeignEpoch,
-    /// The record has another connection ID than ours, or none although we asked for one (RFC 9146 §3).
+    /// The record has a connection ID other than ours, or none although we asked for one (RFC 9146 §3).
     ForeignConnectionId,
-    /// The record is shorter or longer than any of this cipher suite.
+    /// The record is shorter or longer than any record of this cipher suite.
     Length,
-    /// A record with this number arrived before, or so long ago that nobody knows.
+    /// A record with this number has already arrived, or the number is too old for the replay window.
     Replayed,
-    /// The same, of a handshake record: perhaps the peer's last flight again, byte for byte.
+    /// The same for a handshake record, which may be the peer's last flight repeated byte for byte.
     ReplayedHandshake,
     /// The record is not authentic.
     Forged,
     /// The record is authentic and has no content.
     Empty,
-    /// The record is authentic and of a content type that has no place in an established session.
+    /// The record is authentic, and its content type is not allowed in an established session.
     Unexpected,
 }
 
 impl Opener {
+    /// Makes an opener.
+    ///
     /// # Errors
     ///
     /// OpenSSL cannot set up the cipher.
@@ -227,21 +229,21 @@ impl Opener {
         Ok(Self { protection, cid: Box::default(), window, authentic: 0, forgeries: 0, newest: false })
     }
 
-    /// Takes only records with this connection ID (RFC 9146 §3), of 255 bytes at most; with an empty one only ordinary
-    /// records.
+    /// Accepts only records with this connection ID (RFC 9146 §3), of at most 255 bytes; with an empty one only
+    /// ordinary records.
     #[must_use]
     pub fn with_connection_id(self, cid: Box<[u8]>) -> Self {
         Self { cid, ..self }
     }
 
-    /// Opens records in any order, and a record that arrives twice both times. For SCTP, which delivers each message once
-    /// and overtakes by any distance: replay detection would drop what is late (RFC 6083 §3.4).
+    /// Accepts records in any order, including repeated ones. For SCTP, which delivers each message once but may
+    /// reorder without a limit: replay detection would drop late records (RFC 6083 §3.4).
     #[must_use]
     pub fn without_replay_detection(self) -> Self {
         Self { window: None, ..self }
     }
 
-    /// Writes what another process needs to go on.
+    /// Writes the state for another process.
     pub(super) fn save(&self, out: &mut Writer) {
         out.u8(self.protection.aead().number());
         self.protection.keys().save(out);
@@ -255,7 +257,7 @@ impl Opener {
     ///
     /// # Errors
     ///
-    /// It is malformed, or OpenSSL is short of memory.
+    /// The input is malformed, or OpenSSL could not allocate memory.
     pub(super) fn restore(from: &mut Reader<'_>) -> Result<Self, Malformed> {
         let aead = Aead::of_number(from.u8()?).ok_or(Malformed)?;
         let protection = Protection::to_open(aead, &*DirectionKeys::restore(from)?).map_err(|_| Malformed)?;
@@ -263,32 +265,32 @@ impl Opener {
         Ok(Self { protection, cid, window, authentic: from.u64()?, forgeries: from.u64()?, newest: false })
     }
 
-    /// How many records were authentic so far.
+    /// Returns the number of authentic records so far.
     pub fn authentic(&self) -> u64 {
         self.authentic
     }
 
-    /// The connection ID that the peer's records have.
+    /// Returns the connection ID in the peer's records.
     pub fn connection_id(&self) -> &[u8] {
         &self.cid
     }
 
-    /// Whether the last record that was authentic was also the newest so far: only from such a one may the peer's address
-    /// be learnt (RFC 9146 §6).
+    /// Returns whether the last authentic record was also the newest so far; only such a record may change the peer's
+    /// address (RFC 9146 §6).
     pub fn is_newest(&self) -> bool {
         self.newest
     }
 
-    /// Leaves one forgery of those after which the key is given up.
+    /// Leaves one forgery before the key is abandoned, for tests.
     #[cfg(test)]
     pub(crate) fn exhaust(&mut self) {
         self.forgeries = self.protection.aead().forgery_limit() - 2;
     }
 
-    /// Opens the record at `*at` in `datagram`, and moves `at` behind it; `None` at the end of the datagram.
+    /// Opens the record at `*at` in `datagram` and moves `at` past it. Returns `None` at the end of the datagram.
     ///
-    /// Handshake messages and ChangeCipherSpec in clear are passed over: they come with a last flight that is sent again,
-    /// whose Finished follows them.
+    /// Unencrypted handshake messages and ChangeCipherSpec are skipped: they belong to a repeated last flight, whose
+    /// Finished follows them.
     pub fn open(&mut self, datagram: &mut [u8], at: &mut usize) -> Option<Opened> {
         loop {
             let rest = datagram.get(*at..).filter(|rest| !rest.is_empty())?;
@@ -321,7 +323,7 @@ impl Opener {
         if self.window.as_ref().is_some_and(|window| !window.is_new(sequence)) {
             return Opened::Dropped(match kind {
                 HANDSHAKE => Dropped::ReplayedHandshake,
-                // What it carries is encrypted. A Finished has one of the first numbers.
+                // The content type is encrypted, but a Finished has one of the first numbers.
                 TLS12_CID if sequence < MAX_FINISHED_SEQUENCE => Dropped::ReplayedHandshake,
                 _ => Dropped::Replayed,
             });
@@ -351,7 +353,7 @@ impl Opener {
 }
 
 fn restore_cid(from: &mut Reader<'_>) -> Result<Box<[u8]>, Malformed> {
-    // Its length is one byte on the wire.
+    // The length field is one byte on the wire.
     Some(from.bytes()?).filter(|cid| cid.len() <= 255).map(Into::into).ok_or(Malformed)
 }
 

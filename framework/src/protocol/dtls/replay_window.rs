@@ -1,22 +1,22 @@
-//! The sliding window that recognises a record which arrives again (RFC 6347 §4.1.2.6).
+//! The sliding window that detects replayed records (RFC 6347 §4.1.2.6).
 
 use crate::codec::{Malformed, Reader, Writer};
 
 /// Remembers which of the last [`WIDTH`](Self::WIDTH) sequence numbers have arrived.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplayWindow {
-    /// The highest sequence number that arrived, plus one; 0 while none has.
+    /// The highest sequence number that has arrived, plus one; 0 before the first.
     next: u64,
     /// Bit `n` stands for the number `next - 1 - n`.
     arrived: u128,
 }
 
 impl ReplayWindow {
-    /// How far behind the newest record one may be and still be accepted: twice what RFC 6347 §4.1.2.6 asks for, because
-    /// paths over several links reorder more than a few packets.
+    /// How far behind the newest record a record may be and still be accepted: twice the minimum of RFC 6347 §4.1.2.6,
+    /// because paths over several links reorder more than a few packets.
     pub const WIDTH: u64 = 128;
 
-    /// Writes what another process needs to go on.
+    /// Writes the state for another process.
     pub(super) fn save(&self, out: &mut Writer) {
         out.u64(self.next);
         out.u128(self.arrived);
@@ -27,8 +27,8 @@ impl ReplayWindow {
         Ok(Self { next: from.u64()?, arrived: from.u128()? })
     }
 
-    /// Whether a record with this number may be new. A number that left the window on the old side is not, because nothing
-    /// is known about it.
+    /// Returns whether a record with this number may be new. A number older than the window is not, because nothing is
+    /// known about it.
     pub fn is_new(&self, sequence: u64) -> bool {
         match self.next.checked_sub(sequence + 1) {
             None => true,
@@ -37,8 +37,9 @@ impl ReplayWindow {
         }
     }
 
-    /// Notes that the record with this number arrived. Call it only once the record has been authenticated; otherwise a
-    /// forger could move the window past the peer's records. Returns whether no newer one has arrived.
+    /// Notes that the record with this number has arrived. Call it only after the record has been authenticated;
+    /// otherwise an attacker could move the window past the peer's records. Returns whether it is the newest record so
+    /// far.
     pub fn insert(&mut self, sequence: u64) -> bool {
         match (sequence + 1).checked_sub(self.next) {
             Some(ahead) if ahead > 0 => {

@@ -1,9 +1,9 @@
-//! A ClientHello on an association's own socket: the peer lost its state and begins anew from the
-//! same address and port, or somebody forges one (RFC 6347 §4.2.8).
+//! Handles a ClientHello on an association's own socket: the peer lost its state and restarts from the same address and
+//! port, or an attacker forged the hello (RFC 6347 §4.2.8).
 //!
-//! The answer is as stateless as the dispatcher's: without a valid cookie a HelloVerifyRequest, and
-//! the association goes on as if nothing had been; with one, the peer owns the address and the old
-//! association ends. The hello then goes to the dispatcher, which opens the new one.
+//! The answer is as stateless as the dispatcher's. Without a valid cookie, a HelloVerifyRequest is sent and the
+//! association continues unchanged. With a valid cookie, the peer owns the address, and the old association ends. The
+//! hello then goes to the dispatcher, which opens the new association.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::protocol::dtls::cookie::{CookieJar, CookieVerdict};
 use crate::protocol::dtls::hello::{self, ClientHello, FirstDatagram, HELLO_VERIFY_REQUEST_LEN};
 use crate::protocol::dtls::spent::{Fate, Spent};
 
-/// The cookie secrets, for the dispatcher and all workers, and which hellos have been answered by an association. Reads of
-/// the secrets share; a rotation takes microseconds once in [`Timeouts::cookie_period`].
+/// The cookie secrets, for the dispatcher and all workers, and the hellos whose outcome is known. Readers share the
+/// lock on the secrets; a rotation holds it for microseconds, once per [`Timeouts::cookie_period`].
 pub(crate) struct Cookies {
     jar: RwLock<CookieJar>,
     spent: Mutex<Spent>,
@@ -29,7 +29,7 @@ pub(crate) struct Cookies {
 }
 
 impl Cookies {
-    /// With shared secrets, or with some from OpenSSL's random source.
+    /// Uses shared secrets, or random ones from OpenSSL.
     pub(crate) fn new(
         timeouts: &Timeouts,
         shared: Option<&SharedKeys>,
@@ -42,7 +42,7 @@ impl Cookies {
         Ok(Self { jar: RwLock::new(jar), spent: Mutex::new(Spent::new(now)), period: timeouts.cookie_period })
     }
 
-    /// Takes these shared secrets, or random ones instead of shared ones. Cookies made until now stay good for a
+    /// Takes these shared secrets, or random ones in place of shared ones. Cookies made before stay valid for one
     /// period, so that no exchange under way fails.
     pub(crate) fn replace(
         &self,
@@ -58,17 +58,17 @@ impl Cookies {
         Ok(())
     }
 
-    /// Writes the secrets, for the process that takes the server over.
+    /// Writes the secrets for the process that takes over the server.
     pub(crate) fn save(&self, out: &mut Writer) {
         self.jar.read().save(out);
     }
 
-    /// Accepts the cookies of another process, whose [`save`](Self::save) wrote this, for a period.
+    /// Accepts the cookies of another process, as written by its [`save`](Self::save), for one period.
     pub(crate) fn restore(&self, from: &mut Reader<'_>, now: Instant) -> Result<(), Malformed> {
         self.jar.write().restore(from, now)
     }
 
-    /// Checks the cookie of a hello, and says what to answer to one that has no valid cookie.
+    /// Checks the cookie of a hello, and determines the answer if there is no valid cookie.
     pub(crate) fn check(
         &self,
         local: SocketAddr,
@@ -89,8 +89,8 @@ impl Cookies {
             };
         }
         let refused = matches!(verdict, CookieVerdict::Invalid);
-        // A cookie that was refused in a second hello was not ours, or is long expired. A new
-        // challenge would have to carry a message number that OpenSSL's listener cannot take up.
+        // An invalid cookie in a second hello is from another server, or it expired long ago. A new challenge would
+        // need a message number that OpenSSL's listener cannot continue from.
         let reply = if refused && hello.message_sequence > 0 {
             None
         } else {
@@ -99,12 +99,13 @@ impl Cookies {
         Checked::Unproven { refused, reply }
     }
 
-    /// The association that began with a hello of this random is over: the same hello opens no other.
+    /// Notes that the association that began with a hello of this random has ended: the same hello opens no other
+    /// association.
     pub(crate) fn spend(&self, local: SocketAddr, peer: SocketAddr, random: &[u8; 32], now: Instant) {
         self.spent.lock().note(local, peer, random, Fate::Over, now);
     }
 
-    /// The client of this hello was refused with this alert: the same hello opens no association.
+    /// Notes that the client of this hello was refused with this alert: the same hello opens no association.
     pub(crate) fn refuse(
         &self,
         local: SocketAddr,
@@ -123,7 +124,7 @@ impl Cookies {
         let mut jar = self.jar.write();
         jar.forget_retired(now);
         if jar.rotation_due(now) {
-            // Without randomness the old secrets stay: worse than new ones, better than known ones.
+            // Without random bytes the old secrets stay; expired secrets are better than predictable ones.
             if let Ok(fresh) = secret() {
                 jar.rotate(&fresh, now);
             }
@@ -131,19 +132,19 @@ impl Cookies {
     }
 }
 
-/// What [`Cookies::check`] found.
+/// Result of [`Cookies::check`].
 pub(crate) enum Checked {
-    /// The sender has received what we sent to its address.
+    /// The sender has received the cookie that was sent to its address.
     Valid(crate::protocol::dtls::cookie::AddressProven),
-    /// It has, and the association that it began with this hello is over.
+    /// The same, but the association that it began with this hello has ended.
     Spent,
-    /// It has, and was refused with this alert.
+    /// The same, but the client was refused with this alert.
     Refused(Alert),
-    /// It has not, as far as we know.
+    /// The sender has not proven its address.
     Unproven {
-        /// There was a cookie, and it is not one of ours.
+        /// The hello has a cookie, which is invalid.
         refused: bool,
-        /// The challenge, where there is one to send.
+        /// The HelloVerifyRequest to send, if any.
         reply: Option<[u8; HELLO_VERIFY_REQUEST_LEN]>,
     },
 }
@@ -159,7 +160,7 @@ fn secret() -> Result<Zeroizing<[u8; 32]>, openssl::error::ErrorStack> {
     Ok(secret)
 }
 
-/// What an association needs to know to tell a restarted peer from a repeated datagram.
+/// State that an association needs to distinguish a restarted peer from a repeated datagram.
 pub(crate) struct Restart {
     cookies: Arc<Cookies>,
     random: [u8; 32],
@@ -167,34 +168,34 @@ pub(crate) struct Restart {
     peer: SocketAddr,
 }
 
-/// What a datagram on an association's socket is, as far as beginnings go.
+/// Result of [`Restart::check`] for a datagram on an association's socket.
 pub(crate) enum Verdict {
-    /// No ClientHello.
+    /// The datagram is not a ClientHello.
     NotAHello,
-    /// The hello that this association began with, or an earlier one, again.
+    /// A repetition of the hello that this association began with, or of an earlier one.
     Duplicate,
-    /// A new hello without a cookie: send this.
+    /// A new hello without a cookie; send this answer.
     Challenge([u8; HELLO_VERIFY_REQUEST_LEN]),
-    /// A new hello that deserves no answer.
+    /// A new hello that gets no answer.
     Ignore,
     /// A new hello with a valid cookie.
     Restarted,
 }
 
 impl Restart {
-    /// For an association between these addresses that began with a hello of this random.
+    /// Makes the state of an association between these addresses that began with a hello of this random.
     pub(crate) fn new(cookies: Arc<Cookies>, random: [u8; 32], local: SocketAddr, peer: SocketAddr) -> Self {
         Self { cookies, random, local, peer }
     }
 
-    /// The peer's address is another one from now on.
+    /// Notes the peer's new address.
     pub(crate) fn follow(&mut self, peer: SocketAddr) {
         self.peer = peer;
     }
 
-    /// Looks at a datagram that arrived between the association's addresses.
+    /// Checks a datagram that arrived between the association's addresses.
     pub(crate) fn check(&self, datagram: &[u8], now: Instant) -> Verdict {
-        // Content type handshake, epoch 0: everything else is decided here, cheaply.
+        // Only handshake records of epoch 0 need further checks; this test is cheap for all others.
         if datagram.first() != Some(&hello::HANDSHAKE) || datagram.get(3..5) != Some(&[0, 0]) {
             return Verdict::NotAHello;
         }

@@ -21,7 +21,7 @@ use crate::tls::context::connection_ids::agreed;
 
 mod saved;
 
-/// The levels of alerts, and handshake messages (RFC 5246 §7.2, §7.4).
+/// Levels of alerts, and types of handshake messages (RFC 5246 §7.2, §7.4).
 pub(crate) mod wire {
     pub(crate) const WARNING: u8 = 1;
     pub(crate) const FATAL: u8 = 2;
@@ -30,58 +30,60 @@ pub(crate) mod wire {
     pub(crate) const FINISHED: u8 = 20;
 }
 
-/// Requests for a renegotiation that are answered; further ones are ignored.
+/// Maximum number of renegotiation requests that are answered; further ones are ignored.
 pub(crate) const MAX_REFUSALS: u8 = 8;
 
-/// Why a session ends at [`Opened::KeyExhausted`].
-pub(crate) const KEY_EXHAUSTED: &str = "too many records failed their authentication";
+/// The reason of a session that ends at [`Opened::KeyExhausted`].
+pub(crate) const KEY_EXHAUSTED: &str = "too many records failed authentication";
 
-/// Repetitions of our last flight for records that are not verified, because their numbers came before: a peer may say its
-/// own again byte for byte, as we do where OpenSSL's clock was set. Anybody who saw that record can ask for so many.
+/// Maximum number of repetitions of our last flight in answer to replayed records, which cannot be verified. A peer may
+/// repeat its own flight byte for byte, as this side does when OpenSSL's clock was changed. An attacker who saw such a
+/// record can request this many repetitions.
 const MAX_BLIND_REPEATS: u8 = 16;
 
-/// The security state. After each call the caller sends what [`poll_transmit`](Self::poll_transmit) gives.
+/// The state of an open session. After each call the caller sends the datagrams of
+/// [`poll_transmit`](Self::poll_transmit).
 pub(crate) struct Session {
     counters: Arc<Counters>,
     sealer: Sealer,
     opener: Opener,
-    /// What exporters need, where there may be some.
+    /// The secrets for exporters, if exports are allowed.
     secrets: Option<Box<Secrets>>,
-    /// Tells a peer that begins anew from one that repeats itself; `None` for a client.
+    /// Distinguishes a peer that restarts from one that repeats a datagram; `None` for a client.
     restart: Option<Restart>,
-    /// Where the peer may be next; `None` where it has no connection ID of ours to be known by.
+    /// Candidates for the peer's next address; `None` if the peer does not use a connection ID of ours.
     paths: Option<Box<Paths>>,
     /// Both sides have agreed on return routability checks.
     checks: bool,
-    /// The datagram that is being read.
+    /// The source of the datagram that is being read.
     source: Source,
-    /// Where the peer is from now on, until the caller has seen to that.
+    /// The peer's new address, until the caller has taken it.
     moved: Option<Box<Move>>,
-    /// What follows the last record that was read in its datagram; not decrypted yet.
+    /// The rest of the last datagram after the record that was read; not decrypted yet.
     rest: Vec<u8>,
     /// Records that overtook the end of the handshake.
     early: VecDeque<Box<[u8]>>,
-    /// The datagrams of our last flight, until the peer has shown that it has them.
+    /// The datagrams of our last flight, until the peer has confirmed that it has them.
     flight: Vec<Box<[u8]>>,
-    /// What is to be sent: alerts, the last flight again, challenges.
+    /// Datagrams to send: alerts, repetitions of the last flight, path challenges.
     outgoing: VecDeque<Transmit>,
     refusals: u8,
     blind_repeats: u8,
     closed: bool,
 }
 
-/// The peer is somewhere else.
+/// A change of the peer's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Move {
-    /// Where it is from now on.
+    /// The new address.
     pub(crate) to: SocketAddr,
-    /// It has answered there (RFC 9853).
+    /// The peer has answered a check at the new address (RFC 9853).
     pub(crate) is_checked: bool,
 }
 
 /// A datagram that a session has to send.
 pub(crate) struct Transmit {
-    /// Where to; `None` is the current address of the peer.
+    /// The destination; `None` is the peer's current address.
     pub(crate) to: Option<SocketAddr>,
     pub(crate) datagram: Box<[u8]>,
 }
@@ -92,18 +94,18 @@ impl From<Box<[u8]>> for Transmit {
     }
 }
 
-/// Where a datagram came from.
+/// The source of a datagram.
 #[derive(Clone, Copy, Default)]
 struct Source {
-    /// `None` is the current address of the peer.
+    /// The address; `None` is the peer's current address.
     from: Option<SocketAddr>,
-    /// Its length, until it has been counted for that address.
+    /// The length of the datagram, until it has been counted for that address.
     uncounted: usize,
 }
 
 impl Session {
-    /// Takes over from OpenSSL, whose handshake is complete: derives the keys. `early` are records that arrived before the
-    /// handshake was complete, `flight` is our last one, where the peer may ask for it again.
+    /// Takes over from OpenSSL after a complete handshake, and derives the keys. `early` contains records that arrived
+    /// before the handshake was complete; `flight` is our last flight, if the peer may ask for it again.
     ///
     /// # Errors
     ///
@@ -143,8 +145,8 @@ impl Session {
         })
     }
 
-    /// Takes a datagram of the peer's, decrypts it in place, and reads the first message in it. `datagram` comes back with
-    /// its memory and without its content. `from`: where it came from, unless that is the current address of the peer.
+    /// Handles a datagram of the peer: decrypts it in place and reads the first message. `datagram` keeps its memory
+    /// and loses its content. `from` is its source, unless that is the peer's current address.
     pub(crate) fn handle_datagram(
         &mut self,
         datagram: &mut Vec<u8>,
@@ -155,7 +157,8 @@ impl Session {
         if datagram.is_empty() {
             bump(&self.counters.records_dropped);
         }
-        // A hello opens an association of its own wherever it comes from; one from another address is not ours.
+        // A hello opens a separate association, from whatever address it comes; a hello from another address is not for
+        // this session.
         if from.is_none()
             && let Some(read) = self.handle_hello(datagram, now)
         {
@@ -165,8 +168,8 @@ impl Session {
         self.feed(datagram, buffer, now)
     }
 
-    /// Takes a datagram that begins with a ClientHello in clear: of a client that begins anew, or of the past. `None`: it is
-    /// something else, and nothing has been done with it.
+    /// Handles a datagram that begins with an unencrypted ClientHello: of a client that restarts, or an old one.
+    /// Returns `None` if it is something else, and leaves it unchanged.
     pub(crate) fn handle_hello(&mut self, datagram: &mut Vec<u8>, now: Instant) -> Option<Read> {
         match self.restart.as_ref()?.check(datagram, now) {
             restart::Verdict::NotAHello => return None,
@@ -186,19 +189,19 @@ impl Session {
         let mut at = 0;
         let read = self.open(datagram, &mut at, buffer, now);
         if at < datagram.len() {
-            // Rare: few peers put several records into a datagram.
+            // Rare: few peers put several records into one datagram.
             self.rest = datagram[at..].to_vec();
         }
         datagram.clear();
         read
     }
 
-    /// Whether the last datagram, or one that came during the handshake, may hold more than was read.
+    /// Returns whether the last datagram, or one from the time of the handshake, may hold more messages.
     pub(crate) fn has_more(&self) -> bool {
         !self.rest.is_empty() || !self.early.is_empty()
     }
 
-    /// Reads the next message of what came.
+    /// Reads the next message of the received datagrams.
     pub(crate) fn read(&mut self, buffer: &mut [u8], now: Instant) -> Read {
         while self.has_more() {
             let mut datagram = match std::mem::take(&mut self.rest) {
@@ -231,7 +234,7 @@ impl Session {
                 Opened::Alert { description, .. } if Alert(description) == Alert::CLOSE_NOTIFY => {
                     return Read::Closed;
                 }
-                // Other warnings ask for nothing.
+                // Other warnings need no reaction.
                 Opened::Alert { level: wire::WARNING, .. } => {}
                 Opened::Alert { description, .. } => return Read::Broken(Alert(description).to_string()),
                 Opened::Handshake(range) => match datagram[range].first() {
@@ -258,7 +261,7 @@ impl Session {
         Read::Nothing
     }
 
-    /// A record was authentic: the peer may be somewhere else.
+    /// Handles an authentic record, which may show that the peer's address has changed.
     fn learn_address(&mut self, now: Instant) {
         let Some(paths) = &mut self.paths else { return };
         let bytes = std::mem::take(&mut self.source.uncounted);
@@ -266,11 +269,11 @@ impl Session {
         self.obey(verdict);
     }
 
-    /// A message of the return routability check (RFC 9853 §5).
+    /// Handles a message of the return routability check (RFC 9853 §5).
     fn handle_check(&mut self, message: &[u8]) {
         let (from, message) = (self.source.from, paths::Message::parse(message));
         match (message, &mut self.paths) {
-            // It is answered where it came from, so that the path is checked in both directions.
+            // The response goes to the source of the challenge, so that the path is checked in both directions.
             (paths::Message::Challenge(response), _) => self.push_check(from, &response),
             (paths::Message::Other, _) | (_, None) => bump(&self.counters.records_dropped),
             (answer, Some(paths)) => {
@@ -290,7 +293,7 @@ impl Session {
                     bump(&self.counters.addresses_validated);
                 }
                 self.moved = Some(Box::new(Move { to, is_checked: self.checks }));
-                // What else is in the datagram came from the current address.
+                // The rest of the datagram counts as coming from the current address.
                 self.source.from = None;
             }
         }
@@ -307,30 +310,31 @@ impl Session {
         }
     }
 
-    /// Where the peer is from now on, once: a record of it or its answer has shown so. The caller sends there from now on,
-    /// or goes on as before.
+    /// Returns the peer's new address, once, after a record or an answer has confirmed it. The caller either sends to
+    /// it from now on, or continues as before.
     pub(crate) fn take_move(&mut self) -> Option<Move> {
         self.moved.take().map(|moved| *moved)
     }
 
-    /// The caller sends to this address from now on.
+    /// Notes that the caller sends to this address from now on.
     pub(crate) fn follow(&mut self, peer: SocketAddr) {
         if let Some(restart) = &mut self.restart {
             restart.follow(peer);
         }
     }
 
-    /// Where a datagram of so many bytes is to be sent, which counts as sent there; `None` is the current address.
+    /// Returns the destination for a datagram of this many bytes, and counts it as sent there; `None` is the current
+    /// address.
     pub(crate) fn destination(&mut self, bytes: usize) -> Option<SocketAddr> {
         self.paths.as_mut()?.destination(bytes)
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout).
+    /// Returns when to call [`handle_timeout`](Self::handle_timeout).
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         self.paths.as_ref()?.next_timeout()
     }
 
-    /// Does what time has come for.
+    /// Handles expired timers.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         if let Some(paths) = &mut self.paths {
             let verdict = paths.handle_timeout(now);
@@ -338,12 +342,12 @@ impl Session {
         }
     }
 
-    /// The connection ID that the peer's records have; empty where they have none.
+    /// Returns the connection ID in the peer's records; empty if they have none.
     pub(crate) fn connection_id(&self) -> &[u8] {
         self.opener.connection_id()
     }
 
-    /// The peer sent its last flight again, so ours did not arrive (RFC 6347 §4.2.4).
+    /// Repeats our last flight, because the peer repeated its own, so ours did not arrive (RFC 6347 §4.2.4).
     fn answer_last_flight(&mut self) {
         if self.keeps_flight() {
             bump(&self.counters.retransmissions);
@@ -351,22 +355,22 @@ impl Session {
         }
     }
 
-    /// Has our last flight sent again, if the peer may still ask for it.
+    /// Queues our last flight again, if the peer may still ask for it.
     pub(crate) fn repeat_last_flight(&mut self) {
         self.outgoing.extend(self.flight.iter().cloned().map(Transmit::from));
     }
 
-    /// Whether the peer may still ask for our last flight.
+    /// Returns whether the peer may still ask for our last flight.
     pub(crate) fn keeps_flight(&self) -> bool {
         !self.flight.is_empty()
     }
 
-    /// The peer has our last flight, or it is too late to care.
+    /// Discards our last flight: the peer has it, or can no longer ask for it.
     pub(crate) fn confirm(&mut self) {
         self.flight = Vec::new();
     }
 
-    /// RFC 5246 §7.2.2: a warning, after which the session goes on as it was.
+    /// Answers with a warning, after which the session continues unchanged (RFC 5246 §7.2.2).
     fn refuse_renegotiation(&mut self) {
         if self.refusals < MAX_REFUSALS {
             self.refusals += 1;
@@ -381,12 +385,12 @@ impl Session {
         }
     }
 
-    /// The next datagram to send.
+    /// Returns the next datagram to send.
     pub(crate) fn poll_transmit(&mut self) -> Option<Transmit> {
         self.outgoing.pop_front()
     }
 
-    /// Encrypts one message: its datagram is appended to `out`. [`Sent::Done`] says no more than that.
+    /// Encrypts one message and appends its datagram to `out`. [`Sent::Done`] means only that it was encrypted.
     pub(crate) fn seal(&mut self, message: &[u8], out: &mut Vec<u8>) -> Sent {
         match self.sealer.seal_data(message, out) {
             Ok(()) => Sent::Done,
@@ -395,21 +399,21 @@ impl Session {
         }
     }
 
-    /// Has close_notify sent, once.
+    /// Queues a close_notify, once.
     pub(crate) fn close(&mut self) {
         if !std::mem::replace(&mut self.closed, true) {
             self.push_alert(wire::WARNING, Alert::CLOSE_NOTIFY);
         }
     }
 
-    /// Has the peer told that it may not come in, instead of close_notify.
+    /// Queues an access_denied alert in place of close_notify, for a peer that is not authorized.
     pub(crate) fn deny(&mut self) {
         if !std::mem::replace(&mut self.closed, true) {
             self.push_alert(wire::FATAL, Alert::ACCESS_DENIED);
         }
     }
 
-    /// What keying material is exported from.
+    /// Returns the source of exported keying material.
     pub(crate) fn exporter(&self) -> Result<Exporter<'_>, RefusedExport> {
         Exporter::of(self.secrets.as_deref())
     }

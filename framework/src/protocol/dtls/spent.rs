@@ -1,8 +1,10 @@
-//! ClientHellos whose association is over. A client that had to wait says its hello again (RFC 6347 §4.2.4), and the second
-//! may be read when the client has come and gone. Its cookie is good, but an association for it would speak to nobody, or to
-//! whoever has the port next, who would take the answer for that to its own hello.
+//! Remembers ClientHellos whose association has ended. A client that has to wait retransmits its hello (RFC 6347
+//! §4.2.4), and the retransmission may be read after its association has ended. Its cookie is valid, but an association
+//! for it would have no client; or its answer would reach the next program on that port, which would take it for an
+//! answer to its own hello.
 //!
-//! So are those whose client was refused: it has been told so, and the same hello opens nothing when there is room again.
+//! It also remembers the hellos of refused clients: they have received an alert, and the same hello must not open an
+//! association when there is room again.
 //!
 //! Pure: the time is an argument.
 
@@ -12,33 +14,34 @@ use std::time::{Duration, Instant};
 
 use crate::protocol::alert::Alert;
 
-/// How long a hello is remembered: what a listener's queue keeps is younger.
+/// How long a hello is remembered; datagrams in a listener's queue are younger than that.
 const MEMORY: Duration = Duration::from_secs(10);
 
-/// Hellos remembered at most. Each has one place by its hash; a later one that falls there takes it.
+/// Maximum number of remembered hellos. Each has one place, chosen by its hash; a later hello with the same place
+/// replaces it.
 const PLACES: usize = 8192;
 
 /// Remembers hellos.
 pub(crate) struct Spent {
-    /// With a random key, so that nobody can choose whose place to take.
+    /// Has a random key, so that an attacker cannot choose which place to overwrite.
     hasher: RandomState,
     began: Instant,
     places: Vec<Place>,
 }
 
-/// A hello that is remembered; zeroes where there is none.
+/// A remembered hello; zeros if there is none.
 #[derive(Clone, Copy, Default)]
 struct Place {
     hash: u64,
-    /// When it is forgotten, in milliseconds since the beginning.
+    /// When it expires, in milliseconds since the start.
     until: u64,
     fate: Fate,
 }
 
-/// What became of a hello.
+/// The outcome of a hello.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// It began an association, which is over.
+    /// It began an association, which has ended.
     #[default]
     Over,
     /// Its client was refused with this alert.
@@ -50,7 +53,7 @@ impl Spent {
         Self { hasher: RandomState::new(), began: now, places: vec![Place::default(); PLACES] }
     }
 
-    /// Remembers what became of the hello of this random.
+    /// Remembers the outcome of the hello with this random.
     pub(crate) fn note(
         &mut self,
         local: SocketAddr,
@@ -64,7 +67,7 @@ impl Spent {
         self.places[place(hash)] = Place { hash, until, fate };
     }
 
-    /// What became of the hello of this random; `None` where it is not remembered.
+    /// Returns the outcome of the hello with this random; `None` if it is not remembered.
     pub(crate) fn fate(
         &self,
         local: SocketAddr,

@@ -1,4 +1,4 @@
-//! What the record layer has to know of a cipher suite.
+//! Properties of cipher suites that the record layer needs.
 
 use openssl::cipher::{Cipher, CipherRef};
 
@@ -22,7 +22,7 @@ pub enum Aead {
 }
 
 impl Aead {
-    /// All of them.
+    /// All algorithms.
     const ALL: [Aead; 7] = [
         Aead::Aes128Gcm,
         Aead::Aes256Gcm,
@@ -33,8 +33,8 @@ impl Aead {
         Aead::Aes256Ccm8,
     ];
 
-    /// The algorithm of a cipher suite, by OpenSSL's name for the suite; `None` where the suite has another one, such as a
-    /// cipher in CBC mode.
+    /// Returns the algorithm of a cipher suite, by OpenSSL's name for the suite; `None` if the suite has an unsupported
+    /// one, such as a cipher in CBC mode.
     pub fn of_suite(name: &str) -> Option<Self> {
         let has = |part: &str| name.contains(part);
         Some(match () {
@@ -49,7 +49,7 @@ impl Aead {
         })
     }
 
-    /// The number under which a session with it is handed over to another process.
+    /// Returns the number that identifies the algorithm in a hand-over to another process.
     pub(super) fn number(self) -> u8 {
         match self {
             Self::Aes128Gcm => 1,
@@ -62,7 +62,7 @@ impl Aead {
         }
     }
 
-    /// The algorithm of this [number](Self::number).
+    /// Returns the algorithm with this [number](Self::number).
     pub(super) fn of_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|aead| aead.number() == number)
     }
@@ -81,7 +81,7 @@ impl Aead {
         matches!(self, Self::Aes128Ccm | Self::Aes256Ccm | Self::Aes128Ccm8 | Self::Aes256Ccm8)
     }
 
-    /// Length of a key, in bytes.
+    /// Returns the length of a key, in bytes.
     pub fn key_len(self) -> usize {
         match self {
             Self::Aes128Gcm | Self::Aes128Ccm | Self::Aes128Ccm8 => 16,
@@ -89,8 +89,8 @@ impl Aead {
         }
     }
 
-    /// Length of the part of the nonce that comes from the key block, in bytes: the whole nonce with ChaCha20-Poly1305
-    /// (RFC 7905 §2), otherwise the salt (RFC 5288 §3, RFC 6655 §3).
+    /// Returns the length of the part of the nonce that comes from the key block, in bytes: the whole nonce with
+    /// ChaCha20-Poly1305 (RFC 7905 §2), otherwise the salt (RFC 5288 §3, RFC 6655 §3).
     pub fn iv_len(self) -> usize {
         match self {
             Self::ChaCha20Poly1305 => 12,
@@ -98,7 +98,7 @@ impl Aead {
         }
     }
 
-    /// Length of the part of the nonce that each record carries, in bytes.
+    /// Returns the length of the part of the nonce that each record carries, in bytes.
     pub fn explicit_nonce_len(self) -> usize {
         match self {
             Self::ChaCha20Poly1305 => 0,
@@ -106,7 +106,7 @@ impl Aead {
         }
     }
 
-    /// Length of the authentication tag, in bytes.
+    /// Returns the length of the authentication tag, in bytes.
     pub fn tag_len(self) -> usize {
         match self {
             Self::Aes128Ccm8 | Self::Aes256Ccm8 => 8,
@@ -114,14 +114,15 @@ impl Aead {
         }
     }
 
-    /// Bytes that a record's body has beyond the plaintext. A body that is shorter is no record of this suite.
+    /// Returns how many bytes a record's body has in addition to the plaintext. A shorter body is not a record of this
+    /// suite.
     pub fn overhead(self) -> usize {
         self.explicit_nonce_len() + self.tag_len()
     }
 
-    /// How many records may be sealed with one key (RFC 9147 §4.5.3, whose analysis holds for the same algorithms in
-    /// DTLS 1.2): 2^24.5 with AES-GCM, 2^23 with AES-CCM. ChaCha20-Poly1305 has no such limit, so that the sequence
-    /// number is what ends: it has 48 bits.
+    /// Returns how many records may be sealed with one key (RFC 9147 §4.5.3, whose analysis applies to the same
+    /// algorithms in DTLS 1.2): 2^24.5 with AES-GCM, 2^23 with AES-CCM. ChaCha20-Poly1305 has no such limit, so the
+    /// sequence number of 48 bits is the limit.
     pub fn record_limit(self) -> u64 {
         match self {
             Self::Aes128Gcm | Self::Aes256Gcm => 23_726_566,
@@ -130,12 +131,12 @@ impl Aead {
         }
     }
 
-    /// How many records may fail their authentication before the key has to be given up (RFC 9147 §4.5.3): 2^36 with
+    /// Returns how many records may fail authentication before the key must be abandoned (RFC 9147 §4.5.3): 2^36 with
     /// AES-GCM and ChaCha20-Poly1305, 2^23.5 with AES-CCM.
     ///
-    /// With a tag of 8 bytes RFC 9147 §B.3 arrives at 2^7. In DTLS 1.2 that would let anybody who can send from the peer's
-    /// address end the association with 128 datagrams. The limit here is 2^20, where the chance that one of the forgeries
-    /// was accepted is 2^-44.
+    /// For a tag of 8 bytes RFC 9147 §B.3 gives 2^7. In DTLS 1.2 an attacker who can send from the peer's address could
+    /// then end the association with 128 datagrams. The limit here is 2^20, at which the probability that a forgery was
+    /// accepted is 2^-44.
     pub fn forgery_limit(self) -> u64 {
         match self {
             Self::Aes128Gcm | Self::Aes256Gcm | Self::ChaCha20Poly1305 => 1 << 36,

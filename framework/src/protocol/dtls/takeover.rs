@@ -1,4 +1,4 @@
-//! Where OpenSSL's part ends: what the record layer takes over from a session whose handshake is complete.
+//! The end of OpenSSL's part: state that the record layer takes over from a session whose handshake is complete.
 
 use openssl::ssl::SslRef;
 
@@ -12,7 +12,7 @@ use crate::tls::context::connection_ids::agreed;
 use crate::tls::context::wants_exporters;
 use crate::tls::handshake::broken;
 
-/// Where OpenSSL's sealing ended: the numbers of the next record (see [`Sealer::new`]).
+/// The numbers of the record after the last one that OpenSSL sealed (see [`Sealer::new`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NextRecord {
     pub(crate) sequence: u64,
@@ -20,26 +20,26 @@ pub(crate) struct NextRecord {
 }
 
 impl NextRecord {
-    /// The numbers behind those of this record, which OpenSSL sealed.
+    /// Returns the numbers after those of this record, which OpenSSL sealed.
     pub(crate) fn after(record: &Record<'_>) -> Self {
         let explicit = record.body.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
         Self { sequence: record.sequence + 1, nonce: explicit.wrapping_add(1) }
     }
 }
 
-/// Derives the keys of a session whose handshake is complete. The secrets come back where exporters may need them, and are
-/// wiped otherwise.
+/// Derives the keys of a session whose handshake is complete. Returns the secrets if exporters may need them; otherwise
+/// they are wiped.
 ///
 /// # Errors
 ///
-/// The cipher suite is none that [`Aead`] knows, or OpenSSL is short of memory.
+/// [`Aead`] does not support the cipher suite, or OpenSSL could not allocate memory.
 pub(crate) fn take_over(
     ssl: &SslRef,
     next: NextRecord,
 ) -> Result<(Option<Secrets>, Sealer, Opener), Failure> {
     let suite = ssl.current_cipher().map(|cipher| cipher.name()).unwrap_or_default();
     let (Some(secrets), Some(aead)) = (Secrets::of(ssl), Aead::of_suite(suite)) else {
-        let why = format!("the cipher suite {suite:?} is not one of those that DTLS sessions can use here");
+        let why = format!("DTLS sessions cannot use the cipher suite {suite:?}");
         return Err(Failure::Ended(EndReason::HandshakeFailed(why)));
     };
     let (client, server) = secrets.key_block(aead);

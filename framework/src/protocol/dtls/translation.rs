@@ -1,9 +1,9 @@
-//! Records with connection IDs while OpenSSL handshakes, which has no word for them (RFC 9146).
+//! Translates records with connection IDs during OpenSSL's handshake, because OpenSSL does not support them (RFC 9146).
 //!
-//! From epoch 1 on a peer's records carry the connection ID that we asked for; its Finished is the first. OpenSSL derives the
-//! keys before it reads that, so we can open the record, seal its content again as an ordinary one with the same key and the
-//! same number, and feed OpenSSL with it. What OpenSSL seals goes the other way. Of the two records under one nonce only one
-//! is ever on the wire.
+//! From epoch 1 on, a peer's records carry the connection ID that we asked for, beginning with its Finished. OpenSSL
+//! derives the keys before it reads the Finished. So this module can open the record, seal its content again as an
+//! ordinary record with the same key and number, and feed that to OpenSSL. Records that OpenSSL seals are translated in
+//! the other direction. Of the two records with one nonce, only one is ever sent.
 
 use std::collections::VecDeque;
 
@@ -16,40 +16,41 @@ use super::protection::{Header, Protection};
 use super::suite::Aead;
 use crate::tls::context::connection_ids::agreed;
 
-/// Records of the peer's that are kept until they can be opened.
+/// Maximum number of the peer's records that are kept until they can be opened.
 const MAX_PENDING: usize = 8;
 
-/// Stands between OpenSSL and a peer that may use connection IDs.
+/// Translates between OpenSSL and a peer that may use connection IDs.
 pub(super) struct Translation {
     /// The connection ID that we asked for.
     own: Box<[u8]>,
-    /// Records with it that nobody could open yet.
+    /// Records with our connection ID that could not be opened yet.
     pending: VecDeque<Box<[u8]>>,
     ciphers: Option<Ciphers>,
 }
 
-/// What is known of a record with our connection ID.
+/// A record with our connection ID after its translation.
 pub(super) enum Translated {
     /// A handshake message, as an ordinary record.
     Handshake(Vec<u8>),
-    /// Something else, as it came: only the open session can read it.
+    /// Another record, unchanged; only the open session can read it.
     Other(Box<[u8]>),
-    /// It is not authentic.
+    /// A record that is not authentic.
     Forged,
 }
 
 impl Translation {
-    /// Where we asked for this connection ID.
+    /// Makes a translation for the connection ID that we asked for.
     pub(super) fn new(own: Box<[u8]>) -> Self {
         Self { own, pending: VecDeque::new(), ciphers: None }
     }
 
-    /// The length of the connection ID in the peer's records.
+    /// Returns the length of the connection ID in the peer's records.
     pub(super) fn cid_len(&self) -> usize {
         self.own.len()
     }
 
-    /// Keeps a record of the peer's that has a connection ID; `false` where it is none of ours, or there are too many.
+    /// Keeps a record of the peer that has a connection ID. Returns `false` if the ID is not ours, or if too many
+    /// records are kept.
     pub(super) fn keep(&mut self, cid: &[u8], record: &[u8]) -> bool {
         let keeps = !cid.is_empty() && cid == &*self.own && self.pending.len() < MAX_PENDING;
         if keeps {
@@ -58,12 +59,12 @@ impl Translation {
         keeps
     }
 
-    /// Translates the next record that was kept; `None` where there is none, or no key yet.
+    /// Translates the next kept record; returns `None` if there is none, or no key yet.
     pub(super) fn next(&mut self, ssl: &SslRef) -> Option<Translated> {
         if self.pending.is_empty() || agreed(ssl).is_none() {
             return None;
         }
-        // Until a record was opened these are a guess.
+        // Until a record has been opened, these keys may be premature.
         let mut ciphers = match self.ciphers.take() {
             Some(ciphers) => ciphers,
             None => Ciphers::of(ssl)?,
@@ -80,16 +81,16 @@ impl Translation {
         })
     }
 
-    /// Gives the records back that were not translated.
+    /// Returns the records that were not translated.
     pub(super) fn into_pending(self) -> VecDeque<Box<[u8]>> {
         self.pending
     }
 
-    /// Translates a datagram of OpenSSL's: into one, or into several where it would be longer than `mtu`.
+    /// Translates a datagram of OpenSSL into one datagram, or into several if it would exceed `mtu`.
     pub(super) fn outgoing(&mut self, ssl: &SslRef, datagram: Vec<u8>, mtu: usize) -> Vec<Vec<u8>> {
         let peer = agreed(ssl).map(|agreed| agreed.peer).filter(|peer| !peer.is_empty());
         let (Some(peer), true) = (peer, has_ciphertext(&datagram)) else { return vec![datagram] };
-        // OpenSSL has sealed something, so these are the session's keys.
+        // OpenSSL has sealed a record, so these are the session's keys.
         if self.ciphers.is_none() {
             self.ciphers = Ciphers::of(ssl);
         }
@@ -98,7 +99,7 @@ impl Translation {
         while let Ok((record, behind)) = Record::split(rest) {
             let mut bytes = rest[..record.wire_len()].to_vec();
             if record.epoch != 0 {
-                // Without memory it is as good as lost.
+                // Without memory the record is dropped, as if it had been lost.
                 bytes = ciphers.outgoing(peer, &record).unwrap_or_default();
             }
             match datagrams.last_mut() {
@@ -112,7 +113,7 @@ impl Translation {
     }
 }
 
-/// Whether a datagram has a record of the epoch after the handshake's.
+/// Returns whether a datagram has a record of the epoch after the handshake's.
 fn has_ciphertext(datagram: &[u8]) -> bool {
     let mut rest = datagram;
     while let Ok((record, behind)) = Record::split(rest) {
@@ -124,7 +125,7 @@ fn has_ciphertext(datagram: &[u8]) -> bool {
     false
 }
 
-/// The ciphers of both directions, each to open and to seal.
+/// The ciphers of both directions, each for opening and for sealing.
 struct Ciphers {
     ours: Pair,
     theirs: Pair,
@@ -140,7 +141,8 @@ impl Pair {
         Ok(Self { open: Protection::to_open(aead, keys)?, seal: Protection::to_seal(aead, keys)? })
     }
 
-    /// Opens a record with one connection ID and seals its content with the other. Returns its content type and the new record.
+    /// Opens a record with one connection ID and seals its content with the other. Returns its content type and the new
+    /// record.
     fn reseal(&mut self, record: &Record<'_>, cid: &[u8]) -> Option<(u8, Vec<u8>)> {
         let aead = self.open.aead();
         if record.body.len() < aead.overhead() {
@@ -159,7 +161,8 @@ impl Pair {
 }
 
 impl Ciphers {
-    /// `None` before OpenSSL has derived the keys, or where the suite is none that the record layer knows.
+    /// Returns the ciphers; `None` before OpenSSL has derived the keys, or if the record layer does not support the
+    /// suite.
     fn of(ssl: &SslRef) -> Option<Self> {
         let aead = Aead::of_suite(ssl.current_cipher()?.name())?;
         let (client, server) = Secrets::of(ssl)?.key_block(aead);
@@ -167,7 +170,8 @@ impl Ciphers {
         Some(Self { ours: Pair::new(aead, &ours).ok()?, theirs: Pair::new(aead, &theirs).ok()? })
     }
 
-    /// `None`: the record is not authentic; `Some(None)`: it is no handshake record.
+    /// Translates a record of the peer. Returns `None` if it is not authentic, and `Some(None)` if it is not a
+    /// handshake record.
     fn incoming(&mut self, own: &[u8], record: &[u8]) -> Option<Option<Vec<u8>>> {
         let (record, _) = Record::split_with(record, own.len()).ok()?;
         let (kind, resealed) = self.theirs.reseal(&record, &[])?;

@@ -1,4 +1,4 @@
-//! What a secured association asks its driver to do, and why it does not send a message.
+//! Actions that a secured association requests from its driver, and reasons why it does not send a message.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use crate::sctp::SendInfo;
 
-/// What the caller must do next, in the order given.
+/// An action for the caller, to be carried out in the given order.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Send one SCTP message.
@@ -15,18 +15,18 @@ pub(crate) enum Action {
     AwaitDry,
     /// Add a shared key (SCTP_AUTH_KEY, RFC 6458 §8.3.2).
     AddKey { number: u16, key: Box<Zeroizing<[u8; 64]>> },
-    /// Sign with it from now on (SCTP_AUTH_ACTIVE_KEY, §8.1.17).
+    /// Authenticate with this key from now on (SCTP_AUTH_ACTIVE_KEY, §8.1.17).
     ActivateKey(u16),
-    /// Take it away (SCTP_AUTH_DELETE_KEY, §8.3.5).
+    /// Delete this key (SCTP_AUTH_DELETE_KEY, §8.3.5).
     DeleteKey(u16),
-    /// Shut the association down (SCTP_EOF, RFC 6458 §5.3.4): everything that was sent arrives.
+    /// Shut the association down (SCTP_EOF, RFC 6458 §5.3.4): all sent messages arrive.
     ShutDown,
-    /// Abort it (SCTP_ABORT), and tell the peer this reason.
+    /// Abort the association (SCTP_ABORT), and send the peer this reason.
     Abort(String),
 }
 
 impl fmt::Debug for Action {
-    /// Without the key.
+    /// Omits the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Send { payload, info } => write!(f, "Send({} bytes, {info:?})", payload.len()),
@@ -40,24 +40,24 @@ impl fmt::Debug for Action {
     }
 }
 
-/// Why a message was not sent. The session lives, except after `Broken`.
+/// Reason why a message was not sent. The session continues, except after `Broken`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// The handshake is not complete; with TLS, that of this stream, which a client has begun herewith: try
-    /// again when the stream is open.
+    /// The handshake is not complete. With TLS this is the handshake of the stream, which a client begins with this
+    /// call: try again when the stream is open.
     NotOpen,
     /// This side has closed.
     Closed,
-    /// OpenSSL drops empty records.
+    /// The message is empty; OpenSSL drops empty records.
     Empty,
-    /// Longer than a record carries.
+    /// The message is longer than a record can carry.
     TooLong { limit: usize },
-    /// TLS needs the order of a stream.
+    /// The message is unordered; TLS needs the order of a stream.
     Unordered,
-    /// TLS needs every record.
+    /// The message may be abandoned; TLS needs every record.
     Unreliable,
-    /// No such stream is secured.
+    /// The stream is not among those that are secured.
     NoSuchStream { streams: u16 },
-    /// The session is of no use any more.
+    /// The session has failed.
     Broken(String),
 }

@@ -1,20 +1,21 @@
-//! DTLS 1.2 over SCTP (RFC 6083), for an OpenSSL that has no BIO for it.
+//! DTLS 1.2 over SCTP (RFC 6083), for an OpenSSL without a BIO for it.
 //!
 //! 1. Handshake, ChangeCipherSpec and alert records go on stream 0, ordered, reliable, with identifier 0; one record is
-//!    one message. Nothing is retransmitted and there is no cookie: SCTP has done both.
-//! 2. As soon as there is a master secret, a key for SCTP-AUTH is made of it and added (§4.8): the peer may use it from
-//!    its Finished on.
-//! 3. Before our ChangeCipherSpec everything sent must have arrived; behind it the new key is activated, so that our
-//!    Finished is signed with it.
-//! 4. Messages may overtake the peer's Finished on other streams: they wait for it (§4.7).
-//! 5. When both Finished are through, the old key is deleted, OpenSSL's session is freed, and the record layer takes over.
-//!    It has no replay detection (§3.4), so messages of different streams may overtake each other by any distance.
-//!    Renegotiation is refused, which §4.6 leaves to us.
-//! 6. A close_notify is sent when everything before it has arrived, and one that is received takes effect when everything
-//!    before it has come (§4.9). A sender that waits as it must leaves a gap in the numbers only where it gave up
-//!    messages (partial reliability, RFC 3758); a sender that does not wait has its last messages still on their way. The
-//!    numbers do not tell the two apart, so with a gap the session goes on to be read. It answers with its own
-//!    close_notify, at which the peer has the association shut down; that SHUTDOWN says that nothing more comes.
+//!    one message. There are no retransmissions and no cookie, because SCTP provides both.
+//! 2. As soon as there is a master secret, a key for SCTP-AUTH is derived from it and added (§4.8), because the peer
+//!    may use it from its Finished on.
+//! 3. Before our ChangeCipherSpec is sent, everything sent before must have arrived. After it the new key is activated,
+//!    so that our Finished is authenticated with it.
+//! 4. Messages on other streams may overtake the peer's Finished; they wait for it (§4.7).
+//! 5. When both Finished have been processed, the old key is deleted, OpenSSL's session is freed, and the record layer
+//!    takes over. It has no replay detection (§3.4), so messages of different streams may be reordered without a limit.
+//!    Renegotiation is refused, which §4.6 permits.
+//! 6. A close_notify is sent when everything before it has arrived. A received close_notify takes effect when
+//!    everything before it has arrived (§4.9). A sender that waits as required leaves a gap in the sequence numbers
+//!    only if it abandoned messages (partial reliability, RFC 3758); the last messages of a sender that does not wait
+//!    may still be under way. The sequence numbers do not distinguish the two cases, so with a gap the session
+//!    continues to read. It answers with its own close_notify, on which the peer shuts the association down; the
+//!    SHUTDOWN then shows that no more data will arrive.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -39,34 +40,34 @@ use crate::tls::{Facts, Failure};
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const APPLICATION_DATA: u8 = 23;
 
-/// The exporter's label (RFC 6083 §4.8), and as OpenSSL before 1.1.1 took it: with the NUL of a C string.
+/// The exporter's label (RFC 6083 §4.8), and its form in OpenSSL before 1.1.1, with the NUL of a C string.
 const LABEL: &str = "EXPORTER_DTLS_OVER_SCTP";
 const LABEL_WITH_NUL: &str = "EXPORTER_DTLS_OVER_SCTP\0";
 
-/// The key in use before the handshake: SCTP-AUTH's empty one (RFC 4895 §6.1), and the one that follows it.
+/// The key before the handshake, which is SCTP-AUTH's empty one (RFC 4895 §6.1), and the key after it.
 const FIRST_KEY: u16 = 0;
 const SECOND_KEY: u16 = 1;
 
-/// What may wait for the peer's Finished: messages, and their bytes.
+/// Maximum number of messages that may wait for the peer's Finished, and of their bytes.
 const MAX_EARLY: usize = 4096;
 const MAX_EARLY_BYTES: usize = 4 << 20;
 
-/// Records of the handshake's second epoch that OpenSSL gets: the Finished is one. It keeps each that comes too early in a
-/// buffer of 16 KiB.
+/// Maximum number of records of the handshake's second epoch that OpenSSL gets; the Finished is one of them. It keeps
+/// each early record in a buffer of 16 KiB.
 const MAX_FINISHED: u64 = 8;
 
-/// One association's session. One thread at a time.
+/// The session of one association. Used by one thread at a time.
 pub(crate) struct DtlsSctp {
     state: State,
     actions: VecDeque<Action>,
-    /// Nothing goes out until the kernel has nothing outstanding.
+    /// Nothing is sent until the kernel reports that all data is acknowledged.
     awaiting_dry: bool,
     /// Messages that overtook the peer's Finished.
     early: VecDeque<(Vec<u8>, MessageInfo)>,
     early_bytes: usize,
-    /// Records of the second epoch that OpenSSL took.
+    /// The number of records of the second epoch that OpenSSL got.
     finished: u64,
-    /// The message that is read, how far it is, and what came with it.
+    /// The message that is being read, the position in it, and its metadata.
     message: Vec<u8>,
     at: usize,
     info: MessageInfo,
@@ -74,9 +75,9 @@ pub(crate) struct DtlsSctp {
     refusals: u8,
     /// This side has closed.
     closed: bool,
-    /// The number of the peer's close_notify.
+    /// The sequence number of the peer's close_notify.
     peer_closed: Option<u64>,
-    /// The caller knows of it.
+    /// The caller has been informed of the peer's close.
     told_of_close: bool,
     counters: Arc<Counters>,
 }
@@ -90,7 +91,7 @@ struct Handshake {
     engine: Engine,
     label: &'static str,
     key_added: bool,
-    /// What OpenSSL wrote beyond its last whole record: its buffer cuts flights at 4096 bytes.
+    /// Bytes that OpenSSL wrote after its last complete record: its buffer splits flights at 4096 bytes.
     partial: Vec<u8>,
     next: NextRecord,
 }
@@ -102,7 +103,7 @@ struct Records {
 }
 
 impl DtlsSctp {
-    /// The server's side. `label_with_nul` is for peers with an old OpenSSL.
+    /// Makes the server's side. `label_with_nul` is for peers with an old OpenSSL.
     pub(crate) fn accept(
         context: &SslContext,
         label_with_nul: bool,
@@ -111,7 +112,7 @@ impl DtlsSctp {
         Ok(Self::over(Engine::accept(context, Framing::Datagrams)?, label_with_nul, counters))
     }
 
-    /// The client's side, with its ClientHello to send; `name` is who the server must prove to be.
+    /// Makes the client's side, with its ClientHello to send; `name` is the name that the server must prove.
     pub(crate) fn connect(
         context: &SslContext,
         name: Option<&str>,
@@ -147,15 +148,15 @@ impl DtlsSctp {
         }
     }
 
-    /// Takes one SCTP message in: one record, or several from a foreign peer. `true` when the handshake is complete. From
-    /// then on `message` comes back with the memory of an earlier one, and everything is to be [read](Self::read) before
-    /// the next message.
+    /// Handles one SCTP message: one record, or several from a foreign implementation. Returns `true` when the
+    /// handshake is complete. From then on `message` returns with the memory of an earlier one, and the caller must
+    /// [read](Self::read) everything before the next message.
     pub(crate) fn receive(&mut self, message: &mut Vec<u8>, info: MessageInfo) -> Result<bool, Failure> {
         let mut at = 0;
         while !self.is_complete() && at < message.len() {
             let Ok((record, _)) = Record::split(&message[at..]) else {
-                // Nothing gets lost or mangled on SCTP: a peer that begins like this does not speak DTLS.
-                return Err(Failure::of("the peer does not speak DTLS"));
+                // SCTP neither loses nor corrupts messages, so a peer that begins like this does not use DTLS.
+                return Err(Failure::of("the peer does not use DTLS"));
             };
             let bytes = &message[at..at + record.wire_len()];
             at += bytes.len();
@@ -168,7 +169,7 @@ impl DtlsSctp {
         Ok(self.is_complete())
     }
 
-    /// Takes a record in before the handshake is complete.
+    /// Handles a record before the handshake is complete.
     fn shake_hands(&mut self, record: &Record<'_>, bytes: &[u8], info: MessageInfo) -> Result<(), Failure> {
         match (record.epoch, record.content_type) {
             (1, APPLICATION_DATA) => {
@@ -192,7 +193,7 @@ impl DtlsSctp {
         self.step()
     }
 
-    /// One step of the handshake and what it wrote.
+    /// Runs one step of the handshake and queues what it wrote.
     fn step(&mut self) -> Result<(), Failure> {
         let State::Handshake(handshake) = &mut self.state else { return Ok(()) };
         let stepped = handshake.engine.step();
@@ -214,12 +215,12 @@ impl DtlsSctp {
         Ok(())
     }
 
-    /// Whether the handshake is complete.
+    /// Returns whether the handshake is complete.
     pub(crate) fn is_complete(&self) -> bool {
         matches!(self.state, State::Open(_))
     }
 
-    /// What keying material is exported from.
+    /// Returns the source of exported keying material.
     pub(crate) fn exporter(&self) -> Result<Exporter<'_>, RefusedExport> {
         match &self.state {
             State::Open(records) => Exporter::of(records.secrets.as_deref()),
@@ -227,12 +228,12 @@ impl DtlsSctp {
         }
     }
 
-    /// What the handshake settled.
+    /// Returns the results of the handshake.
     pub(crate) fn facts(&self) -> Facts {
         self.facts.clone()
     }
 
-    /// The next message, with what came with it.
+    /// Reads the next message, with its metadata.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> (Read, MessageInfo) {
         loop {
             if self.all_has_come() && !std::mem::replace(&mut self.told_of_close, true) {
@@ -253,7 +254,7 @@ impl DtlsSctp {
                         self.close();
                     }
                 }
-                // Other warnings ask for nothing.
+                // Other warnings need no reaction.
                 Opened::Alert { level: wire::WARNING, .. } => {}
                 Opened::Alert { description, .. } => {
                     return (Read::Broken(Alert(description).to_string()), self.info);
@@ -281,7 +282,7 @@ impl DtlsSctp {
         (Read::Nothing, MessageInfo::default())
     }
 
-    /// Whether the peer has closed and no record of a lower number than its close_notify's is missing.
+    /// Returns whether the peer has closed and no record with a lower number than its close_notify is missing.
     fn all_has_come(&self) -> bool {
         match (&self.state, self.peer_closed) {
             (State::Open(records), Some(last)) => self.finished + records.opener.authentic() > last,
@@ -289,18 +290,18 @@ impl DtlsSctp {
         }
     }
 
-    /// Whether the peer has closed, so that the end of the association is no surprise.
+    /// Returns whether the peer has closed, so that the end of the association is expected.
     pub(crate) fn is_closed_by_peer(&self) -> bool {
         self.peer_closed.is_some()
     }
 
-    /// Whether [`read`](Self::read) has something to look at.
+    /// Returns whether [`read`](Self::read) may find more.
     pub(crate) fn has_more(&self) -> bool {
         let unread = self.at < self.message.len() || !self.early.is_empty();
         self.is_complete() && (unread || (self.all_has_come() && !self.told_of_close))
     }
 
-    /// RFC 5246 §7.2.2: a warning, after which the session goes on as it was.
+    /// Answers with a warning, after which the session continues unchanged (RFC 5246 §7.2.2).
     fn refuse_renegotiation(&mut self) {
         if self.refusals < MAX_REFUSALS {
             self.refusals += 1;
@@ -335,7 +336,7 @@ impl DtlsSctp {
         Ok(())
     }
 
-    /// close_notify, when everything before it has arrived.
+    /// Queues a close_notify, to be sent when everything before it has arrived.
     pub(crate) fn close(&mut self) {
         if !std::mem::replace(&mut self.closed, true) && self.is_complete() {
             self.actions.push_back(Action::AwaitDry);
@@ -343,7 +344,7 @@ impl DtlsSctp {
         }
     }
 
-    /// What to do next. `None`: nothing, or nothing until [`dry`](Self::dry).
+    /// Returns the next action. `None`: there is none, or none before [`dry`](Self::dry).
     pub(crate) fn next_action(&mut self) -> Option<Action> {
         if self.awaiting_dry {
             return None;
@@ -353,12 +354,12 @@ impl DtlsSctp {
         Some(action)
     }
 
-    /// The wait that an [`Action::AwaitDry`] asked for is over.
+    /// Ends the wait that an [`Action::AwaitDry`] requested.
     pub(crate) fn dry(&mut self) {
         self.awaiting_dry = false;
     }
 
-    /// The record layer, whose limits are near.
+    /// Brings the record layer close to its limits, for tests.
     #[cfg(test)]
     pub(super) fn exhaust(&mut self) {
         if let State::Open(records) = &mut self.state {

@@ -1,4 +1,4 @@
-//! SCTP associations in clear, with TLS (RFC 3436) and with DTLS (RFC 6083).
+//! SCTP associations without encryption, with TLS (RFC 3436) and with DTLS (RFC 6083).
 
 pub(crate) mod action;
 pub(crate) mod dtls_sctp;

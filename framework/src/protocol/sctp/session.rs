@@ -1,11 +1,12 @@
-//! The life of an SCTP association, from its handshake to its end: messages, acknowledgements and the time go in, actions
-//! come out.
+//! The life of an SCTP association, from its handshake to its end: messages, acknowledgements and the time go in,
+//! actions come out.
 //!
-//! 1. The driver carries out each [`next_action`](Session::next_action) and says by [`action_done`](Session::action_done)
-//!    what became of it. Records have an order once they are made, so nothing follows one that found no room.
-//! 2. Where nothing is to be done, [`awaits`](Session::awaits) says what has to happen on the socket first.
+//! 1. The driver carries out each [`next_action`](Session::next_action) and reports the result with
+//!    [`action_done`](Session::action_done). Records have a fixed order once they are made, so nothing follows a record
+//!    that found no room.
+//! 2. If there is no action, [`awaits`](Session::awaits) tells what has to happen on the socket first.
 //! 3. At [`next_timeout`](Session::next_timeout) the driver calls [`handle_timeout`](Session::handle_timeout).
-//! 4. After [`end`](Session::end) it goes on like this until [`is_over`](Session::is_over).
+//! 4. After [`end`](Session::end) the driver continues like this until [`is_over`](Session::is_over).
 
 use std::time::{Duration, Instant};
 
@@ -15,15 +16,15 @@ use crate::protocol::{Read, Sent};
 use crate::sctp::{MessageInfo, SendInfo};
 use crate::tls::{Facts, Failure};
 
-/// How long an end may wait for acknowledgements.
+/// How long a close may wait for acknowledgements.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// The security state, where there is one, and how far the association has come. One thread at a time.
+/// The security state, if there is one, and the state of the association. Used by one thread at a time.
 pub(crate) struct Session {
-    /// `None`: in clear.
+    /// `None` without encryption.
     secure: Option<SecureSctp>,
     state: State,
-    /// What is carried out, or found the send buffer full.
+    /// The action that is being carried out, or that found the send buffer full.
     current: Option<Action>,
     awaits: Option<Awaits>,
     /// Why nothing can be sent any more.
@@ -35,7 +36,8 @@ enum State {
         deadline: Instant,
     },
     Open,
-    /// What is to be sent is sent, until then at most; after that the association is shut down, or aborted at once.
+    /// Pending messages are sent, at the latest until then; after that the association is shut down, or aborted at
+    /// once.
     Closing {
         until: Instant,
         last: Action,
@@ -43,7 +45,7 @@ enum State {
     Over,
 }
 
-/// What has to happen before there is something to do.
+/// An event that has to happen before the next action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Awaits {
     /// The send buffer has room: call [`Session::handle_room`].
@@ -52,36 +54,36 @@ pub(crate) enum Awaits {
     Dry,
 }
 
-/// What became of an action.
+/// Result of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     Done,
     /// The send buffer is full; nothing was sent.
     Full,
-    /// The association is over.
+    /// The association has ended.
     Gone,
-    /// The kernel refuses.
+    /// The kernel refused the action.
     Refused(String),
 }
 
 impl Session {
-    /// An open association in clear.
+    /// Makes an open association without encryption.
     pub(crate) fn plain() -> Self {
         Self { secure: None, state: State::Open, current: None, awaits: None, trouble: None }
     }
 
-    /// One whose handshake begins, and has failed at `deadline` if it is not complete.
+    /// Makes an association whose handshake begins, and fails at `deadline` if it is not complete.
     pub(crate) fn secure(secure: SecureSctp, deadline: Instant) -> Self {
         Self { secure: Some(secure), state: State::Handshaking { deadline }, ..Self::plain() }
     }
 
-    /// What secures the association.
+    /// Returns the security layer of the association.
     pub(crate) fn security(&self) -> Option<&SecureSctp> {
         self.secure.as_ref()
     }
 
-    /// Takes a message of the peer's, whose memory may be exchanged. Once the handshake is complete, whatever goes wrong
-    /// comes out of [`read`](Self::read).
+    /// Handles a message of the peer, whose memory may be exchanged. Once the handshake is complete,
+    /// [`read`](Self::read) reports errors.
     ///
     /// # Errors
     ///
@@ -93,7 +95,7 @@ impl Session {
         }
     }
 
-    /// The peer has acknowledged everything.
+    /// Notes that the peer has acknowledged everything.
     pub(crate) fn handle_dry(&mut self) {
         if self.awaits == Some(Awaits::Dry) {
             self.awaits = None;
@@ -103,17 +105,17 @@ impl Session {
         }
     }
 
-    /// The send buffer may have room.
+    /// Notes that the send buffer may have room.
     pub(crate) fn handle_room(&mut self) {
         self.awaits = self.awaits.filter(|awaits| *awaits != Awaits::Room);
     }
 
-    /// What has to happen before there is something to do.
+    /// Returns the event that has to happen before the next action.
     pub(crate) fn awaits(&self) -> Option<Awaits> {
         self.awaits
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout).
+    /// Returns when to call [`handle_timeout`](Self::handle_timeout).
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         match &self.state {
             State::Handshaking { deadline: at } | State::Closing { until: at, .. } => Some(*at),
@@ -121,7 +123,7 @@ impl Session {
         }
     }
 
-    /// Does what time has come for: an end waits no longer.
+    /// Handles an expired timer: a handshake fails, and a close stops waiting.
     ///
     /// # Errors
     ///
@@ -137,11 +139,11 @@ impl Session {
         Ok(())
     }
 
-    /// Gets the handshake on; `true` when nothing of it is missing but what is to be sent.
+    /// Advances the handshake. Returns `true` when only output of it is pending.
     ///
     /// # Errors
     ///
-    /// It has failed.
+    /// The handshake has failed.
     pub(crate) fn advance(&mut self) -> Result<bool, Failure> {
         if let Some(Fate::Refused(why)) = &self.trouble {
             return Err(Failure::of(why.as_str()));
@@ -149,7 +151,8 @@ impl Session {
         self.secure.as_mut().map_or(Ok(true), SecureSctp::open_all)
     }
 
-    /// What the handshake settled, once it is complete and all of it is sent: the association is open.
+    /// Returns the results of the handshake once it is complete and all of it has been sent; the association is then
+    /// open.
     ///
     /// # Errors
     ///
@@ -163,10 +166,10 @@ impl Session {
         Ok(Some(self.secure.as_ref().map(SecureSctp::facts).unwrap_or_default()))
     }
 
-    /// Encrypts a message, to be sent by the next action. `None`: the driver carries that out, and
-    /// [`sent`](Self::sent) says what came of it.
+    /// Encrypts a message, to be sent by the next action. Returns `None` if the driver has to carry that out;
+    /// [`sent`](Self::sent) then returns the result.
     pub(crate) fn write(&mut self, message: &[u8], how: SendInfo) -> Option<Sent> {
-        // The order of records is fixed when they are made, so an earlier one goes first.
+        // The order of records is fixed when they are made, so earlier ones are sent first.
         if let unsent @ (Sent::Gone | Sent::Broken(_)) = self.sent() {
             return Some(unsent);
         }
@@ -184,7 +187,7 @@ impl Session {
         })
     }
 
-    /// What came of the message that was written last.
+    /// Returns the result of the last written message.
     pub(crate) fn sent(&self) -> Sent {
         match &self.trouble {
             Some(Fate::Refused(why)) => Sent::Broken(why.clone()),
@@ -194,12 +197,12 @@ impl Session {
         }
     }
 
-    /// Whether something waits for room, or for the acknowledgement of all before it.
+    /// Returns whether output waits for room, or for the acknowledgement of everything before it.
     pub(crate) fn has_unsent(&self) -> bool {
         self.current.is_some() || self.awaits.is_some()
     }
 
-    /// Reads the next message of what came.
+    /// Reads the next message of the received data.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> (Read, MessageInfo) {
         match &mut self.secure {
             Some(secure) => secure.read(buffer),
@@ -207,11 +210,12 @@ impl Session {
         }
     }
 
-    /// Ends the association for this reason, as gently as it allows: what is to be sent is sent and acknowledged, which may
-    /// take `patience` and two seconds at most. `false` where it is over, or is aborted.
+    /// Ends the association for this reason as gracefully as the reason allows. Pending messages are sent and
+    /// acknowledged, which may take `patience`, at most two seconds. Returns `false` if the association has ended
+    /// already or is aborted.
     pub(crate) fn end(&mut self, reason: &EndReason, patience: Duration, now: Instant) -> bool {
         let last = match reason {
-            // It is over.
+            // The association has ended.
             EndReason::Aborted(_) | EndReason::Io(_) => {
                 self.state = State::Over;
                 return false;
@@ -223,7 +227,7 @@ impl Session {
             | EndReason::HandshakeTimedOut
             | EndReason::Evicted
             | EndReason::NoThread => Action::Abort(reason.kind().as_str().to_owned()),
-            // The peer's user learns that messages are lost (RFC 9260 §3.3.10.12).
+            // The peer's user is informed that messages are lost (RFC 9260 §3.3.10.12).
             EndReason::TooSlow | EndReason::MessageRefused { .. } => Action::Abort(reason.to_string()),
             _ => Action::ShutDown,
         };
@@ -241,7 +245,7 @@ impl Session {
         is_gentle
     }
 
-    /// Until when an end goes on at most. `None`: none has begun, or it is over.
+    /// Returns the deadline of a close. `None`: none has begun, or it is complete.
     pub(crate) fn ends_by(&self) -> Option<Instant> {
         match &self.state {
             State::Closing { until, .. } => Some(*until),
@@ -249,7 +253,7 @@ impl Session {
         }
     }
 
-    /// The end waits no longer for what is to be sent or acknowledged.
+    /// Makes a close stop waiting for output and acknowledgements.
     pub(crate) fn stop_waiting(&mut self) {
         if let State::Closing { last, .. } = &self.state {
             self.current = Some(last.clone());
@@ -257,12 +261,12 @@ impl Session {
         }
     }
 
-    /// Whether nothing is left to do.
+    /// Returns whether nothing is left to do.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.state, State::Over)
     }
 
-    /// What to do next. `None`: nothing, or nothing before [`awaits`](Self::awaits).
+    /// Returns the next action. `None`: there is none, or none before the event of [`awaits`](Self::awaits).
     pub(crate) fn next_action(&mut self) -> Option<&Action> {
         if self.awaits.is_some() || self.is_over() || (self.trouble.is_some() && self.ends_by().is_none()) {
             return None;
@@ -280,7 +284,7 @@ impl Session {
         self.current.as_ref()
     }
 
-    /// Says what became of the action.
+    /// Reports the result of the action.
     pub(crate) fn action_done(&mut self, fate: Fate) {
         if matches!(self.current, Some(Action::ShutDown | Action::Abort(_))) {
             self.current = None;

@@ -1,4 +1,4 @@
-//! A random source with a seed, and what SCTP may do to the order of messages.
+//! A seeded random source, and a simulation of SCTP's reordering of messages.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ impl Rng {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    /// A number below `bound`.
+    /// Returns a number below `bound`.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -19,7 +19,7 @@ impl Rng {
     }
 }
 
-/// One direction of an association: messages of a stream keep their order, unless they are unordered.
+/// One direction of an association: messages of a stream keep their order unless they are unordered.
 pub(crate) struct Wire<T> {
     streams: Vec<VecDeque<T>>,
     unordered: Vec<T>,
@@ -38,7 +38,7 @@ impl<T> Wire<T> {
         }
     }
 
-    /// What arrives next, at random.
+    /// Returns a random one of the messages that may arrive next.
     pub(crate) fn arrive(&mut self, rng: &mut Rng) -> Option<T> {
         let mut ready: Vec<usize> =
             (0..self.streams.len()).filter(|&index| !self.streams[index].is_empty()).collect();

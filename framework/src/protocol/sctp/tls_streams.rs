@@ -1,13 +1,13 @@
-//! TLS 1.2 and 1.3 over the streams of an SCTP association (RFC 3436): a session of its own for each pair of
-//! streams with one number, which must be ordered and reliable.
+//! TLS 1.2 and 1.3 over the streams of an SCTP association (RFC 3436): a separate session for each pair of streams with
+//! one number. The streams must be ordered and reliable.
 //!
-//! 1. Stream 0 comes first; the session as a whole is complete when its handshake is.
-//! 2. A client begins the handshake of a further stream with its first message there. Whoever answers must be
-//!    who answered on stream 0.
-//! 3. What OpenSSL writes at once is one message: a flight, or 4096 bytes of a longer one, and application data
-//!    of up to 16,384 bytes as one record, so that boundaries are kept.
-//! 4. Further streams may overtake stream 0's last flight: what comes early waits.
-//! 5. The session is closed when every open stream is.
+//! 1. Stream 0 is secured first; the association is secured when that handshake is complete.
+//! 2. A client begins the handshake of a further stream with its first message there. The peer must prove the same
+//!    identity as on stream 0.
+//! 3. Each write of OpenSSL becomes one message: a flight, or 4096 bytes of a longer one. Application data of up to
+//!    16,384 bytes becomes one record, so that boundaries are kept.
+//! 4. Further streams may overtake stream 0's last flight; such early messages wait.
+//! 5. The association is closed when every open stream is closed.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -21,17 +21,17 @@ use crate::sctp::{MessageInfo, Reliability, SendInfo};
 use crate::tls::engine::{Engine, Framing};
 use crate::tls::{Facts, Failure};
 
-/// What may wait for stream 0, in bytes: a few ClientHellos on each of many streams.
+/// Maximum number of bytes that may wait for stream 0: a few ClientHellos on each of many streams.
 const MAX_EARLY: usize = 256 * 1024;
 
-/// One association's sessions. One thread at a time.
+/// The sessions of one association. Used by one thread at a time.
 pub(crate) struct TlsStreams {
     context: SslContext,
-    /// Who the server must prove to be; `None` on a server.
+    /// The name that the server must prove; `None` on a server.
     client: Option<Client>,
     streams: u16,
     sessions: BTreeMap<u16, StreamSession>,
-    /// Streams that may have something to read, in turns.
+    /// Streams that may have data to read, in round-robin order.
     ready: VecDeque<u16>,
     /// Messages of further streams that overtook stream 0's handshake.
     early: Vec<(Vec<u8>, MessageInfo)>,
@@ -49,9 +49,9 @@ struct Client {
 struct StreamSession {
     engine: Engine,
     state: State,
-    /// Messages that are not fed yet, so that each keeps what came with it.
+    /// Messages that have not been fed yet, so that each keeps its metadata.
     inbox: VecDeque<(Vec<u8>, MessageInfo)>,
-    /// What came with the message that was fed last.
+    /// The metadata of the message that was fed last.
     info: MessageInfo,
 }
 
@@ -59,19 +59,19 @@ struct StreamSession {
 enum State {
     Handshake,
     Open,
-    /// The peer's close_notify is in.
+    /// The peer's close_notify has arrived.
     Closed,
 }
 
 impl TlsStreams {
-    /// The server's side, for streams below `streams`.
+    /// Makes the server's side, for streams below `streams`.
     pub(crate) fn accept(context: &SslContext, streams: u16) -> Result<Self, Failure> {
         let mut sessions = Self::new(context, None, streams);
         sessions.begin(0)?;
         Ok(sessions)
     }
 
-    /// The client's side, with stream 0's ClientHello to send.
+    /// Makes the client's side, with stream 0's ClientHello to send.
     pub(crate) fn connect(context: &SslContext, name: Option<&str>, streams: u16) -> Result<Self, Failure> {
         let mut sessions = Self::new(context, Some(Client { name: name.map(str::to_owned) }), streams);
         sessions.begin(0)?;
@@ -106,8 +106,8 @@ impl TlsStreams {
         Ok(())
     }
 
-    /// Takes one SCTP message in; `true` when stream 0's handshake is complete. From then on, whatever goes
-    /// wrong comes out of [`read`](Self::read).
+    /// Handles one SCTP message. Returns `true` when stream 0's handshake is complete. After that, [`read`](Self::read)
+    /// reports errors.
     pub(crate) fn receive(&mut self, message: &[u8], info: MessageInfo) -> Result<bool, Failure> {
         if self.is_complete() {
             self.take_in(message, info);
@@ -133,11 +133,14 @@ impl TlsStreams {
         Ok(self.is_complete())
     }
 
-    /// What cannot be right about a message, before its content.
+    /// Checks the metadata of a message.
     fn check(&self, info: MessageInfo) -> Result<(), String> {
         let stream = info.stream;
         if stream >= self.streams {
-            return Err(format!("the peer used stream {stream}, and {} are secured", self.streams));
+            return Err(format!(
+                "the peer used stream {stream}, but only {} streams are secured",
+                self.streams
+            ));
         }
         if info.unordered {
             return Err(format!(
@@ -147,7 +150,7 @@ impl TlsStreams {
         Ok(())
     }
 
-    /// A message after stream 0's handshake.
+    /// Handles a message after stream 0's handshake.
     fn take_in(&mut self, message: &[u8], info: MessageInfo) {
         if self.broken.is_some() {
             return;
@@ -170,16 +173,18 @@ impl TlsStreams {
             }
             Some(State::Closed) => return Ok(()),
             None if self.client.is_some() => {
-                return Err(format!("the peer began on stream {stream}, which is for the client to do"));
+                return Err(format!(
+                    "the server began a handshake on stream {stream}, which only a client may do"
+                ));
             }
             None if self.closed => return Ok(()),
             None => self.begin(stream).map_err(|failure| text(stream, failure))?,
         }
         self.feed(message, info);
         if self.step(stream).map_err(|failure| text(stream, failure))? {
-            // A name for itself on each stream is not one peer.
+            // Different identities on different streams do not belong to one peer.
             if self.sessions[&stream].engine.facts().identity != self.facts.identity {
-                return Err(format!("the peer of stream {stream} is another than that of stream 0"));
+                return Err(format!("the peer's identity on stream {stream} differs from that on stream 0"));
             }
             self.wake(stream);
         }
@@ -199,7 +204,7 @@ impl TlsStreams {
         }
     }
 
-    /// One step of a stream's handshake; `true` when it is complete.
+    /// Runs one step of a stream's handshake. Returns `true` when it is complete.
     fn step(&mut self, stream: u16) -> Result<bool, Failure> {
         let Some(session) = self.sessions.get_mut(&stream) else { return Ok(false) };
         let stepped = session.engine.step();
@@ -213,7 +218,7 @@ impl TlsStreams {
         stepped
     }
 
-    /// Makes a message of each of OpenSSL's writes. With `data`, the last is application data.
+    /// Makes a message of each write of OpenSSL. With `data`, the last one is application data.
     fn take_outgoing(&mut self, stream: u16, data: Option<SendInfo>) {
         let Some(session) = self.sessions.get_mut(&stream) else { return };
         let written = session.engine.take_outgoing();
@@ -225,13 +230,13 @@ impl TlsStreams {
         }
     }
 
-    /// Whether stream 0 is secured.
+    /// Returns whether stream 0 is secured.
     pub(crate) fn is_complete(&self) -> bool {
         self.sessions.get(&0).is_some_and(|session| session.state != State::Handshake)
     }
 
-    /// Begins the handshakes of a client's further streams, once stream 0 is secured. `true` when all
-    /// streams are open; a server waits for no further one.
+    /// Begins the handshakes of a client's further streams once stream 0 is secured. Returns `true` when all streams
+    /// are open; a server does not wait for further streams.
     pub(crate) fn open_all(&mut self) -> Result<bool, Failure> {
         if let Some(why) = &self.broken {
             return Err(Failure::of(why.as_str()));
@@ -248,23 +253,23 @@ impl TlsStreams {
         Ok((0..self.streams).all(|stream| self.is_open(stream)))
     }
 
-    /// Whether messages can be sent on `stream`.
+    /// Returns whether messages can be sent on `stream`.
     pub(crate) fn is_open(&self, stream: u16) -> bool {
         self.sessions.get(&stream).is_some_and(|session| session.state == State::Open)
     }
 
-    /// What keying material is exported from.
+    /// Returns the source of exported keying material.
     pub(crate) fn exporter(&self) -> Result<Exporter<'_>, RefusedExport> {
         let session = self.sessions.get(&0).ok_or(RefusedExport::NoSession)?;
         Ok(Exporter::OpenSsl(session.engine.ssl()))
     }
 
-    /// What stream 0's handshake settled.
+    /// Returns the results of stream 0's handshake.
     pub(crate) fn facts(&self) -> Facts {
         self.facts.clone()
     }
 
-    /// The next message of any stream, with what came with it.
+    /// Reads the next message of any stream, with its metadata.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> (Read, MessageInfo) {
         while let (None, Some(&stream)) = (&self.broken, self.ready.front()) {
             let Some(session) = self.sessions.get_mut(&stream) else { break };
@@ -302,12 +307,12 @@ impl TlsStreams {
         }
     }
 
-    /// Whether [`read`](Self::read) has something to look at.
+    /// Returns whether [`read`](Self::read) may find more.
     pub(crate) fn has_more(&self) -> bool {
         self.broken.is_some() || (self.is_complete() && !self.ready.is_empty())
     }
 
-    /// Encrypts one message into one record. A client begins the stream's handshake where it has not.
+    /// Encrypts one message into one record. A client begins the stream's handshake if it has not begun yet.
     pub(crate) fn write(&mut self, message: &[u8], info: SendInfo) -> Result<(), Refused> {
         if let Some(why) = &self.broken {
             return Err(Refused::Broken(why.clone()));
@@ -339,7 +344,7 @@ impl TlsStreams {
         written.map_err(Refused::Broken)
     }
 
-    /// close_notify on every open stream.
+    /// Queues a close_notify on every open stream.
     pub(crate) fn close(&mut self) {
         if std::mem::replace(&mut self.closed, true) {
             return;
@@ -355,7 +360,7 @@ impl TlsStreams {
         }
     }
 
-    /// Further streams are secured with another context.
+    /// Makes further streams use another context, for tests.
     #[cfg(test)]
     pub(super) fn change_context(&mut self, context: &SslContext) {
         self.context = context.clone();
@@ -366,16 +371,16 @@ impl TlsStreams {
         &mut self.sessions.get_mut(&stream).unwrap().engine
     }
 
-    /// What to do next.
+    /// Returns the next action.
     pub(crate) fn next_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
-    /// Nothing here waits for this.
+    /// Has no effect: nothing here waits for acknowledgements.
     pub(crate) fn dry(&mut self) {}
 }
 
-/// Why a further stream failed, which ends the whole.
+/// Returns why a further stream failed, which ends the whole association.
 fn text(stream: u16, failure: Failure) -> String {
     match failure {
         Failure::Ended(EndReason::HandshakeFailed(why)) | Failure::Unverified(why) => {

@@ -1,44 +1,44 @@
-//! Messages in a stream of bytes. Pure.
+//! Divides a stream of bytes into messages. Pure.
 
 use crate::stream::Framing;
 
-/// Bytes of the length in front of a message.
+/// Length of the length field in front of a message, in bytes.
 pub const PREFIX: usize = 4;
 
-/// Puts messages together from what was read, up to a limit.
+/// Assembles messages of limited length from received bytes.
 #[derive(Debug)]
 pub struct Frames {
     framing: Framing,
     limit: usize,
     bytes: Vec<u8>,
-    /// Where what was not given out yet begins.
+    /// Start of the bytes that have not been returned yet.
     start: usize,
-    /// As far as it was looked through for a newline.
+    /// End of the bytes that have been searched for a newline.
     searched: usize,
     skipping: Skipping,
 }
 
-/// What is being thrown away.
+/// What is being discarded.
 #[derive(Debug, PartialEq, Eq)]
 enum Skipping {
     Nothing,
     /// The rest of a line.
     Line,
-    /// So many bytes more.
+    /// This many more bytes.
     Bytes(usize),
 }
 
-/// What [`Frames::next_frame`] found.
+/// Result of [`Frames::next_frame`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
     /// One message.
     Message(&'a [u8]),
-    /// A message that is too long; it is thrown away as it comes.
+    /// A message that is too long; it is discarded as it arrives.
     TooLong,
 }
 
 impl Frames {
-    /// For messages of at most `limit` bytes. `None` with [`Framing::Raw`], which has none.
+    /// Makes a decoder for messages of at most `limit` bytes. Returns `None` for [`Framing::Raw`], which has no frames.
     pub fn new(framing: Framing, limit: usize) -> Option<Frames> {
         let skipping = Skipping::Nothing;
         (framing != Framing::Raw).then(|| Frames {
@@ -51,13 +51,13 @@ impl Frames {
         })
     }
 
-    /// Whether a message has begun that is not whole, or is thrown away and not at its end. To be asked when
-    /// [`next_frame`](Self::next_frame) has found nothing more.
+    /// Returns whether a message has begun and is incomplete, or is being discarded and has not ended. Valid after
+    /// [`next_frame`](Self::next_frame) has returned `None`.
     pub fn is_begun(&self) -> bool {
         self.start < self.bytes.len() || self.skipping != Skipping::Nothing
     }
 
-    /// Takes in what was read. What belongs to a message that is too long is not kept.
+    /// Adds received bytes. Bytes of a message that is too long are not kept.
     pub fn push(&mut self, bytes: &[u8]) {
         let bytes = match self.skipping {
             Skipping::Nothing => bytes,
@@ -87,7 +87,7 @@ impl Frames {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next message; `None` where it is not all there yet.
+    /// Returns the next message; `None` if it is incomplete.
     pub fn next_frame(&mut self) -> Option<Frame<'_>> {
         match self.framing {
             Framing::Raw => None,
@@ -96,7 +96,7 @@ impl Frames {
         }
     }
 
-    /// Nothing more comes: makes a last line of what has no end. `true` where there is one.
+    /// Handles the end of the stream: completes an unterminated last line. Returns `true` if there is one.
     pub fn end(&mut self) -> bool {
         let open = self.framing == Framing::Lines && self.start < self.bytes.len();
         if open {
@@ -108,7 +108,7 @@ impl Frames {
     fn next_line(&mut self) -> Option<Frame<'_>> {
         let Some(found) = self.bytes[self.searched..].iter().position(|byte| *byte == b'\n') else {
             self.searched = self.bytes.len();
-            // One more than the limit may be the `\r`.
+            // One byte more than the limit may be the `\r`.
             if self.bytes.len() - self.start <= self.limit + 1 {
                 return None;
             }
@@ -147,7 +147,7 @@ impl Frames {
         Some(Frame::Message(&self.bytes[start..start + len]))
     }
 
-    /// Everything was given out: keeps a little of the memory.
+    /// Drops the returned bytes and keeps a small allocation.
     fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(KEPT);
@@ -155,10 +155,10 @@ impl Frames {
     }
 }
 
-/// Bytes of memory that a reader without anything in it keeps.
+/// Bytes of memory that an empty decoder keeps.
 const KEPT: usize = 4096;
 
-/// Appends one message as it goes out.
+/// Appends one message in its encoded form.
 pub fn encode(framing: Framing, message: &[u8], out: &mut Vec<u8>) {
     match framing {
         Framing::Raw => out.extend_from_slice(message),

@@ -1,4 +1,4 @@
-//! What is carried by a stream of bytes: a proxy's header, TLS, frames.
+//! Layers on a stream of bytes: a proxy's header, TLS, frames.
 
 pub mod frames;
 pub mod proxy;

@@ -1,19 +1,18 @@
-//! The PROXY protocol, version 2: who is behind a proxy. Pure.
+//! The PROXY protocol, version 2: the address of the client behind a proxy. Pure.
 //!
-//! A proxy in front of the server sends this header before anything else on each connection
-//! ([specification](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt), §2.2): a signature of twelve
-//! bytes, version and command, address family and protocol, the length of what follows, the addresses, and
-//! further values, which are passed over. Whoever can connect to such a listener can claim any address, so
-//! only the proxy may reach it.
+//! A proxy in front of the server sends this header before any other data on each connection
+//! ([specification](https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt), §2.2): a signature of twelve bytes,
+//! version and command, address family and protocol, the length of the rest, the addresses, and further values, which
+//! are skipped. Any host that can connect to such a listener can claim any address, so only the proxy may reach it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::address::canonical::canonical;
 
-/// The bytes in front, whose length says how many follow.
+/// Length of the fixed part of the header, which contains the length of the rest.
 pub const HEAD: usize = 16;
 
-/// The most that may follow: the addresses (36 bytes) and further values. One that has more is refused.
+/// Maximum length of the rest: the addresses (36 bytes) and further values. A longer header is refused.
 pub const MAX_REST: usize = 2048;
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -21,15 +20,15 @@ const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The two ends of the connection to the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
-    /// Who connected to the proxy.
+    /// The address that connected to the proxy.
     pub peer: SocketAddr,
-    /// The address that was asked for.
+    /// The address that it connected to.
     pub local: SocketAddr,
 }
 
-/// A header of which some bytes have come.
+/// A partly received header.
 pub(crate) struct Header {
-    /// Those that have come, and room for those that are known to be missing.
+    /// The received bytes, and room for the bytes that are known to be missing.
     bytes: Vec<u8>,
     filled: usize,
 }
@@ -41,12 +40,12 @@ impl Default for Header {
 }
 
 impl Header {
-    /// Where the next bytes are to be read to. What comes behind the header has no room here.
+    /// Returns the buffer for the next read. Bytes after the header do not fit into it.
     pub(crate) fn room(&mut self) -> &mut [u8] {
         &mut self.bytes[self.filled..]
     }
 
-    /// So many bytes were read. `None`: some are missing; else what [`parse`] says.
+    /// Notes that `len` bytes were read. Returns `None` if some are missing, and otherwise the result of [`parse`].
     ///
     /// # Errors
     ///
@@ -63,11 +62,11 @@ impl Header {
     }
 }
 
-/// How many bytes follow the [`HEAD`].
+/// Returns how many bytes follow the [`HEAD`].
 ///
 /// # Errors
 ///
-/// It is no header of version 2, or too long.
+/// The header is not of version 2, or it is too long.
 pub fn rest(head: &[u8; HEAD]) -> Result<usize, &'static str> {
     if head[..12] != SIGNATURE[..] {
         return Err("it does not begin with the signature of the PROXY protocol, version 2");
@@ -79,19 +78,19 @@ pub fn rest(head: &[u8; HEAD]) -> Result<usize, &'static str> {
     if len > MAX_REST { Err("its PROXY header is longer than 2,048 bytes") } else { Ok(len) }
 }
 
-/// Reads the addresses in `rest`, which are all bytes behind `head`. `None`: the proxy speaks for itself (a
+/// Parses the addresses in `rest`, all bytes after `head`. Returns `None` if the proxy connects on its own behalf (a
 /// health check), or for a family without IP addresses.
 ///
 /// # Errors
 ///
-/// What cannot be in a header: an unknown command, another protocol than TCP, addresses that are cut off or
-/// make no sense.
+/// The header is invalid: it has an unknown command, a protocol other than TCP, or addresses that are truncated or
+/// unusable.
 pub fn parse(head: &[u8; HEAD], rest: &[u8]) -> Result<Option<Ends>, &'static str> {
     let v4 = |bytes: &[u8; 4]| Ipv4Addr::from(*bytes);
     let v6 = |bytes: &[u8; 16]| Ipv6Addr::from(*bytes);
     let port = |bytes: &[u8; 2]| u16::from_be_bytes(*bytes);
     match head[12] & 15 {
-        // LOCAL: the addresses are to be passed over.
+        // LOCAL: the addresses are to be ignored.
         0 => return Ok(None),
         1 => {}
         _ => return Err("its PROXY header has an unknown command"),
@@ -116,12 +115,12 @@ pub fn parse(head: &[u8; HEAD], rest: &[u8]) -> Result<Option<Ends>, &'static st
         0x31 | 0x32 => return Ok(None),
         _ => return Err("its PROXY header has an unknown address family"),
     };
-    // Mapped ones first, for each rule is about the address that is meant.
+    // Mapped addresses are converted first, so that the checks apply to the IPv4 address.
     let ends = Ends { peer: canonical(ends.peer), local: canonical(ends.local) };
     let ip = ends.peer.ip();
     let broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
     if ip.is_unspecified() || ip.is_multicast() || broadcast || ends.peer.port() == 0 {
-        return Err("its PROXY header names a peer that cannot be one");
+        return Err("its PROXY header has a source address that no peer can have");
     }
     Ok(Some(ends))
 }

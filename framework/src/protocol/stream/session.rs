@@ -1,9 +1,10 @@
-//! The bytes of one connection, in clear or with TLS: messages go in and bytes come out, and the other way round.
+//! The bytes of one connection, with or without TLS: converts messages to bytes and back.
 //!
-//! OpenSSL writes to memory that takes everything, so that a read that has to answer (a key update, a ticket, a
-//! renegotiation) and a write in the middle of that need no state of their own. One case is left, a message that is to be
-//! sent while a handshake waits for the peer (a renegotiation, or half a key update): it is kept as it is until that is over.
-//! Only reads get such a handshake on, because OpenSSL takes the peer's data in the middle of it from there alone.
+//! OpenSSL writes to memory that accepts everything. So a read that has to answer (a key update, a ticket, a
+//! renegotiation), and a write in the middle of that, need no extra state. One case remains: a message that is to be
+//! sent while a handshake waits for the peer (a renegotiation, or half a key update). It is kept unencrypted until the
+//! handshake is complete. Only reads advance such a handshake, because only they make OpenSSL accept the peer's data in
+//! the middle of it.
 
 use std::io;
 
@@ -16,50 +17,51 @@ use crate::sys::ossl::{self, Handshakes};
 use crate::tls::handshake::{broken, client_ssl, describe, progress, server_ssl};
 use crate::tls::{Facts, Failure, Resume};
 
-/// Renegotiations that one peer may ask for.
+/// Maximum number of renegotiations that one peer may request.
 pub(crate) const MAX_RENEGOTIATIONS: u32 = 8;
 
 /// Bytes of memory that are kept between messages.
 const KEPT: usize = 4096;
 
-/// What is decrypted at once where a framing takes it: a record.
+/// How many bytes are decrypted at once for a framing: one record.
 const PIECE: usize = 16 << 10;
 
-/// The state of a connection. After each call the caller sends the [`outgoing`](Self::outgoing) bytes, and says so.
+/// The state of a connection. After each call the caller sends the [`outgoing`](Self::outgoing) bytes and calls
+/// [`sent`](Self::sent).
 pub(crate) struct Stream {
-    /// `None`: in clear.
+    /// `None` without TLS.
     tls: Option<Box<SslStream<Pipe>>>,
     framing: Framing,
-    /// Makes messages of the bytes, if there is a framing.
+    /// Divides the bytes into messages, if there is a framing.
     frames: Option<Frames>,
-    /// What was fed has not been read to its end.
+    /// The bytes that were fed have not been read completely.
     unread: bool,
     max_message: usize,
-    /// A message with what its framing adds.
+    /// A message with its framing.
     framed: Vec<u8>,
-    /// Bytes of messages that a handshake in the middle of the session holds up.
+    /// Bytes of messages that wait for a handshake in the middle of the session.
     deferred: Vec<u8>,
-    /// Where a peer may renegotiate: handshakes so far, the first one too.
+    /// Counts the handshakes, including the first one, if a peer may renegotiate.
     handshakes: Option<Handshakes>,
 }
 
-/// What became of a message that was to be sent.
+/// Result of encoding a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Encoded<'a> {
     /// These bytes are to be sent.
     Clear(&'a [u8]),
-    /// What is to be sent is among the [outgoing](Stream::outgoing) bytes.
+    /// The encrypted bytes are among the [outgoing](Stream::outgoing) bytes.
     Sealed,
-    /// It is kept until a handshake is over.
+    /// The message is kept until a handshake is complete.
     Later,
     /// This side has closed the session.
     Closed,
-    /// The session is of no use any more.
+    /// The session has failed.
     Broken(String),
 }
 
 impl Stream {
-    /// In clear.
+    /// Makes a connection without TLS.
     pub(crate) fn plain(settings: &TcpSettings) -> Self {
         let max_message = settings.max_message.max(1);
         Self {
@@ -74,14 +76,14 @@ impl Stream {
         }
     }
 
-    /// The server's side of TLS, before its handshake.
+    /// Makes the server's side of TLS, before its handshake.
     pub(crate) fn accept(context: &SslContext, settings: &TcpSettings) -> Result<Self, Failure> {
         let mut ssl = server_ssl(context)?;
         let handshakes = settings.renegotiation.then(|| ossl::allow_renegotiation(&mut ssl));
         Ok(Self { handshakes, ..Self::secure(ssl, settings)? })
     }
 
-    /// The client's side of TLS; `name` is who the server must prove to be.
+    /// Makes the client's side of TLS; `name` is the name that the server must prove.
     pub(crate) fn connect(
         context: &SslContext,
         name: Option<&str>,
@@ -93,63 +95,64 @@ impl Stream {
 
     fn secure(ssl: Ssl, settings: &TcpSettings) -> Result<Self, Failure> {
         let stream = SslStream::new(ssl, Pipe::default()).map_err(broken)?;
-        // Something may come with the end of the handshake.
+        // Data may arrive together with the end of the handshake.
         Ok(Self { tls: Some(Box::new(stream)), unread: true, ..Self::plain(settings) })
     }
 
-    /// One step of the handshake, if there is one; `true` when it is complete. After a failure there may be an alert to send.
+    /// Runs one step of the handshake, if there is one. Returns `true` when it is complete. After a failure there may
+    /// be an alert to send.
     pub(crate) fn step(&mut self) -> Result<bool, Failure> {
         self.tls.as_deref_mut().map_or(Ok(true), progress)
     }
 
-    /// What the handshake settled.
+    /// Returns the results of the handshake.
     pub(crate) fn facts(&self) -> Facts {
         self.ssl().map(Facts::of).unwrap_or_default()
     }
 
-    /// The underlying `SslRef`, where messages are encrypted.
+    /// Returns the underlying `SslRef`, if messages are encrypted.
     pub(crate) fn ssl(&self) -> Option<&SslRef> {
         self.tls.as_ref().map(|stream| stream.ssl())
     }
 
-    /// Whether messages are encrypted.
+    /// Returns whether messages are encrypted.
     pub(crate) fn is_secure(&self) -> bool {
         self.tls.is_some()
     }
 
-    /// Whether messages are what the other end sent as such, and not pieces of a stream.
+    /// Returns whether messages have the boundaries that the other end gave them, and are not pieces of a stream.
     pub(crate) fn is_framed(&self) -> bool {
         self.frames.is_some()
     }
 
-    /// Whether a message has begun and is not whole. To be asked when nothing is left to [`read`](Self::read).
+    /// Returns whether a message has begun and is incomplete. Valid when nothing is left to [`read`](Self::read).
     pub(crate) fn is_begun(&self) -> bool {
         self.frames.as_ref().is_some_and(Frames::is_begun)
     }
 
-    /// The longest message, in bytes.
+    /// Returns the maximum length of a message, in bytes.
     pub(crate) fn max_message(&self) -> usize {
         self.max_message
     }
 
-    /// The shortest message, in bytes.
+    /// Returns the minimum length of a message, in bytes.
     pub(crate) fn min_message(&self) -> usize {
         usize::from(self.framing == Framing::Raw)
     }
 
-    /// How many bytes OpenSSL may write before they are sent. Beyond that the session is broken.
+    /// Sets how many bytes OpenSSL may write before they are sent. Beyond that the session fails.
     pub(crate) fn set_room(&mut self, bytes: usize) {
         if let Some(stream) = &mut self.tls {
             stream.get_mut().room = bytes;
         }
     }
 
-    /// What OpenSSL wrote and is to be sent.
+    /// Returns the bytes that OpenSSL wrote and that are to be sent.
     pub(crate) fn outgoing(&self) -> &[u8] {
         self.tls.as_ref().map_or(&[], |stream| &stream.get_ref().outgoing)
     }
 
-    /// Everything is sent: its memory is used again, or given back if it is much.
+    /// Notes that everything has been sent. Its memory is reused, or freed if it is large.
     pub(crate) fn sent(&mut self) {
         let outgoing = self.tls.as_mut().map(|stream| &mut stream.get_mut().outgoing);
         for memory in std::iter::once(&mut self.framed).chain(outgoing) {
@@ -160,7 +163,7 @@ impl Stream {
         }
     }
 
-    /// Makes bytes of a message, which is no longer than [`max_message`](Self::max_message).
+    /// Encodes a message, which is no longer than [`max_message`](Self::max_message).
     pub(crate) fn encode<'a>(&'a mut self, message: &'a [u8]) -> Encoded<'a> {
         let bytes = match self.framing {
             Framing::Raw => message,
@@ -180,7 +183,7 @@ impl Stream {
         sealed
     }
 
-    /// Makes bytes of what a handshake held up, where that is over.
+    /// Encodes the messages that waited for a handshake, if it is complete.
     pub(crate) fn encode_deferred(&mut self) -> Encoded<'static> {
         let Some(stream) = self.tls.as_mut().filter(|_| !self.deferred.is_empty()) else {
             return Encoded::Sealed;
@@ -192,13 +195,13 @@ impl Stream {
         sealed
     }
 
-    /// How many bytes of messages a handshake holds up: the peer has to be heard.
+    /// Returns how many bytes of messages wait for a handshake, which needs data from the peer.
     pub(crate) fn deferred(&self) -> usize {
         self.deferred.len()
     }
 
-    /// Takes in what came from the peer. `bytes` comes back empty. Without TLS and a framing there is nothing to do for this
-    /// state: the bytes are the message.
+    /// Adds received bytes and empties `bytes`. Without TLS and framing there is nothing to do: the bytes are the
+    /// message.
     pub(crate) fn feed(&mut self, bytes: &mut Vec<u8>) {
         match (&mut self.tls, &mut self.frames) {
             (Some(stream), _) => stream.get_mut().feed(bytes),
@@ -209,21 +212,21 @@ impl Stream {
         bytes.clear();
     }
 
-    /// Nothing more comes. `true` where that makes a last message of what has come, which is to be read.
+    /// Handles the end of the stream. Returns `true` if it completes a last message, which is to be read.
     pub(crate) fn end_of_stream(&mut self) -> bool {
         let last = self.tls.is_none() && self.frames.as_mut().is_some_and(Frames::end);
         self.unread |= last;
         last
     }
 
-    /// Gives the memory of what was fed back, once all of it is read.
+    /// Returns the memory of the fed bytes once all of them have been read.
     pub(crate) fn give_back(&mut self, bytes: &mut Vec<u8>) {
         if let Some(stream) = &mut self.tls {
             stream.get_mut().give_back(bytes);
         }
     }
 
-    /// Reads the next message of what was fed. `piece` is memory to work with, and comes back empty.
+    /// Reads the next message of the fed bytes. `piece` is working memory, and is empty afterwards.
     pub(crate) fn read(&mut self, buffer: &mut [u8], piece: &mut Vec<u8>) -> Read {
         let read = self.next_message(buffer, piece);
         piece.clear();
@@ -243,7 +246,7 @@ impl Stream {
                 };
             }
             let Some(stream) = &mut self.tls else { return Read::Nothing };
-            // OpenSSL would look in vain, which takes as long as a short record.
+            // Without this check OpenSSL would search for a record in vain, which takes as long as reading a short one.
             if stream.get_ref().is_drained() && !ossl::has_pending(stream.ssl()) {
                 return Read::Nothing;
             }
@@ -256,7 +259,7 @@ impl Stream {
                 (Read::Message(len), Some(frames)) => frames.push(&piece[..len]),
                 (Read::Message(len), None) if !direct => return Read::Long(piece[..len].to_vec()),
                 (Read::Closed, Some(frames)) => match frames.end() {
-                    // The close_notify is found once more, behind the last line.
+                    // The next read finds the close_notify again, after the last line.
                     true => {}
                     false => return Read::Closed,
                 },
@@ -265,8 +268,8 @@ impl Stream {
         }
     }
 
-    /// Gets a handshake that messages wait for on, with what was fed. `false` where it cannot go on before the
-    /// peer's data in front of it is read.
+    /// Advances a handshake that messages wait for, with the fed bytes. Returns `false` if it cannot continue before
+    /// the peer's earlier data has been read.
     pub(crate) fn advance(&mut self) -> Result<bool, String> {
         let Some(stream) = &mut self.tls else { return Ok(true) };
         let result = stream.ssl_peek(&mut [0]);
@@ -289,19 +292,19 @@ impl Stream {
         };
         let begun = self.handshakes.as_ref().map_or(0, Handshakes::begun);
         if begun > 1 + MAX_RENEGOTIATIONS {
-            return Read::Broken("the peer renegotiates again and again".to_owned());
+            return Read::Broken("the peer renegotiates too often".to_owned());
         }
-        // What is wrong shows with the next read.
+        // The next read reports an error.
         let _ = self.encode_deferred();
         read
     }
 
-    /// Whether [`read`](Self::read) has something to look at.
+    /// Returns whether [`read`](Self::read) may find more.
     pub(crate) fn has_more(&self) -> bool {
         self.unread
     }
 
-    /// Has close_notify sent (RFC 5246 §7.2.1), once.
+    /// Queues a close_notify (RFC 5246 §7.2.1), once.
     pub(crate) fn close(&mut self) {
         if let Some(stream) = &mut self.tls {
             let _ = stream.shutdown();
@@ -314,28 +317,28 @@ fn seal(stream: &mut SslStream<Pipe>, message: &[u8]) -> Encoded<'static> {
     if message.is_empty() {
         return Encoded::Sealed;
     }
-    // A write would get the handshake on, and call the peer's data in the middle of it an error.
+    // A write would advance the handshake, and treat the peer's data in the middle of it as an error.
     if !stream.ssl().is_init_finished() {
         return Encoded::Later;
     }
     match stream.ssl_write(message) {
         Ok(_) => Encoded::Sealed,
-        // Nothing is ever full, so this is a handshake.
+        // The pipe is never full, so this is a handshake.
         Err(error) if matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::WANT_WRITE) => Encoded::Later,
         Err(error) if error.code() == ErrorCode::ZERO_RETURN => Encoded::Closed,
         Err(error) => Encoded::Broken(describe(&error)),
     }
 }
 
-/// What OpenSSL reads from and writes to. Trusted code (it is called from C): a read gives bytes that were fed or
-/// WouldBlock, a write takes everything, or fails for good.
+/// The pipe that OpenSSL reads from and writes to. Called from C, so it must obey this contract: a read returns fed
+/// bytes or WouldBlock, and a write takes everything or fails permanently.
 #[derive(Default)]
 struct Pipe {
     incoming: Vec<u8>,
-    /// How many of them are read.
+    /// How many of these bytes have been read.
     read: usize,
     outgoing: Vec<u8>,
-    /// Bytes that may be outgoing.
+    /// Maximum number of outgoing bytes.
     room: usize,
 }
 
@@ -346,7 +349,7 @@ impl Pipe {
 
     fn feed(&mut self, bytes: &mut Vec<u8>) {
         if self.is_drained() {
-            // Memory goes back and forth instead of being copied.
+            // The allocations are exchanged instead of copied.
             std::mem::swap(&mut self.incoming, bytes);
             self.read = 0;
         } else {
@@ -381,7 +384,7 @@ impl io::Write for Pipe {
         if self.outgoing.len() + bytes.len() > self.room {
             return Err(io::Error::new(
                 io::ErrorKind::BrokenPipe,
-                "the peer reads nothing of the answers that it asks for",
+                "the peer does not read the responses that it requests",
             ));
         }
         self.outgoing.extend_from_slice(bytes);

@@ -1,4 +1,4 @@
-//! An open session as bytes, for the process that takes the peer over.
+//! Serializes an open session for the process that takes over the peer.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use crate::protocol::dtls::restart::Restart;
 use crate::protocol::dtls::{Opener, Sealer};
 
 impl Session {
-    /// Writes the whole session; `false` while something has come or is to be sent that only this process knows of. No record may
-    /// be sealed here any more once the other process seals the next one.
+    /// Writes the complete session. Returns `false` while input or output is pending that only this process has. No
+    /// record may be sealed here once the other process seals its first one.
     pub(crate) fn save(&self, now: Instant, out: &mut Writer) -> bool {
         let Self { counters: _, sealer, opener, secrets, restart, paths, checks, source: _, .. } = self;
         let Self { moved, rest, early, flight, outgoing, refusals, blind_repeats, closed, .. } = self;
         let is_busy = moved.is_some() || !rest.is_empty() || !early.is_empty() || !outgoing.is_empty();
-        // A client has a socket of its own.
+        // A client has a socket of its own and is never handed over.
         if is_busy || *closed || restart.is_none() {
             return false;
         }
@@ -39,7 +39,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// It is malformed, or OpenSSL is short of memory.
+    /// The input is malformed, or OpenSSL could not allocate memory.
     pub(crate) fn restore(
         from: &mut Reader<'_>,
         restart: Restart,

@@ -97,7 +97,7 @@ fn another_identity_on_a_further_stream_breaks_the_session() {
         tls(&mut pair.client).change_context(&context);
         pair.open_stream(2);
         let broken = pair.server.broken.as_deref();
-        assert_eq!(broken, Some("the peer of stream 2 is another than that of stream 0"));
+        assert_eq!(broken, Some("the peer's identity on stream 2 differs from that on stream 0"));
         let refused = pair.server.session.write(b"x", SendInfo::default());
         assert!(matches!(refused, Err(Refused::Broken(_))));
     }
@@ -109,7 +109,10 @@ fn a_stream_that_is_not_secured_breaks_the_session_and_is_refused_to_us() {
     let info = SendInfo { stream: STREAMS, ..SendInfo::default() };
     assert_eq!(pair.client.session.write(b"x", info), Err(Refused::NoSuchStream { streams: STREAMS }));
     pair.server.take(b"x", MessageInfo { stream: STREAMS, ..MessageInfo::default() });
-    assert_eq!(pair.server.broken.as_deref(), Some("the peer used stream 32, and 32 are secured"));
+    assert_eq!(
+        pair.server.broken.as_deref(),
+        Some("the peer used stream 32, but only 32 streams are secured")
+    );
 }
 
 #[test]
