@@ -559,7 +559,7 @@ impl Client {
             Failure::Ended(EndReason::Io(kind)) => ConnectError::Io { peer, source: kind.into() },
             Failure::Ended(other) => ConnectError::Handshake { peer, why: other.to_string() },
             Failure::Restarted(_) | Failure::RestartedSctp => {
-                ConnectError::Handshake { peer, why: "the server began anew".to_owned() }
+                ConnectError::Handshake { peer, why: "the server restarted".to_owned() }
             }
         }
     }

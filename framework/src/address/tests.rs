@@ -134,7 +134,7 @@ fn an_interface_name_resolves_to_its_index() {
 #[test]
 fn an_unknown_interface_is_named() {
     let error = parse("udp://[fe80::1%nowhere0]:5").resolve().unwrap_err();
-    assert!(error.to_string().starts_with("the zone \"nowhere0\" is no network interface"), "{error}");
+    assert!(error.to_string().starts_with("the zone \"nowhere0\" is not a network interface"), "{error}");
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn a_list_of_addresses_has_one_port_and_needs_sctp() {
     assert_eq!(resolved, ["127.0.0.1:9".parse().unwrap(), "[::1]:9".parse().unwrap()]);
     assert_eq!(Address::from_sockets(Scheme::Sctp, &resolved), Some(address));
     assert!(advice("udp://127.0.0.1,127.0.0.2:9").contains("only SCTP has"));
-    assert!(advice("sctp://127.0.0.1:8,127.0.0.2:9").contains("one port, behind its last address"));
+    assert!(advice("sctp://127.0.0.1:8,127.0.0.2:9").contains("one port, after its last address"));
     assert!(advice("sctp://127.0.0.1,::1:9").contains("brackets"));
     assert!(advice("sctp://127.0.0.1,,127.0.0.2:9").contains("has no host"));
     assert!(advice("sctp://127.0.0.1,:9").contains("has no host"));

@@ -1,5 +1,5 @@
-//! How other threads reach the thread of a peer while it waits on its socket: signals, what they read for it, and a way to
-//! interrupt the wait.
+//! How other threads reach a peer's thread while it waits on its socket: signals, an inbox of data that they have read
+//! for it, and a way to interrupt the wait.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -13,21 +13,21 @@ use crate::sys::message;
 use crate::sys::sync::Mutex;
 use crate::sys::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-/// What other threads want the worker to notice; bits of [`Attention::signals`].
+/// Signals from other threads to the worker; bits of [`Attention::signals`].
 pub(crate) mod signal {
     /// The server drains: end when the peer is quiet.
     pub(crate) const DRAIN: u8 = 1;
-    /// Somebody called `close`.
+    /// A thread called `close`.
     pub(crate) const CLOSE: u8 = 2;
-    /// The handshake makes way for a newer one.
+    /// The handshake is evicted for a newer one.
     pub(crate) const EVICT: u8 = 4;
-    /// The grace period is over.
+    /// The grace period has ended.
     pub(crate) const STOP: u8 = 8;
     /// Datagrams wait in the inbox.
     pub(crate) const INBOX: u8 = 16;
     /// The send buffer was full: flush pending output when the socket becomes writable.
     pub(crate) const FLUSH: u8 = 32;
-    /// The peer's outbox is full, and it is to be disconnected for that.
+    /// The peer's outbox is full, and the policy is to disconnect it.
     pub(crate) const TOO_SLOW: u8 = 64;
     /// The server drains, and the handshake is to be broken off.
     pub(crate) const BREAK_OFF: u8 = 128;
@@ -35,31 +35,30 @@ pub(crate) mod signal {
     pub(crate) const FINAL: u8 = CLOSE | EVICT | STOP | TOO_SLOW;
 }
 
-/// Most datagrams that wait in an inbox: those that came before the child socket was there, and
-/// late ones. As many as the listener's receive buffer holds small ones for one peer; memory is
-/// bounded by [`INBOX_BYTES`] too.
+/// Maximum number of datagrams in an inbox: those that arrived before the peer's socket existed, and late ones. A
+/// listener's receive buffer holds about this many small datagrams of one peer. [`INBOX_BYTES`] limits the memory too.
 const INBOX_DATAGRAMS: usize = 4096;
-/// Most bytes that wait in an inbox.
+/// Maximum number of bytes in an inbox.
 const INBOX_BYTES: usize = 1 << 20;
 
-/// What a worker looks at between its waits. The locks are leaves: no other is taken while one is held, and none is held
-/// across a blocking call.
+/// State that a worker checks between its waits. The locks are leaves: no other lock is taken while one is held, and
+/// none is held across a blocking call.
 #[derive(Default)]
 pub(crate) struct Attention {
     wake: Mutex<Wake>,
     inbox: Mutex<Inbox>,
     signals: AtomicU8,
-    /// A handshake is under way, which counts against the cap on them.
+    /// A handshake is under way and counts towards its limit.
     pub(crate) half_open: AtomicBool,
-    /// An SCTP socket was shut for reading to wake the worker.
+    /// An SCTP socket was shut down for reading to wake the worker.
     shut: AtomicBool,
-    /// The peer is to be woken when a socket that it shares has room.
+    /// The peer must be woken when the socket that it shares has room.
     pub(super) awaits_room: AtomicBool,
 }
 
 /// Interrupts a wait that is not in a read of a socket.
 pub(crate) trait Wakes: Send + Sync {
-    /// Never blocks.
+    /// Interrupts the current or next wait. Never blocks.
     fn wake(&self);
 }
 
@@ -69,14 +68,14 @@ enum Wake {
     /// No worker has started; it checks the signals on start-up.
     #[default]
     Unborn,
-    /// It blocks in a read of the socket: shutting that down for reading wakes it.
+    /// The worker blocks in a read of the socket; shutting the socket down for reading wakes it.
     Blocking(Arc<Socket>),
-    /// It waits by epoll, for these events: re-arming the socket there wakes it.
+    /// The worker waits by epoll for these events; re-arming the socket there wakes it.
     Watching(Arc<Socket>, Arc<Epoll>, u32),
-    /// It blocks in a read of an SCTP socket. Shut down for reading, that would acknowledge and throw
-    /// away what still comes; a notification wakes it as well.
+    /// The worker blocks in a read of an SCTP socket. Shut down for reading, the socket would acknowledge and discard
+    /// arriving data; a notification wakes the worker without that.
     Notifying(Arc<Socket>),
-    /// It waits for something else, or a loop drives the peer, on this socket if there is one.
+    /// The worker waits for something else, or an event loop drives the peer, on this socket if there is one.
     By(Arc<dyn Wakes>, Option<Arc<Socket>>),
     /// The worker has finished; there is nothing to wake.
     Gone,
@@ -89,35 +88,35 @@ struct Inbox {
     closed: bool,
 }
 
-/// What another thread read for an association.
+/// Data that another thread read for an association.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Parcel {
     /// A datagram, or (part of) an SCTP message.
     pub(crate) payload: Box<[u8]>,
-    /// Where a datagram came from, where that may be another address than the peer's.
+    /// The source of a datagram, if it may differ from the peer's address.
     pub(crate) from: Option<SocketAddr>,
-    /// What came with an SCTP message.
+    /// The metadata of an SCTP message.
     pub(crate) info: MessageInfo,
-    /// No further part of the message is to follow.
+    /// No further part of the message follows.
     pub(crate) complete: bool,
-    /// It is a notification of SCTP.
+    /// The data is an SCTP notification.
     pub(crate) notification: bool,
 }
 
 impl Parcel {
-    /// A datagram.
+    /// Makes a parcel of a datagram.
     pub(crate) fn datagram(payload: &[u8]) -> Self {
         let (payload, info) = (payload.into(), MessageInfo::default());
         Self { payload, from: None, info, complete: true, notification: false }
     }
 
-    /// A datagram that came from this address, and has the peer's connection ID.
+    /// Makes a parcel of a datagram with the peer's connection ID that came from this address.
     pub(crate) fn datagram_from(from: SocketAddr, payload: &[u8]) -> Self {
         Self { from: Some(from), ..Self::datagram(payload) }
     }
 }
 
-/// What became of a datagram given to [`Attention::deliver`].
+/// Result of [`Attention::deliver`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Delivery {
     /// The datagram waits for the worker.
@@ -157,8 +156,8 @@ impl Attention {
             Wake::Blocking(socket) => message::shutdown_read(&**socket),
             Wake::Notifying(socket) => {
                 let last = self.signals() & signal::FINAL != 0 || self.half_open.load(Ordering::Acquire);
-                // The kernel says SCTP_SENDER_DRY_EVENT at once where nothing is unacknowledged, and
-                // else as soon as nothing is (RFC 6458 §6.1.9).
+                // The kernel sends SCTP_SENDER_DRY_EVENT at once if all data is acknowledged, otherwise as soon as it
+                // is (RFC 6458 §6.1.9).
                 if last || sctp::Options::of(&**socket).subscribe(NotificationKind::SenderDry, true).is_err()
                 {
                     self.shut.store(true, Ordering::Release);
@@ -174,24 +173,23 @@ impl Attention {
         }
     }
 
-    /// The worker is about to block in reads of `socket`. It must look at the signals after this.
+    /// Notes that the worker is about to block in reads of `socket`. It must check the signals after this.
     pub(crate) fn wake_by_shutdown(&self, socket: &Arc<Socket>) {
         *self.wake.lock() = Wake::Blocking(Arc::clone(socket));
     }
 
-    /// The worker is about to block in reads of an SCTP `socket`. It must look at the signals after
-    /// this.
+    /// Notes that the worker is about to block in reads of an SCTP `socket`. It must check the signals after this.
     pub(crate) fn wake_by_notification(&self, socket: &Arc<Socket>) {
         *self.wake.lock() = Wake::Notifying(Arc::clone(socket));
     }
 
-    /// The worker waits by `epoll` for these events from now on. It must look at the signals after this.
+    /// Notes that the worker waits by `epoll` for these events from now on. It must check the signals after this.
     pub(crate) fn wake_by_epoll(&self, socket: &Arc<Socket>, epoll: &Arc<Epoll>, events: u32) {
         *self.wake.lock() = Wake::Watching(Arc::clone(socket), Arc::clone(epoll), events);
     }
 
-    /// The worker is about to wait until `wakes` is called, or a loop drives the peer, on this socket if there is one. It must
-    /// look at the signals after this.
+    /// Notes that the worker is about to wait until `wakes` is called, or that a loop drives the peer, on this socket
+    /// if there is one. It must check the signals after this.
     pub(crate) fn wake_by(&self, wakes: Arc<dyn Wakes>, socket: Option<Arc<Socket>>) {
         *self.wake.lock() = Wake::By(wakes, socket);
     }
@@ -201,13 +199,13 @@ impl Attention {
         *self.wake.lock() = Wake::Gone;
     }
 
-    /// Whether somebody has shut the SCTP socket for reading, so that nothing more can be read from it. Does not change any
-    /// more after [`wake_no_more`](Self::wake_no_more).
+    /// Returns whether another thread has shut the SCTP socket down for reading, so that nothing more can be read from
+    /// it. The result does not change after [`wake_no_more`](Self::wake_no_more).
     pub(crate) fn is_shut(&self) -> bool {
         self.shut.load(Ordering::Acquire)
     }
 
-    /// Returns the socket; `None` before the worker has started, after it has finished, and where there is none.
+    /// Returns the socket; `None` before the worker has started, after it has finished, and if there is none.
     pub(crate) fn socket(&self) -> Option<Arc<Socket>> {
         match &*self.wake.lock() {
             Wake::Blocking(socket) | Wake::Watching(socket, ..) | Wake::Notifying(socket) => {
@@ -218,8 +216,8 @@ impl Attention {
         }
     }
 
-    /// Gives the worker a datagram of its peer's. The worker takes these in order, before anything that it reads from the
-    /// socket later. With `wake` false the worker is known not to have started.
+    /// Delivers a datagram of the peer to the worker. The worker takes these in order, before anything that it reads
+    /// from the socket later. With `wake` false the worker must not have started yet.
     pub(crate) fn deliver(&self, parcel: Parcel, wake: bool) -> Delivery {
         {
             let mut inbox = self.inbox.lock();
@@ -240,13 +238,13 @@ impl Attention {
         Delivery::Queued
     }
 
-    /// Whether there is room for one more, if no more than so many bytes are to wait for the worker before it.
+    /// Returns whether the inbox has room for one more entry, given that at most this many bytes may wait before it.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
         let inbox = self.inbox.lock();
         inbox.queue.len() < INBOX_DATAGRAMS && inbox.bytes <= bytes
     }
 
-    /// How many bytes wait for the worker.
+    /// Returns how many bytes wait for the worker.
     pub(crate) fn delivered_bytes(&self) -> usize {
         self.inbox.lock().bytes
     }

@@ -1,4 +1,4 @@
-//! The way out of a connection: its socket, or memory, and the bytes that find no room there.
+//! The output of a connection: its socket or memory, and the bytes that wait for room there.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -12,20 +12,20 @@ use crate::sys::epoll::wait_writable;
 use crate::sys::errno::is_memory;
 use crate::sys::message;
 
-/// What became of bytes that were to be written.
+/// Result of a write.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Wrote {
-    /// The kernel has them all.
+    /// The kernel has taken all bytes.
     All,
-    /// Some wait for room.
+    /// Some bytes wait for room.
     Some,
-    /// The peer has ended the connection; what it said before can still be read.
+    /// The peer has ended the connection; buffered data from it can still be read.
     Gone,
-    /// The connection is of no use any more.
+    /// The connection has failed.
     Broken(String),
 }
 
-/// Where the bytes of a connection go.
+/// The destination of a connection's bytes.
 pub(crate) enum Outlet {
     Socket(Arc<Socket>),
     Memory(Arc<Sink>),
@@ -37,19 +37,19 @@ impl From<Arc<Socket>> for Outlet {
     }
 }
 
-/// Unread bytes that are thrown away at the end: a close with unread data resets the connection (RFC 9293
-/// §3.10.4, RFC 2525 §2.17), and with it what the peer has not read.
+/// Maximum number of unread bytes that are discarded at the end. A close with unread data resets the connection (RFC
+/// 9293 §3.10.4, RFC 2525 §2.17), and the peer then loses what it has not read.
 const DISCARD: usize = 1 << 20;
 
-/// The bytes that wait, in order, and where they are to go.
+/// The bytes that wait, in order, and their destination.
 pub(crate) struct Backlog {
     outlet: Outlet,
     bytes: Vec<u8>,
-    /// How many of them are gone.
+    /// How many of these bytes have been sent.
     sent: usize,
-    /// Bytes that may wait at most.
+    /// Maximum number of bytes that may wait.
     limit: usize,
-    /// A write found that the peer had reset the connection. A later read does not say so again.
+    /// A write found that the peer had reset the connection. Later reads do not report that again.
     pub(crate) reset: bool,
 }
 
@@ -58,7 +58,7 @@ impl Backlog {
         Self { outlet, bytes: Vec::new(), sent: 0, limit, reset: false }
     }
 
-    /// How many bytes may still be written.
+    /// Returns how many more bytes may be written.
     pub(crate) fn room(&self) -> usize {
         self.limit.saturating_sub(self.len())
     }
@@ -71,7 +71,7 @@ impl Backlog {
         self.len() == 0
     }
 
-    /// Writes bytes behind those that wait.
+    /// Writes bytes after those that wait.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Wrote {
         let mut written = 0;
         if self.is_empty() {
@@ -88,7 +88,7 @@ impl Backlog {
         Wrote::Some
     }
 
-    /// Sends what waits, as far as there is room.
+    /// Sends the bytes that wait, as far as there is room.
     pub(crate) fn flush(&mut self) -> Wrote {
         while !self.is_empty() {
             match self.send_waiting() {
@@ -119,7 +119,7 @@ impl Backlog {
         sent
     }
 
-    /// Waits until there may be room; `false`: there is none after so long.
+    /// Waits until there may be room. Returns `false` if there is none within the timeout.
     pub(crate) fn wait_for_room(&self, timeout: Duration) -> bool {
         match &self.outlet {
             Outlet::Socket(socket) => wait_writable(socket.as_fd(), Some(timeout)).unwrap_or(false),
@@ -127,14 +127,14 @@ impl Backlog {
         }
     }
 
-    /// What waits is thrown away, and closed next the connection is reset.
+    /// Makes the next close discard waiting bytes and reset the connection.
     pub(crate) fn reset(&self) {
         if let Outlet::Socket(socket) = &self.outlet {
             reset(socket);
         }
     }
 
-    /// Tells the peer that nothing more comes, and throws away what it still said.
+    /// Sends a FIN and discards the unread data of the peer.
     pub(crate) fn hang_up(&self) {
         let Outlet::Socket(socket) = &self.outlet else { return };
         let _ = socket.shutdown(std::net::Shutdown::Write);
@@ -147,7 +147,7 @@ impl Backlog {
         }
     }
 
-    /// How many bytes find room now.
+    /// Sends bytes and returns how many found room.
     fn send(&mut self, bytes: &[u8]) -> Result<usize, Wrote> {
         let socket = match &self.outlet {
             Outlet::Socket(socket) => socket,
@@ -163,7 +163,7 @@ impl Backlog {
                 Some(libc::EAGAIN) => return Ok(0),
                 _ if is_memory(&error) => return Ok(0),
                 Some(code @ (libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN | libc::ESHUTDOWN)) => {
-                    // EPIPE where the peer's FIN came before its reset.
+                    // EPIPE means that the peer's FIN came before its reset.
                     self.reset |= code == libc::ECONNRESET;
                     return Err(Wrote::Gone);
                 }

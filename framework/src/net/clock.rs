@@ -1,4 +1,4 @@
-//! The time that an association goes by: the system's, or one that only moves when it is told to.
+//! The clock of an association: the system's, or a virtual one that moves only on request.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,13 +16,13 @@ struct Virtual {
     passed: AtomicU64,
 }
 
-/// How far a virtual clock goes: its times stay such that deadlines can be added to them.
+/// How far a virtual clock can go, so that deadlines can still be added to its times.
 const FARTHEST: u64 = YEAR.as_secs() * 1_000_000_000;
 
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Clock {
-    /// Makes a clock that shows the present time until [`advance`](Self::advance) is called.
+    /// Makes a clock that stands still at the current time until [`advance`](Self::advance) is called.
     pub(crate) fn frozen() -> Self {
         Self(Some(Arc::new(Virtual { start: Instant::now(), passed: AtomicU64::new(0) })))
     }
@@ -35,7 +35,7 @@ impl Clock {
         }
     }
 
-    /// Moves a virtual clock on. One thread at a time.
+    /// Advances a virtual clock. Called by one thread at a time.
     pub(crate) fn advance(&self, by: Duration) {
         if let Some(Virtual { passed, .. }) = self.0.as_deref() {
             let by = u64::try_from(by.as_nanos()).unwrap_or(FARTHEST);
@@ -44,7 +44,7 @@ impl Clock {
     }
 }
 
-/// Returns the time so long after `now`; a time that the clock cannot express is a year away.
+/// Returns the time that lies `timeout` after `now`; if the clock cannot represent that, a time a year away.
 pub(crate) fn later(now: Instant, timeout: Duration) -> Instant {
     now.checked_add(timeout).unwrap_or(now + YEAR)
 }

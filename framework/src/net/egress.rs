@@ -1,4 +1,4 @@
-//! How the datagrams of one peer leave: by a socket of its own, which is connected, or by one that many peers share.
+//! The output path for datagrams to one peer: a connected socket of its own, or a socket that many peers share.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,11 +10,11 @@ use super::shared::SharedPath;
 use super::udp;
 use crate::protocol::Sent;
 
-/// Where datagrams to a peer go.
+/// The destination of datagrams to a peer.
 pub(crate) enum Egress {
-    /// Through this connected socket.
+    /// A connected socket.
     Connected(Arc<Socket>),
-    /// Through a socket of many peers, to this one's address.
+    /// A shared socket and the peer's address.
     Shared(SharedPath),
 }
 
@@ -27,7 +27,7 @@ impl Egress {
         }
     }
 
-    /// Sends one datagram to this address, or (`None`) to that of the peer; never blocks.
+    /// Sends one datagram to this address, or with `None` to the peer's address; never blocks.
     pub(crate) fn send_to(&self, to: Option<SocketAddr>, datagram: &[u8]) -> Sent {
         match (self, to) {
             (_, None) => self.send(datagram),
@@ -36,11 +36,11 @@ impl Egress {
         }
     }
 
-    /// Sends to this address from now on, and receives from there alone.
+    /// Sends to this address from now on, and with a connected socket receives only from it.
     ///
     /// # Errors
     ///
-    /// The kernel has no route to it, or does not allow it.
+    /// The kernel has no route to the address, or does not permit it.
     pub(crate) fn follow(&mut self, peer: SocketAddr) -> io::Result<()> {
         match self {
             Self::Connected(socket) => socket.connect(&peer.into())?,

@@ -1,4 +1,4 @@
-//! A bounded queue by which other threads give a peer's thread what comes for it, in the place of a socket.
+//! A bounded queue through which other threads pass input to a peer's thread, in place of a socket.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -9,36 +9,36 @@ use crate::error::EndReason;
 use crate::sctp::{MessageInfo, Notification};
 use crate::sys::sync::{Condvar, Mutex};
 
-/// Most inputs that wait.
+/// Maximum number of queued inputs.
 const MOST: usize = 65_536;
-/// Most bytes of messages that wait.
+/// Maximum number of queued message bytes.
 const MOST_BYTES: usize = 64 << 20;
 
-/// What comes for a peer's thread, in this order.
+/// An input for a peer's thread; inputs keep their order.
 #[derive(Debug)]
 pub(crate) enum Input {
     /// A message, or a piece of a stream.
     Message(Vec<u8>, MessageInfo),
-    /// A notification of SCTP.
+    /// An SCTP notification.
     Notification(Box<Notification>),
-    /// The peer's host says that nothing listens there.
+    /// An ICMP port unreachable from the peer's host.
     Unreachable,
-    /// A [signal](super::attention::signal) of the server's.
+    /// A [signal](super::attention::signal) of the server.
     Signal(u8),
-    /// So much time passes, if the clock is a virtual one.
+    /// This much time passes, if the clock is a virtual one.
     Passed(Duration),
-    /// The association is over. Nothing comes after it.
+    /// The association has ended. No input follows it.
     Over(EndReason),
 }
 
-/// What [`Feed::take`] found.
+/// Result of [`Feed::take`].
 #[derive(Debug)]
 pub(super) enum Found {
     Input(Input),
-    /// Somebody called [`Feed::wake`].
+    /// A thread called [`Feed::wake`].
     Woken,
     TimedOut,
-    /// There is no deadline, and nothing came for as long as anybody waits.
+    /// There is no deadline, and no input arrived within the patience.
     Deserted,
 }
 
@@ -55,37 +55,37 @@ struct State {
     queue: VecDeque<Input>,
     bytes: usize,
     woken: bool,
-    /// Nothing more is taken in.
+    /// No more input is accepted.
     closed: bool,
 }
 
 impl Feed {
-    /// Makes a queue whose reader goes by this clock, which is a virtual one. A wait that has lasted for `patience` of real
-    /// time jumps to its deadline.
+    /// Makes a queue whose reader uses this clock, which is a virtual one. A wait that has lasted for `patience` of
+    /// real time jumps to its deadline.
     pub(crate) fn new(clock: Clock, patience: Duration) -> Self {
         Self { state: Mutex::new(State::default()), changed: Condvar::new(), clock, patience }
     }
 
-    /// Puts something in; `false`: the queue is full, or the association is over.
+    /// Queues an input. Returns `false` if the queue is full or the association has ended.
     pub(crate) fn put(&self, input: Input) -> bool {
         let put = self.state.lock().push(input);
         self.changed.notify_all();
         put
     }
 
-    /// Puts something behind what waits; `false`: nothing waits.
+    /// Queues an input if others are queued before it. Returns `false` if none is.
     pub(crate) fn put_behind(&self, input: Input) -> bool {
         let mut state = self.state.lock();
         !state.queue.is_empty() && state.push(input)
     }
 
-    /// Throws away what waits, and takes nothing more in.
+    /// Discards queued input, and accepts no more.
     pub(super) fn close(&self) {
         *self.state.lock() = State { closed: true, ..State::default() };
     }
 
-    /// Takes what is next; of a message that is longer than `piece` only so much. Blocks until `deadline`; a deadline that is
-    /// over still takes what has arrived.
+    /// Takes the next input; of a message longer than `piece`, only that many bytes. Blocks until `deadline`. Input
+    /// that has already arrived is delivered even if the deadline has passed.
     pub(super) fn take(&self, piece: Option<usize>, deadline: Option<Instant>) -> Found {
         let mut state = self.state.lock();
         let mut deserted = None;
@@ -120,8 +120,8 @@ impl Feed {
         }
     }
 
-    /// Waits until somebody calls [`wake`](Self::wake), which tells a sender that there is room; `false`: so much time has
-    /// passed. It passes also behind messages, which stay where they are.
+    /// Waits until a thread calls [`wake`](Self::wake), which tells a sender that there is room. Returns `false` if the
+    /// timeout has passed. Elapsed time that is queued behind messages passes too; the messages stay queued.
     pub(super) fn wait_for_room(&self, timeout: Duration) -> bool {
         let deadline = later(self.clock.now(), timeout);
         let until = later(Instant::now(), self.patience);
@@ -149,14 +149,14 @@ impl Feed {
         }
     }
 
-    /// How long a wait lasts at most, in real time.
+    /// Returns the maximum duration of a wait, in real time.
     pub(super) fn patience(&self) -> Duration {
         self.patience
     }
 }
 
 impl Wakes for Feed {
-    /// Has the reader's present or next wait end.
+    /// Ends the reader's current or next wait.
     fn wake(&self) {
         self.state.lock().woken = true;
         self.changed.notify_all();
@@ -191,7 +191,7 @@ impl State {
 }
 
 impl Input {
-    /// Bytes that it counts for.
+    /// Returns the number of bytes that the input counts for.
     fn len(&self) -> usize {
         match self {
             Self::Message(message, _) => message.len(),

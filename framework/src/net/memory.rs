@@ -1,4 +1,4 @@
-//! A peer without a socket: other threads feed its own one through a bounded queue.
+//! A peer without a socket: other threads pass input to its thread through a bounded queue.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,13 +20,13 @@ pub(crate) struct MemoryTransport {
     scheme: Scheme,
     /// The longest message, in bytes; pieces of a stream have no such limit.
     max_message: usize,
-    /// What came with the last message.
+    /// The metadata of the last message.
     pub(crate) info: MessageInfo,
-    /// Notifications that the handler wants to see.
+    /// Notifications that the handler has subscribed to.
     wanted: Vec<NotificationKind>,
-    /// An ICMP port unreachable came in.
+    /// An ICMP port unreachable has arrived.
     pub(crate) unreachable: bool,
-    /// Why the association is over.
+    /// Why the association has ended.
     end: Option<EndReason>,
 }
 
@@ -52,8 +52,9 @@ impl MemoryTransport {
         }
     }
 
-    /// Waits for one message, or of a stream for as much as `first` has room for: its bytes go to `first`, and what has no room
-    /// there to `overflow`. Blocks until `deadline`; a deadline that has passed still takes what has arrived.
+    /// Waits for one message, or on a stream for as many bytes as fit into `first`. The bytes go to `first`, and the
+    /// rest to `overflow`. Blocks until `deadline`. Data that has already arrived is delivered even if the deadline has
+    /// passed.
     pub(crate) fn recv(
         &mut self,
         first: &mut [u8],
@@ -98,7 +99,7 @@ impl MemoryTransport {
         }
     }
 
-    /// Whether the handler is to see these notifications.
+    /// Sets whether the handler receives these notifications.
     pub(crate) fn want(&mut self, kind: NotificationKind, wanted: bool) {
         self.wanted.retain(|known| *known != kind);
         if wanted {
@@ -106,12 +107,12 @@ impl MemoryTransport {
         }
     }
 
-    /// Waits until there may be room to send, or so much time has passed.
+    /// Waits until there may be room to send, or the timeout has passed.
     pub(super) fn wait_for_room(&self, timeout: Duration) -> bool {
         self.feed.wait_for_room(timeout)
     }
 
-    /// The association is aborted for this reason.
+    /// Aborts the association for this reason.
     pub(crate) fn abort(&self, reason: &[u8]) {
         self.sink.close(Some(reason));
     }

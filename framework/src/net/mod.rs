@@ -1,4 +1,4 @@
-//! Sockets as a worker waits on them.
+//! Sockets, and the ways in which a worker waits on them.
 
 pub(crate) mod attention;
 pub(crate) mod backlog;
@@ -29,7 +29,7 @@ pub(crate) use self::wait::{Arrival, Ends, after};
 use crate::sctp::MessageInfo;
 use crate::sys::epoll::wait_writable;
 
-/// The socket of one association, of any kind, or memory in the place of one.
+/// The socket of one association, of any kind, or memory in place of a socket.
 pub(crate) enum Transport {
     Udp(Box<UdpTransport>),
     Sctp(Box<SctpTransport>),
@@ -39,7 +39,7 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
-    /// Waits until there may be room to send; `false`: there is none after so long.
+    /// Waits until there may be room to send. Returns `false` if there is none within the timeout.
     pub(crate) fn wait_for_room(&self, timeout: Duration) -> bool {
         let socket = match self {
             Self::Udp(transport) => transport.socket(),
@@ -51,7 +51,7 @@ impl Transport {
         wait_writable(socket.as_fd(), Some(timeout)).unwrap_or(false)
     }
 
-    /// What came with the last message, where messages come with something.
+    /// Returns the metadata of the last message, on transports that have any.
     pub(crate) fn message_info(&self) -> Option<MessageInfo> {
         match self {
             Self::Udp(_) | Self::Tcp(_) | Self::Shared(_) => None,
@@ -60,7 +60,7 @@ impl Transport {
         }
     }
 
-    /// Where the last message came from, where that may be another address than the peer's.
+    /// Returns the source of the last message, if it may differ from the peer's address.
     pub(crate) fn source(&self) -> Option<SocketAddr> {
         match self {
             Self::Udp(transport) => transport.source(),
@@ -69,15 +69,16 @@ impl Transport {
         }
     }
 
-    /// The peer is at this address from now on.
+    /// Sets the peer's new address.
     pub(crate) fn follow(&mut self, peer: SocketAddr) {
         if let Self::Udp(transport) = self {
             transport.follow(peer);
         }
     }
 
-    /// Waits for one message of the peer: its bytes go to `first`, and what has no room there to
-    /// `overflow`; of a stream, what a read finds, to `first` or, where that is empty, to `overflow`. Blocks until `deadline`; a deadline that has passed still takes what has arrived.
+    /// Waits for one message of the peer: its bytes go to `first`, and the rest to `overflow`. On a stream, the bytes
+    /// of one read go to `first` or, if that is empty, to `overflow`. Blocks until `deadline`. Data that has already
+    /// arrived is delivered even if the deadline has passed.
     pub(crate) fn recv(
         &mut self,
         first: &mut [u8],
@@ -94,15 +95,16 @@ impl Transport {
         }
     }
 
-    /// Throws away what is unread of an association that has ended; its socket is closed next. TCP's is read by the
-    /// [end](crate::net::backlog::Backlog::hang_up).
+    /// Discards the unread data of an association that has ended and whose socket is closed next. For TCP the
+    /// [backlog](crate::net::backlog::Backlog::hang_up) does that.
     pub(crate) fn discard(&self) {
         if let Self::Sctp(transport) = self {
             transport.discard();
         }
     }
 
-    /// Whether waits end also when there is room to send. SCTP tells by a notification instead, memory by a signal.
+    /// Sets whether waits also end when there is room to send. SCTP reports room by a notification instead, memory by a
+    /// signal.
     pub(crate) fn await_room(&mut self, wanted: bool) {
         match self {
             Self::Udp(transport) => transport.await_room = wanted,

@@ -1,9 +1,9 @@
 //! A peeled-off SCTP socket that one worker reads.
 //!
-//! The worker blocks in recvmsg(2) as on UDP. It must not be woken by `shutdown(SHUT_RD)` while the
-//! association goes on, for Linux then acknowledges what still comes and throws it away; a notification wakes
-//! it as well ([`Association::raise`]). A message that comes in parts is put together here, up to a
-//! limit. What ends the association is said by a notification first and by an error of the read
+//! As on UDP, the worker blocks in recvmsg(2). While the association continues, it must not be woken by
+//! `shutdown(SHUT_RD)`, after which Linux acknowledges and discards arriving data; a notification wakes it without that
+//! ([`Attention::raise`]). A message that arrives in parts is reassembled here, up to a limit. The end of an
+//! association is reported first by a notification and then by an error of the read.
 //! after it.
 
 use std::io;
@@ -30,10 +30,10 @@ use crate::sys::message::DATAGRAM_MAX;
 use crate::sys::sctp::abi::SCTP_ABORT;
 use crate::sys::sctp::{self as sys, Received};
 
-/// Messages of different streams that are put together at the same time (I-DATA, RFC 8260).
+/// Maximum number of messages of different streams that are reassembled at the same time (I-DATA, RFC 8260).
 const MAX_PARTIAL: usize = 64;
 
-/// A peeled-off socket whose peer began anew, on its way to the dispatcher.
+/// A peeled-off socket whose peer restarted, on its way to the dispatcher.
 pub(crate) struct Restarted {
     pub(crate) socket: Arc<Socket>,
     pub(crate) scheme: Scheme,
@@ -49,14 +49,14 @@ pub(crate) struct SctpTransport {
     counters: Arc<Counters>,
     timeout: ReadTimeout,
     parts: Parts,
-    /// What came with the last message.
+    /// The metadata of the last message.
     pub(crate) info: MessageInfo,
     stall: Option<Stall>,
-    /// Notifications that the handler wants to see.
+    /// Notifications that the handler has subscribed to.
     wanted: Vec<NotificationKind>,
-    /// The rest of a notification that has no room is being thrown away.
+    /// The rest of a notification that did not fit is being discarded.
     skipping: bool,
-    /// Why the association is over; what is in the inbox comes first.
+    /// Why the association has ended; data in the inbox is delivered first.
     pub(crate) end: Option<EndReason>,
 }
 
@@ -70,7 +70,7 @@ impl SctpTransport {
     ) -> Self {
         attention.wake_by_notification(&socket);
         if settings.dynamic_addresses {
-            // Linux has the peeled-off socket forget it.
+            // On Linux a peeled-off socket does not inherit this setting.
             let _ = Options::of(&*socket).set_asconf_supported(true);
         }
         Self {
@@ -92,12 +92,12 @@ impl SctpTransport {
         &self.socket
     }
 
-    /// The longest message that is put together, in bytes.
+    /// Returns the length of the longest message that is reassembled, in bytes.
     pub(crate) fn limit(&self) -> usize {
         self.parts.limit
     }
 
-    /// Whether the handler is to see these notifications.
+    /// Sets whether the handler receives these notifications.
     pub(crate) fn want(&mut self, kind: NotificationKind, wanted: bool) {
         self.wanted.retain(|known| *known != kind);
         if wanted {
@@ -105,20 +105,21 @@ impl SctpTransport {
         }
     }
 
-    /// When to [look](Self::is_stalled) whether the peer acknowledges anything, if so many messages have been sent.
+    /// Returns when to [check](Self::is_stalled) whether the peer acknowledges anything, given that `sent` messages
+    /// have been sent.
     pub(crate) fn look_at(&mut self, sent: u64, now: Instant) -> Option<Instant> {
         self.stall.as_mut()?.deadline(sent, now)
     }
 
-    /// Whether the peer has acknowledged nothing for too long.
+    /// Returns whether the peer has acknowledged nothing for too long.
     pub(crate) fn is_stalled(&mut self, messages: u64, now: Instant) -> bool {
         let Some(stall) = &mut self.stall else { return false };
         look_for_stall(&self.socket, stall, messages, now)
     }
 
-    /// Waits for one whole message, those of the inbox first: its bytes go to `first`, and what has
-    /// no room there to `overflow`; [`info`](Self::info) is what came with it. Blocks until
-    /// `deadline`; a deadline that has passed still takes what has arrived.
+    /// Waits for one complete message, beginning with those of the inbox. Its bytes go to `first`, and the rest to
+    /// `overflow`; [`info`](Self::info) is its metadata. Blocks until `deadline`. Data that has already arrived is
+    /// delivered even if the deadline has passed.
     pub(crate) fn recv(
         &mut self,
         first: &mut [u8],
@@ -185,11 +186,11 @@ impl SctpTransport {
             }
             now = Instant::now();
         }
-        // Parts of a message without an end, for instance: the caller has signals and deadlines to look at.
+        // For example, an endless sequence of message parts: the caller has to check signals and deadlines.
         Arrival::Woken
     }
 
-    /// The socket has been shut down for reading, which only the end of an association does.
+    /// Handles a socket that was shut down for reading, which happens only at the end of an association.
     fn shut_down(&self) -> Arrival {
         if self.attention.signals() & signal::FINAL != 0 {
             return Arrival::Woken;
@@ -216,7 +217,7 @@ impl SctpTransport {
         }
     }
 
-    /// Looks at a notification: `None` where only the framework is concerned, or nobody.
+    /// Processes a notification. Returns `None` if the handler does not need it.
     fn take_notification(
         &mut self,
         len: usize,
@@ -224,7 +225,7 @@ impl SctpTransport {
         first: &[u8],
         overflow: &[u8],
     ) -> Option<Arrival> {
-        // The rest of one that was too long, or one that is. There is room for 64 KiB.
+        // This is the rest of a notification that was too long, or one that is too long now. The buffer has 64 KiB.
         if self.skipping || !complete {
             if !self.skipping {
                 bump(&self.counters.notifications_too_long);
@@ -250,12 +251,13 @@ impl SctpTransport {
         if kind != Some(NotificationKind::SenderDry) {
             return None;
         }
-        // Somebody asked for one. Left on, it would come with every acknowledgement.
+        // A thread requested one such notification. If the subscription stayed on, each acknowledgement would cause
+        // one.
         let _ = Options::of(&*self.socket).subscribe(NotificationKind::SenderDry, false);
         Some(Arrival::Dry)
     }
 
-    /// What a notification means for the association.
+    /// Applies the effect of a notification on the association.
     fn heed(&mut self, notification: &Notification) {
         let mut end = end_by(notification);
         match notification {
@@ -264,7 +266,7 @@ impl SctpTransport {
                 AssociationState::Restarted => bump(&self.counters.sctp_restarts),
                 AssociationState::Lost => {
                     bump(&self.counters.sctp_lost);
-                    // An ABORT without a cause, as from a host that has forgotten the association.
+                    // An ABORT without a cause, for example from a host that no longer knows the association.
                     let error =
                         self.socket.take_error().ok().flatten().and_then(|error| error.raw_os_error());
                     if end == Some(EndReason::Unreachable) && error == Some(libc::ECONNRESET) {
@@ -294,7 +296,7 @@ impl SctpTransport {
         }
     }
 
-    /// What an error of a read means: try again (`None`), or the end.
+    /// Handles an error of a read: `None` means to try again, otherwise the association ends.
     fn absorb(&mut self, error: &io::Error) -> Option<Arrival> {
         if error.kind() == io::ErrorKind::Interrupted {
             return None;
@@ -313,8 +315,8 @@ impl SctpTransport {
         }))
     }
 
-    /// Throws away what is still unread, because a close with unread data aborts the association,
-    /// and what we sent last would be lost with it. Nothing more comes in after this.
+    /// Discards the unread data, because a close with unread data aborts the association, and the peer would lose the
+    /// last messages from this side. Nothing more arrives after this.
     pub(crate) fn discard(&self) {
         crate::sys::message::shutdown_read(&*self.socket);
         let mut scratch = Vec::with_capacity(DATAGRAM_MAX);
@@ -327,28 +329,28 @@ impl SctpTransport {
     }
 }
 
-/// Whether a peer that was sent so many messages has acknowledged nothing for too long.
+/// Returns whether a peer that was sent `messages` messages has acknowledged nothing for too long.
 pub(crate) fn look_for_stall(socket: &Socket, stall: &mut Stall, messages: u64, now: Instant) -> bool {
     let options = Options::of(socket);
     let (unacknowledged, sent) = match (options.status(), options.counters()) {
         (Ok(status), Ok(counters)) => {
             (u64::from(status.unacknowledged), counters.ordered_sent + counters.unordered_sent)
         }
-        // It is over, which the next read says.
+        // The association has ended, which the next read reports.
         _ => (0, 0),
     };
     stall.look(messages, sent.saturating_sub(unacknowledged), unacknowledged, now)
 }
 
-/// The peer aborted and said nothing more.
+/// Returns the reason for an abort by the peer without a cause.
 fn aborted() -> EndReason {
     EndReason::Aborted("no reason given".to_owned())
 }
 
-/// Reads of one call that give nothing to the caller.
+/// Maximum number of reads in one call that return nothing to the caller.
 const MAX_READS: usize = 64;
 
-/// Why the association is over, if this notification says that it is.
+/// Returns why the association has ended, if this notification reports its end.
 pub(crate) fn end_by(notification: &Notification) -> Option<EndReason> {
     match notification {
         Notification::AssociationChanged { state, .. } => match state {
@@ -358,13 +360,13 @@ pub(crate) fn end_by(notification: &Notification) -> Option<EndReason> {
             AssociationState::ShutDown => Some(EndReason::ClosedByPeer),
             _ => None,
         },
-        // Whatever the peer had to say has been said, and it takes nothing more.
+        // The peer's messages have all arrived, and it accepts no more.
         Notification::PeerShutDown { .. } => Some(EndReason::ClosedByPeer),
         _ => None,
     }
 }
 
-/// Why an association was lost.
+/// Returns why an association was lost.
 pub(crate) fn loss(notification: &Notification) -> EndReason {
     match notification.cause() {
         Some(cause) => EndReason::Aborted(cause),
@@ -372,10 +374,10 @@ pub(crate) fn loss(notification: &Notification) -> EndReason {
     }
 }
 
-/// Reads that throw away what is left at the end: a receive buffer full of small messages.
+/// Maximum number of reads that discard data at the end: a receive buffer full of small messages.
 const MAX_DISCARDED: usize = 1 << 16;
 
-/// Messages of which only a part has come. A part is whatever one read gave.
+/// Messages of which only some parts have arrived. A part is what one read returned.
 struct Parts {
     limit: usize,
     bytes: usize,
@@ -386,16 +388,16 @@ struct Partial {
     stream: u16,
     unordered: bool,
     info: MessageInfo,
-    /// `None`: it was too long and is being thrown away.
+    /// `None` if the message was too long and is being discarded.
     bytes: Option<Vec<u8>>,
 }
 
-/// What a part makes.
+/// Result of adding a part.
 #[derive(Debug, PartialEq, Eq)]
 enum Part {
-    /// Nothing whole yet.
+    /// No complete message yet.
     More,
-    /// A message, and what came with its first part.
+    /// A complete message, and the metadata of its first part.
     Whole(Vec<u8>, MessageInfo),
     /// The end of a message that was longer than the limit.
     TooLong,
@@ -410,7 +412,7 @@ impl Parts {
         self.messages.is_empty()
     }
 
-    /// A part of a message, in two pieces. The limit holds for all messages together.
+    /// Adds a part of a message, in two pieces. The limit applies to all incomplete messages together.
     fn add(&mut self, head: &[u8], rest: &[u8], info: MessageInfo, complete: bool) -> Part {
         let key = |partial: &Partial| (partial.stream, partial.unordered);
         let found = self.messages.iter().position(|partial| key(partial) == (info.stream, info.unordered));
@@ -448,7 +450,7 @@ impl Parts {
         }
     }
 
-    /// The kernel gave up the rest of what it had begun to deliver on this stream.
+    /// Drops the incomplete messages of this stream, because the kernel abandoned the rest.
     fn forget(&mut self, stream: u16) {
         for partial in self.messages.extract_if(.., |partial| partial.stream == stream) {
             self.bytes -= partial.bytes.map_or(0, |bytes| bytes.len());
@@ -456,7 +458,7 @@ impl Parts {
     }
 }
 
-/// Aborts the association (RFC 9260 §9.1); the peer is told why.
+/// Aborts the association (RFC 9260 §9.1) and sends the peer the reason.
 pub(crate) fn abort(socket: &Socket, reason: &[u8]) {
     let _ = send(socket, reason, &SendInfo::default(), SCTP_ABORT);
 }
@@ -477,7 +479,7 @@ pub(crate) fn send(socket: &Socket, message: &[u8], info: &SendInfo, flags: u16)
     }
 }
 
-/// Whether the association has ended, or is about to: what came before that can still be read.
+/// Returns whether the association has ended or is about to end; messages that arrived before can still be read.
 fn is_over(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

@@ -1,4 +1,4 @@
-//! What is set on a socket before its first association, and what an association must have.
+//! Settings of a socket before its first association, and requirements for associations.
 
 use std::io;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::sctp::{
 use crate::sys::socket::{set_receive_buffer, set_send_buffer};
 use crate::tls::Failure;
 
-/// Bytes of send and receive buffer that are asked for.
+/// Requested size of the send and receive buffers, in bytes.
 const BUFFER: usize = 1 << 20;
 
 /// Chunk types (RFC 9260 §3.2, RFC 3758 §3.2).
 const CHUNK_DATA: u8 = 0;
 const CHUNK_FORWARD_TSN: u8 = 0xc0;
 
-/// Sets up a socket for the associations that it will have; they inherit everything.
+/// Configures a socket; its future associations inherit all settings.
 pub(crate) fn configure(socket: &sctp::Socket, scheme: Scheme, settings: &Settings) -> io::Result<()> {
     let options = socket.options();
     let init = options.init()?;
@@ -48,17 +48,17 @@ pub(crate) fn configure(socket: &sctp::Socket, scheme: Scheme, settings: &Settin
     for kind in [Kind::AssociationChanged, Kind::PeerShutDown, Kind::PartialDelivery, Kind::PathChanged] {
         options.subscribe(kind, true)?;
     }
-    // A message must fit the send buffer.
+    // A message must fit into the send buffer.
     set_send_buffer(socket.as_socket(), settings.max_message.max(BUFFER))?;
     set_receive_buffer(socket.as_socket(), BUFFER)?;
     set_protocol(options, settings)?;
     set_extensions(options, scheme, settings)
 }
 
-/// What the base protocol has (RFC 9260).
+/// Sets the options of the base protocol (RFC 9260).
 fn set_protocol(options: Options<'_>, settings: &Settings) -> io::Result<()> {
     if let Some(dscp) = settings.dscp {
-        // The upper six bits of the octet.
+        // The DSCP is the upper six bits of the octet.
         let change = PathChange { dscp: Some(dscp << 2), ..PathChange::default() };
         named("dscp", options.change_path(None, change))?;
     }
@@ -71,7 +71,7 @@ fn set_protocol(options: Options<'_>, settings: &Settings) -> io::Result<()> {
     Ok(())
 }
 
-/// What other documents add to it.
+/// Sets the options of protocol extensions.
 fn set_extensions(options: Options<'_>, scheme: Scheme, settings: &Settings) -> io::Result<()> {
     if !settings.partial_reliability {
         options.set_partial_reliability_supported(false)?;
@@ -93,7 +93,7 @@ fn set_extensions(options: Options<'_>, scheme: Scheme, settings: &Settings) -> 
         named("hmac_algorithms", options.set_hmac_identifiers(&settings.hmac_algorithms))?;
     }
     if scheme == Scheme::SctpDtls {
-        // RFC 6083 §4.5 and RFC 3758: nothing unauthenticated may change the data.
+        // RFC 6083 §4.5 and RFC 3758: only authenticated chunks may affect the data.
         options.require_auth(CHUNK_DATA)?;
         options.require_auth(CHUNK_FORWARD_TSN)?;
     }
@@ -114,14 +114,14 @@ fn set_extensions(options: Options<'_>, scheme: Scheme, settings: &Settings) -> 
     Ok(())
 }
 
-/// Says in an error of the kernel which of the settings it does not take.
+/// Adds the name of the setting to an error of the kernel.
 fn named(setting: &str, result: io::Result<()>) -> io::Result<()> {
     result.map_err(|error| {
         io::Error::other(format!("this kernel does not take the value of {setting} ({error})"))
     })
 }
 
-/// Puts the settings in the place of what would hold without them. What is not set gives way.
+/// Combines the settings with the default values, adjusting the values that are not set.
 fn adjust(rto: Rto, settings: &Settings) -> Rto {
     let max = settings.rto_max.unwrap_or(rto.max.max(settings.rto_min.unwrap_or_default()));
     let max = max.max(settings.rto_initial.filter(|_| settings.rto_max.is_none()).unwrap_or_default());
@@ -131,13 +131,13 @@ fn adjust(rto: Rto, settings: &Settings) -> Rto {
     Rto { initial, min, max }
 }
 
-/// Refuses a peer that takes or sends data without authentication. Its FORWARD-TSN chunks count as well where both sides
-/// know them, because they take data away (RFC 6083 §4.5, RFC 3758).
+/// Refuses a peer that accepts or sends data without authentication. If both sides support FORWARD-TSN chunks, these
+/// must be authenticated too, because they discard data (RFC 6083 §4.5, RFC 3758).
 pub(crate) fn require_auth(socket: &Socket) -> Result<(), Failure> {
     let options = Options::of(socket);
     let chunks = options.peer_auth_chunks().unwrap_or_default();
     let mut needed = vec![(CHUNK_DATA, "DATA")];
-    // Of an association, Linux says whether its peer takes part.
+    // For an association, Linux returns whether its peer supports it.
     if options.partial_reliability_supported().unwrap_or(true) {
         needed.push((CHUNK_FORWARD_TSN, "FORWARD-TSN"));
     }
@@ -152,7 +152,7 @@ pub(crate) fn require_auth(socket: &Socket) -> Result<(), Failure> {
     }
 }
 
-/// How often a silent peer is tried, so that it is given up in time.
+/// How often a silent peer is probed, so that its failure is detected in time.
 struct Pace {
     rto: Rto,
     heartbeat: Duration,
@@ -161,10 +161,10 @@ struct Pace {
 }
 
 impl Pace {
-    /// The association fails with the fifth unanswered retransmission or heartbeat, a path with the
-    /// third (RFC 9260 §8.1, §8.2). A heartbeat goes out every interval and one RTO, which has up to half
-    /// of itself added (§8.3): so a fifth of the time is shared out as two fifths and one and a half times
-    /// as much.
+    /// The association fails with the fifth unanswered retransmission or heartbeat, a path with the third (RFC 9260
+    /// §8.1, §8.2). Heartbeats are sent at an interval of the heartbeat time plus one RTO, which varies by up to half
+    /// of itself (§8.3). So a fifth of the time is divided into two fifths for the heartbeat time and one and a half
+    /// times as much for the RTO.
     fn new(dead_after: Duration) -> Self {
         const RETRANSMISSIONS: u16 = 4;
         let turn = dead_after / u32::from(RETRANSMISSIONS + 1);

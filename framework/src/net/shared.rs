@@ -1,7 +1,7 @@
 //! A UDP socket that many peers share, and how one of them sends and waits on it.
 //!
-//! A loop reads the socket and tells its datagrams apart. What its peers are sent is queued here, in order, and leaves with
-//! few system calls: at the end of the loop's turn, or at once where another thread sends.
+//! An event loop reads the socket and assigns its datagrams to peers. Datagrams to the peers are queued here, in order,
+//! and sent with few system calls: at the end of the loop's turn, or at once if another thread sends.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -23,17 +23,17 @@ use crate::sys::message::Outgoing;
 use crate::sys::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sys::sync::{Condvar, Mutex};
 
-/// Datagrams, and bytes, that are queued before they are sent without waiting for the end of the turn.
+/// Maximum number of queued datagrams, and of their bytes; more are sent before the end of the turn.
 const MOST_QUEUED: usize = 64;
 const MOST_BYTES: usize = 64 << 10;
 
-/// A listener whose sockets are shared by its peers: bound, and not yet served.
+/// A listener whose sockets are shared by its peers; it is bound and not yet served.
 pub(crate) struct SharedListener {
-    /// One for each loop, or fewer.
+    /// One socket for each loop, or fewer.
     pub(crate) sockets: Vec<Socket>,
     pub(crate) scheme: Scheme,
     pub(crate) address: SocketAddr,
-    /// Its number among the listeners of the server.
+    /// The number of the listener in the server.
     pub(crate) number: u16,
 }
 
@@ -41,32 +41,33 @@ pub(crate) struct SharedListener {
 pub(crate) struct SharedSocket {
     pub(crate) socket: Socket,
     pub(crate) scheme: Scheme,
-    /// Where it is bound.
+    /// The address that it is bound to.
     pub(crate) address: SocketAddr,
     /// The number of its listener.
     pub(crate) listener: u16,
-    /// Its place in its group. Connection IDs begin with it, which must stay what they are where another number of loops takes
-    /// the group over.
+    /// Its position in its group. Connection IDs begin with this number, which must stay the same when a process with
+    /// another number of loops takes over the group.
     pub(crate) index: u8,
-    /// Another process reads it; here are peers that are still sent to.
+    /// Another process reads the socket; this process still sends to peers on it.
     given: AtomicBool,
     outgoing: Mutex<Outgoing>,
-    /// The thread that sends what is queued at the end of its turn; 0 is none.
+    /// The thread that sends the queued datagrams at the end of its turn; 0 if there is none.
     batching: AtomicUsize,
-    /// Whose peers' messages wait for room.
+    /// The peers whose messages wait for room.
     waiting: Mutex<Vec<Arc<Attention>>>,
-    /// Tells the loop that it is to wait for room.
+    /// Tells the loop to wait for room.
     full: Arc<EventFd>,
 }
 
-/// What the calling thread is known by.
+/// Returns a number that identifies the calling thread.
 fn here() -> usize {
     thread_local!(static HERE: u8 = const { 0 });
     HERE.with(|here| std::ptr::from_ref(here).addr())
 }
 
 impl SharedSocket {
-    /// Shares a socket of a listener, with this place in its group. `full` becomes readable when the send buffer is full.
+    /// Wraps a socket of a listener, with its position in its group. `full` becomes readable when the send buffer is
+    /// full.
     pub(crate) fn new(
         socket: Socket,
         scheme: Scheme,
@@ -79,34 +80,34 @@ impl SharedSocket {
         Self { socket, scheme, address, listener, index, given, outgoing, batching, waiting, full }
     }
 
-    /// Whether datagrams to this address may come to the socket.
+    /// Returns whether datagrams to this address may arrive at the socket.
     pub(crate) fn is_at(&self, local: SocketAddr) -> bool {
         let ip = self.address.ip();
         self.address.port() == local.port() && (ip.is_unspecified() || ip == local.ip())
     }
 
-    /// Another process reads the socket from now on.
+    /// Notes that another process reads the socket from now on.
     pub(crate) fn give(&self) {
         self.given.store(true, Ordering::Release);
     }
 
-    /// Whether another process reads the socket.
+    /// Returns whether another process reads the socket.
     pub(crate) fn is_given(&self) -> bool {
         self.given.load(Ordering::Acquire)
     }
 
-    /// From now on what the calling thread sends waits for [`end_turn`](Self::end_turn).
+    /// Makes datagrams of the calling thread wait for [`end_turn`](Self::end_turn) from now on.
     pub(crate) fn begin_turn(&self) {
         self.batching.store(here(), Ordering::Relaxed);
     }
 
-    /// Sends what is queued, and lets the next one leave at once; `false` where the send buffer is full.
+    /// Sends the queued datagrams, and stops queueing. Returns `false` if the send buffer is full.
     pub(crate) fn end_turn(&self) -> bool {
         self.batching.store(0, Ordering::Relaxed);
         self.flush()
     }
 
-    /// Sends what is queued; `false` where the send buffer is full.
+    /// Sends the queued datagrams. Returns `false` if the send buffer is full.
     pub(crate) fn flush(&self) -> bool {
         let mut outgoing = self.outgoing.lock();
         if !outgoing.is_empty() {
@@ -115,7 +116,7 @@ impl SharedSocket {
         outgoing.is_empty()
     }
 
-    /// Sends a datagram, or queues it. Never blocks.
+    /// Sends or queues a datagram. Never blocks.
     pub(crate) fn send(&self, peer: SocketAddr, source: PacketInfo, datagram: &[u8]) -> Sent {
         let mut outgoing = self.outgoing.lock();
         let batching = self.batching.load(Ordering::Relaxed) == here();
@@ -131,7 +132,7 @@ impl SharedSocket {
         outgoing.push(peer, source, self.address.is_ipv6(), datagram);
         if !batching {
             outgoing.send(self.socket.as_fd());
-            // It is the only one, and leaves when there is room.
+            // It is the only queued datagram, and is sent when there is room.
             if !outgoing.is_empty() {
                 self.full.notify();
             }
@@ -139,7 +140,7 @@ impl SharedSocket {
         Sent::Done
     }
 
-    /// A message of this peer waits for room.
+    /// Registers a peer whose message waits for room.
     fn await_room(&self, attention: &Arc<Attention>) {
         if !attention.awaits_room.swap(true, Ordering::AcqRel) {
             self.waiting.lock().push(Arc::clone(attention));
@@ -147,7 +148,7 @@ impl SharedSocket {
         }
     }
 
-    /// There is room: wakes whoever waits for it.
+    /// Wakes the peers that wait for room.
     pub(crate) fn wake_waiting(&self) {
         let waiting = std::mem::take(&mut *self.waiting.lock());
         for attention in waiting {
@@ -157,12 +158,12 @@ impl SharedSocket {
     }
 }
 
-/// The way to one peer.
+/// The path to one peer.
 #[derive(Clone)]
 pub(crate) struct SharedPath {
     pub(crate) socket: Arc<SharedSocket>,
     pub(crate) peer: SocketAddr,
-    /// Where the peer sends to, which is what it is answered from.
+    /// The local address that the peer sends to, from which it is answered.
     pub(crate) source: PacketInfo,
 }
 
@@ -173,7 +174,7 @@ impl SharedPath {
     }
 }
 
-/// Where a peer's thread waits until another one wakes it.
+/// A wait of a peer's thread that another thread ends.
 #[derive(Default)]
 struct Bell {
     rung: Mutex<bool>,
@@ -187,43 +188,43 @@ impl Wakes for Bell {
     }
 }
 
-/// How datagrams come to one peer: from the loop that reads the socket.
+/// The receiving end of one peer: the loop that reads the socket passes datagrams to it.
 pub(crate) struct SharedTransport {
     socket: Arc<SharedSocket>,
     attention: Arc<Attention>,
-    /// Where the peer has a thread, which waits here for its inbox.
+    /// Present if the peer has a thread, which waits here for its inbox.
     bell: Option<Arc<Bell>>,
-    /// The datagram that the loop has just read for this peer, and those behind it.
+    /// The datagram that the loop has just read for this peer; further ones follow in `more`.
     datagram: Option<(Vec<u8>, Option<SocketAddr>)>,
-    /// Where the last datagram came from, where that may be another address than the peer's.
+    /// The source of the last datagram, if it may differ from the peer's address.
     source: Option<SocketAddr>,
     more: VecDeque<(Vec<u8>, Option<SocketAddr>)>,
 }
 
 impl SharedTransport {
-    /// Of a peer with a thread of its own.
+    /// Makes the transport of a peer with a thread of its own.
     pub(crate) fn waiting(socket: Arc<SharedSocket>, attention: Arc<Attention>) -> Self {
         let bell = Arc::new(Bell::default());
         attention.wake_by(Arc::clone(&bell) as _, None);
         Self { socket, attention, bell: Some(bell), datagram: None, more: VecDeque::new(), source: None }
     }
 
-    /// Of a peer that a loop drives: waits are over at once.
+    /// Makes the transport of a peer that a loop drives; its waits end at once.
     pub(crate) fn driven(socket: Arc<SharedSocket>, attention: Arc<Attention>) -> Self {
         Self { socket, attention, bell: None, datagram: None, more: VecDeque::new(), source: None }
     }
 
-    /// The socket that the peer shares.
+    /// Returns the socket that the peer shares.
     pub(crate) fn socket(&self) -> &Arc<SharedSocket> {
         &self.socket
     }
 
-    /// Whether nothing waits to be read.
+    /// Returns whether nothing waits to be read.
     pub(crate) fn is_idle(&self) -> bool {
         self.datagram.is_none() && self.more.is_empty()
     }
 
-    /// Gives the peer a datagram that comes behind those of its inbox.
+    /// Gives the peer a datagram that comes after those of its inbox.
     pub(crate) fn put(&mut self, datagram: Vec<u8>, from: Option<SocketAddr>) {
         match self.datagram {
             None => self.datagram = Some((datagram, from)),
@@ -231,13 +232,14 @@ impl SharedTransport {
         }
     }
 
-    /// Where the last datagram came from, where that may be another address than the peer's.
+    /// Returns the source of the last datagram, if it may differ from the peer's address.
     pub(crate) fn source(&self) -> Option<SocketAddr> {
         self.source
     }
 
-    /// Waits for one datagram of the peer: its bytes go to `first`, and what has no room there to `overflow`. Blocks until
-    /// `deadline`, but not on a loop's thread; a deadline that has passed still takes what has arrived.
+    /// Waits for one datagram of the peer: its bytes go to `first`, and the rest to `overflow`. Blocks until
+    /// `deadline`, but not on a loop's thread. Data that has already arrived is delivered even if the deadline has
+    /// passed.
     pub(crate) fn recv(
         &mut self,
         first: &mut [u8],
@@ -260,7 +262,7 @@ impl SharedTransport {
                     place(&datagram, first, overflow);
                     datagram.clear();
                 }
-                // The memory is used again.
+                // The memory is reused.
                 if overflow.is_empty() {
                     std::mem::swap(overflow, &mut datagram);
                 }
@@ -282,7 +284,7 @@ impl SharedTransport {
         }
     }
 
-    /// Waits until there may be room to send; `false`: there is none after so long.
+    /// Waits until there may be room to send. Returns `false` if there is none within the timeout.
     pub(crate) fn wait_for_room(&self, timeout: Duration) -> bool {
         let until = later(Instant::now(), timeout);
         while !self.socket.flush() {
@@ -294,7 +296,7 @@ impl SharedTransport {
         true
     }
 
-    /// Whether the peer is to be woken when there is room to send.
+    /// Sets whether the peer is woken when there is room to send.
     pub(crate) fn await_room(&self, wanted: bool) {
         if wanted {
             self.socket.await_room(&self.attention);

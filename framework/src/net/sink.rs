@@ -1,4 +1,4 @@
-//! What a peer is sent, kept in memory for whoever stands in for the peer, in the place of a send buffer.
+//! The output to a peer over memory, in place of a send buffer; the other end takes it from here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,35 +14,35 @@ use crate::sctp::SendInfo;
 use crate::stream::Framing;
 use crate::sys::sync::{Condvar, Mutex};
 
-/// Most messages that wait to be taken.
+/// Maximum number of messages that wait to be taken.
 const MOST: usize = 65_536;
-/// Most bytes that wait to be taken.
+/// Maximum number of bytes that wait to be taken.
 const MOST_BYTES: usize = 64 << 20;
 
-/// The buffer. Its lock comes before that of the [`Feed`].
+/// The buffer. Its lock is taken before that of the [`Feed`].
 pub(crate) struct Sink {
     state: Mutex<State>,
     changed: Condvar,
-    /// Whose reader is told of room.
+    /// The feed whose reader is woken when there is room.
     feed: Arc<Feed>,
     is_reliable: bool,
 }
 
 struct State {
-    /// Messages, or what was written to a stream.
+    /// Messages, or the writes of a stream.
     queue: VecDeque<(Vec<u8>, SendInfo)>,
     bytes: usize,
     /// How much may wait: messages, or bytes of a stream.
     room: usize,
-    /// Something found no room.
+    /// A message found no room.
     refused: bool,
-    /// Makes messages of a stream with a framing.
+    /// Divides a stream with a framing into messages.
     frames: Option<Frames>,
-    /// What the peer was told when its association was aborted.
+    /// The reason with which the association was aborted.
     abort: Option<Vec<u8>>,
-    /// The association is over: nothing more comes.
+    /// The association has ended: nothing more is sent.
     closed: bool,
-    /// Nobody takes anything any more.
+    /// The other end has been dropped and takes nothing more.
     deserted: bool,
 }
 
@@ -79,7 +79,8 @@ impl Sink {
         Sent::Done
     }
 
-    /// Writes to a stream; never blocks. Returns how many bytes found room; `None`: the peer is gone.
+    /// Writes to a stream; never blocks. Returns how many bytes found room, or `None` if the other end has been
+    /// dropped.
     pub(super) fn write(&self, bytes: &[u8]) -> Option<usize> {
         let mut state = self.state.lock();
         if state.deserted {
@@ -95,8 +96,8 @@ impl Sink {
         Some(len)
     }
 
-    /// Waits until there may be room, for so long of real time at most, and not beyond the patience of the test; `false`: there
-    /// is none.
+    /// Waits until there may be room, at most for `timeout` of real time and for the patience of the test. Returns
+    /// `false` if there is none.
     pub(super) fn wait_for_room(&self, timeout: Duration) -> bool {
         let until = later(Instant::now(), timeout.min(self.feed.patience()));
         let mut state = self.state.lock();
@@ -108,8 +109,8 @@ impl Sink {
         true
     }
 
-    /// Takes the oldest message, or what a handler wrote to a stream without framing at once. Blocks for `patience` of real
-    /// time at most. `None`: there is nothing, or nothing more.
+    /// Takes the oldest message, or on a stream without framing the bytes of one write. Blocks at most for `patience`
+    /// of real time. Returns `None` if nothing was sent, or if nothing more will be.
     pub(crate) fn take(&self, patience: Duration) -> Option<(Vec<u8>, SendInfo)> {
         let until = later(Instant::now(), patience);
         let mut state = self.state.lock();
@@ -137,7 +138,7 @@ impl Sink {
         }
     }
 
-    /// From now on only so much may wait: messages, or bytes of a stream.
+    /// Sets how much may wait from now on: messages, or bytes of a stream.
     pub(crate) fn set_room(&self, room: usize) {
         let mut state = self.state.lock();
         state.room = room;
@@ -151,7 +152,7 @@ impl Sink {
         }
     }
 
-    /// The association is over; the peer is told this, if it was aborted.
+    /// Notes that the association has ended, and the reason if it was aborted.
     pub(super) fn close(&self, abort: Option<&[u8]>) {
         let mut state = self.state.lock();
         state.closed = true;
@@ -159,12 +160,12 @@ impl Sink {
         self.changed.notify_all();
     }
 
-    /// What the peer was told when its association was aborted.
+    /// Returns the reason with which the association was aborted.
     pub(crate) fn abort_reason(&self) -> Option<Vec<u8>> {
         self.state.lock().abort.clone()
     }
 
-    /// Waits until the association is over, for `patience` of real time at most; `false`: it is not.
+    /// Waits until the association has ended, at most for `patience` of real time. Returns `false` if it has not.
     pub(crate) fn wait_for_end(&self, patience: Duration) -> bool {
         let until = later(Instant::now(), patience);
         let mut state = self.state.lock();
@@ -176,7 +177,7 @@ impl Sink {
         true
     }
 
-    /// Nobody takes anything any more: what is sent is lost.
+    /// Notes that the other end has been dropped: further output is lost.
     pub(crate) fn desert(&self) {
         let mut state = self.state.lock();
         state.deserted = true;

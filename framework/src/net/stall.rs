@@ -1,33 +1,33 @@
-//! Notices that an SCTP peer acknowledges nothing though it answers heartbeats: its program does not read, or
-//! its kernel throws away what comes (a wrong key of SCTP-AUTH). Linux retransmits for ever then.
+//! Detects an SCTP peer that acknowledges no data although it answers heartbeats: its program does not read, or its
+//! kernel discards the data (because of a wrong SCTP-AUTH key). Linux would retransmit forever.
 //!
-//! Looked at only while something is under way, a few times in the bound.
+//! Checked only while data is unacknowledged, a few times within the time limit.
 
 use std::time::{Duration, Instant};
 
-/// What is known of an association's progress.
+/// The progress of an association.
 #[derive(Debug)]
 pub(crate) struct Stall {
     bound: Duration,
-    /// When to look next; `None` while nothing was sent since everything was acknowledged.
+    /// When to check next; `None` while nothing has been sent since everything was acknowledged.
     next: Option<Instant>,
-    /// Messages that had been sent when everything was acknowledged.
+    /// The number of messages that had been sent when everything was acknowledged.
     sent: u64,
-    /// Chunks that were acknowledged when that number changed last, and when it did.
+    /// The number of acknowledged chunks at its last change, and when that was.
     acknowledged: Option<(u64, Instant)>,
 }
 
-/// Looks in one bound.
+/// Number of checks within the time limit.
 const LOOKS: u32 = 4;
 
 impl Stall {
-    /// Without acknowledgement for `bound` an association is over.
+    /// Makes the state of an association that ends after `bound` without an acknowledgement.
     pub(crate) fn new(bound: Duration) -> Self {
-        // Looked at once in any case: the end of a handshake may be under way.
+        // The first check is made in any case, because the end of a handshake may be unacknowledged.
         Self { bound, next: None, sent: u64::MAX, acknowledged: None }
     }
 
-    /// When to [look](Self::look), if so many messages have been sent.
+    /// Returns when to [check](Self::look), given that `sent` messages have been sent.
     pub(crate) fn deadline(&mut self, sent: u64, now: Instant) -> Option<Instant> {
         if self.next.is_none() && sent != self.sent {
             self.next = now.checked_add(self.bound / LOOKS);
@@ -35,8 +35,8 @@ impl Stall {
         self.next
     }
 
-    /// `sent` messages, of which so many chunks are acknowledged and so many are not. `true`: nothing was
-    /// acknowledged for the bound.
+    /// Checks the progress after `sent` messages, with these numbers of acknowledged and unacknowledged chunks. Returns
+    /// `true` if nothing was acknowledged within the time limit.
     pub(crate) fn look(&mut self, sent: u64, acknowledged: u64, unacknowledged: u64, now: Instant) -> bool {
         self.next = None;
         if unacknowledged == 0 {

@@ -1,8 +1,8 @@
 //! A TCP connection that one worker reads.
 //!
-//! As on UDP the worker blocks in the read itself, and whoever needs its attention shuts the socket down for
-//! reading: Linux goes on taking what the peer sends after that, and tells with TCP_INFO whether the end that a
-//! read then finds is the peer's.
+//! As on UDP, the worker blocks in the read itself, and a thread that needs its attention shuts the socket down for
+//! reading. Linux continues to accept the peer's data after that, and TCP_INFO tells whether the end of stream that a
+//! read then finds comes from the peer.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -26,9 +26,9 @@ pub(crate) struct TcpTransport {
     counters: Arc<Counters>,
     timeout: ReadTimeout,
     watch: Watch,
-    /// It was shut down for reading, so that reads do not block any more.
+    /// The socket was shut down for reading, so reads no longer block.
     shut: bool,
-    /// Something waits for room to be sent: a wait ends also when there is some.
+    /// Output is pending: a wait also ends when there is room for it.
     pub(crate) await_room: bool,
 }
 
@@ -43,8 +43,9 @@ impl TcpTransport {
         &self.socket
     }
 
-    /// Waits for bytes of the peer: into `first` if that has room, else into `overflow`, which gets some, if it has none, once
-    /// there are bytes. Blocks until `deadline`; a deadline that has passed still takes what has arrived.
+    /// Waits for bytes of the peer: into `first` if that has room, otherwise into `overflow`, which is allocated only
+    /// when bytes have arrived. Blocks until `deadline`. Data that has already arrived is delivered even if the
+    /// deadline has passed.
     pub(crate) fn recv(
         &mut self,
         first: &mut [u8],
@@ -104,7 +105,7 @@ impl TcpTransport {
         }
     }
 
-    /// Whether an error of a read ends nothing.
+    /// Returns whether an error of a read is only temporary.
     fn absorb(&self, error: &io::Error) -> bool {
         if is_memory(error) {
             bump(&self.counters.out_of_memory);
@@ -115,23 +116,23 @@ impl TcpTransport {
     }
 }
 
-/// Why a connection is over whose read fails with this (tcp(7)).
+/// Returns why a connection has ended whose read fails with this error (tcp(7)).
 fn end(error: &io::Error) -> EndReason {
     match error.raw_os_error() {
         Some(libc::ECONNRESET) => was_reset(),
-        // A reset that came after the peer's FIN: its program was gone when it got our data.
+        // A reset after the peer's FIN: its program had ended when it received our data.
         Some(libc::EPIPE) => EndReason::ClosedByPeer,
         Some(libc::ETIMEDOUT) => EndReason::Unreachable,
         _ => EndReason::Io(error.kind()),
     }
 }
 
-/// The peer reset the connection (RFC 9293 §3.5.2).
+/// Returns the reason for a connection that the peer reset (RFC 9293 §3.5.2).
 pub(crate) fn was_reset() -> EndReason {
     EndReason::Aborted("the connection was reset".to_owned())
 }
 
-/// Closed next, it tells the peer at once and leaves no TIME-WAIT behind.
+/// Makes the next close reset the connection, which informs the peer at once and leaves no TIME-WAIT.
 pub(crate) fn reset(socket: &Socket) {
     let _ = socket.set_linger(Some(Duration::ZERO));
 }

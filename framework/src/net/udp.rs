@@ -1,10 +1,9 @@
 //! A connected UDP socket that one worker reads.
 //!
-//! Waiting costs nothing but the read itself: the worker blocks in recvmsg(2), with its deadline
-//! in SO_RCVTIMEO, which is set anew only when it changes. Whoever needs the worker's attention
-//! shuts the socket down for reading; that wakes it and cannot be undone, so from then on the
-//! worker waits by epoll, edge-triggered, two system calls dearer. That happens at the end of an
-//! association's life, and for the rare datagram that reached the listener late.
+//! Waiting costs only the read itself: the worker blocks in recvmsg(2), with its deadline in SO_RCVTIMEO, which is set
+//! only when it changes. A thread that needs the worker's attention shuts the socket down for reading. That wakes the
+//! worker and cannot be undone, so from then on the worker waits by edge-triggered epoll, which takes two more system
+//! calls. This happens at the end of an association's life, and for the rare datagram that reached the listener late.
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,16 +26,16 @@ use crate::sys::errno::{is_icmp, is_memory};
 use crate::sys::message::{self, DATAGRAM_MAX, Received};
 use crate::sys::socket::disconnect;
 
-/// Datagrams that are looked at when the socket is closed.
+/// Maximum number of datagrams that are checked when the socket is closed.
 const LAST_READS: usize = 256;
 
-/// Takes datagrams of other peers that are found on an association's socket.
+/// Receives datagrams of other peers that arrived on an association's socket.
 pub(crate) trait StrayTaker: Send + Sync {
-    /// `local` is the address that it was sent to, where that is known.
+    /// Takes a datagram. Its `local` is the address that it was sent to, if that is known.
     fn take(&self, stray: Stray);
 }
 
-/// A datagram found on the wrong socket, or left over by an association that ended.
+/// A datagram that arrived on the wrong socket, or that was left by an association that ended.
 #[derive(Debug)]
 pub(crate) struct Stray {
     pub(crate) local: SocketAddr,
@@ -51,37 +50,38 @@ pub(crate) struct UdpTransport {
     ends: Ends,
     attention: Arc<Attention>,
     counters: Arc<Counters>,
-    /// `None` on the client's side, where the kernel alone checks the source.
+    /// `None` on the client's side, where only the kernel checks the source.
     strays: Option<Arc<dyn StrayTaker>>,
     timeout: ReadTimeout,
-    /// In use once the socket has been shut down for reading, or while something waits for room.
+    /// In use once the socket has been shut down for reading, or while output is pending.
     watch: Watch,
-    /// It was shut down for reading, so that reads do not block any more.
+    /// The socket was shut down for reading, so reads no longer block.
     shut: bool,
-    /// Something waits for room to be sent: a wait ends also when there is some.
+    /// Output is pending: a wait also ends when there is room for it.
     pub(crate) await_room: bool,
-    /// An ICMP port unreachable came in.
+    /// An ICMP port unreachable has arrived.
     pub(crate) unreachable: bool,
-    /// What was queued before the socket was connected has been read, so whatever comes was sent to the local address.
+    /// Set once the datagrams that were queued before connect() have been read; destination addresses need no check
+    /// afterwards.
     pub(crate) is_settled: bool,
     /// Datagrams of the peer that begin another association.
     late: Vec<Box<[u8]>>,
-    /// The connection ID that the peer's records have, empty where they have none, and how long those of others are.
+    /// The connection ID in the peer's records, empty if they have none, and the length of other peers' connection IDs.
     cid: (Box<[u8]>, usize),
-    /// Where the last datagram came from, unless that is where the peer is.
+    /// The source of the last datagram, unless it is the peer's address.
     source: Option<SocketAddr>,
 }
 
-/// ClientHellos that are kept for a successor.
+/// Maximum number of ClientHellos that are kept for a successor.
 const MAX_LATE: usize = 64;
 
-/// What a read of the socket found.
+/// Result of one read of the socket.
 enum Got {
-    /// A datagram of the peer, of so many bytes.
+    /// A datagram of the peer with this many bytes.
     Datagram(usize),
-    /// One of somebody else, who has it by now.
+    /// A datagram of another peer, which has been passed on.
     Foreign,
-    /// Nothing, and never again: the socket was shut down for reading.
+    /// The socket was shut down for reading, so reads find nothing and no longer block.
     Shut,
 }
 
@@ -114,22 +114,22 @@ impl UdpTransport {
         }
     }
 
-    /// The peer's records have this connection ID, or (empty) none: those with another one of `length` bytes are somebody
-    /// else's.
+    /// Sets the connection ID in the peer's records, which may be empty. Records with another connection ID of `length`
+    /// bytes belong to another peer.
     pub(crate) fn expect_connection_id(&mut self, cid: &[u8], length: usize) {
         self.cid = (cid.into(), length);
     }
 
-    /// The peer is at this address, and the socket connected to it.
+    /// Sets the peer's new address, to which the socket is connected.
     pub(crate) fn follow(&mut self, peer: SocketAddr) {
         self.ends.peer = peer;
     }
 
-    /// Connects the socket anew, from another port; returns its local address.
+    /// Connects the socket again from another port. Returns its local address.
     pub(crate) fn change_port(&self) -> io::Result<SocketAddr> {
         let port = |socket: &Socket| socket.local_addr().map(|address| address.as_socket());
         let before = port(&self.socket)?;
-        // The kernel may choose the same one again.
+        // The kernel may choose the same port again.
         for _ in 0..8 {
             disconnect(&self.socket)?;
             self.socket.connect(&self.ends.peer.into())?;
@@ -142,7 +142,7 @@ impl UdpTransport {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Where the last datagram came from, unless that is where the peer is.
+    /// Returns the source of the last datagram, unless it is the peer's address.
     pub(crate) fn source(&self) -> Option<SocketAddr> {
         self.source
     }
@@ -151,9 +151,9 @@ impl UdpTransport {
         &self.socket
     }
 
-    /// Waits for one datagram of the peer, of the inbox before those of the socket: its bytes go to
-    /// `first`, and what has no room there to `overflow`; where neither has any, that gets some once there is a datagram.
-    /// Blocks until `deadline`; a deadline that has passed still takes what has arrived.
+    /// Waits for one datagram of the peer; those of the inbox come before those of the socket. Its bytes go to `first`,
+    /// and the rest to `overflow`. If neither has room, `overflow` is allocated once there is a datagram. Blocks until
+    /// `deadline`. Data that has already arrived is delivered even if the deadline has passed.
     pub(crate) fn recv(
         &mut self,
         first: &mut [u8],
@@ -212,8 +212,8 @@ impl UdpTransport {
         }
     }
 
-    /// Reads one datagram and checks whose it is.
-    // What the call needs on the stack is not there while the peer is quiet.
+    /// Reads one datagram and checks which peer it belongs to.
+    // Kept out of line, so that its stack frame does not exist while the peer is quiet.
     #[inline(never)]
     fn read(&self, first: &mut [u8], overflow: &mut Vec<u8>, wait: bool) -> io::Result<Got> {
         let socket = self.socket.as_fd();
@@ -231,19 +231,21 @@ impl UdpTransport {
         })
     }
 
-    /// Whether a datagram from the peer's address has the connection ID of another peer, which has that address by now.
+    /// Returns whether a datagram from the peer's address has the connection ID of another peer, which has moved to
+    /// that address.
     fn is_anothers(&self, datagram: &[u8]) -> bool {
         let (cid, length) = &self.cid;
         connection_id(datagram, *length).is_some_and(|found| found != &**cid)
     }
 
-    /// The queue is empty and reads do not block: waits by epoll. `None`: read again.
+    /// Waits by epoll, because the queue is empty and reads do not block. Returns `None` if the caller should read
+    /// again.
     fn wait(&mut self, left: Option<Duration>) -> Option<Arrival> {
         let Self { socket, attention, counters, await_room, .. } = self;
         self.watch.wait(socket, attention, counters, *await_room, left)
     }
 
-    /// A datagram of another association: the dispatcher finds out where it belongs.
+    /// Passes a datagram of another association to the dispatcher, which finds out where it belongs.
     fn give_back(
         &self,
         source: SocketAddr,
@@ -264,8 +266,8 @@ impl UdpTransport {
         strays.take(Stray { local, peer: source, interface: info.interface, payload: payload.into() });
     }
 
-    /// Keeps this datagram of the peer, if it begins another association, for the dispatcher, which gets it once the socket
-    /// is closed. `false`: it does not.
+    /// Keeps a datagram of the peer that begins another association for the dispatcher, which gets it once the socket
+    /// is closed. Returns `false` for other datagrams.
     pub(crate) fn keep_for_successor(&mut self, datagram: &[u8]) -> bool {
         let begins = self.strays.is_some() && self.is_of_a_successor(datagram);
         if begins && self.late.len() < MAX_LATE {
@@ -274,14 +276,14 @@ impl UdpTransport {
         begins
     }
 
-    /// Whether this datagram of the peer begins another association.
+    /// Returns whether this datagram of the peer begins another association.
     fn is_of_a_successor(&self, datagram: &[u8]) -> bool {
         let Ends { scheme, hello_random, .. } = &self.ends;
         *scheme == Scheme::Dtls
             && matches!(hello::classify(datagram), FirstDatagram::ClientHello(hello) if hello.random != hello_random)
     }
 
-    /// What an error of a read means: noise (`None`) or the end.
+    /// Handles an error of a read: `None` for noise, otherwise the end of the association.
     fn absorb(&mut self, error: io::Error) -> Option<Arrival> {
         if error.kind() == io::ErrorKind::Interrupted {
             return None;
@@ -301,8 +303,8 @@ impl UdpTransport {
 }
 
 impl Drop for UdpTransport {
-    /// The socket is closed next. What it still has for others would be lost with it: other peers' datagrams, from
-    /// the moment between its bind and its connect, and the ClientHello of whoever has this peer's port by now.
+    /// Passes on the remaining datagrams of other peers before the socket is closed: those that arrived between its
+    /// bind and its connect, and the ClientHello of a client that uses this peer's port now.
     fn drop(&mut self) {
         if self.strays.is_none() {
             return;
@@ -327,18 +329,19 @@ impl Drop for UdpTransport {
     }
 }
 
-/// Returns the longest payload of a datagram, in bytes: 65,535 less the headers (RFC 768, RFC 791, RFC 8200).
+/// Returns the length of the longest payload of a datagram, in bytes: 65,535 minus the headers (RFC 768, RFC 791, RFC
+/// 8200).
 pub(crate) fn longest(peer_is_v4: bool) -> usize {
     if peer_is_v4 { 65_507 } else { 65_527 }
 }
 
-/// Sends one datagram; never blocks. A pending ICMP error is reported by the kernel *instead* of
-/// sending, so the call is made again behind it.
+/// Sends one datagram; never blocks. The kernel reports a pending ICMP error *instead* of sending, so the call is then
+/// repeated.
 pub(crate) fn send(socket: &Socket, datagram: &[u8]) -> Sent {
     send_by(|| message::send(socket.as_fd(), datagram))
 }
 
-/// Sends one datagram to another address than the connected one; never blocks.
+/// Sends one datagram to an address other than the connected one; never blocks.
 pub(crate) fn send_to(socket: &Socket, to: SocketAddr, datagram: &[u8]) -> Sent {
     send_by(|| message::send_to(socket.as_fd(), to, datagram))
 }
@@ -352,10 +355,10 @@ fn send_by(send: impl Fn() -> io::Result<usize>) -> Sent {
             io::ErrorKind::WouldBlock => return Sent::Full,
             io::ErrorKind::Interrupted => {}
             _ if is_memory(&error) => return Sent::Full,
-            // EMSGSIZE is an ICMP report once, and this datagram's own size twice.
+            // The first EMSGSIZE may be an ICMP report; the second is about the size of this datagram.
             _ if is_icmp(&error) && attempts < 3 => {}
             _ if error.raw_os_error() == Some(libc::EMSGSIZE) => return Sent::TooLarge,
-            // Nobody there, no route, forbidden by a firewall: as good as lost on the way.
+            // No host, no route, or a firewall rule: the datagram counts as lost on the way.
             _ if is_icmp(&error) => return Sent::Done,
             _ => return Sent::Broken(error.to_string()),
         }

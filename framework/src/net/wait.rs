@@ -1,4 +1,4 @@
-//! What waits on sockets have in common.
+//! Common parts of waiting on sockets.
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -12,47 +12,47 @@ use crate::error::EndReason;
 use crate::sctp::Notification;
 use crate::sys::epoll::wait_readable;
 
-/// The deadline so long from now; one that the clock cannot express is a year away.
+/// Returns the deadline that lies `timeout` from now; if the clock cannot represent that, a time a year away.
 pub(crate) fn after(timeout: Duration) -> Instant {
     later(Instant::now(), timeout)
 }
 
-/// What a socket needs to know of its association.
+/// What a socket needs to know about its association.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ends {
     pub(crate) scheme: Scheme,
     pub(crate) local: SocketAddr,
     pub(crate) peer: SocketAddr,
-    /// The random of the ClientHello that it began with; zeroes without one.
+    /// The random of the ClientHello that began the association; zeros if there was none.
     pub(crate) hello_random: [u8; 32],
 }
 
-/// What a wait ended with.
+/// Result of a wait.
 #[derive(Debug)]
 pub(crate) enum Arrival {
-    /// A message of the peer (a datagram, an SCTP message, a piece of a stream), of so many bytes.
+    /// A message of the peer (a datagram, an SCTP message, a piece of a stream) with this many bytes.
     Message(usize),
     /// The end of a message that was too long and is lost.
     TooLong,
-    /// Something that the handler asked to be told of.
+    /// A notification that the handler has subscribed to.
     Notification(Box<Notification>),
-    /// Everything that was sent is acknowledged, or somebody raised a signal.
+    /// All sent data is acknowledged, or a signal was raised.
     Dry,
-    /// Somebody raised a signal, or nothing at all: look, and wait again.
+    /// A signal may have been raised: check the signals, and wait again.
     Woken,
-    /// The deadline is over.
+    /// The deadline has passed.
     TimedOut,
-    /// The socket is of no use any more.
+    /// The association has ended.
     Over(EndReason),
 }
 
-/// SO_RCVTIMEO as it is set; `None` is for ever.
+/// The current value of SO_RCVTIMEO; `None` means no timeout.
 #[derive(Debug, Default)]
 pub(super) struct ReadTimeout(Option<Duration>);
 
 impl ReadTimeout {
-    /// Sets SO_RCVTIMEO unless it is as good as what is wanted. The kernel counts in ticks of a
-    /// few milliseconds anyway; a timeout that fires early only makes the loop go round.
+    /// Sets SO_RCVTIMEO unless its value is close enough. The kernel counts in ticks of a few milliseconds anyway, and
+    /// a timeout that fires early only causes another iteration.
     pub(super) fn set(&mut self, socket: &Socket, wanted: Option<Duration>) {
         let near = match (self.0, wanted) {
             (None, None) => true,
@@ -65,7 +65,7 @@ impl ReadTimeout {
     }
 }
 
-/// Waits for something to read where there is nothing to read to; `None`: there may be something.
+/// Waits until the socket is readable, if there is no buffer to read into. Returns `None` if it may be readable.
 pub(super) fn await_readable(socket: &Socket, left: Option<Duration>) -> Option<Arrival> {
     match wait_readable(socket.as_fd(), left) {
         Ok(true) => None,
@@ -74,8 +74,7 @@ pub(super) fn await_readable(socket: &Socket, left: Option<Duration>) -> Option<
     }
 }
 
-/// Puts a message where a read would have: into `first`, and what has no room there into
-/// `overflow`. Returns its length.
+/// Copies a message to where a read would have put it: into `first`, and the rest into `overflow`. Returns its length.
 pub(super) fn place(message: &[u8], first: &mut [u8], overflow: &mut Vec<u8>) -> usize {
     let (head, rest) = message.split_at(message.len().min(first.len()));
     first[..head.len()].copy_from_slice(head);

@@ -1,5 +1,5 @@
-//! Waiting by epoll, for sockets whose reads cannot block: they were shut down for reading to wake the worker,
-//! or it waits for room to send as well.
+//! Waiting by epoll, for sockets whose reads cannot block: they were shut down for reading to wake the worker, or the
+//! worker also waits for room to send.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -13,26 +13,26 @@ use crate::net::attention::Attention;
 use crate::observe::{Counters, bump};
 use crate::sys::epoll::{EITHER_EDGE, Epoll, READABLE_EDGE};
 
-/// How long a worker naps when it should wait by epoll and no descriptor is left for that.
+/// Retry interval when no descriptor is available for an epoll instance.
 const NAP: Duration = Duration::from_millis(20);
 
-/// How a worker waits beside blocking in reads.
+/// How a worker waits if not in blocking reads.
 pub(super) enum Watch {
     Unneeded,
-    /// With the events that are waited for.
+    /// By epoll, for these events.
     Epoll(Arc<Epoll>, u32),
-    /// There was no descriptor for it; tried again after each nap.
+    /// No descriptor was available for an epoll instance; retried after each interval.
     Missing,
 }
 
 impl Watch {
-    /// Whether reads block.
+    /// Returns whether reads block.
     pub(super) fn is_unneeded(&self) -> bool {
         matches!(self, Self::Unneeded)
     }
 
-    /// Has reads block again, where nothing but room was waited for. `true`: signals may have come meanwhile, the
-    /// caller must look.
+    /// Returns to blocking reads if only room was awaited. Returns `true` if signals may have been raised meanwhile;
+    /// the caller must check them.
     pub(super) fn rest(&mut self, socket: &Arc<Socket>, attention: &Attention) -> bool {
         let resting = self.is_unneeded();
         if !resting {
@@ -42,8 +42,8 @@ impl Watch {
         !resting
     }
 
-    /// Nothing is there to read: waits, for so long at most, until there may be something, or with `room` until
-    /// the socket takes data. The caller looks at the signals and reads again. `None`: nothing happened.
+    /// Waits until the socket is readable or, with `room`, writable, at most for `left`. The caller then checks the
+    /// signals and reads again. Returns `None` if nothing happened.
     pub(super) fn wait(
         &mut self,
         socket: &Arc<Socket>,
@@ -72,7 +72,7 @@ impl Watch {
             }
             Self::Unneeded | Self::Missing => self.begin(socket, attention, counters, wanted, left),
         }
-        // Something may have happened before.
+        // An event may have occurred before the registration.
         Some(Arrival::Woken)
     }
 

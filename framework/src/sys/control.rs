@@ -1,39 +1,38 @@
-//! Control messages ([cmsg(3)](https://man7.org/linux/man-pages/man3/cmsg.3.html)) as plain bytes:
-//! a walker that trusts nothing, and the one message that the dispatcher sends. Those of SCTP are in
-//! `sctp/control.rs`.
+//! Control messages ([cmsg(3)](https://man7.org/linux/man-pages/man3/cmsg.3.html)) as plain bytes: a parser that trusts
+//! no length field, and the one message that the dispatcher sends. SCTP's control messages are in `sctp/control.rs`.
 //!
-//! No pointers here, so that a fuzzer can feed it anything.
+//! There are no pointers here, so a fuzzer can feed it any bytes.
 
 use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Where a datagram was sent to (IP_PKTINFO, see [ip(7)](https://man7.org/linux/man-pages/man7/ip.7.html);
+/// The local address of a datagram (IP_PKTINFO, see [ip(7)](https://man7.org/linux/man-pages/man7/ip.7.html);
 /// IPV6_PKTINFO, RFC 3542 §6.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PacketInfo {
-    /// The address of this host to reply from: `ipi_spec_dst`, which differs from the header's
-    /// destination for a broadcast; for IPv6 the header's destination.
+    /// The address of this host to reply from. On IPv4 this is `ipi_spec_dst`, which differs from the header's
+    /// destination for a broadcast; on IPv6 it is the header's destination.
     pub local: Option<IpAddr>,
-    /// The index of the interface that the datagram came in on; 0 is unknown.
+    /// The index of the interface that the datagram arrived on; 0 if unknown.
     pub interface: u32,
 }
 
-/// The size of `struct cmsghdr`, and what every message is aligned to.
+/// The size of `struct cmsghdr`; below it, the alignment of every message.
 pub(crate) const HEADER: usize = size_of::<libc::cmsghdr>();
 const ALIGN: usize = size_of::<usize>();
 
-/// Room for the control messages of one datagram: on a dual-stack socket an IPv4 datagram brings
-/// IP_PKTINFO and IPV6_PKTINFO together.
+/// Room for the control messages of one datagram: on a dual-stack socket an IPv4 datagram has both IP_PKTINFO and
+/// IPV6_PKTINFO.
 pub(crate) const SPACE: usize = 128;
 
-/// A buffer aligned as the kernel wants it.
+/// A buffer with the alignment that the kernel requires.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 pub(crate) struct ControlBuffer(pub(crate) [u8; SPACE]);
 
-/// Reads the packet information out of a control buffer. Messages of other kinds, truncated
-/// ones and lengths that lie are passed over. Where IPv4 and IPv6 information come together,
-/// IPv4 wins: its `ipi_spec_dst` is the address to reply from.
+/// Reads the packet information from a control buffer. Messages of other kinds, truncated messages and wrong lengths
+/// are skipped. If there is both IPv4 and IPv6 information, the IPv4 information is used: its `ipi_spec_dst` is the
+/// address to reply from.
 pub fn packet_info(mut control: &[u8]) -> PacketInfo {
     let mut info = PacketInfo::default();
     while let Some((level, kind, data, rest)) = next(control) {
@@ -61,9 +60,9 @@ pub fn packet_info(mut control: &[u8]) -> PacketInfo {
     info
 }
 
-/// Reads the address to reply from behind the interface of a `struct in_pktinfo`: `ipi_spec_dst`. For a datagram that came
-/// before IP_PKTINFO was set the kernel leaves that out; then it is the header's destination, `ipi_addr`, unless that is
-/// a group.
+/// Reads the address to reply from, which follows the interface in a `struct in_pktinfo`: `ipi_spec_dst`. The kernel
+/// omits it for a datagram that arrived before IP_PKTINFO was set; the result is then the header's destination,
+/// `ipi_addr`, unless that is a group.
 fn local_v4(addresses: &[u8]) -> Option<Ipv4Addr> {
     let (source, rest) = addresses.split_first_chunk::<4>()?;
     let source = Ipv4Addr::from(*source);
@@ -75,7 +74,7 @@ fn local_v4(addresses: &[u8]) -> Option<Ipv4Addr> {
     is_one_host.then_some(hit)
 }
 
-/// The first message of a control buffer (level, type, data) and what follows it.
+/// Returns the first message of a control buffer (level, type, data) and the rest of the buffer.
 pub(crate) fn next(control: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
     let header = control.get(..HEADER)?;
     let (len, kinds) = header.split_first_chunk::<{ size_of::<usize>() }>()?;
@@ -87,9 +86,8 @@ pub(crate) fn next(control: &[u8]) -> Option<(i32, i32, &[u8], &[u8])> {
     Some((level, kind, data, rest))
 }
 
-/// Writes the control message that makes a datagram leave from `local` (and, for a link-local
-/// address, on `interface`); returns its length. An IPv4 source travels as
-/// IP_PKTINFO on an AF_INET6 socket too.
+/// Writes the control message that sets the source address of a datagram to `local` (and, for a link-local address, the
+/// interface). Returns its length. An IPv4 source uses IP_PKTINFO on an AF_INET6 socket too.
 pub(crate) fn write_source(local: IpAddr, interface: u32, out: &mut ControlBuffer) -> usize {
     let mut data = [0u8; 20];
     let (level, kind, used) = match local {
@@ -110,8 +108,8 @@ pub(crate) fn write_source(local: IpAddr, interface: u32, out: &mut ControlBuffe
     write(level, kind, &data[..used], &mut out.0)
 }
 
-/// Writes one control message to the front of `out`, which must have room for it; returns its length
-/// with what aligns the next one, as far as `out` reaches.
+/// Writes one control message to the front of `out`, which must have room for it. Returns its length, including the
+/// padding that aligns the next message if `out` has room for that.
 pub(crate) fn write(level: i32, kind: i32, data: &[u8], out: &mut [u8]) -> usize {
     let len = HEADER + data.len();
     let (size, kinds) = out.split_at_mut(size_of::<usize>());

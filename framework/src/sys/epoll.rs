@@ -8,13 +8,13 @@ use super::cvt;
 
 /// Readable, level-triggered.
 pub(crate) const READABLE: u32 = libc::EPOLLIN as u32;
-/// There is room to write.
+/// Writable, level-triggered.
 pub(crate) const WRITABLE: u32 = libc::EPOLLOUT as u32;
-/// There is something to read, or room to write.
+/// Readable or writable, level-triggered.
 pub(crate) const READABLE_OR_WRITABLE: u32 = (libc::EPOLLIN | libc::EPOLLOUT) as u32;
-/// Readable, once for each arrival.
+/// Readable, edge-triggered: one event for each arrival.
 pub(crate) const READABLE_EDGE: u32 = (libc::EPOLLIN | libc::EPOLLET) as u32;
-/// Readable or writable, once for each change.
+/// Readable or writable, edge-triggered: one event for each change.
 pub(crate) const EITHER_EDGE: u32 = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLET) as u32;
 
 /// An epoll instance.
@@ -22,27 +22,27 @@ pub(crate) const EITHER_EDGE: u32 = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOL
 pub(crate) struct Epoll(OwnedFd);
 
 impl Epoll {
-    /// epoll_create1(2) with EPOLL_CLOEXEC.
+    /// Calls epoll_create1(2) with EPOLL_CLOEXEC.
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: the call takes no pointers.
         let fd = cvt(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
-        // SAFETY: the kernel just gave us this descriptor, nobody else owns it.
+        // SAFETY: the kernel has just made this descriptor, and nothing else owns it.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// EPOLL_CTL_ADD.
+    /// Calls epoll_ctl(2) with EPOLL_CTL_ADD.
     pub(crate) fn add(&self, fd: BorrowedFd<'_>, events: u32, token: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, fd, events, token)
     }
 
-    /// EPOLL_CTL_MOD: also queues the event anew where its condition holds.
+    /// Calls epoll_ctl(2) with EPOLL_CTL_MOD, which also queues the event again if its condition holds.
     pub(crate) fn modify(&self, fd: BorrowedFd<'_>, events: u32, token: u64) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_MOD, fd, events, token)
     }
 
-    /// EPOLL_CTL_DEL, which is needed where another process has the same socket open.
+    /// Calls epoll_ctl(2) with EPOLL_CTL_DEL, which is needed if another process has the same socket open.
     pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
-        // It fails for what is not there.
+        // Fails for a descriptor that is not registered.
         let _ = self.control(libc::EPOLL_CTL_DEL, fd, 0, 0);
     }
 
@@ -53,11 +53,11 @@ impl Epoll {
         cvt(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), op, fd, &mut event) }).map(drop)
     }
 
-    /// Blocks until an event or the timeout (`None`: for ever) and appends the tokens of what is
-    /// ready to `tokens`. An interruption by a signal is a return without tokens.
+    /// Blocks until an event or the timeout (`None`: without a limit), and appends the tokens of ready descriptors to
+    /// `tokens`. Returns without tokens if a signal interrupts it.
     pub(crate) fn wait(&self, tokens: &mut Vec<u64>, timeout: Option<Duration>) -> io::Result<()> {
         const MOST: usize = 64;
-        // Nothing blocks in a model.
+        // In a model nothing may block.
         #[cfg(shuttle)]
         if timeout != Some(Duration::ZERO) {
             let began = std::time::Instant::now();
@@ -86,13 +86,13 @@ impl AsFd for Epoll {
     }
 }
 
-/// Waits until `fd` takes data (POLLOUT) or the timeout is over; `false` means that it is over.
-/// See [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html). Blocks.
+/// Waits until `fd` is writable (POLLOUT) or the timeout has passed; returns `false` in the latter case. See
+/// [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html). Blocks.
 pub(crate) fn wait_writable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
     wait_for(fd, libc::POLLOUT, timeout)
 }
 
-/// Waits until a read of `fd` finds something (POLLIN), or the timeout is over; `false` means that it is over. See
+/// Waits until `fd` is readable (POLLIN) or the timeout has passed; returns `false` in the latter case. See
 /// [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html). Blocks.
 pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
     wait_for(fd, libc::POLLIN, timeout)
@@ -108,7 +108,7 @@ fn wait_for(fd: BorrowedFd<'_>, events: libc::c_short, timeout: Option<Duration>
     }
 }
 
-/// Milliseconds, rounded up so that a wait never ends before its deadline; -1 is for ever.
+/// Returns milliseconds, rounded up so that a wait never ends before its deadline; -1 means no limit.
 fn millis(timeout: Option<Duration>) -> libc::c_int {
     match timeout {
         None => -1,

@@ -1,9 +1,9 @@
-//! What errors of sockets mean.
+//! Meanings of socket errors.
 
 use std::io;
 
-/// Whether a connected socket reports with this what an ICMP message said (udp(7), ip(7)). Anyone
-/// can forge those, so they end nothing.
+/// Returns whether a connected socket reports an ICMP message with this error (udp(7), ip(7)). Anyone can forge ICMP
+/// messages, so they do not end an association.
 pub(crate) fn is_icmp(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -22,7 +22,7 @@ pub(crate) fn is_icmp(error: &io::Error) -> bool {
     )
 }
 
-/// Whether the kernel was short of memory.
+/// Returns whether the kernel was short of memory.
 pub(crate) fn is_memory(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM))
 }

@@ -11,20 +11,20 @@ use super::cvt;
 pub(crate) struct EventFd(File);
 
 impl EventFd {
-    /// A counter at zero.
+    /// Makes a counter at zero.
     pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: the call takes no pointers.
         let fd = cvt(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
-        // SAFETY: the kernel just gave us this descriptor, nobody else owns it.
+        // SAFETY: the kernel has just made this descriptor, and nothing else owns it.
         Ok(Self(File::from(unsafe { OwnedFd::from_raw_fd(fd) })))
     }
 
-    /// Makes the descriptor readable. A full counter is readable already, so its error is no error.
+    /// Makes the descriptor readable. If the counter is full, it is readable already, so that error is ignored.
     pub(crate) fn notify(&self) {
         let _ = (&self.0).write(&1u64.to_ne_bytes());
     }
 
-    /// Back to zero.
+    /// Resets the counter to zero.
     pub(crate) fn reset(&self) {
         let _ = (&self.0).read(&mut [0; 8]);
     }

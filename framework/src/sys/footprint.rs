@@ -1,4 +1,4 @@
-//! Memory that a quiet association can do without: of OpenSSL's, and of its thread's stack.
+//! Releases memory that a quiet association does not need: OpenSSL's, and that of its thread's stack.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -8,29 +8,29 @@ unsafe extern "C" {
     fn OPENSSL_thread_stop();
 }
 
-/// [OPENSSL_thread_stop(3)](https://docs.openssl.org/3.0/man3/OPENSSL_init_crypto/): frees what OpenSSL keeps for the
-/// calling thread, above all its two random generators. It makes them anew when they are needed.
+/// Calls [OPENSSL_thread_stop(3)](https://docs.openssl.org/3.0/man3/OPENSSL_init_crypto/), which frees what OpenSSL
+/// keeps for the calling thread, mainly its two random generators. OpenSSL creates them again when they are needed.
 pub(crate) fn stop_thread() {
-    // SAFETY: it frees what is this thread's and no call of OpenSSL's is under way on it.
+    // SAFETY: the call frees only this thread's data, and no OpenSSL call is under way on this thread.
     unsafe { OPENSSL_thread_stop() };
 }
 
-/// [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html) with MADV_DONTNEED on the whole pages between two
-/// addresses. The caller answers for nobody needing what is there.
+/// Calls [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html) with MADV_DONTNEED on the complete pages
+/// between two addresses. The caller ensures that their content is not needed.
 fn release_pages(start: usize, end: usize) {
     let page = page_size();
     let (start, end) = (start.next_multiple_of(page), end / page * page);
     if start < end {
-        // SAFETY: private memory of this process that holds nothing of worth, as the callers say. It stays mapped and becomes
-        // zeroes. A failure (locked memory) leaves it as it is.
+        // SAFETY: this is private memory of the process whose content is not needed, as the callers ensure. It stays
+        // mapped and becomes zeros. After a failure (locked memory) it is unchanged.
         unsafe { libc::madvise(ptr::without_provenance_mut(start), end - start, libc::MADV_DONTNEED) };
     }
 }
 
-/// Gives back the free memory of the heap, which glibc would keep for allocations to come;
+/// Returns free heap memory to the system, which glibc would keep for later allocations;
 /// [malloc_trim(3)](https://man7.org/linux/man-pages/man3/malloc_trim.3.html).
 pub(crate) fn trim_heap() {
-    // SAFETY: it touches nothing that is in use.
+    // SAFETY: the call does not touch memory that is in use.
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::malloc_trim(0)
@@ -42,29 +42,29 @@ fn page_size() -> usize {
     usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
-/// Gives back the pages of the calling thread's stack that it does not stand on, which earlier and deeper calls have left:
-/// a handshake's go deeper than all that follows.
+/// Releases the pages of the calling thread's stack below the current frame, which earlier and deeper calls have used:
+/// a handshake uses more stack than anything after it.
 pub(crate) fn release_stack() {
     if let Some(stack) = stack() {
         release_below(&stack);
     }
 }
 
-/// Gives back what of the stack is below the caller.
-// Not inlined, so that below `here` there is only the rest of this frame, which holds next to nothing, madvise(2)'s, which is
-// a system call and a check of its result, and the red zone of 128 bytes.
+/// Releases the stack below the caller.
+// Not inlined, so that below `here` there are only the rest of this frame, which holds almost nothing, the frame of
+// madvise(2), which is a system call and a check of its result, and the red zone of 128 bytes.
 #[inline(never)]
 fn release_below(stack: &Range<usize>) {
     const MARGIN: usize = 512;
     let here = 0_u8;
     let here = (&raw const here).addr();
-    // A caller may have brought a stack of its own.
+    // The caller may run on a stack of its own.
     if stack.contains(&here) {
         release_pages(stack.start, here - MARGIN);
     }
 }
 
-/// The calling thread's stack, without its guard;
+/// Returns the calling thread's stack, without its guard;
 /// [pthread_getattr_np(3)](https://man7.org/linux/man-pages/man3/pthread_getattr_np.3.html).
 fn stack() -> Option<Range<usize>> {
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();

@@ -1,4 +1,4 @@
-//! What the system lets this process have: descriptors, memory maps, threads.
+//! Limits of the system for this process: descriptors, memory maps, threads.
 
 use std::num::NonZero;
 use std::os::fd::{AsFd, AsRawFd};
@@ -9,7 +9,7 @@ use std::{env, fs, io};
 use super::cvt;
 use super::eventfd::EventFd;
 
-/// The soft limit on descriptors (RLIMIT_NOFILE); see
+/// Returns the soft limit on descriptors (RLIMIT_NOFILE); see
 /// [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html).
 pub(crate) fn fd_limit() -> io::Result<u64> {
     get().map(|limit| limit.rlim_cur)
@@ -24,9 +24,9 @@ pub(crate) fn raise_fd_limit() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
-/// Whether so many descriptors are left that this process may open.
+/// Returns whether this process can open `wanted` more descriptors.
 pub(crate) fn has_descriptors(wanted: u64) -> bool {
-    // The kernel gives the lowest number that is free.
+    // The kernel assigns the lowest free number.
     let Ok(probe) = EventFd::new() else { return false };
     fd_limit().is_ok_and(|limit| probe.as_fd().as_raw_fd() as u64 + wanted <= limit)
 }
@@ -38,21 +38,22 @@ fn get() -> io::Result<libc::rlimit> {
     Ok(limit)
 }
 
-/// Starts this program anew without glibc's caches of freed memory and of stacks, with smaller threads and fewer heaps; see
-/// [execve(2)](https://man7.org/linux/man-pages/man2/execve.2.html). Comes back where that is no news or does not work.
+/// Executes this program again without glibc's caches of freed memory and of stacks, with smaller threads and fewer
+/// heaps; see [execve(2)](https://man7.org/linux/man-pages/man2/execve.2.html). Returns if that has been done already
+/// or is not possible.
 pub(crate) fn tune_malloc() {
     const CACHES: &str = "glibc.malloc.tcache_count";
     const HEAPS: &str = "glibc.malloc.arena_max";
     const STACKS: &str = "glibc.pthread.stack_cache_size";
-    // Room at the top of each stack for libraries that are loaded later: for one name space instead of four, and 128 bytes
-    // instead of 512.
+    // Reserves room at the top of each stack for libraries that are loaded later: for one name space instead of four,
+    // and 128 bytes instead of 512.
     const LOADED_LATER: &str = "glibc.rtld.nns=1:glibc.rtld.optional_static_tls=128";
     let tunables = env::var(TUNABLES).unwrap_or_default();
     let Ok(program) = env::current_exe() else { return };
-    // A program that was started by naming the dynamic linker is that linker.
+    // If the program was started by naming the dynamic linker, the executable is the linker.
     let is_linker = program.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ld"));
     match env::var(DONE) {
-        // Set by hand, to any other text, it keeps this from being done.
+        // Any other text was set by the user, to prevent this.
         Ok(theirs) if theirs.is_empty() || theirs.starts_with(':') => return forget_tunables(&theirs),
         Ok(_) | Err(env::VarError::NotUnicode(_)) => return,
         Err(env::VarError::NotPresent) => {}
@@ -72,20 +73,20 @@ pub(crate) fn tune_malloc() {
         command.args(arguments).env(TUNABLES, format!("{ours}{theirs}")).env(DONE, theirs).exec();
 }
 
-/// What glibc reads when a program starts.
+/// The variable that glibc reads when a program starts.
 const TUNABLES: &str = "GLIBC_TUNABLES";
 
-/// Says that a program was started anew, and with which other tunables, each behind a colon. glibc may cut its own variable
-/// short while it reads it, so that does not tell.
+/// Records that the program was executed again, and with which other tunables, each after a colon. glibc may truncate
+/// its own variable while it reads it, so that one is not sufficient.
 const DONE: &str = "PEELOFF_MALLOC_TUNED";
 
-/// Takes our tunables out of the environment again: they are not for the programs that this one starts.
+/// Removes our tunables from the environment, because they are not meant for programs that this one starts.
 fn forget_tunables(theirs: &str) {
-    // Another thread might read the environment meanwhile.
+    // Another thread might read the environment at the same time.
     if fs::read_dir("/proc/self/task").map_or(0, Iterator::count) != 1 {
         return;
     }
-    // SAFETY: this process has one thread, which is here.
+    // SAFETY: this process has only this thread.
     unsafe {
         match theirs.strip_prefix(':') {
             Some(theirs) => env::set_var(TUNABLES, theirs),
@@ -95,10 +96,9 @@ fn forget_tunables(theirs: &str) {
     }
 }
 
-/// How many threads this process may hope for: two maps a thread out of `vm.max_map_count`
-/// (stack and its guard), `kernel.threads-max`, `kernel.pid_max` and
-/// the control group's `pids.max`, each with something left for everybody else. `None` where
-/// /proc says nothing.
+/// Returns how many threads this process can presumably start. The limits are two maps per thread out of
+/// `vm.max_map_count` (stack and guard), `kernel.threads-max`, `kernel.pid_max` and the control group's `pids.max`,
+/// each minus a reserve for other uses. Returns `None` if /proc has no values.
 pub(crate) fn thread_limit() -> Option<u64> {
     let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let maps = number("/proc/sys/vm/max_map_count").map(|maps| maps.saturating_sub(1024) / 2);
@@ -108,7 +108,7 @@ pub(crate) fn thread_limit() -> Option<u64> {
     [maps, threads, pids, group].into_iter().flatten().min()
 }
 
-/// The `pids.max` of this process's control group (version 2), as systemd's TasksMax sets it.
+/// Returns the `pids.max` of this process's control group (version 2), which systemd's TasksMax sets.
 fn control_group_pids() -> Option<u64> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;

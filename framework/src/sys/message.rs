@@ -1,4 +1,4 @@
-//! Datagrams in and out:
+//! Receiving and sending datagrams:
 //! [recvmsg(2)](https://man7.org/linux/man-pages/man2/recvmsg.2.html),
 //! [recvmmsg(2)](https://man7.org/linux/man-pages/man2/recvmmsg.2.html),
 //! [send(2)](https://man7.org/linux/man-pages/man2/send.2.html),
@@ -17,31 +17,30 @@ use super::errno::is_memory;
 use super::{cvt, cvt_size};
 use crate::address::canonical::canonical;
 
-/// The longest datagram there is, and a little more, so that nothing is ever cut.
+/// Slightly more than the longest datagram, so that nothing is ever truncated.
 pub(crate) const DATAGRAM_MAX: usize = 65_536;
 
-/// What [`recv`] found.
+/// Result of [`recv`].
 #[derive(Debug)]
 pub(crate) struct Received {
-    /// Bytes of the datagram.
+    /// The number of bytes of the datagram.
     pub(crate) len: usize,
-    /// `None`: no datagram at all, the socket was shut down for reading. An empty datagram has
-    /// a source.
+    /// `None` if there was no datagram because the socket was shut down for reading. An empty datagram has a source.
     pub(crate) source: Option<SocketAddr>,
-    /// Where it was sent to, if the socket asks for packet information.
+    /// The destination address, if the socket requests packet information.
     pub(crate) info: PacketInfo,
 }
 
-/// Receives one datagram: into `first`, and what has no room there into the spare capacity of
-/// `overflow`, which is cleared before, has room for any datagram, and holds exactly the rest after. Blocks as the socket and
-/// its SO_RCVTIMEO say (EAGAIN: the time is over), or not at all with `wait` false.
+/// Receives one datagram into `first`, and the rest into the spare capacity of `overflow`. `overflow` is cleared first,
+/// gets room for any datagram, and holds exactly the rest afterwards. Blocks according to the socket's mode and
+/// SO_RCVTIMEO (EAGAIN after the timeout), or not at all if `wait` is false.
 pub(crate) fn recv(
     socket: BorrowedFd<'_>,
     first: &mut [u8],
     overflow: &mut Vec<u8>,
     wait: bool,
 ) -> io::Result<Received> {
-    // Nothing blocks in a model.
+    // In a model nothing may block.
     #[cfg(shuttle)]
     if wait {
         return super::sync::model::poll(|| match recv(socket, first, overflow, false) {
@@ -57,19 +56,19 @@ pub(crate) fn recv(
     Ok(Received { len: received.len, source: received.source, info: received.control })
 }
 
-/// What [`recvmsg`] found, and what its control messages were read as.
+/// Result of [`recvmsg`], with its parsed control messages.
 pub(super) struct Raw<C> {
-    /// Bytes that were written.
+    /// The number of bytes that were written.
     pub(super) len: usize,
-    /// Who sent them, where the kernel says so.
+    /// The sender, if the kernel reports it.
     pub(super) source: Option<SocketAddr>,
-    /// MSG_EOR and the like.
+    /// MSG_EOR and similar flags.
     pub(super) flags: libc::c_int,
     pub(super) control: C,
 }
 
-/// recvmsg(2) into two buffers, one behind the other. Blocks as the socket and its SO_RCVTIMEO say, or
-/// not at all with `wait` false.
+/// Calls recvmsg(2) with two consecutive buffers. Blocks according to the socket's mode and SO_RCVTIMEO, or not at all
+/// if `wait` is false.
 pub(super) fn recvmsg<C>(
     socket: BorrowedFd<'_>,
     first: &mut [u8],
@@ -81,7 +80,7 @@ pub(super) fn recvmsg<C>(
         libc::iovec { iov_base: first.as_mut_ptr().cast(), iov_len: first.len() },
         libc::iovec { iov_base: spare.as_mut_ptr().cast(), iov_len: spare.len() },
     ];
-    // Zeroed, because the kernel counts the padding behind a control message and does not write it (`put_cmsg`).
+    // Zeroed, because the kernel counts the padding after a control message without writing it (`put_cmsg`).
     let mut control = ControlBuffer([0; SPACE]);
     let mut name = SockAddrStorage::zeroed();
     // SAFETY: msghdr is plain data, all zeroes is a valid value of it.
@@ -100,13 +99,13 @@ pub(super) fn recvmsg<C>(
     Ok(Raw { len, source, flags: header.msg_flags, control: read_control(&control.0[..used]) })
 }
 
-/// The [`canonical`] form of the address in `name`.
+/// Returns the [`canonical`] form of the address in `name`.
 fn socket_address(name: SockAddrStorage, len: libc::socklen_t) -> Option<SocketAddr> {
     // SAFETY: the kernel wrote an address of this length into the storage.
     unsafe { SockAddr::new(name, len) }.as_socket().map(canonical)
 }
 
-/// Sends one datagram to this address, on a socket that is connected or not, without blocking and without SIGPIPE.
+/// Sends one datagram to this address, on a connected or unconnected socket, without blocking and without SIGPIPE.
 pub(crate) fn send_to(socket: BorrowedFd<'_>, to: SocketAddr, datagram: &[u8]) -> io::Result<usize> {
     let (to, flags) = (SockAddr::from(to), libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL);
     // SAFETY: the pointers and the lengths are those of a slice and of an address, which outlive the call.
@@ -140,15 +139,15 @@ pub(crate) fn send(socket: BorrowedFd<'_>, datagram: &[u8]) -> io::Result<usize>
     cvt_size(sent as libc::ssize_t)
 }
 
-/// Reads bytes of a stream into `buffer`, which is not empty; 0 is the end, or a shutdown for reading. Blocks as
-/// the socket and its SO_RCVTIMEO say (EAGAIN: the time is over), or not at all with `wait` false.
+/// Reads bytes of a stream into `buffer`, which is not empty; 0 means the end of the stream, or a shutdown for reading.
+/// Blocks according to the socket's mode and SO_RCVTIMEO (EAGAIN after the timeout), or not at all if `wait` is false.
 pub(crate) fn read(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: bool) -> io::Result<usize> {
     // SAFETY: the pointer and the length are those of a slice.
     unsafe { receive(socket, buffer.as_mut_ptr(), buffer.len(), wait) }
 }
 
-/// As [`read`], of a stream or one datagram, into the spare capacity of `buffer`, which is cleared before and has room for
-/// [`DATAGRAM_MAX`].
+/// Reads bytes of a stream, or one datagram, like [`read`] into the spare capacity of `buffer`, which is cleared first
+/// and has room for [`DATAGRAM_MAX`].
 pub(crate) fn read_spare(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>, wait: bool) -> io::Result<usize> {
     buffer.clear();
     buffer.reserve(DATAGRAM_MAX);
@@ -160,8 +159,8 @@ pub(crate) fn read_spare(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>, wait: boo
     Ok(len)
 }
 
-/// As [`recv`], of one datagram into the spare capacity of `buffer` and without packet information, which saves a good part of
-/// the call.
+/// Receives one datagram like [`recv`] into the spare capacity of `buffer`, without packet information, which saves
+/// much of the cost of the call.
 pub(crate) fn recv_from(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>, wait: bool) -> io::Result<Received> {
     buffer.clear();
     buffer.reserve(DATAGRAM_MAX);
@@ -179,19 +178,19 @@ pub(crate) fn recv_from(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>, wait: bool
     Ok(Received { len, source, info: PacketInfo::default() })
 }
 
-/// recvfrom(2) without a source.
+/// Calls recvfrom(2) without requesting the source.
 ///
 /// # Safety
 ///
 /// `buffer` is valid for writes of `len` bytes.
 unsafe fn receive(socket: BorrowedFd<'_>, buffer: *mut u8, len: usize, wait: bool) -> io::Result<usize> {
-    // SAFETY: as the caller says; no address is asked for.
+    // SAFETY: as the caller ensures; no address is requested.
     unsafe { receive_from(socket, buffer, len, wait, ptr::null_mut(), ptr::null_mut()) }
 }
 
-/// [recvfrom(2)](https://man7.org/linux/man-pages/man2/recvfrom.2.html). By its number, as [`send`]: glibc's own functions are
-/// points at which POSIX lets a thread be cancelled, and each arms and disarms that with two atomic operations. Nobody cancels
-/// threads here.
+/// Calls [recvfrom(2)](https://man7.org/linux/man-pages/man2/recvfrom.2.html) by its number, as [`send`] does. glibc's
+/// own functions are POSIX cancellation points, and each enables and disables cancellation with two atomic operations.
+/// No thread is cancelled here.
 ///
 /// # Safety
 ///
@@ -205,13 +204,14 @@ unsafe fn receive_from(
     name_len: *mut libc::socklen_t,
 ) -> io::Result<usize> {
     let flags = if wait { 0 } else { libc::MSG_DONTWAIT };
-    // SAFETY: as the caller says.
+    // SAFETY: as the caller ensures.
     let received =
         unsafe { libc::syscall(libc::SYS_recvfrom, socket.as_raw_fd(), buffer, len, flags, name, name_len) };
     cvt_size(received as libc::ssize_t)
 }
 
-/// Reads the head of the queue without taking it; never blocks. Bytes past `buffer` are left out.
+/// Reads the first datagram of the queue without removing it; never blocks. Bytes that do not fit into `buffer` are
+/// omitted.
 pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
     // SAFETY: the pointer and the length are those of a slice.
@@ -220,16 +220,16 @@ pub(crate) fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usiz
 
 /// One datagram of a [`Batch`].
 pub(crate) struct Datagram<'a> {
-    /// Who sent it; `None` for an address family that is not IP's.
+    /// The sender; `None` for an address family other than IP.
     pub(crate) source: Option<SocketAddr>,
-    /// Where it was sent to.
+    /// The destination address.
     pub(crate) info: PacketInfo,
-    /// What it says.
+    /// The content of the datagram.
     pub(crate) payload: &'a [u8],
 }
 
-/// Room for several datagrams received by one system call. The memory is reserved whole and
-/// touched as far as datagrams reach, so junk can make it 2 MiB and no more.
+/// Room for several datagrams received by one system call. The memory is reserved at once, but only the pages that
+/// datagrams fill are touched, so junk can use at most 2 MiB.
 pub(crate) struct Batch {
     payloads: Vec<Vec<u8>>,
     names: Vec<SockAddrStorage>,
@@ -238,11 +238,11 @@ pub(crate) struct Batch {
     filled: usize,
 }
 
-/// Datagrams that one call of recvmmsg(2) takes at most.
+/// Maximum number of datagrams that one call of recvmmsg(2) receives.
 pub(crate) const BATCH: usize = 32;
 
 impl Batch {
-    /// An empty batch.
+    /// Makes an empty batch.
     pub(crate) fn new() -> Self {
         Self {
             payloads: (0..BATCH).map(|_| Vec::with_capacity(DATAGRAM_MAX)).collect(),
@@ -253,7 +253,7 @@ impl Batch {
         }
     }
 
-    /// Receives what is queued, up to [`BATCH`] datagrams; never blocks. Returns how many.
+    /// Receives the queued datagrams, up to [`BATCH`]; never blocks. Returns how many.
     pub(crate) fn recv(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         self.filled = 0;
         let mut parts: [libc::iovec; BATCH] = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; BATCH];
@@ -291,12 +291,12 @@ impl Batch {
         Ok(self.filled)
     }
 
-    /// The datagram at `index`, which must be below what [`Batch::recv`] returned.
+    /// Returns the datagram at `index`, which must be below the result of [`Batch::recv`].
     pub(crate) fn get(&self, index: usize) -> Datagram<'_> {
         assert!(index < self.filled, "a datagram that was not received");
         let header = &self.headers[index];
         let name_len = header.msg_hdr.msg_namelen;
-        // SAFETY: the storage is plain data; a copy of it is as valid as itself.
+        // SAFETY: the storage is plain data, so a copy of it is valid too.
         let name = unsafe { ptr::read(&self.names[index]) };
         let control = &self.controls[index].0;
         let used = header.msg_hdr.msg_controllen.min(control.len());
@@ -308,15 +308,15 @@ impl Batch {
     }
 }
 
-// SAFETY: the pointers in `headers` are only followed inside `recv`, which sets them anew from
-// memory that the batch owns.
+// SAFETY: the pointers in `headers` are only followed inside `recv`, which first sets them to memory that the batch
+// owns.
 unsafe impl Send for Batch {}
 
-/// Datagrams that are sent together, each to an address of its own.
+/// Datagrams that are sent together, each to its own address.
 #[derive(Default)]
 pub(crate) struct Outgoing {
     queued: Vec<Queued>,
-    /// What they say, one behind the other.
+    /// Their contents, one after another.
     bytes: Vec<u8>,
     /// Memory for the system call.
     headers: Vec<libc::mmsghdr>,
@@ -327,13 +327,13 @@ pub(crate) struct Outgoing {
 struct Queued {
     destination: SockAddr,
     source: Option<PacketInfo>,
-    /// Where it ends in the bytes.
+    /// The end of its content in `bytes`.
     end: usize,
 }
 
 impl Outgoing {
-    /// Queues `payload` for `peer`. `source` is the address to leave from, for a socket that is bound to a wildcard; `mapped`
-    /// says that the socket is AF_INET6, on which an IPv4 destination travels as an IPv4-mapped one.
+    /// Queues `payload` for `peer`. `source` is the source address, for a socket that is bound to a wildcard. `mapped`
+    /// means that the socket is AF_INET6, so an IPv4 destination is written as IPv4-mapped.
     pub(crate) fn push(
         &mut self,
         peer: SocketAddr,
@@ -350,29 +350,30 @@ impl Outgoing {
         self.queued.push(Queued { destination: destination.into(), source, end: self.bytes.len() });
     }
 
-    /// Whether nothing is queued.
+    /// Returns whether nothing is queued.
     pub(crate) fn is_empty(&self) -> bool {
         self.queued.is_empty()
     }
 
-    /// How many are queued.
+    /// Returns how many datagrams are queued.
     pub(crate) fn len(&self) -> usize {
         self.queued.len()
     }
 
-    /// How many bytes are queued.
+    /// Returns how many bytes are queued.
     pub(crate) fn byte_len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Forgets what is queued.
+    /// Discards the queued datagrams.
     pub(crate) fn clear(&mut self) {
         self.queued.clear();
         self.bytes.clear();
     }
 
-    /// Sends what is queued, without blocking. Returns how many datagrams left; those that the kernel refuses, for a
-    /// destination that is unreachable for instance, are dropped. What finds the send buffer full stays queued.
+    /// Sends the queued datagrams without blocking. Returns how many were sent. A datagram that the kernel refuses, for
+    /// example because the destination is unreachable, is dropped. Datagrams that find the send buffer full stay
+    /// queued.
     pub(crate) fn send(&mut self, socket: BorrowedFd<'_>) -> usize {
         let Self { queued, bytes, headers, parts, controls } = self;
         headers.clear();
@@ -423,7 +424,7 @@ impl Outgoing {
                     next += count as usize;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_memory(&error) => break,
-                // The first of the rest was refused: go on behind it.
+                // The kernel refused the first of the rest; continue after it.
                 Err(_) => next += 1,
             }
         }
@@ -431,7 +432,7 @@ impl Outgoing {
         sent
     }
 
-    /// Forgets the first `count` that are queued.
+    /// Removes the first `count` queued datagrams.
     fn forget(&mut self, count: usize) {
         if count == self.queued.len() {
             return self.clear();
@@ -444,13 +445,12 @@ impl Outgoing {
     }
 }
 
-// SAFETY: the pointers in `headers` and `parts` are only followed inside `send`, which sets them anew to memory that this
-// owns.
+// SAFETY: the pointers in `headers` and `parts` are only followed inside `send`, which first sets them to memory that
+// this value owns.
 unsafe impl Send for Outgoing {}
 
-/// [shutdown(2)](https://man7.org/linux/man-pages/man2/shutdown.2.html) with SHUT_RD: wakes a
-/// thread that is blocked in a read of this socket, and from then on reads never block. Datagrams
-/// still arrive and can be read.
+/// Calls [shutdown(2)](https://man7.org/linux/man-pages/man2/shutdown.2.html) with SHUT_RD, which wakes a thread that
+/// is blocked in a read of this socket. From then on reads never block. Datagrams still arrive and can be read.
 pub(crate) fn shutdown_read(socket: &impl AsFd) {
     // SAFETY: the call takes no pointers.
     let _ = cvt(unsafe { libc::shutdown(socket.as_fd().as_raw_fd(), libc::SHUT_RD) });

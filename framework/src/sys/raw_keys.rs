@@ -1,32 +1,33 @@
-//! Raw public keys (RFC 7250), which OpenSSL has since version 3.2. With an earlier one nobody shows any.
+//! Raw public keys (RFC 7250), which OpenSSL supports since version 3.2. With an earlier version no key is ever shown.
 
 use openssl::error::ErrorStack;
 use openssl::ssl::{SslContextBuilder, SslRef};
 use openssl::x509::X509StoreContextRef;
 
-/// Whose key is shown.
+/// The side whose key is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Server,
     Client,
 }
 
-/// Whether there are any.
+/// Whether the linked OpenSSL supports them.
 pub(crate) const LINKED: bool = cfg!(raw_public_keys);
 
-/// Lets this side show its key bare, if both want that
+/// Lets this side show its bare key, if both sides want that
 /// ([SSL_CTX_set1_server_cert_type(3)](https://docs.openssl.org/3.2/man3/SSL_CTX_set1_server_cert_type/)).
 pub(crate) fn allow(context: &mut SslContextBuilder, whose: Side) -> Result<(), ErrorStack> {
     linked::allow(context, whose)
 }
 
-/// The bare key, in DER, that a verification is about
-/// ([X509_STORE_CTX_get0_rpk(3)](https://docs.openssl.org/3.2/man3/X509_STORE_CTX_get_by_subject/)); `None` where it is about a certificate.
+/// Returns the bare key, in DER, that a verification is about
+/// ([X509_STORE_CTX_get0_rpk(3)](https://docs.openssl.org/3.2/man3/X509_STORE_CTX_get_by_subject/)); `None` if it is
+/// about a certificate.
 pub(crate) fn in_question(verification: &X509StoreContextRef) -> Option<Vec<u8>> {
     linked::in_question(verification)
 }
 
-/// The bare key, in DER, that the peer has shown
+/// Returns the bare key, in DER, that the peer has shown
 /// ([SSL_get0_peer_rpk(3)](https://docs.openssl.org/3.2/man3/SSL_get0_peer_rpk/)).
 pub(crate) fn shown(ssl: &SslRef) -> Option<Vec<u8>> {
     linked::shown(ssl)
@@ -80,7 +81,7 @@ mod linked {
         if key.is_null() {
             return None;
         }
-        // SAFETY: as the caller promises.
+        // SAFETY: as the caller ensures.
         unsafe { PKeyRef::<Public>::from_ptr(key) }.public_key_to_der().ok()
     }
 }

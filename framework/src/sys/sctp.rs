@@ -1,7 +1,6 @@
-//! SCTP's calls: options, [sendmsg(2)](https://man7.org/linux/man-pages/man2/sendmsg.2.html) and
-//! [recvmsg(2)](https://man7.org/linux/man-pages/man2/recvmsg.2.html) with SCTP's control messages, and
-//! what other systems have as functions of a C library (`sctp_bindx` and the like, RFC 6458 §9) and Linux
-//! as socket options.
+//! System calls for SCTP: options, [sendmsg(2)](https://man7.org/linux/man-pages/man2/sendmsg.2.html) and
+//! [recvmsg(2)](https://man7.org/linux/man-pages/man2/recvmsg.2.html) with SCTP's control messages, and the functions
+//! that Linux offers as socket options and other systems in a C library (`sctp_bindx` and others, RFC 6458 §9).
 
 pub(crate) mod abi;
 pub(crate) mod control;
@@ -21,28 +20,28 @@ use super::{cvt, cvt_size};
 use crate::sctp::sockaddr;
 use crate::sctp::{MessageInfo, NextInfo, SendInfo};
 
-/// What [`recv`] found.
+/// Result of [`recv`].
 #[derive(Debug)]
 pub(crate) struct Received {
-    /// Bytes of the message, of a part of it, or of the notification. 0 and no notification: the socket
-    /// was shut down for reading.
+    /// The number of bytes of the message, of a part of it, or of the notification. 0 without a notification means that
+    /// the socket was shut down for reading.
     pub(crate) len: usize,
-    /// The address of the peer that it came from.
+    /// The peer's address from which it came.
     pub(crate) source: Option<SocketAddr>,
-    /// MSG_EOR: nothing of it is left.
+    /// MSG_EOR: the message is complete.
     pub(crate) complete: bool,
-    /// MSG_NOTIFICATION: it is an event of the kernel's.
+    /// MSG_NOTIFICATION: this is a notification from the kernel.
     pub(crate) notification: bool,
-    /// SCTP_RCVINFO and the association, if the socket asks for it (SCTP_RECVRCVINFO).
+    /// SCTP_RCVINFO and the association, if the socket requests it (SCTP_RECVRCVINFO).
     pub(crate) info: Option<(MessageInfo, i32)>,
-    /// SCTP_NXTINFO, if the socket asks for it (SCTP_RECVNXTINFO) and another message is there.
+    /// SCTP_NXTINFO, if the socket requests it (SCTP_RECVNXTINFO) and another message has arrived.
     pub(crate) next: Option<NextInfo>,
 }
 
-/// Receives one message or notification, or a part: into `first`, and what has no room there into the
-/// spare capacity of `overflow`, which is cleared before, has room for [`DATAGRAM_MAX`] bytes, and holds
-/// exactly the rest after. What has no room in either comes with the next call. Blocks as the socket and
-/// its SO_RCVTIMEO say (EAGAIN: the time is over), or not at all with `wait` false.
+/// Receives one message or notification, or a part of it, into `first`, and the rest into the spare capacity of
+/// `overflow`. `overflow` is cleared first, gets room for [`DATAGRAM_MAX`] bytes, and holds exactly the rest
+/// afterwards. Bytes that fit into neither come with the next call. Blocks according to the socket's mode and
+/// SO_RCVTIMEO (EAGAIN after the timeout), or not at all if `wait` is false.
 pub(crate) fn recv(
     socket: BorrowedFd<'_>,
     first: &mut [u8],
@@ -57,7 +56,7 @@ pub(crate) fn recv(
     Ok(received)
 }
 
-/// As [`recv`], with one buffer.
+/// Receives like [`recv`], with one buffer.
 pub(crate) fn recv_one(socket: BorrowedFd<'_>, buffer: &mut [u8], wait: bool) -> io::Result<Received> {
     recv_into(socket, buffer, &mut [], wait)
 }
@@ -79,12 +78,12 @@ fn recv_into(
     })
 }
 
-/// Sends one message, which must not be empty, without blocking and without SIGPIPE. `association` says to
-/// whom on a one-to-many socket, and means nothing on others. `flags` are SCTP_EOF (which wants an empty
-/// message), SCTP_ABORT (the message is the reason) and the like.
+/// Sends one message, which must not be empty, without blocking and without SIGPIPE. `association` selects the peer on
+/// a one-to-many socket and has no meaning on others. `flags` are SCTP_EOF (which requires an empty message),
+/// SCTP_ABORT (the message is the reason) and others.
 ///
-/// SCTP_SNDINFO always goes along, the default too: without it the kernel would take what
-/// SCTP_DEFAULT_SNDINFO says.
+/// SCTP_SNDINFO is always passed, even if it has the default values, because otherwise the kernel would use the values
+/// of SCTP_DEFAULT_SNDINFO.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     payload: &[u8],
@@ -95,7 +94,7 @@ pub(crate) fn send(
     send_control(socket, payload, None, &SendControl::new(association, info, flags))
 }
 
-/// As [`send`], authenticated with the key of this number (SCTP_AUTHINFO, RFC 6458 §5.3.8).
+/// Sends like [`send`], authenticated with the key of this number (SCTP_AUTHINFO, RFC 6458 §5.3.8).
 pub(crate) fn send_with_key(
     socket: BorrowedFd<'_>,
     payload: &[u8],
@@ -108,12 +107,12 @@ pub(crate) fn send_with_key(
     send_control(socket, payload, None, &control)
 }
 
-/// How many more addresses [`send_to`] takes.
+/// How many additional addresses [`send_to`] accepts.
 const OTHERS: usize = 5;
 
-/// As [`send`], to the peer that has the address `to`; on a one-to-many socket that associates with it first
-/// if need be, and then `others` are more addresses of that peer, five at most (SCTP_DSTADDRV4,
-/// SCTP_DSTADDRV6, RFC 6458 §5.3.9).
+/// Sends like [`send`] to the peer with the address `to`. A one-to-many socket first associates with the peer if
+/// necessary; `others` are then up to five additional addresses of the peer (SCTP_DSTADDRV4, SCTP_DSTADDRV6, RFC 6458
+/// §5.3.9).
 pub(crate) fn send_to(
     socket: BorrowedFd<'_>,
     payload: &[u8],
@@ -153,13 +152,13 @@ fn send_control(
     cvt_size(unsafe { libc::sendmsg(socket.as_raw_fd(), &header, flags) })
 }
 
-/// [setsockopt(2)](https://man7.org/linux/man-pages/man2/setsockopt.2.html) at the level of SCTP.
+/// Calls [setsockopt(2)](https://man7.org/linux/man-pages/man2/setsockopt.2.html) at the level of SCTP.
 pub(crate) fn set<T: Plain>(socket: BorrowedFd<'_>, name: i32, value: &T) -> io::Result<()> {
     // SAFETY: the pointer and the length are those of `value`.
     unsafe { set_raw(socket, name, (&raw const *value).cast(), size_of::<T>()) }
 }
 
-/// As [`set`], for options of variable length.
+/// Sets an option like [`set`], for options of variable length.
 pub(crate) fn set_bytes(socket: BorrowedFd<'_>, name: i32, value: &[u8]) -> io::Result<()> {
     // SAFETY: the pointer and the length are those of a slice.
     unsafe { set_raw(socket, name, value.as_ptr(), value.len()) }
@@ -170,28 +169,28 @@ pub(crate) fn set_bytes(socket: BorrowedFd<'_>, name: i32, value: &[u8]) -> io::
 /// `value` points to `len` bytes.
 unsafe fn set_raw(socket: BorrowedFd<'_>, name: i32, value: *const u8, len: usize) -> io::Result<()> {
     let len = libc::socklen_t::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // SAFETY: the caller vouches for the pointer and the length.
+    // SAFETY: the caller ensures the pointer and the length.
     cvt(unsafe { libc::setsockopt(socket.as_raw_fd(), IPPROTO_SCTP, name, value.cast(), len) }).map(drop)
 }
 
-/// [getsockopt(2)](https://man7.org/linux/man-pages/man2/getsockopt.2.html) at the level of SCTP. `question`
-/// is what the kernel reads first, the association and the like; it comes back with the answer in it.
+/// Calls [getsockopt(2)](https://man7.org/linux/man-pages/man2/getsockopt.2.html) at the level of SCTP. `question` is
+/// the kernel's input, such as the association; the result is the answer.
 pub(crate) fn get<T: Plain>(socket: BorrowedFd<'_>, name: i32, mut question: T) -> io::Result<T> {
-    // SAFETY: the pointer and the length are those of `question`, of which any bytes are a value.
+    // SAFETY: the pointer and the length are those of `question`, for which any bytes are valid.
     unsafe { get_raw(socket, name, (&raw mut question).cast(), size_of::<T>()) }?;
     Ok(question)
 }
 
-/// As [`get`], for options of variable length; returns how many bytes of `buffer` are the answer.
+/// Reads an option like [`get`], for options of variable length. Returns how many bytes of `buffer` are the answer.
 pub(crate) fn get_bytes(socket: BorrowedFd<'_>, name: i32, buffer: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the pointer and the length are those of a slice.
     let (_, len) = unsafe { get_raw(socket, name, buffer.as_mut_ptr(), buffer.len()) }?;
     Ok(len)
 }
 
-/// As [`get_bytes`], with a buffer that grows while the kernel finds it too small (ENOMEM or EINVAL, as
-/// `too_small` says), up to a MiB. The answer replaces `question`, and zeroes follow it: of its length only its
-/// own count is to be trusted, because for SCTP_GET_LOCAL_ADDRS Linux leaves the header out of the length.
+/// Reads an option like [`get_bytes`], with a buffer that grows up to a MiB while the kernel finds it too small (ENOMEM
+/// or EINVAL, as given in `too_small`). The answer replaces `question` and is followed by zeros. Only the count in the
+/// answer is reliable, not its length, because for SCTP_GET_LOCAL_ADDRS Linux omits the header from the length.
 pub(crate) fn get_growing(
     socket: BorrowedFd<'_>,
     name: i32,
@@ -210,7 +209,7 @@ pub(crate) fn get_growing(
     Err(io::Error::from_raw_os_error(too_small))
 }
 
-/// What the call returned, and the length that the kernel left.
+/// Returns the result of the call, and the length that the kernel wrote.
 ///
 /// # Safety
 ///
@@ -218,33 +217,33 @@ pub(crate) fn get_growing(
 unsafe fn get_raw(socket: BorrowedFd<'_>, name: i32, value: *mut u8, len: usize) -> io::Result<(i32, usize)> {
     let room = len;
     let mut len = libc::socklen_t::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // SAFETY: the caller vouches for the pointer and the length.
+    // SAFETY: the caller ensures the pointer and the length.
     let result =
         cvt(unsafe { libc::getsockopt(socket.as_raw_fd(), IPPROTO_SCTP, name, value.cast(), &mut len) })?;
     Ok((result, (len as usize).min(room)))
 }
 
-/// `sctp_bindx` with SCTP_BINDX_ADD_ADDR (RFC 6458 §9.1): more local addresses, on the same port. With an
-/// association established, its peer is told (RFC 5061), if that is enabled on both sides.
+/// Adds local addresses on the same port: `sctp_bindx` with SCTP_BINDX_ADD_ADDR (RFC 6458 §9.1). The peers of
+/// established associations are informed (RFC 5061) if both sides have enabled that.
 pub(crate) fn bind_add(socket: BorrowedFd<'_>, addresses: &[SocketAddr]) -> io::Result<()> {
     set_bytes(socket, SCTP_SOCKOPT_BINDX_ADD, &sockaddr::pack(addresses))
 }
 
-/// `sctp_bindx` with SCTP_BINDX_REM_ADDR (RFC 6458 §9.1).
+/// Removes local addresses: `sctp_bindx` with SCTP_BINDX_REM_ADDR (RFC 6458 §9.1).
 pub(crate) fn bind_remove(socket: BorrowedFd<'_>, addresses: &[SocketAddr]) -> io::Result<()> {
     set_bytes(socket, SCTP_SOCKOPT_BINDX_REM, &sockaddr::pack(addresses))
 }
 
-/// `sctp_connectx` (RFC 6458 §9.9): associates with the peer that has all these addresses. Blocks as the
-/// socket and its SO_SNDTIMEO say. Returns the association and whether it is established; on a non-blocking
-/// socket it is not yet.
+/// Associates with the peer that has all these addresses: `sctp_connectx` (RFC 6458 §9.9). Blocks according to the
+/// socket's mode and SO_SNDTIMEO. Returns the association and whether it is established; on a non-blocking socket it is
+/// not established yet.
 pub(crate) fn connect(socket: BorrowedFd<'_>, addresses: &[SocketAddr]) -> io::Result<(i32, bool)> {
     let packed = sockaddr::pack(addresses);
     let bytes = i32::try_from(packed.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let mut argument = sctp_getaddrs_old { assoc_id: 0, addr_num: bytes, addrs: packed.as_ptr() };
     let len = size_of::<sctp_getaddrs_old>();
-    // SAFETY: the pointer and the length are those of `argument`, which points to `packed`; the kernel
-    // writes only the association, and `argument` is not used as pointers afterwards.
+    // SAFETY: the pointer and the length are those of `argument`, which points to `packed`; the kernel writes only the
+    // association, and `argument` is not used as pointers afterwards.
     match unsafe { get_raw(socket, SCTP_SOCKOPT_CONNECTX3, (&raw mut argument).cast(), len) } {
         Ok(_) => Ok((argument.assoc_id, true)),
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok((argument.assoc_id, false)),
@@ -252,16 +251,15 @@ pub(crate) fn connect(socket: BorrowedFd<'_>, addresses: &[SocketAddr]) -> io::R
     }
 }
 
-/// `sctp_peeloff_flags` with SOCK_CLOEXEC (RFC 6458 §9.2): a socket of its own for the association. Where the
-/// kernel has only SCTP_SOCKOPT_PEELOFF, that and
-/// [fcntl(2)](https://man7.org/linux/man-pages/man2/fcntl.2.html).
+/// Moves the association to a socket of its own: `sctp_peeloff_flags` with SOCK_CLOEXEC (RFC 6458 §9.2). If the kernel
+/// has only SCTP_SOCKOPT_PEELOFF, this uses it and [fcntl(2)](https://man7.org/linux/man-pages/man2/fcntl.2.html).
 ///
-/// With a full descriptor table this fails with EMFILE *and destroys the association*.
+/// If the descriptor table is full, this fails with EMFILE *and destroys the association*.
 pub(crate) fn peel_off(socket: BorrowedFd<'_>, association: i32) -> io::Result<OwnedFd> {
     let p_arg = sctp_peeloff_arg_t { associd: association, sd: -1 };
     let question = sctp_peeloff_flags_arg_t { p_arg, flags: libc::SOCK_CLOEXEC.cast_unsigned() };
     match get(socket, SCTP_SOCKOPT_PEELOFF_FLAGS, question) {
-        // SAFETY: the kernel made this descriptor for this call, nobody else has it.
+        // SAFETY: the kernel has just made this descriptor, and nothing else owns it.
         Ok(answer) => Ok(unsafe { OwnedFd::from_raw_fd(answer.p_arg.sd) }),
         Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
             let answer = get(socket, SCTP_SOCKOPT_PEELOFF, p_arg)?;

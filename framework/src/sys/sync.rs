@@ -1,9 +1,9 @@
-//! What threads meet by: locks, atomics, channels, and the threads themselves. The parts of the framework that
-//! several threads share take them from here.
+//! Synchronization: locks, atomics, channels, and threads. Parts of the framework that several threads share take them
+//! from here.
 //!
-//! These are the ones of the standard library, of parking_lot and of crossbeam-channel, as they are. Under
-//! `--cfg shuttle` they are those of `model`, whose scheduler decides at each of their calls which thread goes
-//! on; that is how the tests named `model` run:
+//! Normally these are the types of the standard library, parking_lot and crossbeam-channel, unchanged. Under `--cfg
+//! shuttle` they are those of `model`, whose scheduler decides at each call which thread continues; the tests named
+//! `model` run with it:
 //!
 //! ```text
 //! RUSTFLAGS='--cfg shuttle' CARGO_TARGET_DIR=target/models cargo test -p peeloff --lib -- model::

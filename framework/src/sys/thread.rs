@@ -1,9 +1,10 @@
-//! Threads without what `std` adds to each:
+//! Threads without the additions of `std`:
 //! [pthread_create(3)](https://man7.org/linux/man-pages/man3/pthread_create.3.html).
 //!
-//! A thread of `std` also gets an alternate signal stack, for the one message that a stack overflow prints. That is
-//! half of the memory maps that a thread needs, so half of the threads that `vm.max_map_count` allows, and some 10 µs of a
-//! thread's start. Here an overflow still meets the guard page and ends the process, by SIGSEGV.
+//! A thread of `std` also has an alternate signal stack, just for the message that a stack overflow prints. That is
+//! half of the memory maps of a thread, so it halves the number of threads that `vm.max_map_count` permits, and it
+//! takes about 10 µs of a thread's start. Here a stack overflow still hits the guard page and ends the process with
+//! SIGSEGV.
 
 use std::ffi::CString;
 use std::io;
@@ -12,24 +13,24 @@ use std::ptr;
 
 use libc::c_void;
 
-/// What a thread runs.
+/// The function that a thread runs.
 type Run = Box<dyn FnOnce() + Send>;
 
-/// Starts a detached thread of this name, of which the kernel keeps the first 15 bytes, with a stack of so many bytes
-/// and a guard page. A panic that `run` lets out aborts the process.
+/// Starts a detached thread with this name, of which the kernel keeps the first 15 bytes, with a stack of `stack_size`
+/// bytes and a guard page. A panic that escapes from `run` aborts the process.
 pub(crate) fn spawn(name: &str, stack_size: usize, run: Run) -> io::Result<()> {
     let name = CString::new(name.as_bytes().get(..15).unwrap_or(name.as_bytes()))?;
     let start: Box<(CString, Run)> = Box::new((name, run));
     let start = Box::into_raw(start);
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
     let mut thread = MaybeUninit::<libc::pthread_t>::uninit();
-    // SAFETY: the attributes are initialized before they are used and destroyed once; a thread that is created owns
-    // `start`, and where none is it is still ours.
+    // SAFETY: the attributes are initialized before they are used and destroyed once. A created thread owns `start`; if
+    // none is created, it is still ours.
     let error = unsafe {
         let attributes = attributes.as_mut_ptr();
         let mut error = libc::pthread_attr_init(attributes);
         if error == 0 {
-            // Rounded up to pages; one below the minimum is refused, and then the default stays.
+            // Rounded up to pages. A size below the minimum would be refused.
             let page = usize::try_from(libc::sysconf(libc::_SC_PAGESIZE)).unwrap_or(4096);
             let least = stack_size.max(libc::PTHREAD_STACK_MIN).next_multiple_of(page);
             error = libc::pthread_attr_setstacksize(attributes, least);
@@ -50,21 +51,21 @@ pub(crate) fn spawn(name: &str, stack_size: usize, run: Run) -> io::Result<()> {
 }
 
 extern "C" fn main(start: *mut c_void) -> *mut c_void {
-    // SAFETY: `spawn` gave this box away.
+    // SAFETY: `spawn` passed ownership of this box.
     let (name, run) = *unsafe { Box::from_raw(start.cast::<(CString, Run)>()) };
-    // SAFETY: the name is a string with a NUL; a name is all that is set.
+    // SAFETY: the name is a string with a NUL; the call only sets the name.
     unsafe { libc::pthread_setname_np(libc::pthread_self(), name.as_ptr()) };
     drop(name);
     run();
     ptr::null_mut()
 }
 
-/// From now on the calling thread does not interrupt others when it wakes up: SCHED_BATCH instead of SCHED_OTHER
-/// ([sched(7)](https://man7.org/linux/man-pages/man7/sched.7.html)). Another policy stays, and so does this one where a
-/// sandbox forbids the call.
+/// Sets SCHED_BATCH in place of SCHED_OTHER for the calling thread
+/// ([sched(7)](https://man7.org/linux/man-pages/man7/sched.7.html)), so that it does not preempt others when it wakes
+/// up. Another policy stays unchanged, and so does SCHED_OTHER if a sandbox forbids the call.
 pub(crate) fn interrupt_nobody() {
     let none = libc::sched_param { sched_priority: 0 };
-    // SAFETY: 0 is the calling thread, whose policy changes and nothing else.
+    // SAFETY: 0 is the calling thread; only its policy changes.
     unsafe {
         if libc::sched_getscheduler(0) == libc::SCHED_OTHER {
             libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const none);

@@ -1,4 +1,4 @@
-//! Session tickets: the keys that they are made with, and what a server puts into them.
+//! Session tickets: their keys, and the data that a server adds to them.
 
 use std::ptr;
 
@@ -56,7 +56,7 @@ unsafe extern "C" {
     ) -> ffi::OSSL_PARAM;
 }
 
-/// What a session ticket is made with. It is wiped when dropped.
+/// The keys of a session ticket. They are wiped when dropped.
 #[derive(ZeroizeOnDrop)]
 pub(crate) struct TicketKeys {
     pub(crate) name: [u8; 16],
@@ -66,22 +66,23 @@ pub(crate) struct TicketKeys {
     pub(crate) mac: [u8; 32],
 }
 
-/// Chooses the keys of a ticket by their name, `None` for a new ticket, and says whether a new one is to be made.
+/// Chooses the keys of a ticket by their name (`None` for a new ticket), and whether the ticket is renewed.
 pub(crate) type ChooseKeys = fn(&SslRef, Option<[u8; 16]>) -> Option<(TicketKeys, bool)>;
 
-/// The one function that chooses; all contexts of a process have the same.
+/// The function that chooses; all contexts of a process have the same.
 static CHOOSE: std::sync::OnceLock<ChooseKeys> = std::sync::OnceLock::new();
 
-/// [SSL_CTX_set_tlsext_ticket_key_evp_cb(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_set_tlsext_ticket_key_cb/):
-/// has the keys of session tickets chosen by `choose`.
+/// Calls
+/// [SSL_CTX_set_tlsext_ticket_key_evp_cb(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_set_tlsext_ticket_key_cb/), so
+/// that `choose` selects the keys of session tickets.
 pub(crate) fn set_ticket_keys(context: &mut SslContextBuilder, choose: ChooseKeys) -> Result<(), ErrorStack> {
     CHOOSE.get_or_init(|| choose);
-    // SAFETY: the context is live, the function is one for good.
+    // SAFETY: the context is live, and the function lives forever.
     let set = unsafe { SSL_CTX_set_tlsext_ticket_key_evp_cb(context.as_ptr(), Some(ticket_key)) };
     if set == 1 { Ok(()) } else { Err(ErrorStack::get()) }
 }
 
-/// Returns 1 for a ticket that can be made or read, 2 for one that is to be made anew besides, 0 for none.
+/// Returns 1 for a ticket that can be made or read, 2 for one that should be renewed as well, 0 if there is no key.
 unsafe extern "C" fn ticket_key(
     ssl: *mut ffi::SSL,
     name: *mut u8,
@@ -92,8 +93,8 @@ unsafe extern "C" fn ticket_key(
 ) -> c_int {
     const IV: usize = 16;
     let Some(choose) = CHOOSE.get() else { return 0 };
-    // SAFETY: OpenSSL calls with a live SSL, a name of 16 bytes, room for the longest IV, and two live contexts; it
-    // uses none of them from another thread meanwhile.
+    // SAFETY: OpenSSL calls with a live SSL, a name of 16 bytes, room for the longest IV, and two live contexts; no
+    // other thread uses them meanwhile.
     unsafe {
         let ssl = SslRef::from_ptr(ssl);
         let named = (encrypt == 0).then(|| name.cast::<[u8; 16]>().read_unaligned());
@@ -124,20 +125,20 @@ unsafe extern "C" fn ticket_key(
     }
 }
 
-/// What a server puts into its tickets, and how it judges tickets by that.
+/// The data that a server adds to its tickets, and its decision about tickets with such data.
 pub(crate) struct TicketData {
     /// Makes the data of a new session.
     pub(crate) make: fn(&SslRef) -> Option<Vec<u8>>,
-    /// Whether a session may be resumed: whether it has the client's certificate, and the data in its ticket. A session
-    /// that may not leads to a full handshake.
+    /// Decides whether a session may be resumed, given whether it has the client's certificate, and the data in its
+    /// ticket. A refused session leads to a full handshake.
     pub(crate) accept: fn(&SslRef, bool, Option<&[u8]>) -> bool,
 }
 
-/// [SSL_CTX_set_session_ticket_cb(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_set_session_ticket_cb/). A session that
-/// is resumed keeps the data that it has.
+/// Calls [SSL_CTX_set_session_ticket_cb(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_set_session_ticket_cb/). A
+/// resumed session keeps the data that it has.
 pub(crate) fn set_ticket_data(context: &mut SslContextBuilder, data: &'static TicketData) {
     let argument = ptr::from_ref(data).cast_mut().cast();
-    // SAFETY: the context is live, the functions are two for good, and their argument lives for ever and is only read.
+    // SAFETY: the context is live, the two functions and their argument live forever, and the argument is only read.
     unsafe {
         SSL_CTX_set_session_ticket_cb(context.as_ptr(), Some(make_data), Some(accept_by_data), argument)
     };
@@ -175,7 +176,7 @@ unsafe extern "C" fn accept_by_data(
         SUCCESS_RENEW => true,
         _ => return IGNORE_RENEW,
     };
-    // SAFETY: OpenSSL calls with a live SSL and, with these two states, with the live session of the ticket; no other
+    // SAFETY: OpenSSL calls with a live SSL and, for these two states, with the live session of the ticket; no other
     // thread uses them. The argument is the one that was set.
     let accepted = unsafe {
         let data = &*argument.cast::<TicketData>();
@@ -193,11 +194,11 @@ unsafe extern "C" fn accept_by_data(
 ///
 /// # Safety
 ///
-/// The session is live, and nobody changes it meanwhile.
+/// The session is live, and nothing changes it meanwhile.
 unsafe fn data_of(session: *mut ffi::SSL_SESSION) -> Option<Vec<u8>> {
     let (mut data, mut len) = (ptr::null_mut(), 0);
-    // SAFETY: as the caller promises; the pointers are those of variables that outlive the call, and what it finds
-    // lives as long as the session.
+    // SAFETY: as the caller ensures; the pointers are those of variables that outlive the call, and the result lives as
+    // long as the session.
     unsafe {
         let found = SSL_SESSION_get0_ticket_appdata(session, &raw mut data, &raw mut len);
         (found == 1 && !data.is_null() && len > 0)
@@ -205,15 +206,15 @@ unsafe fn data_of(session: *mut ffi::SSL_SESSION) -> Option<Vec<u8>> {
     }
 }
 
-/// [SSL_SESSION_set1_ticket_appdata(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_set_session_ticket_cb/): puts a copy of
-/// the data into a client's session, where nobody else sees it.
+/// Calls [SSL_SESSION_set1_ticket_appdata(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_set_session_ticket_cb/): stores
+/// a copy of the data in a client's session, which does not leave this process.
 pub(crate) fn set_session_data(session: &mut SslSession, data: &[u8]) {
     // SAFETY: the session is live, and no other thread has it before it is kept; the data is copied.
     unsafe { SSL_SESSION_set1_ticket_appdata(session.as_ptr(), data.as_ptr().cast(), data.len()) };
 }
 
-/// [SSL_SESSION_get0_ticket_appdata(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_set_session_ticket_cb/).
+/// Calls [SSL_SESSION_get0_ticket_appdata(3)](https://docs.openssl.org/3.0/man3/SSL_CTX_set_session_ticket_cb/).
 pub(crate) fn session_data(session: &SslSessionRef) -> Option<Vec<u8>> {
-    // SAFETY: the session is live, and its data changes no more once it is kept.
+    // SAFETY: the session is live, and its data does not change once it is kept.
     unsafe { data_of(session.as_ptr()) }
 }

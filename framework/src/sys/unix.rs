@@ -1,4 +1,4 @@
-//! Messages and descriptors between two processes, over a socket of AF_UNIX without a name
+//! Messages and descriptors between two processes, over an unnamed AF_UNIX socket
 //! ([unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html)).
 
 use std::io;
@@ -8,34 +8,34 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use super::control::{HEADER, next, write};
 use super::{cvt, cvt_size};
 
-/// Descriptors that one message carries at most; the kernel allows 253 (SCM_MAX_FD).
+/// Maximum number of descriptors in one message; the kernel permits 253 (SCM_MAX_FD).
 pub(crate) const MOST_DESCRIPTORS: usize = 64;
 
 /// Room for the descriptors and the credentials of one message, each with its header.
 const SPACE: usize = 2 * HEADER + MOST_DESCRIPTORS * size_of::<RawFd>() + 64;
 
-/// A buffer aligned as the kernel wants it.
+/// A buffer with the alignment that the kernel requires.
 #[repr(C, align(8))]
 struct Control([u8; SPACE]);
 
-/// A message, and who sent it.
+/// A received message and its sender.
 #[derive(Debug)]
 pub(crate) struct Arrived {
-    /// Bytes of the message; 0 at the end of the connection.
+    /// The number of bytes of the message; 0 at the end of the connection.
     pub(crate) len: usize,
     pub(crate) descriptors: Vec<OwnedFd>,
-    /// The effective user of the sender when it sent, as the kernel tells it (SO_PASSCRED).
+    /// The sender's effective user ID at the time of sending, as the kernel reports it (SO_PASSCRED).
     pub(crate) uid: Option<u32>,
     /// The message, or its descriptors, did not fit.
     pub(crate) truncated: bool,
 }
 
-/// [sendmsg(2)](https://man7.org/linux/man-pages/man2/sendmsg.2.html) with SCM_RIGHTS, without SIGPIPE. Blocks as the socket
-/// and its SO_SNDTIMEO say, or not at all with `wait` false.
+/// Calls [sendmsg(2)](https://man7.org/linux/man-pages/man2/sendmsg.2.html) with SCM_RIGHTS, without SIGPIPE. Blocks
+/// according to the socket's mode and SO_SNDTIMEO, or not at all if `wait` is false.
 ///
 /// # Errors
 ///
-/// EINVAL: more descriptors than [`MOST_DESCRIPTORS`]. Those of the call.
+/// EINVAL for more descriptors than [`MOST_DESCRIPTORS`], and the errors of the call.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     message: &[u8],
@@ -47,7 +47,7 @@ pub(crate) fn send(
     }
     let numbers: Vec<u8> = descriptors.iter().flat_map(|fd| fd.as_raw_fd().to_ne_bytes()).collect();
     let mut control = Control([0; SPACE]);
-    // sendmsg(2) reads from it.
+    // sendmsg(2) only reads from it.
     let mut part = libc::iovec { iov_base: message.as_ptr().cast_mut().cast(), iov_len: message.len() };
     // SAFETY: msghdr is plain data, all zeroes is a valid value of it.
     let mut header: libc::msghdr = unsafe { mem::zeroed() };
@@ -63,12 +63,12 @@ pub(crate) fn send(
     cvt_size(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, flags) }).map(drop)
 }
 
-/// [recvmsg(2)](https://man7.org/linux/man-pages/man2/recvmsg.2.html) into `buffer`. Descriptors come with close-on-exec.
-/// Blocks as the socket and its SO_RCVTIMEO say.
+/// Calls [recvmsg(2)](https://man7.org/linux/man-pages/man2/recvmsg.2.html) into `buffer`. Received descriptors have
+/// close-on-exec set. Blocks according to the socket's mode and SO_RCVTIMEO.
 ///
 /// # Errors
 ///
-/// Those of the call.
+/// The errors of the call.
 pub(crate) fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Arrived> {
     let mut control = Control([0; SPACE]);
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
@@ -89,7 +89,7 @@ pub(crate) fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Arri
             (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
                 let numbers = data.chunks_exact(size_of::<RawFd>());
                 let numbers = numbers.filter_map(|bytes| Some(RawFd::from_ne_bytes(*bytes.first_chunk()?)));
-                // SAFETY: the kernel has just made these descriptors for this process, and nobody else knows of them.
+                // SAFETY: the kernel has just made these descriptors for this process, and nothing else owns them.
                 arrived.descriptors.extend(numbers.map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
             }
             // struct ucred { pid_t pid; uid_t uid; gid_t gid; }
@@ -103,11 +103,11 @@ pub(crate) fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Arri
     Ok(arrived)
 }
 
-/// SO_PEERCRED: the effective user of the process that made the pair of sockets.
+/// Returns the effective user ID of the process that made the pair of sockets (SO_PEERCRED).
 ///
 /// # Errors
 ///
-/// Those of [getsockopt(2)](https://man7.org/linux/man-pages/man2/getsockopt.2.html).
+/// The errors of [getsockopt(2)](https://man7.org/linux/man-pages/man2/getsockopt.2.html).
 pub(crate) fn maker_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
     let mut found = libc::ucred { pid: 0, uid: libc::uid_t::MAX, gid: 0 };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
@@ -117,7 +117,7 @@ pub(crate) fn maker_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(found.uid)
 }
 
-/// [geteuid(2)](https://man7.org/linux/man-pages/man2/geteuid.2.html): the effective user of this process.
+/// Returns the effective user ID of this process ([geteuid(2)](https://man7.org/linux/man-pages/man2/geteuid.2.html)).
 pub(crate) fn own_uid() -> u32 {
     // SAFETY: the call takes nothing and cannot fail.
     unsafe { libc::geteuid() }

@@ -1,4 +1,4 @@
-//! The OpenSSL contexts: those of a server, one for each of its certificates, and one for each client.
+//! OpenSSL contexts: those of a server, one for each of its certificates, and those of clients.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
@@ -43,7 +43,7 @@ mod probe;
 pub(crate) mod psk;
 mod tickets;
 
-/// The contexts of a server's handshakes, one for each identity, and what is looked at after them.
+/// The contexts of a server's handshakes, one for each identity, and the checks after a handshake.
 pub(crate) struct Contexts {
     dtls: Option<SslContext>,
     tls: Option<SslContext>,
@@ -52,7 +52,8 @@ pub(crate) struct Contexts {
 }
 
 impl Contexts {
-    /// Those that these schemes need. `keys` are those of session tickets, unless the credentials have some.
+    /// Makes the contexts that these schemes need. `keys` are the keys of session tickets, unless the credentials have
+    /// their own.
     pub(crate) fn new(
         credentials: &Credentials,
         keys: &SharedKeys,
@@ -78,42 +79,42 @@ impl Contexts {
         Ok(contexts)
     }
 
-    /// DTLS 1.2, which a listener with such a scheme has.
+    /// Returns the context for DTLS 1.2, which exists if a listener has such a scheme.
     pub(crate) fn dtls(&self) -> &SslContext {
         self.dtls.as_ref().expect("a DTLS listener has a context")
     }
 
-    /// TLS, which a listener with such a scheme has.
+    /// Returns the context for TLS, which exists if a listener has such a scheme.
     pub(crate) fn tls(&self) -> &SslContext {
         self.tls.as_ref().expect("a TLS listener has a context")
     }
 
-    /// Whether a peer that has completed its handshake may come in: a pre-shared key may be withdrawn since the session
-    /// began that is resumed, and the user decides anew each time. Blocks as the user's callbacks do.
+    /// Checks whether a peer that has completed its handshake is authorized. A pre-shared key may have been withdrawn
+    /// since a resumed session began, and the user's callback decides each time. Blocks as the user's callbacks do.
     pub(crate) fn may_enter(&self, facts: &Facts) -> Result<(), &'static str> {
         let identity = &facts.identity;
         if let PeerIdentity::Psk(name) = identity
             && facts.resumed
             && self.psk.as_ref().and_then(|lookup| look_up(lookup, name)).is_none()
         {
-            return Err("its pre-shared key is not known any more");
+            return Err("its pre-shared key is no longer known");
         }
         let Some(ask) = &self.authorize else { return Ok(()) };
         match catch_unwind(AssertUnwindSafe(|| ask(identity))) {
             Ok(true) => Ok(()),
-            Ok(false) => Err("it is not authorised"),
-            Err(_) => Err("asking whether it is authorised panicked"),
+            Ok(false) => Err("the authorize callback refused it"),
+            Err(_) => Err("the authorize callback panicked"),
         }
     }
 }
 
-/// The context of a server's handshakes, with keys for tickets that nobody else has.
+/// Makes the context of a server's handshakes, with random ticket keys.
 #[cfg(test)]
 pub(crate) fn server(credentials: &Credentials, protocol: Protocol) -> Result<SslContext, IdentityError> {
     server_with(credentials, &SharedKeys::random()?, protocol)
 }
 
-/// The context of a server's handshakes: that of the first identity, which hands over to those of the others.
+/// Makes the context of a server's handshakes: that of the first identity, which switches to those of the others.
 fn server_with(
     credentials: &Credentials,
     keys: &SharedKeys,
@@ -142,7 +143,7 @@ fn server_with(
     };
     let newest = probe::newest_version(first, &credentials.algorithms, protocol)?;
     let mut context = build(Some(first))?;
-    // OpenSSL would choose TLS 1.3 for an identity that it then finds no signature for.
+    // OpenSSL would choose TLS 1.3 for an identity and then find no signature algorithm for it.
     context.set_max_proto_version(Some(newest)).map_err(refused)?;
     let mut names = Names::default();
     names.add(first.names(), None);
@@ -167,8 +168,8 @@ fn build_server(
     };
     let mut context = common(method, protocol, credentials.max_cert_chain, &credentials.algorithms)?;
     if protocol == Protocol::Dtls {
-        // DTLSv1_listen wants both. Cookies are made and checked by the dispatcher, which gives a
-        // worker only hellos that it has proof for.
+        // DTLSv1_listen requires both callbacks. The dispatcher makes and checks cookies, and gives workers only hellos
+        // whose cookie it has verified.
         context.set_cookie_generate_cb(|_, _| Err(ErrorStack::get()));
         context.set_cookie_verify_cb(|_, _| true);
         if let Some(profiles) = &credentials.srtp {
@@ -180,13 +181,13 @@ fn build_server(
         if let Some(suites) = credentials.algorithms.suites.sha256_first() {
             context.set_ciphersuites(&suites)?;
         }
-        // TLS 1.3 resumes by the same extension: a client could name somebody's key, be passed over
-        // for it, resume with a ticket of its own, and have the lookup's identity. Without tickets a
-        // pre-shared key that was used is one that was looked up.
+        // TLS 1.3 resumes with the same extension as pre-shared keys. So a client could name another client's key
+        // without having it, resume with its own ticket, and get the identity from the lookup. Without tickets, a
+        // pre-shared key that is used is one that was looked up.
         context.set_options(SslOptions::NO_TICKET);
         context.set_num_tickets(0)?;
     }
-    // Tickets resume; a cache would only hold memory for peers that are gone.
+    // Tickets suffice for resumption; a cache would hold memory for peers that have left.
     context.set_session_cache_mode(SslSessionCacheMode::OFF);
     context.set_session_id_context(&session_context(credentials, identity, protocol)?)?;
     tickets::use_keys(&mut context, keys)?;
@@ -200,9 +201,9 @@ fn build_server(
     if !credentials.alpn.is_empty() {
         let ours = wire(&credentials.alpn);
         context.set_alpn_select_callback(move |_, theirs| {
-            // RFC 7301 §3.2: no common protocol is fatal.
+            // RFC 7301 §3.2: having no common protocol is a fatal error.
             let chosen = select_next_proto(&ours, theirs).ok_or(AlpnError::ALERT_FATAL)?;
-            // The same bytes in the client's list, which live for as long as they have to.
+            // The same bytes in the client's list, which have the required lifetime.
             let start = theirs.windows(chosen.len()).position(|found| found == chosen);
             start.map(|start| &theirs[start..start + chosen.len()]).ok_or(AlpnError::ALERT_FATAL)
         });
@@ -237,15 +238,16 @@ fn build_server(
     }
     if let Some(log) = log {
         context.set_keylog_callback(move |_, line| {
-            // One write for a line, so that those of several threads do not mix.
+            // One write for each line, so that lines of several threads do not mix.
             let _ = (&*log).write_all(format!("{line}\n").as_bytes());
         });
     }
     Ok(context)
 }
 
-/// What a session must have been made under to be resumed: the identity that the server showed, by the names of its
-/// certificate, and what clients are asked for. A renewed certificate and a further identity leave it as it is.
+/// Returns the session id context, which must match when a session is resumed: the identity that the server showed, by
+/// the names of its certificate, and the requirements for clients. A renewed certificate or a further identity does not
+/// change it.
 fn session_context(
     credentials: &Credentials,
     identity: Option<&Identity>,
@@ -260,7 +262,7 @@ fn session_context(
     };
     hasher.update(b"peeloff")?;
     hasher.update(&[protocol as u8, u8::from(credentials.psk.is_some())])?;
-    // Lengths in front, so that no two lists are hashed alike.
+    // Length prefixes make the encoding unambiguous.
     hasher.update(&(names.len() as u64).to_be_bytes())?;
     for name in &names {
         hasher.update(&(name.len() as u64).to_be_bytes())?;

@@ -1,4 +1,5 @@
-//! TLS or DTLS over memory: what came is fed, what OpenSSL wrote is taken. No socket, no clock.
+//! TLS or DTLS over memory: the caller feeds received bytes and takes the bytes that OpenSSL wrote. No socket, no
+//! clock.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -10,31 +11,31 @@ use super::handshake::{Failure, broken, client_ssl, describe, progress, read, se
 use crate::protocol::Read;
 use crate::sys::ossl;
 
-/// The size of DTLS handshake records, header included: on SCTP there is no path MTU to heed (RFC 6083 §3.3
-/// leaves fragmentation to SCTP), so none but the longest message is cut.
+/// The size of DTLS handshake records, including the header. SCTP has no path MTU that matters here (RFC 6083 §3.3
+/// leaves fragmentation to SCTP), so only the longest messages are fragmented.
 const RECORD_MTU: u16 = 16_384;
 
-/// One session of OpenSSL's with its two queues. One thread at a time.
+/// One OpenSSL session with its two queues. Used by one thread at a time.
 pub(crate) struct Engine {
     stream: SslStream<Pipe>,
 }
 
-/// How OpenSSL reads.
+/// What one read of OpenSSL returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
     /// TLS: a stream of bytes.
     Bytes,
-    /// DTLS: a read gives what was fed at once, and only that.
+    /// DTLS: a read returns exactly what one call fed.
     Datagrams,
 }
 
 impl Engine {
-    /// The server's side.
+    /// Makes the server's side.
     pub(crate) fn accept(context: &SslContext, framing: Framing) -> Result<Self, Failure> {
         Self::over(server_ssl(context)?, framing)
     }
 
-    /// The client's side; `name` is who the server must prove to be.
+    /// Makes the client's side; `name` is the name that the server must prove.
     pub(crate) fn connect(
         context: &SslContext,
         name: Option<&str>,
@@ -55,34 +56,35 @@ impl Engine {
         Ok(Self { stream })
     }
 
-    /// Bytes from the peer, to be looked at by the next [`step`](Self::step) or [`read`](Self::read).
+    /// Adds bytes from the peer for the next [`step`](Self::step) or [`read`](Self::read).
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
-        // Nothing read would look like the end of the stream.
+        // An empty read would look like the end of the stream.
         if !bytes.is_empty() {
             self.stream.get_mut().incoming.push_back(bytes.to_vec());
         }
     }
 
-    /// Whether nothing that was fed is left for OpenSSL to read.
+    /// Returns whether OpenSSL has read everything that was fed.
     pub(crate) fn is_drained(&self) -> bool {
         self.stream.get_ref().incoming.is_empty()
     }
 
-    /// One step of the handshake; `true` when it is complete. After a failure there may be an alert to take.
+    /// Runs one step of the handshake. Returns `true` when it is complete. After a failure there may be an alert to
+    /// send.
     pub(crate) fn step(&mut self) -> Result<bool, Failure> {
         progress(&mut self.stream)
     }
 
-    /// Reads the next message of what was fed.
+    /// Reads the next message of the fed bytes.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Read {
         read(&mut self.stream, buffer)
     }
 
-    /// Encrypts one message into one record, if it is no longer than a record carries.
+    /// Encrypts one message into one record, if it fits into one.
     pub(crate) fn write(&mut self, message: &[u8]) -> Result<(), String> {
         match self.stream.ssl_write(message) {
             Ok(_) => Ok(()),
-            // A pipe is never full, so this is a handshake under way.
+            // The pipe is never full, so a handshake is under way.
             Err(error) if matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::WANT_WRITE) => {
                 Err("the session is not open".to_owned())
             }
@@ -95,38 +97,38 @@ impl Engine {
         let _ = self.stream.shutdown();
     }
 
-    /// What OpenSSL wrote, write by write.
+    /// Takes what OpenSSL wrote, one entry for each write.
     pub(crate) fn take_outgoing(&mut self) -> VecDeque<Vec<u8>> {
         std::mem::take(&mut self.stream.get_mut().outgoing)
     }
 
-    /// What the handshake settled.
+    /// Returns the results of the handshake.
     pub(crate) fn facts(&self) -> Facts {
         Facts::of(self.stream.ssl())
     }
 
-    /// The version in use.
+    /// Returns the protocol version in use.
     #[cfg(test)]
     pub(crate) fn version(&self) -> Option<openssl::ssl::SslVersion> {
         self.stream.ssl().version2()
     }
 
-    /// Whether the master secret is agreed on, so that [`export`](Self::export) works: before the end of the
-    /// handshake, with (D)TLS 1.2.
+    /// Returns whether the master secret has been negotiated, so that [`export`](Self::export) works. With (D)TLS 1.2
+    /// that is the case before the end of the handshake.
     pub(crate) fn has_secret(&self) -> bool {
         let ssl = self.stream.ssl();
-        // A client that would resume has a secret from the start, and does not know whether it holds.
+        // A client that wants to resume has a secret from the start, but does not know yet whether it will be used.
         let mut random = [0; 32];
         ssl.server_random(&mut random);
         random != [0; 32] && ssl.session().is_some_and(|session| session.master_key_len() > 0)
     }
 
-    /// Has the session resumable after this is dropped; OpenSSL would take it for a broken one.
+    /// Keeps the session resumable after this value is dropped; otherwise OpenSSL would consider it broken.
     pub(crate) fn retire(&mut self) {
         self.stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
     }
 
-    /// OpenSSL's own.
+    /// Returns the underlying `SslRef`.
     pub(crate) fn ssl(&self) -> &openssl::ssl::SslRef {
         self.stream.ssl()
     }
@@ -136,18 +138,18 @@ impl Engine {
         ossl::set_mtu(&mut self.stream, mtu);
     }
 
-    /// Keying material without a context (RFC 5705 §4).
+    /// Exports keying material without a context (RFC 5705 §4).
     pub(crate) fn export(&self, label: &str, out: &mut [u8]) -> Result<(), Failure> {
         self.stream.ssl().export_keying_material(out, label, None).map_err(broken)
     }
 }
 
-/// What OpenSSL reads from and writes to. Trusted code (it is called from C): a read gives bytes or
-/// WouldBlock, a write always takes everything.
+/// The pipe that OpenSSL reads from and writes to. Called from C, so it must obey this contract: a read returns bytes
+/// or WouldBlock, and a write always takes everything.
 struct Pipe {
     framing: Framing,
     incoming: VecDeque<Vec<u8>>,
-    /// How much of the first is read.
+    /// How many bytes of the first entry have been read.
     offset: usize,
     outgoing: VecDeque<Vec<u8>>,
 }

@@ -1,4 +1,4 @@
-//! What a handshake settled.
+//! The results of a handshake.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use crate::codec::{Malformed, Reader, Writer};
 use crate::credentials::{PeerCertificate, PeerIdentity};
 use crate::sys::raw_keys;
 
-/// What a handshake settled.
+/// The results of a handshake.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
     pub(crate) identity: PeerIdentity,
@@ -26,7 +26,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// Writes what another process needs to know.
+    /// Writes the results for another process.
     pub(crate) fn save(&self, out: &mut Writer) {
         let Self { identity, cipher, alpn, server_name, srtp, resumed, connection_ids } = self;
         match identity {
@@ -75,8 +75,8 @@ impl Facts {
 
     pub(crate) fn of(ssl: &SslRef) -> Self {
         let (resumed, old) = (ssl.session_reused(), ssl.version2() != Some(SslVersion::TLS1_3));
-        // With TLS 1.3 a key may be looked up and not be used. Before that nothing is looked up where a session is
-        // resumed, and the session knows whose key it began with.
+        // With TLS 1.3 a key may be looked up and not be used. In earlier versions a resumption looks up no key, and
+        // the session contains the identity whose key it began with.
         let known = || ssl.psk_identity().filter(|_| old && resumed && ssl.is_server()).map(<[u8]>::to_vec);
         let psk = psk_identity(ssl).filter(|_| old || resumed).or_else(known);
         let identity = match (ssl.peer_certificate(), psk) {

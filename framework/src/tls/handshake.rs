@@ -1,4 +1,4 @@
-//! OpenSSL's handshakes and reads, over whatever carries the bytes.
+//! OpenSSL's handshakes and reads, over any byte transport.
 
 use std::io;
 use std::net::IpAddr;
@@ -15,21 +15,21 @@ use crate::protocol::Read;
 use crate::protocol::alert::Alert;
 use crate::sys::ossl;
 
-/// Why there is no session.
+/// Reason why there is no session.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The association ends for this reason.
     Ended(EndReason),
-    /// The peer began anew; the datagram is its ClientHello with a valid cookie.
+    /// The peer restarted; the datagram is its ClientHello with a valid cookie.
     Restarted(Vec<u8>),
-    /// The same on SCTP, where the socket has the new association already.
+    /// The same on SCTP, where the socket already has the new association.
     RestartedSctp,
     /// The certificate of the server does not verify.
     Unverified(String),
 }
 
 impl Failure {
-    /// The handshake failed for this reason.
+    /// Returns the failure of a handshake for this reason.
     pub(crate) fn of(why: impl Into<String>) -> Self {
         Self::Ended(EndReason::HandshakeFailed(why.into()))
     }
@@ -40,35 +40,35 @@ impl std::fmt::Display for Failure {
         match self {
             Self::Ended(reason) => reason.fmt(f),
             Self::Unverified(why) => f.write_str(why),
-            Self::Restarted(_) | Self::RestartedSctp => f.write_str("the peer began anew"),
+            Self::Restarted(_) | Self::RestartedSctp => f.write_str("the peer restarted"),
         }
     }
 }
 
-/// A server's side before its handshake.
+/// Makes a server's side before its handshake.
 pub(crate) fn server_ssl(context: &SslContext) -> Result<Ssl, Failure> {
     let mut ssl = Ssl::new(context).map_err(broken)?;
     ssl.set_accept_state();
     Ok(ssl)
 }
 
-/// What a client may resume, and keeps of a new session.
+/// The sessions that a client may resume, and in which it keeps new ones.
 pub(crate) struct Resume<'a> {
     pub(crate) sessions: &'a Arc<Sessions>,
-    /// The lists that a session's chain is held against once more.
+    /// The revocation lists against which a session's chain is checked again.
     pub(crate) revoked: Option<&'a RevocationList>,
-    /// Names the server, and how it is reached.
+    /// Identifies the server and the protocol.
     pub(crate) server: String,
 }
 
 impl Resume<'_> {
-    /// Keeps nothing of this server: a handshake failed.
+    /// Drops the session with this server after a failed handshake.
     pub(crate) fn forget(&self) {
         self.sessions.forget(&self.server);
     }
 }
 
-/// A client's side before its handshake; `name` is who the server must prove to be.
+/// Makes a client's side before its handshake; `name` is the name that the server must prove.
 pub(crate) fn client_ssl(
     context: &SslContext,
     name: Option<&str>,
@@ -78,7 +78,7 @@ pub(crate) fn client_ssl(
     if let Some(Resume { sessions, revoked, server }) = resume {
         keep_sessions(&mut ssl, server, sessions);
         if let Some(session) = sessions.take(server, *revoked) {
-            // One that is of no use leads to a full handshake.
+            // An unusable session leads to a full handshake.
             let _ = ossl::set_session(&mut ssl, &session);
         }
     }
@@ -95,7 +95,7 @@ pub(crate) fn client_ssl(
     Ok(ssl)
 }
 
-/// One step of OpenSSL's handshake; `true` when it is complete.
+/// Runs one step of OpenSSL's handshake. Returns `true` when it is complete.
 pub(crate) fn progress<S: io::Read + io::Write>(stream: &mut SslStream<S>) -> Result<bool, Failure> {
     match stream.do_handshake() {
         Ok(()) => {
@@ -105,7 +105,7 @@ pub(crate) fn progress<S: io::Read + io::Write>(stream: &mut SslStream<S>) -> Re
         Err(error) if matches!(error.code(), ErrorCode::WANT_READ | ErrorCode::WANT_WRITE) => Ok(false),
         Err(error) => {
             let verified = stream.ssl().verify_result();
-            // A client that accepts any certificate has a result too, and fails for another reason.
+            // A client that accepts any certificate has a verification result too, but fails for another reason.
             let accepts_any = stream.ssl().verify_mode() == SslVerifyMode::NONE;
             Err(if verified == X509VerifyResult::OK || accepts_any {
                 Failure::Ended(EndReason::HandshakeFailed(psk::explain(stream.ssl(), describe(&error))))
@@ -120,10 +120,10 @@ pub(crate) fn progress<S: io::Read + io::Write>(stream: &mut SslStream<S>) -> Re
     }
 }
 
-/// Reads one record's message.
+/// Reads the message of one record.
 pub(crate) fn read<S: io::Read + io::Write>(stream: &mut SslStream<S>, buffer: &mut [u8]) -> Read {
     if buffer.is_empty() {
-        // A read into nothing would not even look.
+        // OpenSSL would not process any record for an empty buffer.
         let mut byte = [0];
         return match read(stream, &mut byte) {
             Read::Message(len) => Read::Long(byte[..len].to_vec()),
@@ -143,7 +143,7 @@ pub(crate) fn read<S: io::Read + io::Write>(stream: &mut SslStream<S>, buffer: &
     }
 }
 
-/// The rest of a record that is longer than the buffer.
+/// Reads the rest of a record that is longer than the buffer.
 fn read_rest<S: io::Read + io::Write>(stream: &mut SslStream<S>, start: &[u8], rest: usize) -> Read {
     let mut whole = start.to_vec();
     whole.resize(start.len() + rest, 0);
@@ -156,7 +156,7 @@ fn read_rest<S: io::Read + io::Write>(stream: &mut SslStream<S>, start: &[u8], r
     }
 }
 
-/// One line for what OpenSSL reports: the peer's alert, or the reason of its first error.
+/// Describes an OpenSSL error in one line: the peer's alert, or the reason of the first error.
 pub(crate) fn describe(error: &openssl::ssl::Error) -> String {
     let first = error.ssl_error().and_then(|stack| stack.errors().first());
     if let Some(alert) = first.and_then(|first| Alert::of_reason_code(first.reason_code())) {
@@ -166,8 +166,10 @@ pub(crate) fn describe(error: &openssl::ssl::Error) -> String {
     match (reason, error.io_error()) {
         (Some(reason), _) => reason.to_owned(),
         (None, Some(io)) => io.to_string(),
-        // OpenSSL calls this an unexpected end, also on datagrams, which have none.
-        (None, None) => "OpenSSL gave up without a reason, as it does for some malformed messages".to_owned(),
+        // OpenSSL calls this an unexpected end, even on datagrams.
+        (None, None) => {
+            "OpenSSL failed without giving a reason, as it does for some malformed messages".to_owned()
+        }
     }
 }
 

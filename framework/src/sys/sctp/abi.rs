@@ -1,9 +1,9 @@
-//! What the kernel's SCTP speaks: numbers and structures of RFC 6458 and of Linux's
-//! [`<linux/sctp.h>`](https://github.com/torvalds/linux/blob/master/include/uapi/linux/sctp.h), under
-//! their own names.
+//! The kernel's SCTP interface: numbers and structures of RFC 6458 and of Linux's
+//! [`<linux/sctp.h>`](https://github.com/torvalds/linux/blob/master/include/uapi/linux/sctp.h), under their original
+//! names.
 //!
-//! Nothing here but declarations. Where C packs a structure so that fields lose their alignment, the
-//! declaration says `packed` too. Addresses are [`Storage`], plain bytes.
+//! This file contains only declarations. If C packs a structure so that fields lose their alignment, the declaration is
+//! `packed` too. Addresses are [`Storage`], plain bytes.
 #![allow(non_camel_case_types, reason = "the names of C")]
 
 /// The level of every option and control message here.
@@ -88,7 +88,7 @@ pub(crate) const SCTP_ABORT: u16 = 1 << 2;
 pub(crate) const SCTP_NOTIFICATION: u16 = 0x8000;
 pub(crate) const SCTP_EOF: u16 = 0x200;
 
-/// In `msg_flags`: what was read is a notification.
+/// A flag in `msg_flags`: a notification was read.
 pub(crate) const MSG_NOTIFICATION: i32 = 0x8000;
 
 // Policies of partial reliability.
@@ -110,22 +110,22 @@ pub(crate) const SPP_HB_TIME_IS_ZERO: u32 = 1 << 7;
 pub(crate) const SPP_IPV6_FLOWLABEL: u32 = 1 << 8;
 pub(crate) const SPP_DSCP: u32 = 1 << 9;
 
-// Which requests to change streams a peer may make, and directions of a reset.
+// Requests to change streams that a peer may make, and directions of a reset.
 pub(crate) const SCTP_ENABLE_RESET_STREAM_REQ: u32 = 1;
 pub(crate) const SCTP_ENABLE_RESET_ASSOC_REQ: u32 = 2;
 pub(crate) const SCTP_ENABLE_CHANGE_ASSOC_REQ: u32 = 4;
 pub(crate) const SCTP_STREAM_RESET_INCOMING: u16 = 1;
 pub(crate) const SCTP_STREAM_RESET_OUTGOING: u16 = 2;
 
-// What SCTP_EXPOSE_POTENTIALLY_FAILED_STATE takes.
+// Values of SCTP_EXPOSE_POTENTIALLY_FAILED_STATE.
 pub(crate) const SCTP_PF_EXPOSE_DISABLE: u32 = 1;
 pub(crate) const SCTP_PF_EXPOSE_ENABLE: u32 = 2;
 
-/// A type of which any bytes are a value, as the kernel may write any.
+/// A type for which any bytes are valid, because the kernel may write any.
 ///
 /// # Safety
 ///
-/// Only integers, arrays of them, and C structures made of such.
+/// Only for integers, arrays of them, and C structures made of such.
 pub(crate) unsafe trait Plain: Copy {}
 
 /// `struct sockaddr_storage`, as bytes.
@@ -137,7 +137,7 @@ pub(crate) struct Storage {
 }
 
 impl Storage {
-    /// All zeroes: no address, which to most options means all addresses.
+    /// All zeros: no address, which most options take as all addresses.
     pub(crate) const NONE: Self = Self { bytes: [0; 128], align: [] };
 }
 
@@ -352,7 +352,7 @@ pub(crate) struct sctp_event {
 pub(crate) struct sctp_udpencaps {
     pub(crate) sue_assoc_id: i32,
     pub(crate) sue_address: Storage,
-    /// In network byte order, which neither the header nor RFC 6951 says.
+    /// In network byte order, which neither the header nor RFC 6951 mentions.
     pub(crate) sue_port: u16,
 }
 
@@ -367,7 +367,7 @@ pub(crate) struct sctp_probeinterval {
 /// Implements [`Plain`] for structures declared above.
 macro_rules! plain {
     ($($name:ty),* $(,)?) => {$(
-        // SAFETY: integers, arrays of them, and structures of such: any bytes are a value.
+        // SAFETY: integers, arrays of them, and structures of such: any bytes are valid.
         unsafe impl Plain for $name {}
     )*};
 }
@@ -379,7 +379,7 @@ plain! {
     sctp_default_prinfo, sctp_add_streams, sctp_event, sctp_udpencaps, sctp_probeinterval,
 }
 
-/// The sizes that a C compiler finds on a 64-bit machine, and the offsets that packing moves.
+/// The sizes that a C compiler computes on a 64-bit machine, and the offsets that packing changes.
 #[cfg(target_pointer_width = "64")]
 const _: () = {
     use std::mem::offset_of;

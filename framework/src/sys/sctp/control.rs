@@ -1,5 +1,4 @@
-//! SCTP's control messages as plain bytes: what came with a message, and how to send one
-//! (RFC 6458 §5.3).
+//! SCTP's control messages as plain bytes: metadata of received messages, and options of sent ones (RFC 6458 §5.3).
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -8,17 +7,16 @@ use super::abi::*;
 use crate::sctp::{AssocId, MessageInfo, NextInfo, Reliability, SendInfo};
 use crate::sys::control::{self, HEADER};
 
-/// What the control messages beside a received message say.
+/// The content of the control messages of a received message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReceiveInfo {
-    /// SCTP_RCVINFO: about this message, and its association.
+    /// SCTP_RCVINFO: the metadata of this message, and its association.
     pub message: Option<(MessageInfo, i32)>,
-    /// SCTP_NXTINFO: about the one behind it.
+    /// SCTP_NXTINFO: the metadata of the next message.
     pub next: Option<NextInfo>,
 }
 
-/// Reads a control buffer. Messages of other kinds, truncated ones and lengths that lie are passed
-/// over.
+/// Parses a control buffer. Messages of other kinds, truncated messages and wrong lengths are skipped.
 pub fn receive_info(mut control: &[u8]) -> ReceiveInfo {
     let mut info = ReceiveInfo::default();
     while let Some((level, kind, data, rest)) = control::next(control) {
@@ -32,8 +30,8 @@ pub fn receive_info(mut control: &[u8]) -> ReceiveInfo {
     info
 }
 
-/// `struct sctp_rcvinfo { u16 sid, ssn, flags; u32 ppid, tsn, cumtsn, context; i32 assoc_id; }`,
-/// with two bytes of padding behind the flags.
+/// Parses `struct sctp_rcvinfo { u16 sid, ssn, flags; u32 ppid, tsn, cumtsn, context; i32 assoc_id; }`, with two bytes
+/// of padding after the flags.
 fn rcvinfo(data: &[u8]) -> Option<(MessageInfo, i32)> {
     let data: &[u8; 28] = data.first_chunk()?;
     let message = MessageInfo {
@@ -48,7 +46,7 @@ fn rcvinfo(data: &[u8]) -> Option<(MessageInfo, i32)> {
     Some((message, word(data, 24).cast_signed()))
 }
 
-/// `struct sctp_nxtinfo { u16 sid, flags; u32 ppid, length; i32 assoc_id; }`
+/// Parses `struct sctp_nxtinfo { u16 sid, flags; u32 ppid, length; i32 assoc_id; }`.
 fn nxtinfo(data: &[u8]) -> Option<NextInfo> {
     let data: &[u8; 16] = data.first_chunk()?;
     let flags = half(data, 2);
@@ -70,10 +68,10 @@ fn word<const N: usize>(data: &[u8; N], at: usize) -> u32 {
     u32::from_ne_bytes([data[at], data[at + 1], data[at + 2], data[at + 3]])
 }
 
-/// Room for the control messages of one message sent: SNDINFO, PRINFO, AUTHINFO and five addresses.
+/// Room for the control messages of one sent message: SNDINFO, PRINFO, AUTHINFO and five addresses.
 pub(crate) const SEND_SPACE: usize = 256;
 
-/// Control messages that are being written, aligned as the kernel wants them.
+/// Control messages under construction, with the alignment that the kernel requires.
 #[repr(C, align(8))]
 pub(crate) struct SendControl {
     bytes: [u8; SEND_SPACE],
@@ -81,8 +79,8 @@ pub(crate) struct SendControl {
 }
 
 impl SendControl {
-    /// SCTP_SNDINFO and SCTP_PRINFO. The latter is written for a reliable message too: without it
-    /// Linux takes the value of the socket's default, whatever policy that is for, as the lifetime.
+    /// Writes SCTP_SNDINFO and SCTP_PRINFO. The latter is written for a reliable message too, because otherwise Linux
+    /// takes the value of the socket's default as the lifetime, regardless of the policy that the value is for.
     pub(crate) fn new(association: i32, info: &SendInfo, flags: u16) -> Self {
         let mut control = Self { bytes: [0; SEND_SPACE], len: 0 };
         let flags = if info.unordered { flags | SCTP_UNORDERED } else { flags };
@@ -101,13 +99,13 @@ impl SendControl {
         control
     }
 
-    /// SCTP_AUTHINFO: the number of the key to authenticate this message with.
+    /// Writes SCTP_AUTHINFO: the number of the key that authenticates this message.
     pub(crate) fn key(&mut self, number: u16) {
         self.push(SCTP_AUTHINFO, &number.to_ne_bytes());
     }
 
-    /// SCTP_DSTADDRV4 or SCTP_DSTADDRV6: one more address of a peer that is not associated yet.
-    /// Returns whether there was room.
+    /// Writes SCTP_DSTADDRV4 or SCTP_DSTADDRV6: an additional address of a peer that is not associated yet. Returns
+    /// whether there was room.
     pub(crate) fn destination(&mut self, address: IpAddr) -> bool {
         match address {
             IpAddr::V4(v4) => self.push(SCTP_DSTADDRV4, &v4.octets()),
@@ -115,7 +113,7 @@ impl SendControl {
         }
     }
 
-    /// What has been written.
+    /// Returns the bytes that have been written.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
@@ -129,8 +127,8 @@ impl SendControl {
     }
 }
 
-/// The policy and the value that say `reliability`. A lifetime is rounded up to whole milliseconds and
-/// is never 0, which would be no limit.
+/// Returns the policy and the value for `reliability`. A lifetime is rounded up to whole milliseconds and is never 0,
+/// which would mean no limit.
 pub(crate) fn policy(reliability: Reliability) -> (u16, u32) {
     match reliability {
         Reliability::Reliable => (SCTP_PR_SCTP_NONE, 0),
@@ -140,7 +138,7 @@ pub(crate) fn policy(reliability: Reliability) -> (u16, u32) {
     }
 }
 
-/// Whole milliseconds, rounded up so that something is never nothing.
+/// Returns whole milliseconds, rounded up so that a positive time is never 0.
 pub(crate) fn milliseconds(time: Duration) -> u32 {
     u32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }

@@ -1,10 +1,10 @@
-//! What a session keeps of the certificate chain that it began with, so that the whole chain is checked again when the
-//! session is resumed.
+//! Keeps a record of the certificate chain in the session that began with it, so that the complete chain is checked
+//! again when the session is resumed.
 //!
-//! A session holds the peer's own certificate alone, and OpenSSL verifies nothing when it resumes one. A [`Record`]
-//! says when the first certificate of the chain expires and, where there are revocation lists, who issued each
-//! certificate under which number. It travels inside the session ticket. A session whose chain would not pass any more
-//! leads to a full handshake, in which OpenSSL verifies the chain as it is now and says what is wrong with it.
+//! A session contains only the peer's own certificate, and OpenSSL verifies nothing when it resumes one. A [`Record`]
+//! contains the time when the first certificate of the chain expires and, if there are revocation lists, the issuer and
+//! serial number of each certificate. It is part of the session ticket. A session whose chain would no longer verify
+//! leads to a full handshake, in which OpenSSL verifies the current chain and reports what is wrong with it.
 
 use std::sync::LazyLock;
 
@@ -18,11 +18,11 @@ use openssl::x509::{X509Ref, X509VerifyResult};
 use crate::credentials::{RevocationList, issuer_digest};
 use crate::sys::tickets::{self, TicketData};
 
-/// The lists that a context's peers are held against.
+/// The revocation lists against which a context's peers are checked.
 static LISTS: LazyLock<Option<Index<SslContext, RevocationList>>> =
     LazyLock::new(|| SslContext::new_ex_index().ok());
 
-/// Has contexts remember these lists.
+/// Stores these lists in a context.
 pub(super) fn use_lists(context: &mut SslContextBuilder, lists: &RevocationList) -> Result<(), ErrorStack> {
     let index = (*LISTS).ok_or_else(ErrorStack::get)?;
     context.set_ex_data(index, lists.clone());
@@ -34,7 +34,7 @@ fn lists(ssl: &SslRef) -> Option<&RevocationList> {
     ssl.ssl_context().ex_data((*LISTS)?)
 }
 
-/// Returns why the revocation lists refuse the chain of a handshake that has failed for this reason.
+/// Returns why the revocation lists refuse the chain of a handshake that has failed with this result.
 pub(crate) fn objection(ssl: &SslRef, failure: X509VerifyResult) -> Option<String> {
     // X509_V_ERR_UNABLE_TO_GET_CRL, X509_V_ERR_CRL_NOT_YET_VALID, X509_V_ERR_CRL_HAS_EXPIRED and
     // X509_V_ERR_CERT_REVOKED, see X509_STORE_CTX_get_error(3).
@@ -43,20 +43,20 @@ pub(crate) fn objection(ssl: &SslRef, failure: X509VerifyResult) -> Option<Strin
     lists(ssl)?.objection(chain.iter())
 }
 
-/// Has a server's tickets carry the record of the client's chain, and accepts them by it.
+/// Adds the record of the client's chain to a server's tickets, and accepts tickets only if it still holds.
 pub(super) fn use_records(context: &mut SslContextBuilder) {
     static RECORDS: TicketData = TicketData {
         make: |ssl| Record::of(ssl).map(|record| record.encode()),
         accept: |ssl, has_certificate, data| match data {
             Some(data) => Record::decode(data).is_some_and(|record| record.holds(lists(ssl))),
-            // A session of a client that showed no certificate has no chain.
+            // A client that showed no certificate has no chain.
             None => !has_certificate,
         },
     };
     tickets::set_ticket_data(context, &RECORDS);
 }
 
-/// Has a client's new session keep the record of the server's chain. A session that comes of a resumed one has it
+/// Adds the record of the server's chain to a client's new session. A session that results from a resumed one has it
 /// already.
 pub(super) fn keep_record(ssl: &SslRef, session: &mut SslSession) {
     if let Some(record) = Record::of(ssl) {
@@ -64,7 +64,7 @@ pub(super) fn keep_record(ssl: &SslRef, session: &mut SslSession) {
     }
 }
 
-/// Whether the chain of a client's session would pass today. A client that verifies nothing has no record.
+/// Returns whether the chain of a client's session would verify now. A client that verifies nothing has no record.
 pub(super) fn holds(session: &SslSessionRef, lists: Option<&RevocationList>) -> bool {
     match tickets::session_data(session) {
         Some(data) => Record::decode(&data).is_some_and(|record| record.holds(lists)),
@@ -72,16 +72,16 @@ pub(super) fn holds(session: &SslSessionRef, lists: Option<&RevocationList>) -> 
     }
 }
 
-/// A chain that has been verified.
+/// A verified certificate chain.
 #[derive(Debug, PartialEq, Eq)]
 struct Record {
-    /// When the first of its certificates expires, in seconds of Unix time.
+    /// When the first of its certificates expires, in seconds since 1970.
     expires: i64,
-    /// Its certificates, where there are revocation lists.
+    /// Its certificates, if there are revocation lists.
     links: Vec<Link>,
 }
 
-/// A certificate, as a revocation list names it.
+/// A certificate, identified as in a revocation list.
 #[derive(Debug, PartialEq, Eq)]
 struct Link {
     issuer: [u8; 32],
@@ -89,7 +89,7 @@ struct Link {
 }
 
 impl Record {
-    /// Makes the record of a handshake in which a chain was verified.
+    /// Makes the record of a handshake that verified a chain.
     fn of(ssl: &SslRef) -> Option<Self> {
         let chain = ssl.verified_chain().filter(|_| ssl.verify_result() == X509VerifyResult::OK)?;
         let expires = chain.iter().filter_map(expiry).min()?;
@@ -126,7 +126,7 @@ impl Record {
     fn holds(&self, lists: Option<&RevocationList>) -> bool {
         let is_clear = match lists {
             None => true,
-            // The session began when there were no lists yet.
+            // The session began before there were revocation lists.
             Some(_) if self.links.is_empty() => false,
             Some(lists) => self.links.iter().all(|link| link.is_cleared_by(lists)),
         };
@@ -135,8 +135,8 @@ impl Record {
 }
 
 impl Link {
-    /// `None` for a serial number that is no such number (RFC 5280 §4.1.2.2): longer than OpenSSL's lists are searched
-    /// for, or negative.
+    /// Makes the link of a certificate. Returns `None` for an invalid serial number (RFC 5280 §4.1.2.2): negative, or
+    /// longer than OpenSSL can search for in a list.
     fn of(certificate: &X509Ref) -> Option<Self> {
         let serial =
             certificate.serial_number().to_bn().ok().filter(|serial| !serial.is_negative())?.to_vec();

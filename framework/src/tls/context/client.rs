@@ -1,4 +1,4 @@
-//! A client's context, and the sessions that it may resume.
+//! A client's context, and the sessions that it can resume.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -24,7 +24,7 @@ use crate::error::IdentityError;
 use crate::sys::ossl;
 use crate::sys::raw_keys::{self, Side};
 
-/// What a client's context is made of.
+/// The settings of a client's context.
 #[derive(Clone, Default)]
 pub(crate) struct ClientCredentials {
     pub(crate) identity: Option<Identity>,
@@ -32,7 +32,7 @@ pub(crate) struct ClientCredentials {
     pub(crate) revoked: Option<RevocationList>,
     pub(crate) psk: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
     pub(crate) accept_any: bool,
-    /// The server's key, where that is known.
+    /// The server's key, if it is known.
     pub(crate) raw_key: Option<PublicKey>,
     pub(crate) alpn: Vec<Vec<u8>>,
     pub(crate) srtp: Option<String>,
@@ -43,17 +43,17 @@ pub(crate) struct ClientCredentials {
 }
 
 impl ClientCredentials {
-    /// Whether only a pre-shared key proves who the server is. It proves that to both sides, and only suites with such a
-    /// key ask for it.
+    /// Returns whether only a pre-shared key authenticates the server. It authenticates both sides, and only suites
+    /// with such a key use it.
     fn psk_only(&self) -> bool {
         self.psk.is_some() && self.authorities.is_none()
     }
 }
 
-/// Servers whose sessions are kept, at most.
+/// Maximum number of servers whose sessions are kept.
 const MAX_SESSIONS: usize = 1024;
 
-/// Sessions to be resumed, by the server that they are with.
+/// Sessions that can be resumed, by server.
 #[derive(Default)]
 pub(crate) struct Sessions(Mutex<HashMap<String, SslSession>>);
 
@@ -66,9 +66,10 @@ impl Sessions {
         sessions.insert(server.to_owned(), session);
     }
 
-    /// What there is for a server, if the server's chain would still pass. A TLS 1.3 ticket is taken out: it is for one use (RFC 8446 §C.4). Before that a
-    /// session is good for many, and the server gives no new one. Each gets a copy: a handshake writes to its session,
-    /// which is still that of whoever it was kept for, and of all others that resume it at the same time.
+    /// Returns the session with a server, if the server's chain would still verify. A TLS 1.3 ticket is removed,
+    /// because it may be used once (RFC 8446 §C.4). Earlier sessions can be used repeatedly, and the server does not
+    /// issue new ones. Each caller gets a copy, because a handshake writes to its session, which other associations may
+    /// use at the same time.
     pub(crate) fn take(&self, server: &str, revoked: Option<&RevocationList>) -> Option<SslSession> {
         let mut sessions = self.0.lock();
         if !chain::holds(sessions.get(server)?, revoked) {
@@ -83,25 +84,25 @@ impl Sessions {
         ossl::copy_session(&session).ok()
     }
 
-    /// Forgets what there is for a server: a handshake failed.
+    /// Drops the session with a server after a failed handshake.
     pub(crate) fn forget(&self, server: &str) {
         self.0.lock().remove(server);
     }
 }
 
-/// Which server a session is with, and where it is kept.
+/// The server of a session, and where the session is kept.
 type Place = (String, Arc<Sessions>);
 
 static PLACE: LazyLock<Option<Index<Ssl, Place>>> = LazyLock::new(|| Ssl::new_ex_index().ok());
 
-/// Has the sessions with this server kept there.
+/// Keeps the sessions with this server in `sessions`.
 pub(crate) fn keep_sessions(ssl: &mut Ssl, server: &str, sessions: &Arc<Sessions>) {
     if let Some(index) = *PLACE {
         ssl.set_ex_data(index, (server.to_owned(), Arc::clone(sessions)));
     }
 }
 
-/// Keeps a session that was resumed: OpenSSL tells of new ones alone, and this one may have a new ticket.
+/// Keeps a resumed session: OpenSSL reports only new sessions, but a resumed one may have a new ticket.
 pub(crate) fn keep_resumed(ssl: &SslRef) {
     let old = ssl.version2() != Some(SslVersion::TLS1_3);
     if old
@@ -119,7 +120,7 @@ fn keep(ssl: &SslRef, session: SslSession) {
     }
 }
 
-/// The context of a client's handshake.
+/// Makes the context of a client's handshakes.
 pub(crate) fn client(
     credentials: &ClientCredentials,
     protocol: Protocol,
@@ -141,12 +142,13 @@ pub(crate) fn client(
     build_client(credentials, protocol).map(SslContextBuilder::build).map_err(refused)
 }
 
-/// Whether OpenSSL can send this identity, as a C string, and use this key (`PSK_MAX_IDENTITY_LEN`, `PSK_MAX_PSK_LEN`).
+/// Returns whether OpenSSL can send this identity, as a C string, and use this key (`PSK_MAX_IDENTITY_LEN`,
+/// `PSK_MAX_PSK_LEN`).
 fn is_usable(identity: &[u8], key: &[u8]) -> bool {
     (1..=256).contains(&identity.len()) && !identity.contains(&0) && (1..=512).contains(&key.len())
 }
 
-/// A client that speaks TLS 1.2 at most.
+/// Makes a client that supports at most TLS 1.2.
 #[cfg(test)]
 pub(crate) fn old_client(credentials: &ClientCredentials) -> SslContext {
     let mut context = build_client(credentials, Protocol::Tls).unwrap();
@@ -154,7 +156,7 @@ pub(crate) fn old_client(credentials: &ClientCredentials) -> SslContext {
     context.build()
 }
 
-/// A client with a TLS 1.3 suite that no pre-shared key goes with.
+/// Makes a client with a TLS 1.3 suite that fits no pre-shared key.
 #[cfg(test)]
 pub(crate) fn sha384_client(credentials: &ClientCredentials) -> SslContext {
     let mut context = build_client(credentials, Protocol::Tls).unwrap();
@@ -175,7 +177,7 @@ fn build_client(
     match &credentials.authorities {
         Some(bundle) => use_authorities(&mut context, Some(bundle), credentials.revoked.as_ref())?,
         None if credentials.accept_any || credentials.raw_key.is_some() => {}
-        // A TLS 1.3 server may answer a pre-shared key with a certificate: nobody vouches for it.
+        // A TLS 1.3 server may answer a pre-shared key with a certificate, which no authority can then verify.
         None if credentials.psk.is_some() => {}
         None => use_authorities(&mut context, None, credentials.revoked.as_ref())?,
     }
@@ -207,7 +209,7 @@ fn build_client(
     if let Some((identity, key)) = credentials.psk.clone() {
         context.set_psk_client_callback(move |ssl, _, identity_out, key_out| {
             psk::note_named(ssl, &identity);
-            // The identity goes out as a C string.
+            // OpenSSL takes the identity as a C string.
             if identity.len() >= identity_out.len() || key.len() > key_out.len() {
                 return Ok(0);
             }

@@ -1,4 +1,4 @@
-//! What the contexts of servers and of clients have in common: versions, algorithms, identities, and whom they trust.
+//! Common parts of the contexts of servers and clients: versions, algorithms, identities and trust.
 
 use std::sync::LazyLock;
 
@@ -16,20 +16,20 @@ use crate::credentials::{Algorithms, CaBundle, Identity, PublicKey, RevocationLi
 use crate::error::IdentityError;
 use crate::sys;
 
-/// What the sessions of a context speak.
+/// The protocol of a context's sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     /// DTLS 1.2, over UDP or SCTP.
     Dtls,
-    /// TLS 1.2 and 1.3, over anything that keeps the order.
+    /// TLS 1.2 and 1.3, over any ordered transport.
     Tls,
 }
 
-/// The longest certificate chain that a peer may send, in bytes, unless the credentials say otherwise. Without a bound
+/// Maximum length of a peer's certificate chain in bytes, unless the credentials set another one. Without a limit
 /// OpenSSL keeps up to 100 KiB for each half-open peer.
 const MAX_CERT_CHAIN: usize = 16 * 1024;
 
-/// Makes a context with what all have in common, servers and clients.
+/// Makes a context with the settings that servers and clients share.
 pub(super) fn common(
     method: SslMethod,
     protocol: Protocol,
@@ -43,7 +43,7 @@ pub(super) fn common(
     };
     context.set_min_proto_version(Some(oldest))?;
     context.set_max_proto_version(Some(newest))?;
-    // NO_QUERY_MTU: the handshake's datagram size is ours to choose (see `dtls`).
+    // NO_QUERY_MTU: this crate chooses the size of handshake datagrams (see `dtls`).
     context.set_options(
         SslOptions::NO_RENEGOTIATION
             | SslOptions::NO_COMPRESSION
@@ -52,7 +52,7 @@ pub(super) fn common(
             | SslOptions::SINGLE_ECDH_USE,
     );
     if protocol == Protocol::Tls {
-        // Idle sessions keep no buffers; a message that waits for a renegotiation moves.
+        // Idle sessions keep no buffers, and a message that waits for a renegotiation may move in memory.
         context.set_mode(SslMode::RELEASE_BUFFERS | SslMode::ACCEPT_MOVING_WRITE_BUFFER);
     }
     if let Some(suites) = algorithms.suites.old(false) {
@@ -82,7 +82,8 @@ pub(super) fn use_identity(context: &mut SslContextBuilder, identity: &Identity)
     context.check_private_key()
 }
 
-/// Verifies chains by these authorities, or by the system's, and holds every certificate of a chain against the lists.
+/// Verifies chains against these authorities, or the system's, and checks every certificate of a chain against the
+/// lists.
 pub(super) fn use_authorities(
     context: &mut SslContextBuilder,
     bundle: Option<&CaBundle>,
@@ -105,7 +106,7 @@ pub(super) fn use_authorities(
     context.set_verify_cert_store(store.build())
 }
 
-/// Accepts these bare keys, and certificates only where `certificates` says so and they verify.
+/// Accepts these bare keys. Accepts certificates only if `certificates` is set and they verify.
 pub(super) fn verify_keys(
     context: &mut SslContextBuilder,
     mode: SslVerifyMode,
@@ -127,10 +128,10 @@ pub(super) fn verify_keys(
     Ok(())
 }
 
-/// Whether sessions of a context keep the secret that exporters need.
+/// Marks contexts whose sessions keep the secret that exporters need.
 static EXPORTERS: LazyLock<Option<Index<SslContext, ()>>> = LazyLock::new(|| SslContext::new_ex_index().ok());
 
-/// Has sessions keep the secret that exporters need, where `wanted`.
+/// Makes sessions keep the secret that exporters need, if `wanted`.
 pub(super) fn use_exporters(context: &mut SslContextBuilder, wanted: bool) -> Result<(), ErrorStack> {
     if wanted {
         context.set_ex_data((*EXPORTERS).ok_or_else(ErrorStack::get)?, ());
@@ -138,13 +139,14 @@ pub(super) fn use_exporters(context: &mut SslContextBuilder, wanted: bool) -> Re
     Ok(())
 }
 
-/// Whether a session is to keep the secret that exporters need: where that was asked for, and for SRTP, whose keys it gives.
+/// Returns whether a session keeps the secret that exporters need: if that was requested, and with SRTP, whose keys are
+/// derived from it.
 pub(crate) fn wants_exporters(ssl: &SslRef) -> bool {
     let asked = EXPORTERS.and_then(|index| ssl.ssl_context().ex_data(index)).is_some();
     asked || ssl.selected_srtp_profile().is_some()
 }
 
-/// A zero byte would end the names for OpenSSL, whose binding panics.
+/// Checks that the profiles have no zero byte, which would end them for OpenSSL; its binding panics in that case.
 pub(super) fn check_srtp(profiles: Option<&str>) -> Result<(), IdentityError> {
     match profiles.is_some_and(|profiles| profiles.contains('\0')) {
         true => Err(IdentityError::Refused("the SRTP profiles have a zero byte".to_owned())),
@@ -152,7 +154,7 @@ pub(super) fn check_srtp(profiles: Option<&str>) -> Result<(), IdentityError> {
     }
 }
 
-/// Whether there is a suite for this protocol; `psk_only`: one with a pre-shared key.
+/// Checks that there is a suite for this protocol; with `psk_only`, one with a pre-shared key.
 pub(super) fn check_suites(
     algorithms: &Algorithms,
     protocol: Protocol,
@@ -169,7 +171,7 @@ pub(super) fn check_suites(
     }
 }
 
-/// Protocol names as they are sent (RFC 7301 §3.1).
+/// Encodes protocol names as they are sent (RFC 7301 §3.1).
 pub(super) fn wire(protocols: &[Vec<u8>]) -> Vec<u8> {
     let mut wire = Vec::new();
     for protocol in protocols {

@@ -1,6 +1,6 @@
-//! The extensions `connection_id` (RFC 9146 §3) and `rrc` (RFC 9853 §3) in OpenSSL's handshakes of DTLS 1.2.
+//! The extensions `connection_id` (RFC 9146 §3) and `rrc` (RFC 9853 §3) in OpenSSL's DTLS 1.2 handshakes.
 //!
-//! Every context of DTLS knows them; a handshake uses them where [`offer`] was called.
+//! Every DTLS context supports them; a handshake uses them if [`offer`] was called.
 
 use std::sync::LazyLock;
 
@@ -9,31 +9,32 @@ use openssl::ex_data::Index;
 use openssl::ssl::{ExtensionContext, Ssl, SslAlert, SslContextBuilder, SslRef};
 use zeroize::Zeroizing;
 
-/// The number of the extension `connection_id`. Its body is the connection ID that its sender wants to receive, under a
+/// The number of the extension `connection_id`. Its body is the connection ID that the sender wants to receive, after a
 /// length of one byte.
 const CONNECTION_ID: u16 = 54;
 /// The number of the extension `rrc`, whose body is empty.
 const RRC: u16 = 61;
 
-/// What one side offers, or answers where the other side offers.
+/// The extension that one side offers, or with which it answers an offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Offer {
-    /// The connection ID that it wants to receive, of 255 bytes at most. Empty: none, but it sends the other side's.
+    /// The connection ID that this side wants to receive, of at most 255 bytes. Empty: it wants none, but uses the
+    /// other side's.
     pub(crate) cid: Box<[u8]>,
     /// Whether new addresses may be checked for return routability.
     pub(crate) check: bool,
-    /// Whether the other side's address may change where it cannot be checked.
+    /// Whether the other side's address may change if it cannot be checked.
     pub(crate) follow_unchecked: bool,
-    /// What the cookies of checks are made from: random, and of this handshake alone.
+    /// The random secret of this handshake, from which the cookies of checks are made.
     pub(crate) secret: Zeroizing<[u8; 32]>,
 }
 
-/// What both sides have agreed on.
+/// The agreement of both sides.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Agreed<'a> {
-    /// What we have offered, with the connection ID that the other side puts into its records.
+    /// Our offer, with the connection ID that the other side puts into its records.
     pub(crate) offer: &'a Offer,
-    /// What we put into ours.
+    /// The connection ID that we put into our records.
     pub(crate) peer: &'a [u8],
     /// Whether new addresses may be checked for return routability.
     pub(crate) check: bool,
@@ -42,13 +43,13 @@ pub(crate) struct Agreed<'a> {
 static OFFER: LazyLock<Option<Index<Ssl, Offer>>> = LazyLock::new(|| Ssl::new_ex_index().ok());
 /// The connection ID in the other side's extension.
 static PEER: LazyLock<Option<Index<Ssl, Box<[u8]>>>> = LazyLock::new(|| Ssl::new_ex_index().ok());
-/// The other side sent the extension `rrc`.
+/// Set if the other side sent the extension `rrc`.
 static CHECK: LazyLock<Option<Index<Ssl, ()>>> = LazyLock::new(|| Ssl::new_ex_index().ok());
 
-/// Lets the handshakes of a context negotiate connection IDs.
+/// Makes the handshakes of a context able to negotiate connection IDs.
 pub(super) fn use_connection_ids(context: &mut SslContextBuilder) -> Result<(), ErrorStack> {
     let messages = ExtensionContext::CLIENT_HELLO | ExtensionContext::TLS1_2_SERVER_HELLO;
-    // OpenSSL asks a server for its extension only where the client sent it.
+    // OpenSSL calls a server's callback only if the client sent the extension.
     context.add_custom_ext(
         CONNECTION_ID,
         messages,
@@ -71,7 +72,7 @@ pub(super) fn use_connection_ids(context: &mut SslContextBuilder) -> Result<(), 
         RRC,
         messages,
         |ssl, context, _| {
-            // RFC 9853 §3: an answer goes with one to connection IDs.
+            // RFC 9853 §3: a server answers with it only if it also answers with connection IDs.
             let is_answer = context.contains(ExtensionContext::TLS1_2_SERVER_HELLO);
             let wanted = offered(ssl).is_some_and(|offer| offer.check);
             Ok((wanted && (!is_answer || found(ssl, &PEER).is_some())).then(Vec::new))
@@ -86,17 +87,18 @@ pub(super) fn use_connection_ids(context: &mut SslContextBuilder) -> Result<(), 
     )
 }
 
-/// Has this handshake, which has not begun, offer connection IDs, or take them where the client offers.
+/// Makes this handshake, which has not begun, offer connection IDs, or accept a client's offer.
 ///
 /// # Errors
 ///
-/// OpenSSL is short of memory.
+/// OpenSSL could not allocate memory.
 pub(crate) fn offer(ssl: &mut SslRef, offer: Offer) -> Result<(), ErrorStack> {
     ssl.set_ex_data((*OFFER).ok_or_else(ErrorStack::get)?, offer);
     Ok(())
 }
 
-/// What both sides have agreed on. `None` until the hello of the other side has been read, and where it has not agreed.
+/// Returns the agreement of both sides. `None` until the hello of the other side has been read, and if it did not
+/// agree.
 pub(crate) fn agreed(ssl: &SslRef) -> Option<Agreed<'_>> {
     let (offer, peer) = (offered(ssl)?, found(ssl, &PEER)?);
     Some(Agreed { offer, peer, check: offer.check && found(ssl, &CHECK).is_some() })

@@ -1,9 +1,9 @@
-//! The server name in a ClientHello (RFC 6066 §3), and the identity that it chooses.
+//! The server name in a ClientHello (RFC 6066 §3), and the choice of an identity by it.
 //!
-//! OpenSSL looks for a session to resume before it calls the servername callback, and before TLS 1.3 that callback is
-//! given the session's name instead of the one in the ClientHello. A session of one identity could so be resumed under
-//! the name of another. The identity is therefore chosen when the ClientHello arrives, before OpenSSL looks at the
-//! session: each identity has a session id context of its own, and a session of another one leads to a full handshake.
+//! OpenSSL looks for a session to resume before it calls the servername callback, and before TLS 1.3 that callback gets
+//! the session's name instead of the one in the ClientHello. So a session of one identity could be resumed under the
+//! name of another. Therefore the identity is chosen when the ClientHello arrives, before OpenSSL looks at the session:
+//! each identity has its own session id context, and a session of another identity leads to a full handshake.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -17,32 +17,32 @@ use crate::sys::ossl;
 /// The number of the server_name extension.
 const SERVER_NAME: u16 = 0;
 
-/// The name that the ClientHello of a handshake asked for.
+/// The name in the ClientHello of a handshake.
 static ASKED: LazyLock<Option<Index<Ssl, String>>> = LazyLock::new(|| Ssl::new_ex_index().ok());
 
-/// Returns the name that a client asked this server for, in its own spelling.
+/// Returns the name that a client asked this server for, in the client's spelling.
 pub(crate) fn asked_name(ssl: &SslRef) -> Option<&str> {
     ssl.ex_data((*ASKED)?).map(String::as_str)
 }
 
-/// What serves a name.
+/// The context that serves a name.
 #[derive(Clone)]
 pub(super) struct Choice {
     pub(super) context: SslContext,
-    /// The newest version that the identity can be served with.
+    /// The newest version that the identity can be used with.
     pub(super) newest: SslVersion,
 }
 
-/// Choices by the names that they serve. `None` stands for the first identity, whose context a handshake begins with.
+/// Choices by the names that they serve. `None` stands for the first identity, with whose context a handshake begins.
 #[derive(Default)]
 pub(super) struct Names {
     exact: HashMap<String, Option<Choice>>,
-    /// By the part behind `*.`.
+    /// By the part after `*.`.
     wildcards: HashMap<String, Option<Choice>>,
 }
 
 impl Names {
-    /// Adds names for a choice. A name that another one has already stays with that one.
+    /// Adds names for a choice. A name that already has a choice keeps it.
     pub(super) fn add(&mut self, names: Vec<String>, choice: Option<Choice>) {
         for name in names {
             let (map, name) = match name.strip_prefix("*.") {
@@ -60,14 +60,14 @@ impl Names {
         self.exact.get(name).or_else(wildcard)?.as_ref()
     }
 
-    /// Has the ClientHello's name choose the context of each handshake that begins with this one.
+    /// Chooses the context by the ClientHello's name in each handshake that begins with this one.
     pub(super) fn choose_by(self, context: &mut SslContextBuilder) {
         context.set_client_hello_callback(move |ssl, _alert| {
             if let Some(name) = ossl::client_hello_extension(ssl, SERVER_NAME).as_deref().and_then(host_name)
             {
                 if let Some(Choice { context, newest }) = self.find(name) {
                     ssl.set_ssl_context(context)?;
-                    // The limit is the session's own, and began as that of the first identity.
+                    // The limit belongs to the session, which began with that of the first identity.
                     ssl.set_max_proto_version(Some(*newest))?;
                 }
                 let index = (*ASKED).ok_or_else(ErrorStack::get)?;
@@ -75,13 +75,13 @@ impl Names {
             }
             Ok(ClientHelloResponse::SUCCESS)
         });
-        // The server acknowledges every name, also one that no certificate has.
+        // The server acknowledges every name, even if no certificate has it.
         context.set_servername_callback(|_, _| Ok(()));
     }
 }
 
-/// Returns the host name in a server_name extension, if it is one that OpenSSL accepts. A name with a zero byte is
-/// none: OpenSSL ends that handshake with unrecognized_name.
+/// Returns the host name in a server_name extension, if OpenSSL accepts it. It does not accept a name with a zero byte:
+/// OpenSSL ends that handshake with unrecognized_name.
 fn host_name(extension: &[u8]) -> Option<&str> {
     const HOST_NAME: u8 = 0;
     let (list_len, list) = extension.split_first_chunk::<2>()?;

@@ -1,9 +1,9 @@
-//! Whether OpenSSL can serve an identity at all, found out by a handshake with itself when a server starts.
+//! Tests at the start of a server whether OpenSSL can use an identity at all, with a handshake over memory.
 //!
-//! Several kinds of keys load without complaint and then fail every client: RSA-PSS, Ed25519 and Ed448 with DTLS 1.2,
-//! DSA, elliptic curves that no cipher suite or signature scheme has, chains below the security level. Which ones
-//! depends on OpenSSL's version and configuration, so nothing is listed here: a client that accepts everything tries
-//! each version, over memory.
+//! Several kinds of keys load without an error and then fail with every client: RSA-PSS, Ed25519 and Ed448 with DTLS
+//! 1.2, DSA, elliptic curves without a cipher suite or signature scheme, chains below the security level. Which ones
+//! fail depends on OpenSSL's version and configuration, so there is no list here: a client that accepts everything
+//! tries each version.
 
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
@@ -16,18 +16,17 @@ use crate::error::{EndReason, IdentityError};
 use crate::tls::Failure;
 use crate::tls::engine::{Engine, Framing};
 
-/// The size of the datagrams, which no record is cut in.
+/// The size of the datagrams, in which no record is fragmented.
 const MTU: u16 = 1400;
 
-/// More round trips than any handshake has.
+/// Maximum number of round trips, more than any handshake needs.
 const MAX_ROUNDS: usize = 16;
 
-/// Returns the newest version that this identity can be served with. Warns in the log where only some clients can use
-/// it.
+/// Returns the newest version that this identity can be used with. Logs a warning if only some clients can use it.
 ///
 /// # Errors
 ///
-/// [`IdentityError::UnusableKey`]: it cannot be served at all.
+/// [`IdentityError::UnusableKey`]: it cannot be used at all.
 pub(super) fn newest_version(
     identity: &Identity,
     algorithms: &Algorithms,
@@ -61,7 +60,7 @@ pub(super) fn newest_version(
     Ok(found)
 }
 
-/// The curves that clients offer by themselves and that TLS 1.3 has signatures for (RFC 8446 §4.2.3).
+/// The curves that clients offer by default and for which TLS 1.3 has signature schemes (RFC 8446 §4.2.3).
 const COMMON_CURVES: [Nid; 3] = [Nid::X9_62_PRIME256V1, Nid::SECP384R1, Nid::SECP521R1];
 
 /// Runs a handshake of this version; the error is OpenSSL's reason.
@@ -73,7 +72,7 @@ fn try_version(
 ) -> Result<(), String> {
     let refused = |errors: ErrorStack| {
         let reason = errors.errors().first().and_then(|error| error.reason());
-        reason.unwrap_or("OpenSSL gives no reason").to_owned()
+        reason.unwrap_or("OpenSSL gave no reason").to_owned()
     };
     let server = server(identity, algorithms, protocol).map_err(refused)?;
     let client = client(identity, algorithms, protocol, version).map_err(refused)?;
@@ -121,7 +120,7 @@ fn server(
     Ok(context.build())
 }
 
-/// A client that takes whatever there is.
+/// Makes a client that accepts everything.
 fn client(
     identity: &Identity,
     algorithms: &Algorithms,
@@ -145,7 +144,7 @@ fn client(
         context.set_groups_list(groups)?;
     }
     // A server may use an ECDSA key only if the client offers its curve (RFC 8422 §5.1). OpenSSL refuses the list if
-    // TLS has no such curve.
+    // TLS does not support the curve.
     if let Some(curve) = curve(identity).and_then(|curve| curve.short_name().ok()) {
         let groups = groups.as_deref().unwrap_or("X25519:P-256:P-384:P-521");
         let _ = context.set_groups_list(&format!("{curve}:{groups}"));
@@ -157,7 +156,7 @@ fn curve(identity: &Identity) -> Option<Nid> {
     identity.key.ec_key().ok()?.group().curve_name()
 }
 
-/// Names the kind of a key, as in "RSA key of 1024 bits".
+/// Describes the kind of a key, as in "RSA key of 1024 bits".
 fn describe(identity: &Identity) -> String {
     let kind = match identity.key.id() {
         Id::RSA => return format!("RSA key of {} bits", identity.key.bits()),
@@ -169,7 +168,7 @@ fn describe(identity: &Identity) -> String {
         Id::DSA => "DSA",
         Id::ED25519 => "Ed25519",
         Id::ED448 => "Ed448",
-        // OpenSSL has no number for the kinds that only its providers know.
+        // OpenSSL has no number for kinds that only its providers support.
         _ => return "key of another kind".to_owned(),
     };
     format!("{kind} key")

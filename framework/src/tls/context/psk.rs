@@ -1,8 +1,10 @@
-//! Pre-shared keys on the server's side (RFC 4279, RFC 8446 §4.2.11): which key a client asks for, and who it is then.
+//! Pre-shared keys on the server's side (RFC 4279, RFC 8446 §4.2.11): the lookup of a client's key, and the resulting
+//! identity.
 //!
-//! An identity is a string of bytes (RFC 4279 §5.1), and OpenSSL gives its callback a C string: `a\0b` arrives as `a`.
-//! The handshake message has the whole of it, which is kept beside, and where the two differ the client has no key. So
-//! a lookup never sees an identity with a zero byte, and nobody is let in by a part of one.
+//! An identity is a string of bytes (RFC 4279 §5.1), but OpenSSL passes it to its callback as a C string: `a\0b`
+//! arrives as `a`. The complete identity is in the handshake message and is kept separately. If the two differ, the
+//! client gets no key. So a lookup never sees an identity with a zero byte, and no client is accepted because of a part
+//! of its identity.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::LazyLock;
@@ -15,15 +17,15 @@ use crate::credentials::PskLookup;
 use crate::printable::psk_name;
 use crate::sys::ossl;
 
-/// The identity whose key a handshake was given.
+/// The identity whose key a handshake got.
 static FOUND: LazyLock<Option<Index<Ssl, Vec<u8>>>> = LazyLock::new(|| Ssl::new_ex_index().ok());
 
-/// Returns the identity whose key this handshake was given, if it was given one.
+/// Returns the identity whose key this handshake got, if it got one.
 pub(crate) fn psk_identity(ssl: &SslRef) -> Option<Vec<u8>> {
     ssl.ex_data((*FOUND)?).cloned()
 }
 
-/// The identity that a client has named in its handshake.
+/// The identity that a client named in its handshake.
 static NAMED: LazyLock<Option<Index<Ssl, Vec<u8>>>> = LazyLock::new(|| Ssl::new_ex_index().ok());
 
 /// Notes the identity that a client names.
@@ -33,8 +35,8 @@ pub(super) fn note_named(ssl: &mut SslRef, identity: &[u8]) {
     }
 }
 
-/// Returns the identity whose key both sides of this handshake work with, safe for a log: the one that a client named, or the
-/// one that a server was asked for.
+/// Returns the identity whose key both sides of this handshake use, safe for a log: the one that this client named, or
+/// that this server was asked for.
 pub(crate) fn identity_in_use(ssl: &SslRef) -> Option<String> {
     let identity = match ssl.is_server() {
         true => ossl::sent_psk_identity(ssl),
@@ -43,8 +45,8 @@ pub(crate) fn identity_in_use(ssl: &SslRef) -> Option<String> {
     identity.map(psk_name)
 }
 
-/// Adds to the reason of a failed handshake which identity it was about. OpenSSL's own reason for an identity without a key is
-/// about something else: in TLS 1.3 it goes on without the key and finds that it has no certificate either.
+/// Adds the identity to the reason of a failed handshake. OpenSSL's own reason for an identity without a key is
+/// misleading: in TLS 1.3 it continues without the key and reports that it has no certificate either.
 pub(crate) fn explain(ssl: &SslRef, reason: String) -> String {
     match identity_in_use(ssl) {
         None => reason,
@@ -55,12 +57,12 @@ pub(crate) fn explain(ssl: &SslRef, reason: String) -> String {
     }
 }
 
-/// Asks for a key. A panic is a `None`: it must not get into OpenSSL, which would end the process.
+/// Looks up a key. A panic counts as `None`, because it must not unwind into OpenSSL, which would end the process.
 pub(super) fn look_up(lookup: &PskLookup, identity: &[u8]) -> Option<Vec<u8>> {
     catch_unwind(AssertUnwindSafe(|| lookup(identity))).unwrap_or_default()
 }
 
-/// Has a server's handshakes ask this lookup.
+/// Makes a server's handshakes use this lookup.
 pub(super) fn use_lookup(context: &mut SslContextBuilder, lookup: PskLookup) -> Result<(), ErrorStack> {
     let found = (*FOUND).ok_or_else(ErrorStack::get)?;
     ossl::keep_psk_identities(context);

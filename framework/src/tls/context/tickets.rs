@@ -1,4 +1,4 @@
-//! Session tickets whose keys can be shared: which one to make a ticket with, and which one made it.
+//! Session tickets with keys that can be shared: the choice of the key for a new ticket, and for a received one.
 
 use std::sync::LazyLock;
 
@@ -9,19 +9,19 @@ use openssl::ssl::{SslContext, SslContextBuilder, SslRef, SslVersion};
 use crate::credentials::SharedKeys;
 use crate::sys::tickets::{TicketKeys, set_ticket_keys};
 
-/// Where a context has its keys.
+/// Where a context stores its keys.
 static KEYS: LazyLock<Option<Index<SslContext, SharedKeys>>> =
     LazyLock::new(|| SslContext::new_ex_index().ok());
 
-/// Has tickets made with the current key, and those of the previous one accepted and made anew.
+/// Makes tickets with the current key, and accepts and renews those of the previous key.
 pub(super) fn use_keys(context: &mut SslContextBuilder, keys: &SharedKeys) -> Result<(), ErrorStack> {
     let Some(index) = *KEYS else { return Err(ErrorStack::get()) };
     context.set_ex_data(index, keys.clone());
     set_ticket_keys(context, choose)
 }
 
-/// The keys of a ticket with this name, `None` for a new one; and whether it should be made anew: with TLS 1.3 each
-/// is for one use (RFC 8446 §C.4).
+/// Returns the keys of the ticket with this name (`None` for a new ticket), and whether the ticket should be renewed:
+/// with TLS 1.3 each ticket is for one use (RFC 8446 §C.4).
 fn choose(ssl: &SslRef, name: Option<[u8; 16]>) -> Option<(TicketKeys, bool)> {
     let SharedKeys { current, previous } = ssl.ssl_context().ex_data((*KEYS)?)?;
     let (found, old) = match name {
