@@ -199,8 +199,9 @@ impl Sender {
         self.association.outbox_bound.overflow == Overflow::Disconnect
     }
 
-    /// Calls `call` with the SCTP options of this association, such as its streams and paths. Returns `None` on any other
-    /// transport, when the association has ended, and for a peer of [`testing`](crate::testing), which has no socket.
+    /// Calls `call` with the SCTP options of this association, such as its streams and paths. Returns `None` on any
+    /// other transport, when the association has ended, and for a peer of [`testing`](crate::testing), which has no
+    /// socket.
     pub fn sctp_options<T>(&self, call: impl FnOnce(Options<'_>) -> T) -> Option<T> {
         let socket = self.association.attention.socket().filter(|_| self.scheme().is_sctp())?;
         Some(call(Options::of(&*socket)))

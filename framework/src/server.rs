@@ -346,10 +346,10 @@ pub fn inherited_descriptor(number: RawFd) -> io::Result<OwnedFd> {
 /// glibc reads these settings only when a program starts: `glibc.malloc.tcache_count`, `glibc.malloc.arena_max`,
 /// `glibc.pthread.stack_cache_size`, `glibc.rtld.nns` and `glibc.rtld.optional_static_tls` in `GLIBC_TUNABLES`
 /// ([ld.so(8)](https://man7.org/linux/man-pages/man8/ld.so.8.html)). So this function executes the program again, once,
-/// with the same process id and arguments; `PEELOFF_MALLOC_TUNED` in the environment records that. It then removes
-/// its own settings and that variable from the environment again, so that child processes do not inherit them. The function returns without an effect if the
-/// settings of malloc have any value already, if `PEELOFF_MALLOC_TUNED` is set, or if the program cannot be executed
-/// again.
+/// with the same process id and arguments; `PEELOFF_MALLOC_TUNED` in the environment records that. It then removes its
+/// own settings and that variable from the environment again, so that child processes do not inherit them. The function
+/// returns without an effect if the settings of malloc have any value already, if `PEELOFF_MALLOC_TUNED` is set, or if
+/// the program cannot be executed again.
 pub fn tune_malloc() {
     limits::tune_malloc();
 }

@@ -161,10 +161,10 @@ struct Pace {
 }
 
 impl Pace {
-    /// The association fails with the fifth unanswered retransmission or heartbeat, a path with the third (RFC 9260
-    /// §8.1, §8.2). Heartbeats are sent at an interval of the heartbeat time plus one RTO, which varies by up to half
-    /// of itself (§8.3). So a fifth of the time is divided into two fifths for the heartbeat time and one and a half
-    /// times as much for the RTO.
+    /// Computes the pace for this time. The association fails with the fifth unanswered retransmission or heartbeat, a
+    /// path with the third (RFC 9260 §8.1, §8.2). Heartbeats are sent at an interval of the heartbeat time plus one
+    /// RTO, which varies by up to half of itself (§8.3). So a fifth of the time is divided into two fifths for the
+    /// heartbeat time and one and a half times as much for the RTO.
     fn new(dead_after: Duration) -> Self {
         const RETRANSMISSIONS: u16 = 4;
         let turn = dead_after / u32::from(RETRANSMISSIONS + 1);

@@ -111,8 +111,8 @@ impl Peer {
     }
 }
 
-/// A peer on `tcp://` or `tls://` without framing, as a stream of bytes; [`Peer::as_stream`] makes one. Calls run on the
-/// calling thread.
+/// A peer on `tcp://` or `tls://` without framing, as a stream of bytes; [`Peer::as_stream`] makes one. Calls run on
+/// the calling thread.
 ///
 /// An [`io::Error`] of this type wraps an [`Error`] and converts back to it, so a handler may use `?` on it.
 /// `io::Error::from` describes its kind.

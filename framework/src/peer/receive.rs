@@ -294,7 +294,7 @@ impl Peer {
         Ok(None)
     }
 
-    /// On the first idle period, frees the memory that only the handshake needed. This costs one wake-up for a peer
+    /// Frees, on the first idle period, the memory that only the handshake needed. This costs one wake-up for a peer
     /// that stays, and none for a peer that connects, talks and leaves.
     fn settle(&mut self) {
         self.quiet_from = None;

@@ -462,7 +462,8 @@ impl Notification {
     }
 }
 
-/// SCTP_STREAM_RESET_DENIED is 4 and SCTP_STREAM_RESET_FAILED 8, with the same values for the others.
+/// Reads the outcome from the flags: SCTP_STREAM_RESET_DENIED is 4 and SCTP_STREAM_RESET_FAILED 8, with the same values
+/// for the others.
 fn outcome(flags: u16) -> Outcome {
     match flags {
         _ if flags & 4 != 0 => Outcome::Denied,

@@ -285,7 +285,7 @@ impl Batch {
         })?;
         self.filled = count as usize;
         for (payload, header) in self.payloads.iter_mut().zip(&self.headers[..self.filled]) {
-            // SAFETY: the kernel wrote so many bytes of the capacity.
+            // SAFETY: the kernel wrote this many bytes of the capacity.
             unsafe { payload.set_len(header.msg_len as usize) };
         }
         Ok(self.filled)

@@ -204,7 +204,7 @@ pub(crate) fn admit_short_tags(context: &mut SslContextBuilder) {
 /// OpenSSL's own check of the security level.
 static LEVEL: OnceLock<SecurityCallback> = OnceLock::new();
 
-/// Called only by OpenSSL, which passes a cipher for operations on ciphers.
+/// Decides about an operation. Called only by OpenSSL, which passes a cipher for operations on ciphers.
 unsafe extern "C" fn admit_short_tag(
     ssl: *const ffi::SSL,
     context: *const ffi::SSL_CTX,

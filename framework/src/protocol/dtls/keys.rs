@@ -32,7 +32,7 @@ impl Prf {
     }
 }
 
-/// P_hash of RFC 5246 §5.
+/// Computes P_hash of RFC 5246 §5.
 fn p_hash<M: Mac + KeyInit>(secret: &[u8], label: &[u8], seeds: &[&[u8]], out: &mut [u8]) {
     // HMAC takes keys of any length, so this cannot fail.
     let mac = || <M as KeyInit>::new_from_slice(secret).expect("HMAC takes keys of any length");

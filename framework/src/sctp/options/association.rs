@@ -366,7 +366,7 @@ impl Options<'_> {
         self.addresses(SCTP_GET_LOCAL_ADDRS)
     }
 
-    /// `struct sctp_getaddrs { i32 assoc_id; u32 addr_num; u8 addrs[]; }`
+    /// Reads a `struct sctp_getaddrs { i32 assoc_id; u32 addr_num; u8 addrs[]; }`
     fn addresses(&self, name: i32) -> io::Result<Vec<SocketAddr>> {
         // With id 0 the kernel returns the socket's addresses, even if the socket has only one association.
         let id = self.status().map_or(self.id(), |status| status.association.as_raw());

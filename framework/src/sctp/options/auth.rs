@@ -129,7 +129,7 @@ impl Options<'_> {
         self.auth_chunks(SCTP_LOCAL_AUTH_CHUNKS)
     }
 
-    /// `struct sctp_authchunks { i32 assoc_id; u32 number_of_chunks; u8 chunks[]; }`
+    /// Reads a `struct sctp_authchunks { i32 assoc_id; u32 number_of_chunks; u8 chunks[]; }`
     fn auth_chunks(&self, name: i32) -> io::Result<Vec<u8>> {
         let mut buffer = [0; 8 + 256];
         buffer[..4].copy_from_slice(&self.id().to_ne_bytes());

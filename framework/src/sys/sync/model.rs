@@ -1,16 +1,16 @@
-//! What [`sync`](super) is made of where a model runs.
+//! The synchronization types of [`sync`](super) for models.
 //!
-//! shuttle, not loom: the models run the framework's own code, real sockets included, in executions of a thousand
-//! steps. loom goes through all of a model's interleavings, which are too many for that, and takes nothing but its
-//! own types; shuttle goes through some of them, at random from a seed. Its atomics are sequentially consistent,
-//! so an ordering that is too weak is not found.
+//! shuttle, not loom: the models run the framework's own code, including real sockets, in executions of a thousand
+//! steps. loom explores all interleavings of a model, which are too many here, and supports only its own types. shuttle
+//! explores some of them, chosen at random from a seed. Its atomics are sequentially consistent, so an ordering that is
+//! too weak is not found.
 //!
-//! There is no shuttle for crossbeam-channel, so [`channel`] is written here, after that crate's promises. The one
-//! that the [pool](crate::serve::worker::pool) rests on: where `try_send` of a channel without room succeeds, a receiver
-//! that was waiting gets the value, even if its time is over before it has looked.
+//! There is no shuttle for crossbeam-channel, so [`channel`] implements the guarantees of that crate. The
+//! [pool](crate::serve::worker::pool) relies on one of them: if `try_send` succeeds on a channel without room, a
+//! receiver that was waiting gets the value, even if its timeout has passed before it has looked.
 //!
-//! Time: see [`Condvar::wait_until`]. System calls that block are made without blocking, until they are done
-//! ([`poll`]); so a wake-up that is lost shows as an execution that does not come to its end.
+//! Time: see [`Condvar::wait_until`]. Blocking system calls are made without blocking until they complete ([`poll`]),
+//! so a lost wake-up shows as an execution that does not end.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::PoisonError;
@@ -23,20 +23,19 @@ use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 pub(crate) use shuttle::sync::atomic;
 pub(crate) use shuttle::thread;
 
-/// Of the schedules; the environment's SHUTTLE_RANDOM_SEED goes before.
+/// Seed of the schedules, unless the environment variable SHUTTLE_RANDOM_SEED is set.
 const SEED: u64 = 20_260_101;
 
-/// Steps in which every execution comes to its end, a datagram on loopback that takes its time included.
+/// Number of steps within which every execution ends, even if a datagram on loopback is slow.
 const MAX_STEPS: usize = 500_000;
 
-/// OpenSSL and system calls need more than shuttle's own threads.
+/// OpenSSL and system calls need a larger stack than shuttle's default.
 const STACK_SIZE: usize = 256 << 10;
 
-/// A wait that is shorter than this may be over at any step; a longer one never is, because no execution takes so
-/// long.
+/// A wait shorter than this may time out at any step; a longer one never does, because no execution takes that long.
 const LONG: Duration = Duration::from_millis(100);
 
-/// Runs `body` under so many schedules, or PEELOFF_MODEL_RUNS times as many.
+/// Runs `body` under this many schedules, or PEELOFF_MODEL_RUNS times as many.
 #[cfg_attr(not(test), expect(dead_code, reason = "only models run"))]
 pub(crate) fn explore(schedules: usize, body: impl Fn() + Send + Sync + 'static) {
     let times = std::env::var("PEELOFF_MODEL_RUNS").map_or(1, |times| times.parse().expect("a number"));
@@ -48,12 +47,12 @@ pub(crate) fn explore(schedules: usize, body: impl Fn() + Send + Sync + 'static)
     Runner::new(RandomScheduler::new_from_seed(SEED, schedules * times), config).run(body);
 }
 
-/// One of `count` choices, at random.
+/// Returns one of `count` choices, at random.
 pub(crate) fn choose(count: u32) -> u32 {
     thread_rng().gen_range(0..count)
 }
 
-/// Makes a call until it gives something; meanwhile others go on.
+/// Repeats a call until it returns a value; other threads run in between.
 pub(crate) fn poll<T>(mut call: impl FnMut() -> Option<T>) -> T {
     loop {
         if let Some(given) = call() {
@@ -63,16 +62,16 @@ pub(crate) fn poll<T>(mut call: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// As [`thread::spawn`](crate::sys::thread::spawn); the stack is shuttle's.
+/// Starts a thread like [`thread::spawn`](crate::sys::thread::spawn); the size of the stack is shuttle's.
 pub(crate) fn spawn(name: &str, _stack_size: usize, run: Box<dyn FnOnce() + Send>) -> std::io::Result<()> {
     thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
 }
 
-/// As parking_lot's: without poison.
+/// A mutex like parking_lot's, without poisoning.
 #[derive(Default)]
 pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
 
-/// The lock of a [`Mutex`]; it is there until a [`Condvar`] takes it for a moment.
+/// The guard of a [`Mutex`]; a [`Condvar`] takes the inner guard out for a moment.
 pub(crate) struct MutexGuard<'a, T> {
     mutex: &'a Mutex<T>,
     guard: Option<shuttle::sync::MutexGuard<'a, T>>,
@@ -103,11 +102,11 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-/// As parking_lot's.
+/// A condition variable like parking_lot's.
 #[derive(Default)]
 pub(crate) struct Condvar(shuttle::sync::Condvar);
 
-/// Whether the time was over.
+/// Whether the wait timed out.
 pub(crate) struct WaitTimeoutResult(bool);
 
 impl WaitTimeoutResult {
@@ -134,7 +133,8 @@ impl Condvar {
         lock.guard = Some(self.0.wait(guard).unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Waits for a notification where the deadline is far; where it is near, for a step, after which it may be over.
+    /// Waits for a notification if the deadline is far. If it is near, waits for one step, after which the wait may
+    /// time out.
     pub(crate) fn wait_until<T>(&self, lock: &mut MutexGuard<'_, T>, deadline: Instant) -> WaitTimeoutResult {
         if deadline.saturating_duration_since(Instant::now()) >= LONG {
             self.wait(lock);
@@ -147,7 +147,7 @@ impl Condvar {
     }
 }
 
-/// As crossbeam-channel, as far as it is used.
+/// A channel like crossbeam-channel's, as far as the framework uses it.
 pub(crate) mod channel {
     use std::collections::VecDeque;
     use std::sync::Arc;
@@ -165,7 +165,7 @@ pub(crate) mod channel {
     struct State<T> {
         queue: VecDeque<T>,
         room: usize,
-        /// Receivers that wait at this moment.
+        /// The number of receivers that wait at this moment.
         waiting: usize,
         receivers: usize,
         sender: bool,
@@ -175,7 +175,7 @@ pub(crate) mod channel {
 
     pub(crate) struct Receiver<T>(Arc<Channel<T>>);
 
-    /// A channel with so much room; with none, values go to receivers that wait.
+    /// Makes a channel with this much room; without room, values go directly to waiting receivers.
     pub(crate) fn bounded<T>(room: usize) -> (Sender<T>, Receiver<T>) {
         let state = State { queue: VecDeque::new(), room, waiting: 0, receivers: 1, sender: true };
         let channel = Arc::new(Channel { state: Mutex::new(state), changed: Condvar::new() });
@@ -225,7 +225,7 @@ pub(crate) mod channel {
             state.waiting += 1;
             let mut over = false;
             let received = loop {
-                // What was sent because somebody waited is taken, whether the time is over or not.
+                // A value that was sent because a receiver waited is taken even if the timeout has passed.
                 if let Some(value) = state.queue.pop_front() {
                     break Ok(value);
                 }
