@@ -223,6 +223,12 @@ impl Handle {
         giving::give(&self.shared, self.loops.as_ref(), socket)
     }
 
+    /// Returns whether another process has taken the server over. That does not change any more once a
+    /// [`shutdown`](Self::shutdown) has begun: a hand-over that comes later fails.
+    pub fn is_handed_over(&self) -> bool {
+        self.shared.successor.get().is_some()
+    }
+
     /// Passes a descriptor on to the process that takes over the server, if there is one, for example a listener of the
     /// program's own. [`Predecessor::take_descriptor`] returns it there under this name. A second call with the same
     /// name closes the earlier descriptor. The descriptor is closed when the server has been handed over or shuts down.
@@ -245,11 +251,11 @@ impl Handle {
         }
         shared.exports.lock().clear();
         shared.descriptors.lock().clear();
-        let drain = match shared.successor.get() {
-            Some(_) => Drain::Finish,
-            None => Drain::BreakOff,
+        let peers = {
+            let _deciding = shared.deciding.lock();
+            let drain = if self.is_handed_over() { Drain::Finish } else { Drain::BreakOff };
+            shared.registry.drain(drain)
         };
-        let peers = shared.registry.drain(drain);
         let in_time = shared.registry.wait_until_empty(after(grace));
         let late = if in_time { Vec::new() } else { shared.registry.all() };
         for association in &late {

@@ -121,6 +121,7 @@ fn handshakes_that_stay_are_finished_during_the_drain_and_their_peers_are_answer
             let (connecting, release) = stall(&old);
             let (_new, given) = hand_over(&old, |builder| serving.start(builder));
             assert_eq!((given.peers, given.staying), (0, 1), "{url}, {serving:?}: {given:?}");
+            assert!(old.handle().is_handed_over());
             let shutdown = begin_shutdown(&old.handle());
             release();
             let mut peer = connecting.join().unwrap();

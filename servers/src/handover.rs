@@ -11,11 +11,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use peeloff::{HandOverError, HandedOver, Handle, Predecessor, hand_over_sockets, inherited_descriptor};
 use signal_hook::consts::SIGUSR2;
 use socket2::{Domain, SockRef, Type};
@@ -33,6 +35,9 @@ static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
 /// How long a new process that has closed its socket may take to log the reason and to exit.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How long a process that was handed over waits before its end until it can pass a signal on.
+const TOLD: Duration = Duration::from_secs(10);
 
 /// Records the path of this program. If another process has started this one to take its server over, moves the
 /// socket away from standard input and asks the other process what it has. Blocks until it answers, for ten
@@ -69,13 +74,29 @@ fn is_for_a_hand_over(input: &impl AsFd) -> bool {
         && socket.r#type().is_ok_and(|kind| kind == Type::SEQPACKET)
 }
 
-/// Starts a new process and hands the server over to it.
+/// Starts the process that takes the server over, and remembers it.
 pub(crate) struct Successor {
     handle: Handle,
     /// Asks this process to end.
     asked: SyncSender<Asked>,
     /// Options that the new process needs in addition to those of this process.
     more: Vec<String>,
+    fate: Arc<Fate>,
+}
+
+/// Whether the server goes on in another process, and whether it is to end.
+#[derive(Default)]
+struct Fate {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// The process that serves now.
+    serves: Option<Pid>,
+    /// The signal that ends this process.
+    ended_by: Option<i32>,
 }
 
 impl Successor {
@@ -88,7 +109,7 @@ impl Successor {
             format!("{option}={}", socket.address)
         };
         let more = if env::args_os().any(listens) { Vec::new() } else { passed.iter().map(option).collect() };
-        Self { handle, asked, more }
+        Self { handle, asked, more, fate: Arc::default() }
     }
 
     /// Starts the new process and hands the server over to it, on a thread of its own. Once the new process
@@ -103,8 +124,13 @@ impl Successor {
             return;
         }
         let (handle, asked, more) = (self.handle.clone(), self.asked.clone(), self.more.clone());
+        let fate = Arc::clone(&self.fate);
         let run = move || match hand_over(&handle, &more) {
-            Ok((pid, given)) => {
+            Ok((child, given)) => {
+                let pid = child.id();
+                fate.serves(Pid::from_raw(pid.cast_signed()));
+                // It may end before this one does.
+                let _ = thread::Builder::new().name("successor".to_owned()).spawn(move || reap(child));
                 served_by(pid, &given);
                 let _ = asked.send(Asked::End(SIGUSR2));
             }
@@ -113,6 +139,60 @@ impl Successor {
         if let Err(error) = thread::Builder::new().name("hand-over".to_owned()).spawn(run) {
             tracing::error!(%error, "not handed over, everything stays as it was: cannot start a thread for the hand-over");
         }
+    }
+
+    /// This signal ends the server: where a new process has it by now, or is about to, that one ends too.
+    pub(crate) fn end(&self, signal: i32) {
+        self.fate.end(signal);
+    }
+
+    /// Waits until the process that has the server has got the signal that ended this one, for ten seconds at most. For a server
+    /// that [was handed over](Handle::is_handed_over).
+    pub(crate) fn await_signal(&self) {
+        let state = self.fate.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = self.fate.changed.wait_timeout_while(state, TOLD, |state| state.serves.is_none());
+    }
+}
+
+impl Fate {
+    /// The server goes on in this process.
+    fn serves(&self, pid: Pid) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.serves = Some(pid);
+        state.pass_on();
+        self.changed.notify_all();
+    }
+
+    fn end(&self, signal: i32) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.ended_by = Some(signal);
+        state.pass_on();
+    }
+}
+
+impl State {
+    /// Sends the signal on, once there are both.
+    fn pass_on(&self) {
+        let (Some(pid), Some(signal)) = (self.serves, self.ended_by) else { return };
+        tracing::info!(%pid, signal, "the new process, which serves already, is to end as well");
+        let sent = Signal::try_from(signal).and_then(|signal| kill(pid, signal));
+        if let Err(error) = sent {
+            tracing::error!(%pid, %error, "cannot end the new process");
+        }
+    }
+}
+
+/// Waits for the end of the process that serves, and says so where that is none in good order. Blocks.
+fn reap(mut child: Child) {
+    let pid = child.id();
+    match child.wait() {
+        Ok(status) if status.success() => tracing::info!(pid, "the new process has ended"),
+        Ok(status) => tracing::error!(
+            pid,
+            %status,
+            "the new process has ended, and its peers and listeners with it; start the server anew"
+        ),
+        Err(error) => tracing::warn!(pid, %error, "cannot wait for the new process"),
     }
 }
 
@@ -130,18 +210,13 @@ fn served_by(pid: u32, given: &HandedOver) {
     );
 }
 
-fn hand_over(handle: &Handle, more: &[String]) -> Result<(u32, HandedOver), String> {
+fn hand_over(handle: &Handle, more: &[String]) -> Result<(Child, HandedOver), String> {
     let (own, other) =
         hand_over_sockets().map_err(|error| format!("cannot make sockets for the hand-over ({error})"))?;
     let mut child = spawn(other, more).map_err(|error| format!("cannot start the new process ({error})"))?;
     let pid = child.id();
     match handle.hand_over(own) {
-        Ok(given) => {
-            // The new process may end before this one does.
-            let reap = move || child.wait();
-            let _ = thread::Builder::new().name("successor".to_owned()).spawn(reap);
-            Ok((pid, given))
-        }
+        Ok(given) => Ok((child, given)),
         Err(error) => {
             // The new process has nothing to serve. If it ends by itself, it has logged the reason.
             if !(matches!(error, HandOverError::Gone) && ends_by_itself(&mut child)) {

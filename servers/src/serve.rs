@@ -61,6 +61,7 @@ where
     let descriptors = peeloff::raise_fd_limit();
     let passed = systemd::sockets()?;
     let mut builder = listen(builder(args, &plan), args, &passed)?;
+    let takes_over = predecessor.is_some();
     if let Some(predecessor) = predecessor {
         builder = builder.take_over(predecessor);
     }
@@ -68,7 +69,8 @@ where
     let server = started.map_err(|error| config.locate(explain::start(error)))?;
     log_limit(descriptors);
     let handle = server.handle();
-    let answering = admin.map(|admin| admin.serve(handle.clone())).transpose()?;
+    let answering = admin.map(|admin| admin.serve(handle.clone())).transpose();
+    let answering = answering.or_else(|failure| serve_without(failure, takes_over))?;
     let addresses = server.addresses();
     if self_signed.is_some() && addresses.iter().any(|address| address.scheme.is_secure()) {
         warn_of_self_signed();
@@ -80,7 +82,7 @@ where
     let mut running = Running::new(config, self_signed, keyring, handle.clone());
     running.warn_of_expiry();
     running.args().credentials.algorithms.warn();
-    let _watchdog = Watchdog::start(handle.clone())?;
+    let _watchdog = Watchdog::start(handle.clone()).or_else(|failure| serve_without(failure, takes_over))?;
     systemd::ready();
     let successor = Successor::new(handle.clone(), ask, &passed);
     let signal = wait(&asked, &successor, &mut running);
@@ -94,16 +96,29 @@ where
     });
     // After SIGUSR2 the service goes on, in another process.
     if signal != SIGUSR2 {
+        successor.end(signal);
         systemd::stopping();
     }
     let (grace, peers) = (running.args().timeouts.drain_timeout, handle.stats().peers);
     tracing::info!(signal, %grace, peers, "shutting down");
     let report = handle.shutdown(grace.0);
+    if signal != SIGUSR2 && handle.is_handed_over() {
+        successor.await_signal();
+    }
     log_stats(&handle.stats());
     let ShutdownReport { peers, finished, stopped, abandoned, .. } = report;
     tracing::info!(peers, finished, stopped, abandoned, "ended");
     drop(answering);
     Ok(0)
+}
+
+/// Says what a server that another process has let go of serves without, because it is the only one by then. Others do not start.
+fn serve_without<T>(failure: Failure, takes_over: bool) -> Result<Option<T>, Failure> {
+    if !takes_over {
+        return Err(failure);
+    }
+    tracing::error!("{failure}; serving without it");
+    Ok(None)
 }
 
 /// A builder with what the options say, but for where to listen.

@@ -153,6 +153,73 @@ fn peers_and_connections_go_on_in_the_new_process_and_the_old_one_ends() {
     assert_eq!(server.wait().code, Some(0));
 }
 
+/// The only child of a process.
+fn child_of(pid: u32) -> u32 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let children = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")).unwrap());
+    children.collect::<String>().trim().parse().unwrap()
+}
+
+/// Fills the queue of a socket, so that the next who sends to it has to wait.
+fn fill(path: &str) {
+    let sender = UnixDatagram::unbound().unwrap();
+    sender.set_nonblocking(true).unwrap();
+    while sender.send_to(b"FILL=1", path).is_ok() {}
+}
+
+#[test]
+fn a_signal_that_ends_the_old_process_before_it_can_say_so_ends_the_new_one_too() {
+    let files = Directory::new("passed-on");
+    let path = files.path("notify");
+    let notify = UnixDatagram::bind(&path).unwrap();
+    notify.set_read_timeout(Some(DEADLINE)).unwrap();
+    let listen = ["--serve=loops", "--listen=dtls://127.0.0.1:0", "--drain-timeout=1s"];
+    let mut server = Program::start_in([("NOTIFY_SOCKET", &path)], ECHO, &listen);
+    let address = server.address();
+    // It is ready.
+    assert!(notify.recv(&mut [0; 64]).is_ok());
+    fill(&path);
+    server.signal("USR2");
+    // The new process serves, and the old one waits for room to tell systemd so.
+    assert_eq!(server.address(), address);
+    let _successor = Successor(child_of(server.id()));
+    server.signal("TERM");
+    server.stderr_line("is to end as well");
+    // Now both can tell what they have to.
+    let last = b"LAST=1";
+    let hear = thread::spawn(move || {
+        let mut message = [0; 64];
+        while notify.recv(&mut message).is_ok_and(|len| &message[..len] != last) {}
+    });
+    let ended = server.wait();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(ended.stderr.matches(" ended peers=").count(), 2, "{}", ended.stderr);
+    UnixDatagram::unbound().unwrap().send_to(last, &path).unwrap();
+    hear.join().unwrap();
+}
+
+#[test]
+fn the_old_process_says_that_the_new_one_has_ended_while_it_drains() {
+    let files = Directory::new("dies");
+    let admin = files.path("admin.sock");
+    let watched = format!("--admin=unix:{admin}");
+    let listen = ["--listen=tls://127.0.0.1:0", "--drain-timeout=1m", "--handshake-timeout=1m", &watched];
+    let mut server = Program::start(ECHO, &listen);
+    let address = server.address();
+    // A handshake that stays and is not finished.
+    let _stalled = TcpStream::connect(("127.0.0.1", port_of(&address))).unwrap();
+    let give_up = Instant::now() + DEADLINE;
+    let begun = |line: &str| line.starts_with("peeloff_half_open{") && line.ends_with(" 1");
+    while !ask(&admin, "/metrics").lines().any(begun) {
+        assert!(Instant::now() < give_up);
+        thread::yield_now();
+    }
+    let successor = Successor::of(&mut server);
+    successor.signal("KILL");
+    let line = server.stderr_line("has ended, and its peers and listeners with it");
+    assert!(line.contains("signal: 9"), "{line}");
+}
+
 #[test]
 fn the_new_process_is_of_the_file_that_has_the_name_now() {
     let files = Directory::new("upgrade");

@@ -82,6 +82,8 @@ pub(crate) struct Shared {
     pub(crate) descriptors: Mutex<HashMap<String, OwnedFd>>,
     /// Locked while the server is handed over.
     pub(crate) giving: parking_lot::Mutex<()>,
+    /// Locked while a shutdown begins, and while the other process is told to serve: either comes first.
+    pub(crate) deciding: parking_lot::Mutex<()>,
     /// To the process that this one has taken the server from, and to the one that has taken it from this one.
     pub(crate) predecessor: OnceLock<Arc<Relay>>,
     pub(crate) successor: OnceLock<Arc<Relay>>,

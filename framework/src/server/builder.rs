@@ -497,6 +497,7 @@ impl ServerBuilder {
             exports: Mutex::new(exports),
             descriptors: Mutex::default(),
             giving: parking_lot::Mutex::default(),
+            deciding: parking_lot::Mutex::default(),
             predecessor: OnceLock::new(),
             successor: OnceLock::new(),
             done: Done { report: Mutex::default(), changed: Condvar::new(), stopped },

@@ -256,16 +256,18 @@ impl<'a> Standing<'a> {
                 channel.send(out, &[], STEP)?;
             }
         }
-        // Whoever ends the server before this ends it here, and not in a process that nobody knows of.
+        // A shutdown that begins before this ends the server here, and not in a process that nobody knows of.
+        let deciding = self.shared.deciding.lock();
         if is_ending(self.shared) {
             return Err(HandOverError::Busy);
         }
         out.clear();
         out.u8(frame::GO);
         channel.send(out, &[], STEP)?;
-        let peers = std::mem::take(&mut self.given);
         let relay = Arc::new(Relay::new(Arc::new(channel)));
         let _ = self.shared.successor.set(Arc::clone(&relay));
+        drop(deciding);
+        let peers = std::mem::take(&mut self.given);
         self.shared.exports.lock().clear();
         self.shared.descriptors.lock().clear();
         if let Some(loops) = self.loops {
