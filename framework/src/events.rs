@@ -205,8 +205,8 @@ pub trait PeerEvents: Send + Sync + 'static {
     }
 
     /// Receives the state back after the association has ended for `reason`; nothing can be sent to the peer any more.
-    /// The peer's addresses are already free: a new association from the same address may have opened, and
-    /// [`Handle::shutdown`](crate::Handle::shutdown) may have returned.
+    /// The peer's addresses are already free: a new association from the same address may have opened.
+    /// [`Handle::shutdown`](crate::Handle::shutdown) waits for this call, until its grace period is over.
     fn close(&self, state: Self::State, peer: &Sender, reason: EndReason) {
         let _ = (state, peer, reason);
     }

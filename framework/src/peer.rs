@@ -122,6 +122,12 @@ pub(crate) trait Home: Send + Sync {
 
     /// Notes that the association has ended, and that its socket has been closed or passed on.
     fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Leftover>);
+
+    /// The handler of a peer goes on although its association is about to be over; [`returned`](Self::returned) follows.
+    fn outlives(&self);
+
+    /// That handler has returned.
+    fn returned(&self);
 }
 
 /// What an association passes to its successor.
@@ -432,11 +438,13 @@ impl Peer {
         if matches!(reason, EndReason::TooSlow | EndReason::MessageRefused { .. } | EndReason::Unreachable) {
             log_limited!(info, peer = %self.peer_address(), %reason, "ended an association");
         }
-        if let Some(home) = self.home.take() {
+        if let Some(home) = &self.home {
             let silent = self.association.received.load(Ordering::Relaxed) == 0;
             if silent && matches!(reason, EndReason::NoFirstMessage | EndReason::FrameTimedOut) {
                 audit::silent(&self.association, reason);
             }
+            // Before the association is forgotten, so that a shutdown sees one or the other.
+            home.outlives();
             home.left(&self.association, reason, leftover);
         }
     }
@@ -448,6 +456,7 @@ impl Drop for Peer {
     fn drop(&mut self) {
         self.finish();
         self.cut_farewell();
+        self.home.iter().for_each(|home| home.returned());
     }
 }
 

@@ -239,9 +239,10 @@ impl Handle {
     /// Shuts the server down. It accepts no new peers; every handler's `recv` returns `Ok(None)` once its peer is
     /// quiet, and the handler may finish within `grace`. After that all remaining associations are ended. Handshakes
     /// under way end at once, except those that a [hand-over](Self::hand_over) has left here. DTLS and TLS peers
-    /// receive a close_notify. The ports are free when this returns. A
-    /// [`PeerEvents::close`](crate::PeerEvents::close), or code that handlers run after the end of their peer, may
-    /// still run. Blocks for at most `grace` and two seconds. A second call waits for the first.
+    /// receive a close_notify. When this returns the ports are free, and all handlers and callbacks have returned,
+    /// [`PeerEvents::close`](crate::PeerEvents::close) among them, except those that [`ShutdownReport::abandoned`]
+    /// counts. Blocks for at most `grace` and two seconds. If a handler or callback calls this, it is waited for as
+    /// well. A second call waits for the first.
     pub fn shutdown(&self, grace: Duration) -> ShutdownReport {
         let began = Instant::now();
         let shared = &self.shared;
@@ -295,7 +296,7 @@ impl Handle {
             session.begin_end(&EndReason::Shutdown, patience, Instant::now());
         }
         ending.iter_mut().for_each(Session::await_end);
-        stuck.len()
+        stuck.len() + self.shared.registry.outliving()
     }
 }
 

@@ -17,7 +17,7 @@ use crate::net::attention::{Parcel, signal};
 use crate::observe::{ByListener, Stats};
 use crate::protocol::dtls::session::Move;
 use crate::protocol::stream::proxy::Ends;
-use crate::sys::sync::atomic::{AtomicU64, Ordering};
+use crate::sys::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sys::sync::{Condvar, Mutex};
 
 /// A handshake younger than this is not evicted: an honest one has time for a retransmission. Models do not wait.
@@ -28,6 +28,9 @@ const EVICTION_AGE: Duration = Duration::from_secs(if cfg!(shuttle) { 0 } else {
 pub(crate) struct Registry {
     table: Mutex<Table>,
     emptied: Condvar,
+    /// Handlers that go on although the association of their peer is forgotten.
+    outliving: AtomicUsize,
+    drains: AtomicBool,
 }
 
 struct Table {
@@ -64,6 +67,8 @@ impl Registry {
                 draining: None,
             }),
             emptied: Condvar::new(),
+            outliving: AtomicUsize::new(0),
+            drains: AtomicBool::new(false),
         }
     }
 
@@ -292,6 +297,7 @@ impl Registry {
         let associations = {
             let mut table = self.table.lock();
             table.draining = Some(drain);
+            self.drains.store(true, Ordering::SeqCst);
             let signals = |association: &Arc<Association>| {
                 (Arc::clone(association), table.drain_signal(drain, association))
             };
@@ -317,13 +323,33 @@ impl Registry {
         self.table.lock().associations.iter().cloned().collect()
     }
 
-    /// Waits until there is no association any more, and none that is booked and still comes; `false` if there
+    /// A handler goes on after [`remove`](Self::remove), which follows, until [`returned`](Self::returned).
+    pub(crate) fn outlives(&self) {
+        self.outliving.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Such a handler has returned.
+    pub(crate) fn returned(&self) {
+        if self.outliving.fetch_sub(1, Ordering::SeqCst) == 1 && self.drains.load(Ordering::SeqCst) {
+            // Under the lock, so that whoever is about to wait hears it.
+            let _table = self.table.lock();
+            self.emptied.notify_all();
+        }
+    }
+
+    /// Returns how many handlers go on although their peers are gone.
+    pub(crate) fn outliving(&self) -> usize {
+        self.outliving.load(Ordering::SeqCst)
+    }
+
+    /// Waits until there is no association any more, none that is booked and still comes, and no handler of one. `false`: there
     /// is one at `deadline`.
     pub(crate) fn wait_until_empty(&self, deadline: Instant) -> bool {
         let mut table = self.table.lock();
-        while !table.nobody_is_booked() {
+        let is_empty = |table: &Table| table.nobody_is_booked() && self.outliving() == 0;
+        while !is_empty(&table) {
             if self.emptied.wait_until(&mut table, deadline).timed_out() {
-                return table.nobody_is_booked();
+                return is_empty(&table);
             }
         }
         true

@@ -213,6 +213,14 @@ impl Home for Shared {
         self.registry.follow(association, moved)
     }
 
+    fn outlives(&self) {
+        self.registry.outlives();
+    }
+
+    fn returned(&self) {
+        self.registry.returned();
+    }
+
     fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Leftover>) {
         self.part(association, reason, leftover).into_iter().for_each(|stray| self.take(stray));
     }
@@ -228,7 +236,7 @@ pub struct ShutdownReport {
     pub finished: usize,
     /// How many were ended when it was over.
     pub stopped: usize,
-    /// Of these, how many had a handler that did not return: their threads are left behind.
+    /// How many handlers did not return, of these peers and of some that had ended: their threads are left behind.
     pub abandoned: usize,
     /// How long it took.
     pub took: Duration,

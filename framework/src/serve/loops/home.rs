@@ -34,6 +34,14 @@ impl Home for LoopHome {
         follows
     }
 
+    fn outlives(&self) {
+        self.shared.outlives();
+    }
+
+    fn returned(&self) {
+        self.shared.returned();
+    }
+
     fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Leftover>) {
         let token = Token::of(association);
         let strays = self.shared.part(association, reason, leftover);
