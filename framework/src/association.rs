@@ -22,7 +22,7 @@ use crate::proof::{self, Proof, Traffic};
 use crate::protocol::exporter::RefusedExport;
 use crate::protocol::stream::proxy::Ends;
 use crate::sys::sync::Mutex;
-use crate::sys::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sys::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::tls::Facts;
 
 /// Identifies an association; unique in this process and never reused.
@@ -56,6 +56,8 @@ pub(crate) struct Association {
     pub(crate) scheme: Scheme,
     pub(crate) local: SocketAddr,
     pub(crate) peer: SocketAddr,
+    /// The place of the association among those of its server.
+    pub(crate) place: AtomicU32,
     /// The counters of its listener.
     pub(crate) counters: Arc<Counters>,
     /// The clock of its deadlines.
@@ -137,6 +139,7 @@ impl Association {
             scheme,
             local,
             peer,
+            place: AtomicU32::new(0),
             counters,
             clock: Clock::default(),
             opened: Instant::now(),

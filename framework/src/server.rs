@@ -111,9 +111,9 @@ impl Handle {
         all
     }
 
-    /// Returns all measurements of the server, for a monitoring system. It reads each peer's counters under the lock
-    /// that admission needs, which takes one millisecond for about ten thousand peers; so do not call it more than once
-    /// a second.
+    /// Returns all measurements of the server, for a monitoring system. It reads each peer's counters, which takes one
+    /// millisecond for about ten thousand peers, under the lock that admission needs. A thread that waits for that lock
+    /// gets it after every 256 peers, some 30 µs.
     pub fn metrics(&self) -> Metrics {
         let shared = &self.shared;
         let numbers = shared.registry.stats(&shared.by_listener);

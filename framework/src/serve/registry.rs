@@ -1,5 +1,6 @@
 //! The live associations by their addresses, and the books that admission is decided by.
 
+mod census;
 #[cfg(all(test, shuttle))]
 mod model;
 mod places;
@@ -9,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use self::census::Census;
 use self::places::{Key, Places};
 use crate::admission::{Ledger, Limits, Refusal};
 use crate::association::{Association, AssociationId};
@@ -18,7 +20,7 @@ use crate::observe::{ByListener, Stats};
 use crate::protocol::dtls::session::Move;
 use crate::protocol::stream::proxy::Ends;
 use crate::sys::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use crate::sys::sync::{Condvar, Mutex};
+use crate::sys::sync::{Condvar, Mutex, give_way};
 
 /// A handshake younger than this is not evicted: an honest one has time for a retransmission. Models do not wait.
 const EVICTION_AGE: Duration = Duration::from_secs(if cfg!(shuttle) { 0 } else { 2 });
@@ -27,6 +29,8 @@ const EVICTION_AGE: Duration = Duration::from_secs(if cfg!(shuttle) { 0 } else {
 /// other than a wake-up.
 pub(crate) struct Registry {
     table: Mutex<Table>,
+    /// Locked while the numbers of all peers are added up; before `table`, and by no thread that serves peers.
+    counting: Mutex<()>,
     emptied: Condvar,
     /// Handlers that go on although the association of their peer is forgotten.
     outliving: AtomicUsize,
@@ -35,6 +39,7 @@ pub(crate) struct Registry {
 
 struct Table {
     associations: Places,
+    census: Census,
     /// Those of DTLS that have a connection ID, by that.
     connection_ids: HashMap<Box<[u8]>, Arc<Association>>,
     ledger: Ledger,
@@ -60,12 +65,14 @@ impl Registry {
         Self {
             table: Mutex::new(Table {
                 associations: Places::default(),
+                census: Census::default(),
                 connection_ids: HashMap::new(),
                 ledger: Ledger::new(limits, key),
                 half_open: VecDeque::new(),
                 awaiting_header: HashMap::new(),
                 draining: None,
             }),
+            counting: Mutex::new(()),
             emptied: Condvar::new(),
             outliving: AtomicUsize::new(0),
             drains: AtomicBool::new(false),
@@ -261,12 +268,16 @@ impl Registry {
     /// meanwhile.
     pub(crate) fn remove(&self, association: &Association, reason: &EndReason) -> VecDeque<Parcel> {
         let mut table = self.table.lock();
+        let is_there = table.associations.has(association);
+        if is_there {
+            table.census.remove(association);
+        }
         table.end_handshake(association);
         table.forget_header(association);
         let counters = &association.counters;
         counters.count_end(reason);
         let left = association.attention.close_inbox();
-        if table.associations.has(association) {
+        if is_there {
             let key = table.associations.key_of(association);
             table.associations.remove(&key);
             table.connection_ids.remove(&association.connection_id);
@@ -360,29 +371,21 @@ impl Registry {
         self.table.lock().ledger.set_limits(limits);
     }
 
-    /// The numbers of each listener, with what only the registry knows. They are read under its lock, for
-    /// [`remove`](Self::remove) counts under it.
+    /// Returns the numbers of each listener, with what only the registry knows. They are added up under its lock, under which
+    /// [`remove`](Self::remove) counts, but in parts: whoever waits for the lock meanwhile gets it in between.
     pub(crate) fn stats(&self, listeners: &ByListener) -> Vec<Stats> {
-        let table = self.table.lock();
-        let mut all: Vec<Stats> = listeners.iter().map(|(_, counters)| counters.snapshot()).collect();
-        let place = |association: &Association| {
-            listeners.iter().position(|(_, counters)| Arc::ptr_eq(counters, &association.counters))
+        let _counting = self.counting.lock();
+        let mut table = self.table.lock();
+        table.census.begin(listeners);
+        let mut all = loop {
+            if let Some(all) = table.census.go_on() {
+                break all;
+            }
+            give_way(&mut table);
         };
-        let read = |number: &AtomicU64, carried: u64| number.load(Ordering::Relaxed).saturating_sub(carried);
-        for association in table.associations.iter() {
-            let Some(place) = place(association) else { continue };
-            let stats = &mut all[place];
-            stats.peers += 1;
-            stats.half_open += u64::from(association.attention.half_open.load(Ordering::Acquire));
-            let [received, received_bytes, sent, sent_bytes, dropped] = association.carried();
-            stats.messages_received += read(&association.received, received);
-            stats.messages_sent += read(&association.sent, sent);
-            stats.messages_dropped += read(&association.dropped, dropped);
-            stats.received_bytes += read(&association.received_bytes, received_bytes);
-            stats.sent_bytes += read(&association.sent_bytes, sent_bytes);
-        }
         for association in table.awaiting_header.values().flat_map(BTreeMap::values) {
-            if let Some(place) = place(association) {
+            let mut counters = listeners.iter().map(|(_, counters)| counters);
+            if let Some(place) = counters.position(|counters| Arc::ptr_eq(counters, &association.counters)) {
                 all[place].awaiting_header += 1;
             }
         }
@@ -413,6 +416,7 @@ impl Table {
         if !self.associations.insert(key, Arc::clone(association)) {
             return false;
         }
+        self.census.insert(association);
         let cid = &association.connection_id;
         if !cid.is_empty() {
             self.connection_ids.insert(cid.clone(), Arc::clone(association));

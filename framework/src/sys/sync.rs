@@ -21,9 +21,14 @@ mod real {
     pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard};
 
     pub(crate) use crate::sys::thread::spawn;
+
+    /// Lets a thread that waits for the lock have it, if there is one, and waits until it is done.
+    pub(crate) fn give_way<T>(lock: &mut MutexGuard<'_, T>) {
+        MutexGuard::bump(lock);
+    }
 }
 
 #[cfg(shuttle)]
-pub(crate) use self::model::{Condvar, Mutex, MutexGuard, atomic, channel, spawn, thread};
+pub(crate) use self::model::{Condvar, Mutex, MutexGuard, atomic, channel, give_way, spawn, thread};
 #[cfg(not(shuttle))]
-pub(crate) use self::real::{Condvar, Mutex, MutexGuard, atomic, channel, spawn, thread};
+pub(crate) use self::real::{Condvar, Mutex, MutexGuard, atomic, channel, give_way, spawn, thread};

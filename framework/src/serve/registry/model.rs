@@ -274,3 +274,39 @@ fn a_peer_whose_handshake_is_complete_before_a_drain_breaks_it_off_is_drained_an
         assert_empty(&world);
     });
 }
+
+#[test]
+fn what_is_counted_never_shrinks_while_peers_come_talk_and_go() {
+    const PEERS: u16 = 3;
+    explore(2000, || {
+        let world = world(Limits::UNLIMITED);
+        let mut threads: Vec<_> = (0..PEERS)
+            .map(|number| {
+                spawn(&world, move |(registry, listeners)| {
+                    let (local, mut peer) = addresses();
+                    peer.set_port(number + 10);
+                    registry.book(local, peer, true).unwrap();
+                    let counters = Arc::clone(listeners.of_udp(local));
+                    let association = Arc::new(Association::new(Scheme::Udp, local, peer, counters));
+                    assert!(registry.insert(&association));
+                    association.count_received(1);
+                    registry.remove(&association, &EndReason::ClosedByUs);
+                })
+            })
+            .collect();
+        threads.push(spawn(&world, |(registry, listeners)| {
+            let mut before = 0;
+            for _ in 0..3 {
+                let received: u64 =
+                    registry.stats(listeners).iter().map(|stats| stats.messages_received).sum();
+                assert!(before <= received && received <= u64::from(PEERS));
+                before = received;
+            }
+        }));
+        join(threads);
+        let (registry, listeners) = &*world;
+        let received: u64 = registry.stats(listeners).iter().map(|stats| stats.messages_received).sum();
+        assert_eq!(received, u64::from(PEERS));
+        assert_empty(&world);
+    });
+}

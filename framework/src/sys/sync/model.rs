@@ -102,6 +102,13 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
+/// Lets others have the lock.
+pub(crate) fn give_way<T>(lock: &mut MutexGuard<'_, T>) {
+    lock.guard = None;
+    thread::yield_now();
+    lock.guard = lock.mutex.lock().guard;
+}
+
 /// A condition variable like parking_lot's.
 #[derive(Default)]
 pub(crate) struct Condvar(shuttle::sync::Condvar);
