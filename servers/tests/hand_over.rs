@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Instant;
 
 use member::{Member, client};
-use peeloff::Peer;
+use peeloff::{Client, Peer};
 use support::{CHAT, DEADLINE, Directory, ECHO, Program};
 
 /// A process that has taken a server over; dropping it kills the process.
@@ -431,4 +431,23 @@ fn systemd_is_told_of_the_new_process_which_has_its_sockets() {
     successor.signal("TERM");
     hear("STOPPING=1");
     assert_eq!(server.wait().code, Some(0));
+}
+
+#[test]
+#[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
+fn a_listener_of_sctp_goes_to_the_new_process_and_associations_stay() {
+    for serve in ["--serve=loops", "--serve=threads"] {
+        let mut server = Program::start(ECHO, &[serve, "--listen=sctp://127.0.0.1:0"]);
+        let address = server.address();
+        let mut stays = Client::builder().timeout(DEADLINE).connect(&*address).unwrap();
+        exchange(&mut stays, b"before");
+        let successor = Successor::of(&mut server);
+        // The echo is done with a peer that is quiet.
+        assert_eq!(stays.recv_timeout(&mut [0; 8], DEADLINE).unwrap(), None, "{serve}");
+        server.stderr_line(" ended peers=1 finished=1");
+        let mut comes = Client::builder().timeout(DEADLINE).connect(&*address).unwrap();
+        exchange(&mut comes, b"a newcomer");
+        successor.signal("TERM");
+        assert_eq!(server.wait().code, Some(0), "{serve}");
+    }
 }
