@@ -33,6 +33,9 @@ const VARIABLE: &str = "PEELOFF_TAKE_OVER";
 /// The path of this program. After a newer file has replaced it, the kernel no longer reports this path.
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
+/// Texts for the new process, which gets them through its environment: names and values.
+static BEQUEST: Mutex<Vec<(&str, String)>> = Mutex::new(Vec::new());
+
 /// How long a new process that has closed its socket may take to log the reason and to exit.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -51,7 +54,7 @@ pub(crate) fn inherited() -> Result<Option<Predecessor>, Failure> {
     if let Ok(path) = env::current_exe() {
         PROGRAM.get_or_init(|| path);
     }
-    if env::var_os(VARIABLE).is_none() || !is_for_a_hand_over(&io::stdin()) {
+    if !is_successor() {
         return Ok(None);
     }
     let taken = inherited_descriptor(0).and_then(|socket| {
@@ -63,6 +66,26 @@ pub(crate) fn inherited() -> Result<Option<Predecessor>, Failure> {
     })?;
     let predecessor = Predecessor::ask(socket);
     predecessor.map(Some).map_err(|error| explain::start(error.into()))
+}
+
+/// Returns whether another process has started this one to take its server over. Returns false once
+/// [`inherited`] has taken the socket.
+pub(crate) fn is_successor() -> bool {
+    env::var_os(VARIABLE).is_some() && is_for_a_hand_over(&io::stdin())
+}
+
+/// Returns the text that the previous process has passed under a name. Returns none if there is none, and after
+/// [`inherited`].
+pub(crate) fn inherited_text(name: &str) -> Option<String> {
+    is_successor().then(|| env::var(name).ok()).flatten()
+}
+
+/// Passes a text to the process that takes over from this one. The text is in the environment of that process,
+/// so it must not be secret.
+pub(crate) fn bequeath(name: &'static str, text: String) {
+    let mut bequest = BEQUEST.lock().unwrap_or_else(PoisonError::into_inner);
+    bequest.retain(|(known, _)| *known != name);
+    bequest.push((name, text));
 }
 
 /// Returns whether this is the socket of a hand-over. A program that inherits the environment of a server has
@@ -247,5 +270,12 @@ fn spawn(socket: OwnedFd, more: &[String]) -> io::Result<Child> {
     for name in ["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
         command.env_remove(name);
     }
-    command.args(env::args_os().skip(1)).args(more).env(VARIABLE, "1").stdin(Stdio::from(socket)).spawn()
+    let bequest = BEQUEST.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    command
+        .envs(bequest)
+        .args(env::args_os().skip(1))
+        .args(more)
+        .env(VARIABLE, "1")
+        .stdin(Stdio::from(socket))
+        .spawn()
 }

@@ -2,13 +2,16 @@
 
 #[path = "support/member.rs"]
 mod member;
+#[path = "support/successor.rs"]
+mod successor;
 mod support;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use member::Member;
-use support::{DEADLINE, Directory, Program, start_chat};
+use successor::Successor;
+use support::{CHAT, DEADLINE, Directory, Program, start_chat};
 
 /// The Redis of one test, on a Unix socket.
 struct Redis {
@@ -220,6 +223,47 @@ fn the_members_of_a_process_that_crashes_or_ends_leave() {
     west.signal("TERM");
     assert_eq!(bob.expect("* carol@west left"), "* carol@west left lobby");
     assert_eq!(west.wait().code, Some(0));
+}
+
+#[test]
+fn nobody_hears_that_members_left_whom_a_new_process_took_over() {
+    let files = Directory::new("redis-handed");
+    let mut redis = Redis::at(&files);
+    redis.start();
+    let (_south, at_south) = start(&redis, "south");
+    let mut bob = Member::come_as("bob", &at_south[0]);
+    // The name that a process has by default has its number, which its members keep after a hand-over.
+    for origin in [&["--origin=north"][..], &[]] {
+        let listen = ["--listen=dtls://127.0.0.1:0", "--listen=tls://127.0.0.1:0", "--drain-timeout=1s"];
+        let shared = format!("--redis={}", redis.url);
+        let mut north = Program::start(CHAT, &[&listen, origin, &[&*shared]].concat());
+        let at_north: Vec<String> = (0..2).map(|_| north.address()).collect();
+        north.stderr_line("other hosts are in reach");
+        let mut alice = Member::come_as("alice", &at_north[0]);
+        let mut carol = Member::come_as("carol", &at_north[1]);
+        alice.write("hello");
+        let hello = bob.expect("[lobby] alice@");
+        let origin =
+            hello.strip_prefix("[lobby] alice@").unwrap().strip_suffix(": hello").unwrap().to_owned();
+        sees(&mut bob, &format!("carol@{origin}"));
+        let successor = Successor::of(&mut north);
+        // TLS stays in the old process, which ends.
+        carol.expect("* the server shuts down");
+        assert_eq!(bob.line(), format!("* carol@{origin} left lobby"));
+        north.wait_for_exit();
+        sees(&mut alice, "bob@south");
+        alice.write("/who");
+        assert_eq!(alice.expect("= lobby:"), "= lobby: alice bob@south");
+        alice.write("still here");
+        assert_eq!(bob.line(), format!("[lobby] alice@{origin}: still here"));
+        bob.write("/who");
+        assert_eq!(bob.line(), format!("= lobby: bob alice@{origin}"));
+        alice.write("/quit");
+        assert_eq!(bob.line(), format!("* alice@{origin} left lobby"));
+        successor.signal("TERM");
+        let log = north.wait().stderr;
+        assert!(!log.contains("another process has the same name"), "{log}");
+    }
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 #[path = "support/member.rs"]
 mod member;
+#[path = "support/successor.rs"]
+mod successor;
 mod support;
 
 use std::fs;
@@ -16,35 +18,8 @@ use std::time::Instant;
 
 use member::{Member, client};
 use peeloff::{Client, Peer};
-use support::{CHAT, DEADLINE, Directory, ECHO, Program};
-
-/// A process that has taken a server over; dropping it kills the process.
-struct Successor(u32);
-
-impl Successor {
-    /// Starts a hand-over, and waits until the new process serves.
-    fn of(server: &mut Program) -> Self {
-        server.signal("USR2");
-        Self::read(server)
-    }
-
-    fn read(server: &mut Program) -> Self {
-        let line = server.stderr_line("a new process serves");
-        let pid = line.split("pid=").nth(1).and_then(|rest| rest.split_whitespace().next());
-        Self(pid.unwrap_or_else(|| panic!("{line:?}")).parse().unwrap())
-    }
-
-    fn signal(&self, name: &str) {
-        shell(&format!("kill -{name} {}", self.0));
-    }
-}
-
-impl Drop for Successor {
-    fn drop(&mut self) {
-        // This fails if the process has ended.
-        let _ = Command::new("kill").args(["-KILL", &self.0.to_string()]).output();
-    }
-}
+use successor::Successor;
+use support::{CHAT, DEADLINE, Directory, ECHO, Program, shell};
 
 /// Returns the answer of a metrics endpoint.
 fn ask(socket: &str, path: &str) -> String {
@@ -65,12 +40,6 @@ fn exchange(peer: &mut Peer, message: &[u8]) {
     peer.send(message).unwrap();
     assert_eq!(peer.recv_timeout(&mut answer, DEADLINE).unwrap(), Some(message.len()));
     assert_eq!(&answer[..message.len()], message);
-}
-
-/// Runs a command. Another process writes the program file: if this process had it open for writing while another
-/// test starts a program, the file could not be started (ETXTBSY).
-fn shell(command: &str) {
-    assert!(Command::new("sh").args(["-c", command]).status().unwrap().success(), "{command}");
 }
 
 /// Copies the echo server to this path.

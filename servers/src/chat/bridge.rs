@@ -193,10 +193,10 @@ impl<O: Outlet> Carrier<O> {
                 Err(RecvTimeoutError::Disconnected) => ends = true,
             }
             if ends {
-                news.push(News::Bye);
+                news.extend(self.hub.farewell());
             }
             // There are no rosters where nobody is.
-            if news.is_empty() {
+            if news.is_empty() && !ends {
                 continue;
             }
             let attempt = self.state.lock().attempt();

@@ -1,11 +1,12 @@
 //! What processes tell each other: one text per bulletin, its fields between tabs. Pure.
 //!
-//! `1 ⇥ ORIGIN ⇥ INSTANCE ⇥ KIND ⇥ FIELDS…`: the version of this form, the name of the process, a
-//! number that it drew when it started (so that it knows its own bulletins), and what it tells. No field
+//! `1 ⇥ ORIGIN ⇥ INSTANCE ⇥ KIND ⇥ FIELDS…`: the version of this form, the name of the process, its
+//! number (so that it knows its own bulletins, and others know a hand-over), and what it tells. No field
 //! can hold a tab, because names and texts have no control characters. What comes is checked as what
 //! peers write: whoever can write to the Redis is not trusted more than they are.
 
 use crate::chat::command::LONGEST_ORIGIN;
+use crate::chat::instance::Instance;
 use crate::chat::name::{Name, RoomName};
 use crate::chat::text::{Lengths, clean};
 
@@ -19,8 +20,8 @@ pub const ROSTER_NAMES: usize = 100;
 pub struct Bulletin {
     /// The name of the process.
     pub origin: Name,
-    /// The number that it drew at its start.
-    pub instance: u64,
+    /// Its number.
+    pub instance: Instance,
     /// What it tells.
     pub news: News,
 }
@@ -89,7 +90,7 @@ pub enum News {
     Hello,
     /// A process is there; this also tells itself that Redis still hands on what it publishes.
     Alive,
-    /// A process ends: all its members are gone.
+    /// A process ends: the members whom it confirmed last are gone.
     Bye,
 }
 
@@ -113,7 +114,7 @@ impl Bulletin {
     /// The text.
     pub fn write(&self) -> String {
         let Self { origin, instance, news } = self;
-        let head = format!("{VERSION}\t{origin}\t{instance:016x}\t");
+        let head = format!("{VERSION}\t{origin}\t{instance}\t");
         let tail = match news {
             News::Said { room, name, text } => format!("said\t{room}\t{name}\t{text}"),
             News::Done { room, name, text } => format!("done\t{room}\t{name}\t{text}"),
@@ -149,7 +150,7 @@ impl Bulletin {
             return None;
         }
         let origin = Name::parse(fields.next()?, LONGEST_ORIGIN).ok()?;
-        let instance = u64::from_str_radix(fields.next()?, 16).ok()?;
+        let instance = fields.next()?.parse().ok()?;
         let kind = fields.next()?;
         let fields: Vec<&str> = fields.take(ROSTER_NAMES + 2).collect();
         let news = match (kind, fields.as_slice()) {
@@ -209,7 +210,9 @@ mod tests {
             News::Alive,
             News::Bye,
         ];
-        news.into_iter().map(|news| Bulletin { origin: name("north"), instance: 0x1f, news }).collect()
+        news.into_iter()
+            .map(|news| Bulletin { origin: name("north"), instance: Instance(0x1f), news })
+            .collect()
     }
 
     #[test]

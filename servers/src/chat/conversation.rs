@@ -33,7 +33,18 @@ pub struct Conversation<O: Outlet> {
     bucket: Bucket,
     /// SCTP streams that rooms may have, from 1 on; 0 for none.
     streams: u16,
-    quiet: bool,
+    farewell: Farewell,
+}
+
+/// Who is told that the member leaves its rooms.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Farewell {
+    /// The rooms, here and on other processes.
+    Everybody,
+    /// Other processes: here, the server says that it ends.
+    OtherProcesses,
+    /// Nobody: another process has the member.
+    Nobody,
 }
 
 struct Seat<O> {
@@ -51,7 +62,7 @@ impl<O: Outlet> Conversation<O> {
             seats: Vec::new(),
             bucket: Bucket::new(hub.rules.flood),
             streams,
-            quiet: false,
+            farewell: Farewell::Everybody,
         };
         let name = conversation.member.name();
         conversation.tell(&Line::notice(format_args!("you are {name}; /help lists the commands")));
@@ -106,7 +117,7 @@ impl<O: Outlet> Conversation<O> {
     /// Says that the server ends. Nobody is told that the member left: everybody does.
     pub fn end_of_server(&mut self) {
         self.tell(&Line::notice("the server shuts down"));
-        self.quiet = true;
+        self.farewell = Farewell::OtherProcesses;
     }
 
     fn obey(&mut self, command: Command, stream: u16) -> Flow {
@@ -224,8 +235,11 @@ impl<O: Outlet> Conversation<O> {
 
     fn go_out(&self, seat: &Seat<O>) {
         self.hub.directory.lock().leave(&self.member, &seat.room);
+        if self.farewell == Farewell::Nobody || !self.hub.is_serving() {
+            return;
+        }
         let (room, name) = (seat.room.name(), self.member.name());
-        if !self.quiet {
+        if self.farewell == Farewell::Everybody {
             self.hub.announce(&seat.room, &Line::left(room, &name), None);
         }
         self.hub.publish(News::Left { room: room.clone(), name });

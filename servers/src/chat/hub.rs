@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::fmt::Display;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -62,12 +63,44 @@ pub struct Hub<O> {
     pub(super) directory: Mutex<Directory<O>>,
     /// The other processes; none where this one serves alone.
     pub(super) remote: Option<Remote>,
+    /// The members are this process's, and not yet those of the one that it takes over from.
+    serving: AtomicBool,
+    handed_over: AtomicBool,
 }
 
 impl<O: Outlet> Hub<O> {
     /// An empty one.
     pub fn new(rules: Rules, remote: Option<Remote>) -> Self {
-        Self { rules, directory: Mutex::new(Directory::new(rules.crowds)), remote }
+        let directory = Mutex::new(Directory::new(rules.crowds));
+        Self { rules, directory, remote, serving: AtomicBool::new(true), handed_over: AtomicBool::new(false) }
+    }
+
+    /// Has nobody told of members that come and go before [`serve`](Self::serve): until the hand-over is complete, they are those of the
+    /// process before this one.
+    pub fn await_hand_over(&self) {
+        self.serving.store(false, Ordering::Release);
+    }
+
+    /// The members are this process's from now on; tells the other processes which there are.
+    pub fn serve(&self) {
+        if !self.serving.swap(true, Ordering::AcqRel)
+            && let Some(remote) = &self.remote
+        {
+            remote.want_rosters();
+        }
+    }
+
+    pub(super) fn is_serving(&self) -> bool {
+        self.serving.load(Ordering::Acquire)
+    }
+
+    /// Notes that members of this process go on in another one.
+    pub(super) fn hand_over(&self) {
+        self.handed_over.store(true, Ordering::Release);
+    }
+
+    pub(super) fn has_handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::Acquire)
     }
 
     /// The room that newcomers are in.

@@ -6,7 +6,7 @@
 //! | `line` | what the server writes |
 //! | `room` | who is there and in which rooms. Pure |
 //! | `hub`, `conversation` | broadcasts; one member's side |
-//! | `bulletin`, `roster` | what processes tell each other, and what is known of them. Pure |
+//! | `bulletin`, `instance`, `roster` | what processes tell each other, which of them speaks, and what is known of them. Pure |
 //! | `remote`, `others`, `bridge` | the others' rooms; what becomes of their news; the two threads that talk to Redis |
 //! | `proof` | who is really there on plain UDP |
 //! | `peers` | the chat as callbacks: the only file that knows peers |
@@ -22,6 +22,7 @@ use crate::chat::bridge::{Bridge, RedisUrl};
 use crate::chat::command::LONGEST_ORIGIN;
 use crate::chat::flood::FloodLimitOrOff;
 use crate::chat::hub::{Hub, Rules};
+use crate::chat::instance::Instance;
 use crate::chat::name::Name;
 use crate::chat::peers::Chat;
 use crate::chat::remote::Remote;
@@ -30,6 +31,7 @@ use crate::chat::text::{Lengths, clean};
 use crate::cli::ServerArgs;
 use crate::config::{Config, ServerOptions};
 use crate::failure::Failure;
+use crate::handover;
 use crate::serve::serve;
 use crate::serving::Serve;
 use crate::values::{Size, Span};
@@ -40,6 +42,7 @@ pub mod command;
 pub mod conversation;
 pub mod flood;
 pub mod hub;
+pub mod instance;
 pub mod line;
 pub mod name;
 mod others;
@@ -52,6 +55,9 @@ pub mod text;
 
 /// Bytes that a line of the server's may have beside what a member wrote: names, or a list of them.
 const ADDED: usize = 2048;
+
+/// The environment variable by which a process that takes over hears the origin and the instance of the one before it.
+const VARIABLE: &str = "PEELOFF_TAKE_OVER_CHAT";
 
 /// The options of `peeloff-chat`.
 #[derive(Args, Clone, Debug)]
@@ -176,29 +182,34 @@ pub fn run<T: ServerOptions>(args: &ChatArgs, config: Config<T>) -> Result<u8, F
         Some(url) => {
             let (origin, prefix) = args.redis.names()?;
             let presence = args.redis.presence()?;
-            let instance = draw_number()?;
+            let (origin, instance) = identity(origin)?;
             let (remote, errands) = Remote::new(origin, instance, presence);
             (Some(remote), Some((url.clone(), prefix, errands)))
         }
         None => (None, None),
     };
     let hub = Arc::new(Hub::new(rules, remote));
+    if handover::is_successor() {
+        hub.await_hand_over();
+    }
     let bridge = match bridging {
         Some((url, prefix, errands)) => Some(Bridge::start(&hub, errands, url, &prefix)?),
         None => None,
     };
     let chat = Chat {
-        hub,
+        hub: Arc::clone(&hub),
         room_streams: args.rooms.sctp_room_streams,
         tls_streams: args.server.sctp.sctp_tls_streams.unwrap_or(1),
     };
     let (stream, outbox) = (args.to_stream()?, args.rooms.to_outbox()?);
     let code = serve(config, |builder, serve| {
         let builder = builder.tcp(stream).outbox(outbox);
-        match serve {
+        let server = match serve {
             Serve::Threads => builder.start(Callbacks::new(chat)),
             Serve::Loops => builder.start_events(chat),
-        }
+        }?;
+        hub.serve();
+        Ok(server)
     })?;
     if let Some(bridge) = bridge {
         bridge.close();
@@ -295,18 +306,16 @@ impl RoomArgs {
 }
 
 impl RedisArgs {
-    /// The name of this process, and the prefix.
-    fn names(&self) -> Result<(Name, Name), Failure> {
+    /// The name of this process, if it is given, and the prefix.
+    fn names(&self) -> Result<(Option<Name>, Name), Failure> {
         let parse = |option: &str, text: &str| {
             Name::parse(text, LONGEST_ORIGIN).map_err(|bad| {
                 Failure::input(format_args!("{option} \"{}\" is not a name: {bad}", clean(text)))
             })
         };
         let prefix = parse("--redis-prefix", &self.redis_prefix)?;
-        match &self.origin {
-            Some(origin) => Ok((parse("--origin", origin)?, prefix)),
-            None => Ok((default_origin(), prefix)),
-        }
+        let origin = self.origin.as_ref().map(|origin| parse("--origin", origin)).transpose()?;
+        Ok((origin, prefix))
     }
 
     fn presence(&self) -> Result<Duration, Failure> {
@@ -321,6 +330,22 @@ impl RedisArgs {
     }
 }
 
+/// The name and the number of this process. One that takes over keeps the name of the process before it, unless it is given another,
+/// so that its members are the same to other processes.
+fn identity(given: Option<Name>) -> Result<(Name, Instance), Failure> {
+    let inherited = handover::inherited_text(VARIABLE);
+    let before = inherited.as_ref().and_then(|text| text.split_once(' '));
+    let before = before.and_then(|(origin, instance)| {
+        Some((Name::parse(origin, LONGEST_ORIGIN).ok()?, instance.parse::<Instance>().ok()?))
+    });
+    let (origin, instance) = match before {
+        Some((origin, instance)) => (given.unwrap_or(origin), instance.successor()),
+        None => (given.unwrap_or_else(default_origin), Instance::draw()?),
+    };
+    handover::bequeath(VARIABLE, format!("{origin} {instance}"));
+    Ok((origin, instance))
+}
+
 /// The first label of the host's name, as far as a name can have it, and the number of the process.
 fn default_origin() -> Name {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -329,17 +354,6 @@ fn default_origin() -> Name {
     let process = std::process::id();
     let name = if label.is_empty() { format!("host-{process}") } else { format!("{label}-{process}") };
     Name::parse(&name, LONGEST_ORIGIN).expect("letters, digits and -, and short")
-}
-
-/// A number that no other process has.
-fn draw_number() -> Result<u64, Failure> {
-    let mut bytes = [0; 8];
-    let read =
-        fs::File::open("/dev/urandom").and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes));
-    match read {
-        Ok(()) => Ok(u64::from_ne_bytes(bytes)),
-        Err(error) => Err(Failure::new(1, format_args!("cannot read /dev/urandom ({error}): make it there"))),
-    }
 }
 
 #[cfg(test)]

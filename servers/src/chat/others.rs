@@ -8,8 +8,9 @@ use std::time::Instant;
 use crate::chat::bulletin::{Bulletin, News, ROSTER_NAMES};
 use crate::chat::hub::{Hub, Outlet};
 use crate::chat::line::{Line, foreign};
-use crate::chat::name::RoomName;
+use crate::chat::name::{Name, RoomName};
 use crate::chat::remote::Remote;
+use crate::chat::roster::Speaker;
 
 const OUT_OF_REACH: &str = "other hosts are out of reach";
 const BACK: &str = "other hosts are back";
@@ -48,13 +49,16 @@ impl<O: Outlet> Hub<O> {
         (!remote.is_reached()).then(|| Line::notice(OUT_OF_REACH))
     }
 
-    /// All members of this process, for the others.
+    /// Returns all members of this process, for the others; nobody while they are another process's.
     pub fn rosters(&self) -> Vec<News> {
         if let Some(remote) = &self.remote {
             remote.rosters_due.store(false, Ordering::Release);
         }
-        let rooms = self.directory.lock().rooms();
         let mut rosters = Vec::new();
+        if !self.is_serving() {
+            return rosters;
+        }
+        let rooms = self.directory.lock().rooms();
         for room in rooms {
             for some in room.occupants().chunks(ROSTER_NAMES) {
                 let names = some.iter().map(|occupant| occupant.member.name()).collect();
@@ -62,6 +66,21 @@ impl<O: Outlet> Hub<O> {
             }
         }
         rosters
+    }
+
+    /// Returns what the others are told at the end of this process. One that has handed members over speaks only of those that it
+    /// still has: the others may not have heard yet that the new process has the rest.
+    pub fn farewell(&self) -> Vec<News> {
+        if !self.has_handed_over() {
+            return vec![News::Bye];
+        }
+        let left = |roster| match roster {
+            News::Roster { room, names } => {
+                names.into_iter().map(|name| News::Left { room: room.clone(), name }).collect()
+            }
+            _ => Vec::new(),
+        };
+        self.rosters().into_iter().flat_map(left).collect()
     }
 
     /// Forgets members elsewhere of whom nothing was heard for the presence timeout.
@@ -87,39 +106,46 @@ impl<O: Outlet> Hub<O> {
         if instance == remote.instance {
             return;
         }
-        if origin == remote.origin && !remote.warned_of_namesake.swap(true, Ordering::Relaxed) {
+        let is_namesake = origin == remote.origin && !instance.is_same_server(remote.instance);
+        if is_namesake && !remote.warned_of_namesake.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 %origin,
                 "another process has the same name: private messages reach both, so give each its own --origin"
             );
         }
         let until = now + remote.presence;
+        let by = Speaker { origin: &origin, instance };
+        let see = |room: &RoomName, name: &Name| {
+            let mut roster = remote.roster.lock();
+            // Before a hand-over was complete, the other process had this member, who is here now.
+            let is_here = origin == remote.origin && self.directory.lock().is_in(name, room);
+            !is_here && roster.see(room, name, by, until)
+        };
         match news {
             News::Said { room, name, text } => {
-                remote.roster.lock().see(&room, &name, &origin, until);
+                see(&room, &name);
                 if let Some(local) = self.room(&room) {
                     Self::broadcast(&local, &Line::said(&room, foreign(&name, &origin), &text), None);
                 }
             }
             News::Done { room, name, text } => {
-                remote.roster.lock().see(&room, &name, &origin, until);
+                see(&room, &name);
                 if let Some(local) = self.room(&room) {
                     Self::broadcast(&local, &Line::done(&room, foreign(&name, &origin), &text), None);
                 }
             }
             News::Joined { room, name } => {
-                let new = remote.roster.lock().see(&room, &name, &origin, until);
-                if let (true, Some(local)) = (new, self.room(&room)) {
+                if let (true, Some(local)) = (see(&room, &name), self.room(&room)) {
                     self.announce(&local, &Line::joined(&room, foreign(&name, &origin)), None);
                 }
             }
             News::Left { room, name } => {
-                if remote.roster.lock().lose(&room, &name, &origin) {
+                if remote.roster.lock().lose(&room, &name, by) {
                     self.announce_gone(vec![(room, foreign(&name, &origin))]);
                 }
             }
             News::Renamed { old, new } => {
-                let rooms = remote.roster.lock().rename(&old, &new, &origin);
+                let rooms = remote.roster.lock().rename(&old, &new, by);
                 let local: Vec<_> = rooms.iter().filter_map(|room| self.room(room)).collect();
                 let line = Line::renamed(foreign(&old, &origin), foreign(&new, &origin));
                 self.announce_in(local.iter().map(|room| &**room), &line, None);
@@ -133,15 +159,14 @@ impl<O: Outlet> Hub<O> {
                 }
             }
             News::Roster { room, names } => {
-                let mut roster = remote.roster.lock();
                 for name in &names {
-                    roster.see(&room, name, &origin, until);
+                    see(&room, name);
                 }
             }
             News::Hello => remote.want_rosters(),
             News::Alive => {}
             News::Bye => {
-                let gone = remote.roster.lock().forget(&origin);
+                let gone = remote.roster.lock().forget(by);
                 self.announce_gone(gone);
             }
         }

@@ -10,8 +10,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::chat::bulletin::{Bulletin, News};
+use crate::chat::instance::Instance;
 use crate::chat::name::{Name, RoomName};
-use crate::chat::roster::Roster;
+use crate::chat::roster::{Roster, Speaker};
 
 /// Bulletins that wait to be published; what is beyond is dropped.
 const QUEUE: usize = 4096;
@@ -32,7 +33,7 @@ pub enum Errand {
 /// The other processes.
 pub struct Remote {
     pub(super) origin: Name,
-    pub(super) instance: u64,
+    pub(super) instance: Instance,
     pub(super) presence: Duration,
     queue: Sender<Errand>,
     pub(super) reached: AtomicBool,
@@ -49,7 +50,7 @@ pub struct Remote {
 impl Remote {
     /// Nobody is reached yet. The receiver is the publisher's. `presence`: how long somebody counts as
     /// there who has not been repeated.
-    pub fn new(origin: Name, instance: u64, presence: Duration) -> (Self, Receiver<Errand>) {
+    pub fn new(origin: Name, instance: Instance, presence: Duration) -> (Self, Receiver<Errand>) {
         let (queue, errands) = bounded(QUEUE);
         let remote = Self {
             origin,
@@ -130,6 +131,11 @@ impl Remote {
     pub(super) fn some_members(&self, room: &RoomName, most: usize) -> (Vec<String>, usize) {
         let roster = self.roster.lock();
         (roster.members(room).take(most).collect(), roster.count(room))
+    }
+
+    /// Forgets a member that was the process's before this one, and is here now.
+    pub(super) fn forget_own(&self, room: &RoomName, name: &Name) {
+        self.roster.lock().lose(room, name, Speaker { origin: &self.origin, instance: self.instance });
     }
 
     /// Whether somebody elsewhere is in a room.

@@ -240,6 +240,13 @@ impl<O> Directory<O> {
         self.names.get(&look).filter(|member| member.name().folded() == name.folded()).cloned()
     }
 
+    /// Whether the member of exactly this name is in a room.
+    pub fn is_in(&self, name: &Name, room: &RoomName) -> bool {
+        let Some(member) = self.member(name).filter(|member| member.name() == *name) else { return false };
+        let occupants = self.rooms.get(room).map(|room| room.occupants()).unwrap_or_default();
+        occupants.iter().any(|occupant| occupant.member.id == member.id)
+    }
+
     /// Everybody.
     pub fn members(&self) -> Vec<Arc<Member<O>>> {
         let mut members: Vec<_> = self.names.values().cloned().collect();

@@ -3,10 +3,14 @@
 //! Nothing here is for ever: a process repeats its members now and then, and who has not been repeated
 //! for the presence timeout is gone. So a bulletin that was lost, or a process that crashed, does no
 //! lasting harm.
+//!
+//! After a hand-over two processes speak in one name until the old one has ended. Each member is remembered with the process that
+//! confirmed it last, and the end of the other one does not concern that member.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use crate::chat::instance::Instance;
 use crate::chat::line::foreign;
 use crate::chat::name::{Looks, Name, RoomName};
 
@@ -17,11 +21,28 @@ struct Foreigner {
     name: Name,
 }
 
+/// A process, by the name that others show and by its number.
+#[derive(Clone, Copy, Debug)]
+pub struct Speaker<'a> {
+    /// Its name.
+    pub origin: &'a Name,
+    /// Its number.
+    pub instance: Instance,
+}
+
+/// What is known of a member in one room.
+#[derive(Clone, Copy, Debug)]
+struct Presence {
+    /// When the member counts as gone.
+    until: Instant,
+    /// The process that confirmed the member last.
+    instance: Instance,
+}
+
 /// The members of other processes.
 #[derive(Debug)]
 pub struct Roster {
-    /// When each counts as gone.
-    rooms: BTreeMap<RoomName, BTreeMap<Foreigner, Instant>>,
+    rooms: BTreeMap<RoomName, BTreeMap<Foreigner, Presence>>,
     /// Everybody in `rooms`, once for each room.
     looks: Looks<Foreigner>,
     room_looks: Looks<RoomName>,
@@ -37,10 +58,14 @@ impl Roster {
     }
 
     /// Somebody is in a room, until `until` at least. True if that is news.
-    pub fn see(&mut self, room: &RoomName, name: &Name, origin: &Name, until: Instant) -> bool {
-        let foreigner = Foreigner { origin: origin.clone(), name: name.clone() };
+    pub fn see(&mut self, room: &RoomName, name: &Name, by: Speaker<'_>, until: Instant) -> bool {
+        let foreigner = by.member(name);
         if let Some(known) = self.rooms.get_mut(room).and_then(|members| members.get_mut(&foreigner)) {
-            *known = until;
+            known.until = until;
+            // What the process before it says late does not take the member back.
+            if !by.instance.precedes(known.instance) {
+                known.instance = by.instance;
+            }
             return false;
         }
         if self.entries >= self.max_entries {
@@ -52,15 +77,17 @@ impl Roster {
             self.room_looks.add(room.look(), room);
             BTreeMap::new()
         });
-        members.insert(foreigner, until);
+        members.insert(foreigner, Presence { until, instance: by.instance });
         true
     }
 
-    /// Somebody left a room. False if nobody knew of them.
-    pub fn lose(&mut self, room: &RoomName, name: &Name, origin: &Name) -> bool {
-        let foreigner = Foreigner { origin: origin.clone(), name: name.clone() };
-        let known = self.rooms.get_mut(room).is_some_and(|members| members.remove(&foreigner).is_some());
+    /// Somebody left a room. False if nobody knew of them, or another process confirmed them later.
+    pub fn lose(&mut self, room: &RoomName, name: &Name, by: Speaker<'_>) -> bool {
+        let foreigner = by.member(name);
+        let Some(members) = self.rooms.get_mut(room) else { return false };
+        let known = members.get(&foreigner).is_some_and(|known| by.may_speak_for(known));
         if known {
+            members.remove(&foreigner);
             self.entries -= 1;
             foreigner.remove_from(&mut self.looks);
         }
@@ -72,15 +99,15 @@ impl Roster {
     }
 
     /// Somebody has another name; gives the rooms that they are in.
-    pub fn rename(&mut self, old: &Name, new: &Name, origin: &Name) -> Vec<RoomName> {
-        let before = Foreigner { origin: origin.clone(), name: old.clone() };
-        let after = Foreigner { origin: origin.clone(), name: new.clone() };
+    pub fn rename(&mut self, old: &Name, new: &Name, by: Speaker<'_>) -> Vec<RoomName> {
+        let (before, after) = (by.member(old), by.member(new));
         let mut found = Vec::new();
         for (room, members) in &mut self.rooms {
-            if let Some(until) = members.remove(&before) {
+            if let Some(known) = members.get(&before).copied().filter(|known| by.may_speak_for(known)) {
+                members.remove(&before);
                 found.push(room.clone());
                 before.remove_from(&mut self.looks);
-                match members.insert(after.clone(), until) {
+                match members.insert(after.clone(), Presence { instance: by.instance, ..known }) {
                     Some(_) => self.entries -= 1,
                     None => after.add_to(&mut self.looks),
                 }
@@ -91,12 +118,12 @@ impl Roster {
 
     /// Forgets those who have not been repeated in time, and tells who they were.
     pub fn expire(&mut self, now: Instant) -> Vec<(RoomName, String)> {
-        self.drain(|_, until| until <= now)
+        self.drain(|_, known| known.until <= now)
     }
 
-    /// Forgets everybody of one process, and tells who they were.
-    pub fn forget(&mut self, origin: &Name) -> Vec<(RoomName, String)> {
-        self.drain(|foreigner, _| foreigner.origin == *origin)
+    /// Forgets everybody whom one process confirmed last, and tells who they were.
+    pub fn forget(&mut self, by: Speaker<'_>) -> Vec<(RoomName, String)> {
+        self.drain(|foreigner, known| foreigner.origin == *by.origin && known.instance == by.instance)
     }
 
     /// Forgets everybody.
@@ -148,12 +175,12 @@ impl Roster {
         self.room_looks.get(&room.look()).find(|known| *known != room).cloned()
     }
 
-    fn drain(&mut self, gone: impl Fn(&Foreigner, Instant) -> bool) -> Vec<(RoomName, String)> {
+    fn drain(&mut self, gone: impl Fn(&Foreigner, &Presence) -> bool) -> Vec<(RoomName, String)> {
         let mut found = Vec::new();
         let (looks, room_looks) = (&mut self.looks, &mut self.room_looks);
         self.rooms.retain(|room, members| {
-            members.retain(|foreigner, until| {
-                let gone = gone(foreigner, *until);
+            members.retain(|foreigner, known| {
+                let gone = gone(foreigner, known);
                 if gone {
                     foreigner.remove_from(looks);
                     found.push((room.clone(), foreign(&foreigner.name, &foreigner.origin)));
@@ -167,6 +194,17 @@ impl Roster {
         });
         self.entries -= found.len();
         found
+    }
+}
+
+impl Speaker<'_> {
+    fn member(&self, name: &Name) -> Foreigner {
+        Foreigner { origin: self.origin.clone(), name: name.clone() }
+    }
+
+    /// Whether this process, or one that it took over from, confirmed the member last.
+    fn may_speak_for(&self, known: &Presence) -> bool {
+        self.instance == known.instance || known.instance.precedes(self.instance)
     }
 }
 
@@ -198,6 +236,10 @@ mod tests {
         RoomName::parse(text, 24).unwrap()
     }
 
+    fn by(origin: &Name) -> Speaker<'_> {
+        Speaker { origin, instance: Instance(1) }
+    }
+
     fn members(roster: &Roster, of: &str) -> Vec<String> {
         roster.members(&room(of)).collect()
     }
@@ -207,9 +249,9 @@ mod tests {
         let (mut roster, start) = (Roster::new(10), Instant::now());
         let (lobby, north) = (room("lobby"), name("north"));
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert!(roster.see(&lobby, &name("alice"), &north, at(15)));
-        assert!(roster.see(&lobby, &name("bob"), &north, at(15)));
-        assert!(!roster.see(&lobby, &name("bob"), &north, at(20)));
+        assert!(roster.see(&lobby, &name("alice"), by(&north), at(15)));
+        assert!(roster.see(&lobby, &name("bob"), by(&north), at(15)));
+        assert!(!roster.see(&lobby, &name("bob"), by(&north), at(20)));
         assert!(roster.expire(at(14)).is_empty());
         assert_eq!(roster.expire(at(15)), [(lobby.clone(), "alice@north".to_owned())]);
         assert_eq!(members(&roster, "lobby"), ["bob@north"]);
@@ -221,13 +263,42 @@ mod tests {
     fn a_process_that_ends_takes_its_members_along() {
         let (mut roster, until) = (Roster::new(10), Instant::now());
         for (who, origin) in [("alice", "north"), ("bob", "north"), ("alice", "south")] {
-            roster.see(&room("lobby"), &name(who), &name(origin), until);
+            roster.see(&room("lobby"), &name(who), by(&name(origin)), until);
         }
-        assert_eq!(roster.forget(&name("north")).len(), 2);
+        assert_eq!(roster.forget(by(&name("north"))).len(), 2);
         assert_eq!(members(&roster, "lobby"), ["alice@south"]);
-        assert!(roster.lose(&room("lobby"), &name("alice"), &name("south")));
-        assert!(!roster.lose(&room("lobby"), &name("alice"), &name("south")));
+        assert!(roster.lose(&room("lobby"), &name("alice"), by(&name("south"))));
+        assert!(!roster.lose(&room("lobby"), &name("alice"), by(&name("south"))));
         assert_eq!(roster.count(&room("lobby")), 0);
+    }
+
+    #[test]
+    fn the_end_of_a_process_does_not_concern_members_that_the_next_one_confirmed() {
+        let (mut roster, until) = (Roster::new(10), Instant::now());
+        let (north, lobby) = (name("north"), room("lobby"));
+        let (alice, bob, carol) = (name("alice"), name("bob"), name("carol"));
+        let old = by(&north);
+        let new = Speaker { instance: old.instance.successor(), ..old };
+        for who in [&alice, &bob, &carol] {
+            roster.see(&lobby, who, old, until);
+        }
+        for who in [&alice, &bob] {
+            roster.see(&lobby, who, new, until);
+        }
+        // A roster of the old process that comes late.
+        roster.see(&lobby, &bob, old, until);
+        assert!(!roster.lose(&lobby, &alice, old));
+        assert!(roster.rename(&bob, &name("bert"), old).is_empty());
+        assert_eq!(roster.forget(old), [(lobby.clone(), "carol@north".to_owned())]);
+        assert_eq!(members(&roster, "lobby"), ["alice@north", "bob@north"]);
+        // The new process speaks for what it took, confirmed or not.
+        roster.see(&lobby, &carol, old, until);
+        assert!(roster.lose(&lobby, &carol, new));
+        assert_eq!(roster.rename(&bob, &name("bert"), new), std::slice::from_ref(&lobby));
+        let stranger = Speaker { instance: Instance(1 << 40), ..old };
+        assert!(roster.forget(stranger).is_empty());
+        assert_eq!(roster.forget(new).len(), 2);
+        assert_eq!((roster.rooms().count(), roster.entries), (0, 0));
     }
 
     #[test]
@@ -235,10 +306,10 @@ mod tests {
         let (mut roster, until) = (Roster::new(10), Instant::now());
         let north = name("north");
         for place in ["a", "b"] {
-            roster.see(&room(place), &name("alice"), &north, until);
+            roster.see(&room(place), &name("alice"), by(&north), until);
         }
-        roster.see(&room("c"), &name("bob"), &north, until);
-        assert_eq!(roster.rename(&name("alice"), &name("carol"), &north), [room("a"), room("b")]);
+        roster.see(&room("c"), &name("bob"), by(&north), until);
+        assert_eq!(roster.rename(&name("alice"), &name("carol"), by(&north)), [room("a"), room("b")]);
         assert_eq!(members(&roster, "a"), ["carol@north"]);
         assert_eq!(roster.origins_of(&name("CAROL")), [(name("carol"), north)]);
         assert!(roster.origins_of(&name("alice")).is_empty());
@@ -249,7 +320,7 @@ mod tests {
         let (mut roster, until) = (Roster::new(10), Instant::now());
         let (north, lobby, attic) = (name("north"), room("lobby"), room("attic"));
         for place in [&lobby, &attic] {
-            roster.see(place, &name("Alice"), &north, until);
+            roster.see(place, &name("Alice"), by(&north), until);
         }
         let like = |roster: &Roster, text: &str| roster.name_like(&name(text));
         assert_eq!(like(&roster, "a1ice"), Some("Alice@north".to_owned()));
@@ -257,10 +328,10 @@ mod tests {
         assert_eq!((like(&roster, "alice"), like(&roster, "bob")), (None, None));
         assert_eq!(roster.room_like(&room("l0bby")), Some(lobby.clone()));
         assert_eq!(roster.room_like(&lobby), None);
-        roster.lose(&lobby, &name("Alice"), &north);
+        roster.lose(&lobby, &name("Alice"), by(&north));
         assert_eq!(roster.room_like(&room("l0bby")), None);
         assert_eq!(like(&roster, "a1ice"), Some("Alice@north".to_owned()));
-        roster.rename(&name("Alice"), &name("Carol"), &north);
+        roster.rename(&name("Alice"), &name("Carol"), by(&north));
         assert_eq!(like(&roster, "a1ice"), None);
         assert_eq!(like(&roster, "car0l"), Some("Carol@north".to_owned()));
         roster.expire(until);
@@ -271,10 +342,10 @@ mod tests {
     fn what_is_beyond_the_bound_is_not_remembered() {
         let (mut roster, until) = (Roster::new(2), Instant::now());
         for who in ["a", "b", "c"] {
-            roster.see(&room(who), &name(who), &name("north"), until);
+            roster.see(&room(who), &name(who), by(&name("north")), until);
         }
         assert_eq!(roster.rooms().count(), 2);
-        assert!(roster.lose(&room("a"), &name("a"), &name("north")));
-        assert!(roster.see(&room("c"), &name("c"), &name("north"), until));
+        assert!(roster.lose(&room("a"), &name("a"), by(&name("north"))));
+        assert!(roster.see(&room("c"), &name("c"), by(&name("north")), until));
     }
 }

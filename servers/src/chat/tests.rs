@@ -9,11 +9,14 @@ use parking_lot::Mutex;
 use super::bulletin::{Bulletin, News};
 use super::conversation::{Conversation, Flow};
 use super::hub::{Hub, Outlet, Rules};
+use super::instance::Instance;
 use super::line::Line;
 use super::name::{Name, RoomName};
 use super::remote::{Errand, Remote};
 use super::text::Lengths;
 
+const SOUTH: Instance = Instance(1);
+const NORTH: Instance = Instance(1 << 32);
 const PRESENCE: Duration = Duration::from_secs(15);
 
 /// The lines that one member got, with the streams that they came on.
@@ -276,7 +279,7 @@ fn rooms_have_streams_where_there_are_some() {
 
 /// A hub that is in reach of others; what it publishes is in the receiver.
 fn shared_hub(origin: &str) -> (TestHub, Receiver<Errand>) {
-    let (remote, errands) = Remote::new(name(origin), 1, PRESENCE);
+    let (remote, errands) = Remote::new(name(origin), SOUTH, PRESENCE);
     let hub = Arc::new(Hub::new(rules(), Some(remote)));
     hub.reached();
     (hub, errands)
@@ -291,7 +294,7 @@ fn room(text: &str) -> RoomName {
 }
 
 fn hear(hub: &TestHub, news: News, now: Instant) {
-    let bulletin = Bulletin { origin: name("north"), instance: 2, news };
+    let bulletin = Bulletin { origin: name("north"), instance: NORTH, news };
     hub.hear(bulletin.write().as_bytes(), now);
 }
 
@@ -380,7 +383,7 @@ fn ones_own_bulletins_and_bad_ones_do_nothing() {
     let (hub, _errands) = shared_hub("south");
     let (_bob, to_bob) = come(&hub);
     let news = News::Said { room: room("lobby"), name: name("alice"), text: "hi".to_owned() };
-    let own = Bulletin { origin: name("south"), instance: 1, news };
+    let own = Bulletin { origin: name("south"), instance: SOUTH, news };
     hub.hear(own.write().as_bytes(), Instant::now());
     hub.hear(b"1\tnorth\t2\tsaid\tlobby\tali ce\thi", Instant::now());
     hub.hear(b"1\tnorth\t2\tsaid\tlobby\talice\t\x1b[2J", Instant::now());
@@ -404,7 +407,7 @@ fn the_members_of_a_process_that_is_gone_leave() {
 
 #[test]
 fn without_redis_rooms_are_local_and_members_know() {
-    let (remote, errands) = Remote::new(name("south"), 1, PRESENCE);
+    let (remote, errands) = Remote::new(name("south"), SOUTH, PRESENCE);
     let hub = Arc::new(Hub::new(rules(), Some(remote)));
     let early = Screen::default();
     let _early = Conversation::begin(&hub, early.clone(), 0);
@@ -524,4 +527,43 @@ fn the_lines_of_the_help_fit_a_terminal() {
     for line in super::command::HELP {
         assert!(line.len() < 78, "{line}");
     }
+}
+
+#[test]
+fn a_hand_over_tells_other_processes_only_of_members_that_leave() {
+    let (old, errands) = shared_hub("south");
+    let ((mut alice, _), (bob, _)) = (come(&old), come(&old));
+    type_in(&mut alice, "/nick alice");
+    let now = Instant::now();
+    let saved = alice.save(now);
+    errands.try_iter().for_each(drop);
+
+    let (remote, later) = Remote::new(name("south"), SOUTH.successor(), PRESENCE);
+    let new = Arc::new(Hub::new(rules(), Some(remote)));
+    new.await_hand_over();
+    new.reached();
+    let roster = News::Roster { room: room("lobby"), names: vec![name("alice"), name("guest2")] };
+    let of_old = |news| Bulletin { origin: name("south"), instance: SOUTH, news }.write();
+    new.hear(of_old(roster.clone()).as_bytes(), now);
+    // An attempt fails: the member is still the old process's.
+    drop(Conversation::resume(&new, Screen::default(), &saved, now).unwrap());
+    assert!(new.rosters().is_empty());
+    assert_eq!(published(&later), [News::Hello]);
+
+    let screen = Screen::default();
+    let mut resumed = Conversation::resume(&new, screen.clone(), &saved, now).unwrap();
+    new.serve();
+    alice.end_here();
+    drop(alice);
+    new.hear(of_old(roster).as_bytes(), now);
+    type_in(&mut resumed, "/who");
+    assert_eq!(screen.lines(), ["= lobby: alice guest2@south"]);
+    assert!(published(&errands).is_empty());
+    let left = |who: &str| News::Left { room: room("lobby"), name: name(who) };
+    assert_eq!(old.farewell(), [left("guest2")]);
+    drop(bob);
+    assert!(old.farewell().is_empty());
+    drop(resumed);
+    assert_eq!(published(&later), [left("alice")]);
+    assert_eq!(new.farewell(), [News::Bye]);
 }

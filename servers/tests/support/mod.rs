@@ -177,6 +177,11 @@ impl Program {
         self.child.id()
     }
 
+    /// Waits until the program has ended, while a process that it has started may still write to its outputs.
+    pub fn wait_for_exit(&mut self) {
+        self.child.wait().unwrap();
+    }
+
     /// Kills the program, as a crash or a lack of memory would, and waits until it has ended.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
@@ -302,6 +307,12 @@ impl Ended {
         assert!(self.stderr.contains(expected), "{expected:?} is not in: {}", self.stderr);
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
     }
+}
+
+/// Runs a command. Another process writes the program file: if this process had it open for writing while another
+/// test starts a program, the file could not be started (ETXTBSY).
+pub fn shell(command: &str) {
+    assert!(Command::new("sh").args(["-c", command]).status().unwrap().success(), "{command}");
 }
 
 /// A directory for the files of one test; dropping it removes the directory.

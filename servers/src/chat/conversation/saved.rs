@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Conversation, Seat};
-use crate::chat::bulletin::News;
+use super::{Conversation, Farewell, Seat};
 use crate::chat::flood::Bucket;
 use crate::chat::hub::{Hub, Outlet};
 use crate::chat::name::{Name, RoomName};
@@ -22,7 +21,8 @@ impl<O: Outlet> Conversation<O> {
         [first].into_iter().chain(rooms).collect::<Vec<_>>().join("\n")
     }
 
-    /// Goes on with a conversation that another process wrote; nobody in its rooms is told. `None`: somebody has the name, or a room is
+    /// Goes on with a conversation that another process wrote; nobody in its rooms is told, and other processes hear of it by
+    /// the next roster. `None`: somebody has the name, or a room is
     /// full, or this is no such text.
     pub fn resume(hub: &Arc<Hub<O>>, outlet: O, saved: &str, now: Instant) -> Option<Self> {
         let mut lines = saved.lines();
@@ -31,21 +31,25 @@ impl<O: Outlet> Conversation<O> {
         let name = Name::parse(first.next()?, LONGEST).ok()?;
         let member = hub.directory.lock().enter_as(&name, outlet).ok()?;
         let bucket = Bucket::resume(hub.rules.flood, pending, warned, now);
-        // Quiet, so that nobody hears of one that fails half way.
+        // Nobody hears of one that fails half way.
+        let farewell = Farewell::Nobody;
         let mut resumed =
-            Self { hub: Arc::clone(hub), member, seats: Vec::new(), bucket, streams: 0, quiet: true };
+            Self { hub: Arc::clone(hub), member, seats: Vec::new(), bucket, streams: 0, farewell };
         for room in lines.take(MEMBER_ROOMS) {
             let room = RoomName::parse(room, LONGEST).ok()?;
             let room = hub.directory.lock().join(&resumed.member, &room, 0).ok()?;
-            hub.publish(News::Joined { room: room.name().clone(), name: name.clone() });
+            if let Some(remote) = &hub.remote {
+                remote.forget_own(room.name(), &name);
+            }
             resumed.seats.push(Seat { room, stream: 0 });
         }
-        resumed.quiet = false;
+        resumed.farewell = Farewell::Everybody;
         Some(resumed)
     }
 
     /// The member goes on elsewhere: nobody is told that it left.
     pub fn end_here(&mut self) {
-        self.quiet = true;
+        self.hub.hand_over();
+        self.farewell = Farewell::Nobody;
     }
 }
