@@ -29,6 +29,9 @@ use crate::log_queue::LogQueue;
 /// The target of the framework's events about peers that have left.
 const TARGET: &str = "peeloff::access";
 
+/// The shortest interval between two notices in the main log about dropped lines.
+const NOTICES: Duration = Duration::from_secs(60);
+
 /// Options of the access log.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Logging")]
@@ -38,7 +41,7 @@ pub struct AccessLogArgs {
     /// The line has the peer's address, its identity, how long it was connected, its messages and bytes, and why
     /// it left. `-` stands for standard output. At SIGHUP the server opens the file again, so that you can rotate
     /// it. The server drops and counts lines that it cannot write because the disk is full or no process reads
-    /// the pipe.
+    /// the pipe, and reports that in the main log once a minute.
     #[arg(long, value_name = "FILE")]
     pub access_log: Option<PathBuf>,
 }
@@ -99,19 +102,26 @@ impl AccessLog {
             false => Box::new(open_file(path).map_err(|error| explain(path, &error))?),
         };
         // Every line of the access log is about a peer, so this notice goes into the main log.
-        let notice = |lost, _: &mut dyn Write| {
-            tracing::warn!(lost, "access log lines were dropped because they could not be written");
+        let file = path.to_owned();
+        let notice = move |lost, error: Option<&io::Error>, _: &mut dyn Write| {
+            let file = file.display();
+            match error {
+                Some(error) => {
+                    tracing::warn!(lost, %file, %error, "access log lines were dropped because they could not be written");
+                }
+                None => {
+                    tracing::warn!(lost, %file, "access log lines were dropped because the log's reader is too slow");
+                }
+            }
             Ok(())
         };
-        let queue =
-            LogQueue::start("access-log", output, Arc::clone(&self.lost), notice).map_err(|error| {
-                Failure::new(
-                    1,
-                    format_args!(
-                        "cannot start a thread for --access-log ({error}): check the limit on threads"
-                    ),
-                )
-            })?;
+        let started =
+            LogQueue::start("access-log", output, Arc::clone(&self.lost), NOTICES, Box::new(notice));
+        let queue = started.map_err(|error| {
+            let why =
+                format_args!("cannot start a thread for --access-log ({error}): check the limit on threads");
+            Failure::new(1, why)
+        })?;
         Ok(Open { path: path.to_owned(), queue })
     }
 

@@ -1,17 +1,17 @@
 //! A bounded queue between those who log and what they log to, so that nobody who serves a peer waits for a reader.
 //!
 //! A reader that stops (a full pipe, a terminal that is held) blocks the thread of the queue alone. Lines that find the
-//! queue full, or that cannot be written, are dropped and counted; the next line that gets through is preceded by their number. The crate
-//! tracing-appender does nearly this, but its guard prints to standard output when it finds the queue full at the end,
+//! queue full, or that cannot be written, are dropped and counted, and a notice says how many: before the next line that gets through, at most
+//! once in an interval, and when the queue ends. The crate tracing-appender does nearly this, but its guard prints to standard output when it finds the queue full at the end,
 //! which waits for a reader again.
 
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
 /// Lines that wait at most.
 const QUEUED_LINES: usize = 4096;
@@ -22,8 +22,25 @@ const LINE_BYTES: usize = 8 << 10;
 #[derive(Clone)]
 pub(crate) struct LogQueue {
     entries: Sender<Entry>,
-    lost: Arc<AtomicU64>,
+    lost: Lost,
 }
+
+/// Lines that were dropped: by this queue, and by all that count together with it.
+#[derive(Clone)]
+struct Lost {
+    here: Arc<AtomicU64>,
+    total: Arc<AtomicU64>,
+}
+
+impl Lost {
+    fn add(&self) {
+        self.here.fetch_add(1, Ordering::Relaxed);
+        self.total.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Says how many lines were dropped, and why the last one of them was if it could not be written. It may write that to the output.
+pub(crate) type Notice = dyn Fn(u64, Option<&io::Error>, &mut dyn Write) -> io::Result<()> + Send;
 
 enum Entry {
     Line(Vec<u8>),
@@ -32,8 +49,8 @@ enum Entry {
 }
 
 impl LogQueue {
-    /// Starts the thread `name`, which writes to `output` and counts in `lost` what it cannot. `notice` is called with the
-    /// number of lines that were dropped, before the next line that is not.
+    /// Starts the thread `name`, which writes to `output` and adds to `total` what it cannot. `notice` is called on that thread, at most
+    /// once in `interval`.
     ///
     /// # Errors
     ///
@@ -41,20 +58,21 @@ impl LogQueue {
     pub(crate) fn start(
         name: &str,
         output: impl Write + Send + 'static,
-        lost: Arc<AtomicU64>,
-        notice: impl Fn(u64, &mut dyn Write) -> io::Result<()> + Send + 'static,
+        total: Arc<AtomicU64>,
+        interval: Duration,
+        notice: Box<Notice>,
     ) -> io::Result<Self> {
         let (entries, receiver) = bounded(QUEUED_LINES);
-        let (counter, reported) = (Arc::clone(&lost), lost.load(Ordering::Relaxed));
-        thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || write_lines(&receiver, output, &counter, reported, notice))?;
+        let lost = Lost { here: Arc::default(), total };
+        let (told, error) = (0, None);
+        let writer = Writer { output, lost: lost.clone(), told, error, interval, quiet_until: None, notice };
+        thread::Builder::new().name(name.to_owned()).spawn(move || writer.run(&receiver))?;
         Ok(Self { entries, lost })
     }
 
     /// Lines that were dropped since the start.
     pub(crate) fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+        self.lost.total.load(Ordering::Relaxed)
     }
 
     /// Waits until everything that was logged before is written, at most for `patience`.
@@ -77,7 +95,7 @@ impl Write for LogQueue {
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             self.entries.try_send(Entry::Line(kept))
         {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.lost.add();
         }
         Ok(line.len())
     }
@@ -87,31 +105,71 @@ impl Write for LogQueue {
     }
 }
 
-fn write_lines(
-    entries: &Receiver<Entry>,
-    mut output: impl Write,
-    lost: &AtomicU64,
-    mut reported: u64,
-    notice: impl Fn(u64, &mut dyn Write) -> io::Result<()>,
-) {
-    for entry in entries {
-        match entry {
-            Entry::Line(line) => {
-                let dropped = lost.load(Ordering::Relaxed) - reported;
-                let noted = if dropped == 0 { Ok(()) } else { notice(dropped, &mut output) };
-                if noted.is_ok() {
-                    reported += dropped;
+/// The thread of a queue.
+struct Writer<W> {
+    output: W,
+    lost: Lost,
+    /// How many of the lost lines notices have spoken of.
+    told: u64,
+    /// Why the last line that could not be written could not.
+    error: Option<io::Error>,
+    interval: Duration,
+    /// When the next notice may come.
+    quiet_until: Option<Instant>,
+    notice: Box<Notice>,
+}
+
+impl<W: Write> Writer<W> {
+    fn run(mut self, entries: &Receiver<Entry>) {
+        loop {
+            // Where some are lost and not told, and no other line comes, the end of the interval is waited for.
+            let entry = match self.quiet_until.filter(|_| self.untold() > 0) {
+                Some(until) => entries.recv_deadline(until),
+                None => entries.recv().map_err(RecvTimeoutError::from),
+            };
+            match entry {
+                Ok(Entry::Line(line)) => {
+                    self.tell_in_time();
+                    // A closed standard error, or a full disk.
+                    if let Err(error) = self.output.write_all(&line) {
+                        self.lost.add();
+                        self.error = Some(error);
+                        self.tell_in_time();
+                    }
                 }
-                // A closed standard error, or a full disk.
-                if noted.and_then(|()| output.write_all(&line)).is_err() {
-                    lost.fetch_add(1, Ordering::Relaxed);
+                Ok(Entry::Flushed(done)) => {
+                    self.tell();
+                    // A failure is nothing that could be reported anywhere.
+                    let _ = self.output.flush();
+                    let _ = done.try_send(());
                 }
+                Err(RecvTimeoutError::Timeout) => self.tell_in_time(),
+                Err(RecvTimeoutError::Disconnected) => return self.tell(),
             }
-            Entry::Flushed(done) => {
-                // A failure is nothing that could be reported anywhere.
-                let _ = output.flush();
-                let _ = done.try_send(());
-            }
+        }
+    }
+
+    fn untold(&self) -> u64 {
+        self.lost.here.load(Ordering::Relaxed) - self.told
+    }
+
+    fn tell_in_time(&mut self) {
+        if self.quiet_until.is_none_or(|until| until <= Instant::now()) {
+            self.tell();
+        }
+    }
+
+    fn tell(&mut self) {
+        let untold = self.untold();
+        if untold == 0 {
+            return;
+        }
+        // Where it cannot be told, it is tried again with the next line.
+        self.quiet_until = None;
+        if (self.notice)(untold, self.error.as_ref(), &mut self.output).is_ok() {
+            self.told += untold;
+            self.error = None;
+            self.quiet_until = Instant::now().checked_add(self.interval);
         }
     }
 }
@@ -141,8 +199,10 @@ mod tests {
     }
 
     fn start(output: impl Write + Send + 'static) -> LogQueue {
-        let notice = |lost, output: &mut dyn Write| writeln!(output, "{lost} lines were dropped");
-        LogQueue::start("log", output, Arc::default(), notice).unwrap()
+        let notice = |lost, _: Option<&io::Error>, output: &mut dyn Write| {
+            writeln!(output, "{lost} lines were dropped")
+        };
+        LogQueue::start("log", output, Arc::default(), Duration::ZERO, Box::new(notice)).unwrap()
     }
 
     #[test]
@@ -212,5 +272,26 @@ mod tests {
         log.flush(Duration::from_secs(30));
         let text: Vec<_> = lines.try_iter().map(|line| String::from_utf8(line).unwrap()).collect();
         assert_eq!(text.concat(), "3 lines were dropped\nline\n");
+    }
+    #[test]
+    fn a_disk_that_stays_full_is_told_of_once_in_an_interval_and_at_the_end() {
+        let (written, _lines) = crossbeam_channel::unbounded();
+        let (tell, told) = crossbeam_channel::unbounded();
+        let notice = move |lost, error: Option<&io::Error>, _: &mut dyn Write| {
+            let _ = tell.send((lost, error.map(io::Error::kind)));
+            Ok(())
+        };
+        let total = Arc::new(AtomicU64::new(7));
+        let disk = Disk { is_full: Arc::new(AtomicBool::new(true)), written };
+        let hour = Duration::from_secs(3600);
+        let mut log = LogQueue::start("log", disk, Arc::clone(&total), hour, Box::new(notice)).unwrap();
+        for _ in 0..100 {
+            log.write_all(b"line\n").unwrap();
+        }
+        // As when the file is opened again.
+        drop(log);
+        let full = Some(io::ErrorKind::StorageFull);
+        assert_eq!(told.iter().collect::<Vec<_>>(), [(1, full), (99, full)]);
+        assert_eq!(total.load(Ordering::SeqCst), 107);
     }
 }

@@ -51,6 +51,7 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 
 struct Logger {
     level: u8,
+    style: Style,
     queue: LogQueue,
     change: Box<dyn Fn(EnvFilter) + Send + Sync>,
     access: AccessLog,
@@ -66,8 +67,12 @@ impl LogArgs {
     /// Returns an error if the filter is not valid, or if no thread can be started.
     pub fn start(&self, level: u8) -> Result<(), Failure> {
         let (filter, style) = (self.filter(level)?, Style::of(self.log_format));
-        let notice = move |lost, output: &mut dyn Write| style.write_notice(lost, output);
-        let queue = LogQueue::start("log", io::stderr(), Arc::default(), notice).map_err(|error| {
+        let notice =
+            move |lost, _: Option<&io::Error>, output: &mut dyn Write| style.write_notice(lost, output);
+        // Each notice goes before a line that gets through, so there are not too many.
+        let every = Duration::ZERO;
+        let started = LogQueue::start("log", io::stderr(), Arc::default(), every, Box::new(notice));
+        let queue = started.map_err(|error| {
             Failure::new(
                 1,
                 format_args!("cannot start a thread for the log ({error}): check the limit on threads"),
@@ -85,7 +90,7 @@ impl LogArgs {
             let change = move |filter| drop(handle.reload(filter));
             // The default hook writes to standard error directly and would block if nobody reads it.
             panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
-            Logger { level, queue, change: Box::new(change), access, turn_access: Box::new(turn) }
+            Logger { level, style, queue, change: Box::new(change), access, turn_access: Box::new(turn) }
         });
         Ok(())
     }
@@ -169,9 +174,24 @@ pub(crate) fn say(line: std::fmt::Arguments<'_>) {
 /// Waits until the logs are written, for a second each at most. The program calls this before it exits.
 pub(crate) fn flush() {
     if let Some(logger) = LOGGER.get() {
-        logger.queue.flush(Duration::from_secs(1));
+        // It may have something to say in the other one.
         logger.access.flush(Duration::from_secs(1));
+        logger.queue.flush(Duration::from_secs(1));
     }
+}
+
+/// Writes why the program ends to standard error: as the log is written where there is one, and else as the command line and the environment
+/// ask for it. Blocks until that is read.
+pub(crate) fn say_last(program: &str, why: &str) {
+    let style = LOGGER.get().map_or_else(Style::asked_for, |logger| logger.style);
+    let mut line = Vec::new();
+    // A failure (a closed standard error) is nothing that could be reported anywhere.
+    let _ = style.write_failure(program, why, &mut line).and_then(|()| io::stderr().write_all(&line));
+}
+
+/// Whether standard error is read by a program, which takes a line for a message.
+pub(crate) fn is_for_programs() -> bool {
+    LOGGER.get().map_or_else(Style::asked_for, |logger| logger.style).is_for_programs()
 }
 
 fn level_name(level: u8) -> &'static str {

@@ -194,11 +194,23 @@ fn a_full_disk_stops_nobody_and_its_lines_are_counted() {
     while !lost() {
         assert!(Instant::now() < give_up, "they are not counted");
     }
-    visit(&address);
+    // What was lost before the file is opened again is told then, and what is lost later at the end.
+    server.signal("HUP");
+    server.stderr_line("reloaded");
+    for _ in 0..20 {
+        visit(&address);
+    }
     server.signal("TERM");
     let ended = server.wait();
     assert_eq!(ended.code, Some(0));
-    assert!(ended.stderr.contains("access log lines were dropped"), "{ended:?}");
+    let told = ended.stderr.lines().filter(|line| line.contains("access log lines were dropped"));
+    let told: Vec<&str> = told.collect();
+    let number = |line: &&str| -> u64 {
+        assert!(line.contains("file=/dev/full") && line.contains("No space left on device"), "{line}");
+        line.split("lost=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap()
+    };
+    assert_eq!(told.iter().map(number).sum::<u64>(), 23, "{told:?}");
+    assert!(told.len() <= 4, "one for each peer is too much: {told:?}");
 }
 
 #[test]
@@ -249,6 +261,38 @@ fn a_pipe_that_nobody_reads_stops_nobody() {
     server.signal("TERM");
     assert_eq!(server.wait().code, Some(0));
     drop(reader);
+}
+
+#[test]
+fn the_reason_why_a_server_does_not_start_is_a_line_of_the_log() {
+    let files = Directory::new("access-failed");
+    let config = files.file("echo.toml", "[logging]\nlog-format = \"json\"\n[admin]\n");
+    let in_use = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let in_use = format!("tcp://{}", in_use.local_addr().unwrap());
+    for (arguments, variable, why) in [
+        (&["--log-format=json", "--listen", &in_use][..], "", "is in use"),
+        (&["--log-format", "json", "--max-peers", "many"], "", "--max-peers: \"many\" is not a whole number"),
+        (&["--no-such-option"], "json", "--no-such-option"),
+        (&["--config", &config], "json", "there is no section [admin]"),
+    ] {
+        let program = Program::start_in([("PEELOFF_LOG_FORMAT", variable)], ECHO, arguments);
+        let ended = program.wait();
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        let last: Value = serde_json::from_str(ended.stderr.lines().last().unwrap()).unwrap();
+        assert_eq!((&last["level"], &last["program"]), (&"ERROR".into(), &"peeloff-echo".into()), "{last}");
+        assert!(last["message"].as_str().unwrap().contains(why), "{why}: {last}");
+    }
+    // In the journal.
+    let path = files.file("journal", "");
+    let found = fs::metadata(&path).unwrap();
+    let ended = Command::new(ECHO)
+        .args(["--listen", &in_use])
+        .env("JOURNAL_STREAM", format!("{}:{}", found.dev(), found.ino()))
+        .stderr(File::options().append(true).open(&path).unwrap())
+        .status();
+    assert_eq!(ended.unwrap().code(), Some(2));
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.lines().last().unwrap().starts_with("<3>peeloff-echo: "), "{text}");
 }
 
 #[test]

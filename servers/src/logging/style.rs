@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::time::SystemTime;
 
 use clap::ValueEnum;
 use tracing::{Event, Level, Subscriber};
@@ -36,6 +37,25 @@ type Lines<S> = Box<dyn Layer<S> + Send + Sync>;
 impl Style {
     pub(super) fn of(format: LogFormat) -> Self {
         Self { format, for_journal: stderr_is_journal() }
+    }
+
+    /// Returns the style for messages before the options are known, or if they are wrong.
+    pub(super) fn asked_for() -> Self {
+        let arguments = env::args_os().map(|argument| argument.to_string_lossy().into_owned());
+        let arguments: Vec<String> = arguments.collect();
+        let on_command_line = arguments.iter().enumerate().find_map(|(at, argument)| {
+            match argument.strip_prefix("--log-format")? {
+                "" => arguments.get(at + 1).cloned(),
+                value => value.strip_prefix('=').map(str::to_owned),
+            }
+        });
+        let asked = on_command_line.or_else(|| env::var("PEELOFF_LOG_FORMAT").ok());
+        let format = asked.and_then(|name| LogFormat::from_str(name.trim(), false).ok());
+        Self::of(format.unwrap_or(LogFormat::Text))
+    }
+
+    pub(super) fn is_for_programs(self) -> bool {
+        self.for_journal || self.format == LogFormat::Json
     }
 
     /// Returns a layer that writes the lines of the log.
@@ -81,15 +101,42 @@ impl Style {
 
     /// Writes a line with the number of dropped lines.
     pub(super) fn write_notice(self, lost: u64, output: &mut dyn Write) -> io::Result<()> {
-        let priority = if self.for_journal { Priority(Level::WARN).to_string() } else { String::new() };
-        let text = "log lines were dropped because nobody read the log";
+        let text = format!("{lost} log lines were dropped because nobody read the log");
         match self.format {
-            LogFormat::Text => writeln!(output, "{priority}{lost} {text}"),
-            LogFormat::Json => writeln!(
-                output,
-                "{priority}{{\"level\":\"WARN\",\"message\":\"{lost} {text}\",\"lost\":{lost}}}"
-            ),
+            LogFormat::Text => writeln!(output, "{}{text}", self.priority(Level::WARN)),
+            LogFormat::Json => self.write_object(Level::WARN, &text, ("lost", lost.into()), output),
         }
+    }
+
+    /// Writes why a program ends.
+    pub(super) fn write_failure(self, program: &str, why: &str, output: &mut dyn Write) -> io::Result<()> {
+        match self.format {
+            LogFormat::Text => writeln!(output, "{}{program}: {why}", self.priority(Level::ERROR)),
+            LogFormat::Json => self.write_object(Level::ERROR, why, ("program", program.into()), output),
+        }
+    }
+
+    /// Writes a line as the log has them.
+    fn write_object(
+        self,
+        level: Level,
+        message: &str,
+        (name, value): (&str, serde_json::Value),
+        output: &mut dyn Write,
+    ) -> io::Result<()> {
+        let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+        let object = serde_json::json!({
+            "timestamp": timestamp,
+            "level": level.as_str(),
+            "message": message,
+            "target": module_path!(),
+            name: value,
+        });
+        writeln!(output, "{}{object}", self.priority(level))
+    }
+
+    fn priority(self, level: Level) -> String {
+        if self.for_journal { Priority(level).to_string() } else { String::new() }
     }
 }
 
