@@ -57,7 +57,7 @@ impl Environment {
             let Some((name, value)) = self.get(key.name) else { continue };
             let arguments = arguments(&key, value)
                 .and_then(|arguments| {
-                    arguments.iter().try_for_each(|argument| check(command, argument))?;
+                    arguments.iter().try_for_each(|argument| check(&key, argument))?;
                     Ok(arguments)
                 })
                 .map_err(|cause| Failure::input(format_args!("{name}: {cause}")))?;

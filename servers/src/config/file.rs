@@ -8,8 +8,8 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
 
-use clap::Command;
 use clap::error::ErrorKind;
+use clap::{Arg, Command};
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
@@ -169,7 +169,7 @@ impl<'a> Reader<'a> {
             _ => vec![value],
         };
         for (argument, value) in arguments.iter().zip(values) {
-            check(self.command, argument).map_err(|cause| failure(value.span(), &cause))?;
+            check(key, argument).map_err(|cause| failure(value.span(), &cause))?;
         }
         // A key with the default value is accepted even if the option requires another one.
         let arguments = if is_default(key, &arguments) { Vec::new() } else { arguments };
@@ -235,10 +235,15 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Checks one argument with its parser.
-pub(super) fn check(command: &Command, argument: &OsStr) -> Result<(), String> {
-    let alone = [OsStr::new(command.get_name()), argument];
-    match command.clone().try_get_matches_from(alone) {
+/// Checks one argument with the parser of its option. The command here has only that option, because clap goes
+/// through all options of a command before it parses.
+pub(super) fn check(key: &Key, argument: &OsStr) -> Result<(), String> {
+    let option = Arg::new("option")
+        .long(key.name.to_owned())
+        .action(key.arg.get_action().clone())
+        .value_parser(key.arg.get_value_parser().clone());
+    let command = Command::new("option").no_binary_name(true).disable_help_flag(true).arg(option);
+    match command.try_get_matches_from([argument]) {
         Err(error) if matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) => {
             Err(cause(&error))
         }
