@@ -14,7 +14,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -29,6 +29,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use peeloff::{Handle, Health};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Runtime;
 use tokio::task::AbortHandle;
@@ -67,8 +68,10 @@ pub struct AdminArgs {
 
 /// An endpoint that is bound, and answers nobody yet.
 pub(crate) struct Admin {
-    listener: Listener,
-    runtime: Runtime,
+    /// None where the process before this one had an endpoint, and this one has none.
+    endpoint: Option<(Listener, Runtime)>,
+    /// The path of the process before this one, where this one has another address.
+    former: Option<SocketFile>,
 }
 
 enum Listener {
@@ -83,6 +86,12 @@ struct SocketFile {
     is_own: bool,
 }
 
+impl SocketFile {
+    fn of_predecessor(path: PathBuf) -> Self {
+        Self { path, is_own: false }
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if self.is_own {
@@ -94,14 +103,14 @@ impl Drop for SocketFile {
 
 /// An endpoint that answers. Its path goes with this value, if it has one.
 pub(crate) struct Answering {
-    task: AbortHandle,
+    task: Option<AbortHandle>,
     file: Option<SocketFile>,
 }
 
 impl Answering {
-    /// Another process answers from now on, at the same address.
+    /// Another process answers from now on. It has the path of a Unix socket, or removes it where it answers elsewhere.
     pub(crate) fn give(mut self) {
-        self.task.abort();
+        self.task.iter().for_each(AbortHandle::abort);
         std::mem::forget(self.file.take());
     }
 }
@@ -116,15 +125,16 @@ impl AdminArgs {
         self.try_bind(offered).map_err(|error| self.explain(&error))
     }
 
-    /// Whether something listens at the address already, such as the server that runs.
+    /// Binds the address as a start does, until what is returned is dropped. `None` where something listens there already, such as the
+    /// server that runs.
     ///
     /// # Errors
     ///
     /// It cannot be bound for another reason.
-    pub(crate) fn is_in_use(&self) -> Result<bool, Failure> {
+    pub(crate) fn reserve(&self) -> Result<Option<Admin>, Failure> {
         match self.try_bind(None) {
-            Ok(_) => Ok(false),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(true),
+            Ok(admin) => Ok(admin),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
             Err(error) => Err(self.explain(&error)),
         }
     }
@@ -144,8 +154,15 @@ impl AdminArgs {
     }
 
     fn try_bind(&self, offered: Option<OwnedFd>) -> io::Result<Option<Admin>> {
-        let Some(address) = &self.admin else { return Ok(None) };
-        let listener = match (offered.and_then(|socket| address.take(socket)), address) {
+        let former = offered.as_ref().and_then(|socket| SockRef::from(socket).local_addr().ok());
+        let former = former.and_then(|address| address.as_pathname().map(Path::to_owned));
+        let Some(address) = &self.admin else {
+            let left = |path| Admin { endpoint: None, former: Some(SocketFile::of_predecessor(path)) };
+            return Ok(former.map(left));
+        };
+        let taken = offered.and_then(|socket| address.take(socket));
+        let former = former.filter(|_| taken.is_none()).map(SocketFile::of_predecessor);
+        let listener = match (taken, address) {
             (Some(listener), _) => listener,
             (None, AdminAddress::Tcp(address)) => Listener::Tcp(bind_tcp(*address)?),
             (None, AdminAddress::Unix(path)) => {
@@ -153,7 +170,7 @@ impl AdminArgs {
             }
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Some(Admin { listener, runtime }))
+        Ok(Some(Admin { endpoint: Some((listener, runtime)), former }))
     }
 }
 
@@ -170,7 +187,7 @@ impl AdminAddress {
             Self::Unix(path) => {
                 let listener = UnixListener::from(socket);
                 let is_same = listener.local_addr().ok()?.as_pathname() == Some(path);
-                is_same.then(|| Listener::Unix(listener, SocketFile { path: path.clone(), is_own: false }))
+                is_same.then(|| Listener::Unix(listener, SocketFile::of_predecessor(path.clone())))
             }
         }
     }
@@ -188,16 +205,22 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     if found.as_ref().is_some_and(|found| !found.file_type().is_socket()) {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path exists and is no socket"));
     }
-    if found.is_some()
-        && let Err(error) = UnixStream::connect(path)
-        && error.kind() == io::ErrorKind::ConnectionRefused
-    {
+    if found.is_some() && is_abandoned(path)? {
         fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// Whether nobody listens on a Unix socket any more. Never waits: a process that hangs and has its backlog full gives EAGAIN
+/// ([connect(2)](https://man7.org/linux/man-pages/man2/connect.2.html)).
+fn is_abandoned(path: &Path) -> io::Result<bool> {
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    probe.set_nonblocking(true)?;
+    let connected = probe.connect(&SockAddr::unix(path)?);
+    Ok(connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
 }
 
 impl Admin {
@@ -208,7 +231,12 @@ impl Admin {
     ///
     /// The system has no thread.
     pub(crate) fn serve(self, handle: Handle) -> Result<Answering, Failure> {
-        let Self { listener, runtime } = self;
+        let Self { endpoint, former } = self;
+        if let Some(mut former) = former {
+            // Nobody listens there any more, so it goes.
+            former.is_own = true;
+        }
+        let Some((listener, runtime)) = endpoint else { return Ok(Answering { task: None, file: None }) };
         let copy = match &listener {
             Listener::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
             Listener::Unix(listener, _) => listener.as_fd().try_clone_to_owned(),
@@ -233,7 +261,7 @@ impl Admin {
                 (runtime.spawn(serve_unix(listener, answers)), Some(file))
             }
         };
-        let answering = Answering { task: task.abort_handle(), file };
+        let answering = Answering { task: Some(task.abort_handle()), file };
         let run = move || drop(runtime.block_on(task));
         let spawned = thread::Builder::new().name("admin".to_owned()).spawn(run);
         spawned.map(|_| answering).map_err(|error| {

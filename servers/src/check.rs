@@ -64,6 +64,18 @@ fn examine<T: ServerOptions>(config: &Config<T>) -> Result<(String, u8), Failure
     let listen = args.listen.iter().map(alone).collect::<Result<Vec<_>, _>>()?;
     let listen_proxied = args.listen_proxied.iter().map(proxied_alone).collect::<Result<Vec<_>, _>>()?;
     start(&listen, &listen_proxied).map_err(explain::start)?;
+    // A start binds the endpoint first, so it may take the port of a listener.
+    let admin = args.admin.reserve()?;
+    if let (Some(address), Some(_)) = (&args.admin.admin, &admin)
+        && let Err(StartError::AddressInUse { address: listener }) = start(&listen, &listen_proxied)
+    {
+        return Err(Failure::about(
+            "--admin",
+            format_args!(
+                "{address} leaves no room for the listener at {listener}: choose another port for one of the two"
+            ),
+        ));
+    }
 
     let mut report = String::new();
     let mut line = |text: std::fmt::Arguments<'_>| {
@@ -78,11 +90,11 @@ fn examine<T: ServerOptions>(config: &Config<T>) -> Result<(String, u8), Failure
         }
     }
     if let Some(address) = &args.admin.admin {
-        match args.admin.is_in_use()? {
-            true => {
+        match admin {
+            None => {
                 line(format_args!("--admin {address}: in use, by a running server or by another program"))
             }
-            false => line(format_args!("--admin {address}: can be listened on")),
+            Some(_) => line(format_args!("--admin {address}: can be listened on")),
         }
     }
     let now = SystemTime::now();

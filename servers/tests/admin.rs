@@ -8,6 +8,7 @@ use std::net::TcpStream;
 use std::process::{Command, Output};
 use std::time::Instant;
 
+use socket2::{Domain, SockAddr, Socket, Type};
 use support::{DEADLINE, Directory, ECHO, NC, Program, run, start_echo};
 
 /// Starts an echo server with an endpoint. Returns its first address and the endpoint's address.
@@ -244,6 +245,40 @@ fn a_check_finds_an_address_free_and_leaves_it_free() {
         assert!(check.stdout.contains(&format!("--admin {admin}: can be listened on\n")), "{check:?}");
     }
     assert!(!fs::exists(&path).unwrap());
+}
+
+#[test]
+fn a_check_finds_a_listener_at_the_same_port() {
+    let port = std::net::TcpListener::bind("127.0.77.2:0").unwrap().local_addr().unwrap().port();
+    let listen = ["--listen", &format!("tcp://*:{port}"), "--listen", &format!("udp://127.0.77.2:{port}")];
+    let check = |admin: &str| run(ECHO, &[&listen[..], &["--admin", admin, "--check-config"]].concat(), "");
+    let admin = format!("127.0.77.2:{port}");
+    check(&admin).failed_with(
+        "peeloff-echo",
+        2,
+        &format!("--admin: {admin} leaves no room for the listener"),
+    );
+    let good = check("127.0.77.2:0");
+    assert_eq!((good.code, good.stderr.as_str()), (Some(0), ""), "{good:?}");
+}
+
+#[test]
+fn a_socket_whose_owner_hangs_is_in_use() {
+    let files = Directory::new("admin-hangs");
+    let path = files.path("admin.sock");
+    let owner = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    owner.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+    owner.listen(0).unwrap();
+    // Clients that nobody accepts, until the next one would wait.
+    let connect = || {
+        let client = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        client.set_nonblocking(true).unwrap();
+        client.connect(&SockAddr::unix(&path).unwrap()).map(|()| client)
+    };
+    let waiting: Vec<Socket> = std::iter::repeat_with(connect).map_while(Result::ok).collect();
+    let arguments = ["--listen", "udp://127.0.0.1:0", "--admin", &format!("unix:{path}")];
+    run(ECHO, &arguments, "").failed_with("peeloff-echo", 2, "something else listens there");
+    assert!(!waiting.is_empty());
 }
 
 #[test]

@@ -316,6 +316,29 @@ fn a_new_process_that_takes_the_endpoint_and_cannot_start_leaves_it_to_the_serve
 }
 
 #[test]
+fn the_socket_of_an_endpoint_that_the_new_process_does_not_have_is_removed() {
+    let files = Directory::new("dropped-admin");
+    let (first, second) = (files.path("first.sock"), files.path("second.sock"));
+    let monitoring = |path: &str| format!("[monitoring]\nadmin = \"unix:{path}\"\n");
+    let config = files.file("echo.toml", monitoring(&first));
+    let (mut server, _) = start_echo(ECHO, &["--serve=loops", "--config", &config]);
+    files.file("echo.toml", monitoring(&second));
+    let successor = Successor::of(&mut server);
+    // The new process says where it listens once the start is complete.
+    let listens = |server: &mut Program| (0..3).for_each(|_| drop(server.address()));
+    listens(&mut server);
+    assert!(!fs::exists(&first).unwrap());
+    assert!(ask(&second, "/healthz").contains(" 200 OK"));
+    files.file("echo.toml", "");
+    successor.signal("USR2");
+    let last = Successor::read(&mut server);
+    listens(&mut server);
+    assert!(!fs::exists(&second).unwrap());
+    last.signal("TERM");
+    assert_eq!(server.wait().code, Some(0));
+}
+
+#[test]
 fn a_server_whose_configuration_was_its_input_cannot_be_handed_over_and_says_so() {
     let mut server = Program::start(ECHO, &["--config", "-"]);
     server.write("listen = [\"udp://127.0.0.1:0\"]\n");
