@@ -187,6 +187,10 @@ pub struct ConfigArgs {
     pub make_key_file: Option<PathBuf>,
 }
 
+/// The SRTP profiles of every OpenSSL version since 3.0, by OpenSSL's names (RFC 5764 §4.1.2, RFC 7714 §14.2).
+const SRTP_PROFILES: [&str; 4] =
+    ["SRTP_AEAD_AES_256_GCM", "SRTP_AEAD_AES_128_GCM", "SRTP_AES128_CM_SHA1_80", "SRTP_AES128_CM_SHA1_32"];
+
 /// Defines the server's identity and how it authenticates peers.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Identity")]
@@ -275,6 +279,12 @@ pub struct CredentialArgs {
     /// Repeat the option for more protocols, the preferred one first.
     #[arg(long, value_name = "NAME")]
     pub alpn: Vec<Protocol>,
+
+    /// Agree on this SRTP profile with DTLS clients that ask (RFC 5764).
+    ///
+    /// Repeat the option for more profiles, the preferred one first. The server has no media: clients derive the keys of theirs from the session.
+    #[arg(long, value_name = "NAME", value_parser = SRTP_PROFILES)]
+    pub srtp_profile: Vec<String>,
 
     /// Share the keys of tickets and cookies in this file with other servers.
     ///

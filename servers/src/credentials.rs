@@ -73,6 +73,9 @@ pub fn load(
         }
         credentials = credentials.authorize(move |peer| guests.admit(peer));
     }
+    if !args.srtp_profile.is_empty() {
+        credentials = credentials.srtp_profiles(&args.srtp_profile.join(":"));
+    }
     if let Some(path) = &args.key_file {
         credentials = credentials.shared_keys(SharedKeys::from_file(path).map_err(about("--key-file"))?);
     }

@@ -35,6 +35,7 @@ pub(crate) const LIVE: &[&str] = &[
     "allow-san",
     "psk-file",
     "alpn",
+    "srtp-profile",
     "key-file",
     "strict-permissions",
     "key-log",

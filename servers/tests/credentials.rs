@@ -347,3 +347,26 @@ fn secrets_that_others_can_read_are_warned_of_or_refused() {
     let ended = server.wait();
     assert!(ended.code == Some(0) && !ended.stderr.contains("can access the secrets"), "{ended:?}");
 }
+
+#[test]
+fn a_client_that_asks_for_a_profile_of_srtp_gets_one_that_the_server_has() {
+    let profiles = ["--srtp-profile", "SRTP_AEAD_AES_128_GCM", "--srtp-profile", "SRTP_AES128_CM_SHA1_80"];
+    let (_server, address) = start_echo(&[&["--listen", "dtls://127.0.0.1:0"], &profiles[..]].concat());
+    let place = address.strip_prefix("dtls://").unwrap();
+    for (asked, agreed) in [
+        ("SRTP_AES128_CM_SHA1_32:SRTP_AES128_CM_SHA1_80", Some("SRTP_AES128_CM_SHA1_80")),
+        ("SRTP_AES128_CM_SHA1_80:SRTP_AEAD_AES_128_GCM", Some("SRTP_AEAD_AES_128_GCM")),
+        ("SRTP_AES128_CM_SHA1_32", None),
+    ] {
+        let arguments = ["s_client", "-dtls1_2", "-connect", place, "-use_srtp", asked];
+        let ended = Command::new("openssl").args(arguments).stdin(Stdio::null()).output().unwrap();
+        let text = String::from_utf8_lossy(&ended.stdout);
+        let found = text.lines().find_map(|line| line.strip_prefix("SRTP Extension negotiated, profile="));
+        assert_eq!(found, agreed, "{asked}: {text}");
+    }
+    run(ECHO, &["--srtp-profile", "SRTP_NULL"], "").failed_with(
+        "peeloff-echo",
+        2,
+        "write one of SRTP_AEAD_AES",
+    );
+}

@@ -448,6 +448,7 @@ const SAMPLES: &[(&str, &[&str])] = &[
     ("allow-subject", &["CN=alice*,O=Example"]),
     ("allow-san", &["dns:*.example"]),
     ("alpn", &["h2", "telemetry/1"]),
+    ("srtp-profile", &["SRTP_AEAD_AES_256_GCM", "SRTP_AES128_CM_SHA1_80"]),
     ("key-file", &["keys"]),
     ("key-log", &["/log"]),
     ("ca", &["ca.pem"]),
