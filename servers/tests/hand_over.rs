@@ -420,6 +420,9 @@ fn systemd_is_told_of_the_new_process_which_has_its_sockets() {
     while notify.recv(&mut [0; 256]).is_ok() {}
     notify.set_nonblocking(false).unwrap();
     hear("WATCHDOG=1");
+    successor.signal("HUP");
+    hear("RELOADING=1");
+    hear("READY=1");
     successor.signal("TERM");
     hear("STOPPING=1");
     assert_eq!(server.wait().code, Some(0));
