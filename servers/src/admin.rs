@@ -1,7 +1,9 @@
-//! The endpoint for those who look after a server: metrics, and whether it is alive and ready. HTTP/1.1, on a thread of its own.
+//! The endpoint for monitoring a server: metrics, and whether it is alive and ready. It speaks HTTP/1.1 on a
+//! thread of its own.
 //!
-//! Nobody who serves peers waits for it: connections, their requests and their time are bounded, a connection too many ends the
-//! oldest one, and what takes the registry's lock is done once for all who ask at the same time (`page`).
+//! No thread that serves peers waits for it. Connections, their requests and their time are limited; a connection
+//! too many closes the oldest one. Work that needs the registry's lock is done once for all clients that ask at
+//! the same time (`page`).
 
 mod address;
 mod page;
@@ -39,38 +41,39 @@ pub use self::address::AdminAddress;
 use self::page::{Format, Pages};
 use crate::failure::Failure;
 
-/// What the socket is called on its way to the process that takes the server over.
+/// The name of the socket when it is passed to the process that takes the server over.
 pub(crate) const ADMIN: &str = "admin";
 
-/// Connections at once. One more ends the oldest, which has had its time: an answer takes a millisecond.
+/// The largest number of connections. One more closes the oldest one, which has had enough time: an answer takes
+/// a millisecond.
 const MOST_CONNECTIONS: usize = 64;
 /// How long a connection may take from its first byte to its last.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of a request at most.
+/// The largest request, in bytes.
 const LONGEST_REQUEST: usize = 16 << 10;
-/// How long to wait where a connection cannot be accepted, for want of descriptors.
+/// How long to wait if a connection cannot be accepted because no descriptor is left.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long the dispatcher or a loop may be at the same thing before the server counts as stuck.
+/// How long the dispatcher or a loop may be busy with one piece of work before the server counts as stuck.
 const STUCK: Duration = Duration::from_secs(10);
 
-/// How the server is watched.
+/// Options of the monitoring endpoint.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Monitoring")]
 pub struct AdminArgs {
     /// Serve metrics and health at this address, by HTTP.
     ///
-    /// Write `127.0.0.1:9464`, or `unix:PATH` for a Unix socket. There are `/metrics` for Prometheus, `/healthz`, which
-    /// fails when the server does not get on, and `/readyz`, which fails while it takes no new peers. Whoever reaches the address
-    /// can read them.
+    /// Write `127.0.0.1:9464`, or `unix:PATH` for a Unix socket. The paths are `/metrics` for Prometheus,
+    /// `/healthz`, which fails if the server makes no progress, and `/readyz`, which fails while the server
+    /// accepts no new peers. Anybody who can reach the address can read them.
     #[arg(long, value_name = "ADDRESS")]
     pub admin: Option<AdminAddress>,
 }
 
-/// An endpoint that is bound, and answers nobody yet.
+/// An endpoint that is bound, and does not answer yet.
 pub(crate) struct Admin {
-    /// None where the process before this one had an endpoint, and this one has none.
+    /// The endpoint; none if the previous process had an endpoint and this one has none.
     endpoint: Option<(Listener, Runtime)>,
-    /// The path of the process before this one, where this one has another address.
+    /// The path of the previous process's socket, if this process has another address.
     former: Option<SocketFile>,
 }
 
@@ -79,10 +82,11 @@ enum Listener {
     Unix(UnixListener, SocketFile),
 }
 
-/// The path of a Unix socket, which goes with this value once it is this process's own.
+/// The path of a Unix socket. Dropping this value removes it if it belongs to this process.
 struct SocketFile {
     path: PathBuf,
-    /// Until the start has succeeded, that of a socket which was taken belongs to the process before this one.
+    /// Whether the path belongs to this process. Until the start has succeeded, a socket that was taken over
+    /// belongs to the previous process.
     is_own: bool,
 }
 
@@ -95,20 +99,21 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if self.is_own {
-            // It may be gone already.
+            // The path may have been removed already.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// An endpoint that answers. Its path goes with this value, if it has one.
+/// An endpoint that answers. Dropping this value removes its path, if it has one.
 pub(crate) struct Answering {
     task: Option<AbortHandle>,
     file: Option<SocketFile>,
 }
 
 impl Answering {
-    /// Another process answers from now on. It has the path of a Unix socket, or removes it where it answers elsewhere.
+    /// Lets another process answer from now on. That process has the path of a Unix socket, or removes it if it
+    /// answers elsewhere.
     pub(crate) fn give(mut self) {
         self.task.iter().for_each(AbortHandle::abort);
         std::mem::forget(self.file.take());
@@ -116,21 +121,22 @@ impl Answering {
 }
 
 impl AdminArgs {
-    /// Binds the endpoint, if there is to be one, or takes that of the process before this one, if it is the same.
+    /// Binds the endpoint if the options ask for one, or takes over that of the previous process if it is the
+    /// same.
     ///
     /// # Errors
     ///
-    /// The address cannot be bound.
+    /// Returns an error if the address cannot be bound.
     pub(crate) fn bind(&self, offered: Option<OwnedFd>) -> Result<Option<Admin>, Failure> {
         self.try_bind(offered).map_err(|error| self.explain(&error))
     }
 
-    /// Binds the address as a start does, until what is returned is dropped. `None` where something listens there already, such as the
-    /// server that runs.
+    /// Binds the address as a start does, until the returned value is dropped. Returns none if another program, such
+    /// as the running server, listens there already.
     ///
     /// # Errors
     ///
-    /// It cannot be bound for another reason.
+    /// Returns an error if the address cannot be bound for another reason.
     pub(crate) fn reserve(&self) -> Result<Option<Admin>, Failure> {
         match self.try_bind(None) {
             Ok(admin) => Ok(admin),
@@ -141,12 +147,12 @@ impl AdminArgs {
 
     fn explain(&self, error: &io::Error) -> Failure {
         let hint = match error.kind() {
-            io::ErrorKind::AddrInUse => "something else listens there: stop it, or choose another address",
+            io::ErrorKind::AddrInUse => "another program listens there: stop it, or choose another address",
             io::ErrorKind::AlreadyExists => "choose another path, or remove what is there",
             io::ErrorKind::PermissionDenied => {
-                "choose a port above 1023, or a folder that this user may write to"
+                "choose a port above 1023, or a folder that this user can write to"
             }
-            io::ErrorKind::NotFound => "make its folder first",
+            io::ErrorKind::NotFound => "create its folder first",
             _ => "choose an address of this host",
         };
         let address = self.admin.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -175,7 +181,7 @@ impl AdminArgs {
 }
 
 impl AdminAddress {
-    /// Takes a socket that listens at this address.
+    /// Takes over a socket that listens at this address.
     fn take(&self, socket: OwnedFd) -> Option<Listener> {
         match self {
             Self::Tcp(address) => {
@@ -199,11 +205,11 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Binds, in place of a socket that nobody listens on any more, for this user and its group.
+/// Binds the path for this user and its group, and replaces a socket that no process listens on any more.
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     let found = fs::symlink_metadata(path).ok();
     if found.as_ref().is_some_and(|found| !found.file_type().is_socket()) {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path exists and is no socket"));
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path exists and is not a socket"));
     }
     if found.is_some() && is_abandoned(path)? {
         fs::remove_file(path)?;
@@ -214,8 +220,8 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Whether nobody listens on a Unix socket any more. Never waits: a process that hangs and has its backlog full gives EAGAIN
-/// ([connect(2)](https://man7.org/linux/man-pages/man2/connect.2.html)).
+/// Returns whether no process listens on a Unix socket any more. Never waits: if a process hangs and its backlog
+/// is full, connect(2) returns EAGAIN ([connect(2)](https://man7.org/linux/man-pages/man2/connect.2.html)).
 fn is_abandoned(path: &Path) -> io::Result<bool> {
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     probe.set_nonblocking(true)?;
@@ -224,16 +230,16 @@ fn is_abandoned(path: &Path) -> io::Result<bool> {
 }
 
 impl Admin {
-    /// Answers from now on, on a thread of its own. The path of a Unix socket goes with what is returned. The server hands a
-    /// descriptor of the socket on to the process that takes it over.
+    /// Starts to answer, on a thread of its own. Dropping the returned value removes the path of a Unix socket.
+    /// The server passes a descriptor of the socket to the process that takes it over.
     ///
     /// # Errors
     ///
-    /// The system has no thread.
+    /// Returns an error if no thread can be started.
     pub(crate) fn serve(self, handle: Handle) -> Result<Answering, Failure> {
         let Self { endpoint, former } = self;
         if let Some(mut former) = former {
-            // Nobody listens there any more, so it goes.
+            // No process listens there any more, so remove the path.
             former.is_own = true;
         }
         let Some((listener, runtime)) = endpoint else { return Ok(Answering { task: None, file: None }) };
@@ -250,7 +256,7 @@ impl Admin {
                 if let Ok(address) = listener.local_addr() {
                     tracing::info!(%address, "metrics and health");
                     if !address.ip().is_loopback() {
-                        tracing::warn!(%address, "--admin: other hosts may reach this address, and read how the server does");
+                        tracing::warn!(%address, "--admin: other hosts may be able to reach this address and read the server's metrics and health");
                     }
                 }
                 (runtime.spawn(serve_tcp(listener, answers)), None)
@@ -293,7 +299,7 @@ async fn serve_unix(listener: UnixListener, answers: Arc<Answers>) {
     }
 }
 
-/// Those that are being answered, oldest first.
+/// The open connections, oldest first.
 #[derive(Default)]
 struct Connections(VecDeque<AbortHandle>);
 
@@ -320,7 +326,7 @@ impl Connections {
             .timer(TokioTimer::new())
             .header_read_timeout(PATIENCE)
             .serve_connection(TokioIo::new(stream), answer);
-        // What becomes of a connection is its client's business.
+        // Errors of a connection concern only its client.
         let run = async move { drop(timeout(PATIENCE, connection).await) };
         self.0.push_back(tokio::spawn(run).abort_handle());
     }
@@ -329,7 +335,7 @@ impl Connections {
 struct Answers {
     handle: Handle,
     pages: Pages,
-    /// How long a thread may be at the same thing.
+    /// How long a thread may be busy with one piece of work.
     stuck: Duration,
 }
 
@@ -361,18 +367,18 @@ impl Answers {
                 None => text(StatusCode::OK, "ready"),
                 Some(refusal) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("no new peers: {refusal}")),
             },
-            _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz"),
+            _ => text(StatusCode::NOT_FOUND, "the paths are /metrics, /healthz and /readyz"),
         }
     }
 }
 
-/// What keeps a server from getting on.
+/// Returns what keeps a server from making progress.
 fn trouble(health: &Health, stuck: Duration) -> Option<String> {
     let loops =
         health.loops_busy.iter().enumerate().map(|(number, busy)| (format!("event loop {number}"), *busy));
     let mut all = [("the dispatcher".to_owned(), health.dispatcher_busy)].into_iter().chain(loops);
     let (thread, busy) = all.find(|(_, busy)| *busy >= stuck)?;
-    Some(format!("{thread} has been at the same work for {} s", busy.as_secs()))
+    Some(format!("{thread} has been busy with the same work for {} s", busy.as_secs()))
 }
 
 fn text(status: StatusCode, line: &str) -> Response<Full<Bytes>> {
@@ -396,7 +402,7 @@ mod tests {
 
     use super::*;
 
-    /// Says when it is called, and does not return before it is told to: on the dispatcher thread, or on a peer's.
+    /// Reports when it is called, and blocks until it is released: on the dispatcher thread, or on a peer's.
     struct Held {
         in_admit: bool,
         ends: Mutex<(Sender<()>, Receiver<()>)>,
@@ -426,7 +432,8 @@ mod tests {
         }
     }
 
-    /// A server that is held, what releases it, and answers about it, for which a thread is stuck after so long.
+    /// Starts a server whose thread is blocked. Returns the server, its release, and answers that consider a
+    /// thread stuck after this time.
     fn held(in_admit: bool, stuck: Duration) -> (Server, Sender<()>, Answers) {
         let ((called, is_called), (release, released)) = (channel(), channel());
         let handler = Held { in_admit, ends: Mutex::new((called, released)) };
@@ -447,7 +454,7 @@ mod tests {
         for (in_admit, stuck, expected) in [
             (true, Duration::from_nanos(1), StatusCode::SERVICE_UNAVAILABLE),
             (true, Duration::from_secs(3600), StatusCode::OK),
-            // Handlers may take as long as they like.
+            // Handlers may block for any time.
             (false, Duration::from_secs(3600), StatusCode::OK),
         ] {
             let (_server, release, answers) = held(in_admit, stuck);

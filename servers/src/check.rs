@@ -1,4 +1,4 @@
-//! `--check-config`: everything that a start does, without serving anybody.
+//! `--check-config`: does everything that a start does, without serving peers.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -15,17 +15,17 @@ use crate::passphrase::Keyring;
 use crate::reload::{LIVE, Plan};
 use crate::serve::builder;
 
-/// The exit code where a server would start, and yet something needs attention.
+/// The exit code if a server would start but something needs attention.
 const NEEDS_ATTENTION: u8 = 1;
 
 const DAY: u64 = 24 * 3600;
 
-/// Reads and checks all that the options name, binds the addresses for a moment, and prints what it found. Gives the exit
-/// code.
+/// Reads and checks everything that the options name, binds the addresses for a moment, and prints the results.
+/// Returns the exit code.
 ///
 /// # Errors
 ///
-/// A server could not start.
+/// Returns an error if a server could not start.
 pub fn check<T: ServerOptions>(config: &Config<T>) -> Result<u8, Failure> {
     let (report, code) = examine(config).map_err(|failure| config.locate(failure))?;
     let mut stdout = io::stdout().lock();
@@ -43,7 +43,7 @@ fn examine<T: ServerOptions>(config: &Config<T>) -> Result<(String, u8), Failure
     let plan = Plan::new(args, None, &mut Keyring::default())?;
     args.access_log.check()?;
     let descriptors = peeloff::raise_fd_limit();
-    // As the real one, up to its handler, which no peer reaches. The ports are free again when it returns.
+    // Start a real server, whose handler no peer reaches. Its ports are free again when this returns.
     let start = |listen: &[Address], listen_proxied: &[Address]| {
         let plain =
             listen.iter().fold(builder(args, &plan), |builder, address| builder.listen(address.clone()));
@@ -53,7 +53,8 @@ fn examine<T: ServerOptions>(config: &Config<T>) -> Result<(String, u8), Failure
         server.handle().shutdown(Duration::ZERO);
         Ok(())
     };
-    // Alone at first, which tells the one that is in use; all else about that one is found out at another port.
+    // Start each listener alone first, which finds the addresses in use. Everything else about such a listener is
+    // checked at another port.
     let free = |address: &Address, started: Result<(), StartError>| match started {
         Err(StartError::AddressInUse { .. }) => Ok(Address { port: 0, ..address.clone() }),
         Err(error) => Err(explain::start(error)),
@@ -85,15 +86,13 @@ fn examine<T: ServerOptions>(config: &Config<T>) -> Result<(String, u8), Failure
     let found = listen.iter().chain(&listen_proxied);
     for (address, found) in args.listen.iter().chain(&args.listen_proxied).zip(found) {
         match address != found {
-            true => line(format_args!("{address}: in use, by a running server or by another program")),
+            true => line(format_args!("{address}: in use by a running server or by another program")),
             false => line(format_args!("{address}: can be listened on")),
         }
     }
     if let Some(address) = &args.admin.admin {
         match admin {
-            None => {
-                line(format_args!("--admin {address}: in use, by a running server or by another program"))
-            }
+            None => line(format_args!("--admin {address}: in use by a running server or by another program")),
             Some(_) => line(format_args!("--admin {address}: can be listened on")),
         }
     }
@@ -118,12 +117,12 @@ fn examine<T: ServerOptions>(config: &Config<T>) -> Result<(String, u8), Failure
     Ok((report, code))
 }
 
-/// When a part of the credentials ends, and whether that needs attention.
+/// Returns how long a part of the credentials is valid, and whether that needs attention.
 fn validity(expiration: &Expiration, now: SystemTime) -> (String, bool) {
     let Expiration { what, at, file, .. } = expiration;
     let place = file
         .as_ref()
-        .map_or_else(|| " made for one run".to_owned(), |file| format!(" in {}", file.display()));
+        .map_or_else(|| " made at each start".to_owned(), |file| format!(" in {}", file.display()));
     let end = humantime::format_rfc3339_seconds(*at);
     let (words, attention) = match urgency(*at, now) {
         Urgency::None => ("valid until", false),

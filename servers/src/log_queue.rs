@@ -1,9 +1,11 @@
-//! A bounded queue between those who log and what they log to, so that nobody who serves a peer waits for a reader.
+//! A bounded queue between threads that log and the log's destination, so that no thread that serves peers waits
+//! for a reader.
 //!
-//! A reader that stops (a full pipe, a terminal that is held) blocks the thread of the queue alone. Lines that find the
-//! queue full, or that cannot be written, are dropped and counted, and a notice says how many: before the next line that gets through, at most
-//! once in an interval, and when the queue ends. The crate tracing-appender does nearly this, but its guard prints to standard output when it finds the queue full at the end,
-//! which waits for a reader again.
+//! If the reader stops (a full pipe, a stopped terminal), only the queue's thread blocks. Lines that find the
+//! queue full, or that cannot be written, are dropped and counted. A notice with their number is written before the
+//! next line that can be written, at most once in an interval, and when the queue ends. The crate tracing-appender
+//! does nearly the same, but if the queue is full at the end, its guard prints to standard output, which waits for a
+//! reader again.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -13,19 +15,19 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
-/// Lines that wait at most.
+/// The largest number of lines that wait.
 const QUEUED_LINES: usize = 4096;
-/// Bytes of a line at most; what is longer is cut.
+/// The largest number of bytes of a line; longer lines are cut.
 const LINE_BYTES: usize = 8 << 10;
 
-/// Takes whole lines and never blocks.
+/// Accepts whole lines, and never blocks.
 #[derive(Clone)]
 pub(crate) struct LogQueue {
     entries: Sender<Entry>,
     lost: Lost,
 }
 
-/// Lines that were dropped: by this queue, and by all that count together with it.
+/// The numbers of dropped lines: of this queue, and of all queues that share the total.
 #[derive(Clone)]
 struct Lost {
     here: Arc<AtomicU64>,
@@ -39,22 +41,23 @@ impl Lost {
     }
 }
 
-/// Says how many lines were dropped, and why the last one of them was if it could not be written. It may write that to the output.
+/// Reports how many lines were dropped, and why the last one of them could not be written, if that was the
+/// reason. It may write to the output.
 pub(crate) type Notice = dyn Fn(u64, Option<&io::Error>, &mut dyn Write) -> io::Result<()> + Send;
 
 enum Entry {
     Line(Vec<u8>),
-    /// Everything before this has been written.
+    /// Asks for an answer once everything before this entry has been written.
     Flushed(Sender<()>),
 }
 
 impl LogQueue {
-    /// Starts the thread `name`, which writes to `output` and adds to `total` what it cannot. `notice` is called on that thread, at most
-    /// once in `interval`.
+    /// Starts the thread `name`, which writes to `output` and adds to `total` the lines that it cannot write. The
+    /// thread calls `notice`, at most once in `interval`.
     ///
     /// # Errors
     ///
-    /// The system has no thread.
+    /// Returns an error if no thread can be started.
     pub(crate) fn start(
         name: &str,
         output: impl Write + Send + 'static,
@@ -70,23 +73,23 @@ impl LogQueue {
         Ok(Self { entries, lost })
     }
 
-    /// Lines that were dropped since the start.
+    /// Returns the number of lines that were dropped since the start.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.total.load(Ordering::Relaxed)
     }
 
-    /// Waits until everything that was logged before is written, at most for `patience`.
+    /// Waits until everything logged before has been written, for `patience` at most.
     pub(crate) fn flush(&self, patience: Duration) {
         let (done, flushed) = bounded(1);
         if self.entries.send_timeout(Entry::Flushed(done), patience).is_ok() {
-            // An error says that time is up, and then nobody reads.
+            // An error means that the time has passed, so nobody reads the log.
             let _ = flushed.recv_timeout(patience);
         }
     }
 }
 
 impl Write for LogQueue {
-    /// Takes one whole line.
+    /// Accepts one whole line.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut kept = line[..line.len().min(LINE_BYTES)].to_vec();
         if kept.len() < line.len() {
@@ -109,12 +112,12 @@ impl Write for LogQueue {
 struct Writer<W> {
     output: W,
     lost: Lost,
-    /// How many of the lost lines notices have spoken of.
+    /// How many of the lost lines have been reported.
     told: u64,
-    /// Why the last line that could not be written could not.
+    /// The error of the last line that could not be written.
     error: Option<io::Error>,
     interval: Duration,
-    /// When the next notice may come.
+    /// When the next notice is allowed.
     quiet_until: Option<Instant>,
     notice: Box<Notice>,
 }
@@ -122,7 +125,7 @@ struct Writer<W> {
 impl<W: Write> Writer<W> {
     fn run(mut self, entries: &Receiver<Entry>) {
         loop {
-            // Where some are lost and not told, and no other line comes, the end of the interval is waited for.
+            // If unreported lines are lost and no other line arrives, report them at the end of the interval.
             let entry = match self.quiet_until.filter(|_| self.untold() > 0) {
                 Some(until) => entries.recv_deadline(until),
                 None => entries.recv().map_err(RecvTimeoutError::from),
@@ -130,7 +133,7 @@ impl<W: Write> Writer<W> {
             match entry {
                 Ok(Entry::Line(line)) => {
                     self.tell_in_time();
-                    // A closed standard error, or a full disk.
+                    // Standard error is closed, or the disk is full.
                     if let Err(error) = self.output.write_all(&line) {
                         self.lost.add();
                         self.error = Some(error);
@@ -139,7 +142,7 @@ impl<W: Write> Writer<W> {
                 }
                 Ok(Entry::Flushed(done)) => {
                     self.tell();
-                    // A failure is nothing that could be reported anywhere.
+                    // A failure cannot be reported anywhere.
                     let _ = self.output.flush();
                     let _ = done.try_send(());
                 }
@@ -164,7 +167,7 @@ impl<W: Write> Writer<W> {
         if untold == 0 {
             return;
         }
-        // Where it cannot be told, it is tried again with the next line.
+        // If the notice cannot be written, the next line tries again.
         self.quiet_until = None;
         if (self.notice)(untold, self.error.as_ref(), &mut self.output).is_ok() {
             self.told += untold;
@@ -180,7 +183,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes that wait until they are allowed.
+    /// A writer whose writes wait until they are allowed.
     struct Held {
         permits: Receiver<()>,
         written: Sender<Vec<u8>>,
@@ -210,7 +213,7 @@ mod tests {
         let (permit, permits) = bounded(0);
         let (written, lines) = crossbeam_channel::unbounded();
         let mut log = start(Held { permits, written });
-        // One more than the queue holds may be in the hands of the writer.
+        // The writer may hold one line in addition to those in the queue.
         for _ in 0..QUEUED_LINES + 10 {
             log.write_all(b"line\n").unwrap();
         }
@@ -237,7 +240,7 @@ mod tests {
         assert!(line.ends_with(b"x ...\n"));
     }
 
-    /// A disk that is full, until it is not.
+    /// A disk that is full until it is changed.
     struct Disk {
         is_full: Arc<AtomicBool>,
         written: Sender<Vec<u8>>,
@@ -288,7 +291,7 @@ mod tests {
         for _ in 0..100 {
             log.write_all(b"line\n").unwrap();
         }
-        // As when the file is opened again.
+        // This is what happens when the file is opened again.
         drop(log);
         let full = Some(io::ErrorKind::StorageFull);
         assert_eq!(told.iter().collect::<Vec<_>>(), [(1, full), (99, full)]);

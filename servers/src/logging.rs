@@ -69,7 +69,7 @@ impl LogArgs {
         let (filter, style) = (self.filter(level)?, Style::of(self.log_format));
         let notice =
             move |lost, _: Option<&io::Error>, output: &mut dyn Write| style.write_notice(lost, output);
-        // Each notice goes before a line that gets through, so there are not too many.
+        // Each notice precedes a line that can be written, so there are not too many notices.
         let every = Duration::ZERO;
         let started = LogQueue::start("log", io::stderr(), Arc::default(), every, Box::new(notice));
         let queue = started.map_err(|error| {
@@ -174,22 +174,22 @@ pub(crate) fn say(line: std::fmt::Arguments<'_>) {
 /// Waits until the logs are written, for a second each at most. The program calls this before it exits.
 pub(crate) fn flush() {
     if let Some(logger) = LOGGER.get() {
-        // It may have something to say in the other one.
+        // Flushing the access log may write to the main log.
         logger.access.flush(Duration::from_secs(1));
         logger.queue.flush(Duration::from_secs(1));
     }
 }
 
-/// Writes why the program ends to standard error: as the log is written where there is one, and else as the command line and the environment
-/// ask for it. Blocks until that is read.
+/// Writes to standard error why the program ends, in the format of the log if it has been started, and otherwise
+/// in the format that the command line and the environment ask for. Blocks until the text is read.
 pub(crate) fn say_last(program: &str, why: &str) {
     let style = LOGGER.get().map_or_else(Style::asked_for, |logger| logger.style);
     let mut line = Vec::new();
-    // A failure (a closed standard error) is nothing that could be reported anywhere.
+    // If standard error is closed, there is no place left to report the failure.
     let _ = style.write_failure(program, why, &mut line).and_then(|()| io::stderr().write_all(&line));
 }
 
-/// Whether standard error is read by a program, which takes a line for a message.
+/// Returns whether a program reads standard error, and takes each line for a message.
 pub(crate) fn is_for_programs() -> bool {
     LOGGER.get().map_or_else(Style::asked_for, |logger| logger.style).is_for_programs()
 }

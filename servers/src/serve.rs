@@ -1,5 +1,4 @@
-//! Runs a server from its first check to its last log line; what differs between servers is their
-//! handler.
+//! Runs a server from its first check to its last log line. Servers differ only in their handlers.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
@@ -23,21 +22,22 @@ use crate::serving::Serve;
 use crate::signals::{self, Asked};
 use crate::systemd::{self, PassedSocket, Watchdog};
 
-/// How long the main thread sleeps at most. It looks at the wall clock then, which may have jumped.
+/// The longest sleep of the main thread. It then checks the wall clock, which may have jumped.
 const NAP: Duration = Duration::from_secs(3600);
 
-/// Serves peers until SIGINT or SIGTERM, then gives them `--drain-timeout` to end. SIGHUP makes it read
-/// its configuration and its credentials again; on a terminal, where the options name no file, it ends the server as
-/// SIGTERM does, because then it says that the terminal was closed. SIGUSR2 has a new process take the server over.
+/// Serves peers until SIGINT or SIGTERM, and then gives them `--drain-timeout` to finish. At SIGHUP it reads its
+/// configuration and its credentials again. If the server runs on a terminal and its options name no file, SIGHUP
+/// means that the terminal was closed, and ends the server like SIGTERM. At SIGUSR2 it hands over to a new
+/// process.
 ///
-/// `start` has the last word on the builder, and starts the server in the way that the options ask for.
+/// `start` may change the builder, and starts the server in the way that the options ask for.
 ///
-/// Standard output gets one line for each listener, `listening dtls://127.0.0.1:41234`, once all
-/// are bound, and nothing else.
+/// Once all listeners are bound, standard output gets one line for each of them, `listening
+/// dtls://127.0.0.1:41234`, and nothing else.
 ///
 /// # Errors
 ///
-/// The server cannot start: bad input, or an address that cannot be bound.
+/// Returns an error if the server cannot start, because of bad input or an address that cannot be bound.
 pub fn serve<T>(
     config: Config<T>,
     start: impl FnOnce(ServerBuilder, Serve) -> Result<Server, StartError>,
@@ -56,8 +56,8 @@ where
     let offered = predecessor.as_mut().and_then(|predecessor| predecessor.take_descriptor(ADMIN));
     let admin = args.admin.bind(offered).map_err(|failure| config.locate(failure))?;
     logging::prepare_access(&args.access_log).map_err(|failure| config.locate(failure))?();
-    // Raised before the start, which looks at the limit, and logged after it, so that a failure is
-    // the only line there is.
+    // The limit is raised before the start, which reads it. It is logged after the start, so that a failure is
+    // the only line of the log.
     let descriptors = peeloff::raise_fd_limit();
     let passed = systemd::sockets()?;
     let mut builder = listen(builder(args, &plan), args, &passed)?;
@@ -76,7 +76,9 @@ where
         warn_of_self_signed();
     }
     if args.no_udp_proof && addresses.iter().any(|address| address.scheme == Scheme::Udp) {
-        tracing::warn!("--no-udp-proof: whoever can forge an address can have this server send to it");
+        tracing::warn!(
+            "--no-udp-proof: an attacker who forges an address can make this server send traffic to it"
+        );
     }
     announce(addresses);
     let mut running = Running::new(config, self_signed, keyring, handle.clone());
@@ -86,7 +88,7 @@ where
     systemd::ready();
     let successor = Successor::new(handle.clone(), ask, &passed);
     let signal = wait(&asked, &successor, &mut running);
-    // Otherwise it tells how the end goes on.
+    // If another process does not take over, the endpoint reports the progress of the shutdown.
     let answering = answering.and_then(|answering| match signal {
         SIGUSR2 => {
             answering.give();
@@ -94,7 +96,7 @@ where
         }
         _ => Some(answering),
     });
-    // After SIGUSR2 the service goes on, in another process.
+    // After SIGUSR2 the service continues in another process.
     if signal != SIGUSR2 {
         successor.end(signal);
         systemd::stopping();
@@ -112,7 +114,8 @@ where
     Ok(0)
 }
 
-/// Says what a server that another process has let go of serves without, because it is the only one by then. Others do not start.
+/// Logs what a server that took over from another process serves without, because by then no other process serves. A server
+/// that took over from nobody fails to start.
 fn serve_without<T>(failure: Failure, takes_over: bool) -> Result<Option<T>, Failure> {
     if !takes_over {
         return Err(failure);
@@ -121,7 +124,7 @@ fn serve_without<T>(failure: Failure, takes_over: bool) -> Result<Option<T>, Fai
     Ok(None)
 }
 
-/// A builder with what the options say, but for where to listen.
+/// Makes a builder with the options, except for the listeners.
 pub(crate) fn builder(args: &ServerArgs, plan: &Plan) -> ServerBuilder {
     let mut builder = Server::builder()
         .limits(args.limits.to_limits())
@@ -142,7 +145,7 @@ pub(crate) fn builder(args: &ServerArgs, plan: &Plan) -> ServerBuilder {
     builder
 }
 
-/// Listens where the options say, on sockets that systemd has passed where they are there.
+/// Adds the listeners, and uses the sockets that systemd has passed for them.
 pub(crate) fn listen(
     mut builder: ServerBuilder,
     args: &ServerArgs,
@@ -167,21 +170,21 @@ pub(crate) fn listen(
     Ok(builder)
 }
 
-/// Signals come out of the receiver, up to the first that ends the server.
+/// Catches signals, and sends them to the receiver up to the first one that ends the server.
 fn catch_signals() -> Result<(SyncSender<Asked>, Receiver<Asked>), Failure> {
     let (sender, receiver) = mpsc::sync_channel(1);
     let ask = sender.clone();
-    // Fails only if the program is ending already.
+    // This fails only if the program is ending already.
     signals::on_signals(move |asked| {
         let _ = sender.send(asked);
     })?;
     Ok((ask, receiver))
 }
 
-/// Blocks until a signal ends the server, and gives its number. Meanwhile it reloads, logs the counters, and looks once a
-/// day for credentials that expire.
+/// Blocks until a signal ends the server, and returns its number. Meanwhile reloads, logs the counters, and
+/// checks once a day for credentials that expire.
 fn wait<T: ServerOptions>(asked: &Receiver<Asked>, successor: &Successor, running: &mut Running<T>) -> i32 {
-    // On a terminal that is closed, SIGHUP says that the user has left.
+    // On a terminal that is closed, SIGHUP means that the user has left.
     let on_terminal = io::stdin().is_terminal() || io::stderr().is_terminal();
     let mut warned = SystemTime::now();
     let mut stats = Instant::now();
@@ -203,8 +206,8 @@ fn wait<T: ServerOptions>(asked: &Receiver<Asked>, successor: &Successor, runnin
             }
             Ok(Asked::HandOver) => successor.start(),
             Err(RecvTimeoutError::Timeout) => {}
-            // The thread that waits for signals is gone, so none would ever come: end while it is
-            // still in good order.
+            // The thread that waits for signals has ended, so no signal would ever arrive. Shut down gracefully
+            // while that is possible.
             Err(RecvTimeoutError::Disconnected) => return 0,
         }
         let now = SystemTime::now();
@@ -219,8 +222,8 @@ fn wait<T: ServerOptions>(asked: &Receiver<Asked>, successor: &Successor, runnin
     }
 }
 
-/// One line per listener. A closed standard output is no reason to stop serving, and neither is one that nobody reads, so a
-/// thread of its own writes to it.
+/// Prints a line for each listener. A thread of its own writes to standard output, because the server must not
+/// stop if standard output is closed or nobody reads it.
 fn announce(addresses: &[Address]) {
     for address in addresses {
         tracing::info!(%address, "listening");
@@ -239,12 +242,12 @@ fn announce(addresses: &[Address]) {
 
 fn log_limit(descriptors: io::Result<u64>) {
     match descriptors {
-        Ok(limit) => tracing::info!(limit, "descriptors; each peer with a socket of its own takes one"),
+        Ok(limit) => tracing::info!(limit, "descriptors; each peer with a socket of its own needs one"),
         Err(error) => tracing::warn!(%error, "cannot raise the limit on descriptors"),
     }
 }
 
-/// All counters, as `name=value`.
+/// Logs all counters as `name=value`.
 fn log_stats(stats: &Stats) {
     let counters = stats.entries().map(|entry| format!("{entry}={}", entry.value));
     let lost = [("log", logging::lost_lines()), ("access_log", logging::lost_access_lines())];

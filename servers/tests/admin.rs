@@ -185,7 +185,7 @@ fn a_unix_socket_serves_too_and_is_gone_with_its_server() {
     let scrape = || curl(&["--unix-socket", &path, "http://localhost/healthz"]).stdout;
     assert_eq!(scrape(), b"alive\n");
     // Another process listens there. It must not be disturbed.
-    run(ECHO, &arguments, "").failed_with("peeloff-echo", 2, "something else listens there");
+    run(ECHO, &arguments, "").failed_with("peeloff-echo", 2, "another program listens there");
     assert_eq!(scrape(), b"alive\n");
     // A killed server leaves the path behind, and the next server takes it over.
     server.kill();
@@ -199,7 +199,7 @@ fn a_unix_socket_serves_too_and_is_gone_with_its_server() {
     let file = files.file("file", "precious");
     let arguments = ["--listen", "udp://127.0.0.1:0", "--admin", &format!("unix:{file}")];
     for arguments in [&arguments[..], &[&arguments[..], &["--check-config"]].concat()] {
-        run(ECHO, arguments, "").failed_with("peeloff-echo", 2, "the path exists and is no socket");
+        run(ECHO, arguments, "").failed_with("peeloff-echo", 2, "the path exists and is not a socket");
     }
     assert_eq!(fs::read(&file).unwrap(), b"precious", "what is no socket is left alone");
 }
@@ -210,11 +210,11 @@ fn an_address_that_cannot_be_used_is_one_sentence() {
     let address = taken.local_addr().unwrap().to_string();
     let listen = ["--listen", "udp://127.0.0.1:0"];
     for (admin, expected) in [
-        (address.as_str(), "something else listens there"),
+        (address.as_str(), "another program listens there"),
         ("192.0.2.1:9464", "choose an address of this host"),
         ("localhost", "is not an address"),
         ("unix:", "there is no path"),
-        ("unix:/nowhere/admin.sock", "make its folder first"),
+        ("unix:/nowhere/admin.sock", "create its folder first"),
     ] {
         let arguments = [&listen[..], &["--admin", admin]].concat();
         run(ECHO, &arguments, "").failed_with("peeloff-echo", 2, expected);
@@ -277,13 +277,13 @@ fn a_socket_whose_owner_hangs_is_in_use() {
     };
     let waiting: Vec<Socket> = std::iter::repeat_with(connect).map_while(Result::ok).collect();
     let arguments = ["--listen", "udp://127.0.0.1:0", "--admin", &format!("unix:{path}")];
-    run(ECHO, &arguments, "").failed_with("peeloff-echo", 2, "something else listens there");
+    run(ECHO, &arguments, "").failed_with("peeloff-echo", 2, "another program listens there");
     assert!(!waiting.is_empty());
 }
 
 #[test]
 fn an_address_that_other_hosts_reach_is_warned_of() {
     let (mut server, _) = start_echo(&["--listen", "udp://127.0.0.1:0", "--admin", "0.0.0.0:0"]);
-    let line = server.stderr_line("other hosts may reach this address");
+    let line = server.stderr_line("other hosts may be able to reach this address");
     assert!(line.contains("WARN"), "{line}");
 }

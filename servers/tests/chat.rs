@@ -111,7 +111,7 @@ fn the_chat_client_without_a_terminal_passes_lines_on() {
 #[test]
 fn without_the_proof_the_start_warns_and_everybody_is_let_in() {
     let (mut server, addresses) = start(&["--no-udp-proof"]);
-    server.stderr_line("--no-udp-proof: whoever can forge an address");
+    server.stderr_line("--no-udp-proof: an attacker who forges an address");
     let mut nc = Program::start(NC, &["--wait", "off", &addresses[0]]);
     nc.write("first\n");
     assert_eq!(nc.line(), "* you are guest1; /help lists the commands");

@@ -251,7 +251,7 @@ fn a_check_says_what_it_found_and_leaves_nothing_running() {
     let (server, address) = start_echo(&["--config", &config]);
     let checked = check(&["--config", &config]);
     assert_eq!((checked.code, checked.stderr.as_str()), (Some(0), ""), "{checked:?}");
-    assert_eq!(checked.stdout.matches(": in use, by a running server or by another program").count(), 2);
+    assert_eq!(checked.stdout.matches(": in use by a running server or by another program").count(), 2);
     assert_eq!(run(NC, &["--insecure", &address], "x\n").stdout, "x\n");
     server.signal("TERM");
     assert_eq!(server.wait().code, Some(0));

@@ -1,9 +1,9 @@
-//! Redis: two threads that carry bulletins between this process and the others.
+//! Connects the chat to Redis with two threads that carry bulletins between this process and the others.
 //!
-//! `chat-pub` publishes what is queued, and now and then who is here; `chat-sub` listens. Each has a
-//! connection of its own and makes it anew, ever more slowly, when it is lost. The others count as
-//! reached while both work. A process hears its own bulletins too, so silence means that the connection
-//! is dead, however it died.
+//! The thread `chat-pub` publishes queued bulletins, and from time to time the lists of members; `chat-sub`
+//! receives. Each has a connection of its own. A thread that loses its connection makes a new one, with longer
+//! and longer pauses between the attempts. The other processes count as reachable while both connections work. A
+//! process receives its own bulletins too, so silence means that the connection is dead, whatever the reason.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,14 +21,14 @@ use crate::chat::name::Name;
 use crate::chat::remote::{Errand, Remote};
 use crate::failure::Failure;
 
-/// The most bulletins in one round trip.
+/// The largest number of bulletins in one round trip.
 const BATCH: usize = 256;
-/// How long Redis may take to connect, or to answer.
+/// How long Redis may take to accept a connection, or to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The pause before a lost connection is made anew: at first, and at most.
+/// The first and the longest pause before a lost connection is made again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// Where a Redis is: `redis://HOST:PORT/DB`, or `redis+unix:///PATH`.
+/// The address of a Redis: `redis://HOST:PORT/DB`, or `redis+unix:///PATH`.
 #[derive(Clone)]
 pub struct RedisUrl(ConnectionInfo);
 
@@ -37,7 +37,7 @@ impl FromStr for RedisUrl {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let advice = "write redis://HOST:6379, redis://:PASSWORD@HOST:6379/0 or redis+unix:///PATH";
-        // The address itself may hold a password, so it is not repeated.
+        // The address may contain a password, so the error does not repeat it.
         match text.into_connection_info() {
             Ok(info) => Ok(Self(info)),
             Err(_) if text.starts_with("rediss:") => {
@@ -54,7 +54,7 @@ impl fmt::Debug for RedisUrl {
     }
 }
 
-/// The two threads. That which listens ends with the process.
+/// The two threads. The one that receives runs until the process ends.
 pub struct Bridge {
     ending: Arc<Ending>,
     end: Box<dyn Fn() + Send>,
@@ -62,11 +62,11 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Starts both. They try to reach Redis until the bridge is closed; nothing waits for it.
+    /// Starts both threads. They try to reach Redis until the bridge is closed; nothing waits for that.
     ///
     /// # Errors
     ///
-    /// A thread cannot be started.
+    /// Returns an error if a thread cannot be started.
     pub fn start<O: Outlet>(
         hub: &Arc<Hub<O>>,
         errands: Receiver<Errand>,
@@ -100,23 +100,23 @@ impl Bridge {
         Ok(Self { ending, end: Box::new(end), publisher })
     }
 
-    /// Publishes what is queued, and a goodbye; blocks for as long as Redis may take to answer.
+    /// Publishes what is queued, and a goodbye. Blocks for as long as Redis may take to answer.
     pub fn close(self) {
         (self.end)();
         self.ending.begin();
-        // It panics only if the hub did, and then there is nothing to save.
+        // The thread panics only if the hub did, and then there is nothing to save.
         let _ = self.publisher.join();
     }
 }
 
-/// Which of the two connections.
+/// One of the two connections.
 #[derive(Clone, Copy)]
 enum Half {
     Publishing,
     Listening,
 }
 
-/// What both threads share.
+/// The state that both threads share.
 struct Carrier<O> {
     hub: Arc<Hub<O>>,
     client: Client,
@@ -154,7 +154,7 @@ impl<O: Outlet> Carrier<O> {
             let mut connection = self.connect(PATIENCE)?;
             let outcome = self.run_errands(&mut connection, remote, errands);
             if let Err(error) = &outcome {
-                // Nobody is reached from here on, so nothing is queued any more.
+                // No other process is reachable from here on, so nothing is queued any more.
                 self.tell(Outcome::Failed(Half::Publishing, &error.to_string()));
                 remote.count_dropped(errands.try_iter().count() as u64);
             }
@@ -195,7 +195,7 @@ impl<O: Outlet> Carrier<O> {
             if ends {
                 news.extend(self.hub.farewell());
             }
-            // There are no rosters where nobody is.
+            // A process without members has no lists to publish.
             if news.is_empty() && !ends {
                 continue;
             }
@@ -228,7 +228,7 @@ impl<O: Outlet> Carrier<O> {
             if let Err(error) = work() {
                 self.tell(Outcome::Failed(half, &error.to_string()));
             }
-            // It worked for a while.
+            // The connection worked for a while, so start with the first pause again.
             if began.elapsed() > PAUSES.1 {
                 pause = PAUSES.0;
             }
@@ -239,20 +239,20 @@ impl<O: Outlet> Carrier<O> {
         }
     }
 
-    /// A connection works, or does not.
+    /// Records whether a connection works, and informs the hub of a change.
     fn tell(&self, outcome: Outcome<'_>) {
         let mut state = self.state.lock();
         let before = state.is_reached();
         state.note(outcome);
         let after = state.is_reached();
-        // The lock orders what the hub is told. The hub sends without blocking, and asks for nothing
-        // here.
+        // The lock keeps the hub's notifications in order. The hub sends without blocking, and does not call
+        // back.
         match (before, after) {
             (false, true) => self.hub.reached(),
             (true, false) => self.hub.lost(),
             _ => {}
         }
-        // Not a line for each try.
+        // Do not log a line for every attempt.
         let said = match outcome {
             Outcome::Failed(..) => state.said == Some(false),
             _ => state.said == Some(after) || !after,
@@ -275,7 +275,7 @@ impl<O: Outlet> Carrier<O> {
     }
 }
 
-/// What became of an attempt to use a connection.
+/// The result of using a connection.
 #[derive(Clone, Copy)]
 enum Outcome<'a> {
     Listens,
@@ -283,22 +283,22 @@ enum Outcome<'a> {
     Failed(Half, &'a str),
 }
 
-/// In which state of listening something was published.
+/// The value of [`State::changes`] when something was published.
 type Attempt = u64;
 
-/// What works, as far as is known.
+/// What is known about the two connections.
 #[derive(Default)]
 struct State {
     listens: bool,
     publishes: bool,
-    /// How often listening began or ended.
+    /// How often the reception has begun or ended.
     changes: Attempt,
-    /// What the log said last: in reach or not.
+    /// What the log said last: whether the others are reachable.
     said: Option<bool>,
 }
 
 impl State {
-    /// To be taken before something is published.
+    /// Returns the value to record before a publication.
     fn attempt(&self) -> Attempt {
         self.changes
     }
@@ -307,14 +307,14 @@ impl State {
         match outcome {
             Outcome::Listens => self.listening(true),
             Outcome::Failed(Half::Listening, _) => self.listening(false),
-            // What was published while nobody listened may have reached nobody; and this may be heard
-            // of after the end of the connection.
+            // A bulletin that was published without reception may have reached no process, and its success may be
+            // reported after the end of the connection.
             Outcome::Published(attempt) => self.publishes |= attempt == self.changes,
             Outcome::Failed(Half::Publishing, _) => self.publishes = false,
         }
     }
 
-    /// Listening began or ended: publishing has to succeed anew.
+    /// Records that the reception has begun or ended. A publication must succeed again after that.
     fn listening(&mut self, listens: bool) {
         self.changes += 1;
         (self.listens, self.publishes) = (listens, false);
@@ -342,7 +342,7 @@ impl Ending {
         *self.begun.lock()
     }
 
-    /// Waits for so long, or until the end has begun: then true.
+    /// Waits for this long, or until the end has begun. Returns true in the second case.
     fn wait(&self, pause: Duration) -> bool {
         let mut begun = self.begun.lock();
         if !*begun {

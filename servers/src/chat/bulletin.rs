@@ -1,9 +1,9 @@
-//! What processes tell each other: one text per bulletin, its fields between tabs. Pure.
+//! The format in which processes exchange news: one text for each bulletin, with tabs between the fields. Pure.
 //!
-//! `1 ⇥ ORIGIN ⇥ INSTANCE ⇥ KIND ⇥ FIELDS…`: the version of this form, the name of the process, its
-//! number (so that it knows its own bulletins, and others know a hand-over), and what it tells. No field
-//! can hold a tab, because names and texts have no control characters. What comes is checked as what
-//! peers write: whoever can write to the Redis is not trusted more than they are.
+//! `1 ⇥ ORIGIN ⇥ INSTANCE ⇥ KIND ⇥ FIELDS…`: the version of the format, the name of the process, its number (so that
+//! it recognises its own bulletins, and others recognise a hand-over), and the news. No field can contain a tab,
+//! because names and texts have no control characters. A received bulletin is checked as strictly as a peer's
+//! input, because anybody who can write to the Redis is trusted no more than a peer.
 
 use crate::chat::command::LONGEST_ORIGIN;
 use crate::chat::instance::Instance;
@@ -12,90 +12,90 @@ use crate::chat::text::{Lengths, clean};
 
 /// The first field.
 const VERSION: &str = "1";
-/// The most names in one roster.
+/// The largest number of names in one roster.
 pub const ROSTER_NAMES: usize = 100;
 
-/// Something that a process tells the others.
+/// News from one process for the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bulletin {
     /// The name of the process.
     pub origin: Name,
-    /// Its number.
+    /// The number of the process.
     pub instance: Instance,
-    /// What it tells.
+    /// The news.
     pub news: News,
 }
 
-/// What there is to tell.
+/// The kinds of news.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
-    /// Said in a room.
+    /// A member has written in a room.
     Said {
-        /// Where.
+        /// The room.
         room: RoomName,
-        /// By whom.
+        /// The member.
         name: Name,
-        /// What.
+        /// The text.
         text: String,
     },
-    /// Done in a room (`/me`).
+    /// A member has acted in a room (`/me`).
     Done {
-        /// Where.
+        /// The room.
         room: RoomName,
-        /// By whom.
+        /// The member.
         name: Name,
-        /// What.
+        /// The text.
         text: String,
     },
-    /// Somebody joined a room.
+    /// A member has joined a room.
     Joined {
-        /// Which.
+        /// The room.
         room: RoomName,
-        /// Who.
+        /// The member.
         name: Name,
     },
-    /// Somebody left a room.
+    /// A member has left a room.
     Left {
-        /// Which.
+        /// The room.
         room: RoomName,
-        /// Who.
+        /// The member.
         name: Name,
     },
-    /// Somebody took another name.
+    /// A member has taken another name.
     Renamed {
-        /// The name before.
+        /// The previous name.
         old: Name,
-        /// The name now.
+        /// The new name.
         new: Name,
     },
     /// A private message.
     Told {
-        /// The process that its receiver is on.
+        /// The receiver's process.
         origin: Name,
-        /// Its receiver.
+        /// The receiver.
         to: Name,
-        /// Its writer.
+        /// The sender.
         name: Name,
-        /// What.
+        /// The text.
         text: String,
     },
-    /// Some of the members of a room, repeated now and then: who is not repeated is gone.
+    /// Some of the members of a room, repeated from time to time. A member that is no longer repeated has gone.
     Roster {
         /// The room.
         room: RoomName,
-        /// At most [`ROSTER_NAMES`].
+        /// The members, at most [`ROSTER_NAMES`].
         names: Vec<Name>,
     },
-    /// A process is there, and wants the others' rosters.
+    /// A process has started, and asks for the others' rosters.
     Hello,
-    /// A process is there; this also tells itself that Redis still hands on what it publishes.
+    /// A process is running. It also learns from its own bulletin that Redis still forwards what it publishes.
     Alive,
-    /// A process ends: the members whom it confirmed last are gone.
+    /// A process ends, and the members that it confirmed last have gone.
     Bye,
 }
 
 impl News {
-    /// The channel that it goes out on, below the prefix.
+    /// Returns the channel to publish on, without the prefix.
     pub fn channel(&self) -> String {
         match self {
             Self::Said { room, .. }
@@ -111,7 +111,7 @@ impl News {
 }
 
 impl Bulletin {
-    /// The text.
+    /// Returns the text of the bulletin.
     pub fn write(&self) -> String {
         let Self { origin, instance, news } = self;
         let head = format!("{VERSION}\t{origin}\t{instance}\t");
@@ -133,7 +133,7 @@ impl Bulletin {
         head + &tail
     }
 
-    /// Reads the text; `None` where anything about it is not as it should be.
+    /// Parses a text. Returns none if anything about it is not valid.
     pub fn read(bytes: &[u8], lengths: Lengths) -> Option<Self> {
         let name_of = |text: &str| Name::parse(text, lengths.name).ok();
         let room_of = |text: &str| RoomName::parse(text, lengths.name).ok();
@@ -141,7 +141,7 @@ impl Bulletin {
             let harmless = !text.is_empty() && text.len() <= lengths.line && clean(text) == text;
             harmless.then(|| text.to_owned())
         };
-        // A roster is the longest; more is not even looked at.
+        // A roster is the longest bulletin; a longer text is not even parsed.
         if bytes.len() > 4 * (lengths.line + (ROSTER_NAMES + 4) * (lengths.name + LONGEST_ORIGIN)) {
             return None;
         }

@@ -1,4 +1,5 @@
-//! One member's side: what it writes becomes lines for others. The calls of one member come one after the other.
+//! One member's side: turns the member's messages into lines for others. The calls for one member come one after
+//! the other.
 
 mod saved;
 
@@ -15,35 +16,35 @@ use crate::chat::name::{Name, RoomName};
 use crate::chat::room::{MEMBER_ROOMS, Member, Refusal, Room};
 use crate::chat::text::quoted;
 
-/// What follows from a message.
+/// Whether a conversation continues after a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// The conversation goes on.
+    /// The conversation continues.
     GoesOn,
-    /// The member said goodbye.
+    /// The member has said goodbye.
     Ends,
 }
 
-/// A member that is there. It leaves its rooms when this is dropped.
+/// A connected member. Dropping this value makes the member leave its rooms.
 pub struct Conversation<O: Outlet> {
     hub: Arc<Hub<O>>,
     member: Arc<Member<O>>,
-    /// The last one is current.
+    /// The rooms of the member; the last one is the current room.
     seats: Vec<Seat<O>>,
     bucket: Bucket,
-    /// SCTP streams that rooms may have, from 1 on; 0 for none.
+    /// The number of SCTP streams for rooms, from stream 1 on; 0 for none.
     streams: u16,
     farewell: Farewell,
 }
 
-/// Who is told that the member leaves its rooms.
+/// Which members are told that this member leaves its rooms.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Farewell {
-    /// The rooms, here and on other processes.
+    /// The members of its rooms, here and on other processes.
     Everybody,
-    /// Other processes: here, the server says that it ends.
+    /// The members on other processes. Here, the server tells its members that it ends.
     OtherProcesses,
-    /// Nobody: another process has the member.
+    /// No member, because another process has this member.
     Nobody,
 }
 
@@ -53,7 +54,7 @@ struct Seat<O> {
 }
 
 impl<O: Outlet> Conversation<O> {
-    /// A guest comes, and is in the lobby unless that is full.
+    /// Adds a guest, who enters the lobby unless it is full.
     pub fn begin(hub: &Arc<Hub<O>>, outlet: O, streams: u16) -> Self {
         let member = hub.directory.lock().enter(outlet);
         let mut conversation = Self {
@@ -73,7 +74,7 @@ impl<O: Outlet> Conversation<O> {
         conversation
     }
 
-    /// Takes one message, which may have several lines. `stream` is the one that it came on.
+    /// Handles one message, which may have several lines. `stream` is the stream that it came on.
     pub fn take(&mut self, message: &[u8], stream: u16, now: Instant) -> Flow {
         let message = message.strip_suffix(b"\n").unwrap_or(message);
         for line in message.split(|byte| *byte == b'\n') {
@@ -108,13 +109,14 @@ impl<O: Outlet> Conversation<O> {
         Flow::GoesOn
     }
 
-    /// A message came that was too long to be looked at.
+    /// Handles a message that was too long to be read.
     pub fn refuse_long(&self) {
         let limit = self.hub.rules.lengths.line;
         self.wrong(format_args!("that line is longer than {limit} bytes: send it in several"));
     }
 
-    /// Says that the server ends. Nobody is told that the member left: everybody does.
+    /// Tells the member that the server ends. The others are not told that the member left, because everybody
+    /// leaves.
     pub fn end_of_server(&mut self) {
         self.tell(&Line::notice("the server shuts down"));
         self.farewell = Farewell::OtherProcesses;
@@ -122,7 +124,7 @@ impl<O: Outlet> Conversation<O> {
 
     fn obey(&mut self, command: Command, stream: u16) -> Flow {
         match command {
-            // Answered before anything else.
+            // These have been answered already.
             Command::Nothing | Command::Ping(_) => {}
             Command::Say(text) => {
                 self.speak(stream, text, Line::said, |room, name, text| News::Said { room, name, text })
@@ -295,7 +297,7 @@ impl<O: Outlet> Conversation<O> {
         self.wrong(format_args!("nobody is called {to}: /who lists who is in your room"));
     }
 
-    /// The room that a message on this stream is for; tells the member if there is none.
+    /// Returns the room that a message on this stream is for. If there is none, tells the member.
     fn here(&self, stream: u16) -> Option<&Seat<O>> {
         if self.streams == 0 || stream == 0 {
             let current = self.seats.last();
@@ -313,7 +315,7 @@ impl<O: Outlet> Conversation<O> {
         seat
     }
 
-    /// The lowest stream that no room of this member has; 0 where all are taken.
+    /// Returns the lowest stream that no room of this member uses, or 0 if all are in use.
     fn free_stream(&self) -> u16 {
         let taken = |stream: &u16| self.seats.iter().any(|seat| seat.stream == *stream);
         (1..=self.streams).find(|stream| !taken(stream)).unwrap_or(0)

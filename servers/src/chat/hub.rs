@@ -1,9 +1,9 @@
-//! What members share: the directory, and how a line reaches many of them.
+//! The state that members share: the directory, and the delivery of a line to many of them.
 //!
-//! Every call runs on the thread that causes it: a member's own, or the one that listens to Redis. A
-//! broadcast sends to all receivers on that thread; no other is woken in the common case, and no lock of
-//! the hub is held meanwhile. One member's lines come one after the other on its thread, so each receiver
-//! gets them in their order.
+//! Every call runs on the thread that causes it: that of a member, or the one that receives from Redis. A
+//! broadcast sends to all receivers on that thread. It normally wakes no other thread, and it holds no lock of
+//! the hub meanwhile. The lines of one member are handled one after the other on its thread, so every receiver
+//! gets them in order.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -20,29 +20,28 @@ use crate::chat::remote::Remote;
 use crate::chat::room::{Crowds, Directory, Member, Room};
 use crate::chat::text::Lengths;
 
-/// The most names that an answer lists.
+/// The largest number of names in an answer.
 const LISTED: usize = 200;
 
-/// The most names that a member who joins a room reads at once.
+/// The largest number of names that a member is shown when it joins a room.
 const GREETED: usize = 8;
 
-/// Where a member's lines go.
+/// The way to a member.
 pub trait Outlet: Send + Sync + 'static {
-    /// Sends a line, or queues it within bounds, or drops it; never blocks. `stream` is what the room
-    /// has on SCTP.
+    /// Sends a line, queues it within limits, or drops it. Never blocks. `stream` is the room's stream on SCTP.
     fn deliver(&self, line: &Line, stream: u16);
 }
 
-/// What the members of a process may do.
+/// The limits for the members of a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
-    /// How long lines and names may be.
+    /// The limits on lines and names.
     pub lengths: Lengths,
-    /// How many rooms and members there may be.
+    /// The limits on rooms and members.
     pub crowds: Crowds,
-    /// How fast each may write.
+    /// The limit on each member's rate.
     pub flood: FloodLimitOrOff,
-    /// Rooms with more members are not told who comes and goes.
+    /// Larger rooms are not told when members come and go.
     pub announce_up_to: usize,
 }
 
@@ -57,31 +56,32 @@ impl Default for Rules {
     }
 }
 
-/// The rooms of a process, and its members.
+/// The rooms and the members of a process.
 pub struct Hub<O> {
     pub(super) rules: Rules,
     pub(super) directory: Mutex<Directory<O>>,
-    /// The other processes; none where this one serves alone.
+    /// The other processes; none if this process serves alone.
     pub(super) remote: Option<Remote>,
-    /// The members are this process's, and not yet those of the one that it takes over from.
+    /// Whether the members belong to this process. Until a hand-over is complete, they belong to the previous
+    /// one.
     serving: AtomicBool,
     handed_over: AtomicBool,
 }
 
 impl<O: Outlet> Hub<O> {
-    /// An empty one.
+    /// Makes an empty hub.
     pub fn new(rules: Rules, remote: Option<Remote>) -> Self {
         let directory = Mutex::new(Directory::new(rules.crowds));
         Self { rules, directory, remote, serving: AtomicBool::new(true), handed_over: AtomicBool::new(false) }
     }
 
-    /// Has nobody told of members that come and go before [`serve`](Self::serve): until the hand-over is complete, they are those of the
-    /// process before this one.
+    /// Announces no members that come and go before [`serve`](Self::serve): until the hand-over is complete, they
+    /// belong to the previous process.
     pub fn await_hand_over(&self) {
         self.serving.store(false, Ordering::Release);
     }
 
-    /// The members are this process's from now on; tells the other processes which there are.
+    /// Notes that the members belong to this process from now on, and announces them to the other processes.
     pub fn serve(&self) {
         if !self.serving.swap(true, Ordering::AcqRel)
             && let Some(remote) = &self.remote
@@ -94,7 +94,7 @@ impl<O: Outlet> Hub<O> {
         self.serving.load(Ordering::Acquire)
     }
 
-    /// Notes that members of this process go on in another one.
+    /// Notes that members of this process continue in another one.
     pub(super) fn hand_over(&self) {
         self.handed_over.store(true, Ordering::Release);
     }
@@ -103,18 +103,18 @@ impl<O: Outlet> Hub<O> {
         self.handed_over.load(Ordering::Acquire)
     }
 
-    /// The room that newcomers are in.
+    /// Returns the room that new members enter.
     pub fn lobby(&self) -> RoomName {
-        // The shortest limit on names that the options take has room for it.
+        // Every limit on names that the options accept is large enough for this one.
         RoomName::parse("lobby", self.rules.lengths.name.max(5)).expect("it is a name")
     }
 
-    /// A room, if somebody of this process is in it.
+    /// Returns a room, if it has a member of this process.
     pub fn room(&self, name: &RoomName) -> Option<Arc<Room<O>>> {
         self.directory.lock().room(name)
     }
 
-    /// Sends a line to everybody in a room but `except`.
+    /// Sends a line to all members of a room except `except`.
     pub fn broadcast(room: &Room<O>, line: &Line, except: Option<u64>) {
         for occupant in room.occupants().iter() {
             if Some(occupant.member.id()) != except {
@@ -123,14 +123,14 @@ impl<O: Outlet> Hub<O> {
         }
     }
 
-    /// As [`broadcast`](Self::broadcast), for who comes and goes: a large room is spared it.
+    /// Announces that a member comes or goes, like [`broadcast`](Self::broadcast), except in a large room.
     pub fn announce(&self, room: &Room<O>, line: &Line, except: Option<u64>) {
         if room.occupants().len() <= self.rules.announce_up_to {
             Self::broadcast(room, line, except);
         }
     }
 
-    /// As [`announce`](Self::announce), in several rooms: who is in two of them gets the line once.
+    /// Announces in several rooms, like [`announce`](Self::announce). A member of two of them gets the line once.
     pub fn announce_in<'a>(
         &self,
         rooms: impl IntoIterator<Item = &'a Room<O>>,
@@ -151,16 +151,17 @@ impl<O: Outlet> Hub<O> {
         }
     }
 
-    /// Sends a line to everybody there is.
+    /// Sends a line to every member.
     pub fn tell_everybody(&self, line: &Line) {
-        // The lock is gone before anything is sent.
+        // The lock is released before anything is sent.
         let members = self.directory.lock().members();
         for member in members {
             member.outlet.deliver(line, 0);
         }
     }
 
-    /// Tells the other processes, if there are any in reach; false if they will not hear it.
+    /// Publishes news to the other processes if they are reachable. Returns false if the news will not reach
+    /// them.
     pub fn publish(&self, news: News) -> bool {
         self.remote.as_ref().is_some_and(|remote| remote.publish(news))
     }
@@ -177,13 +178,13 @@ impl<O: Outlet> Hub<O> {
         answer(to, "rooms", names.collect(), "rooms");
     }
 
-    /// Whether somebody else than this member is in a room, here or elsewhere.
+    /// Returns whether a room has another member than the caller, here or in another process.
     pub(super) fn has_others(&self, room: &Room<O>) -> bool {
         room.occupants().len() > 1
             || self.remote.as_ref().is_some_and(|remote| remote.has_members(room.name()))
     }
 
-    /// Who else is in a room, for a member that joins it.
+    /// Returns the other members of a room, for a member that joins it.
     pub(super) fn others(&self, member: &Member<O>, room: &Room<O>) -> String {
         let occupants = room.occupants();
         let mut others: Vec<String> = occupants
@@ -206,7 +207,7 @@ impl<O: Outlet> Hub<O> {
         }
     }
 
-    /// Answers `/who`; false if there is no such room.
+    /// Answers `/who`. Returns false if there is no such room.
     pub(super) fn list_members(&self, to: &Member<O>, name: &RoomName) -> bool {
         let room = self.room(name);
         let occupants = room.map(|room| room.occupants()).unwrap_or_default();
@@ -223,7 +224,7 @@ impl<O: Outlet> Hub<O> {
     }
 }
 
-/// Answers with a list, or its beginning and how much more there is.
+/// Answers with a list, or with its beginning and the number of further names.
 fn answer<O: Outlet>(to: &Member<O>, title: impl Display, mut names: Vec<String>, of_what: impl Display) {
     let more = names.len().saturating_sub(LISTED);
     names.truncate(LISTED);

@@ -1,7 +1,8 @@
-//! Which process speaks, of those that have the same name one after the other.
+//! Distinguishes the processes that use the same name one after the other.
 //!
-//! A process draws a random number at its start. One that takes over from another has the number after the other's, so the readers
-//! of their bulletins can tell a hand-over from two processes that have the same name by mistake. Pure, but for [`Instance::draw`].
+//! A process draws a random number at its start. A process that takes over from another one has the next number,
+//! so readers of their bulletins can distinguish a hand-over from two processes that have the same name by
+//! mistake. Pure, except for [`Instance::draw`].
 
 use std::fmt;
 use std::fs::File;
@@ -10,7 +11,7 @@ use std::str::FromStr;
 
 use crate::failure::Failure;
 
-/// How many hand-overs apart two processes may be and still count as one server.
+/// The largest number of hand-overs between two processes that count as one server.
 const GENERATIONS: u64 = 1 << 16;
 
 /// The number of a process.
@@ -18,11 +19,11 @@ const GENERATIONS: u64 = 1 << 16;
 pub struct Instance(pub u64);
 
 impl Instance {
-    /// Draws a number that no other process has.
+    /// Draws a random number that practically no other process has.
     ///
     /// # Errors
     ///
-    /// `/dev/urandom` cannot be read.
+    /// Returns an error if `/dev/urandom` cannot be read.
     pub fn draw() -> Result<Self, Failure> {
         let mut bytes = [0; 8];
         match File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)) {
@@ -38,12 +39,12 @@ impl Instance {
         Self(self.0.wrapping_add(1))
     }
 
-    /// Whether `later` has taken over from this process, directly or through others.
+    /// Returns whether `later` has taken over from this process, directly or through others.
     pub fn precedes(self, later: Self) -> bool {
         (1..GENERATIONS).contains(&later.0.wrapping_sub(self.0))
     }
 
-    /// Whether both are the same server, before and after a hand-over.
+    /// Returns whether both are the same server, before and after a hand-over.
     pub fn is_same_server(self, other: Self) -> bool {
         self == other || self.precedes(other) || other.precedes(self)
     }

@@ -1,15 +1,15 @@
-//! Rooms that peers of every transport share: the program `peeloff-chat`.
+//! The program `peeloff-chat`: rooms that peers of every transport share.
 //!
-//! | file | what |
+//! | file | content |
 //! |---|---|
-//! | `text`, `name`, `command`, `flood` | what peers write: lines, names, how fast. Pure |
-//! | `line` | what the server writes |
-//! | `room` | who is there and in which rooms. Pure |
+//! | `text`, `name`, `command`, `flood` | the peers' input: lines, names, and how fast they may write. Pure |
+//! | `line` | the server's output |
+//! | `room` | the members and their rooms. Pure |
 //! | `hub`, `conversation` | broadcasts; one member's side |
-//! | `bulletin`, `instance`, `roster` | what processes tell each other, which of them speaks, and what is known of them. Pure |
-//! | `remote`, `others`, `bridge` | the others' rooms; what becomes of their news; the two threads that talk to Redis |
-//! | `proof` | who is really there on plain UDP |
-//! | `peers` | the chat as callbacks: the only file that knows peers |
+//! | `bulletin`, `instance`, `roster` | the messages between processes, which process sent them, and what is known of other processes' members. Pure |
+//! | `remote`, `others`, `bridge` | the other processes' rooms; what happens with their news; the two threads that talk to Redis |
+//! | `proof` | proves the address of a peer on plain UDP |
+//! | `peers` | the chat as callbacks: the only file that uses the framework's peers |
 
 use std::fs;
 use std::sync::Arc;
@@ -53,33 +53,34 @@ pub mod room;
 pub mod roster;
 pub mod text;
 
-/// Bytes that a line of the server's may have beside what a member wrote: names, or a list of them.
+/// Bytes that the server may add to a member's line: names, or a list of them.
 const ADDED: usize = 2048;
 
-/// The environment variable by which a process that takes over hears the origin and the instance of the one before it.
+/// The environment variable with the origin and the instance of the previous process, for a process that takes
+/// over.
 const VARIABLE: &str = "PEELOFF_TAKE_OVER_CHAT";
 
 /// The options of `peeloff-chat`.
 #[derive(Args, Clone, Debug)]
-// Members may only listen; who says nothing at all ends by the idle timeout.
+// Members may just listen. A member that sends nothing at all ends by the idle timeout.
 #[command(mut_arg("first_message_timeout", |option| option.default_value("off")))]
-// It is made of callbacks, none of which blocks.
+// The chat consists of callbacks, none of which blocks.
 #[command(mut_arg("serve", |option| option.default_value("loops")))]
 pub struct ChatArgs {
-    /// What every server has.
+    /// The options of every server.
     #[command(flatten)]
     pub server: ServerArgs,
 
-    /// What members may do.
+    /// Limits of members and rooms.
     #[command(flatten)]
     pub rooms: RoomArgs,
 
-    /// The other processes.
+    /// Options for the other processes.
     #[command(flatten)]
     pub redis: RedisArgs,
 }
 
-/// What members may do.
+/// Limits of members and rooms.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Chat")]
 pub struct RoomArgs {
@@ -101,65 +102,64 @@ pub struct RoomArgs {
 
     /// Let a member write RATE lines a second and BURST at once, or `off`.
     ///
-    /// Nobody hears the lines beyond it.
+    /// Lines beyond the limit are not delivered.
     #[arg(long, value_name = "RATE/BURST", default_value_t = FloodLimitOrOff::default())]
     pub flood: FloodLimitOrOff,
 
-    /// Announce who comes and goes in rooms of at most this many members.
+    /// Announce members that come and go in rooms of at most this many members.
     #[arg(long, value_name = "N", default_value_t = Rules::default().announce_up_to)]
     pub announce_up_to: usize,
 
-    /// Let at most this many lines wait for a member that does not read.
+    /// Queue up to this many lines for a member that does not read.
     ///
-    /// It counts what does not fit into the kernel's send buffer.
+    /// The limit counts the lines that do not fit into the kernel's send buffer.
     #[arg(long, value_name = "N", default_value_t = OutboxLimits::default().max_messages)]
     pub outbox: usize,
 
-    /// Choose what happens when more lines than --outbox wait.
+    /// Choose what happens when a member's queue has --outbox lines.
     ///
-    /// `by-transport` drops the oldest line over UDP and DTLS, and disconnects the member over SCTP, TCP and TLS, which lose
-    /// nothing without saying so.
+    /// `by-transport` drops the oldest line over UDP and DTLS. Over SCTP, TCP and TLS, which guarantee delivery,
+    /// it disconnects the member.
     #[arg(long, value_name = "POLICY", default_value = "by-transport")]
     pub overflow: OverflowPolicy,
 
     /// Send the lines of each room on an SCTP stream of its own.
     ///
-    /// The rooms that a member joins get the streams from 1 on. Stream 0 is for the current room and all
-    /// else.
+    /// The rooms of a member get the streams from 1 on. Stream 0 is for the current room and for all other lines.
     #[arg(long)]
     pub sctp_room_streams: bool,
 }
 
-/// What becomes of a line for a member that takes nothing.
+/// What happens to a line for a member whose queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OverflowPolicy {
-    /// The oldest line is dropped over UDP and DTLS; elsewhere the member is disconnected.
+    /// Over UDP and DTLS the oldest line is dropped; over other transports the member is disconnected.
     ByTransport,
-    /// The oldest line that waits is dropped.
+    /// The oldest queued line is dropped.
     DropOldest,
-    /// The line is dropped.
+    /// The new line is dropped.
     DropNewest,
     /// The member is disconnected.
     Disconnect,
 }
 
-/// The other processes that share the rooms.
+/// Options for the other processes that share the rooms.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Chat: other processes")]
 pub struct RedisArgs {
     /// Share the rooms with all processes that use this Redis.
     ///
-    /// Write it as redis://HOST:6379 or redis+unix:///PATH.
+    /// Write the address as redis://HOST:6379 or redis+unix:///PATH.
     #[arg(long, value_name = "URL")]
     pub redis: Option<RedisUrl>,
 
-    /// Begin the names of the channels in Redis with this.
+    /// Start the names of the channels in Redis with this prefix.
     #[arg(long, value_name = "NAME", default_value = "peeloff", requires = "redis")]
     pub redis_prefix: String,
 
-    /// Give this process a name that the other processes show.
+    /// Name this process for the other processes.
     ///
-    /// Its members appear there as alice@NAME. The default is the host's name and the number of the process.
+    /// Its members appear there as alice@NAME. The default is the host's name and the process ID.
     #[arg(long, value_name = "NAME", requires = "redis")]
     pub origin: Option<String>,
 
@@ -168,13 +168,13 @@ pub struct RedisArgs {
     pub presence_timeout: Span,
 }
 
-/// Serves the rooms until SIGINT or SIGTERM; gives the exit code.
+/// Serves the rooms until SIGINT or SIGTERM. Returns the exit code.
 ///
 /// # Errors
 ///
-/// An option has no usable value, or the server cannot start.
+/// Returns an error if the value of an option is not usable, or if the server cannot start.
 pub fn run<T: ServerOptions>(args: &ChatArgs, config: Config<T>) -> Result<u8, Failure> {
-    // The bridge has something to log before the server has.
+    // The bridge may log before the server does.
     args.server.log.start(2).map_err(|failure| config.locate(failure))?;
     args.check().map_err(|failure| config.locate(failure))?;
     let rules = args.rooms.to_rules()?;
@@ -218,11 +218,11 @@ pub fn run<T: ServerOptions>(args: &ChatArgs, config: Config<T>) -> Result<u8, F
 }
 
 impl ChatArgs {
-    /// Checks what the options' parsers cannot.
+    /// Checks the values that the options' parsers cannot check.
     ///
     /// # Errors
     ///
-    /// A value is of no use.
+    /// Returns an error if a value is not usable.
     pub fn check(&self) -> Result<(), Failure> {
         self.rooms.to_rules()?;
         self.rooms.to_outbox()?;
@@ -232,7 +232,7 @@ impl ChatArgs {
         Ok(())
     }
 
-    /// How streams are cut into lines. A line that is longer than this is thrown away as it comes.
+    /// Returns how streams are split into lines. A longer line is discarded while it arrives.
     fn to_stream(&self) -> Result<TcpSettings, Failure> {
         let args = &self.server.stream;
         for (option, given) in
@@ -247,7 +247,7 @@ impl ChatArgs {
         let mut settings = args.to_settings(self.server.schemes())?;
         settings.framing = Framing::Lines;
         settings.max_message = self.rooms.max_line.0 + ADDED;
-        // What a member does not take waits in its outbox, as lines that are shared.
+        // Data that a member does not accept waits in its outbox, as lines that members share.
         if args.max_pending.is_none() {
             settings.max_pending = settings.max_message;
         }
@@ -256,7 +256,7 @@ impl ChatArgs {
 }
 
 impl RoomArgs {
-    /// How much waits for a member.
+    /// Returns the limits on what waits for a member.
     fn to_outbox(&self) -> Result<OutboxLimits, Failure> {
         if !(1..=65_536).contains(&self.outbox) {
             let given = self.outbox;
@@ -274,16 +274,16 @@ impl RoomArgs {
         Ok(outbox)
     }
 
-    /// The rules as the hub takes them.
+    /// Returns the rules in the hub's type.
     ///
     /// # Errors
     ///
-    /// A value is of no use.
+    /// Returns an error if a value is not usable.
     pub fn to_rules(&self) -> Result<Rules, Failure> {
         let refuse = |option: &str, given: &dyn std::fmt::Display, range: &str| {
             Err(Failure::input(format_args!("{option} {given} is not usable: give {range}")))
         };
-        // A line with two names and their origins still fits one record of TLS and DTLS.
+        // With two names and their origins, a line still fits into one record of TLS and DTLS.
         if !(16..=8192).contains(&self.max_line.0) {
             return refuse("--max-line", &self.max_line, "16 to 8K");
         }
@@ -306,7 +306,7 @@ impl RoomArgs {
 }
 
 impl RedisArgs {
-    /// The name of this process, if it is given, and the prefix.
+    /// Returns the name of this process, if it is given, and the prefix.
     fn names(&self) -> Result<(Option<Name>, Name), Failure> {
         let parse = |option: &str, text: &str| {
             Name::parse(text, LONGEST_ORIGIN).map_err(|bad| {
@@ -330,8 +330,8 @@ impl RedisArgs {
     }
 }
 
-/// The name and the number of this process. One that takes over keeps the name of the process before it, unless it is given another,
-/// so that its members are the same to other processes.
+/// Returns the name and the number of this process. A process that takes over keeps the name of the previous one,
+/// unless it is given another, so that its members stay the same for other processes.
 fn identity(given: Option<Name>) -> Result<(Name, Instance), Failure> {
     let inherited = handover::inherited_text(VARIABLE);
     let before = inherited.as_ref().and_then(|text| text.split_once(' '));
@@ -346,7 +346,7 @@ fn identity(given: Option<Name>) -> Result<(Name, Instance), Failure> {
     Ok((origin, instance))
 }
 
-/// The first label of the host's name, as far as a name can have it, and the number of the process.
+/// Returns the first label of the host's name, as far as a name can contain it, and the process ID.
 fn default_origin() -> Name {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let label = host.split('.').next().unwrap_or_default();

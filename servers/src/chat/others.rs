@@ -1,6 +1,7 @@
-//! What a room shows of other processes: what their members say and do, and whether Redis can be reached.
+//! The effects of other processes on rooms: what their members write and do, and whether Redis is reachable.
 //!
-//! While they are out of reach the rooms are local; members are told so once, and once when it is over.
+//! While the others are not reachable, rooms are local. Members are told so once, and once again when the others
+//! are back.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -16,7 +17,7 @@ const OUT_OF_REACH: &str = "other hosts are out of reach";
 const BACK: &str = "other hosts are back";
 
 impl<O: Outlet> Hub<O> {
-    /// The other processes can be reached, from now on.
+    /// Notes that the other processes are reachable from now on.
     pub fn reached(&self) {
         let Some(remote) = &self.remote else { return };
         if remote.reached.swap(true, Ordering::AcqRel) {
@@ -29,7 +30,7 @@ impl<O: Outlet> Hub<O> {
         }
     }
 
-    /// The other processes cannot be reached any more.
+    /// Notes that the other processes are no longer reachable.
     pub fn lost(&self) {
         let Some(remote) = &self.remote else { return };
         if !remote.reached.swap(false, Ordering::AcqRel) {
@@ -41,15 +42,16 @@ impl<O: Outlet> Hub<O> {
         }
     }
 
-    /// What a newcomer must know about the other processes.
+    /// Returns what a new member must know about the other processes.
     pub(super) fn reach_notice(&self) -> Option<Line> {
         let remote = self.remote.as_ref().filter(|remote| !remote.is_reached())?;
         remote.told_lost.store(true, Ordering::Release);
-        // They may have come back just now.
+        // The others may have become reachable just now.
         (!remote.is_reached()).then(|| Line::notice(OUT_OF_REACH))
     }
 
-    /// Returns all members of this process, for the others; nobody while they are another process's.
+    /// Returns all members of this process, for the other processes. Returns none while the members belong to
+    /// another process.
     pub fn rosters(&self) -> Vec<News> {
         if let Some(remote) = &self.remote {
             remote.rosters_due.store(false, Ordering::Release);
@@ -68,8 +70,8 @@ impl<O: Outlet> Hub<O> {
         rosters
     }
 
-    /// Returns what the others are told at the end of this process. One that has handed members over speaks only of those that it
-    /// still has: the others may not have heard yet that the new process has the rest.
+    /// Returns the news for the others at the end of this process. A process that has handed members over names
+    /// only those that it still has, because the others may not know yet that the new process has the rest.
     pub fn farewell(&self) -> Vec<News> {
         if !self.has_handed_over() {
             return vec![News::Bye];
@@ -83,14 +85,14 @@ impl<O: Outlet> Hub<O> {
         self.rosters().into_iter().flat_map(left).collect()
     }
 
-    /// Forgets members elsewhere of whom nothing was heard for the presence timeout.
+    /// Forgets members elsewhere that were not repeated within the presence timeout.
     pub fn expire(&self, now: Instant) {
         let Some(remote) = &self.remote else { return };
         let gone = remote.roster.lock().expire(now);
         self.announce_gone(gone);
     }
 
-    /// Something came from Redis; what it is worth is not known yet.
+    /// Handles a payload from Redis, which may be invalid.
     pub fn hear(&self, payload: &[u8], now: Instant) {
         let Some(remote) = &self.remote else { return };
         match Bulletin::read(payload, self.rules.lengths) {
@@ -117,7 +119,7 @@ impl<O: Outlet> Hub<O> {
         let by = Speaker { origin: &origin, instance };
         let see = |room: &RoomName, name: &Name| {
             let mut roster = remote.roster.lock();
-            // Before a hand-over was complete, the other process had this member, who is here now.
+            // Before the hand-over was complete, the other process had this member, which is here now.
             let is_here = origin == remote.origin && self.directory.lock().is_in(name, room);
             !is_here && roster.see(room, name, by, until)
         };

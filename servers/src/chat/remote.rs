@@ -1,7 +1,7 @@
-//! The rooms of other processes, as this one sees them, and what is told to them. Redis itself is
-//! [`bridge`](crate::chat::bridge)'s; what becomes of what they tell, that of `others`.
+//! The rooms of other processes as this one sees them, and the news for them. [`bridge`](crate::chat::bridge)
+//! talks to Redis, and `others` handles the news of other processes.
 //!
-//! While Redis cannot be reached, nothing is kept for other processes, and their members are not listed.
+//! While Redis is not reachable, no news is kept for other processes, and their members are not listed.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,17 +14,17 @@ use crate::chat::instance::Instance;
 use crate::chat::name::{Name, RoomName};
 use crate::chat::roster::{Roster, Speaker};
 
-/// Bulletins that wait to be published; what is beyond is dropped.
+/// The largest number of bulletins that wait to be published; more are dropped.
 const QUEUE: usize = 4096;
-/// Pairs of member and room of other processes that are remembered.
+/// The largest number of remembered pairs of a member and a room of other processes.
 const ROSTER: usize = 65_536;
 
-/// What the publisher is to do.
+/// A task for the publisher.
 #[derive(Debug)]
 pub enum Errand {
-    /// Publish this.
+    /// Publish this news.
     Publish(News),
-    /// Publish who is here.
+    /// Publish the members of this process.
     Rosters,
     /// Say goodbye and end.
     End,
@@ -37,9 +37,9 @@ pub struct Remote {
     pub(super) presence: Duration,
     queue: Sender<Errand>,
     pub(super) reached: AtomicBool,
-    /// Members have been told that the others are out of reach.
+    /// Whether members have been told that the others are not reachable.
     pub(super) told_lost: AtomicBool,
-    /// The publisher is asked for rosters already.
+    /// Whether the publisher has been asked for rosters already.
     pub(super) rosters_due: AtomicBool,
     pub(super) warned_of_namesake: AtomicBool,
     dropped: AtomicU64,
@@ -48,8 +48,8 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// Nobody is reached yet. The receiver is the publisher's. `presence`: how long somebody counts as
-    /// there who has not been repeated.
+    /// Starts without reachable processes. The receiver is for the publisher. `presence` is how long a member
+    /// elsewhere counts as present without being repeated.
     pub fn new(origin: Name, instance: Instance, presence: Duration) -> (Self, Receiver<Errand>) {
         let (queue, errands) = bounded(QUEUE);
         let remote = Self {
@@ -68,22 +68,22 @@ impl Remote {
         (remote, errands)
     }
 
-    /// The name of this process.
+    /// Returns the name of this process.
     pub fn origin(&self) -> &Name {
         &self.origin
     }
 
-    /// How long somebody counts as there who has not been repeated.
+    /// Returns how long a member elsewhere counts as present without being repeated.
     pub fn presence(&self) -> Duration {
         self.presence
     }
 
-    /// A bulletin of this process.
+    /// Makes a bulletin of this process.
     pub fn bulletin(&self, news: News) -> Bulletin {
         Bulletin { origin: self.origin.clone(), instance: self.instance, news }
     }
 
-    /// Queues news; false if the others are out of reach, or the queue is full.
+    /// Queues news. Returns false if the others are not reachable, or if the queue is full.
     pub fn publish(&self, news: News) -> bool {
         if !self.reached.load(Ordering::Acquire) {
             return false;
@@ -95,61 +95,62 @@ impl Remote {
         queued
     }
 
-    /// Has the publisher find out whether its connection works.
+    /// Makes the publisher check its connection.
     pub fn poke(&self) {
-        // Where the queue is full, the next item in it does the same.
+        // If the queue is full, its next item has the same effect.
         let _ = self.queue.try_send(Errand::Publish(News::Alive));
     }
 
-    /// Asks the publisher to end, once what is queued is out.
+    /// Asks the publisher to end after it has published what is queued.
     pub fn end(&self, patience: Duration) {
-        // Fails only if the publisher is stuck or gone, and then there is nobody to end.
+        // This fails only if the publisher is blocked or has ended.
         let _ = self.queue.send_timeout(Errand::End, patience);
     }
 
-    /// Bulletins that were for the others and are lost.
+    /// Counts bulletins for the others that are lost.
     pub fn count_dropped(&self, bulletins: u64) {
         self.dropped.fetch_add(bulletins, Ordering::Relaxed);
     }
 
-    /// Bulletins dropped before they were published, and bulletins refused that came.
+    /// Returns how many bulletins were dropped before they were published, and how many received ones were
+    /// refused.
     pub fn losses(&self) -> (u64, u64) {
         (self.dropped.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed))
     }
 
-    /// Whether the others can be reached.
+    /// Returns whether the others are reachable.
     pub fn is_reached(&self) -> bool {
         self.reached.load(Ordering::Acquire)
     }
 
-    /// Who is in a room, as `alice@north`.
+    /// Returns the members of a room, as `alice@north`.
     pub(super) fn members(&self, room: &RoomName) -> Vec<String> {
         self.roster.lock().members(room).collect()
     }
 
-    /// As [`members`](Self::members), but so many at most, and how many there are.
+    /// Returns at most `most` members of a room, and the number of all.
     pub(super) fn some_members(&self, room: &RoomName, most: usize) -> (Vec<String>, usize) {
         let roster = self.roster.lock();
         (roster.members(room).take(most).collect(), roster.count(room))
     }
 
-    /// Forgets a member that was the process's before this one, and is here now.
+    /// Removes a member that belonged to the previous process, and belongs to this one now.
     pub(super) fn forget_own(&self, room: &RoomName, name: &Name) {
         self.roster.lock().lose(room, name, Speaker { origin: &self.origin, instance: self.instance });
     }
 
-    /// Whether somebody elsewhere is in a room.
+    /// Returns whether a room has members elsewhere.
     pub(super) fn has_members(&self, room: &RoomName) -> bool {
         self.roster.lock().count(room) > 0
     }
 
-    /// Adds the members elsewhere to the counts of these rooms, and the rooms that are elsewhere only.
+    /// Adds the members elsewhere to the counts of these rooms, and the rooms that exist elsewhere only.
     pub(super) fn add_counts(&self, rooms: &mut Vec<(RoomName, usize)>) {
         let roster = self.roster.lock();
         for (room, count) in rooms.iter_mut() {
             *count += roster.count(room);
         }
-        // The local ones are in order.
+        // The local rooms are sorted.
         let local = rooms.len();
         for room in roster.rooms() {
             if rooms[..local].binary_search_by(|(known, _)| known.cmp(room)).is_err() {
@@ -158,24 +159,24 @@ impl Remote {
         }
     }
 
-    /// Those elsewhere who have this name, with their processes.
+    /// Returns the members elsewhere with this name, and their processes.
     pub(super) fn namesakes(&self, name: &Name) -> Vec<(Name, Name)> {
         self.roster.lock().origins_of(name)
     }
 
-    /// Somebody elsewhere whose name readers may take for this one, which is another.
+    /// Returns a member elsewhere with another name that readers may take for this one.
     pub(super) fn name_like(&self, name: &Name) -> Option<String> {
         self.roster.lock().name_like(name)
     }
 
-    /// A room elsewhere that readers may take for this one, which is another.
+    /// Returns another room elsewhere that readers may take for this one.
     pub(super) fn room_like(&self, room: &RoomName) -> Option<String> {
         self.roster.lock().room_like(room).map(|room| room.to_string())
     }
 
     pub(super) fn want_rosters(&self) {
         if !self.rosters_due.swap(true, Ordering::AcqRel) && self.queue.try_send(Errand::Rosters).is_err() {
-            // The next beat brings them.
+            // The next regular publication includes them.
             self.rosters_due.store(false, Ordering::Release);
         }
     }

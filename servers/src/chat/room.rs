@@ -1,8 +1,8 @@
-//! Who is there and in which rooms: names, rooms, and the limits on both. Pure: an outlet is whatever
-//! reaches a member, and nothing is sent here.
+//! The members, their rooms and names, and the limits on them. Pure: an outlet is any way to a member, and
+//! nothing is sent here.
 //!
-//! The list of a room's occupants is shared and copied on writing: a broadcast takes it as it is and
-//! holds no lock while it sends, so rooms do not wait for each other, nor for who comes and goes.
+//! The list of a room's occupants is shared, and copied on writing. A broadcast takes the current list and holds
+//! no lock while it sends. Rooms therefore neither wait for each other nor for members that come and go.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -12,34 +12,34 @@ use parking_lot::Mutex;
 
 use crate::chat::name::{Name, RoomName};
 
-/// The most rooms that one member may be in.
+/// The largest number of rooms of one member.
 pub const MEMBER_ROOMS: usize = 32;
 
-/// How many rooms and members there may be.
+/// The limits on rooms and members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crowds {
-    /// Rooms of this process.
+    /// The largest number of rooms of this process.
     pub rooms: usize,
-    /// Members of one room on this process.
+    /// The largest number of members of this process in one room.
     pub room_members: usize,
 }
 
-/// Somebody who is there.
+/// A connected member.
 #[derive(Debug)]
 pub struct Member<O> {
     id: u64,
     name: Mutex<Name>,
-    /// What reaches them.
+    /// The way to the member.
     pub outlet: O,
 }
 
 impl<O> Member<O> {
-    /// What tells this member from all others, for ever.
+    /// Returns the number that no other member ever has.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// The nickname, as it is now.
+    /// Returns the current nickname.
     pub fn name(&self) -> Name {
         self.name.lock().clone()
     }
@@ -48,9 +48,9 @@ impl<O> Member<O> {
 /// A member in a room.
 #[derive(Debug)]
 pub struct Occupant<O> {
-    /// Who.
+    /// The member.
     pub member: Arc<Member<O>>,
-    /// The SCTP stream that this room has with this member; 0 where it has none of its own.
+    /// The room's SCTP stream for this member; 0 if the room has none of its own.
     pub stream: u16,
 }
 
@@ -68,57 +68,57 @@ pub struct Room<O> {
 }
 
 impl<O> Room<O> {
-    /// Its name.
+    /// Returns the name of the room.
     pub fn name(&self) -> &RoomName {
         &self.name
     }
 
-    /// Who is in it at this moment, in the order of coming.
+    /// Returns the present members, in the order in which they joined.
     pub fn occupants(&self) -> Arc<Vec<Occupant<O>>> {
         Arc::clone(&self.occupants.lock())
     }
 }
 
-/// Why something cannot be had. Each is one sentence with its remedy.
+/// Why a request is refused. Each reason is one sentence that says what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Somebody has the name.
+    /// Another member has the name.
     NameTaken(Name),
-    /// Readers may take the name for somebody else's.
+    /// Readers may take the name for another member's.
     NameLike(Name, String),
-    /// Readers may take the name for a word of the server's.
+    /// Readers may take the name for a word of the server.
     NameReserved(Name),
     /// Readers may take the room for another one.
     RoomLike(RoomName, String),
-    /// There are as many rooms as there may be.
+    /// The number of rooms has reached its limit.
     TooManyRooms(usize),
-    /// The room has as many members as it may have.
+    /// The number of members in the room has reached its limit.
     RoomFull(RoomName, usize),
-    /// The member is in as many rooms as it may be.
+    /// The number of this member's rooms has reached its limit.
     TooManyOfYours,
 }
 
-/// Everybody and every room of this process.
+/// All members and rooms of this process.
 #[derive(Debug)]
 pub struct Directory<O> {
     crowds: Crowds,
-    /// By the looks of the name: nobody else may have a name of the same looks.
+    /// The members by the looks of their names. No two members may have names with the same look.
     names: HashMap<String, Arc<Member<O>>>,
     rooms: BTreeMap<RoomName, Arc<Room<O>>>,
-    /// By the look of the name.
+    /// The rooms by the look of their names.
     room_looks: HashMap<String, RoomName>,
     members_ever: u64,
     guests_ever: u64,
 }
 
 impl<O> Directory<O> {
-    /// An empty one.
+    /// Makes an empty directory.
     pub fn new(crowds: Crowds) -> Self {
         let (names, rooms, room_looks) = (HashMap::new(), BTreeMap::new(), HashMap::new());
         Self { crowds, names, rooms, room_looks, members_ever: 0, guests_ever: 0 }
     }
 
-    /// Somebody new, with the name of a guest.
+    /// Adds a new member with the name of a guest.
     pub fn enter(&mut self, outlet: O) -> Arc<Member<O>> {
         let name = loop {
             self.guests_ever += 1;
@@ -133,11 +133,11 @@ impl<O> Directory<O> {
         member
     }
 
-    /// Somebody who had this name in another process.
+    /// Adds a member that had this name in another process.
     ///
     /// # Errors
     ///
-    /// Somebody has it here, or one that readers may take for it.
+    /// Returns an error if another member here has this name, or a name that readers may take for it.
     pub fn enter_as(&mut self, name: &Name, outlet: O) -> Result<Arc<Member<O>>, Refusal> {
         if name.looks().iter().any(|look| self.names.contains_key(look)) {
             return Err(Refusal::NameTaken(name.clone()));
@@ -160,11 +160,12 @@ impl<O> Directory<O> {
         }
     }
 
-    /// Gives a member another name, and back the one it had.
+    /// Gives a member another name, and returns its previous one.
     ///
     /// # Errors
     ///
-    /// Somebody else has this name, or one that readers may take for it; or it is a word of the server's.
+    /// Returns an error if another member has this name, or a name that readers may take for it, or if it is a
+    /// word of the server.
     pub fn rename(&mut self, member: &Arc<Member<O>>, new: &Name) -> Result<Name, Refusal> {
         if new.is_reserved() {
             return Err(Refusal::NameReserved(new.clone()));
@@ -184,11 +185,11 @@ impl<O> Directory<O> {
         Ok(old)
     }
 
-    /// Puts a member into a room, which is made if there is none. It must not be in it already.
+    /// Adds a member to a room, and makes the room if it does not exist. The member must not be in it already.
     ///
     /// # Errors
     ///
-    /// The room is full, or there may be no such new room.
+    /// Returns an error if the room is full, or if no such new room may be made.
     pub fn join(
         &mut self,
         member: &Arc<Member<O>>,
@@ -219,7 +220,7 @@ impl<O> Directory<O> {
         Ok(room)
     }
 
-    /// Takes a member out of a room. A room that is empty then is no more.
+    /// Removes a member from a room. An empty room is removed.
     pub fn leave(&mut self, member: &Member<O>, room: &Room<O>) {
         let mut occupants = room.occupants.lock();
         Arc::make_mut(&mut *occupants).retain(|occupant| occupant.member.id != member.id);
@@ -229,39 +230,39 @@ impl<O> Directory<O> {
         }
     }
 
-    /// Forgets a member, who has left all rooms by now.
+    /// Removes a member, which must have left all rooms.
     pub fn quit(&mut self, member: &Member<O>) {
         self.uncall(&member.name());
     }
 
-    /// Who has this name, whatever the case.
+    /// Returns the member with this name, ignoring case.
     pub fn member(&self, name: &Name) -> Option<Arc<Member<O>>> {
         let [_, look] = name.looks();
         self.names.get(&look).filter(|member| member.name().folded() == name.folded()).cloned()
     }
 
-    /// Whether the member of exactly this name is in a room.
+    /// Returns whether the member with exactly this name is in a room.
     pub fn is_in(&self, name: &Name, room: &RoomName) -> bool {
         let Some(member) = self.member(name).filter(|member| member.name() == *name) else { return false };
         let occupants = self.rooms.get(room).map(|room| room.occupants()).unwrap_or_default();
         occupants.iter().any(|occupant| occupant.member.id == member.id)
     }
 
-    /// Everybody.
+    /// Returns all members.
     pub fn members(&self) -> Vec<Arc<Member<O>>> {
         let mut members: Vec<_> = self.names.values().cloned().collect();
-        // Somebody whose name looks different in lower case is there twice.
+        // A member whose name looks different in lower case is in the list twice.
         members.sort_unstable_by_key(|member| member.id);
         members.dedup_by_key(|member| member.id);
         members
     }
 
-    /// A room.
+    /// Returns a room.
     pub fn room(&self, name: &RoomName) -> Option<Arc<Room<O>>> {
         self.rooms.get(name).cloned()
     }
 
-    /// All rooms, in the order of their names.
+    /// Returns all rooms, in the order of their names.
     pub fn rooms(&self) -> Vec<Arc<Room<O>>> {
         self.rooms.values().cloned().collect()
     }
@@ -320,7 +321,7 @@ mod tests {
         assert_eq!(directory.rename(&one, &name("Alice")), Ok(name("guest1")));
         assert_eq!(directory.rename(&two, &name("aLICE")), Err(Refusal::NameTaken(name("aLICE"))));
         assert_eq!(directory.rename(&one, &name("ALICE")), Ok(name("Alice")));
-        // Who takes the next guest's name keeps it.
+        // A member that takes the name of the next guest keeps it.
         directory.rename(&one, &name("guest3")).unwrap();
         assert_eq!(directory.enter(()).name(), name("guest4"));
         directory.quit(&one);
@@ -333,7 +334,7 @@ mod tests {
         let mut directory = directory();
         let (one, two) = (directory.enter(()), directory.enter(()));
         directory.rename(&one, &name("Scope")).unwrap();
-        // All Cyrillic; a digit.
+        // The first name is Cyrillic, and the second one has a digit.
         for like in ["ѕсоре", "Sc0pe"] {
             assert_eq!(
                 directory.rename(&two, &name(like)),
@@ -343,7 +344,7 @@ mod tests {
         }
         let refusal = directory.rename(&two, &name("guestl")).unwrap();
         assert_eq!((refusal, directory.members().len()), (name("guest2"), 2));
-        // The guest's name that looks like this one is passed over.
+        // The guest's name that looks like this one is skipped.
         directory.quit(&one);
         directory.guests_ever = 0;
         assert_eq!(directory.enter(()).name(), name("guest2"));

@@ -1,11 +1,10 @@
-//! Who is in which room on other processes, as far as they have told. Pure: the time is given.
+//! The known members of other processes and their rooms. Pure: the caller passes the time.
 //!
-//! Nothing here is for ever: a process repeats its members now and then, and who has not been repeated
-//! for the presence timeout is gone. So a bulletin that was lost, or a process that crashed, does no
-//! lasting harm.
+//! Every entry expires: a process repeats its members from time to time, and a member that has not been repeated
+//! within the presence timeout has gone. A lost bulletin or a crashed process therefore does no lasting harm.
 //!
-//! After a hand-over two processes speak in one name until the old one has ended. Each member is remembered with the process that
-//! confirmed it last, and the end of the other one does not concern that member.
+//! After a hand-over two processes use one name until the old one has ended. Each member is stored with the process
+//! that confirmed it last, and the end of the other process does not affect that member.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -21,16 +20,16 @@ struct Foreigner {
     name: Name,
 }
 
-/// A process, by the name that others show and by its number.
+/// A process, identified by the name that others show and by its number.
 #[derive(Clone, Copy, Debug)]
 pub struct Speaker<'a> {
-    /// Its name.
+    /// The name of the process.
     pub origin: &'a Name,
-    /// Its number.
+    /// The number of the process.
     pub instance: Instance,
 }
 
-/// What is known of a member in one room.
+/// What is known about a member in one room.
 #[derive(Clone, Copy, Debug)]
 struct Presence {
     /// When the member counts as gone.
@@ -43,7 +42,7 @@ struct Presence {
 #[derive(Debug)]
 pub struct Roster {
     rooms: BTreeMap<RoomName, BTreeMap<Foreigner, Presence>>,
-    /// Everybody in `rooms`, once for each room.
+    /// All members in `rooms`, once for each room.
     looks: Looks<Foreigner>,
     room_looks: Looks<RoomName>,
     entries: usize,
@@ -51,18 +50,18 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// Room for so many pairs of member and room; what is beyond is not remembered.
+    /// Makes a roster for this many pairs of a member and a room. More are not remembered.
     pub fn new(max_entries: usize) -> Self {
         let (looks, room_looks) = (Looks::default(), Looks::default());
         Self { rooms: BTreeMap::new(), looks, room_looks, entries: 0, max_entries }
     }
 
-    /// Somebody is in a room, until `until` at least. True if that is news.
+    /// Records that a member is in a room, at least until `until`. Returns whether that is new.
     pub fn see(&mut self, room: &RoomName, name: &Name, by: Speaker<'_>, until: Instant) -> bool {
         let foreigner = by.member(name);
         if let Some(known) = self.rooms.get_mut(room).and_then(|members| members.get_mut(&foreigner)) {
             known.until = until;
-            // What the process before it says late does not take the member back.
+            // A late bulletin of the previous process does not take the member back.
             if !by.instance.precedes(known.instance) {
                 known.instance = by.instance;
             }
@@ -81,7 +80,8 @@ impl Roster {
         true
     }
 
-    /// Somebody left a room. False if nobody knew of them, or another process confirmed them later.
+    /// Records that a member has left a room. Returns false if the member was not known, or if another process has
+    /// confirmed it later.
     pub fn lose(&mut self, room: &RoomName, name: &Name, by: Speaker<'_>) -> bool {
         let foreigner = by.member(name);
         let Some(members) = self.rooms.get_mut(room) else { return false };
@@ -98,7 +98,7 @@ impl Roster {
         known
     }
 
-    /// Somebody has another name; gives the rooms that they are in.
+    /// Records that a member has another name. Returns its rooms.
     pub fn rename(&mut self, old: &Name, new: &Name, by: Speaker<'_>) -> Vec<RoomName> {
         let (before, after) = (by.member(old), by.member(new));
         let mut found = Vec::new();
@@ -116,17 +116,17 @@ impl Roster {
         found
     }
 
-    /// Forgets those who have not been repeated in time, and tells who they were.
+    /// Removes the members that have not been repeated in time, and returns them.
     pub fn expire(&mut self, now: Instant) -> Vec<(RoomName, String)> {
         self.drain(|_, known| known.until <= now)
     }
 
-    /// Forgets everybody whom one process confirmed last, and tells who they were.
+    /// Removes the members that one process confirmed last, and returns them.
     pub fn forget(&mut self, by: Speaker<'_>) -> Vec<(RoomName, String)> {
         self.drain(|foreigner, known| foreigner.origin == *by.origin && known.instance == by.instance)
     }
 
-    /// Forgets everybody.
+    /// Removes all members.
     pub fn clear(&mut self) {
         self.rooms.clear();
         self.looks.clear();
@@ -134,23 +134,23 @@ impl Roster {
         self.entries = 0;
     }
 
-    /// Who is in a room, as `alice@north`.
+    /// Returns the members of a room, as `alice@north`.
     pub fn members(&self, room: &RoomName) -> impl Iterator<Item = String> {
         let members = self.rooms.get(room).into_iter().flatten();
         members.map(|(foreigner, _)| foreign(&foreigner.name, &foreigner.origin))
     }
 
-    /// How many are in a room.
+    /// Returns the number of members in a room.
     pub fn count(&self, room: &RoomName) -> usize {
         self.rooms.get(room).map_or(0, BTreeMap::len)
     }
 
-    /// The rooms that there are.
+    /// Returns the known rooms.
     pub fn rooms(&self) -> impl Iterator<Item = &RoomName> {
         self.rooms.keys()
     }
 
-    /// The processes on which somebody has this name, in any room and whatever the case.
+    /// Returns the processes that have a member with this name in any room, ignoring case.
     pub fn origins_of(&self, name: &Name) -> Vec<(Name, Name)> {
         let folded = name.folded();
         let [_, look] = name.looks();
@@ -161,7 +161,7 @@ impl Roster {
         found
     }
 
-    /// Somebody with another name that readers may take for this one, as `alice@north`.
+    /// Returns a member with another name that readers may take for this one, as `alice@north`.
     pub fn name_like(&self, name: &Name) -> Option<String> {
         let folded = name.folded();
         let looks = name.looks();
@@ -170,7 +170,7 @@ impl Roster {
         Some(foreign(&found.name, &found.origin))
     }
 
-    /// Another room that readers may take for this one.
+    /// Returns another room that readers may take for this one.
     pub fn room_like(&self, room: &RoomName) -> Option<RoomName> {
         self.room_looks.get(&room.look()).find(|known| *known != room).cloned()
     }
@@ -202,7 +202,7 @@ impl Speaker<'_> {
         Foreigner { origin: self.origin.clone(), name: name.clone() }
     }
 
-    /// Whether this process, or one that it took over from, confirmed the member last.
+    /// Returns whether this process, or one that it took over from, confirmed the member last.
     fn may_speak_for(&self, known: &Presence) -> bool {
         self.instance == known.instance || known.instance.precedes(self.instance)
     }
@@ -285,13 +285,13 @@ mod tests {
         for who in [&alice, &bob] {
             roster.see(&lobby, who, new, until);
         }
-        // A roster of the old process that comes late.
+        // This roster of the old process arrives late.
         roster.see(&lobby, &bob, old, until);
         assert!(!roster.lose(&lobby, &alice, old));
         assert!(roster.rename(&bob, &name("bert"), old).is_empty());
         assert_eq!(roster.forget(old), [(lobby.clone(), "carol@north".to_owned())]);
         assert_eq!(members(&roster, "lobby"), ["alice@north", "bob@north"]);
-        // The new process speaks for what it took, confirmed or not.
+        // The new process speaks for the members that it took over, whether it has confirmed them or not.
         roster.see(&lobby, &carol, old, until);
         assert!(roster.lose(&lobby, &carol, new));
         assert_eq!(roster.rename(&bob, &name("bert"), new), std::slice::from_ref(&lobby));
@@ -324,7 +324,7 @@ mod tests {
         }
         let like = |roster: &Roster, text: &str| roster.name_like(&name(text));
         assert_eq!(like(&roster, "a1ice"), Some("Alice@north".to_owned()));
-        // The same name is no other.
+        // The same name is not another one.
         assert_eq!((like(&roster, "alice"), like(&roster, "bob")), (None, None));
         assert_eq!(roster.room_like(&room("l0bby")), Some(lobby.clone()));
         assert_eq!(roster.room_like(&lobby), None);

@@ -19,7 +19,7 @@ const SOUTH: Instance = Instance(1);
 const NORTH: Instance = Instance(1 << 32);
 const PRESENCE: Duration = Duration::from_secs(15);
 
-/// The lines that one member got, with the streams that they came on.
+/// The lines that one member received, with their streams.
 #[derive(Clone, Default)]
 struct Screen(Arc<Mutex<Vec<(u16, String)>>>);
 
@@ -30,7 +30,7 @@ impl Outlet for Screen {
 }
 
 impl Screen {
-    /// What came since the last look.
+    /// Returns the lines received since the last call.
     fn lines(&self) -> Vec<String> {
         self.0.lock().drain(..).map(|(_, line)| line).collect()
     }
@@ -78,7 +78,7 @@ fn whoever_comes_is_a_guest_in_the_lobby_and_may_just_type() {
     assert_eq!(screen.lines(), ["* guest2 joined lobby"]);
     type_in(&mut alice, "hello\n");
     assert_eq!(to_bob.lines(), ["[lobby] guest1: hello"]);
-    // It is not sent back: whoever typed it can see it.
+    // The line is not sent back to its writer, who can see it already.
     assert!(screen.lines().is_empty());
     type_in(&mut alice, "/me waves");
     assert_eq!(to_bob.lines(), ["[lobby] * guest1 waves"]);
@@ -257,27 +257,27 @@ fn rooms_have_streams_where_there_are_some() {
     let ((mut bob, to_bob), (mut carol, to_carol)) = (come(&hub), come(&hub));
     type_in(&mut carol, "/join cellar");
     screen.lines();
-    // What alice writes goes to the room of its stream, or to the current one.
+    // What alice writes goes to the room of the stream, or to the current one.
     alice.take(b"in the lobby", 1, Instant::now());
     alice.take(b"in the cellar", 0, Instant::now());
     assert!(to_bob.lines().contains(&"[lobby] guest1: in the lobby".to_owned()));
     assert!(to_carol.lines().contains(&"[cellar] guest1: in the cellar".to_owned()));
     alice.take(b"nowhere", 7, Instant::now());
     assert!(screen.lines()[0].starts_with("! no room of yours is on stream 7"));
-    // What others say comes on the stream of its room.
+    // What others write comes on the stream of its room.
     type_in(&mut bob, "hi");
     type_in(&mut bob, "/join kitchen");
     type_in(&mut bob, "hi");
     let said: Vec<_> =
         screen.lines_and_streams().into_iter().filter(|(_, line)| line.starts_with('[')).collect();
     assert_eq!(said, [(1, "[lobby] guest2: hi".to_owned()), (2, "[kitchen] guest2: hi".to_owned())]);
-    // A stream that is free again is taken again.
+    // A stream that is free again is reused.
     type_in(&mut alice, "/leave lobby");
     type_in(&mut alice, "/join attic");
     assert!(screen.lines().contains(&"* you joined attic on stream 1; nobody else is here".to_owned()));
 }
 
-/// A hub that is in reach of others; what it publishes is in the receiver.
+/// Makes a hub with reachable processes. The receiver gets what the hub publishes.
 fn shared_hub(origin: &str) -> (TestHub, Receiver<Errand>) {
     let (remote, errands) = Remote::new(name(origin), SOUTH, PRESENCE);
     let hub = Arc::new(Hub::new(rules(), Some(remote)));
@@ -460,7 +460,7 @@ fn a_name_or_room_that_looks_like_one_on_another_host_is_refused() {
             "! 1ounge looks like lounge, a room that exists: join that one, or choose another name",
         ]
     );
-    // The same name is told apart by the host, and the same room is shared.
+    // The same name on another host is told apart by the host, and the same room is shared.
     type_in(&mut bob, "/nick alice");
     type_in(&mut bob, "/join lounge");
     assert_eq!(to_bob.lines(), ["* you are alice now", "* you joined lounge; here already: alice@north"]);
@@ -513,7 +513,7 @@ fn a_ping_is_answered_after_the_lines_before_it_if_they_were_heard() {
         alice.take(format!("hello\n/ping {number}\n").as_bytes(), 0, now);
     }
     assert_eq!(to_alice.lines(), ["= pong 0", "= pong 1"]);
-    // It takes nothing out of the bucket, and is not answered once that is empty.
+    // A ping takes nothing out of the bucket, and gets no answer once the bucket is empty.
     alice.take(b"too much\n/ping 2\n", 0, now);
     alice.take(b"too much\n/ping 3\n/ping 4\n", 0, now);
     assert_eq!(to_alice.lines(), ["! too fast, and not heard: write at most 1 lines a second"]);
@@ -545,7 +545,7 @@ fn a_hand_over_tells_other_processes_only_of_members_that_leave() {
     let roster = News::Roster { room: room("lobby"), names: vec![name("alice"), name("guest2")] };
     let of_old = |news| Bulletin { origin: name("south"), instance: SOUTH, news }.write();
     new.hear(of_old(roster.clone()).as_bytes(), now);
-    // An attempt fails: the member is still the old process's.
+    // The attempt fails, so the member still belongs to the old process.
     drop(Conversation::resume(&new, Screen::default(), &saved, now).unwrap());
     assert!(new.rosters().is_empty());
     assert_eq!(published(&later), [News::Hello]);

@@ -116,7 +116,7 @@ impl Style {
         }
     }
 
-    /// Writes a line as the log has them.
+    /// Writes a line in the format of the log.
     fn write_object(
         self,
         level: Level,

@@ -1,4 +1,5 @@
-//! One member's side as text, for the process that takes the server over: what it is called, where it is, and how fast it wrote.
+//! Saves one member's side as text for the process that takes the server over: its name, its rooms, and how fast
+//! it wrote.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,11 +10,11 @@ use crate::chat::hub::{Hub, Outlet};
 use crate::chat::name::{Name, RoomName};
 use crate::chat::room::MEMBER_ROOMS;
 
-/// Characters of a name that another process has taken, whatever its limit was.
+/// The largest accepted number of characters of a name from another process, independent of that process's limit.
 const LONGEST: usize = 256;
 
 impl<O: Outlet> Conversation<O> {
-    /// Writes the conversation. Each part has a line.
+    /// Saves the conversation. Each part has a line.
     pub fn save(&self, now: Instant) -> String {
         let (pending, warned) = self.bucket.save(now);
         let first = format!("{} {} {}", self.member.name(), pending.as_millis(), u8::from(warned));
@@ -21,9 +22,9 @@ impl<O: Outlet> Conversation<O> {
         [first].into_iter().chain(rooms).collect::<Vec<_>>().join("\n")
     }
 
-    /// Goes on with a conversation that another process wrote; nobody in its rooms is told, and other processes hear of it by
-    /// the next roster. `None`: somebody has the name, or a room is
-    /// full, or this is no such text.
+    /// Continues a conversation that another process has saved, without telling the members of its rooms. Other
+    /// processes learn of it from the next roster. Returns none if another member has the name, if a room is full,
+    /// or if the text is not valid.
     pub fn resume(hub: &Arc<Hub<O>>, outlet: O, saved: &str, now: Instant) -> Option<Self> {
         let mut lines = saved.lines();
         let mut first = lines.next()?.rsplitn(3, ' ');
@@ -31,7 +32,7 @@ impl<O: Outlet> Conversation<O> {
         let name = Name::parse(first.next()?, LONGEST).ok()?;
         let member = hub.directory.lock().enter_as(&name, outlet).ok()?;
         let bucket = Bucket::resume(hub.rules.flood, pending, warned, now);
-        // Nobody hears of one that fails half way.
+        // The others must not see a member whose restoration fails half way.
         let farewell = Farewell::Nobody;
         let mut resumed =
             Self { hub: Arc::clone(hub), member, seats: Vec::new(), bucket, streams: 0, farewell };
@@ -47,7 +48,7 @@ impl<O: Outlet> Conversation<O> {
         Some(resumed)
     }
 
-    /// The member goes on elsewhere: nobody is told that it left.
+    /// Ends the conversation here without telling the others, because it continues in another process.
     pub fn end_here(&mut self) {
         self.hub.hand_over();
         self.farewell = Farewell::Nobody;
