@@ -31,6 +31,7 @@ pub mod key_file;
 mod log_queue;
 pub mod logging;
 pub mod nc;
+pub mod outbox;
 pub mod passphrase;
 pub mod programs;
 pub mod psk;

@@ -7,6 +7,7 @@ use crate::cli::ServerArgs;
 use crate::config::ServerOptions;
 use crate::failure::Failure;
 use crate::nc::{AFTER_HELP, NcArgs};
+use crate::outbox::OutboxArgs;
 
 const ECHO_EXAMPLES: &str = "\
 Examples:
@@ -34,9 +35,13 @@ Examples:
 #[derive(Parser)]
 #[command(name = "peeloff-echo", version, max_term_width = 100, after_long_help = ECHO_EXAMPLES)]
 pub struct Echo {
-    /// All options.
+    /// Options of every server.
     #[command(flatten)]
     pub server: ServerArgs,
+
+    /// Limits on what waits for a peer that reads slowly.
+    #[command(flatten)]
+    pub outbox: OutboxArgs,
 }
 
 impl ServerOptions for Echo {

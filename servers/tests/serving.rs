@@ -5,9 +5,12 @@ mod member;
 mod support;
 
 use std::fs;
+use std::io::Write;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use member::{Member, client};
 use peeloff::Peer;
+use socket2::{Domain, Socket, Type};
 use support::{CHAT, DEADLINE, Directory, ECHO, Program, run};
 
 /// A combination, and what each peer costs in it.
@@ -161,4 +164,46 @@ fn an_echo_has_threads_and_a_chat_has_loops_unless_told_otherwise() {
     for (option, value) in [("--serve", "processes"), ("--sockets", "none"), ("--event-loops", "0")] {
         run(ECHO, &[option, value], "").failed_with("peeloff-echo", 2, option);
     }
+}
+
+/// A client sends this many lines of 1,000 bytes and reads none of them.
+const FLOOD: usize = 8000;
+
+/// Floods an echo server with these options. Returns the line of its access log and its statistics.
+fn flood(options: &[&str]) -> (String, String) {
+    let listen = ["--listen=tcp://127.0.0.1:0", "--serve=loops", "--framing=lines", "--send-buffer=16K"];
+    let mut server = Program::start(ECHO, &[&listen[..], &["--access-log=-"], options].concat());
+    let address = server.address();
+    let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    // Before it connects: the window of an open connection does not shrink.
+    client.set_recv_buffer_size(16 << 10).unwrap();
+    client.connect(&address.strip_prefix("tcp://").unwrap().parse::<SocketAddr>().unwrap().into()).unwrap();
+    let mut client = TcpStream::from(client);
+    let line = [&[b'x'; 999][..], b"\n"].concat();
+    // It fails where the server disconnects the client.
+    let _ = (0..FLOOD).try_for_each(|_| client.write_all(&line));
+    let _ = client.shutdown(Shutdown::Write);
+    // The client stays meanwhile: with its end the kernel would reset the connection.
+    let gone = server.line();
+    drop(client);
+    server.signal("TERM");
+    let stats = server.stderr_line(" stats ");
+    assert_eq!(server.wait().code, Some(0));
+    (gone, stats)
+}
+
+#[test]
+fn an_echo_drops_messages_or_disconnects_a_client_that_reads_nothing_as_its_options_say() {
+    let (gone, _) = flood(&[]);
+    assert!(gone.contains("reason=\"too_slow\""), "{gone}");
+    for policy in ["drop-oldest", "drop-newest"] {
+        let (gone, stats) = flood(&["--outbox=2", "--outbox-bytes=1M", &format!("--overflow={policy}")]);
+        // The server has received everything that the client sent.
+        assert!(gone.contains(&format!("messages_in={FLOOD}")), "{policy}: {gone}");
+        assert!(!gone.contains("too_slow"), "{policy}: {gone}");
+        if policy == "drop-oldest" {
+            assert!(!stats.contains("messages_dropped=0"), "{policy}: {stats}");
+        }
+    }
+    run(ECHO, &["--outbox=0"], "").failed_with("peeloff-echo", 2, "--outbox");
 }

@@ -15,7 +15,10 @@ fn main() -> ExitCode {
     peeloff::tune_malloc();
     match Config::<Echo>::read(NAME) {
         Ok(config) if config.is_to_be_checked() => conclude(NAME, check(&config)),
-        Ok(config) => conclude(NAME, serve(config, echo::start)),
+        Ok(config) => {
+            let outbox = config.options.outbox.to_limits();
+            conclude(NAME, serve(config, |builder, how| echo::start(builder.outbox(outbox), how)))
+        }
         Err(code) => code,
     }
 }

@@ -15,8 +15,8 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
-use peeloff::{Callbacks, Framing, OutboxLimits, Overflow, TcpSettings};
+use clap::Args;
+use peeloff::{Callbacks, Framing, OutboxLimits, TcpSettings};
 
 use crate::chat::bridge::{Bridge, RedisUrl};
 use crate::chat::command::LONGEST_ORIGIN;
@@ -32,6 +32,7 @@ use crate::cli::ServerArgs;
 use crate::config::{Config, ServerOptions};
 use crate::failure::Failure;
 use crate::handover;
+use crate::outbox::OverflowPolicy;
 use crate::serve::serve;
 use crate::serving::Serve;
 use crate::values::{Size, Span};
@@ -128,19 +129,6 @@ pub struct RoomArgs {
     /// The rooms of a member get the streams from 1 on. Stream 0 is for the current room and for all other lines.
     #[arg(long)]
     pub sctp_room_streams: bool,
-}
-
-/// What happens to a line for a member whose queue is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum OverflowPolicy {
-    /// Over UDP and DTLS the oldest line is dropped; over other transports the member is disconnected.
-    ByTransport,
-    /// The oldest queued line is dropped.
-    DropOldest,
-    /// The new line is dropped.
-    DropNewest,
-    /// The member is disconnected.
-    Disconnect,
 }
 
 /// Options for the other processes that share the rooms.
@@ -265,12 +253,7 @@ impl RoomArgs {
         let mut outbox = OutboxLimits::default();
         outbox.max_messages = self.outbox;
         outbox.max_bytes = self.outbox * (self.max_line.0 + ADDED);
-        outbox.overflow = match self.overflow {
-            OverflowPolicy::ByTransport => Overflow::ByTransport,
-            OverflowPolicy::DropOldest => Overflow::DropOldest,
-            OverflowPolicy::DropNewest => Overflow::DropNewest,
-            OverflowPolicy::Disconnect => Overflow::Disconnect,
-        };
+        outbox.overflow = self.overflow.into();
         Ok(outbox)
     }
 
