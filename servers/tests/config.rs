@@ -227,18 +227,19 @@ fn a_check_says_what_it_found_and_leaves_nothing_running() {
     let one = Authority::named("one");
     files.file("cert.pem", one.pem());
     let key = files.file("key.pem", one.key_pem());
-    // This port is free.
-    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // The port stays free, because no other test uses the address.
+    let host = "127.0.77.3";
+    let port = UdpSocket::bind((host, 0)).unwrap().local_addr().unwrap().port();
     let text = format!(
-        "listen = ['dtls://127.0.0.1:{port}', 'tls://127.0.0.1:{port}']\n\
+        "listen = ['dtls://{host}:{port}', 'tls://{host}:{port}']\n\
          [identity]\ncert = 'cert.pem'\nkey = 'key.pem'\n[serving]\nevent-loops = 1\n"
     );
     let config = files.file("echo.toml", text);
     let checked = check(&["--config", &config, "--max-peers", "7"]);
     assert_eq!((checked.code, checked.stderr.as_str()), (Some(0), ""), "{checked:?}");
     for expected in [
-        &format!("dtls://127.0.0.1:{port}: can be listened on\n"),
-        &format!("tls://127.0.0.1:{port}: can be listened on\n"),
+        &format!("dtls://{host}:{port}: can be listened on\n"),
+        &format!("tls://{host}:{port}: can be listened on\n"),
         &format!("certificate CN=one in {}: valid until 2", files.path("cert.pem")),
         "limits: 7 peers, ",
         "read again at SIGHUP: max-peers, cert, key\n",
@@ -263,7 +264,7 @@ fn a_check_says_what_it_found_and_leaves_nothing_running() {
     check(&["--config", &config]).failed_with("peeloff-echo", 2, &key);
     check(&["--listen", "udp://192.0.2.1:0"]).failed_with("peeloff-echo", 2, "192.0.2.1:0 is not an address");
     let twice =
-        ["--listen", &format!("udp://127.0.0.1:{port}"), "--listen", &format!("udp://127.0.0.1:{port}")];
+        ["--listen", &format!("udp://{host}:{port}"), "--listen", &format!("udp://{host}:{port}")];
     check(&twice).failed_with("peeloff-echo", 2, "is in use");
 }
 
