@@ -230,7 +230,7 @@ fn a_socket_of_the_wrong_kind_is_refused() {
         assert_refused(scheme, tcp(), "takes a one-to-many socket of SCTP (SOCK_SEQPACKET)");
     }
     assert_refused(Scheme::Udp, UnixDatagram::unbound().unwrap(), "AF_INET");
-    assert_refused(Scheme::Udp, std::fs::File::open("/dev/null").unwrap(), "it is no socket");
+    assert_refused(Scheme::Udp, std::fs::File::open("/dev/null").unwrap(), "it is not a socket");
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn a_socket_that_is_no_listener_is_refused() {
         assert_refused(scheme, socket, "not bound to a port");
     }
     let socket = UdpSocket::bind("[::ffff:127.0.0.1]:0").unwrap();
-    assert_refused(Scheme::Udp, socket, "make one of AF_INET");
+    assert_refused(Scheme::Udp, socket, "make a socket of AF_INET");
 }
 
 /// Runs the ignored test below under this command, with a socket as its standard input.

@@ -1,9 +1,10 @@
-//! Listening sockets that the user made: what they have to be.
+//! Checks listening sockets that the user made.
 //!
-//! The sockets of UDP peers are bound to the port of their listener. For that the kernel wants SO_REUSEADDR on both, which can be set
-//! after bind(2). SO_REUSEPORT would not help then, because a socket joins a group when it is bound; and where the user
-//! bound it so, the group may have members in other processes, whose datagrams a program that always chooses this one
-//! would take away. So the peers of such a listener do without the [group](super::child::Recipe::Group).
+//! The sockets of UDP peers are bound to the port of their listener. For that the kernel requires SO_REUSEADDR on both
+//! sockets, and it can be set after bind(2). SO_REUSEPORT cannot: a socket joins a group when it is bound. If the user
+//! bound the socket with SO_REUSEPORT, the group may have members in other processes, and a program that always chooses
+//! this socket would take their datagrams away. So the peers of such a listener do not use the
+//! [group](super::child::Recipe::Group).
 
 use std::fmt;
 use std::io;
@@ -22,12 +23,12 @@ pub(crate) struct Adopted {
     pub(super) address: SocketAddr,
 }
 
-/// What is known of a socket.
+/// The properties of a socket.
 struct Found {
     domain: Domain,
     kind: Kind,
     local: Option<SocketAddr>,
-    /// Whether it has a peer.
+    /// Whether it is connected to a peer.
     connected: bool,
 }
 
@@ -35,12 +36,12 @@ struct Found {
 struct Kind(Type, Option<Protocol>);
 
 impl Adopted {
-    /// Looks at the socket, has it closed in programs that this process starts, and takes off what the sockets of peers must
-    /// not inherit: SO_LINGER (a close that resets, or blocks) and timeouts of its own.
+    /// Checks the socket and sets it to close on exec. Clears the options that the sockets of peers must not inherit:
+    /// SO_LINGER, with which a close resets or blocks, and the socket's timeouts.
     pub(crate) fn new(scheme: Scheme, socket: OwnedFd) -> Result<Self, StartError> {
         let socket = Socket::from(socket);
         let found =
-            Found::of(&socket).map_err(|error| unfit(scheme, format!("it is no socket ({error})")))?;
+            Found::of(&socket).map_err(|error| unfit(scheme, format!("it is not a socket ({error})")))?;
         let address = found.address(scheme).map_err(|why| unfit(scheme, why))?;
         let prepared = socket.set_cloexec(true).and_then(|()| {
             socket.set_linger(None)?;
@@ -55,12 +56,12 @@ impl Adopted {
         self.scheme
     }
 
-    /// Where it is bound.
+    /// Returns the address that it is bound to.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Says that the socket cannot be the listener, because a system call failed.
+    /// Returns the error that the socket cannot be the listener because a system call failed.
     pub(super) fn cannot(&self, doing: &str, error: &io::Error) -> StartError {
         unfit(self.scheme, format!("{doing} failed ({error})"))
     }
@@ -84,7 +85,7 @@ impl Found {
         })
     }
 
-    /// Where the listener of the scheme is bound, or why the socket is none.
+    /// Returns the address of the listener, or the reason why the socket cannot be a listener of the scheme.
     fn address(&self, scheme: Scheme) -> Result<SocketAddr, String> {
         let wanted = match scheme {
             _ if scheme.is_sctp() => Kind(Type::SEQPACKET, Some(Protocol::from(libc::IPPROTO_SCTP))),
@@ -93,18 +94,18 @@ impl Found {
         };
         match self {
             Self { domain, .. } if ![Domain::IPV4, Domain::IPV6].contains(domain) => {
-                Err(format!("it is of {domain:?}; make one of AF_INET or AF_INET6"))
+                Err(format!("its address family is {domain:?}; make a socket of AF_INET or AF_INET6"))
             }
             Self { kind, .. } if *kind != wanted => {
                 Err(format!("it is {kind}, and this scheme takes {wanted}"))
             }
             Self { connected: true, .. } => {
-                Err("it is connected to a peer; give the listener (Accept=no in a socket unit of systemd)"
+                Err("it is connected to a peer; pass the listener (Accept=no in a socket unit of systemd)"
                     .into())
             }
             Self { local: Some(local), .. } if local.port() != 0 => match local {
                 SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some() => {
-                    Err(format!("it is bound to {local}, an address of IPv4; make one of AF_INET"))
+                    Err(format!("it is bound to {local}, an IPv4 address; make a socket of AF_INET"))
                 }
                 local => Ok(*local),
             },

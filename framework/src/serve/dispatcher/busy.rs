@@ -1,15 +1,16 @@
-//! Looks after peers whose handler does something else than wait in `recv`, where their own thread would do this:
+//! Looks after peers whose handler is busy elsewhere. While a handler waits in `recv`, the peer's own thread does this:
 //!
-//! * A client sends its last flight again, because ours was lost (RFC 6347 §4.2.4): ours goes out again.
-//! * A client begins anew (§4.2.8): it is challenged, and with its cookie it replaces the association, whose handler
-//!   finds that out with its next call. Then the hello goes to its successor.
-//! * An SCTP peer begins anew (SCTP_RESTART): the association ends, and its handler finds that out with its next call. The
-//!   successor is served when the handler has returned.
-//! * An SCTP peer acknowledges nothing for too long: the association is aborted.
-//! * The association is past its lifetime: it ends, and the handler finds that out, too.
-//! * Output waits for room: it is sent where there is some.
+//! * If a DTLS client repeats its last flight because the server's was lost (RFC 6347 §4.2.4), the server's last flight
+//!   is sent again.
+//! * If a DTLS client restarts (§4.2.8), it is challenged. With its cookie it replaces the association, and the hello
+//!   goes to the successor. The handler learns of it from its next call.
+//! * If an SCTP peer restarts (SCTP_RESTART), the association ends, and the handler learns of it from its next call.
+//!   The successor is served when the handler has returned.
+//! * If an SCTP peer acknowledges nothing for too long, the association is aborted.
+//! * If the association is past its lifetime, it ends, and the handler learns of it from its next call.
+//! * If output waits for room in the send buffer, it is sent as soon as there is room.
 //!
-//! One timer serves all of them, and it runs only while some handler does.
+//! One timer serves all these peers, and it runs only while some handler runs.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -35,14 +36,14 @@ use crate::sys::message::{self, Received};
 use crate::sys::sctp;
 use crate::sys::sync::atomic::Ordering;
 
-/// A handler that received nothing between two looks has been busy for so long at least.
+/// The time between two looks. A handler that received no message between two looks has been busy at least this long.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Datagrams that are read in place of one handler, at each look.
+/// The most datagrams that one look reads in place of a handler.
 const MAX_READS: usize = 256;
 
-/// Bytes that are kept for one handler. Beyond that, datagrams are lost as they would be in a socket whose buffer is full,
-/// and what SCTP has stays in the socket.
+/// The most bytes that are kept for one handler. Further datagrams are lost, as they would be in a socket whose buffer
+/// is full; further SCTP messages stay in the socket.
 const MAX_KEPT: usize = 128 << 10;
 
 /// The handlers that were busy at the last look.
@@ -52,23 +53,23 @@ pub(super) struct Busy {
     handlers: HashMap<AssociationId, Handler>,
 }
 
-/// What is known of one of them.
+/// A handler that was busy at the last look.
 struct Handler {
-    /// Messages that it had received.
+    /// The number of messages that it had received.
     received: u64,
-    /// Whether an SCTP peer acknowledges what it is sent.
+    /// Watches whether an SCTP peer acknowledges messages.
     stall: Option<Stall>,
-    /// What ends an SCTP association has been read, so nothing comes after it.
+    /// The notification that ends an SCTP association has been read, so nothing follows.
     at_end: bool,
 }
 
 impl Busy {
-    /// When to look next; `None` while every handler waits for its peer.
+    /// Returns when to look next, and `None` while every handler waits for its peer.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.next_look
     }
 
-    /// Looks, if it is time for that.
+    /// Looks at the busy handlers if it is time for that.
     pub(super) fn tick(&mut self, shared: &Shared, now: Instant) {
         match self.next_look {
             None if shared.handlers_run.load(Ordering::SeqCst) => self.next_look = Some(now + PERIOD),
@@ -78,7 +79,7 @@ impl Busy {
     }
 
     fn look(&mut self, shared: &Shared, now: Instant) {
-        // Before the search: a handler that begins to run during it says so once more.
+        // The flag is cleared before the search, so a handler that begins to run meanwhile sets it again.
         shared.handlers_run.store(false, Ordering::SeqCst);
         let mut before = std::mem::take(&mut self.handlers);
         for association in shared.registry.busy() {
@@ -99,7 +100,7 @@ impl Busy {
     }
 }
 
-/// Does what the thread of this peer would do, if it waited for the peer. Never blocks.
+/// Does the work that the thread of this peer does while it waits for the peer. Never blocks.
 fn look_after(association: &Association, handler: &mut Handler, now: Instant) {
     let mut link = association.link.lock();
     let Link::Open(Open { session, deadlines, .. }) = &mut *link else { return };
@@ -122,8 +123,8 @@ fn look_after(association: &Association, handler: &mut Handler, now: Instant) {
     };
     let ended = association.end_link(&mut link, &reason);
     if association.scheme.is_sctp() && reason == EndReason::Replaced {
-        // The socket is the successor's, so nothing may wake this handler by shutting it down. Who did so before this shut it for
-        // the successor, too: then that is aborted when the handler returns.
+        // The socket belongs to the successor, so it must not be shut down to wake this handler. If it was shut down
+        // before, that holds for the successor, too, which is then aborted when the handler returns.
         return association.attention.wake_no_more();
     }
     drop(link);
@@ -134,7 +135,7 @@ fn look_after(association: &Association, handler: &mut Handler, now: Instant) {
     association.attention.raise(signal::CLOSE);
 }
 
-/// Looks at an SCTP association for as long as its thread reads nothing. Returns why it is over, if it is.
+/// Looks after an SCTP association whose thread does not read. Returns the reason if the association has ended.
 fn look_at_sctp(association: &Association, handler: &mut Handler, now: Instant) -> Option<EndReason> {
     let socket = association.attention.socket()?;
     if let Some(reason) = read_sctp_for_handler(association, &socket, handler) {
@@ -148,8 +149,8 @@ fn look_at_sctp(association: &Association, handler: &mut Handler, now: Instant) 
     })
 }
 
-/// Reads on until the peer's restart, and leaves everything else to the handler, in order. After a restart the handler gets
-/// nothing more: what it has not read of the old association is lost, as on DTLS.
+/// Reads up to the peer's restart, and queues everything else for the handler, in order. After a restart the handler
+/// gets nothing more: messages of the old association that it has not read are lost, as on DTLS.
 fn read_sctp_for_handler(
     association: &Association,
     socket: &Socket,
@@ -184,7 +185,8 @@ fn read_sctp_for_handler(
     None
 }
 
-/// Reads what has come, and leaves to the handler what is for it. Returns why the association is over, if it is.
+/// Reads the datagrams that have arrived, and queues those for the handler. Returns the reason if the association has
+/// ended.
 fn read_for_handler(association: &Association, session: &mut DtlsSession, now: Instant) -> Option<EndReason> {
     let attention = &association.attention;
     let socket = attention.socket()?;
@@ -218,7 +220,7 @@ fn read_for_handler(association: &Association, session: &mut DtlsSession, now: I
             return Some(EndReason::Replaced);
         }
     }
-    // Its thread looked for signals before these were there.
+    // The handler's thread may have checked for signals before these datagrams were queued.
     if association.reading.load(Ordering::SeqCst) && attention.signals() & signal::INBOX != 0 {
         attention.wake();
     }

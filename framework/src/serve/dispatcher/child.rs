@@ -1,14 +1,14 @@
-//! Listeners and connected children on one port, without the race between bind and connect.
+//! Makes listeners and connected children on one port, without the race between bind and connect.
 //!
-//! Between its bind(2) and its connect(2) a child is an unconnected socket newer than the listener,
-//! and the kernel prefers the newer: a child that binds the listener's own address is given every
-//! stranger's datagrams in that window. Three [recipes](Recipe) are known, best first; which of them
-//! a kernel honours is [probed](Recipes::probe) without chance, with a datagram sent inside the window.
+//! Between bind(2) and connect(2) a child is an unconnected socket that is newer than the listener, and the kernel
+//! prefers the newer socket: a child that binds the listener's own address receives the datagrams of all unknown peers
+//! in that window. There are three [recipes](Recipe), best first. Which of them a kernel honours is
+//! [probed](Recipes::probe) deterministically, with a datagram that is sent inside the window.
 //!
-//! Under a wildcard listener children are made beside an *anchor*, a listener on the very address that was asked.
-//! While an address has none, connect(2) of a child elsewhere moves that between the kernel's hash chains, and a
-//! look-up that stands on it then misses the wildcard listener: one datagram in a hundred thousand, under a constant
-//! flow of new peers, gets ICMP port unreachable.
+//! Under a wildcard listener, children are made beside an *anchor*, which is a listener on the address that the peer
+//! sent to. If an address has no anchor, connect(2) of a child moves the child between the kernel's hash chains, and a
+//! look-up that is at the child in that moment misses the wildcard listener: under a constant flow of new peers, one
+//! datagram in a hundred thousand is answered with ICMP port unreachable.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -21,27 +21,27 @@ use crate::new_socket::SocketHook;
 use crate::sys::epoll::{self, Epoll};
 use crate::sys::socket as option;
 
-/// What the kernel is asked to queue on a listener: 4 MiB hold some 5,000 hellos, the default 277.
+/// The receive buffer that a listener asks the kernel for, in bytes: 4 MiB hold about 5,000 hellos, the default 277.
 const LISTENER_BUFFER: usize = 4 << 20;
 
-/// Times that a probe is tried where it fails for other reasons than what it looks for.
+/// The number of attempts of a probe that fails for another reason than the one it looks for.
 const PROBES: usize = 3;
-/// How long a probe's datagram may take to arrive: on a busy machine the kernel does not deliver it at once.
+/// The time that a probe's datagram may take to arrive. On a busy machine the kernel does not deliver it at once.
 const ARRIVAL: Duration = Duration::from_millis(100);
 
 /// A way to make a connected child beside a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Recipe {
-    /// Bind the wildcard address, then connect: in the window the listener, bound to a specific
-    /// address, outranks the child; connect moves the child to that address. The kernel chooses
-    /// the address by routing, so it can be the wrong one. It sets the child's address an instant before
-    /// its peer's: what another processor delivers in between is the child's, and is given back.
+    /// Bind the wildcard address, then connect. In the window the listener outranks the child, because the listener is
+    /// bound to a specific address; connect moves the child to such an address. The kernel chooses the address by
+    /// routing, so it can be the wrong one. The kernel sets the child's address an instant before its peer's: the child
+    /// receives the datagrams that another processor delivers in between, and gives them back.
     Wildcard,
-    /// Bind the listener's address inside its SO_REUSEPORT group, whose program always chooses the
-    /// listener; connect; leave the group.
+    /// Bind the listener's address inside its SO_REUSEPORT group, whose program always chooses the listener; then
+    /// connect; then leave the group.
     Group,
-    /// Bind the listener's address, then connect. Steals in the window; what was stolen is found by
-    /// its source address and given back.
+    /// Bind the listener's address, then connect. The child receives datagrams of other peers in the window; it
+    /// recognizes them by their source address and gives them back.
     Unguarded,
 }
 
@@ -59,38 +59,38 @@ pub(crate) struct Options {
     pub(crate) v6_only: bool,
     /// IP_FREEBIND: addresses that the host does not have yet.
     pub(crate) freebind: bool,
-    /// The user's.
+    /// The user's hook for socket options.
     pub(crate) hook: SocketHook,
 }
 
 impl Recipes {
-    /// Tries out each recipe on `address`, an address of this host, on a port of the kernel's choice:
-    /// between the child's bind and connect a third socket sends, and the listener must get it.
-    /// Takes a few hundred microseconds; a recipe that fails in any way is not used.
+    /// Tries each recipe on `address`, an address of this host, on a port that the kernel chooses: between the child's
+    /// bind and connect a third socket sends a datagram, and the listener must receive it. Takes a few hundred
+    /// microseconds. A recipe that fails in any way is not used.
     pub(crate) fn probe(address: IpAddr) -> Self {
-        // A port of the kernel's choice can be in use on another address: another one then.
+        // The port that the kernel chooses can be in use on another address; then the probe tries another port.
         let trial = |recipe| (0..PROBES).find_map(|_| steals(recipe, address).ok());
         let honoured = |recipe| trial(recipe) == Some(false);
         Self { wildcard: honoured(Recipe::Wildcard), group: honoured(Recipe::Group) }
     }
 
-    /// Leaves out the recipe that needs the group of the listener.
+    /// Returns these recipes without the one that needs the group of the listener.
     pub(super) fn without_group(self) -> Self {
         Self { group: false, ..self }
     }
 
-    /// Whether neither is honoured.
+    /// Returns whether the kernel honours neither recipe.
     pub(crate) fn none(self) -> bool {
         !self.wildcard && !self.group
     }
 }
 
-/// Whether a datagram that a stranger sends between a child's bind and its connect, both made by
-/// `recipe`, misses the listener.
+/// Returns whether a datagram that an unknown peer sends between a child's bind and its connect, both by `recipe`,
+/// misses the listener.
 ///
 /// # Errors
 ///
-/// Those of the system calls, and [`TimedOut`](io::ErrorKind::TimedOut) if it arrives nowhere.
+/// Returns the errors of the system calls, and [`TimedOut`](io::ErrorKind::TimedOut) if the datagram arrives nowhere.
 fn steals(recipe: Recipe, address: IpAddr) -> io::Result<bool> {
     let listener = listen(SocketAddr::new(address, 0), &Options::default())?;
     let local = listener.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
@@ -102,7 +102,8 @@ fn steals(recipe: Recipe, address: IpAddr) -> io::Result<bool> {
     window.add(listener.as_fd(), epoll::READABLE, LISTENER)?;
     window.add(child.as_fd(), epoll::READABLE, CHILD)?;
     stranger.send_to(b"?", local)?;
-    // The window stays open until it is there: where it is tells who was given it, not when.
+    // The window stays open until the datagram has arrived, so the result depends on the socket that has it and not on
+    // the time.
     let mut arrived = Vec::new();
     window.wait(&mut arrived, Some(ARRIVAL))?;
     connect(recipe, &child, peer.local_addr()?)?;
@@ -113,17 +114,17 @@ fn steals(recipe: Recipe, address: IpAddr) -> io::Result<bool> {
     }
 }
 
-/// Binds a listener that children can share the port of. That nobody else has the port is made sure
-/// first by a bind that shares nothing; with port 0 it also finds the port.
+/// Binds a listener whose port children can share. Before that, a bind that shares nothing makes sure that no other
+/// socket has the port; with port 0 that bind also finds the port.
 ///
 /// # Errors
 ///
-/// EADDRINUSE, EADDRNOTAVAIL, EACCES and whatever else the system calls and the hook give.
+/// Returns EADDRINUSE, EADDRNOTAVAIL, EACCES and the other errors of the system calls and of the hook.
 pub(crate) fn listen(address: SocketAddr, options: &Options) -> io::Result<Socket> {
     anchor(free_port(address, options)?, options)
 }
 
-/// Makes sure that nobody else has the port, by a bind that shares nothing; with port 0 it finds one.
+/// Makes sure, by a bind that shares nothing, that no other socket has the port. Finds a free port if the port is 0.
 fn free_port(address: SocketAddr, options: &Options) -> io::Result<SocketAddr> {
     let exclusive = open(address)?;
     if address.is_ipv6() {
@@ -139,18 +140,19 @@ fn free_port(address: SocketAddr, options: &Options) -> io::Result<SocketAddr> {
     Ok(exact)
 }
 
-/// Binds a group of listening sockets, among which the kernel divides those who send to them (SO_REUSEPORT). That nobody else
-/// has the port is made sure as by [`listen`].
+/// Binds a group of listening sockets, among which the kernel divides the peers (SO_REUSEPORT). Makes sure as
+/// [`listen`] does that no other socket has the port.
 ///
 /// # Errors
 ///
-/// As [`listen`].
+/// Returns the errors that [`listen`] returns.
 pub(crate) fn share(address: SocketAddr, options: &Options, count: usize) -> io::Result<Vec<Socket>> {
     let exact = free_port(address, options)?;
     let member = |_| {
         let socket = open(exact)?;
         socket.set_reuse_port(true)?;
-        // No peer has a socket of its own to be told apart from, and a specific address is where all of them send to.
+        // Only a wildcard needs the destination address of each datagram: to a specific address all peers send the
+        // same, and no peer has its own socket.
         if exact.ip().is_unspecified() {
             report_addresses(&socket, exact, options.v6_only)?;
         }
@@ -161,12 +163,12 @@ pub(crate) fn share(address: SocketAddr, options: &Options, count: usize) -> io:
     (0..count).map(member).collect()
 }
 
-/// Binds a listening socket without asking whether somebody else has the port: for the specific
-/// addresses under a wildcard listener.
+/// Binds a listening socket without a check whether another socket has the port: for the specific addresses under a
+/// wildcard listener.
 ///
 /// # Errors
 ///
-/// As [`listen`].
+/// Returns the errors that [`listen`] returns.
 pub(crate) fn anchor(address: SocketAddr, options: &Options) -> io::Result<Socket> {
     let socket = open(address)?;
     socket.set_reuse_address(true)?;
@@ -178,25 +180,25 @@ pub(crate) fn anchor(address: SocketAddr, options: &Options) -> io::Result<Socke
     Ok(socket)
 }
 
-/// Sets what every listener has.
+/// Sets the options that every listener has.
 fn prepare(socket: &Socket, address: SocketAddr, options: &Options) -> io::Result<()> {
     if address.is_ipv6() {
         socket.set_only_v6(options.v6_only || !address.ip().is_unspecified())?;
     }
     free_bind(socket, address, options)?;
-    // More than net.core.rmem_max is cut by the kernel in silence.
+    // The kernel silently reduces the size to net.core.rmem_max.
     let _ = socket.set_recv_buffer_size(LISTENER_BUFFER);
     options.hook.listener(socket, address)
 }
 
-/// Prepares a socket that somebody else bound to be a listener whose port children share.
+/// Prepares a socket that the user bound to be a listener whose port children share.
 ///
 /// # Errors
 ///
-/// [`PermissionDenied`](io::ErrorKind::PermissionDenied) where children may not be bound to its port, and
-/// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) where they would be bound in another network namespace.
+/// Returns [`PermissionDenied`](io::ErrorKind::PermissionDenied) if this process may not bind children to the port, and
+/// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if children would be bound in another network namespace.
 pub(crate) fn adopt(socket: &Socket, address: SocketAddr, options: &Options) -> io::Result<()> {
-    // A socket that shares nothing cannot have the port, because the listener has it.
+    // A bind that shares nothing must fail in the listener's network namespace, because the listener has the port.
     let stranger = open(address)?;
     if address.is_ipv6() {
         stranger.set_only_v6(options.v6_only)?;
@@ -211,24 +213,24 @@ pub(crate) fn adopt(socket: &Socket, address: SocketAddr, options: &Options) -> 
     report_addresses(socket, address, options.v6_only)
 }
 
-/// Has the kernel give this listener nothing more, without losing what it has: it is connected to itself, so every datagram
-/// is looked up as if it were not there. What is in its queue can still be read.
+/// Stops the kernel from delivering to this listener, and keeps the datagrams that it has: the listener is connected to
+/// itself, so the kernel's look-up passes over it. The datagrams in its queue can still be read.
 ///
 /// # Errors
 ///
-/// EINVAL or ENETUNREACH where this host has the address no more, and whatever else the system calls give.
+/// Returns EINVAL or ENETUNREACH if this host has lost the address, and the other errors of the system calls.
 pub(crate) fn retire(listener: &Socket, address: SocketAddr) -> io::Result<()> {
-    // Old kernels go on asking the program of the group that it is in.
+    // Old kernels otherwise still run the program of the group, which can choose this socket.
     listener.set_reuse_port(false)?;
     listener.connect(&address.into())
 }
 
-/// Makes the connected child of `local` for `peer`, by the best recipe that works here.
+/// Makes a child that is bound to `local` and connected to `peer`, by the best recipe that works here.
 ///
 /// # Errors
 ///
-/// EMFILE, ENFILE, ENOBUFS, ENOMEM where the system is short; others where the peer's address
-/// cannot be connected to; that of the hook.
+/// Returns EMFILE, ENFILE, ENOBUFS or ENOMEM if the system is short of resources, other errors if the peer's address
+/// cannot be connected to, and the error of the hook.
 pub(crate) fn open_child(
     recipes: Recipes,
     local: SocketAddr,
@@ -241,7 +243,7 @@ pub(crate) fn open_child(
                 return Ok((child, Recipe::Wildcard));
             }
             Ok(_) => {}
-            // Somebody has this port on another address of the host, and does not share it.
+            // Another socket has this port on another address of the host, and does not share it.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
             Err(error) => return Err(error),
         }
@@ -256,7 +258,7 @@ fn make(recipe: Recipe, local: SocketAddr, peer: SocketAddr, options: &Options) 
     Ok(child)
 }
 
-/// The first half of a recipe.
+/// Carries out the first half of a recipe.
 fn bind(recipe: Recipe, local: SocketAddr, peer: SocketAddr, options: &Options) -> io::Result<Socket> {
     let child = open(local)?;
     child.set_reuse_address(true)?;
@@ -268,7 +270,7 @@ fn bind(recipe: Recipe, local: SocketAddr, peer: SocketAddr, options: &Options) 
     }
     free_bind(&child, local, options)?;
     packet_info(&child, local)?;
-    // Not between bind and connect, where all other peers would wait for it.
+    // The hook does not run between bind and connect, because it would prolong the window.
     options.hook.peer(&child, local, peer)?;
     let address = match (recipe, local) {
         (Recipe::Wildcard, SocketAddr::V4(_)) => (Ipv4Addr::UNSPECIFIED, local.port()).into(),
@@ -279,11 +281,11 @@ fn bind(recipe: Recipe, local: SocketAddr, peer: SocketAddr, options: &Options) 
     Ok(child)
 }
 
-/// The second half.
+/// Carries out the second half of a recipe.
 fn connect(recipe: Recipe, child: &Socket, peer: SocketAddr) -> io::Result<()> {
     child.connect(&peer.into())?;
     if recipe == Recipe::Group {
-        // Else the next child would found a new group with this one at its head.
+        // Otherwise the next child would start a new group whose first member is this child.
         child.set_reuse_port(false)?;
     }
     Ok(())
@@ -297,7 +299,7 @@ fn free_bind(socket: &Socket, address: SocketAddr, options: &Options) -> io::Res
     if options.freebind { option::set_freebind(socket, address.is_ipv6()) } else { Ok(()) }
 }
 
-/// Has a listener tell with each datagram where it was sent to.
+/// Asks the kernel for the destination address of each datagram of a listener.
 pub(super) fn report_addresses(socket: &Socket, address: SocketAddr, v6_only: bool) -> io::Result<()> {
     packet_info(socket, address)?;
     if address.is_ipv6() && address.ip().is_unspecified() && !v6_only {

@@ -1,4 +1,4 @@
-//! What becomes of a new peer, whatever it came by: admission, a worker, or a refusal.
+//! Hands new peers of every protocol to workers or loops, or refuses them.
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,23 +25,23 @@ use crate::sys::errno::is_memory;
 use crate::sys::limits;
 use crate::sys::message::{self, BATCH, DATAGRAM_MAX};
 
-/// Peers that wait for a thread at most, and how often one is tried for.
+/// The most peers that wait for a thread, and the time between two attempts to start one.
 const MAX_WAITING: usize = 256;
 pub(super) const THREAD_RETRY: Duration = Duration::from_millis(50);
 
-/// Descriptors that are left for handlers, logs and the end of associations.
+/// The number of descriptors that are reserved for handlers, logs and ending associations.
 pub(crate) const RESERVED_FDS: u64 = 64;
 
-/// What every kind of listener needs of the dispatcher: workers for jobs, and the watch over busy handlers.
+/// The parts of the dispatcher that every kind of listener needs: workers for jobs, and the watch over busy handlers.
 pub(super) struct Hands {
     pub(super) shared: Arc<Shared>,
     pool: Arc<Pool<Job>>,
-    /// Where there are some.
+    /// The event loops, if the server has any.
     loops: Option<Arc<Loops>>,
     busy: Busy,
-    /// Jobs that no thread could be started for, oldest first.
+    /// Jobs for which no thread could be started, oldest first.
     waiting: VecDeque<Job>,
-    /// When to read their sockets again.
+    /// When to read the sockets of waiting jobs again.
     next_drain: Instant,
     fd_limit: u64,
 }
@@ -57,29 +57,29 @@ impl Hands {
         Ok(Self { shared, pool, loops, busy, waiting, next_drain: Instant::now(), fd_limit })
     }
 
-    /// Whether a descriptor leaves room for those that handlers, logs and the end of associations need.
+    /// Returns whether enough descriptors are left above this one for handlers, logs and ending associations.
     pub(super) fn has_headroom(&self, fd: BorrowedFd<'_>) -> bool {
         fd.as_raw_fd() as u64 + RESERVED_FDS <= self.fd_limit
     }
 
-    /// Gives back the place of an association that was admitted and will not be inserted.
+    /// Releases the place of an association that was admitted and will not be inserted.
     pub(super) fn cancel(&self, association: &Association) {
         self.shared.registry.cancel(association);
     }
 
-    /// When [`tick`](Self::tick) has something to do.
+    /// Returns when [`tick`](Self::tick) has something to do.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let waiting = (!self.waiting.is_empty()).then(|| Instant::now() + THREAD_RETRY);
         [self.busy.next_deadline(), waiting].into_iter().flatten().min()
     }
 
-    /// Does what time has come for.
+    /// Does the work that is due.
     pub(super) fn tick(&mut self, now: Instant) {
         self.retry_waiting(now);
         self.busy.tick(&self.shared, now);
     }
 
-    /// Has a job served, by a loop or by a thread: now or as soon as one can be started for it.
+    /// Hands a job to a loop or to a thread, at once or as soon as a thread can be started.
     pub(super) fn hand_over(&mut self, job: Job) {
         let placed = match &self.loops {
             Some(loops) => loops.place(job),
@@ -90,12 +90,12 @@ impl Hands {
             Ok(()) => {}
             Err((job, error)) => {
                 bump(&job.association.counters.out_of_threads);
-                log_limited!(warn, %error, "no thread for a new peer; trying again");
+                log_limited!(warn, %error, "cannot start a thread for a new peer; trying again");
                 self.drain(&job);
                 if self.waiting.len() < MAX_WAITING {
                     self.waiting.push_back(job);
                 } else {
-                    // Counted last: whoever sees the refusal sees the peer gone.
+                    // The refusal is counted last, so an observer that sees it also sees that the peer has left.
                     let association = Arc::clone(&job.association);
                     job.abandon(EndReason::NoThread);
                     self.refuse(Refusal::NoThread, &association);
@@ -104,8 +104,9 @@ impl Hands {
         }
     }
 
-    /// What came to a peer's UDP socket since its bind: the peer's own goes into its inbox, others' goes where it belongs.
-    /// Whoever serves the peer does the same with what comes later.
+    /// Reads the datagrams that a peer's UDP socket has received since its bind. The peer's own datagrams go into its
+    /// inbox, and those of other peers go to the dispatcher. The thread that serves the peer does the same with later
+    /// datagrams.
     pub(super) fn drain(&self, job: &Job) {
         let (Link::Own(socket), Task::Plain | Task::Dtls(_)) = (&job.link, &job.task) else { return };
         let association = &job.association;
@@ -124,7 +125,7 @@ impl Hands {
             bump(&association.counters.strays);
             let interface = received.info.interface;
             let stray = Stray { local, peer: source, interface, payload: payload.as_slice().into() };
-            // Through the mailbox, so that a stranger cannot make this recurse.
+            // The datagram goes through the mailbox, so that an unknown peer cannot make this function recurse.
             if !self.shared.mailbox.send(Letter::Stray(stray)) {
                 bump(&association.counters.strays_lost);
             }
@@ -132,7 +133,7 @@ impl Hands {
     }
 
     fn retry_waiting(&mut self, now: Instant) {
-        // Nobody else reads their sockets: another peer's datagram would wait there as long as they do.
+        // No other thread reads the sockets of waiting jobs, and another peer's datagram would wait in them as long.
         if !self.waiting.is_empty() && now >= self.next_drain {
             self.next_drain = now + THREAD_RETRY;
             self.waiting.iter().for_each(|job| self.drain(job));
@@ -147,7 +148,7 @@ impl Hands {
                 job.abandon(EndReason::Evicted);
                 continue;
             }
-            // Nobody waits longer for a thread than for a handshake: its peer has given up.
+            // A peer that has waited longer than a handshake may take has given up.
             if job.association.opened.elapsed() > self.shared.timeouts.handshake {
                 let association = Arc::clone(&job.association);
                 job.abandon(EndReason::NoThread);
@@ -170,7 +171,8 @@ impl Hands {
         self.shared.refuse(refusal, association.scheme, association.local, association.peer);
     }
 
-    /// There is no socket for a peer: counts and logs the refusal, and says which one it is; `None` where it is none.
+    /// Counts and logs that a peer could not get a socket because of `error`. Returns the refusal, or `None` if the
+    /// error concerns this peer alone.
     pub(super) fn refuse_for(
         &self,
         error: &io::Error,
@@ -183,7 +185,7 @@ impl Hands {
             if *panicked {
                 bump(&counters.handler_panics);
             }
-            log_limited!(warn, %peer, %error, "a new peer is refused");
+            log_limited!(warn, %peer, %error, "the hook socket_options failed for a new peer");
             self.shared.refuse(Refusal::SocketOptions, scheme, local, peer);
             return Some(Refusal::SocketOptions);
         }
@@ -197,12 +199,12 @@ impl Hands {
                 Refusal::NoBuffers
             }
             _ => {
-                log_limited!(info, %peer, %error, "no socket for a peer");
+                log_limited!(info, %peer, %error, "cannot make a socket for a peer");
                 bump(&counters.ignored);
                 return None;
             }
         };
-        log_limited!(warn, %peer, %error, "no socket for a new peer");
+        log_limited!(warn, %peer, %error, "cannot make a socket for a new peer");
         self.shared.refuse(refusal, scheme, local, peer);
         Some(refusal)
     }

@@ -1,4 +1,4 @@
-//! UDP listening sockets: what the user asked for, and the anchors under a wildcard.
+//! UDP listening sockets: those that the user asked for, and the anchors under a wildcard.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -19,8 +19,8 @@ use crate::serve::meet::address_hit;
 use crate::serve::worker::Job;
 use crate::sys::control::PacketInfo;
 
-/// What a queued datagram costs a receive buffer at the least, in bytes: the kernel's own
-/// bookkeeping for it. Divides the buffer into the most datagrams that can be in it.
+/// The least that a queued datagram takes of a receive buffer, in bytes: the kernel's bookkeeping for it. The size of
+/// the buffer divided by this is the most datagrams that the buffer can hold.
 const MIN_QUEUED: usize = 512;
 
 /// A listener that is bound and not yet served.
@@ -33,10 +33,10 @@ pub(crate) struct UdpListener {
 }
 
 impl UdpListener {
-    /// Binds, and probes how children can be made here.
+    /// Binds the socket, and probes how children can be made at its address.
     pub(crate) fn bind(scheme: Scheme, address: SocketAddr, options: Options) -> Result<Self, StartError> {
-        // Whatever a wildcard is asked at is this host's, but IPv6 does not let sockets have an
-        // address of a routed prefix (`ip -6 route add local ... dev lo`) unless they insist.
+        // Every address that a datagram to a wildcard arrives at belongs to this host. But IPv6 lets a socket have an
+        // address of a routed prefix (`ip -6 route add local ... dev lo`) only with this option.
         let freebind = options.freebind || address.ip().is_unspecified();
         let options = Options { freebind, ..options };
         let socket =
@@ -48,8 +48,8 @@ impl UdpListener {
         Ok(Self { socket, scheme, address, options, recipes })
     }
 
-    /// Takes a socket of the user's, whose own options say what its children have, or an `own` one, which a server bound in another
-    /// process.
+    /// Takes a socket of the user's, whose options its children get, or, if `own`, a socket that a server bound in
+    /// another process.
     pub(crate) fn adopt(adopted: Adopted, options: Options, own: bool) -> Result<Self, StartError> {
         let Adopted { socket, address, .. } = &adopted;
         let (v6_only, freebind) = match address {
@@ -59,7 +59,7 @@ impl UdpListener {
         let cannot = |error| adopted.cannot("asking for its options", &error);
         if socket.device().map_err(cannot)?.is_some() {
             return Err(adopted.unfit(
-                "it is bound to a device (SO_BINDTODEVICE), and the sockets of its peers would not be; listen on an \
+                "it is bound to a device (SO_BINDTODEVICE), but the sockets of its peers would not be; listen on an \
                  address, and set the device by the hook `socket_options`, which is called for all of them",
             ));
         }
@@ -71,7 +71,7 @@ impl UdpListener {
                  CAP_NET_BIND_SERVICE (AmbientCapabilities= of a systemd unit), or choose a port above 1023",
             ),
             io::ErrorKind::AddrNotAvailable => adopted.unfit(
-                "it is of another network namespace, where this process can make no sockets for its peers",
+                "it is in another network namespace, where this process cannot make sockets for its peers",
             ),
             _ => adopted.cannot("preparing it for its peers", &error),
         })?;
@@ -89,14 +89,14 @@ impl UdpListener {
         self.socket.as_fd()
     }
 
-    /// Where it is bound.
+    /// Returns the address that it is bound to.
     pub(crate) fn address(&self) -> Address {
         Address::from_socket(self.scheme, self.address)
     }
 }
 
 impl SharedListener {
-    /// Binds a group of so many sockets.
+    /// Binds a group of `count` sockets.
     pub(crate) fn bind(
         scheme: Scheme,
         address: SocketAddr,
@@ -112,7 +112,8 @@ impl SharedListener {
         Ok(Self { sockets, scheme, address: with_scope_of(address, bound), number: 0 })
     }
 
-    /// Takes a socket of the user's, which one loop serves, or a group that a server bound in another process.
+    /// Takes a socket of the user's, which one loop serves, or a group of sockets that a server bound in another
+    /// process.
     pub(crate) fn adopt(group: Vec<Adopted>) -> Result<Self, StartError> {
         for adopted in &group {
             let v6_only = adopted.socket.only_v6().unwrap_or(true);
@@ -126,7 +127,7 @@ impl SharedListener {
         Ok(Self { sockets, scheme, address, number: 0 })
     }
 
-    /// Where it is bound.
+    /// Returns the address that it is bound to.
     pub(crate) fn address(&self) -> Address {
         Address::from_socket(self.scheme, self.address)
     }
@@ -135,12 +136,12 @@ impl SharedListener {
 fn probe(address: SocketAddr, options: &Options) -> Recipes {
     let recipes = Recipes::probe(probe_ip(address, options));
     if recipes.none() {
-        tracing::warn!(%address, "this kernel lets children steal from their listener for a moment; what they steal is given back");
+        tracing::warn!(%address, "on this kernel a new peer's socket can briefly receive datagrams of other peers; they are given back");
     }
     recipes
 }
 
-/// Says what to do about a listener that could not be made.
+/// Returns the error for a listener that could not be made, with the user's remedy.
 pub(super) fn cannot_listen(error: io::Error, address: SocketAddr, protocol: &str) -> StartError {
     let source = match HookFailed::take(error) {
         Ok(HookFailed { source, .. }) => return StartError::SocketOptions { address, source },
@@ -161,7 +162,7 @@ fn with_scope_of(mut address: SocketAddr, bound: Option<SocketAddr>) -> SocketAd
     address
 }
 
-/// One listening socket: what the user asked for, or an anchor under it.
+/// A listening socket that the user asked for, or an anchor under it.
 pub(super) struct Listener {
     pub(super) socket: Socket,
     pub(super) scheme: Scheme,
@@ -169,19 +170,19 @@ pub(super) struct Listener {
     pub(super) options: Options,
     pub(super) recipes: Recipes,
     counted: Listening,
-    /// Datagrams read so far.
+    /// The number of datagrams read so far.
     pub(super) consumed: u64,
-    /// Most datagrams that the queue can hold.
+    /// The most datagrams that the queue can hold.
     pub(super) capacity: u64,
-    /// Jobs held until `consumed` reaches the number, or the queue is empty; in ascending order.
+    /// Jobs and anchors that are held until `consumed` reaches the number, or the queue is empty; in ascending order.
     pub(super) held: Vec<(u64, Held)>,
-    /// An anchor that is not read yet.
+    /// Whether this is an anchor that is not read yet.
     pub(super) muted: bool,
-    /// An anchor that gets nothing more: the wildcard listener that its address is left to.
+    /// For a retired anchor, the wildcard listener that gets the datagrams to its address from now on.
     pub(super) retired_to: Option<usize>,
 }
 
-/// Listeners by their index, which is their token of epoll. Those of listeners that were removed are used again.
+/// Listeners by their index, which is their token of epoll. The indices of removed listeners are used again.
 #[derive(Default)]
 pub(super) struct Listeners(Vec<Option<Listener>>);
 
@@ -208,7 +209,7 @@ impl Listeners {
         self.0.get(index)?.as_ref()
     }
 
-    /// The index of the first that is as wanted.
+    /// Returns the index of the first listener that satisfies `wanted`.
     pub(super) fn position(&self, wanted: impl Fn(&Listener) -> bool) -> Option<usize> {
         self.0.iter().position(|listener| listener.as_ref().is_some_and(&wanted))
     }
@@ -218,7 +219,7 @@ impl Listeners {
     }
 }
 
-/// An index that nothing is behind is a mistake of the dispatcher's: indices are kept for as long as their listener.
+/// An index without a listener is a bug of the dispatcher, which keeps indices only as long as their listeners.
 impl Index<usize> for Listeners {
     type Output = Listener;
 
@@ -233,14 +234,14 @@ impl IndexMut<usize> for Listeners {
     }
 }
 
-/// What waits for a listener's queue to be read.
+/// A job or an anchor that waits until a listener's queue has been read.
 pub(super) enum Held {
     Job {
         job: Job,
-        /// The child may have what is not its peer's.
+        /// Whether the child may have datagrams of other peers.
         drain: bool,
     },
-    /// An anchor, which must not be read before what came earlier through the wildcard.
+    /// An anchor, which must not be read before the datagrams that arrived earlier at the wildcard listener.
     Anchor(usize),
 }
 
@@ -270,19 +271,19 @@ impl Listener {
         }
     }
 
-    /// What is counted of it; of an anchor, what is counted of the listener that the user asked for.
+    /// Returns its counters. Those of an anchor are the counters of the listener that the user asked for.
     pub(super) fn counters(&self) -> &Arc<Counters> {
         &self.counted.0
     }
 
-    /// The local address that a datagram was sent to.
+    /// Returns the local address that a datagram was sent to.
     pub(super) fn address_hit(&self, info: PacketInfo) -> SocketAddr {
         address_hit(self.address, info)
     }
 }
 
-/// The address to probe for a listener: its own, or where that may not be there, or not without a
-/// scope, one of the same family that surely is this host's.
+/// Returns the address to probe for a listener: its own, or, if the host may not have that address or it needs a scope,
+/// the loopback address of the same family.
 pub(super) fn probe_ip(address: SocketAddr, options: &Options) -> IpAddr {
     match address.ip() {
         ip if ip.is_unspecified() || options.freebind => match ip {

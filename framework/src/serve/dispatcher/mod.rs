@@ -1,5 +1,4 @@
-//! The thread that strangers meet: it reads the listeners, decides, and never blocks on anything but
-//! its own epoll.
+//! The dispatcher thread: it reads the listeners and admits or refuses new peers. It blocks only in epoll_wait(2).
 
 mod adopted;
 mod busy;
@@ -49,7 +48,7 @@ pub(crate) struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// With its listeners, which are bound.
+    /// Makes the dispatcher of these listeners, which are bound.
     pub(crate) fn new(
         shared: Arc<Shared>,
         inlet: Inlet,
@@ -68,7 +67,7 @@ impl Dispatcher {
         Ok(Self { epoll, inlet, udp, sctp, tcp, hands })
     }
 
-    /// Runs until the mailbox says stop. This is the dispatcher thread's whole life.
+    /// Runs until the mailbox says stop. The dispatcher thread does nothing else.
     pub(crate) fn run(mut self) {
         let mut tokens = Vec::new();
         self.sctp.begin(&mut self.hands);
@@ -108,9 +107,9 @@ impl Dispatcher {
         self.hands.shared.counters.dispatcher.rest();
     }
 
-    /// Stands still while the listeners are handed over, and goes on with them or without.
+    /// Pauses while the listeners are handed over, and continues with them or without them.
     fn pause(&mut self, gate: &Gate) {
-        // Nobody else may read what is held for a peer whose child is there already.
+        // The datagrams of a peer that already has a child must not be read by another process.
         self.udp.settle_all(&self.epoll, &mut self.hands);
         if gate.stand_still() == Verdict::Resume {
             return;

@@ -1,5 +1,5 @@
-//! A whole server on plain UDP under shuttle: peers are handed to workers that are idle, just end, or have to be
-//! started, and a shutdown comes when it likes.
+//! Models a whole server on plain UDP under shuttle: peers are handed to workers that are idle, that are about to end,
+//! or that have to be started, and a shutdown comes at any time.
 
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -12,18 +12,18 @@ use crate::{Error, Handle, Peer, Server, Stats, Timeouts};
 
 const PEERS: u64 = 3;
 
-/// Short enough to be over at any moment.
+/// Short enough to expire at any moment.
 const SHORT: Duration = Duration::from_millis(1);
 const LONG: Duration = Duration::from_secs(3600);
 
 struct World {
     handle: Handle,
     to: std::net::SocketAddr,
-    /// Handlers that were called.
+    /// The number of handlers that were called.
     served: Arc<AtomicU64>,
 }
 
-/// A server whose handlers return after their peer's first message, or when it drains.
+/// Starts a server whose handlers return after their peer's first message, or when the server drains.
 fn world() -> World {
     let served = Arc::new(AtomicU64::new(0));
     let called = Arc::clone(&served);
@@ -38,7 +38,7 @@ fn world() -> World {
     World { handle: server.detach(), to, served }
 }
 
-/// Peers that come one after the other, sooner or later, and keep their ports.
+/// Starts peers that send their first message one after the other, after random delays, and keep their ports.
 fn visitors(to: std::net::SocketAddr) -> thread::JoinHandle<Vec<UdpSocket>> {
     thread::spawn(move || {
         let come = |_| {
@@ -57,13 +57,13 @@ fn ended(stats: &Stats) -> u64 {
     stats.ended_total()
 }
 
-/// Nobody is left, and every peer that was let in was served and counted.
+/// Asserts that no peer is left, and that every admitted peer was served and counted.
 fn assert_over(World { handle, served, .. }: &World) -> Stats {
     let stats = handle.stats();
     assert_eq!((stats.peers, stats.half_open, stats.listeners), (0, 0, 0));
     assert_eq!((stats.opened, ended(&stats)), (served.load(Ordering::Relaxed), stats.opened));
     assert_eq!(stats.out_of_threads, 0);
-    // Idle ones too.
+    // Idle workers end too.
     poll(|| (handle.stats().workers == 0).then_some(()));
     handle.stats()
 }
@@ -73,7 +73,7 @@ fn every_peer_is_served_whatever_becomes_of_idle_workers() {
     explore(600, || {
         let world = world();
         let visitors = visitors(world.to);
-        // A peer that was given to a worker which had just ended would be waited for in vain.
+        // This would not end if a peer were given to a worker that had just ended.
         poll(|| (ended(&world.handle.stats()) == PEERS).then_some(()));
         visitors.join().unwrap();
         let report = world.handle.shutdown(LONG);
@@ -95,7 +95,7 @@ fn a_shutdown_leaves_nobody_behind_whenever_it_comes() {
         let stats = assert_over(&world);
         assert!(stats.opened <= PEERS);
         visitors.join().unwrap();
-        // Nobody comes after it.
+        // No peer is admitted after the shutdown.
         assert_eq!(world.handle.stats(), stats);
         assert_eq!(world.handle.shutdown(LONG), report);
     });

@@ -1,17 +1,16 @@
-//! SCTP listeners, from an association that has come up to a peeled-off socket with its job.
+//! SCTP listeners: from an association that has come up to a peeled-off socket with its job.
 //!
-//! A listener is a one-to-many socket (RFC 6458 §3), whose associations the kernel makes by itself.
-//! For each SCTP_COMM_UP the dispatcher
+//! A listener is a one-to-many socket (RFC 6458 §3), on which the kernel sets up associations by itself. For each
+//! SCTP_COMM_UP the dispatcher
 //!
-//! 1. asks the limits and the handler; who is refused is aborted, because the kernel's backlog holds
-//!    nobody off;
-//! 2. sees that there is a descriptor left, because a peel-off that finds none destroys the
-//!    association;
-//! 3. peels it off (RFC 6458 §9.2); what is queued for it goes with it;
+//! 1. checks the limits and asks the handler; a refused association is aborted, because the kernel's backlog does not
+//!    keep peers away;
+//! 2. makes sure that a descriptor is left, because a peel-off without one destroys the association;
+//! 3. peels the association off (RFC 6458 §9.2), together with its queued messages;
 //! 4. hands the socket to a worker.
 //!
-//! An association may be over before that, with its messages in the queue: these are gathered up to
-//! the end of the queue, and its handler gets them all the same.
+//! An association may end before that, with its messages in the queue. The dispatcher then gathers these messages up to
+//! the end of the queue, and the handler still gets them.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -44,18 +43,19 @@ use crate::sys::eventfd::EventFd;
 use crate::sys::message::DATAGRAM_MAX;
 use crate::sys::sctp::{self as sys, Received};
 
-/// Reads from one listener before the others have their turn.
+/// The number of reads from one listener before the others have their turn.
 const TURN: usize = 512;
 
-/// Associations waiting for the kernel's handshake that the listener may have; those that are up are
-/// not counted (Linux ignores it on one-to-many sockets).
+/// The backlog of listen(2): the most associations in the kernel's handshake. Associations that are up are not counted
+/// (Linux ignores the backlog on one-to-many sockets).
 const BACKLOG: i32 = 1024;
 
-/// Associations that were over early and are gathered at the same time.
+/// The most associations that ended early and are gathered at the same time.
 const MAX_GATHERED: usize = 256;
 
-/// Refused associations that are remembered until their end is read. Linux may not tell of it where the
-/// peel-off itself failed; one that is forgotten would be admitted anew if it still had something to say.
+/// The most refused associations that are remembered until the notification of their end is read. Linux may not send
+/// that notification if the peel-off itself failed. A forgotten association would be admitted again with its next
+/// message.
 const MAX_REFUSED: usize = 1 << 16;
 
 /// A listener that is bound and not yet served.
@@ -75,7 +75,7 @@ impl SctpListener {
         settings: &Settings,
     ) -> Result<Self, StartError> {
         let Some(&first) = addresses.first() else { return Err(StartError::NoListener) };
-        // Of a list, that one which no other protocol can be bound to either.
+        // In a list of addresses, the error names the one that a UDP socket cannot be bound to either.
         let foreign = |address: &&SocketAddr| UdpSocket::bind((address.ip(), 0)).is_err();
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::AddrNotAvailable => StartError::AddressNotAvailable {
@@ -94,7 +94,7 @@ impl SctpListener {
         Ok(Self { socket, scheme, addresses, hook: options.hook })
     }
 
-    /// Takes a socket of the user's: sets it up, and listens where it does not yet.
+    /// Sets up a socket of the user's, and makes it listen if it does not yet.
     pub(crate) fn adopt(
         adopted: Adopted,
         options: child::Options,
@@ -126,7 +126,7 @@ impl SctpListener {
         self.socket.as_fd()
     }
 
-    /// Where it is bound.
+    /// Returns the address that it is bound to.
     pub(crate) fn address(&self) -> Address {
         Address::from_sockets(self.scheme, &self.addresses).expect("a listener has an address")
     }
@@ -145,7 +145,7 @@ fn open(
         let mixed = addresses.iter().any(SocketAddr::is_ipv4);
         socket.as_socket().set_only_v6(options.v6_only && !mixed)?;
     }
-    // The port stays usable for a new listener while associations of an earlier one live.
+    // A new listener can use the port while associations of an earlier one are alive.
     socket.as_socket().set_reuse_address(true)?;
     options.hook.listener(&socket, addresses[0])?;
     socket.bind(addresses)?;
@@ -165,11 +165,11 @@ struct Listener {
     addresses: Vec<SocketAddr>,
     hook: SocketHook,
     counted: Listening,
-    /// Refused associations whose end has not been read yet; what they say is ignored.
+    /// Refused associations whose end has not been read yet. Their messages are ignored.
     refused: HashSet<AssocId>,
-    /// Associations that were over before they could be peeled off.
+    /// Associations that ended before they could be peeled off.
     gathered: HashMap<AssocId, Job>,
-    /// A notification that has no room is being thrown away.
+    /// The rest of a notification that is too long is being skipped.
     skipping: bool,
 }
 
@@ -196,11 +196,11 @@ impl Sctp {
         Ok(Self { listeners, scratch })
     }
 
-    /// Serves the associations that listeners have already: those of a user's socket that came before it was ours, and
-    /// that no notification tells of.
+    /// Serves the associations that listeners already have. A socket of the user's can have associations that came up
+    /// earlier, of which no notification tells.
     pub(super) fn begin(&mut self, hands: &mut Hands) {
         for listener in &mut self.listeners {
-            // There are none, which is an error to Linux.
+            // Linux returns an error if there are none.
             let there = listener.socket.options().association_ids().unwrap_or_default();
             for id in there {
                 listener.open(id, None, None, hands);
@@ -208,16 +208,16 @@ impl Sctp {
         }
     }
 
-    /// Another process has the listeners.
+    /// Gives up the listeners, which another process has now.
     pub(super) fn give(&mut self, epoll: &Epoll, hands: &mut Hands) {
         for mut listener in self.listeners.drain(..) {
-            // The other process has it open, so closing it would not take it out.
+            // The other process has the socket open too, so closing it would not remove it from epoll.
             epoll.remove(listener.socket.as_fd());
             listener.settle(hands);
         }
     }
 
-    /// The listener at `index` is readable.
+    /// Reads the listener at `index`, which epoll has reported as readable.
     pub(super) fn ready(&mut self, index: usize, hands: &mut Hands) {
         let Self { listeners, scratch } = self;
         let Some(listener) = listeners.get_mut(index) else { return };
@@ -225,8 +225,8 @@ impl Sctp {
             match sys::recv(listener.socket.as_fd(), &mut [], scratch, false) {
                 Ok(received) => listener.take(&received, scratch, hands),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Empty: whatever is gathered is complete. Other errors belong to associations, whose
-                // notifications say the same.
+                // The queue is empty, so gathered associations are complete. Other errors belong to associations,
+                // whose notifications report the same.
                 Err(_) => {
                     listener.settle(hands);
                     return;
@@ -235,7 +235,7 @@ impl Sctp {
         }
     }
 
-    /// A peeled-off socket whose peer began anew.
+    /// Admits the peer of a peeled-off socket again after it has restarted, or aborts the association.
     pub(super) fn restarted(&mut self, restarted: Restarted, hands: &mut Hands) {
         let Restarted { socket, scheme, local, peer } = restarted;
         let further = Options::of(&*socket).peer_addresses().unwrap_or_default();
@@ -271,7 +271,7 @@ impl Listener {
             Ok(ref change @ Notification::AssociationChanged { state, association: id, .. }) => match state {
                 AssociationState::Up => self.open(id, received.source, None, hands),
                 AssociationState::Restarted => {
-                    // Before it was peeled off, else its own socket would say so.
+                    // The restart came before the peel-off; otherwise the association's own socket reports it.
                     bump(&counters.sctp_restarts);
                     self.open(id, received.source, None, hands);
                 }
@@ -298,8 +298,8 @@ impl Listener {
         }
     }
 
-    /// A message on the one-to-many socket: of a refused association, of one that is gathered, or of
-    /// one that nobody told us of.
+    /// Takes a message on the one-to-many socket. It belongs to a refused association, to a gathered one, or to one
+    /// that no notification has announced.
     fn take_message(
         &mut self,
         id: AssocId,
@@ -319,14 +319,14 @@ impl Listener {
         }
     }
 
-    /// A new association; `early` is what it said before we heard of it.
+    /// Admits a new association, or refuses it. `early` is a message that arrived before a notification announced it.
     fn open(&mut self, id: AssocId, source: Option<SocketAddr>, early: Option<Parcel>, hands: &mut Hands) {
         if self.gathered.contains_key(&id) {
             return;
         }
         let options = self.socket.options().association(id);
         let peers = options.peer_addresses().unwrap_or_default();
-        // The name of a notification is the primary address; an association that is over has no other.
+        // The source of a notification is the primary address; an association that has ended has no other.
         let Some(peer) = source.or_else(|| peers.first().copied()) else {
             return bump(&self.counted.0.notifications_malformed);
         };
@@ -340,7 +340,7 @@ impl Listener {
             Ok(association) => association,
             Err(refusal) => return self.abort(id, refusal),
         };
-        // Any descriptor is as good as the one that the peel-off will take, to see if there is one.
+        // Opening any descriptor shows whether the peel-off can have one.
         let probed = EventFd::new().and_then(|probe| match hands.has_headroom(probe.as_fd()) {
             true => Ok(()),
             false => Err(io::Error::from_raw_os_error(libc::EMFILE)),
@@ -376,8 +376,8 @@ impl Listener {
         }
     }
 
-    /// The association is over already: its handler gets what it said, from a socket that is as
-    /// closed as its own.
+    /// Gathers the messages of an association that has already ended. Its handler gets them from a socket that is as
+    /// closed as the association's own.
     fn gather(
         &mut self,
         id: AssocId,
@@ -402,7 +402,7 @@ impl Listener {
         self.gathered.insert(id, Job::own(association, socket, task, shared));
     }
 
-    /// The queue is empty.
+    /// Hands over the gathered associations, because the queue is empty.
     fn settle(&mut self, hands: &mut Hands) {
         for (_, job) in self.gathered.drain() {
             hands.hand_over(job);
@@ -412,12 +412,12 @@ impl Listener {
     fn abort(&mut self, id: AssocId, refusal: Refusal) {
         bump(&self.counted.0.sctp_aborted);
         if let Err(error) = self.socket.abort(id, refusal.as_str().as_bytes()) {
-            log_limited!(debug, %error, "a refused association was over already");
+            log_limited!(debug, %error, "a refused association had already ended");
         }
         self.refuse(id);
     }
 
-    /// Ignores what this association has said.
+    /// Ignores the messages of this association from now on.
     fn refuse(&mut self, id: AssocId) {
         if self.refused.len() >= MAX_REFUSED {
             self.refused.clear();
@@ -425,8 +425,8 @@ impl Listener {
         self.refused.insert(id);
     }
 
-    /// The address of this host that the peer talks to: the listener's, or under a wildcard the first
-    /// of those that the association has.
+    /// Returns the local address that the peer uses: the listener's, or, under a wildcard, the first local address of
+    /// the association.
     fn local_address(&self, id: AssocId) -> SocketAddr {
         let fixed = self.addresses[0];
         if !fixed.ip().is_unspecified() {

@@ -1,10 +1,10 @@
-//! TCP listeners, from a connection that the kernel has made to its job.
+//! TCP listeners: from a connection that the kernel has set up to its job.
 //!
-//! A connection's address is proven by its handshake (RFC 9293 §3.5), so limits and handler are asked at
-//! once; who is refused is reset. Behind a proxy they are asked by the worker, once the PROXY header has said
-//! who comes. Where the last descriptors are reached, which are kept for handlers and ends of life, a connection is
-//! reset too. Where none or no memory is left it stays in the backlog, and the listener pauses: 5 ms at first,
-//! twice as long each time, a second at most.
+//! The TCP handshake proves a connection's address (RFC 9293 §3.5), so the dispatcher checks the limits and asks the
+//! handler at once, and resets a refused connection. Behind a proxy the worker does this, after the PROXY header has
+//! named the peer. The last descriptors are reserved for handlers and for ending associations; if only those are left,
+//! a connection is reset, too. If no descriptor or no memory is left, the connection stays in the backlog, and the
+//! listeners pause: for 5 ms at first, twice as long each time, and a second at most.
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,13 +32,14 @@ use crate::serve::worker::{Job, Task};
 use crate::sys::epoll::{Epoll, READABLE};
 use crate::sys::errno::is_memory;
 
-/// Connections that the kernel has made and nobody has accepted, at most; `net.core.somaxconn` bounds it too.
+/// The most connections that the kernel has set up and that have not been accepted; `net.core.somaxconn` is another
+/// bound.
 const BACKLOG: i32 = 4096;
 
-/// Connections accepted from one listener before the others have their turn.
+/// The number of connections that are accepted from one listener before the others have their turn.
 const TURN: usize = 256;
 
-/// How long listeners pause at first, and at most, where nothing can be accepted.
+/// The first and the longest pause of the listeners if no connection can be accepted.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -52,7 +53,7 @@ pub(crate) struct TcpListener {
 }
 
 impl TcpListener {
-    /// Binds and listens. With `proxied` each connection begins with a PROXY header.
+    /// Binds and listens. If `proxied`, each connection begins with a PROXY header.
     pub(crate) fn bind(
         scheme: Scheme,
         address: SocketAddr,
@@ -64,7 +65,7 @@ impl TcpListener {
         Ok(Self { socket, scheme, address: bound.unwrap_or(address), proxied, hook: options.hook })
     }
 
-    /// Takes a socket of the user's, and listens where it does not yet.
+    /// Takes a socket of the user's, and makes it listen if it does not yet.
     pub(crate) fn adopt(adopted: Adopted, options: Options, proxied: bool) -> Result<Self, StartError> {
         let socket = &adopted.socket;
         let listening = socket.is_listener();
@@ -86,7 +87,7 @@ impl TcpListener {
         self.socket.as_fd()
     }
 
-    /// Where it is bound.
+    /// Returns the address that it is bound to.
     pub(crate) fn address(&self) -> Address {
         Address::from_socket(self.scheme, self.address)
     }
@@ -100,9 +101,9 @@ fn listen(address: SocketAddr, options: &Options) -> io::Result<Socket> {
     if options.freebind {
         crate::sys::socket::set_freebind(&socket, address.is_ipv6())?;
     }
-    // The port stays usable while connections of an earlier server are in TIME-WAIT.
+    // The listener can use the port while connections of an earlier server are in TIME-WAIT.
     socket.set_reuse_address(true)?;
-    // Connections inherit it: a message leaves when it is sent.
+    // Connections inherit this option, so a message leaves as soon as it is sent.
     socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
     options.hook.listener(&socket, address)?;
@@ -116,7 +117,7 @@ pub(super) struct Tcp {
     listeners: Vec<TcpListener>,
     counted: Vec<Listening>,
     pause: Duration,
-    /// The listeners are paused until then.
+    /// The end of the listeners' pause.
     resume: Option<Instant>,
 }
 
@@ -130,20 +131,20 @@ impl Tcp {
         Ok(Self { listeners, counted, pause: FIRST_PAUSE, resume: None })
     }
 
-    /// Another process has the listeners.
+    /// Gives up the listeners, which another process has now.
     pub(super) fn give(&mut self, epoll: &Epoll) {
-        // The other process has them open, so closing them would not take them out.
+        // The other process has the sockets open too, so closing them would not remove them from epoll.
         self.listeners.iter().for_each(|listener| epoll.remove(listener.socket.as_fd()));
         (self.listeners, self.resume) = (Vec::new(), None);
         self.counted.clear();
     }
 
-    /// When [`tick`](Self::tick) has something to do.
+    /// Returns when [`tick`](Self::tick) has something to do.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.resume
     }
 
-    /// Ends a pause whose time is over.
+    /// Ends a pause whose time has passed.
     pub(super) fn tick(&mut self, epoll: &Epoll, now: Instant) {
         if self.resume.is_some_and(|resume| resume <= now) {
             self.resume = None;
@@ -151,7 +152,7 @@ impl Tcp {
         }
     }
 
-    /// The listener at `index` has connections.
+    /// Accepts connections from the listener at `index`, which epoll has reported as readable.
     pub(super) fn ready(&mut self, index: usize, epoll: &Epoll, hands: &mut Hands) {
         let Some(listener) = self.listeners.get(index) else { return };
         if self.resume.is_some() {
@@ -162,7 +163,7 @@ impl Tcp {
                 Ok(()) => self.pause = FIRST_PAUSE,
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return,
-                    // It was over before it was accepted; accept(2) passes on errors of the network too.
+                    // The connection ended before it was accepted, or accept(2) reports an error of the network.
                     _ if !is_exhausted(&error) => {}
                     _ => {
                         hands.refuse_for(&error, listener.scheme, listener.address, listener.address);
@@ -228,7 +229,7 @@ impl TcpListener {
     }
 }
 
-/// Whether accepting failed for want of something that may come back.
+/// Returns whether accepting failed because the system is short of a resource, which may become available again.
 fn is_exhausted(error: &io::Error) -> bool {
     is_memory(error) || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

@@ -1,9 +1,9 @@
-//! How the dispatcher knows which of the descriptors that it watches is ready.
+//! Tokens by which the dispatcher recognizes its descriptors in the results of epoll.
 
-/// Names a watched descriptor. It goes through epoll as a number: the kind in the upper two bits, the index below.
+/// Names a watched descriptor. epoll stores it as a number, with the kind in the upper two bits and the index below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Token {
-    /// The mailbox has a letter, or the dispatcher must stop.
+    /// The mailbox: a message has arrived, or the dispatcher must stop.
     Wake,
     /// A UDP listener, by its index.
     Udp(usize),
@@ -13,7 +13,7 @@ pub(super) enum Token {
     Sctp(usize),
 }
 
-/// Bits below the kind.
+/// The number of bits below the kind.
 const BITS: u32 = 62;
 
 impl From<Token> for u64 {

@@ -1,16 +1,16 @@
-//! UDP listeners, from a datagram of a stranger to a connected child with its job.
+//! UDP listeners: from a datagram of an unknown peer to a connected child with its job.
 //!
-//! A datagram is consumed in any case, in batches: there is nothing that leaving it in the queue
-//! could be good for. Then it is
+//! The dispatcher always consumes a datagram, in batches, because nothing is gained by leaving it in the queue. Then it
+//! does one of four things:
 //!
-//! 1. a known peer's, sent before its child was connected: to its worker, in order;
-//! 2. on DTLS, a ClientHello without a valid cookie: a HelloVerifyRequest, and nothing is kept;
-//! 3. a new peer: admitted or refused, given a child and a job;
-//! 4. nothing.
+//! 1. If a known peer sent the datagram before its child was connected, the peer's worker gets it, in order.
+//! 2. If it is a DTLS ClientHello without a valid cookie, a HelloVerifyRequest answers it, and no state is kept.
+//! 3. If it opens a new peer, the peer is admitted or refused; an admitted peer gets a child and a job.
+//! 4. Otherwise the datagram is dropped.
 //!
-//! A job of a peer whose further datagrams may still be in the listener's queue is *held* until
-//! the queue has been read as far as it reached when the child was connected: then the child's
-//! queue has only later ones.
+//! The job of a peer whose further datagrams may still be in the listener's queue is *held* until the dispatcher has
+//! read the queue up to its length at the time when the child was connected. From then on the child's queue has only
+//! later datagrams.
 
 mod anchors;
 
@@ -46,34 +46,35 @@ use crate::sys::epoll::{Epoll, READABLE};
 use crate::sys::message::{BATCH, Batch, Outgoing};
 use crate::sys::sync::thread;
 
-/// Batches read from one listener before the others have their turn.
+/// The number of batches that are read from one listener before the others have their turn.
 const TURN: usize = 16;
 
-/// Times that a datagram is offered to associations that end under our hands.
+/// How often the delivery of a datagram is retried if the association ends meanwhile.
 const MAX_ROUNDS: usize = 8;
 
-/// Turns of reading what is held until a hand-over: more than a listener's queue is long.
+/// The most turns in which listeners with held jobs are read before a hand-over: more than their queues need.
 const MOST_SETTLES: usize = 1024;
 
 /// All UDP listeners of a server.
 pub(super) struct Udp {
     listeners: Listeners,
     anchors: Anchors,
-    /// Taken out while a listener is read.
+    /// The memory for a batch; taken out while a listener is read.
     batch: Option<Box<Batch>>,
     replies: Outgoing,
-    /// Alerts to clients that are refused.
+    /// Alerts to refused clients.
     alerts: Outgoing,
-    /// How many are held, at all listeners together.
+    /// The number of held jobs and anchors, of all listeners together.
     holding: usize,
-    /// Another process reads the listeners. These stay open for those whose datagrams are found elsewhere.
+    /// Another process reads the listeners. They stay open here, because children may still find datagrams that belong
+    /// to them.
     given: bool,
 }
 
-/// A datagram that was read, and from where to where it came.
+/// A datagram that was read, with its source and its destination.
 #[derive(Clone, Copy)]
 struct Met<'a> {
-    /// Of the listener.
+    /// The index of the listener.
     index: usize,
     local: SocketAddr,
     peer: SocketAddr,
@@ -106,7 +107,7 @@ impl Udp {
         })
     }
 
-    /// The listener at `index` is readable.
+    /// Reads the listener at `index`, which epoll has reported as readable.
     pub(super) fn ready(&mut self, index: usize, epoll: &Epoll, hands: &mut Hands) {
         self.read(index, epoll, hands);
         self.settle(epoll, hands);
@@ -114,17 +115,17 @@ impl Udp {
 
     /// Reads a listener until its queue is empty, or for one turn.
     fn read(&mut self, index: usize, epoll: &Epoll, hands: &mut Hands) {
-        // epoll may have named it before it was closed.
+        // epoll may have reported it before it was closed.
         let Some(listener) = self.listeners.get(index) else { return };
         let via = listener.retired_to.unwrap_or(index);
         let Some(mut batch) = self.batch.take() else { return };
         for _ in 0..TURN {
-            // Whatever is held by now is held for datagrams that are in the queue by now.
+            // The jobs that are held now wait for datagrams that are in the queue now.
             let held = self.listeners[index].held.len();
             let received = match batch.recv(self.listeners[index].socket.as_fd()) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                // A pending ICMP error of an earlier answer; or memory is short, and epoll comes back.
+                // An ICMP error of an earlier answer was pending, or memory is short; epoll reports the listener again.
                 Err(_) => break,
             };
             self.listeners[index].counters().datagrams.fetch_add(received as u64, Ordering::Relaxed);
@@ -146,7 +147,7 @@ impl Udp {
         self.batch = Some(batch);
     }
 
-    /// When [`tick`](Self::tick) has something to do.
+    /// Returns when [`tick`](Self::tick) has something to do.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.anchors.next_deadline()
     }
@@ -166,8 +167,8 @@ impl Udp {
         }
     }
 
-    /// Reads on where something is held: its queue may be empty, and then nobody else would look.
-    /// Under a flood it stays readable instead, and its turn comes again.
+    /// Continues to read listeners that hold a job or an anchor: epoll does not report a listener whose queue is empty,
+    /// so the job would wait for ever. Under a flood the listener stays readable, and epoll reports it again.
     fn settle(&mut self, epoll: &Epoll, hands: &mut Hands) {
         for _ in 0..TURN {
             if self.holding == 0 {
@@ -179,9 +180,9 @@ impl Udp {
         }
     }
 
-    /// Reads on until nothing is held any more.
+    /// Continues to read until no job and no anchor is held.
     pub(super) fn settle_all(&mut self, epoll: &Epoll, hands: &mut Hands) {
-        // Each read gets nearer to the last one that something is held for.
+        // Each read gets nearer to the last datagram that a job is held for.
         for _ in 0..MOST_SETTLES {
             if self.holding == 0 {
                 return;
@@ -190,7 +191,7 @@ impl Udp {
         }
     }
 
-    /// Another process has the listeners. What the anchors have goes there, too.
+    /// Gives up the listeners, which another process reads now. The datagrams of the anchors go to that process, too.
     pub(super) fn give(&mut self, epoll: &Epoll, hands: &mut Hands) {
         self.given = true;
         let retired = self.anchors.retire_all(&mut self.listeners, Instant::now());
@@ -202,7 +203,7 @@ impl Udp {
         }
     }
 
-    /// A datagram that was found on a child's socket.
+    /// Routes a datagram of another peer that was found on a child's socket.
     pub(super) fn stray(&mut self, stray: Stray, epoll: &Epoll, hands: &mut Hands) {
         let Stray { local, peer, interface, payload } = stray;
         let Some(index) = self.listener_of(local) else { return };
@@ -212,7 +213,8 @@ impl Udp {
         self.settle(epoll, hands);
     }
 
-    /// The listener that a datagram to this address belongs to: the specific one before the wildcard.
+    /// Returns the listener that a datagram to this address belongs to: a listener on that address before a wildcard
+    /// listener.
     fn listener_of(&self, local: SocketAddr) -> Option<usize> {
         let exact = |listener: &Listener| listener.retired_to.is_none() && listener.address == local;
         self.listeners.position(exact).or_else(|| {
@@ -257,7 +259,7 @@ impl Udp {
         if let Some(hello) = &hello {
             let known = shared.registry.find(local, peer);
             if known.is_some_and(|known| known.hello_random == hello.random()) {
-                // Sent again before the answer came: no reason to wake its worker.
+                // The client repeated it before the answer arrived, so its worker need not wake up.
                 return bump(&self.listeners[index].counters().duplicate_hellos);
             }
         }
@@ -267,10 +269,10 @@ impl Udp {
         self.open(met, hello, epoll, hands);
     }
 
-    /// Hands a datagram to the association of its peer, if there is one.
+    /// Hands a datagram to the association of its peer. Returns `false` if there is no association.
     fn forward(&self, local: SocketAddr, peer: SocketAddr, payload: &[u8], shared: &Shared) -> bool {
         for _ in 0..MAX_ROUNDS {
-            // A record with a connection ID belongs to that, wherever it comes from.
+            // A record with a connection ID belongs to the association with that ID, whatever its source address is.
             let association = match shared.connection_ids.and_then(|ids| connection_id(payload, ids.length()))
             {
                 Some(cid) => shared.registry.find_by_connection_id(cid).filter(|found| found.local == local),
@@ -286,14 +288,14 @@ impl Udp {
                     bump(&association.counters.strays_lost);
                     return true;
                 }
-                // It has just gone from the registry, or is about to.
+                // The association has just been removed from the registry, or is about to be.
                 Delivery::Gone => thread::yield_now(),
             }
         }
         false
     }
 
-    /// A new peer.
+    /// Admits a new peer and makes its child, or refuses it.
     fn open(&mut self, met: Met<'_>, hello: Option<VerifiedHello>, epoll: &Epoll, hands: &mut Hands) {
         let Met { index, local, peer, payload, .. } = met;
         let shared = Arc::clone(&hands.shared);
@@ -323,7 +325,7 @@ impl Udp {
             Recipe::Unguarded => &association.counters.children_unguarded,
         });
         if !shared.registry.insert(&association) {
-            // Only this thread inserts, and it has looked: cannot be, and must not shadow.
+            // Unreachable: only this thread inserts, and it has just looked. The new association must not hide another.
             hands.cancel(&association);
             return bump(&association.counters.ignored);
         }
@@ -332,13 +334,13 @@ impl Udp {
                 association.attention.deliver(Parcel::datagram(payload), false);
                 (Task::Plain, true)
             }
-            // The fragments behind the first are on their way through the listener.
+            // Later fragments of the hello may still arrive through the listener.
             Some(hello) => {
                 let hold = !hello.is_whole();
                 (Task::Dtls(Box::new(hello)), hold)
             }
         };
-        // Beside a specific listener nothing can have been stolen.
+        // A child that was made by the wildcard recipe beside a specific listener cannot have other peers' datagrams.
         let drain = recipe != Recipe::Wildcard || anchor != index;
         let job = Job::own(association, Arc::new(socket), task, shared);
         if hold {
@@ -351,8 +353,8 @@ impl Udp {
         }
     }
 
-    /// Gives a job to a worker. The listener's queue has been read as far as it matters, so what the
-    /// child's queue has comes next.
+    /// Gives a job to a worker. The listener's queue has been read far enough, so the datagrams in the child's queue
+    /// are the next ones.
     fn hand_over(job: Job, drain: bool, hands: &mut Hands) {
         if drain {
             hands.drain(&job);
@@ -360,7 +362,7 @@ impl Udp {
         hands.hand_over(job);
     }
 
-    /// Makes the child, unless too few descriptors are left.
+    /// Makes the child. Fails with EMFILE if too few descriptors are left.
     fn child(
         &self,
         index: usize,
@@ -378,8 +380,8 @@ impl Udp {
         Ok((socket, recipe))
     }
 
-    /// Hands over what was held until this listener's queue was read so far: the oldest `seen`
-    /// because the queue was empty after them, and whatever else has waited for long enough.
+    /// Releases the jobs and anchors that were held until this listener's queue had been read so far: the oldest
+    /// `seen`, because the queue was empty after they were held, and all that have reached their number.
     fn release(&mut self, index: usize, seen: usize, epoll: &Epoll, hands: &mut Hands) {
         let listener = &mut self.listeners[index];
         let consumed = listener.consumed;
@@ -395,30 +397,31 @@ impl Udp {
                     if let Err(error) =
                         epoll.modify(listener.socket.as_fd(), READABLE, Token::Udp(anchor).into())
                     {
-                        log_limited!(error, %error, "an anchor cannot be listened to");
+                        log_limited!(error, %error, "cannot watch the listener on a specific address");
                     }
                 }
             }
         }
     }
 
-    /// Queues an answer to a stranger, from the address that was hit.
-    /// Tells a DTLS client, whose address is proven, that it is refused. Its hello, when it comes again, is told so again and
-    /// opens nothing, also when there is room by then: the client has given up.
+    /// Tells a DTLS client, whose address is proven, that it is refused. If the client repeats this hello, it gets the
+    /// same answer, even if the server has room by then, because the client has given up.
     fn refuse(&mut self, met: Met<'_>, hello: Option<&VerifiedHello>, refusal: Refusal, shared: &Shared) {
         let (Some(hello), Some(alert)) = (hello, alert_for(refusal)) else { return };
         shared.cookies.refuse(met.local, met.peer, &hello.random(), alert, Instant::now());
         self.alert(met, alert, hello.record_sequence());
     }
 
-    /// Queues a fatal alert in clear (RFC 5246 §7.2.2). It is shorter than any hello. Its record has the number of the hello's,
-    /// as all stateless answers of RFC 6347 §4.2.1 have, because the client has seen lower ones.
+    /// Queues a fatal alert in clear (RFC 5246 §7.2.2), which is shorter than any hello. Its record has the sequence
+    /// number of the hello's record, like all stateless answers (RFC 6347 §4.2.1), because the client has seen lower
+    /// numbers.
     fn alert(&mut self, met: Met<'_>, alert: Alert, sequence: u64) {
         let (source, mapped) = self.source(met);
         self.alerts.push(met.peer, source, mapped, &alert.in_clear(sequence));
     }
 
-    /// Where an answer leaves from, if the listener does not say it, and whether the listener is one of IPv6.
+    /// Returns the address from which an answer must leave, if the listener is a wildcard, and whether the listener
+    /// uses IPv6.
     fn source(&self, met: Met<'_>) -> (Option<PacketInfo>, bool) {
         let address = self.listeners[met.index].address;
         (address.ip().is_unspecified().then_some(met.info), address.is_ipv6())
@@ -435,7 +438,7 @@ impl Udp {
         }
         let queued = self.replies.len();
         let sent = self.replies.send(self.listeners[index].socket.as_fd());
-        // Who finds the send buffer full asks again.
+        // A client whose answer finds no room in the send buffer repeats its hello.
         self.replies.clear();
         let counters = self.listeners[index].counters();
         counters.hello_verify_requests.fetch_add(sent as u64, Ordering::Relaxed);
@@ -445,7 +448,7 @@ impl Udp {
 
 impl Drop for Udp {
     fn drop(&mut self) {
-        // Jobs that are still held end here.
+        // The server ends, and so do the associations of jobs that are still held.
         for listener in self.listeners.iter_mut() {
             for (_, held) in listener.held.drain(..) {
                 if let Held::Job { job, .. } = held {

@@ -1,17 +1,17 @@
-//! The recipes on this kernel.
+//! Tests of the recipes on this kernel.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::{io, iter};
 
 use super::*;
 
-/// How long a datagram may take to arrive.
+/// The longest time that a datagram may take to arrive.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Trials that may fail for reasons of the machine.
+/// The number of trials that may fail because of the machine.
 const MAX_TRIALS: usize = 1000;
 
-/// Makes one trial, again where the kernel chose a port that another test has on another address, and where it was too busy
-/// to deliver.
+/// Makes one trial. Repeats it if the kernel chose a port that another test has on another address, or was too busy to
+/// deliver.
 fn stolen(recipe: Recipe, address: IpAddr) -> bool {
     let trial = || match steals(recipe, address) {
         Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::TimedOut) => None,
@@ -54,7 +54,7 @@ fn a_retired_listener_keeps_what_it_has_and_gets_nothing_more() {
         retire(&old, address).unwrap();
         client.send_to(&[2], address).unwrap();
         expect(&wildcard, 2);
-        // The address is free for another one, which gets all from then on.
+        // The address is free for another anchor, which receives every datagram from then on.
         let new = UdpSocket::from(anchor(address, &Options::default()).unwrap());
         client.send_to(&[3], address).unwrap();
         expect(&new, 3);

@@ -1,10 +1,10 @@
-//! The listeners on specific addresses under a wildcard listener, from the first peer of an address until a while after
-//! its last.
+//! Anchors: the listeners on specific addresses under a wildcard listener. An anchor exists from the first peer of an
+//! address until some time after its last.
 //!
-//! An anchor must not take datagrams with it when it goes. So it is *retired* first: connected to itself, which has the
-//! kernel give it nothing more ([`child::retire`]), and read until its queue is empty. From then on the wildcard listener
-//! gets what comes to its address. The socket is closed a moment later, when no processor is still about to queue
-//! something that it had looked up before.
+//! No datagram may be lost when an anchor is closed. So the anchor is *retired* first: it is connected to itself, which
+//! stops the kernel from delivering to it ([`child::retire`]), and read until its queue is empty. From then on the
+//! wildcard listener gets the datagrams to its address. The socket is closed a moment later, when no processor can
+//! still be about to queue a datagram for which it had looked up the socket before.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -18,16 +18,17 @@ use crate::serve::dispatcher::token::Token;
 use crate::serve::registry::Registry;
 use crate::sys::epoll::Epoll;
 
-/// Anchors of a server at most. Beyond, children are drained and checked instead.
+/// The most anchors of a server. For further addresses, children are drained and checked instead.
 const MAX_ANCHORS: usize = 1024;
-/// How long an anchor stays without a peer, so that peers that come one after the other find it.
+/// How long an anchor stays without a peer, so that peers that come one after the other can share it.
 const MAX_IDLE: Duration = Duration::from_secs(60);
-/// Anchors without a peer that stay for so long. Of more, those go at the next look that have been without one for the
-/// longest.
+/// The most anchors without a peer. If there are more, the next look retires those that have had no peer for the
+/// longest time.
 const MAX_IDLE_ANCHORS: usize = 64;
-/// How soon the dispatcher looks again where there are more anchors than that. Otherwise it looks every [`MAX_IDLE`].
+/// How soon the dispatcher looks again if there are more anchors than that. Otherwise it looks every [`MAX_IDLE`].
 const CROWDED: Duration = Duration::from_secs(1);
-/// How long a retired anchor stays open. A processor queues a datagram within microseconds after it looked up the socket.
+/// How long a retired anchor stays open. A processor queues a datagram within microseconds after it has looked up the
+/// socket.
 const RETIREMENT: Duration = Duration::from_secs(1);
 
 /// The index of a wildcard listener, and an address of this host.
@@ -36,21 +37,21 @@ type Place = (usize, SocketAddr);
 #[derive(Default)]
 pub(super) struct Anchors {
     live: HashMap<Place, Anchor>,
-    /// The indices of those that are retired, with the time to close them.
+    /// The indices of retired anchors, with the time to close them.
     retired: VecDeque<(Instant, usize)>,
     next_look: Option<Instant>,
 }
 
 struct Anchor {
     index: usize,
-    /// When it was last seen to have a peer.
+    /// The last look at which it had a peer.
     needed: Instant,
 }
 
 impl Anchors {
-    /// Returns the listener whose children can have this address, and whether it was made just now: the listener at
-    /// `index` itself, or, under a wildcard, the anchor, which is made when its first peer comes. A wildcard address itself,
-    /// where the kernel does not say which was asked, has none.
+    /// Returns the listener whose children can have this address, and whether it was made just now. This is the
+    /// listener at `index` itself, or, under a wildcard, the anchor, which is made when its first peer comes. If
+    /// `local` is the wildcard itself, because the kernel did not report the destination address, there is no anchor.
     pub(super) fn find_or_open(
         &mut self,
         listeners: &mut Listeners,
@@ -68,14 +69,14 @@ impl Anchors {
             return (anchor.index, false);
         }
         if self.live.len() + self.retired.len() >= MAX_ANCHORS {
-            log_limited!(warn, %local, "too many local addresses are asked; children are drained and checked");
+            log_limited!(warn, %local, "too many local addresses have peers; the sockets of further peers are drained and checked");
             return (index, false);
         }
         let (scheme, options) = (listener.scheme, Options { v6_only: true, ..listener.options.clone() });
         let socket = match child::anchor(local, &options) {
             Ok(socket) => socket,
             Err(error) => {
-                log_limited!(warn, %local, %error, "no listener on this address; children are drained and checked");
+                log_limited!(warn, %local, %error, "cannot listen on this address; the sockets of its peers are drained and checked");
                 return (index, false);
             }
         };
@@ -95,13 +96,13 @@ impl Anchors {
         (anchor, true)
     }
 
-    /// When [`take_closed`](Self::take_closed) or [`retire_idle`](Self::retire_idle) has something to do.
+    /// Returns when [`take_closed`](Self::take_closed) or [`retire_idle`](Self::retire_idle) has something to do.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let close = self.retired.front().map(|&(at, _)| at);
         [close, self.next_look].into_iter().flatten().min()
     }
 
-    /// Returns a retired anchor that can be closed now, once it has been read for the last time.
+    /// Returns a retired anchor that can be closed now, after the caller has read it for the last time.
     pub(super) fn take_closed(&mut self, now: Instant) -> Option<usize> {
         let &(at, index) = self.retired.front()?;
         (at <= now).then(|| {
@@ -110,7 +111,8 @@ impl Anchors {
         })
     }
 
-    /// Retires anchors whose local address has had no peer for a minute. The caller reads them until their queues are empty.
+    /// Retires anchors whose local address has had no peer for a minute. The caller reads them until their queues are
+    /// empty.
     pub(super) fn retire_idle(
         &mut self,
         listeners: &mut Listeners,
@@ -126,15 +128,15 @@ impl Anchors {
         retired
     }
 
-    /// Retires all anchors, because another process has their wildcard listeners. The caller reads them until their queues are
-    /// empty.
+    /// Retires all anchors, because another process has their wildcard listeners. The caller reads them until their
+    /// queues are empty.
     pub(super) fn retire_all(&mut self, listeners: &mut Listeners, now: Instant) -> Vec<usize> {
         self.next_look = None;
         let places: Vec<Place> = self.live.keys().copied().collect();
         places.into_iter().filter_map(|place| self.retire(place, listeners, now)).collect()
     }
 
-    /// The anchors without a peer, and for how long they have been so.
+    /// Returns the anchors without a peer, and how long they have had none.
     fn idle(&mut self, listeners: &Listeners, registry: &Registry, now: Instant) -> Vec<(Place, Duration)> {
         let mut idle = Vec::new();
         for (place, anchor) in &mut self.live {
@@ -149,20 +151,20 @@ impl Anchors {
 
     fn retire(&mut self, place: Place, listeners: &mut Listeners, now: Instant) -> Option<usize> {
         let Anchor { index, .. } = self.live.remove(&place)?;
-        // It fails where the address has left the host, and then nothing comes to it either.
+        // It fails if the host has lost the address, and then no datagram arrives there either.
         let _ = child::retire(&listeners[index].socket, place.1);
         listeners[index].retired_to = Some(place.0);
         self.retired.push_back((now + RETIREMENT, index));
         Some(index)
     }
 
-    /// How long until the next look.
+    /// Returns the time until the next look.
     fn interval(&self) -> Duration {
         if self.live.len() > MAX_IDLE_ANCHORS { CROWDED } else { MAX_IDLE }
     }
 }
 
-/// Chooses which anchors go, of those without a peer and for how long they have been so.
+/// Chooses the anchors to retire, from those without a peer and the times for which they have had none.
 fn superfluous<P>(mut idle: Vec<(P, Duration)>) -> Vec<P> {
     idle.sort_by_key(|&(_, time)| std::cmp::Reverse(time));
     let surplus = idle.len().saturating_sub(MAX_IDLE_ANCHORS);
