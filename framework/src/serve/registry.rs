@@ -1,4 +1,4 @@
-//! The live associations by their addresses, and the books that admission is decided by.
+//! The registry: the live associations by their addresses, and the counts that decide about admission.
 
 mod census;
 #[cfg(all(test, shuttle))]
@@ -22,17 +22,18 @@ use crate::protocol::stream::proxy::Ends;
 use crate::sys::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sys::sync::{Condvar, Mutex, give_way};
 
-/// A handshake younger than this is not evicted: an honest one has time for a retransmission. Models do not wait.
+/// The age below which a handshake is not evicted, so that an honest one has time for a retransmission. Models do not
+/// wait.
 const EVICTION_AGE: Duration = Duration::from_secs(if cfg!(shuttle) { 0 } else { 2 });
 
-/// All live associations. The lock is held for look-ups and bookkeeping, never for a system call
-/// other than a wake-up.
+/// All live associations. The lock is held for look-ups and bookkeeping, and for no system call other than a wake-up.
 pub(crate) struct Registry {
     table: Mutex<Table>,
-    /// Locked while the numbers of all peers are added up; before `table`, and by no thread that serves peers.
+    /// Locked while the numbers of all peers are added up. It is locked before `table`, and never by a thread that
+    /// serves peers.
     counting: Mutex<()>,
     emptied: Condvar,
-    /// Handlers that go on although the association of their peer is forgotten.
+    /// The number of handlers that still run although the association of their peer has been removed.
     outliving: AtomicUsize,
     drains: AtomicBool,
 }
@@ -40,12 +41,12 @@ pub(crate) struct Registry {
 struct Table {
     associations: Places,
     census: Census,
-    /// Those of DTLS that have a connection ID, by that.
+    /// The DTLS associations that have a connection ID, by that ID.
     connection_ids: HashMap<Box<[u8]>, Arc<Association>>,
     ledger: Ledger,
-    /// Handshakes in the order in which they began; finished ones stay until they come up front.
+    /// Handshakes in the order in which they began. Finished handshakes stay until they reach the front.
     half_open: VecDeque<(Instant, Weak<Association>)>,
-    /// Connections whose PROXY header is not whole, by the number of their listener; the oldest of each come first.
+    /// Connections whose PROXY header is incomplete, by the number of their listener, the oldest first.
     awaiting_header: HashMap<u32, BTreeMap<AssociationId, Arc<Association>>>,
     draining: Option<Drain>,
 }
@@ -53,14 +54,14 @@ struct Table {
 /// What a drain does with handshakes under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Drain {
-    /// They end at once.
+    /// The handshakes end at once.
     BreakOff,
-    /// They are finished, and their peers are drained after that.
+    /// The handshakes are finished, and then their peers are drained.
     Finish,
 }
 
 impl Registry {
-    /// `key` is random.
+    /// Makes an empty registry. `key` must be random.
     pub(crate) fn new(limits: Limits, key: (u64, u64)) -> Self {
         Self {
             table: Mutex::new(Table {
@@ -79,19 +80,20 @@ impl Registry {
         }
     }
 
-    /// The UDP association between these addresses.
+    /// Returns the UDP or DTLS association between these addresses.
     pub(crate) fn find(&self, local: SocketAddr, peer: SocketAddr) -> Option<Arc<Association>> {
         self.table.lock().associations.get(&Key::Addresses(local, peer)).cloned()
     }
 
-    /// The DTLS association whose records have this connection ID.
+    /// Returns the DTLS association whose records have this connection ID.
     pub(crate) fn find_by_connection_id(&self, cid: &[u8]) -> Option<Arc<Association>> {
         self.table.lock().connection_ids.get(cid).cloned()
     }
 
-    /// The peer of an association is somewhere else by now, and found there. An association that is there already makes way where
-    /// its own peer has a connection ID, and so is heard wherever it is, and where this one has answered from there, so that
-    /// nobody else can be. Else `false`: a forged source must cut nobody off.
+    /// Moves an association to a new address of its peer, where it is found from now on. If another association has
+    /// that address, that association is displaced if two conditions hold: its own peer uses a connection ID, and so
+    /// can be found at any address; and the moved peer has answered from the new address, so no other peer can be
+    /// there. Otherwise returns `false`, so that a forged source address cannot cut off a peer.
     pub(crate) fn follow(&self, association: &Association, moved_to: Move) -> bool {
         let mut table = self.table.lock();
         let associations = &mut table.associations;
@@ -101,7 +103,7 @@ impl Registry {
         let (from, to) = (associations.key_of(association), Key::Addresses(association.local, moved_to.to));
         match associations.get(&to) {
             Some(other) if other.id == association.id => return true,
-            // Before its handshake is over nobody knows whether the peer uses its connection ID.
+            // Before the end of its handshake it is not known whether the peer uses its connection ID.
             Some(other) if !moved_to.is_checked && !other.is_known_by_connection_id() => return false,
             _ => {}
         }
@@ -114,8 +116,8 @@ impl Registry {
         true
     }
 
-    /// Books a place for a new peer, which [`insert`](Self::insert) or
-    /// [`cancel`](Self::cancel) must follow. Where it has a socket of its own, the limit on peers of a local address holds.
+    /// Books a place for a new peer. [`insert`](Self::insert) or [`cancel`](Self::cancel) must follow. The limit on
+    /// peers of a local address applies only if the peer has its own socket.
     pub(crate) fn book(&self, local: SocketAddr, peer: SocketAddr, own_socket: bool) -> Result<(), Refusal> {
         let mut table = self.table.lock();
         if table.draining.is_some() {
@@ -127,12 +129,12 @@ impl Registry {
         }
     }
 
-    /// The live and booked peers of a local address, on whatever protocol.
+    /// Returns the number of live and booked peers of a local address, over all protocols.
     pub(crate) fn peers_at(&self, local: SocketAddr) -> usize {
         self.table.lock().ledger.at_local_address(local)
     }
 
-    /// Books a place for a connection of a proxy, whose own address says nothing about who is behind it.
+    /// Books a place for a connection from a proxy. The limits on source addresses do not apply to the proxy's address.
     pub(crate) fn book_proxy(&self, local: SocketAddr, proxy: SocketAddr) -> Result<(), Refusal> {
         let mut table = self.table.lock();
         if table.draining.is_some() {
@@ -141,7 +143,8 @@ impl Registry {
         table.ledger.admit_proxy(local, proxy)
     }
 
-    /// The proxy said who is behind it: books that one instead, or leaves everything as it is.
+    /// Books a place for the peer that the proxy has named, in place of the proxy's. Changes nothing if that is
+    /// refused.
     pub(crate) fn book_proxied(&self, association: &Association, ends: Ends) -> Result<(), Refusal> {
         let mut table = self.table.lock();
         let (local, proxy) = (association.local, association.peer);
@@ -150,8 +153,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Counts a connection that is to begin with a PROXY header, before it is inserted. At the limit of its listener the
-    /// oldest of that listener make way: a header that came already is heard all the same.
+    /// Counts a connection that must begin with a PROXY header, before it is inserted. At the limit of its listener,
+    /// the oldest connections of that listener are evicted; a header that has already arrived is still read.
     pub(crate) fn await_header(&self, association: &Arc<Association>) -> Result<(), Refusal> {
         let Some(listener) = association.proxied_listener else { return Ok(()) };
         let mut table = self.table.lock();
@@ -163,14 +166,14 @@ impl Registry {
         while waiting.len() >= most
             && let Some((_, oldest)) = waiting.pop_first()
         {
-            // Under the lock, so that none is told so whose header was heard before.
+            // The signal is raised under the lock, so that it never reaches a connection whose header has arrived.
             oldest.attention.raise(signal::EVICT);
         }
         waiting.insert(association.id, Arc::clone(association));
         Ok(())
     }
 
-    /// The PROXY header of this connection is whole: it makes way for nobody any more.
+    /// Notes that the PROXY header of this connection is complete, so that the connection is no longer evicted.
     pub(crate) fn heard_header(&self, association: &Association) {
         let mut table = self.table.lock();
         table.forget_header(association);
@@ -178,7 +181,7 @@ impl Registry {
         table.note_drain(association);
     }
 
-    /// Gives back the place of an association that was booked and will not be inserted.
+    /// Releases the place of an association that was booked and will not be inserted.
     pub(crate) fn cancel(&self, association: &Association) {
         let mut table = self.table.lock();
         table.end_handshake(association);
@@ -186,7 +189,7 @@ impl Registry {
         self.release_in(&mut table, association.local, association.peer);
     }
 
-    /// Gives back the place of a peer that was booked and has no association.
+    /// Releases the place of a peer that was booked and has no association.
     pub(crate) fn release(&self, local: SocketAddr, peer: SocketAddr) {
         self.release_in(&mut self.table.lock(), local, peer);
     }
@@ -198,8 +201,8 @@ impl Registry {
         }
     }
 
-    /// Books a handshake for a new association, before it is inserted. At the cap the oldest
-    /// handshake makes way, if it has had its time; if none has, this one is refused.
+    /// Books a handshake for a new association, before it is inserted. At the limit the oldest handshake is evicted if
+    /// it is old enough; otherwise the new one is refused.
     pub(crate) fn begin_handshake(&self, association: &Arc<Association>) -> Result<(), Refusal> {
         let now = Instant::now();
         let mut evicted = None;
@@ -211,8 +214,8 @@ impl Registry {
             table.ledger.begin_handshake()?;
         }
         association.attention.half_open.store(true, Ordering::Release);
-        // Whatever is done with its handshake leaves the front of the queue, so that the queue is as
-        // long as the oldest handshake is old.
+        // Finished handshakes at the front are removed, so the queue only spans the time since the oldest handshake
+        // under way began.
         while table.half_open.front().is_some_and(|(_, old)| !is_half_open(old)) {
             table.half_open.pop_front();
         }
@@ -224,7 +227,7 @@ impl Registry {
         Ok(())
     }
 
-    /// The handshake of this association is complete. Called by the thread that serves the peer.
+    /// Notes that the handshake of this association is complete. The thread that serves the peer calls this.
     pub(crate) fn end_handshake(&self, association: &Association) {
         if association.attention.half_open.load(Ordering::Acquire) {
             let mut table = self.table.lock();
@@ -233,7 +236,7 @@ impl Registry {
         }
     }
 
-    /// Makes a booked association findable. `false`: there is one between these addresses.
+    /// Makes a booked association findable. Returns `false` if there is one between these addresses already.
     pub(crate) fn insert(&self, association: &Arc<Association>) -> bool {
         let mut table = self.table.lock();
         if let Some(signal) = table.draining.and_then(|drain| table.drain_signal(drain, association)) {
@@ -243,8 +246,8 @@ impl Registry {
         table.insert(key, association)
     }
 
-    /// Books and finds an association that comes from another process, whatever the limits say; by its connection ID alone where
-    /// `is_found` is false. `false`: somebody is found there.
+    /// Books an association that comes from another process, without regard to the limits, and makes it findable; if
+    /// `is_found` is false, only by its connection ID. Returns `false` if another association is found there.
     pub(crate) fn take_over(&self, association: &Arc<Association>, is_found: bool) -> bool {
         let mut table = self.table.lock();
         let key = match is_found {
@@ -258,14 +261,14 @@ impl Registry {
         true
     }
 
-    /// How many associations there are.
+    /// Returns the number of associations.
     pub(crate) fn len(&self) -> usize {
         self.table.lock().associations.len()
     }
 
-    /// Forgets an association that has ended and given its socket up, and gives its place back. Whoever sees
-    /// its end counted sees its place free, and the other way round. Returns what came for its successor
-    /// meanwhile.
+    /// Removes an association that has ended and given up its socket, and releases its place. Both happen under one
+    /// lock: an observer that sees the end counted also sees the place free, and the other way round. Returns what has
+    /// arrived meanwhile for the successor.
     pub(crate) fn remove(&self, association: &Association, reason: &EndReason) -> VecDeque<Parcel> {
         let mut table = self.table.lock();
         let is_there = table.associations.has(association);
@@ -303,7 +306,7 @@ impl Registry {
         left
     }
 
-    /// Admits no new peers from now on, and signals all that are there; returns how many these are.
+    /// Refuses new peers from now on, and signals a drain to all associations. Returns the number of associations.
     pub(crate) fn drain(&self, drain: Drain) -> usize {
         let associations = {
             let mut table = self.table.lock();
@@ -320,7 +323,7 @@ impl Registry {
         associations.len()
     }
 
-    /// The associations whose handlers do something else than wait for their peer.
+    /// Returns the open associations whose handlers are not waiting for their peer.
     pub(crate) fn busy(&self) -> Vec<Arc<Association>> {
         let is_busy = |association: &&Arc<Association>| {
             let is_open = !association.attention.half_open.load(Ordering::Acquire);
@@ -329,32 +332,33 @@ impl Registry {
         self.table.lock().associations.iter().filter(is_busy).cloned().collect()
     }
 
-    /// All live associations.
+    /// Returns all live associations.
     pub(crate) fn all(&self) -> Vec<Arc<Association>> {
         self.table.lock().associations.iter().cloned().collect()
     }
 
-    /// A handler goes on after [`remove`](Self::remove), which follows, until [`returned`](Self::returned).
+    /// Notes that a handler still runs after [`remove`](Self::remove), which follows, until
+    /// [`returned`](Self::returned).
     pub(crate) fn outlives(&self) {
         self.outliving.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Such a handler has returned.
+    /// Notes that such a handler has returned.
     pub(crate) fn returned(&self) {
         if self.outliving.fetch_sub(1, Ordering::SeqCst) == 1 && self.drains.load(Ordering::SeqCst) {
-            // Under the lock, so that whoever is about to wait hears it.
+            // The notification is sent under the lock, so that a thread that is about to wait does not miss it.
             let _table = self.table.lock();
             self.emptied.notify_all();
         }
     }
 
-    /// Returns how many handlers go on although their peers are gone.
+    /// Returns the number of handlers that still run although their peers have left.
     pub(crate) fn outliving(&self) -> usize {
         self.outliving.load(Ordering::SeqCst)
     }
 
-    /// Waits until there is no association any more, none that is booked and still comes, and no handler of one. `false`: there
-    /// is one at `deadline`.
+    /// Waits until there is no association, no booked peer that is still to be inserted, and no handler that still
+    /// runs. Returns `false` if there is one at `deadline`.
     pub(crate) fn wait_until_empty(&self, deadline: Instant) -> bool {
         let mut table = self.table.lock();
         let is_empty = |table: &Table| table.nobody_is_booked() && self.outliving() == 0;
@@ -366,13 +370,14 @@ impl Registry {
         true
     }
 
-    /// Changes the limits for those who come.
+    /// Changes the limits for new peers.
     pub(crate) fn set_limits(&self, limits: Limits) {
         self.table.lock().ledger.set_limits(limits);
     }
 
-    /// Returns the numbers of each listener, with what only the registry knows. They are added up under its lock, under which
-    /// [`remove`](Self::remove) counts, but in parts: whoever waits for the lock meanwhile gets it in between.
+    /// Returns the numbers of each listener, including those that only the registry knows. They are added up under its
+    /// lock, under which [`remove`](Self::remove) counts, but in parts, and threads that wait for the lock get it
+    /// between the parts.
     pub(crate) fn stats(&self, listeners: &ByListener) -> Vec<Stats> {
         let _counting = self.counting.lock();
         let mut table = self.table.lock();
@@ -392,7 +397,7 @@ impl Registry {
         all
     }
 
-    /// Which limit on peers refuses whoever comes next, wherever from; `None`: there is room.
+    /// Returns the limit that would refuse the next peer, whatever its address is, and `None` if there is room.
     pub(crate) fn is_full(&self) -> Option<Refusal> {
         let table = self.table.lock();
         let (ledger, limits) = (&table.ledger, table.ledger.limits());
@@ -404,14 +409,14 @@ impl Registry {
         }
     }
 
-    /// The limits in effect.
+    /// Returns the limits in effect.
     pub(crate) fn limits(&self) -> Limits {
         *self.table.lock().ledger.limits()
     }
 }
 
 impl Table {
-    /// Makes an association findable; `false`: there is one with this key.
+    /// Makes an association findable. Returns `false` if there is one with this key already.
     fn insert(&mut self, key: Key, association: &Arc<Association>) -> bool {
         if !self.associations.insert(key, Arc::clone(association)) {
             return false;
@@ -424,7 +429,7 @@ impl Table {
         true
     }
 
-    /// Returns the signal that tells an association of a drain; `None`: it is told when its handshake is complete.
+    /// Returns the signal that tells an association of a drain, or `None` if it gets the signal after its handshake.
     fn drain_signal(&self, drain: Drain, association: &Association) -> Option<u8> {
         let awaits_header = |listener| {
             self.awaiting_header.get(&listener).is_some_and(|waiting| waiting.contains_key(&association.id))
@@ -438,10 +443,12 @@ impl Table {
         }
     }
 
-    /// Tells an association of a drain that it was not told of before, on the thread that serves it.
+    /// Signals a drain to an association that has not been signalled yet. Runs on the thread that serves the
+    /// association.
     fn note_drain(&self, association: &Association) {
         if self.draining.is_some() {
-            // Its client may know by now that the handshake is complete.
+            // The client may already know that the handshake is complete, so the association is drained and not broken
+            // off.
             if !association.attention.half_open.load(Ordering::Acquire) {
                 association.attention.lower(signal::BREAK_OFF);
             }
@@ -449,19 +456,19 @@ impl Table {
         }
     }
 
-    /// Whether there is no association, nor one between its booking and its insertion.
+    /// Returns whether there is neither an association nor one between its booking and its insertion.
     fn nobody_is_booked(&self) -> bool {
         self.ledger.total() == 0
     }
 
-    /// The handshake of this association, if it has one, is over. The flag changes under the lock alone.
+    /// Notes that the handshake of this association, if there is one, has ended. The flag changes only under the lock.
     fn end_handshake(&mut self, association: &Association) {
         if association.attention.half_open.swap(false, Ordering::AcqRel) {
             self.ledger.end_handshake();
         }
     }
 
-    /// The PROXY header of this connection, if it was to have one, is not waited for any more.
+    /// Notes that this connection no longer waits for a PROXY header, if it did.
     fn forget_header(&mut self, association: &Association) {
         if let Some(listener) = association.proxied_listener
             && let Some(waiting) = self.awaiting_header.get_mut(&listener)
@@ -470,7 +477,7 @@ impl Table {
         }
     }
 
-    /// Takes the oldest handshake out of the queue, if it is old enough to make way.
+    /// Takes the oldest handshake out of the queue if it is old enough to be evicted.
     fn oldest_handshake(&mut self, now: Instant) -> Option<Arc<Association>> {
         loop {
             let (began, association) = self.half_open.front()?;

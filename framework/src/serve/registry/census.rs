@@ -1,7 +1,7 @@
-//! All associations in places that they keep, so that their numbers can be added up in parts, and others have the lock in between.
+//! All associations in fixed places, so that their numbers can be added up in parts, with the lock released in between.
 //!
-//! Each association that is there when a walk begins is counted in it once: when the walk comes to its place, or when it ends
-//! before that. So no number that only grows is ever smaller in a later walk.
+//! A walk counts each association that is there when it begins once: when the walk reaches its place, or when the
+//! association ends before that. So a number that only grows is never smaller in a later walk.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::association::Association;
 use crate::observe::{ByListener, Counters, Stats};
 use crate::sys::sync::atomic::{AtomicU64, Ordering};
 
-/// How many places a walk looks at while others wait: some 30 µs. Models have fewer.
+/// The number of places that a walk visits while other threads wait; this takes about 30 µs. Models have fewer.
 const PART: usize = if cfg!(shuttle) { 1 } else { 256 };
 
 /// The associations by their places.
@@ -22,7 +22,7 @@ pub(super) struct Census {
 
 /// A walk under way.
 struct Walk {
-    /// The place that it looks at next.
+    /// The place that it visits next.
     next: usize,
     listeners: Vec<Arc<Counters>>,
     /// The numbers of each listener so far.
@@ -40,7 +40,7 @@ impl Census {
         self.places[place as usize] = Some(Arc::clone(association));
     }
 
-    /// Takes an association out, which has a place and whose numbers are its own still.
+    /// Removes an association that has a place and whose numbers have not been added to its listener's yet.
     pub(super) fn remove(&mut self, association: &Association) {
         let place = association.place.load(Ordering::Relaxed);
         if let Some(walk) = self.walk.as_mut().filter(|walk| walk.next <= place as usize) {
@@ -56,14 +56,14 @@ impl Census {
         }
     }
 
-    /// Begins a walk with what has been counted of peers that are gone.
+    /// Begins a walk with the numbers of peers that have left.
     pub(super) fn begin(&mut self, listeners: &ByListener) {
         let stats = listeners.iter().map(|(_, counters)| counters.snapshot()).collect();
         let listeners = listeners.iter().map(|(_, counters)| Arc::clone(counters)).collect();
         self.walk = Some(Walk { next: 0, listeners, stats });
     }
 
-    /// Looks at the next part of the places; returns the numbers of each listener when that was the last.
+    /// Visits the next part of the places. Returns the numbers of each listener after the last part.
     pub(super) fn go_on(&mut self) -> Option<Vec<Stats>> {
         let walk = self.walk.as_mut()?;
         let part = self.places.iter().skip(walk.next).take(PART);
@@ -118,14 +118,14 @@ mod tests {
         peers.iter().for_each(|peer| census.insert(peer));
         census.begin(&listeners);
         assert!(census.go_on().is_none());
-        // One that has been counted goes, and so does one that has not; two come in their places.
+        // An association that has been counted leaves, and so does one that has not; two new ones take their places.
         census.remove(&peers[0]);
         census.remove(&peers[2 * PART]);
         let newcomers = [peer(&listeners), peer(&listeners)];
         newcomers.iter().for_each(|peer| census.insert(peer));
         assert!(census.go_on().is_none());
         let [stats] = census.go_on().unwrap().try_into().unwrap();
-        // One newcomer has a place that the walk came to.
+        // One of the new associations has a place that the walk had not reached yet.
         let count = 3 * PART as u64 + 1;
         assert_eq!((stats.peers, stats.messages_received, stats.received_bytes), (count, count, 10 * count));
         census.begin(&listeners);

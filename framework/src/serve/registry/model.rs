@@ -1,4 +1,4 @@
-//! Peers that come and go at the same moment, under shuttle.
+//! Models peers that connect and leave at the same moment, under shuttle.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ fn one_association_at_a_time_has_the_addresses_and_the_cap_holds() {
                 assert_eq!(found.id, association.id, "another one took its addresses");
                 registry.remove(&association, &EndReason::ClosedByUs);
                 assert!(registry.find(local, peer).is_none_or(|found| found.id != association.id));
-                // A late one more must not meet a successor.
+                // A second, late removal must not remove a successor.
                 registry.remove(&association, &EndReason::ClosedByUs);
             }
         };
@@ -91,7 +91,7 @@ fn what_is_delivered_reaches_the_association_that_was_found_or_is_given_back() {
     explore(2000, || {
         let world = world(Limits::UNLIMITED);
         let seen = Arc::new(Mutex::new(BTreeSet::new()));
-        // The worker of each: takes some of what comes, and ends.
+        // The worker of each association takes some of the datagrams that arrive, and ends.
         let served = Arc::clone(&seen);
         let serve = move |world: &World, association: Arc<Association>| {
             let seen = Arc::clone(&served);
@@ -107,7 +107,7 @@ fn what_is_delivered_reaches_the_association_that_was_found_or_is_given_back() {
                 assert_eq!(association.attention.deliver(Parcel::datagram(&[]), false), Delivery::Gone);
             })
         };
-        // The dispatcher: the same addresses all the time.
+        // The dispatcher always uses the same addresses.
         let (local, peer) = addresses();
         let mut workers = Vec::new();
         for number in 0..DATAGRAMS {
@@ -139,7 +139,7 @@ fn a_handshake_that_is_evicted_while_it_ends_gives_its_place_back_once() {
         let mut threads: Vec<_> = (0..all.len())
             .map(|index| {
                 let all = Arc::clone(&all);
-                // Whoever comes finds room, or somebody to evict.
+                // Each new peer finds room, or a handshake to evict.
                 spawn(&world, move |(registry, _)| {
                     let mine = &all[index];
                     registry.begin_handshake(mine).unwrap();
@@ -206,7 +206,7 @@ fn a_drain_reaches_all_that_are_there_and_nobody_comes_after_it() {
                     }
                     let association = Arc::new(Association::new(Scheme::Udp, local, peer, Arc::default()));
                     assert!(registry.insert(&association));
-                    // A worker ends when it drains.
+                    // A worker ends when its association is drained.
                     poll(|| (association.attention.signals() & signal::DRAIN != 0).then_some(()));
                     registry.remove(&association, &EndReason::ClosedByUs);
                 })
@@ -262,7 +262,7 @@ fn a_peer_whose_handshake_is_complete_before_a_drain_breaks_it_off_is_drained_an
             registry.begin_handshake(&association).unwrap();
             assert!(registry.insert(&association));
             registry.end_handshake(&association);
-            // The signal to break it off may come late, and then it counts no more.
+            // The signal to break it off may arrive late, and is then ignored.
             poll(|| (association.attention.signals() & !signal::BREAK_OFF == signal::DRAIN).then_some(()));
             registry.remove(&association, &EndReason::ClosedByUs);
         });

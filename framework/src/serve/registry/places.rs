@@ -1,4 +1,5 @@
-//! Associations by what makes them unique. Of each only a pointer is kept: the rest of its key is in itself.
+//! A table of associations by their keys. The table stores only a pointer for each, because the association has its
+//! key.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -9,17 +10,17 @@ use hashbrown::HashTable;
 
 use crate::association::{Association, AssociationId};
 
-/// What makes an association unique.
+/// The key of an association, which is unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Key {
-    /// Local and peer address, which are all that UDP sockets have.
+    /// The local and the peer address, which identify a peer on UDP sockets.
     Addresses(SocketAddr, SocketAddr),
-    /// Its own name, where the kernel tells associations apart by itself (SCTP, TCP).
+    /// The association's ID, for protocols whose associations the kernel distinguishes (SCTP, TCP).
     Name(AssociationId),
 }
 
 impl Key {
-    /// That of an association whose peer has not moved.
+    /// Returns the key of an association whose peer has not moved.
     fn of(association: &Association) -> Self {
         if association.scheme.is_sctp() || association.scheme.is_stream() {
             Self::Name(association.id)
@@ -33,7 +34,7 @@ impl Key {
 #[derive(Default)]
 pub(super) struct Places {
     table: HashTable<Arc<Association>>,
-    /// The keys of those that have moved, or whose address another one has moved to.
+    /// The keys of associations whose peer has moved, or whose address another peer has moved to.
     moved: Moved,
     hasher: RandomState,
 }
@@ -43,29 +44,29 @@ struct Moved(HashMap<AssociationId, Key>);
 
 impl Moved {
     fn key_of(&self, association: &Association) -> Key {
-        // Hardly ever has anybody moved.
+        // Peers seldom move, so the map is nearly always empty.
         let moved = if self.0.is_empty() { None } else { self.0.get(&association.id) };
         moved.copied().unwrap_or_else(|| Key::of(association))
     }
 }
 
 impl Places {
-    /// By what this association is found, or would be.
+    /// Returns the key of this association, whether it is in the table or not.
     pub(super) fn key_of(&self, association: &Association) -> Key {
         self.moved.key_of(association)
     }
 
-    /// The one with this key.
+    /// Returns the association with this key.
     pub(super) fn get(&self, key: &Key) -> Option<&Arc<Association>> {
         self.table.find(self.hasher.hash_one(key), |found| self.moved.key_of(found) == *key)
     }
 
-    /// Whether exactly this one is here.
+    /// Returns whether the table has exactly this association.
     pub(super) fn has(&self, association: &Association) -> bool {
         self.get(&self.key_of(association)).is_some_and(|found| found.id == association.id)
     }
 
-    /// Puts an association under a key; `false`: there is another one, and nothing is done.
+    /// Inserts an association under a key. Returns `false` and does nothing if another one has this key.
     pub(super) fn insert(&mut self, key: Key, association: Arc<Association>) -> bool {
         if self.get(&key).is_some() {
             return false;
@@ -78,7 +79,7 @@ impl Places {
         true
     }
 
-    /// Takes out the one with this key, which from then on has the key that it began with.
+    /// Removes the association with this key. From then on it has its first key again.
     pub(super) fn remove(&mut self, key: &Key) -> Option<Arc<Association>> {
         let Self { table, moved, hasher } = self;
         let found = table.find_entry(hasher.hash_one(key), |found| moved.key_of(found) == *key).ok()?;
@@ -99,7 +100,7 @@ impl Places {
         self.table.is_empty()
     }
 
-    /// Gives back what more than so many took.
+    /// Releases the memory that is not needed for this many associations.
     pub(super) fn shrink_to(&mut self, least: usize) {
         let Self { table, moved, hasher } = self;
         table.shrink_to(least, |other| hasher.hash_one(moved.key_of(other)));
