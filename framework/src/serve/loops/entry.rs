@@ -1,5 +1,5 @@
-//! One peer of a loop: what it is at, and what is done when it has its turn. Runs without the loop's lock, so that a callback
-//! that blocks holds up nobody else.
+//! A peer of a loop, its state, and the work of its turns. A turn runs without the loop's lock, so a callback that
+//! blocks holds up no other peer.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -26,19 +26,19 @@ use crate::serve::shared::Shared;
 use crate::serve::worker::{Job, Link, Task, authorize, fail, give_up, opening, report, transport};
 use crate::tls::{Facts, Failure};
 
-/// A datagram, and where it came from, if that is not where the peer is known to be.
+/// A datagram, and its source address if that differs from the peer's known address.
 pub(super) type Datagram = (Vec<u8>, Option<SocketAddr>);
 
-/// Bytes of the state of a peer's callbacks that are handed over at most.
+/// The largest state of a peer's callbacks that is handed over, in bytes.
 const MOST_STATE: usize = 64 << 10;
 
-/// Calls back at most so often before others have their turn.
+/// The most callbacks of a peer in one turn.
 const MOST_STEPS: usize = 16;
 
-/// What entries are driven with.
+/// The environment in which entries are driven.
 pub(super) struct Context {
     pub(super) shared: Arc<Shared>,
-    /// `None`: each peer has a thread of its own.
+    /// The callbacks; `None` if each peer has its own thread.
     pub(super) events: Option<Arc<dyn AnyEvents>>,
     pub(super) home: Arc<dyn Home>,
 }
@@ -48,19 +48,19 @@ pub(super) struct Context {
 pub(super) struct Memory {
     /// The message of a callback.
     message: Vec<u8>,
-    /// What is read to from sockets that peers have to themselves.
+    /// The buffer for reads from sockets that belong to one peer.
     scratch: Vec<u8>,
-    /// That of the datagram of the last turn.
+    /// The buffer of the datagram of the last turn.
     pub(super) datagram: Vec<u8>,
 }
 
-/// What came of a turn.
+/// The result of a turn.
 pub(super) enum Outcome {
-    /// Look at it again then, at the latest.
+    /// The peer needs another turn at this time at the latest.
     Wait(Option<Instant>),
-    /// It has more to do, behind the others.
+    /// The peer has more work, and goes behind the others.
     More,
-    /// The association is over.
+    /// The association has ended.
     Over,
 }
 
@@ -69,25 +69,25 @@ pub(super) struct Entry {
     association: Arc<Association>,
     home: Arc<dyn Home>,
     stage: Stage,
-    /// A callback of this peer blocked not long ago; so many more have to be quick before it is trusted again.
+    /// Not 0 if a callback of this peer blocked lately: the number of quick turns until the peer is trusted again.
     pub(super) distrust: u8,
 }
 
-// Open ones are the most, so what only others have is not kept in place.
+// Most peers are open, so the content of the other stages is boxed to keep the enum small.
 enum Stage {
-    /// It was admitted.
+    /// The peer was admitted.
     New(Box<New>),
-    /// What comes before its messages.
+    /// The handshake, or another step before the first message.
     Opening(Box<(Opening, Transport)>),
-    /// The handshake has failed, for this reason, and the peer is being told.
+    /// The handshake has failed for this reason, and the peer is being informed.
     Failing(Box<(Session, Transport, Failure)>),
     Open(Box<Peer>, Box<dyn AnyOpen>),
-    /// The association ends, and `close` is to be called when that is over.
+    /// The association is ending; `close` is called after that.
     Ending(Box<Peer>, Option<Box<dyn AnyOpen>>, EndReason),
     Over,
 }
 
-/// What a peer that was admitted begins with.
+/// The state of an admitted peer before its first turn.
 struct New {
     link: Link,
     task: Task,
@@ -95,13 +95,13 @@ struct New {
 }
 
 impl Entry {
-    /// Of a peer that was admitted.
+    /// Makes an entry for an admitted peer.
     pub(super) fn new(job: Job, bell: Arc<dyn Wakes>) -> Self {
         let Job { association, link, task, home, .. } = job;
         Self { association, home, stage: Stage::New(Box::new(New { link, task, bell })), distrust: 0 }
     }
 
-    /// The socket of a peer that has one of its own, before its first turn.
+    /// Returns the peer's own socket, if it has one, before its first turn.
     pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
         match &self.stage {
             Stage::New(new) => match &new.link {
@@ -112,7 +112,7 @@ impl Entry {
         }
     }
 
-    /// Whether its handshake is under way, each step of which takes long.
+    /// Returns whether the peer is in its handshake, each step of which takes long.
     pub(super) fn shakes_hands(&self) -> bool {
         match &self.stage {
             Stage::New(..) => self.association.scheme.is_secure(),
@@ -121,7 +121,8 @@ impl Entry {
         }
     }
 
-    /// Gives the peer its turn: takes the datagram, does what time has come for, calls back. A panic ends the association.
+    /// Gives the peer its turn: takes the datagram, does the work that is due, and calls back. A panic ends the
+    /// association.
     pub(super) fn drive(
         &mut self,
         context: &Context,
@@ -188,7 +189,7 @@ impl Entry {
     }
 
     fn begin(&mut self, context: &Context, memory: &mut Memory, datagram: Option<Datagram>) -> Outcome {
-        // Here, so that whoever hears from this peer sees it counted.
+        // The peer is counted before its handshake, so that the numbers never lag behind its traffic.
         bump(&self.association.counters.opened);
         self.association.counters.times.start_delay.observe(self.association.age());
         let Stage::New(new) = std::mem::replace(&mut self.stage, Stage::Over) else {
@@ -227,7 +228,7 @@ impl Entry {
         self.take_progress(context, memory, advanced, None)
     }
 
-    /// Goes on with what came of a turn of the handshake.
+    /// Continues with the result of a turn of the handshake.
     fn take_progress(
         &mut self,
         context: &Context,
@@ -268,7 +269,7 @@ impl Entry {
         Outcome::Over
     }
 
-    /// The association opens, if the peer may come in.
+    /// Opens the association if the peer is authorized.
     fn open(
         &mut self,
         context: &Context,
@@ -334,7 +335,7 @@ impl Entry {
         }
     }
 
-    /// The end of the association has begun.
+    /// Continues the end of the association, which has begun.
     fn end(&mut self, mut peer: Box<Peer>, open: Option<Box<dyn AnyOpen>>, reason: EndReason) -> Outcome {
         if let Some(until) = peer.continue_end(Instant::now()) {
             self.stage = Stage::Ending(peer, open, reason);
@@ -346,7 +347,7 @@ impl Entry {
         Outcome::Over
     }
 
-    /// Of a peer that came from another process.
+    /// Makes an entry for a peer that came from another process.
     pub(super) fn resumed(
         association: Arc<Association>,
         home: Arc<dyn Home>,
@@ -356,7 +357,7 @@ impl Entry {
         Self { association, home, stage: Stage::Open(peer, open), distrust: 0 }
     }
 
-    /// The peer, if its association is open.
+    /// Returns the peer if its association is open.
     pub(super) fn peer(&self) -> Option<&Peer> {
         match &self.stage {
             Stage::Open(peer, _) => Some(peer),
@@ -364,40 +365,40 @@ impl Entry {
         }
     }
 
-    /// Writes the peer for another process, and what its callbacks keep; `false`: it stays.
+    /// Writes the peer and the state of its callbacks for another process. Returns `false` if the peer must stay.
     pub(super) fn save(&self, now: Instant, out: &mut Writer) -> bool {
         let Stage::Open(peer, open) = &self.stage else { return false };
         let saved = catch_unwind(AssertUnwindSafe(|| open.save()));
         let Some(state) = saved.ok().flatten().map(Zeroizing::new) else { return false };
-        // In front, because the rest may hold the peer.
+        // The state comes first, because saving the rest may stop the peer from sending.
         out.bytes(&state);
         state.len() <= MOST_STATE && peer.save(now, out)
     }
 
-    /// Another process has the peer.
+    /// Gives the peer up, because another process has it.
     pub(super) fn let_go(&mut self) {
         if let Stage::Open(mut peer, open) = std::mem::replace(&mut self.stage, Stage::Over) {
             peer.let_go();
-            // A panic of theirs concerns nobody any more.
+            // A panic of the callbacks no longer concerns any peer.
             let _ = catch_unwind(AssertUnwindSafe(|| open.close(EndReason::HandedOver)));
         }
     }
 
-    /// Ends the association without a turn: the loop ends.
+    /// Ends the association without a turn, because the loop ends.
     pub(super) fn abandon(&mut self) {
         match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::Opening(beginning) => {
                 beginning.0.give_up(&Failure::Ended(EndReason::Shutdown), Instant::now());
             }
             Stage::New(..) | Stage::Failing(..) => {}
-            // The peer's end is that of its value.
+            // Dropping the peer ends the association.
             Stage::Open(..) | Stage::Ending(..) | Stage::Over => return,
         }
         give_up(&self.association, EndReason::Shutdown, None, &*self.home);
     }
 }
 
-/// Calls back for what has come.
+/// Calls back for what has arrived.
 fn step(peer: &mut Peer, open: &mut dyn AnyOpen, memory: &mut Memory) -> Result<Outcome, HandlerError> {
     const MOST_KEPT: usize = 128 << 10;
     let outcome = match peer.shares_socket() {

@@ -1,7 +1,9 @@
-//! A loop: it reads its sockets, finds out whose each datagram is, and gives its peers their turns, one after the other.
+//! An event loop: it reads its sockets, finds the peer of each datagram, and drives its peers one after the other, in
+//! turns.
 //!
-//! The thread of a loop holds the lock of its [`State`], but not during a turn. So when a turn takes long, another thread can
-//! go on with the loop ([`take_over`](Loop::take_over)), and the first one, when it is done, gives its peer back by a letter.
+//! The thread of a loop holds the lock of its [`State`], but not during a turn. So if a turn takes long, another thread
+//! can continue the loop ([`take_over`](Loop::take_over)). When the first thread has finished the turn, it gives its
+//! peer back by a message.
 
 mod give;
 mod routing;
@@ -33,87 +35,87 @@ use crate::sys::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sys::sync::channel::Sender;
 use crate::sys::sync::{Mutex, MutexGuard};
 
-/// Turns before the sockets are looked at again.
+/// The number of turns before the loop looks at its sockets again.
 const MAX_TURNS: usize = 64;
-/// Pieces of memory for datagrams that are kept, and their length: nearly all datagrams fit.
+/// The number of buffers for datagrams that are kept, and their size in bytes, into which nearly all datagrams fit.
 const MAX_FREE: usize = 2 * BATCH;
 const FREE_BYTES: usize = 2048;
-/// How quick a turn is of a peer that held its loop up before, for the peer to be trusted again, and how often in a row.
+/// A peer that has held its loop up is trusted again after this many turns in a row that are shorter than this time.
 const QUICK: Duration = Duration::from_millis(1);
 const QUICK_TURNS: u8 = 8;
-/// How long a loop whose epoll fails waits before it tries again.
+/// The time that a loop whose epoll fails waits before it tries again.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// What a thread of the loops does.
+/// The work of a thread of the loops.
 pub(super) enum Task {
     /// Runs a loop.
     Run(Arc<Loop>),
-    /// Goes on with a loop that is in this turn.
+    /// Continues a loop that is held up in this turn.
     TakeOver(Arc<Loop>, u64),
-    /// Has a peer's turn in the place of the loop.
+    /// Carries out a peer's turn in place of the loop.
     Turn(Arc<Loop>, Token, Box<Entry>, Option<Datagram>),
 }
 
-/// What all loops of a server have in common.
+/// The state that all loops of a server share.
 pub(super) struct Common {
-    /// Their letters, by their numbers.
+    /// The message queues of the loops, by their numbers.
     pub(super) letters: Vec<Arc<Letters>>,
-    /// Threads for the loops, and for callbacks that hold one up.
+    /// The threads of the loops, and those for callbacks that hold a loop up.
     pub(super) spares: Pool<Task>,
-    /// Threads for peers, where each has one of its own.
+    /// The threads of peers, if each has its own.
     pub(super) workers: Arc<Pool<Job>>,
     pub(super) watch: Watch,
 }
 
-/// What of a loop other threads use.
+/// A loop, as all threads see it.
 pub(super) struct Loop {
     /// The first byte of the connection IDs of its peers.
     number: u8,
     pub(super) context: Context,
     common: Arc<Common>,
     letters: Arc<Letters>,
-    /// Readable when a send buffer is full.
+    /// Becomes readable when a send buffer is full.
     full: Arc<EventFd>,
     epoll: Epoll,
     state: Mutex<State>,
-    /// Grows with the beginning and the end of each turn; odd during one. Whoever ends a turn and finds another number has
-    /// lost the loop.
+    /// Grows at the beginning and at the end of each turn, and is odd during a turn. A thread that ends a turn and
+    /// finds another number has lost the loop.
     turn: AtomicU64,
     pause: Pause,
     stop: AtomicBool,
-    /// Of its rounds.
+    /// Tells how long the present round has lasted.
     pub(super) pulse: Pulse,
 }
 
-/// A peer whose turn it is, with its datagram if there is one, and since when it waits.
+/// A peer whose turn is next, with its datagram if there is one, and the time since which it waits.
 type Next = (Token, Box<Entry>, Option<Datagram>, Instant);
 
-/// What only the thread uses that has the loop.
+/// The state that only the thread that runs the loop uses.
 struct State {
     sockets: Vec<Arc<SharedSocket>>,
     slots: Slots,
     batch: Box<Batch>,
-    /// Memory for datagrams.
+    /// Free buffers for datagrams.
     free: Vec<Vec<u8>>,
     events: Vec<u64>,
     letters: Vec<Letter>,
-    /// Turns since the sockets were looked at.
+    /// The number of turns since the loop looked at its sockets.
     turns: usize,
-    /// The loop stands still.
+    /// Whether the loop is paused.
     parked: bool,
-    /// Some socket is watched for room to send.
+    /// Whether the send buffer of some socket was full, so that the loop waits for room.
     full: bool,
-    /// Which loops the kernel gives datagrams between these addresses to, where another one has the peer.
+    /// The loops that the kernel gives the datagrams between these addresses to, if another loop has the peer.
     origins: HashMap<(SocketAddr, SocketAddr), u8>,
-    /// Dropped when the loop ends, which tells whoever shuts the server down.
+    /// Dropped when the loop ends, which the thread that shuts the server down waits for.
     running: Option<Arc<Sender<()>>>,
 }
 
-/// Tokens of epoll: the letters, the news of a full send buffer, and behind these the sockets.
+/// Tokens of epoll: the message queue, the notification of a full send buffer, and from `SOCKETS` on the sockets.
 const LETTERS: u64 = 0;
 const FULL: u64 = 1;
 const SOCKETS: u64 = 2;
-/// A peer's socket, with its token below.
+/// The bit that marks the socket of a peer; the lower bits are the peer's token.
 const PEER: u64 = 1 << 63;
 
 impl Loop {
@@ -151,24 +153,25 @@ impl Loop {
         Ok(Self { number, context, common, letters, full, epoll, state, turn, pause, stop, pulse })
     }
 
-    /// The number of the present turn.
+    /// Returns the number of the present turn.
     pub(super) fn turn(&self) -> u64 {
         self.turn.load(Ordering::SeqCst)
     }
 
-    /// Has the loop end.
+    /// Tells the loop to end.
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.letters.wake();
         self.pause.notify();
     }
 
-    /// Gives the loop to a spare thread, if it is still in this turn; `false`: there is no spare thread.
+    /// Gives the loop to a spare thread, which continues it if it is still in this turn. Returns `false` if there is
+    /// none.
     pub(super) fn hand_over(self: &Arc<Self>, turn: u64) -> bool {
         self.common.spares.submit(Task::TakeOver(Arc::clone(self), turn)).is_ok()
     }
 
-    /// Goes on with the loop, unless that turn is over.
+    /// Continues the loop, unless that turn has ended.
     fn take_over(self: Arc<Self>, turn: u64) {
         if self.turn.compare_exchange(turn, turn + 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             bump(&self.context.shared.counters.loops_taken_over);
@@ -176,7 +179,7 @@ impl Loop {
         }
     }
 
-    /// Runs the loop until it ends, or another thread has it.
+    /// Runs the loop until it ends or another thread takes it over.
     fn run(self: Arc<Self>) {
         let mut memory = Memory::default();
         let mut state = self.state.lock();
@@ -199,7 +202,7 @@ impl Loop {
             let turn = self.turn.fetch_add(1, Ordering::SeqCst) + 1;
             self.common.watch.look();
             drop(state);
-            // A turn adds two.
+            // Each turn adds two to the counter.
             if (turn / 2).is_multiple_of(SAMPLED) {
                 self.context.shared.counters.loop_queue.observe(since.elapsed());
             }
@@ -215,16 +218,16 @@ impl Loop {
         self.end(&mut state);
     }
 
-    /// Gives a peer back to the loop after a turn on another thread. Where the loop has ended, so does the peer.
+    /// Gives a peer back to the loop after a turn on another thread. If the loop has ended, so does the peer.
     fn give_back(&self, token: Token, mut entry: Box<Entry>, outcome: Outcome) {
         if self.stop.load(Ordering::Acquire) && !matches!(outcome, Outcome::Over) {
-            // It is told so, and calls back for the last time.
+            // The server has signalled the end, so this turn calls the peer's callbacks for the last time.
             entry.drive(&self.context, &mut Memory::default(), None);
         }
         self.letters.send(Letter::Returned(token, entry, outcome));
     }
 
-    /// The loop ends, and with it whoever is left.
+    /// Ends the loop, and with it the remaining peers.
     fn end(&self, state: &mut State) {
         for letter in self.letters.close() {
             match letter {
@@ -246,14 +249,14 @@ impl Loop {
         state.running = None;
     }
 
-    /// Takes out a peer whose turn waits. `None`: the loop stood still, for there is none.
+    /// Takes out a peer whose turn waits. If there is none, pauses the loop and returns `None`.
     fn settle(&self, state: &mut MutexGuard<'_, State>) -> Option<Next> {
         loop {
             self.open_letters(state);
             let may_settle = self.may_settle();
             let next = may_settle.then(|| state.slots.next()).flatten();
             if next.is_none() && may_settle && self.context.events.is_some() && state.slots.is_anybody_out() {
-                // Another thread has a peer's turn, and gives it back.
+                // Another thread carries out a peer's turn, and gives the peer back.
                 self.await_letter();
                 continue;
             }
@@ -264,7 +267,8 @@ impl Loop {
         }
     }
 
-    /// Takes out the peer whose turn it is; waits for one. `None`: look whether the loop is to end.
+    /// Waits for a peer's turn and takes the peer out. Returns `None` if the caller must check whether the loop has to
+    /// end.
     fn next(&self, state: &mut State) -> Option<Next> {
         if state.turns < MAX_TURNS && state.slots.is_anybody_ready() {
             state.turns += 1;
@@ -278,7 +282,7 @@ impl Loop {
         state.events.clear();
         self.pulse.rest();
         if let Err(error) = self.epoll.wait(&mut state.events, timeout) {
-            log_limited!(error, %error, "a loop cannot wait");
+            log_limited!(error, %error, "an event loop cannot wait for its sockets");
             std::thread::park_timeout(RETRY);
         }
         let now = Instant::now();
@@ -332,12 +336,12 @@ impl Loop {
         }
     }
 
-    /// What is counted of the listener that has this socket.
+    /// Returns the counters of the listener that has this socket.
     fn counted(&self, socket: &SharedSocket) -> &Counters {
         self.context.shared.counted(socket.scheme, socket.address)
     }
 
-    /// A new peer with a socket of its own.
+    /// Takes in a new peer that has its own socket.
     fn take_in(&self, state: &mut State, job: Job) {
         let association = Arc::clone(&job.association);
         let token = state.slots.insert(&association, false, |token| PeerBell::new(&self.letters, token));
@@ -346,9 +350,9 @@ impl Loop {
         if let Some(socket) = entry.socket() {
             let number = PEER | token.as_u64();
             let added = self.epoll.add(socket, EITHER_EDGE, number);
-            // The socket of an SCTP peer that began anew may be known from before.
+            // epoll may still have the socket of an SCTP peer that has restarted.
             if let Err(error) = added.or_else(|_| self.epoll.modify(socket, EITHER_EDGE, number)) {
-                log_limited!(error, %error, "a loop cannot watch a socket");
+                log_limited!(error, %error, "an event loop cannot watch the socket of a peer");
             }
         }
         slot.entry = Some(entry);
@@ -375,7 +379,7 @@ impl Run for Task {
 }
 
 impl State {
-    /// Keeps memory for another datagram.
+    /// Keeps a buffer for another datagram.
     fn recycle(&mut self, mut memory: Vec<u8>) {
         if memory.capacity() == FREE_BYTES && self.free.len() < MAX_FREE {
             memory.clear();
@@ -383,13 +387,13 @@ impl State {
         }
     }
 
-    /// A turn is over.
+    /// Puts a peer back after its turn.
     fn put_back(&mut self, token: Token, entry: Box<Entry>, outcome: Outcome) {
         if let Outcome::Over = outcome {
             self.slots.remove(token);
             return;
         }
-        // Whoever rang during the turn may have come too late for it, and the letter is on its way.
+        // A wake-up during the turn may have been too late for it; its message is on the way and leads to another turn.
         self.slots.put_back(token, entry);
         match outcome {
             Outcome::Wait(at) => self.slots.set_timer(token, at),
@@ -398,7 +402,7 @@ impl State {
         }
     }
 
-    /// Sends what is queued. Sockets whose send buffers are full are watched until there is room.
+    /// Sends the queued datagrams. Watches sockets whose send buffers are full until there is room.
     fn flush(&mut self, epoll: &Epoll) {
         let mut full = false;
         for (index, socket) in self.sockets.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The loops of a server that goes from one process to another.
+//! The part of the loops in a hand-over from one process to another.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::events::AnyEvents;
 use crate::net::udp::Stray;
 use crate::peer::Late;
 
-/// A peer that goes, or has come.
+/// A peer that goes to another process, or that came from one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Given {
     /// The index of its loop.
@@ -21,23 +21,23 @@ pub(crate) struct Given {
 }
 
 impl Loops {
-    /// Has all loops stand still; `false`: one does not by then. [`go_on`](Self::go_on) follows in any case.
+    /// Pauses all loops. Returns `false` if one is not paused by then. [`go_on`](Self::go_on) must follow in any case.
     pub(crate) fn pause(&self, deadline: Instant) -> bool {
         self.loops.iter().for_each(|on| on.pause());
         self.loops.iter().all(|on| on.await_pause(deadline))
     }
 
-    /// Has the loops go on.
+    /// Lets the loops continue.
     pub(crate) fn go_on(&self) {
         self.loops.iter().for_each(|on| on.go_on());
     }
 
-    /// Writes each peer that can go and shares a socket of a listener that `goes`, and has `emit` send it; `Ok(false)` from there:
-    /// it stays after all. Those that go are added to `given`.
+    /// Writes each peer that can go and that shares a socket of a listener that `goes` selects, and calls `emit` to
+    /// send it. If `emit` returns `Ok(false)`, the peer stays. Peers that go are added to `given`.
     ///
     /// # Errors
     ///
-    /// That of `emit`, after which the rest is not written.
+    /// Returns the error of `emit`; the remaining peers are then not written.
     pub(crate) fn save_peers(
         &self,
         goes: &dyn Fn(u16) -> bool,
@@ -52,23 +52,23 @@ impl Loops {
         Ok(())
     }
 
-    /// The peers that share sockets and do not go.
+    /// Returns the peers that share sockets and stay in this process.
     pub(crate) fn staying(&self, given: &[Given]) -> Vec<Staying> {
         let of = |on: usize| given.iter().filter(move |given| given.on == on).map(|given| given.token);
         self.loops.iter().enumerate().flat_map(|(index, on)| on.staying(&mut of(index))).collect()
     }
 
-    /// The peer goes on here.
+    /// Lets the peer continue in this process.
     pub(crate) fn release(&self, Given { on, token }: Given) {
         self.loops[on].release(token);
     }
 
-    /// What waits for a peer that goes.
+    /// Returns the messages that wait for a peer that goes.
     pub(crate) fn late(&self, Given { on, token }: Given) -> Option<Late> {
         self.loops[on].late(token)
     }
 
-    /// Another process has these peers, and reads the sockets of the listeners that `goes` names.
+    /// Gives up these peers and the sockets of the listeners that `goes` selects, because another process has them.
     pub(crate) fn let_go(&self, given: &[Given], goes: &dyn Fn(u16) -> bool) {
         for (index, on) in self.loops.iter().enumerate() {
             let tokens = given.iter().filter(|given| given.on == index).map(|given| given.token);
@@ -76,8 +76,8 @@ impl Loops {
         }
     }
 
-    /// Takes a peer in that was written by [`save_peers`](Self::save_peers), and shares the socket of this place. It is silent until
-    /// it is [released](Self::release). `Ok(None)`: it cannot be served here.
+    /// Takes in a peer that [`save_peers`](Self::save_peers) wrote and that shares the socket of this place. The peer
+    /// is silent until it is [released](Self::release). Returns `Ok(None)` if it cannot be served here.
     pub(crate) fn take_peer(
         &self,
         place: SocketId,
@@ -89,12 +89,13 @@ impl Loops {
         Ok(token.map(|token| Given { on, token }))
     }
 
-    /// Has a peer sent a message that was sent while it came; `None`: somebody has closed it.
+    /// Sends a peer a message that was sent to it during the hand-over; `None`: the association was closed meanwhile.
     pub(crate) fn take_late(&self, Given { on, token }: Given, message: Option<&[u8]>) {
         self.loops[on].take_late(token, message);
     }
 
-    /// Leaves a datagram for a loop that another process read, from the shared socket with this index; `false`: it is lost.
+    /// Queues a datagram that another process read, from the shared socket with this index, for a loop. Returns `false`
+    /// if the datagram is lost.
     pub(crate) fn relay(&self, on: u8, stray: Stray, index: Option<u8>) -> bool {
         self.loops[usize::from(on) % self.loops.len()].relay(stray, index)
     }

@@ -1,4 +1,4 @@
-//! Where the peers come from and go to that share a loop's sockets.
+//! The owner of the associations of peers that share a loop's sockets.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::peer::{Home, Leftover};
 use crate::protocol::dtls::session::Move;
 use crate::serve::shared::Shared;
 
-/// The loop, as the ends of its peers see it.
+/// Informs the loop and the registry when one of the loop's associations moves or ends.
 pub(super) struct LoopHome {
     pub(super) shared: Arc<Shared>,
     pub(super) letters: Arc<Letters>,
@@ -45,7 +45,7 @@ impl Home for LoopHome {
     fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Leftover>) {
         let token = Token::of(association);
         let strays = self.shared.part(association, reason, leftover);
-        // Before them, so that they find nobody.
+        // The loop gets this message first, so that the datagrams below do not find the old association.
         token.map(|token| self.letters.send(Letter::Left(token)));
         for stray in strays {
             if !self.letters.send(Letter::Stray(stray, None)) {

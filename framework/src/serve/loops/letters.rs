@@ -1,4 +1,4 @@
-//! How other threads reach a loop.
+//! The message queue through which other threads reach a loop.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,32 +13,32 @@ use crate::sys::eventfd::EventFd;
 use crate::sys::sync::Mutex;
 use crate::sys::sync::atomic::{AtomicBool, Ordering};
 
-/// Datagrams that wait for a loop at most.
+/// The most datagrams that wait in a loop's queue.
 const MAX_STRAYS: usize = 4096;
 
-/// What others have for a loop.
+/// A message from another thread to a loop.
 pub(super) enum Letter {
-    /// Somebody wants this peer's attention.
+    /// This peer needs a turn.
     Wake(Token),
-    /// A thread has finished with a peer that was taken out.
+    /// A thread has finished the turn of a peer that was taken out.
     Returned(Token, Box<Entry>, Outcome),
-    /// The association of this peer is over.
+    /// The association of this peer has ended.
     Left(Token),
-    /// The peer is at this address by now.
+    /// The peer has moved to this address.
     Moved(Token, SocketAddr),
-    /// A datagram for whoever is at its addresses; with the number of the loop that the kernel gave it to, if that was
-    /// another one.
+    /// A datagram for the peer at its addresses, with the number of the loop to which the kernel gave it, if that was
+    /// another loop.
     Stray(Stray, Option<u8>),
-    /// A datagram that another process read, from the socket with this index; `None`: of any socket, by its addresses.
+    /// A datagram that another process read, from the socket with this index, or from any socket if there is no index.
     Relayed(Stray, Option<u8>),
-    /// A new peer with a socket of its own.
+    /// A new peer that has its own socket.
     New(Box<Job>),
 }
 
-/// A loop's letters. All but the strays are bounded by the number of peers.
+/// The messages for a loop. The number of peers bounds all messages except datagrams, which have their own bound.
 pub(super) struct Letters {
     queue: Mutex<Queue>,
-    /// Readable while there are letters.
+    /// Readable while there are messages.
     pub(super) bell: EventFd,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Letters {
 struct Queue {
     letters: Vec<Letter>,
     strays: usize,
-    /// The loop has ended.
+    /// Whether the loop has ended.
     closed: bool,
 }
 
@@ -55,11 +55,12 @@ impl Letters {
         Ok(Self { queue: Mutex::default(), bell: EventFd::new()? })
     }
 
-    /// Leaves a letter, and wakes the loop if it is the first; `false`: too many wait already, or the loop has ended.
+    /// Queues a message, and wakes the loop if it is the first. Returns `false` if too many datagrams wait or the loop
+    /// has ended.
     pub(super) fn send(&self, letter: Letter) -> bool {
         let mut queue = self.queue.lock();
         if queue.closed {
-            // What is in the letter ends with it, and not under the lock.
+            // The message is dropped, with what it owns, after the lock is released.
             drop(queue);
             return false;
         }
@@ -78,27 +79,27 @@ impl Letters {
         true
     }
 
-    /// Takes all letters, in exchange for an empty vector.
+    /// Takes all messages, in exchange for an empty vector.
     pub(super) fn take(&self, into: &mut Vec<Letter>) {
         let mut queue = self.queue.lock();
         queue.strays = 0;
         std::mem::swap(&mut queue.letters, into);
     }
 
-    /// Takes all letters of a loop that has ended. It gets no more.
+    /// Takes all messages of a loop that has ended, and refuses further ones.
     pub(super) fn close(&self) -> Vec<Letter> {
         let mut queue = self.queue.lock();
         queue.closed = true;
         std::mem::take(&mut queue.letters)
     }
 
-    /// Has the loop look at what others share with it.
+    /// Wakes the loop, so that it checks the state that other threads share with it.
     pub(super) fn wake(&self) {
         self.bell.notify();
     }
 }
 
-/// What wakes a loop for one of its peers.
+/// Wakes a loop for one of its peers.
 pub(super) struct PeerBell {
     letters: Arc<Letters>,
     token: Token,
@@ -110,7 +111,7 @@ impl PeerBell {
         Arc::new(Self { letters: Arc::clone(letters), token, rung: AtomicBool::new(false) })
     }
 
-    /// The loop looks at the peer: whoever wants its attention from now on rings again.
+    /// Notes that the loop looks at the peer, so that the next wake-up sends a message again.
     pub(super) fn heard(&self) {
         self.rung.store(false, Ordering::SeqCst);
     }

@@ -1,7 +1,8 @@
-//! Loops: a few threads that serve many peers, each with a UDP socket of its own for each listener.
+//! Event loops: a few threads that serve many peers. Each loop has its own UDP socket for each listener.
 //!
-//! The kernel keeps what comes from one address at one socket of a group (SO_REUSEPORT), so each loop has its peers to
-//! itself. Callbacks run on its thread; one that blocks costs a spare thread, and delays nobody but its own peer.
+//! The kernel delivers the datagrams of one address to the same socket of a group (SO_REUSEPORT), so each peer belongs
+//! to one loop. Callbacks run on the loop's thread. A callback that blocks takes a spare thread, and delays only its
+//! own peer.
 
 mod entry;
 mod event_loop;
@@ -40,14 +41,14 @@ use crate::sys::sync::spawn;
 /// Stack of the monitor, in bytes.
 const MONITOR_STACK: usize = 64 << 10;
 
-/// How many threads the loops have, and what these are like.
+/// The numbers and the properties of the loops' threads.
 pub(crate) struct Settings {
-    /// How many loops there are.
+    /// The number of loops.
     pub(crate) loops: usize,
-    /// How many threads may be held up by callbacks before a loop has to wait.
+    /// The number of threads that callbacks may hold up before a loop has to wait.
     pub(crate) spares: usize,
     pub(crate) stack_size: usize,
-    /// The loops stand still until they are told to [go on](Loops::go_on).
+    /// Whether the loops are paused at first, until [`go_on`](Loops::go_on).
     pub(crate) paused: bool,
 }
 
@@ -55,9 +56,9 @@ pub(crate) struct Settings {
 pub(crate) struct Loops {
     loops: Vec<Arc<Loop>>,
     common: Arc<Common>,
-    /// Which of them gets the next peer that has a socket of its own.
+    /// Selects the loop that gets the next peer with its own socket.
     next: AtomicUsize,
-    /// Whether they call back, and not only hand datagrams to threads.
+    /// Whether the loops run callbacks, rather than only hand datagrams to threads.
     drives: bool,
 }
 
@@ -93,7 +94,7 @@ impl Loops {
         for SharedListener { sockets: bound, scheme, address, number } in listeners {
             let listening = &shared.counted(scheme, address).listeners;
             listening.fetch_add(bound.len() as u64, Ordering::Relaxed);
-            // A group of another number of sockets has come from another process.
+            // A group that came from another process may have another number of sockets than there are loops.
             for (index, socket) in (0..=u8::MAX).zip(bound) {
                 let (on, place) = (usize::from(index) % settings.loops, (number, index));
                 let full = Arc::clone(&fulls[on]);
@@ -119,7 +120,7 @@ impl Loops {
         Ok(started)
     }
 
-    /// Gives a peer with a socket of its own to a loop. It comes back where peers have threads.
+    /// Gives a peer with its own socket to a loop. Returns the job if peers have threads.
     pub(crate) fn place(&self, job: Job) -> Option<Job> {
         if !self.drives {
             return Some(job);
@@ -129,12 +130,12 @@ impl Loops {
         None
     }
 
-    /// How long each loop has been at its present round.
+    /// Returns how long each loop has been busy with its present round.
     pub(crate) fn busy_for(&self, now: Instant) -> impl Iterator<Item = Duration> {
         self.loops.iter().map(move |on| on.pulse.busy_for(now))
     }
 
-    /// Has the loops end.
+    /// Tells the loops to end.
     pub(crate) fn stop(&self) {
         self.loops.iter().for_each(|on| on.stop());
         self.common.watch.stop();
@@ -147,7 +148,7 @@ impl Drop for Loops {
     }
 }
 
-/// How many loops there are by default: one for each processor that this process may use.
+/// Returns the default number of loops: one for each processor that this process may use.
 pub(crate) fn default_loops() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(256)
 }

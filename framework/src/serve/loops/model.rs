@@ -1,5 +1,5 @@
-//! A server of one loop on plain UDP under shuttle: callbacks hold the loop up, a spare thread goes on with it, peers that
-//! were held up come back, and a shutdown comes when it likes.
+//! Models a server with one loop on plain UDP under shuttle: callbacks hold the loop up, a spare thread continues it,
+//! peers whose callbacks blocked are given back, and a shutdown comes at any time.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -10,20 +10,20 @@ use crate::sys::sync::model::{choose, explore, poll};
 use crate::sys::sync::thread;
 use crate::{EndReason, Handle, HandlerError, Message, PeerEvents, Sender, Server, Timeouts};
 
-/// Messages of each peer: the first of one of them is what holds the loop up.
+/// The number of messages of each peer. The first message of one of the peers holds the loop up.
 const MESSAGES: u8 = 3;
 const SHORT: Duration = Duration::from_millis(1);
 const LONG: Duration = Duration::from_secs(3600);
 
-/// Begins a message whose callback returns no sooner than all messages of the others are in.
+/// The first byte of a message whose callback returns only after all messages of the other peers have arrived.
 const WAITS: u8 = b'w';
 const GOES: u8 = b'g';
 
 #[derive(Default)]
 struct World {
-    /// Messages of the peers that do not wait.
+    /// The number of messages of the peers that do not wait.
     heard: AtomicU64,
-    /// Callbacks that wait return.
+    /// Whether callbacks that wait may return.
     released: AtomicBool,
     opened: AtomicU64,
     closed: AtomicU64,
@@ -31,7 +31,7 @@ struct World {
 
 struct Callbacks(Arc<World>);
 
-/// What belongs to a peer: the next number that it says, and whether one of its callbacks runs.
+/// The state of a peer: the number of its next message, and whether one of its callbacks runs.
 #[derive(Default)]
 struct State {
     next: u8,
@@ -73,7 +73,7 @@ fn start(world: &Arc<World>, spares: usize) -> (Handle, SocketAddr) {
     (server.detach(), to)
 }
 
-/// Says all messages of one peer, one after the other.
+/// Sends all messages of one peer, one after the other.
 fn talk(to: SocketAddr, first: u8) -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     for number in 0..MESSAGES {
@@ -92,10 +92,10 @@ fn a_spare_thread_goes_on_with_a_loop_that_a_callback_holds_up() {
         let (handle, to) = start(&world, 2);
         let slow = thread::spawn(move || talk(to, WAITS));
         let others: Vec<_> = (0..2).map(|_| thread::spawn(move || talk(to, GOES))).collect();
-        // The callback that waits returns only then, so that without a spare thread this would have no end.
+        // The callback that waits returns only after this, so without a spare thread this would never end.
         poll(|| (world.heard.load(Ordering::SeqCst) == 2 * u64::from(MESSAGES)).then_some(()));
         world.released.store(true, Ordering::SeqCst);
-        // What its peer has said meanwhile is heard too, once it has come back.
+        // The messages that its peer sent meanwhile are delivered too, after the peer is given back.
         poll(|| (world.heard.load(Ordering::SeqCst) == 3 * u64::from(MESSAGES) - 1).then_some(()));
         let peers: Vec<_> = others.into_iter().chain([slow]).map(|thread| thread.join().unwrap()).collect();
         let report = handle.shutdown(LONG);

@@ -1,4 +1,4 @@
-//! A thread that sees when a loop is held up, and gives it to another thread.
+//! The monitor: a thread that detects when a loop is held up, and gives the loop to another thread.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use super::event_loop::Loop;
 use super::watch::Watch;
 use crate::observe::bump;
 
-/// How often loops are looked at while they do something. One that is in the same turn at two looks is held up.
+/// The time between two looks at loops that are busy. A loop that is in the same turn at both looks is held up.
 const PERIOD: Duration = Duration::from_millis(4);
-/// Looks at loops that do nothing, before they are looked at no more.
+/// The number of looks at idle loops before the monitor sleeps.
 const QUIET_LOOKS: u32 = 12;
 
-/// Looks after the loops until they are stopped.
+/// Watches the loops until they are stopped.
 pub(super) fn run(watch: &Watch, loops: &[Arc<Loop>]) {
     let mut seen: Vec<u64> = loops.iter().map(|on| on.turn()).collect();
     let mut quiet = 0;
@@ -32,7 +32,7 @@ pub(super) fn run(watch: &Watch, loops: &[Arc<Loop>]) {
     }
 }
 
-/// Whether no turn has begun or ended since.
+/// Returns whether no turn has begun or ended since the last look.
 fn nothing_new(loops: &[Arc<Loop>], seen: &[u64]) -> bool {
     loops.iter().zip(seen).all(|(on, seen)| on.turn() == *seen)
 }

@@ -1,21 +1,21 @@
-//! How a loop is told to stand still.
+//! The state by which a loop is told to pause.
 
 use std::time::Instant;
 
 use crate::sys::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::sync::{Condvar, Mutex};
 
-/// Whether a loop is to stand still.
+/// A request to a loop to pause.
 pub(super) struct Pause {
     pub(super) wanted: AtomicBool,
-    /// When the loop stands still, whatever turns wait.
+    /// The time at which the loop pauses even if turns wait.
     pub(super) until: Mutex<Option<Instant>>,
-    /// The loop stands still, or is to go on.
+    /// Notified when the loop has paused, and when it may continue.
     pub(super) changed: Condvar,
 }
 
 impl Pause {
-    /// `begins`: the loop stands still from its beginning on.
+    /// Makes a request. If `begins`, the loop is paused from its start on.
     pub(super) fn new(begins: bool) -> Self {
         Self { wanted: AtomicBool::new(begins), until: Mutex::default(), changed: Condvar::new() }
     }
@@ -24,7 +24,7 @@ impl Pause {
         self.wanted.load(Ordering::SeqCst)
     }
 
-    /// The loop looks whether it is to end.
+    /// Wakes a paused loop, which then checks whether it has to end.
     pub(super) fn notify(&self) {
         self.changed.notify_all();
     }

@@ -1,4 +1,4 @@
-//! The peers of a loop: found by their addresses, by what others call them, and by when they have to be looked at.
+//! The peers of a loop, found by their addresses, by their connection IDs, by their tokens, and by their timers.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -15,38 +15,39 @@ use super::letters::PeerBell;
 use super::token::Token;
 use crate::association::Association;
 
-/// Datagrams, and bytes of them, that wait for one peer at most.
+/// The most datagrams, and bytes in them, that wait for one peer.
 const MAX_DATAGRAMS: usize = 256;
 const MAX_BYTES: usize = 256 << 10;
-/// Those that wait for all peers of a loop before it reads no more: then the kernel's buffer fills, and drops.
+/// The datagrams and bytes that wait for all peers of a loop when it stops reading; then the kernel's buffer fills, and
+/// the kernel drops datagrams.
 const MAX_ALL_DATAGRAMS: usize = 8192;
 const MAX_ALL_BYTES: usize = 16 << 20;
 
 /// One peer.
 pub(super) struct Slot {
     pub(super) association: Arc<Association>,
-    /// Where it is found.
+    /// The address by which it is found.
     peer: SocketAddr,
     pub(super) bell: Arc<PeerBell>,
-    /// Taken out while it is driven; never there where a thread of its own serves it.
+    /// Taken out while a thread drives the peer; always `None` if the peer has its own thread.
     pub(super) entry: Option<Box<Entry>>,
-    /// Datagrams whose turn came while it was out.
+    /// Datagrams whose turn came while the entry was out.
     held: Vec<Datagram>,
-    /// How many wait for it in all, and how many bytes they have.
+    /// The number of datagrams that wait for the peer, and of their bytes.
     datagrams: usize,
     bytes: usize,
-    /// A turn without a datagram waits.
+    /// Whether a turn without a datagram is queued.
     is_queued: bool,
-    /// Somebody wanted such a turn while it was out.
+    /// Whether such a turn was requested while the entry was out.
     is_due: bool,
-    /// It is found by its addresses, because it shares a socket.
+    /// Whether the peer shares a socket, and so is found by its addresses.
     is_shared: bool,
-    /// Where the timers have it, if they do.
+    /// The time of its timer, if one is set.
     timer: Option<Instant>,
 }
 
 impl Slot {
-    /// Whether something waits for the peer.
+    /// Returns whether datagrams wait for the peer.
     pub(super) fn has_more(&self) -> bool {
         self.datagrams > 0 || !self.held.is_empty()
     }
@@ -64,26 +65,26 @@ pub(super) struct Slots {
     free: Vec<u32>,
     by_addresses: HashTable<u32>,
     by_connection_id: HashMap<Box<[u8]>, Token>,
-    /// Keyed at random, because strangers choose the addresses.
+    /// Has random keys, because unknown peers choose the addresses.
     hasher: RandomState,
     timers: BinaryHeap<Reverse<(Instant, Token)>>,
-    /// Turns of those that are open.
+    /// The turns of open peers.
     ready: VecDeque<Turn>,
-    /// Turns of those in their handshake, each of which takes long.
+    /// The turns of peers in their handshake, each of which takes long.
     shaking: VecDeque<Turn>,
-    /// Turns of the others since one in its handshake had one.
+    /// The number of turns of open peers since the last turn of a handshake.
     turns: u32,
-    /// Datagrams that wait, and their bytes.
+    /// The number of datagrams that wait, and of their bytes.
     datagrams: usize,
     bytes: usize,
-    /// When the present round began.
+    /// The time at which the present round began.
     now: Instant,
 }
 
-/// A peer that is to be looked at, for a datagram of its own or for something else, and since when.
+/// A turn that waits: the peer, a datagram for it if there is one, and the time since which the turn waits.
 type Turn = (Token, Option<Datagram>, Instant);
 
-/// So many turns of peers that are open come before one of a handshake, while there are both.
+/// The number of turns of open peers before one turn of a handshake, while both wait.
 const TURNS: u32 = 16;
 
 impl Slots {
@@ -104,7 +105,7 @@ impl Slots {
         }
     }
 
-    /// The loop begins to read what has come by now.
+    /// Begins a round, in which the loop reads what has arrived by now.
     pub(super) fn begin_round(&mut self, now: Instant) {
         self.now = now;
     }
@@ -119,7 +120,7 @@ impl Slots {
         Some(Token::new(*found, self.places[*found as usize].0))
     }
 
-    /// Makes a slot. `ring` makes its bell.
+    /// Makes a slot for an association. `ring` makes its bell.
     pub(super) fn insert(
         &mut self,
         association: &Arc<Association>,
@@ -128,7 +129,7 @@ impl Slots {
     ) -> Token {
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push((0, Place::Free));
-            // So many associations do not fit into any memory.
+            // The cast cannot overflow: memory cannot hold that many associations.
             (self.places.len() - 1) as u32
         });
         let (generation, place) = &mut self.places[index as usize];
@@ -157,7 +158,7 @@ impl Slots {
         token
     }
 
-    /// Has a peer found by its addresses.
+    /// Makes a peer findable by its addresses.
     fn place_address(&mut self, index: u32) {
         let Self { places, by_addresses, hasher, .. } = self;
         let hash_of = |index: &u32| match &places[*index as usize].1 {
@@ -167,7 +168,7 @@ impl Slots {
         by_addresses.insert_unique(hash_of(&index), index, hash_of);
     }
 
-    /// Has a peer found by its addresses no more.
+    /// Stops a peer from being found by its addresses.
     fn displace_address(&mut self, index: u32) {
         let Place::Taken(slot) = &self.places[index as usize].1 else { return };
         let hash = hash(&self.hasher, slot.association.local, slot.peer);
@@ -176,7 +177,7 @@ impl Slots {
         }
     }
 
-    /// The peer is at this address by now. Who was found there is found by its connection ID alone.
+    /// Moves a peer to a new address. A peer that had this address is found only by its connection ID from now on.
     pub(super) fn follow(&mut self, token: Token, peer: SocketAddr) {
         let Some(local) = self.get(token).map(|slot| slot.association.local) else { return };
         if let Some(other) = self.find(local, peer) {
@@ -190,7 +191,7 @@ impl Slots {
         }
     }
 
-    /// Has a peer found at this address, or by its connection ID alone.
+    /// Makes a peer findable at this address, or, without an address, only by its connection ID.
     pub(super) fn find_at(&mut self, token: Token, peer: Option<SocketAddr>) {
         match peer {
             Some(peer) => self.follow(token, peer),
@@ -198,7 +199,7 @@ impl Slots {
         }
     }
 
-    /// Whether the peer is found by its addresses.
+    /// Returns whether the peer is found by its addresses.
     pub(super) fn is_found_by_address(&mut self, token: Token) -> bool {
         let Some((local, peer)) = self.get(token).map(|slot| (slot.association.local, slot.peer)) else {
             return false;
@@ -206,7 +207,7 @@ impl Slots {
         self.find(local, peer) == Some(token)
     }
 
-    /// A peer that shares a socket, and where it is.
+    /// Returns the association and the address of a peer that shares a socket.
     pub(super) fn shared(&mut self, token: Token) -> Option<(Arc<Association>, SocketAddr)> {
         let slot = self.get(token).filter(|slot| slot.is_shared)?;
         Some((Arc::clone(&slot.association), slot.peer))
@@ -231,10 +232,10 @@ impl Slots {
         self.free.push(index as u32);
         let left = std::mem::replace(place, Place::Free);
         if self.free.len() == self.places.len() {
-            // A crowd was here and is gone.
+            // The last of many peers has left, so the memory of the queues is released.
             let (ready, shaking) = (VecDeque::new(), VecDeque::new());
             (self.timers, self.ready, self.shaking) = (BinaryHeap::new(), ready, shaking);
-            // What waited in those has gone with them.
+            // The datagrams that waited in the queues have been dropped with them.
             (self.datagrams, self.bytes) = (0, 0);
         }
         match left {
@@ -243,7 +244,7 @@ impl Slots {
         }
     }
 
-    /// The slot, unless it is another one's by now.
+    /// Returns the slot, unless another peer has it by now.
     pub(super) fn get(&mut self, token: Token) -> Option<&mut Slot> {
         match self.places.get_mut(token.index())? {
             (generation, Place::Taken(slot))
@@ -255,14 +256,14 @@ impl Slots {
         }
     }
 
-    /// All peers.
+    /// Returns the tokens of all peers.
     pub(super) fn tokens(&self) -> Vec<Token> {
         let all = self.places.iter().enumerate();
         let taken = all.filter(|(_, (_, place))| matches!(place, Place::Taken(_)));
         taken.map(|(index, (generation, _))| Token::new(index as u32, *generation)).collect()
     }
 
-    /// Gives a peer a turn, behind those that wait already.
+    /// Queues a turn for a peer, behind the turns that already wait.
     pub(super) fn queue(&mut self, token: Token) {
         let Some(slot) = self.get(token) else { return };
         let Some(entry) = &slot.entry else {
@@ -275,7 +276,8 @@ impl Slots {
         }
     }
 
-    /// Gives a peer a turn for a datagram, behind those that wait already. The datagram comes back where too many wait for it.
+    /// Queues a turn with a datagram for a peer, behind the turns that already wait. Returns the datagram if too many
+    /// wait for the peer.
     pub(super) fn queue_datagram(
         &mut self,
         token: Token,
@@ -299,12 +301,13 @@ impl Slots {
         Ok(())
     }
 
-    /// Whether so many datagrams wait that no more are to be read.
+    /// Returns whether so many datagrams wait that the loop must not read more.
     pub(super) fn is_full(&self) -> bool {
         self.datagrams >= MAX_ALL_DATAGRAMS || self.bytes >= MAX_ALL_BYTES
     }
 
-    /// Takes out the peer whose turn it is, with its datagram if there is one, and says since when it has waited.
+    /// Takes out the entry whose turn is next. Returns its datagram, if there is one, and the time since which the turn
+    /// has waited.
     pub(super) fn next(&mut self) -> Option<(Token, Box<Entry>, Option<Datagram>, Instant)> {
         loop {
             let shaking_first = self.ready.is_empty() || self.turns >= TURNS;
@@ -336,7 +339,7 @@ impl Slots {
         }
     }
 
-    /// Puts a peer back, which goes on with what came while it was out.
+    /// Puts a peer's entry back, and queues what arrived while it was out.
     pub(super) fn put_back(&mut self, token: Token, entry: Box<Entry>) {
         let Some(slot) = self.get(token) else { return };
         slot.entry = Some(entry);
@@ -345,7 +348,7 @@ impl Slots {
         while let Some(datagram) = held.pop() {
             self.datagrams += 1;
             self.bytes += datagram.0.len();
-            // Before those that came later.
+            // These datagrams go in front of those that arrived later.
             self.ready.push_front((token, Some(datagram), self.now));
         }
         if is_due {
@@ -353,38 +356,37 @@ impl Slots {
         }
     }
 
-    /// Whether somebody who is open waits for a turn.
+    /// Returns whether an open peer waits for a turn.
     pub(super) fn is_anybody_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
-    /// Whether some peer has its turn.
+    /// Returns whether some entry is taken out.
     pub(super) fn is_anybody_out(&self) -> bool {
         self.places.iter().any(|(_, place)| matches!(place, Place::Taken(Slot { entry: None, .. })))
     }
 
-    /// Whether somebody waits for a turn.
+    /// Returns whether any peer waits for a turn.
     pub(super) fn is_anybody_queued(&self) -> bool {
         !self.ready.is_empty() || !self.shaking.is_empty()
     }
 
-    /// Has a peer looked at then, unless it is before that.
+    /// Sets a timer for a peer, unless it has an earlier one.
     pub(super) fn set_timer(&mut self, token: Token, at: Option<Instant>) {
         let (Some(at), Some(slot)) = (at, self.get(token)) else { return };
-        // One that is there for an earlier time is set anew when it fires, so that a deadline which moves with each message
-        // costs nothing.
+        // An earlier timer sets the next one when it fires, so a deadline that moves with each message costs nothing.
         if slot.timer.is_none_or(|timer| at < timer) {
             slot.timer = Some(at);
             self.timers.push(Reverse((at, token)));
         }
     }
 
-    /// When the first timer fires.
+    /// Returns when the first timer fires.
     pub(super) fn next_timer(&self) -> Option<Instant> {
         self.timers.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Gives those a turn whose timers have fired.
+    /// Queues turns for the peers whose timers have fired.
     pub(super) fn fire(&mut self, now: Instant) {
         while let Some(Reverse((at, token))) = self.timers.peek().copied()
             && at <= now
@@ -400,7 +402,7 @@ impl Slots {
     }
 }
 
-/// Hashes a pair of addresses. They go into SipHash in one piece, which takes less than half as long as field by field.
+/// Hashes a pair of addresses. SipHash gets them in one piece, which takes less than half as long as field by field.
 fn hash(keys: &RandomState, local: SocketAddr, peer: SocketAddr) -> u64 {
     let mut bytes = [0; 36];
     let mut len = 0;

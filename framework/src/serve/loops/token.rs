@@ -1,20 +1,21 @@
-//! What the peers of a loop are called.
+//! Tokens, which name the peers of a loop.
 
 use std::sync::atomic::Ordering;
 
 use crate::association::Association;
 
-/// Names a peer of a loop: the index of its slot, and above it how often that was used before.
+/// Names a peer of a loop. The lower half is the index of its slot, and above it is the number of the slot's earlier
+/// uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Token(u64);
 
 impl Token {
-    /// Of all numbers that fit, the upper half is free for others.
+    /// Makes a token. Its highest bit is always 0, so other tokens of epoll can have that bit set.
     pub(super) fn new(index: u32, generation: u32) -> Self {
         Self(u64::from(generation & (u32::MAX >> 1)) << 32 | u64::from(index))
     }
 
-    /// Of an association that a loop reads for.
+    /// Returns the token of an association whose datagrams a loop reads, if there is one.
     pub(super) fn of(association: &Association) -> Option<Self> {
         match association.loop_token.load(Ordering::Acquire) {
             u64::MAX => None,
@@ -22,12 +23,12 @@ impl Token {
         }
     }
 
-    /// The number by which epoll knows it.
+    /// Returns the number that epoll stores for this token.
     pub(super) fn as_u64(self) -> u64 {
         self.0
     }
 
-    /// The token that epoll knows by this number.
+    /// Returns the token for a number that epoll has stored.
     pub(super) fn from_u64(number: u64) -> Self {
         Self(number)
     }

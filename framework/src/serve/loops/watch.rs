@@ -1,11 +1,11 @@
-//! How the monitor of the loops is woken and stopped.
+//! Wakes and stops the monitor of the loops.
 
 use std::time::{Duration, Instant};
 
 use crate::sys::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::sync::{Condvar, Mutex};
 
-/// Tells the monitor that there is something to see.
+/// Lets the monitor sleep while the loops are idle.
 #[derive(Default)]
 pub(super) struct Watch {
     asleep: AtomicBool,
@@ -14,7 +14,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// A loop has begun a turn.
+    /// Wakes the monitor if it sleeps, because a loop has begun a turn.
     pub(super) fn look(&self) {
         if self.asleep.load(Ordering::SeqCst) {
             self.asleep.store(false, Ordering::SeqCst);
@@ -29,7 +29,8 @@ impl Watch {
         self.changed.notify_one();
     }
 
-    /// Waits for so long, or until there is something to see, where there is a way to tell; `false`: the monitor ends.
+    /// Waits for the period, or, with a function that tells whether there is nothing new, until there is something new.
+    /// Returns `false` if the monitor has to end.
     pub(super) fn wait(&self, period: Duration, until_new: Option<&dyn Fn() -> bool>) -> bool {
         let mut stopped = self.state.lock();
         let Some(nothing_new) = until_new else {
@@ -39,7 +40,7 @@ impl Watch {
             return !*stopped;
         };
         self.asleep.store(true, Ordering::SeqCst);
-        // A turn that began before that is seen here, and one that begins later wakes the monitor.
+        // The check below sees a turn that began before the store; a turn that begins later wakes the monitor.
         while !*stopped && self.asleep.load(Ordering::SeqCst) && nothing_new() {
             self.changed.wait(&mut stopped);
         }

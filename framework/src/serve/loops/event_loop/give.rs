@@ -1,4 +1,4 @@
-//! What of a loop goes to another process, and comes from one, while the loop stands still.
+//! Hands the peers of a loop to another process, and takes peers from one, while the loop is paused.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -25,19 +25,19 @@ use crate::serve::loops::letters::{Letter, PeerBell};
 use crate::serve::loops::token::Token;
 use crate::sys::sync::atomic::Ordering;
 
-/// A peer that stays where it is.
+/// A peer that stays in this process.
 pub(crate) struct Staying {
     pub(crate) local: SocketAddr,
     pub(crate) peer: SocketAddr,
     pub(crate) connection_id: Box<[u8]>,
     /// The number of its loop.
     pub(crate) on: u8,
-    /// That of its listener.
+    /// The number of its listener.
     pub(crate) listener: u16,
 }
 
 impl State {
-    /// The number of the listener that peers at this address share a socket of.
+    /// Returns the number of the listener whose sockets the peers at this local address share.
     fn listener_of(&self, local: SocketAddr) -> Option<u16> {
         self.sockets.iter().find(|socket| socket.is_at(local)).map(|socket| socket.listener)
     }
@@ -83,7 +83,7 @@ impl Loop {
         Ok(())
     }
 
-    /// The peers that share sockets, but for those of these tokens.
+    /// Returns the peers that share sockets, except those with these tokens.
     pub(in crate::serve::loops) fn staying(&self, given: &mut dyn Iterator<Item = Token>) -> Vec<Staying> {
         let mut state = self.state.lock();
         let given: HashSet<u64> = given.map(Token::as_u64).collect();
@@ -102,12 +102,12 @@ impl Loop {
         staying.collect()
     }
 
-    /// The peer goes on here.
+    /// Lets the peer continue in this process.
     pub(in crate::serve::loops) fn release(&self, token: Token) {
         self.with_peer(token, Peer::release);
     }
 
-    /// What waits for a peer that goes.
+    /// Returns the messages that wait for a peer that goes to the other process.
     pub(in crate::serve::loops) fn late(&self, token: Token) -> Option<Late> {
         self.with_peer(token, Peer::late)
     }
@@ -117,7 +117,7 @@ impl Loop {
         state.slots.get(token)?.entry.as_ref()?.peer().map(call)
     }
 
-    /// Another process has these peers, and reads the sockets of these listeners.
+    /// Gives up these peers and the sockets of these listeners, because another process has them.
     pub(in crate::serve::loops) fn let_go(
         &self,
         given: impl Iterator<Item = Token>,
@@ -147,14 +147,14 @@ impl Loop {
         self.with_peer(token, |peer| peer.take_late(message));
     }
 
-    /// The socket of this place, if it is this loop's.
+    /// Returns the socket of this place, if it belongs to this loop.
     fn socket(&self, place: SocketId) -> Option<Arc<SharedSocket>> {
         let state = self.state.lock();
         state.sockets.iter().find(|socket| (socket.listener, socket.index) == place).cloned()
     }
 
-    /// Takes a peer in, which shares the socket of this place and is silent until it is [released](Self::release). `Ok(None)`: it
-    /// cannot be served here.
+    /// Takes in a peer that shares the socket of this place. The peer is silent until it is [released](Self::release).
+    /// Returns `Ok(None)` if the peer cannot be served here.
     pub(in crate::serve::loops) fn take_peer(
         &self,
         place: SocketId,
@@ -169,7 +169,7 @@ impl Loop {
         let (association, facts) = Association::restore(socket.scheme, Arc::clone(counters), &mut from, now)?;
         let saved = Saved::read(&mut from, &association, Arc::clone(&socket), &shared.cookies, now)?;
         from.end()?;
-        // Records whose connection IDs have another length than those of this server would not be found.
+        // A peer whose connection ID has another length than those of this server would not be found by its records.
         let length = shared.connection_ids.map(ConnectionIds::length);
         if facts.connection_ids && length.is_some_and(|length| length != association.connection_id.len()) {
             return Ok(None);
@@ -205,7 +205,8 @@ impl Loop {
         Ok(Some(token))
     }
 
-    /// Passes a datagram on that is nobody's here, to the process that has its peer, or that has the sockets by now.
+    /// Passes a datagram that no peer of this process sent to the process that has its peer, or that reads the sockets
+    /// now. Returns `false` if there is no such process.
     pub(super) fn is_elsewhere(
         &self,
         state: &State,
@@ -224,7 +225,8 @@ impl Loop {
             let cid = shared.connection_ids.and_then(|ids| connection_id(payload, ids.length()));
             return relay.finds(local, peer, cid).is_some_and(|on| pass(relay, on));
         }
-        // Whoever is found by the address here is not the other's, whatever connection ID comes from there.
+        // A peer that this process finds by its address is not the other process's, whatever connection ID the record
+        // has.
         let is_nobody = socket.is_given() && state.slots.find(local, peer).is_none();
         shared.successor.get().filter(|_| is_nobody).is_some_and(|relay| pass(relay, 0))
     }
@@ -239,16 +241,17 @@ impl Loop {
         let cid = shared.connection_ids.and_then(|ids| connection_id(payload, ids.length()));
         let by_id = cid.and_then(|cid| state.slots.find_by_connection_id(cid));
         if by_id.or_else(|| state.slots.find(*local, *peer)).is_some() {
-            // It may have come to another loop's socket, but the peer is here.
+            // The datagram may have arrived at another loop's socket, but this loop has the peer.
             return self.stray(state, stray, None, None);
         }
-        // It is nobody's here any more. The kernel goes on to give what comes from there to that socket.
+        // This process no longer has the peer. The kernel still gives datagrams from its address to that socket.
         let counters = shared.by_listener.of_udp(*local);
         let passed = successor.pass((*local, *peer, *interface), payload, 0, index);
         bump(if passed { &counters.relayed } else { &counters.relayed_lost });
     }
 
-    /// Leaves a datagram that another process read from the socket of this place, or of its own.
+    /// Queues a datagram that another process read, from the shared socket with this index or from one of its own
+    /// sockets.
     pub(in crate::serve::loops) fn relay(&self, stray: Stray, index: Option<u8>) -> bool {
         self.letters.send(Letter::Relayed(stray, index))
     }

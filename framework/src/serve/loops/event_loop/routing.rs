@@ -1,4 +1,4 @@
-//! Whose a datagram is: a peer's of this loop, of another loop or of another process, or a stranger's, who may become a peer.
+//! Routes a datagram: to a peer of this loop, to another loop or process, or, if its sender is unknown, to admission.
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,12 +26,12 @@ use crate::sys::control::PacketInfo;
 use crate::sys::message::{BATCH, Batch};
 use crate::sys::sync::atomic::Ordering;
 
-/// Batches that are read of one socket before others have their turn.
+/// The number of batches that are read from one socket before others have their turn.
 const MAX_BATCHES: usize = 8;
-/// Pairs of addresses that are remembered whose datagrams come to other loops.
+/// The most pairs of addresses that are remembered because their datagrams arrive at other loops.
 const MAX_ORIGINS: usize = 1024;
 
-/// A datagram that nobody has yet.
+/// A datagram whose peer is not known yet.
 #[derive(Clone, Copy)]
 enum Payload<'a> {
     /// In the batch, at this index.
@@ -49,7 +49,7 @@ impl<'a> Payload<'a> {
 }
 
 impl Loop {
-    /// Reads what has come to a socket.
+    /// Reads the datagrams that have arrived at a socket.
     pub(super) fn read(&self, state: &mut State, index: usize) {
         let Some(socket) = state.sockets.get(index).filter(|socket| !socket.is_given()).cloned() else {
             return;
@@ -61,7 +61,7 @@ impl Loop {
             let received = match state.batch.recv(socket.socket.as_fd()) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                // Memory is short, and epoll comes back.
+                // Memory is short; epoll reports the socket again.
                 Err(_) => break,
             };
             for datagram in 0..received {
@@ -77,7 +77,7 @@ impl Loop {
         }
     }
 
-    /// A datagram that the last association between its addresses left.
+    /// Routes a datagram that the last association between its addresses left.
     pub(super) fn stray(&self, state: &mut State, stray: Stray, origin: Option<u8>, index: Option<u8>) {
         let Stray { local, peer, interface, payload } = stray;
         if let Some(origin) = origin {
@@ -94,7 +94,7 @@ impl Loop {
         self.route(state, &socket, local, peer, info, Payload::Copied(&payload));
     }
 
-    /// Finds out whose a datagram is.
+    /// Finds the peer of a datagram.
     fn route(
         &self,
         state: &mut State,
@@ -108,7 +108,7 @@ impl Loop {
         let bytes = payload.bytes(&state.batch);
         let mut from = None;
         let mut found = state.slots.find(local, peer);
-        // A record with a connection ID belongs to that, wherever it comes from.
+        // A record with a connection ID belongs to the peer with that ID, whatever its source address is.
         if socket.scheme == Scheme::Dtls
             && let Some(cid) = shared.connection_ids.and_then(|ids| connection_id(bytes, ids.length()))
         {
@@ -156,7 +156,8 @@ impl Loop {
             First::Datagram => None,
         };
         if hello.is_some() && shared.connection_ids.is_some() {
-            // Whoever moved here may be another loop's, which ends that association, and gives the hello back.
+            // The peer that moved to this address may belong to another loop. That loop ends its association and
+            // returns the hello.
             let here = shared.registry.find(local, peer);
             let number = here.and_then(|known| known.connection_id.first().copied());
             let origin = state.origins.remove(&(local, peer));
@@ -176,7 +177,7 @@ impl Loop {
         );
     }
 
-    /// Gives a record to the loop that its connection ID names, if that is another one.
+    /// Gives a record to the loop that its connection ID names, if that is another loop.
     fn pass_on(
         &self,
         cid: &[u8],
@@ -189,13 +190,13 @@ impl Loop {
         self.send_to(number, local, peer, info, payload)
     }
 
-    /// Whether peers whose connection IDs begin with this number are here: that of a socket, which may be the socket of a loop
-    /// that is no more.
+    /// Returns whether this loop has the peers whose connection IDs begin with this number. The number is that of a
+    /// socket, which may have belonged to a loop that no longer exists.
     fn is_own(&self, number: u8) -> bool {
         usize::from(number) % self.common.letters.len() == usize::from(self.number)
     }
 
-    /// Gives a datagram to the other loop that has the socket with this number; `false`: there is none.
+    /// Gives a datagram to the loop that has the socket with this number. Returns `false` if there is none.
     fn send_to(
         &self,
         number: u8,
@@ -213,7 +214,7 @@ impl Loop {
         true
     }
 
-    /// A new peer.
+    /// Admits a new peer, or refuses it.
     fn open(
         &self,
         state: &mut State,
@@ -238,7 +239,7 @@ impl Loop {
             }
         };
         if !shared.registry.insert(&association) {
-            // Another listener has this pair of addresses: cannot be.
+            // Unreachable: no other listener can have this pair of addresses.
             shared.registry.cancel(&association);
             return bump(&association.counters.ignored);
         }
@@ -258,7 +259,7 @@ impl Loop {
         }
     }
 
-    /// Has a thread of its own serve a peer that shares the socket.
+    /// Starts a thread for a peer that shares the socket.
     fn give_thread(&self, job: Job, datagram: Option<Vec<u8>>) {
         let shared = &self.context.shared;
         let association = Arc::clone(&job.association);
@@ -267,13 +268,13 @@ impl Loop {
         }
         if let Err((job, error)) = self.common.workers.submit(job) {
             bump(&association.counters.out_of_threads);
-            log_limited!(warn, %error, "no thread for a new peer");
+            log_limited!(warn, %error, "cannot start a thread for a new peer");
             job.abandon(EndReason::NoThread);
             shared.refuse(Refusal::NoThread, association.scheme, association.local, association.peer);
         }
     }
 
-    /// Gives a datagram to the peer's own thread, if it has one. `true`: the association is over.
+    /// Gives a datagram to the peer's own thread, if it has one. Returns `true` if the association has ended.
     fn is_gone(
         &self,
         state: &mut State,
@@ -302,7 +303,7 @@ impl Loop {
 }
 
 impl State {
-    /// Copies a datagram to memory of its own.
+    /// Copies a datagram into its own buffer.
     fn own(&mut self, payload: Payload<'_>) -> Vec<u8> {
         let mut memory = self.free.pop().unwrap_or_else(|| Vec::with_capacity(FREE_BYTES));
         memory.extend_from_slice(payload.bytes(&self.batch));
