@@ -1,4 +1,4 @@
-//! How workers reach the dispatcher thread.
+//! The message queue through which other threads reach the dispatcher thread.
 
 use std::io;
 use std::sync::Arc;
@@ -10,33 +10,33 @@ use crate::sys::eventfd::EventFd;
 use crate::sys::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::sync::channel::{Receiver, Sender, TrySendError, bounded};
 
-/// Letters that wait for the dispatcher at most, each with its payload.
+/// The most messages that wait for the dispatcher, each with its payload.
 pub(in crate::serve) const MAX_LETTERS: usize = 4096;
 
-/// What workers have for the dispatcher.
+/// A message from another thread to the dispatcher.
 pub(crate) enum Letter {
-    /// A datagram found on the wrong socket.
+    /// A datagram that a thread found on the socket of another peer.
     Stray(Stray),
-    /// Stand still, for the listeners are handed over to another process.
+    /// A request to pause while the listeners are handed over to another process.
     Pause(Arc<Gate>),
-    /// An SCTP socket whose peer began anew.
+    /// An SCTP socket whose peer has restarted.
     Restarted(Restarted),
 }
 
-/// How others reach the dispatcher.
+/// The sending end of the dispatcher's message queue.
 pub(crate) struct Mailbox {
     letters: Sender<Letter>,
     wake: Arc<EventFd>,
     pub(in crate::serve) stop: AtomicBool,
 }
 
-/// The dispatcher's end of its mailbox.
+/// The receiving end, for the dispatcher.
 pub(crate) struct Inlet {
     pub(in crate::serve) letters: Receiver<Letter>,
     pub(in crate::serve) wake: Arc<EventFd>,
 }
 
-/// A mailbox and its inlet.
+/// Makes the two ends of a message queue.
 pub(crate) fn mailbox() -> io::Result<(Mailbox, Inlet)> {
     let (sender, receiver) = bounded(MAX_LETTERS);
     let wake = Arc::new(EventFd::new()?);
@@ -45,7 +45,7 @@ pub(crate) fn mailbox() -> io::Result<(Mailbox, Inlet)> {
 }
 
 impl Mailbox {
-    /// Gives something to the dispatcher; `false` where its mailbox is full.
+    /// Queues a message. Returns `false` if the queue is full or the dispatcher has ended. Never blocks.
     pub(crate) fn send(&self, letter: Letter) -> bool {
         match self.letters.try_send(letter) {
             Ok(()) => {
@@ -56,12 +56,12 @@ impl Mailbox {
         }
     }
 
-    /// Has the dispatcher look at what others share with it.
+    /// Wakes the dispatcher, so that it checks the state that other threads share with it.
     pub(crate) fn wake(&self) {
         self.wake.notify();
     }
 
-    /// Ends the dispatcher.
+    /// Tells the dispatcher to end.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.wake.notify();

@@ -1,4 +1,4 @@
-//! What becomes of somebody who is not known: the first datagram is looked at, the limits and the handler are asked.
+//! Admission of unknown peers: checks the first datagram, the limits and the handler.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,31 +16,32 @@ use crate::protocol::dtls::hello::{self, FirstDatagram, HELLO_VERIFY_REQUEST_LEN
 use crate::protocol::dtls::restart::Checked;
 use crate::sys::control::PacketInfo;
 
-/// What a datagram that came to a listener is.
+/// The kind of a datagram that arrived at a listener.
 pub(super) enum First {
-    /// Nothing that needs anything to be done; it is counted.
+    /// It needs no action, and has been counted.
     Nothing,
-    /// The hello of a DTLS client whose address is not proven: this is the answer.
+    /// The hello of a DTLS client whose address is not proven, and the answer to it.
     Challenge([u8; HELLO_VERIFY_REQUEST_LEN]),
-    /// The hello of a client that was refused: it is told so again, by a record with this number.
+    /// The hello of a client that was refused before. It gets the same alert again, in a record with this number.
     Refused(Alert, u64),
     /// The hello of a client whose address is proven.
     Hello(VerifiedHello),
-    /// On plain UDP anything, on DTLS what only a known peer can have sent.
+    /// On plain UDP, any datagram; on DTLS, a datagram that only a known peer can have sent.
     Datagram,
 }
 
-/// What socket a new peer has.
+/// The socket of a new peer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// The limit on peers of a local address holds, because the kernel walks a list of their sockets.
+    /// Its own socket. The limit on peers of a local address applies, because the kernel searches a list of their
+    /// sockets.
     OwnSocket,
-    /// Many peers share a socket, of the loop with this number.
+    /// A socket that many peers share, of the loop with this number.
     SharedSocket(u8),
 }
 
 impl Shared {
-    /// Looks at a datagram that came to a listener, and counts what leads to nothing.
+    /// Classifies a datagram that arrived at a listener, and counts it if it needs no action.
     pub(super) fn look_at(
         &self,
         scheme: Scheme,
@@ -50,7 +51,7 @@ impl Shared {
         now: Instant,
     ) -> First {
         let counters = self.counted(scheme, local);
-        // Port 0 cannot be answered, and a datagram from ourselves would be answered for ever.
+        // A datagram from port 0 cannot be answered, and answers to the listener's own address would never end.
         if peer.port() == 0 || peer == local {
             bump(&counters.ignored);
             return First::Nothing;
@@ -88,8 +89,8 @@ impl Shared {
         }
     }
 
-    /// Asks the limits, then the handler, about a new peer. Refusals are counted here; an association
-    /// that was admitted is either inserted, or [cancelled](super::registry::Registry::cancel).
+    /// Checks the limits and then asks the handler about a new peer. Counts refusals. The caller must insert an
+    /// admitted association or [cancel](super::registry::Registry::cancel) it.
     pub(super) fn admit(
         &self,
         incoming: Incoming,
@@ -121,8 +122,8 @@ impl Shared {
         Ok(association)
     }
 
-    /// As [`admit`](Self::admit), for a connection of a proxy that will say who is behind it: until then
-    /// nobody is asked, and it counts against the limit of its listener alone.
+    /// Admits a connection from a proxy, whose header will name the peer. Until then neither the limits on the peer nor
+    /// the handler are asked, and the connection counts only against the limit of its listener.
     pub(super) fn admit_proxy(
         &self,
         scheme: Scheme,
@@ -141,7 +142,7 @@ impl Shared {
         Ok(association)
     }
 
-    /// Makes a connection ID that no other peer has. `None`: there are none, or no randomness.
+    /// Makes a connection ID that no other peer has. Returns `None` if the server uses none or randomness is missing.
     fn connection_id(&self, place: Place) -> Option<Box<[u8]>> {
         let number = match place {
             Place::OwnSocket => 0,
@@ -162,7 +163,7 @@ impl Shared {
     }
 }
 
-/// The local address that a datagram was sent to which came to a listener that is bound to `bound`.
+/// Returns the local address that a datagram was sent to, for a listener that is bound to `bound`.
 pub(super) fn address_hit(bound: SocketAddr, info: PacketInfo) -> SocketAddr {
     if !bound.ip().is_unspecified() {
         return bound;
@@ -176,8 +177,9 @@ pub(super) fn address_hit(bound: SocketAddr, info: PacketInfo) -> SocketAddr {
     local
 }
 
-/// The alert that says why somebody is refused: the handler decides about a peer, the caps are about this host. `None` for
-/// what passes within seconds: a client that hears nothing asks again after one second and after two more, and gets in then.
+/// Returns the alert that tells a client why it is refused: access_denied if the handler refused it, and internal_error
+/// for the limits of this host. Returns `None` for conditions that pass within seconds: a client without an answer
+/// repeats its hello after one second and after two more, and is then admitted.
 pub(super) fn alert_for(refusal: Refusal) -> Option<Alert> {
     match refusal {
         Refusal::Handler => Some(Alert::ACCESS_DENIED),

@@ -1,4 +1,4 @@
-//! Threads that serve peers: the dispatcher, which meets new ones, and the workers, one for each.
+//! The threads of a server: the dispatcher, which admits new peers, and the workers and event loops, which serve them.
 
 pub mod dispatcher;
 pub(crate) mod handover;

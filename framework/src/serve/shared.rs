@@ -1,4 +1,4 @@
-//! What dispatcher, workers and handles share.
+//! The state that the dispatcher, the workers, the loops and the handles share.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -38,11 +38,12 @@ use crate::sys::sync::channel::Receiver;
 use crate::sys::sync::{Condvar, Mutex};
 use crate::tls::context::Contexts;
 
-/// So many peers that have become quiet have the heap's free pages given back, once a second at most. It takes a millisecond or
-/// two for a heap of some megabytes, on the thread of the last of them; who allocates meanwhile waits for a part of that.
+/// After this number of peers have become quiet, the free pages of the heap are returned to the kernel, at most once a
+/// second. This takes a millisecond or two for a heap of some megabytes, on the thread of the last of these peers. A
+/// thread that allocates meanwhile waits for a part of that time.
 const CROWD: u64 = 256;
 
-/// What a server is while it runs.
+/// The state of a running server.
 pub(crate) struct Shared {
     pub(crate) handler: Arc<dyn PeerHandler>,
     pub(crate) registry: Registry,
@@ -51,7 +52,7 @@ pub(crate) struct Shared {
     pub(crate) timeouts: Timeouts,
     pub(crate) cookies: Arc<Cookies>,
     pub(crate) contexts: RwLock<Arc<Contexts>>,
-    /// Of session tickets, where the credentials have none.
+    /// The keys of session tickets, if the credentials have none.
     pub(crate) keys: SharedKeys,
     pub(crate) sctp: Settings,
     pub(crate) stream: TcpSettings,
@@ -59,32 +60,34 @@ pub(crate) struct Shared {
     pub(crate) udp_proof: bool,
     pub(crate) connection_ids: Option<ConnectionIds>,
     pub(crate) mailbox: Mailbox,
-    /// How many worker threads the system allows.
+    /// The number of worker threads that the system allows.
     pub(crate) max_workers: u64,
-    /// Each peer takes a worker thread.
+    /// Whether each peer needs a worker thread.
     pub(crate) takes_threads: bool,
-    /// Each peer of some listener takes a descriptor.
+    /// Whether each peer of some listener needs a descriptor.
     pub(crate) takes_descriptors: bool,
-    /// When parts of the credentials stop being valid.
+    /// The times at which parts of the credentials expire.
     pub(crate) expirations: Mutex<Vec<Expiration>>,
-    /// When the server was started.
+    /// The time of the start.
     pub(crate) began: Instant,
-    /// Peers that have become quiet.
+    /// The number of peers that have become quiet.
     pub(crate) settled: AtomicU64,
-    /// In which second since the start free pages were given back last.
+    /// The second since the start in which free pages were returned last.
     pub(crate) trimmed: AtomicU64,
-    /// Some handler runs, and the dispatcher has not looked since it began to.
+    /// Set when a handler begins to run, and cleared when the dispatcher looks.
     pub(crate) handlers_run: AtomicBool,
     pub(crate) addresses: Vec<Address>,
-    /// The listeners, for another process; none any more once the server shuts down.
+    /// The listeners, for another process; empty once the server shuts down.
     pub(crate) exports: Mutex<Vec<Export>>,
-    /// What the program passes on to that process, by its names.
+    /// The descriptors that the program passes on to that process, by name.
     pub(crate) descriptors: Mutex<HashMap<String, OwnedFd>>,
     /// Locked while the server is handed over.
     pub(crate) giving: parking_lot::Mutex<()>,
-    /// Locked while a shutdown begins, and while the other process is told to serve: either comes first.
+    /// Locked while a shutdown begins, and while the other process is told to serve, so that one comes before the
+    /// other.
     pub(crate) deciding: parking_lot::Mutex<()>,
-    /// To the process that this one has taken the server from, and to the one that has taken it from this one.
+    /// The relays to the process that this one took the server over from, and to the process that took it over from
+    /// this one.
     pub(crate) predecessor: OnceLock<Arc<Relay>>,
     pub(crate) successor: OnceLock<Arc<Relay>>,
     pub(crate) done: Done,
@@ -105,17 +108,18 @@ impl StrayTaker for Shared {
 }
 
 impl Shared {
-    /// What handshakes that begin now are made with.
+    /// Returns the contexts for handshakes that begin now.
     pub(crate) fn contexts(&self) -> Arc<Contexts> {
         Arc::clone(&self.contexts.read())
     }
 
-    /// What is counted of the listener that peers of this local address come by.
+    /// Returns the counters of the listener that admits the peers of this local address.
     pub(crate) fn counted(&self, scheme: Scheme, local: SocketAddr) -> &Arc<Counters> {
         self.by_listener.of(scheme, local)
     }
 
-    /// Asks the handler about a new peer. Runs on the dispatcher thread, behind a proxy on the worker's.
+    /// Asks the handler whether to admit a new peer. Runs on the dispatcher thread, and behind a proxy on the worker
+    /// thread.
     pub(crate) fn ask(&self, incoming: &Incoming) -> Result<(), Refusal> {
         match catch_unwind(AssertUnwindSafe(|| self.handler.admit(incoming))) {
             Ok(Admission::Accept) => Ok(()),
@@ -133,8 +137,8 @@ impl Shared {
         audit::refused(refusal, scheme, local, peer);
     }
 
-    /// Gives the addresses of an association free that has ended and closed its socket, or handed it on. Returns what is for
-    /// the next one from there.
+    /// Releases the addresses of an association that has ended and closed or handed on its socket. Returns the
+    /// datagrams for the next association at these addresses.
     pub(super) fn part(
         &self,
         association: &Association,
@@ -142,7 +146,8 @@ impl Shared {
         leftover: Option<Leftover>,
     ) -> Vec<Stray> {
         audit::ended(association, reason);
-        // Before the addresses are free. Whose handshake had no end may still get one by the same hello.
+        // Done before the addresses are free. A client whose handshake did not end may still complete one with the same
+        // hello.
         let Association { local, peer, hello_random, .. } = association;
         let now = Instant::now();
         match reason {
@@ -155,8 +160,8 @@ impl Shared {
         }
         let mut late = self.registry.remove(association, reason);
         if association.scheme != Scheme::Dtls {
-            // Lost like those in the socket's queue. Given back, datagrams would open the next association,
-            // and a handler that returns without having read would be called again, for ever.
+            // These datagrams are lost, like those in the socket's queue. If they were given back, they would open the
+            // next association, and a handler that returns without reading would be called again and again.
             late.clear();
         }
         let (scheme, local, peer) = (association.scheme, association.local, association.current_peer());
@@ -197,8 +202,8 @@ impl Home for Shared {
     }
 
     fn settled(&self) {
-        // Their handshakes have left holes between what stays. Who connects later pays for the pages again, so this is for
-        // crowds.
+        // Their handshakes have left holes in the heap. Peers that connect later pay for the pages again, so the heap
+        // is trimmed only after many peers.
         if self.settled.fetch_add(1, Ordering::Relaxed) % CROWD != CROWD - 1 {
             return;
         }
@@ -226,18 +231,18 @@ impl Home for Shared {
     }
 }
 
-/// What a shutdown came to.
+/// The result of a shutdown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShutdownReport {
-    /// Peers that were there when it began.
+    /// The number of peers when the shutdown began.
     pub peers: usize,
-    /// Of these, how many ended within the grace period.
+    /// How many of these peers ended within the grace period.
     pub finished: usize,
-    /// How many were ended when it was over.
+    /// How many of these peers were ended after the grace period.
     pub stopped: usize,
-    /// How many handlers did not return, of these peers and of some that had ended: their threads are left behind.
+    /// How many handlers did not return, including those of peers that had ended before. Their threads are left behind.
     pub abandoned: usize,
-    /// How long it took.
+    /// How long the shutdown took.
     pub took: Duration,
 }

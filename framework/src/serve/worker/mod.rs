@@ -1,4 +1,4 @@
-//! One association on its thread: handshake, handler, end.
+//! Serves one association on its thread: the handshake, the handler, and the end.
 
 mod opening;
 pub(crate) mod pool;
@@ -29,17 +29,16 @@ pub(crate) struct Job {
     pub(crate) association: Arc<Association>,
     pub(crate) link: Link,
     pub(crate) task: Task,
-    /// Where it comes from.
+    /// The owner that is informed when the association ends.
     pub(crate) home: Arc<dyn Home>,
     pub(crate) shared: Arc<Shared>,
 }
 
 impl pool::Run for Job {
-    /// Serves the association to its end. Blocks for as long as it lives. A panic of the handler
-    /// ends here.
+    /// Serves the association to its end, and blocks until then. Catches a panic of the handler.
     fn run(self) {
         let Self { association, link, task, home, shared } = self;
-        // Here, so that whoever hears from this peer sees it counted.
+        // The peer is counted before its handshake, so that the numbers never lag behind its traffic.
         bump(&association.counters.opened);
         association.counters.times.start_delay.observe(association.age());
         let opened = catch_unwind(AssertUnwindSafe(|| open(&association, link, task, &home, &shared)));
@@ -55,7 +54,7 @@ impl pool::Run for Job {
 }
 
 impl Job {
-    /// For a peer with a socket of its own.
+    /// Makes the job of a peer that has its own socket.
     pub(crate) fn own(
         association: Arc<Association>,
         socket: Arc<Socket>,
@@ -66,7 +65,7 @@ impl Job {
         Self { association, link: Link::Own(socket), task, home, shared }
     }
 
-    /// Ends the association without having served it.
+    /// Ends the association without serving it.
     pub(crate) fn abandon(self, reason: EndReason) {
         let Self { association, link, task, home, .. } = self;
         match (task, link) {
@@ -83,9 +82,9 @@ impl Job {
     }
 }
 
-/// The handshake, if there is one. `None`: the association has ended.
-// Its frame would stay on the stack for as long as the peer lives, and so would the peer, which is larger than a page has room
-// for beside what the handler needs.
+/// Carries out the handshake, if there is one. Returns `None` if the association has ended.
+// Not inlined: otherwise its frame, with the peer in it, would stay on the stack as long as the peer lives, and the
+// page would have too little room left for the handler.
 #[inline(never)]
 fn open(
     association: &Arc<Association>,
@@ -124,7 +123,7 @@ fn open(
     }
 }
 
-/// Ends an association whose handshake failed. On SCTP a successor gets the socket, and otherwise it is closed.
+/// Ends an association whose handshake failed. Closes the socket, unless a successor on SCTP gets it.
 pub(in crate::serve) fn fail(
     association: &Association,
     failure: Failure,
@@ -141,7 +140,7 @@ pub(in crate::serve) fn fail(
         (Failure::RestartedSctp, _) => (EndReason::Replaced, None),
     };
     drop(transport);
-    // These are no failures, or have been logged with the identity.
+    // These are not failures, or they have been logged with the identity.
     let is_logged = matches!(reason, EndReason::Shutdown | EndReason::Replaced | EndReason::NotAuthorized(_));
     if !is_logged {
         audit::failed(association, &reason, None);
@@ -149,9 +148,9 @@ pub(in crate::serve) fn fail(
     give_up(association, reason, leftover, home);
 }
 
-/// Asks whether a peer whose handshake is complete may come in, before anybody can send to it. The session of one that may not
-/// is to be ended for the reason that comes with it: it gets the alert
-/// access_denied over DTLS; OpenSSL offers no way to send it over TLS, where it gets close_notify.
+/// Asks whether a peer whose handshake is complete is authorized, before any message can be sent to it. For a peer that
+/// is refused, returns the session, which the caller must end for the reason that is returned with it. Over DTLS the
+/// peer gets the alert access_denied. OpenSSL cannot send that alert over TLS, where the peer gets close_notify.
 pub(in crate::serve) fn authorize(
     association: &Association,
     (session, facts): (Session, Facts),
@@ -171,7 +170,7 @@ pub(in crate::serve) fn authorize(
     Err(Box::new((session, reason)))
 }
 
-/// Runs the handler, and ends the association as its result or its panic says.
+/// Runs the handler, and ends the association according to the handler's result or panic.
 pub(crate) fn serve(peer: &mut Peer, handler: &dyn PeerHandler) {
     let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(peer)));
     if let Ok(outcome) = &outcome {
@@ -180,7 +179,7 @@ pub(crate) fn serve(peer: &mut Peer, handler: &dyn PeerHandler) {
     report(peer, outcome.as_ref().ok());
 }
 
-/// Says what a handler's end was, after its peer's; `None`: it panicked, which ends the association.
+/// Logs the result of a handler after its association has ended. `None` stands for a panic, which ends the association.
 pub(in crate::serve) fn report(peer: &mut Peer, outcome: Option<&Result<(), HandlerError>>) {
     match outcome {
         Some(outcome) => {
@@ -197,7 +196,7 @@ pub(in crate::serve) fn report(peer: &mut Peer, outcome: Option<&Result<(), Hand
     }
 }
 
-/// Ends an association that never opened; its socket is closed by now.
+/// Ends an association that never opened and whose socket is already closed.
 pub(in crate::serve) fn give_up(
     association: &Association,
     reason: EndReason,

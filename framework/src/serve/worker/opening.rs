@@ -1,4 +1,4 @@
-//! How an admitted peer begins: its socket as it is waited on, and what comes before its handler.
+//! Prepares an admitted peer: its transport, and the handshake before its handler.
 
 use std::sync::Arc;
 
@@ -31,32 +31,32 @@ use crate::serve::shared::Shared;
 use crate::tls::Failure;
 use crate::tls::handshake::broken;
 
-/// What comes before the handler.
+/// The step that comes before the handler.
 pub(crate) enum Task {
-    /// Nothing.
+    /// Nothing; there is no handshake.
     Plain,
     /// A DTLS handshake, which starts with this hello.
     Dtls(Box<VerifiedHello>),
-    /// On SCTP: what the scheme says.
+    /// The handshake of the scheme over SCTP, if it has one.
     Sctp,
-    /// On TCP: what the scheme says, behind a PROXY header if there is to be one.
+    /// The handshake of the scheme over TCP, if it has one, after a PROXY header if the connection must have one.
     Stream { proxied: bool },
-    /// Nothing: the SCTP association was over before it could be peeled off, for this reason. What it
-    /// said is in the inbox.
+    /// Nothing, because the SCTP association ended for this reason before it could be peeled off. Its messages are in
+    /// the inbox.
     Over(EndReason),
 }
 
-/// What a peer's messages come and go by.
+/// The socket of a peer.
 #[derive(Clone)]
 pub(crate) enum Link {
-    /// A socket of its own.
+    /// The peer's own socket.
     Own(Arc<Socket>),
-    /// A socket of many peers.
+    /// A socket that many peers share.
     Shared(SharedPath),
 }
 
 impl Link {
-    /// Where datagrams leave.
+    /// Returns where the peer's datagrams leave.
     pub(crate) fn egress(self) -> Egress {
         match self {
             Self::Own(socket) => Egress::Connected(socket),
@@ -65,7 +65,7 @@ impl Link {
     }
 }
 
-/// What an association waits on, on its own thread or, where it is driven, on a loop's.
+/// Makes the transport that an association waits on: on its own thread, or, if it is `driven`, on a loop's.
 pub(in crate::serve) fn transport(
     association: &Association,
     link: &Link,
@@ -102,7 +102,7 @@ pub(in crate::serve) fn transport(
     }
 }
 
-/// What comes before the handler of an association.
+/// Makes the opening of an association: the step before its handler.
 pub(in crate::serve) fn opening(
     association: &Arc<Association>,
     link: Link,
@@ -182,7 +182,7 @@ fn stream(association: &Association, socket: Arc<Socket>, shared: &Shared) -> Re
     Ok(Opening::Tls(Box::new(session), after(shared.timeouts.handshake)))
 }
 
-/// Asks the limits and the handler about a peer that a proxy has named, if its header can be read.
+/// Checks the limits and asks the handler about a peer that a proxy has named. Fails if the header could not be read.
 fn admit(
     association: &Arc<Association>,
     ends: Result<Option<Ends>, &str>,
@@ -190,10 +190,10 @@ fn admit(
 ) -> Result<(), Failure> {
     let ends = ends.map_err(|why| {
         bump(&association.counters.proxy_headers_refused);
-        log_limited!(info, proxy = %association.peer, why, "refused a connection");
+        log_limited!(info, proxy = %association.peer, why, "refused a connection from a proxy");
         Failure::of(why)
     })?;
-    // A proxy that speaks for itself is a peer like any other.
+    // A proxy that connects on its own behalf (LOCAL) is a peer like any other.
     let ends = ends.unwrap_or(Ends { peer: association.peer, local: association.local });
     let incoming = Incoming::new(association.scheme, ends.local, ends.peer);
     let registry = &shared.registry;

@@ -1,8 +1,7 @@
-//! Threads that do one thing at a time, such as to serve an association.
+//! Thread pools, whose threads do one job at a time, such as serving an association.
 //!
-//! Jobs are handed over by rendezvous: a job goes to a thread that is waiting at that moment, or a
-//! new thread starts with it in hand. A count of idle threads would queue a new peer behind a
-//! long-lived one.
+//! A job is handed over by rendezvous: it goes to a thread that is waiting at that moment, or a new thread starts with
+//! it. A count of idle threads would not do, because it could queue a new peer behind a long-lived one.
 
 use std::io;
 use std::sync::Arc;
@@ -15,25 +14,25 @@ use crate::sys::sync::channel::{Receiver, Sender, TrySendError, bounded};
 use crate::sys::sync::spawn;
 use crate::sys::thread::interrupt_nobody;
 
-/// What a thread of a pool does.
+/// A job for a thread of a pool.
 pub(crate) trait Run: Send + 'static {
-    /// Returns when the thread can do something else.
+    /// Does the job. The thread is free for another job when this returns.
     fn run(self);
 }
 
-/// What the threads of a pool are like.
+/// The properties of a pool's threads.
 #[derive(Clone)]
 pub(crate) struct Threads {
-    /// What their names begin with.
+    /// The prefix of their names.
     pub(crate) name: &'static str,
-    /// Counts them while they live.
+    /// The gauge that counts running threads.
     pub(crate) gauge: fn(&ServerCounters) -> &AtomicU64,
     pub(crate) stack_size: usize,
     /// Whether they run under SCHED_BATCH.
     pub(crate) batch: bool,
-    /// How long one waits for something to do before it ends.
+    /// How long an idle thread waits for a job before it ends.
     pub(crate) idle: Duration,
-    /// How many there are at most.
+    /// The most threads.
     pub(crate) most: u64,
 }
 
@@ -47,14 +46,14 @@ pub(crate) struct Pool<J> {
 }
 
 impl<J: Run> Pool<J> {
-    /// An empty pool.
+    /// Makes a pool without threads.
     pub(crate) fn new(counters: Arc<ServerCounters>, threads: Threads) -> Self {
         let (jobs, idle) = bounded(0);
         Self { jobs, idle, counters, threads, started: AtomicU64::new(0) }
     }
 
-    /// Has the job done; never blocks. Where no thread is idle and none can be started, the job
-    /// comes back with the reason.
+    /// Hands the job to a thread; never blocks. If no thread is idle and none can be started, returns the job with the
+    /// reason.
     pub(crate) fn submit(&self, job: J) -> Result<(), (J, io::Error)> {
         match self.jobs.try_send(job) {
             Ok(()) => Ok(()),
@@ -64,7 +63,7 @@ impl<J: Run> Pool<J> {
 
     fn spawn(&self, job: J) -> Result<(), (J, io::Error)> {
         let Threads { name, gauge, stack_size, batch, idle: patience, most } = self.threads;
-        // A thread past the maps that the kernel grants may start and then abort the process.
+        // A thread beyond the kernel's limit on memory maps may start and then abort the process.
         if gauge(&self.counters).load(Ordering::Relaxed) >= most {
             return Err((job, io::Error::from_raw_os_error(libc::EAGAIN)));
         }
@@ -78,7 +77,7 @@ impl<J: Run> Pool<J> {
                 interrupt_nobody();
             }
             let mut next = first.recv().ok();
-            // Its memory would be held for as long as the thread lives.
+            // Dropped here, because its memory would otherwise be kept as long as the thread lives.
             drop(first);
             while let Some(job) = next {
                 job.run();
@@ -92,7 +91,7 @@ impl<J: Run> Pool<J> {
     }
 }
 
-/// Counts a thread while it lives.
+/// Counts a thread while it runs.
 struct Alive(Arc<ServerCounters>, fn(&ServerCounters) -> &AtomicU64);
 
 impl Alive {
@@ -106,7 +105,7 @@ impl Drop for Alive {
     fn drop(&mut self) {
         let Self(counters, gauge) = self;
         if gauge(counters).fetch_sub(1, Ordering::Relaxed) == 1 {
-            // A crowd was here and is gone.
+            // The last thread has ended, so the free pages of the heap are returned to the kernel.
             footprint::trim_heap();
         }
     }
