@@ -1,4 +1,4 @@
-//! The socket between the two processes: whole messages, with descriptors, between processes of one user.
+//! The socket between the two processes. It carries whole messages, with descriptors, between processes of one user.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,7 +11,7 @@ use crate::codec::{MOST, Reader, Writer};
 use crate::error::HandOverError;
 use crate::sys::unix;
 
-/// Makes a connected pair. From the beginning on both ends are told who sent each message.
+/// Makes a connected pair of sockets. From the start, the kernel tells both ends which user sent each message.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let (one, other) = Socket::pair(Domain::UNIX, Type::SEQPACKET, None)?;
     one.set_passcred(true)?;
@@ -22,7 +22,7 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// One end of the socket.
 pub(crate) struct Channel(Socket);
 
-/// Memory for the message that came last, which is wiped.
+/// The memory for the last received message, which is wiped.
 pub(crate) struct Frame {
     bytes: Zeroizing<Vec<u8>>,
     len: usize,
@@ -31,11 +31,11 @@ pub(crate) struct Frame {
 
 impl Frame {
     pub(crate) fn new() -> Self {
-        // One byte more than any message has, so that a longer one is noticed.
+        // One byte more than the longest message, so that a longer one is detected.
         Self { bytes: Zeroizing::new(vec![0; MOST + 1]), len: 0, descriptors: Vec::new() }
     }
 
-    /// The kind of the message, and the rest of it.
+    /// Returns the kind of the message, and a reader of the rest.
     pub(crate) fn read(&self) -> (u8, Reader<'_>) {
         match self.bytes[..self.len].split_first() {
             Some((kind, rest)) => (*kind, Reader::new(rest)),
@@ -45,8 +45,8 @@ impl Frame {
 }
 
 impl Channel {
-    /// Takes the socket, if it leads to a process of the same user: the kernel says who made the pair of sockets, and then with each
-    /// message who sent it.
+    /// Takes the socket, if it leads to a process of the same user: the kernel reports which user made the pair of
+    /// sockets, and with each message which user sent it.
     pub(crate) fn new(socket: OwnedFd) -> Result<Self, HandOverError> {
         let socket = Socket::from(socket);
         let is_fit = socket.domain().is_ok_and(|domain| domain == Domain::UNIX)
@@ -65,7 +65,7 @@ impl Channel {
         }
     }
 
-    /// Sends a message; blocks until there is room, for so long at most.
+    /// Sends a message. Blocks until there is room, for `patience` at most.
     pub(crate) fn send(
         &self,
         message: &Writer,
@@ -80,12 +80,12 @@ impl Channel {
         sent.map_err(failed)
     }
 
-    /// Sends a message if there is room; `false`: there is none, or nobody reads any more.
+    /// Sends a message if there is room. Returns `false` if there is none, or if the other process no longer reads.
     pub(crate) fn try_send(&self, message: &Writer) -> bool {
         message.finish().is_some_and(|message| unix::send(self.0.as_fd(), message, &[], false).is_ok())
     }
 
-    /// Waits for a message, for so long at most; `None` is for ever.
+    /// Waits for a message, for `patience` at most; `None` sets no limit.
     pub(crate) fn recv(&self, frame: &mut Frame, patience: Option<Duration>) -> Result<(), HandOverError> {
         frame.bytes[..frame.len].fill(0);
         frame.descriptors.clear();
@@ -109,9 +109,9 @@ impl Channel {
         }
     }
 
-    /// Ends the connection, for whoever waits on it, too.
+    /// Ends the connection, and wakes a thread that waits on it.
     pub(crate) fn close(&self) {
-        // It fails where the other end is gone.
+        // It fails if the other end is already closed.
         let _ = self.0.shutdown(std::net::Shutdown::Both);
     }
 }

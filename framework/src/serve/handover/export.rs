@@ -1,4 +1,4 @@
-//! Listeners on their way from one process to another.
+//! Listeners that one process passes on to another.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -6,19 +6,19 @@ use std::os::fd::OwnedFd;
 use crate::address::Scheme;
 use crate::codec::{Malformed, Reader, Writer};
 
-/// A listener, with descriptors of its own of its sockets.
+/// A listener, with its own descriptors of the listener's sockets.
 #[derive(Debug)]
 pub(crate) struct Export {
-    /// Its number among the listeners of the server that it comes from.
+    /// Its number among the listeners of the old server.
     pub(crate) number: u16,
     pub(crate) scheme: Scheme,
-    /// Where it is bound; several with SCTP.
+    /// The addresses that it is bound to; there can be several with SCTP.
     pub(crate) addresses: Vec<SocketAddr>,
-    /// Connections begin with a PROXY header.
+    /// Whether connections begin with a PROXY header.
     pub(crate) proxied: bool,
-    /// The server bound it, and did not get it from its user.
+    /// Whether the server bound the sockets itself, rather than get them from its user.
     pub(crate) own: bool,
-    /// One, or the group that the loops of a server share.
+    /// One socket, or the group of sockets that the loops of a server share.
     pub(crate) sockets: Vec<OwnedFd>,
 }
 
@@ -46,7 +46,7 @@ impl Export {
         Ok(Self { number, scheme, addresses, proxied, own, sockets })
     }
 
-    /// Whether this is the listener that is asked for: at these addresses, where port 0 is any.
+    /// Returns whether this is the requested listener, at these addresses; port 0 stands for any port.
     pub(crate) fn is(&self, scheme: Scheme, addresses: &[SocketAddr], proxied: bool) -> bool {
         let is_at = |(own, wanted): (&SocketAddr, &SocketAddr)| {
             own.ip() == wanted.ip() && [0, own.port()].contains(&wanted.port())

@@ -1,21 +1,25 @@
-//! The messages between the process that gives a server away and the one that takes it.
+//! The messages between the process that hands a server over and the one that takes it over.
 //!
-//! | from | message | what it says |
+//! | from | message | meaning |
 //! |---|---|---|
-//! | new | `HELLO` | the version of the format that it reads peers in |
-//! | old | `WELCOME`, `LISTENER` …, `DESCRIPTOR` … | the keys of session tickets; each listener with its sockets; what the program adds |
-//! | new | `READY` | which listeners it takes, and whether it takes peers. Everything that can fail has been done |
-//! | old | `SECRETS`, `PEER` …, `STAYS` …, `END` | it stands still: what cookies are made with, the peers that go, those that stay |
-//! | new | `TAKEN` … | which peers it cannot serve after all |
-//! | old | `LATE` …, `GO` | what has been sent to the peers meanwhile. From `GO` on the new process serves, and until then the old one |
-//! | both | `DATAGRAM` … | a datagram of a peer that stays, to the old one; one that is nobody's there, to the new one |
+//! | new | `HELLO` | the version of the format in which it reads peers |
+//! | old | `WELCOME`, `LISTENER` …, `DESCRIPTOR` … | ticket keys; listeners with their sockets; the program's descriptors |
+//! | new | `READY` | the listeners that it takes, and whether it takes peers |
+//! | old | `SECRETS`, `PEER` …, `STAYS` …, `END` | it is paused: the secrets of cookies, the peers that go and stay |
+//! | new | `TAKEN` … | the peers that it cannot serve after all |
+//! | old | `LATE` …, `GO` | messages that were sent to the peers meanwhile. The new process serves from `GO` on |
+//! | both | `DATAGRAM` … | a datagram for the other process |
 //!
-//! All but the content of `PEER`, `SECRETS` and `LATE` is the same in all versions, so that listeners go over from any to any.
+//! `READY` says that everything that can fail has been done. Until `GO` the old process serves. `DATAGRAM` goes to the
+//! old process for a peer that stayed there, and to the new one if no peer of the old process sent it.
+//!
+//! Except for the content of `PEER`, `SECRETS` and `LATE`, the messages are the same in all versions, so listeners can
+//! be passed on from any version to any other.
 
-/// The version of what a peer is written as. It changes with every change of that.
+/// The version of the format in which peers are written. It must change with the format.
 pub(crate) const VERSION: u16 = 1;
 
-/// What a message of another program hardly begins with.
+/// The first bytes of a hand-over, which tell it from messages of other programs.
 pub(crate) const MAGIC: &[u8; 8] = b"peeloff1";
 
 pub(crate) const HELLO: u8 = 1;

@@ -1,15 +1,15 @@
-//! Where the dispatcher stands still while its listeners are handed over.
+//! Pauses the dispatcher while its listeners are handed over.
 
 use std::time::Instant;
 
 use crate::sys::sync::{Condvar, Mutex};
 
-/// What becomes of the listeners.
+/// The decision about the listeners after a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// The dispatcher goes on with them.
+    /// The dispatcher continues with the listeners.
     Resume,
-    /// Another process has them.
+    /// Another process has the listeners.
     Give,
 }
 
@@ -19,7 +19,7 @@ struct State {
     verdict: Option<Verdict>,
 }
 
-/// Stops one dispatcher once.
+/// Pauses one dispatcher once.
 #[derive(Default)]
 pub(crate) struct Gate {
     state: Mutex<State>,
@@ -27,7 +27,7 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// The dispatcher stands still until it is told what becomes of the listeners.
+    /// Blocks the dispatcher until the decision about the listeners is there, and returns it.
     pub(crate) fn stand_still(&self) -> Verdict {
         let mut state = self.state.lock();
         state.reached = true;
@@ -40,7 +40,7 @@ impl Gate {
         }
     }
 
-    /// Waits until the dispatcher stands still; `false`: it does not by then.
+    /// Waits until the dispatcher is paused. Returns `false` if it is not by then.
     pub(crate) fn await_stop(&self, deadline: Instant) -> bool {
         let mut state = self.state.lock();
         while !state.reached {
@@ -51,7 +51,7 @@ impl Gate {
         true
     }
 
-    /// Has the dispatcher go on, now or when it comes here.
+    /// Lets the dispatcher continue, at once or as soon as it reaches the gate.
     pub(crate) fn open(&self, verdict: Verdict) {
         self.state.lock().verdict = Some(verdict);
         self.changed.notify_all();

@@ -1,5 +1,6 @@
-//! The old process: it gives its listeners away, then stands still, writes its peers, and serves on what stays. Until the new
-//! process has said that it can go on, everything is as it was, and a failure only has it go on itself.
+//! The old process of a hand-over. It passes on its listeners, then pauses, writes its peers, and continues with those
+//! that stay. Until the new process has reported that it can serve, nothing has changed, and after a failure the old
+//! process just continues.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -20,35 +21,35 @@ use crate::serve::shared::Shared;
 use crate::sys::sync::spawn;
 use crate::sys::unix::MOST_DESCRIPTORS;
 
-/// How long the new process may take to be ready: it may ask somebody for a passphrase.
+/// The time that the new process may take to be ready: it may ask the operator for a passphrase.
 const START: Duration = Duration::from_secs(60);
-/// How long the dispatcher and the loops have to come to a stand, and the new process for each step while nobody is served.
+/// The time for the dispatcher and the loops to pause, and for each step of the new process while no peer is served.
 const STEP: Duration = Duration::from_secs(2);
-/// Stack of the thread that relays, in bytes.
+/// The stack of the relay thread, in bytes.
 const STACK: usize = 64 << 10;
 
-/// What a hand-over came to.
+/// The result of a hand-over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HandedOver {
-    /// Listeners that the new process has.
+    /// The number of listeners that the new process has.
     pub listeners: usize,
-    /// Peers that it has, and that have noticed nothing.
+    /// The number of peers that the new process has, and that have noticed nothing.
     pub peers: usize,
-    /// Peers that are left in this process.
+    /// The number of peers that stay in this process.
     pub staying: usize,
-    /// For how long nobody was served. What came meanwhile waited in the kernel.
+    /// The time in which no peer was served. Datagrams that arrived meanwhile waited in the kernel.
     pub paused: Duration,
 }
 
-/// Gives the server away; see [`Handle::hand_over`](crate::Handle::hand_over).
+/// Hands the server over; see [`Handle::hand_over`](crate::Handle::hand_over).
 pub(crate) fn give(
     shared: &Arc<Shared>,
     loops: Option<&Arc<Loops>>,
     socket: OwnedFd,
 ) -> Result<HandedOver, HandOverError> {
     let Some(_giving) = shared.giving.try_lock() else { return Err(HandOverError::Busy) };
-    // One that is just ending is waited for.
+    // A predecessor that is about to end gets a moment to do so.
     let predecessor = shared.predecessor.get();
     let has_predecessor = predecessor.is_some_and(|relay| !relay.await_end(Instant::now() + STEP));
     if has_predecessor || shared.successor.get().is_some() || is_ending(shared) {
@@ -58,7 +59,7 @@ pub(crate) fn give(
     let (mut frame, mut out) = (Frame::new(), Writer::new());
     let knows_peers = greet(shared, &channel, &mut frame, &mut out)?;
     let (takes_peers, taken) = await_ready(&channel, &mut frame)?;
-    // Somebody may have ended the server meanwhile.
+    // The server may have begun to shut down meanwhile.
     if is_ending(shared) {
         return Err(HandOverError::Busy);
     }
@@ -71,12 +72,12 @@ pub(crate) fn give(
     standing.finish(channel, &mut out, &taken)
 }
 
-/// Whether the server shuts down.
+/// Returns whether the server shuts down.
 fn is_ending(shared: &Shared) -> bool {
     shared.registry.is_full() == Some(Refusal::Draining)
 }
 
-/// Answers the new process; whether it reads peers in the format that this one writes.
+/// Answers the new process. Returns whether it reads peers in the format that this process writes.
 fn greet(
     shared: &Shared,
     channel: &Channel,
@@ -93,7 +94,7 @@ fn greet(
         tracing::warn!(
             own = frame::VERSION,
             other = version,
-            "the new process reads peers in another format: they stay here"
+            "the new process reads peers in another format; all peers stay in this process"
         );
     }
     let (exports, descriptors) = (shared.exports.lock(), shared.descriptors.lock());
@@ -101,7 +102,7 @@ fn greet(
     out.u8(frame::WELCOME);
     out.u16(frame::VERSION);
     shared.keys.save(out);
-    // The number of messages that follow.
+    // This is the number of messages that follow.
     let messages =
         exports.iter().map(|export| export.sockets.len().div_ceil(MOST_DESCRIPTORS)).sum::<usize>();
     out.u32((messages + descriptors.len()) as u32);
@@ -124,7 +125,8 @@ fn greet(
     Ok(version == frame::VERSION)
 }
 
-/// Waits until the new process is ready: whether it takes peers, and the numbers of the listeners that it takes.
+/// Waits until the new process is ready. Returns whether it takes peers, and the numbers of the listeners that it
+/// takes.
 fn await_ready(channel: &Channel, frame: &mut Frame) -> Result<(bool, Vec<u16>), HandOverError> {
     channel.recv(frame, Some(START))?;
     let (kind, mut ready) = frame.read();
@@ -140,15 +142,15 @@ fn await_ready(channel: &Channel, frame: &mut Frame) -> Result<(bool, Vec<u16>),
     Ok((takes_peers, taken))
 }
 
-/// A server that stands still. Dropped, it goes on as if nothing had been.
+/// A paused server. When this is dropped without a hand-over, the server continues as before.
 struct Standing<'a> {
     shared: &'a Arc<Shared>,
     loops: Option<&'a Arc<Loops>>,
     gate: Arc<Gate>,
     began: Instant,
-    /// The peers that go, in the order in which they were written.
+    /// The peers that go to the new process, in the order in which they were written.
     given: Vec<Given>,
-    /// What becomes of the listeners.
+    /// Decides which process has the listeners after the pause.
     verdict: Verdict,
 }
 
@@ -164,14 +166,14 @@ impl<'a> Standing<'a> {
             verdict: Verdict::Resume,
         };
         let deadline = began + STEP;
-        // The dispatcher comes first, because it gives peers to the loops.
+        // The dispatcher pauses first, because it gives peers to the loops.
         let stands = shared.mailbox.send(Letter::Pause(Arc::clone(&gate)))
             && gate.await_stop(deadline)
             && loops.is_none_or(|loops| loops.pause(deadline));
         if stands { Ok(standing) } else { Err(HandOverError::HeldUp) }
     }
 
-    /// Sends everything that the new process needs to go on.
+    /// Sends everything that the new process needs to serve.
     fn write_peers(
         &mut self,
         channel: &Channel,
@@ -188,7 +190,7 @@ impl<'a> Standing<'a> {
         };
         let mut emit = |out: &mut Writer| match channel.send(out, &[], STEP) {
             Ok(()) => Ok(true),
-            // This peer alone is too much.
+            // This peer is too large for a message, so it stays; the others are not affected.
             Err(HandOverError::TooLong) => Ok(false),
             Err(error) => Err(error),
         };
@@ -208,7 +210,7 @@ impl<'a> Standing<'a> {
         end(channel, out, self.given.len())
     }
 
-    /// Waits for the answer: which peers the new process has.
+    /// Waits for the new process to answer which peers it has.
     fn await_taken(&mut self, channel: &Channel, frame: &mut Frame) -> Result<(), HandOverError> {
         let mut refused = vec![false; self.given.len()];
         let mut more = true;
@@ -236,7 +238,7 @@ impl<'a> Standing<'a> {
         Ok(())
     }
 
-    /// From here on the new process serves.
+    /// Tells the new process to serve, and gives up what it has taken.
     fn finish(
         mut self,
         channel: Channel,
@@ -256,7 +258,8 @@ impl<'a> Standing<'a> {
                 channel.send(out, &[], STEP)?;
             }
         }
-        // A shutdown that begins before this ends the server here, and not in a process that nobody knows of.
+        // A shutdown that began before this point must end the server in this process, and not in one that has just
+        // taken over.
         let deciding = self.shared.deciding.lock();
         if is_ending(self.shared) {
             return Err(HandOverError::Busy);
@@ -289,7 +292,7 @@ impl<'a> Standing<'a> {
             thread.end();
         };
         if let Err(error) = spawn("peeloff-relay", STACK, Box::new(run)) {
-            tracing::error!(%error, "no thread for what peers that stay are sent: they hear nothing more");
+            tracing::error!(%error, "cannot start the relay thread; peers that stay in this process receive nothing more");
             relay.end();
         }
         Ok(HandedOver { listeners: taken.len(), peers: peers.len(), staying, paused })
@@ -313,7 +316,7 @@ fn end(channel: &Channel, out: &mut Writer, peers: usize) -> Result<(), HandOver
     channel.send(out, &[], STEP)
 }
 
-/// Waits for the next datagram of the other process; `None`: it has ended, or sends something else.
+/// Waits for the next datagram from the other process. Returns `None` if it has ended or sends another message.
 pub(super) fn next(relay: &Relay, frame: &mut Frame) -> Option<Relayed> {
     relay.channel().recv(frame, None).ok()?;
     let (kind, from) = frame.read();

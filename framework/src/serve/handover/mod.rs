@@ -1,5 +1,6 @@
-//! A server goes to another process, with its listeners and those of its peers that can go: `frame` has the messages, `giving` is
-//! what the old process does, `taking` what the new one does, `relay` what both do until the last peer of the old one has left.
+//! Hands a server over to another process, with its listeners and those of its peers that can go. `frame` has the
+//! messages, `giving` the part of the old process, `taking` the part of the new one, and `relay` the part of both until
+//! the last peer of the old process has left.
 
 pub(crate) mod channel;
 pub(crate) mod export;

@@ -1,5 +1,5 @@
-//! Datagrams that one process reads and the other one's peer is meant by: both have the same sockets, and only the new process
-//! reads them.
+//! Relays datagrams between the two processes. Both have the same sockets, but only the new process reads them, so it
+//! passes on datagrams for peers of the old one.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,15 +13,15 @@ use crate::net::udp::Stray;
 use crate::sys::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::sync::{Condvar, Mutex};
 
-/// Bytes of a datagram, beside its addresses.
+/// The payload of a datagram.
 type Payload<'a> = &'a [u8];
 
 /// A datagram on its way between the processes.
 pub(crate) struct Relayed {
     pub(crate) stray: Stray,
-    /// The loop that it is for, in the old process.
+    /// The number of the loop of its peer, in the old process.
     pub(crate) on: u8,
-    /// The index of the shared socket that it came to; `None`: it came to a listener whose peers have sockets of their own.
+    /// The index of the shared socket at which it arrived, or `None` for a listener whose peers have their own sockets.
     pub(crate) index: Option<u8>,
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct Relay {
     channel: Arc<Channel>,
     out: Mutex<Writer>,
     elsewhere: Mutex<Elsewhere>,
-    /// There may be somebody in `elsewhere`.
+    /// Whether `elsewhere` may have a peer.
     any: AtomicBool,
     has_ended: Mutex<bool>,
     ended: Condvar,
@@ -49,12 +49,12 @@ impl Relay {
         Self { channel, out, elsewhere, any, has_ended: Mutex::new(false), ended: Condvar::default() }
     }
 
-    /// The socket to the other process.
+    /// Returns the socket to the other process.
     pub(crate) fn channel(&self) -> &Channel {
         &self.channel
     }
 
-    /// A peer stays in the other process, on the loop of this number.
+    /// Notes that a peer stays in the other process, on the loop with this number.
     pub(crate) fn stays(&self, local: SocketAddr, peer: SocketAddr, connection_id: &[u8], on: u8) {
         let mut elsewhere = self.elsewhere.lock();
         elsewhere.by_addresses.insert((local, peer), on);
@@ -64,7 +64,7 @@ impl Relay {
         self.any.store(true, Ordering::Release);
     }
 
-    /// Nobody is at this address in the other process any more.
+    /// Notes that the other process has no peer at this address any more.
     pub(crate) fn has_left(&self, local: SocketAddr, peer: SocketAddr, connection_id: Option<&[u8]>) {
         let mut elsewhere = self.elsewhere.lock();
         elsewhere.by_addresses.remove(&(local, peer));
@@ -74,7 +74,7 @@ impl Relay {
         }
     }
 
-    /// Whether the other process has a peer at this address or with this connection ID, and on which loop.
+    /// Returns the number of the loop on which the other process has a peer with this address or this connection ID.
     pub(crate) fn finds(
         &self,
         local: SocketAddr,
@@ -89,7 +89,7 @@ impl Relay {
         by_id.or_else(|| elsewhere.by_addresses.get(&(local, peer))).copied()
     }
 
-    /// Passes a datagram on; `false`: it is lost, because the other process does not read.
+    /// Passes a datagram on; never blocks. Returns `false` if it is lost because the other process does not read.
     pub(crate) fn pass(
         &self,
         (local, peer, interface): (SocketAddr, SocketAddr, u32),
@@ -109,7 +109,7 @@ impl Relay {
         self.channel.try_send(&out)
     }
 
-    /// The other process has ended: nobody is there any more.
+    /// Notes that the other process has ended, and forgets its peers.
     pub(crate) fn end(&self) {
         self.any.store(false, Ordering::Release);
         *self.elsewhere.lock() = Elsewhere::default();
@@ -118,7 +118,7 @@ impl Relay {
         self.ended.notify_all();
     }
 
-    /// Waits until the other process has ended; `false`: it has not by then.
+    /// Waits until the other process has ended. Returns `false` if it has not by then.
     pub(crate) fn await_end(&self, deadline: Instant) -> bool {
         let mut has_ended = self.has_ended.lock();
         while !*has_ended && Instant::now() < deadline {

@@ -1,5 +1,5 @@
-//! The new process: it takes the listeners, makes everything ready, reads the peers, and serves from the moment on in which the
-//! old process says so. Whatever fails before ends this one, and the old one goes on.
+//! The new process of a hand-over. It takes the listeners, prepares everything, reads the peers, and serves as soon as
+//! the old process tells it to. A failure before that ends the new process, and the old one continues.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,34 +26,36 @@ use crate::serve::mailbox::Letter;
 use crate::serve::shared::Shared;
 use crate::sys::sync::spawn;
 
-/// How long the old process may take for each step.
+/// The time that the old process may take for each step.
 const STEP: Duration = Duration::from_secs(10);
-/// How many peers one message refuses at most.
+/// The most peers that one message refuses.
 const REFUSALS: usize = 4096;
-/// Stack of the thread that relays, in bytes.
+/// The stack of the relay thread, in bytes.
 const STACK: usize = 64 << 10;
 
-/// A server in another process, which this one is about to take over. Where it is dropped instead, that process goes on to serve.
+/// A server in another process, which this process is about to take over. If this value is dropped instead, that
+/// process continues to serve.
 pub struct Predecessor {
     channel: Channel,
     frame: Frame,
     out: Writer,
-    /// Of session tickets, where the credentials have none.
+    /// The keys of session tickets, if the credentials have none.
     pub(crate) keys: SharedKeys,
     listeners: Vec<Export>,
     descriptors: HashMap<String, OwnedFd>,
-    /// The numbers of listeners that were taken: in the old process, and here.
+    /// The listeners that were taken: their numbers in the old process, and those here.
     taken: HashMap<u16, u16>,
 }
 
 impl Predecessor {
-    /// Asks the other process what it has. `socket` is the second of the pair that
-    /// [`hand_over_sockets`](crate::hand_over_sockets) makes, and the other process has the first. Blocks until that process answers, for ten
-    /// seconds at most; it calls [`Handle::hand_over`](crate::Handle::hand_over) for that.
+    /// Asks the other process for its listeners and descriptors. `socket` is the second of the pair that
+    /// [`hand_over_sockets`](crate::hand_over_sockets) makes, and the other process has the first. Blocks until that
+    /// process answers, for ten seconds at most for each message; it calls
+    /// [`Handle::hand_over`](crate::Handle::hand_over) for that.
     ///
     /// # Errors
     ///
-    /// The other process does not answer, or is of another user.
+    /// Fails if the other process does not answer, or runs as another user.
     pub fn ask(socket: OwnedFd) -> Result<Self, HandOverError> {
         let channel = Channel::new(socket)?;
         let (mut frame, mut out) = (Frame::new(), Writer::new());
@@ -98,7 +100,7 @@ impl Predecessor {
         self.descriptors.remove(name)
     }
 
-    /// Takes the listener at these addresses, if there is one, as this process's listener of this number.
+    /// Takes the listener at these addresses, if the other process has one. `own` is its number in this process.
     pub(crate) fn take(
         &mut self,
         scheme: Scheme,
@@ -112,7 +114,8 @@ impl Predecessor {
         Some(export)
     }
 
-    /// Takes the peers, and waits until this process serves. The loops stand still, and go on when this returns.
+    /// Takes the peers, and waits until this process may serve. The loops are paused, and continue after this has
+    /// returned.
     pub(crate) fn finish(
         self,
         shared: &Arc<Shared>,
@@ -131,7 +134,7 @@ impl Predecessor {
         let mut peers = Vec::new();
         let taken = taking.take(&mut frame, &mut out, &mut peers);
         if let (Err(_), Some(loops)) = (&taken, loops) {
-            // They are the other process's, and hear nothing from here.
+            // These peers still belong to the other process, and this one must not send to them.
             loops.let_go(&peers.into_iter().flatten().collect::<Vec<_>>(), &|_| false);
             return taken;
         }
@@ -147,7 +150,7 @@ impl Predecessor {
 }
 
 impl fmt::Debug for Predecessor {
-    /// Leaves the keys out.
+    /// Leaves out the keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { listeners, descriptors, .. } = self;
         f.debug_struct("Predecessor")
@@ -157,7 +160,7 @@ impl fmt::Debug for Predecessor {
     }
 }
 
-/// A server that is about to take another one's peers.
+/// A server that is about to take the peers of another process.
 struct Taking<'a> {
     shared: &'a Arc<Shared>,
     loops: Option<&'a Arc<Loops>>,
@@ -167,7 +170,7 @@ struct Taking<'a> {
 }
 
 impl Taking<'_> {
-    /// Takes the peers, in their order; `None` for each that cannot be served here.
+    /// Takes the peers, in their order. `peers` gets `None` for each peer that cannot be served here.
     fn take(
         &self,
         frame: &mut Frame,
@@ -217,7 +220,7 @@ impl Taking<'_> {
         if let Some(given) = loops.take_peer(place, events, from)? {
             return Ok(Some(given));
         }
-        // It stays there.
+        // The peer stays in the other process.
         let _ = (from.flag()?, from.bytes()?);
         let (association, _) = Association::restore(Scheme::Udp, Arc::default(), &mut from, Instant::now())?;
         let Association { local, connection_id, .. } = &association;
@@ -225,7 +228,7 @@ impl Taking<'_> {
         Ok(None)
     }
 
-    /// Says which peers stay in the old process after all.
+    /// Tells the old process which peers it has to keep after all.
     fn answer(&self, out: &mut Writer, refused: &[u32]) -> Result<(), HandOverError> {
         let mut parts = refused.chunks(REFUSALS).peekable();
         loop {
@@ -243,9 +246,9 @@ impl Taking<'_> {
         }
     }
 
-    /// Waits until this process serves, and takes what is sent to the peers meanwhile.
+    /// Waits until this process may serve, and takes the messages that are sent to the peers meanwhile.
     fn await_go(&self, frame: &mut Frame, peers: &[Option<Given>]) -> Result<(), HandOverError> {
-        // The old process counts without those that were refused.
+        // The old process numbers the peers without those that were refused.
         let peers: Vec<Given> = peers.iter().flatten().copied().collect();
         loop {
             self.relay.channel().recv(frame, Some(STEP))?;
@@ -265,7 +268,7 @@ impl Taking<'_> {
     }
 }
 
-/// Takes what the old process reads for nobody of its own, until it ends.
+/// Takes the datagrams that the old process reads and that are for none of its peers, until that process ends.
 fn follow(shared: &Arc<Shared>, loops: Option<Arc<Loops>>, relay: Arc<Relay>) {
     let (shared, thread) = (Arc::clone(shared), Arc::clone(&relay));
     let run = move || {
@@ -283,10 +286,10 @@ fn follow(shared: &Arc<Shared>, loops: Option<Arc<Loops>>, relay: Arc<Relay>) {
             }
         }
         thread.end();
-        tracing::info!("the process before this one has ended");
+        tracing::info!("the previous process has ended");
     };
     if let Err(error) = spawn("peeloff-relay", STACK, Box::new(run)) {
-        tracing::error!(%error, "no thread for what the old process reads: its peers hear nothing more");
+        tracing::error!(%error, "cannot start the relay thread; peers that stayed in the old process receive nothing more");
         relay.end();
     }
 }

@@ -1,4 +1,4 @@
-//! Two servers, and somebody between them who cuts off what the old one says.
+//! Two servers, and a relay between them that cuts off the messages of the old one.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread::{self, JoinHandle};
@@ -49,10 +49,10 @@ fn exchange(peer: &mut Peer, message: &[u8]) {
     assert_eq!(&answer[..len], message);
 }
 
-/// What becomes of the message of this number that the old process sends: `None`, both connections are closed instead.
+/// Returns how much of a message of the old process is passed on. `None` closes both connections instead.
 type Cut = fn(usize, usize, &[u8]) -> Option<usize>;
 
-/// Passes on what comes from one side, until either ends. Returns how many messages came.
+/// Passes on the messages of one side until either side ends. Returns the number of messages.
 fn pass(from: Channel, to: Channel, number: usize, cut: Option<Cut>) -> JoinHandle<usize> {
     thread::spawn(move || {
         let (mut frame, mut out) = (Frame::new(), Writer::new());
@@ -76,7 +76,7 @@ fn pass(from: Channel, to: Channel, number: usize, cut: Option<Cut>) -> JoinHand
     })
 }
 
-/// Hands a server over, with somebody between the processes.
+/// Hands a server over, with a relay between the processes.
 fn hand_over(
     old: &Server,
     number: usize,
