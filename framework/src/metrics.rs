@@ -1,4 +1,4 @@
-//! What a monitoring system reads: every number of a server by listener, its limits, how long things take, and its health.
+//! Metrics for a monitoring system: every number of a server by listener, its limits, its durations, and its health.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -8,10 +8,10 @@ use crate::admission::{Limits, Refusal};
 use crate::credentials::Expiration;
 use crate::observe::{Distribution, Entry, EntryKind, Stats};
 
-/// A snapshot of all that a server measures; from [`Server::metrics`](crate::Server::metrics).
+/// A snapshot of everything that a server measures, from [`Server::metrics`](crate::Server::metrics).
 ///
-/// [`families`](Self::families) gives it with the names that Prometheus knows it by, for a program that has an endpoint of its
-/// own. `peeloff-echo` and `peeloff-chat` serve them with `--admin`.
+/// [`families`](Self::families) returns it with the names for Prometheus, for a program that has its own endpoint.
+/// `peeloff-echo` and `peeloff-chat` serve them with `--admin`.
 ///
 /// ```
 /// # use peeloff::{Error, Peer, Server};
@@ -27,57 +27,59 @@ use crate::observe::{Distribution, Entry, EntryKind, Stats};
 pub struct Metrics {
     /// The numbers of the whole server.
     pub stats: Stats,
-    /// The same for each listener.
+    /// The numbers of each listener.
     pub listeners: Vec<ListenerMetrics>,
     /// The limits in effect.
     pub limits: Limits,
-    /// How many worker threads there can be, as far as the system says.
+    /// The number of worker threads that the system allows, as far as it reports that.
     pub max_workers: u64,
-    /// How long the dispatcher thread takes for what it finds at once. What comes meanwhile waits for so long in the kernel.
+    /// How long the dispatcher thread takes for the events that it finds at once. Data that arrives meanwhile waits in
+    /// the kernel for that time.
     pub dispatcher_round: Distribution,
-    /// How long what an event loop has read waits for the turn of its peer. One turn out of 16 is measured.
+    /// How long data that an event loop has read waits for the turn of its peer. One turn out of 16 is measured.
     pub loop_queue: Distribution,
-    /// When parts of the credentials in use stop being valid.
+    /// The times at which parts of the credentials in use expire.
     pub expirations: Vec<Expiration>,
-    /// Whether the server gets on and takes new peers.
+    /// Whether the server makes progress and admits new peers.
     pub health: Health,
 }
 
-/// What a server measures of one listener and its peers.
+/// The numbers and durations of one listener and its peers.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ListenerMetrics {
-    /// Where it listens.
+    /// The address of the listener.
     pub address: Address,
-    /// Its numbers. Those of threads and event loops, which belong to no listener, are 0.
+    /// The numbers of the listener. Those of threads and event loops, which belong to no listener, are 0.
     pub stats: Stats,
-    /// How long handshakes took, from the peer's admission to their end. Failed ones are left out.
+    /// How long handshakes took, from the peer's admission to their end. Failed handshakes are not included.
     pub handshake: Distribution,
     /// How long admitted peers waited until a thread or an event loop began to serve them.
     pub start_delay: Distribution,
-    /// How long handlers took for a message: from its delivery until the handler asked for the next one, or its callback
-    /// returned. The first message of each peer and one out of 16 after that is measured, when it is done.
+    /// How long handlers took for a message: from its delivery until the handler asked for the next one, or until the
+    /// callback returned. Measures the first message of each peer and one out of 16 after it. The time is recorded when
+    /// the handler is done with the message.
     pub handler: Distribution,
 }
 
-/// Whether a server gets on and takes new peers; from [`Handle::health`](crate::Handle::health).
+/// Whether a server makes progress and admits new peers, from [`Handle::health`](crate::Handle::health).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
-    /// How long the dispatcher thread has been at what it found when it was last woken; zero while it waits for something to
-    /// do. Some milliseconds are usual. Seconds say that [`PeerHandler::admit`](crate::PeerHandler::admit) blocks, that the
-    /// thread has panicked, or that the host is overloaded.
+    /// How long the dispatcher thread has been busy with the events that it found when it was last woken; zero while it
+    /// waits. Some milliseconds are usual. Seconds mean that [`PeerHandler::admit`](crate::PeerHandler::admit) blocks,
+    /// that the thread has panicked, or that the host is overloaded.
     pub dispatcher_busy: Duration,
-    /// The same for each event loop. Seconds say that callbacks block and no spare thread is left
+    /// The same for each event loop. Seconds mean that callbacks block and no spare thread is left
     /// ([`ServerBuilder::spare_threads`](crate::ServerBuilder::spare_threads)).
     pub loops_busy: Vec<Duration>,
-    /// Why the next peer would be refused, wherever it comes from: the server shuts down, or a limit is reached. `None`: it
-    /// would be admitted, as far as limits on its own address and the handler let it in.
+    /// Why the next peer would be refused, whatever its address is: the server shuts down, or a limit is reached. If
+    /// this is `None`, the next peer is admitted unless the limits on its own address or the handler refuse it.
     pub refuses: Option<Refusal>,
 }
 
 impl Health {
-    /// Returns how long the thread that has been busy for longest has been so.
+    /// Returns the longest time that the dispatcher or an event loop has been busy.
     pub fn longest_busy(&self) -> Duration {
         self.loops_busy.iter().copied().fold(self.dispatcher_busy, Duration::max)
     }
@@ -87,22 +89,22 @@ impl Health {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Family {
-    /// The name, which begins with `peeloff_`. That of a counter lacks the suffix `_total`, and units are part of the name.
+    /// The name, which begins with `peeloff_` and includes the unit. The name of a counter has no suffix `_total` here.
     pub name: String,
-    /// What is measured, in one or more sentences.
+    /// A description of the metric, in one or more sentences.
     pub help: &'static str,
-    /// What kind of value the samples have.
+    /// The kind of value that the samples have.
     pub kind: FamilyKind,
     /// The samples; no two of them have the same labels.
     pub samples: Vec<Sample>,
 }
 
-/// What kind of value the samples of a [`Family`] have.
+/// The kind of value that the samples of a [`Family`] have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FamilyKind {
-    /// A number that only grows.
+    /// A number that never decreases.
     Counter,
-    /// A number that says how much there is now.
+    /// A number that can increase and decrease.
     Gauge,
     /// A distribution of seconds.
     Histogram,
@@ -121,19 +123,20 @@ pub struct Sample {
 /// The value of a [`Sample`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum SampleValue {
-    /// Of a counter or gauge.
+    /// The value of a counter or a gauge.
     Number(u64),
-    /// Of a gauge that is no whole number.
+    /// The value of a gauge that is not a whole number.
     Fraction(f64),
-    /// Of a histogram.
+    /// The value of a histogram.
     Distribution(Distribution),
 }
 
 type Labels = Vec<(&'static str, String)>;
 
 impl Metrics {
-    /// Returns everything with names and labels for a monitoring system. The labels are `protocol` and `listener`, where a number
-    /// belongs to a listener, `reason`, `thread`, and of certificates `what` and `file`. Each name is there once.
+    /// Returns all metrics with names and labels for a monitoring system. The labels are `protocol` and `listener` if a
+    /// number belongs to a listener, `reason`, `thread`, and, for certificates, `what` and `file`. Each name occurs
+    /// once.
     pub fn families(&self) -> Vec<Family> {
         let mut families = Families::default();
         let version = vec![
@@ -166,26 +169,26 @@ impl Metrics {
     fn add_limits(&self, families: &mut Families) {
         let limits = &self.limits;
         let all = [
-            ("peers_limit", "Peers that may be there at once; absent without a limit.", limits.max_peers),
+            ("peers_limit", "The most peers that can be connected at once; absent without a limit.", limits.max_peers),
             (
                 "peers_per_local_address_limit",
-                "Peers with sockets of their own that one local address may have at once; absent without a limit.",
+                "The most peers with their own sockets at one local address; absent without a limit.",
                 limits.max_peers_per_local_address,
             ),
             (
                 "half_open_limit",
-                "Handshakes that may be under way at once; absent without a limit.",
+                "The most handshakes that can be under way at once; absent without a limit.",
                 limits.max_half_open,
             ),
             (
                 "awaiting_header_limit",
-                "Connections to one proxied listener that may wait for their PROXY header at once; absent without a \
+                "The most connections to a proxied listener that can wait for their PROXY header; absent without a \
                  limit.",
                 limits.max_awaiting_header,
             ),
             (
                 "workers_limit",
-                "Worker threads that the system allows; absent where it does not say.",
+                "The most worker threads that the system allows; absent if it reports no limit.",
                 usize::try_from(self.max_workers).unwrap_or(usize::MAX),
             ),
         ];
@@ -210,19 +213,19 @@ impl Metrics {
             );
             add(
                 "handler_seconds",
-                "Time that a handler or callback took for a message; of one message out of 16.",
+                "Time that a handler or callback took for a message; measured for one message out of 16.",
                 &listener.handler,
             );
         }
         families.histogram(
             "dispatcher_round_seconds",
-            "Time that the dispatcher takes for what it finds at once. What comes meanwhile waits for so long.",
+            "Time of one round of the dispatcher, for which data that arrives meanwhile waits in the kernel.",
             Vec::new(),
             &self.dispatcher_round,
         );
         families.histogram(
             "loop_queue_seconds",
-            "Time that what an event loop has read waits for its peer's turn; of one turn out of 16.",
+            "Time that data waits in an event loop for its peer's turn; measured for one turn out of 16.",
             Vec::new(),
             &self.loop_queue,
         );
@@ -234,7 +237,7 @@ impl Metrics {
         for (thread, busy) in [("dispatcher".to_owned(), dispatcher_busy)].into_iter().chain(loops) {
             families.add(
                 "busy_seconds",
-                "Time that the dispatcher or an event loop has been at what it found when it was last woken.",
+                "Time that the dispatcher or an event loop has been busy since it was last woken.",
                 FamilyKind::Gauge,
                 vec![("thread", thread)],
                 SampleValue::Fraction(busy.as_secs_f64()),
@@ -281,7 +284,7 @@ impl Families {
     fn entry(&mut self, entry: &Entry, mut labels: Labels) {
         let Entry { mut name, mut help, label, drop_reason, .. } = *entry;
         if drop_reason.is_some() {
-            (name, help) = ("drops", "What was thrown away, by reason.");
+            (name, help) = ("drops", "Dropped datagrams and messages, by reason.");
         }
         labels.extend(
             label

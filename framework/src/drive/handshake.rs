@@ -1,4 +1,4 @@
-//! Runs what comes before an association is open, on the thread of its peer or a round at a time.
+//! Runs the opening of an association: on the thread of its peer, or one round at a time.
 
 use std::time::Instant;
 
@@ -10,14 +10,14 @@ use crate::net::{Arrival, Transport};
 use crate::sys::message::DATAGRAM_MAX;
 use crate::tls::{Facts, Failure};
 
-/// What one turn takes in at most.
+/// The most messages that one turn takes.
 const MOST_ARRIVALS: usize = 8;
 
-/// Runs a handshake to its end; blocks until then.
+/// Runs a handshake to its end, and blocks until then.
 ///
 /// # Errors
 ///
-/// It has failed, and the peer has been told.
+/// Fails if the handshake fails; the peer has then been informed.
 pub(crate) fn run(
     mut opening: Opening,
     transport: &mut Transport,
@@ -25,7 +25,7 @@ pub(crate) fn run(
 ) -> Result<(Session, Facts), Failure> {
     let mut input = Vec::new();
     let mut advanced = opening.start(Instant::now());
-    // What is complete, or has failed, is so whatever others want.
+    // A handshake that is complete or has failed is not affected by later signals.
     while let Ok(false) = advanced {
         let rounds = round(&mut opening, transport, attention, &mut input, true);
         advanced = rounds.map(|round| matches!(round, Round::Open));
@@ -48,11 +48,12 @@ pub(crate) fn run(
     }
 }
 
-/// Gets a handshake on with what has come, without waiting for anything. [`Round::Advanced`]: there may be more.
+/// Continues a handshake with the data that has arrived. Does not wait. [`Round::Advanced`] means that there may be
+/// more.
 ///
 /// # Errors
 ///
-/// It has failed. The caller tells the peer ([`Opening::give_up`]).
+/// Fails if the handshake fails. The caller must inform the peer ([`Opening::give_up`]).
 pub(crate) fn turn(
     opening: &mut Opening,
     transport: &mut Transport,
@@ -68,18 +69,18 @@ pub(crate) fn turn(
     Ok(Round::Advanced)
 }
 
-/// What came of a round.
+/// The result of a round.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Round {
     /// The session is open.
     Open,
-    /// Something came.
+    /// Data arrived.
     Advanced,
-    /// Nothing came.
+    /// No data arrived.
     Quiet,
 }
 
-/// Looks once for something that came, and waits for it if it may.
+/// Takes one message that has arrived, and waits for one if it may.
 fn round(
     opening: &mut Opening,
     transport: &mut Transport,
@@ -92,18 +93,18 @@ fn round(
     let until = match &interrupted {
         None if may_wait => opening.next_timeout(),
         None => Some(now),
-        // A connection that is to make way is still heard if all of its header is there.
+        // A connection that is evicted is still served if its whole header has already arrived.
         Some(EndReason::Evicted) if opening.awaits_header() => Some(now),
         Some(reason) => return Err(Failure::Ended(reason.clone())),
     };
     transport.await_room(opening.awaits_room());
     input.clear();
-    // A loop gives its peers datagrams in memory of their own.
+    // On shared sockets, a loop provides each datagram with its own memory.
     if !matches!(transport, Transport::Shared(_)) {
         input.reserve(DATAGRAM_MAX);
     }
     let mut arrival = transport.recv(opening.room(), input, now, until);
-    // The address of a peer changes only when its session is open.
+    // A peer's address may change only after its session is open, so a datagram from another address is ignored.
     if transport.source().is_some() && matches!(arrival, Arrival::Message(_)) {
         arrival = Arrival::Woken;
     }
@@ -119,7 +120,7 @@ fn round(
     })
 }
 
-/// Returns why a handshake has to end, where somebody else wants it to. A drain alone does not end it.
+/// Returns the reason if another thread has signalled that the handshake must end. A drain alone does not end it.
 pub(crate) fn interrupted(attention: &Attention) -> Option<EndReason> {
     let signals = attention.signals();
     if signals & (signal::CLOSE | signal::STOP | signal::BREAK_OFF) != 0 {

@@ -1,4 +1,4 @@
-//! A session whose messages stay in this process, within the bounds of the protocol that it stands for.
+//! A session whose messages stay in this process, with the limits of the protocol that it simulates.
 
 use std::sync::Arc;
 
@@ -12,9 +12,9 @@ use crate::sctp::{Reliability, SendInfo, Settings};
 pub(crate) struct MemorySession {
     sink: Arc<Sink>,
     scheme: Scheme,
-    /// The longest message, in bytes.
+    /// The size of the longest message, in bytes.
     pub(super) max_message: usize,
-    /// Streams to the peer, on SCTP.
+    /// The number of streams to the peer, on SCTP.
     streams: u16,
 }
 
@@ -34,7 +34,7 @@ impl MemorySession {
 
     /// Sends one message; never blocks.
     pub(super) fn send(&self, message: &[u8], how: &SendInfo) -> Sent {
-        // TLS needs the order of a stream, and every record.
+        // TLS over SCTP requires ordered and reliable delivery on a stream.
         let is_ordered = !how.unordered && how.reliability == Reliability::Reliable;
         if self.scheme.is_sctp() && how.stream >= self.streams
             || self.scheme == Scheme::SctpTls && !is_ordered
@@ -44,7 +44,7 @@ impl MemorySession {
         self.sink.send(message, how)
     }
 
-    /// The shortest message, in bytes.
+    /// Returns the size of the shortest message, in bytes.
     pub(super) fn min_message(&self) -> usize {
         usize::from(self.scheme != Scheme::Udp)
     }

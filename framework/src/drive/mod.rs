@@ -1,4 +1,4 @@
-//! Drivers: they move bytes between a socket and a protocol's state machine, on the thread of one peer.
+//! Drivers, which move bytes between a socket and the state machine of a protocol, on the thread that serves the peer.
 
 pub(crate) mod handshake;
 pub(crate) mod memory;

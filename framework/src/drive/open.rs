@@ -1,4 +1,4 @@
-//! An open association: what its peer sends goes in, messages come out, and deadlines are kept. Nothing here blocks.
+//! An open association: takes data from its peer, returns messages, and keeps deadlines. Nothing here blocks.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use crate::protocol::Read;
 use crate::protocol::deadlines::Deadlines;
 use crate::sctp::MessageInfo;
 
-/// The session of an open association, and how long it lasts.
+/// The session of an open association, and its deadlines.
 pub(crate) struct Open {
     pub(crate) session: Session,
     pub(crate) deadlines: Deadlines,
@@ -18,36 +18,36 @@ pub(crate) struct Open {
     pub(crate) hold: Hold,
 }
 
-/// Whether messages to a peer may leave: while it is handed over, only one of two processes may send.
+/// Whether messages to a peer may leave. During a hand-over only one of the two processes may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hold {
-    /// They leave.
+    /// Messages are sent.
     Free,
-    /// They wait in the outbox, for this process or for the other.
+    /// Messages wait in the outbox, for this process or for the other.
     Queue,
-    /// They are not taken: the other process has what waited.
+    /// Messages are refused, because the other process has the peer and the outbox.
     Refuse,
 }
 
-/// What comes next in an open association.
+/// The next event of an open association.
 pub(crate) enum Polled {
-    /// Something was read.
+    /// Data was read.
     Read(Read),
-    /// Nothing is left to read. The peer is waited for, until then at most.
+    /// Nothing is left to read; wait for the peer, until this time at most.
     Wait(Option<Instant>),
-    /// The association is over, whatever else its peer has sent.
+    /// The association has ended, even if its peer has sent more.
     Over(EndReason),
 }
 
 impl Open {
-    /// Of an association that opened then.
+    /// Makes the state of an association that opened at `opened`.
     pub(crate) fn new(session: Session, timeouts: &Timeouts, opened: Instant, now: Instant) -> Self {
         let deadlines = Deadlines::new(timeouts, session.is_framed(), opened, now);
         Self { session, deadlines, hold: Hold::Free }
     }
 
-    /// Takes what was read from the socket, whose memory comes back empty, and reads the first message in it. `from`: where
-    /// a datagram came from, unless that is the current address of the peer.
+    /// Takes the data that was read from the socket, and reads the first message in it. The memory of `input` is empty
+    /// afterwards. `from` is the source address of a datagram, unless it is the peer's current address.
     pub(crate) fn handle_input(
         &mut self,
         input: &mut Vec<u8>,
@@ -72,8 +72,8 @@ impl Open {
         self.read(buffer, input, info, now)
     }
 
-    /// Reads the next message of what has come, or says how long to wait. `received`: messages that the peer has sent so far.
-    /// `piece` is memory to work with.
+    /// Reads the next message of the data that has arrived, or returns how long to wait. `received` is the number of
+    /// messages that the peer has sent so far. `piece` is working memory.
     pub(crate) fn poll(
         &mut self,
         received: u64,
@@ -83,7 +83,7 @@ impl Open {
         now: Instant,
     ) -> Polled {
         self.deadlines.count(received, now);
-        // This one holds whatever the peer sends, so it comes before what it has sent.
+        // The lifetime is checked before the peer's data, because it applies whatever the peer sends.
         if self.deadlines.is_past_lifetime(now) {
             return Polled::Over(EndReason::Lifetime);
         }
@@ -130,7 +130,8 @@ impl Open {
         read
     }
 
-    /// The peer sends no more: why the association is over, or `None` where there is still something to read.
+    /// Takes the end of the peer's data. Returns the reason for the end of the association, or `None` if something is
+    /// still to be read.
     pub(crate) fn handle_end_of_stream(&mut self) -> Option<EndReason> {
         match &mut self.session {
             Session::Stream(session) => session.handle_end_of_stream(),

@@ -1,10 +1,12 @@
-//! What comes before an association is open, in steps that never block: what the peer sends and the time go in, and what it is
-//! told leaves on the way.
+//! The steps before an association is open: a PROXY header and a handshake. No step blocks. The driver passes in the
+//! peer's data and the time, and messages to the peer leave on the way.
 //!
-//! 1. [`start`](Opening::start) begins. Each call says whether the session is open, or why it never will be.
-//! 2. What a read of the socket came to goes to [`handle_arrival`](Opening::handle_arrival), also that there is room.
+//! 1. [`start`](Opening::start) begins. Each call returns whether the session is open, or why it has failed.
+//! 2. The result of each read of the socket goes to [`handle_arrival`](Opening::handle_arrival), and so does a wake-up
+//!    because the send buffer has room.
 //! 3. At [`next_timeout`](Opening::next_timeout) the driver calls [`handle_timeout`](Opening::handle_timeout).
-//! 4. [`finish`](Opening::finish) gives the open session, and after a failure [`give_up`](Opening::give_up) what is to be ended.
+//! 4. [`finish`](Opening::finish) returns the open session. After a failure, [`give_up`](Opening::give_up) returns the
+//!    session that has to be ended.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,24 +26,25 @@ use crate::protocol::stream::proxy::{Ends, Header};
 use crate::sctp::MessageInfo;
 use crate::tls::{Facts, Failure};
 
-/// An association on its way to be open.
+/// An association that is not open yet.
 pub(crate) enum Opening {
     /// There is no handshake.
     Plain(Session),
     /// A header of the PROXY protocol comes first.
     Proxied(Proxied),
-    /// DTLS, and where its datagrams leave.
+    /// A DTLS handshake, and where its datagrams leave.
     Dtls(Box<Handshake>, Egress),
-    /// TLS or DTLS over SCTP.
+    /// A handshake of TLS or DTLS over SCTP.
     Sctp(Box<SctpSession>),
-    /// TLS, and when its handshake has failed if it is not complete.
+    /// A TLS handshake, and the time at which it fails if it is not complete.
     Tls(Box<StreamSession>, Instant),
 }
 
-/// Decides about a connection whose header says this, or is refused for that reason, and makes what comes behind the header.
+/// Decides about a connection with this PROXY header, or with this error in it, and returns the opening that follows
+/// the header.
 type Heard = dyn Fn(Result<Option<Ends>, &'static str>) -> Result<Opening, Failure> + Send;
 
-/// A connection whose PROXY header has not come.
+/// A connection whose PROXY header has not arrived.
 pub(crate) struct Proxied {
     header: Header,
     socket: Arc<Socket>,
@@ -50,18 +53,18 @@ pub(crate) struct Proxied {
 }
 
 impl Proxied {
-    /// Waits for the header until `deadline`.
+    /// Makes the state of a connection that waits for the header until `deadline`.
     pub(crate) fn new(socket: Arc<Socket>, deadline: Instant, heard: Box<Heard>) -> Self {
         Self { header: Header::default(), socket, deadline, heard }
     }
 }
 
 impl Opening {
-    /// Begins; `true` where the session is open.
+    /// Begins. Returns `true` if the session is open.
     ///
     /// # Errors
     ///
-    /// The handshake has failed.
+    /// Fails if the handshake has failed.
     pub(crate) fn start(&mut self, now: Instant) -> Result<bool, Failure> {
         match self {
             Self::Plain(_) => Ok(true),
@@ -74,12 +77,12 @@ impl Opening {
         }
     }
 
-    /// Takes what a read came to; `true` when the session is open. The bytes of a message are in [`room`](Self::room) where that
-    /// has any, or else in `input`, whose memory may be exchanged.
+    /// Takes the result of a read. Returns `true` if the session is open. The bytes of a message are in
+    /// [`room`](Self::room) if that is not empty, and otherwise in `input`, whose memory may be exchanged.
     ///
     /// # Errors
     ///
-    /// The handshake has failed, or the peer began anew.
+    /// Fails if the handshake has failed or the peer has restarted.
     pub(crate) fn handle_arrival(
         &mut self,
         arrival: Arrival,
@@ -96,10 +99,10 @@ impl Opening {
             (Arrival::Message(_), _) => self.handle_message(input, info, now)?,
             (Arrival::TooLong, _) => return Err(Failure::of("a message is too long for a handshake")),
             (Arrival::Over(EndReason::ClosedByPeer), Self::Proxied(_)) => {
-                return Err(Failure::of("the proxy closed before its header"));
+                return Err(Failure::of("the proxy closed the connection before its header was complete"));
             }
             (Arrival::Over(EndReason::ClosedByPeer), _) => {
-                return Err(Failure::of("the peer closed during the handshake"));
+                return Err(Failure::of("the peer closed the connection during the handshake"));
             }
             (Arrival::Over(EndReason::Replaced), _) => return Err(Failure::RestartedSctp),
             (Arrival::Over(reason), _) => return Err(Failure::Ended(reason)),
@@ -107,7 +110,8 @@ impl Opening {
                 self.go_on()?
             }
         };
-        // A peer that sends without a pause must not stop the clock.
+        // The deadline is checked here too, because a peer could otherwise prevent the check by sending without a
+        // pause.
         if is_open { Ok(true) } else { self.handle_timeout(now) }
     }
 
@@ -134,11 +138,11 @@ impl Opening {
         advanced
     }
 
-    /// Does what time has come for, if it has; `true` when the session is open.
+    /// Does the work that is due, if any. Returns `true` if the session is open.
     ///
     /// # Errors
     ///
-    /// The handshake has failed.
+    /// Fails if the handshake has failed.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> Result<bool, Failure> {
         match self {
             Self::Dtls(handshake, egress) => {
@@ -147,7 +151,7 @@ impl Opening {
                 advanced
             }
             Self::Proxied(Proxied { deadline, .. }) if now >= *deadline => {
-                self.heard(Err("its PROXY header was not complete in time"), now)
+                self.heard(Err("the PROXY header was not complete in time"), now)
             }
             Self::Sctp(session) => session.state.handle_timeout(now).map(|()| false),
             Self::Tls(_, deadline) if now >= *deadline => Err(Failure::Ended(EndReason::HandshakeTimedOut)),
@@ -155,7 +159,7 @@ impl Opening {
         }
     }
 
-    /// When to call [`handle_timeout`](Self::handle_timeout).
+    /// Returns when to call [`handle_timeout`](Self::handle_timeout).
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         match self {
             Self::Plain(_) => None,
@@ -165,7 +169,7 @@ impl Opening {
         }
     }
 
-    /// Where a message is to be read to. Empty: to memory of the driver's, as much as there is.
+    /// Returns the buffer for the next read. If it is empty, the driver reads into its own memory, as much as there is.
     pub(crate) fn room(&mut self) -> &mut [u8] {
         match self {
             Self::Proxied(proxied) => proxied.header.room(),
@@ -173,21 +177,21 @@ impl Opening {
         }
     }
 
-    /// Whether something waits for room on the socket.
+    /// Returns whether data waits for room in the send buffer.
     pub(crate) fn awaits_room(&self) -> bool {
         matches!(self, Self::Tls(session, _) if session.has_unsent())
     }
 
-    /// Whether a PROXY header is missing.
+    /// Returns whether a PROXY header is missing.
     pub(crate) fn awaits_header(&self) -> bool {
         matches!(self, Self::Proxied(_))
     }
 
-    /// Returns the session, which is open, and what the handshake settled.
+    /// Returns the open session and the facts that the handshake established.
     ///
     /// # Errors
     ///
-    /// The session cannot be used.
+    /// Fails if the session cannot be used.
     pub(crate) fn finish(self) -> Result<(Session, Facts), Failure> {
         Ok(match self {
             Self::Plain(session) => (session, Facts::default()),
@@ -207,8 +211,8 @@ impl Opening {
         })
     }
 
-    /// Tells the peer that there will be no session, for this reason. `Some`: the driver goes on with
-    /// [`continue_end`](Session::continue_end). Otherwise the socket may be closed.
+    /// Tells the peer that there will be no session, for this reason. If this returns a session, the driver continues
+    /// with [`continue_end`](Session::continue_end). Otherwise the socket may be closed.
     pub(crate) fn give_up(self, failure: &Failure, now: Instant) -> Option<Session> {
         let reason = match failure {
             Failure::Ended(reason) => reason.clone(),
@@ -228,7 +232,7 @@ impl Opening {
                 }
                 None
             }
-            // An alert may be among what is still to be sent.
+            // An alert may still have to be sent.
             Self::Sctp(mut session) => {
                 session.begin_end(&reason, Duration::MAX, now);
                 Some(Session::Sctp(session))
@@ -240,7 +244,7 @@ impl Opening {
         }
     }
 
-    /// Goes on without anything new of the peer's: there may be room.
+    /// Continues without new data of the peer, because the send buffer may have room.
     fn go_on(&mut self) -> Result<bool, Failure> {
         match self {
             Self::Plain(_) => Ok(true),
@@ -250,7 +254,7 @@ impl Opening {
         }
     }
 
-    /// The header is whole, or refused: what comes behind it begins.
+    /// Begins the step after the PROXY header, which is complete or refused.
     fn heard(&mut self, ends: Result<Option<Ends>, &'static str>, now: Instant) -> Result<bool, Failure> {
         if let Self::Proxied(proxied) = self {
             *self = (proxied.heard)(ends)?;
@@ -259,7 +263,7 @@ impl Opening {
     }
 }
 
-/// Sends what a handshake has to say. What the kernel does not take is lost on the way.
+/// Sends the datagrams of a handshake. Those that the kernel does not take are lost, like datagrams in the network.
 fn transmit(handshake: &mut Handshake, egress: &Egress) {
     while let Some(datagram) = handshake.poll_transmit() {
         let _ = egress.send(&datagram);

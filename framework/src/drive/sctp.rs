@@ -1,4 +1,4 @@
-//! Carries out on a socket what the state of an SCTP association asks for. Nothing here blocks but the wait of an end.
+//! Carries out the actions of an SCTP association's state on its socket. Only the wait for the end of one blocks.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -17,32 +17,33 @@ use crate::sys::epoll::{Epoll, READABLE_EDGE, wait_writable};
 use crate::sys::sctp::abi::SCTP_EOF;
 use crate::tls::Failure;
 
-/// The association as everybody sends to it. One thread at a time.
+/// The sending side of an association. One thread uses it at a time.
 pub(crate) struct SctpSession {
     socket: Arc<Socket>,
     pub(super) state: Session,
     max_message: usize,
-    /// Streams to the peer.
+    /// The number of streams to the peer.
     streams: u16,
 }
 
 impl SctpSession {
-    /// In clear.
+    /// Makes the session of an association in clear.
     pub(crate) fn plain(socket: Arc<Socket>, settings: &Settings) -> Self {
-        // A message has to fit the send buffer, which may be smaller than was asked for.
+        // A message must fit into the send buffer, which may be smaller than the program requested.
         let buffer = socket.send_buffer_size().unwrap_or(settings.max_message);
         let max_message = settings.max_message.min(buffer);
         Self { socket, state: Session::plain(), max_message, streams: u16::MAX }
     }
 
-    /// Before its handshake, which has failed at `deadline` if it is not complete.
+    /// Makes the session of a secured association, before its handshake, which fails if it is not complete at
+    /// `deadline`.
     pub(crate) fn secure(socket: Arc<Socket>, secure: SecureSctp, deadline: Instant) -> Self {
         let streams = Options::of(&*socket).status().map_or(1, |status| status.outbound_streams);
         Self { socket, state: Session::secure(secure, deadline), max_message: RECORD_MAX, streams }
     }
 
-    /// Gets the handshake on, with what came and as far as there is room; `true` when it is complete. The transport hears when
-    /// there may be more to do.
+    /// Continues the handshake with the data that has arrived, as far as there is room. Returns `true` when it is
+    /// complete. The transport is informed when there may be more to do.
     pub(crate) fn step(&mut self) -> Result<bool, Failure> {
         self.look_for_room();
         self.state.advance()?;
@@ -51,20 +52,20 @@ impl SctpSession {
             return Ok(true);
         }
         if self.state.awaits().is_some() {
-            // There is room, too, when everything is acknowledged.
+            // When the peer has acknowledged everything, there is room as well.
             let asked = Options::of(&*self.socket).subscribe(NotificationKind::SenderDry, true);
             asked.map_err(|error| Failure::of(error.to_string()))?;
         }
         Ok(false)
     }
 
-    /// Does what is to be done, as far as there is room; never blocks.
+    /// Carries out the pending actions, as far as there is room; never blocks.
     fn carry_out(&mut self) {
         let options = Options::of(&*self.socket);
         while let Some(action) = self.state.next_action() {
             let done = match action {
                 Action::Send { payload, info } => Ok(send(&self.socket, payload, info, 0)),
-                // The session waits for this by itself.
+                // The state waits for this by itself.
                 Action::AwaitDry => Ok(Sent::Done),
                 Action::AddKey { number, key } => {
                     options.set_auth_key(*number, &key[..]).map(|()| Sent::Done)
@@ -87,8 +88,8 @@ impl SctpSession {
         }
     }
 
-    /// What is to be done may have become possible. That everything is acknowledged the kernel may have said long ago, when
-    /// somebody else had asked.
+    /// Retries actions that may have become possible. Also asks whether everything is acknowledged, because the kernel
+    /// may have reported that earlier, to another request.
     fn look_for_room(&mut self) {
         self.state.handle_room();
         if self.state.awaits() == Some(Awaits::Dry)
@@ -98,17 +99,17 @@ impl SctpSession {
         }
     }
 
-    /// TLS or DTLS, where there is one of them.
+    /// Returns the state of TLS or DTLS, if the association has one.
     pub(crate) fn security(&self) -> Option<&SecureSctp> {
         self.state.security()
     }
 
-    /// Whether messages are records of TLS or DTLS.
+    /// Returns whether messages are records of TLS or DTLS.
     pub(crate) fn is_secure(&self) -> bool {
         self.state.security().is_some()
     }
 
-    /// The longest message, in bytes.
+    /// Returns the size of the longest message, in bytes.
     pub(crate) fn max_message(&self) -> usize {
         self.max_message
     }
@@ -119,9 +120,9 @@ impl SctpSession {
             return send(&self.socket, message, how, 0);
         }
         self.flush();
-        // Checked before a record has a number: the peer would miss one that is not sent.
+        // The stream is checked before a record gets its number, because the peer would miss a number that is not sent.
         if how.stream >= self.streams {
-            // There may be more of them since (RFC 6525).
+            // Streams may have been added since (RFC 6525).
             self.streams = Options::of(&*self.socket).status().map_or(0, |status| status.outbound_streams);
             if how.stream >= self.streams {
                 return Sent::NoSuchStream;
@@ -136,49 +137,49 @@ impl SctpSession {
 
     /// Takes a message with records in it, whose memory may be exchanged.
     pub(crate) fn feed(&mut self, records: &mut Vec<u8>, info: MessageInfo) {
-        // What is wrong after the handshake comes out of the next read.
+        // The next read reports errors that occur after the handshake.
         let _ = self.state.handle_message(records, info);
     }
 
-    /// Reads the next message of what was fed.
+    /// Reads the next message of the data that was fed.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> (Read, MessageInfo) {
         let read = self.state.read(buffer);
-        // A key update, a ticket, an alert.
+        // The read may have produced an answer to a key update, a ticket, or an alert.
         self.carry_out();
         read
     }
 
-    /// Whether [`read`](Self::read) has something to look at.
+    /// Returns whether [`read`](Self::read) may find something.
     pub(crate) fn has_more(&self) -> bool {
         self.state.security().is_some_and(SecureSctp::has_more)
     }
 
-    /// Whether the peer has said that nothing more comes, though something may be missing.
+    /// Returns whether the peer has announced its end, although earlier messages may still be missing.
     pub(crate) fn is_closed_by_peer(&self) -> bool {
         self.state.security().is_some_and(SecureSctp::is_closed_by_peer)
     }
 
-    /// Sends what waits, as far as that is possible now; `false` if some of it is left.
+    /// Sends the waiting records, as far as that is possible now. Returns `false` if some are left.
     pub(crate) fn flush(&mut self) -> bool {
         self.look_for_room();
         self.carry_out();
         !self.has_unsent()
     }
 
-    /// Whether a record waits for room, or for the acknowledgement of all before it.
+    /// Returns whether a record waits for room, or for the acknowledgement of all records before it.
     pub(crate) fn has_unsent(&self) -> bool {
         self.state.has_unsent()
     }
 
-    /// Begins the end of the association for this reason, as gently as it allows. What waits may take `patience` and two
-    /// seconds at most.
+    /// Begins the end of the association for this reason, as gently as the reason allows. Pending data may take
+    /// `patience`, and two seconds at most.
     pub(crate) fn begin_end(&mut self, reason: &EndReason, patience: Duration, now: Instant) {
         self.state.end(reason, patience, now);
     }
 
-    /// Says what is still to be said, as far as that is possible now. `None`: the association is over. Otherwise this is to
-    /// be called again at that time, or when [`await_progress`](Self::await_progress) would return. Reads nothing: the socket
-    /// may be shut down for reading by now.
+    /// Sends what is left to send, as far as that is possible now. Returns `None` if the association has ended.
+    /// Otherwise call this again at the returned time, or when [`await_progress`](Self::await_progress) would return.
+    /// Reads nothing, because the socket may already be shut down for reading.
     pub(crate) fn continue_end(&mut self, now: Instant) -> Option<Instant> {
         self.state.handle_room();
         loop {
@@ -196,19 +197,21 @@ impl SctpSession {
         }
     }
 
-    /// Whether everything that was sent is acknowledged. If not, the kernel will say so (SCTP_SENDER_DRY_EVENT).
+    /// Returns whether everything that was sent is acknowledged. If not, the kernel will report it
+    /// (SCTP_SENDER_DRY_EVENT).
     fn is_dry(&self) -> io::Result<bool> {
         let options = Options::of(&*self.socket);
         options.subscribe(NotificationKind::SenderDry, true)?;
         Ok(options.status()?.unacknowledged == 0)
     }
 
-    /// Waits until an end may go on. `false`: it may not after so long. `watch` is kept from one wait to the next.
+    /// Waits until an end may continue. Returns `false` after a timeout. The caller keeps `watch` from one wait to the
+    /// next.
     pub(crate) fn await_progress(&self, watch: &mut Option<Epoll>, left: Duration) -> bool {
         if self.state.awaits() != Some(Awaits::Dry) {
             return wait_writable(self.socket.as_fd(), Some(left)).unwrap_or(false);
         }
-        // An edge, since a socket that is shut down for reading or has something to read is always readable.
+        // Edge-triggered, because a socket that is shut down for reading or has data to read is always readable.
         let add = || {
             let epoll = Epoll::new()?;
             epoll.add(self.socket.as_fd(), READABLE_EDGE, 0)?;

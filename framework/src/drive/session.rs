@@ -1,4 +1,4 @@
-//! A protocol's state together with the socket, or the memory, that its messages leave by.
+//! The session of an association: the state of its protocol, and the socket or memory through which its messages leave.
 
 use std::cell::Cell;
 use std::io;
@@ -17,17 +17,17 @@ use crate::protocol::sctp::secure_sctp::SecureSctp;
 use crate::protocol::{RECORD_MAX, Sent, dtls};
 use crate::sctp::SendInfo;
 
-/// The longest memory for a record that a thread keeps, in bytes: that of a datagram which no router cuts.
+/// The largest record buffer that a thread keeps, in bytes: enough for a datagram that routers do not fragment.
 const MOST_KEPT: usize = 2048;
 
 thread_local! {
-    /// Memory for the record that is being sent.
+    /// The buffer for the record that is being sent.
     static RECORD: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Calls with memory for one record, which the thread uses again.
+/// Calls `call` with a buffer for one record, which the thread reuses.
 fn with_record(call: impl FnOnce(&mut Vec<u8>) -> Sent) -> Sent {
-    // At its very end a thread has none to keep.
+    // While a thread ends, its thread-local buffer is gone.
     let mut record = RECORD.try_with(Cell::take).unwrap_or_default();
     let sent = call(&mut record);
     if record.capacity() <= MOST_KEPT {
@@ -37,18 +37,18 @@ fn with_record(call: impl FnOnce(&mut Vec<u8>) -> Sent) -> Sent {
     sent
 }
 
-/// Gives back the memory that the calling thread keeps for records.
+/// Frees the record buffer that the calling thread keeps.
 pub(crate) fn release_record() {
     RECORD.take();
 }
 
-/// A session that is open.
+/// An open session.
 pub(crate) enum Session {
     /// Messages are datagrams.
     Plain(Egress),
     /// Messages are DTLS 1.2 application data records.
     Dtls(Box<dtls::session::Session>, Egress),
-    /// Messages go over SCTP, in clear or not.
+    /// Messages go over SCTP, in clear or with TLS or DTLS.
     Sctp(Box<SctpSession>),
     /// Messages are parts of a stream over TCP, in clear or with TLS.
     Stream(Box<StreamSession>),
@@ -57,12 +57,12 @@ pub(crate) enum Session {
 }
 
 impl Session {
-    /// Sends one message; never blocks. `how` is for SCTP alone.
+    /// Sends one message; never blocks. `how` applies to SCTP only.
     pub(crate) fn send(&mut self, message: &[u8], how: &SendInfo) -> Sent {
         match self {
             Self::Plain(egress) => egress.send(message),
             Self::Dtls(session, egress) => with_record(|record| match session.seal(message, record) {
-                // DTLS allows gaps: a record that finds the send buffer full is dropped, and its message not sent.
+                // DTLS allows gaps: if the send buffer is full, the record is dropped and its message is not sent.
                 Sent::Done => egress.send_to(session.destination(record.len()), record),
                 failed => failed,
             }),
@@ -72,7 +72,7 @@ impl Session {
         }
     }
 
-    /// Sends what was taken and found no room, as far as there is some; `false` if some of it is left.
+    /// Sends accepted data that waits for room, as far as there is room. Returns `false` if some of it is left.
     pub(crate) fn flush(&mut self) -> bool {
         match self {
             Self::Plain(_) | Self::Dtls(..) | Self::Memory(_) => true,
@@ -81,7 +81,7 @@ impl Session {
         }
     }
 
-    /// Whether something was taken and waits for room.
+    /// Returns whether accepted data waits for room.
     pub(crate) fn has_unsent(&self) -> bool {
         match self {
             Self::Plain(_) | Self::Dtls(..) | Self::Memory(_) => false,
@@ -90,7 +90,7 @@ impl Session {
         }
     }
 
-    /// Whether what is read from the socket is a message for the handler as it is.
+    /// Returns whether each read from the socket is a message for the handler, unchanged.
     pub(crate) fn is_direct(&self) -> bool {
         match self {
             Self::Plain(_) | Self::Memory(_) => true,
@@ -100,12 +100,12 @@ impl Session {
         }
     }
 
-    /// Whether messages come out of a stream by its framing.
+    /// Returns whether a framing splits the stream into messages.
     pub(crate) fn is_framed(&self) -> bool {
         matches!(self, Self::Stream(session) if session.core().is_framed())
     }
 
-    /// Where the peer is from now on, once; see [`follow`](Self::follow).
+    /// Returns the peer's new address, once for each move; see [`follow`](Self::follow).
     pub(crate) fn take_move(&mut self) -> Option<Move> {
         match self {
             Self::Dtls(session, _) => session.take_move(),
@@ -113,11 +113,11 @@ impl Session {
         }
     }
 
-    /// The peer is at this address from now on.
+    /// Uses this address for the peer from now on.
     ///
     /// # Errors
     ///
-    /// The kernel has no route to it, or does not allow it.
+    /// Fails if the kernel has no route to the address, or does not allow it.
     pub(crate) fn follow(&mut self, peer: SocketAddr) -> io::Result<()> {
         let Self::Dtls(session, egress) = self else { return Ok(()) };
         egress.follow(peer)?;
@@ -125,12 +125,12 @@ impl Session {
         Ok(())
     }
 
-    /// Whether part of a message has come. To be asked when nothing is left to read.
+    /// Returns whether part of a message has arrived. Valid only if nothing is left to read.
     pub(crate) fn is_begun(&self) -> bool {
         matches!(self, Self::Stream(session) if session.core().is_begun())
     }
 
-    /// Whether there may be something left to read of what has come.
+    /// Returns whether there may be something left to read in the data that has arrived.
     pub(crate) fn has_more(&self) -> bool {
         match self {
             Self::Plain(_) | Self::Memory(_) => false,
@@ -140,7 +140,7 @@ impl Session {
         }
     }
 
-    /// What keying material is exported from (RFC 5705, RFC 8446 §7.5), on SCTP the session of stream 0.
+    /// Returns the source of exported keying material (RFC 5705, RFC 8446 §7.5); on SCTP, the session of stream 0.
     ///
     /// # Errors
     ///
@@ -155,20 +155,22 @@ impl Session {
         session.unwrap_or(Err(RefusedExport::NoSession))
     }
 
-    /// Ends the association for this reason, as gently as it allows. Blocks until the kernel has what waits on a stream, for a
-    /// second at most, and until the peer has acknowledged what was sent on secured SCTP, for two seconds at most, and on both
-    /// for `patience` at most.
+    /// Ends the association for this reason, as gently as the reason allows. Blocks until the kernel has taken the
+    /// pending data of a stream, for a second at most, or until the peer has acknowledged everything on secured SCTP,
+    /// for two seconds at most; in both cases for `patience` at most.
     pub(crate) fn end(&mut self, reason: &EndReason, patience: Duration) {
         self.begin_end(reason, patience, Instant::now());
         self.await_end();
     }
 
-    /// How long an end may take: a stream whose peer had its time when the server stopped waits for nothing.
+    /// Returns how long an end may take. A stream whose server is stopped does not wait, because its peer has had its
+    /// time.
     pub(crate) fn patience(&self, patience: Duration, is_stopped: bool) -> Duration {
         if is_stopped && matches!(self, Self::Stream(_)) { Duration::ZERO } else { patience }
     }
 
-    /// Begins the end of the association for this reason. [`continue_end`](Self::continue_end) comes next. Does not block.
+    /// Begins the end of the association for this reason. [`continue_end`](Self::continue_end) comes next. Does not
+    /// block.
     pub(crate) fn begin_end(&mut self, reason: &EndReason, patience: Duration, now: Instant) {
         match self {
             Self::Plain(_) | Self::Memory(_) => {}
@@ -185,9 +187,9 @@ impl Session {
         }
     }
 
-    /// Gets an end that has begun on. Does not block. `None`: it is over, and the socket may be closed, on SCTP after a
-    /// [discard](crate::net::Transport::discard). Otherwise this is to be called again at that time, or when the socket becomes
-    /// writable or readable.
+    /// Continues an end that has begun. Does not block. Returns `None` if the end is complete: the socket may then be
+    /// closed, on SCTP after a [discard](crate::net::Transport::discard). Otherwise call this again at the returned
+    /// time, or when the socket becomes writable or readable.
     pub(crate) fn continue_end(&mut self, now: Instant) -> Option<Instant> {
         match self {
             Self::Plain(_) | Self::Dtls(..) | Self::Memory(_) => None,
@@ -196,7 +198,7 @@ impl Session {
         }
     }
 
-    /// Gets an end that has begun on until it is over; blocks until then.
+    /// Completes an end that has begun; blocks until then.
     pub(crate) fn await_end(&mut self) {
         let (mut now, mut watch) = (Instant::now(), None);
         while let Some(until) = self.continue_end(now) {
@@ -210,7 +212,7 @@ impl Session {
         }
     }
 
-    /// The longest message, in bytes.
+    /// Returns the size of the longest message, in bytes.
     pub(crate) fn max_message(&self, peer_is_v4: bool) -> usize {
         match self {
             Self::Plain(_) => udp::longest(peer_is_v4),
@@ -221,8 +223,8 @@ impl Session {
         }
     }
 
-    /// The shortest message, in bytes: OpenSSL drops empty records, SCTP has no empty messages (RFC 9260
-    /// §3.3.1), and nothing added to a stream is nothing.
+    /// Returns the size of the shortest message, in bytes: OpenSSL drops empty records, SCTP has no empty messages (RFC
+    /// 9260 §3.3.1), and an empty write to a stream sends nothing.
     pub(crate) fn min_message(&self) -> usize {
         match self {
             Self::Plain(_) => 0,
@@ -233,7 +235,7 @@ impl Session {
     }
 }
 
-/// Sends what a DTLS session has to say. What the kernel does not take is lost on the way.
+/// Sends the datagrams of a DTLS session. Those that the kernel does not take are lost, like datagrams in the network.
 pub(crate) fn transmit(session: &mut dtls::session::Session, egress: &Egress) {
     while let Some(Transmit { to, datagram }) = session.poll_transmit() {
         let _ = egress.send_to(to, &datagram);

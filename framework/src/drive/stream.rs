@@ -1,5 +1,5 @@
-//! A TCP connection as everybody sends to it: its state, and the bytes that the kernel has no room for, which go before
-//! anything later. Nothing here blocks but the wait for room.
+//! The sending side of a TCP connection: its state, and the bytes for which the kernel has no room, which are sent
+//! before anything later. Only the wait for room blocks.
 
 #[cfg(test)]
 mod tests;
@@ -18,32 +18,32 @@ use crate::protocol::{Read, Sent};
 use crate::stream::TcpSettings;
 use crate::tls::{Failure, Resume};
 
-/// Bytes of OpenSSL's own (answers to key updates, alerts) that may wait beyond what messages may take. A
-/// peer that asks for more and reads nothing is given up.
+/// The bytes that OpenSSL may produce by itself (answers to key updates, alerts) and that may wait in addition to
+/// messages. The connection to a peer that requests more and reads nothing is given up.
 const SLACK: usize = 64 << 10;
 
-/// What TLS adds to a record at the most (RFC 5246 §6.2.3, RFC 8446 §5.2).
+/// The most bytes that TLS adds to a record (RFC 5246 §6.2.3, RFC 8446 §5.2).
 const RECORD_OVERHEAD: usize = 320;
 
-/// How long the end of an association waits for a peer to take what was sent.
+/// The time that the end of an association waits for the peer to take the sent data.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// One thread at a time.
+/// The session of a TCP connection. One thread uses it at a time.
 pub(crate) struct StreamSession {
     pub(super) core: Stream,
     backlog: Backlog,
     max_pending: usize,
-    /// Until when an end that has begun goes on at most.
+    /// The time at which an end that has begun is cut short.
     ends_by: Option<Instant>,
 }
 
 impl StreamSession {
-    /// In clear.
+    /// Makes the session of a connection in clear.
     pub(crate) fn plain(outlet: impl Into<Outlet>, settings: &TcpSettings) -> Self {
         Self::new(Stream::plain(settings), outlet.into(), settings)
     }
 
-    /// The server's side of TLS, before its handshake.
+    /// Makes the server's side of TLS, before its handshake.
     pub(crate) fn accept(
         context: &SslContext,
         outlet: impl Into<Outlet>,
@@ -52,7 +52,7 @@ impl StreamSession {
         Ok(Self::new(Stream::accept(context, settings)?, outlet.into(), settings))
     }
 
-    /// The client's side of TLS; `name` is who the server must prove to be.
+    /// Makes the client's side of TLS, before its handshake. `name` is the name that the server must prove.
     pub(crate) fn connect(
         context: &SslContext,
         socket: Arc<Socket>,
@@ -70,12 +70,13 @@ impl StreamSession {
         Self { core, backlog, max_pending: settings.max_pending, ends_by: None }
     }
 
-    /// The state of the connection, to be looked at.
+    /// Returns the state of the connection, for reading.
     pub(crate) fn core(&self) -> &Stream {
         &self.core
     }
 
-    /// Gets the handshake on, with what was fed; `true` when it is complete. What it says is sent as far as there is room.
+    /// Continues the handshake with the data that was fed, and sends its messages as far as there is room. Returns
+    /// `true` when it is complete.
     pub(crate) fn step(&mut self) -> Result<bool, Failure> {
         let stepped = self.state().step();
         let wrote = self.push();
@@ -86,13 +87,13 @@ impl StreamSession {
         }
     }
 
-    /// The state of the connection, for a call that may write.
+    /// Returns the state of the connection, for a call that may write.
     fn state(&mut self) -> &mut Stream {
         self.core.set_room(self.backlog.room());
         &mut self.core
     }
 
-    /// Sends what a call wrote. What the kernel does not take waits.
+    /// Sends the output of a call. Data that the kernel does not take waits.
     fn push(&mut self) -> Wrote {
         let wrote = match self.core.outgoing() {
             [] if self.backlog.is_empty() => Wrote::All,
@@ -132,19 +133,19 @@ impl StreamSession {
         }
     }
 
-    /// Sends what waits, as far as there is room; `false` if some of it is left.
+    /// Sends the waiting data, as far as there is room. Returns `false` if some of it is left.
     pub(crate) fn flush(&mut self) -> bool {
-        // What is broken shows with the next read.
+        // The next read reports a broken session.
         let _ = self.send_deferred();
         !self.has_unsent()
     }
 
-    /// Whether something waits for room, or for the end of a handshake.
+    /// Returns whether data waits for room, or for the end of a handshake.
     pub(crate) fn has_unsent(&self) -> bool {
         self.unsent() > 0
     }
 
-    /// Whether messages wait for a handshake, so that room does not help: the peer has to be heard.
+    /// Returns whether messages wait for a handshake. Then room is not enough: data of the peer must be read.
     pub(crate) fn awaits_handshake(&self) -> bool {
         self.core.deferred() > 0
     }
@@ -153,7 +154,7 @@ impl StreamSession {
         self.backlog.len() + self.core.deferred()
     }
 
-    /// Sends what waits for room and, where a handshake is over, what that held up.
+    /// Sends the data that waits for room and, after a handshake, the messages that waited for it.
     fn send_deferred(&mut self) -> Result<(), Sent> {
         let mut wrote = if self.backlog.is_empty() { Wrote::All } else { self.backlog.flush() };
         if matches!(wrote, Wrote::All | Wrote::Some) && self.awaits_handshake() {
@@ -170,22 +171,23 @@ impl StreamSession {
         }
     }
 
-    /// Takes in what was read from the socket. `bytes` comes back empty.
+    /// Takes the bytes that were read from the socket. `bytes` is empty afterwards.
     pub(crate) fn feed(&mut self, bytes: &mut Vec<u8>) {
         self.core.feed(bytes);
     }
 
-    /// Reads the next message of what was fed. `piece` is memory to work with, and comes back empty.
+    /// Reads the next message of the data that was fed. `piece` is working memory, and is empty afterwards.
     pub(crate) fn read(&mut self, buffer: &mut [u8], piece: &mut Vec<u8>) -> Read {
         let read = self.state().read(buffer, piece);
         match self.push() {
             Wrote::Broken(why) => Read::Broken(why),
-            // Where the peer has gone an answer is lost, and what the peer sent before can still be read.
+            // If the peer has closed the connection, an answer is lost, but the peer's earlier data can still be read.
             _ => read,
         }
     }
 
-    /// The peer sends no more: why the association is over, or `None` where there is still a last line to read.
+    /// Takes the end of the peer's data. Returns the reason for the end of the association, or `None` if a last line is
+    /// still to be read.
     pub(crate) fn handle_end_of_stream(&mut self) -> Option<EndReason> {
         if self.backlog.reset {
             return Some(crate::net::tcp::was_reset());
@@ -196,8 +198,8 @@ impl StreamSession {
         (!self.core.end_of_stream()).then_some(EndReason::ClosedByPeer)
     }
 
-    /// Gets a handshake that messages wait for on, with what was fed. `false` where it cannot go on before the
-    /// peer's data in front of it is read.
+    /// Continues a handshake that messages wait for, with the data that was fed. Returns `false` if it cannot continue
+    /// before the peer's application data in front of it is read.
     pub(crate) fn advance(&mut self) -> Result<bool, String> {
         let advanced = self.state().advance();
         match self.push() {
@@ -206,11 +208,11 @@ impl StreamSession {
         }
     }
 
-    /// Begins the end of the connection for this reason, as gently as it allows. What waits may take `patience` and a second at
-    /// most.
+    /// Begins the end of the connection for this reason, as gently as the reason allows. Waiting data may take
+    /// `patience`, and a second at most.
     pub(crate) fn begin_end(&mut self, reason: &EndReason, patience: Duration, now: Instant) {
         if matches!(reason, EndReason::TooSlow | EndReason::MessageRefused { .. }) {
-            // What waits is thrown away, and the peer learns by a reset that messages are lost.
+            // Waiting data is discarded, and a reset tells the peer that messages are lost.
             self.backlog.reset();
             return;
         }
@@ -221,13 +223,13 @@ impl StreamSession {
         self.ends_by = Some(now + patience.min(FAREWELL));
     }
 
-    /// Begins an end without a goodbye, after a handshake that failed: an alert may wait, until then at most.
+    /// Begins an end without close_notify, after a handshake that failed. An alert may wait until then at most.
     pub(crate) fn hang_up_by(&mut self, until: Instant) {
         self.ends_by = Some(until);
     }
 
-    /// Sends what waits, as far as there is room, and then says that nothing more comes. `None`: the connection is over.
-    /// Otherwise this is to be called again at that time, or when there is room.
+    /// Sends the waiting data, as far as there is room, and then shuts the connection down. Returns `None` if the
+    /// connection has ended. Otherwise call this again at the returned time, or when there is room.
     pub(crate) fn continue_end(&mut self, now: Instant) -> Option<Instant> {
         let until = self.ends_by?;
         if self.backlog.flush() == Wrote::Some && now < until {
@@ -238,7 +240,7 @@ impl StreamSession {
         None
     }
 
-    /// Waits until there may be room; `false`: there is none after so long.
+    /// Waits until there may be room. Returns `false` after a timeout.
     pub(crate) fn wait_for_room(&self, timeout: Duration) -> bool {
         self.backlog.wait_for_room(timeout)
     }

@@ -3,7 +3,7 @@
 //! | from | message | meaning |
 //! |---|---|---|
 //! | new | `HELLO` | the version of the format in which it reads peers |
-//! | old | `WELCOME`, `LISTENER` …, `DESCRIPTOR` … | ticket keys; listeners with their sockets; the program's descriptors |
+//! | old | `WELCOME`, `LISTENER` …, `DESCRIPTOR` … | ticket keys; listeners, sockets; descriptors of the program |
 //! | new | `READY` | the listeners that it takes, and whether it takes peers |
 //! | old | `SECRETS`, `PEER` …, `STAYS` …, `END` | it is paused: the secrets of cookies, the peers that go and stay |
 //! | new | `TAKEN` … | the peers that it cannot serve after all |
