@@ -169,7 +169,7 @@ impl Metrics {
     fn add_limits(&self, families: &mut Families) {
         let limits = &self.limits;
         let all = [
-            ("peers_limit", "The most peers that can be connected at once; absent without a limit.", limits.max_peers),
+            ("peers_limit", "The most peers at one time; absent without a limit.", limits.max_peers),
             (
                 "peers_per_local_address_limit",
                 "The most peers with their own sockets at one local address; absent without a limit.",

@@ -1,5 +1,5 @@
-//! Both ends in one program, because no other program can be told to misbehave: handshakes in the middle of a
-//! session, answers that nobody reads, ends without a goodbye.
+//! Both ends run in one program, because no other program can be told to misbehave: to handshake in the middle of a
+//! session, to leave answers unread, or to end without a close_notify.
 
 mod steps;
 
@@ -32,14 +32,14 @@ use crate::{
     Timeouts, TrySendError,
 };
 
-/// How long anything may take before a test fails.
+/// The time that a step may take before a test fails.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A socket whose writes are kept until they are wanted to leave, all at once.
+/// A socket that can keep its writes and send all of them at once later.
 struct Corked {
     socket: TcpStream,
     kept: Option<Vec<u8>>,
-    /// Reads find nothing.
+    /// Whether reads return nothing.
     deaf: bool,
 }
 
@@ -78,7 +78,7 @@ impl io::Write for Corked {
 
 type Client = SslStream<Corked>;
 
-/// A client before its handshake.
+/// Makes a client, before its handshake.
 fn client_over(socket: TcpStream, version: SslVersion) -> Client {
     socket.set_nodelay(true).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -96,7 +96,7 @@ fn client_ssl(version: SslVersion) -> Ssl {
     ssl
 }
 
-/// Says what begins a handshake, and hears no answer.
+/// Sends the first flight of a handshake, and reads no answer.
 fn begin(client: &mut Client) {
     client.get_mut().deaf = true;
     client.do_handshake().unwrap_err();
@@ -110,7 +110,7 @@ fn connect(address: &Address, version: SslVersion) -> Client {
     client
 }
 
-/// Reads a line; what comes of other lines stays for the next one.
+/// Reads a line. The bytes of later lines stay in `rest` for the next call.
 fn read_line(client: &mut Client, rest: &mut Vec<u8>) -> String {
     loop {
         if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
@@ -174,7 +174,7 @@ fn everything_arrives_between_hundreds_of_key_updates() {
         client.write_all(format!("{line}\n").as_bytes()).unwrap();
         assert_eq!(read_line(&mut client, &mut rest), line);
     }
-    // Hundreds in one read.
+    // Hundreds of messages arrive in one read.
     client.get_mut().kept = Some(Vec::new());
     for number in 0..300 {
         assert!(ossl::key_update(client.ssl()));
@@ -190,7 +190,7 @@ fn everything_arrives_between_hundreds_of_key_updates() {
 
 #[test]
 fn key_updates_whose_answers_are_not_read_end_that_peer_alone() {
-    // Fills what is between it and a peer that asks for that.
+    // The handler fills the buffers between it and a peer that requests this.
     let handler = |peer: &mut Peer| -> Result<(), Error> {
         let (mut buffer, message) = ([0; 100], vec![b'x'; 50_000]);
         while let Some(len) = peer.recv(&mut buffer)? {
@@ -224,7 +224,7 @@ fn key_updates_whose_answers_are_not_read_end_that_peer_alone() {
 
 #[test]
 fn renegotiation_is_survived_while_both_sides_talk() {
-    // Lines of the server's own, for as long as there is room, beside the echo.
+    // In addition to the echo, the handler sends its own lines as long as there is room.
     let handler = |peer: &mut Peer| {
         let sender = peer.sender();
         thread::scope(|scope| {
@@ -254,7 +254,7 @@ fn renegotiation_is_survived_while_both_sides_talk() {
         }
         let first = finished(&client);
         assert!(ossl::renegotiate(client.ssl()));
-        // A read gets it on, and takes what the server said before it knew.
+        // A read continues the handshake, and takes the lines that the server sent before it knew of the handshake.
         while echoed < (round + 1) * 50 || finished(&client) == first || !client.ssl().is_init_finished() {
             let line = read_line(&mut client, &mut rest);
             match line.split_once(' ').unwrap() {
@@ -271,7 +271,7 @@ fn renegotiation_is_survived_while_both_sides_talk() {
         }
     }
     assert_eq!(server.handle().stats().peers, 1);
-    // The ninth is one too many.
+    // The ninth renegotiation is one too many.
     assert!(ossl::renegotiate(client.ssl()));
     let mut buffer = [0; 16_384];
     while client.ssl_read(&mut buffer).is_ok() {}
@@ -279,7 +279,7 @@ fn renegotiation_is_survived_while_both_sides_talk() {
     assert_eq!(stats.ended(EndKind::Protocol), 1, "{stats:?}");
 }
 
-/// What the last handshake ended with.
+/// Returns the Finished message of the last handshake.
 fn finished(client: &Client) -> Vec<u8> {
     let mut finished = vec![0; 64];
     client.ssl().finished(&mut finished);
@@ -294,8 +294,8 @@ fn renegotiations_are_counted_also_when_one_follows_in_the_flight_that_ends_anot
     begin(&mut client);
     let mut rounds = 0;
     loop {
-        // With a ticket the client's Finished is the last word of the handshake: it and the next hello leave
-        // together.
+        // With a ticket the client's Finished is the last message of the handshake. It leaves together with the next
+        // hello.
         client.get_mut().kept = Some(Vec::new());
         if client.do_handshake().is_err() {
             break;
@@ -317,7 +317,7 @@ fn a_handler_that_only_sends_gets_a_renegotiation_on() {
     let (starts, started) = channel();
     let signals = Mutex::new((begins, starts));
     let handler = move |peer: &mut Peer| {
-        // Until the server has heard of the renegotiation.
+        // This reads until the server has noticed the renegotiation.
         while signals.lock().unwrap().0.try_recv().is_err() {
             match peer.recv_timeout(&mut [0; 100], Duration::from_millis(1)) {
                 Err(Error::TimedOut) => {}
@@ -353,7 +353,7 @@ fn a_flush_gets_a_renegotiation_on_that_holds_up_what_was_written() {
     let (starts, started) = channel();
     let signals = Mutex::new((begins, starts));
     let handler = move |peer: &mut Peer| -> Result<(), Error> {
-        // Until the server has heard of the renegotiation.
+        // This reads until the server has noticed the renegotiation.
         while signals.lock().unwrap().0.try_recv().is_err() {
             match peer.recv_timeout(&mut [0; 100], Duration::from_millis(1)) {
                 Err(Error::TimedOut) => {}
@@ -397,7 +397,7 @@ fn a_peer_that_does_not_go_on_with_its_renegotiation_is_bounded() {
         .unwrap();
     let mut client = connect(&server.addresses()[0], SslVersion::TLS1_2);
     let sender = sender.recv_timeout(DEADLINE).unwrap();
-    // Its hello arrives, and the server's flight is not answered.
+    // The client's hello arrives, but the client does not answer the server's flight.
     assert!(ossl::renegotiate(client.ssl()));
     begin(&mut client);
     client.get_ref().socket.peek(&mut [0]).unwrap();
@@ -412,7 +412,7 @@ fn a_peer_that_does_not_go_on_with_its_renegotiation_is_bounded() {
     };
     assert_eq!(full, PostOutcome::Queued);
     assert!(sent >= 5000, "each is two bytes: {sent}");
-    // It goes on after all, and gets everything.
+    // The client continues after all, and receives everything.
     let mut rest = Vec::new();
     for _ in 0..=sent {
         assert_eq!(read_line(&mut client, &mut rest), "a");
@@ -433,14 +433,14 @@ fn bytes_without_a_message_and_without_a_pause_do_not_stop_the_clock() {
     let server = start_with(settings(|_| {}), timeouts, handler);
     let mut client = connect(&server.addresses()[0], SslVersion::TLS1_3);
     let deadline = Instant::now() + DEADLINE;
-    // Hundreds of records in each write, so that the server never has nothing to read.
+    // Each write has hundreds of records, so that the server always has something to read.
     while client.write_all(&[b'x'; 1 << 20]).is_ok() {
         assert!(Instant::now() < deadline, "it goes on and on");
     }
     until(&server, "it ends", |stats| stats.ended(EndKind::Idle) == 1);
 }
 
-/// A server's session with its socket, and a client that is connected to it, before the handshake.
+/// Makes a server's session with its socket, and a client that is connected to it, before the handshake.
 fn pair(settings: &TcpSettings, version: SslVersion) -> (StreamSession, Arc<Socket>, Client) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -451,7 +451,7 @@ fn pair(settings: &TcpSettings, version: SslVersion) -> (StreamSession, Arc<Sock
     (session, accepted, client_over(socket, version))
 }
 
-/// Gives the session what the socket has.
+/// Feeds the session with the data that the socket has.
 fn hear(session: &mut StreamSession, socket: &Socket) {
     let mut bytes = Vec::new();
     message::read_spare(socket.as_fd(), &mut bytes, true).unwrap();
@@ -462,7 +462,7 @@ fn step(session: &mut StreamSession) -> bool {
     session.step().unwrap()
 }
 
-/// The server's side goes on while the client shakes hands.
+/// Runs the server's side of a handshake while the client runs its side.
 fn shake_hands(session: &mut StreamSession, socket: &Socket, client: &mut Client) {
     thread::scope(|scope| {
         scope.spawn(|| client.do_handshake().unwrap());
@@ -478,8 +478,8 @@ fn what_a_peer_said_before_it_vanished_is_read_though_it_cannot_be_answered() {
     begin(&mut client);
     hear(&mut session, &socket);
     assert!(!step(&mut session));
-    // Finished, which is answered with tickets, updates that want answers, a message and a goodbye; then a
-    // reset.
+    // The client sends Finished, which is answered with tickets, then key updates that request answers, a message and a
+    // close_notify; then it resets the connection.
     client.get_mut().kept = Some(Vec::new());
     client.do_handshake().unwrap();
     for _ in 0..3 {
@@ -501,11 +501,11 @@ fn what_a_peer_said_before_it_vanished_is_read_though_it_cannot_be_answered() {
     assert_eq!(session.write(b"too late"), Sent::Gone);
 }
 
-/// Fills the kernel's buffers below a session with bytes of no meaning; how many.
+/// Fills the kernel's buffers below a session with meaningless bytes. Returns their number.
 fn fill(socket: &Socket) -> usize {
     let mut filled = 0;
     let deadline = Instant::now() + DEADLINE;
-    // They are full when nothing was taken for a while: what is on its way makes room.
+    // The buffers are full when nothing was taken for a while, because data on the way still makes room.
     let mut full_since = Instant::now();
     while full_since.elapsed() < Duration::from_millis(50) {
         assert!(Instant::now() < deadline, "the kernel takes and takes");
@@ -564,13 +564,13 @@ fn an_answer_that_found_no_room_leaves_as_soon_as_there_is_some() {
     }
 }
 
-/// `false` where the answer was not seen to wait in time. Buffers that were full can have room again: on a busy machine
-/// the kernel moves what is in them later than [`fill`] waits, and then the answer leaves at once.
+/// Returns `false` if the answer was not seen to wait in time. Buffers that were full can have room again: on a busy
+/// machine the kernel moves the data in them later than [`fill`] waits, and then the answer leaves at once.
 fn an_answer_finds_no_room_and_leaves(patience: Duration) -> bool {
     let settings = settings(|_| {});
     let (mut session, socket, mut client) = pair(&settings, SslVersion::TLS1_3);
     shake_hands(&mut session, &socket, &mut client);
-    // Behind its tickets.
+    // The message follows the server's tickets.
     assert_eq!(session.write(b"welcome"), Sent::Done);
     assert_eq!(read_line(&mut client, &mut Vec::new()), "welcome");
     let address = "127.0.0.1:1".parse().unwrap();
@@ -586,7 +586,7 @@ fn an_answer_finds_no_room_and_leaves(patience: Duration) -> bool {
     let mut peer =
         Peer::open(Parts { association, opened, timeouts: Timeouts::default(), home: None, driven: false });
     let filled = fill(&socket);
-    // The first one is answered when the second one comes.
+    // The first key update is answered when the second one arrives.
     for _ in 0..2 {
         assert!(ossl::key_update(client.ssl()));
         client.do_handshake().unwrap();
@@ -601,13 +601,13 @@ fn an_answer_finds_no_room_and_leaves(patience: Duration) -> bool {
     while !is_unsent() {
         if Instant::now() >= until {
             raw.shutdown(Shutdown::Both).unwrap();
-            // It ends, for whatever reason.
+            // The session ends, and the reason does not matter.
             let _ = served.join().unwrap();
             return false;
         }
         thread::yield_now();
     }
-    // The answer is what comes behind the filling.
+    // The answer is the data behind the filling.
     let mut left = filled + 1;
     let mut buffer = [0; 65_536];
     while left > 0 {

@@ -1,4 +1,5 @@
-//! Sessions over memory, whose room is known to the byte: what waits for it, and that nothing blocks meanwhile.
+//! Sessions over memory, whose room is known to the byte: the tests check which data waits for room, and that nothing
+//! blocks.
 
 use openssl::ssl::ErrorCode;
 
@@ -9,7 +10,7 @@ use crate::net::feed::Feed;
 use crate::net::sink::Sink;
 use crate::sctp::MessageInfo;
 
-/// What a client reads is what a session sent; what it writes is kept.
+/// A client's stream: it reads the data that a session sent, and keeps the data that it writes.
 struct Wire {
     sink: Arc<Sink>,
     unread: Vec<u8>,
@@ -47,7 +48,7 @@ impl Wire {
 
 type Client = SslStream<Wire>;
 
-/// A server's session and its client, before the handshake.
+/// Makes a server's session and its client, before the handshake.
 fn pair(settings: &TcpSettings) -> (StreamSession, Arc<Sink>, Client) {
     let feed = Arc::new(Feed::new(Clock::frozen(), DEADLINE));
     let sink = Arc::new(Sink::new(feed, Scheme::Tls, Framing::Raw));
@@ -58,7 +59,7 @@ fn pair(settings: &TcpSettings) -> (StreamSession, Arc<Sink>, Client) {
     (session, sink, SslStream::new(client_ssl(SslVersion::TLS1_3), wire).unwrap())
 }
 
-/// The same after the handshake.
+/// Makes a server's session and its client, after the handshake.
 fn open_pair(settings: &TcpSettings) -> (StreamSession, Arc<Sink>, Client) {
     let (mut session, sink, mut client) = pair(settings);
     while client.do_handshake().is_err() {
@@ -88,7 +89,7 @@ fn what_openssl_says_may_take_little_more_room_than_messages_may() {
     assert!((SLACK..SLACK + 4000).contains(&waiting), "{waiting} bytes wait");
 }
 
-/// Gives an opening these bytes one by one, which complete its handshake with the last one at the earliest.
+/// Feeds an opening with these bytes one by one. The handshake must not be complete before the last byte.
 fn feed_slowly(opening: &mut Opening, bytes: &[u8], now: Instant) -> bool {
     let mut is_open = false;
     for byte in bytes {
@@ -99,7 +100,7 @@ fn feed_slowly(opening: &mut Opening, bytes: &[u8], now: Instant) -> bool {
     is_open
 }
 
-/// Has an opening look whether there is room.
+/// Makes an opening check whether there is room.
 fn wake(opening: &mut Opening, now: Instant) -> Result<bool, Failure> {
     opening.handle_arrival(Arrival::Woken, &mut Vec::new(), MessageInfo::default(), now)
 }
