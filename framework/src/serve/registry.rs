@@ -90,10 +90,10 @@ impl Registry {
         self.table.lock().connection_ids.get(cid).cloned()
     }
 
-    /// Moves an association to a new address of its peer, where it is found from now on. If another association has
-    /// that address, that association is displaced if two conditions hold: its own peer uses a connection ID, and so
-    /// can be found at any address; and the moved peer has answered from the new address, so no other peer can be
-    /// there. Otherwise returns `false`, so that a forged source address cannot cut off a peer.
+    /// Moves an association to a new address of its peer, where it is found from now on. Another association at that
+    /// address is displaced in two cases: if its own peer uses a connection ID, because it can then be found at any
+    /// address; or if the moved peer has answered from the new address, because no other peer can then be there.
+    /// Otherwise returns `false`, so that a forged source address cannot cut off a peer.
     pub(crate) fn follow(&self, association: &Association, moved_to: Move) -> bool {
         let mut table = self.table.lock();
         let associations = &mut table.associations;

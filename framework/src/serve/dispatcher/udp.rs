@@ -340,7 +340,8 @@ impl Udp {
                 (Task::Dtls(Box::new(hello)), hold)
             }
         };
-        // A child that was made by the wildcard recipe beside a specific listener cannot have other peers' datagrams.
+        // The wildcard recipe beside a specific listener lets no datagrams of other peers in before connect, so there
+        // is nothing to drain.
         let drain = recipe != Recipe::Wildcard || anchor != index;
         let job = Job::own(association, Arc::new(socket), task, shared);
         if hold {
