@@ -263,8 +263,7 @@ fn a_check_says_what_it_found_and_leaves_nothing_running() {
     std::fs::remove_file(&key).unwrap();
     check(&["--config", &config]).failed_with("peeloff-echo", 2, &key);
     check(&["--listen", "udp://192.0.2.1:0"]).failed_with("peeloff-echo", 2, "192.0.2.1:0 is not an address");
-    let twice =
-        ["--listen", &format!("udp://{host}:{port}"), "--listen", &format!("udp://{host}:{port}")];
+    let twice = ["--listen", &format!("udp://{host}:{port}"), "--listen", &format!("udp://{host}:{port}")];
     check(&twice).failed_with("peeloff-echo", 2, "is in use");
 }
 
