@@ -25,7 +25,7 @@ use crate::config::setters;
 
 /// Limits on the number of peers and on the rate of new ones.
 ///
-/// A quiet DTLS peer takes about 17 KiB of memory and 16 KiB of kernel stack if it has a thread of its own, and about
+/// A quiet DTLS peer takes about 21 KiB of memory and 16 KiB of kernel stack if it has a thread of its own, and about
 /// 5 KiB on an event loop whose peers share a socket. Messages in kernel buffers and allocations of the handler come on
 /// top. In every field, 0 admits no peer, and the type's `MAX` means no limit.
 ///
@@ -44,8 +44,8 @@ pub struct Limits {
     pub max_peers: usize,
     /// Maximum number of peers of one local address and port. Default: 4096, which is 360 MiB of DTLS peers.
     ///
-    /// For each datagram of an unknown peer the kernel walks a list of all these sockets. This took 9.17 µs at 1,000
-    /// sockets, 152 µs at 5,000 and 602 µs at 15,000 in the measurement in `stress/RESULTS.md`. To serve more peers,
+    /// For each datagram of an unknown peer the kernel walks a list of all these sockets. This took 14.2 µs at 1,000
+    /// sockets, 129 µs at 5,000 and 374 µs at 15,000 in the measurement in `stress/RESULTS.md`. To serve more peers,
     /// more ports or addresses are better than a higher limit.
     pub max_peers_per_local_address: usize,
     /// Maximum number of peers of one source address (an IPv4 /32 or an IPv6 /128). Default: 256, which is 23 MiB of
