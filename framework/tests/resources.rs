@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use child::Child;
-use peeloff::{Peer, Scheme};
+use peeloff::{Peer, Scheme, Timeouts};
 use support::{DEADLINE, Running, exchange, until};
 
 const URLS: [&str; 3] = ["dtls://127.0.0.1:0", "tcp://127.0.0.1:0", "tls://127.0.0.1:0"];
@@ -363,7 +363,10 @@ fn the_server_without_threads() {
         }
         Ok(())
     };
-    let running = Running::with("udp://127.0.0.1:0", |builder| builder.stack_size(STACK), handler);
+    // A peer waits for a thread as long as it would for a handshake, and on a slow machine the test takes its time.
+    let timeouts = Timeouts::default().handshake(DEADLINE);
+    let running =
+        Running::with("udp://127.0.0.1:0", |builder| builder.stack_size(STACK).timeouts(timeouts), handler);
     // Leave address space for this many stacks, and no more.
     limit_address_space(&(child::status("VmSize") + STACKS * STACK as u64 + ROOM).to_string());
     child::serve(&running, |command| match command {
