@@ -5,7 +5,7 @@ mod support;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
@@ -16,11 +16,10 @@ use support::{DEADLINE, exchange, until};
 
 const PEERS: usize = 3;
 
-/// Echoes. Its last callback takes longer than a shutdown waits for threads without a reason.
-#[derive(Clone, Default)]
-struct Slow(Arc<AtomicUsize>);
+/// Echoes, and calls this last.
+struct Echo<F>(F);
 
-impl PeerEvents for Slow {
+impl<F: Fn() + Send + Sync + 'static> PeerEvents for Echo<F> {
     type State = ();
 
     fn open(&self, _: &Sender) -> Result<(), HandlerError> {
@@ -32,32 +31,7 @@ impl PeerEvents for Slow {
     }
 
     fn close(&self, (): (), _: &Sender, _: EndReason) {
-        thread::sleep(Duration::from_millis(1500));
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-/// Its last callback does not return until it is released.
-struct Stuck {
-    begun: Arc<AtomicBool>,
-    released: Mutex<Receiver<()>>,
-}
-
-impl PeerEvents for Stuck {
-    type State = ();
-
-    fn open(&self, _: &Sender) -> Result<(), HandlerError> {
-        Ok(())
-    }
-
-    fn message(&self, (): &mut (), peer: &Sender, message: Message<'_>) -> Result<(), HandlerError> {
-        Ok(peer.send(&message)?)
-    }
-
-    fn close(&self, (): (), _: &Sender, _: EndReason) {
-        self.begun.store(true, Ordering::SeqCst);
-        // It ends with the test.
-        let _ = self.released.lock().unwrap().recv();
+        (self.0)();
     }
 }
 
@@ -82,8 +56,14 @@ fn start(url: &str, threads: Option<Sockets>, events: impl PeerEvents) -> Server
 #[test]
 fn callbacks_of_peers_that_ended_have_returned_when_a_shutdown_returns() {
     each(|url, threads| {
-        let slow = Slow::default();
-        let server = start(url, threads, slow.clone());
+        let closed = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&closed);
+        // Longer than a shutdown waits for threads without a reason.
+        let close = move || {
+            thread::sleep(Duration::from_millis(1500));
+            counted.fetch_add(1, Ordering::SeqCst);
+        };
+        let server = start(url, threads, Echo(close));
         let connect = || Client::builder().timeout(DEADLINE).connect(&server.addresses()[0]).unwrap();
         let mut peers: Vec<_> = (0..PEERS).map(|_| connect()).collect();
         peers.iter_mut().for_each(|peer| exchange(peer, b"hello"));
@@ -93,17 +73,22 @@ fn callbacks_of_peers_that_ended_have_returned_when_a_shutdown_returns() {
             (PEERS, PEERS, 0),
             "{url}, {threads:?}"
         );
-        assert_eq!(slow.0.load(Ordering::SeqCst), PEERS, "{url}, {threads:?}");
+        assert_eq!(closed.load(Ordering::SeqCst), PEERS, "{url}, {threads:?}");
     });
 }
 
 #[test]
 fn a_last_callback_that_does_not_return_is_left_behind() {
     each(|url, threads| {
-        let (_release, released) = channel();
-        let begun = Arc::<AtomicBool>::default();
-        let stuck = Stuck { begun: Arc::clone(&begun), released: Mutex::new(released) };
-        let server = start(url, threads, stuck);
+        let (_release, released) = channel::<()>();
+        let (begun, released) = (Arc::<AtomicBool>::default(), Mutex::new(released));
+        let begins = Arc::clone(&begun);
+        let close = move || {
+            begins.store(true, Ordering::SeqCst);
+            // It ends with the test.
+            let _ = released.lock().unwrap().recv();
+        };
+        let server = start(url, threads, Echo(close));
         let mut peer = Client::builder().timeout(DEADLINE).connect(&server.addresses()[0]).unwrap();
         exchange(&mut peer, b"hello");
         let [sender] = server.handle().peers().try_into().unwrap();
