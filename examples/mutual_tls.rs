@@ -28,7 +28,7 @@ fn name(peer: &PeerIdentity) -> Option<&str> {
     }
 }
 
-/// Whether the list has the name of this peer on a line. Without a list nobody comes in.
+/// Whether the list has the name of this peer on a line. Without a list no peer is let in.
 fn is_allowed(list: &Path, peer: &PeerIdentity) -> bool {
     let names = std::fs::read_to_string(list).unwrap_or_else(|error| {
         eprintln!("cannot read {}: {error}", list.display());
