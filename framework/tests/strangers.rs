@@ -41,6 +41,7 @@ fn two_hundred_thousand_strangers_leave_nothing_behind() {
     let answered = u64::from(1 + AT_ONCE);
     child.until("all are counted", |stats| stats.get("hello_verify_requests") == answered);
     let before = child.usage();
+    let others = child.threads_besides_loops();
 
     let over = AtomicBool::new(false);
     let exchanges = thread::scope(|scope| {
@@ -67,8 +68,8 @@ fn two_hundred_thousand_strangers_leave_nothing_behind() {
     assert_eq!((stats.get("peers"), stats.get("half_open"), stats.get("opened")), (1, 0, 1));
     let after = child.usage();
     assert_eq!(after.get("fds"), before.get("fds"));
-    // On a busy machine, a loop may be blocked and taken over.
-    assert!(after.get("threads") <= before.get("threads") + stats.get("loops_taken_over"));
+    // On a busy machine, spare threads of the loops may have started or ended. Their number has a bound of its own.
+    until("the other threads are as many as before", || (child.threads_besides_loops() == others).then_some(()));
     child::assert_memory(&before, &after, MORE_MEMORY);
 }
 

@@ -71,6 +71,12 @@ impl Child {
         Numbers::parse(&self.ask("usage"))
     }
 
+    /// Returns the number of threads of the process that do not belong to event loops.
+    pub fn threads_besides_loops(&mut self) -> u64 {
+        let loops = self.stats().get("loop_threads");
+        self.usage().get("threads").saturating_sub(loops)
+    }
+
     /// Waits until the counters are as wanted.
     pub fn until(&mut self, what: &str, wanted: impl Fn(&Numbers) -> bool) -> Numbers {
         until(what, || Some(self.stats()).filter(|stats| wanted(stats)))
