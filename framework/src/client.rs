@@ -418,7 +418,7 @@ impl Client {
         }
         let timeouts = Timeouts { idle: None, first_message: None, frame: None, ..Timeouts::default() };
         let opened = Opened { transport, session, facts };
-        Ok(Peer::open(Parts { association, opened, timeouts, home: None, driven: false }))
+        Ok(Peer::open(Parts { association, opened, timeouts, owner: None, driven: false }))
     }
 
     /// Returns the security layer of an association of this scheme, if it has one.

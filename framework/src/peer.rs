@@ -55,7 +55,7 @@ pub struct Peer {
     /// How long a send waits for room (`Timeouts::send`).
     send_timeout: Duration,
     /// Releases the addresses when the association has ended; `None` on the client's side.
-    home: Option<Arc<dyn Home>>,
+    owner: Option<Arc<dyn AssociationOwner>>,
     /// Buffer for reads from the socket. On DTLS it holds a whole record, on plain UDP the part of a datagram that does
     /// not fit into the handler's buffer. Only the pages that datagrams fill are touched.
     scratch: Vec<u8>,
@@ -109,7 +109,7 @@ impl Farewell {
 }
 
 /// The owner of associations, the server: it provides and releases their addresses.
-pub(crate) trait Home: Send + Sync {
+pub(crate) trait AssociationOwner: Send + Sync {
     /// Notes that the handler of a peer is about to run on its own thread; the dispatcher watches the peer meanwhile.
     fn handler_runs(&self);
 
@@ -143,7 +143,7 @@ pub(crate) struct Parts {
     pub(crate) association: Arc<Association>,
     pub(crate) opened: Opened,
     pub(crate) timeouts: Timeouts,
-    pub(crate) home: Option<Arc<dyn Home>>,
+    pub(crate) owner: Option<Arc<dyn AssociationOwner>>,
     /// An event loop drives the peer, so it has no thread of its own.
     pub(crate) driven: bool,
 }
@@ -165,8 +165,8 @@ impl Peer {
         let scheme = parts.association.scheme;
         let (is_direct, is_raw_stream) = (session.is_direct(), scheme.is_stream() && !session.is_framed());
         let now = parts.association.now();
-        match &parts.home {
-            Some(home) if !parts.driven => home.handler_runs(),
+        match &parts.owner {
+            Some(owner) if !parts.driven => owner.handler_runs(),
             _ => {}
         }
         // An event loop watches its peer itself, so no other thread has to.
@@ -183,14 +183,14 @@ impl Peer {
         let opened_draining = parts.association.attention.signals() & signal::DRAIN != 0;
         parts.association.open(session, facts, &parts.timeouts);
         // The thread of a client belongs to the program, so its memory is left alone.
-        let settles = parts.home.is_some() && !parts.driven && matches!(scheme, Scheme::Dtls | Scheme::Tls);
+        let settles = parts.owner.is_some() && !parts.driven && matches!(scheme, Scheme::Dtls | Scheme::Tls);
         Self {
             association: parts.association,
             transport: Some(transport),
             is_direct,
             is_raw_stream,
             send_timeout: parts.timeouts.send,
-            home: parts.home,
+            owner: parts.owner,
             // Allocated by the first read, so a peer that never sends needs none.
             scratch: Vec::new(),
             info: MessageInfo::default(),
@@ -340,7 +340,7 @@ impl Peer {
     pub fn change_port(&mut self) -> std::io::Result<()> {
         let Some(transport) = &self.transport else { return Err(std::io::ErrorKind::NotConnected.into()) };
         match transport {
-            Transport::Udp(transport) if self.home.is_none() && self.association.facts().connection_ids => {
+            Transport::Udp(transport) if self.owner.is_none() && self.association.facts().connection_ids => {
                 let local = transport.change_port()?;
                 self.association.set_local_address(local);
                 Ok(())
@@ -438,14 +438,14 @@ impl Peer {
         if matches!(reason, EndReason::TooSlow | EndReason::MessageRefused { .. } | EndReason::Unreachable) {
             log_limited!(info, peer = %self.peer_address(), %reason, "ended an association");
         }
-        if let Some(home) = &self.home {
+        if let Some(owner) = &self.owner {
             let silent = self.association.received.load(Ordering::Relaxed) == 0;
             if silent && matches!(reason, EndReason::NoFirstMessage | EndReason::FrameTimedOut) {
                 audit::silent(&self.association, reason);
             }
             // Before the association is forgotten, so that a shutdown sees one or the other.
-            home.outlives();
-            home.left(&self.association, reason, leftover);
+            owner.outlives();
+            owner.left(&self.association, reason, leftover);
         }
     }
 }
@@ -456,7 +456,7 @@ impl Drop for Peer {
     fn drop(&mut self) {
         self.finish();
         self.cut_farewell();
-        self.home.iter().for_each(|home| home.returned());
+        self.owner.iter().for_each(|owner| owner.returned());
     }
 }
 

@@ -288,7 +288,7 @@ impl Pair {
             association: Arc::clone(&association),
             opened: Opened { transport: Transport::Memory(Box::new(transport)), session, facts },
             timeouts,
-            home: None,
+            owner: None,
             driven: false,
         });
         let numbers = Mutex::default();

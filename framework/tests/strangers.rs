@@ -69,7 +69,9 @@ fn two_hundred_thousand_strangers_leave_nothing_behind() {
     let after = child.usage();
     assert_eq!(after.get("fds"), before.get("fds"));
     // On a busy machine, spare threads of the loops may have started or ended. Their number has a bound of its own.
-    until("the other threads are as many as before", || (child.threads_besides_loops() == others).then_some(()));
+    until("the other threads are as many as before", || {
+        (child.threads_besides_loops() == others).then_some(())
+    });
     child::assert_memory(&before, &after, MORE_MEMORY);
 }
 

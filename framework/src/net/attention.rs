@@ -57,7 +57,7 @@ pub(crate) struct Attention {
 }
 
 /// Interrupts a wait that is not in a read of a socket.
-pub(crate) trait Wakes: Send + Sync {
+pub(crate) trait Waker: Send + Sync {
     /// Interrupts the current or next wait. Never blocks.
     fn wake(&self);
 }
@@ -67,7 +67,7 @@ pub(crate) trait Wakes: Send + Sync {
 enum Wake {
     /// No worker has started; it checks the signals on start-up.
     #[default]
-    Unborn,
+    NotStarted,
     /// The worker blocks in a read of the socket; shutting the socket down for reading wakes it.
     Blocking(Arc<Socket>),
     /// The worker waits by epoll for these events; re-arming the socket there wakes it.
@@ -76,7 +76,7 @@ enum Wake {
     /// arriving data; a notification wakes the worker without that.
     Notifying(Arc<Socket>),
     /// The worker waits for something else, or an event loop drives the peer, on this socket if there is one.
-    By(Arc<dyn Wakes>, Option<Arc<Socket>>),
+    By(Arc<dyn Waker>, Option<Arc<Socket>>),
     /// The worker has finished; there is nothing to wake.
     Gone,
 }
@@ -168,8 +168,8 @@ impl Attention {
                 use std::os::fd::AsFd;
                 let _ = epoll.modify(socket.as_fd(), *events, 0);
             }
-            Wake::By(wakes, _) => wakes.wake(),
-            Wake::Unborn | Wake::Gone => {}
+            Wake::By(waker, _) => waker.wake(),
+            Wake::NotStarted | Wake::Gone => {}
         }
     }
 
@@ -188,10 +188,10 @@ impl Attention {
         *self.wake.lock() = Wake::Watching(Arc::clone(socket), Arc::clone(epoll), events);
     }
 
-    /// Notes that the worker is about to wait until `wakes` is called, or that a loop drives the peer, on this socket
+    /// Notes that the worker is about to wait until `waker` is called, or that a loop drives the peer, on this socket
     /// if there is one. It must check the signals after this.
-    pub(crate) fn wake_by(&self, wakes: Arc<dyn Wakes>, socket: Option<Arc<Socket>>) {
-        *self.wake.lock() = Wake::By(wakes, socket);
+    pub(crate) fn wake_by(&self, waker: Arc<dyn Waker>, socket: Option<Arc<Socket>>) {
+        *self.wake.lock() = Wake::By(waker, socket);
     }
 
     /// Releases the wake-up handle.
@@ -212,7 +212,7 @@ impl Attention {
                 Some(Arc::clone(socket))
             }
             Wake::By(_, socket) => socket.clone(),
-            Wake::Unborn | Wake::Gone => None,
+            Wake::NotStarted | Wake::Gone => None,
         }
     }
 

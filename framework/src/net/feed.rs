@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::attention::Wakes;
+use super::attention::Waker;
 use super::clock::{Clock, later};
 use crate::error::EndReason;
 use crate::sctp::{MessageInfo, Notification};
@@ -155,7 +155,7 @@ impl Feed {
     }
 }
 
-impl Wakes for Feed {
+impl Waker for Feed {
     /// Ends the reader's current or next wait.
     fn wake(&self) {
         self.state.lock().woken = true;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use super::attention::{Attention, Wakes, signal};
+use super::attention::{Attention, Waker, signal};
 use super::clock::later;
 use super::wait::{Arrival, place};
 use crate::address::Scheme;
@@ -176,14 +176,14 @@ impl SharedPath {
 
 /// A wait of a peer's thread that another thread ends.
 #[derive(Default)]
-struct Bell {
-    rung: Mutex<bool>,
+struct ThreadWaker {
+    woken: Mutex<bool>,
     changed: Condvar,
 }
 
-impl Wakes for Bell {
+impl Waker for ThreadWaker {
     fn wake(&self) {
-        *self.rung.lock() = true;
+        *self.woken.lock() = true;
         self.changed.notify_one();
     }
 }
@@ -193,7 +193,7 @@ pub(crate) struct SharedTransport {
     socket: Arc<SharedSocket>,
     attention: Arc<Attention>,
     /// Present if the peer has a thread, which waits here for its inbox.
-    bell: Option<Arc<Bell>>,
+    waker: Option<Arc<ThreadWaker>>,
     /// The datagram that the loop has just read for this peer; further ones follow in `more`.
     datagram: Option<(Vec<u8>, Option<SocketAddr>)>,
     /// The source of the last datagram, if it may differ from the peer's address.
@@ -204,14 +204,14 @@ pub(crate) struct SharedTransport {
 impl SharedTransport {
     /// Makes the transport of a peer with a thread of its own.
     pub(crate) fn waiting(socket: Arc<SharedSocket>, attention: Arc<Attention>) -> Self {
-        let bell = Arc::new(Bell::default());
-        attention.wake_by(Arc::clone(&bell) as _, None);
-        Self { socket, attention, bell: Some(bell), datagram: None, more: VecDeque::new(), source: None }
+        let waker = Arc::new(ThreadWaker::default());
+        attention.wake_by(Arc::clone(&waker) as _, None);
+        Self { socket, attention, waker: Some(waker), datagram: None, more: VecDeque::new(), source: None }
     }
 
     /// Makes the transport of a peer that a loop drives; its waits end at once.
     pub(crate) fn driven(socket: Arc<SharedSocket>, attention: Arc<Attention>) -> Self {
-        Self { socket, attention, bell: None, datagram: None, more: VecDeque::new(), source: None }
+        Self { socket, attention, waker: None, datagram: None, more: VecDeque::new(), source: None }
     }
 
     /// Returns the socket that the peer shares.
@@ -268,9 +268,9 @@ impl SharedTransport {
                 }
                 return Arrival::Message(len);
             }
-            let Some(bell) = &self.bell else { return Arrival::TimedOut };
-            let mut rung = bell.rung.lock();
-            if std::mem::take(&mut *rung) {
+            let Some(waker) = &self.waker else { return Arrival::TimedOut };
+            let mut woken = waker.woken.lock();
+            if std::mem::take(&mut *woken) {
                 if self.attention.signals() & signal::INBOX != 0 {
                     continue;
                 }
@@ -278,8 +278,8 @@ impl SharedTransport {
             }
             match deadline {
                 Some(deadline) if Instant::now() >= deadline => return Arrival::TimedOut,
-                Some(deadline) => drop(bell.changed.wait_until(&mut rung, deadline)),
-                None => bell.changed.wait(&mut rung),
+                Some(deadline) => drop(waker.changed.wait_until(&mut woken, deadline)),
+                None => waker.changed.wait(&mut woken),
             }
         }
     }

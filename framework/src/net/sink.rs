@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::attention::Wakes;
+use super::attention::Waker;
 use super::clock::later;
 use super::feed::Feed;
 use crate::address::Scheme;

@@ -303,8 +303,8 @@ impl Peer {
         release_record();
         footprint::stop_thread();
         footprint::release_stack();
-        if let Some(home) = &self.home {
-            home.settled();
+        if let Some(owner) = &self.owner {
+            owner.settled();
         }
     }
 
@@ -324,8 +324,8 @@ impl Peer {
         }
         let arrival = transport.recv(first, &mut self.scratch, now, deadline);
         self.association.reading.store(false, Ordering::SeqCst);
-        if let (Some(home), false) = (&self.home, matches!(arrival, Arrival::Woken)) {
-            home.handler_runs();
+        if let (Some(owner), false) = (&self.owner, matches!(arrival, Arrival::Woken)) {
+            owner.handler_runs();
         }
         arrival
     }
@@ -383,7 +383,7 @@ impl Peer {
         let Move { to, .. } = moved;
         let association = &self.association;
         let from = association.current_peer();
-        let finds = |moved| self.home.as_ref().is_none_or(|home| home.follow(association, moved));
+        let finds = |moved| self.owner.as_ref().is_none_or(|owner| owner.follow(association, moved));
         let mut followed = finds(moved);
         if followed && self.with_open(|open| open.session.follow(to)).is_none_or(|outcome| outcome.is_err()) {
             finds(Move { to: from, is_checked: false });

@@ -111,7 +111,7 @@ impl Peer {
     /// Forgets the peer, which another process serves now.
     pub(crate) fn let_go(&mut self) {
         drop(self.association.end(&EndReason::HandedOver));
-        (self.transport, self.home) = (None, None);
+        (self.transport, self.owner) = (None, None);
         self.association.outbox.lock().clear();
         self.association.attention.wake_no_more();
     }

@@ -51,7 +51,7 @@ fn peer(overflow: Overflow) -> (Peer, Socket, Arc<Association>) {
         facts: Facts::default(),
     };
     let timeouts = Timeouts::default();
-    let parts = Parts { association: Arc::clone(&association), opened, timeouts, home: None, driven: false };
+    let parts = Parts { association: Arc::clone(&association), opened, timeouts, owner: None, driven: false };
     (Peer::open(parts), there, association)
 }
 

@@ -11,10 +11,10 @@ use crate::sys::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::sync::channel::{Receiver, Sender, TrySendError, bounded};
 
 /// The most messages that wait for the dispatcher, each with its payload.
-pub(in crate::serve) const MAX_LETTERS: usize = 4096;
+pub(in crate::serve) const MAX_MESSAGES: usize = 4096;
 
 /// A message from another thread to the dispatcher.
-pub(crate) enum Letter {
+pub(crate) enum DispatcherMessage {
     /// A datagram that a thread found on the socket of another peer.
     Stray(Stray),
     /// A request to pause while the listeners are handed over to another process.
@@ -25,29 +25,29 @@ pub(crate) enum Letter {
 
 /// The sending end of the dispatcher's message queue.
 pub(crate) struct Mailbox {
-    letters: Sender<Letter>,
+    messages: Sender<DispatcherMessage>,
     wake: Arc<EventFd>,
     pub(in crate::serve) stop: AtomicBool,
 }
 
 /// The receiving end, for the dispatcher.
-pub(crate) struct Inlet {
-    pub(in crate::serve) letters: Receiver<Letter>,
+pub(crate) struct MailboxReceiver {
+    pub(in crate::serve) messages: Receiver<DispatcherMessage>,
     pub(in crate::serve) wake: Arc<EventFd>,
 }
 
 /// Makes the two ends of a message queue.
-pub(crate) fn mailbox() -> io::Result<(Mailbox, Inlet)> {
-    let (sender, receiver) = bounded(MAX_LETTERS);
+pub(crate) fn mailbox() -> io::Result<(Mailbox, MailboxReceiver)> {
+    let (sender, receiver) = bounded(MAX_MESSAGES);
     let wake = Arc::new(EventFd::new()?);
-    let mailbox = Mailbox { letters: sender, wake: Arc::clone(&wake), stop: AtomicBool::new(false) };
-    Ok((mailbox, Inlet { letters: receiver, wake }))
+    let mailbox = Mailbox { messages: sender, wake: Arc::clone(&wake), stop: AtomicBool::new(false) };
+    Ok((mailbox, MailboxReceiver { messages: receiver, wake }))
 }
 
 impl Mailbox {
     /// Queues a message. Returns `false` if the queue is full or the dispatcher has ended. Never blocks.
-    pub(crate) fn send(&self, letter: Letter) -> bool {
-        match self.letters.try_send(letter) {
+    pub(crate) fn send(&self, message: DispatcherMessage) -> bool {
+        match self.messages.try_send(message) {
             Ok(()) => {
                 self.wake.notify();
                 true

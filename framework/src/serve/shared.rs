@@ -11,7 +11,7 @@ use parking_lot::RwLock;
 
 use super::handover::export::Export;
 use super::handover::relay::Relay;
-use super::mailbox::{Letter, Mailbox};
+use super::mailbox::{DispatcherMessage, Mailbox};
 use super::registry::Registry;
 use crate::address::{Address, Scheme};
 use crate::admission::Refusal;
@@ -26,7 +26,7 @@ use crate::net::sctp::Restarted;
 use crate::net::udp::{Stray, StrayTaker};
 use crate::observe::{ByListener, Counters, ServerCounters, bump};
 use crate::outbox::OutboxLimits;
-use crate::peer::{Home, Leftover};
+use crate::peer::{AssociationOwner, Leftover};
 use crate::protocol::alert::Alert;
 use crate::protocol::dtls::restart::Cookies;
 use crate::protocol::dtls::session::Move;
@@ -103,7 +103,7 @@ pub(crate) struct Done {
 
 impl StrayTaker for Shared {
     fn take(&self, stray: Stray) {
-        self.post(Letter::Stray(stray));
+        self.post(DispatcherMessage::Stray(stray));
     }
 }
 
@@ -167,7 +167,7 @@ impl Shared {
         let (scheme, local, peer) = (association.scheme, association.local, association.current_peer());
         let leftover = match leftover {
             Some(Leftover::Socket(socket)) => {
-                self.post(Letter::Restarted(Restarted { socket, scheme, local, peer }));
+                self.post(DispatcherMessage::Restarted(Restarted { socket, scheme, local, peer }));
                 return Vec::new();
             }
             Some(Leftover::Datagram(datagram)) => Some(datagram),
@@ -182,19 +182,19 @@ impl Shared {
         leftover.chain(late).map(|(peer, payload)| Stray { local, peer, interface, payload }).collect()
     }
 
-    fn post(&self, letter: Letter) {
-        let counters = match &letter {
-            Letter::Stray(stray) => self.by_listener.of_udp(stray.local),
-            Letter::Pause(_) => return,
-            Letter::Restarted(restarted) => self.counted(restarted.scheme, restarted.local),
+    fn post(&self, message: DispatcherMessage) {
+        let counters = match &message {
+            DispatcherMessage::Stray(stray) => self.by_listener.of_udp(stray.local),
+            DispatcherMessage::Pause(_) => return,
+            DispatcherMessage::Restarted(restarted) => self.counted(restarted.scheme, restarted.local),
         };
-        if !self.mailbox.send(letter) {
+        if !self.mailbox.send(message) {
             bump(&counters.strays_lost);
         }
     }
 }
 
-impl Home for Shared {
+impl AssociationOwner for Shared {
     fn handler_runs(&self) {
         if !self.handlers_run.load(Ordering::SeqCst) && !self.handlers_run.swap(true, Ordering::SeqCst) {
             self.mailbox.wake();

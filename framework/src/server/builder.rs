@@ -459,7 +459,7 @@ impl ServerBuilder {
             move |source: io::Error| StartError::Io { doing, source }
         };
         let random = |error: openssl::error::ErrorStack| io("reading random bytes")(error.into());
-        let (mailbox, inlet) = mailbox::mailbox().map_err(io("making the dispatcher's mailbox"))?;
+        let (mailbox, receiver) = mailbox::mailbox().map_err(io("making the dispatcher's mailbox"))?;
         let mut key = [0; 16];
         openssl::rand::rand_bytes(&mut key).map_err(random)?;
         let (first, second) = key.split_at(8);
@@ -528,7 +528,7 @@ impl ServerBuilder {
                 .map_err(io("starting the event loops"))?;
             loops = Some(Arc::new(started));
         }
-        let dispatcher = Dispatcher::new(Arc::clone(&shared), inlet, pool, loops.clone(), udp, sctp, tcp)
+        let dispatcher = Dispatcher::new(Arc::clone(&shared), receiver, pool, loops.clone(), udp, sctp, tcp)
             .map_err(io("setting up the dispatcher"))?;
         let (begin, may_begin) = bounded(1);
         let run = move || {

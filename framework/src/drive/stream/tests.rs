@@ -584,7 +584,7 @@ fn an_answer_finds_no_room_and_leaves(patience: Duration) -> bool {
     };
     let link = Arc::clone(&association);
     let mut peer =
-        Peer::open(Parts { association, opened, timeouts: Timeouts::default(), home: None, driven: false });
+        Peer::open(Parts { association, opened, timeouts: Timeouts::default(), owner: None, driven: false });
     let filled = fill(&socket);
     // The first key update is answered when the second one arrives.
     for _ in 0..2 {

@@ -17,7 +17,7 @@ use crate::net::udp::Stray;
 use crate::new_socket::HookFailed;
 use crate::observe::{bump, log_limited};
 use crate::serve::loops::Loops;
-use crate::serve::mailbox::Letter;
+use crate::serve::mailbox::DispatcherMessage;
 use crate::serve::shared::Shared;
 use crate::serve::worker::pool::Pool;
 use crate::serve::worker::{Job, Link, Task};
@@ -126,7 +126,7 @@ impl Hands {
             let interface = received.info.interface;
             let stray = Stray { local, peer: source, interface, payload: payload.as_slice().into() };
             // The datagram goes through the mailbox, so that an unknown peer cannot make this function recurse.
-            if !self.shared.mailbox.send(Letter::Stray(stray)) {
+            if !self.shared.mailbox.send(DispatcherMessage::Stray(stray)) {
                 bump(&association.counters.strays_lost);
             }
         }

@@ -30,7 +30,7 @@ use self::udp::Udp;
 use crate::observe::log_limited;
 use crate::serve::handover::gate::{Gate, Verdict};
 use crate::serve::loops::Loops;
-use crate::serve::mailbox::{Inlet, Letter, MAX_LETTERS};
+use crate::serve::mailbox::{DispatcherMessage, MAX_MESSAGES, MailboxReceiver};
 use crate::serve::shared::Shared;
 use crate::serve::worker::Job;
 use crate::serve::worker::pool::Pool;
@@ -40,7 +40,7 @@ use crate::sys::sync::atomic::Ordering;
 /// The dispatcher thread's state.
 pub(crate) struct Dispatcher {
     epoll: Epoll,
-    inlet: Inlet,
+    mailbox: MailboxReceiver,
     udp: Udp,
     sctp: Sctp,
     tcp: Tcp,
@@ -51,7 +51,7 @@ impl Dispatcher {
     /// Makes the dispatcher of these listeners, which are bound.
     pub(crate) fn new(
         shared: Arc<Shared>,
-        inlet: Inlet,
+        mailbox: MailboxReceiver,
         pool: Arc<Pool<Job>>,
         loops: Option<Arc<Loops>>,
         udp: Vec<UdpListener>,
@@ -59,12 +59,12 @@ impl Dispatcher {
         tcp: Vec<TcpListener>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
-        epoll.add(inlet.wake.as_fd(), READABLE, Token::Wake.into())?;
+        epoll.add(mailbox.wake.as_fd(), READABLE, Token::Wake.into())?;
         let udp = Udp::new(&shared, &epoll, udp)?;
         let sctp = Sctp::new(&shared, &epoll, sctp)?;
         let tcp = Tcp::new(&shared, &epoll, tcp)?;
         let hands = Hands::new(shared, pool, loops)?;
-        Ok(Self { epoll, inlet, udp, sctp, tcp, hands })
+        Ok(Self { epoll, mailbox, udp, sctp, tcp, hands })
     }
 
     /// Runs until the mailbox says stop. The dispatcher thread does nothing else.
@@ -82,17 +82,21 @@ impl Dispatcher {
             self.hands.shared.counters.dispatcher.begin(began);
             for &token in &tokens {
                 match Token::from(token) {
-                    Token::Wake => self.inlet.wake.reset(),
+                    Token::Wake => self.mailbox.wake.reset(),
                     Token::Udp(index) => self.udp.ready(index, &self.epoll, &mut self.hands),
                     Token::Tcp(index) => self.tcp.ready(index, &self.epoll, &mut self.hands),
                     Token::Sctp(index) => self.sctp.ready(index, &mut self.hands),
                 }
             }
-            for _ in 0..MAX_LETTERS {
-                match self.inlet.letters.try_recv() {
-                    Ok(Letter::Stray(stray)) => self.udp.stray(stray, &self.epoll, &mut self.hands),
-                    Ok(Letter::Pause(gate)) => self.pause(&gate),
-                    Ok(Letter::Restarted(restarted)) => self.sctp.restarted(restarted, &mut self.hands),
+            for _ in 0..MAX_MESSAGES {
+                match self.mailbox.messages.try_recv() {
+                    Ok(DispatcherMessage::Stray(stray)) => {
+                        self.udp.stray(stray, &self.epoll, &mut self.hands)
+                    }
+                    Ok(DispatcherMessage::Pause(gate)) => self.pause(&gate),
+                    Ok(DispatcherMessage::Restarted(restarted)) => {
+                        self.sctp.restarted(restarted, &mut self.hands)
+                    }
                     Err(_) => break,
                 }
             }

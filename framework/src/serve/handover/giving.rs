@@ -16,7 +16,7 @@ use crate::error::HandOverError;
 use crate::observe::bump;
 use crate::peer::Late;
 use crate::serve::loops::{Given, Loops, Staying};
-use crate::serve::mailbox::Letter;
+use crate::serve::mailbox::DispatcherMessage;
 use crate::serve::shared::Shared;
 use crate::sys::sync::spawn;
 use crate::sys::unix::MOST_DESCRIPTORS;
@@ -167,7 +167,7 @@ impl<'a> Standing<'a> {
         };
         let deadline = began + STEP;
         // The dispatcher pauses first, because it gives peers to the loops.
-        let stands = shared.mailbox.send(Letter::Pause(Arc::clone(&gate)))
+        let stands = shared.mailbox.send(DispatcherMessage::Pause(Arc::clone(&gate)))
             && gate.await_stop(deadline)
             && loops.is_none_or(|loops| loops.pause(deadline));
         if stands { Ok(standing) } else { Err(HandOverError::HeldUp) }

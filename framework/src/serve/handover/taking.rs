@@ -22,7 +22,7 @@ use crate::events::AnyEvents;
 use crate::observe::bump;
 use crate::protocol::dtls::hello::connection_id;
 use crate::serve::loops::{Given, Loops, SocketId};
-use crate::serve::mailbox::Letter;
+use crate::serve::mailbox::DispatcherMessage;
 use crate::serve::shared::Shared;
 use crate::sys::sync::spawn;
 
@@ -279,7 +279,7 @@ fn follow(shared: &Arc<Shared>, loops: Option<Arc<Loops>>, relay: Arc<Relay>) {
             let local = stray.local;
             let taken = match (&loops, index) {
                 (Some(loops), Some(socket)) => loops.relay(socket, stray, index),
-                _ => shared.mailbox.send(Letter::Stray(stray)),
+                _ => shared.mailbox.send(DispatcherMessage::Stray(stray)),
             };
             if !taken {
                 bump(&shared.by_listener.of_udp(local).relayed_lost);

@@ -19,9 +19,9 @@ use crate::error::EndReason;
 use crate::events::{AnyEvents, AnyOpen, Step};
 use crate::handler::{HandlerError, conclude};
 use crate::net::Transport;
-use crate::net::attention::{Wakes, signal};
+use crate::net::attention::{Waker, signal};
 use crate::observe::bump;
-use crate::peer::{Home, Opened, Parts, Peer};
+use crate::peer::{AssociationOwner, Opened, Parts, Peer};
 use crate::serve::shared::Shared;
 use crate::serve::worker::{Job, Link, Task, authorize, fail, give_up, opening, report, transport};
 use crate::tls::{Facts, Failure};
@@ -40,7 +40,7 @@ pub(super) struct Context {
     pub(super) shared: Arc<Shared>,
     /// The callbacks; `None` if each peer has its own thread.
     pub(super) events: Option<Arc<dyn AnyEvents>>,
-    pub(super) home: Arc<dyn Home>,
+    pub(super) owner: Arc<dyn AssociationOwner>,
 }
 
 /// Memory that all peers of a thread use in turn.
@@ -67,7 +67,7 @@ pub(super) enum Outcome {
 /// One peer.
 pub(super) struct Entry {
     association: Arc<Association>,
-    home: Arc<dyn Home>,
+    owner: Arc<dyn AssociationOwner>,
     stage: Stage,
     /// Not 0 if a callback of this peer blocked lately: the number of quick turns until the peer is trusted again.
     pub(super) distrust: u8,
@@ -91,14 +91,14 @@ enum Stage {
 struct New {
     link: Link,
     task: Task,
-    bell: Arc<dyn Wakes>,
+    waker: Arc<dyn Waker>,
 }
 
 impl Entry {
     /// Makes an entry for an admitted peer.
-    pub(super) fn new(job: Job, bell: Arc<dyn Wakes>) -> Self {
-        let Job { association, link, task, home, .. } = job;
-        Self { association, home, stage: Stage::New(Box::new(New { link, task, bell })), distrust: 0 }
+    pub(super) fn new(job: Job, waker: Arc<dyn Waker>) -> Self {
+        let Job { association, link, task, owner, .. } = job;
+        Self { association, owner, stage: Stage::New(Box::new(New { link, task, waker })), distrust: 0 }
     }
 
     /// Returns the peer's own socket, if it has one, before its first turn.
@@ -140,7 +140,7 @@ impl Entry {
                 stage => {
                     drop(stage);
                     bump(&self.association.counters.handler_panics);
-                    give_up(&self.association, EndReason::HandlerPanicked, None, &*self.home);
+                    give_up(&self.association, EndReason::HandlerPanicked, None, &*self.owner);
                 }
             }
             Outcome::Over
@@ -168,7 +168,7 @@ impl Entry {
                     Stage::Failing(failing) => {
                         let (session, transport, failure) = *failing;
                         drop(session);
-                        fail(&self.association, failure, transport, &*self.home);
+                        fail(&self.association, failure, transport, &*self.owner);
                     }
                     stage => self.stage = stage,
                 }
@@ -195,13 +195,13 @@ impl Entry {
         let Stage::New(new) = std::mem::replace(&mut self.stage, Stage::Over) else {
             return Outcome::Over;
         };
-        let New { link, task, bell } = *new;
+        let New { link, task, waker } = *new;
         let transport = transport(&self.association, &link, &task, &context.shared, true);
         let socket = match &link {
             Link::Own(socket) => Some(Arc::clone(socket)),
             Link::Shared(_) => None,
         };
-        self.association.attention.wake_by(bell, socket);
+        self.association.attention.wake_by(waker, socket);
         match opening(&self.association, link, task, &context.shared) {
             Ok(mut opening) => {
                 let begun = opening.start(Instant::now());
@@ -212,7 +212,7 @@ impl Entry {
                 }
             }
             Err(failure) => {
-                fail(&self.association, failure, transport, &*self.home);
+                fail(&self.association, failure, transport, &*self.owner);
                 Outcome::Over
             }
         }
@@ -265,7 +265,7 @@ impl Entry {
                 None => failure,
             },
         };
-        fail(&self.association, failure, transport, &*self.home);
+        fail(&self.association, failure, transport, &*self.owner);
         Outcome::Over
     }
 
@@ -294,7 +294,7 @@ impl Entry {
             association: Arc::clone(&self.association),
             opened: Opened { transport, session, facts },
             timeouts: shared.timeouts.clone(),
-            home: Some(Arc::clone(&self.home)),
+            owner: Some(Arc::clone(&self.owner)),
             driven: true,
         }));
         if let Some(datagram) = datagram {
@@ -350,11 +350,11 @@ impl Entry {
     /// Makes an entry for a peer that came from another process.
     pub(super) fn resumed(
         association: Arc<Association>,
-        home: Arc<dyn Home>,
+        owner: Arc<dyn AssociationOwner>,
         peer: Box<Peer>,
         open: Box<dyn AnyOpen>,
     ) -> Self {
-        Self { association, home, stage: Stage::Open(peer, open), distrust: 0 }
+        Self { association, owner, stage: Stage::Open(peer, open), distrust: 0 }
     }
 
     /// Returns the peer if its association is open.
@@ -394,7 +394,7 @@ impl Entry {
             // Dropping the peer ends the association.
             Stage::Open(..) | Stage::Ending(..) | Stage::Over => return,
         }
-        give_up(&self.association, EndReason::Shutdown, None, &*self.home);
+        give_up(&self.association, EndReason::Shutdown, None, &*self.owner);
     }
 }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use self::give::{SocketId, Staying};
 use super::entry::{Context, Datagram, Entry, Memory, Outcome};
-use super::letters::{Letter, Letters, PeerBell};
+use super::mailbox::{LoopMailbox, LoopMessage, PeerWaker};
 use super::pause::Pause;
 use super::slots::Slots;
 use super::token::Token;
@@ -59,7 +59,7 @@ pub(super) enum Task {
 /// The state that all loops of a server share.
 pub(super) struct Common {
     /// The message queues of the loops, by their numbers.
-    pub(super) letters: Vec<Arc<Letters>>,
+    pub(super) mailboxes: Vec<Arc<LoopMailbox>>,
     /// The threads of the loops, and those for callbacks that hold a loop up.
     pub(super) spares: Pool<Task>,
     /// The threads of peers, if each has its own.
@@ -73,7 +73,7 @@ pub(super) struct Loop {
     number: u8,
     pub(super) context: Context,
     common: Arc<Common>,
-    letters: Arc<Letters>,
+    mailbox: Arc<LoopMailbox>,
     /// Becomes readable when a send buffer is full.
     full: Arc<EventFd>,
     epoll: Epoll,
@@ -98,7 +98,7 @@ struct State {
     /// Free buffers for datagrams.
     free: Vec<Vec<u8>>,
     events: Vec<u64>,
-    letters: Vec<Letter>,
+    messages: Vec<LoopMessage>,
     /// The number of turns since the loop looked at its sockets.
     turns: usize,
     /// Whether the loop is paused.
@@ -112,7 +112,7 @@ struct State {
 }
 
 /// Tokens of epoll: the message queue, the notification of a full send buffer, and from `SOCKETS` on the sockets.
-const LETTERS: u64 = 0;
+const MAILBOX: u64 = 0;
 const FULL: u64 = 1;
 const SOCKETS: u64 = 2;
 /// The bit that marks the socket of a peer; the lower bits are the peer's token.
@@ -128,9 +128,9 @@ impl Loop {
         running: Arc<Sender<()>>,
         paused: bool,
     ) -> io::Result<Self> {
-        let letters = Arc::clone(&common.letters[usize::from(number)]);
+        let mailbox = Arc::clone(&common.mailboxes[usize::from(number)]);
         let epoll = Epoll::new()?;
-        epoll.add(letters.bell.as_fd(), READABLE, LETTERS)?;
+        epoll.add(mailbox.wakeup.as_fd(), READABLE, MAILBOX)?;
         epoll.add(full.as_fd(), READABLE, FULL)?;
         for (index, socket) in sockets.iter().enumerate() {
             epoll.add(socket.socket.as_fd(), READABLE, SOCKETS + index as u64)?;
@@ -141,7 +141,7 @@ impl Loop {
             batch: Box::new(Batch::new()),
             free: Vec::new(),
             events: Vec::new(),
-            letters: Vec::new(),
+            messages: Vec::new(),
             turns: 0,
             parked: false,
             full: false,
@@ -150,7 +150,7 @@ impl Loop {
         };
         let (turn, pause, stop) = (AtomicU64::new(0), Pause::new(paused), AtomicBool::new(false));
         let (state, pulse) = (Mutex::new(state), Pulse::default());
-        Ok(Self { number, context, common, letters, full, epoll, state, turn, pause, stop, pulse })
+        Ok(Self { number, context, common, mailbox, full, epoll, state, turn, pause, stop, pulse })
     }
 
     /// Returns the number of the present turn.
@@ -161,7 +161,7 @@ impl Loop {
     /// Tells the loop to end.
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-        self.letters.wake();
+        self.mailbox.wake();
         self.pause.notify();
     }
 
@@ -224,15 +224,15 @@ impl Loop {
             // The server has signalled the end, so this turn calls the peer's callbacks for the last time.
             entry.drive(&self.context, &mut Memory::default(), None);
         }
-        self.letters.send(Letter::Returned(token, entry, outcome));
+        self.mailbox.send(LoopMessage::Returned(token, entry, outcome));
     }
 
     /// Ends the loop, and with it the remaining peers.
     fn end(&self, state: &mut State) {
-        for letter in self.letters.close() {
-            match letter {
-                Letter::Returned(_, mut entry, _) => entry.abandon(),
-                Letter::New(job) => job.abandon(EndReason::Shutdown),
+        for message in self.mailbox.close() {
+            match message {
+                LoopMessage::Returned(_, mut entry, _) => entry.abandon(),
+                LoopMessage::New(job) => job.abandon(EndReason::Shutdown),
                 _ => {}
             }
         }
@@ -252,12 +252,12 @@ impl Loop {
     /// Takes out a peer whose turn waits. If there is none, pauses the loop and returns `None`.
     fn settle(&self, state: &mut MutexGuard<'_, State>) -> Option<Next> {
         loop {
-            self.open_letters(state);
+            self.take_messages(state);
             let may_settle = self.may_settle();
             let next = may_settle.then(|| state.slots.next()).flatten();
             if next.is_none() && may_settle && self.context.events.is_some() && state.slots.is_anybody_out() {
                 // Another thread carries out a peer's turn, and gives the peer back.
-                self.await_letter();
+                self.await_message();
                 continue;
             }
             if next.is_none() {
@@ -293,7 +293,7 @@ impl Loop {
         let events = std::mem::take(&mut state.events);
         for &event in &events {
             match event {
-                LETTERS => self.letters.bell.reset(),
+                MAILBOX => self.mailbox.wakeup.reset(),
                 FULL => {
                     self.full.reset();
                     state.full = true;
@@ -307,32 +307,32 @@ impl Loop {
             }
         }
         state.events = events;
-        self.open_letters(state);
+        self.take_messages(state);
         state.slots.fire(now);
         state.slots.next()
     }
 
-    fn open_letters(&self, state: &mut State) {
-        let mut letters = std::mem::take(&mut state.letters);
-        self.letters.take(&mut letters);
-        for letter in letters.drain(..) {
-            match letter {
-                Letter::Wake(token) => {
+    fn take_messages(&self, state: &mut State) {
+        let mut messages = std::mem::take(&mut state.messages);
+        self.mailbox.take(&mut messages);
+        for message in messages.drain(..) {
+            match message {
+                LoopMessage::Wake(token) => {
                     if let Some(slot) = state.slots.get(token) {
-                        slot.bell.heard();
+                        slot.waker.rearm();
                         state.slots.queue(token);
                     }
                 }
-                Letter::Returned(token, entry, outcome) => state.put_back(token, entry, outcome),
-                Letter::Left(token) => drop(state.slots.remove(token)),
-                Letter::Moved(token, peer) => state.slots.follow(token, peer),
-                Letter::Stray(stray, origin) => self.stray(state, stray, origin, None),
-                Letter::Relayed(stray, index) => self.take_relayed(state, stray, index),
-                Letter::New(job) => self.take_in(state, *job),
+                LoopMessage::Returned(token, entry, outcome) => state.put_back(token, entry, outcome),
+                LoopMessage::Left(token) => drop(state.slots.remove(token)),
+                LoopMessage::Moved(token, peer) => state.slots.follow(token, peer),
+                LoopMessage::Stray(stray, origin) => self.stray(state, stray, origin, None),
+                LoopMessage::Relayed(stray, index) => self.take_relayed(state, stray, index),
+                LoopMessage::New(job) => self.take_in(state, *job),
             }
         }
-        if letters.capacity() < 4096 {
-            state.letters = letters;
+        if messages.capacity() < 4096 {
+            state.messages = messages;
         }
     }
 
@@ -344,9 +344,9 @@ impl Loop {
     /// Takes in a new peer that has its own socket.
     fn take_in(&self, state: &mut State, job: Job) {
         let association = Arc::clone(&job.association);
-        let token = state.slots.insert(&association, false, |token| PeerBell::new(&self.letters, token));
+        let token = state.slots.insert(&association, false, |token| PeerWaker::new(&self.mailbox, token));
         let Some(slot) = state.slots.get(token) else { return };
-        let entry = Box::new(Entry::new(job, Arc::clone(&slot.bell) as _));
+        let entry = Box::new(Entry::new(job, Arc::clone(&slot.waker) as _));
         if let Some(socket) = entry.socket() {
             let number = PEER | token.as_u64();
             let added = self.epoll.add(socket, EITHER_EDGE, number);

@@ -7,11 +7,11 @@
 mod entry;
 mod event_loop;
 mod handing;
-mod home;
-mod letters;
+mod mailbox;
 #[cfg(all(test, shuttle))]
 mod model;
 mod monitor;
+mod owner;
 mod pause;
 mod slots;
 mod token;
@@ -25,8 +25,8 @@ use self::entry::Context;
 use self::event_loop::{Common, Loop, Task};
 pub(crate) use self::event_loop::{SocketId, Staying};
 pub(crate) use self::handing::Given;
-use self::home::LoopHome;
-use self::letters::{Letter, Letters};
+use self::mailbox::{LoopMailbox, LoopMessage};
+use self::owner::LoopOwner;
 use self::watch::Watch;
 use super::shared::Shared;
 use super::worker::Job;
@@ -80,10 +80,10 @@ impl Loops {
             idle: shared.timeouts.worker_idle,
             most: (settings.loops + settings.spares) as u64,
         };
-        let letters: Result<_, io::Error> =
-            (0..settings.loops).map(|_| Letters::new().map(Arc::new)).collect();
+        let mailboxes: Result<_, io::Error> =
+            (0..settings.loops).map(|_| LoopMailbox::new().map(Arc::new)).collect();
         let common = Arc::new(Common {
-            letters: letters?,
+            mailboxes: mailboxes?,
             spares: Pool::new(Arc::clone(&shared.counters), threads),
             workers: Arc::clone(workers),
             watch: Watch::default(),
@@ -103,9 +103,9 @@ impl Loops {
         }
         let mut loops = Vec::new();
         for (number, (sockets, full)) in (0..).zip(sockets.into_iter().zip(fulls)) {
-            let letters = Arc::clone(&common.letters[usize::from(number)]);
-            let home = Arc::new(LoopHome { shared: Arc::clone(shared), letters });
-            let context = Context { shared: Arc::clone(shared), events: events.cloned(), home };
+            let mailbox = Arc::clone(&common.mailboxes[usize::from(number)]);
+            let owner = Arc::new(LoopOwner { shared: Arc::clone(shared), mailbox });
+            let context = Context { shared: Arc::clone(shared), events: events.cloned(), owner };
             let common = Arc::clone(&common);
             let running = Arc::clone(running);
             let made = Loop::new(number, context, common, full, sockets, running, settings.paused)?;
@@ -126,7 +126,7 @@ impl Loops {
             return Some(job);
         }
         let next = self.next.fetch_add(1, Ordering::Relaxed) % self.loops.len();
-        self.common.letters[next].send(Letter::New(Box::new(job)));
+        self.common.mailboxes[next].send(LoopMessage::New(Box::new(job)));
         None
     }
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 use hashbrown::HashTable;
 
 use super::entry::{Datagram, Entry};
-use super::letters::PeerBell;
+use super::mailbox::PeerWaker;
 use super::token::Token;
 use crate::association::Association;
 
@@ -28,7 +28,7 @@ pub(super) struct Slot {
     pub(super) association: Arc<Association>,
     /// The address by which it is found.
     peer: SocketAddr,
-    pub(super) bell: Arc<PeerBell>,
+    pub(super) waker: Arc<PeerWaker>,
     /// Taken out while a thread drives the peer; always `None` if the peer has its own thread.
     pub(super) entry: Option<Box<Entry>>,
     /// Datagrams whose turn came while the entry was out.
@@ -120,12 +120,12 @@ impl Slots {
         Some(Token::new(*found, self.places[*found as usize].0))
     }
 
-    /// Makes a slot for an association. `ring` makes its bell.
+    /// Makes a slot for an association. `make_waker` makes its waker.
     pub(super) fn insert(
         &mut self,
         association: &Arc<Association>,
         is_shared: bool,
-        ring: impl FnOnce(Token) -> Arc<PeerBell>,
+        make_waker: impl FnOnce(Token) -> Arc<PeerWaker>,
     ) -> Token {
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push((0, Place::Free));
@@ -137,7 +137,7 @@ impl Slots {
         *place = Place::Taken(Slot {
             association: Arc::clone(association),
             peer: association.peer,
-            bell: ring(token),
+            waker: make_waker(token),
             entry: None,
             held: Vec::new(),
             datagrams: 0,
@@ -426,16 +426,16 @@ fn hash(keys: &RandomState, local: SocketAddr, peer: SocketAddr) -> u64 {
 mod tests {
     use super::*;
     use crate::address::Scheme;
-    use crate::serve::loops::letters::Letters;
+    use crate::serve::loops::mailbox::LoopMailbox;
 
     #[test]
     fn what_waited_for_peers_that_have_left_counts_no_more() {
-        let letters = Arc::new(Letters::new().unwrap());
+        let mailbox = Arc::new(LoopMailbox::new().unwrap());
         let (local, peer) = ("127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap());
         let mut slots = Slots::new();
         for _ in 0..=MAX_ALL_DATAGRAMS {
             let association = Arc::new(Association::new(Scheme::Udp, local, peer, Arc::default()));
-            let token = slots.insert(&association, true, |token| PeerBell::new(&letters, token));
+            let token = slots.insert(&association, true, |token| PeerWaker::new(&mailbox, token));
             assert_eq!(slots.find(local, peer), Some(token));
             slots.queue_datagram(token, vec![0; 10], None).unwrap();
             assert!(slots.remove(token).is_some());

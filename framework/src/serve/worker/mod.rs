@@ -18,7 +18,7 @@ use crate::handler::{HandlerError, PeerHandler, conclude, is_fault};
 use crate::net::Transport;
 use crate::net::tcp::reset;
 use crate::observe::{bump, log_limited};
-use crate::peer::{Home, Leftover, Opened, Parts, Peer};
+use crate::peer::{AssociationOwner, Leftover, Opened, Parts, Peer};
 use crate::protocol::alert::Alert;
 use crate::serve::shared::Shared;
 use crate::tls::Facts;
@@ -30,24 +30,24 @@ pub(crate) struct Job {
     pub(crate) link: Link,
     pub(crate) task: Task,
     /// The owner that is informed when the association ends.
-    pub(crate) home: Arc<dyn Home>,
+    pub(crate) owner: Arc<dyn AssociationOwner>,
     pub(crate) shared: Arc<Shared>,
 }
 
 impl pool::Run for Job {
     /// Serves the association to its end, and blocks until then. Catches a panic of the handler.
     fn run(self) {
-        let Self { association, link, task, home, shared } = self;
+        let Self { association, link, task, owner, shared } = self;
         // The peer is counted before its handshake, so that the numbers never lag behind its traffic.
         bump(&association.counters.opened);
         association.counters.times.start_delay.observe(association.age());
-        let opened = catch_unwind(AssertUnwindSafe(|| open(&association, link, task, &home, &shared)));
+        let opened = catch_unwind(AssertUnwindSafe(|| open(&association, link, task, &owner, &shared)));
         match opened {
             Ok(Some(mut peer)) => serve(&mut peer, &*shared.handler),
             Ok(None) => {}
             Err(_) => {
                 bump(&association.counters.handler_panics);
-                give_up(&association, EndReason::HandlerPanicked, None, &*home);
+                give_up(&association, EndReason::HandlerPanicked, None, &*owner);
             }
         }
     }
@@ -61,13 +61,13 @@ impl Job {
         task: Task,
         shared: Arc<Shared>,
     ) -> Self {
-        let home: Arc<dyn Home> = Arc::clone(&shared) as _;
-        Self { association, link: Link::Own(socket), task, home, shared }
+        let owner: Arc<dyn AssociationOwner> = Arc::clone(&shared) as _;
+        Self { association, link: Link::Own(socket), task, owner, shared }
     }
 
     /// Ends the association without serving it.
     pub(crate) fn abandon(self, reason: EndReason) {
-        let Self { association, link, task, home, .. } = self;
+        let Self { association, link, task, owner, .. } = self;
         match (task, link) {
             (Task::Sctp, Link::Own(socket)) => {
                 crate::net::sctp::abort(&socket, reason.kind().as_str().as_bytes());
@@ -78,7 +78,7 @@ impl Job {
             }
             _ => {}
         }
-        give_up(&association, reason, None, &*home);
+        give_up(&association, reason, None, &*owner);
     }
 }
 
@@ -90,7 +90,7 @@ fn open(
     association: &Arc<Association>,
     link: Link,
     task: Task,
-    home: &Arc<dyn Home>,
+    owner: &Arc<dyn AssociationOwner>,
     shared: &Arc<Shared>,
 ) -> Option<Box<Peer>> {
     let mut transport = transport(association, &link, &task, shared, false);
@@ -112,12 +112,12 @@ fn open(
                 association: Arc::clone(association),
                 opened: Opened { transport, session, facts },
                 timeouts: shared.timeouts.clone(),
-                home: Some(Arc::clone(home)),
+                owner: Some(Arc::clone(owner)),
                 driven: false,
             })))
         }
         Err(failure) => {
-            fail(association, failure, transport, &**home);
+            fail(association, failure, transport, &**owner);
             None
         }
     }
@@ -128,7 +128,7 @@ pub(in crate::serve) fn fail(
     association: &Association,
     failure: Failure,
     transport: Transport,
-    home: &dyn Home,
+    owner: &dyn AssociationOwner,
 ) {
     let (reason, leftover) = match (failure, &transport) {
         (Failure::Ended(reason), _) => (reason, None),
@@ -145,7 +145,7 @@ pub(in crate::serve) fn fail(
     if !is_logged {
         audit::failed(association, &reason, None);
     }
-    give_up(association, reason, leftover, home);
+    give_up(association, reason, leftover, owner);
 }
 
 /// Asks whether a peer whose handshake is complete is authorized, before any message can be sent to it. For a peer that
@@ -201,9 +201,9 @@ pub(in crate::serve) fn give_up(
     association: &Association,
     reason: EndReason,
     leftover: Option<Leftover>,
-    home: &dyn Home,
+    owner: &dyn AssociationOwner,
 ) {
     association.end(&reason);
     association.attention.wake_no_more();
-    home.left(association, &reason, leftover);
+    owner.left(association, &reason, leftover);
 }

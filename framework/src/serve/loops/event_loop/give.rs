@@ -21,7 +21,7 @@ use crate::protocol::dtls::hello::connection_id;
 use crate::serve::handover::frame;
 use crate::serve::handover::relay::Relay;
 use crate::serve::loops::entry::Entry;
-use crate::serve::loops::letters::{Letter, PeerBell};
+use crate::serve::loops::mailbox::{LoopMessage, PeerWaker};
 use crate::serve::loops::token::Token;
 use crate::sys::sync::atomic::Ordering;
 
@@ -183,7 +183,7 @@ impl Loop {
             association: Arc::clone(&association),
             opened: Opened { transport: Transport::Shared(transport), session: saved.session, facts },
             timeouts: shared.timeouts.clone(),
-            home: Some(Arc::clone(&self.context.home)),
+            owner: Some(Arc::clone(&self.context.owner)),
             driven: true,
         }));
         peer.resume(saved.heard);
@@ -195,12 +195,12 @@ impl Loop {
         };
         bump(&association.counters.taken_over);
         let mut state = self.state.lock();
-        let token = state.slots.insert(&association, true, |token| PeerBell::new(&self.letters, token));
+        let token = state.slots.insert(&association, true, |token| PeerWaker::new(&self.mailbox, token));
         state.slots.find_at(token, is_found.then(|| association.current_peer()));
         let Some(slot) = state.slots.get(token) else { return Ok(None) };
-        association.attention.wake_by(Arc::clone(&slot.bell) as _, None);
-        let home = Arc::clone(&self.context.home);
-        slot.entry = Some(Box::new(Entry::resumed(association, home, peer, open)));
+        association.attention.wake_by(Arc::clone(&slot.waker) as _, None);
+        let owner = Arc::clone(&self.context.owner);
+        slot.entry = Some(Box::new(Entry::resumed(association, owner, peer, open)));
         state.slots.queue(token);
         Ok(Some(token))
     }
@@ -253,6 +253,6 @@ impl Loop {
     /// Queues a datagram that another process read, from the shared socket with this index or from one of its own
     /// sockets.
     pub(in crate::serve::loops) fn relay(&self, stray: Stray, index: Option<u8>) -> bool {
-        self.letters.send(Letter::Relayed(stray, index))
+        self.mailbox.send(LoopMessage::Relayed(stray, index))
     }
 }

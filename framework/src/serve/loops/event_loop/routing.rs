@@ -18,7 +18,7 @@ use crate::observe::{bump, log_limited};
 use crate::protocol::dtls::assembly::VerifiedHello;
 use crate::protocol::dtls::hello::connection_id;
 use crate::serve::loops::entry::Entry;
-use crate::serve::loops::letters::{Letter, PeerBell};
+use crate::serve::loops::mailbox::{LoopMessage, PeerWaker};
 use crate::serve::loops::token::Token;
 use crate::serve::meet::{First, Place, address_hit, alert_for};
 use crate::serve::worker::{self, Job, Link};
@@ -193,7 +193,7 @@ impl Loop {
     /// Returns whether this loop has the peers whose connection IDs begin with this number. The number is that of a
     /// socket, which may have belonged to a loop that no longer exists.
     fn is_own(&self, number: u8) -> bool {
-        usize::from(number) % self.common.letters.len() == usize::from(self.number)
+        usize::from(number) % self.common.mailboxes.len() == usize::from(self.number)
     }
 
     /// Gives a datagram to the loop that has the socket with this number. Returns `false` if there is none.
@@ -205,10 +205,10 @@ impl Loop {
         info: PacketInfo,
         payload: &[u8],
     ) -> bool {
-        let letters = &self.common.letters;
-        let Some(other) = letters.get(usize::from(number) % letters.len()) else { return false };
+        let mailboxes = &self.common.mailboxes;
+        let Some(other) = mailboxes.get(usize::from(number) % mailboxes.len()) else { return false };
         let stray = Stray { local, peer, interface: info.interface, payload: payload.into() };
-        if !other.send(Letter::Stray(stray, Some(self.number))) {
+        if !other.send(LoopMessage::Stray(stray, Some(self.number))) {
             bump(&self.context.shared.by_listener.of_udp(local).strays_lost);
         }
         true
@@ -243,15 +243,15 @@ impl Loop {
             shared.registry.cancel(&association);
             return bump(&association.counters.ignored);
         }
-        let token = state.slots.insert(&association, true, |token| PeerBell::new(&self.letters, token));
+        let token = state.slots.insert(&association, true, |token| PeerWaker::new(&self.mailbox, token));
         let task = hello.map_or(worker::Task::Plain, worker::Task::Dtls);
-        let (link, home) = (Link::Shared(path), Arc::clone(&self.context.home));
-        let job = Job { association, link, task, home, shared: Arc::clone(shared) };
+        let (link, owner) = (Link::Shared(path), Arc::clone(&self.context.owner));
+        let job = Job { association, link, task, owner, shared: Arc::clone(shared) };
         if self.context.events.is_none() {
             return self.give_thread(job, datagram);
         }
         if let Some(slot) = state.slots.get(token) {
-            slot.entry = Some(Box::new(Entry::new(job, Arc::clone(&slot.bell) as _)));
+            slot.entry = Some(Box::new(Entry::new(job, Arc::clone(&slot.waker) as _)));
         }
         match datagram {
             Some(datagram) => drop(state.slots.queue_datagram(token, datagram, None)),

@@ -18,7 +18,7 @@ impl Loop {
     pub(in crate::serve::loops) fn pause(&self) {
         *self.pause.until.lock() = Some(Instant::now() + PATIENCE);
         self.pause.wanted.store(true, Ordering::SeqCst);
-        self.letters.wake();
+        self.mailbox.wake();
     }
 
     /// Waits until the loop is paused. Returns `false` if it is not by then. Must not be called on a loop's thread.
@@ -55,9 +55,9 @@ impl Loop {
     }
 
     /// Waits for a message, for a few milliseconds at most.
-    pub(super) fn await_letter(&self) {
-        let _ = wait_readable(self.letters.bell.as_fd(), Some(Duration::from_millis(5)));
-        self.letters.bell.reset();
+    pub(super) fn await_message(&self) {
+        let _ = wait_readable(self.mailbox.wakeup.as_fd(), Some(Duration::from_millis(5)));
+        self.mailbox.wakeup.reset();
     }
 
     /// Blocks until the loop may continue or has to end.

@@ -2,22 +2,22 @@
 
 use std::sync::Arc;
 
-use super::letters::{Letter, Letters};
+use super::mailbox::{LoopMailbox, LoopMessage};
 use super::token::Token;
 use crate::association::Association;
 use crate::error::EndReason;
 use crate::observe::bump;
-use crate::peer::{Home, Leftover};
+use crate::peer::{AssociationOwner, Leftover};
 use crate::protocol::dtls::session::Move;
 use crate::serve::shared::Shared;
 
 /// Informs the loop and the registry when one of the loop's associations moves or ends.
-pub(super) struct LoopHome {
+pub(super) struct LoopOwner {
     pub(super) shared: Arc<Shared>,
-    pub(super) letters: Arc<Letters>,
+    pub(super) mailbox: Arc<LoopMailbox>,
 }
 
-impl Home for LoopHome {
+impl AssociationOwner for LoopOwner {
     fn handler_runs(&self) {
         self.shared.handler_runs();
     }
@@ -29,7 +29,7 @@ impl Home for LoopHome {
     fn follow(&self, association: &Association, to: Move) -> bool {
         let follows = self.shared.registry.follow(association, to);
         if let (true, Some(token)) = (follows, Token::of(association)) {
-            self.letters.send(Letter::Moved(token, to.to));
+            self.mailbox.send(LoopMessage::Moved(token, to.to));
         }
         follows
     }
@@ -46,9 +46,9 @@ impl Home for LoopHome {
         let token = Token::of(association);
         let strays = self.shared.part(association, reason, leftover);
         // The loop gets this message first, so that the datagrams below do not find the old association.
-        token.map(|token| self.letters.send(Letter::Left(token)));
+        token.map(|token| self.mailbox.send(LoopMessage::Left(token)));
         for stray in strays {
-            if !self.letters.send(Letter::Stray(stray, None)) {
+            if !self.mailbox.send(LoopMessage::Stray(stray, None)) {
                 bump(&association.counters.strays_lost);
             }
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::entry::{Entry, Outcome};
 use super::token::Token;
-use crate::net::attention::Wakes;
+use crate::net::attention::Waker;
 use crate::net::udp::Stray;
 use crate::serve::worker::Job;
 use crate::sys::eventfd::EventFd;
@@ -17,7 +17,7 @@ use crate::sys::sync::atomic::{AtomicBool, Ordering};
 const MAX_STRAYS: usize = 4096;
 
 /// A message from another thread to a loop.
-pub(super) enum Letter {
+pub(super) enum LoopMessage {
     /// This peer needs a turn.
     Wake(Token),
     /// A thread has finished the turn of a peer that was taken out.
@@ -36,91 +36,91 @@ pub(super) enum Letter {
 }
 
 /// The messages for a loop. The number of peers bounds all messages except datagrams, which have their own bound.
-pub(super) struct Letters {
+pub(super) struct LoopMailbox {
     queue: Mutex<Queue>,
     /// Readable while there are messages.
-    pub(super) bell: EventFd,
+    pub(super) wakeup: EventFd,
 }
 
 #[derive(Default)]
 struct Queue {
-    letters: Vec<Letter>,
+    messages: Vec<LoopMessage>,
     strays: usize,
     /// Whether the loop has ended.
     closed: bool,
 }
 
-impl Letters {
+impl LoopMailbox {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { queue: Mutex::default(), bell: EventFd::new()? })
+        Ok(Self { queue: Mutex::default(), wakeup: EventFd::new()? })
     }
 
     /// Queues a message, and wakes the loop if it is the first. Returns `false` if too many datagrams wait or the loop
     /// has ended.
-    pub(super) fn send(&self, letter: Letter) -> bool {
+    pub(super) fn send(&self, message: LoopMessage) -> bool {
         let mut queue = self.queue.lock();
         if queue.closed {
             // The message is dropped, with what it owns, after the lock is released.
             drop(queue);
             return false;
         }
-        if matches!(letter, Letter::Stray(..) | Letter::Relayed(..)) {
+        if matches!(message, LoopMessage::Stray(..) | LoopMessage::Relayed(..)) {
             if queue.strays >= MAX_STRAYS {
                 return false;
             }
             queue.strays += 1;
         }
-        queue.letters.push(letter);
-        let first = queue.letters.len() == 1;
+        queue.messages.push(message);
+        let first = queue.messages.len() == 1;
         drop(queue);
         if first {
-            self.bell.notify();
+            self.wakeup.notify();
         }
         true
     }
 
     /// Takes all messages, in exchange for an empty vector.
-    pub(super) fn take(&self, into: &mut Vec<Letter>) {
+    pub(super) fn take(&self, into: &mut Vec<LoopMessage>) {
         let mut queue = self.queue.lock();
         queue.strays = 0;
-        std::mem::swap(&mut queue.letters, into);
+        std::mem::swap(&mut queue.messages, into);
     }
 
     /// Takes all messages of a loop that has ended, and refuses further ones.
-    pub(super) fn close(&self) -> Vec<Letter> {
+    pub(super) fn close(&self) -> Vec<LoopMessage> {
         let mut queue = self.queue.lock();
         queue.closed = true;
-        std::mem::take(&mut queue.letters)
+        std::mem::take(&mut queue.messages)
     }
 
     /// Wakes the loop, so that it checks the state that other threads share with it.
     pub(super) fn wake(&self) {
-        self.bell.notify();
+        self.wakeup.notify();
     }
 }
 
 /// Wakes a loop for one of its peers.
-pub(super) struct PeerBell {
-    letters: Arc<Letters>,
+pub(super) struct PeerWaker {
+    mailbox: Arc<LoopMailbox>,
     token: Token,
-    rung: AtomicBool,
+    woken: AtomicBool,
 }
 
-impl PeerBell {
-    pub(super) fn new(letters: &Arc<Letters>, token: Token) -> Arc<Self> {
-        Arc::new(Self { letters: Arc::clone(letters), token, rung: AtomicBool::new(false) })
+impl PeerWaker {
+    pub(super) fn new(mailbox: &Arc<LoopMailbox>, token: Token) -> Arc<Self> {
+        Arc::new(Self { mailbox: Arc::clone(mailbox), token, woken: AtomicBool::new(false) })
     }
 
     /// Notes that the loop looks at the peer, so that the next wake-up sends a message again.
-    pub(super) fn heard(&self) {
-        self.rung.store(false, Ordering::SeqCst);
+    pub(super) fn rearm(&self) {
+        self.woken.store(false, Ordering::SeqCst);
     }
 }
 
-impl Wakes for PeerBell {
+impl Waker for PeerWaker {
     fn wake(&self) {
-        if !self.rung.swap(true, Ordering::SeqCst) {
-            self.letters.send(Letter::Wake(self.token));
+        if !self.woken.swap(true, Ordering::SeqCst) {
+            self.mailbox.send(LoopMessage::Wake(self.token));
         }
     }
 }
