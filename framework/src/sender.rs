@@ -13,7 +13,7 @@ use crate::association::{Association, Link};
 use crate::drive::Session;
 use crate::drive::open::{Hold, Open};
 use crate::error::{EndReason, Error, TrySendError};
-use crate::net::attention::{Parcel, signal};
+use crate::net::attention::{InboxItem, signal};
 use crate::outbox::{Overflow, PostOutcome, Pushed, Queue};
 use crate::protocol::Sent;
 use crate::protocol::dtls::filter::is_handshake_retransmission;
@@ -287,7 +287,7 @@ fn answer_repeated_flight(association: &Association) {
             repeated = true;
         } else {
             // The peer's own thread has begun to read and has taken the datagram that was peeked at.
-            association.attention.deliver(Parcel::datagram(&datagram), true);
+            association.attention.deliver(InboxItem::datagram(&datagram), true);
         }
     }
     if repeated {

@@ -83,14 +83,14 @@ enum Wake {
 
 #[derive(Default)]
 struct Inbox {
-    queue: VecDeque<Parcel>,
+    queue: VecDeque<InboxItem>,
     bytes: usize,
     closed: bool,
 }
 
 /// Data that another thread read for an association.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Parcel {
+pub(crate) struct InboxItem {
     /// A datagram, or (part of) an SCTP message.
     pub(crate) payload: Box<[u8]>,
     /// The source of a datagram, if it may differ from the peer's address.
@@ -103,14 +103,14 @@ pub(crate) struct Parcel {
     pub(crate) notification: bool,
 }
 
-impl Parcel {
-    /// Makes a parcel of a datagram.
+impl InboxItem {
+    /// Makes an item of a datagram.
     pub(crate) fn datagram(payload: &[u8]) -> Self {
         let (payload, info) = (payload.into(), MessageInfo::default());
         Self { payload, from: None, info, complete: true, notification: false }
     }
 
-    /// Makes a parcel of a datagram with the peer's connection ID that came from this address.
+    /// Makes an item of a datagram with the peer's connection ID that came from this address.
     pub(crate) fn datagram_from(from: SocketAddr, payload: &[u8]) -> Self {
         Self { from: Some(from), ..Self::datagram(payload) }
     }
@@ -218,17 +218,17 @@ impl Attention {
 
     /// Delivers a datagram of the peer to the worker. The worker takes these in order, before anything that it reads
     /// from the socket later. With `wake` false the worker must not have started yet.
-    pub(crate) fn deliver(&self, parcel: Parcel, wake: bool) -> Delivery {
+    pub(crate) fn deliver(&self, item: InboxItem, wake: bool) -> Delivery {
         {
             let mut inbox = self.inbox.lock();
             if inbox.closed {
                 return Delivery::Gone;
             }
-            if inbox.queue.len() >= INBOX_DATAGRAMS || inbox.bytes + parcel.payload.len() > INBOX_BYTES {
+            if inbox.queue.len() >= INBOX_DATAGRAMS || inbox.bytes + item.payload.len() > INBOX_BYTES {
                 return Delivery::Full;
             }
-            inbox.bytes += parcel.payload.len();
-            inbox.queue.push_back(parcel);
+            inbox.bytes += item.payload.len();
+            inbox.queue.push_back(item);
             let raised = self.signals.fetch_or(signal::INBOX, Ordering::SeqCst) & signal::INBOX;
             if raised != 0 || !wake {
                 return Delivery::Queued;
@@ -250,18 +250,18 @@ impl Attention {
     }
 
     /// Takes the oldest datagram out of the inbox.
-    pub(crate) fn take_delivered(&self) -> Option<Parcel> {
+    pub(crate) fn take_delivered(&self) -> Option<InboxItem> {
         let mut inbox = self.inbox.lock();
-        let parcel = inbox.queue.pop_front();
-        inbox.bytes -= parcel.as_ref().map_or(0, |parcel| parcel.payload.len());
+        let item = inbox.queue.pop_front();
+        inbox.bytes -= item.as_ref().map_or(0, |item| item.payload.len());
         if inbox.queue.is_empty() {
             self.lower(signal::INBOX);
         }
-        parcel
+        item
     }
 
     /// Closes the inbox and returns what is left in it.
-    pub(crate) fn close_inbox(&self) -> VecDeque<Parcel> {
+    pub(crate) fn close_inbox(&self) -> VecDeque<InboxItem> {
         let mut inbox = self.inbox.lock();
         inbox.closed = true;
         std::mem::take(&mut inbox.queue)
@@ -275,11 +275,11 @@ mod tests {
     #[test]
     fn the_inbox_keeps_order_and_clears_its_signal() {
         let attention = Attention::default();
-        assert_eq!(attention.deliver(Parcel::datagram(b"one"), true), Delivery::Queued);
-        assert_eq!(attention.deliver(Parcel::datagram(b"two"), true), Delivery::Queued);
+        assert_eq!(attention.deliver(InboxItem::datagram(b"one"), true), Delivery::Queued);
+        assert_eq!(attention.deliver(InboxItem::datagram(b"two"), true), Delivery::Queued);
         assert_eq!(attention.signals(), signal::INBOX);
-        assert_eq!(attention.take_delivered(), Some(Parcel::datagram(b"one")));
-        assert_eq!(attention.take_delivered(), Some(Parcel::datagram(b"two")));
+        assert_eq!(attention.take_delivered(), Some(InboxItem::datagram(b"one")));
+        assert_eq!(attention.take_delivered(), Some(InboxItem::datagram(b"two")));
         assert_eq!(attention.signals(), 0);
         assert_eq!(attention.take_delivered(), None);
     }
@@ -288,24 +288,24 @@ mod tests {
     fn the_inbox_is_bounded_in_datagrams_and_in_bytes() {
         let small = Attention::default();
         for _ in 0..INBOX_DATAGRAMS {
-            assert_eq!(small.deliver(Parcel::datagram(b""), true), Delivery::Queued);
+            assert_eq!(small.deliver(InboxItem::datagram(b""), true), Delivery::Queued);
         }
-        assert_eq!(small.deliver(Parcel::datagram(b""), true), Delivery::Full);
+        assert_eq!(small.deliver(InboxItem::datagram(b""), true), Delivery::Full);
         let large = Attention::default();
         let datagram = vec![0; INBOX_BYTES / 16];
         for _ in 0..16 {
-            assert_eq!(large.deliver(Parcel::datagram(&datagram), true), Delivery::Queued);
+            assert_eq!(large.deliver(InboxItem::datagram(&datagram), true), Delivery::Queued);
         }
-        assert_eq!(large.deliver(Parcel::datagram(b"x"), true), Delivery::Full);
+        assert_eq!(large.deliver(InboxItem::datagram(b"x"), true), Delivery::Full);
         assert!(large.take_delivered().is_some());
-        assert_eq!(large.deliver(Parcel::datagram(b"x"), true), Delivery::Queued);
+        assert_eq!(large.deliver(InboxItem::datagram(b"x"), true), Delivery::Queued);
     }
 
     #[test]
     fn what_is_left_in_a_closed_inbox_is_given_back() {
         let attention = Attention::default();
-        attention.deliver(Parcel::datagram(b"late"), true);
+        attention.deliver(InboxItem::datagram(b"late"), true);
         assert_eq!(attention.close_inbox().len(), 1);
-        assert_eq!(attention.deliver(Parcel::datagram(b"later"), true), Delivery::Gone);
+        assert_eq!(attention.deliver(InboxItem::datagram(b"later"), true), Delivery::Gone);
     }
 }

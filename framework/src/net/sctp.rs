@@ -19,7 +19,7 @@ use super::wait::{Arrival, ReadTimeout, place};
 use crate::address::Scheme;
 use crate::error::EndReason;
 use crate::net::attention::Attention;
-use crate::net::attention::{Parcel, signal};
+use crate::net::attention::{InboxItem, signal};
 use crate::observe::{Counters, bump, log_limited};
 use crate::protocol::Sent;
 use crate::sctp::{
@@ -128,7 +128,7 @@ impl SctpTransport {
         deadline: Option<Instant>,
     ) -> Arrival {
         while self.attention.signals() & signal::INBOX != 0
-            && let Some(Parcel { payload, info, complete, notification, .. }) =
+            && let Some(InboxItem { payload, info, complete, notification, .. }) =
                 self.attention.take_delivered()
         {
             if notification {

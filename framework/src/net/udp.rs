@@ -30,7 +30,7 @@ use crate::sys::socket::disconnect;
 const LAST_READS: usize = 256;
 
 /// Receives datagrams of other peers that arrived on an association's socket.
-pub(crate) trait StrayTaker: Send + Sync {
+pub(crate) trait StraySink: Send + Sync {
     /// Takes a datagram. Its `local` is the address that it was sent to, if that is known.
     fn take(&self, stray: Stray);
 }
@@ -51,7 +51,7 @@ pub(crate) struct UdpTransport {
     attention: Arc<Attention>,
     counters: Arc<Counters>,
     /// `None` on the client's side, where only the kernel checks the source.
-    strays: Option<Arc<dyn StrayTaker>>,
+    strays: Option<Arc<dyn StraySink>>,
     timeout: ReadTimeout,
     /// In use once the socket has been shut down for reading, or while output is pending.
     watch: Watch,
@@ -91,7 +91,7 @@ impl UdpTransport {
         ends: Ends,
         attention: Arc<Attention>,
         counters: Arc<Counters>,
-        strays: Option<Arc<dyn StrayTaker>>,
+        strays: Option<Arc<dyn StraySink>>,
     ) -> Self {
         attention.wake_by_shutdown(&socket);
         let watch = Watch::Unneeded;

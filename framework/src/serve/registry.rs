@@ -15,7 +15,7 @@ use self::places::{Key, Places};
 use crate::admission::{Ledger, Limits, Refusal};
 use crate::association::{Association, AssociationId};
 use crate::error::EndReason;
-use crate::net::attention::{Parcel, signal};
+use crate::net::attention::{InboxItem, signal};
 use crate::observe::{ByListener, Stats};
 use crate::protocol::dtls::session::Move;
 use crate::protocol::stream::proxy::Ends;
@@ -269,7 +269,7 @@ impl Registry {
     /// Removes an association that has ended and given up its socket, and releases its place. Both happen under one
     /// lock: an observer that sees the end counted also sees the place free, and the other way round. Returns what has
     /// arrived meanwhile for the successor.
-    pub(crate) fn remove(&self, association: &Association, reason: &EndReason) -> VecDeque<Parcel> {
+    pub(crate) fn remove(&self, association: &Association, reason: &EndReason) -> VecDeque<InboxItem> {
         let mut table = self.table.lock();
         let is_there = table.associations.has(association);
         if is_there {

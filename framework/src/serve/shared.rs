@@ -23,7 +23,7 @@ use crate::credentials::{Expiration, SharedKeys};
 use crate::error::EndReason;
 use crate::handler::{Admission, Incoming, PeerHandler};
 use crate::net::sctp::Restarted;
-use crate::net::udp::{Stray, StrayTaker};
+use crate::net::udp::{Stray, StraySink};
 use crate::observe::{ByListener, Counters, ServerCounters, bump};
 use crate::outbox::OutboxLimits;
 use crate::peer::{AssociationOwner, Leftover};
@@ -101,7 +101,7 @@ pub(crate) struct Done {
     pub(crate) stopped: Receiver<()>,
 }
 
-impl StrayTaker for Shared {
+impl StraySink for Shared {
     fn take(&self, stray: Stray) {
         self.post(DispatcherMessage::Stray(stray));
     }
@@ -177,7 +177,7 @@ impl Shared {
             SocketAddr::V6(v6) => v6.scope_id(),
             SocketAddr::V4(_) => 0,
         };
-        let late = late.into_iter().map(|parcel| (parcel.from.unwrap_or(peer), parcel.payload));
+        let late = late.into_iter().map(|item| (item.from.unwrap_or(peer), item.payload));
         let leftover = leftover.into_iter().map(|datagram| (peer, datagram));
         leftover.chain(late).map(|(peer, payload)| Stray { local, peer, interface, payload }).collect()
     }

@@ -22,7 +22,7 @@ use crate::association::{Association, AssociationId, Link};
 use crate::drive::open::Open;
 use crate::drive::{Session, transmit};
 use crate::error::EndReason;
-use crate::net::attention::{Delivery, Parcel, signal};
+use crate::net::attention::{Delivery, InboxItem, signal};
 use crate::net::sctp::{abort, end_by, look_for_stall};
 use crate::net::stall::Stall;
 use crate::observe::bump;
@@ -179,8 +179,8 @@ fn read_sctp_for_handler(
         }
         let info = received.info.map(|(info, _)| info).unwrap_or_default();
         let (complete, notification) = (received.complete, received.notification);
-        let parcel = Parcel { payload: payload.as_slice().into(), from: None, info, complete, notification };
-        attention.deliver(parcel, false);
+        let item = InboxItem { payload: payload.as_slice().into(), from: None, info, complete, notification };
+        attention.deliver(item, false);
     }
     None
 }
@@ -213,7 +213,7 @@ fn read_for_handler(association: &Association, session: &mut DtlsSession, now: I
             None => false,
         };
         let has_room = restarted || attention.delivered_bytes() + datagram.len() <= MAX_KEPT;
-        if !has_room || attention.deliver(Parcel::datagram(&datagram), false) == Delivery::Full {
+        if !has_room || attention.deliver(InboxItem::datagram(&datagram), false) == Delivery::Full {
             bump(&association.counters.records_dropped);
         }
         if restarted {

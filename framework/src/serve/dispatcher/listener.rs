@@ -239,7 +239,7 @@ pub(super) enum Held {
     Job {
         job: Job,
         /// Whether the child may have datagrams of other peers.
-        drain: bool,
+        may_have_strays: bool,
     },
     /// An anchor, which must not be read before the datagrams that arrived earlier at the wildcard listener.
     Anchor(usize),

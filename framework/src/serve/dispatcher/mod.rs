@@ -1,9 +1,9 @@
 //! The dispatcher thread: it reads the listeners and admits or refuses new peers. It blocks only in epoll_wait(2).
 
 mod adopted;
+mod assigner;
 mod busy;
 pub mod child;
-mod hands;
 mod listener;
 #[cfg(all(test, shuttle))]
 mod model;
@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(crate) use self::adopted::Adopted;
-pub(crate) use self::hands::RESERVED_FDS;
-use self::hands::{Hands, THREAD_RETRY};
+pub(crate) use self::assigner::RESERVED_FDS;
+use self::assigner::{Assigner, THREAD_RETRY};
 pub(crate) use self::listener::UdpListener;
 use self::sctp::Sctp;
 pub(crate) use self::sctp::SctpListener;
@@ -44,7 +44,7 @@ pub(crate) struct Dispatcher {
     udp: Udp,
     sctp: Sctp,
     tcp: Tcp,
-    hands: Hands,
+    assigner: Assigner,
 }
 
 impl Dispatcher {
@@ -63,68 +63,68 @@ impl Dispatcher {
         let udp = Udp::new(&shared, &epoll, udp)?;
         let sctp = Sctp::new(&shared, &epoll, sctp)?;
         let tcp = Tcp::new(&shared, &epoll, tcp)?;
-        let hands = Hands::new(shared, pool, loops)?;
-        Ok(Self { epoll, mailbox, udp, sctp, tcp, hands })
+        let assigner = Assigner::new(shared, pool, loops)?;
+        Ok(Self { epoll, mailbox, udp, sctp, tcp, assigner })
     }
 
     /// Runs until the mailbox says stop. The dispatcher thread does nothing else.
     pub(crate) fn run(mut self) {
         let mut tokens = Vec::new();
-        self.sctp.begin(&mut self.hands);
-        while !self.hands.shared.mailbox.stop.load(Ordering::Acquire) {
+        self.sctp.begin(&mut self.assigner);
+        while !self.assigner.shared.mailbox.stop.load(Ordering::Acquire) {
             tokens.clear();
-            self.hands.shared.counters.dispatcher.rest();
+            self.assigner.shared.counters.dispatcher.rest();
             if let Err(error) = self.epoll.wait(&mut tokens, self.timeout()) {
                 log_limited!(error, %error, "the dispatcher cannot wait");
                 std::thread::park_timeout(THREAD_RETRY);
             }
             let began = Instant::now();
-            self.hands.shared.counters.dispatcher.begin(began);
+            self.assigner.shared.counters.dispatcher.begin(began);
             for &token in &tokens {
                 match Token::from(token) {
                     Token::Wake => self.mailbox.wake.reset(),
-                    Token::Udp(index) => self.udp.ready(index, &self.epoll, &mut self.hands),
-                    Token::Tcp(index) => self.tcp.ready(index, &self.epoll, &mut self.hands),
-                    Token::Sctp(index) => self.sctp.ready(index, &mut self.hands),
+                    Token::Udp(index) => self.udp.ready(index, &self.epoll, &mut self.assigner),
+                    Token::Tcp(index) => self.tcp.ready(index, &self.epoll, &mut self.assigner),
+                    Token::Sctp(index) => self.sctp.ready(index, &mut self.assigner),
                 }
             }
             for _ in 0..MAX_MESSAGES {
                 match self.mailbox.messages.try_recv() {
                     Ok(DispatcherMessage::Stray(stray)) => {
-                        self.udp.stray(stray, &self.epoll, &mut self.hands)
+                        self.udp.stray(stray, &self.epoll, &mut self.assigner)
                     }
                     Ok(DispatcherMessage::Pause(gate)) => self.pause(&gate),
                     Ok(DispatcherMessage::Restarted(restarted)) => {
-                        self.sctp.restarted(restarted, &mut self.hands)
+                        self.sctp.restarted(restarted, &mut self.assigner)
                     }
                     Err(_) => break,
                 }
             }
             let now = Instant::now();
             if !tokens.is_empty() {
-                self.hands.shared.counters.dispatcher_round.observe(now - began);
+                self.assigner.shared.counters.dispatcher_round.observe(now - began);
             }
-            self.hands.tick(now);
+            self.assigner.tick(now);
             self.tcp.tick(&self.epoll, now);
-            self.udp.tick(&self.epoll, now, &mut self.hands);
+            self.udp.tick(&self.epoll, now, &mut self.assigner);
         }
-        self.hands.shared.counters.dispatcher.rest();
+        self.assigner.shared.counters.dispatcher.rest();
     }
 
     /// Pauses while the listeners are handed over, and continues with them or without them.
     fn pause(&mut self, gate: &Gate) {
         // The datagrams of a peer that already has a child must not be read by another process.
-        self.udp.settle_all(&self.epoll, &mut self.hands);
+        self.udp.read_all_holding(&self.epoll, &mut self.assigner);
         if gate.stand_still() == Verdict::Resume {
             return;
         }
         self.tcp.give(&self.epoll);
-        self.sctp.give(&self.epoll, &mut self.hands);
-        self.udp.give(&self.epoll, &mut self.hands);
+        self.sctp.give(&self.epoll, &mut self.assigner);
+        self.udp.give(&self.epoll, &mut self.assigner);
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let deadlines = [self.hands.next_deadline(), self.tcp.next_deadline(), self.udp.next_deadline()];
+        let deadlines = [self.assigner.next_deadline(), self.tcp.next_deadline(), self.udp.next_deadline()];
         let deadline = deadlines.into_iter().flatten().min();
         deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }

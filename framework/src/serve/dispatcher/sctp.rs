@@ -19,8 +19,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::adopted::Adopted;
+use super::assigner::Assigner;
 use super::child;
-use super::hands::Hands;
 use super::listener::cannot_listen;
 use super::token::Token;
 use crate::address::{Address, Scheme};
@@ -28,7 +28,7 @@ use crate::admission::Refusal;
 use crate::association::Association;
 use crate::error::{EndReason, NoSctp, StartError};
 use crate::handler::Incoming;
-use crate::net::attention::{Delivery, Parcel};
+use crate::net::attention::{Delivery, InboxItem};
 use crate::net::sctp::abort;
 use crate::net::sctp::{Restarted, loss};
 use crate::net::sctp_setup::configure;
@@ -198,37 +198,37 @@ impl Sctp {
 
     /// Serves the associations that listeners already have. A socket of the user's can have associations that came up
     /// earlier, of which no notification tells.
-    pub(super) fn begin(&mut self, hands: &mut Hands) {
+    pub(super) fn begin(&mut self, assigner: &mut Assigner) {
         for listener in &mut self.listeners {
             // Linux returns an error if there are none.
             let there = listener.socket.options().association_ids().unwrap_or_default();
             for id in there {
-                listener.open(id, None, None, hands);
+                listener.open(id, None, None, assigner);
             }
         }
     }
 
     /// Gives up the listeners, which another process has now.
-    pub(super) fn give(&mut self, epoll: &Epoll, hands: &mut Hands) {
+    pub(super) fn give(&mut self, epoll: &Epoll, assigner: &mut Assigner) {
         for mut listener in self.listeners.drain(..) {
             // The other process has the socket open too, so closing it would not remove it from epoll.
             epoll.remove(listener.socket.as_fd());
-            listener.settle(hands);
+            listener.assign_gathered(assigner);
         }
     }
 
     /// Reads the listener at `index`, which epoll has reported as readable.
-    pub(super) fn ready(&mut self, index: usize, hands: &mut Hands) {
+    pub(super) fn ready(&mut self, index: usize, assigner: &mut Assigner) {
         let Self { listeners, scratch } = self;
         let Some(listener) = listeners.get_mut(index) else { return };
         for _ in 0..TURN {
             match sys::recv(listener.socket.as_fd(), &mut [], scratch, false) {
-                Ok(received) => listener.take(&received, scratch, hands),
+                Ok(received) => listener.take(&received, scratch, assigner),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // The queue is empty, so gathered associations are complete. Other errors belong to associations,
                 // whose notifications report the same.
                 Err(_) => {
-                    listener.settle(hands);
+                    listener.assign_gathered(assigner);
                     return;
                 }
             }
@@ -236,29 +236,29 @@ impl Sctp {
     }
 
     /// Admits the peer of a peeled-off socket again after it has restarted, or aborts the association.
-    pub(super) fn restarted(&mut self, restarted: Restarted, hands: &mut Hands) {
+    pub(super) fn restarted(&mut self, restarted: Restarted, assigner: &mut Assigner) {
         let Restarted { socket, scheme, local, peer } = restarted;
         let further = Options::of(&*socket).peer_addresses().unwrap_or_default();
         let Ok(association) =
-            hands.shared.admit(incoming(scheme, local, peer, further), [0; 32], Place::OwnSocket)
+            assigner.shared.admit(incoming(scheme, local, peer, further), [0; 32], Place::OwnSocket)
         else {
             abort(&socket, b"refused");
-            return bump(&hands.shared.counted(scheme, local).sctp_aborted);
+            return bump(&assigner.shared.counted(scheme, local).sctp_aborted);
         };
-        hand_over(association, socket, hands);
+        assign(association, socket, assigner);
     }
 }
 
 impl Listener {
-    fn take(&mut self, received: &Received, payload: &[u8], hands: &mut Hands) {
+    fn take(&mut self, received: &Received, payload: &[u8], assigner: &mut Assigner) {
         if received.notification {
-            self.take_notification(received, payload, hands);
+            self.take_notification(received, payload, assigner);
         } else if let Some((info, id)) = received.info {
-            self.take_message(AssocId::from_raw(id), info, received, payload, hands);
+            self.take_message(AssocId::from_raw(id), info, received, payload, assigner);
         }
     }
 
-    fn take_notification(&mut self, received: &Received, payload: &[u8], hands: &mut Hands) {
+    fn take_notification(&mut self, received: &Received, payload: &[u8], assigner: &mut Assigner) {
         let counters = Arc::clone(&self.counted.0);
         if self.skipping || !received.complete {
             if !self.skipping {
@@ -269,11 +269,11 @@ impl Listener {
         }
         match Notification::parse(payload) {
             Ok(ref change @ Notification::AssociationChanged { state, association: id, .. }) => match state {
-                AssociationState::Up => self.open(id, received.source, None, hands),
+                AssociationState::Up => self.open(id, received.source, None, assigner),
                 AssociationState::Restarted => {
                     // The restart came before the peel-off; otherwise the association's own socket reports it.
                     bump(&counters.sctp_restarts);
-                    self.open(id, received.source, None, hands);
+                    self.open(id, received.source, None, assigner);
                 }
                 AssociationState::Lost => {
                     bump(&counters.sctp_lost);
@@ -306,21 +306,27 @@ impl Listener {
         info: MessageInfo,
         received: &Received,
         payload: &[u8],
-        hands: &mut Hands,
+        assigner: &mut Assigner,
     ) {
         if self.refused.contains(&id) {
             return;
         }
         let complete = received.complete;
-        let parcel = Parcel { payload: payload.into(), from: None, info, complete, notification: false };
+        let item = InboxItem { payload: payload.into(), from: None, info, complete, notification: false };
         match self.gathered.get(&id) {
-            Some(job) => deliver(&job.association, parcel),
-            None => self.open(id, received.source, Some(parcel), hands),
+            Some(job) => deliver(&job.association, item),
+            None => self.open(id, received.source, Some(item), assigner),
         }
     }
 
     /// Admits a new association, or refuses it. `early` is a message that arrived before a notification announced it.
-    fn open(&mut self, id: AssocId, source: Option<SocketAddr>, early: Option<Parcel>, hands: &mut Hands) {
+    fn open(
+        &mut self,
+        id: AssocId,
+        source: Option<SocketAddr>,
+        early: Option<InboxItem>,
+        assigner: &mut Assigner,
+    ) {
         if self.gathered.contains_key(&id) {
             return;
         }
@@ -332,7 +338,7 @@ impl Listener {
         };
         let local = self.local_address(id);
         let further = peers.into_iter().filter(|address| *address != peer).collect();
-        let association = match hands.shared.admit(
+        let association = match assigner.shared.admit(
             incoming(self.scheme, local, peer, further),
             [0; 32],
             Place::OwnSocket,
@@ -341,35 +347,35 @@ impl Listener {
             Err(refusal) => return self.abort(id, refusal),
         };
         // Opening any descriptor shows whether the peel-off can have one.
-        let probed = EventFd::new().and_then(|probe| match hands.has_headroom(probe.as_fd()) {
+        let probed = EventFd::new().and_then(|probe| match assigner.has_headroom(probe.as_fd()) {
             true => Ok(()),
             false => Err(io::Error::from_raw_os_error(libc::EMFILE)),
         });
         if let Err(error) = probed {
-            hands.cancel(&association);
-            hands.refuse_for(&error, self.scheme, local, peer);
+            assigner.cancel(&association);
+            assigner.refuse_for(&error, self.scheme, local, peer);
             return self.abort(id, Refusal::NoFileDescriptor);
         }
         match self.socket.peel_off(id) {
             Ok(socket) => {
                 if let Err(error) = self.hook.peer(&socket, local, peer) {
                     bump(&self.counted.0.sctp_aborted);
-                    hands.cancel(&association);
-                    hands.refuse_for(&error, self.scheme, local, peer);
+                    assigner.cancel(&association);
+                    assigner.refuse_for(&error, self.scheme, local, peer);
                     return abort(socket.as_socket(), Refusal::SocketOptions.as_str().as_bytes());
                 }
-                if let Some(parcel) = early {
-                    deliver(&association, parcel);
+                if let Some(item) = early {
+                    deliver(&association, item);
                 }
-                hand_over(association, Arc::new(socket.into_socket()), hands);
+                assign(association, Arc::new(socket.into_socket()), assigner);
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidInput && !self.scheme.is_secure() => {
-                self.gather(id, association, early, hands);
+                self.gather(id, association, early, assigner);
             }
             Err(error) => {
                 bump(&self.counted.0.sctp_peel_offs_failed);
-                hands.cancel(&association);
-                hands.refuse_for(&error, self.scheme, local, peer);
+                assigner.cancel(&association);
+                assigner.refuse_for(&error, self.scheme, local, peer);
                 self.refuse(id);
                 let _ = self.socket.abort(id, b"cannot be served");
             }
@@ -382,30 +388,30 @@ impl Listener {
         &mut self,
         id: AssocId,
         association: Arc<Association>,
-        early: Option<Parcel>,
-        hands: &mut Hands,
+        early: Option<InboxItem>,
+        assigner: &mut Assigner,
     ) {
         let room = self.gathered.len() < MAX_GATHERED;
         let Some(socket) = room.then(|| Socket::one_to_one(false)).and_then(Result::ok) else {
-            hands.cancel(&association);
+            assigner.cancel(&association);
             return bump(&self.counted.0.sctp_peel_offs_failed);
         };
         bump(&self.counted.0.sctp_over_early);
-        if !hands.shared.registry.insert(&association) {
-            return hands.cancel(&association);
+        if !assigner.shared.registry.insert(&association) {
+            return assigner.cancel(&association);
         }
-        if let Some(parcel) = early {
-            deliver(&association, parcel);
+        if let Some(item) = early {
+            deliver(&association, item);
         }
-        let (task, shared) = (Task::Over(EndReason::ClosedByPeer), Arc::clone(&hands.shared));
+        let (task, shared) = (Task::Over(EndReason::ClosedByPeer), Arc::clone(&assigner.shared));
         let socket = Arc::new(socket.into_socket());
         self.gathered.insert(id, Job::own(association, socket, task, shared));
     }
 
-    /// Hands over the gathered associations, because the queue is empty.
-    fn settle(&mut self, hands: &mut Hands) {
+    /// Assigner over the gathered associations, because the queue is empty.
+    fn assign_gathered(&mut self, assigner: &mut Assigner) {
         for (_, job) in self.gathered.drain() {
-            hands.hand_over(job);
+            assigner.assign(job);
         }
     }
 
@@ -441,20 +447,20 @@ fn incoming(scheme: Scheme, local: SocketAddr, peer: SocketAddr, further: Vec<So
     Incoming { further, ..Incoming::new(scheme, local, peer) }
 }
 
-fn deliver(association: &Association, parcel: Parcel) {
+fn deliver(association: &Association, item: InboxItem) {
     let counters = &association.counters;
-    bump(match association.attention.deliver(parcel, false) {
+    bump(match association.attention.deliver(item, false) {
         Delivery::Queued => &counters.sctp_early_messages,
         Delivery::Full | Delivery::Gone => &counters.strays_lost,
     });
 }
 
-fn hand_over(association: Arc<Association>, socket: Arc<socket2::Socket>, hands: &mut Hands) {
-    if !hands.shared.registry.insert(&association) {
-        return hands.cancel(&association);
+fn assign(association: Arc<Association>, socket: Arc<socket2::Socket>, assigner: &mut Assigner) {
+    if !assigner.shared.registry.insert(&association) {
+        return assigner.cancel(&association);
     }
-    let (task, shared) = (Task::Sctp, Arc::clone(&hands.shared));
-    hands.hand_over(Job::own(association, socket, task, shared));
+    let (task, shared) = (Task::Sctp, Arc::clone(&assigner.shared));
+    assigner.assign(Job::own(association, socket, task, shared));
 }
 
 impl Drop for Sctp {

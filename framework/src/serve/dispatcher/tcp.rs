@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::adopted::Adopted;
+use super::assigner::Assigner;
 use super::child::Options;
-use super::hands::Hands;
 use super::listener::cannot_listen;
 use super::token::Token;
 use crate::address::canonical::canonical;
@@ -153,21 +153,21 @@ impl Tcp {
     }
 
     /// Accepts connections from the listener at `index`, which epoll has reported as readable.
-    pub(super) fn ready(&mut self, index: usize, epoll: &Epoll, hands: &mut Hands) {
+    pub(super) fn ready(&mut self, index: usize, epoll: &Epoll, assigner: &mut Assigner) {
         let Some(listener) = self.listeners.get(index) else { return };
         if self.resume.is_some() {
             return;
         }
         for _ in 0..TURN {
-            match listener.accept(index, hands) {
+            match listener.accept(index, assigner) {
                 Ok(()) => self.pause = FIRST_PAUSE,
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return,
                     // The connection ended before it was accepted, or accept(2) reports an error of the network.
                     _ if !is_exhausted(&error) => {}
                     _ => {
-                        hands.refuse_for(&error, listener.scheme, listener.address, listener.address);
-                        bump(&listener.counters(&hands.shared).accept_pauses);
+                        assigner.refuse_for(&error, listener.scheme, listener.address, listener.address);
+                        bump(&listener.counters(&assigner.shared).accept_pauses);
                         self.resume = Some(Instant::now() + self.pause);
                         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
                         return self.watch(epoll, 0);
@@ -192,39 +192,41 @@ impl TcpListener {
     }
 
     /// Accepts one connection, and hands it over or resets it. `index` is this listener's number.
-    fn accept(&self, index: usize, hands: &mut Hands) -> io::Result<()> {
+    fn accept(&self, index: usize, assigner: &mut Assigner) -> io::Result<()> {
         let (socket, peer) = self.socket.accept()?;
-        bump(&self.counters(&hands.shared).connections);
+        bump(&self.counters(&assigner.shared).connections);
         let (Some(peer), Ok(Some(local))) =
             (peer.as_socket(), socket.local_addr().map(|found| found.as_socket()))
         else {
-            bump(&self.counters(&hands.shared).ignored);
+            bump(&self.counters(&assigner.shared).ignored);
             return Ok(());
         };
         let (local, peer) = (canonical(local), canonical(peer));
-        if !hands.has_headroom(socket.as_fd()) {
+        if !assigner.has_headroom(socket.as_fd()) {
             reset(&socket);
-            hands.refuse_for(&io::Error::from_raw_os_error(libc::EMFILE), self.scheme, local, peer);
+            assigner.refuse_for(&io::Error::from_raw_os_error(libc::EMFILE), self.scheme, local, peer);
             return Ok(());
         }
         let admitted = match self.proxied {
-            true => hands.shared.admit_proxy(self.scheme, local, peer, index),
-            false => hands.shared.admit(Incoming::new(self.scheme, local, peer), [0; 32], Place::OwnSocket),
+            true => assigner.shared.admit_proxy(self.scheme, local, peer, index),
+            false => {
+                assigner.shared.admit(Incoming::new(self.scheme, local, peer), [0; 32], Place::OwnSocket)
+            }
         };
         let Ok(association) = admitted else {
             reset(&socket);
             return Ok(());
         };
         if let Err(error) = self.hook.peer(&socket, local, peer) {
-            hands.cancel(&association);
+            assigner.cancel(&association);
             reset(&socket);
-            hands.refuse_for(&error, self.scheme, local, peer);
+            assigner.refuse_for(&error, self.scheme, local, peer);
             return Ok(());
         }
-        let shared = Arc::clone(&hands.shared);
+        let shared = Arc::clone(&assigner.shared);
         shared.registry.insert(&association);
         let task = Task::Stream { proxied: self.proxied };
-        hands.hand_over(Job::own(association, Arc::new(socket), task, shared));
+        assigner.assign(Job::own(association, Arc::new(socket), task, shared));
         Ok(())
     }
 }

@@ -24,15 +24,15 @@ use std::time::Instant;
 use socket2::Socket;
 
 use self::anchors::Anchors;
+use super::assigner::Assigner;
 use super::child::{self, Recipe, Recipes};
-use super::hands::Hands;
 use super::listener::{Held, Listener, Listeners, UdpListener};
 use super::token::Token;
 use crate::address::Scheme;
 use crate::admission::Refusal;
 use crate::error::EndReason;
 use crate::handler::Incoming;
-use crate::net::attention::{Delivery, Parcel};
+use crate::net::attention::{Delivery, InboxItem};
 use crate::net::udp::Stray;
 use crate::observe::{bump, log_limited};
 use crate::protocol::alert::Alert;
@@ -53,7 +53,7 @@ const TURN: usize = 16;
 const MAX_ROUNDS: usize = 8;
 
 /// The most turns in which listeners with held jobs are read before a hand-over: more than their queues need.
-const MOST_SETTLES: usize = 1024;
+const MAX_HOLDING_READS: usize = 1024;
 
 /// All UDP listeners of a server.
 pub(super) struct Udp {
@@ -108,13 +108,13 @@ impl Udp {
     }
 
     /// Reads the listener at `index`, which epoll has reported as readable.
-    pub(super) fn ready(&mut self, index: usize, epoll: &Epoll, hands: &mut Hands) {
-        self.read(index, epoll, hands);
-        self.settle(epoll, hands);
+    pub(super) fn ready(&mut self, index: usize, epoll: &Epoll, assigner: &mut Assigner) {
+        self.read(index, epoll, assigner);
+        self.read_holding(epoll, assigner);
     }
 
     /// Reads a listener until its queue is empty, or for one turn.
-    fn read(&mut self, index: usize, epoll: &Epoll, hands: &mut Hands) {
+    fn read(&mut self, index: usize, epoll: &Epoll, assigner: &mut Assigner) {
         // epoll may have reported it before it was closed.
         let Some(listener) = self.listeners.get(index) else { return };
         let via = listener.retired_to.unwrap_or(index);
@@ -135,11 +135,11 @@ impl Udp {
                 let local = self.listeners[index].address_hit(datagram.info);
                 let met =
                     Met { index: via, local, peer: source, info: datagram.info, payload: datagram.payload };
-                self.route(met, epoll, hands);
+                self.route(met, epoll, assigner);
             }
             self.answer(via);
             let empty = received < BATCH;
-            self.release(index, if empty { held } else { 0 }, epoll, hands);
+            self.release(index, if empty { held } else { 0 }, epoll, assigner);
             if empty && self.listeners[index].held.is_empty() {
                 break;
             }
@@ -153,50 +153,50 @@ impl Udp {
     }
 
     /// Closes retired anchors, and retires those whose local address has had no peer for a minute.
-    pub(super) fn tick(&mut self, epoll: &Epoll, now: Instant, hands: &mut Hands) {
+    pub(super) fn tick(&mut self, epoll: &Epoll, now: Instant, assigner: &mut Assigner) {
         while let Some(index) = self.anchors.take_closed(now) {
-            self.read(index, epoll, hands);
+            self.read(index, epoll, assigner);
             self.listeners.remove(index);
         }
-        let retired = self.anchors.retire_idle(&mut self.listeners, &hands.shared.registry, now);
+        let retired = self.anchors.retire_idle(&mut self.listeners, &assigner.shared.registry, now);
         for &index in &retired {
-            self.read(index, epoll, hands);
+            self.read(index, epoll, assigner);
         }
         if !retired.is_empty() {
-            self.settle(epoll, hands);
+            self.read_holding(epoll, assigner);
         }
     }
 
     /// Continues to read listeners that hold a job or an anchor: epoll does not report a listener whose queue is empty,
     /// so the job would wait for ever. Under a flood the listener stays readable, and epoll reports it again.
-    fn settle(&mut self, epoll: &Epoll, hands: &mut Hands) {
+    fn read_holding(&mut self, epoll: &Epoll, assigner: &mut Assigner) {
         for _ in 0..TURN {
             if self.holding == 0 {
                 return;
             }
             let holds = |listener: &Listener| !listener.muted && !listener.held.is_empty();
             let Some(index) = self.listeners.position(holds) else { return };
-            self.read(index, epoll, hands);
+            self.read(index, epoll, assigner);
         }
     }
 
     /// Continues to read until no job and no anchor is held.
-    pub(super) fn settle_all(&mut self, epoll: &Epoll, hands: &mut Hands) {
+    pub(super) fn read_all_holding(&mut self, epoll: &Epoll, assigner: &mut Assigner) {
         // Each read gets nearer to the last datagram that a job is held for.
-        for _ in 0..MOST_SETTLES {
+        for _ in 0..MAX_HOLDING_READS {
             if self.holding == 0 {
                 return;
             }
-            self.settle(epoll, hands);
+            self.read_holding(epoll, assigner);
         }
     }
 
     /// Gives up the listeners, which another process reads now. The datagrams of the anchors go to that process, too.
-    pub(super) fn give(&mut self, epoll: &Epoll, hands: &mut Hands) {
+    pub(super) fn give(&mut self, epoll: &Epoll, assigner: &mut Assigner) {
         self.given = true;
         let retired = self.anchors.retire_all(&mut self.listeners, Instant::now());
         for &index in &retired {
-            self.read(index, epoll, hands);
+            self.read(index, epoll, assigner);
         }
         for listener in self.listeners.iter_mut().filter(|listener| listener.retired_to.is_none()) {
             epoll.remove(listener.socket.as_fd());
@@ -204,13 +204,13 @@ impl Udp {
     }
 
     /// Routes a datagram of another peer that was found on a child's socket.
-    pub(super) fn stray(&mut self, stray: Stray, epoll: &Epoll, hands: &mut Hands) {
+    pub(super) fn stray(&mut self, stray: Stray, epoll: &Epoll, assigner: &mut Assigner) {
         let Stray { local, peer, interface, payload } = stray;
         let Some(index) = self.listener_of(local) else { return };
         let info = PacketInfo { local: Some(local.ip()), interface };
-        self.route(Met { index, local, peer, info, payload: &payload }, epoll, hands);
+        self.route(Met { index, local, peer, info, payload: &payload }, epoll, assigner);
         self.answer(index);
-        self.settle(epoll, hands);
+        self.read_holding(epoll, assigner);
     }
 
     /// Returns the listener that a datagram to this address belongs to: a listener on that address before a wildcard
@@ -227,9 +227,9 @@ impl Udp {
         })
     }
 
-    fn route(&mut self, met: Met<'_>, epoll: &Epoll, hands: &mut Hands) {
+    fn route(&mut self, met: Met<'_>, epoll: &Epoll, assigner: &mut Assigner) {
         let Met { index, local, peer, info, payload } = met;
-        let shared = Arc::clone(&hands.shared);
+        let shared = Arc::clone(&assigner.shared);
         if self.given {
             if !self.forward(local, peer, payload, &shared)
                 && let Some(relay) = shared.successor.get()
@@ -266,10 +266,10 @@ impl Udp {
         if self.forward(local, peer, payload, &shared) {
             return;
         }
-        self.open(met, hello, epoll, hands);
+        self.open(met, hello, epoll, assigner);
     }
 
-    /// Hands a datagram to the association of its peer. Returns `false` if there is no association.
+    /// Assigner a datagram to the association of its peer. Returns `false` if there is no association.
     fn forward(&self, local: SocketAddr, peer: SocketAddr, payload: &[u8], shared: &Shared) -> bool {
         for _ in 0..MAX_ROUNDS {
             // A record with a connection ID belongs to the association with that ID, whatever its source address is.
@@ -279,7 +279,7 @@ impl Udp {
                 None => shared.registry.find(local, peer),
             };
             let Some(association) = association else { return false };
-            match association.attention.deliver(Parcel::datagram_from(peer, payload), true) {
+            match association.attention.deliver(InboxItem::datagram_from(peer, payload), true) {
                 Delivery::Queued => {
                     bump(&association.counters.forwarded);
                     return true;
@@ -296,9 +296,9 @@ impl Udp {
     }
 
     /// Admits a new peer and makes its child, or refuses it.
-    fn open(&mut self, met: Met<'_>, hello: Option<VerifiedHello>, epoll: &Epoll, hands: &mut Hands) {
+    fn open(&mut self, met: Met<'_>, hello: Option<VerifiedHello>, epoll: &Epoll, assigner: &mut Assigner) {
         let Met { index, local, peer, payload, .. } = met;
-        let shared = Arc::clone(&hands.shared);
+        let shared = Arc::clone(&assigner.shared);
         let incoming = Incoming::new(self.listeners[index].scheme, local, peer);
         let random = hello.as_ref().map_or([0; 32], VerifiedHello::random);
         let association = match shared.admit(incoming, random, Place::OwnSocket) {
@@ -309,11 +309,11 @@ impl Udp {
         if made {
             self.holding += 1;
         }
-        let (socket, recipe) = match self.child(anchor, local, peer, hands) {
+        let (socket, recipe) = match self.child(anchor, local, peer, assigner) {
             Ok(made) => made,
             Err(error) => {
-                hands.cancel(&association);
-                if let Some(refusal) = hands.refuse_for(&error, association.scheme, local, peer) {
+                assigner.cancel(&association);
+                if let Some(refusal) = assigner.refuse_for(&error, association.scheme, local, peer) {
                     self.refuse(met, hello.as_ref(), refusal, &shared);
                 }
                 return;
@@ -326,12 +326,12 @@ impl Udp {
         });
         if !shared.registry.insert(&association) {
             // Unreachable: only this thread inserts, and it has just looked. The new association must not hide another.
-            hands.cancel(&association);
+            assigner.cancel(&association);
             return bump(&association.counters.ignored);
         }
         let (task, hold) = match hello {
             None => {
-                association.attention.deliver(Parcel::datagram(payload), false);
+                association.attention.deliver(InboxItem::datagram(payload), false);
                 (Task::Plain, true)
             }
             // Later fragments of the hello may still arrive through the listener.
@@ -341,26 +341,26 @@ impl Udp {
             }
         };
         // The wildcard recipe beside a specific listener lets no datagrams of other peers in before connect, so there
-        // is nothing to drain.
-        let drain = recipe != Recipe::Wildcard || anchor != index;
+        // are no strays in the child.
+        let may_have_strays = recipe != Recipe::Wildcard || anchor != index;
         let job = Job::own(association, Arc::new(socket), task, shared);
         if hold {
             let listener = &mut self.listeners[anchor];
             let until = listener.consumed + listener.capacity;
-            listener.held.push((until, Held::Job { job, drain }));
+            listener.held.push((until, Held::Job { job, may_have_strays }));
             self.holding += 1;
         } else {
-            Self::hand_over(job, drain, hands);
+            Self::assign(job, may_have_strays, assigner);
         }
     }
 
     /// Gives a job to a worker. The listener's queue has been read far enough, so the datagrams in the child's queue
     /// are the next ones.
-    fn hand_over(job: Job, drain: bool, hands: &mut Hands) {
-        if drain {
-            hands.drain(&job);
+    fn assign(job: Job, may_have_strays: bool, assigner: &mut Assigner) {
+        if may_have_strays {
+            assigner.read_child(&job);
         }
-        hands.hand_over(job);
+        assigner.assign(job);
     }
 
     /// Makes the child. Fails with EMFILE if too few descriptors are left.
@@ -369,13 +369,13 @@ impl Udp {
         index: usize,
         local: SocketAddr,
         peer: SocketAddr,
-        hands: &Hands,
+        assigner: &Assigner,
     ) -> io::Result<(Socket, Recipe)> {
         let listener = &self.listeners[index];
         let guarded = listener.address == local;
         let recipes = if guarded { listener.recipes } else { Recipes::default() };
         let (socket, recipe) = child::open_child(recipes, local, peer, &listener.options)?;
-        if !hands.has_headroom(socket.as_fd()) {
+        if !assigner.has_headroom(socket.as_fd()) {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
         Ok((socket, recipe))
@@ -383,7 +383,7 @@ impl Udp {
 
     /// Releases the jobs and anchors that were held until this listener's queue had been read so far: the oldest
     /// `seen`, because the queue was empty after they were held, and all that have reached their number.
-    fn release(&mut self, index: usize, seen: usize, epoll: &Epoll, hands: &mut Hands) {
+    fn release(&mut self, index: usize, seen: usize, epoll: &Epoll, assigner: &mut Assigner) {
         let listener = &mut self.listeners[index];
         let consumed = listener.consumed;
         let read = listener.held.iter().take_while(|(until, _)| *until <= consumed).count();
@@ -391,7 +391,7 @@ impl Udp {
         self.holding -= due.len();
         for (_, held) in due {
             match held {
-                Held::Job { job, drain } => Self::hand_over(job, drain, hands),
+                Held::Job { job, may_have_strays } => Self::assign(job, may_have_strays, assigner),
                 Held::Anchor(anchor) => {
                     let listener = &mut self.listeners[anchor];
                     listener.muted = false;

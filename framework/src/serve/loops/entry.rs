@@ -69,8 +69,9 @@ pub(super) struct Entry {
     association: Arc<Association>,
     owner: Arc<dyn AssociationOwner>,
     stage: Stage,
-    /// Not 0 if a callback of this peer blocked lately: the number of quick turns until the peer is trusted again.
-    pub(super) distrust: u8,
+    /// The number of quick turns that the peer must have on spare threads before its loop drives it again; 0 unless a
+    /// callback of this peer blocked lately.
+    pub(super) spare_turns: u8,
 }
 
 // Most peers are open, so the content of the other stages is boxed to keep the enum small.
@@ -98,7 +99,7 @@ impl Entry {
     /// Makes an entry for an admitted peer.
     pub(super) fn new(job: Job, waker: Arc<dyn Waker>) -> Self {
         let Job { association, link, task, owner, .. } = job;
-        Self { association, owner, stage: Stage::New(Box::new(New { link, task, waker })), distrust: 0 }
+        Self { association, owner, stage: Stage::New(Box::new(New { link, task, waker })), spare_turns: 0 }
     }
 
     /// Returns the peer's own socket, if it has one, before its first turn.
@@ -354,7 +355,7 @@ impl Entry {
         peer: Box<Peer>,
         open: Box<dyn AnyOpen>,
     ) -> Self {
-        Self { association, owner, stage: Stage::Open(peer, open), distrust: 0 }
+        Self { association, owner, stage: Stage::Open(peer, open), spare_turns: 0 }
     }
 
     /// Returns the peer if its association is open.

@@ -40,9 +40,9 @@ const MAX_TURNS: usize = 64;
 /// The number of buffers for datagrams that are kept, and their size in bytes, into which nearly all datagrams fit.
 const MAX_FREE: usize = 2 * BATCH;
 const FREE_BYTES: usize = 2048;
-/// A peer that has held its loop up is trusted again after this many turns in a row that are shorter than this time.
+/// A peer that has held its loop up has its turns on the loop again after this many turns in a row that are shorter than this time.
 const QUICK: Duration = Duration::from_millis(1);
-const QUICK_TURNS: u8 = 8;
+const SPARE_TURNS: u8 = 8;
 /// The time that a loop whose epoll fails waits before it tries again.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -187,10 +187,10 @@ impl Loop {
         while !self.stop.load(Ordering::Acquire) {
             let next = match self.pause.is_wanted() {
                 false => self.next(&mut state),
-                true => self.settle(&mut state),
+                true => self.next_before_pause(&mut state),
             };
             let Some((token, entry, datagram, since)) = next else { continue };
-            let (entry, datagram) = match entry.distrust {
+            let (entry, datagram) = match entry.spare_turns {
                 0 => (entry, datagram),
                 _ => match self.common.spares.submit(Task::Turn(Arc::clone(&self), token, entry, datagram)) {
                     Ok(()) => continue,
@@ -208,7 +208,7 @@ impl Loop {
             }
             let outcome = entry.drive(&self.context, &mut memory, datagram);
             if self.turn.compare_exchange(turn, turn + 1, Ordering::SeqCst, Ordering::SeqCst).is_err() {
-                entry.distrust = QUICK_TURNS;
+                entry.spare_turns = SPARE_TURNS;
                 return self.give_back(token, entry, outcome);
             }
             state = self.state.lock();
@@ -250,12 +250,16 @@ impl Loop {
     }
 
     /// Takes out a peer whose turn waits. If there is none, pauses the loop and returns `None`.
-    fn settle(&self, state: &mut MutexGuard<'_, State>) -> Option<Next> {
+    fn next_before_pause(&self, state: &mut MutexGuard<'_, State>) -> Option<Next> {
         loop {
             self.take_messages(state);
-            let may_settle = self.may_settle();
-            let next = may_settle.then(|| state.slots.next()).flatten();
-            if next.is_none() && may_settle && self.context.events.is_some() && state.slots.is_anybody_out() {
+            let may_finish_turns = self.may_finish_turns();
+            let next = may_finish_turns.then(|| state.slots.next()).flatten();
+            if next.is_none()
+                && may_finish_turns
+                && self.context.events.is_some()
+                && state.slots.is_anybody_out()
+            {
                 // Another thread carries out a peer's turn, and gives the peer back.
                 self.await_message();
                 continue;
@@ -368,9 +372,9 @@ impl Run for Task {
             Self::Turn(on, token, mut entry, datagram) => {
                 let began = Instant::now();
                 let outcome = entry.drive(&on.context, &mut Memory::default(), datagram);
-                entry.distrust = match began.elapsed() < QUICK {
-                    true => entry.distrust.saturating_sub(1),
-                    false => QUICK_TURNS,
+                entry.spare_turns = match began.elapsed() < QUICK {
+                    true => entry.spare_turns.saturating_sub(1),
+                    false => SPARE_TURNS,
                 };
                 on.give_back(token, entry, outcome);
             }

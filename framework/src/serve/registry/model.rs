@@ -96,15 +96,15 @@ fn what_is_delivered_reaches_the_association_that_was_found_or_is_given_back() {
         let serve = move |world: &World, association: Arc<Association>| {
             let seen = Arc::clone(&served);
             spawn(world, move |(registry, _)| {
-                let take = |parcel: Parcel| {
-                    assert_eq!(parcel.payload[1..], association.id.as_u64().to_ne_bytes(), "another's");
-                    assert!(seen.lock().insert(parcel.payload[0]), "twice");
+                let take = |item: InboxItem| {
+                    assert_eq!(item.payload[1..], association.id.as_u64().to_ne_bytes(), "another's");
+                    assert!(seen.lock().insert(item.payload[0]), "twice");
                 };
                 for _ in 0..choose(4) {
                     association.attention.take_delivered().into_iter().for_each(take);
                 }
                 registry.remove(&association, &EndReason::ClosedByUs).into_iter().for_each(take);
-                assert_eq!(association.attention.deliver(Parcel::datagram(&[]), false), Delivery::Gone);
+                assert_eq!(association.attention.deliver(InboxItem::datagram(&[]), false), Delivery::Gone);
             })
         };
         // The dispatcher always uses the same addresses.
@@ -120,7 +120,7 @@ fn what_is_delivered_reaches_the_association_that_was_found_or_is_given_back() {
                     association
                 });
                 let payload = [&[number][..], &association.id.as_u64().to_ne_bytes()].concat();
-                (association.attention.deliver(Parcel::datagram(&payload), false) == Delivery::Queued)
+                (association.attention.deliver(InboxItem::datagram(&payload), false) == Delivery::Queued)
                     .then_some(())
             });
         }

@@ -17,7 +17,7 @@ use crate::net::sctp::SctpTransport;
 use crate::net::sctp_setup::require_auth;
 use crate::net::shared::{SharedPath, SharedTransport};
 use crate::net::tcp::TcpTransport;
-use crate::net::udp::{StrayTaker, UdpTransport};
+use crate::net::udp::{StraySink, UdpTransport};
 use crate::net::{Transport, after};
 use crate::observe::{bump, log_limited};
 use crate::protocol::dtls::assembly::VerifiedHello;
@@ -86,7 +86,7 @@ pub(in crate::serve) fn transport(
     };
     match association.scheme {
         Scheme::Udp | Scheme::Dtls => {
-            let strays: Arc<dyn StrayTaker> = Arc::clone(shared) as _;
+            let strays: Arc<dyn StraySink> = Arc::clone(shared) as _;
             let ends = association.ends();
             Transport::Udp(Box::new(UdpTransport::new(socket, ends, attention, counters, Some(strays))))
         }

@@ -11,7 +11,7 @@ use crate::address::Scheme;
 use crate::admission::Refusal;
 use crate::error::EndReason;
 use crate::handler::Incoming;
-use crate::net::attention::{Delivery, Parcel};
+use crate::net::attention::{Delivery, InboxItem};
 use crate::net::shared::{SharedPath, SharedSocket};
 use crate::net::udp::Stray;
 use crate::observe::{bump, log_limited};
@@ -264,7 +264,7 @@ impl Loop {
         let shared = &self.context.shared;
         let association = Arc::clone(&job.association);
         if let Some(datagram) = datagram {
-            association.attention.deliver(Parcel::datagram(&datagram), false);
+            association.attention.deliver(InboxItem::datagram(&datagram), false);
         }
         if let Err((job, error)) = self.common.workers.submit(job) {
             bump(&association.counters.out_of_threads);
@@ -287,8 +287,8 @@ impl Loop {
         }
         let bytes = payload.bytes(&state.batch);
         let Some(slot) = state.slots.get(token) else { return true };
-        let parcel = Parcel { from, ..Parcel::datagram(bytes) };
-        match slot.association.attention.deliver(parcel, true) {
+        let item = InboxItem { from, ..InboxItem::datagram(bytes) };
+        match slot.association.attention.deliver(item, true) {
             Delivery::Queued => false,
             Delivery::Full => {
                 bump(&slot.association.counters.datagrams_dropped);

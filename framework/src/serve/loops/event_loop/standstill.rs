@@ -50,7 +50,7 @@ impl Loop {
     }
 
     /// Returns whether there is still time for turns although the loop must pause.
-    pub(super) fn may_settle(&self) -> bool {
+    pub(super) fn may_finish_turns(&self) -> bool {
         self.pause.until.lock().is_some_and(|until| Instant::now() < until)
     }
 

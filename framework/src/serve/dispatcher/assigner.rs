@@ -1,4 +1,4 @@
-//! Hands new peers of every protocol to workers or loops, or refuses them.
+//! Assigns new peers of every protocol to workers or loops, or refuses them.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,7 +12,7 @@ use crate::address::Scheme;
 use crate::admission::Refusal;
 use crate::association::Association;
 use crate::error::EndReason;
-use crate::net::attention::{Parcel, signal};
+use crate::net::attention::{InboxItem, signal};
 use crate::net::udp::Stray;
 use crate::new_socket::HookFailed;
 use crate::observe::{bump, log_limited};
@@ -33,7 +33,7 @@ pub(super) const THREAD_RETRY: Duration = Duration::from_millis(50);
 pub(crate) const RESERVED_FDS: u64 = 64;
 
 /// The parts of the dispatcher that every kind of listener needs: workers for jobs, and the watch over busy handlers.
-pub(super) struct Hands {
+pub(super) struct Assigner {
     pub(super) shared: Arc<Shared>,
     pool: Arc<Pool<Job>>,
     /// The event loops, if the server has any.
@@ -42,11 +42,11 @@ pub(super) struct Hands {
     /// Jobs for which no thread could be started, oldest first.
     waiting: VecDeque<Job>,
     /// When to read the sockets of waiting jobs again.
-    next_drain: Instant,
+    next_read: Instant,
     fd_limit: u64,
 }
 
-impl Hands {
+impl Assigner {
     pub(super) fn new(
         shared: Arc<Shared>,
         pool: Arc<Pool<Job>>,
@@ -54,7 +54,7 @@ impl Hands {
     ) -> io::Result<Self> {
         let fd_limit = limits::fd_limit()?;
         let (busy, waiting) = (Busy::default(), VecDeque::new());
-        Ok(Self { shared, pool, loops, busy, waiting, next_drain: Instant::now(), fd_limit })
+        Ok(Self { shared, pool, loops, busy, waiting, next_read: Instant::now(), fd_limit })
     }
 
     /// Returns whether enough descriptors are left above this one for handlers, logs and ending associations.
@@ -79,8 +79,8 @@ impl Hands {
         self.busy.tick(&self.shared, now);
     }
 
-    /// Hands a job to a loop or to a thread, at once or as soon as a thread can be started.
-    pub(super) fn hand_over(&mut self, job: Job) {
+    /// Assigner a job to a loop or to a thread, at once or as soon as a thread can be started.
+    pub(super) fn assign(&mut self, job: Job) {
         let placed = match &self.loops {
             Some(loops) => loops.place(job),
             None => Some(job),
@@ -91,7 +91,7 @@ impl Hands {
             Err((job, error)) => {
                 bump(&job.association.counters.out_of_threads);
                 log_limited!(warn, %error, "cannot start a thread for a new peer; trying again");
-                self.drain(&job);
+                self.read_child(&job);
                 if self.waiting.len() < MAX_WAITING {
                     self.waiting.push_back(job);
                 } else {
@@ -107,7 +107,7 @@ impl Hands {
     /// Reads the datagrams that a peer's UDP socket has received since its bind. The peer's own datagrams go into its
     /// inbox, and those of other peers go to the dispatcher. The thread that serves the peer does the same with later
     /// datagrams.
-    pub(super) fn drain(&self, job: &Job) {
+    pub(super) fn read_child(&self, job: &Job) {
         let (Link::Own(socket), Task::Plain | Task::Dtls(_)) = (&job.link, &job.task) else { return };
         let association = &job.association;
         let mut payload = Vec::with_capacity(DATAGRAM_MAX);
@@ -115,7 +115,7 @@ impl Hands {
             let Ok(received) = message::recv(socket.as_fd(), &mut [], &mut payload, false) else { break };
             let Some(source) = received.source else { break };
             if source == association.peer {
-                association.attention.deliver(Parcel::datagram(&payload), false);
+                association.attention.deliver(InboxItem::datagram(&payload), false);
                 continue;
             }
             let mut local = association.local;
@@ -134,9 +134,9 @@ impl Hands {
 
     fn retry_waiting(&mut self, now: Instant) {
         // No other thread reads the sockets of waiting jobs, and another peer's datagram would wait in them as long.
-        if !self.waiting.is_empty() && now >= self.next_drain {
-            self.next_drain = now + THREAD_RETRY;
-            self.waiting.iter().for_each(|job| self.drain(job));
+        if !self.waiting.is_empty() && now >= self.next_read {
+            self.next_read = now + THREAD_RETRY;
+            self.waiting.iter().for_each(|job| self.read_child(job));
         }
         while let Some(job) = self.waiting.pop_front() {
             let signals = job.association.attention.signals();
