@@ -38,8 +38,8 @@ const LET_GO: Duration = Duration::from_secs(1);
 
 /// A running server.
 ///
-/// Dropping it shuts the server down without a grace period, as [`Handle::shutdown`] with a grace of zero does: it
-/// blocks for at most two seconds. [`wait`](Self::wait) keeps the server running until another thread shuts it down,
+/// Dropping it shuts the server down without a grace period, and blocks for at most two seconds; if a shutdown is under
+/// way already, it waits for that one. [`wait`](Self::wait) keeps the server running until another thread shuts it down,
 /// [`detach`](Self::detach) for as long as the process runs.
 #[derive(Debug)]
 #[must_use = "dropping a server shuts it down; keep it, or call `wait` or `detach`"]
@@ -51,7 +51,7 @@ pub struct Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if !self.detached {
-            self.handle.shutdown(Duration::ZERO);
+            self.handle.end(Duration::ZERO);
         }
     }
 }
@@ -218,7 +218,9 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// The other process does not serve, and this one continues as before.
+    /// The other process does not serve, and this one continues as before. If the other process ended while it began to
+    /// serve ([`HandOverError::Gone`]), it may have answered some messages. In that case messages that were sent to peers
+    /// during the pause may arrive twice, and datagrams that the other process had read are lost.
     pub fn hand_over(&self, socket: OwnedFd) -> Result<HandedOver, HandOverError> {
         giving::give(&self.shared, self.loops.as_ref(), socket)
     }
@@ -242,8 +244,14 @@ impl Handle {
     /// receive a close_notify. When this returns the ports are free, and all handlers and callbacks have returned,
     /// [`PeerEvents::close`](crate::PeerEvents::close) among them, except those that [`ShutdownReport::abandoned`]
     /// counts. Blocks for at most `grace` and two seconds. If a handler or callback calls this, it is waited for as
-    /// well. A second call waits for the first.
+    /// well. A second call waits for the first, and ends the first one's grace period no later than its own.
     pub fn shutdown(&self, grace: Duration) -> ShutdownReport {
+        self.shared.registry.shorten_grace(after(grace));
+        self.end(grace)
+    }
+
+    /// Shuts the server down, or waits for a shutdown that is under way.
+    fn end(&self, grace: Duration) -> ShutdownReport {
         let began = Instant::now();
         let shared = &self.shared;
         let mut done = shared.done.report.lock();
@@ -257,7 +265,8 @@ impl Handle {
             let drain = if self.is_handed_over() { Drain::Finish } else { Drain::BreakOff };
             shared.registry.drain(drain)
         };
-        let in_time = shared.registry.wait_until_empty(after(grace));
+        shared.registry.shorten_grace(after(grace));
+        let in_time = shared.registry.wait_through_grace();
         let late = if in_time { Vec::new() } else { shared.registry.all() };
         for association in &late {
             association.attention.raise(signal::STOP);

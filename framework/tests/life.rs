@@ -178,6 +178,30 @@ fn a_drain_without_end_waits_for_every_handler() {
 }
 
 #[test]
+fn a_second_shutdown_shortens_the_grace_period_of_the_first() {
+    let running = Running::with(
+        "dtls://127.0.0.1:0",
+        |builder| builder,
+        |peer: &mut Peer| -> Result<(), Error> {
+            assert_eq!(peer.recv(&mut [0; 16])?, None);
+            peer.send(b"draining")?;
+            // The handler would go on for ever, if the server did not end its peer.
+            loop {
+                peer.send(b"still here")?;
+                std::thread::yield_now();
+            }
+        },
+    );
+    let mut client = running.connect();
+    let (handle, second) = (running.handle(), running.handle());
+    let first = std::thread::spawn(move || handle.shutdown(Duration::MAX));
+    assert_eq!(client.recv_timeout(&mut [0; 16], DEADLINE).unwrap(), Some(8));
+    let report = second.shutdown(Duration::ZERO);
+    assert_eq!((report.peers, report.finished, report.stopped, report.abandoned), (1, 0, 1, 0));
+    assert_eq!(first.join().unwrap(), report);
+}
+
+#[test]
 fn a_dropped_server_ends_its_peers_and_a_detached_one_does_not() {
     let Running { server, trust } = Running::echo("dtls://127.0.0.1:0");
     let address = server.addresses()[0].clone();

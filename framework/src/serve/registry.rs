@@ -49,6 +49,8 @@ struct Table {
     /// Connections whose PROXY header is incomplete, by the number of their listener, the oldest first.
     awaiting_header: HashMap<u32, BTreeMap<AssociationId, Arc<Association>>>,
     draining: Option<Drain>,
+    /// The end of the grace period of a shutdown.
+    grace: Option<Instant>,
 }
 
 /// What a drain does with handshakes under way.
@@ -72,6 +74,7 @@ impl Registry {
                 half_open: VecDeque::new(),
                 awaiting_header: HashMap::new(),
                 draining: None,
+                grace: None,
             }),
             counting: Mutex::new(()),
             emptied: Condvar::new(),
@@ -308,33 +311,47 @@ impl Registry {
 
     /// Refuses new peers from now on, and signals a drain to all associations. Returns the number of associations.
     pub(crate) fn drain(&self, drain: Drain) -> usize {
-        let associations = {
+        let count = {
             let mut table = self.table.lock();
             table.draining = Some(drain);
             self.drains.store(true, Ordering::SeqCst);
-            let signals = |association: &Arc<Association>| {
-                (Arc::clone(association), table.drain_signal(drain, association))
-            };
-            table.associations.iter().map(signals).collect::<Vec<_>>()
+            table.associations.len()
         };
-        for (association, signal) in &associations {
-            signal.inspect(|signal| association.attention.raise(*signal));
+        // An association that is inserted from now on is signalled by its thread, and perhaps here too.
+        let signals = self.collect(|table, association| {
+            table.drain_signal(drain, association).map(|signal| (Arc::clone(association), signal))
+        });
+        for (association, signal) in &signals {
+            association.attention.raise(*signal);
         }
-        associations.len()
+        count
     }
 
     /// Returns the open associations whose handlers are not waiting for their peer.
     pub(crate) fn busy(&self) -> Vec<Arc<Association>> {
-        let is_busy = |association: &&Arc<Association>| {
+        let is_busy = |association: &Arc<Association>| {
             let is_open = !association.attention.half_open.load(Ordering::Acquire);
             is_open && !association.reading.load(Ordering::SeqCst)
         };
-        self.table.lock().associations.iter().filter(is_busy).cloned().collect()
+        self.collect(|_, association| is_busy(association).then(|| Arc::clone(association)))
     }
 
     /// Returns all live associations.
     pub(crate) fn all(&self) -> Vec<Arc<Association>> {
-        self.table.lock().associations.iter().cloned().collect()
+        self.collect(|_, association| Some(Arc::clone(association)))
+    }
+
+    /// Collects something of each association that is there all the while. Threads that wait for the lock get it after
+    /// each part of the walk.
+    fn collect<T>(&self, take: impl Fn(&Table, &Arc<Association>) -> Option<T>) -> Vec<T> {
+        let (mut all, mut next) = (Vec::with_capacity(self.len()), 0);
+        let mut table = self.table.lock();
+        while let Some(part) = table.census.part(next) {
+            all.extend(part.iter().flatten().filter_map(|association| take(&table, association)));
+            next += part.len();
+            give_way(&mut table);
+        }
+        all
     }
 
     /// Notes that a handler still runs after [`remove`](Self::remove), which follows, until
@@ -360,10 +377,27 @@ impl Registry {
     /// Waits until there is no association, no booked peer that is still to be inserted, and no handler that still
     /// runs. Returns `false` if there is one at `deadline`.
     pub(crate) fn wait_until_empty(&self, deadline: Instant) -> bool {
+        self.empties(|_| deadline)
+    }
+
+    /// Waits in the same way until the end of the grace period, which another thread may shorten meanwhile.
+    pub(crate) fn wait_through_grace(&self) -> bool {
+        self.empties(|table| table.grace.unwrap_or_else(Instant::now))
+    }
+
+    /// Ends the grace period at this time, unless it ends earlier anyway.
+    pub(crate) fn shorten_grace(&self, until: Instant) {
+        let mut table = self.table.lock();
+        table.grace = Some(table.grace.map_or(until, |grace| grace.min(until)));
+        self.emptied.notify_all();
+    }
+
+    fn empties(&self, deadline: impl Fn(&Table) -> Instant) -> bool {
         let mut table = self.table.lock();
         let is_empty = |table: &Table| table.nobody_is_booked() && self.outliving() == 0;
         while !is_empty(&table) {
-            if self.emptied.wait_until(&mut table, deadline).timed_out() {
+            let until = deadline(&table);
+            if self.emptied.wait_until(&mut table, until).timed_out() {
                 return is_empty(&table);
             }
         }

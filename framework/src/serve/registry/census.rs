@@ -56,6 +56,12 @@ impl Census {
         }
     }
 
+    /// Returns the part of the places that begins with this one, and `None` after the last. An association keeps its
+    /// place, so a caller that goes through all parts meets each association that is there all the while once.
+    pub(super) fn part(&self, from: usize) -> Option<&[Option<Arc<Association>>]> {
+        self.places.get(from..).filter(|rest| !rest.is_empty()).map(|rest| &rest[..rest.len().min(PART)])
+    }
+
     /// Begins a walk with the numbers of peers that have left.
     pub(super) fn begin(&mut self, listeners: &ByListener) {
         let stats = listeners.iter().map(|(_, counters)| counters.snapshot()).collect();
@@ -128,6 +134,19 @@ mod tests {
         // One of the new associations has a place that the walk had not reached yet.
         let count = 3 * PART as u64 + 1;
         assert_eq!((stats.peers, stats.messages_received, stats.received_bytes), (count, count, 10 * count));
+        // Whoever stays is met once.
+        let (mut met, mut next) = (Vec::new(), 0);
+        while let Some(part) = census.part(next) {
+            assert!(part.len() <= PART);
+            met.extend(part.iter().flatten().map(|peer| peer.id));
+            next += part.len();
+            if next == PART {
+                census.remove(&peers[1]);
+                census.insert(&peers[1]);
+            }
+        }
+        assert_eq!(met.len(), met.iter().collect::<std::collections::HashSet<_>>().len());
+        assert_eq!(met.len(), 3 * PART);
         census.begin(&listeners);
         peers[1..2 * PART]
             .iter()

@@ -88,10 +88,6 @@ impl Places {
         Some(association)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Association>> {
-        self.table.iter()
-    }
-
     pub(super) fn len(&self) -> usize {
         self.table.len()
     }
