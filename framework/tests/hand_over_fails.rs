@@ -29,6 +29,7 @@ const END: u8 = 8;
 const TAKEN: u8 = 9;
 const GO: u8 = 11;
 const DATAGRAM: u8 = 12;
+const SERVES: u8 = 14;
 
 /// The version of the format (in the same file).
 const VERSION: u16 = 1;
@@ -168,7 +169,7 @@ fn a_new_process_that_dies_or_talks_nonsense_at_any_step_changes_nothing() {
         drop(raw);
         None
     };
-    let failures: [Failure; 16] = [
+    let failures: [Failure; 17] = [
         (dies, gone),
         (|raw| raw.says(b""), gone),
         (|raw| raw.says(b"GET / HTTP/1.1"), malformed),
@@ -190,6 +191,16 @@ fn a_new_process_that_dies_or_talks_nonsense_at_any_step_changes_nothing() {
                 let raw = raw.after_peers();
                 raw.0.shutdown(Shutdown::Read).unwrap();
                 raw.says(&[TAKEN, 0, 0])
+            },
+            gone,
+        ),
+        (
+            |raw| {
+                // The process ends after it was told to begin.
+                let raw = raw.after_peers();
+                raw.send(&[TAKEN, 0, 0]);
+                assert!(raw.read_up_to(GO).is_some());
+                raw.dies()
             },
             gone,
         ),
@@ -218,6 +229,7 @@ fn a_new_process_of_an_unknown_version_gets_the_listeners_and_no_peer() {
     assert_eq!(kinds.iter().filter(|kind| **kind == STAYS).count(), 5);
     raw.send(&[TAKEN, 0, 0]);
     assert!(raw.read_up_to(GO).is_some());
+    raw.send(&[SERVES]);
     let given = giving.join().unwrap().unwrap();
     assert_eq!((given.listeners, given.peers, given.staying), (1, 0, 5));
     // These peers end with the old process.

@@ -1,7 +1,8 @@
 //! Hand-over of a peer that an event loop drives, to another process or from one.
 //!
 //! 1. [`Peer::save`] writes everything, and messages to the peer wait in its outbox from then on. Until the other
-//!    process has confirmed that it can serve the peer, [`Peer::release`] makes this process continue.
+//!    process has confirmed that it serves the peer, [`Peer::release`] makes this process continue, after
+//!    [`Peer::reclaim`] if the other process may have sent anything.
 //! 2. [`Peer::late`] returns the messages that wait in the outbox by then. From then on senders get the error that the
 //!    association has ended.
 //! 3. [`Peer::let_go`] forgets the peer in this process without sending it anything.
@@ -106,6 +107,16 @@ impl Peer {
         });
         let closes = self.association.attention.signals() & signal::FINAL != 0;
         Late { messages: messages.unwrap_or_default(), closes }
+    }
+
+    /// Prepares the peer to continue in this process, although another process may have sent to it. That process has
+    /// ended. [`release`](Self::release) comes next.
+    pub(crate) fn reclaim(&self) {
+        self.with_open(|open| {
+            if let Session::Dtls(session, _) = &mut open.session {
+                session.skip_records();
+            }
+        });
     }
 
     /// Forgets the peer, which another process serves now.

@@ -24,7 +24,7 @@ use crate::protocol::dtls::restart::Cookies;
 use crate::sctp::Settings;
 use crate::serve::dispatcher::child::Options;
 use crate::serve::dispatcher::{Dispatcher, RESERVED_FDS};
-use crate::serve::handover::taking::Predecessor;
+use crate::serve::handover::taking::{self, Predecessor};
 use crate::serve::loops::{self, Loops};
 use crate::serve::mailbox;
 use crate::serve::registry::Registry;
@@ -544,17 +544,18 @@ impl ServerBuilder {
             .spawn(run)
             .map_err(io("starting the dispatcher thread"))?;
         // Nothing can fail after this point, so the other process can release the server.
-        if let Some(offers) = offers {
-            let taken = offers.finish(&shared, loops.as_ref(), events.as_ref());
-            if let (Err(_), Some(loops)) = (&taken, &loops) {
-                loops.stop();
-            }
-            taken?;
+        let taken = offers.map(|offers| offers.finish(&shared, loops.as_ref(), events.as_ref())).transpose();
+        if let (Err(_), Some(loops)) = (&taken, &loops) {
+            loops.stop();
+        }
+        let predecessor = taken?;
+        let _ = begin.try_send(());
+        if let Some(relay) = predecessor {
             if let Some(loops) = &loops {
                 loops.go_on();
             }
+            taking::follow(&shared, loops.clone(), relay);
         }
-        let _ = begin.try_send(());
         Ok(Server { handle: Handle { shared, loops }, detached: false })
     }
 }

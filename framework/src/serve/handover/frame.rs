@@ -8,9 +8,11 @@
 //! | old | `SECRETS`, `PEER` …, `STAYS` …, `END` | it is paused: the secrets of cookies, the peers that go and stay |
 //! | new | `TAKEN` … | the peers that it cannot serve after all |
 //! | old | `LATE` …, `GO` | messages that were sent to the peers meanwhile. The new process serves from `GO` on |
+//! | new | `SERVES` | its loops have carried out their first turns |
 //! | both | `DATAGRAM` … | a datagram for the other process |
 //!
-//! `READY` says that everything that can fail has been done. Until `GO` the old process serves. `DATAGRAM` goes to the
+//! `READY` says that everything that can fail has been done. Until `GO` the old process serves. It stands still until
+//! `SERVES`, and serves again if the new process ends before that, for example at its first message. `DATAGRAM` goes to the
 //! old process for a peer that stayed there, and to the new one if no peer of the old process sent it.
 //!
 //! Except for the content of `PEER`, `SECRETS` and `LATE`, the messages are the same in all versions, so listeners can
@@ -35,3 +37,4 @@ pub(crate) const LATE: u8 = 10;
 pub(crate) const GO: u8 = 11;
 pub(crate) const DATAGRAM: u8 = 12;
 pub(crate) const DESCRIPTOR: u8 = 13;
+pub(crate) const SERVES: u8 = 14;

@@ -1,6 +1,11 @@
 //! The old process of a hand-over. It passes on its listeners, then pauses, writes its peers, and continues with those
-//! that stay. Until the new process has reported that it can serve, nothing has changed, and after a failure the old
+//! that stay. Until the new process has reported that it serves, nothing has changed, and after a failure the old
 //! process just continues.
+//!
+//! The old process is in doubt only between `GO` and `SERVES`: the new one may have sent records then, with numbers that
+//! must not be used twice. If it ends in that time, the old process leaves out more numbers than were possible. It
+//! cannot know which records the new process has received, so for one replay window it may take a replayed one, and
+//! messages to peers that came during the pause may be sent by both.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -25,6 +30,9 @@ use crate::sys::unix::MOST_DESCRIPTORS;
 const START: Duration = Duration::from_secs(60);
 /// The time for the dispatcher and the loops to pause, and for each step of the new process while no peer is served.
 const STEP: Duration = Duration::from_secs(2);
+/// The time for the new process to report that it serves. In this time a peer must not be sent more records than
+/// `Sealer::skip` leaves out, in case that process ends and this one continues.
+pub(super) const FIRST_TURNS: Duration = Duration::from_secs(1);
 /// The stack of the relay thread, in bytes.
 const STACK: usize = 64 << 10;
 
@@ -69,7 +77,7 @@ pub(crate) fn give(
     let went: &dyn Fn(u16) -> bool = if knows_peers && takes_peers { &goes } else { &nobody };
     standing.write_peers(&channel, &mut out, went, &goes)?;
     standing.await_taken(&channel, &mut frame)?;
-    standing.finish(channel, &mut out, &taken)
+    standing.finish(channel, &mut frame, &mut out, &taken)
 }
 
 /// Returns whether the server shuts down.
@@ -238,10 +246,11 @@ impl<'a> Standing<'a> {
         Ok(())
     }
 
-    /// Tells the new process to serve, and gives up what it has taken.
+    /// Tells the new process to serve, and gives up what it has taken once it does.
     fn finish(
         mut self,
         channel: Channel,
+        frame: &mut Frame,
         out: &mut Writer,
         taken: &[u16],
     ) -> Result<HandedOver, HandOverError> {
@@ -267,6 +276,13 @@ impl<'a> Standing<'a> {
         out.clear();
         out.u8(frame::GO);
         channel.send(out, &[], STEP)?;
+        let paused = self.began.elapsed();
+        if !self.await_first_turns(&channel, frame) {
+            if let Some(loops) = self.loops {
+                self.given.iter().for_each(|given| loops.reclaim(*given));
+            }
+            return Err(HandOverError::Gone);
+        }
         let relay = Arc::new(Relay::new(Arc::new(channel)));
         let _ = self.shared.successor.set(Arc::clone(&relay));
         drop(deciding);
@@ -277,17 +293,14 @@ impl<'a> Standing<'a> {
             loops.let_go(&peers, &|number| taken.contains(&number));
         }
         self.verdict = Verdict::Give;
-        let (paused, shared, loops) = (self.began.elapsed(), Arc::clone(self.shared), self.loops.cloned());
+        let (shared, loops) = (Arc::clone(self.shared), self.loops.cloned());
         drop(self);
         let staying = shared.registry.len();
         let thread = Arc::clone(&relay);
         let run = move || {
             let mut frame = Frame::new();
-            while let Some(Relayed { stray, on, index }) = next(&thread, &mut frame) {
-                let local = stray.local;
-                if !loops.as_ref().is_some_and(|loops| loops.relay(on, stray, index)) {
-                    bump(&shared.by_listener.of_udp(local).relayed_lost);
-                }
+            while let Some(relayed) = next(&thread, &mut frame) {
+                take(&shared, loops.as_ref(), relayed);
             }
             thread.end();
         };
@@ -296,6 +309,39 @@ impl<'a> Standing<'a> {
             relay.end();
         }
         Ok(HandedOver { listeners: taken.len(), peers: peers.len(), staying, paused })
+    }
+
+    /// Waits until the new process reports that it serves. Returns `false` if it has ended before. Its sockets are
+    /// closed only after all its threads have ended, so it sends nothing more then. If it neither reports nor ends in
+    /// time, it counts as serving, because two processes must not.
+    fn await_first_turns(&self, channel: &Channel, frame: &mut Frame) -> bool {
+        let give_up = Instant::now() + FIRST_TURNS;
+        loop {
+            let left = give_up.saturating_duration_since(Instant::now());
+            let heard =
+                if left.is_zero() { Err(HandOverError::TimedOut) } else { channel.recv(frame, Some(left)) };
+            let (kind, from) = frame.read();
+            match (heard, kind) {
+                (Err(HandOverError::Gone), _) => return false,
+                (Ok(()), frame::SERVES) => return true,
+                // The loops take it when they continue.
+                (Ok(()), frame::DATAGRAM) => {
+                    let _ = Relayed::read(from).map(|relayed| take(self.shared, self.loops, relayed));
+                }
+                _ => {
+                    tracing::warn!("the new process was told to serve, and has not reported that it does");
+                    return true;
+                }
+            }
+        }
+    }
+}
+
+/// Takes a datagram that the new process has read and that is for a peer of this one.
+fn take(shared: &Shared, loops: Option<&Arc<Loops>>, Relayed { stray, on, index }: Relayed) {
+    let local = stray.local;
+    if !loops.is_some_and(|loops| loops.relay(on, stray, index)) {
+        bump(&shared.by_listener.of_udp(local).relayed_lost);
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::channel::{Channel, Frame};
 use super::export::Export;
 use super::frame;
-use super::giving::next;
+use super::giving::{FIRST_TURNS, next};
 use super::relay::{Relay, Relayed};
 use crate::address::Scheme;
 use crate::association::Association;
@@ -121,7 +121,7 @@ impl Predecessor {
         shared: &Arc<Shared>,
         loops: Option<&Arc<Loops>>,
         events: Option<&Arc<dyn AnyEvents>>,
-    ) -> Result<(), HandOverError> {
+    ) -> Result<Arc<Relay>, HandOverError> {
         let Self { channel, mut frame, mut out, taken, .. } = self;
         out.clear();
         out.u8(frame::READY);
@@ -133,19 +133,16 @@ impl Predecessor {
         let taking = Taking { shared, loops, events, relay: &relay, taken };
         let mut peers = Vec::new();
         let taken = taking.take(&mut frame, &mut out, &mut peers);
-        if let (Err(_), Some(loops)) = (&taken, loops) {
+        let peers: Vec<Given> = peers.into_iter().flatten().collect();
+        if let Err(error) = taken {
             // These peers still belong to the other process, and this one must not send to them.
-            loops.let_go(&peers.into_iter().flatten().collect::<Vec<_>>(), &|_| false);
-            return taken;
+            loops.inspect(|loops| loops.let_go(&peers, &|_| false));
+            return Err(error);
         }
-        taken?;
         let relay = Arc::new(relay);
         let _ = shared.predecessor.set(Arc::clone(&relay));
-        if let Some(loops) = loops {
-            peers.into_iter().flatten().for_each(|peer| loops.release(peer));
-        }
-        follow(shared, loops.cloned(), relay);
-        Ok(())
+        loops.inspect(|loops| peers.into_iter().for_each(|peer| loops.release(peer)));
+        Ok(relay)
     }
 }
 
@@ -268,8 +265,17 @@ impl Taking<'_> {
     }
 }
 
-/// Takes the datagrams that the old process reads and that are for none of its peers, until that process ends.
-fn follow(shared: &Arc<Shared>, loops: Option<Arc<Loops>>, relay: Arc<Relay>) {
+/// Reports to the old process that this one serves, once its loops, which have just begun, have carried out their first
+/// turns. Blocks until then, for a second at most. Then takes the datagrams that the old process reads and that are for
+/// none of its peers, until that process ends.
+pub(crate) fn follow(shared: &Arc<Shared>, loops: Option<Arc<Loops>>, relay: Arc<Relay>) {
+    if let Some(loops) = &loops {
+        loops.await_first_turns(FIRST_TURNS);
+    }
+    let mut out = Writer::new();
+    out.u8(frame::SERVES);
+    // It fails if the old process has ended. Then this one serves all the same.
+    let _ = relay.channel().send(&out, &[], STEP);
     let (shared, thread) = (Arc::clone(shared), Arc::clone(&relay));
     let run = move || {
         let mut frame = Frame::new();

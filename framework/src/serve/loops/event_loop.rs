@@ -333,6 +333,12 @@ impl Loop {
                 LoopMessage::Stray(stray, origin) => self.stray(state, stray, origin, None),
                 LoopMessage::Relayed(stray, index) => self.take_relayed(state, stray, index),
                 LoopMessage::New(job) => self.take_in(state, *job),
+                // It comes again after the turns of this round, and once more if they lead to others.
+                LoopMessage::Rounds(left @ 1.., done) => {
+                    let left = if state.slots.is_anybody_queued() { left - 1 } else { 0 };
+                    self.mailbox.send(LoopMessage::Rounds(left, done));
+                }
+                LoopMessage::Rounds(0, done) => drop(done),
             }
         }
         if messages.capacity() < 4096 {

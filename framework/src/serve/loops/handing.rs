@@ -1,16 +1,21 @@
 //! The part of the loops in a hand-over from one process to another.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Loops;
 use super::event_loop::{SocketId, Staying};
+use super::mailbox::LoopMessage;
 use super::token::Token;
 use crate::codec::{Malformed, Reader, Writer};
 use crate::error::HandOverError;
 use crate::events::AnyEvents;
 use crate::net::udp::Stray;
 use crate::peer::Late;
+use crate::sys::sync::channel::bounded;
+
+/// The number of rounds of a loop after which a hand-over no longer waits for it.
+const FIRST_ROUNDS: u16 = 256;
 
 /// A peer that goes to another process, or that came from one.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +66,23 @@ impl Loops {
     /// Lets the peer continue in this process.
     pub(crate) fn release(&self, Given { on, token }: Given) {
         self.loops[on].release(token);
+    }
+
+    /// Prepares a peer to continue in this process, although another process may have sent to it.
+    pub(crate) fn reclaim(&self, Given { on, token }: Given) {
+        self.loops[on].reclaim(token);
+    }
+
+    /// Waits until each loop has carried out the turns that wait, or many of them if more and more come. Returns after
+    /// `patience` in any case.
+    pub(crate) fn await_first_turns(&self, patience: Duration) {
+        let (done, all_done) = bounded(0);
+        for mailbox in &self.common.mailboxes {
+            mailbox.send(LoopMessage::Rounds(FIRST_ROUNDS, done.clone()));
+        }
+        drop(done);
+        // No loop sends anything: each drops its sender.
+        let _ = all_done.recv_timeout(patience);
     }
 
     /// Returns the messages that wait for a peer that goes.

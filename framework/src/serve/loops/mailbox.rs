@@ -12,6 +12,7 @@ use crate::serve::worker::Job;
 use crate::sys::eventfd::EventFd;
 use crate::sys::sync::Mutex;
 use crate::sys::sync::atomic::{AtomicBool, Ordering};
+use crate::sys::sync::channel::Sender;
 
 /// The most datagrams that wait in a loop's queue.
 const MAX_STRAYS: usize = 4096;
@@ -33,6 +34,8 @@ pub(super) enum LoopMessage {
     Relayed(Stray, Option<u8>),
     /// A new peer that has its own socket.
     New(Box<Job>),
+    /// Dropped when no turn waits any more, or after this many rounds.
+    Rounds(u16, Sender<()>),
 }
 
 /// The messages for a loop. The number of peers bounds all messages except datagrams, which have their own bound.

@@ -416,6 +416,22 @@ fn no_nonce_is_used_twice_not_even_with_openssl_before_us() {
     }
 }
 
+#[test]
+fn records_after_numbers_that_were_left_out_are_read_and_a_key_can_leave_some_out_three_times() {
+    for (_, aead) in SUITES {
+        let (mut sealer, mut opener) = layer_with(aead, b"");
+        let first = sealed(&mut sealer, b"message");
+        assert_eq!(messages(&mut opener, &first), [b"message"]);
+        for _ in 0..3 {
+            let (next, nonce) = (sealer.next, sealer.nonce);
+            sealer.skip();
+            assert_eq!((sealer.next - next, sealer.nonce - nonce), (SKIPPED, SKIPPED), "{aead:?}");
+            let record = sealed(&mut sealer, b"message");
+            assert_eq!(messages(&mut opener, &record), [b"message"], "{aead:?}");
+        }
+    }
+}
+
 /// Lengths of connection IDs that are tried.
 const CID_LENGTHS: [usize; 4] = [0, 1, 8, 255];
 

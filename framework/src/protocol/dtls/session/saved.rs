@@ -35,6 +35,11 @@ impl Session {
         true
     }
 
+    /// Leaves out the numbers of records that another process may have sealed after [`save`](Self::save).
+    pub(crate) fn skip_records(&mut self) {
+        self.sealer.skip();
+    }
+
     /// Reads what [`save`](Self::save) wrote.
     ///
     /// # Errors

@@ -107,6 +107,11 @@ impl Loop {
         self.with_peer(token, Peer::release);
     }
 
+    /// Prepares a peer to continue, although another process may have sent to it.
+    pub(in crate::serve::loops) fn reclaim(&self, token: Token) {
+        self.with_peer(token, Peer::reclaim);
+    }
+
     /// Returns the messages that wait for a peer that goes to the other process.
     pub(in crate::serve::loops) fn late(&self, token: Token) -> Option<Late> {
         self.with_peer(token, Peer::late)
