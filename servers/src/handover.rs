@@ -36,6 +36,9 @@ static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 /// Texts for the new process, which gets them through its environment: names and values.
 static BEQUEST: Mutex<Vec<(&str, String)>> = Mutex::new(Vec::new());
 
+/// Called after each attempt to hand over.
+static AFTER: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
+
 /// How long a new process that has closed its socket may take to log the reason and to exit.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -88,6 +91,12 @@ pub(crate) fn bequeath(name: &'static str, text: String) {
     bequest.push((name, text));
 }
 
+/// Has a function called after each attempt to hand this server over, successful or not, on the thread of the
+/// hand-over. A second call does nothing.
+pub(crate) fn after_each(call: impl Fn() + Send + Sync + 'static) {
+    let _ = AFTER.set(Box::new(call));
+}
+
 /// Returns whether this is the socket of a hand-over. A program that inherits the environment of a server has
 /// another standard input, so it does not take part in a hand-over by mistake. The parent's process ID is no
 /// criterion, because the old process may have ended.
@@ -120,6 +129,8 @@ struct State {
     serves: Option<Pid>,
     /// The signal that ends this process.
     ended_by: Option<i32>,
+    /// Whether the log says that the new process serves.
+    announced: bool,
 }
 
 impl Successor {
@@ -154,7 +165,9 @@ impl Successor {
                 fate.serves(Pid::from_raw(pid.cast_signed()));
                 // It may end before this one does.
                 let _ = thread::Builder::new().name("successor".to_owned()).spawn(move || reap(child));
-                served_by(pid, &given);
+                systemd::main_process(pid);
+                fate.announce();
+                log_given(pid, &given);
                 let _ = asked.send(Asked::End(SIGUSR2));
             }
             Err(why) => tracing::error!("not handed over, everything stays as it was: {why}"),
@@ -164,9 +177,10 @@ impl Successor {
         }
     }
 
-    /// This signal ends the server: where a new process has it by now, or is about to, that one ends too.
-    pub(crate) fn end(&self, signal: i32) {
-        self.fate.end(signal);
+    /// Notes that this signal ends the server. If a new process serves already, or is about to, that one ends too.
+    /// Returns false if the log says already that the new process serves: then the signal is for this process alone.
+    pub(crate) fn end(&self, signal: i32) -> bool {
+        self.fate.end(signal)
     }
 
     /// Waits until the process that has the server has got the signal that ended this one, for ten seconds at most. For a server
@@ -186,10 +200,18 @@ impl Fate {
         self.changed.notify_all();
     }
 
-    fn end(&self, signal: i32) {
+    fn announce(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).announced = true;
+    }
+
+    fn end(&self, signal: i32) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.announced {
+            return false;
+        }
         state.ended_by = Some(signal);
         state.pass_on();
+        true
     }
 }
 
@@ -219,9 +241,8 @@ fn reap(mut child: Child) {
     }
 }
 
-/// Reports to systemd and in the log that the new process serves from now on.
-fn served_by(pid: u32, given: &HandedOver) {
-    systemd::main_process(pid);
+/// Logs that the new process serves from now on.
+fn log_given(pid: u32, given: &HandedOver) {
     let HandedOver { listeners, peers, staying, paused, .. } = given;
     tracing::info!(
         pid,
@@ -238,7 +259,9 @@ fn hand_over(handle: &Handle, more: &[String]) -> Result<(Child, HandedOver), St
         hand_over_sockets().map_err(|error| format!("cannot make sockets for the hand-over ({error})"))?;
     let mut child = spawn(other, more).map_err(|error| format!("cannot start the new process ({error})"))?;
     let pid = child.id();
-    match handle.hand_over(own) {
+    let handed_over = handle.hand_over(own);
+    AFTER.get().inspect(|after| after());
+    match handed_over {
         Ok(given) => Ok((child, given)),
         Err(error) => {
             // The new process has nothing to serve. If it ends by itself, it has logged the reason.

@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use peeloff::{Address, Scheme, Server, ServerBuilder, ShutdownReport, StartError, Stats};
+use peeloff::{Address, Handle, Scheme, Server, ServerBuilder, ShutdownReport, StartError, Stats};
 use signal_hook::consts::{SIGHUP, SIGUSR2};
 
 use crate::admin::ADMIN;
@@ -88,23 +88,30 @@ where
     systemd::ready();
     let successor = Successor::new(handle.clone(), ask, &passed);
     let signal = wait(&asked, &successor, &mut running);
-    // If another process does not take over, the endpoint reports the progress of the shutdown.
-    let answering = answering.and_then(|answering| match signal {
-        SIGUSR2 => {
+    // The service may continue in another process.
+    let continues = signal == SIGUSR2 || !successor.end(signal);
+    // If it does not, the endpoint reports the progress of the shutdown.
+    let answering = answering.and_then(|answering| match continues {
+        true => {
             answering.give();
             None
         }
-        _ => Some(answering),
+        false => Some(answering),
     });
-    // After SIGUSR2 the service continues in another process.
-    if signal != SIGUSR2 {
-        successor.end(signal);
+    if !continues {
         systemd::stopping();
     }
-    let (grace, peers) = (running.args().timeouts.drain_timeout, handle.stats().peers);
-    tracing::info!(signal, %grace, peers, "shutting down");
-    let report = handle.shutdown(grace.0);
-    if signal != SIGUSR2 && handle.is_handed_over() {
+    let (drain, peers) = (running.args().timeouts.drain_timeout, handle.stats().peers);
+    tracing::info!(signal, grace = %drain, peers, "shutting down");
+    let report = match (continues, signal) {
+        (true, SIGUSR2) => {
+            hurry_at_a_signal(asked, handle.clone());
+            handle.shutdown(drain.0)
+        }
+        (true, signal) => hurry(&handle, signal),
+        (false, _) => handle.shutdown(drain.0),
+    };
+    if !continues && handle.is_handed_over() {
         successor.await_signal();
     }
     log_stats(&handle.stats());
@@ -112,6 +119,25 @@ where
     tracing::info!(peers, finished, stopped, abandoned, "ended");
     drop(answering);
     Ok(0)
+}
+
+/// Ends a process that drains after a hand-over at the next SIGTERM or SIGINT. The service is not affected, so there is
+/// no reason to let the peers that stayed here finish, as at a first signal, or to cut them off, as at a second one.
+fn hurry_at_a_signal(asked: Receiver<Asked>, handle: Handle) {
+    let run = move || {
+        if let Some(Asked::End(signal)) = asked.iter().find(|asked| matches!(asked, Asked::End(_))) {
+            hurry(&handle, signal);
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("hurry".to_owned()).spawn(run) {
+        tracing::warn!(%error, "a signal will not end this process before its last peer");
+    }
+}
+
+/// Ends the peers that a hand-over has left in this process.
+fn hurry(handle: &Handle, signal: i32) -> ShutdownReport {
+    tracing::info!(signal, "this process ends at once, and its peers with it; the new process goes on");
+    handle.shutdown(Duration::ZERO)
 }
 
 /// Logs what a server that took over from another process serves without, because by then no other process serves. A server
@@ -247,11 +273,13 @@ fn log_limit(descriptors: io::Result<u64>) {
     }
 }
 
-/// Logs all counters as `name=value`.
+/// Logs all counters that are not 0 as `name=value`.
 fn log_stats(stats: &Stats) {
-    let counters = stats.entries().map(|entry| format!("{entry}={}", entry.value));
+    let counters =
+        stats.entries().filter(|entry| entry.value > 0).map(|entry| format!("{entry}={}", entry.value));
     let lost = [("log", logging::lost_lines()), ("access_log", logging::lost_access_lines())];
-    let lost = lost.into_iter().map(|(log, lines)| format!("{log}_lines_lost={lines}"));
+    let lost = lost.into_iter().filter(|(_, lines)| *lines > 0);
+    let lost = lost.map(|(log, lines)| format!("{log}_lines_lost={lines}"));
     let line: Vec<String> = counters.chain(lost).collect();
     tracing::info!("stats {}", line.join(" "));
 }

@@ -7,7 +7,7 @@ mod successor;
 mod support;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -167,16 +167,15 @@ fn a_signal_that_ends_the_old_process_before_it_can_say_so_ends_the_new_one_too(
     hear.join().unwrap();
 }
 
-#[test]
-fn the_old_process_says_that_the_new_one_has_ended_while_it_drains() {
-    let files = Directory::new("dies");
+/// Hands a server over that has a handshake which stays in the old process, and which the client does not finish.
+/// Returns the old process, the new one, the server's address and the connection.
+fn drains(files: &Directory) -> (Program, Successor, String, TcpStream) {
     let admin = files.path("admin.sock");
     let watched = format!("--admin=unix:{admin}");
     let listen = ["--listen=tls://127.0.0.1:0", "--drain-timeout=1m", "--handshake-timeout=1m", &watched];
     let mut server = Program::start(ECHO, &listen);
     let address = server.address();
-    // A handshake that stays and is not finished.
-    let _stalled = TcpStream::connect(("127.0.0.1", port_of(&address))).unwrap();
+    let stalled = TcpStream::connect(("127.0.0.1", port_of(&address))).unwrap();
     let give_up = Instant::now() + DEADLINE;
     let begun = |line: &str| line.starts_with("peeloff_half_open{") && line.ends_with(" 1");
     while !ask(&admin, "/metrics").lines().any(begun) {
@@ -184,6 +183,30 @@ fn the_old_process_says_that_the_new_one_has_ended_while_it_drains() {
         thread::yield_now();
     }
     let successor = Successor::of(&mut server);
+    (server, successor, address, stalled)
+}
+
+#[test]
+fn a_signal_to_the_old_process_while_it_drains_ends_that_one_at_once_and_the_new_one_goes_on() {
+    for signal in ["TERM", "INT"] {
+        let files = Directory::new("hurries");
+        let (mut server, successor, address, mut stalled) = drains(&files);
+        server.signal(signal);
+        server.stderr_line("this process ends at once, and its peers with it; the new process goes on");
+        let line = server.stderr_line(" ended peers=");
+        assert!(line.contains("peers=1 finished=0 stopped=1 abandoned=0"), "{line}");
+        stalled.set_read_timeout(Some(DEADLINE)).unwrap();
+        assert!(!matches!(stalled.read(&mut [0; 64]), Err(error) if error.kind() == ErrorKind::WouldBlock));
+        exchange(&mut client().connect(&*address).unwrap(), b"a newcomer");
+        successor.signal("TERM");
+        assert_eq!(server.wait().code, Some(0));
+    }
+}
+
+#[test]
+fn the_old_process_says_that_the_new_one_has_ended_while_it_drains() {
+    let files = Directory::new("dies");
+    let (mut server, successor, _, _stalled) = drains(&files);
     successor.signal("KILL");
     let line = server.stderr_line("has ended, and its peers and listeners with it");
     assert!(line.contains("signal: 9"), "{line}");
