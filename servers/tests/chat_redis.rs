@@ -8,6 +8,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::thread;
 
 use member::Member;
 use successor::Successor;
@@ -263,6 +264,43 @@ fn nobody_hears_that_members_left_whom_a_new_process_took_over() {
         successor.signal("TERM");
         let log = north.wait().stderr;
         assert!(!log.contains("another process has the same name"), "{log}");
+    }
+}
+
+#[test]
+fn a_member_that_is_handed_over_gets_each_line_from_elsewhere_once() {
+    let files = Directory::new("redis-once");
+    let mut redis = Redis::at(&files);
+    redis.start();
+    let (_south, at_south) = start(&redis, "south");
+    let (mut north, at_north) = start(&redis, "north");
+    let mut alice = Member::come_as("alice", &at_north[0]);
+    let mut bob = Member::come_as("bob", &at_south[0]);
+    sees(&mut alice, "bob@south");
+    let mut serving: Option<Successor> = None;
+    for round in 0..3 {
+        serving = thread::scope(|scope| {
+            let handing = scope.spawn(|| {
+                let next = match &serving {
+                    None => Successor::of(&mut north),
+                    Some(serving) => {
+                        serving.signal("USR2");
+                        Successor::read(&mut north)
+                    }
+                };
+                north.stderr_line(" ended");
+                next
+            });
+            // Some more lines come after the hand-over.
+            let mut more = 0..10;
+            let mut numbers = 0..;
+            while !handing.is_finished() || more.next().is_some() {
+                let said = format!("line {round} {}", numbers.next().unwrap());
+                bob.write(&said);
+                assert_eq!(alice.expect("[lobby] bob@south: "), format!("[lobby] bob@south: {said}"));
+            }
+            Some(handing.join().unwrap())
+        });
     }
 }
 

@@ -173,9 +173,10 @@ impl<O: Outlet> Carrier<O> {
         loop {
             let mut ends = false;
             let mut news = Vec::new();
+            let unnumbered = |news: Vec<News>| news.into_iter().map(|item| (item, 0));
             let mut add = |errand| match errand {
-                Errand::Publish(item) => news.push(item),
-                Errand::Rosters => news.extend(self.hub.rosters()),
+                Errand::Publish(item, number) => news.push((item, number)),
+                Errand::Rosters => news.extend(unnumbered(self.hub.rosters())),
                 Errand::End => ends = true,
             };
             match errands.recv_deadline(next_beat) {
@@ -187,13 +188,13 @@ impl<O: Outlet> Carrier<O> {
                     let now = Instant::now();
                     next_beat = now + beat;
                     self.hub.expire(now);
-                    news.push(News::Alive);
-                    news.extend(self.hub.rosters());
+                    news.push((News::Alive, 0));
+                    news.extend(unnumbered(self.hub.rosters()));
                 }
                 Err(RecvTimeoutError::Disconnected) => ends = true,
             }
             if ends {
-                news.extend(self.hub.farewell());
+                news.extend(unnumbered(self.hub.farewell()));
             }
             // A process without members has no lists to publish.
             if news.is_empty() && !ends {
@@ -201,9 +202,9 @@ impl<O: Outlet> Carrier<O> {
             }
             let attempt = self.state.lock().attempt();
             let mut pipeline = redis::pipe();
-            for item in news {
+            for (item, number) in news {
                 let channel = format!("{}:{}", self.prefix, item.channel());
-                pipeline.cmd("PUBLISH").arg(channel).arg(remote.bulletin(item).write()).ignore();
+                pipeline.cmd("PUBLISH").arg(channel).arg(remote.bulletin(item, number).write()).ignore();
             }
             pipeline.query::<()>(connection)?;
             self.tell(Outcome::Published(attempt));

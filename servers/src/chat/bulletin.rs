@@ -1,7 +1,8 @@
 //! The format in which processes exchange news: one text for each bulletin, with tabs between the fields. Pure.
 //!
-//! `1 ⇥ ORIGIN ⇥ INSTANCE ⇥ KIND ⇥ FIELDS…`: the version of the format, the name of the process, its number (so that
-//! it recognises its own bulletins, and others recognise a hand-over), and the news. No field can contain a tab,
+//! `1 ⇥ ORIGIN ⇥ INSTANCE.NUMBER ⇥ KIND ⇥ FIELDS…`: the version of the format, the name of the process, its number (so
+//! that it recognises its own bulletins, and others recognise a hand-over), the number of the bulletin, and the news. A
+//! bulletin that may be processed twice, such as a roster, has no number and no dot. No field can contain a tab,
 //! because names and texts have no control characters. A received bulletin is checked as strictly as a peer's
 //! input, because anybody who can write to the Redis is trusted no more than a peer.
 
@@ -22,6 +23,8 @@ pub struct Bulletin {
     pub origin: Name,
     /// The number of the process.
     pub instance: Instance,
+    /// The number of the bulletin, which counts those of the process from 1; 0 if it has none.
+    pub number: u64,
     /// The news.
     pub news: News,
 }
@@ -113,8 +116,9 @@ impl News {
 impl Bulletin {
     /// Returns the text of the bulletin.
     pub fn write(&self) -> String {
-        let Self { origin, instance, news } = self;
-        let head = format!("{VERSION}\t{origin}\t{instance}\t");
+        let Self { origin, instance, number, news } = self;
+        let number = if *number == 0 { String::new() } else { format!(".{number:x}") };
+        let head = format!("{VERSION}\t{origin}\t{instance}{number}\t");
         let tail = match news {
             News::Said { room, name, text } => format!("said\t{room}\t{name}\t{text}"),
             News::Done { room, name, text } => format!("done\t{room}\t{name}\t{text}"),
@@ -150,7 +154,12 @@ impl Bulletin {
             return None;
         }
         let origin = Name::parse(fields.next()?, LONGEST_ORIGIN).ok()?;
-        let instance = fields.next()?.parse().ok()?;
+        let instance = fields.next()?;
+        let (instance, number) = match instance.split_once('.') {
+            Some((instance, number)) => (instance, u64::from_str_radix(number, 16).ok()?),
+            None => (instance, 0),
+        };
+        let instance = instance.parse().ok()?;
         let kind = fields.next()?;
         let fields: Vec<&str> = fields.take(ROSTER_NAMES + 2).collect();
         let news = match (kind, fields.as_slice()) {
@@ -178,7 +187,7 @@ impl Bulletin {
             ("bye", []) => News::Bye,
             _ => return None,
         };
-        Some(Self { origin, instance, news })
+        Some(Self { origin, instance, number, news })
     }
 }
 
@@ -210,8 +219,9 @@ mod tests {
             News::Alive,
             News::Bye,
         ];
-        news.into_iter()
-            .map(|news| Bulletin { origin: name("north"), instance: Instance(0x1f), news })
+        (0..)
+            .zip(news)
+            .map(|(number, news)| Bulletin { origin: name("north"), instance: Instance(0x1f), number, news })
             .collect()
     }
 
@@ -222,6 +232,7 @@ mod tests {
             assert_eq!(Bulletin::read(text.as_bytes(), LENGTHS), Some(bulletin), "{text}");
         }
         assert_eq!(all()[0].write(), "1\tnorth\t000000000000001f\tsaid\tlobby\talice\thi: there [x]");
+        assert_eq!(all()[10].write(), "1\tnorth\t000000000000001f.a\tbye");
     }
 
     #[test]
@@ -239,6 +250,9 @@ mod tests {
             "2\tnorth\t1\thello",
             "1\tno rth\t1\thello",
             "1\tnorth\tx\thello",
+            "1\tnorth\t1.\thello",
+            "1\tnorth\t1.x\thello",
+            "1\tnorth\t1.1.1\thello",
             "1\tnorth\t1\thello\tmore",
             "1\tnorth\t1\tfrob",
             "1\tnorth\t1\tsaid\tlobby\talice",

@@ -79,6 +79,9 @@ impl<O: Outlet> Hub<O> {
     /// belong to the previous process.
     pub fn await_hand_over(&self) {
         self.serving.store(false, Ordering::Release);
+        if let Some(remote) = &self.remote {
+            remote.hearing.lock().hold();
+        }
     }
 
     /// Notes that the members belong to this process from now on, and announces them to the other processes.
@@ -86,6 +89,7 @@ impl<O: Outlet> Hub<O> {
         if !self.serving.swap(true, Ordering::AcqRel)
             && let Some(remote) = &self.remote
         {
+            self.release_news();
             remote.want_rosters();
         }
     }

@@ -15,7 +15,7 @@ use crate::failure::Failure;
 const GENERATIONS: u64 = 1 << 16;
 
 /// The number of a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Instance(pub u64);
 
 impl Instance {

@@ -6,7 +6,7 @@
 //! | `line` | the server's output |
 //! | `room` | the members and their rooms. Pure |
 //! | `hub`, `conversation` | broadcasts; one member's side |
-//! | `bulletin`, `instance`, `roster` | the messages between processes, which process sent them, and what is known of other processes' members. Pure |
+//! | `bulletin`, `instance`, `hearing`, `roster` | the messages between processes, which process sent them, which of two processes delivers them during a hand-over, and what is known of other processes' members. Pure |
 //! | `remote`, `others`, `bridge` | the other processes' rooms; what happens with their news; the two threads that talk to Redis |
 //! | `proof` | proves the address of a peer on plain UDP |
 //! | `peers` | the chat as callbacks: the only file that uses the framework's peers |
@@ -42,6 +42,7 @@ pub mod bulletin;
 pub mod command;
 pub mod conversation;
 pub mod flood;
+mod hearing;
 pub mod hub;
 pub mod instance;
 pub mod line;
@@ -180,6 +181,8 @@ pub fn run<T: ServerOptions>(args: &ChatArgs, config: Config<T>) -> Result<u8, F
     if handover::is_successor() {
         hub.await_hand_over();
     }
+    let holding = Arc::clone(&hub);
+    handover::after_each(move || holding.release_news());
     let bridge = match bridging {
         Some((url, prefix, errands)) => Some(Bridge::start(&hub, errands, url, &prefix)?),
         None => None,

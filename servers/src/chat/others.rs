@@ -3,6 +3,7 @@
 //! While the others are not reachable, rooms are local. Members are told so once, and once again when the others
 //! are back.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -96,7 +97,12 @@ impl<O: Outlet> Hub<O> {
     pub fn hear(&self, payload: &[u8], now: Instant) {
         let Some(remote) = &self.remote else { return };
         match Bulletin::read(payload, self.rules.lengths) {
-            Some(bulletin) => self.take(remote, bulletin, now),
+            Some(bulletin) => {
+                let mut hearing = remote.hearing.lock();
+                if let Some((bulletin, is_new)) = hearing.take(bulletin, now) {
+                    self.take(remote, bulletin, is_new, now);
+                }
+            }
             None => {
                 remote.refused.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(bytes = payload.len(), "refused what came from Redis");
@@ -104,7 +110,38 @@ impl<O: Outlet> Hub<O> {
         }
     }
 
-    fn take(&self, remote: &Remote, Bulletin { origin, instance, news }: Bulletin, now: Instant) {
+    /// Delivers no news of others from now on, because the members are about to be handed over. Returns what the new
+    /// process needs to know so that each member gets each line once. [`release_news`](Self::release_news) must follow.
+    pub(super) fn hold_news(&self) -> Arc<str> {
+        let save = |remote: &Remote| remote.hearing.lock().save((remote.instance, remote.last_number()));
+        self.remote.as_ref().map(save).unwrap_or_default()
+    }
+
+    /// Reads what [`hold_news`](Self::hold_news) returned in the previous process.
+    pub(super) fn resume_news(&self, saved: &str) {
+        if let Some(remote) = &self.remote {
+            remote.hearing.lock().resume(saved);
+        }
+    }
+
+    /// Delivers the news that was kept during a hand-over.
+    pub fn release_news(&self) {
+        let Some(remote) = &self.remote else { return };
+        let (mut hearing, now) = (remote.hearing.lock(), Instant::now());
+        // The lock keeps the order.
+        for (bulletin, is_new) in hearing.release(now) {
+            self.take(remote, bulletin, is_new, now);
+        }
+    }
+
+    /// Takes the news of another process. If `tells` is false, the members know it already.
+    fn take(
+        &self,
+        remote: &Remote,
+        Bulletin { origin, instance, news, .. }: Bulletin,
+        tells: bool,
+        now: Instant,
+    ) {
         if instance == remote.instance {
             return;
         }
@@ -123,37 +160,38 @@ impl<O: Outlet> Hub<O> {
             let is_here = origin == remote.origin && self.directory.lock().is_in(name, room);
             !is_here && roster.see(room, name, by, until)
         };
+        let told_room = |room: &RoomName| self.room(room).filter(|_| tells);
         match news {
             News::Said { room, name, text } => {
                 see(&room, &name);
-                if let Some(local) = self.room(&room) {
+                if let Some(local) = told_room(&room) {
                     Self::broadcast(&local, &Line::said(&room, foreign(&name, &origin), &text), None);
                 }
             }
             News::Done { room, name, text } => {
                 see(&room, &name);
-                if let Some(local) = self.room(&room) {
+                if let Some(local) = told_room(&room) {
                     Self::broadcast(&local, &Line::done(&room, foreign(&name, &origin), &text), None);
                 }
             }
             News::Joined { room, name } => {
-                if let (true, Some(local)) = (see(&room, &name), self.room(&room)) {
+                if let (true, Some(local)) = (see(&room, &name), told_room(&room)) {
                     self.announce(&local, &Line::joined(&room, foreign(&name, &origin)), None);
                 }
             }
             News::Left { room, name } => {
-                if remote.roster.lock().lose(&room, &name, by) {
+                if remote.roster.lock().lose(&room, &name, by) && tells {
                     self.announce_gone(vec![(room, foreign(&name, &origin))]);
                 }
             }
             News::Renamed { old, new } => {
                 let rooms = remote.roster.lock().rename(&old, &new, by);
-                let local: Vec<_> = rooms.iter().filter_map(|room| self.room(room)).collect();
+                let local: Vec<_> = rooms.iter().filter_map(told_room).collect();
                 let line = Line::renamed(foreign(&old, &origin), foreign(&new, &origin));
                 self.announce_in(local.iter().map(|room| &**room), &line, None);
             }
             News::Told { origin: whose, to, name, text } => {
-                if whose == remote.origin {
+                if whose == remote.origin && tells {
                     let member = self.directory.lock().member(&to);
                     if let Some(member) = member {
                         member.outlet.deliver(&Line::told(foreign(&name, &origin), &text), 0);

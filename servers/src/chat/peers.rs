@@ -81,7 +81,10 @@ impl PeerEvents for Chat {
 
     fn save(&self, guest: &Guest, peer: &Sender) -> Option<Vec<u8>> {
         Some(match &guest.conversation {
-            Some(conversation) => [b"m", conversation.save(peer.now()).as_bytes()].concat(),
+            Some(conversation) => {
+                let news = self.hub.hold_news();
+                [b"m", news.as_bytes(), b"\n", conversation.save(peer.now()).as_bytes()].concat()
+            }
             None => [b"n".to_vec(), guest.newcomer.save()].concat(),
         })
     }
@@ -90,7 +93,9 @@ impl PeerEvents for Chat {
         let none = || HandlerError::from("this member cannot go on here");
         match saved.split_first() {
             Some((b'm', saved)) => {
-                let (saved, outlet) = (std::str::from_utf8(saved)?, PeerOutlet(peer.clone()));
+                let (news, saved) = std::str::from_utf8(saved)?.split_once('\n').ok_or_else(none)?;
+                self.hub.resume_news(news);
+                let outlet = PeerOutlet(peer.clone());
                 let conversation =
                     Conversation::resume(&self.hub, outlet, saved, peer.now()).ok_or_else(none)?;
                 Ok(Guest { conversation: Some(conversation), ..Guest::default() })

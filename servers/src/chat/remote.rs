@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use crate::chat::bulletin::{Bulletin, News};
+use crate::chat::hearing::Hearing;
 use crate::chat::instance::Instance;
 use crate::chat::name::{Name, RoomName};
 use crate::chat::roster::{Roster, Speaker};
@@ -22,8 +23,8 @@ const ROSTER: usize = 65_536;
 /// A task for the publisher.
 #[derive(Debug)]
 pub enum Errand {
-    /// Publish this news.
-    Publish(News),
+    /// Publish this news with this number.
+    Publish(News, u64),
     /// Publish the members of this process.
     Rosters,
     /// Say goodbye and end.
@@ -36,6 +37,10 @@ pub struct Remote {
     pub(super) instance: Instance,
     pub(super) presence: Duration,
     queue: Sender<Errand>,
+    /// The number of the last news in the queue. It is locked while news is queued, so that the numbers are in order.
+    number: Mutex<u64>,
+    /// What was heard from the others.
+    pub(super) hearing: Mutex<Hearing>,
     pub(super) reached: AtomicBool,
     /// Whether members have been told that the others are not reachable.
     pub(super) told_lost: AtomicBool,
@@ -57,6 +62,8 @@ impl Remote {
             instance,
             presence,
             queue,
+            number: Mutex::new(0),
+            hearing: Mutex::default(),
             reached: AtomicBool::new(false),
             told_lost: AtomicBool::new(false),
             rosters_due: AtomicBool::new(false),
@@ -79,8 +86,13 @@ impl Remote {
     }
 
     /// Makes a bulletin of this process.
-    pub fn bulletin(&self, news: News) -> Bulletin {
-        Bulletin { origin: self.origin.clone(), instance: self.instance, news }
+    pub fn bulletin(&self, news: News, number: u64) -> Bulletin {
+        Bulletin { origin: self.origin.clone(), instance: self.instance, number, news }
+    }
+
+    /// Returns the number of the last news of this process.
+    pub(super) fn last_number(&self) -> u64 {
+        *self.number.lock()
     }
 
     /// Queues news. Returns false if the others are not reachable, or if the queue is full.
@@ -88,8 +100,11 @@ impl Remote {
         if !self.reached.load(Ordering::Acquire) {
             return false;
         }
-        let queued = self.queue.try_send(Errand::Publish(news)).is_ok();
-        if !queued {
+        let mut number = self.number.lock();
+        let queued = self.queue.try_send(Errand::Publish(news, *number + 1)).is_ok();
+        if queued {
+            *number += 1;
+        } else {
             self.count_dropped(1);
         }
         queued
@@ -98,7 +113,7 @@ impl Remote {
     /// Makes the publisher check its connection.
     pub fn poke(&self) {
         // If the queue is full, its next item has the same effect.
-        let _ = self.queue.try_send(Errand::Publish(News::Alive));
+        let _ = self.queue.try_send(Errand::Publish(News::Alive, 0));
     }
 
     /// Asks the publisher to end after it has published what is queued.

@@ -294,13 +294,13 @@ fn room(text: &str) -> RoomName {
 }
 
 fn hear(hub: &TestHub, news: News, now: Instant) {
-    let bulletin = Bulletin { origin: name("north"), instance: NORTH, news };
+    let bulletin = Bulletin { origin: name("north"), instance: NORTH, number: 0, news };
     hub.hear(bulletin.write().as_bytes(), now);
 }
 
 fn published(errands: &Receiver<Errand>) -> Vec<News> {
     let news = |errand| match errand {
-        Errand::Publish(news) => Some(news),
+        Errand::Publish(news, _) => Some(news),
         _ => None,
     };
     errands.try_iter().filter_map(news).collect()
@@ -383,7 +383,7 @@ fn ones_own_bulletins_and_bad_ones_do_nothing() {
     let (hub, _errands) = shared_hub("south");
     let (_bob, to_bob) = come(&hub);
     let news = News::Said { room: room("lobby"), name: name("alice"), text: "hi".to_owned() };
-    let own = Bulletin { origin: name("south"), instance: SOUTH, news };
+    let own = Bulletin { origin: name("south"), instance: SOUTH, number: 0, news };
     hub.hear(own.write().as_bytes(), Instant::now());
     hub.hear(b"1\tnorth\t2\tsaid\tlobby\tali ce\thi", Instant::now());
     hub.hear(b"1\tnorth\t2\tsaid\tlobby\talice\t\x1b[2J", Instant::now());
@@ -543,7 +543,7 @@ fn a_hand_over_tells_other_processes_only_of_members_that_leave() {
     new.await_hand_over();
     new.reached();
     let roster = News::Roster { room: room("lobby"), names: vec![name("alice"), name("guest2")] };
-    let of_old = |news| Bulletin { origin: name("south"), instance: SOUTH, news }.write();
+    let of_old = |news| Bulletin { origin: name("south"), instance: SOUTH, number: 0, news }.write();
     new.hear(of_old(roster.clone()).as_bytes(), now);
     // The attempt fails, so the member still belongs to the old process.
     drop(Conversation::resume(&new, Screen::default(), &saved, now).unwrap());
@@ -566,4 +566,100 @@ fn a_hand_over_tells_other_processes_only_of_members_that_leave() {
     drop(resumed);
     assert_eq!(published(&later), [left("alice")]);
     assert_eq!(new.farewell(), [News::Bye]);
+}
+
+/// A line of a member elsewhere, with its number.
+fn hear_line(hub: &TestHub, number: u64) {
+    let news = News::Said { room: room("lobby"), name: name("zoe"), text: number.to_string() };
+    let bulletin = Bulletin { origin: name("north"), instance: NORTH, number, news };
+    hub.hear(bulletin.write().as_bytes(), Instant::now());
+}
+
+fn lines_up_to(last: u64) -> Vec<String> {
+    (1..=last).map(|number| format!("[lobby] zoe@north: {number}")).collect()
+}
+
+#[test]
+fn each_member_gets_each_line_once_wherever_a_hand_over_cuts_the_news() {
+    const LAST: u64 = 4;
+    let cuts = (0..=LAST).flat_map(|saved| (0..=saved).map(move |subscribed| (saved, subscribed)));
+    for (saved, subscribed) in cuts {
+        for (kept, restored, served) in (0..=LAST).flat_map(|kept| {
+            (0..=LAST).flat_map(move |restored| (restored..=LAST).map(move |served| (kept, restored, served)))
+        }) {
+            if kept < saved || restored < subscribed {
+                continue;
+            }
+            let (old, _errands) = shared_hub("south");
+            let ((mut alice, to_alice), (_bob, to_bob)) = (come(&old), come(&old));
+            to_alice.lines();
+            (1..=saved).for_each(|number| hear_line(&old, number));
+            let (news, state) = (old.hold_news(), alice.save(Instant::now()));
+            (saved + 1..=kept).for_each(|number| hear_line(&old, number));
+
+            let (remote, _later) = Remote::new(name("south"), SOUTH.successor(), PRESENCE);
+            let new = Arc::new(Hub::new(rules(), Some(remote)));
+            new.await_hand_over();
+            (subscribed + 1..=restored).for_each(|number| hear_line(&new, number));
+            new.resume_news(&news);
+            let moved = Screen::default();
+            let _alice = Conversation::resume(&new, moved.clone(), &state, Instant::now()).unwrap();
+            (restored + 1..=served).for_each(|number| hear_line(&new, number));
+            alice.end_here();
+            drop(alice);
+            new.serve();
+            old.release_news();
+            (kept + 1..=LAST).for_each(|number| hear_line(&old, number));
+            (served + 1..=LAST).for_each(|number| hear_line(&new, number));
+
+            let cut = format!(
+                "saved {saved}, kept {kept}, subscribed {subscribed}, restored {restored}, served {served}"
+            );
+            assert_eq!([to_alice.lines(), moved.lines()].concat(), lines_up_to(LAST), "{cut}");
+            assert_eq!(to_bob.lines(), lines_up_to(LAST), "{cut}");
+        }
+    }
+}
+
+#[test]
+fn lines_that_the_old_process_has_sent_to_its_own_members_are_not_repeated_by_the_new_one() {
+    let (old, errands) = shared_hub("south");
+    let ((mut alice, _), (mut bob, to_bob)) = (come(&old), come(&old));
+    type_in(&mut alice, "before");
+    assert_eq!(to_bob.lines(), ["[lobby] guest1: before"]);
+    let (news, state) = (old.hold_news(), bob.save(Instant::now()));
+    type_in(&mut alice, "after");
+
+    let (remote, _later) = Remote::new(name("south"), SOUTH.successor(), PRESENCE);
+    let new = Arc::new(Hub::new(rules(), Some(remote)));
+    new.await_hand_over();
+    // Redis forwards what the old process has published.
+    for errand in errands.try_iter() {
+        if let Errand::Publish(news, number) = errand {
+            let bulletin = Bulletin { origin: name("south"), instance: SOUTH, number, news };
+            new.hear(bulletin.write().as_bytes(), Instant::now());
+        }
+    }
+    new.resume_news(&news);
+    let moved = Screen::default();
+    let _bob = Conversation::resume(&new, moved.clone(), &state, Instant::now()).unwrap();
+    bob.end_here();
+    new.serve();
+    assert_eq!(moved.lines(), ["[lobby] guest1@south: after"]);
+}
+
+#[test]
+fn a_hand_over_that_fails_costs_no_line() {
+    let (old, _errands) = shared_hub("south");
+    let (_alice, to_alice) = come(&old);
+    to_alice.lines();
+    for attempt in 0..3 {
+        hear_line(&old, 3 * attempt + 1);
+        let first = old.hold_news();
+        hear_line(&old, 3 * attempt + 2);
+        assert_eq!(old.hold_news(), first);
+        old.release_news();
+        hear_line(&old, 3 * attempt + 3);
+    }
+    assert_eq!(to_alice.lines(), lines_up_to(9));
 }
