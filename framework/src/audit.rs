@@ -32,7 +32,11 @@ pub(crate) fn failed(association: &Association, reason: &EndReason, identity: Op
     let Some(suppressed) = LIMITS[reason.kind().index()].pass() else { return };
     let (peer, listener) =
         (association.peer_address(), Listener(association.scheme, association.local_address()));
-    let reason = printable(&reason.to_string(), usize::MAX);
+    // The line begins with the same words as the reason of most failures.
+    let reason = match reason {
+        EndReason::HandshakeFailed(why) => printable(why, usize::MAX),
+        reason => printable(&reason.to_string(), usize::MAX),
+    };
     match identity.map(name) {
         Some(identity) => {
             tracing::info!(%peer, %listener, identity, suppressed, "a handshake failed: {reason}");

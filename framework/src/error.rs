@@ -217,7 +217,7 @@ pub enum StartError {
     Address(#[from] crate::address::AddressError),
     /// Another socket uses the port.
     #[error(
-        "{address} is in use by another socket; choose another port, or end the program that uses it (ss -ulpn shows it)"
+        "{address} is in use by another socket; choose another port, or end the program that uses it (ss -tuSlpn shows it)"
     )]
     AddressInUse {
         /// The requested address.

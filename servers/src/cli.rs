@@ -11,6 +11,7 @@ use crate::access_log::AccessLogArgs;
 use crate::admin::AdminArgs;
 use crate::algorithms::AlgorithmArgs;
 use crate::authorize::{SanPattern, SubjectPattern};
+use crate::failure::Failure;
 use crate::logging::LogArgs;
 use crate::passphrase::PassphraseArgs;
 use crate::sctp::SctpArgs;
@@ -442,6 +443,34 @@ impl ServerArgs {
     /// Returns the schemes of all listeners.
     pub fn schemes(&self) -> impl Iterator<Item = Scheme> {
         self.listen.iter().chain(&self.listen_proxied).map(|address| address.scheme)
+    }
+
+    /// Checks that no two listeners are at the same port, such as `udp://` and `dtls://`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that names two such listeners. Without it the error would be that the port is in use.
+    pub(crate) fn check_listeners(&self) -> Result<(), Failure> {
+        let socket = |scheme: Scheme| match scheme {
+            Scheme::Udp | Scheme::Dtls => "UDP",
+            Scheme::Tcp | Scheme::Tls => "TCP",
+            _ => "SCTP",
+        };
+        let mut all: Vec<&Address> = Vec::new();
+        for address in self.listen.iter().chain(&self.listen_proxied).filter(|address| address.port != 0) {
+            let (kind, port) = (socket(address.scheme), address.port);
+            let same = |other: &&&Address| {
+                other.port == port && other.host == address.host && socket(other.scheme) == kind
+            };
+            if let Some(other) = all.iter().find(same) {
+                return Err(Failure::about(
+                    "--listen",
+                    format_args!("{other} and {address} need the same {kind} port: give one of them another"),
+                ));
+            }
+            all.push(address);
+        }
+        Ok(())
     }
 }
 

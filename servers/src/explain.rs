@@ -56,8 +56,16 @@ pub(crate) fn credentials(error: IdentityError) -> Failure {
 }
 
 /// Returns why a certificate and its key cannot be used.
-pub(crate) fn identity(error: IdentityError, key: &Path) -> Failure {
+pub(crate) fn identity(error: IdentityError, cert: &Path, key: &Path) -> Failure {
     match &error {
+        IdentityError::Mismatch => Failure::about(
+            "--key",
+            format_args!(
+                "the private key in {} does not belong to the certificate in {}; give the pair that was made together",
+                key.display(),
+                cert.display()
+            ),
+        ),
         IdentityError::Unreadable { path, .. } if path == key => Failure::about("--key", error),
         _ => credentials(error),
     }

@@ -129,7 +129,7 @@ impl Keyring {
     ///
     /// Returns an error if a file cannot be read or used, or if no passphrase decrypts the key.
     pub fn identity(&mut self, cert: &Path, key: &Path, given: &Given) -> Result<Identity, Failure> {
-        let failed = |error| explain::identity(error, key);
+        let failed = |error| explain::identity(error, cert, key);
         match Identity::from_files(cert, key) {
             Err(IdentityError::KeyNeedsPassphrase { .. }) => {}
             read => return read.map_err(failed),
@@ -179,7 +179,7 @@ impl Keyring {
             };
             if let Some(read) = unlock(cert, key, &passphrase) {
                 self.answers.push(passphrase);
-                return read.map_err(|error| explain::identity(error, key));
+                return read.map_err(|error| explain::identity(error, cert, key));
             }
         }
         Err(Failure::about(

@@ -81,6 +81,7 @@ impl Plan {
             }
             size => size.map(|size| size.0),
         };
+        args.check_listeners()?;
         args.sockets.check()?;
         Ok(Self {
             credentials: credentials::load(&args.credentials, self_signed, keyring)?,

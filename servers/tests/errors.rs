@@ -64,7 +64,25 @@ fn errors_name_the_option_that_can_be_set() {
         (&["--cert", &cert], "--cert needs --key"),
         (&["--cert", &cert, "--key", &absent], &format!("--key: cannot read {absent}")),
         (&["--cert", &absent, "--key", &key], &format!("--cert: cannot read {absent}")),
-        (&["--cert", &cert, "--key", &wrong_key], "--key: the private key "),
+        (
+            &["--cert", &cert, "--key", &wrong_key],
+            &format!("--key: the private key in {wrong_key} does not belong to the certificate in {cert}"),
+        ),
+        (
+            &[
+                "--listen",
+                "udp://127.0.0.1:9",
+                "--listen",
+                "tcp://127.0.0.1:9",
+                "--listen",
+                "dtls://127.0.0.1:9",
+            ],
+            "--listen: udp://127.0.0.1:9 and dtls://127.0.0.1:9 need the same UDP port",
+        ),
+        (
+            &["--listen-proxied", "tls://127.0.0.1:9", "--listen", "tcp://127.0.0.1:9"],
+            "--listen: tcp://127.0.0.1:9 and tls://127.0.0.1:9 need the same TCP port",
+        ),
         (&["--cert", &empty, "--key", &key], &format!("--cert: {empty} holds no PEM certificate")),
         (&["--cert", &cert, "--key", &empty], &format!("--key: {empty} holds no ")),
         (&["--cert", &cert, "--key", &key, "--ocsp", &empty], &format!("--ocsp: {empty} holds no ")),

@@ -19,10 +19,10 @@ impl FromStr for AdminAddress {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.strip_prefix("unix:") {
-            Some("") => Err("there is no path after unix: write one, such as unix:/run/peeloff/admin.sock".to_owned()),
+            Some("") => Err("there is no path after unix: write one, such as unix:/run/peeloff-echo/admin.sock".to_owned()),
             Some(path) => Ok(Self::Unix(path.into())),
             None => text.parse().map(Self::Tcp).map_err(|_| {
-                format!("{text:?} is not an address: write one such as 127.0.0.1:9464, [::1]:9464 or unix:/run/peeloff/admin.sock")
+                format!("{text:?} is not an address: write one such as 127.0.0.1:9464, [::1]:9464 or unix:/run/peeloff-echo/admin.sock")
             }),
         }
     }
@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn addresses_and_paths_are_read_as_they_are_written() {
-        for text in ["127.0.0.1:9464", "[::1]:0", "unix:/run/peeloff/admin.sock"] {
+        for text in ["127.0.0.1:9464", "[::1]:0", "unix:/run/peeloff-echo/admin.sock"] {
             assert_eq!(text.parse::<AdminAddress>().unwrap().to_string(), text);
         }
         for text in ["", "localhost:9464", "127.0.0.1", "unix:", "http://127.0.0.1:9464"] {

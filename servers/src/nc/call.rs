@@ -124,13 +124,16 @@ fn explain(args: &NcArgs, error: ConnectError) -> Failure {
         ConnectError::Unverified { peer, why } if args.crl.is_some() => {
             Failure::new(NO_HANDSHAKE, format_args!("the certificate of {peer} does not verify ({why})"))
         }
-        ConnectError::Unverified { peer, why } => Failure::new(
-            NO_HANDSHAKE,
-            format_args!(
-                "the certificate of {peer} does not verify ({why}): \
-                 pass --ca FILE with its authority, or --insecure to accept any"
-            ),
-        ),
+        ConnectError::Unverified { peer, why } => {
+            let hint = match why.ends_with("mismatch") {
+                true => "pass --server-name NAME if it is for another name",
+                false => "pass --ca FILE with its authority",
+            };
+            let text = format_args!(
+                "the certificate of {peer} does not verify ({why}): {hint}, or --insecure to accept any"
+            );
+            Failure::new(NO_HANDSHAKE, text)
+        }
         ConnectError::Handshake { .. } | ConnectError::Refused { .. } => Failure::new(NO_HANDSHAKE, error),
         ConnectError::Bind { .. } => Failure::about("--bind", error),
         error => Failure::new(BROKEN, error),
