@@ -273,13 +273,11 @@ fn log_limit(descriptors: io::Result<u64>) {
     }
 }
 
-/// Logs all counters that are not 0 as `name=value`.
+/// Logs all counters as `name=value`.
 fn log_stats(stats: &Stats) {
-    let counters =
-        stats.entries().filter(|entry| entry.value > 0).map(|entry| format!("{entry}={}", entry.value));
+    let counters = stats.entries().map(|entry| format!("{entry}={}", entry.value));
     let lost = [("log", logging::lost_lines()), ("access_log", logging::lost_access_lines())];
-    let lost = lost.into_iter().filter(|(_, lines)| *lines > 0);
-    let lost = lost.map(|(log, lines)| format!("{log}_lines_lost={lines}"));
+    let lost = lost.into_iter().map(|(log, lines)| format!("{log}_lines_lost={lines}"));
     let line: Vec<String> = counters.chain(lost).collect();
     tracing::info!("stats {}", line.join(" "));
 }

@@ -264,7 +264,7 @@ fn a_check_says_what_it_found_and_leaves_nothing_running() {
     check(&["--config", &config]).failed_with("peeloff-echo", 2, &key);
     check(&["--listen", "udp://192.0.2.1:0"]).failed_with("peeloff-echo", 2, "192.0.2.1:0 is not an address");
     let twice = ["--listen", &format!("udp://{host}:{port}"), "--listen", &format!("udp://{host}:{port}")];
-    check(&twice).failed_with("peeloff-echo", 2, "is in use");
+    check(&twice).failed_with("peeloff-echo", 2, "need the same UDP port");
 }
 
 #[test]
