@@ -77,8 +77,9 @@ impl Loops {
     /// `patience` in any case.
     pub(crate) fn await_first_turns(&self, patience: Duration) {
         let (done, all_done) = bounded(0);
+        let done = Arc::new(done);
         for mailbox in &self.common.mailboxes {
-            mailbox.send(LoopMessage::Rounds(FIRST_ROUNDS, done.clone()));
+            mailbox.send(LoopMessage::Rounds(FIRST_ROUNDS, Arc::clone(&done)));
         }
         drop(done);
         // No loop sends anything: each drops its sender.

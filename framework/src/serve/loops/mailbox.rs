@@ -35,7 +35,7 @@ pub(super) enum LoopMessage {
     /// A new peer that has its own socket.
     New(Box<Job>),
     /// Dropped when no turn waits any more, or after this many rounds.
-    Rounds(u16, Sender<()>),
+    Rounds(u16, Arc<Sender<()>>),
 }
 
 /// The messages for a loop. The number of peers bounds all messages except datagrams, which have their own bound.
