@@ -20,10 +20,10 @@ use crate::observe::Counters;
 use crate::outbox::{OutboxLimits, Queue};
 use crate::proof::{self, Proof, Traffic};
 use crate::protocol::exporter::RefusedExport;
-use crate::protocol::stream::proxy::Ends;
+use crate::protocol::stream::proxy::ProxiedAddresses;
 use crate::sys::sync::Mutex;
 use crate::sys::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use crate::tls::Facts;
+use crate::tls::HandshakeSummary;
 
 /// Identifies an association; unique in this process and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,8 +68,8 @@ pub(crate) struct Association {
     pub(crate) hello_random: [u8; 32],
     /// The session and the deadlines while the association is open.
     pub(crate) link: Mutex<Link>,
-    /// Facts that were fixed when the association opened.
-    settled: OnceLock<Settled>,
+    /// The properties that were fixed when the association opened.
+    established: OnceLock<Established>,
     /// Why it has ended, or is about to; set under the lock of `link`.
     ended: OnceLock<EndReason>,
     /// Messages that wait for room; accessed only while `link` is held.
@@ -80,7 +80,7 @@ pub(crate) struct Association {
     /// The token that the peer has to return before it may be sent much, on plain UDP if the server asks for that.
     pub(crate) proof: Option<Box<Proof>>,
     /// The addresses in the PROXY header, once it has been read.
-    proxied: OnceLock<Box<Ends>>,
+    proxied: OnceLock<Box<ProxiedAddresses>>,
     /// The connection ID that the peer has to put into its records, on DTLS if the server uses them; otherwise empty.
     pub(crate) connection_id: Box<[u8]>,
     /// The token of the peer in the event loop that reads for it, if there is one.
@@ -124,10 +124,10 @@ pub(crate) enum Link {
     Ended,
 }
 
-/// Facts that do not change once an association is open.
+/// Properties that do not change once an association is open.
 #[derive(Default)]
-struct Settled {
-    facts: Facts,
+struct Established {
+    summary: HandshakeSummary,
     max_message: usize,
     min_message: usize,
 }
@@ -145,7 +145,7 @@ impl Association {
             opened: Instant::now(),
             hello_random: [0; 32],
             link: Mutex::new(Link::Opening),
-            settled: OnceLock::new(),
+            established: OnceLock::new(),
             ended: OnceLock::new(),
             outbox: Mutex::default(),
             outbox_bound: OutboxLimits::default(),
@@ -193,10 +193,10 @@ impl Association {
     }
 
     /// Opens the association, so that other threads can send. The caller owns its socket.
-    pub(crate) fn open(&self, session: Session, facts: Facts, timeouts: &Timeouts) {
+    pub(crate) fn open(&self, session: Session, summary: HandshakeSummary, timeouts: &Timeouts) {
         let (max_message, min_message) = (session.max_message(self.peer.is_ipv4()), session.min_message());
         // Already set only if the association opened before, which happens once.
-        let _ = self.settled.set(Settled { facts, max_message, min_message });
+        let _ = self.established.set(Established { summary, max_message, min_message });
         *self.link.lock() = Link::Open(Open::new(session, timeouts, self.opened, self.now()));
     }
 
@@ -231,23 +231,23 @@ impl Association {
         self.ended.get()
     }
 
-    fn settled(&self) -> &Settled {
-        self.settled.get_or_init(Settled::default)
+    fn established(&self) -> &Established {
+        self.established.get_or_init(Established::default)
     }
 
     /// Returns the results of the handshake, if there was one.
-    pub(crate) fn facts(&self) -> &Facts {
-        &self.settled().facts
+    pub(crate) fn summary(&self) -> &HandshakeSummary {
+        &self.established().summary
     }
 
     /// Returns the length of the longest message that can be sent, in bytes.
     pub(crate) fn max_message(&self) -> usize {
-        self.settled().max_message
+        self.established().max_message
     }
 
     /// Checks that a message is neither too long nor empty on a transport without empty messages.
     pub(crate) fn check_size(&self, message: &[u8]) -> Result<(), Error> {
-        let Settled { max_message, min_message, .. } = *self.settled();
+        let Established { max_message, min_message, .. } = *self.established();
         match message.len() {
             size if size > max_message => Err(self.too_large(message)),
             size if size < min_message => Err(Error::EmptyMessage),
@@ -321,21 +321,21 @@ impl Association {
 
     /// Returns the peer's address: the one in the PROXY header if there is one.
     pub(crate) fn peer_address(&self) -> SocketAddr {
-        self.proxied.get().map_or_else(|| self.current_peer(), |ends| ends.peer)
+        self.proxied.get().map_or_else(|| self.current_peer(), |addresses| addresses.peer)
     }
 
     /// Returns the peer's address at its admission, for which the limits continue to count it. A place is booked only
     /// at admission, so a peer that changes its address cannot take a place from others at the new address, and cannot
     /// leave a booked place behind at the old one.
     pub(crate) fn admitted_address(&self) -> SocketAddr {
-        self.proxied.get().map_or(self.peer, |ends| ends.peer)
+        self.proxied.get().map_or(self.peer, |addresses| addresses.peer)
     }
 
     /// Returns whether the peer is recognized by its connection ID at any address, because both sides have agreed on
     /// it.
     pub(crate) fn is_known_by_connection_id(&self) -> bool {
         !self.connection_id.is_empty()
-            && self.settled.get().is_some_and(|settled| settled.facts.connection_ids)
+            && self.established.get().is_some_and(|established| established.summary.connection_ids)
     }
 
     /// Returns the address that datagrams to the peer are sent to.
@@ -351,7 +351,7 @@ impl Association {
     /// Returns the address of this host that the peer contacted.
     pub(crate) fn local_address(&self) -> SocketAddr {
         let moved = || self.moved.lock().as_ref().and_then(|moved| moved.local);
-        self.proxied.get().map_or_else(|| moved().unwrap_or(self.local), |ends| ends.local)
+        self.proxied.get().map_or_else(|| moved().unwrap_or(self.local), |addresses| addresses.local)
     }
 
     /// Sets the current address of this side.
@@ -360,9 +360,9 @@ impl Association {
     }
 
     /// Sets the addresses from the PROXY header.
-    pub(crate) fn set_proxied(&self, ends: Ends) {
+    pub(crate) fn set_proxied(&self, addresses: ProxiedAddresses) {
         // Already set only if there was a second header, which cannot happen.
-        let _ = self.proxied.set(Box::new(ends));
+        let _ = self.proxied.set(Box::new(addresses));
     }
 
     /// Returns the counts that another process has made: messages received, their bytes, messages sent, their bytes,
@@ -384,9 +384,9 @@ impl Association {
     }
 
     /// Returns the addresses and the protocol, for the socket.
-    pub(crate) fn ends(&self) -> net::Ends {
+    pub(crate) fn info(&self) -> net::AssociationInfo {
         let Self { scheme, local, hello_random, .. } = *self;
-        net::Ends { scheme, local, peer: self.current_peer(), hello_random }
+        net::AssociationInfo { scheme, local, peer: self.current_peer(), hello_random }
     }
 
     /// Returns whether the peer may still ask for the last flight of the handshake.
@@ -412,7 +412,7 @@ impl Association {
     /// Discards the last flight, because the peer can no longer ask for it.
     pub(crate) fn forget_last_flight(&self) {
         if let Link::Open(Open { session: Session::Dtls(session, _), .. }) = &mut *self.link.lock() {
-            session.confirm();
+            session.discard_last_flight();
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::error::{EndKind, EndReason};
 use crate::observe::LogLimit;
 use crate::printable::{NAME_CHARACTERS, printable, psk_name};
 use crate::sys::sync::atomic::Ordering;
-use crate::tls::Facts;
+use crate::tls::HandshakeSummary;
 
 /// Logs that a new peer was refused.
 pub(crate) fn refused(refusal: Refusal, scheme: Scheme, local: SocketAddr, peer: SocketAddr) {
@@ -52,21 +52,21 @@ pub(crate) fn silent(association: &Association, reason: &EndReason) {
     tracing::info!(
         peer = %association.peer_address(),
         listener = %Listener(association.scheme, association.local_address()),
-        identity = name(&association.facts().identity),
+        identity = name(&association.summary().identity),
         suppressed,
         "disconnected a peer that sent no message: {reason}"
     );
 }
 
 /// Logs that a peer has connected; its handler runs next.
-pub(crate) fn opened(association: &Association, facts: &Facts) {
+pub(crate) fn opened(association: &Association, summary: &HandshakeSummary) {
     tracing::debug!(
         id = %association.id,
         peer = %association.peer_address(),
         listener = %Listener(association.scheme, association.local_address()),
-        identity = name(&facts.identity),
-        cipher = facts.cipher.as_deref().unwrap_or("none"),
-        resumed = facts.resumed,
+        identity = name(&summary.identity),
+        cipher = summary.cipher.as_deref().unwrap_or("none"),
+        resumed = summary.resumed,
         "a peer connected"
     );
 }
@@ -79,7 +79,7 @@ pub(crate) fn ended(association: &Association, reason: &EndReason) {
         id = %association.id,
         peer = %association.peer_address(),
         listener = %Listener(association.scheme, association.local_address()),
-        identity = name(&association.facts().identity),
+        identity = name(&association.summary().identity),
         duration_ms = association.age().as_millis() as u64,
         messages_in = association.received.load(Ordering::Relaxed),
         bytes_in = association.received_bytes.load(Ordering::Relaxed),

@@ -319,7 +319,7 @@ impl Client {
         let association = Arc::new(association.with_outbox(self.outbox));
         let transport = Transport::Udp(Box::new(UdpTransport::new(
             Arc::clone(&socket),
-            association.ends(),
+            association.info(),
             Arc::clone(&association.attention),
             Arc::clone(&counters),
             None,
@@ -408,7 +408,7 @@ impl Client {
     ) -> Result<Peer, ConnectError> {
         let opened =
             opening.and_then(|opening| handshake::run(opening, &mut transport, &association.attention));
-        let (session, facts) = opened.map_err(|failure| {
+        let (session, summary) = opened.map_err(|failure| {
             resume.iter().for_each(|resume| resume.forget());
             let unreachable = matches!(&transport, Transport::Udp(transport) if transport.unreachable);
             self.failed(failure, association.peer, unreachable)
@@ -417,7 +417,7 @@ impl Client {
             association.answers_in_send.store(session.keeps_flight(), Ordering::Relaxed);
         }
         let timeouts = Timeouts { idle: None, first_message: None, frame: None, ..Timeouts::default() };
-        let opened = Opened { transport, session, facts };
+        let opened = Opened { transport, session, summary };
         Ok(Peer::open(Parts { association, opened, timeouts, owner: None, driven: false }))
     }
 

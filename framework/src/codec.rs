@@ -10,7 +10,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// Maximum length of a message in bytes: what an AF_UNIX socket takes in one message by default.
-pub(crate) const MOST: usize = 128 << 10;
+pub(crate) const MAX_LEN: usize = 128 << 10;
 
 /// Writes one message.
 pub(crate) struct Writer {
@@ -22,7 +22,7 @@ pub(crate) struct Writer {
 impl Writer {
     /// Returns a writer with an empty message.
     pub(crate) fn new() -> Self {
-        Self { bytes: Zeroizing::new(Vec::with_capacity(MOST)), overflows: false }
+        Self { bytes: Zeroizing::new(Vec::with_capacity(MAX_LEN)), overflows: false }
     }
 
     /// Wipes the message and begins the next one.
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn a_message_that_is_too_long_is_none_and_its_memory_never_moves() {
         let mut out = Writer::new();
-        out.raw(&[1; MOST]);
+        out.raw(&[1; MAX_LEN]);
         let place = out.finish().unwrap().as_ptr();
         out.u8(1);
         assert_eq!(out.finish(), None);

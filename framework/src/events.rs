@@ -12,7 +12,7 @@ use crate::peer::{Next, Peer, Sender};
 use crate::sctp::{MessageInfo, Notification, NotificationKind, SendInfo};
 
 /// Capacity of the message buffer that a quiet peer keeps, in bytes: the smallest read of a stream.
-const MOST_KEPT: usize = 2 << 10;
+const MAX_KEPT: usize = 2 << 10;
 
 /// A handler as a set of callbacks; [`Callbacks`] turns it into a [`PeerHandler`].
 ///
@@ -298,7 +298,7 @@ impl<E: PeerEvents> PeerHandler for Callbacks<E> {
                 Ok(Step::Called | Step::Quiet) => {}
                 Err(error) => break Err(error),
             }
-            if message.capacity() > MOST_KEPT {
+            if message.capacity() > MAX_KEPT {
                 message = Vec::new();
             }
         };

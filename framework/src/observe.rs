@@ -1,16 +1,16 @@
 //! Observability: counters, gauges, and log lines whose rate is limited, so that unknown peers cannot flood the log.
 
+mod busy_since;
 mod histogram;
-mod pulse;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+pub(crate) use self::busy_since::BusySince;
 pub use self::histogram::Distribution;
 pub(crate) use self::histogram::Histogram;
-pub(crate) use self::pulse::Pulse;
 use crate::address::{Address, Host, Scheme};
 use crate::admission::Refusal;
 use crate::error::{EndKind, EndReason};
@@ -66,7 +66,7 @@ macro_rules! numbers {
             $(pub(crate) $server_gauge: AtomicU64,)*
             $(pub(crate) $server_counter: AtomicU64,)*
             /// Whether the dispatcher is busy, and since when.
-            pub(crate) dispatcher: Pulse,
+            pub(crate) dispatcher: BusySince,
             /// How long the dispatcher takes to process one batch of events.
             pub(crate) dispatcher_round: Histogram,
             /// How long data that a loop has read waits for its peer's turn, for every [`SAMPLED`]th turn.

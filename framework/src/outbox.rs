@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_message_is_refused_where_it_is_said() {
+    fn the_newest_message_is_refused_if_the_policy_says_so() {
         for overflow in [Overflow::DropNewest, Overflow::Disconnect] {
             let bound = OutboxLimits { max_messages: 2, max_bytes: 100, overflow };
             let mut queue = Queue::default();

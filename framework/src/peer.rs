@@ -25,7 +25,7 @@ use crate::protocol::dtls::session::Move;
 use crate::sctp::{MessageInfo, Notification, SendInfo};
 pub use crate::sender::Sender;
 use crate::sender::{about_the_peer, flush, lock_and_send};
-use crate::tls::Facts;
+use crate::tls::HandshakeSummary;
 
 mod driven;
 mod io;
@@ -36,7 +36,7 @@ mod stream;
 
 pub use self::io::PeerStream;
 pub(crate) use self::receive::Next;
-pub(crate) use self::saved::{Late, Saved};
+pub(crate) use self::saved::{PendingOutput, Saved};
 pub use self::sctp::{Event, SctpPeer};
 
 /// One peer, as its handler (or a client) sees it: it receives messages and sends messages.
@@ -89,21 +89,21 @@ pub struct Peer {
     /// returned.
     driven: bool,
     /// A closing association that still waits for its peer.
-    farewell: Option<Box<Farewell>>,
+    closing: Option<Box<Closing>>,
 }
 
 /// The parts of an association that are needed until it has closed.
-struct Farewell {
+struct Closing {
     /// The session, if it still has something to send.
     session: Option<Session>,
     transport: Transport,
-    leftover: Option<Leftover>,
+    for_successor: Option<ForSuccessor>,
 }
 
-impl Farewell {
+impl Closing {
     /// Continues the close without blocking. Returns `None` once it is complete; otherwise call again at the returned
     /// time, or when the socket is writable.
-    fn go_on(&mut self, now: Instant) -> Option<Instant> {
+    fn continue_end(&mut self, now: Instant) -> Option<Instant> {
         self.session.as_mut()?.continue_end(now)
     }
 }
@@ -111,27 +111,33 @@ impl Farewell {
 /// The owner of associations, the server: it provides and releases their addresses.
 pub(crate) trait AssociationOwner: Send + Sync {
     /// Notes that the handler of a peer is about to run on its own thread; the dispatcher watches the peer meanwhile.
-    fn handler_runs(&self);
+    fn handler_started(&self);
 
     /// Notes that a peer has become quiet for the first time and has returned the memory that its handshake needed.
-    fn settled(&self);
+    fn peer_became_quiet(&self);
 
     /// Registers a peer's new address. Returns `false` if the peer cannot be registered there and keeps its old
     /// address.
     fn follow(&self, association: &Association, moved: Move) -> bool;
 
     /// Notes that the association has ended, and that its socket has been closed or passed on.
-    fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Leftover>);
+    fn association_ended(
+        &self,
+        association: &Association,
+        reason: &EndReason,
+        for_successor: Option<ForSuccessor>,
+    );
 
-    /// The handler of a peer goes on although its association is about to be over; [`returned`](Self::returned) follows.
-    fn outlives(&self);
+    /// The handler of a peer goes on although its association is about to be over;
+    /// [`handler_returned`](Self::handler_returned) follows.
+    fn handler_outlives_association(&self);
 
     /// That handler has returned.
-    fn returned(&self);
+    fn handler_returned(&self);
 }
 
 /// What an association passes to its successor.
-pub(crate) enum Leftover {
+pub(crate) enum ForSuccessor {
     /// The datagram that begins the successor.
     Datagram(Box<[u8]>),
     /// The SCTP socket, on which the kernel has already set up the successor.
@@ -152,7 +158,7 @@ pub(crate) struct Parts {
 pub(crate) struct Opened {
     pub(crate) transport: Transport,
     pub(crate) session: Session,
-    pub(crate) facts: Facts,
+    pub(crate) summary: HandshakeSummary,
 }
 
 /// Notifications kept for a handler that does not read them; the oldest are dropped first.
@@ -161,12 +167,12 @@ const MAX_NOTIFICATIONS: usize = 256;
 impl Peer {
     /// Opens the association; from then on other threads can send.
     pub(crate) fn open(parts: Parts) -> Self {
-        let Opened { transport, session, facts } = parts.opened;
+        let Opened { transport, session, summary } = parts.opened;
         let scheme = parts.association.scheme;
         let (is_direct, is_raw_stream) = (session.is_direct(), scheme.is_stream() && !session.is_framed());
         let now = parts.association.now();
         match &parts.owner {
-            Some(owner) if !parts.driven => owner.handler_runs(),
+            Some(owner) if !parts.driven => owner.handler_started(),
             _ => {}
         }
         // An event loop watches its peer itself, so no other thread has to.
@@ -174,16 +180,17 @@ impl Peer {
         let mut transport = transport;
         if let (Transport::Udp(transport), Scheme::Dtls) = (&mut transport, scheme) {
             // The handshake ran after the socket was connected, so it has read the datagrams that were queued before.
-            transport.is_settled = true;
+            transport.early_datagrams_read = true;
             if let Session::Dtls(session, _) = &session {
                 let length = parts.association.connection_id.len().max(session.connection_id().len());
                 transport.expect_connection_id(session.connection_id(), length);
             }
         }
         let opened_draining = parts.association.attention.signals() & signal::DRAIN != 0;
-        parts.association.open(session, facts, &parts.timeouts);
+        parts.association.open(session, summary, &parts.timeouts);
         // The thread of a client belongs to the program, so its memory is left alone.
-        let settles = parts.owner.is_some() && !parts.driven && matches!(scheme, Scheme::Dtls | Scheme::Tls);
+        let releases_memory =
+            parts.owner.is_some() && !parts.driven && matches!(scheme, Scheme::Dtls | Scheme::Tls);
         Self {
             association: parts.association,
             transport: Some(transport),
@@ -201,12 +208,12 @@ impl Peer {
             told_to_drain: false,
             opened_draining,
             draining_since: None,
-            quiet_from: settles.then_some(now),
+            quiet_from: releases_memory.then_some(now),
             ending: false,
             failure: None,
             leaves_unread: false,
             driven: parts.driven,
-            farewell: None,
+            closing: None,
         }
     }
 
@@ -288,16 +295,16 @@ impl Peer {
             let now = self.association.now();
             let deadline = *deadline.get_or_insert_with(|| self.association.after(self.send_timeout));
             if self.awaits_handshake() {
-                self.hear_handshake(deadline)?;
+                self.receive_handshake(deadline)?;
                 continue;
             }
             // A handler that only sends must also notice a stalled peer.
-            let look = self.watch_for_stall(now);
+            let next_check = self.check_for_stall(now);
             let Some(transport) = &self.transport else { continue };
             if now >= deadline {
                 return Err(Error::SendBufferFull);
             }
-            let until = look.map_or(deadline, |look| look.min(deadline));
+            let until = next_check.map_or(deadline, |next_check| next_check.min(deadline));
             if !transport.wait_for_room(until.saturating_duration_since(now)) && until == deadline {
                 return Err(Error::SendBufferFull);
             }
@@ -340,7 +347,9 @@ impl Peer {
     pub fn change_port(&mut self) -> std::io::Result<()> {
         let Some(transport) = &self.transport else { return Err(std::io::ErrorKind::NotConnected.into()) };
         match transport {
-            Transport::Udp(transport) if self.owner.is_none() && self.association.facts().connection_ids => {
+            Transport::Udp(transport)
+                if self.owner.is_none() && self.association.summary().connection_ids =>
+            {
                 let local = transport.change_port()?;
                 self.association.set_local_address(local);
                 Ok(())
@@ -384,9 +393,13 @@ impl Peer {
     /// until the peer has acknowledged the sent messages, at most for [`Timeouts::send`].
     #[cold]
     #[inline(never)]
-    pub(crate) fn finish_with(&mut self, reason: EndReason, leftover: Option<Leftover>) -> EndReason {
-        let is_settled = self.association.end_reason().is_some();
-        if !is_settled && matches!(reason, EndReason::ClosedByUs | EndReason::Shutdown) {
+    pub(crate) fn finish_with(
+        &mut self,
+        reason: EndReason,
+        for_successor: Option<ForSuccessor>,
+    ) -> EndReason {
+        let has_ended = self.association.end_reason().is_some();
+        if !has_ended && matches!(reason, EndReason::ClosedByUs | EndReason::Shutdown) {
             // Messages in the outbox are sent first, as far as the send buffer has room now.
             flush(&self.association);
         }
@@ -395,7 +408,7 @@ impl Peer {
         // Another thread that cannot wait may have ended the association or set the reason.
         let reason = self.association.end_reason().cloned().unwrap_or(reason);
         let Some(transport) = self.transport.take() else { return reason };
-        let (mut leftover, mut farewell) = (leftover, None);
+        let (mut for_successor, mut closing) = (for_successor, None);
         if let Transport::Sctp(transport) = &transport
             && (begins_anew || reason == EndReason::Replaced)
         {
@@ -403,31 +416,31 @@ impl Peer {
             // for reading.
             self.association.attention.wake_no_more();
             match self.association.attention.is_shut() {
-                false => leftover = Some(Leftover::Socket(Arc::clone(transport.socket()))),
+                false => for_successor = Some(ForSuccessor::Socket(Arc::clone(transport.socket()))),
                 true => crate::net::sctp::abort(transport.socket(), b"closed"),
             }
         } else if let Some(Open { mut session, .. }) = open {
             let is_stopped = self.association.attention.signals() & signal::STOP != 0;
             let (patience, now) = (session.patience(self.send_timeout, is_stopped), Instant::now());
             session.begin_end(&reason, patience, now);
-            farewell = Some(session);
+            closing = Some(session);
         }
-        let mut farewell = Farewell { session: farewell, transport, leftover };
+        let mut closing = Closing { session: closing, transport, for_successor };
         if self.driven {
-            if farewell.go_on(Instant::now()).is_some() {
-                self.farewell = Some(Box::new(farewell));
+            if closing.continue_end(Instant::now()).is_some() {
+                self.closing = Some(Box::new(closing));
                 return reason;
             }
-        } else if let Some(session) = &mut farewell.session {
+        } else if let Some(session) = &mut closing.session {
             session.await_end();
         }
-        self.part(&reason, farewell);
+        self.part(&reason, closing);
         reason
     }
 
     /// Closes the socket or passes it on, and releases the addresses.
-    fn part(&mut self, reason: &EndReason, farewell: Farewell) {
-        let Farewell { session, transport, leftover } = farewell;
+    fn part(&mut self, reason: &EndReason, closing: Closing) {
+        let Closing { session, transport, for_successor } = closing;
         if session.is_some() {
             transport.discard();
         }
@@ -444,8 +457,8 @@ impl Peer {
                 audit::silent(&self.association, reason);
             }
             // Before the association is forgotten, so that a shutdown sees one or the other.
-            owner.outlives();
-            owner.left(&self.association, reason, leftover);
+            owner.handler_outlives_association();
+            owner.association_ended(&self.association, reason, for_successor);
         }
     }
 }
@@ -455,8 +468,8 @@ about_the_peer!(Peer);
 impl Drop for Peer {
     fn drop(&mut self) {
         self.finish();
-        self.cut_farewell();
-        self.owner.iter().for_each(|owner| owner.returned());
+        self.end_now();
+        self.owner.iter().for_each(|owner| owner.handler_returned());
     }
 }
 

@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_peer_chose_cannot_forge_a_line_of_the_log() {
+    fn text_from_a_peer_cannot_forge_a_line_of_the_log() {
         assert_eq!(psk_name(b"a\nINFO forged\x1b[31m"), "psk:a\\nINFO forged\\u{1b}[31m");
         assert_eq!(psk_name(b"a\0b"), "psk:a\\0b");
         assert_eq!(psk_name(&[0xff, b'x']), "psk:\u{fffd}x");

@@ -17,7 +17,7 @@ const RANDOM: usize = 6;
 /// The token of one peer, and whether the peer has returned it.
 pub(crate) struct Proof {
     token: String,
-    given: AtomicBool,
+    proven: AtomicBool,
 }
 
 impl Proof {
@@ -26,38 +26,38 @@ impl Proof {
         let mut random = [0; RANDOM];
         let drawn = openssl::rand::rand_bytes(&mut random).is_ok();
         let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { token: if drawn { hex } else { String::new() }, given: AtomicBool::new(false) }
+        Self { token: if drawn { hex } else { String::new() }, proven: AtomicBool::new(false) }
     }
 
     /// Restores a proof that another process requested.
-    pub(crate) fn resumed(token: String, given: bool) -> Self {
-        Self { token, given: AtomicBool::new(given) }
+    pub(crate) fn resumed(token: String, proven: bool) -> Self {
+        Self { token, proven: AtomicBool::new(proven) }
     }
 
     /// Returns the token, and whether the peer has returned it.
     pub(crate) fn state(&self) -> (&str, bool) {
-        (&self.token, self.given.load(Ordering::Relaxed))
+        (&self.token, self.proven.load(Ordering::Relaxed))
     }
 
     /// Returns the token until the peer has returned it.
     pub(crate) fn token(&self) -> Option<&str> {
-        (!self.given.load(Ordering::Relaxed)).then_some(&*self.token)
+        (!self.proven.load(Ordering::Relaxed)).then_some(&*self.token)
     }
 
     /// Checks a message of the peer: the proof is complete if the message ends with the token, ignoring white space. A
     /// victim that echoes everything (an echo service whose address was forged) would return a request that has the
     /// token further in front, so it does not pass.
-    pub(crate) fn hear(&self, message: &[u8]) {
+    pub(crate) fn check_message(&self, message: &[u8]) {
         let Some(token) = self.token() else { return };
         if !token.is_empty() && message.trim_ascii_end().ends_with(token.as_bytes()) {
-            self.given.store(true, Ordering::Relaxed);
+            self.proven.store(true, Ordering::Relaxed);
         }
     }
 }
 
 impl fmt::Debug for Proof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proof").field("given", &self.given).finish_non_exhaustive()
+        f.debug_struct("Proof").field("proven", &self.proven).finish_non_exhaustive()
     }
 }
 
@@ -101,10 +101,10 @@ mod tests {
         assert_eq!(token.len(), 2 * RANDOM);
         let question = format!("* type /here {token} to come in\n");
         for wrong in ["", &token[1..], other.token().unwrap(), &question] {
-            proof.hear(wrong.as_bytes());
+            proof.check_message(wrong.as_bytes());
             assert_eq!(proof.token(), Some(&*token), "{wrong}");
         }
-        proof.hear(format!("/here {token}\n").as_bytes());
+        proof.check_message(format!("/here {token}\n").as_bytes());
         assert_eq!(proof.token(), None);
     }
 }

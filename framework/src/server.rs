@@ -21,9 +21,9 @@ use crate::net::attention::signal;
 use crate::observe::{Counters, Stats};
 use crate::sender::Sender;
 use crate::serve::dispatcher::RESERVED_FDS;
-pub use crate::serve::handover::giving::HandedOver;
-pub use crate::serve::handover::taking::Predecessor;
-use crate::serve::handover::{channel, giving};
+pub use crate::serve::handover::new_process::Predecessor;
+pub use crate::serve::handover::old_process::HandedOver;
+use crate::serve::handover::{channel, old_process};
 use crate::serve::loops::Loops;
 use crate::serve::registry::Drain;
 use crate::serve::shared::Shared;
@@ -34,7 +34,7 @@ use crate::sys::sync::atomic::Ordering;
 use crate::tls::context::Contexts;
 
 /// How long a shutdown waits, after the grace period, for the workers to end, and for the dispatcher.
-const LET_GO: Duration = Duration::from_secs(1);
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A running server.
 ///
@@ -222,7 +222,7 @@ impl Handle {
     /// serve ([`HandOverError::Gone`]), it may have answered some messages. In that case messages that were sent to peers
     /// during the pause may arrive twice, and datagrams that the other process had read are lost.
     pub fn hand_over(&self, socket: OwnedFd) -> Result<HandedOver, HandOverError> {
-        giving::give(&self.shared, self.loops.as_ref(), socket)
+        old_process::hand_over(&self.shared, self.loops.as_ref(), socket)
     }
 
     /// Returns whether another process has taken the server over. That does not change any more once a
@@ -271,7 +271,7 @@ impl Handle {
         for association in &late {
             association.attention.raise(signal::STOP);
         }
-        let abandoned = if in_time || shared.registry.wait_until_empty(Instant::now() + LET_GO) {
+        let abandoned = if in_time || shared.registry.wait_until_empty(Instant::now() + END_TIMEOUT) {
             0
         } else {
             self.abandon()
@@ -284,7 +284,7 @@ impl Handle {
             relay.end();
         }
         // Waits for the dispatcher, so that the next server finds the ports free.
-        let _ = shared.done.stopped.recv_timeout(LET_GO);
+        let _ = shared.done.stopped.recv_timeout(END_TIMEOUT);
         let stopped = late.len();
         let finished = peers.saturating_sub(stopped);
         let report = ShutdownReport { peers, finished, stopped, abandoned, took: began.elapsed() };
@@ -301,11 +301,11 @@ impl Handle {
         let open = stuck.iter().filter_map(|association| association.end(&EndReason::Shutdown));
         let mut ending: Vec<Session> = open.map(|Open { session, .. }| session).collect();
         for session in &mut ending {
-            let patience = session.patience(LET_GO, true);
+            let patience = session.patience(END_TIMEOUT, true);
             session.begin_end(&EndReason::Shutdown, patience, Instant::now());
         }
         ending.iter_mut().for_each(Session::await_end);
-        stuck.len() + self.shared.registry.outliving()
+        stuck.len() + self.shared.registry.outliving_handlers()
     }
 }
 

@@ -22,7 +22,7 @@ use crate::sender::Sender;
 use crate::serve::registry::Registry;
 use crate::sys::control::PacketInfo;
 use crate::sys::message;
-use crate::tls::Facts;
+use crate::tls::HandshakeSummary;
 
 pub use crate::admission::{Ledger, Prefix, RateTable};
 pub use crate::protocol::dtls::{self, cookie, filter as record, hello};
@@ -77,7 +77,7 @@ pub fn sender(socket: Socket, bound: OutboxLimits) -> Sender {
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
     let association = Association::new(Scheme::Udp, address, address, Arc::default()).with_outbox(bound);
     let session = Session::Plain(Arc::new(socket).into());
-    association.open(session, Facts::default(), &Timeouts::default());
+    association.open(session, HandshakeSummary::default(), &Timeouts::default());
     Sender::new(Arc::new(association))
 }
 

@@ -108,7 +108,7 @@ use crate::protocol::stream::frames::encode;
 use crate::sctp::{MessageInfo, Notification, SendInfo, Settings};
 use crate::serve::worker;
 use crate::stream::{Framing, TcpSettings};
-use crate::tls::Facts;
+use crate::tls::HandshakeSummary;
 
 /// Default maximum of a wait, in real time.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -140,7 +140,7 @@ pub fn pair(scheme: Scheme) -> (Peer, Remote) {
 #[must_use]
 pub struct Pair {
     scheme: Scheme,
-    facts: Facts,
+    summary: HandshakeSummary,
     local: SocketAddr,
     peer: SocketAddr,
     timeouts: Timeouts,
@@ -162,7 +162,7 @@ impl Pair {
         };
         Self {
             scheme,
-            facts: Facts { cipher: cipher.map(Cow::Borrowed), ..Facts::default() },
+            summary: HandshakeSummary { cipher: cipher.map(Cow::Borrowed), ..HandshakeSummary::default() },
             local: SocketAddr::from(([198, 51, 100, 1], 4433)),
             peer: SocketAddr::from(([192, 0, 2, 1], 50_000)),
             timeouts: Timeouts::default(),
@@ -177,37 +177,37 @@ impl Pair {
     /// Sets the identity that the peer proved. [`PeerCertificate::from_pem`](crate::PeerCertificate::from_pem) reads a
     /// certificate.
     pub fn identity(mut self, identity: PeerIdentity) -> Self {
-        self.facts.identity = identity;
+        self.summary.identity = identity;
         self
     }
 
     /// Sets the cipher suite. Default: a suite with AES-256-GCM for secure protocols.
     pub fn cipher(mut self, cipher: &str) -> Self {
-        self.facts.cipher = Some(Cow::Owned(cipher.to_owned()));
+        self.summary.cipher = Some(Cow::Owned(cipher.to_owned()));
         self
     }
 
     /// Sets the negotiated application protocol.
     pub fn alpn(mut self, protocol: &str) -> Self {
-        self.facts.alpn = Some(protocol.into());
+        self.summary.alpn = Some(protocol.into());
         self
     }
 
     /// Sets the server name that the peer asked for.
     pub fn server_name(mut self, name: &str) -> Self {
-        self.facts.server_name = Some(name.into());
+        self.summary.server_name = Some(name.into());
         self
     }
 
     /// Sets the negotiated SRTP profile.
     pub fn srtp_profile(mut self, profile: &str) -> Self {
-        self.facts.srtp = Some(profile.into());
+        self.summary.srtp = Some(profile.into());
         self
     }
 
     /// Sets whether the handshake resumed an earlier session.
     pub fn resumed(mut self, resumed: bool) -> Self {
-        self.facts.resumed = resumed;
+        self.summary.resumed = resumed;
         self
     }
 
@@ -262,7 +262,7 @@ impl Pair {
 
     /// Opens the association. The thread that calls the peer's methods serves it.
     pub fn open(self) -> (Peer, Remote) {
-        let Self { scheme, facts, local, peer, timeouts, tcp, sctp, outbox, udp_proof, patience } = self;
+        let Self { scheme, summary, local, peer, timeouts, tcp, sctp, outbox, udp_proof, patience } = self;
         let framing = if scheme.is_stream() { tcp.framing } else { Framing::Raw };
         let clock = Clock::frozen();
         let feed = Arc::new(Feed::new(clock.clone(), patience));
@@ -286,7 +286,7 @@ impl Pair {
             MemoryTransport::new(Arc::clone(&feed), Arc::clone(&sink), attention, scheme, max_message);
         let peer = Peer::open(Parts {
             association: Arc::clone(&association),
-            opened: Opened { transport: Transport::Memory(Box::new(transport)), session, facts },
+            opened: Opened { transport: Transport::Memory(Box::new(transport)), session, summary },
             timeouts,
             owner: None,
             driven: false,

@@ -205,7 +205,7 @@ fn the_addresses_of_a_list_must_go_together() {
 }
 
 #[test]
-fn a_text_that_is_no_address_is_what_the_start_and_the_connect_fail_with() {
+fn start_and_connect_fail_for_a_text_that_is_no_address() {
     let echo = |_: &mut crate::Peer| Ok::<(), crate::Error>(());
     let builder = crate::Server::builder().listen("udp://127.0.0.1:0");
     // The first of several.

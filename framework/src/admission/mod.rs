@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_lets_nobody_in_and_max_everybody() {
+    fn a_limit_of_zero_admits_no_peer_and_the_maximum_admits_all() {
         let peer = ["198.51.100.1:1"; 300];
         for limits in [
             Limits { max_peers: 0, ..Limits::UNLIMITED },
@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_released_is_forgotten() {
+    fn a_released_peer_is_no_longer_counted() {
         let mut ledger = Ledger::new(Limits::UNLIMITED, (1, 2));
         let peers = ["198.51.100.1:1", "198.51.100.1:2", "[2001:db8::1]:1", "127.0.0.1:1"];
         fill(&mut ledger, &peers).unwrap();

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_lets_nobody_through_and_max_everybody() {
+    fn a_rate_of_zero_allows_no_peer_and_the_maximum_allows_all() {
         let now = Instant::now();
         for (per_second, burst, through) in
             [(0, 5, 0), (5, 0, 0), (u32::MAX, 0, 0), (u32::MAX, 1, 500), (1, u32::MAX, 500)]

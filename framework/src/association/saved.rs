@@ -9,7 +9,7 @@ use crate::address::Scheme;
 use crate::codec::{Malformed, Reader, Writer};
 use crate::observe::Counters;
 use crate::proof::Proof;
-use crate::tls::Facts;
+use crate::tls::HandshakeSummary;
 
 impl Association {
     /// Writes the addresses, the counts and the results of the handshake.
@@ -31,7 +31,7 @@ impl Association {
         for count in [received, received_bytes, sent, sent_bytes, dropped] {
             out.u64(count.load(Ordering::Relaxed));
         }
-        self.facts().save(out);
+        self.summary().save(out);
     }
 
     /// Reads what [`save`](Self::save) wrote. Returns an association that is not open yet, and the results of its
@@ -41,7 +41,7 @@ impl Association {
         counters: Arc<Counters>,
         from: &mut Reader<'_>,
         now: Instant,
-    ) -> Result<(Self, Facts), Malformed> {
+    ) -> Result<(Self, HandshakeSummary), Malformed> {
         let mut association = Self::new(scheme, from.address()?, from.address()?, counters);
         if let Some(local) = from.option(Reader::address)? {
             association.set_local_address(local);
@@ -63,7 +63,7 @@ impl Association {
             count.store(*carried, Ordering::Relaxed);
         }
         association.carried = Some(carried);
-        let facts = Facts::restore(from)?;
-        Ok((association, facts))
+        let summary = HandshakeSummary::restore(from)?;
+        Ok((association, summary))
     }
 }

@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_are_told_the_nearest_and_weak_ones_why() {
+    fn the_error_for_an_unknown_name_has_the_nearest_one_and_for_a_weak_one_the_reason() {
         let of = |text: &str| text.parse::<CipherSuites>().unwrap_err().to_string();
         assert_eq!(
             of("PSK-AES128-CCM9"),

@@ -8,10 +8,10 @@ use crate::error::EndReason;
 use crate::net::attention::{Attention, signal};
 use crate::net::{Arrival, Transport};
 use crate::sys::message::DATAGRAM_MAX;
-use crate::tls::{Facts, Failure};
+use crate::tls::{Failure, HandshakeSummary};
 
 /// The most messages that one turn takes.
-const MOST_ARRIVALS: usize = 8;
+const MAX_ARRIVALS: usize = 8;
 
 /// Runs a handshake to its end, and blocks until then.
 ///
@@ -22,7 +22,7 @@ pub(crate) fn run(
     mut opening: Opening,
     transport: &mut Transport,
     attention: &Attention,
-) -> Result<(Session, Facts), Failure> {
+) -> Result<(Session, HandshakeSummary), Failure> {
     let mut input = Vec::new();
     let mut advanced = opening.start(Instant::now());
     // A handshake that is complete or has failed is not affected by later signals.
@@ -60,7 +60,7 @@ pub(crate) fn turn(
     attention: &Attention,
     input: &mut Vec<u8>,
 ) -> Result<Round, Failure> {
-    for _ in 0..MOST_ARRIVALS {
+    for _ in 0..MAX_ARRIVALS {
         match round(opening, transport, attention, input, false)? {
             Round::Advanced => {}
             done => return Ok(done),

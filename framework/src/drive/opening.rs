@@ -22,9 +22,9 @@ use crate::net::egress::Egress;
 use crate::net::tcp::reset;
 use crate::protocol::dtls::handshake::Handshake;
 use crate::protocol::sctp::secure_sctp::SecureSctp;
-use crate::protocol::stream::proxy::{Ends, Header};
+use crate::protocol::stream::proxy::{Header, ProxiedAddresses};
 use crate::sctp::MessageInfo;
-use crate::tls::{Facts, Failure};
+use crate::tls::{Failure, HandshakeSummary};
 
 /// An association that is not open yet.
 pub(crate) enum Opening {
@@ -42,20 +42,20 @@ pub(crate) enum Opening {
 
 /// Decides about a connection with this PROXY header, or with this error in it, and returns the opening that follows
 /// the header.
-type Heard = dyn Fn(Result<Option<Ends>, &'static str>) -> Result<Opening, Failure> + Send;
+type OnHeader = dyn Fn(Result<Option<ProxiedAddresses>, &'static str>) -> Result<Opening, Failure> + Send;
 
 /// A connection whose PROXY header has not arrived.
 pub(crate) struct Proxied {
     header: Header,
     socket: Arc<Socket>,
     deadline: Instant,
-    heard: Box<Heard>,
+    on_header: Box<OnHeader>,
 }
 
 impl Proxied {
     /// Makes the state of a connection that waits for the header until `deadline`.
-    pub(crate) fn new(socket: Arc<Socket>, deadline: Instant, heard: Box<Heard>) -> Self {
-        Self { header: Header::default(), socket, deadline, heard }
+    pub(crate) fn new(socket: Arc<Socket>, deadline: Instant, on_header: Box<OnHeader>) -> Self {
+        Self { header: Header::default(), socket, deadline, on_header }
     }
 }
 
@@ -93,8 +93,8 @@ impl Opening {
         let is_open = match (arrival, &mut *self) {
             (Arrival::Message(len), Self::Proxied(proxied)) => match proxied.header.filled(len) {
                 Ok(None) => false,
-                Ok(Some(ends)) => self.heard(Ok(ends), now)?,
-                Err(why) => self.heard(Err(why), now)?,
+                Ok(Some(addresses)) => self.on_header(Ok(addresses), now)?,
+                Err(why) => self.on_header(Err(why), now)?,
             },
             (Arrival::Message(_), _) => self.handle_message(input, info, now)?,
             (Arrival::TooLong, _) => return Err(Failure::of("a message is too long for a handshake")),
@@ -151,7 +151,7 @@ impl Opening {
                 advanced
             }
             Self::Proxied(Proxied { deadline, .. }) if now >= *deadline => {
-                self.heard(Err("the PROXY header was not complete in time"), now)
+                self.on_header(Err("the PROXY header was not complete in time"), now)
             }
             Self::Sctp(session) => session.state.handle_timeout(now).map(|()| false),
             Self::Tls(_, deadline) if now >= *deadline => Err(Failure::Ended(EndReason::HandshakeTimedOut)),
@@ -187,26 +187,26 @@ impl Opening {
         matches!(self, Self::Proxied(_))
     }
 
-    /// Returns the open session and the facts that the handshake established.
+    /// Returns the open session and the summary of the handshake.
     ///
     /// # Errors
     ///
     /// Fails if the session cannot be used.
-    pub(crate) fn finish(self) -> Result<(Session, Facts), Failure> {
+    pub(crate) fn finish(self) -> Result<(Session, HandshakeSummary), Failure> {
         Ok(match self {
-            Self::Plain(session) => (session, Facts::default()),
+            Self::Plain(session) => (session, HandshakeSummary::default()),
             Self::Proxied(_) => return Err(Failure::of("there is no PROXY header")),
             Self::Dtls(handshake, egress) => {
-                let (session, facts) = handshake.finish()?;
-                (Session::Dtls(Box::new(session), egress), facts)
+                let (session, summary) = handshake.finish()?;
+                (Session::Dtls(Box::new(session), egress), summary)
             }
             Self::Sctp(session) => {
-                let facts = session.security().map(SecureSctp::facts).unwrap_or_default();
-                (Session::Sctp(session), facts)
+                let summary = session.security().map(SecureSctp::summary).unwrap_or_default();
+                (Session::Sctp(session), summary)
             }
             Self::Tls(session, _) => {
-                let facts = session.core().facts();
-                (Session::Stream(session), facts)
+                let summary = session.core().summary();
+                (Session::Stream(session), summary)
             }
         })
     }
@@ -255,9 +255,13 @@ impl Opening {
     }
 
     /// Begins the step after the PROXY header, which is complete or refused.
-    fn heard(&mut self, ends: Result<Option<Ends>, &'static str>, now: Instant) -> Result<bool, Failure> {
+    fn on_header(
+        &mut self,
+        addresses: Result<Option<ProxiedAddresses>, &'static str>,
+        now: Instant,
+    ) -> Result<bool, Failure> {
         if let Self::Proxied(proxied) = self {
-            *self = (proxied.heard)(ends)?;
+            *self = (proxied.on_header)(addresses)?;
         }
         self.start(now)
     }

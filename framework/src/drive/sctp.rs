@@ -10,7 +10,7 @@ use socket2::Socket;
 use crate::error::EndReason;
 use crate::net::sctp::{abort, send};
 use crate::protocol::sctp::secure_sctp::{Action, SecureSctp};
-use crate::protocol::sctp::session::{Awaits, Fate, Session};
+use crate::protocol::sctp::session::{ActionResult, Awaits, Session};
 use crate::protocol::{RECORD_MAX, Read, Sent};
 use crate::sctp::{MessageInfo, NotificationKind, Options, SendInfo, Settings};
 use crate::sys::epoll::{Epoll, READABLE_EDGE, wait_writable};
@@ -79,11 +79,11 @@ impl SctpSession {
                 }
             };
             self.state.action_done(match done {
-                Ok(Sent::Done) => Fate::Done,
-                Ok(Sent::Full) => Fate::Full,
-                Ok(Sent::Gone) => Fate::Gone,
-                Ok(other) => Fate::Refused(format!("{other:?}")),
-                Err(error) => Fate::Refused(format!("the keys of SCTP-AUTH: {error}")),
+                Ok(Sent::Done) => ActionResult::Done,
+                Ok(Sent::Full) => ActionResult::Full,
+                Ok(Sent::Gone) => ActionResult::Gone,
+                Ok(other) => ActionResult::Refused(format!("{other:?}")),
+                Err(error) => ActionResult::Refused(format!("the keys of SCTP-AUTH: {error}")),
             });
         }
     }

@@ -18,7 +18,7 @@ use crate::protocol::{RECORD_MAX, Sent, dtls};
 use crate::sctp::SendInfo;
 
 /// The largest record buffer that a thread keeps, in bytes: enough for a datagram that routers do not fragment.
-const MOST_KEPT: usize = 2048;
+const MAX_KEPT: usize = 2048;
 
 thread_local! {
     /// The buffer for the record that is being sent.
@@ -30,7 +30,7 @@ fn with_record(call: impl FnOnce(&mut Vec<u8>) -> Sent) -> Sent {
     // While a thread ends, its thread-local buffer is gone.
     let mut record = RECORD.try_with(Cell::take).unwrap_or_default();
     let sent = call(&mut record);
-    if record.capacity() <= MOST_KEPT {
+    if record.capacity() <= MAX_KEPT {
         record.clear();
         let _ = RECORD.try_with(|kept| kept.set(record));
     }

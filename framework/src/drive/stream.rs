@@ -11,7 +11,7 @@ use openssl::ssl::SslContext;
 use socket2::Socket;
 
 use crate::error::EndReason;
-use crate::net::backlog::{Backlog, Outlet, Wrote};
+use crate::net::backlog::{Backlog, Outlet, Written};
 use crate::protocol::stream::frames::PREFIX;
 use crate::protocol::stream::session::{Encoded, Stream};
 use crate::protocol::{Read, Sent};
@@ -26,7 +26,7 @@ const SLACK: usize = 64 << 10;
 const RECORD_OVERHEAD: usize = 320;
 
 /// The time that the end of an association waits for the peer to take the sent data.
-const FAREWELL: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The session of a TCP connection. One thread uses it at a time.
 pub(crate) struct StreamSession {
@@ -82,7 +82,7 @@ impl StreamSession {
         let wrote = self.push();
         self.backlog.flush();
         match wrote {
-            Wrote::Broken(why) if stepped.is_ok() => Err(Failure::of(why)),
+            Written::Broken(why) if stepped.is_ok() => Err(Failure::of(why)),
             _ => stepped,
         }
     }
@@ -94,10 +94,10 @@ impl StreamSession {
     }
 
     /// Sends the output of a call. Data that the kernel does not take waits.
-    fn push(&mut self) -> Wrote {
+    fn push(&mut self) -> Written {
         let wrote = match self.core.outgoing() {
-            [] if self.backlog.is_empty() => Wrote::All,
-            [] => Wrote::Some,
+            [] if self.backlog.is_empty() => Written::All,
+            [] => Written::Some,
             bytes => self.backlog.write(bytes),
         };
         self.core.sent();
@@ -121,15 +121,15 @@ impl StreamSession {
                 wrote
             }
             Encoded::Sealed => self.push(),
-            Encoded::Later => Wrote::Some,
-            Encoded::Closed => Wrote::Gone,
-            Encoded::Broken(why) => Wrote::Broken(why),
+            Encoded::Later => Written::Some,
+            Encoded::Closed => Written::Gone,
+            Encoded::Broken(why) => Written::Broken(why),
         };
         match wrote {
-            Wrote::All => Sent::Done,
-            Wrote::Some => Sent::Parked,
-            Wrote::Gone => Sent::Gone,
-            Wrote::Broken(why) => Sent::Broken(why),
+            Written::All => Sent::Done,
+            Written::Some => Sent::Parked,
+            Written::Gone => Sent::Gone,
+            Written::Broken(why) => Sent::Broken(why),
         }
     }
 
@@ -156,18 +156,18 @@ impl StreamSession {
 
     /// Sends the data that waits for room and, after a handshake, the messages that waited for it.
     fn send_deferred(&mut self) -> Result<(), Sent> {
-        let mut wrote = if self.backlog.is_empty() { Wrote::All } else { self.backlog.flush() };
-        if matches!(wrote, Wrote::All | Wrote::Some) && self.awaits_handshake() {
+        let mut wrote = if self.backlog.is_empty() { Written::All } else { self.backlog.flush() };
+        if matches!(wrote, Written::All | Written::Some) && self.awaits_handshake() {
             wrote = match self.state().encode_deferred() {
-                Encoded::Closed => Wrote::Gone,
-                Encoded::Broken(why) => Wrote::Broken(why),
+                Encoded::Closed => Written::Gone,
+                Encoded::Broken(why) => Written::Broken(why),
                 _ => self.push(),
             };
         }
         match wrote {
-            Wrote::Gone => Err(Sent::Gone),
-            Wrote::Broken(why) => Err(Sent::Broken(why)),
-            Wrote::All | Wrote::Some => Ok(()),
+            Written::Gone => Err(Sent::Gone),
+            Written::Broken(why) => Err(Sent::Broken(why)),
+            Written::All | Written::Some => Ok(()),
         }
     }
 
@@ -180,7 +180,7 @@ impl StreamSession {
     pub(crate) fn read(&mut self, buffer: &mut [u8], piece: &mut Vec<u8>) -> Read {
         let read = self.state().read(buffer, piece);
         match self.push() {
-            Wrote::Broken(why) => Read::Broken(why),
+            Written::Broken(why) => Read::Broken(why),
             // If the peer has closed the connection, an answer is lost, but the peer's earlier data can still be read.
             _ => read,
         }
@@ -203,7 +203,7 @@ impl StreamSession {
     pub(crate) fn advance(&mut self) -> Result<bool, String> {
         let advanced = self.state().advance();
         match self.push() {
-            Wrote::Broken(why) => Err(why),
+            Written::Broken(why) => Err(why),
             _ => advanced,
         }
     }
@@ -220,7 +220,7 @@ impl StreamSession {
             self.state().close();
             self.push();
         }
-        self.ends_by = Some(now + patience.min(FAREWELL));
+        self.ends_by = Some(now + patience.min(CLOSE_TIMEOUT));
     }
 
     /// Begins an end without close_notify, after a handshake that failed. An alert may wait until then at most.
@@ -232,7 +232,7 @@ impl StreamSession {
     /// connection has ended. Otherwise call this again at the returned time, or when there is room.
     pub(crate) fn continue_end(&mut self, now: Instant) -> Option<Instant> {
         let until = self.ends_by?;
-        if self.backlog.flush() == Wrote::Some && now < until {
+        if self.backlog.flush() == Written::Some && now < until {
             return Some(until);
         }
         self.ends_by = None;

@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_in_a_closed_inbox_is_given_back() {
+    fn a_closed_inbox_returns_its_content() {
         let attention = Attention::default();
         attention.deliver(InboxItem::datagram(b"late"), true);
         assert_eq!(attention.close_inbox().len(), 1);

@@ -14,7 +14,7 @@ use crate::sys::message;
 
 /// Result of a write.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Wrote {
+pub(crate) enum Written {
     /// The kernel has taken all bytes.
     All,
     /// Some bytes wait for room.
@@ -72,24 +72,24 @@ impl Backlog {
     }
 
     /// Writes bytes after those that wait.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Wrote {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Written {
         let mut written = 0;
         if self.is_empty() {
             match self.send(bytes) {
-                Ok(len) if len == bytes.len() => return Wrote::All,
+                Ok(len) if len == bytes.len() => return Written::All,
                 Ok(len) => written = len,
                 Err(failed) => return failed,
             }
         }
         if self.len() + bytes.len() - written > self.limit {
-            return Wrote::Broken("the peer does not read the responses that it requests".to_owned());
+            return Written::Broken("the peer does not read the responses that it requests".to_owned());
         }
         self.bytes.extend_from_slice(&bytes[written..]);
-        Wrote::Some
+        Written::Some
     }
 
     /// Sends the bytes that wait, as far as there is room.
-    pub(crate) fn flush(&mut self) -> Wrote {
+    pub(crate) fn flush(&mut self) -> Written {
         while !self.is_empty() {
             match self.send_waiting() {
                 Ok(0) => {
@@ -97,7 +97,7 @@ impl Backlog {
                         self.bytes.drain(..self.sent);
                         self.sent = 0;
                     }
-                    return Wrote::Some;
+                    return Written::Some;
                 }
                 Ok(len) => self.sent += len,
                 Err(failed) => {
@@ -109,10 +109,10 @@ impl Backlog {
         }
         self.bytes = Vec::new();
         self.sent = 0;
-        Wrote::All
+        Written::All
     }
 
-    fn send_waiting(&mut self) -> Result<usize, Wrote> {
+    fn send_waiting(&mut self) -> Result<usize, Written> {
         let bytes = std::mem::take(&mut self.bytes);
         let sent = self.send(&bytes[self.sent..]);
         self.bytes = bytes;
@@ -148,10 +148,10 @@ impl Backlog {
     }
 
     /// Sends bytes and returns how many found room.
-    fn send(&mut self, bytes: &[u8]) -> Result<usize, Wrote> {
+    fn send(&mut self, bytes: &[u8]) -> Result<usize, Written> {
         let socket = match &self.outlet {
             Outlet::Socket(socket) => socket,
-            Outlet::Memory(sink) => return sink.write(bytes).ok_or(Wrote::Gone),
+            Outlet::Memory(sink) => return sink.write(bytes).ok_or(Written::Gone),
         };
         loop {
             let error = match message::send(socket.as_fd(), bytes) {
@@ -165,9 +165,9 @@ impl Backlog {
                 Some(code @ (libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN | libc::ESHUTDOWN)) => {
                     // EPIPE means that the peer's FIN came before its reset.
                     self.reset |= code == libc::ECONNRESET;
-                    return Err(Wrote::Gone);
+                    return Err(Written::Gone);
                 }
-                _ => return Err(Wrote::Broken(error.to_string())),
+                _ => return Err(Written::Broken(error.to_string())),
             }
         }
     }

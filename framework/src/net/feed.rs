@@ -10,9 +10,9 @@ use crate::sctp::{MessageInfo, Notification};
 use crate::sys::sync::{Condvar, Mutex};
 
 /// Maximum number of queued inputs.
-const MOST: usize = 65_536;
+const MAX_INPUTS: usize = 65_536;
 /// Maximum number of queued message bytes.
-const MOST_BYTES: usize = 64 << 20;
+const MAX_BYTES: usize = 64 << 20;
 
 /// An input for a peer's thread; inputs keep their order.
 #[derive(Debug)]
@@ -167,7 +167,7 @@ impl State {
     fn push(&mut self, input: Input) -> bool {
         let bytes = input.len();
         let over = matches!(input, Input::Over(_));
-        let full = self.queue.len() >= MOST || self.bytes + bytes > MOST_BYTES;
+        let full = self.queue.len() >= MAX_INPUTS || self.bytes + bytes > MAX_BYTES;
         if self.closed || (full && !over) {
             return false;
         }

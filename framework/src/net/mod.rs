@@ -4,6 +4,7 @@ pub(crate) mod attention;
 pub(crate) mod backlog;
 pub(crate) mod clock;
 pub(crate) mod egress;
+mod epoll_wait;
 pub(crate) mod feed;
 pub(crate) mod memory;
 pub(crate) mod sctp;
@@ -14,7 +15,6 @@ pub(crate) mod stall;
 pub(crate) mod tcp;
 pub(crate) mod udp;
 mod wait;
-mod watch;
 
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -25,7 +25,7 @@ use self::sctp::SctpTransport;
 use self::shared::SharedTransport;
 use self::tcp::TcpTransport;
 use self::udp::UdpTransport;
-pub(crate) use self::wait::{Arrival, Ends, after};
+pub(crate) use self::wait::{Arrival, AssociationInfo, after};
 use crate::sctp::MessageInfo;
 use crate::sys::epoll::wait_writable;
 

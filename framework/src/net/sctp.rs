@@ -107,14 +107,14 @@ impl SctpTransport {
 
     /// Returns when to [check](Self::is_stalled) whether the peer acknowledges anything, given that `sent` messages
     /// have been sent.
-    pub(crate) fn look_at(&mut self, sent: u64, now: Instant) -> Option<Instant> {
+    pub(crate) fn next_stall_check(&mut self, sent: u64, now: Instant) -> Option<Instant> {
         self.stall.as_mut()?.deadline(sent, now)
     }
 
     /// Returns whether the peer has acknowledged nothing for too long.
     pub(crate) fn is_stalled(&mut self, messages: u64, now: Instant) -> bool {
         let Some(stall) = &mut self.stall else { return false };
-        look_for_stall(&self.socket, stall, messages, now)
+        check_for_stall(&self.socket, stall, messages, now)
     }
 
     /// Waits for one complete message, beginning with those of the inbox. Its bytes go to `first`, and the rest to
@@ -330,7 +330,7 @@ impl SctpTransport {
 }
 
 /// Returns whether a peer that was sent `messages` messages has acknowledged nothing for too long.
-pub(crate) fn look_for_stall(socket: &Socket, stall: &mut Stall, messages: u64, now: Instant) -> bool {
+pub(crate) fn check_for_stall(socket: &Socket, stall: &mut Stall, messages: u64, now: Instant) -> bool {
     let options = Options::of(socket);
     let (unacknowledged, sent) = match (options.status(), options.counters()) {
         (Ok(status), Ok(counters)) => {
@@ -339,7 +339,7 @@ pub(crate) fn look_for_stall(socket: &Socket, stall: &mut Stall, messages: u64, 
         // The association has ended, which the next read reports.
         _ => (0, 0),
     };
-    stall.look(messages, sent.saturating_sub(unacknowledged), unacknowledged, now)
+    stall.check(messages, sent.saturating_sub(unacknowledged), unacknowledged, now)
 }
 
 /// Returns the reason for an abort by the peer without a cause.
@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_gives_up_is_forgotten_and_the_number_of_begun_messages_is_bounded() {
+    fn messages_that_the_kernel_gives_up_are_dropped_and_the_number_of_partial_messages_is_bounded() {
         let mut parts = Parts::new(1000);
         parts.add(b"lost", b"", on(3), false);
         parts.forget(3);
@@ -571,7 +571,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_an_association_is_kept_until_it_is_asked_for() {
+    fn the_reason_of_an_end_is_kept_until_it_is_asked_for() {
         let lost = |info: &[u8]| {
             let fields = [1u16, 0, 64, 64, 0, 0].iter().flat_map(|field| field.to_ne_bytes());
             let body: Vec<u8> = fields.chain(info.iter().copied()).collect();

@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_set_of_the_timeouts_gives_way_to_what_is() {
+    fn timeouts_that_are_not_set_follow_from_those_that_are() {
         let seconds = Duration::from_secs;
         let kernel = Rto { initial: seconds(3), min: seconds(1), max: seconds(60) };
         let adjusted = |initial: Option<u64>, min: Option<u64>, max: Option<u64>| {

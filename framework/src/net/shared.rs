@@ -24,8 +24,8 @@ use crate::sys::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sys::sync::{Condvar, Mutex};
 
 /// Maximum number of queued datagrams, and of their bytes; more are sent before the end of the turn.
-const MOST_QUEUED: usize = 64;
-const MOST_BYTES: usize = 64 << 10;
+const MAX_QUEUED: usize = 64;
+const MAX_BYTES: usize = 64 << 10;
 
 /// A listener whose sockets are shared by its peers; it is bound and not yet served.
 pub(crate) struct SharedListener {
@@ -49,7 +49,7 @@ pub(crate) struct SharedSocket {
     /// another number of loops takes over the group.
     pub(crate) index: u8,
     /// Another process reads the socket; this process still sends to peers on it.
-    given: AtomicBool,
+    handed_over: AtomicBool,
     outgoing: Mutex<Outgoing>,
     /// The thread that sends the queued datagrams at the end of its turn; 0 if there is none.
     batching: AtomicUsize,
@@ -76,8 +76,8 @@ impl SharedSocket {
         full: Arc<EventFd>,
     ) -> Self {
         let (outgoing, waiting) = (Mutex::default(), Mutex::default());
-        let (given, batching) = (AtomicBool::new(false), AtomicUsize::new(0));
-        Self { socket, scheme, address, listener, index, given, outgoing, batching, waiting, full }
+        let (handed_over, batching) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Self { socket, scheme, address, listener, index, handed_over, outgoing, batching, waiting, full }
     }
 
     /// Returns whether datagrams to this address may arrive at the socket.
@@ -87,13 +87,13 @@ impl SharedSocket {
     }
 
     /// Notes that another process reads the socket from now on.
-    pub(crate) fn give(&self) {
-        self.given.store(true, Ordering::Release);
+    pub(crate) fn mark_handed_over(&self) {
+        self.handed_over.store(true, Ordering::Release);
     }
 
     /// Returns whether another process reads the socket.
-    pub(crate) fn is_given(&self) -> bool {
-        self.given.load(Ordering::Acquire)
+    pub(crate) fn is_handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::Acquire)
     }
 
     /// Makes datagrams of the calling thread wait for [`end_turn`](Self::end_turn) from now on.
@@ -120,8 +120,7 @@ impl SharedSocket {
     pub(crate) fn send(&self, peer: SocketAddr, source: PacketInfo, datagram: &[u8]) -> Sent {
         let mut outgoing = self.outgoing.lock();
         let batching = self.batching.load(Ordering::Relaxed) == here();
-        let is_many =
-            |outgoing: &Outgoing| outgoing.len() >= MOST_QUEUED || outgoing.byte_len() >= MOST_BYTES;
+        let is_many = |outgoing: &Outgoing| outgoing.len() >= MAX_QUEUED || outgoing.byte_len() >= MAX_BYTES;
         if is_many(&outgoing) || (!batching && !outgoing.is_empty()) {
             outgoing.send(self.socket.as_fd());
             if is_many(&outgoing) || (!batching && !outgoing.is_empty()) {

@@ -15,9 +15,9 @@ use crate::stream::Framing;
 use crate::sys::sync::{Condvar, Mutex};
 
 /// Maximum number of messages that wait to be taken.
-const MOST: usize = 65_536;
+const MAX_MESSAGES: usize = 65_536;
 /// Maximum number of bytes that wait to be taken.
-const MOST_BYTES: usize = 64 << 20;
+const MAX_BYTES: usize = 64 << 20;
 
 /// The buffer. Its lock is taken before that of the [`Feed`].
 pub(crate) struct Sink {
@@ -48,7 +48,7 @@ struct State {
 
 impl Sink {
     pub(crate) fn new(feed: Arc<Feed>, scheme: Scheme, framing: Framing) -> Self {
-        let frames = Frames::new(framing, MOST_BYTES).filter(|_| scheme.is_stream());
+        let frames = Frames::new(framing, MAX_BYTES).filter(|_| scheme.is_stream());
         let state = State {
             queue: VecDeque::new(),
             bytes: 0,
@@ -70,7 +70,7 @@ impl Sink {
             return if self.is_reliable { Sent::Gone } else { Sent::Done };
         }
         let bytes = state.bytes + message.len();
-        if state.queue.len() >= state.room.min(MOST) || bytes > MOST_BYTES {
+        if state.queue.len() >= state.room.min(MAX_MESSAGES) || bytes > MAX_BYTES {
             state.refused = true;
             return Sent::Full;
         }
@@ -86,7 +86,7 @@ impl Sink {
         if state.deserted {
             return None;
         }
-        let room = if state.queue.len() < MOST { state.room.min(MOST_BYTES) } else { 0 };
+        let room = if state.queue.len() < MAX_MESSAGES { state.room.min(MAX_BYTES) } else { 0 };
         let len = room.saturating_sub(state.bytes).min(bytes.len());
         state.refused |= len < bytes.len();
         if len > 0 {

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
+use super::epoll_wait::EpollWait;
 use super::wait::{Arrival, ReadTimeout, await_readable};
-use super::watch::Watch;
 use crate::error::EndReason;
 use crate::net::attention::Attention;
 use crate::observe::{Counters, bump};
@@ -25,7 +25,7 @@ pub(crate) struct TcpTransport {
     attention: Arc<Attention>,
     counters: Arc<Counters>,
     timeout: ReadTimeout,
-    watch: Watch,
+    epoll_wait: EpollWait,
     /// The socket was shut down for reading, so reads no longer block.
     shut: bool,
     /// Output is pending: a wait also ends when there is room for it.
@@ -35,8 +35,8 @@ pub(crate) struct TcpTransport {
 impl TcpTransport {
     pub(crate) fn new(socket: Arc<Socket>, attention: Arc<Attention>, counters: Arc<Counters>) -> Self {
         attention.wake_by_shutdown(&socket);
-        let (timeout, watch) = (ReadTimeout::default(), Watch::Unneeded);
-        Self { socket, attention, counters, timeout, watch, shut: false, await_room: false }
+        let (timeout, epoll_wait) = (ReadTimeout::default(), EpollWait::Unneeded);
+        Self { socket, attention, counters, timeout, epoll_wait, shut: false, await_room: false }
     }
 
     pub(crate) fn socket(&self) -> &Arc<Socket> {
@@ -54,12 +54,13 @@ impl TcpTransport {
         deadline: Option<Instant>,
     ) -> Arrival {
         let mut now = now;
-        if !self.shut && !self.await_room && self.watch.rest(&self.socket, &self.attention) {
+        if !self.shut && !self.await_room && self.epoll_wait.return_to_blocking(&self.socket, &self.attention)
+        {
             return Arrival::Woken;
         }
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
-            let blocking = self.watch.is_unneeded() && !self.await_room && left != Some(Duration::ZERO);
+            let blocking = self.epoll_wait.is_unneeded() && !self.await_room && left != Some(Duration::ZERO);
             if blocking {
                 self.timeout.set(&self.socket, left);
             }
@@ -97,7 +98,9 @@ impl TcpTransport {
             };
             if nothing {
                 let Self { socket, attention, counters, .. } = self;
-                if let Some(arrival) = self.watch.wait(socket, attention, counters, self.await_room, left) {
+                if let Some(arrival) =
+                    self.epoll_wait.wait(socket, attention, counters, self.await_room, left)
+                {
                     return arrival;
                 }
             }

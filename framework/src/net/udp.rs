@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use super::wait::{Arrival, Ends, ReadTimeout, await_readable, place};
-use super::watch::Watch;
+use super::epoll_wait::EpollWait;
+use super::wait::{Arrival, AssociationInfo, ReadTimeout, await_readable, place};
 use crate::address::Scheme;
 use crate::error::EndReason;
 use crate::net::attention::Attention;
@@ -47,14 +47,14 @@ pub(crate) struct Stray {
 /// The worker's end of a peer's socket.
 pub(crate) struct UdpTransport {
     socket: Arc<Socket>,
-    ends: Ends,
+    association: AssociationInfo,
     attention: Arc<Attention>,
     counters: Arc<Counters>,
     /// `None` on the client's side, where only the kernel checks the source.
     strays: Option<Arc<dyn StraySink>>,
     timeout: ReadTimeout,
     /// In use once the socket has been shut down for reading, or while output is pending.
-    watch: Watch,
+    epoll_wait: EpollWait,
     /// The socket was shut down for reading, so reads no longer block.
     shut: bool,
     /// Output is pending: a wait also ends when there is room for it.
@@ -63,7 +63,7 @@ pub(crate) struct UdpTransport {
     pub(crate) unreachable: bool,
     /// Set once the datagrams that were queued before connect() have been read; destination addresses need no check
     /// afterwards.
-    pub(crate) is_settled: bool,
+    pub(crate) early_datagrams_read: bool,
     /// Datagrams of the peer that begin another association.
     late: Vec<Box<[u8]>>,
     /// The connection ID in the peer's records, empty if they have none, and the length of other peers' connection IDs.
@@ -76,7 +76,7 @@ pub(crate) struct UdpTransport {
 const MAX_LATE: usize = 64;
 
 /// Result of one read of the socket.
-enum Got {
+enum ReadOutcome {
     /// A datagram of the peer with this many bytes.
     Datagram(usize),
     /// A datagram of another peer, which has been passed on.
@@ -88,26 +88,26 @@ enum Got {
 impl UdpTransport {
     pub(crate) fn new(
         socket: Arc<Socket>,
-        ends: Ends,
+        association: AssociationInfo,
         attention: Arc<Attention>,
         counters: Arc<Counters>,
         strays: Option<Arc<dyn StraySink>>,
     ) -> Self {
         attention.wake_by_shutdown(&socket);
-        let watch = Watch::Unneeded;
+        let epoll_wait = EpollWait::Unneeded;
         let timeout = ReadTimeout::default();
         Self {
             socket,
-            ends,
+            association,
             attention,
             counters,
             strays,
             timeout,
-            watch,
+            epoll_wait,
             shut: false,
             await_room: false,
             unreachable: false,
-            is_settled: false,
+            early_datagrams_read: false,
             late: Vec::new(),
             cid: Default::default(),
             source: None,
@@ -122,7 +122,7 @@ impl UdpTransport {
 
     /// Sets the peer's new address, to which the socket is connected.
     pub(crate) fn follow(&mut self, peer: SocketAddr) {
-        self.ends.peer = peer;
+        self.association.peer = peer;
     }
 
     /// Connects the socket again from another port. Returns its local address.
@@ -132,7 +132,7 @@ impl UdpTransport {
         // The kernel may choose the same port again.
         for _ in 0..8 {
             disconnect(&self.socket)?;
-            self.socket.connect(&self.ends.peer.into())?;
+            self.socket.connect(&self.association.peer.into())?;
             if let Some(after) =
                 port(&self.socket)?.filter(|after| Some(after.port()) != before.map(|before| before.port()))
             {
@@ -164,17 +164,18 @@ impl UdpTransport {
         if self.attention.signals() & signal::INBOX != 0
             && let Some(delivered) = self.attention.take_delivered()
         {
-            self.source = delivered.from.filter(|from| *from != self.ends.peer);
+            self.source = delivered.from.filter(|from| *from != self.association.peer);
             return Arrival::Message(place(&delivered.payload, first, overflow));
         }
         self.source = None;
-        if !self.shut && !self.await_room && self.watch.rest(&self.socket, &self.attention) {
+        if !self.shut && !self.await_room && self.epoll_wait.return_to_blocking(&self.socket, &self.attention)
+        {
             return Arrival::Woken;
         }
         let mut now = now;
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
-            let blocking = self.watch.is_unneeded() && !self.await_room && left != Some(Duration::ZERO);
+            let blocking = self.epoll_wait.is_unneeded() && !self.await_room && left != Some(Duration::ZERO);
             if blocking {
                 self.timeout.set(&self.socket, left);
             }
@@ -186,9 +187,9 @@ impl UdpTransport {
                 return arrival;
             }
             match self.read(first, overflow, blocking) {
-                Ok(Got::Datagram(len)) => return Arrival::Message(len),
-                Ok(Got::Foreign) => {}
-                Ok(Got::Shut) => {
+                Ok(ReadOutcome::Datagram(len)) => return Arrival::Message(len),
+                Ok(ReadOutcome::Foreign) => {}
+                Ok(ReadOutcome::Shut) => {
                     self.shut = true;
                     if let Some(arrival) = self.wait(left) {
                         return arrival;
@@ -215,25 +216,27 @@ impl UdpTransport {
     /// Reads one datagram and checks which peer it belongs to.
     // Kept out of line, so that its stack frame does not exist while the peer is quiet.
     #[inline(never)]
-    fn read(&self, first: &mut [u8], overflow: &mut Vec<u8>, wait: bool) -> io::Result<Got> {
+    fn read(&self, first: &mut [u8], overflow: &mut Vec<u8>, wait: bool) -> io::Result<ReadOutcome> {
         let socket = self.socket.as_fd();
-        let Received { len, source, info } = match self.is_settled && first.is_empty() {
+        let Received { len, source, info } = match self.early_datagrams_read && first.is_empty() {
             true => message::recv_from(socket, overflow, wait)?,
             false => message::recv(socket, first, overflow, wait)?,
         };
         Ok(match source {
-            None => Got::Shut,
-            Some(source) if source == self.ends.peer && !self.is_anothers(overflow) => Got::Datagram(len),
+            None => ReadOutcome::Shut,
+            Some(source) if source == self.association.peer && !self.has_other_connection_id(overflow) => {
+                ReadOutcome::Datagram(len)
+            }
             Some(source) => {
                 self.give_back(source, info, first, overflow, len);
-                Got::Foreign
+                ReadOutcome::Foreign
             }
         })
     }
 
     /// Returns whether a datagram from the peer's address has the connection ID of another peer, which has moved to
     /// that address.
-    fn is_anothers(&self, datagram: &[u8]) -> bool {
+    fn has_other_connection_id(&self, datagram: &[u8]) -> bool {
         let (cid, length) = &self.cid;
         connection_id(datagram, *length).is_some_and(|found| found != &**cid)
     }
@@ -242,7 +245,7 @@ impl UdpTransport {
     /// again.
     fn wait(&mut self, left: Option<Duration>) -> Option<Arrival> {
         let Self { socket, attention, counters, await_room, .. } = self;
-        self.watch.wait(socket, attention, counters, *await_room, left)
+        self.epoll_wait.wait(socket, attention, counters, *await_room, left)
     }
 
     /// Passes a datagram of another association to the dispatcher, which finds out where it belongs.
@@ -255,7 +258,7 @@ impl UdpTransport {
         len: usize,
     ) {
         let Some(strays) = &self.strays else { return };
-        let mut local = self.ends.local;
+        let mut local = self.association.local;
         if let Some(hit) = info.local {
             local.set_ip(hit);
         }
@@ -269,7 +272,7 @@ impl UdpTransport {
     /// Keeps a datagram of the peer that begins another association for the dispatcher, which gets it once the socket
     /// is closed. Returns `false` for other datagrams.
     pub(crate) fn keep_for_successor(&mut self, datagram: &[u8]) -> bool {
-        let begins = self.strays.is_some() && self.is_of_a_successor(datagram);
+        let begins = self.strays.is_some() && self.begins_association(datagram);
         if begins && self.late.len() < MAX_LATE {
             self.late.push(datagram.into());
         }
@@ -277,8 +280,8 @@ impl UdpTransport {
     }
 
     /// Returns whether this datagram of the peer begins another association.
-    fn is_of_a_successor(&self, datagram: &[u8]) -> bool {
-        let Ends { scheme, hello_random, .. } = &self.ends;
+    fn begins_association(&self, datagram: &[u8]) -> bool {
+        let AssociationInfo { scheme, hello_random, .. } = &self.association;
         *scheme == Scheme::Dtls
             && matches!(hello::classify(datagram), FirstDatagram::ClientHello(hello) if hello.random != hello_random)
     }
@@ -311,13 +314,13 @@ impl Drop for UdpTransport {
         }
         for hello in std::mem::take(&mut self.late) {
             let info = crate::sys::control::PacketInfo::default();
-            self.give_back(self.ends.peer, info, &[], &hello, hello.len());
+            self.give_back(self.association.peer, info, &[], &hello, hello.len());
         }
         let mut payload = Vec::with_capacity(DATAGRAM_MAX);
         for _ in 0..LAST_READS {
             match message::recv(self.socket.as_fd(), &mut [], &mut payload, false) {
                 Ok(Received { source: Some(source), .. })
-                    if source == self.ends.peer && !self.is_of_a_successor(&payload) => {}
+                    if source == self.association.peer && !self.begins_association(&payload) => {}
                 Ok(Received { source: Some(source), len, info }) => {
                     self.give_back(source, info, &[], &payload, len);
                 }

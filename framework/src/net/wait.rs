@@ -19,7 +19,7 @@ pub(crate) fn after(timeout: Duration) -> Instant {
 
 /// What a socket needs to know about its association.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ends {
+pub(crate) struct AssociationInfo {
     pub(crate) scheme: Scheme,
     pub(crate) local: SocketAddr,
     pub(crate) peer: SocketAddr,

@@ -42,17 +42,17 @@ impl Peer {
     /// Continues a close that waits for the peer. Returns `None` once the association has ended and its addresses are
     /// free; otherwise call again at the returned time, or when the socket is ready.
     pub(crate) fn continue_end(&mut self, now: Instant) -> Option<Instant> {
-        if let Some(until) = self.farewell.as_mut()?.go_on(now) {
+        if let Some(until) = self.closing.as_mut()?.continue_end(now) {
             return Some(until);
         }
-        self.cut_farewell();
+        self.end_now();
         None
     }
 
     /// Ends the association now, regardless of pending output.
-    pub(super) fn cut_farewell(&mut self) {
-        if let (Some(farewell), Some(reason)) = (self.farewell.take(), self.end_reason().cloned()) {
-            self.part(&reason, *farewell);
+    pub(super) fn end_now(&mut self) {
+        if let (Some(closing), Some(reason)) = (self.closing.take(), self.end_reason().cloned()) {
+            self.part(&reason, *closing);
         }
     }
 
@@ -80,8 +80,8 @@ impl Peer {
             };
             [open.deadlines.next_timeout(), check].into_iter().flatten().min()
         });
-        let look = self.watch_for_stall(now);
+        let next_check = self.check_for_stall(now);
         let notice = self.drain_notice(self.association.attention.signals(), now);
-        [due.flatten(), look, notice].into_iter().flatten().min()
+        [due.flatten(), next_check, notice].into_iter().flatten().min()
     }
 }

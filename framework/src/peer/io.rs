@@ -11,7 +11,7 @@ use crate::sender;
 /// Smallest room, in bytes, that a vector gets for the next piece of a stream: an Ethernet packet.
 const LEAST_ROOM: usize = 2 << 10;
 /// Largest room that one call fills, in bytes: a TLS record.
-const MOST_ROOM: usize = 16 << 10;
+const MAX_ROOM: usize = 16 << 10;
 
 impl Peer {
     /// Waits for one message like [`recv`](Self::recv), and replaces the content of `message` with it. The vector grows
@@ -68,13 +68,13 @@ impl Peer {
 
     /// Waits until `until` for the next event; a message replaces the content of `message`.
     pub(crate) fn next_into(&mut self, message: &mut Vec<u8>, until: Option<Instant>) -> Result<Next, Error> {
-        if message.capacity() > MOST_ROOM {
+        if message.capacity() > MAX_ROOM {
             message.clear();
-            message.shrink_to(MOST_ROOM);
+            message.shrink_to(MAX_ROOM);
         }
         // A message that does not fit comes in its own allocation, so a peer that sends little holds little memory.
         let least = if self.is_raw_stream { LEAST_ROOM } else { 0 };
-        message.resize(message.capacity().clamp(least, MOST_ROOM), 0);
+        message.resize(message.capacity().clamp(least, MAX_ROOM), 0);
         let mut received = self.next_until(message, until);
         match (&received, self.kept.take()) {
             (Ok(Next::Message(len)), _) => message.truncate(*len),
@@ -177,7 +177,7 @@ impl Write for PeerStream<'_> {
         let deadline = self.peer.association.after(self.peer.send_timeout);
         while sender::flush(&self.peer.association) {
             if self.peer.awaits_handshake() {
-                self.peer.hear_handshake(deadline)?;
+                self.peer.receive_handshake(deadline)?;
                 continue;
             }
             let left = deadline.saturating_duration_since(self.peer.association.now());

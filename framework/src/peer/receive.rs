@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Leftover, MAX_NOTIFICATIONS, Peer};
+use super::{ForSuccessor, MAX_NOTIFICATIONS, Peer};
 use crate::address::Scheme;
 use crate::association::Link;
 use crate::drive::open::{Open, Polled};
@@ -92,10 +92,10 @@ impl Peer {
             }
             let signals = self.association.attention.signals();
             if signals & ENDING != 0 {
-                self.obey(signals);
+                self.end_by_signal(signals);
                 continue;
             }
-            let look = self.watch_for_stall(now);
+            let next_check = self.check_for_stall(now);
             if self.transport.is_none() {
                 continue;
             }
@@ -121,7 +121,7 @@ impl Peer {
                 self.flush();
             }
             let quiet = self.quiet_from.map(|from| from + QUIET);
-            let deadline = [user, due, notice, look, quiet].into_iter().flatten().min();
+            let deadline = [user, due, notice, next_check, quiet].into_iter().flatten().min();
             let mut arrival = self.wait(buffer, now, deadline);
             if let Arrival::Message(len) = arrival
                 && let Some(next) = self.take_read(len, buffer)?
@@ -176,7 +176,7 @@ impl Peer {
         };
         let polled = open.poll(received, buffer, scratch, info, now);
         if let Some(from) = quiet_from {
-            *from = open.deadlines.heard();
+            *from = open.deadlines.last_received();
         }
         let (unsent, moved) = (open.session.has_unsent(), open.session.take_move());
         drop(link);
@@ -237,7 +237,7 @@ impl Peer {
     /// Ends the association because another thread asked for it.
     #[cold]
     #[inline(never)]
-    fn obey(&mut self, signals: u8) {
+    fn end_by_signal(&mut self, signals: u8) {
         let reason = match signals {
             // The sender has already received this reason, so it must not change.
             _ if signals & signal::TOO_SLOW != 0 => EndReason::TooSlow,
@@ -270,7 +270,7 @@ impl Peer {
             Arrival::TimedOut => {
                 let now = self.association.now();
                 if self.quiet_from.is_some_and(|from| now >= from + QUIET) {
-                    self.settle();
+                    self.release_handshake_memory();
                 }
                 if notice.is_some_and(|notice| now >= notice) {
                     self.told_to_drain = true;
@@ -296,7 +296,7 @@ impl Peer {
 
     /// Frees, on the first idle period, the memory that only the handshake needed. This costs one wake-up for a peer
     /// that stays, and none for a peer that connects, talks and leaves.
-    fn settle(&mut self) {
+    fn release_handshake_memory(&mut self) {
         self.quiet_from = None;
         // An empty buffer makes the next read begin with a wait.
         self.scratch = Vec::new();
@@ -304,7 +304,7 @@ impl Peer {
         footprint::stop_thread();
         footprint::release_stack();
         if let Some(owner) = &self.owner {
-            owner.settled();
+            owner.peer_became_quiet();
         }
     }
 
@@ -325,7 +325,7 @@ impl Peer {
         let arrival = transport.recv(first, &mut self.scratch, now, deadline);
         self.association.reading.store(false, Ordering::SeqCst);
         if let (Some(owner), false) = (&self.owner, matches!(arrival, Arrival::Woken)) {
-            owner.handler_runs();
+            owner.handler_started();
         }
         arrival
     }
@@ -342,12 +342,12 @@ impl Peer {
         self.count_message(len);
         let proof = self.association.proof.as_ref();
         if len <= buffer.len() {
-            proof.inspect(|proof| proof.hear(&buffer[..len]));
+            proof.inspect(|proof| proof.check_message(&buffer[..len]));
             return Ok(Some(Next::Message(len)));
         }
         let mut whole = buffer.to_vec();
         whole.append(&mut self.scratch);
-        proof.inspect(|proof| proof.hear(&whole));
+        proof.inspect(|proof| proof.check_message(&whole));
         self.deliver_long(whole, buffer).map(Some)
     }
 
@@ -423,7 +423,7 @@ impl Peer {
                 Ok(None)
             }
             Read::Restarted(hello) => {
-                self.finish_with(EndReason::Replaced, Some(Leftover::Datagram(hello)));
+                self.finish_with(EndReason::Replaced, Some(ForSuccessor::Datagram(hello)));
                 Ok(None)
             }
         }

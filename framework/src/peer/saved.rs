@@ -3,9 +3,9 @@
 //! 1. [`Peer::save`] writes everything, and messages to the peer wait in its outbox from then on. Until the other
 //!    process has confirmed that it serves the peer, [`Peer::release`] makes this process continue, after
 //!    [`Peer::reclaim`] if the other process may have sent anything.
-//! 2. [`Peer::late`] returns the messages that wait in the outbox by then. From then on senders get the error that the
-//!    association has ended.
-//! 3. [`Peer::let_go`] forgets the peer in this process without sending it anything.
+//! 2. [`Peer::pending_output`] returns the messages that wait in the outbox by then. From then on senders get the error
+//!    that the association has ended.
+//! 3. [`Peer::forget`] forgets the peer in this process without sending it anything.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -28,7 +28,7 @@ use crate::sys::control::PacketInfo;
 use crate::sys::sync::atomic::Ordering;
 
 /// Output that was pending for a peer when it was handed over.
-pub(crate) struct Late {
+pub(crate) struct PendingOutput {
     pub(crate) messages: Vec<Box<[u8]>>,
     /// A thread has asked to close the association.
     pub(crate) closes: bool,
@@ -43,7 +43,7 @@ impl Peer {
             || self.moved_from.is_some()
             || self.told_to_drain
             || self.ending
-            || self.farewell.is_some()
+            || self.closing.is_some()
             || self.association.attention.signals() & !signal::FLUSH != 0
             || !matches!(&self.transport, Some(Transport::Shared(transport)) if transport.is_idle());
         if is_busy || self.association.end_reason().is_some() {
@@ -58,7 +58,7 @@ impl Peer {
             self.association.save(now, out);
             out.option(path.source.local, Writer::ip);
             out.u32(path.source.interface);
-            out.duration(now.saturating_duration_since(open.deadlines.heard()));
+            out.duration(now.saturating_duration_since(open.deadlines.last_received()));
             let saved = session.is_none_or(|session| session.save(now, out));
             if saved {
                 open.hold = Hold::Queue;
@@ -87,7 +87,7 @@ impl Peer {
 
     /// Queues a message that was sent to the peer during the hand-over. `None` stands for a request to close the
     /// association.
-    pub(crate) fn take_late(&self, message: Option<&[u8]>) {
+    pub(crate) fn add_pending(&self, message: Option<&[u8]>) {
         let association = &self.association;
         let Some(message) = message else { return association.attention.note(signal::CLOSE) };
         let pushed =
@@ -100,13 +100,13 @@ impl Peer {
     }
 
     /// Returns the messages that wait for the peer; from then on nothing can be sent to it from this process.
-    pub(crate) fn late(&self) -> Late {
+    pub(crate) fn pending_output(&self) -> PendingOutput {
         let messages = self.with_open(|open| {
             open.hold = Hold::Refuse;
             self.association.outbox.lock().iter().map(Box::from).collect()
         });
         let closes = self.association.attention.signals() & signal::FINAL != 0;
-        Late { messages: messages.unwrap_or_default(), closes }
+        PendingOutput { messages: messages.unwrap_or_default(), closes }
     }
 
     /// Prepares the peer to continue in this process, although another process may have sent to it. That process has
@@ -120,7 +120,7 @@ impl Peer {
     }
 
     /// Forgets the peer, which another process serves now.
-    pub(crate) fn let_go(&mut self) {
+    pub(crate) fn forget(&mut self) {
         drop(self.association.end(&EndReason::HandedOver));
         (self.transport, self.owner) = (None, None);
         self.association.outbox.lock().clear();
@@ -132,7 +132,7 @@ impl Peer {
 pub(crate) struct Saved {
     pub(crate) session: Session,
     /// When the peer last sent something.
-    pub(crate) heard: Instant,
+    pub(crate) last_received: Instant,
 }
 
 impl Saved {
@@ -145,7 +145,7 @@ impl Saved {
         now: Instant,
     ) -> Result<Self, Malformed> {
         let source = PacketInfo { local: from.option(Reader::ip)?, interface: from.u32()? };
-        let heard = now.checked_sub(from.duration()?).unwrap_or(now);
+        let last_received = now.checked_sub(from.duration()?).unwrap_or(now);
         let peer = association.current_peer();
         let egress = Egress::Shared(SharedPath { socket, peer, source });
         let session = match association.scheme.is_secure() {
@@ -158,17 +158,17 @@ impl Saved {
                 Session::Dtls(Box::new(session), egress)
             }
         };
-        Ok(Self { session, heard })
+        Ok(Self { session, last_received })
     }
 }
 
 impl Peer {
     /// Prepares a peer that has just arrived from another process: its messages are held back until it is
     /// [released](Self::release).
-    pub(crate) fn resume(&self, heard: Instant) {
+    pub(crate) fn resume(&self, last_received: Instant) {
         let received = self.association.received.load(Ordering::Relaxed);
         self.with_open(|open| {
-            open.deadlines.resume(received, heard);
+            open.deadlines.resume(received, last_received);
             open.hold = Hold::Queue;
         });
     }

@@ -175,18 +175,18 @@ impl Peer {
     }
 
     /// Ends the association if its peer has acknowledged nothing for too long. Returns when to check again.
-    pub(super) fn watch_for_stall(&mut self, now: Instant) -> Option<Instant> {
+    pub(super) fn check_for_stall(&mut self, now: Instant) -> Option<Instant> {
         let sent = self.association.sent.load(Ordering::Relaxed);
         let Some(Transport::Sctp(transport)) = &mut self.transport else { return None };
-        let look = transport.look_at(sent, now)?;
-        if now < look {
-            return Some(look);
+        let next_check = transport.next_stall_check(sent, now)?;
+        if now < next_check {
+            return Some(next_check);
         }
         if transport.is_stalled(sent, now) {
             self.finish_with(EndReason::TooSlow, None);
             return None;
         }
-        transport.look_at(sent, now)
+        transport.next_stall_check(sent, now)
     }
 }
 

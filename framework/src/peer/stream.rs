@@ -47,7 +47,7 @@ impl Peer {
 
     /// Reads from the peer until that handshake is complete, so that messages can be sent again. Blocks until
     /// `deadline`.
-    pub(super) fn hear_handshake(&mut self, deadline: Instant) -> Result<(), Error> {
+    pub(super) fn receive_handshake(&mut self, deadline: Instant) -> Result<(), Error> {
         loop {
             if !self.awaits_handshake() {
                 return Ok(());

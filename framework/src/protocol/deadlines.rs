@@ -14,7 +14,7 @@ pub(crate) struct Deadlines {
     /// The number of received messages at the last call of [`count`](Self::count).
     received: u64,
     /// When that number last changed.
-    heard: Instant,
+    last_received: Instant,
     /// Present if messages can be incomplete.
     frames: Option<Box<Frames>>,
 }
@@ -43,14 +43,14 @@ impl Deadlines {
             lifetime: timeouts.lifetime.and_then(|most| opened.checked_add(most)),
             idle: timeouts.idle,
             received: 0,
-            heard: now,
+            last_received: now,
             frames: framed.then(|| Box::new(frames)),
         }
     }
 
-    /// Continues from another process that received the last of `received` messages at `heard`.
-    pub(crate) fn resume(&mut self, received: u64, heard: Instant) {
-        (self.received, self.heard) = (received, heard);
+    /// Continues from another process that received the last of `received` messages at `last_received`.
+    pub(crate) fn resume(&mut self, received: u64, last_received: Instant) {
+        (self.received, self.last_received) = (received, last_received);
     }
 
     /// Turns all deadlines off.
@@ -61,7 +61,7 @@ impl Deadlines {
     /// Notes that `received` messages have arrived in total.
     pub(crate) fn count(&mut self, received: u64, now: Instant) {
         if self.received != received {
-            (self.received, self.heard) = (received, now);
+            (self.received, self.last_received) = (received, now);
         }
     }
 
@@ -84,8 +84,8 @@ impl Deadlines {
     }
 
     /// Returns when the last message arrived.
-    pub(crate) fn heard(&self) -> Instant {
-        self.heard
+    pub(crate) fn last_received(&self) -> Instant {
+        self.last_received
     }
 
     /// Returns whether the association has a maximum lifetime.
@@ -123,7 +123,7 @@ impl Deadlines {
     }
 
     fn idle_due(&self) -> Option<Instant> {
-        self.heard.checked_add(self.idle?)
+        self.last_received.checked_add(self.idle?)
     }
 
     fn first_due(&self) -> Option<Instant> {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_whose_messages_are_whole_owe_none() {
+    fn a_peer_whose_messages_are_complete_has_no_message_deadline() {
         let (mut deadlines, start) = deadlines(false);
         deadlines.await_message(false, start);
         ends(&deadlines, start, 20, &EndReason::Idle);

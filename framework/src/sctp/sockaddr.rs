@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_packed_is_unpacked() {
+    fn packed_addresses_are_unpacked() {
         let addresses: Vec<SocketAddr> = ["127.0.0.1:5", "[2001:db8::1]:6", "[fe80::1%3]:7", "10.0.0.9:0"]
             .map(|address| address.parse().unwrap())
             .to_vec();

@@ -26,35 +26,35 @@ macro_rules! about_the_peer {
 
             /// Returns the identity that the peer proved in the handshake.
             pub fn identity(&self) -> &$crate::credentials::PeerIdentity {
-                &self.association.facts().identity
+                &self.association.summary().identity
             }
 
             /// Returns the cipher suite in OpenSSL's spelling, such as `ECDHE-ECDSA-AES256-GCM-SHA384`; `None` without
             /// encryption.
             pub fn cipher(&self) -> Option<&str> {
-                self.association.facts().cipher.as_deref()
+                self.association.summary().cipher.as_deref()
             }
 
             /// Returns the application protocol that was agreed on (ALPN, RFC 7301), if there is one.
             pub fn alpn(&self) -> Option<&str> {
-                self.association.facts().alpn.as_deref()
+                self.association.summary().alpn.as_deref()
             }
 
             /// Returns the host name that the client asked for (server name indication, RFC 6066 §3), if any.
             pub fn server_name(&self) -> Option<&str> {
-                self.association.facts().server_name.as_deref()
+                self.association.summary().server_name.as_deref()
             }
 
             /// Returns the SRTP profile that was agreed on (RFC 5764), in OpenSSL's spelling, such as
             /// `SRTP_AES128_CM_SHA1_80`.
             pub fn srtp_profile(&self) -> Option<&str> {
-                self.association.facts().srtp.as_deref()
+                self.association.summary().srtp.as_deref()
             }
 
             /// Returns whether the handshake resumed an earlier session, in which case the peer did not show its
             /// certificate again.
             pub fn is_resumed(&self) -> bool {
-                self.association.facts().resumed
+                self.association.summary().resumed
             }
 
             /// Fills `out` with keys that both sides derive from this session for another use (RFC 5705, RFC 8446

@@ -20,7 +20,7 @@ use crate::peer::{Opened, Parts, Peer};
 use crate::sys::sync::atomic::{AtomicBool, AtomicUsize};
 use crate::sys::sync::model::{explore, poll};
 use crate::sys::sync::{Mutex, thread};
-use crate::tls::Facts;
+use crate::tls::HandshakeSummary;
 
 const POSTERS: u8 = 2;
 const EACH: u8 = 4;
@@ -40,7 +40,7 @@ fn peer(overflow: Overflow) -> (Peer, Socket, Arc<Association>) {
     let socket = Arc::new(here);
     let transport = UdpTransport::new(
         Arc::clone(&socket),
-        association.ends(),
+        association.info(),
         Arc::clone(&association.attention),
         Arc::clone(&association.counters),
         None,
@@ -48,7 +48,7 @@ fn peer(overflow: Overflow) -> (Peer, Socket, Arc<Association>) {
     let opened = Opened {
         transport: Transport::Udp(Box::new(transport)),
         session: Session::Plain(socket.into()),
-        facts: Facts::default(),
+        summary: HandshakeSummary::default(),
     };
     let timeouts = Timeouts::default();
     let parts = Parts { association: Arc::clone(&association), opened, timeouts, owner: None, driven: false };
@@ -170,7 +170,7 @@ impl Outcome {
 }
 
 #[test]
-fn what_is_sent_or_queued_arrives_and_what_is_dropped_does_not() {
+fn sent_and_queued_messages_arrive_and_dropped_ones_do_not() {
     explore(700, || {
         let outcome = run(Overflow::DropNewest, false);
         assert_eq!(outcome.sorted(), outcome.said(&[PostOutcome::Sent, PostOutcome::Queued]));
@@ -202,7 +202,7 @@ fn a_peer_that_is_too_slow_is_disconnected_once() {
 }
 
 #[test]
-fn an_end_is_seen_by_all_who_post() {
+fn every_thread_that_posts_sees_the_end() {
     explore(700, || {
         let outcome = run(Overflow::DropNewest, true);
         assert_eq!(outcome.end, EndReason::ClosedByUs);

@@ -18,7 +18,7 @@ use crate::error::EndReason;
 use crate::net::attention::{InboxItem, signal};
 use crate::observe::{ByListener, Stats};
 use crate::protocol::dtls::session::Move;
-use crate::protocol::stream::proxy::Ends;
+use crate::protocol::stream::proxy::ProxiedAddresses;
 use crate::sys::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sys::sync::{Condvar, Mutex, give_way};
 
@@ -34,7 +34,7 @@ pub(crate) struct Registry {
     counting: Mutex<()>,
     emptied: Condvar,
     /// The number of handlers that still run although the association of their peer has been removed.
-    outliving: AtomicUsize,
+    outliving_handlers: AtomicUsize,
     drains: AtomicBool,
 }
 
@@ -78,7 +78,7 @@ impl Registry {
             }),
             counting: Mutex::new(()),
             emptied: Condvar::new(),
-            outliving: AtomicUsize::new(0),
+            outliving_handlers: AtomicUsize::new(0),
             drains: AtomicBool::new(false),
         }
     }
@@ -148,11 +148,15 @@ impl Registry {
 
     /// Books a place for the peer that the proxy has named, in place of the proxy's. Changes nothing if that is
     /// refused.
-    pub(crate) fn book_proxied(&self, association: &Association, ends: Ends) -> Result<(), Refusal> {
+    pub(crate) fn book_proxied(
+        &self,
+        association: &Association,
+        addresses: ProxiedAddresses,
+    ) -> Result<(), Refusal> {
         let mut table = self.table.lock();
         let (local, proxy) = (association.local, association.peer);
-        table.ledger.transfer(local, proxy, ends.peer, Instant::now())?;
-        association.set_proxied(ends);
+        table.ledger.transfer(local, proxy, addresses.peer, Instant::now())?;
+        association.set_proxied(addresses);
         Ok(())
     }
 
@@ -177,7 +181,7 @@ impl Registry {
     }
 
     /// Notes that the PROXY header of this connection is complete, so that the connection is no longer evicted.
-    pub(crate) fn heard_header(&self, association: &Association) {
+    pub(crate) fn end_header_wait(&self, association: &Association) {
         let mut table = self.table.lock();
         table.forget_header(association);
         association.attention.lower(signal::EVICT);
@@ -199,7 +203,7 @@ impl Registry {
 
     fn release_in(&self, table: &mut Table, local: SocketAddr, peer: SocketAddr) {
         table.ledger.release(local, peer);
-        if table.nobody_is_booked() {
+        if table.has_no_bookings() {
             self.emptied.notify_all();
         }
     }
@@ -303,7 +307,7 @@ impl Registry {
             table.connection_ids.shrink_to(64);
             table.half_open.clear();
         }
-        if table.nobody_is_booked() {
+        if table.has_no_bookings() {
             self.emptied.notify_all();
         }
         left
@@ -355,14 +359,14 @@ impl Registry {
     }
 
     /// Notes that a handler still runs after [`remove`](Self::remove), which follows, until
-    /// [`returned`](Self::returned).
-    pub(crate) fn outlives(&self) {
-        self.outliving.fetch_add(1, Ordering::SeqCst);
+    /// [`handler_returned`](Self::handler_returned).
+    pub(crate) fn handler_outlives_association(&self) {
+        self.outliving_handlers.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Notes that such a handler has returned.
-    pub(crate) fn returned(&self) {
-        if self.outliving.fetch_sub(1, Ordering::SeqCst) == 1 && self.drains.load(Ordering::SeqCst) {
+    pub(crate) fn handler_returned(&self) {
+        if self.outliving_handlers.fetch_sub(1, Ordering::SeqCst) == 1 && self.drains.load(Ordering::SeqCst) {
             // The notification is sent under the lock, so that a thread that is about to wait does not miss it.
             let _table = self.table.lock();
             self.emptied.notify_all();
@@ -370,8 +374,8 @@ impl Registry {
     }
 
     /// Returns the number of handlers that still run although their peers have left.
-    pub(crate) fn outliving(&self) -> usize {
-        self.outliving.load(Ordering::SeqCst)
+    pub(crate) fn outliving_handlers(&self) -> usize {
+        self.outliving_handlers.load(Ordering::SeqCst)
     }
 
     /// Waits until there is no association, no booked peer that is still to be inserted, and no handler that still
@@ -394,7 +398,7 @@ impl Registry {
 
     fn empties(&self, deadline: impl Fn(&Table) -> Instant) -> bool {
         let mut table = self.table.lock();
-        let is_empty = |table: &Table| table.nobody_is_booked() && self.outliving() == 0;
+        let is_empty = |table: &Table| table.has_no_bookings() && self.outliving_handlers() == 0;
         while !is_empty(&table) {
             let until = deadline(&table);
             if self.emptied.wait_until(&mut table, until).timed_out() {
@@ -491,7 +495,7 @@ impl Table {
     }
 
     /// Returns whether there is neither an association nor one between its booking and its insertion.
-    fn nobody_is_booked(&self) -> bool {
+    fn has_no_bookings(&self) -> bool {
         self.ledger.total() == 0
     }
 

@@ -26,7 +26,7 @@ use crate::net::sctp::Restarted;
 use crate::net::udp::{Stray, StraySink};
 use crate::observe::{ByListener, Counters, ServerCounters, bump};
 use crate::outbox::OutboxLimits;
-use crate::peer::{AssociationOwner, Leftover};
+use crate::peer::{AssociationOwner, ForSuccessor};
 use crate::protocol::alert::Alert;
 use crate::protocol::dtls::restart::Cookies;
 use crate::protocol::dtls::session::Move;
@@ -71,18 +71,18 @@ pub(crate) struct Shared {
     /// The time of the start.
     pub(crate) began: Instant,
     /// The number of peers that have become quiet.
-    pub(crate) settled: AtomicU64,
+    pub(crate) quiet_peers: AtomicU64,
     /// The second since the start in which free pages were returned last.
     pub(crate) trimmed: AtomicU64,
     /// Set when a handler begins to run, and cleared when the dispatcher looks.
-    pub(crate) handlers_run: AtomicBool,
+    pub(crate) handler_started: AtomicBool,
     pub(crate) addresses: Vec<Address>,
     /// The listeners, for another process; empty once the server shuts down.
     pub(crate) exports: Mutex<Vec<Export>>,
     /// The descriptors that the program passes on to that process, by name.
     pub(crate) descriptors: Mutex<HashMap<String, OwnedFd>>,
     /// Locked while the server is handed over.
-    pub(crate) giving: parking_lot::Mutex<()>,
+    pub(crate) handing_over: parking_lot::Mutex<()>,
     /// Locked while a shutdown begins, and while the other process is told to serve, so that one comes before the
     /// other.
     pub(crate) deciding: parking_lot::Mutex<()>,
@@ -143,7 +143,7 @@ impl Shared {
         &self,
         association: &Association,
         reason: &EndReason,
-        leftover: Option<Leftover>,
+        for_successor: Option<ForSuccessor>,
     ) -> Vec<Stray> {
         audit::ended(association, reason);
         // Done before the addresses are free. A client whose handshake did not end may still complete one with the same
@@ -154,9 +154,9 @@ impl Shared {
             _ if association.scheme != Scheme::Dtls => {}
             EndReason::Evicted | EndReason::HandshakeTimedOut => {}
             EndReason::NoThread => {
-                self.cookies.refuse(*local, *peer, hello_random, Alert::INTERNAL_ERROR, now)
+                self.cookies.note_refused(*local, *peer, hello_random, Alert::INTERNAL_ERROR, now)
             }
-            _ => self.cookies.spend(*local, *peer, hello_random, now),
+            _ => self.cookies.note_ended(*local, *peer, hello_random, now),
         }
         let mut late = self.registry.remove(association, reason);
         if association.scheme != Scheme::Dtls {
@@ -165,12 +165,12 @@ impl Shared {
             late.clear();
         }
         let (scheme, local, peer) = (association.scheme, association.local, association.current_peer());
-        let leftover = match leftover {
-            Some(Leftover::Socket(socket)) => {
+        let for_successor = match for_successor {
+            Some(ForSuccessor::Socket(socket)) => {
                 self.post(DispatcherMessage::Restarted(Restarted { socket, scheme, local, peer }));
                 return Vec::new();
             }
-            Some(Leftover::Datagram(datagram)) => Some(datagram),
+            Some(ForSuccessor::Datagram(datagram)) => Some(datagram),
             None => None,
         };
         let interface = match local {
@@ -178,8 +178,8 @@ impl Shared {
             SocketAddr::V4(_) => 0,
         };
         let late = late.into_iter().map(|item| (item.from.unwrap_or(peer), item.payload));
-        let leftover = leftover.into_iter().map(|datagram| (peer, datagram));
-        leftover.chain(late).map(|(peer, payload)| Stray { local, peer, interface, payload }).collect()
+        let for_successor = for_successor.into_iter().map(|datagram| (peer, datagram));
+        for_successor.chain(late).map(|(peer, payload)| Stray { local, peer, interface, payload }).collect()
     }
 
     fn post(&self, message: DispatcherMessage) {
@@ -195,16 +195,17 @@ impl Shared {
 }
 
 impl AssociationOwner for Shared {
-    fn handler_runs(&self) {
-        if !self.handlers_run.load(Ordering::SeqCst) && !self.handlers_run.swap(true, Ordering::SeqCst) {
+    fn handler_started(&self) {
+        if !self.handler_started.load(Ordering::SeqCst) && !self.handler_started.swap(true, Ordering::SeqCst)
+        {
             self.mailbox.wake();
         }
     }
 
-    fn settled(&self) {
+    fn peer_became_quiet(&self) {
         // Their handshakes have left holes in the heap. Peers that connect later pay for the pages again, so the heap
         // is trimmed only after many peers.
-        if self.settled.fetch_add(1, Ordering::Relaxed) % CROWD != CROWD - 1 {
+        if self.quiet_peers.fetch_add(1, Ordering::Relaxed) % CROWD != CROWD - 1 {
             return;
         }
         let (second, last) = (self.began.elapsed().as_secs(), &self.trimmed);
@@ -218,16 +219,21 @@ impl AssociationOwner for Shared {
         self.registry.follow(association, moved)
     }
 
-    fn outlives(&self) {
-        self.registry.outlives();
+    fn handler_outlives_association(&self) {
+        self.registry.handler_outlives_association();
     }
 
-    fn returned(&self) {
-        self.registry.returned();
+    fn handler_returned(&self) {
+        self.registry.handler_returned();
     }
 
-    fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Leftover>) {
-        self.part(association, reason, leftover).into_iter().for_each(|stray| self.take(stray));
+    fn association_ended(
+        &self,
+        association: &Association,
+        reason: &EndReason,
+        for_successor: Option<ForSuccessor>,
+    ) {
+        self.part(association, reason, for_successor).into_iter().for_each(|stray| self.take(stray));
     }
 }
 

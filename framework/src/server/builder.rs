@@ -24,7 +24,7 @@ use crate::protocol::dtls::restart::Cookies;
 use crate::sctp::Settings;
 use crate::serve::dispatcher::child::Options;
 use crate::serve::dispatcher::{Dispatcher, RESERVED_FDS};
-use crate::serve::handover::taking::{self, Predecessor};
+use crate::serve::handover::new_process::{self, Predecessor};
 use crate::serve::loops::{self, Loops};
 use crate::serve::mailbox;
 use crate::serve::registry::Registry;
@@ -490,13 +490,13 @@ impl ServerBuilder {
             takes_descriptors: !(udp.is_empty() && sctp.is_empty() && tcp.is_empty()),
             expirations: Mutex::new(self.credentials.expirations()),
             began: Instant::now(),
-            settled: AtomicU64::new(0),
+            quiet_peers: AtomicU64::new(0),
             trimmed: AtomicU64::new(0),
-            handlers_run: AtomicBool::new(false),
+            handler_started: AtomicBool::new(false),
             addresses,
             exports: Mutex::new(exports),
             descriptors: Mutex::default(),
-            giving: parking_lot::Mutex::default(),
+            handing_over: parking_lot::Mutex::default(),
             deciding: parking_lot::Mutex::default(),
             predecessor: OnceLock::new(),
             successor: OnceLock::new(),
@@ -554,7 +554,7 @@ impl ServerBuilder {
             if let Some(loops) = &loops {
                 loops.go_on();
             }
-            taking::follow(&shared, loops.clone(), relay);
+            new_process::follow(&shared, loops.clone(), relay);
         }
         Ok(Server { handle: Handle { shared, loops }, detached: false })
     }

@@ -11,7 +11,7 @@ use crate::sctp::Settings;
 use crate::serve::dispatcher::child::Options;
 use crate::serve::dispatcher::{Adopted, SctpListener, TcpListener, UdpListener};
 use crate::serve::handover::export::Export;
-use crate::serve::handover::taking::Predecessor;
+use crate::serve::handover::new_process::Predecessor;
 
 /// A listen address or socket, with its options.
 pub(super) struct Listen {

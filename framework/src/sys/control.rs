@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_before_packet_information_was_asked_for_was_sent_to_where_its_header_says() {
+    fn a_datagram_queued_before_ip_pktinfo_has_the_destination_in_its_header() {
         let told = |hit: [u8; 4]| {
             let mut data = [0; 12];
             data[8..].copy_from_slice(&hit);

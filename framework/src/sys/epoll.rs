@@ -56,7 +56,7 @@ impl Epoll {
     /// Blocks until an event or the timeout (`None`: without a limit), and appends the tokens of ready descriptors to
     /// `tokens`. Returns without tokens if a signal interrupts it.
     pub(crate) fn wait(&self, tokens: &mut Vec<u64>, timeout: Option<Duration>) -> io::Result<()> {
-        const MOST: usize = 64;
+        const MAX_EVENTS: usize = 64;
         // In a model nothing may block.
         #[cfg(shuttle)]
         if timeout != Some(Duration::ZERO) {
@@ -66,10 +66,15 @@ impl Epoll {
                 done => Some(done),
             });
         }
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; MOST];
-        // SAFETY: `events` has room for MOST entries.
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; MAX_EVENTS];
+        // SAFETY: `events` has room for MAX_EVENTS entries.
         let ready = cvt(unsafe {
-            libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), MOST as libc::c_int, millis(timeout))
+            libc::epoll_wait(
+                self.0.as_raw_fd(),
+                events.as_mut_ptr(),
+                MAX_EVENTS as libc::c_int,
+                millis(timeout),
+            )
         });
         match ready {
             Ok(count) => tokens.extend(events[..count as usize].iter().map(|event| event.u64)),

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_use_stays_wherever_the_page_ends() {
+    fn memory_in_use_stays_wherever_the_page_ends() {
         /// Each call is some bytes further down; the results come back through all of their frames.
         #[inline(never)]
         fn further(calls: u64) -> u64 {

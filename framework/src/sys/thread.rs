@@ -63,7 +63,7 @@ extern "C" fn main(start: *mut c_void) -> *mut c_void {
 /// Sets SCHED_BATCH in place of SCHED_OTHER for the calling thread
 /// ([sched(7)](https://man7.org/linux/man-pages/man7/sched.7.html)), so that it does not preempt others when it wakes
 /// up. Another policy stays unchanged, and so does SCHED_OTHER if a sandbox forbids the call.
-pub(crate) fn interrupt_nobody() {
+pub(crate) fn use_batch_scheduling() {
     let none = libc::sched_param { sched_priority: 0 };
     // SAFETY: 0 is the calling thread; only its policy changes.
     unsafe {

@@ -9,10 +9,10 @@ use super::control::{HEADER, next, write};
 use super::{cvt, cvt_size};
 
 /// Maximum number of descriptors in one message; the kernel permits 253 (SCM_MAX_FD).
-pub(crate) const MOST_DESCRIPTORS: usize = 64;
+pub(crate) const MAX_DESCRIPTORS: usize = 64;
 
 /// Room for the descriptors and the credentials of one message, each with its header.
-const SPACE: usize = 2 * HEADER + MOST_DESCRIPTORS * size_of::<RawFd>() + 64;
+const SPACE: usize = 2 * HEADER + MAX_DESCRIPTORS * size_of::<RawFd>() + 64;
 
 /// A buffer with the alignment that the kernel requires.
 #[repr(C, align(8))]
@@ -35,14 +35,14 @@ pub(crate) struct Arrived {
 ///
 /// # Errors
 ///
-/// EINVAL for more descriptors than [`MOST_DESCRIPTORS`], and the errors of the call.
+/// EINVAL for more descriptors than [`MAX_DESCRIPTORS`], and the errors of the call.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     message: &[u8],
     descriptors: &[BorrowedFd<'_>],
     wait: bool,
 ) -> io::Result<()> {
-    if descriptors.len() > MOST_DESCRIPTORS {
+    if descriptors.len() > MAX_DESCRIPTORS {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let numbers: Vec<u8> = descriptors.iter().flat_map(|fd| fd.as_raw_fd().to_ne_bytes()).collect();
@@ -165,7 +165,7 @@ mod tests {
         send(one.as_fd(), &[7; 65], &[], true).unwrap();
         assert!(recv(other.as_fd(), &mut [0; 64]).unwrap().truncated);
         assert_eq!(maker_uid(other.as_fd()).unwrap(), own_uid());
-        let many = vec![one.as_fd(); MOST_DESCRIPTORS + 1];
+        let many = vec![one.as_fd(); MAX_DESCRIPTORS + 1];
         assert_eq!(send(one.as_fd(), b"x", &many, true).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }

@@ -32,7 +32,7 @@ use crate::credentials::{
 use crate::error::IdentityError;
 use crate::sys;
 use crate::sys::raw_keys::Side;
-use crate::tls::Facts;
+use crate::tls::HandshakeSummary;
 
 mod chain;
 mod client;
@@ -91,10 +91,10 @@ impl Contexts {
 
     /// Checks whether a peer that has completed its handshake is authorized. A pre-shared key may have been withdrawn
     /// since a resumed session began, and the user's callback decides each time. Blocks as the user's callbacks do.
-    pub(crate) fn may_enter(&self, facts: &Facts) -> Result<(), &'static str> {
-        let identity = &facts.identity;
+    pub(crate) fn check_authorized(&self, summary: &HandshakeSummary) -> Result<(), &'static str> {
+        let identity = &summary.identity;
         if let PeerIdentity::Psk(name) = identity
-            && facts.resumed
+            && summary.resumed
             && self.psk.as_ref().and_then(|lookup| look_up(lookup, name)).is_none()
         {
             return Err("its pre-shared key is no longer known");

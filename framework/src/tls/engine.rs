@@ -6,8 +6,8 @@ use std::io::{self, Write};
 
 use openssl::ssl::{ErrorCode, ShutdownState, Ssl, SslContext, SslStream};
 
-use super::facts::Facts;
 use super::handshake::{Failure, broken, client_ssl, describe, progress, read, server_ssl};
+use super::summary::HandshakeSummary;
 use crate::protocol::Read;
 use crate::sys::ossl;
 
@@ -103,8 +103,8 @@ impl Engine {
     }
 
     /// Returns the results of the handshake.
-    pub(crate) fn facts(&self) -> Facts {
-        Facts::of(self.stream.ssl())
+    pub(crate) fn summary(&self) -> HandshakeSummary {
+        HandshakeSummary::of(self.stream.ssl())
     }
 
     /// Returns the protocol version in use.

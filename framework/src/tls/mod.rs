@@ -2,8 +2,8 @@
 
 pub(crate) mod context;
 pub(crate) mod engine;
-pub(crate) mod facts;
 pub(crate) mod handshake;
+pub(crate) mod summary;
 
-pub(crate) use self::facts::Facts;
 pub(crate) use self::handshake::{Failure, Resume};
+pub(crate) use self::summary::HandshakeSummary;

@@ -25,7 +25,7 @@ use crate::protocol::stream::session::MAX_RENEGOTIATIONS;
 use crate::stream::Framing;
 use crate::sys::message;
 use crate::sys::ossl;
-use crate::tls::Facts;
+use crate::tls::HandshakeSummary;
 use crate::tls::context::{self, Protocol};
 use crate::{
     Address, Credentials, EndKind, Error, Identity, OutboxLimits, Peer, PostOutcome, Scheme, Server, Stats,
@@ -463,7 +463,7 @@ fn step(session: &mut StreamSession) -> bool {
 }
 
 /// Runs the server's side of a handshake while the client runs its side.
-fn shake_hands(session: &mut StreamSession, socket: &Socket, client: &mut Client) {
+fn do_handshake(session: &mut StreamSession, socket: &Socket, client: &mut Client) {
     thread::scope(|scope| {
         scope.spawn(|| client.do_handshake().unwrap());
         while !step(session) {
@@ -473,7 +473,7 @@ fn shake_hands(session: &mut StreamSession, socket: &Socket, client: &mut Client
 }
 
 #[test]
-fn what_a_peer_said_before_it_vanished_is_read_though_it_cannot_be_answered() {
+fn messages_of_a_peer_that_vanished_are_read_although_they_cannot_be_answered() {
     let (mut session, socket, mut client) = pair(&settings(|_| {}), SslVersion::TLS1_3);
     begin(&mut client);
     hear(&mut session, &socket);
@@ -569,7 +569,7 @@ fn an_answer_that_found_no_room_leaves_as_soon_as_there_is_some() {
 fn an_answer_finds_no_room_and_leaves(patience: Duration) -> bool {
     let settings = settings(|_| {});
     let (mut session, socket, mut client) = pair(&settings, SslVersion::TLS1_3);
-    shake_hands(&mut session, &socket, &mut client);
+    do_handshake(&mut session, &socket, &mut client);
     // The message follows the server's tickets.
     assert_eq!(session.write(b"welcome"), Sent::Done);
     assert_eq!(read_line(&mut client, &mut Vec::new()), "welcome");
@@ -580,7 +580,7 @@ fn an_answer_finds_no_room_and_leaves(patience: Duration) -> bool {
     let opened = crate::peer::Opened {
         transport: Transport::Tcp(transport),
         session: Session::Stream(Box::new(session)),
-        facts: Facts::default(),
+        summary: HandshakeSummary::default(),
     };
     let link = Arc::clone(&association);
     let mut peer =

@@ -31,7 +31,7 @@ use crate::sys::ossl;
 use crate::tls::context::connection_ids::{self, Offer, agreed};
 use crate::tls::context::psk;
 use crate::tls::handshake::{broken, client_ssl, progress, server_ssl};
-use crate::tls::{Facts, Failure, Resume};
+use crate::tls::{Failure, HandshakeSummary, Resume};
 
 /// Sizes of handshake datagrams without IP and UDP headers: Ethernet minus a tunnel, then the IPv6 minimum minus
 /// headers, then the size that every IPv4 host can reassemble (RFC 6347 §4.1.1.1).
@@ -146,7 +146,7 @@ impl Handshake {
     /// OpenSSL does not accept the hello.
     pub(crate) fn start(&mut self, now: Instant) -> Result<bool, Failure> {
         self.rearm(now);
-        self.hear_hello()?;
+        self.take_hello()?;
         self.advance(now)
     }
 
@@ -157,7 +157,7 @@ impl Handshake {
     }
 
     /// Gives OpenSSL the client's hello once it is complete.
-    fn hear_hello(&mut self) -> Result<(), Failure> {
+    fn take_hello(&mut self) -> Result<(), Failure> {
         let Some(hello) = self.hello.take_if(|hello| hello.is_whole()) else { return Ok(()) };
         self.stream.get_mut().swap(&mut hello.record());
         if !ossl::dtls_listen(&mut self.stream) {
@@ -183,7 +183,7 @@ impl Handshake {
         }
         if let Some(hello) = &mut self.hello {
             hello.add(datagram);
-            self.hear_hello()?;
+            self.take_hello()?;
             return self.advance(now);
         }
         match filter::filter(datagram, self.cid_len()) {
@@ -449,22 +449,22 @@ impl Handshake {
     /// # Errors
     ///
     /// The record layer does not support the cipher suite, or OpenSSL could not allocate memory.
-    pub(crate) fn finish(mut self) -> Result<(Session, Facts), Failure> {
+    pub(crate) fn finish(mut self) -> Result<(Session, HandshakeSummary), Failure> {
         self.early.extend(self.translation.take().map(Translation::into_pending).unwrap_or_default());
         let io = self.stream.get_mut();
         let (flight, next) = (io.take_flight(), io.next_record.unwrap_or_default());
         let ssl = self.stream.ssl();
-        let facts = Facts::of(ssl);
+        let summary = HandshakeSummary::of(ssl);
         // The sender of the last flight keeps it: the server, or the client of a resumed session (RFC 6347 §4.2.4, RFC
         // 5246 §7.3).
         let flight = if ssl.is_server() != ssl.session_reused() { flight } else { Vec::new() };
-        if facts.connection_ids {
+        if summary.connection_ids {
             bump(&self.counters.connection_ids);
         }
         let session = Session::take_over(ssl, next, self.early, flight, self.restart, self.counters)?;
         // Otherwise OpenSSL considers the session broken, and it could not be resumed.
         self.stream.set_shutdown(ShutdownState::SENT | ShutdownState::RECEIVED);
-        Ok((session, facts))
+        Ok((session, summary))
     }
 }
 

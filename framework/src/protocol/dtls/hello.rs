@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn later_fragments_are_told_apart() {
+    fn later_fragments_are_recognised() {
         let message = hello_message(&[]);
         assert_eq!(classify(&hello_fragment(&message, 10..20)), FirstDatagram::HelloFragment);
     }

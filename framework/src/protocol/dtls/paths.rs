@@ -158,7 +158,7 @@ impl Paths {
 
     /// Handles an authentic record from this address (`None` is the current one), in a datagram of which `bytes` have
     /// not been counted yet. `newest`: no newer record has arrived.
-    pub(crate) fn heard(
+    pub(crate) fn handle_record(
         &mut self,
         from: Option<SocketAddr>,
         bytes: usize,
@@ -290,11 +290,11 @@ mod tests {
     fn without_checks_the_newest_record_alone_decides_as_the_option_says() {
         let now = Instant::now();
         let mut follows = paths(false, true);
-        assert_eq!(follows.heard(Some(address(2)), 50, false, now), Verdict::Stay);
-        assert_eq!(follows.heard(Some(address(2)), 50, true, now), Verdict::Follow(address(2)));
+        assert_eq!(follows.handle_record(Some(address(2)), 50, false, now), Verdict::Stay);
+        assert_eq!(follows.handle_record(Some(address(2)), 50, true, now), Verdict::Follow(address(2)));
         let mut stays = paths(false, false);
-        assert_eq!(stays.heard(Some(address(2)), 50, true, now), Verdict::Refuse);
-        assert_eq!(stays.heard(Some(address(2)), 50, true, now), Verdict::Stay, "it is counted once");
+        assert_eq!(stays.handle_record(Some(address(2)), 50, true, now), Verdict::Refuse);
+        assert_eq!(stays.handle_record(Some(address(2)), 50, true, now), Verdict::Stay, "it is counted once");
         assert_eq!(stays.destination(1), None);
     }
 
@@ -302,8 +302,8 @@ mod tests {
     fn a_new_address_is_followed_once_it_answers_a_challenge_from_there() {
         let now = Instant::now();
         let mut paths = paths(true, false);
-        assert_eq!(paths.heard(Some(address(2)), 50, false, now), Verdict::Stay);
-        let response = challenged(&paths.heard(Some(address(2)), 50, true, now));
+        assert_eq!(paths.handle_record(Some(address(2)), 50, false, now), Verdict::Stay);
+        let response = challenged(&paths.handle_record(Some(address(2)), 50, true, now));
         assert_eq!(paths.answered(None, response), Verdict::Stay, "from the current address");
         assert_eq!(paths.answered(Some(address(3)), response), Verdict::Stay, "from a third one");
         assert_eq!(paths.answered(Some(address(2)), Message::Response([0; 8])), Verdict::Stay);
@@ -316,11 +316,11 @@ mod tests {
     fn a_candidate_is_sent_three_times_what_came_from_it_until_it_answers() {
         let now = Instant::now();
         let mut paths = paths(true, false);
-        challenged(&paths.heard(Some(address(2)), 50, true, now));
+        challenged(&paths.handle_record(Some(address(2)), 50, true, now));
         assert!(paths.may_send(address(2), 60) && !paths.may_send(address(3), 1));
         assert_eq!(paths.destination(90), Some(address(2)));
         assert_eq!(paths.destination(1), None);
-        assert_eq!(paths.heard(Some(address(2)), 10, false, now), Verdict::Stay);
+        assert_eq!(paths.handle_record(Some(address(2)), 10, false, now), Verdict::Stay);
         assert_eq!(paths.destination(30), Some(address(2)));
         assert_eq!(paths.destination(1), None);
     }
@@ -329,7 +329,7 @@ mod tests {
     fn a_candidate_is_given_up_after_three_challenges_without_an_answer() {
         let mut now = Instant::now();
         let mut paths = paths(true, false);
-        let first = challenged(&paths.heard(Some(address(2)), 50, true, now));
+        let first = challenged(&paths.handle_record(Some(address(2)), 50, true, now));
         assert_eq!(paths.handle_timeout(now), Verdict::Stay);
         for _ in 1..MAX_CHALLENGES {
             now = paths.next_timeout().unwrap();
@@ -338,14 +338,14 @@ mod tests {
         now = paths.next_timeout().unwrap();
         assert_eq!(paths.handle_timeout(now), Verdict::Refuse);
         assert_eq!(paths.answered(Some(address(2)), first), Verdict::Stay, "too late");
-        challenged(&paths.heard(Some(address(2)), 50, true, now));
+        challenged(&paths.handle_record(Some(address(2)), 50, true, now));
     }
 
     #[test]
     fn a_late_answer_to_an_earlier_challenge_counts() {
         let now = Instant::now();
         let mut paths = paths(true, false);
-        let first = challenged(&paths.heard(Some(address(2)), 50, true, now));
+        let first = challenged(&paths.handle_record(Some(address(2)), 50, true, now));
         challenged(&paths.handle_timeout(now + PATIENCE));
         assert_eq!(paths.answered(Some(address(2)), first), Verdict::Follow(address(2)));
     }
@@ -354,7 +354,7 @@ mod tests {
     fn a_check_under_way_goes_on_in_another_process() {
         let now = Instant::now();
         let mut paths = paths(true, false);
-        let first = challenged(&paths.heard(Some(address(2)), 50, true, now));
+        let first = challenged(&paths.handle_record(Some(address(2)), 50, true, now));
         assert!(paths.may_send(address(2), 100));
         let mut out = Writer::new();
         paths.save(now, &mut out);
@@ -371,14 +371,15 @@ mod tests {
     fn a_drop_or_a_newer_record_from_the_current_address_ends_the_check() {
         let now = Instant::now();
         let mut paths = paths(true, false);
-        let Message::Response(cookie) = challenged(&paths.heard(Some(address(2)), 50, true, now)) else {
+        let Message::Response(cookie) = challenged(&paths.handle_record(Some(address(2)), 50, true, now))
+        else {
             unreachable!()
         };
         assert_eq!(paths.answered(None, Message::Drop([0; 8])), Verdict::Stay);
         assert_eq!(paths.answered(None, Message::Drop(cookie)), Verdict::Refuse);
-        challenged(&paths.heard(Some(address(2)), 50, true, now));
-        assert_eq!(paths.heard(None, 50, false, now), Verdict::Stay);
-        assert_eq!(paths.heard(None, 50, true, now), Verdict::Refuse);
+        challenged(&paths.handle_record(Some(address(2)), 50, true, now));
+        assert_eq!(paths.handle_record(None, 50, false, now), Verdict::Stay);
+        assert_eq!(paths.handle_record(None, 50, true, now), Verdict::Refuse);
         assert_eq!((paths.next_timeout(), paths.destination(1)), (None, None));
     }
 

@@ -18,13 +18,13 @@ use crate::credentials::SharedKeys;
 use crate::protocol::alert::Alert;
 use crate::protocol::dtls::cookie::{CookieJar, CookieVerdict};
 use crate::protocol::dtls::hello::{self, ClientHello, FirstDatagram, HELLO_VERIFY_REQUEST_LEN};
-use crate::protocol::dtls::spent::{Fate, Spent};
+use crate::protocol::dtls::recent_hellos::{HelloOutcome, RecentHellos};
 
 /// The cookie secrets, for the dispatcher and all workers, and the hellos whose outcome is known. Readers share the
 /// lock on the secrets; a rotation holds it for microseconds, once per [`Timeouts::cookie_period`].
 pub(crate) struct Cookies {
     jar: RwLock<CookieJar>,
-    spent: Mutex<Spent>,
+    recent_hellos: Mutex<RecentHellos>,
     period: Duration,
 }
 
@@ -39,7 +39,11 @@ impl Cookies {
             Some(keys) => shared_jar(keys, timeouts.cookie_period),
             None => CookieJar::new(&*secret()?, &*secret()?, timeouts.cookie_period, now),
         };
-        Ok(Self { jar: RwLock::new(jar), spent: Mutex::new(Spent::new(now)), period: timeouts.cookie_period })
+        Ok(Self {
+            jar: RwLock::new(jar),
+            recent_hellos: Mutex::new(RecentHellos::new(now)),
+            period: timeouts.cookie_period,
+        })
     }
 
     /// Takes these shared secrets, or random ones in place of shared ones. Cookies made before stay valid for one
@@ -82,9 +86,9 @@ impl Cookies {
         let verdict = jar.verify(local, peer, hello);
         if let CookieVerdict::Valid(proof) = verdict {
             drop(jar);
-            return match self.spent.lock().fate(local, peer, hello.random, now) {
-                Some(Fate::Over) => Checked::Spent,
-                Some(Fate::Refused(alert)) => Checked::Refused(alert),
+            return match self.recent_hellos.lock().outcome(local, peer, hello.random, now) {
+                Some(HelloOutcome::Over) => Checked::AlreadyEnded,
+                Some(HelloOutcome::Refused(alert)) => Checked::Refused(alert),
                 None => Checked::Valid(proof),
             };
         }
@@ -101,12 +105,12 @@ impl Cookies {
 
     /// Notes that the association that began with a hello of this random has ended: the same hello opens no other
     /// association.
-    pub(crate) fn spend(&self, local: SocketAddr, peer: SocketAddr, random: &[u8; 32], now: Instant) {
-        self.spent.lock().note(local, peer, random, Fate::Over, now);
+    pub(crate) fn note_ended(&self, local: SocketAddr, peer: SocketAddr, random: &[u8; 32], now: Instant) {
+        self.recent_hellos.lock().note(local, peer, random, HelloOutcome::Over, now);
     }
 
     /// Notes that the client of this hello was refused with this alert: the same hello opens no association.
-    pub(crate) fn refuse(
+    pub(crate) fn note_refused(
         &self,
         local: SocketAddr,
         peer: SocketAddr,
@@ -114,7 +118,7 @@ impl Cookies {
         alert: Alert,
         now: Instant,
     ) {
-        self.spent.lock().note(local, peer, random, Fate::Refused(alert), now);
+        self.recent_hellos.lock().note(local, peer, random, HelloOutcome::Refused(alert), now);
     }
 
     fn rotate_if_due(&self, now: Instant) {
@@ -137,7 +141,7 @@ pub(crate) enum Checked {
     /// The sender has received the cookie that was sent to its address.
     Valid(crate::protocol::dtls::cookie::AddressProven),
     /// The same, but the association that it began with this hello has ended.
-    Spent,
+    AlreadyEnded,
     /// The same, but the client was refused with this alert.
     Refused(Alert),
     /// The sender has not proven its address.
@@ -209,7 +213,7 @@ impl Restart {
         }
         match self.cookies.check(self.local, self.peer, &hello, datagram.len(), now) {
             Checked::Valid(_) => Verdict::Restarted,
-            Checked::Spent => Verdict::Duplicate,
+            Checked::AlreadyEnded => Verdict::Duplicate,
             Checked::Unproven { reply: Some(reply), .. } => Verdict::Challenge(reply),
             Checked::Refused(_) | Checked::Unproven { reply: None, .. } => Verdict::Ignore,
         }

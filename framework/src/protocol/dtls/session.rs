@@ -228,7 +228,7 @@ impl Session {
             }
             match opened {
                 Opened::Data(range) => {
-                    self.confirm();
+                    self.discard_last_flight();
                     return Read::message(&datagram[range], buffer);
                 }
                 Opened::Alert { description, .. } if Alert(description) == Alert::CLOSE_NOTIFY => {
@@ -265,7 +265,7 @@ impl Session {
     fn learn_address(&mut self, now: Instant) {
         let Some(paths) = &mut self.paths else { return };
         let bytes = std::mem::take(&mut self.source.uncounted);
-        let verdict = paths.heard(self.source.from, bytes, self.opener.is_newest(), now);
+        let verdict = paths.handle_record(self.source.from, bytes, self.opener.is_newest(), now);
         self.obey(verdict);
     }
 
@@ -366,7 +366,7 @@ impl Session {
     }
 
     /// Discards our last flight: the peer has it, or can no longer ask for it.
-    pub(crate) fn confirm(&mut self) {
+    pub(crate) fn discard_last_flight(&mut self) {
         self.flight = Vec::new();
     }
 

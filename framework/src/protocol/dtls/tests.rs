@@ -146,7 +146,7 @@ impl<'a> Pair<'a> {
         let now = self.now;
         if let Some(Life::Handshaking(handshake)) = &mut self.sides[side].life {
             let started = handshake.start(now);
-            self.settle(side, started);
+            self.send_and_check(side, started);
         }
     }
 
@@ -192,7 +192,7 @@ impl<'a> Pair<'a> {
     }
 
     /// Sends what a side has to say, and looks at what a step of its handshake came to.
-    fn settle(&mut self, side: usize, advanced: Result<bool, Failure>) {
+    fn send_and_check(&mut self, side: usize, advanced: Result<bool, Failure>) {
         while let Some(Life::Handshaking(handshake)) = &mut self.sides[side].life
             && let Some(datagram) = handshake.poll_transmit()
         {
@@ -274,7 +274,7 @@ impl<'a> Pair<'a> {
             None => self.meet(&datagram),
             Some(Life::Handshaking(handshake)) => {
                 let advanced = handshake.handle_datagram(&mut datagram, now);
-                self.settle(side, advanced);
+                self.send_and_check(side, advanced);
             }
             Some(Life::Open(session)) => {
                 let mut buffer = [0; 2048];
@@ -310,7 +310,7 @@ impl<'a> Pair<'a> {
                 let now = self.now;
                 if let Some(Life::Handshaking(handshake)) = &mut self.sides[side].life {
                     let advanced = handshake.handle_timeout(now);
-                    self.settle(side, advanced);
+                    self.send_and_check(side, advanced);
                 }
             }
             _ => return false,
@@ -371,7 +371,7 @@ fn a_life_on_a_good_network_takes_four_flights_and_ends_with_close_notify() {
 }
 
 #[test]
-fn handshakes_complete_and_messages_come_once_in_any_weather() {
+fn handshakes_complete_and_messages_arrive_once_over_a_faulty_network() {
     let world = World::new();
     for seed in 0..400 {
         let weather = Weather { lost: seed % 40, doubled: seed % 31, late: seed % 50, forged: seed % 23 };
@@ -407,7 +407,7 @@ fn handshakes_complete_and_messages_come_once_in_any_weather() {
 }
 
 #[test]
-fn a_flight_is_said_again_after_one_three_and_seven_seconds_and_the_deadline_ends_it() {
+fn a_flight_is_sent_again_after_one_three_and_seven_seconds_until_the_deadline() {
     let world = World::new();
     let mut pair = Pair::new(&world, 1, Weather { lost: 100, ..Weather::default() });
     assert_eq!(pair.sent, [1, 0]);
@@ -422,7 +422,7 @@ fn a_flight_is_said_again_after_one_three_and_seven_seconds_and_the_deadline_end
 }
 
 #[test]
-fn a_lost_last_flight_is_said_again_by_the_open_session() {
+fn a_lost_last_flight_is_sent_again_by_the_open_session() {
     let world = World::new();
     let mut pair = Pair::new(&world, 1, Weather::default());
     pair.run_for(Duration::from_millis(24));
@@ -584,7 +584,7 @@ fn data_that_overtakes_a_finished_with_a_connection_id_is_read_after_it() {
 }
 
 #[test]
-fn a_lost_last_flight_with_connection_ids_is_said_again_by_the_open_session() {
+fn a_lost_last_flight_with_connection_ids_is_sent_again_by_the_open_session() {
     let world = World::with_cids([8, 8]);
     let mut pair = Pair::new(&world, 1, Weather::default());
     pair.run_for(Duration::from_millis(24));

@@ -35,7 +35,7 @@ use crate::protocol::exporter::{Exporter, RefusedExport};
 use crate::protocol::{RECORD_MAX, Read};
 use crate::sctp::{MessageInfo, SendInfo};
 use crate::tls::engine::{Engine, Framing};
-use crate::tls::{Facts, Failure};
+use crate::tls::{Failure, HandshakeSummary};
 
 const CHANGE_CIPHER_SPEC: u8 = 20;
 const APPLICATION_DATA: u8 = 23;
@@ -71,7 +71,7 @@ pub(crate) struct DtlsSctp {
     message: Vec<u8>,
     at: usize,
     info: MessageInfo,
-    facts: Facts,
+    summary: HandshakeSummary,
     refusals: u8,
     /// This side has closed.
     closed: bool,
@@ -139,7 +139,7 @@ impl DtlsSctp {
             message: Vec::new(),
             at: 0,
             info: MessageInfo::default(),
-            facts: Facts::default(),
+            summary: HandshakeSummary::default(),
             refusals: 0,
             closed: false,
             peer_closed: None,
@@ -160,7 +160,7 @@ impl DtlsSctp {
             };
             let bytes = &message[at..at + record.wire_len()];
             at += bytes.len();
-            self.shake_hands(&record, bytes, info)?;
+            self.do_handshake(&record, bytes, info)?;
         }
         if self.is_complete() && at < message.len() {
             std::mem::swap(&mut self.message, message);
@@ -170,7 +170,7 @@ impl DtlsSctp {
     }
 
     /// Handles a record before the handshake is complete.
-    fn shake_hands(&mut self, record: &Record<'_>, bytes: &[u8], info: MessageInfo) -> Result<(), Failure> {
+    fn do_handshake(&mut self, record: &Record<'_>, bytes: &[u8], info: MessageInfo) -> Result<(), Failure> {
         match (record.epoch, record.content_type) {
             (1, APPLICATION_DATA) => {
                 self.early_bytes += bytes.len();
@@ -205,7 +205,7 @@ impl DtlsSctp {
         }
         handshake.take_outgoing(&mut self.actions);
         if stepped? {
-            self.facts = handshake.engine.facts();
+            self.summary = handshake.engine.summary();
             let (secrets, sealer, opener) = take_over(handshake.engine.ssl(), handshake.next)?;
             handshake.engine.retire();
             let opener = opener.without_replay_detection();
@@ -229,8 +229,8 @@ impl DtlsSctp {
     }
 
     /// Returns the results of the handshake.
-    pub(crate) fn facts(&self) -> Facts {
-        self.facts.clone()
+    pub(crate) fn summary(&self) -> HandshakeSummary {
+        self.summary.clone()
     }
 
     /// Reads the next message, with its metadata.

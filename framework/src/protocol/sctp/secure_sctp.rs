@@ -14,7 +14,7 @@ use super::tls_streams::TlsStreams;
 use crate::protocol::Read;
 use crate::protocol::exporter::{Exporter, RefusedExport};
 use crate::sctp::{MessageInfo, SendInfo};
-use crate::tls::{Facts, Failure};
+use crate::tls::{Failure, HandshakeSummary};
 
 /// A session of one of the two protocols.
 pub(crate) enum SecureSctp {
@@ -76,8 +76,8 @@ impl SecureSctp {
     }
 
     /// Returns the results of the handshake.
-    pub(crate) fn facts(&self) -> Facts {
-        either!(self.facts())
+    pub(crate) fn summary(&self) -> HandshakeSummary {
+        either!(self.summary())
     }
 
     /// Reads the next message, with its metadata.

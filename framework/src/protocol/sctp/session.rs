@@ -14,10 +14,10 @@ use super::secure_sctp::{Action, Refused, SecureSctp};
 use crate::error::EndReason;
 use crate::protocol::{Read, Sent};
 use crate::sctp::{MessageInfo, SendInfo};
-use crate::tls::{Facts, Failure};
+use crate::tls::{Failure, HandshakeSummary};
 
 /// How long a close may wait for acknowledgements.
-const FAREWELL: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The security state, if there is one, and the state of the association. Used by one thread at a time.
 pub(crate) struct Session {
@@ -28,7 +28,7 @@ pub(crate) struct Session {
     current: Option<Action>,
     awaits: Option<Awaits>,
     /// Why nothing can be sent any more.
-    trouble: Option<Fate>,
+    trouble: Option<ActionResult>,
 }
 
 enum State {
@@ -56,7 +56,7 @@ pub(crate) enum Awaits {
 
 /// Result of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum ActionResult {
     Done,
     /// The send buffer is full; nothing was sent.
     Full,
@@ -145,7 +145,7 @@ impl Session {
     ///
     /// The handshake has failed.
     pub(crate) fn advance(&mut self) -> Result<bool, Failure> {
-        if let Some(Fate::Refused(why)) = &self.trouble {
+        if let Some(ActionResult::Refused(why)) = &self.trouble {
             return Err(Failure::of(why.as_str()));
         }
         self.secure.as_mut().map_or(Ok(true), SecureSctp::open_all)
@@ -157,13 +157,13 @@ impl Session {
     /// # Errors
     ///
     /// As [`advance`](Self::advance).
-    pub(crate) fn opened(&mut self) -> Result<Option<Facts>, Failure> {
+    pub(crate) fn opened(&mut self) -> Result<Option<HandshakeSummary>, Failure> {
         let is_handshaking = matches!(self.state, State::Handshaking { .. });
         if !is_handshaking || !self.advance()? || self.has_unsent() || self.trouble.is_some() {
             return Ok(None);
         }
         self.state = State::Open;
-        Ok(Some(self.secure.as_ref().map(SecureSctp::facts).unwrap_or_default()))
+        Ok(Some(self.secure.as_ref().map(SecureSctp::summary).unwrap_or_default()))
     }
 
     /// Encrypts a message, to be sent by the next action. Returns `None` if the driver has to carry that out;
@@ -190,7 +190,7 @@ impl Session {
     /// Returns the result of the last written message.
     pub(crate) fn sent(&self) -> Sent {
         match &self.trouble {
-            Some(Fate::Refused(why)) => Sent::Broken(why.clone()),
+            Some(ActionResult::Refused(why)) => Sent::Broken(why.clone()),
             Some(_) => Sent::Gone,
             None if self.has_unsent() => Sent::Parked,
             None => Sent::Done,
@@ -238,7 +238,7 @@ impl Session {
         {
             secure.close();
         }
-        self.state = State::Closing { until: now + patience.min(FAREWELL), last };
+        self.state = State::Closing { until: now + patience.min(CLOSE_TIMEOUT), last };
         if !is_gentle || self.trouble.is_some() {
             self.stop_waiting();
         }
@@ -285,17 +285,17 @@ impl Session {
     }
 
     /// Reports the result of the action.
-    pub(crate) fn action_done(&mut self, fate: Fate) {
+    pub(crate) fn action_done(&mut self, result: ActionResult) {
         if matches!(self.current, Some(Action::ShutDown | Action::Abort(_))) {
             self.current = None;
             self.state = State::Over;
             return;
         }
-        match fate {
-            Fate::Done => self.current = None,
-            Fate::Full => self.awaits = Some(Awaits::Room),
-            fate => {
-                (self.current, self.trouble) = (None, Some(fate));
+        match result {
+            ActionResult::Done => self.current = None,
+            ActionResult::Full => self.awaits = Some(Awaits::Room),
+            result => {
+                (self.current, self.trouble) = (None, Some(result));
                 self.stop_waiting();
             }
         }

@@ -19,7 +19,7 @@ use crate::protocol::exporter::{Exporter, RefusedExport};
 use crate::protocol::{RECORD_MAX, Read};
 use crate::sctp::{MessageInfo, Reliability, SendInfo};
 use crate::tls::engine::{Engine, Framing};
-use crate::tls::{Facts, Failure};
+use crate::tls::{Failure, HandshakeSummary};
 
 /// Maximum number of bytes that may wait for stream 0: a few ClientHellos on each of many streams.
 const MAX_EARLY: usize = 256 * 1024;
@@ -37,7 +37,7 @@ pub(crate) struct TlsStreams {
     early: Vec<(Vec<u8>, MessageInfo)>,
     early_bytes: usize,
     actions: VecDeque<Action>,
-    facts: Facts,
+    summary: HandshakeSummary,
     closed: bool,
     broken: Option<String>,
 }
@@ -89,7 +89,7 @@ impl TlsStreams {
             early: Vec::new(),
             early_bytes: 0,
             actions: VecDeque::new(),
-            facts: Facts::default(),
+            summary: HandshakeSummary::default(),
             closed: false,
             broken: None,
         }
@@ -125,7 +125,7 @@ impl TlsStreams {
         self.feed(message, info);
         self.step(0)?;
         if self.is_complete() {
-            self.facts = self.sessions[&0].engine.facts();
+            self.summary = self.sessions[&0].engine.summary();
             for (message, info) in std::mem::take(&mut self.early) {
                 self.take_in(&message, info);
             }
@@ -183,7 +183,7 @@ impl TlsStreams {
         self.feed(message, info);
         if self.step(stream).map_err(|failure| text(stream, failure))? {
             // Different identities on different streams do not belong to one peer.
-            if self.sessions[&stream].engine.facts().identity != self.facts.identity {
+            if self.sessions[&stream].engine.summary().identity != self.summary.identity {
                 return Err(format!("the peer's identity on stream {stream} differs from that on stream 0"));
             }
             self.wake(stream);
@@ -265,8 +265,8 @@ impl TlsStreams {
     }
 
     /// Returns the results of stream 0's handshake.
-    pub(crate) fn facts(&self) -> Facts {
-        self.facts.clone()
+    pub(crate) fn summary(&self) -> HandshakeSummary {
+        self.summary.clone()
     }
 
     /// Reads the next message of any stream, with its metadata.

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_too_long_is_told_once_and_thrown_away() {
+    fn a_line_that_is_too_long_is_reported_once_and_discarded() {
         for size in 1..20 {
             let found = read(Framing::Lines, 5, b"a\nabcdef\nb\nabcdefghijklmnop\nc\n", size);
             assert_eq!(found, ["a", "!", "b", "!", "c"], "in reads of {size}");

@@ -19,7 +19,7 @@ const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// The two ends of the connection to the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ends {
+pub struct ProxiedAddresses {
     /// The address that connected to the proxy.
     pub peer: SocketAddr,
     /// The address that it connected to.
@@ -50,7 +50,7 @@ impl Header {
     /// # Errors
     ///
     /// As [`rest`] and [`parse`].
-    pub(crate) fn filled(&mut self, len: usize) -> Result<Option<Option<Ends>>, &'static str> {
+    pub(crate) fn filled(&mut self, len: usize) -> Result<Option<Option<ProxiedAddresses>>, &'static str> {
         self.filled += len;
         let Some((head, behind)) = self.bytes[..self.filled].split_first_chunk() else { return Ok(None) };
         let rest = rest(head)?;
@@ -85,7 +85,7 @@ pub fn rest(head: &[u8; HEAD]) -> Result<usize, &'static str> {
 ///
 /// The header is invalid: it has an unknown command, a protocol other than TCP, or addresses that are truncated or
 /// unusable.
-pub fn parse(head: &[u8; HEAD], rest: &[u8]) -> Result<Option<Ends>, &'static str> {
+pub fn parse(head: &[u8; HEAD], rest: &[u8]) -> Result<Option<ProxiedAddresses>, &'static str> {
     let v4 = |bytes: &[u8; 4]| Ipv4Addr::from(*bytes);
     let v6 = |bytes: &[u8; 16]| Ipv6Addr::from(*bytes);
     let port = |bytes: &[u8; 2]| u16::from_be_bytes(*bytes);
@@ -95,34 +95,34 @@ pub fn parse(head: &[u8; HEAD], rest: &[u8]) -> Result<Option<Ends>, &'static st
         1 => {}
         _ => return Err("its PROXY header has an unknown command"),
     }
-    let ends = match head[13] {
+    let addresses = match head[13] {
         0x00 => return Ok(None),
         0x11 => {
             let (source, after) = rest.split_first_chunk().ok_or(CUT)?;
             let (target, after) = after.split_first_chunk().ok_or(CUT)?;
             let (from, after) = after.split_first_chunk().ok_or(CUT)?;
             let (to, _) = after.split_first_chunk().ok_or(CUT)?;
-            Ends { peer: (v4(source), port(from)).into(), local: (v4(target), port(to)).into() }
+            ProxiedAddresses { peer: (v4(source), port(from)).into(), local: (v4(target), port(to)).into() }
         }
         0x21 => {
             let (source, after) = rest.split_first_chunk().ok_or(CUT)?;
             let (target, after) = after.split_first_chunk().ok_or(CUT)?;
             let (from, after) = after.split_first_chunk().ok_or(CUT)?;
             let (to, _) = after.split_first_chunk().ok_or(CUT)?;
-            Ends { peer: (v6(source), port(from)).into(), local: (v6(target), port(to)).into() }
+            ProxiedAddresses { peer: (v6(source), port(from)).into(), local: (v6(target), port(to)).into() }
         }
         0x12 | 0x22 => return Err("its PROXY header is for datagrams"),
         0x31 | 0x32 => return Ok(None),
         _ => return Err("its PROXY header has an unknown address family"),
     };
     // Mapped addresses are converted first, so that the checks apply to the IPv4 address.
-    let ends = Ends { peer: canonical(ends.peer), local: canonical(ends.local) };
-    let ip = ends.peer.ip();
+    let addresses = ProxiedAddresses { peer: canonical(addresses.peer), local: canonical(addresses.local) };
+    let ip = addresses.peer.ip();
     let broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
-    if ip.is_unspecified() || ip.is_multicast() || broadcast || ends.peer.port() == 0 {
+    if ip.is_unspecified() || ip.is_multicast() || broadcast || addresses.peer.port() == 0 {
         return Err("its PROXY header has a source address that no peer can have");
     }
-    Ok(Some(ends))
+    Ok(Some(addresses))
 }
 
 const CUT: &str = "its PROXY header is too short for its addresses";
@@ -146,17 +146,17 @@ mod tests {
             let wire = [&head(command, 0x11, most as u16)[..], &rest[..most], b"behind"].concat();
             for piece in 1..=wire.len() {
                 let (mut header, mut wire) = (Header::default(), &wire[..]);
-                let ends = loop {
+                let addresses = loop {
                     let room = header.room();
                     let len = room.len().min(piece);
                     let (came, left) = wire.split_at(len);
                     room[..len].copy_from_slice(came);
                     wire = left;
-                    if let Some(ends) = header.filled(len).unwrap() {
-                        break ends;
+                    if let Some(addresses) = header.filled(len).unwrap() {
+                        break addresses;
                     }
                 };
-                assert_eq!((ends.is_some(), wire), (command == 1, &b"behind"[..]));
+                assert_eq!((addresses.is_some(), wire), (command == 1, &b"behind"[..]));
             }
         }
     }
@@ -164,14 +164,14 @@ mod tests {
     #[test]
     fn addresses_of_both_families_are_read() {
         let rest = [192, 0, 2, 1, 198, 51, 100, 2, 0x12, 0x34, 0x01, 0xbb];
-        let ends = parse(&head(1, 0x11, 12), &rest).unwrap().unwrap();
-        assert_eq!(ends.peer, "192.0.2.1:4660".parse().unwrap());
-        assert_eq!(ends.local, "198.51.100.2:443".parse().unwrap());
+        let addresses = parse(&head(1, 0x11, 12), &rest).unwrap().unwrap();
+        assert_eq!(addresses.peer, "192.0.2.1:4660".parse().unwrap());
+        assert_eq!(addresses.local, "198.51.100.2:443".parse().unwrap());
         let mut rest = [0; 36];
         (rest[0], rest[1], rest[15], rest[31]) = (0x20, 0x01, 1, 2);
         (rest[33], rest[35]) = (7, 8);
-        let ends = parse(&head(1, 0x21, 36), &rest).unwrap().unwrap();
-        assert_eq!(ends.peer, "[2001::1]:7".parse().unwrap());
+        let addresses = parse(&head(1, 0x21, 36), &rest).unwrap().unwrap();
+        assert_eq!(addresses.peer, "[2001::1]:7".parse().unwrap());
     }
 
     #[test]
@@ -180,8 +180,8 @@ mod tests {
         rest[10..16].copy_from_slice(&[0xff, 0xff, 192, 0, 2, 1]);
         rest[31] = 1;
         (rest[33], rest[35]) = (7, 8);
-        let ends = parse(&head(1, 0x21, 36), &rest).unwrap().unwrap();
-        assert_eq!(ends.peer, "192.0.2.1:7".parse().unwrap());
+        let addresses = parse(&head(1, 0x21, 36), &rest).unwrap().unwrap();
+        assert_eq!(addresses.peer, "192.0.2.1:7".parse().unwrap());
     }
 
     #[test]
@@ -196,14 +196,14 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_speaks_for_itself_names_nobody() {
+    fn a_local_command_of_a_proxy_has_no_addresses() {
         for (command, family) in [(0, 0x11), (0, 0), (1, 0), (1, 0x31)] {
             assert_eq!(parse(&head(command, family, 0), &[]), Ok(None));
         }
     }
 
     #[test]
-    fn what_lies_is_refused() {
+    fn invalid_headers_are_refused() {
         for (head, rest) in [
             (head(1, 0x11, 11), &[1; 11][..]),
             (head(1, 0x21, 12), &[1; 12]),

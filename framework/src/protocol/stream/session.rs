@@ -15,7 +15,7 @@ use crate::protocol::Read;
 use crate::stream::{Framing, TcpSettings};
 use crate::sys::ossl::{self, Handshakes};
 use crate::tls::handshake::{broken, client_ssl, describe, progress, server_ssl};
-use crate::tls::{Facts, Failure, Resume};
+use crate::tls::{Failure, HandshakeSummary, Resume};
 
 /// Maximum number of renegotiations that one peer may request.
 pub(crate) const MAX_RENEGOTIATIONS: u32 = 8;
@@ -106,8 +106,8 @@ impl Stream {
     }
 
     /// Returns the results of the handshake.
-    pub(crate) fn facts(&self) -> Facts {
-        self.ssl().map(Facts::of).unwrap_or_default()
+    pub(crate) fn summary(&self) -> HandshakeSummary {
+        self.ssl().map(HandshakeSummary::of).unwrap_or_default()
     }
 
     /// Returns the underlying `SslRef`, if messages are encrypted.

@@ -20,7 +20,7 @@ use crate::serve::loops::Loops;
 use crate::serve::mailbox::DispatcherMessage;
 use crate::serve::shared::Shared;
 use crate::serve::worker::pool::Pool;
-use crate::serve::worker::{Job, Link, Task};
+use crate::serve::worker::{Job, PeerSocket, Task};
 use crate::sys::errno::is_memory;
 use crate::sys::limits;
 use crate::sys::message::{self, BATCH, DATAGRAM_MAX};
@@ -79,7 +79,7 @@ impl Assigner {
         self.busy.tick(&self.shared, now);
     }
 
-    /// Assigner a job to a loop or to a thread, at once or as soon as a thread can be started.
+    /// Assigns a job to a loop or to a thread, at once or as soon as a thread can be started.
     pub(super) fn assign(&mut self, job: Job) {
         let placed = match &self.loops {
             Some(loops) => loops.place(job),
@@ -108,7 +108,9 @@ impl Assigner {
     /// inbox, and those of other peers go to the dispatcher. The thread that serves the peer does the same with later
     /// datagrams.
     pub(super) fn read_child(&self, job: &Job) {
-        let (Link::Own(socket), Task::Plain | Task::Dtls(_)) = (&job.link, &job.task) else { return };
+        let (PeerSocket::Own(socket), Task::Plain | Task::Dtls(_)) = (&job.peer_socket, &job.task) else {
+            return;
+        };
         let association = &job.association;
         let mut payload = Vec::with_capacity(DATAGRAM_MAX);
         for _ in 0..4 * BATCH {

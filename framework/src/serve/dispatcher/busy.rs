@@ -23,7 +23,7 @@ use crate::drive::open::Open;
 use crate::drive::{Session, transmit};
 use crate::error::EndReason;
 use crate::net::attention::{Delivery, InboxItem, signal};
-use crate::net::sctp::{abort, end_by, look_for_stall};
+use crate::net::sctp::{abort, check_for_stall, end_by};
 use crate::net::stall::Stall;
 use crate::observe::bump;
 use crate::protocol::Read;
@@ -49,7 +49,7 @@ const MAX_KEPT: usize = 128 << 10;
 /// The handlers that were busy at the last look.
 #[derive(Default)]
 pub(super) struct Busy {
-    next_look: Option<Instant>,
+    next_check: Option<Instant>,
     handlers: HashMap<AssociationId, Handler>,
 }
 
@@ -66,27 +66,27 @@ struct Handler {
 impl Busy {
     /// Returns when to look next, and `None` while every handler waits for its peer.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.next_look
+        self.next_check
     }
 
     /// Looks at the busy handlers if it is time for that.
     pub(super) fn tick(&mut self, shared: &Shared, now: Instant) {
-        match self.next_look {
-            None if shared.handlers_run.load(Ordering::SeqCst) => self.next_look = Some(now + PERIOD),
-            Some(next) if now >= next => self.look(shared, now),
+        match self.next_check {
+            None if shared.handler_started.load(Ordering::SeqCst) => self.next_check = Some(now + PERIOD),
+            Some(next) if now >= next => self.check(shared, now),
             _ => {}
         }
     }
 
-    fn look(&mut self, shared: &Shared, now: Instant) {
+    fn check(&mut self, shared: &Shared, now: Instant) {
         // The flag is cleared before the search, so a handler that begins to run meanwhile sets it again.
-        shared.handlers_run.store(false, Ordering::SeqCst);
+        shared.handler_started.store(false, Ordering::SeqCst);
         let mut before = std::mem::take(&mut self.handlers);
         for association in shared.registry.busy() {
             let received = association.received.load(Ordering::Relaxed);
             let handler = match before.remove(&association.id) {
                 Some(mut handler) if handler.received == received => {
-                    look_after(&association, &mut handler, now);
+                    check_peer(&association, &mut handler, now);
                     handler
                 }
                 known => {
@@ -96,12 +96,12 @@ impl Busy {
             };
             self.handlers.insert(association.id, handler);
         }
-        self.next_look = (!self.handlers.is_empty()).then(|| now + PERIOD);
+        self.next_check = (!self.handlers.is_empty()).then(|| now + PERIOD);
     }
 }
 
 /// Does the work that the thread of this peer does while it waits for the peer. Never blocks.
-fn look_after(association: &Association, handler: &mut Handler, now: Instant) {
+fn check_peer(association: &Association, handler: &mut Handler, now: Instant) {
     let mut link = association.link.lock();
     let Link::Open(Open { session, deadlines, .. }) = &mut *link else { return };
     let over = match session {
@@ -111,7 +111,7 @@ fn look_after(association: &Association, handler: &mut Handler, now: Instant) {
             transmit(session, egress);
             over
         }
-        Session::Sctp(_) => look_at_sctp(association, handler, now),
+        Session::Sctp(_) => check_sctp(association, handler, now),
         _ => None,
     };
     let Some(reason) = over else {
@@ -136,13 +136,13 @@ fn look_after(association: &Association, handler: &mut Handler, now: Instant) {
 }
 
 /// Looks after an SCTP association whose thread does not read. Returns the reason if the association has ended.
-fn look_at_sctp(association: &Association, handler: &mut Handler, now: Instant) -> Option<EndReason> {
+fn check_sctp(association: &Association, handler: &mut Handler, now: Instant) -> Option<EndReason> {
     let socket = association.attention.socket()?;
     if let Some(reason) = read_sctp_for_handler(association, &socket, handler) {
         return Some(reason);
     }
     let sent = association.sent.load(Ordering::Relaxed);
-    let stalled = handler.stall.as_mut().is_some_and(|stall| look_for_stall(&socket, stall, sent, now));
+    let stalled = handler.stall.as_mut().is_some_and(|stall| check_for_stall(&socket, stall, sent, now));
     stalled.then(|| {
         abort(&socket, EndReason::TooSlow.to_string().as_bytes());
         EndReason::TooSlow

@@ -15,7 +15,7 @@ use crate::error::StartError;
 use crate::net::shared::SharedListener;
 use crate::new_socket::HookFailed;
 use crate::observe::{Counters, Listening};
-use crate::serve::meet::address_hit;
+use crate::serve::admit::address_hit;
 use crate::serve::worker::Job;
 use crate::sys::control::PacketInfo;
 

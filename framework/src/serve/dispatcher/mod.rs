@@ -73,7 +73,7 @@ impl Dispatcher {
         self.sctp.begin(&mut self.assigner);
         while !self.assigner.shared.mailbox.stop.load(Ordering::Acquire) {
             tokens.clear();
-            self.assigner.shared.counters.dispatcher.rest();
+            self.assigner.shared.counters.dispatcher.begin_wait();
             if let Err(error) = self.epoll.wait(&mut tokens, self.timeout()) {
                 log_limited!(error, %error, "the dispatcher cannot wait");
                 std::thread::park_timeout(THREAD_RETRY);
@@ -108,19 +108,19 @@ impl Dispatcher {
             self.tcp.tick(&self.epoll, now);
             self.udp.tick(&self.epoll, now, &mut self.assigner);
         }
-        self.assigner.shared.counters.dispatcher.rest();
+        self.assigner.shared.counters.dispatcher.begin_wait();
     }
 
     /// Pauses while the listeners are handed over, and continues with them or without them.
     fn pause(&mut self, gate: &Gate) {
         // The datagrams of a peer that already has a child must not be read by another process.
         self.udp.read_all_holding(&self.epoll, &mut self.assigner);
-        if gate.stand_still() == Verdict::Resume {
+        if gate.wait() == Verdict::Resume {
             return;
         }
-        self.tcp.give(&self.epoll);
-        self.sctp.give(&self.epoll, &mut self.assigner);
-        self.udp.give(&self.epoll, &mut self.assigner);
+        self.tcp.give_up(&self.epoll);
+        self.sctp.give_up(&self.epoll, &mut self.assigner);
+        self.udp.give_up(&self.epoll, &mut self.assigner);
     }
 
     fn timeout(&self) -> Option<Duration> {

@@ -69,7 +69,7 @@ fn assert_over(World { handle, served, .. }: &World) -> Stats {
 }
 
 #[test]
-fn every_peer_is_served_whatever_becomes_of_idle_workers() {
+fn every_peer_is_served_although_idle_workers_end() {
     explore(600, || {
         let world = world();
         let visitors = visitors(world.to);
@@ -83,7 +83,7 @@ fn every_peer_is_served_whatever_becomes_of_idle_workers() {
 }
 
 #[test]
-fn a_shutdown_leaves_nobody_behind_whenever_it_comes() {
+fn a_shutdown_at_any_time_ends_every_peer() {
     explore(800, || {
         let world = world();
         let visitors = visitors(world.to);

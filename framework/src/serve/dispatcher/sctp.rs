@@ -35,7 +35,7 @@ use crate::net::sctp_setup::configure;
 use crate::new_socket::SocketHook;
 use crate::observe::{Listening, bump, log_limited};
 use crate::sctp::{AssocId, AssociationState, MessageInfo, Notification, Options, Settings, Socket};
-use crate::serve::meet::Place;
+use crate::serve::admit::SocketKind;
 use crate::serve::shared::Shared;
 use crate::serve::worker::{Job, Task};
 use crate::sys::epoll::{Epoll, READABLE};
@@ -209,7 +209,7 @@ impl Sctp {
     }
 
     /// Gives up the listeners, which another process has now.
-    pub(super) fn give(&mut self, epoll: &Epoll, assigner: &mut Assigner) {
+    pub(super) fn give_up(&mut self, epoll: &Epoll, assigner: &mut Assigner) {
         for mut listener in self.listeners.drain(..) {
             // The other process has the socket open too, so closing it would not remove it from epoll.
             epoll.remove(listener.socket.as_fd());
@@ -240,7 +240,7 @@ impl Sctp {
         let Restarted { socket, scheme, local, peer } = restarted;
         let further = Options::of(&*socket).peer_addresses().unwrap_or_default();
         let Ok(association) =
-            assigner.shared.admit(incoming(scheme, local, peer, further), [0; 32], Place::OwnSocket)
+            assigner.shared.admit(incoming(scheme, local, peer, further), [0; 32], SocketKind::OwnSocket)
         else {
             abort(&socket, b"refused");
             return bump(&assigner.shared.counted(scheme, local).sctp_aborted);
@@ -341,7 +341,7 @@ impl Listener {
         let association = match assigner.shared.admit(
             incoming(self.scheme, local, peer, further),
             [0; 32],
-            Place::OwnSocket,
+            SocketKind::OwnSocket,
         ) {
             Ok(association) => association,
             Err(refusal) => return self.abort(id, refusal),
@@ -408,7 +408,7 @@ impl Listener {
         self.gathered.insert(id, Job::own(association, socket, task, shared));
     }
 
-    /// Assigner over the gathered associations, because the queue is empty.
+    /// Assigns the gathered associations, because the queue is empty.
     fn assign_gathered(&mut self, assigner: &mut Assigner) {
         for (_, job) in self.gathered.drain() {
             assigner.assign(job);

@@ -26,7 +26,7 @@ use crate::handler::Incoming;
 use crate::net::tcp::reset;
 use crate::new_socket::SocketHook;
 use crate::observe::{Counters, Listening, bump, log_limited};
-use crate::serve::meet::Place;
+use crate::serve::admit::SocketKind;
 use crate::serve::shared::Shared;
 use crate::serve::worker::{Job, Task};
 use crate::sys::epoll::{Epoll, READABLE};
@@ -132,7 +132,7 @@ impl Tcp {
     }
 
     /// Gives up the listeners, which another process has now.
-    pub(super) fn give(&mut self, epoll: &Epoll) {
+    pub(super) fn give_up(&mut self, epoll: &Epoll) {
         // The other process has the sockets open too, so closing them would not remove them from epoll.
         self.listeners.iter().for_each(|listener| epoll.remove(listener.socket.as_fd()));
         (self.listeners, self.resume) = (Vec::new(), None);
@@ -210,7 +210,7 @@ impl TcpListener {
         let admitted = match self.proxied {
             true => assigner.shared.admit_proxy(self.scheme, local, peer, index),
             false => {
-                assigner.shared.admit(Incoming::new(self.scheme, local, peer), [0; 32], Place::OwnSocket)
+                assigner.shared.admit(Incoming::new(self.scheme, local, peer), [0; 32], SocketKind::OwnSocket)
             }
         };
         let Ok(association) = admitted else {

@@ -38,7 +38,7 @@ use crate::observe::{bump, log_limited};
 use crate::protocol::alert::Alert;
 use crate::protocol::dtls::assembly::VerifiedHello;
 use crate::protocol::dtls::hello::connection_id;
-use crate::serve::meet::{First, Place, alert_for};
+use crate::serve::admit::{Classified, SocketKind, alert_for};
 use crate::serve::shared::Shared;
 use crate::serve::worker::{Job, Task};
 use crate::sys::control::PacketInfo;
@@ -68,12 +68,12 @@ pub(super) struct Udp {
     holding: usize,
     /// Another process reads the listeners. They stay open here, because children may still find datagrams that belong
     /// to them.
-    given: bool,
+    handed_over: bool,
 }
 
 /// A datagram that was read, with its source and its destination.
 #[derive(Clone, Copy)]
-struct Met<'a> {
+struct ListenerDatagram<'a> {
     /// The index of the listener.
     index: usize,
     local: SocketAddr,
@@ -103,7 +103,7 @@ impl Udp {
             replies: Outgoing::default(),
             alerts: Outgoing::default(),
             holding: 0,
-            given: false,
+            handed_over: false,
         })
     }
 
@@ -133,9 +133,14 @@ impl Udp {
                 self.listeners[index].consumed += 1;
                 let Some(source) = datagram.source else { continue };
                 let local = self.listeners[index].address_hit(datagram.info);
-                let met =
-                    Met { index: via, local, peer: source, info: datagram.info, payload: datagram.payload };
-                self.route(met, epoll, assigner);
+                let datagram = ListenerDatagram {
+                    index: via,
+                    local,
+                    peer: source,
+                    info: datagram.info,
+                    payload: datagram.payload,
+                };
+                self.route(datagram, epoll, assigner);
             }
             self.answer(via);
             let empty = received < BATCH;
@@ -192,8 +197,8 @@ impl Udp {
     }
 
     /// Gives up the listeners, which another process reads now. The datagrams of the anchors go to that process, too.
-    pub(super) fn give(&mut self, epoll: &Epoll, assigner: &mut Assigner) {
-        self.given = true;
+    pub(super) fn give_up(&mut self, epoll: &Epoll, assigner: &mut Assigner) {
+        self.handed_over = true;
         let retired = self.anchors.retire_all(&mut self.listeners, Instant::now());
         for &index in &retired {
             self.read(index, epoll, assigner);
@@ -208,7 +213,7 @@ impl Udp {
         let Stray { local, peer, interface, payload } = stray;
         let Some(index) = self.listener_of(local) else { return };
         let info = PacketInfo { local: Some(local.ip()), interface };
-        self.route(Met { index, local, peer, info, payload: &payload }, epoll, assigner);
+        self.route(ListenerDatagram { index, local, peer, info, payload: &payload }, epoll, assigner);
         self.answer(index);
         self.read_holding(epoll, assigner);
     }
@@ -227,10 +232,10 @@ impl Udp {
         })
     }
 
-    fn route(&mut self, met: Met<'_>, epoll: &Epoll, assigner: &mut Assigner) {
-        let Met { index, local, peer, info, payload } = met;
+    fn route(&mut self, datagram: ListenerDatagram<'_>, epoll: &Epoll, assigner: &mut Assigner) {
+        let ListenerDatagram { index, local, peer, info, payload } = datagram;
         let shared = Arc::clone(&assigner.shared);
-        if self.given {
+        if self.handed_over {
             if !self.forward(local, peer, payload, &shared)
                 && let Some(relay) = shared.successor.get()
             {
@@ -240,21 +245,22 @@ impl Udp {
             }
             return;
         }
-        let hello = match shared.look_at(self.listeners[index].scheme, local, peer, payload, Instant::now()) {
-            First::Nothing => return,
-            First::Challenge(reply) => {
-                let (source, mapped) = self.source(met);
+        let hello = match shared.classify(self.listeners[index].scheme, local, peer, payload, Instant::now())
+        {
+            Classified::Nothing => return,
+            Classified::Challenge(reply) => {
+                let (source, mapped) = self.source(datagram);
                 return self.replies.push(peer, source, mapped, &reply);
             }
-            First::Refused(alert, sequence) => return self.alert(met, alert, sequence),
-            First::Hello(hello) => Some(hello),
-            First::Datagram if self.listeners[index].scheme == Scheme::Dtls => {
+            Classified::Refused(alert, sequence) => return self.alert(datagram, alert, sequence),
+            Classified::Hello(hello) => Some(hello),
+            Classified::Datagram if self.listeners[index].scheme == Scheme::Dtls => {
                 if !self.forward(local, peer, payload, &shared) {
                     bump(&self.listeners[index].counters().ignored);
                 }
                 return;
             }
-            First::Datagram => None,
+            Classified::Datagram => None,
         };
         if let Some(hello) = &hello {
             let known = shared.registry.find(local, peer);
@@ -266,10 +272,10 @@ impl Udp {
         if self.forward(local, peer, payload, &shared) {
             return;
         }
-        self.open(met, hello, epoll, assigner);
+        self.open(datagram, hello, epoll, assigner);
     }
 
-    /// Assigner a datagram to the association of its peer. Returns `false` if there is no association.
+    /// Hands a datagram to the association of its peer. Returns `false` if there is no association.
     fn forward(&self, local: SocketAddr, peer: SocketAddr, payload: &[u8], shared: &Shared) -> bool {
         for _ in 0..MAX_ROUNDS {
             // A record with a connection ID belongs to the association with that ID, whatever its source address is.
@@ -296,14 +302,20 @@ impl Udp {
     }
 
     /// Admits a new peer and makes its child, or refuses it.
-    fn open(&mut self, met: Met<'_>, hello: Option<VerifiedHello>, epoll: &Epoll, assigner: &mut Assigner) {
-        let Met { index, local, peer, payload, .. } = met;
+    fn open(
+        &mut self,
+        datagram: ListenerDatagram<'_>,
+        hello: Option<VerifiedHello>,
+        epoll: &Epoll,
+        assigner: &mut Assigner,
+    ) {
+        let ListenerDatagram { index, local, peer, payload, .. } = datagram;
         let shared = Arc::clone(&assigner.shared);
         let incoming = Incoming::new(self.listeners[index].scheme, local, peer);
         let random = hello.as_ref().map_or([0; 32], VerifiedHello::random);
-        let association = match shared.admit(incoming, random, Place::OwnSocket) {
+        let association = match shared.admit(incoming, random, SocketKind::OwnSocket) {
             Ok(association) => association,
-            Err(refusal) => return self.refuse(met, hello.as_ref(), refusal, &shared),
+            Err(refusal) => return self.refuse(datagram, hello.as_ref(), refusal, &shared),
         };
         let (anchor, made) = self.anchors.find_or_open(&mut self.listeners, index, local, epoll);
         if made {
@@ -314,7 +326,7 @@ impl Udp {
             Err(error) => {
                 assigner.cancel(&association);
                 if let Some(refusal) = assigner.refuse_for(&error, association.scheme, local, peer) {
-                    self.refuse(met, hello.as_ref(), refusal, &shared);
+                    self.refuse(datagram, hello.as_ref(), refusal, &shared);
                 }
                 return;
             }
@@ -407,25 +419,31 @@ impl Udp {
 
     /// Tells a DTLS client, whose address is proven, that it is refused. If the client repeats this hello, it gets the
     /// same answer, even if the server has room by then, because the client has given up.
-    fn refuse(&mut self, met: Met<'_>, hello: Option<&VerifiedHello>, refusal: Refusal, shared: &Shared) {
+    fn refuse(
+        &mut self,
+        datagram: ListenerDatagram<'_>,
+        hello: Option<&VerifiedHello>,
+        refusal: Refusal,
+        shared: &Shared,
+    ) {
         let (Some(hello), Some(alert)) = (hello, alert_for(refusal)) else { return };
-        shared.cookies.refuse(met.local, met.peer, &hello.random(), alert, Instant::now());
-        self.alert(met, alert, hello.record_sequence());
+        shared.cookies.note_refused(datagram.local, datagram.peer, &hello.random(), alert, Instant::now());
+        self.alert(datagram, alert, hello.record_sequence());
     }
 
     /// Queues a fatal alert in clear (RFC 5246 §7.2.2), which is shorter than any hello. Its record has the sequence
     /// number of the hello's record, like all stateless answers (RFC 6347 §4.2.1), because the client has seen lower
     /// numbers.
-    fn alert(&mut self, met: Met<'_>, alert: Alert, sequence: u64) {
-        let (source, mapped) = self.source(met);
-        self.alerts.push(met.peer, source, mapped, &alert.in_clear(sequence));
+    fn alert(&mut self, datagram: ListenerDatagram<'_>, alert: Alert, sequence: u64) {
+        let (source, mapped) = self.source(datagram);
+        self.alerts.push(datagram.peer, source, mapped, &alert.in_clear(sequence));
     }
 
     /// Returns the address from which an answer must leave, if the listener is a wildcard, and whether the listener
     /// uses IPv6.
-    fn source(&self, met: Met<'_>) -> (Option<PacketInfo>, bool) {
-        let address = self.listeners[met.index].address;
-        (address.ip().is_unspecified().then_some(met.info), address.is_ipv6())
+    fn source(&self, datagram: ListenerDatagram<'_>) -> (Option<PacketInfo>, bool) {
+        let address = self.listeners[datagram.index].address;
+        (address.ip().is_unspecified().then_some(datagram.info), address.is_ipv6())
     }
 
     fn answer(&mut self, index: usize) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 use zeroize::Zeroizing;
 
-use crate::codec::{MOST, Reader, Writer};
+use crate::codec::{MAX_LEN, Reader, Writer};
 use crate::error::HandOverError;
 use crate::sys::unix;
 
@@ -32,7 +32,7 @@ pub(crate) struct Frame {
 impl Frame {
     pub(crate) fn new() -> Self {
         // One byte more than the longest message, so that a longer one is detected.
-        Self { bytes: Zeroizing::new(vec![0; MOST + 1]), len: 0, descriptors: Vec::new() }
+        Self { bytes: Zeroizing::new(vec![0; MAX_LEN + 1]), len: 0, descriptors: Vec::new() }
     }
 
     /// Returns the kind of the message, and a reader of the rest.
@@ -102,7 +102,7 @@ impl Channel {
         frame.descriptors = arrived.descriptors;
         match arrived.uid {
             _ if arrived.len == 0 => Err(HandOverError::Gone),
-            _ if arrived.truncated || arrived.len > MOST => Err(HandOverError::Malformed),
+            _ if arrived.truncated || arrived.len > MAX_LEN => Err(HandOverError::Malformed),
             Some(uid) if uid != unix::own_uid() => Err(HandOverError::OtherUser { uid }),
             Some(_) => Ok(()),
             None => Err(HandOverError::Malformed),

@@ -10,7 +10,7 @@ pub(crate) enum Verdict {
     /// The dispatcher continues with the listeners.
     Resume,
     /// Another process has the listeners.
-    Give,
+    HandOver,
 }
 
 #[derive(Default)]
@@ -28,7 +28,7 @@ pub(crate) struct Gate {
 
 impl Gate {
     /// Blocks the dispatcher until the decision about the listeners is there, and returns it.
-    pub(crate) fn stand_still(&self) -> Verdict {
+    pub(crate) fn wait(&self) -> Verdict {
         let mut state = self.state.lock();
         state.reached = true;
         self.changed.notify_all();
@@ -41,7 +41,7 @@ impl Gate {
     }
 
     /// Waits until the dispatcher is paused. Returns `false` if it is not by then.
-    pub(crate) fn await_stop(&self, deadline: Instant) -> bool {
+    pub(crate) fn await_pause(&self, deadline: Instant) -> bool {
         let mut state = self.state.lock();
         while !state.reached {
             if self.changed.wait_until(&mut state, deadline).timed_out() {

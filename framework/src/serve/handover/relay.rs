@@ -29,8 +29,8 @@ pub(crate) struct Relayed {
 pub(crate) struct Relay {
     channel: Arc<Channel>,
     out: Mutex<Writer>,
-    elsewhere: Mutex<Elsewhere>,
-    /// Whether `elsewhere` may have a peer.
+    remote: Mutex<RemotePeers>,
+    /// Whether `remote` may have a peer.
     any: AtomicBool,
     has_ended: Mutex<bool>,
     ended: Condvar,
@@ -38,15 +38,15 @@ pub(crate) struct Relay {
 
 /// The peers that the other process serves, and the numbers of their loops.
 #[derive(Default)]
-struct Elsewhere {
+struct RemotePeers {
     by_addresses: HashMap<(SocketAddr, SocketAddr), u8>,
     by_connection_id: HashMap<Box<[u8]>, u8>,
 }
 
 impl Relay {
     pub(crate) fn new(channel: Arc<Channel>) -> Self {
-        let (out, elsewhere, any) = (Mutex::new(Writer::new()), Mutex::default(), AtomicBool::new(false));
-        Self { channel, out, elsewhere, any, has_ended: Mutex::new(false), ended: Condvar::default() }
+        let (out, remote, any) = (Mutex::new(Writer::new()), Mutex::default(), AtomicBool::new(false));
+        Self { channel, out, remote, any, has_ended: Mutex::new(false), ended: Condvar::default() }
     }
 
     /// Returns the socket to the other process.
@@ -55,27 +55,27 @@ impl Relay {
     }
 
     /// Notes that a peer stays in the other process, on the loop with this number.
-    pub(crate) fn stays(&self, local: SocketAddr, peer: SocketAddr, connection_id: &[u8], on: u8) {
-        let mut elsewhere = self.elsewhere.lock();
-        elsewhere.by_addresses.insert((local, peer), on);
+    pub(crate) fn add_remote(&self, local: SocketAddr, peer: SocketAddr, connection_id: &[u8], on: u8) {
+        let mut remote = self.remote.lock();
+        remote.by_addresses.insert((local, peer), on);
         if !connection_id.is_empty() {
-            elsewhere.by_connection_id.insert(connection_id.into(), on);
+            remote.by_connection_id.insert(connection_id.into(), on);
         }
         self.any.store(true, Ordering::Release);
     }
 
     /// Notes that the other process has no peer at this address any more.
-    pub(crate) fn has_left(&self, local: SocketAddr, peer: SocketAddr, connection_id: Option<&[u8]>) {
-        let mut elsewhere = self.elsewhere.lock();
-        elsewhere.by_addresses.remove(&(local, peer));
-        connection_id.map(|cid| elsewhere.by_connection_id.remove(cid));
-        if elsewhere.by_addresses.is_empty() && elsewhere.by_connection_id.is_empty() {
+    pub(crate) fn remove_remote(&self, local: SocketAddr, peer: SocketAddr, connection_id: Option<&[u8]>) {
+        let mut remote = self.remote.lock();
+        remote.by_addresses.remove(&(local, peer));
+        connection_id.map(|cid| remote.by_connection_id.remove(cid));
+        if remote.by_addresses.is_empty() && remote.by_connection_id.is_empty() {
             self.any.store(false, Ordering::Release);
         }
     }
 
     /// Returns the number of the loop on which the other process has a peer with this address or this connection ID.
-    pub(crate) fn finds(
+    pub(crate) fn find_remote(
         &self,
         local: SocketAddr,
         peer: SocketAddr,
@@ -84,9 +84,9 @@ impl Relay {
         if !self.any.load(Ordering::Acquire) {
             return None;
         }
-        let elsewhere = self.elsewhere.lock();
-        let by_id = connection_id.and_then(|cid| elsewhere.by_connection_id.get(cid));
-        by_id.or_else(|| elsewhere.by_addresses.get(&(local, peer))).copied()
+        let remote = self.remote.lock();
+        let by_id = connection_id.and_then(|cid| remote.by_connection_id.get(cid));
+        by_id.or_else(|| remote.by_addresses.get(&(local, peer))).copied()
     }
 
     /// Passes a datagram on; never blocks. Returns `false` if it is lost because the other process does not read.
@@ -112,7 +112,7 @@ impl Relay {
     /// Notes that the other process has ended, and forgets its peers.
     pub(crate) fn end(&self) {
         self.any.store(false, Ordering::Release);
-        *self.elsewhere.lock() = Elsewhere::default();
+        *self.remote.lock() = RemotePeers::default();
         self.channel.close();
         *self.has_ended.lock() = true;
         self.ended.notify_all();

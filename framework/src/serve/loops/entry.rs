@@ -23,17 +23,17 @@ use crate::net::attention::{Waker, signal};
 use crate::observe::bump;
 use crate::peer::{AssociationOwner, Opened, Parts, Peer};
 use crate::serve::shared::Shared;
-use crate::serve::worker::{Job, Link, Task, authorize, fail, give_up, opening, report, transport};
-use crate::tls::{Facts, Failure};
+use crate::serve::worker::{Job, PeerSocket, Task, authorize, fail, give_up, opening, report, transport};
+use crate::tls::{Failure, HandshakeSummary};
 
 /// A datagram, and its source address if that differs from the peer's known address.
 pub(super) type Datagram = (Vec<u8>, Option<SocketAddr>);
 
 /// The largest state of a peer's callbacks that is handed over, in bytes.
-const MOST_STATE: usize = 64 << 10;
+const MAX_STATE: usize = 64 << 10;
 
 /// The most callbacks of a peer in one turn.
-const MOST_STEPS: usize = 16;
+const MAX_STEPS: usize = 16;
 
 /// The environment in which entries are driven.
 pub(super) struct Context {
@@ -90,7 +90,7 @@ enum Stage {
 
 /// The state of an admitted peer before its first turn.
 struct New {
-    link: Link,
+    peer_socket: PeerSocket,
     task: Task,
     waker: Arc<dyn Waker>,
 }
@@ -98,23 +98,28 @@ struct New {
 impl Entry {
     /// Makes an entry for an admitted peer.
     pub(super) fn new(job: Job, waker: Arc<dyn Waker>) -> Self {
-        let Job { association, link, task, owner, .. } = job;
-        Self { association, owner, stage: Stage::New(Box::new(New { link, task, waker })), spare_turns: 0 }
+        let Job { association, peer_socket, task, owner, .. } = job;
+        Self {
+            association,
+            owner,
+            stage: Stage::New(Box::new(New { peer_socket, task, waker })),
+            spare_turns: 0,
+        }
     }
 
     /// Returns the peer's own socket, if it has one, before its first turn.
     pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
         match &self.stage {
-            Stage::New(new) => match &new.link {
-                Link::Own(socket) => Some(socket.as_fd()),
-                Link::Shared(_) => None,
+            Stage::New(new) => match &new.peer_socket {
+                PeerSocket::Own(socket) => Some(socket.as_fd()),
+                PeerSocket::Shared(_) => None,
             },
             _ => None,
         }
     }
 
     /// Returns whether the peer is in its handshake, each step of which takes long.
-    pub(super) fn shakes_hands(&self) -> bool {
+    pub(super) fn is_handshaking(&self) -> bool {
         match &self.stage {
             Stage::New(..) => self.association.scheme.is_secure(),
             Stage::Opening(..) => true,
@@ -196,14 +201,14 @@ impl Entry {
         let Stage::New(new) = std::mem::replace(&mut self.stage, Stage::Over) else {
             return Outcome::Over;
         };
-        let New { link, task, waker } = *new;
-        let transport = transport(&self.association, &link, &task, &context.shared, true);
-        let socket = match &link {
-            Link::Own(socket) => Some(Arc::clone(socket)),
-            Link::Shared(_) => None,
+        let New { peer_socket, task, waker } = *new;
+        let transport = transport(&self.association, &peer_socket, &task, &context.shared, true);
+        let socket = match &peer_socket {
+            PeerSocket::Own(socket) => Some(Arc::clone(socket)),
+            PeerSocket::Shared(_) => None,
         };
         self.association.attention.wake_by(waker, socket);
-        match opening(&self.association, link, task, &context.shared) {
+        match opening(&self.association, peer_socket, task, &context.shared) {
             Ok(mut opening) => {
                 let begun = opening.start(Instant::now());
                 self.stage = Stage::Opening(Box::new((opening, transport)));
@@ -276,11 +281,11 @@ impl Entry {
         context: &Context,
         memory: &mut Memory,
         transport: Transport,
-        opened: (Session, Facts),
+        opened: (Session, HandshakeSummary),
         datagram: Option<Datagram>,
     ) -> Outcome {
         let shared = &context.shared;
-        let (session, facts) = match authorize(&self.association, opened, shared) {
+        let (session, summary) = match authorize(&self.association, opened, shared) {
             Ok(opened) => opened,
             Err(refused) => {
                 let (mut session, reason) = *refused;
@@ -290,10 +295,10 @@ impl Entry {
             }
         };
         shared.registry.end_handshake(&self.association);
-        audit::opened(&self.association, &facts);
+        audit::opened(&self.association, &summary);
         let mut peer = Box::new(Peer::open(Parts {
             association: Arc::clone(&self.association),
-            opened: Opened { transport, session, facts },
+            opened: Opened { transport, session, summary },
             timeouts: shared.timeouts.clone(),
             owner: Some(Arc::clone(&self.owner)),
             driven: true,
@@ -373,13 +378,13 @@ impl Entry {
         let Some(state) = saved.ok().flatten().map(Zeroizing::new) else { return false };
         // The state comes first, because saving the rest may stop the peer from sending.
         out.bytes(&state);
-        state.len() <= MOST_STATE && peer.save(now, out)
+        state.len() <= MAX_STATE && peer.save(now, out)
     }
 
     /// Gives the peer up, because another process has it.
-    pub(super) fn let_go(&mut self) {
+    pub(super) fn forget(&mut self) {
         if let Stage::Open(mut peer, open) = std::mem::replace(&mut self.stage, Stage::Over) {
-            peer.let_go();
+            peer.forget();
             // A panic of the callbacks no longer concerns any peer.
             let _ = catch_unwind(AssertUnwindSafe(|| open.close(EndReason::HandedOver)));
         }
@@ -401,7 +406,7 @@ impl Entry {
 
 /// Calls back for what has arrived.
 fn step(peer: &mut Peer, open: &mut dyn AnyOpen, memory: &mut Memory) -> Result<Outcome, HandlerError> {
-    const MOST_KEPT: usize = 128 << 10;
+    const MAX_KEPT: usize = 128 << 10;
     let outcome = match peer.shares_socket() {
         true => {
             let outcome = steps(peer, open, &mut memory.message);
@@ -415,14 +420,14 @@ fn step(peer: &mut Peer, open: &mut dyn AnyOpen, memory: &mut Memory) -> Result<
             outcome
         }
     };
-    if memory.message.capacity() > MOST_KEPT {
+    if memory.message.capacity() > MAX_KEPT {
         memory.message = Vec::new();
     }
     outcome
 }
 
 fn steps(peer: &mut Peer, open: &mut dyn AnyOpen, message: &mut Vec<u8>) -> Result<Outcome, HandlerError> {
-    for _ in 0..MOST_STEPS {
+    for _ in 0..MAX_STEPS {
         let is_quiet = match open.step(peer, message, false)? {
             Step::Over => return Ok(Outcome::Over),
             Step::Quiet => !peer.leaves_unread(),

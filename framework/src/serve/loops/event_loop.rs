@@ -5,9 +5,9 @@
 //! can continue the loop ([`take_over`](Loop::take_over)). When the first thread has finished the turn, it gives its
 //! peer back by a message.
 
-mod give;
+mod handover;
+mod pausing;
 mod routing;
-mod standstill;
 
 use std::collections::HashMap;
 use std::io;
@@ -16,16 +16,16 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub(crate) use self::give::{SocketId, Staying};
+pub(crate) use self::handover::{SocketId, Staying};
 use super::entry::{Context, Datagram, Entry, Memory, Outcome};
 use super::mailbox::{LoopMailbox, LoopMessage, PeerWaker};
+use super::monitor_waker::MonitorWaker;
 use super::pause::Pause;
 use super::slots::Slots;
 use super::token::Token;
-use super::watch::Watch;
 use crate::error::EndReason;
 use crate::net::shared::SharedSocket;
-use crate::observe::{Counters, Pulse, SAMPLED, bump, log_limited};
+use crate::observe::{BusySince, Counters, SAMPLED, bump, log_limited};
 use crate::serve::worker::Job;
 use crate::serve::worker::pool::{Pool, Run};
 use crate::sys::epoll::{EITHER_EDGE, Epoll, READABLE, READABLE_OR_WRITABLE, WRITABLE};
@@ -40,7 +40,8 @@ const MAX_TURNS: usize = 64;
 /// The number of buffers for datagrams that are kept, and their size in bytes, into which nearly all datagrams fit.
 const MAX_FREE: usize = 2 * BATCH;
 const FREE_BYTES: usize = 2048;
-/// A peer that has held its loop up has its turns on the loop again after this many turns in a row that are shorter than this time.
+/// A peer that has held its loop up has its turns on the loop again after this many turns in a row that are shorter than
+/// this time.
 const QUICK: Duration = Duration::from_millis(1);
 const SPARE_TURNS: u8 = 8;
 /// The time that a loop whose epoll fails waits before it tries again.
@@ -64,7 +65,7 @@ pub(super) struct Common {
     pub(super) spares: Pool<Task>,
     /// The threads of peers, if each has its own.
     pub(super) workers: Arc<Pool<Job>>,
-    pub(super) watch: Watch,
+    pub(super) monitor: MonitorWaker,
 }
 
 /// A loop, as all threads see it.
@@ -84,7 +85,7 @@ pub(super) struct Loop {
     pause: Pause,
     stop: AtomicBool,
     /// Tells how long the present round has lasted.
-    pub(super) pulse: Pulse,
+    pub(super) busy_since: BusySince,
 }
 
 /// A peer whose turn is next, with its datagram if there is one, and the time since which it waits.
@@ -149,8 +150,8 @@ impl Loop {
             running: Some(running),
         };
         let (turn, pause, stop) = (AtomicU64::new(0), Pause::new(paused), AtomicBool::new(false));
-        let (state, pulse) = (Mutex::new(state), Pulse::default());
-        Ok(Self { number, context, common, mailbox, full, epoll, state, turn, pause, stop, pulse })
+        let (state, busy_since) = (Mutex::new(state), BusySince::default());
+        Ok(Self { number, context, common, mailbox, full, epoll, state, turn, pause, stop, busy_since })
     }
 
     /// Returns the number of the present turn.
@@ -200,7 +201,7 @@ impl Loop {
             };
             let mut entry = entry;
             let turn = self.turn.fetch_add(1, Ordering::SeqCst) + 1;
-            self.common.watch.look();
+            self.common.monitor.wake();
             drop(state);
             // Each turn adds two to the counter.
             if (turn / 2).is_multiple_of(SAMPLED) {
@@ -242,8 +243,8 @@ impl Loop {
             }
         }
         state.flush(&self.epoll);
-        self.pulse.rest();
-        for socket in state.sockets.drain(..).filter(|socket| !socket.is_given()) {
+        self.busy_since.begin_wait();
+        for socket in state.sockets.drain(..).filter(|socket| !socket.is_handed_over()) {
             self.counted(&socket).listeners.fetch_sub(1, Ordering::Relaxed);
         }
         state.running = None;
@@ -258,7 +259,7 @@ impl Loop {
             if next.is_none()
                 && may_finish_turns
                 && self.context.events.is_some()
-                && state.slots.is_anybody_out()
+                && state.slots.has_running_elsewhere()
             {
                 // Another thread carries out a peer's turn, and gives the peer back.
                 self.await_message();
@@ -274,23 +275,23 @@ impl Loop {
     /// Waits for a peer's turn and takes the peer out. Returns `None` if the caller must check whether the loop has to
     /// end.
     fn next(&self, state: &mut State) -> Option<Next> {
-        if state.turns < MAX_TURNS && state.slots.is_anybody_ready() {
+        if state.turns < MAX_TURNS && state.slots.has_ready() {
             state.turns += 1;
             return state.slots.next();
         }
         state.flush(&self.epoll);
-        let timeout = match state.slots.is_anybody_queued() {
+        let timeout = match state.slots.has_queued() {
             true => Some(Duration::ZERO),
             false => state.slots.next_timer().map(|at| at.saturating_duration_since(Instant::now())),
         };
         state.events.clear();
-        self.pulse.rest();
+        self.busy_since.begin_wait();
         if let Err(error) = self.epoll.wait(&mut state.events, timeout) {
             log_limited!(error, %error, "an event loop cannot wait for its sockets");
             std::thread::park_timeout(RETRY);
         }
         let now = Instant::now();
-        self.pulse.begin(now);
+        self.busy_since.begin(now);
         state.slots.begin_round(now);
         state.turns = 0;
         state.sockets.iter().for_each(|socket| socket.begin_turn());
@@ -335,7 +336,7 @@ impl Loop {
                 LoopMessage::New(job) => self.take_in(state, *job),
                 // It comes again after the turns of this round, and once more if they lead to others.
                 LoopMessage::Rounds(left @ 1.., done) => {
-                    let left = if state.slots.is_anybody_queued() { left - 1 } else { 0 };
+                    let left = if state.slots.has_queued() { left - 1 } else { 0 };
                     self.mailbox.send(LoopMessage::Rounds(left, done));
                 }
                 LoopMessage::Rounds(0, done) => drop(done),
@@ -418,7 +419,7 @@ impl State {
         for (index, socket) in self.sockets.iter().enumerate() {
             let has_room = socket.end_turn();
             if !has_room || self.full {
-                let events = match socket.is_given() {
+                let events = match socket.is_handed_over() {
                     false if has_room => READABLE,
                     false => READABLE_OR_WRITABLE,
                     true if has_room => 0,

@@ -6,16 +6,16 @@
 
 mod entry;
 mod event_loop;
-mod handing;
+mod handover;
 mod mailbox;
 #[cfg(all(test, shuttle))]
 mod model;
 mod monitor;
+mod monitor_waker;
 mod owner;
 mod pause;
 mod slots;
 mod token;
-mod watch;
 
 use std::io;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use std::time::{Duration, Instant};
 use self::entry::Context;
 use self::event_loop::{Common, Loop, Task};
 pub(crate) use self::event_loop::{SocketId, Staying};
-pub(crate) use self::handing::Given;
+pub(crate) use self::handover::TransferredPeer;
 use self::mailbox::{LoopMailbox, LoopMessage};
+use self::monitor_waker::MonitorWaker;
 use self::owner::LoopOwner;
-use self::watch::Watch;
 use super::shared::Shared;
 use super::worker::Job;
 use super::worker::pool::{Pool, Threads};
@@ -86,7 +86,7 @@ impl Loops {
             mailboxes: mailboxes?,
             spares: Pool::new(Arc::clone(&shared.counters), threads),
             workers: Arc::clone(workers),
-            watch: Watch::default(),
+            monitor: MonitorWaker::default(),
         });
         let fulls: Vec<_> =
             (0..settings.loops).map(|_| EventFd::new().map(Arc::new)).collect::<Result<_, _>>()?;
@@ -116,7 +116,7 @@ impl Loops {
             started.common.spares.submit(Task::Run(Arc::clone(on))).map_err(|(_, error)| error)?;
         }
         let (common, loops) = (Arc::clone(&started.common), started.loops.clone());
-        spawn("peeloff-mon", MONITOR_STACK, Box::new(move || monitor::run(&common.watch, &loops)))?;
+        spawn("peeloff-mon", MONITOR_STACK, Box::new(move || monitor::run(&common.monitor, &loops)))?;
         Ok(started)
     }
 
@@ -132,13 +132,13 @@ impl Loops {
 
     /// Returns how long each loop has been busy with its present round.
     pub(crate) fn busy_for(&self, now: Instant) -> impl Iterator<Item = Duration> {
-        self.loops.iter().map(move |on| on.pulse.busy_for(now))
+        self.loops.iter().map(move |on| on.busy_since.busy_for(now))
     }
 
     /// Tells the loops to end.
     pub(crate) fn stop(&self) {
         self.loops.iter().for_each(|on| on.stop());
-        self.common.watch.stop();
+        self.common.monitor.stop();
     }
 }
 

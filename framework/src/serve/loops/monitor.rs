@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event_loop::Loop;
-use super::watch::Watch;
+use super::monitor_waker::MonitorWaker;
 use crate::observe::bump;
 
 /// The time between two looks at loops that are busy. A loop that is in the same turn at both looks is held up.
@@ -13,10 +13,10 @@ const PERIOD: Duration = Duration::from_millis(4);
 const QUIET_LOOKS: u32 = 12;
 
 /// Watches the loops until they are stopped.
-pub(super) fn run(watch: &Watch, loops: &[Arc<Loop>]) {
+pub(super) fn run(waker: &MonitorWaker, loops: &[Arc<Loop>]) {
     let mut seen: Vec<u64> = loops.iter().map(|on| on.turn()).collect();
     let mut quiet = 0;
-    while watch.wait(PERIOD, (quiet >= QUIET_LOOKS).then_some(&|| nothing_new(loops, &seen))) {
+    while waker.wait(PERIOD, (quiet >= QUIET_LOOKS).then_some(&|| nothing_new(loops, &seen))) {
         quiet += 1;
         for (on, seen) in loops.iter().zip(&mut seen) {
             let turn = on.turn();

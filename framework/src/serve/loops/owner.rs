@@ -7,7 +7,7 @@ use super::token::Token;
 use crate::association::Association;
 use crate::error::EndReason;
 use crate::observe::bump;
-use crate::peer::{AssociationOwner, Leftover};
+use crate::peer::{AssociationOwner, ForSuccessor};
 use crate::protocol::dtls::session::Move;
 use crate::serve::shared::Shared;
 
@@ -18,12 +18,12 @@ pub(super) struct LoopOwner {
 }
 
 impl AssociationOwner for LoopOwner {
-    fn handler_runs(&self) {
-        self.shared.handler_runs();
+    fn handler_started(&self) {
+        self.shared.handler_started();
     }
 
-    fn settled(&self) {
-        self.shared.settled();
+    fn peer_became_quiet(&self) {
+        self.shared.peer_became_quiet();
     }
 
     fn follow(&self, association: &Association, to: Move) -> bool {
@@ -34,17 +34,22 @@ impl AssociationOwner for LoopOwner {
         follows
     }
 
-    fn outlives(&self) {
-        self.shared.outlives();
+    fn handler_outlives_association(&self) {
+        self.shared.handler_outlives_association();
     }
 
-    fn returned(&self) {
-        self.shared.returned();
+    fn handler_returned(&self) {
+        self.shared.handler_returned();
     }
 
-    fn left(&self, association: &Association, reason: &EndReason, leftover: Option<Leftover>) {
+    fn association_ended(
+        &self,
+        association: &Association,
+        reason: &EndReason,
+        for_successor: Option<ForSuccessor>,
+    ) {
         let token = Token::of(association);
-        let strays = self.shared.part(association, reason, leftover);
+        let strays = self.shared.part(association, reason, for_successor);
         // The loop gets this message first, so that the datagrams below do not find the old association.
         token.map(|token| self.mailbox.send(LoopMessage::Left(token)));
         for stray in strays {

@@ -54,7 +54,7 @@ impl Slot {
 }
 
 enum Place {
-    Taken(Slot),
+    Occupied(Slot),
     /// The slot is free.
     Free,
 }
@@ -71,7 +71,7 @@ pub(super) struct Slots {
     /// The turns of open peers.
     ready: VecDeque<Turn>,
     /// The turns of peers in their handshake, each of which takes long.
-    shaking: VecDeque<Turn>,
+    handshaking: VecDeque<Turn>,
     /// The number of turns of open peers since the last turn of a handshake.
     turns: u32,
     /// The number of datagrams that wait, and of their bytes.
@@ -97,7 +97,7 @@ impl Slots {
             hasher: RandomState::new(),
             timers: BinaryHeap::new(),
             ready: VecDeque::new(),
-            shaking: VecDeque::new(),
+            handshaking: VecDeque::new(),
             turns: 0,
             datagrams: 0,
             bytes: 0,
@@ -114,7 +114,7 @@ impl Slots {
     pub(super) fn find(&self, local: SocketAddr, peer: SocketAddr) -> Option<Token> {
         let hash = hash(&self.hasher, local, peer);
         let found = self.by_addresses.find(hash, |&index| match &self.places[index as usize].1 {
-            Place::Taken(slot) => slot.peer == peer && slot.association.local == local,
+            Place::Occupied(slot) => slot.peer == peer && slot.association.local == local,
             Place::Free => false,
         })?;
         Some(Token::new(*found, self.places[*found as usize].0))
@@ -134,7 +134,7 @@ impl Slots {
         });
         let (generation, place) = &mut self.places[index as usize];
         let token = Token::new(index, *generation);
-        *place = Place::Taken(Slot {
+        *place = Place::Occupied(Slot {
             association: Arc::clone(association),
             peer: association.peer,
             waker: make_waker(token),
@@ -162,7 +162,7 @@ impl Slots {
     fn place_address(&mut self, index: u32) {
         let Self { places, by_addresses, hasher, .. } = self;
         let hash_of = |index: &u32| match &places[*index as usize].1 {
-            Place::Taken(slot) => hash(hasher, slot.association.local, slot.peer),
+            Place::Occupied(slot) => hash(hasher, slot.association.local, slot.peer),
             Place::Free => 0,
         };
         by_addresses.insert_unique(hash_of(&index), index, hash_of);
@@ -170,7 +170,7 @@ impl Slots {
 
     /// Stops a peer from being found by its addresses.
     fn displace_address(&mut self, index: u32) {
-        let Place::Taken(slot) = &self.places[index as usize].1 else { return };
+        let Place::Occupied(slot) = &self.places[index as usize].1 else { return };
         let hash = hash(&self.hasher, slot.association.local, slot.peer);
         if let Ok(found) = self.by_addresses.find_entry(hash, |found| *found == index) {
             found.remove();
@@ -233,13 +233,13 @@ impl Slots {
         let left = std::mem::replace(place, Place::Free);
         if self.free.len() == self.places.len() {
             // The last of many peers has left, so the memory of the queues is released.
-            let (ready, shaking) = (VecDeque::new(), VecDeque::new());
-            (self.timers, self.ready, self.shaking) = (BinaryHeap::new(), ready, shaking);
+            let (ready, handshaking) = (VecDeque::new(), VecDeque::new());
+            (self.timers, self.ready, self.handshaking) = (BinaryHeap::new(), ready, handshaking);
             // The datagrams that waited in the queues have been dropped with them.
             (self.datagrams, self.bytes) = (0, 0);
         }
         match left {
-            Place::Taken(slot) => Some(slot),
+            Place::Occupied(slot) => Some(slot),
             Place::Free => None,
         }
     }
@@ -247,7 +247,7 @@ impl Slots {
     /// Returns the slot, unless another peer has it by now.
     pub(super) fn get(&mut self, token: Token) -> Option<&mut Slot> {
         match self.places.get_mut(token.index())? {
-            (generation, Place::Taken(slot))
+            (generation, Place::Occupied(slot))
                 if Token::new(0, *generation).generation() == token.generation() =>
             {
                 Some(slot)
@@ -259,7 +259,7 @@ impl Slots {
     /// Returns the tokens of all peers.
     pub(super) fn tokens(&self) -> Vec<Token> {
         let all = self.places.iter().enumerate();
-        let taken = all.filter(|(_, (_, place))| matches!(place, Place::Taken(_)));
+        let taken = all.filter(|(_, (_, place))| matches!(place, Place::Occupied(_)));
         taken.map(|(index, (generation, _))| Token::new(index as u32, *generation)).collect()
     }
 
@@ -270,9 +270,10 @@ impl Slots {
             slot.is_due = true;
             return;
         };
-        let shakes = entry.shakes_hands();
+        let is_handshaking = entry.is_handshaking();
         if !std::mem::replace(&mut slot.is_queued, true) {
-            if shakes { &mut self.shaking } else { &mut self.ready }.push_back((token, None, self.now));
+            if is_handshaking { &mut self.handshaking } else { &mut self.ready }
+                .push_back((token, None, self.now));
         }
     }
 
@@ -290,10 +291,10 @@ impl Slots {
         }
         slot.datagrams += 1;
         slot.bytes += datagram.len();
-        let shakes = slot.entry.as_ref().is_some_and(|entry| entry.shakes_hands());
+        let is_handshaking = slot.entry.as_ref().is_some_and(|entry| entry.is_handshaking());
         self.datagrams += 1;
         self.bytes += datagram.len();
-        if shakes { &mut self.shaking } else { &mut self.ready }.push_back((
+        if is_handshaking { &mut self.handshaking } else { &mut self.ready }.push_back((
             token,
             Some((datagram, from)),
             self.now,
@@ -310,11 +311,13 @@ impl Slots {
     /// has waited.
     pub(super) fn next(&mut self) -> Option<(Token, Box<Entry>, Option<Datagram>, Instant)> {
         loop {
-            let shaking_first = self.ready.is_empty() || self.turns >= TURNS;
-            let (token, datagram, since) = match shaking_first {
-                true => {
-                    self.shaking.pop_front().inspect(|_| self.turns = 0).or_else(|| self.ready.pop_front())
-                }
+            let handshake_first = self.ready.is_empty() || self.turns >= TURNS;
+            let (token, datagram, since) = match handshake_first {
+                true => self
+                    .handshaking
+                    .pop_front()
+                    .inspect(|_| self.turns = 0)
+                    .or_else(|| self.ready.pop_front()),
                 false => self.ready.pop_front().inspect(|_| self.turns += 1),
             }?;
             if let Some((datagram, _)) = &datagram {
@@ -357,18 +360,18 @@ impl Slots {
     }
 
     /// Returns whether an open peer waits for a turn.
-    pub(super) fn is_anybody_ready(&self) -> bool {
+    pub(super) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
     /// Returns whether some entry is taken out.
-    pub(super) fn is_anybody_out(&self) -> bool {
-        self.places.iter().any(|(_, place)| matches!(place, Place::Taken(Slot { entry: None, .. })))
+    pub(super) fn has_running_elsewhere(&self) -> bool {
+        self.places.iter().any(|(_, place)| matches!(place, Place::Occupied(Slot { entry: None, .. })))
     }
 
     /// Returns whether any peer waits for a turn.
-    pub(super) fn is_anybody_queued(&self) -> bool {
-        !self.ready.is_empty() || !self.shaking.is_empty()
+    pub(super) fn has_queued(&self) -> bool {
+        !self.ready.is_empty() || !self.handshaking.is_empty()
     }
 
     /// Sets a timer for a peer, unless it has an earlier one.
@@ -429,7 +432,7 @@ mod tests {
     use crate::serve::loops::mailbox::LoopMailbox;
 
     #[test]
-    fn what_waited_for_peers_that_have_left_counts_no_more() {
+    fn datagrams_of_peers_that_have_left_are_no_longer_counted() {
         let mailbox = Arc::new(LoopMailbox::new().unwrap());
         let (local, peer) = ("127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap());
         let mut slots = Slots::new();

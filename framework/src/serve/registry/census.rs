@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_stops_after_each_part_and_counts_everybody_once_whoever_comes_and_goes() {
+    fn a_walk_stops_after_each_part_and_counts_each_peer_once_while_peers_come_and_go() {
         let listeners = ByListener::new(&[Address::from_socket(Scheme::Udp, LOCAL.parse().unwrap())]);
         let mut census = Census::default();
         let peers: Vec<_> = (0..3 * PART).map(|_| peer(&listeners)).collect();

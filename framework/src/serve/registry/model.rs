@@ -50,9 +50,9 @@ fn assert_empty((registry, _): &(Registry, ByListener)) {
 
 #[test]
 fn one_association_at_a_time_has_the_addresses_and_the_cap_holds() {
-    const MOST: usize = 2;
+    const CAP: usize = 2;
     explore(2000, || {
-        let world = world(Limits { max_peers: MOST, ..Limits::UNLIMITED });
+        let world = world(Limits { max_peers: CAP, ..Limits::UNLIMITED });
         let come_and_go = |(registry, listeners): &(Registry, ByListener)| {
             let (local, peer) = addresses();
             for _ in 0..2 {
@@ -76,7 +76,7 @@ fn one_association_at_a_time_has_the_addresses_and_the_cap_holds() {
         threads.push(spawn(&world, |(registry, _)| {
             for _ in 0..4 {
                 let table = registry.table.lock();
-                assert!(table.ledger.total() <= MOST && table.associations.len() <= 1);
+                assert!(table.ledger.total() <= CAP && table.associations.len() <= 1);
                 assert!(table.ledger.total() >= table.associations.len());
             }
         }));
@@ -86,7 +86,7 @@ fn one_association_at_a_time_has_the_addresses_and_the_cap_holds() {
 }
 
 #[test]
-fn what_is_delivered_reaches_the_association_that_was_found_or_is_given_back() {
+fn a_delivered_datagram_reaches_its_association_or_is_returned() {
     const DATAGRAMS: u8 = 6;
     explore(2000, || {
         let world = world(Limits::UNLIMITED);
@@ -132,9 +132,9 @@ fn what_is_delivered_reaches_the_association_that_was_found_or_is_given_back() {
 
 #[test]
 fn a_handshake_that_is_evicted_while_it_ends_gives_its_place_back_once() {
-    const MOST: usize = 2;
+    const CAP: usize = 2;
     explore(2000, || {
-        let world = world(Limits { max_half_open: MOST, ..Limits::UNLIMITED });
+        let world = world(Limits { max_half_open: CAP, ..Limits::UNLIMITED });
         let all: Arc<Vec<_>> = Arc::new((0..4).map(|_| association(&world.1)).collect());
         let mut threads: Vec<_> = (0..all.len())
             .map(|index| {
@@ -156,7 +156,7 @@ fn a_handshake_that_is_evicted_while_it_ends_gives_its_place_back_once() {
                 let open =
                     |association: &&Arc<Association>| association.attention.half_open.load(Ordering::Acquire);
                 let flagged = watched.iter().filter(open).count();
-                assert!(flagged == table.ledger.half_open() && flagged <= MOST);
+                assert!(flagged == table.ledger.half_open() && flagged <= CAP);
             }
         }));
         join(threads);
@@ -189,7 +189,7 @@ fn an_end_is_counted_in_the_instant_in_which_its_place_is_free() {
 }
 
 #[test]
-fn a_drain_reaches_all_that_are_there_and_nobody_comes_after_it() {
+fn a_drain_reaches_every_association_and_no_peer_is_admitted_after_it() {
     explore(2000, || {
         let world = world(Limits::UNLIMITED);
         let mut threads: Vec<_> = (0..2u16)
@@ -261,7 +261,7 @@ fn a_peer_whose_handshake_is_complete_before_a_drain_breaks_it_off_is_drained_an
 }
 
 #[test]
-fn what_is_counted_never_shrinks_while_peers_come_talk_and_go() {
+fn counts_never_decrease_while_peers_come_talk_and_go() {
     const PEERS: u16 = 3;
     explore(2000, || {
         let world = world(Limits::UNLIMITED);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use socket2::Socket;
 
-pub(crate) use self::opening::{Link, Task};
+pub(crate) use self::opening::{PeerSocket, Task};
 pub(in crate::serve) use self::opening::{opening, transport};
 use crate::association::Association;
 use crate::audit;
@@ -18,16 +18,16 @@ use crate::handler::{HandlerError, PeerHandler, conclude, is_fault};
 use crate::net::Transport;
 use crate::net::tcp::reset;
 use crate::observe::{bump, log_limited};
-use crate::peer::{AssociationOwner, Leftover, Opened, Parts, Peer};
+use crate::peer::{AssociationOwner, ForSuccessor, Opened, Parts, Peer};
 use crate::protocol::alert::Alert;
 use crate::serve::shared::Shared;
-use crate::tls::Facts;
 use crate::tls::Failure;
+use crate::tls::HandshakeSummary;
 
 /// An admitted peer with its socket, on its way to a worker.
 pub(crate) struct Job {
     pub(crate) association: Arc<Association>,
-    pub(crate) link: Link,
+    pub(crate) peer_socket: PeerSocket,
     pub(crate) task: Task,
     /// The owner that is informed when the association ends.
     pub(crate) owner: Arc<dyn AssociationOwner>,
@@ -37,11 +37,12 @@ pub(crate) struct Job {
 impl pool::Run for Job {
     /// Serves the association to its end, and blocks until then. Catches a panic of the handler.
     fn run(self) {
-        let Self { association, link, task, owner, shared } = self;
+        let Self { association, peer_socket, task, owner, shared } = self;
         // The peer is counted before its handshake, so that the numbers never lag behind its traffic.
         bump(&association.counters.opened);
         association.counters.times.start_delay.observe(association.age());
-        let opened = catch_unwind(AssertUnwindSafe(|| open(&association, link, task, &owner, &shared)));
+        let opened =
+            catch_unwind(AssertUnwindSafe(|| open(&association, peer_socket, task, &owner, &shared)));
         match opened {
             Ok(Some(mut peer)) => serve(&mut peer, &*shared.handler),
             Ok(None) => {}
@@ -62,19 +63,19 @@ impl Job {
         shared: Arc<Shared>,
     ) -> Self {
         let owner: Arc<dyn AssociationOwner> = Arc::clone(&shared) as _;
-        Self { association, link: Link::Own(socket), task, owner, shared }
+        Self { association, peer_socket: PeerSocket::Own(socket), task, owner, shared }
     }
 
     /// Ends the association without serving it.
     pub(crate) fn abandon(self, reason: EndReason) {
-        let Self { association, link, task, owner, .. } = self;
-        match (task, link) {
-            (Task::Sctp, Link::Own(socket)) => {
+        let Self { association, peer_socket, task, owner, .. } = self;
+        match (task, peer_socket) {
+            (Task::Sctp, PeerSocket::Own(socket)) => {
                 crate::net::sctp::abort(&socket, reason.kind().as_str().as_bytes());
             }
-            (Task::Stream { .. }, Link::Own(socket)) => reset(&socket),
-            (Task::Dtls(hello), link) => {
-                let _ = link.egress().send(&Alert::INTERNAL_ERROR.in_clear(hello.record_sequence()));
+            (Task::Stream { .. }, PeerSocket::Own(socket)) => reset(&socket),
+            (Task::Dtls(hello), peer_socket) => {
+                let _ = peer_socket.egress().send(&Alert::INTERNAL_ERROR.in_clear(hello.record_sequence()));
             }
             _ => {}
         }
@@ -88,13 +89,13 @@ impl Job {
 #[inline(never)]
 fn open(
     association: &Arc<Association>,
-    link: Link,
+    peer_socket: PeerSocket,
     task: Task,
     owner: &Arc<dyn AssociationOwner>,
     shared: &Arc<Shared>,
 ) -> Option<Box<Peer>> {
-    let mut transport = transport(association, &link, &task, shared, false);
-    let opened = opening(association, link, task, shared)
+    let mut transport = transport(association, &peer_socket, &task, shared, false);
+    let opened = opening(association, peer_socket, task, shared)
         .and_then(|opening| handshake::run(opening, &mut transport, &association.attention))
         .and_then(|opened| {
             authorize(association, opened, shared).map_err(|refused| {
@@ -105,12 +106,12 @@ fn open(
             })
         });
     match opened {
-        Ok((session, facts)) => {
+        Ok((session, summary)) => {
             shared.registry.end_handshake(association);
-            audit::opened(association, &facts);
+            audit::opened(association, &summary);
             Some(Box::new(Peer::open(Parts {
                 association: Arc::clone(association),
-                opened: Opened { transport, session, facts },
+                opened: Opened { transport, session, summary },
                 timeouts: shared.timeouts.clone(),
                 owner: Some(Arc::clone(owner)),
                 driven: false,
@@ -130,12 +131,12 @@ pub(in crate::serve) fn fail(
     transport: Transport,
     owner: &dyn AssociationOwner,
 ) {
-    let (reason, leftover) = match (failure, &transport) {
+    let (reason, for_successor) = match (failure, &transport) {
         (Failure::Ended(reason), _) => (reason, None),
         (Failure::Unverified(why), _) => (EndReason::HandshakeFailed(why), None),
-        (Failure::Restarted(hello), _) => (EndReason::Replaced, Some(Leftover::Datagram(hello.into()))),
+        (Failure::Restarted(hello), _) => (EndReason::Replaced, Some(ForSuccessor::Datagram(hello.into()))),
         (Failure::RestartedSctp, Transport::Sctp(old)) => {
-            (EndReason::Replaced, Some(Leftover::Socket(Arc::clone(old.socket()))))
+            (EndReason::Replaced, Some(ForSuccessor::Socket(Arc::clone(old.socket()))))
         }
         (Failure::RestartedSctp, _) => (EndReason::Replaced, None),
     };
@@ -145,7 +146,7 @@ pub(in crate::serve) fn fail(
     if !is_logged {
         audit::failed(association, &reason, None);
     }
-    give_up(association, reason, leftover, owner);
+    give_up(association, reason, for_successor, owner);
 }
 
 /// Asks whether a peer whose handshake is complete is authorized, before any message can be sent to it. For a peer that
@@ -153,20 +154,20 @@ pub(in crate::serve) fn fail(
 /// peer gets the alert access_denied. OpenSSL cannot send that alert over TLS, where the peer gets close_notify.
 pub(in crate::serve) fn authorize(
     association: &Association,
-    (session, facts): (Session, Facts),
+    (session, summary): (Session, HandshakeSummary),
     shared: &Shared,
-) -> Result<(Session, Facts), Box<(Session, EndReason)>> {
+) -> Result<(Session, HandshakeSummary), Box<(Session, EndReason)>> {
     if !association.scheme.is_secure() {
-        return Ok((session, facts));
+        return Ok((session, summary));
     }
     bump(&association.counters.handshakes);
     association.counters.times.handshake.observe(association.age());
-    if facts.resumed {
+    if summary.resumed {
         bump(&association.counters.resumed);
     }
-    let Err(why) = shared.contexts().may_enter(&facts) else { return Ok((session, facts)) };
+    let Err(why) = shared.contexts().check_authorized(&summary) else { return Ok((session, summary)) };
     let reason = EndReason::NotAuthorized(why.to_owned());
-    audit::failed(association, &reason, Some(&facts.identity));
+    audit::failed(association, &reason, Some(&summary.identity));
     Err(Box::new((session, reason)))
 }
 
@@ -200,10 +201,10 @@ pub(in crate::serve) fn report(peer: &mut Peer, outcome: Option<&Result<(), Hand
 pub(in crate::serve) fn give_up(
     association: &Association,
     reason: EndReason,
-    leftover: Option<Leftover>,
+    for_successor: Option<ForSuccessor>,
     owner: &dyn AssociationOwner,
 ) {
     association.end(&reason);
     association.attention.wake_no_more();
-    owner.left(association, &reason, leftover);
+    owner.association_ended(association, &reason, for_successor);
 }

@@ -26,7 +26,7 @@ use crate::protocol::dtls::restart::Restart;
 use crate::protocol::sctp::dtls_sctp::DtlsSctp;
 use crate::protocol::sctp::secure_sctp::SecureSctp;
 use crate::protocol::sctp::tls_streams::TlsStreams;
-use crate::protocol::stream::proxy::Ends;
+use crate::protocol::stream::proxy::ProxiedAddresses;
 use crate::serve::shared::Shared;
 use crate::tls::Failure;
 use crate::tls::handshake::broken;
@@ -48,14 +48,14 @@ pub(crate) enum Task {
 
 /// The socket of a peer.
 #[derive(Clone)]
-pub(crate) enum Link {
+pub(crate) enum PeerSocket {
     /// The peer's own socket.
     Own(Arc<Socket>),
     /// A socket that many peers share.
     Shared(SharedPath),
 }
 
-impl Link {
+impl PeerSocket {
     /// Returns where the peer's datagrams leave.
     pub(crate) fn egress(self) -> Egress {
         match self {
@@ -68,15 +68,15 @@ impl Link {
 /// Makes the transport that an association waits on: on its own thread, or, if it is `driven`, on a loop's.
 pub(in crate::serve) fn transport(
     association: &Association,
-    link: &Link,
+    peer_socket: &PeerSocket,
     task: &Task,
     shared: &Arc<Shared>,
     driven: bool,
 ) -> Transport {
     let (attention, counters) = (Arc::clone(&association.attention), Arc::clone(&association.counters));
-    let socket = match link {
-        Link::Own(socket) => Arc::clone(socket),
-        Link::Shared(SharedPath { socket, .. }) => {
+    let socket = match peer_socket {
+        PeerSocket::Own(socket) => Arc::clone(socket),
+        PeerSocket::Shared(SharedPath { socket, .. }) => {
             let socket = Arc::clone(socket);
             return Transport::Shared(match driven {
                 true => SharedTransport::driven(socket, attention),
@@ -87,8 +87,8 @@ pub(in crate::serve) fn transport(
     match association.scheme {
         Scheme::Udp | Scheme::Dtls => {
             let strays: Arc<dyn StraySink> = Arc::clone(shared) as _;
-            let ends = association.ends();
-            Transport::Udp(Box::new(UdpTransport::new(socket, ends, attention, counters, Some(strays))))
+            let info = association.info();
+            Transport::Udp(Box::new(UdpTransport::new(socket, info, attention, counters, Some(strays))))
         }
         Scheme::Tcp | Scheme::Tls => Transport::Tcp(TcpTransport::new(socket, attention, counters)),
         Scheme::Sctp | Scheme::SctpTls | Scheme::SctpDtls => {
@@ -105,16 +105,16 @@ pub(in crate::serve) fn transport(
 /// Makes the opening of an association: the step before its handler.
 pub(in crate::serve) fn opening(
     association: &Arc<Association>,
-    link: Link,
+    peer_socket: PeerSocket,
     task: Task,
     shared: &Arc<Shared>,
 ) -> Result<Opening, Failure> {
-    let socket = match (&task, link) {
-        (Task::Plain, link) => return Ok(Opening::Plain(Session::Plain(link.egress()))),
-        (_, Link::Own(socket)) => socket,
-        (_, link @ Link::Shared(_)) => {
+    let socket = match (&task, peer_socket) {
+        (Task::Plain, peer_socket) => return Ok(Opening::Plain(Session::Plain(peer_socket.egress()))),
+        (_, PeerSocket::Own(socket)) => socket,
+        (_, peer_socket @ PeerSocket::Shared(_)) => {
             let Task::Dtls(hello) = task else { return Err(Failure::of("this protocol shares no sockets")) };
-            return dtls(association, link.egress(), *hello, shared);
+            return dtls(association, peer_socket.egress(), *hello, shared);
         }
     };
     match task {
@@ -126,11 +126,11 @@ pub(in crate::serve) fn opening(
             let deadline = after(shared.timeouts.proxy_header);
             let (association, shared) = (Arc::clone(association), Arc::clone(shared));
             let behind = Arc::clone(&socket);
-            let heard = move |ends: Result<_, &str>| {
-                admit(&association, ends, &shared)?;
+            let on_header = move |addresses: Result<_, &str>| {
+                admit(&association, addresses, &shared)?;
                 stream(&association, Arc::clone(&behind), &shared)
             };
-            Ok(Opening::Proxied(Proxied::new(socket, deadline, Box::new(heard))))
+            Ok(Opening::Proxied(Proxied::new(socket, deadline, Box::new(on_header))))
         }
     }
 }
@@ -185,26 +185,27 @@ fn stream(association: &Association, socket: Arc<Socket>, shared: &Shared) -> Re
 /// Checks the limits and asks the handler about a peer that a proxy has named. Fails if the header could not be read.
 fn admit(
     association: &Arc<Association>,
-    ends: Result<Option<Ends>, &str>,
+    addresses: Result<Option<ProxiedAddresses>, &str>,
     shared: &Shared,
 ) -> Result<(), Failure> {
-    let ends = ends.map_err(|why| {
+    let addresses = addresses.map_err(|why| {
         bump(&association.counters.proxy_headers_refused);
         log_limited!(info, proxy = %association.peer, why, "refused a connection from a proxy");
         Failure::of(why)
     })?;
     // A proxy that connects on its own behalf (LOCAL) is a peer like any other.
-    let ends = ends.unwrap_or(Ends { peer: association.peer, local: association.local });
-    let incoming = Incoming::new(association.scheme, ends.local, ends.peer);
+    let addresses =
+        addresses.unwrap_or(ProxiedAddresses { peer: association.peer, local: association.local });
+    let incoming = Incoming::new(association.scheme, addresses.local, addresses.peer);
     let registry = &shared.registry;
-    registry.heard_header(association);
+    registry.end_header_wait(association);
     let begin = || match association.scheme.is_secure() {
         true => registry.begin_handshake(association),
         false => Ok(()),
     };
-    let booked = registry.book_proxied(association, ends);
+    let booked = registry.book_proxied(association, addresses);
     booked.and_then(|()| shared.ask(&incoming)).and_then(|()| begin()).map_err(|refusal| {
-        shared.refuse(refusal, association.scheme, ends.local, ends.peer);
+        shared.refuse(refusal, association.scheme, addresses.local, addresses.peer);
         Failure::of(refusal.to_string())
     })
 }

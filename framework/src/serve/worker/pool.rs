@@ -12,7 +12,7 @@ use crate::sys::footprint;
 use crate::sys::sync::atomic::{AtomicU64, Ordering};
 use crate::sys::sync::channel::{Receiver, Sender, TrySendError, bounded};
 use crate::sys::sync::spawn;
-use crate::sys::thread::interrupt_nobody;
+use crate::sys::thread::use_batch_scheduling;
 
 /// A job for a thread of a pool.
 pub(crate) trait Run: Send + 'static {
@@ -74,7 +74,7 @@ impl<J: Run> Pool<J> {
         let run = move || {
             let _alive = alive;
             if batch {
-                interrupt_nobody();
+                use_batch_scheduling();
             }
             let mut next = first.recv().ok();
             // Dropped here, because its memory would otherwise be kept as long as the thread lives.

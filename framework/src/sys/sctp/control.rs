@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_is_laid_out_as_the_kernel_reads_it() {
+    fn control_messages_have_the_layout_that_the_kernel_reads() {
         let info = SendInfo {
             stream: 5,
             ppid: 46,

@@ -237,7 +237,7 @@ mod tests {
     use crate::tls::context;
 
     #[test]
-    fn each_who_resumes_has_a_session_of_its_own() {
+    fn each_resumed_connection_uses_its_own_session() {
         let server =
             Credentials { identities: vec![Identity::self_signed().unwrap()], ..Credentials::default() };
         let server = context::server(&server, Protocol::Tls).unwrap();

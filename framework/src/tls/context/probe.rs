@@ -76,13 +76,13 @@ fn try_version(
     };
     let server = server(identity, algorithms, protocol).map_err(refused)?;
     let client = client(identity, algorithms, protocol, version).map_err(refused)?;
-    shake_hands(&server, &client, protocol).map_err(|failure| match failure {
+    do_handshake(&server, &client, protocol).map_err(|failure| match failure {
         Failure::Ended(EndReason::HandshakeFailed(why)) | Failure::Unverified(why) => why,
         other => other.to_string(),
     })
 }
 
-fn shake_hands(server: &SslContext, client: &SslContext, protocol: Protocol) -> Result<(), Failure> {
+fn do_handshake(server: &SslContext, client: &SslContext, protocol: Protocol) -> Result<(), Failure> {
     let framing = match protocol {
         Protocol::Dtls => Framing::Datagrams,
         Protocol::Tls => Framing::Bytes,

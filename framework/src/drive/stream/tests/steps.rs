@@ -72,7 +72,7 @@ fn open_pair(settings: &TcpSettings) -> (StreamSession, Arc<Sink>, Client) {
 }
 
 #[test]
-fn what_openssl_says_may_take_little_more_room_than_messages_may() {
+fn the_output_of_openssl_itself_is_bounded() {
     let settings = settings(|settings| (settings.max_message, settings.max_pending) = (1000, 1000));
     let (mut session, sink, mut client) = open_pair(&settings);
     for _ in 0..10_000 {
@@ -148,13 +148,13 @@ fn an_end_waits_for_room_without_blocking_until_it_is_over_at_its_time() {
         let now = Instant::now();
         session.begin_end(&EndReason::ClosedByUs, DEADLINE, now);
         for _ in 0..2 {
-            assert_eq!(session.continue_end(now), Some(now + FAREWELL));
+            assert_eq!(session.continue_end(now), Some(now + CLOSE_TIMEOUT));
         }
         if in_time {
             sink.set_room(usize::MAX);
             assert_eq!(session.continue_end(now), None);
         } else {
-            assert_eq!(session.continue_end(now + FAREWELL), None);
+            assert_eq!(session.continue_end(now + CLOSE_TIMEOUT), None);
         }
         let mut buffer = [0; 100];
         let heard = client.ssl_read(&mut buffer);

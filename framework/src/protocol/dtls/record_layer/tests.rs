@@ -76,7 +76,7 @@ impl Side {
     }
 
     /// Notes which records of epoch 1 are under way to the other side.
-    fn look_at_what_it_sealed(&mut self) {
+    fn check_sealed_records(&mut self) {
         for datagram in self.path.outgoing.borrow().iter() {
             let mut rest = &datagram[..];
             while let Ok((record, behind)) = Record::split(rest) {
@@ -138,9 +138,9 @@ impl Pair {
         let (mut connected, mut accepted) = (false, false);
         while !(connected && accepted) {
             connected = connected || client.ssl.connect().is_ok();
-            client.look_at_what_it_sealed();
+            client.check_sealed_records();
             accepted = accepted || server.ssl.accept().is_ok();
-            server.look_at_what_it_sealed();
+            server.check_sealed_records();
         }
         Self { client, server, aead }
     }

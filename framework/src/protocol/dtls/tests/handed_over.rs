@@ -32,7 +32,7 @@ impl Pair<'_> {
 }
 
 #[test]
-fn messages_come_once_in_any_weather_while_the_session_is_handed_over() {
+fn messages_arrive_once_over_a_faulty_network_while_the_session_is_handed_over() {
     for seed in 0..100 {
         let world = World::with_cids(CID_LENGTHS[seed as usize % CID_LENGTHS.len()]);
         let weather =
@@ -62,7 +62,7 @@ fn messages_come_once_in_any_weather_while_the_session_is_handed_over() {
 }
 
 #[test]
-fn a_last_flight_that_was_lost_is_said_again_by_the_process_that_has_the_session_now() {
+fn a_lost_last_flight_is_sent_again_by_the_process_that_took_the_session_over() {
     let world = World::new();
     let mut pair = Pair::new(&world, 1, Weather::default());
     pair.run_for(Duration::from_millis(24));

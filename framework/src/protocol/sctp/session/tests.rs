@@ -99,27 +99,27 @@ impl Pair {
             side.failure = advanced.err();
         }
         while let Some(action) = side.state.next_action() {
-            let fate = match action {
-                Action::Send { .. } if side.under_way >= side.room => Fate::Full,
+            let result = match action {
+                Action::Send { .. } if side.under_way >= side.room => ActionResult::Full,
                 Action::Send { payload, info } => {
                     side.under_way += 1;
                     let SendInfo { stream, ppid, unordered, .. } = *info;
                     let info = MessageInfo { stream, ppid, unordered, ..MessageInfo::default() };
                     side.wire.send(stream, unordered, (payload.clone(), info));
-                    Fate::Done
+                    ActionResult::Done
                 }
                 Action::ShutDown => {
                     side.shut_down = true;
-                    Fate::Done
+                    ActionResult::Done
                 }
                 Action::Abort(reason) => {
                     side.aborted = Some(reason.clone());
-                    Fate::Done
+                    ActionResult::Done
                 }
                 Action::AwaitDry => unreachable!("the session waits by itself"),
-                _ => Fate::Done,
+                _ => ActionResult::Done,
             };
-            side.state.action_done(fate);
+            side.state.action_done(result);
         }
         if side.failure.is_none() && !side.is_open {
             side.is_open = side.state.opened().unwrap().is_some();
@@ -313,7 +313,7 @@ fn an_end_waits_two_seconds_for_a_peer_that_acknowledges_nothing() {
         pair.run();
         if messages > 0 {
             assert!(!pair.sides[SERVER].state.is_over(), "seed {seed}");
-            assert_eq!(pair.sides[SERVER].state.next_timeout(), Some(now + FAREWELL));
+            assert_eq!(pair.sides[SERVER].state.next_timeout(), Some(now + CLOSE_TIMEOUT));
             pair.time_out(SERVER);
         }
         assert!(pair.sides[SERVER].state.is_over() && pair.sides[SERVER].shut_down, "seed {seed}");
@@ -321,12 +321,12 @@ fn an_end_waits_two_seconds_for_a_peer_that_acknowledges_nothing() {
 }
 
 #[test]
-fn what_a_kernel_refuses_ends_a_handshake_and_an_association_that_is_gone_takes_nothing() {
+fn an_action_that_the_kernel_refuses_ends_a_handshake_and_an_ended_association_accepts_no_message() {
     let world = World::new();
     let [client, _] = world.sides(true);
     let mut state = Session::secure(client, world.start + PATIENCE);
     assert!(matches!(state.next_action(), Some(Action::Send { .. })));
-    state.action_done(Fate::Refused("no such thing".to_owned()));
+    state.action_done(ActionResult::Refused("no such thing".to_owned()));
     assert_eq!(state.next_action(), None);
     assert!(matches!(state.advance(), Err(Failure::Ended(EndReason::HandshakeFailed(_)))));
     let mut pair = Pair::new(&world, true, 1);
@@ -334,7 +334,7 @@ fn what_a_kernel_refuses_ends_a_handshake_and_an_association_that_is_gone_takes_
     let state = &mut pair.sides[CLIENT].state;
     assert_eq!(state.write(b"x", SendInfo::default()), None);
     assert!(state.next_action().is_some());
-    state.action_done(Fate::Gone);
+    state.action_done(ActionResult::Gone);
     assert_eq!(state.sent(), Sent::Gone);
     assert_eq!(state.write(b"y", SendInfo::default()), Some(Sent::Gone));
     // Whatever ends it then waits for nothing.
@@ -355,7 +355,7 @@ fn an_association_in_clear_is_shut_down_or_aborted_at_once() {
         assert_eq!(state.next_action(), None);
         assert_eq!(state.end(&reason, PATIENCE, now), action == Action::ShutDown);
         assert_eq!(state.next_action(), Some(&action));
-        state.action_done(Fate::Done);
+        state.action_done(ActionResult::Done);
         assert!(state.is_over());
     }
     let mut state = Session::plain();

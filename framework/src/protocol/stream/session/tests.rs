@@ -60,7 +60,7 @@ impl End {
 }
 
 /// Has everything arrive, in pieces.
-fn settle(ends: &mut [End; 2], rng: &mut Rng) {
+fn exchange_all(ends: &mut [End; 2], rng: &mut Rng) {
     while ends.iter().any(|end| !end.arriving.is_empty()) {
         let to = rng.below(2) as usize;
         if !ends[to].arriving.is_empty() {
@@ -97,7 +97,7 @@ fn messages_arrive_whole_and_in_order_however_the_bytes_are_cut() {
         assert_eq!(ends[0].state.step().unwrap(), !is_secure);
         let hello = ends[0].send();
         ends[1].arriving.extend(hello);
-        settle(&mut ends, &mut rng);
+        exchange_all(&mut ends, &mut rng);
         assert!(!is_secure || ends.iter().all(|end| end.complete), "seed {seed}");
         let mut said = [Vec::new(), Vec::new()];
         for number in 0..20 {
@@ -107,10 +107,10 @@ fn messages_arrive_whole_and_in_order_however_the_bytes_are_cut() {
             ends[1 - from].arriving.extend(bytes);
             said[from].push(message);
             if rng.below(3) == 0 {
-                settle(&mut ends, &mut rng);
+                exchange_all(&mut ends, &mut rng);
             }
         }
-        settle(&mut ends, &mut rng);
+        exchange_all(&mut ends, &mut rng);
         assert!(ends[0].messages == said[1] && ends[1].messages == said[0], "seed {seed}");
         // Long messages leave no memory behind.
         for end in &ends {
@@ -120,7 +120,7 @@ fn messages_arrive_whole_and_in_order_however_the_bytes_are_cut() {
         ends[0].state.close();
         let goodbye = ends[0].send();
         ends[1].arriving.extend(goodbye);
-        settle(&mut ends, &mut rng);
+        exchange_all(&mut ends, &mut rng);
         assert_eq!(ends[1].closed, is_secure, "seed {seed}");
     }
 }

@@ -39,7 +39,7 @@ pub(super) struct Anchors {
     live: HashMap<Place, Anchor>,
     /// The indices of retired anchors, with the time to close them.
     retired: VecDeque<(Instant, usize)>,
-    next_look: Option<Instant>,
+    next_check: Option<Instant>,
 }
 
 struct Anchor {
@@ -91,15 +91,15 @@ impl Anchors {
         }
         listeners[index].held.push((until, Held::Anchor(anchor)));
         self.live.insert((index, local), Anchor { index: anchor, needed: now });
-        let look = now + self.interval();
-        self.next_look = Some(self.next_look.map_or(look, |planned| planned.min(look)));
+        let next_check = now + self.interval();
+        self.next_check = Some(self.next_check.map_or(next_check, |planned| planned.min(next_check)));
         (anchor, true)
     }
 
     /// Returns when [`take_closed`](Self::take_closed) or [`retire_idle`](Self::retire_idle) has something to do.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let close = self.retired.front().map(|&(at, _)| at);
-        [close, self.next_look].into_iter().flatten().min()
+        [close, self.next_check].into_iter().flatten().min()
     }
 
     /// Returns a retired anchor that can be closed now, after the caller has read it for the last time.
@@ -119,19 +119,19 @@ impl Anchors {
         registry: &Registry,
         now: Instant,
     ) -> Vec<usize> {
-        if self.next_look.is_none_or(|at| now < at) {
+        if self.next_check.is_none_or(|at| now < at) {
             return Vec::new();
         }
         let places = superfluous(self.idle(listeners, registry, now));
         let retired = places.into_iter().filter_map(|place| self.retire(place, listeners, now)).collect();
-        self.next_look = (!self.live.is_empty()).then(|| now + self.interval());
+        self.next_check = (!self.live.is_empty()).then(|| now + self.interval());
         retired
     }
 
     /// Retires all anchors, because another process has their wildcard listeners. The caller reads them until their
     /// queues are empty.
     pub(super) fn retire_all(&mut self, listeners: &mut Listeners, now: Instant) -> Vec<usize> {
-        self.next_look = None;
+        self.next_check = None;
         let places: Vec<Place> = self.live.keys().copied().collect();
         places.into_iter().filter_map(|place| self.retire(place, listeners, now)).collect()
     }

@@ -17,11 +17,11 @@ use crate::net::udp::Stray;
 use crate::observe::{bump, log_limited};
 use crate::protocol::dtls::assembly::VerifiedHello;
 use crate::protocol::dtls::hello::connection_id;
+use crate::serve::admit::{Classified, SocketKind, address_hit, alert_for};
 use crate::serve::loops::entry::Entry;
 use crate::serve::loops::mailbox::{LoopMessage, PeerWaker};
 use crate::serve::loops::token::Token;
-use crate::serve::meet::{First, Place, address_hit, alert_for};
-use crate::serve::worker::{self, Job, Link};
+use crate::serve::worker::{self, Job, PeerSocket};
 use crate::sys::control::PacketInfo;
 use crate::sys::message::{BATCH, Batch};
 use crate::sys::sync::atomic::Ordering;
@@ -51,7 +51,7 @@ impl<'a> Payload<'a> {
 impl Loop {
     /// Reads the datagrams that have arrived at a socket.
     pub(super) fn read(&self, state: &mut State, index: usize) {
-        let Some(socket) = state.sockets.get(index).filter(|socket| !socket.is_given()).cloned() else {
+        let Some(socket) = state.sockets.get(index).filter(|socket| !socket.is_handed_over()).cloned() else {
             return;
         };
         for _ in 0..MAX_BATCHES {
@@ -138,22 +138,24 @@ impl Loop {
             return;
         }
         let bytes = payload.bytes(&state.batch);
-        let hello = match shared.look_at(socket.scheme, local, peer, bytes, Instant::now()) {
-            First::Nothing => return,
-            First::Challenge(reply) => {
+        let hello = match shared.classify(socket.scheme, local, peer, bytes, Instant::now()) {
+            Classified::Nothing => return,
+            Classified::Challenge(reply) => {
                 let sent = socket.send(peer, info, &reply);
                 return bump(match sent {
                     crate::protocol::Sent::Done => &self.counted(socket).hello_verify_requests,
                     _ => &self.counted(socket).hello_verify_requests_lost,
                 });
             }
-            First::Refused(alert, sequence) => {
+            Classified::Refused(alert, sequence) => {
                 let _ = socket.send(peer, info, &alert.in_clear(sequence));
                 return bump(&self.counted(socket).refusal_alerts);
             }
-            First::Hello(hello) => Some(Box::new(hello)),
-            First::Datagram if socket.scheme == Scheme::Dtls => return bump(&self.counted(socket).ignored),
-            First::Datagram => None,
+            Classified::Hello(hello) => Some(Box::new(hello)),
+            Classified::Datagram if socket.scheme == Scheme::Dtls => {
+                return bump(&self.counted(socket).ignored);
+            }
+            Classified::Datagram => None,
         };
         if hello.is_some() && shared.connection_ids.is_some() {
             // The peer that moved to this address may belong to another loop. That loop ends its association and
@@ -227,11 +229,11 @@ impl Loop {
         let SharedPath { socket, peer, source } = &path;
         let random = hello.as_ref().map_or([0; 32], |hello| hello.random());
         let incoming = Incoming::new(socket.scheme, local, *peer);
-        let association = match shared.admit(incoming, random, Place::SharedSocket(socket.index)) {
+        let association = match shared.admit(incoming, random, SocketKind::SharedSocket(socket.index)) {
             Ok(association) => association,
             Err(refusal) => {
                 if let (Some(hello), Some(alert)) = (hello, alert_for(refusal)) {
-                    shared.cookies.refuse(local, *peer, &hello.random(), alert, Instant::now());
+                    shared.cookies.note_refused(local, *peer, &hello.random(), alert, Instant::now());
                     let _ = socket.send(*peer, *source, &alert.in_clear(hello.record_sequence()));
                     bump(&self.counted(socket).refusal_alerts);
                 }
@@ -245,8 +247,8 @@ impl Loop {
         }
         let token = state.slots.insert(&association, true, |token| PeerWaker::new(&self.mailbox, token));
         let task = hello.map_or(worker::Task::Plain, worker::Task::Dtls);
-        let (link, owner) = (Link::Shared(path), Arc::clone(&self.context.owner));
-        let job = Job { association, link, task, owner, shared: Arc::clone(shared) };
+        let (peer_socket, owner) = (PeerSocket::Shared(path), Arc::clone(&self.context.owner));
+        let job = Job { association, peer_socket, task, owner, shared: Arc::clone(shared) };
         if self.context.events.is_none() {
             return self.give_thread(job, datagram);
         }

@@ -125,7 +125,7 @@ fn a_close_awaits_the_data_even_where_the_alert_is_faster() {
 #[test]
 fn mutual_authentication_tells_who_the_client_is() {
     let pair = pair(&credentials(true), 6).opened();
-    assert!(matches!(pair.server.session.facts().identity, PeerIdentity::Certificate(_)));
+    assert!(matches!(pair.server.session.summary().identity, PeerIdentity::Certificate(_)));
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn an_unknown_authority_ends_the_handshake() {
 #[test]
 fn pre_shared_keys_do() {
     let pair = pair(&psk_credentials(None), 8).opened();
-    assert_eq!(pair.server.session.facts().identity, PeerIdentity::Psk(b"alice".to_vec()));
+    assert_eq!(pair.server.session.summary().identity, PeerIdentity::Psk(b"alice".to_vec()));
     assert_eq!(pair.client.keys[&1], pair.server.keys[&1]);
 }
 
@@ -264,7 +264,7 @@ fn messages_go_both_ways_with_every_suite() {
         let mut client = client.clone();
         client.algorithms.suites = suite.parse().unwrap();
         let mut pair = pair(&(client, server.clone()), 15).opened();
-        assert_eq!(pair.server.session.facts().cipher.as_deref(), Some(suite));
+        assert_eq!(pair.server.session.summary().cipher.as_deref(), Some(suite));
         let mut exported = [[0; 20]; 2];
         for (end, exported) in [&mut pair.client, &mut pair.server].into_iter().zip(&mut exported) {
             for stream in 0..STREAMS {
@@ -339,7 +339,7 @@ fn a_key_that_is_used_up_ends_the_session_and_still_says_goodbye() {
 }
 
 #[test]
-fn what_waits_for_a_finished_is_bounded() {
+fn messages_that_wait_for_a_finished_are_bounded() {
     let contexts = contexts(&credentials(false), Protocol::Dtls);
     for (size, most) in [(1, 4096), (16_000, 260)] {
         let mut server = accept(&contexts.1, false);

@@ -180,7 +180,7 @@ fn pre_shared_keys_do_in_both_versions_and_beside_a_certificate() {
         let credentials = psk_credentials(identity);
         for made in [pair(&credentials, 9), old_pair(&credentials, 9)] {
             let mut pair = made.opened();
-            assert_eq!(pair.server.session.facts().identity, PeerIdentity::Psk(b"alice".to_vec()));
+            assert_eq!(pair.server.session.summary().identity, PeerIdentity::Psk(b"alice".to_vec()));
             pair.open_stream(1);
             assert!(pair.server.session.is_open(1), "{:?}", pair.server.broken);
         }
@@ -188,13 +188,13 @@ fn pre_shared_keys_do_in_both_versions_and_beside_a_certificate() {
 }
 
 #[test]
-fn a_pre_shared_key_that_was_looked_up_and_not_used_names_nobody() {
+fn a_pre_shared_key_that_was_looked_up_and_not_used_is_not_the_identity() {
     // No key goes with the suite, so OpenSSL passes over it and shows its certificate.
     let (mut client, server) = psk_credentials(Some(Identity::self_signed().unwrap()));
     client.accept_any = true;
     let server = context::server(&server, Protocol::Tls).unwrap();
     let pair = pair_with(&(context::sha384_client(&client), server.clone()), 10).opened();
-    assert_eq!(pair.server.session.facts().identity, PeerIdentity::Anonymous);
+    assert_eq!(pair.server.session.summary().identity, PeerIdentity::Anonymous);
     // And a client that wants the key does not trust that certificate.
     client.accept_any = false;
     let mut pair = pair_with(&(context::sha384_client(&client), server), 10);
@@ -225,7 +225,7 @@ fn junk_instead_of_a_handshake_is_a_clean_failure() {
 }
 
 #[test]
-fn an_unverified_server_is_told_apart() {
+fn an_unverified_server_has_its_own_error() {
     let (mut client, server) = credentials(false);
     client.authorities = credentials(false).0.authorities;
     let mut pair = pair(&(client, server), 12);

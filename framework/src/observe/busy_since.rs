@@ -10,16 +10,16 @@ use crate::sys::sync::atomic::{AtomicU64, Ordering};
 
 /// When a thread began to process the work for which it was last woken.
 #[derive(Debug, Default)]
-pub(crate) struct Pulse(AtomicU64);
+pub(crate) struct BusySince(AtomicU64);
 
-impl Pulse {
+impl BusySince {
     /// Notes that the thread has been woken.
     pub(crate) fn begin(&self, now: Instant) {
         self.0.store(number(now), Ordering::Relaxed);
     }
 
     /// Notes that the thread is about to wait for work.
-    pub(crate) fn rest(&self) {
+    pub(crate) fn begin_wait(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 
@@ -45,12 +45,12 @@ mod tests {
 
     #[test]
     fn a_thread_is_busy_from_when_it_is_woken_until_it_waits_again() {
-        let (pulse, began) = (Pulse::default(), Instant::now());
-        pulse.begin(began);
+        let (busy_since, began) = (BusySince::default(), Instant::now());
+        busy_since.begin(began);
         // The first time of all is as good as any other.
-        pulse.begin(began + Duration::from_secs(1));
-        assert_eq!(pulse.busy_for(began + Duration::from_secs(8)), Duration::from_secs(7));
-        pulse.rest();
-        assert_eq!(pulse.busy_for(began + Duration::from_secs(9)), Duration::ZERO);
+        busy_since.begin(began + Duration::from_secs(1));
+        assert_eq!(busy_since.busy_for(began + Duration::from_secs(8)), Duration::from_secs(7));
+        busy_since.begin_wait();
+        assert_eq!(busy_since.busy_for(began + Duration::from_secs(9)), Duration::ZERO);
     }
 }

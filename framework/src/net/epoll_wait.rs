@@ -17,7 +17,7 @@ use crate::sys::epoll::{EITHER_EDGE, Epoll, READABLE_EDGE};
 const NAP: Duration = Duration::from_millis(20);
 
 /// How a worker waits if not in blocking reads.
-pub(super) enum Watch {
+pub(super) enum EpollWait {
     Unneeded,
     /// By epoll, for these events.
     Epoll(Arc<Epoll>, u32),
@@ -25,7 +25,7 @@ pub(super) enum Watch {
     Missing,
 }
 
-impl Watch {
+impl EpollWait {
     /// Returns whether reads block.
     pub(super) fn is_unneeded(&self) -> bool {
         matches!(self, Self::Unneeded)
@@ -33,7 +33,7 @@ impl Watch {
 
     /// Returns to blocking reads if only room was awaited. Returns `true` if signals may have been raised meanwhile;
     /// the caller must check them.
-    pub(super) fn rest(&mut self, socket: &Arc<Socket>, attention: &Attention) -> bool {
+    pub(super) fn return_to_blocking(&mut self, socket: &Arc<Socket>, attention: &Attention) -> bool {
         let resting = self.is_unneeded();
         if !resting {
             *self = Self::Unneeded;
@@ -84,11 +84,11 @@ impl Watch {
         wanted: u32,
         left: Option<Duration>,
     ) {
-        let watch = Epoll::new().and_then(|epoll| {
+        let epoll = Epoll::new().and_then(|epoll| {
             epoll.add(socket.as_fd(), wanted, 0)?;
             Ok(Arc::new(epoll))
         });
-        match watch {
+        match epoll {
             Ok(epoll) => {
                 attention.wake_by_epoll(socket, &epoll, wanted);
                 *self = Self::Epoll(epoll, wanted);

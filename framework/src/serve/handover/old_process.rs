@@ -19,12 +19,12 @@ use crate::admission::Refusal;
 use crate::codec::{Reader, Writer};
 use crate::error::HandOverError;
 use crate::observe::bump;
-use crate::peer::Late;
-use crate::serve::loops::{Given, Loops, Staying};
+use crate::peer::PendingOutput;
+use crate::serve::loops::{Loops, Staying, TransferredPeer};
 use crate::serve::mailbox::DispatcherMessage;
 use crate::serve::shared::Shared;
 use crate::sys::sync::spawn;
-use crate::sys::unix::MOST_DESCRIPTORS;
+use crate::sys::unix::MAX_DESCRIPTORS;
 
 /// The time that the new process may take to be ready: it may ask the operator for a passphrase.
 const START: Duration = Duration::from_secs(60);
@@ -51,12 +51,12 @@ pub struct HandedOver {
 }
 
 /// Hands the server over; see [`Handle::hand_over`](crate::Handle::hand_over).
-pub(crate) fn give(
+pub(crate) fn hand_over(
     shared: &Arc<Shared>,
     loops: Option<&Arc<Loops>>,
     socket: OwnedFd,
 ) -> Result<HandedOver, HandOverError> {
-    let Some(_giving) = shared.giving.try_lock() else { return Err(HandOverError::Busy) };
+    let Some(_handing_over) = shared.handing_over.try_lock() else { return Err(HandOverError::Busy) };
     // A predecessor that is about to end gets a moment to do so.
     let predecessor = shared.predecessor.get();
     let has_predecessor = predecessor.is_some_and(|relay| !relay.await_end(Instant::now() + STEP));
@@ -71,13 +71,13 @@ pub(crate) fn give(
     if is_ending(shared) {
         return Err(HandOverError::Busy);
     }
-    let mut standing = Standing::still(shared, loops)?;
+    let mut paused_server = PausedServer::pause(shared, loops)?;
     let goes = |number: u16| taken.contains(&number);
     let nobody = |_: u16| false;
-    let went: &dyn Fn(u16) -> bool = if knows_peers && takes_peers { &goes } else { &nobody };
-    standing.write_peers(&channel, &mut out, went, &goes)?;
-    standing.await_taken(&channel, &mut frame)?;
-    standing.finish(channel, &mut frame, &mut out, &taken)
+    let hands_over: &dyn Fn(u16) -> bool = if knows_peers && takes_peers { &goes } else { &nobody };
+    paused_server.write_peers(&channel, &mut out, hands_over, &goes)?;
+    paused_server.await_taken(&channel, &mut frame)?;
+    paused_server.finish(channel, &mut frame, &mut out, &taken)
 }
 
 /// Returns whether the server shuts down.
@@ -111,15 +111,14 @@ fn greet(
     out.u16(frame::VERSION);
     shared.keys.save(out);
     // This is the number of messages that follow.
-    let messages =
-        exports.iter().map(|export| export.sockets.len().div_ceil(MOST_DESCRIPTORS)).sum::<usize>();
+    let messages = exports.iter().map(|export| export.sockets.len().div_ceil(MAX_DESCRIPTORS)).sum::<usize>();
     out.u32((messages + descriptors.len()) as u32);
     channel.send(out, &[], STEP)?;
     for export in &*exports {
         out.clear();
         out.u8(frame::LISTENER);
         export.save(out);
-        for sockets in export.sockets.chunks(MOST_DESCRIPTORS) {
+        for sockets in export.sockets.chunks(MAX_DESCRIPTORS) {
             let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
             channel.send(out, &sockets, STEP)?;
         }
@@ -151,34 +150,34 @@ fn await_ready(channel: &Channel, frame: &mut Frame) -> Result<(bool, Vec<u16>),
 }
 
 /// A paused server. When this is dropped without a hand-over, the server continues as before.
-struct Standing<'a> {
+struct PausedServer<'a> {
     shared: &'a Arc<Shared>,
     loops: Option<&'a Arc<Loops>>,
     gate: Arc<Gate>,
     began: Instant,
     /// The peers that go to the new process, in the order in which they were written.
-    given: Vec<Given>,
+    transferred: Vec<TransferredPeer>,
     /// Decides which process has the listeners after the pause.
     verdict: Verdict,
 }
 
-impl<'a> Standing<'a> {
-    fn still(shared: &'a Arc<Shared>, loops: Option<&'a Arc<Loops>>) -> Result<Self, HandOverError> {
+impl<'a> PausedServer<'a> {
+    fn pause(shared: &'a Arc<Shared>, loops: Option<&'a Arc<Loops>>) -> Result<Self, HandOverError> {
         let (gate, began) = (Arc::<Gate>::default(), Instant::now());
-        let standing = Self {
+        let paused_server = Self {
             shared,
             loops,
             gate: Arc::clone(&gate),
             began,
-            given: Vec::new(),
+            transferred: Vec::new(),
             verdict: Verdict::Resume,
         };
         let deadline = began + STEP;
         // The dispatcher pauses first, because it gives peers to the loops.
-        let stands = shared.mailbox.send(DispatcherMessage::Pause(Arc::clone(&gate)))
-            && gate.await_stop(deadline)
+        let is_paused = shared.mailbox.send(DispatcherMessage::Pause(Arc::clone(&gate)))
+            && gate.await_pause(deadline)
             && loops.is_none_or(|loops| loops.pause(deadline));
-        if stands { Ok(standing) } else { Err(HandOverError::HeldUp) }
+        if is_paused { Ok(paused_server) } else { Err(HandOverError::HeldUp) }
     }
 
     /// Sends everything that the new process needs to serve.
@@ -202,8 +201,8 @@ impl<'a> Standing<'a> {
             Err(HandOverError::TooLong) => Ok(false),
             Err(error) => Err(error),
         };
-        loops.save_peers(goes, out, &mut emit, &mut self.given)?;
-        for Staying { local, peer, connection_id, on, listener } in loops.staying(&self.given) {
+        loops.save_peers(goes, out, &mut emit, &mut self.transferred)?;
+        for Staying { local, peer, connection_id, on, listener } in loops.staying(&self.transferred) {
             if !is_taken(listener) {
                 continue;
             }
@@ -215,12 +214,12 @@ impl<'a> Standing<'a> {
             out.bytes(&connection_id);
             channel.send(out, &[], STEP)?;
         }
-        end(channel, out, self.given.len())
+        end(channel, out, self.transferred.len())
     }
 
     /// Waits for the new process to answer which peers it has.
     fn await_taken(&mut self, channel: &Channel, frame: &mut Frame) -> Result<(), HandOverError> {
-        let mut refused = vec![false; self.given.len()];
+        let mut refused = vec![false; self.transferred.len()];
         let mut more = true;
         while more {
             channel.recv(frame, Some(STEP))?;
@@ -236,10 +235,10 @@ impl<'a> Standing<'a> {
         }
         let loops = self.loops;
         let mut refused = refused.into_iter();
-        self.given.retain(|given| {
+        self.transferred.retain(|transferred| {
             let stays = refused.next().unwrap_or(true);
             if let (true, Some(loops)) = (stays, loops) {
-                loops.release(*given);
+                loops.release(*transferred);
             }
             !stays
         });
@@ -254,14 +253,16 @@ impl<'a> Standing<'a> {
         out: &mut Writer,
         taken: &[u16],
     ) -> Result<HandedOver, HandOverError> {
-        for (index, given) in self.given.iter().enumerate() {
-            let Some(Late { messages, closes }) = self.loops.and_then(|loops| loops.late(*given)) else {
+        for (index, transferred) in self.transferred.iter().enumerate() {
+            let Some(PendingOutput { messages, closes }) =
+                self.loops.and_then(|loops| loops.pending_output(*transferred))
+            else {
                 continue;
             };
-            let late = messages.iter().map(|message| Some(&**message)).chain(closes.then_some(None));
-            for message in late {
+            let pending = messages.iter().map(|message| Some(&**message)).chain(closes.then_some(None));
+            for message in pending {
                 out.clear();
-                out.u8(frame::LATE);
+                out.u8(frame::PENDING);
                 out.u32(index as u32);
                 out.option(message, Writer::bytes);
                 channel.send(out, &[], STEP)?;
@@ -279,20 +280,20 @@ impl<'a> Standing<'a> {
         let paused = self.began.elapsed();
         if !self.await_first_turns(&channel, frame) {
             if let Some(loops) = self.loops {
-                self.given.iter().for_each(|given| loops.reclaim(*given));
+                self.transferred.iter().for_each(|transferred| loops.reclaim(*transferred));
             }
             return Err(HandOverError::Gone);
         }
         let relay = Arc::new(Relay::new(Arc::new(channel)));
         let _ = self.shared.successor.set(Arc::clone(&relay));
         drop(deciding);
-        let peers = std::mem::take(&mut self.given);
+        let peers = std::mem::take(&mut self.transferred);
         self.shared.exports.lock().clear();
         self.shared.descriptors.lock().clear();
         if let Some(loops) = self.loops {
-            loops.let_go(&peers, &|number| taken.contains(&number));
+            loops.forget(&peers, &|number| taken.contains(&number));
         }
-        self.verdict = Verdict::Give;
+        self.verdict = Verdict::HandOver;
         let (shared, loops) = (Arc::clone(self.shared), self.loops.cloned());
         drop(self);
         let staying = shared.registry.len();
@@ -345,10 +346,10 @@ fn take(shared: &Shared, loops: Option<&Arc<Loops>>, Relayed { stray, on, index 
     }
 }
 
-impl Drop for Standing<'_> {
+impl Drop for PausedServer<'_> {
     fn drop(&mut self) {
         if let Some(loops) = self.loops {
-            self.given.drain(..).for_each(|given| loops.release(given));
+            self.transferred.drain(..).for_each(|transferred| loops.release(transferred));
             loops.go_on();
         }
         self.gate.open(self.verdict);

@@ -17,7 +17,7 @@ use crate::protocol::dtls::restart::Checked;
 use crate::sys::control::PacketInfo;
 
 /// The kind of a datagram that arrived at a listener.
-pub(super) enum First {
+pub(super) enum Classified {
     /// It needs no action, and has been counted.
     Nothing,
     /// The hello of a DTLS client whose address is not proven, and the answer to it.
@@ -32,7 +32,7 @@ pub(super) enum First {
 
 /// The socket of a new peer.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum SocketKind {
     /// Its own socket. The limit on peers of a local address applies, because the kernel searches a list of their
     /// sockets.
     OwnSocket,
@@ -42,49 +42,49 @@ pub(super) enum Place {
 
 impl Shared {
     /// Classifies a datagram that arrived at a listener, and counts it if it needs no action.
-    pub(super) fn look_at(
+    pub(super) fn classify(
         &self,
         scheme: Scheme,
         local: SocketAddr,
         peer: SocketAddr,
         payload: &[u8],
         now: Instant,
-    ) -> First {
+    ) -> Classified {
         let counters = self.counted(scheme, local);
         // A datagram from port 0 cannot be answered, and answers to the listener's own address would never end.
         if peer.port() == 0 || peer == local {
             bump(&counters.ignored);
-            return First::Nothing;
+            return Classified::Nothing;
         }
         if scheme != Scheme::Dtls {
-            return First::Datagram;
+            return Classified::Datagram;
         }
         let hello = match hello::classify(payload) {
             FirstDatagram::ClientHello(hello) => hello,
             FirstDatagram::HelloTooShort => {
                 bump(&counters.hellos_too_short);
-                return First::Nothing;
+                return Classified::Nothing;
             }
-            _ => return First::Datagram,
+            _ => return Classified::Datagram,
         };
         match self.cookies.check(local, peer, &hello, payload.len(), now) {
             Checked::Valid(proof) => match VerifiedHello::new(payload, &hello, proof) {
-                Some(hello) => First::Hello(hello),
-                None => First::Datagram,
+                Some(hello) => Classified::Hello(hello),
+                None => Classified::Datagram,
             },
-            Checked::Spent => {
+            Checked::AlreadyEnded => {
                 bump(&counters.duplicate_hellos);
-                First::Nothing
+                Classified::Nothing
             }
             Checked::Refused(alert) => {
                 bump(&counters.duplicate_hellos);
-                First::Refused(alert, hello.record_sequence)
+                Classified::Refused(alert, hello.record_sequence)
             }
             Checked::Unproven { refused, reply } => {
                 if refused {
                     bump(&counters.cookies_refused);
                 }
-                reply.map_or(First::Nothing, First::Challenge)
+                reply.map_or(Classified::Nothing, Classified::Challenge)
             }
         }
     }
@@ -95,11 +95,13 @@ impl Shared {
         &self,
         incoming: Incoming,
         hello_random: [u8; 32],
-        place: Place,
+        kind: SocketKind,
     ) -> Result<Arc<Association>, Refusal> {
         let (scheme, local, peer) = (incoming.scheme, incoming.local, incoming.peer);
         let refuse = |refusal: Refusal| self.refuse(refusal, scheme, local, peer);
-        self.registry.book(local, peer, place == Place::OwnSocket).inspect_err(|refusal| refuse(*refusal))?;
+        self.registry
+            .book(local, peer, kind == SocketKind::OwnSocket)
+            .inspect_err(|refusal| refuse(*refusal))?;
         if let Err(refusal) = self.ask(&incoming) {
             self.registry.release(local, peer);
             refuse(refusal);
@@ -107,7 +109,7 @@ impl Shared {
         }
         let mut association = self.association(scheme, local, peer).with_hello(hello_random);
         if scheme == Scheme::Dtls
-            && let Some(cid) = self.connection_id(place)
+            && let Some(cid) = self.connection_id(kind)
         {
             association = association.with_connection_id(cid);
         }
@@ -143,10 +145,10 @@ impl Shared {
     }
 
     /// Makes a connection ID that no other peer has. Returns `None` if the server uses none or randomness is missing.
-    fn connection_id(&self, place: Place) -> Option<Box<[u8]>> {
-        let number = match place {
-            Place::OwnSocket => 0,
-            Place::SharedSocket(number) => number,
+    fn connection_id(&self, kind: SocketKind) -> Option<Box<[u8]>> {
+        let number = match kind {
+            SocketKind::OwnSocket => 0,
+            SocketKind::SharedSocket(number) => number,
         };
         let ids = self.connection_ids?;
         let is_taken = |cid: &[u8]| self.registry.find_by_connection_id(cid).is_some();

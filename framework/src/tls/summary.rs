@@ -14,7 +14,7 @@ use crate::sys::raw_keys;
 
 /// The results of a handshake.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Facts {
+pub(crate) struct HandshakeSummary {
     pub(crate) identity: PeerIdentity,
     pub(crate) cipher: Option<Cow<'static, str>>,
     pub(crate) alpn: Option<Box<str>>,
@@ -25,7 +25,7 @@ pub(crate) struct Facts {
     pub(crate) connection_ids: bool,
 }
 
-impl Facts {
+impl HandshakeSummary {
     /// Writes the results for another process.
     pub(crate) fn save(&self, out: &mut Writer) {
         let Self { identity, cipher, alpn, server_name, srtp, resumed, connection_ids } = self;

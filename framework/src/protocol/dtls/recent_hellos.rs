@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 use crate::protocol::alert::Alert;
 
 /// How long a hello is remembered; datagrams in a listener's queue are younger than that.
-const MEMORY: Duration = Duration::from_secs(10);
+const REMEMBERED_FOR: Duration = Duration::from_secs(10);
 
 /// Maximum number of remembered hellos. Each has one place, chosen by its hash; a later hello with the same place
 /// replaces it.
 const PLACES: usize = 8192;
 
 /// Remembers hellos.
-pub(crate) struct Spent {
+pub(crate) struct RecentHellos {
     /// Has a random key, so that an attacker cannot choose which place to overwrite.
     hasher: RandomState,
     began: Instant,
@@ -35,12 +35,12 @@ struct Place {
     hash: u64,
     /// When it expires, in milliseconds since the start.
     until: u64,
-    fate: Fate,
+    outcome: HelloOutcome,
 }
 
 /// The outcome of a hello.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub(crate) enum HelloOutcome {
     /// It began an association, which has ended.
     #[default]
     Over,
@@ -48,7 +48,7 @@ pub(crate) enum Fate {
     Refused(Alert),
 }
 
-impl Spent {
+impl RecentHellos {
     pub(crate) fn new(now: Instant) -> Self {
         Self { hasher: RandomState::new(), began: now, places: vec![Place::default(); PLACES] }
     }
@@ -59,25 +59,25 @@ impl Spent {
         local: SocketAddr,
         peer: SocketAddr,
         random: &[u8; 32],
-        fate: Fate,
+        outcome: HelloOutcome,
         now: Instant,
     ) {
         let hash = self.hasher.hash_one((local, peer, random));
-        let until = self.milliseconds(now + MEMORY);
-        self.places[place(hash)] = Place { hash, until, fate };
+        let until = self.milliseconds(now + REMEMBERED_FOR);
+        self.places[place(hash)] = Place { hash, until, outcome };
     }
 
     /// Returns the outcome of the hello with this random; `None` if it is not remembered.
-    pub(crate) fn fate(
+    pub(crate) fn outcome(
         &self,
         local: SocketAddr,
         peer: SocketAddr,
         random: &[u8; 32],
         now: Instant,
-    ) -> Option<Fate> {
+    ) -> Option<HelloOutcome> {
         let hash = self.hasher.hash_one((local, peer, random));
         let place = self.places[place(hash)];
-        (place.hash == hash && self.milliseconds(now) < place.until).then_some(place.fate)
+        (place.hash == hash && self.milliseconds(now) < place.until).then_some(place.outcome)
     }
 
     fn milliseconds(&self, at: Instant) -> u64 {
@@ -100,32 +100,35 @@ mod tests {
     #[test]
     fn a_hello_is_known_for_a_while_and_only_from_its_own_addresses() {
         let (now, (local, peer)) = (Instant::now(), addresses());
-        let mut spent = Spent::new(now);
-        assert_eq!(spent.fate(local, peer, &[7; 32], now), None);
-        spent.note(local, peer, &[7; 32], Fate::Over, now);
-        assert_eq!(spent.fate(local, peer, &[7; 32], now), Some(Fate::Over));
-        assert_eq!(spent.fate(local, peer, &[8; 32], now), None);
-        assert_eq!(spent.fate(peer, local, &[7; 32], now), None);
-        assert_eq!(spent.fate(local, peer, &[7; 32], now + MEMORY / 2), Some(Fate::Over));
-        assert_eq!(spent.fate(local, peer, &[7; 32], now + MEMORY), None);
-        let refused = Fate::Refused(Alert::ACCESS_DENIED);
-        spent.note(local, peer, &[7; 32], refused, now);
-        assert_eq!(spent.fate(local, peer, &[7; 32], now), Some(refused));
+        let mut recent_hellos = RecentHellos::new(now);
+        assert_eq!(recent_hellos.outcome(local, peer, &[7; 32], now), None);
+        recent_hellos.note(local, peer, &[7; 32], HelloOutcome::Over, now);
+        assert_eq!(recent_hellos.outcome(local, peer, &[7; 32], now), Some(HelloOutcome::Over));
+        assert_eq!(recent_hellos.outcome(local, peer, &[8; 32], now), None);
+        assert_eq!(recent_hellos.outcome(peer, local, &[7; 32], now), None);
+        assert_eq!(
+            recent_hellos.outcome(local, peer, &[7; 32], now + REMEMBERED_FOR / 2),
+            Some(HelloOutcome::Over)
+        );
+        assert_eq!(recent_hellos.outcome(local, peer, &[7; 32], now + REMEMBERED_FOR), None);
+        let refused = HelloOutcome::Refused(Alert::ACCESS_DENIED);
+        recent_hellos.note(local, peer, &[7; 32], refused, now);
+        assert_eq!(recent_hellos.outcome(local, peer, &[7; 32], now), Some(refused));
     }
 
     #[test]
     fn the_latest_are_known_whatever_their_number() {
         let (now, (local, peer)) = (Instant::now(), addresses());
-        let mut spent = Spent::new(now);
+        let mut recent_hellos = RecentHellos::new(now);
         let random = |number: u32| {
             let mut random = [0; 32];
             random[..4].copy_from_slice(&number.to_be_bytes());
             random
         };
         for number in 0..10 * PLACES as u32 {
-            spent.note(local, peer, &random(number), Fate::Over, now);
-            assert_eq!(spent.fate(local, peer, &random(number), now), Some(Fate::Over));
+            recent_hellos.note(local, peer, &random(number), HelloOutcome::Over, now);
+            assert_eq!(recent_hellos.outcome(local, peer, &random(number), now), Some(HelloOutcome::Over));
         }
-        assert_eq!(spent.places.len(), PLACES);
+        assert_eq!(recent_hellos.places.len(), PLACES);
     }
 }

@@ -7,15 +7,15 @@ use crate::sys::sync::{Condvar, Mutex};
 
 /// Lets the monitor sleep while the loops are idle.
 #[derive(Default)]
-pub(super) struct Watch {
+pub(super) struct MonitorWaker {
     asleep: AtomicBool,
     state: Mutex<bool>,
     changed: Condvar,
 }
 
-impl Watch {
+impl MonitorWaker {
     /// Wakes the monitor if it sleeps, because a loop has begun a turn.
-    pub(super) fn look(&self) {
+    pub(super) fn wake(&self) {
         if self.asleep.load(Ordering::SeqCst) {
             self.asleep.store(false, Ordering::SeqCst);
             let _state = self.state.lock();

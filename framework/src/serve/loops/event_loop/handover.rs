@@ -16,7 +16,7 @@ use crate::net::Transport;
 use crate::net::shared::{SharedSocket, SharedTransport};
 use crate::net::udp::Stray;
 use crate::observe::bump;
-use crate::peer::{Late, Opened, Parts, Peer, Saved};
+use crate::peer::{Opened, Parts, Peer, PendingOutput, Saved};
 use crate::protocol::dtls::hello::connection_id;
 use crate::serve::handover::frame;
 use crate::serve::handover::relay::Relay;
@@ -54,7 +54,7 @@ impl Loop {
         now: Instant,
         out: &mut Writer,
         emit: &mut dyn FnMut(&mut Writer) -> Result<bool, HandOverError>,
-        given: &mut dyn FnMut(Token),
+        transferred: &mut dyn FnMut(Token),
     ) -> Result<(), HandOverError> {
         let mut state = self.state.lock();
         for token in state.slots.tokens() {
@@ -74,7 +74,7 @@ impl Loop {
             let saved = if entry.save(now, out) { emit(out) } else { Ok(false) };
             out.clear();
             match (&saved, entry.peer()) {
-                (Ok(true), _) => given(token),
+                (Ok(true), _) => transferred(token),
                 (_, Some(peer)) => peer.release(),
                 (_, None) => {}
             }
@@ -84,10 +84,13 @@ impl Loop {
     }
 
     /// Returns the peers that share sockets, except those with these tokens.
-    pub(in crate::serve::loops) fn staying(&self, given: &mut dyn Iterator<Item = Token>) -> Vec<Staying> {
+    pub(in crate::serve::loops) fn staying(
+        &self,
+        transferred: &mut dyn Iterator<Item = Token>,
+    ) -> Vec<Staying> {
         let mut state = self.state.lock();
-        let given: HashSet<u64> = given.map(Token::as_u64).collect();
-        let tokens = state.slots.tokens().into_iter().filter(|token| !given.contains(&token.as_u64()));
+        let transferred: HashSet<u64> = transferred.map(Token::as_u64).collect();
+        let tokens = state.slots.tokens().into_iter().filter(|token| !transferred.contains(&token.as_u64()));
         let staying = tokens.filter_map(|token| {
             let (association, peer) = state.slots.shared(token)?;
             let listener = state.listener_of(association.local)?;
@@ -113,8 +116,8 @@ impl Loop {
     }
 
     /// Returns the messages that wait for a peer that goes to the other process.
-    pub(in crate::serve::loops) fn late(&self, token: Token) -> Option<Late> {
-        self.with_peer(token, Peer::late)
+    pub(in crate::serve::loops) fn pending_output(&self, token: Token) -> Option<PendingOutput> {
+        self.with_peer(token, Peer::pending_output)
     }
 
     fn with_peer<T>(&self, token: Token, call: impl FnOnce(&Peer) -> T) -> Option<T> {
@@ -123,33 +126,33 @@ impl Loop {
     }
 
     /// Gives up these peers and the sockets of these listeners, because another process has them.
-    pub(in crate::serve::loops) fn let_go(
+    pub(in crate::serve::loops) fn forget(
         &self,
-        given: impl Iterator<Item = Token>,
+        transferred: impl Iterator<Item = Token>,
         goes: &dyn Fn(u16) -> bool,
     ) {
         let mut state = self.state.lock();
         let shared = &self.context.shared;
         let mut entries = Vec::new();
-        for token in given {
+        for token in transferred {
             let Some(slot) = state.slots.remove(token) else { continue };
             shared.registry.remove(&slot.association, &EndReason::HandedOver);
             entries.extend(slot.entry);
         }
         for (index, socket) in state.sockets.iter().enumerate() {
             if goes(socket.listener) {
-                socket.give();
+                socket.mark_handed_over();
                 self.counted(socket).listeners.fetch_sub(1, Ordering::Relaxed);
                 let _ = self.epoll.modify(socket.socket.as_fd(), 0, SOCKETS + index as u64);
             }
         }
         drop(state);
-        entries.iter_mut().for_each(|entry| entry.let_go());
+        entries.iter_mut().for_each(|entry| entry.forget());
     }
 
-    /// See [`Loops::take_late`](crate::serve::loops::Loops::take_late).
-    pub(in crate::serve::loops) fn take_late(&self, token: Token, message: Option<&[u8]>) {
-        self.with_peer(token, |peer| peer.take_late(message));
+    /// See [`Loops::add_pending`](crate::serve::loops::Loops::add_pending).
+    pub(in crate::serve::loops) fn add_pending(&self, token: Token, message: Option<&[u8]>) {
+        self.with_peer(token, |peer| peer.add_pending(message));
     }
 
     /// Returns the socket of this place, if it belongs to this loop.
@@ -171,12 +174,13 @@ impl Loop {
         let (is_found, shared) = (from.flag()?, &self.context.shared);
         let callbacks = from.bytes()?;
         let counters = shared.counted(socket.scheme, socket.address);
-        let (association, facts) = Association::restore(socket.scheme, Arc::clone(counters), &mut from, now)?;
+        let (association, summary) =
+            Association::restore(socket.scheme, Arc::clone(counters), &mut from, now)?;
         let saved = Saved::read(&mut from, &association, Arc::clone(&socket), &shared.cookies, now)?;
         from.end()?;
         // A peer whose connection ID has another length than those of this server would not be found by its records.
         let length = shared.connection_ids.map(ConnectionIds::length);
-        if facts.connection_ids && length.is_some_and(|length| length != association.connection_id.len()) {
+        if summary.connection_ids && length.is_some_and(|length| length != association.connection_id.len()) {
             return Ok(None);
         }
         let association = Arc::new(association.with_outbox(shared.outbox));
@@ -186,16 +190,16 @@ impl Loop {
         let transport = SharedTransport::driven(socket, Arc::clone(&association.attention));
         let mut peer = Box::new(Peer::open(Parts {
             association: Arc::clone(&association),
-            opened: Opened { transport: Transport::Shared(transport), session: saved.session, facts },
+            opened: Opened { transport: Transport::Shared(transport), session: saved.session, summary },
             timeouts: shared.timeouts.clone(),
             owner: Some(Arc::clone(&self.context.owner)),
             driven: true,
         }));
-        peer.resume(saved.heard);
+        peer.resume(saved.last_received);
         let resume = std::panic::AssertUnwindSafe(|| events.resume(callbacks, &mut peer));
         let Ok(Ok(open)) = std::panic::catch_unwind(resume) else {
             shared.registry.remove(&association, &EndReason::HandedOver);
-            peer.let_go();
+            peer.forget();
             return Ok(None);
         };
         bump(&association.counters.taken_over);
@@ -228,11 +232,11 @@ impl Loop {
         };
         if let Some(relay) = shared.predecessor.get() {
             let cid = shared.connection_ids.and_then(|ids| connection_id(payload, ids.length()));
-            return relay.finds(local, peer, cid).is_some_and(|on| pass(relay, on));
+            return relay.find_remote(local, peer, cid).is_some_and(|on| pass(relay, on));
         }
         // A peer that this process finds by its address is not the other process's, whatever connection ID the record
         // has.
-        let is_nobody = socket.is_given() && state.slots.find(local, peer).is_none();
+        let is_nobody = socket.is_handed_over() && state.slots.find(local, peer).is_none();
         shared.successor.get().filter(|_| is_nobody).is_some_and(|relay| pass(relay, 0))
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::channel::{Channel, Frame};
 use super::export::Export;
 use super::frame;
-use super::giving::{FIRST_TURNS, next};
+use super::old_process::{FIRST_TURNS, next};
 use super::relay::{Relay, Relayed};
 use crate::address::Scheme;
 use crate::association::Association;
@@ -21,7 +21,7 @@ use crate::error::HandOverError;
 use crate::events::AnyEvents;
 use crate::observe::bump;
 use crate::protocol::dtls::hello::connection_id;
-use crate::serve::loops::{Given, Loops, SocketId};
+use crate::serve::loops::{Loops, SocketId, TransferredPeer};
 use crate::serve::mailbox::DispatcherMessage;
 use crate::serve::shared::Shared;
 use crate::sys::sync::spawn;
@@ -130,13 +130,13 @@ impl Predecessor {
         out.flag(false);
         channel.send(&out, &[], STEP)?;
         let relay = Relay::new(Arc::new(channel));
-        let taking = Taking { shared, loops, events, relay: &relay, taken };
+        let take_over = TakeOver { shared, loops, events, relay: &relay, taken };
         let mut peers = Vec::new();
-        let taken = taking.take(&mut frame, &mut out, &mut peers);
-        let peers: Vec<Given> = peers.into_iter().flatten().collect();
+        let taken = take_over.take_peers(&mut frame, &mut out, &mut peers);
+        let peers: Vec<TransferredPeer> = peers.into_iter().flatten().collect();
         if let Err(error) = taken {
             // These peers still belong to the other process, and this one must not send to them.
-            loops.inspect(|loops| loops.let_go(&peers, &|_| false));
+            loops.inspect(|loops| loops.forget(&peers, &|_| false));
             return Err(error);
         }
         let relay = Arc::new(relay);
@@ -158,7 +158,7 @@ impl fmt::Debug for Predecessor {
 }
 
 /// A server that is about to take the peers of another process.
-struct Taking<'a> {
+struct TakeOver<'a> {
     shared: &'a Arc<Shared>,
     loops: Option<&'a Arc<Loops>>,
     events: Option<&'a Arc<dyn AnyEvents>>,
@@ -166,13 +166,13 @@ struct Taking<'a> {
     taken: HashMap<u16, u16>,
 }
 
-impl Taking<'_> {
+impl TakeOver<'_> {
     /// Takes the peers, in their order. `peers` gets `None` for each peer that cannot be served here.
-    fn take(
+    fn take_peers(
         &self,
         frame: &mut Frame,
         out: &mut Writer,
-        peers: &mut Vec<Option<Given>>,
+        peers: &mut Vec<Option<TransferredPeer>>,
     ) -> Result<(), HandOverError> {
         let refused = self.read_peers(frame, peers)?;
         self.answer(out, &refused)?;
@@ -183,7 +183,7 @@ impl Taking<'_> {
     fn read_peers(
         &self,
         frame: &mut Frame,
-        peers: &mut Vec<Option<Given>>,
+        peers: &mut Vec<Option<TransferredPeer>>,
     ) -> Result<Vec<u32>, HandOverError> {
         let mut refused = Vec::new();
         loop {
@@ -200,7 +200,7 @@ impl Taking<'_> {
                 }
                 frame::STAYS => {
                     let (on, local, peer) = (from.u8()?, from.address()?, from.address()?);
-                    self.relay.stays(local, peer, from.bytes()?, on);
+                    self.relay.add_remote(local, peer, from.bytes()?, on);
                     from.end()?;
                 }
                 frame::END if from.u32()? as usize == peers.len() => return Ok(refused),
@@ -209,19 +209,19 @@ impl Taking<'_> {
         }
     }
 
-    fn take_peer(&self, mut from: Reader<'_>) -> Result<Option<Given>, Malformed> {
+    fn take_peer(&self, mut from: Reader<'_>) -> Result<Option<TransferredPeer>, Malformed> {
         let (on, listener, index) = (from.u8()?, from.u16()?, from.u8()?);
         let own = *self.taken.get(&listener).ok_or(Malformed)?;
         let (Some(loops), Some(events)) = (self.loops, self.events) else { return Err(Malformed) };
         let place: SocketId = (own, index);
-        if let Some(given) = loops.take_peer(place, events, from)? {
-            return Ok(Some(given));
+        if let Some(transferred) = loops.take_peer(place, events, from)? {
+            return Ok(Some(transferred));
         }
         // The peer stays in the other process.
         let _ = (from.flag()?, from.bytes()?);
         let (association, _) = Association::restore(Scheme::Udp, Arc::default(), &mut from, Instant::now())?;
         let Association { local, connection_id, .. } = &association;
-        self.relay.stays(*local, association.current_peer(), connection_id, on);
+        self.relay.add_remote(*local, association.current_peer(), connection_id, on);
         Ok(None)
     }
 
@@ -244,19 +244,19 @@ impl Taking<'_> {
     }
 
     /// Waits until this process may serve, and takes the messages that are sent to the peers meanwhile.
-    fn await_go(&self, frame: &mut Frame, peers: &[Option<Given>]) -> Result<(), HandOverError> {
+    fn await_go(&self, frame: &mut Frame, peers: &[Option<TransferredPeer>]) -> Result<(), HandOverError> {
         // The old process numbers the peers without those that were refused.
-        let peers: Vec<Given> = peers.iter().flatten().copied().collect();
+        let peers: Vec<TransferredPeer> = peers.iter().flatten().copied().collect();
         loop {
             self.relay.channel().recv(frame, Some(STEP))?;
             let (kind, mut from) = frame.read();
             match kind {
                 frame::GO => return Ok(from.end()?),
-                frame::LATE => {
+                frame::PENDING => {
                     let peer = peers.get(from.u32()? as usize).ok_or(HandOverError::Malformed)?;
                     let message = from.option(Reader::bytes)?;
                     if let Some(loops) = self.loops {
-                        loops.take_late(*peer, message);
+                        loops.add_pending(*peer, message);
                     }
                 }
                 _ => return Err(HandOverError::Malformed),
@@ -281,7 +281,7 @@ pub(crate) fn follow(shared: &Arc<Shared>, loops: Option<Arc<Loops>>, relay: Arc
         let mut frame = Frame::new();
         while let Some(Relayed { stray, index, .. }) = next(&thread, &mut frame) {
             let cid = shared.connection_ids.and_then(|ids| connection_id(&stray.payload, ids.length()));
-            thread.has_left(stray.local, stray.peer, cid);
+            thread.remove_remote(stray.local, stray.peer, cid);
             let local = stray.local;
             let taken = match (&loops, index) {
                 (Some(loops), Some(socket)) => loops.relay(socket, stray, index),

@@ -11,7 +11,7 @@ use crate::codec::{Malformed, Reader, Writer};
 use crate::error::HandOverError;
 use crate::events::AnyEvents;
 use crate::net::udp::Stray;
-use crate::peer::Late;
+use crate::peer::PendingOutput;
 use crate::sys::sync::channel::bounded;
 
 /// The number of rounds of a loop after which a hand-over no longer waits for it.
@@ -19,7 +19,7 @@ const FIRST_ROUNDS: u16 = 256;
 
 /// A peer that goes to another process, or that came from one.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Given {
+pub(crate) struct TransferredPeer {
     /// The index of its loop.
     on: usize,
     token: Token,
@@ -38,7 +38,7 @@ impl Loops {
     }
 
     /// Writes each peer that can go and that shares a socket of a listener that `goes` selects, and calls `emit` to
-    /// send it. If `emit` returns `Ok(false)`, the peer stays. Peers that go are added to `given`.
+    /// send it. If `emit` returns `Ok(false)`, the peer stays. Peers that go are added to `transferred`.
     ///
     /// # Errors
     ///
@@ -48,28 +48,35 @@ impl Loops {
         goes: &dyn Fn(u16) -> bool,
         out: &mut Writer,
         emit: &mut dyn FnMut(&mut Writer) -> Result<bool, HandOverError>,
-        given: &mut Vec<Given>,
+        transferred: &mut Vec<TransferredPeer>,
     ) -> Result<(), HandOverError> {
         let now = Instant::now();
         for (index, on) in self.loops.iter().enumerate() {
-            on.save_peers(goes, now, out, emit, &mut |token| given.push(Given { on: index, token }))?;
+            on.save_peers(goes, now, out, emit, &mut |token| {
+                transferred.push(TransferredPeer { on: index, token })
+            })?;
         }
         Ok(())
     }
 
     /// Returns the peers that share sockets and stay in this process.
-    pub(crate) fn staying(&self, given: &[Given]) -> Vec<Staying> {
-        let of = |on: usize| given.iter().filter(move |given| given.on == on).map(|given| given.token);
+    pub(crate) fn staying(&self, transferred: &[TransferredPeer]) -> Vec<Staying> {
+        let of = |on: usize| {
+            transferred
+                .iter()
+                .filter(move |transferred| transferred.on == on)
+                .map(|transferred| transferred.token)
+        };
         self.loops.iter().enumerate().flat_map(|(index, on)| on.staying(&mut of(index))).collect()
     }
 
     /// Lets the peer continue in this process.
-    pub(crate) fn release(&self, Given { on, token }: Given) {
+    pub(crate) fn release(&self, TransferredPeer { on, token }: TransferredPeer) {
         self.loops[on].release(token);
     }
 
     /// Prepares a peer to continue in this process, although another process may have sent to it.
-    pub(crate) fn reclaim(&self, Given { on, token }: Given) {
+    pub(crate) fn reclaim(&self, TransferredPeer { on, token }: TransferredPeer) {
         self.loops[on].reclaim(token);
     }
 
@@ -87,15 +94,21 @@ impl Loops {
     }
 
     /// Returns the messages that wait for a peer that goes.
-    pub(crate) fn late(&self, Given { on, token }: Given) -> Option<Late> {
-        self.loops[on].late(token)
+    pub(crate) fn pending_output(
+        &self,
+        TransferredPeer { on, token }: TransferredPeer,
+    ) -> Option<PendingOutput> {
+        self.loops[on].pending_output(token)
     }
 
     /// Gives up these peers and the sockets of the listeners that `goes` selects, because another process has them.
-    pub(crate) fn let_go(&self, given: &[Given], goes: &dyn Fn(u16) -> bool) {
+    pub(crate) fn forget(&self, transferred: &[TransferredPeer], goes: &dyn Fn(u16) -> bool) {
         for (index, on) in self.loops.iter().enumerate() {
-            let tokens = given.iter().filter(|given| given.on == index).map(|given| given.token);
-            on.let_go(tokens, goes);
+            let tokens = transferred
+                .iter()
+                .filter(|transferred| transferred.on == index)
+                .map(|transferred| transferred.token);
+            on.forget(tokens, goes);
         }
     }
 
@@ -106,15 +119,15 @@ impl Loops {
         place: SocketId,
         events: &Arc<dyn AnyEvents>,
         from: Reader<'_>,
-    ) -> Result<Option<Given>, Malformed> {
+    ) -> Result<Option<TransferredPeer>, Malformed> {
         let on = usize::from(place.1) % self.loops.len();
         let token = self.loops[on].take_peer(place, events, from, Instant::now())?;
-        Ok(token.map(|token| Given { on, token }))
+        Ok(token.map(|token| TransferredPeer { on, token }))
     }
 
     /// Sends a peer a message that was sent to it during the hand-over; `None`: the association was closed meanwhile.
-    pub(crate) fn take_late(&self, Given { on, token }: Given, message: Option<&[u8]>) {
-        self.loops[on].take_late(token, message);
+    pub(crate) fn add_pending(&self, TransferredPeer { on, token }: TransferredPeer, message: Option<&[u8]>) {
+        self.loops[on].add_pending(token, message);
     }
 
     /// Queues a datagram that another process read, from the shared socket with this index, for a loop. Returns `false`
