@@ -106,15 +106,15 @@ impl Drop for SocketFile {
 }
 
 /// An endpoint that answers. Dropping this value removes its path, if it has one.
-pub(crate) struct Answering {
+pub(crate) struct RunningEndpoint {
     task: Option<AbortHandle>,
     file: Option<SocketFile>,
 }
 
-impl Answering {
+impl RunningEndpoint {
     /// Lets another process answer from now on. That process has the path of a Unix socket, or removes it if it
     /// answers elsewhere.
-    pub(crate) fn give(mut self) {
+    pub(crate) fn hand_over(mut self) {
         self.task.iter().for_each(AbortHandle::abort);
         std::mem::forget(self.file.take());
     }
@@ -236,13 +236,15 @@ impl Admin {
     /// # Errors
     ///
     /// Returns an error if no thread can be started.
-    pub(crate) fn serve(self, handle: Handle) -> Result<Answering, Failure> {
+    pub(crate) fn serve(self, handle: Handle) -> Result<RunningEndpoint, Failure> {
         let Self { endpoint, former } = self;
         if let Some(mut former) = former {
             // No process listens there any more, so remove the path.
             former.is_own = true;
         }
-        let Some((listener, runtime)) = endpoint else { return Ok(Answering { task: None, file: None }) };
+        let Some((listener, runtime)) = endpoint else {
+            return Ok(RunningEndpoint { task: None, file: None });
+        };
         let copy = match &listener {
             Listener::Tcp(listener) => listener.as_fd().try_clone_to_owned(),
             Listener::Unix(listener, _) => listener.as_fd().try_clone_to_owned(),
@@ -250,7 +252,7 @@ impl Admin {
         if let Ok(copy) = copy {
             handle.pass_on(ADMIN, copy);
         }
-        let answers = Arc::new(Answers::new(handle, STUCK));
+        let responder = Arc::new(Responder::new(handle, STUCK));
         let (task, file) = match listener {
             Listener::Tcp(listener) => {
                 if let Ok(address) = listener.local_addr() {
@@ -259,15 +261,15 @@ impl Admin {
                         tracing::warn!(%address, "--admin: other hosts may be able to reach this address and read the server's metrics and health");
                     }
                 }
-                (runtime.spawn(serve_tcp(listener, answers)), None)
+                (runtime.spawn(serve_tcp(listener, responder)), None)
             }
             Listener::Unix(listener, mut file) => {
                 file.is_own = true;
                 tracing::info!(address = %format_args!("unix:{}", file.path.display()), "metrics and health");
-                (runtime.spawn(serve_unix(listener, answers)), Some(file))
+                (runtime.spawn(serve_unix(listener, responder)), Some(file))
             }
         };
-        let answering = Answering { task: Some(task.abort_handle()), file };
+        let answering = RunningEndpoint { task: Some(task.abort_handle()), file };
         let run = move || drop(runtime.block_on(task));
         let spawned = thread::Builder::new().name("admin".to_owned()).spawn(run);
         spawned.map(|_| answering).map_err(|error| {
@@ -277,23 +279,23 @@ impl Admin {
     }
 }
 
-async fn serve_tcp(listener: TcpListener, answers: Arc<Answers>) {
+async fn serve_tcp(listener: TcpListener, responder: Arc<Responder>) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     let mut connections = Connections::default();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => connections.begin(stream, &answers),
+            Ok((stream, _)) => connections.begin(stream, &responder),
             Err(_) => sleep(PAUSE).await,
         }
     }
 }
 
-async fn serve_unix(listener: UnixListener, answers: Arc<Answers>) {
+async fn serve_unix(listener: UnixListener, responder: Arc<Responder>) {
     let Ok(listener) = tokio::net::UnixListener::from_std(listener) else { return };
     let mut connections = Connections::default();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => connections.begin(stream, &answers),
+            Ok((stream, _)) => connections.begin(stream, &responder),
             Err(_) => sleep(PAUSE).await,
         }
     }
@@ -307,7 +309,7 @@ impl Connections {
     fn begin(
         &mut self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        answers: &Arc<Answers>,
+        responder: &Arc<Responder>,
     ) {
         self.0.retain(|connection| !connection.is_finished());
         if self.0.len() >= MOST_CONNECTIONS
@@ -315,9 +317,9 @@ impl Connections {
         {
             oldest.abort();
         }
-        let answers = Arc::clone(answers);
+        let responder = Arc::clone(responder);
         let answer = service_fn(move |request: Request<Incoming>| {
-            let response = answers.to(&request);
+            let response = responder.to(&request);
             async move { Ok::<_, Infallible>(response) }
         });
         let connection = http1::Builder::new()
@@ -332,14 +334,14 @@ impl Connections {
     }
 }
 
-struct Answers {
+struct Responder {
     handle: Handle,
     pages: Pages,
     /// How long a thread may be busy with one piece of work.
     stuck: Duration,
 }
 
-impl Answers {
+impl Responder {
     fn new(handle: Handle, stuck: Duration) -> Self {
         Self { pages: Pages::new(handle.clone()), handle, stuck }
     }
@@ -359,9 +361,9 @@ impl Answers {
                     None => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be written"),
                 }
             }
-            "/healthz" => match trouble(&self.handle.health(), self.stuck) {
+            "/healthz" => match stall_reason(&self.handle.health(), self.stuck) {
                 None => text(StatusCode::OK, "alive"),
-                Some(trouble) => text(StatusCode::SERVICE_UNAVAILABLE, &trouble),
+                Some(stall_reason) => text(StatusCode::SERVICE_UNAVAILABLE, &stall_reason),
             },
             "/readyz" => match self.handle.health().refuses {
                 None => text(StatusCode::OK, "ready"),
@@ -373,7 +375,7 @@ impl Answers {
 }
 
 /// Returns what keeps a server from making progress.
-fn trouble(health: &Health, stuck: Duration) -> Option<String> {
+fn stall_reason(health: &Health, stuck: Duration) -> Option<String> {
     let loops =
         health.loops_busy.iter().enumerate().map(|(number, busy)| (format!("event loop {number}"), *busy));
     let mut all = [("the dispatcher".to_owned(), health.dispatcher_busy)].into_iter().chain(loops);
@@ -432,21 +434,21 @@ mod tests {
         }
     }
 
-    /// Starts a server whose thread is blocked. Returns the server, its release, and answers that consider a
+    /// Starts a server whose thread is blocked. Returns the server, its release, and a responder that considers a
     /// thread stuck after this time.
-    fn held(in_admit: bool, stuck: Duration) -> (Server, Sender<()>, Answers) {
+    fn held(in_admit: bool, stuck: Duration) -> (Server, Sender<()>, Responder) {
         let ((called, is_called), (release, released)) = (channel(), channel());
         let handler = Held { in_admit, ends: Mutex::new((called, released)) };
         let server = Server::builder().listen("udp://127.0.0.1:0").start(handler).unwrap();
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.send_to(b"x", server.addresses()[0].resolve().unwrap()[0]).unwrap();
         is_called.recv().unwrap();
-        let answers = Answers::new(server.handle(), stuck);
-        (server, release, answers)
+        let responder = Responder::new(server.handle(), stuck);
+        (server, release, responder)
     }
 
-    fn status(answers: &Answers, path: &str) -> StatusCode {
-        answers.to(&Request::get(path).body(()).unwrap()).status()
+    fn status(responder: &Responder, path: &str) -> StatusCode {
+        responder.to(&Request::get(path).body(()).unwrap()).status()
     }
 
     #[test]
@@ -457,23 +459,23 @@ mod tests {
             // Handlers may block for any time.
             (false, Duration::from_secs(3600), StatusCode::OK),
         ] {
-            let (_server, release, answers) = held(in_admit, stuck);
-            assert_eq!(status(&answers, "/healthz"), expected, "{in_admit} {stuck:?}");
+            let (_server, release, responder) = held(in_admit, stuck);
+            assert_eq!(status(&responder, "/healthz"), expected, "{in_admit} {stuck:?}");
             release.send(()).unwrap();
         }
     }
 
     #[test]
     fn a_server_that_shuts_down_is_alive_and_not_ready() {
-        let (server, release, answers) = held(false, STUCK);
-        assert_eq!(status(&answers, "/readyz"), StatusCode::OK);
+        let (server, release, responder) = held(false, STUCK);
+        assert_eq!(status(&responder, "/readyz"), StatusCode::OK);
         let handle = server.handle();
         let shutdown = thread::spawn(move || handle.shutdown(Duration::from_secs(3600)));
-        while status(&answers, "/readyz") == StatusCode::OK {
+        while status(&responder, "/readyz") == StatusCode::OK {
             thread::yield_now();
         }
         assert_eq!(server.handle().health().refuses, Some(Refusal::Draining));
-        assert_eq!(status(&answers, "/healthz"), StatusCode::OK);
+        assert_eq!(status(&responder, "/healthz"), StatusCode::OK);
         release.send(()).unwrap();
         assert_eq!(shutdown.join().unwrap().finished, 1);
     }

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_without_a_certificate_comes_in_but_those_with_a_key() {
+    fn a_list_of_names_admits_no_peer_without_a_certificate_except_with_a_key() {
         let guests = Guests { names: vec!["dns:*".parse().unwrap()], ..Guests::default() };
         assert_eq!(guests.option(), Some("--allow-san"));
         assert!(!guests.admit(&PeerIdentity::Anonymous));

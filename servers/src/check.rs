@@ -38,7 +38,7 @@ pub fn check<T: ServerOptions>(config: &Config<T>) -> Result<u8, Failure> {
 fn examine<T: ServerOptions>(config: &Config<T>) -> Result<(String, u8), Failure> {
     let args = config.options.server();
     args.log.start(1)?;
-    config.slips().iter().for_each(|slip| tracing::warn!("{slip}"));
+    config.near_misses().iter().for_each(|sentence| tracing::warn!("{sentence}"));
     config.options.check()?;
     let plan = Plan::new(args, None, &mut Keyring::default())?;
     args.access_log.check()?;

@@ -8,7 +8,7 @@ use crate::algorithms::AlgorithmArgs;
 use crate::authorize::Guests;
 use crate::cli::{ClientAuthMode, CredentialArgs};
 use crate::failure::Failure;
-use crate::passphrase::{Given, Keyring};
+use crate::passphrase::{Keyring, Passphrases};
 use crate::psk::PskTable;
 use crate::secret_file;
 
@@ -100,7 +100,7 @@ fn identities(args: &CredentialArgs, keyring: &mut Keyring) -> Result<Vec<Identi
             "--ocsp needs --cert: give at most one response for each certificate, in the same order",
         ));
     }
-    let given = keyring.read(&args.passphrase, args.strict_permissions)?;
+    let passphrases = keyring.read(&args.passphrase, args.strict_permissions)?;
     let pairs = certs.len().max(keys.len());
     let nth = |files: &[PathBuf], at: usize| files.get(at).cloned();
     (0..pairs)
@@ -110,7 +110,7 @@ fn identities(args: &CredentialArgs, keyring: &mut Keyring) -> Result<Vec<Identi
                 None => Ok(identity),
             };
             let (cert, key) = (nth(certs, at), nth(keys, at));
-            let found = identity(cert.as_deref(), key.as_deref(), keyring, &given).transpose()?;
+            let found = identity(cert.as_deref(), key.as_deref(), keyring, &passphrases).transpose()?;
             Some(found.and_then(staple))
         })
         .collect()
@@ -121,7 +121,7 @@ pub fn identity(
     cert: Option<&Path>,
     key: Option<&Path>,
     keyring: &mut Keyring,
-    given: &Given,
+    passphrases: &Passphrases,
 ) -> Result<Option<Identity>, Failure> {
     match (cert, key) {
         (None, None) => Ok(None),
@@ -131,7 +131,7 @@ pub fn identity(
         (None, Some(_)) => {
             Err(Failure::input("--key needs --cert: name the file of the key's certificate chain"))
         }
-        (Some(cert), Some(key)) => keyring.identity(cert, key, given).map(Some),
+        (Some(cert), Some(key)) => keyring.identity(cert, key, passphrases).map(Some),
     }
 }
 

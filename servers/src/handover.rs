@@ -34,16 +34,16 @@ const VARIABLE: &str = "PEELOFF_TAKE_OVER";
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
 /// Texts for the new process, which gets them through its environment: names and values.
-static BEQUEST: Mutex<Vec<(&str, String)>> = Mutex::new(Vec::new());
+static PASSED_TEXTS: Mutex<Vec<(&str, String)>> = Mutex::new(Vec::new());
 
 /// Called after each attempt to hand over.
 static AFTER: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
 
 /// How long a new process that has closed its socket may take to log the reason and to exit.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a process that was handed over waits before its end until it can pass a signal on.
-const TOLD: Duration = Duration::from_secs(10);
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Records the path of this program. If another process has started this one to take its server over, moves the
 /// socket away from standard input and asks the other process what it has. Blocks until it answers, for ten
@@ -85,10 +85,10 @@ pub(crate) fn inherited_text(name: &str) -> Option<String> {
 
 /// Passes a text to the process that takes over from this one. The text is in the environment of that process,
 /// so it must not be secret.
-pub(crate) fn bequeath(name: &'static str, text: String) {
-    let mut bequest = BEQUEST.lock().unwrap_or_else(PoisonError::into_inner);
-    bequest.retain(|(known, _)| *known != name);
-    bequest.push((name, text));
+pub(crate) fn pass_text(name: &'static str, text: String) {
+    let mut texts = PASSED_TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+    texts.retain(|(known, _)| *known != name);
+    texts.push((name, text));
 }
 
 /// Has a function called after each attempt to hand this server over, successful or not, on the thread of the
@@ -113,12 +113,12 @@ pub(crate) struct Successor {
     asked: SyncSender<Asked>,
     /// Options that the new process needs in addition to those of this process.
     more: Vec<String>,
-    fate: Arc<Fate>,
+    outcome: Arc<Outcome>,
 }
 
 /// Whether the server goes on in another process, and whether it is to end.
 #[derive(Default)]
-struct Fate {
+struct Outcome {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -143,7 +143,7 @@ impl Successor {
             format!("{option}={}", socket.address)
         };
         let more = if env::args_os().any(listens) { Vec::new() } else { passed.iter().map(option).collect() };
-        Self { handle, asked, more, fate: Arc::default() }
+        Self { handle, asked, more, outcome: Arc::default() }
     }
 
     /// Starts the new process and hands the server over to it, on a thread of its own. Once the new process
@@ -158,15 +158,16 @@ impl Successor {
             return;
         }
         let (handle, asked, more) = (self.handle.clone(), self.asked.clone(), self.more.clone());
-        let fate = Arc::clone(&self.fate);
+        let outcome = Arc::clone(&self.outcome);
         let run = move || match hand_over(&handle, &more) {
             Ok((child, given)) => {
                 let pid = child.id();
-                fate.serves(Pid::from_raw(pid.cast_signed()));
+                outcome.serves(Pid::from_raw(pid.cast_signed()));
                 // It may end before this one does.
-                let _ = thread::Builder::new().name("successor".to_owned()).spawn(move || reap(child));
+                let _ =
+                    thread::Builder::new().name("successor".to_owned()).spawn(move || wait_and_log(child));
                 systemd::main_process(pid);
-                fate.announce();
+                outcome.announce();
                 log_given(pid, &given);
                 let _ = asked.send(Asked::End(SIGUSR2));
             }
@@ -180,18 +181,19 @@ impl Successor {
     /// Notes that this signal ends the server. If a new process serves already, or is about to, that one ends too.
     /// Returns false if the log says already that the new process serves: then the signal is for this process alone.
     pub(crate) fn end(&self, signal: i32) -> bool {
-        self.fate.end(signal)
+        self.outcome.end(signal)
     }
 
     /// Waits until the process that has the server has got the signal that ended this one, for ten seconds at most. For a server
     /// that [was handed over](Handle::is_handed_over).
     pub(crate) fn await_signal(&self) {
-        let state = self.fate.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = self.fate.changed.wait_timeout_while(state, TOLD, |state| state.serves.is_none());
+        let state = self.outcome.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ =
+            self.outcome.changed.wait_timeout_while(state, SIGNAL_TIMEOUT, |state| state.serves.is_none());
     }
 }
 
-impl Fate {
+impl Outcome {
     /// The server goes on in this process.
     fn serves(&self, pid: Pid) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -228,7 +230,7 @@ impl State {
 }
 
 /// Waits for the end of the process that serves, and says so where that is none in good order. Blocks.
-fn reap(mut child: Child) {
+fn wait_and_log(mut child: Child) {
     let pid = child.id();
     match child.wait() {
         Ok(status) if status.success() => tracing::info!(pid, "the new process has ended"),
@@ -265,7 +267,7 @@ fn hand_over(handle: &Handle, more: &[String]) -> Result<(Child, HandedOver), St
         Ok(given) => Ok((child, given)),
         Err(error) => {
             // The new process has nothing to serve. If it ends by itself, it has logged the reason.
-            if !(matches!(error, HandOverError::Gone) && ends_by_itself(&mut child)) {
+            if !(matches!(error, HandOverError::Gone) && exits_in_time(&mut child)) {
                 let _ = child.kill();
             }
             let ended = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
@@ -274,9 +276,9 @@ fn hand_over(handle: &Handle, more: &[String]) -> Result<(Child, HandedOver), St
     }
 }
 
-/// Waits until a process ends, for `LAST_WORDS` at most. Blocks.
-fn ends_by_itself(child: &mut Child) -> bool {
-    let give_up = Instant::now() + LAST_WORDS;
+/// Waits until a process ends, for `EXIT_TIMEOUT` at most. Blocks.
+fn exits_in_time(child: &mut Child) -> bool {
+    let give_up = Instant::now() + EXIT_TIMEOUT;
     loop {
         match child.try_wait() {
             Ok(None) if Instant::now() < give_up => thread::sleep(Duration::from_millis(10)),
@@ -293,9 +295,9 @@ fn spawn(socket: OwnedFd, more: &[String]) -> io::Result<Child> {
     for name in ["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
         command.env_remove(name);
     }
-    let bequest = BEQUEST.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let texts = PASSED_TEXTS.lock().unwrap_or_else(PoisonError::into_inner).clone();
     command
-        .envs(bequest)
+        .envs(texts)
         .args(env::args_os().skip(1))
         .args(more)
         .env(VARIABLE, "1")

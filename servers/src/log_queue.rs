@@ -67,8 +67,9 @@ impl LogQueue {
     ) -> io::Result<Self> {
         let (entries, receiver) = bounded(QUEUED_LINES);
         let lost = Lost { here: Arc::default(), total };
-        let (told, error) = (0, None);
-        let writer = Writer { output, lost: lost.clone(), told, error, interval, quiet_until: None, notice };
+        let (reported, error) = (0, None);
+        let writer =
+            Writer { output, lost: lost.clone(), reported, error, interval, quiet_until: None, notice };
         thread::Builder::new().name(name.to_owned()).spawn(move || writer.run(&receiver))?;
         Ok(Self { entries, lost })
     }
@@ -113,7 +114,7 @@ struct Writer<W> {
     output: W,
     lost: Lost,
     /// How many of the lost lines have been reported.
-    told: u64,
+    reported: u64,
     /// The error of the last line that could not be written.
     error: Option<io::Error>,
     interval: Duration,
@@ -126,51 +127,51 @@ impl<W: Write> Writer<W> {
     fn run(mut self, entries: &Receiver<Entry>) {
         loop {
             // If unreported lines are lost and no other line arrives, report them at the end of the interval.
-            let entry = match self.quiet_until.filter(|_| self.untold() > 0) {
+            let entry = match self.quiet_until.filter(|_| self.unreported() > 0) {
                 Some(until) => entries.recv_deadline(until),
                 None => entries.recv().map_err(RecvTimeoutError::from),
             };
             match entry {
                 Ok(Entry::Line(line)) => {
-                    self.tell_in_time();
+                    self.report_if_due();
                     // Standard error is closed, or the disk is full.
                     if let Err(error) = self.output.write_all(&line) {
                         self.lost.add();
                         self.error = Some(error);
-                        self.tell_in_time();
+                        self.report_if_due();
                     }
                 }
                 Ok(Entry::Flushed(done)) => {
-                    self.tell();
+                    self.report();
                     // A failure cannot be reported anywhere.
                     let _ = self.output.flush();
                     let _ = done.try_send(());
                 }
-                Err(RecvTimeoutError::Timeout) => self.tell_in_time(),
-                Err(RecvTimeoutError::Disconnected) => return self.tell(),
+                Err(RecvTimeoutError::Timeout) => self.report_if_due(),
+                Err(RecvTimeoutError::Disconnected) => return self.report(),
             }
         }
     }
 
-    fn untold(&self) -> u64 {
-        self.lost.here.load(Ordering::Relaxed) - self.told
+    fn unreported(&self) -> u64 {
+        self.lost.here.load(Ordering::Relaxed) - self.reported
     }
 
-    fn tell_in_time(&mut self) {
+    fn report_if_due(&mut self) {
         if self.quiet_until.is_none_or(|until| until <= Instant::now()) {
-            self.tell();
+            self.report();
         }
     }
 
-    fn tell(&mut self) {
-        let untold = self.untold();
-        if untold == 0 {
+    fn report(&mut self) {
+        let unreported = self.unreported();
+        if unreported == 0 {
             return;
         }
         // If the notice cannot be written, the next line tries again.
         self.quiet_until = None;
-        if (self.notice)(untold, self.error.as_ref(), &mut self.output).is_ok() {
-            self.told += untold;
+        if (self.notice)(unreported, self.error.as_ref(), &mut self.output).is_ok() {
+            self.reported += unreported;
             self.error = None;
             self.quiet_until = Instant::now().checked_add(self.interval);
         }
@@ -279,7 +280,7 @@ mod tests {
     #[test]
     fn a_disk_that_stays_full_is_told_of_once_in_an_interval_and_at_the_end() {
         let (written, _lines) = crossbeam_channel::unbounded();
-        let (tell, told) = crossbeam_channel::unbounded();
+        let (tell, reported) = crossbeam_channel::unbounded();
         let notice = move |lost, error: Option<&io::Error>, _: &mut dyn Write| {
             let _ = tell.send((lost, error.map(io::Error::kind)));
             Ok(())
@@ -294,7 +295,7 @@ mod tests {
         // This is what happens when the file is opened again.
         drop(log);
         let full = Some(io::ErrorKind::StorageFull);
-        assert_eq!(told.iter().collect::<Vec<_>>(), [(1, full), (99, full)]);
+        assert_eq!(reported.iter().collect::<Vec<_>>(), [(1, full), (99, full)]);
         assert_eq!(total.load(Ordering::SeqCst), 107);
     }
 }

@@ -52,7 +52,7 @@ pub struct PassphraseArgs {
 }
 
 /// The passphrases that options and the environment give at this moment.
-pub struct Given(Vec<Passphrase>);
+pub struct Passphrases(Vec<Passphrase>);
 
 /// Decrypts private keys. It keeps the passphrases that cannot be read a second time.
 #[derive(Default)]
@@ -77,8 +77,8 @@ impl Keyring {
     /// # Errors
     ///
     /// Returns an error if a file or a descriptor cannot be read, or has no passphrase.
-    pub fn read(&mut self, args: &PassphraseArgs, strict: bool) -> Result<Given, Failure> {
-        let mut given = Vec::new();
+    pub fn read(&mut self, args: &PassphraseArgs, strict: bool) -> Result<Passphrases, Failure> {
+        let mut passphrases = Vec::new();
         let credential = credential();
         if let Some(path) = args.key_passphrase_file.as_ref().or(credential.as_ref()) {
             const OPTION: &str = "--key-passphrase-file";
@@ -90,8 +90,8 @@ impl Keyring {
                 let hint = "check the path and its permissions";
                 Failure::about(OPTION, format_args!("cannot read {place}: {error}: {hint}"))
             })?;
-            given.extend(lines(&text));
-            if given.is_empty() {
+            passphrases.extend(lines(&text));
+            if passphrases.is_empty() {
                 return Err(Failure::about(
                     OPTION,
                     format_args!("{place} is empty: write a passphrase into it"),
@@ -118,8 +118,8 @@ impl Keyring {
             self.read.push(line);
         }
         let variable = env::var_os(VARIABLE).map(|value| Zeroizing::new(value.into_vec()));
-        given.extend(variable.filter(|value| !value.is_empty()));
-        Ok(Given(given))
+        passphrases.extend(variable.filter(|value| !value.is_empty()));
+        Ok(Passphrases(passphrases))
     }
 
     /// Reads a certificate and its key, and decrypts the key if necessary. If no passphrase is given and the
@@ -128,19 +128,24 @@ impl Keyring {
     /// # Errors
     ///
     /// Returns an error if a file cannot be read or used, or if no passphrase decrypts the key.
-    pub fn identity(&mut self, cert: &Path, key: &Path, given: &Given) -> Result<Identity, Failure> {
+    pub fn identity(
+        &mut self,
+        cert: &Path,
+        key: &Path,
+        passphrases: &Passphrases,
+    ) -> Result<Identity, Failure> {
         let failed = |error| explain::identity(error, cert, key);
         match Identity::from_files(cert, key) {
             Err(IdentityError::KeyNeedsPassphrase { .. }) => {}
             read => return read.map_err(failed),
         }
-        for passphrase in given.0.iter().chain(&self.read).chain(&self.answers) {
+        for passphrase in passphrases.0.iter().chain(&self.read).chain(&self.answers) {
             if let Some(read) = unlock(cert, key, passphrase) {
                 return read.map_err(failed);
             }
         }
         let place = key.display();
-        if !given.0.is_empty() || !self.read.is_empty() || self.serves && !self.answers.is_empty() {
+        if !passphrases.0.is_empty() || !self.read.is_empty() || self.serves && !self.answers.is_empty() {
             return Err(Failure::about(
                 "--key",
                 format_args!(

@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_takes_effect_at_once_is_options() {
+    fn the_options_that_take_effect_at_once_exist() {
         let command = ServerArgs::augment_args(Command::new("test"));
         for name in LIVE {
             assert!(command.get_arguments().any(|arg| arg.get_long() == Some(name)), "{name}");

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_the_default_that_the_help_names() {
+    fn omitted_options_have_the_defaults_in_the_help() {
         assert_eq!(settings(&[]), Ok(Settings::default()));
         let named = ["--sctp-streams", "64", "--sctp-dead-after", "30s", "--sctp-max-message", "1M"];
         assert_eq!(settings(&[&named[..], &["--sctp-tls-streams", "1"]].concat()), Ok(Settings::default()));
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_could_not_take_is_refused_with_the_option() {
+    fn values_that_the_kernel_cannot_take_are_refused_with_the_option() {
         for (options, why) in [
             (&["--sctp-init-timeout=2m"][..], "--sctp-init-timeout 2m is not usable: give 1ms to 65535ms"),
             (&["--sctp-cookie-life=0s"], "--sctp-cookie-life 0s is not usable: give 1ms to 1day"),

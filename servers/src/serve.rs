@@ -47,7 +47,7 @@ where
 {
     let args = config.options.server();
     args.log.start(2).map_err(|failure| config.locate(failure))?;
-    config.slips().iter().for_each(|slip| tracing::warn!("{slip}"));
+    config.near_misses().iter().for_each(|sentence| tracing::warn!("{sentence}"));
     let mut keyring = Keyring::default();
     let plan = Plan::new(args, None, &mut keyring).map_err(|failure| config.locate(failure))?;
     let self_signed = plan.credentials.self_signed.clone();
@@ -93,7 +93,7 @@ where
     // If it does not, the endpoint reports the progress of the shutdown.
     let answering = answering.and_then(|answering| match continues {
         true => {
-            answering.give();
+            answering.hand_over();
             None
         }
         false => Some(answering),

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_the_default_that_the_help_names() {
+    fn omitted_options_have_the_defaults_in_the_help() {
         assert_eq!(settings(&[]), Ok(TcpSettings::default()));
         let named = ["--framing", "raw", "--max-message", "64K", "--max-pending", "256K"];
         assert_eq!(settings(&named), Ok(TcpSettings::default()));

@@ -18,7 +18,7 @@ use redis::{Client, Connection, ConnectionInfo, IntoConnectionInfo, RedisResult}
 use crate::chat::bulletin::News;
 use crate::chat::hub::{Hub, Outlet};
 use crate::chat::name::Name;
-use crate::chat::remote::{Errand, Remote};
+use crate::chat::remote::{PublisherTask, Remote};
 use crate::failure::Failure;
 
 /// The largest number of bulletins in one round trip.
@@ -69,7 +69,7 @@ impl Bridge {
     /// Returns an error if a thread cannot be started.
     pub fn start<O: Outlet>(
         hub: &Arc<Hub<O>>,
-        errands: Receiver<Errand>,
+        errands: Receiver<PublisherTask>,
         redis: RedisUrl,
         prefix: &Name,
     ) -> Result<Self, Failure> {
@@ -138,7 +138,7 @@ impl<O: Outlet> Carrier<O> {
                 format!("{}:presence", self.prefix),
             ])?;
             self.tell(Outcome::Listens);
-            remote.poke();
+            remote.check_connection();
             while !self.ending.has_begun() {
                 let message = channels.get_message()?;
                 self.hub.hear(message.get_payload_bytes(), Instant::now());
@@ -148,11 +148,11 @@ impl<O: Outlet> Carrier<O> {
     }
 
     /// Runs on the thread `chat-pub`.
-    fn publish(&self, errands: &Receiver<Errand>) {
+    fn publish(&self, errands: &Receiver<PublisherTask>) {
         let Some(remote) = &self.hub.remote else { return };
         self.keep_trying(Half::Publishing, || {
             let mut connection = self.connect(PATIENCE)?;
-            let outcome = self.run_errands(&mut connection, remote, errands);
+            let outcome = self.run_publisher(&mut connection, remote, errands);
             if let Err(error) = &outcome {
                 // No other process is reachable from here on, so nothing is queued any more.
                 self.tell(Outcome::Failed(Half::Publishing, &error.to_string()));
@@ -162,11 +162,11 @@ impl<O: Outlet> Carrier<O> {
         });
     }
 
-    fn run_errands(
+    fn run_publisher(
         &self,
         connection: &mut Connection,
         remote: &Remote,
-        errands: &Receiver<Errand>,
+        errands: &Receiver<PublisherTask>,
     ) -> RedisResult<()> {
         let beat = remote.presence() / 3;
         let mut next_beat = Instant::now();
@@ -175,9 +175,9 @@ impl<O: Outlet> Carrier<O> {
             let mut news = Vec::new();
             let unnumbered = |news: Vec<News>| news.into_iter().map(|item| (item, 0));
             let mut add = |errand| match errand {
-                Errand::Publish(item, number) => news.push((item, number)),
-                Errand::Rosters => news.extend(unnumbered(self.hub.rosters())),
-                Errand::End => ends = true,
+                PublisherTask::Publish(item, number) => news.push((item, number)),
+                PublisherTask::Rosters => news.extend(unnumbered(self.hub.rosters())),
+                PublisherTask::End => ends = true,
             };
             match errands.recv_deadline(next_beat) {
                 Ok(errand) => {

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_peer_could_not_have_written_is_refused() {
+    fn invalid_bulletins_are_refused() {
         for text in [
             "",
             "2\tnorth\t1\thello",
@@ -277,12 +277,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn any_input_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Bulletin::read(&bytes, LENGTHS);
         }
 
         #[test]
-        fn what_is_read_is_written_alike(
+        fn a_bulletin_is_written_as_it_was_read(
             kind in "said|done|joined|left|renamed|told|roster|hello|alive|bye",
             fields in proptest::collection::vec("\\PC{0,12}", 0..5),
         ) {

@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_one_sentence_with_a_remedy() {
+    fn errors_are_one_sentence_with_a_remedy() {
         for (line, expected) in [
             ("/frob x", "there is no command /frob: /help lists them"),
             ("/nick", "/nick needs more: write it like /nick alice"),

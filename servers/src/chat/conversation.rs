@@ -30,16 +30,16 @@ pub struct Conversation<O: Outlet> {
     hub: Arc<Hub<O>>,
     member: Arc<Member<O>>,
     /// The rooms of the member; the last one is the current room.
-    seats: Vec<Seat<O>>,
+    joined: Vec<JoinedRoom<O>>,
     bucket: Bucket,
     /// The number of SCTP streams for rooms, from stream 1 on; 0 for none.
     streams: u16,
-    farewell: Farewell,
+    announce_leave_to: Announce,
 }
 
 /// Which members are told that this member leaves its rooms.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Farewell {
+enum Announce {
     /// The members of its rooms, here and on other processes.
     Everybody,
     /// The members on other processes. Here, the server tells its members that it ends.
@@ -48,7 +48,7 @@ enum Farewell {
     Nobody,
 }
 
-struct Seat<O> {
+struct JoinedRoom<O> {
     room: Arc<Room<O>>,
     stream: u16,
 }
@@ -60,10 +60,10 @@ impl<O: Outlet> Conversation<O> {
         let mut conversation = Self {
             hub: Arc::clone(hub),
             member,
-            seats: Vec::new(),
+            joined: Vec::new(),
             bucket: Bucket::new(hub.rules.flood),
             streams,
-            farewell: Farewell::Everybody,
+            announce_leave_to: Announce::Everybody,
         };
         let name = conversation.member.name();
         conversation.tell(&Line::notice(format_args!("you are {name}; /help lists the commands")));
@@ -119,7 +119,7 @@ impl<O: Outlet> Conversation<O> {
     /// leaves.
     pub fn end_of_server(&mut self) {
         self.tell(&Line::notice("the server shuts down"));
-        self.farewell = Farewell::OtherProcesses;
+        self.announce_leave_to = Announce::OtherProcesses;
     }
 
     fn obey(&mut self, command: Command, stream: u16) -> Flow {
@@ -158,11 +158,11 @@ impl<O: Outlet> Conversation<O> {
         line: impl Fn(&RoomName, Name, &str) -> Line,
         news: impl Fn(RoomName, Name, String) -> News,
     ) {
-        let Some(seat) = self.here(stream) else { return };
-        let (room, name) = (seat.room.name(), self.member.name());
-        Hub::broadcast(&seat.room, &line(room, name.clone(), &text), Some(self.member.id()));
+        let Some(joined_room) = self.here(stream) else { return };
+        let (room, name) = (joined_room.room.name(), self.member.name());
+        Hub::broadcast(&joined_room.room, &line(room, name.clone(), &text), Some(self.member.id()));
         self.hub.publish(news(room.clone(), name, text));
-        if !self.hub.has_others(&seat.room) {
+        if !self.hub.has_others(&joined_room.room) {
             self.tell(&Line::notice(format_args!("nobody else is in {room} to hear that")));
         }
     }
@@ -178,20 +178,20 @@ impl<O: Outlet> Conversation<O> {
         };
         self.tell(&Line::notice(format_args!("you are {new} now")));
         if old != *new {
-            let rooms = self.seats.iter().map(|seat| &*seat.room);
+            let rooms = self.joined.iter().map(|joined_room| &*joined_room.room);
             self.hub.announce_in(rooms, &Line::renamed(&old, new), Some(self.member.id()));
             self.hub.publish(News::Renamed { old, new: new.clone() });
         }
     }
 
     fn join(&mut self, name: &RoomName) {
-        if let Some(place) = self.seats.iter().position(|seat| seat.room.name() == name) {
-            let seat = self.seats.remove(place);
-            let others = self.hub.others(&self.member, &seat.room);
-            self.seats.push(seat);
+        if let Some(place) = self.joined.iter().position(|joined_room| joined_room.room.name() == name) {
+            let joined_room = self.joined.remove(place);
+            let others = self.hub.others(&self.member, &joined_room.room);
+            self.joined.push(joined_room);
             return self.tell(&Line::notice(format_args!("{name} is your current room; {others}")));
         }
-        if self.seats.len() >= MEMBER_ROOMS {
+        if self.joined.len() >= MEMBER_ROOMS {
             return self.wrong(Refusal::TooManyOfYours);
         }
         if let Some(known) = self.hub.remote.as_ref().and_then(|remote| remote.room_like(name)) {
@@ -211,38 +211,39 @@ impl<O: Outlet> Conversation<O> {
         let who = self.member.name();
         self.hub.announce(&room, &Line::joined(name, &who), Some(self.member.id()));
         self.hub.publish(News::Joined { room: name.clone(), name: who });
-        self.seats.push(Seat { room, stream });
+        self.joined.push(JoinedRoom { room, stream });
     }
 
     fn leave(&mut self, name: Option<&RoomName>, stream: u16) {
         let wanted = match name {
             Some(name) => name.clone(),
             None => match self.here(stream) {
-                Some(seat) => seat.room.name().clone(),
+                Some(joined_room) => joined_room.room.name().clone(),
                 None => return,
             },
         };
-        let Some(place) = self.seats.iter().position(|seat| *seat.room.name() == wanted) else {
+        let Some(place) = self.joined.iter().position(|joined_room| *joined_room.room.name() == wanted)
+        else {
             return self.wrong(format_args!("you are not in {wanted}: leave a room that you joined"));
         };
-        let seat = self.seats.remove(place);
-        self.go_out(&seat);
+        let joined_room = self.joined.remove(place);
+        self.leave_room(&joined_room);
         self.tell(&Line::notice(format_args!("you left {wanted}")));
-        let now = match self.seats.last() {
-            Some(seat) => format!("{} is your current room", seat.room.name()),
+        let now = match self.joined.last() {
+            Some(joined_room) => format!("{} is your current room", joined_room.room.name()),
             None => "you are in no room: /join one".to_owned(),
         };
         self.tell(&Line::notice(now));
     }
 
-    fn go_out(&self, seat: &Seat<O>) {
-        self.hub.directory.lock().leave(&self.member, &seat.room);
-        if self.farewell == Farewell::Nobody || !self.hub.is_serving() {
+    fn leave_room(&self, joined_room: &JoinedRoom<O>) {
+        self.hub.directory.lock().leave(&self.member, &joined_room.room);
+        if self.announce_leave_to == Announce::Nobody || !self.hub.is_serving() {
             return;
         }
-        let (room, name) = (seat.room.name(), self.member.name());
-        if self.farewell == Farewell::Everybody {
-            self.hub.announce(&seat.room, &Line::left(room, &name), None);
+        let (room, name) = (joined_room.room.name(), self.member.name());
+        if self.announce_leave_to == Announce::Everybody {
+            self.hub.announce(&joined_room.room, &Line::left(room, &name), None);
         }
         self.hub.publish(News::Left { room: room.clone(), name });
     }
@@ -251,7 +252,7 @@ impl<O: Outlet> Conversation<O> {
         let room = match room {
             Some(room) => room,
             None => match self.here(stream) {
-                Some(seat) => seat.room.name().clone(),
+                Some(joined_room) => joined_room.room.name().clone(),
                 None => return,
             },
         };
@@ -298,26 +299,26 @@ impl<O: Outlet> Conversation<O> {
     }
 
     /// Returns the room that a message on this stream is for. If there is none, tells the member.
-    fn here(&self, stream: u16) -> Option<&Seat<O>> {
+    fn here(&self, stream: u16) -> Option<&JoinedRoom<O>> {
         if self.streams == 0 || stream == 0 {
-            let current = self.seats.last();
+            let current = self.joined.last();
             if current.is_none() {
                 self.wrong("you are in no room: /join one, such as /join lobby");
             }
             return current;
         }
-        let seat = self.seats.iter().find(|seat| seat.stream == stream);
-        if seat.is_none() {
+        let joined_room = self.joined.iter().find(|joined_room| joined_room.stream == stream);
+        if joined_room.is_none() {
             self.wrong(format_args!(
                 "no room of yours is on stream {stream}: use stream 0 for your current room"
             ));
         }
-        seat
+        joined_room
     }
 
     /// Returns the lowest stream that no room of this member uses, or 0 if all are in use.
     fn free_stream(&self) -> u16 {
-        let taken = |stream: &u16| self.seats.iter().any(|seat| seat.stream == *stream);
+        let taken = |stream: &u16| self.joined.iter().any(|joined_room| joined_room.stream == *stream);
         (1..=self.streams).find(|stream| !taken(stream)).unwrap_or(0)
     }
 
@@ -332,8 +333,8 @@ impl<O: Outlet> Conversation<O> {
 
 impl<O: Outlet> Drop for Conversation<O> {
     fn drop(&mut self) {
-        for seat in std::mem::take(&mut self.seats) {
-            self.go_out(&seat);
+        for joined_room in std::mem::take(&mut self.joined) {
+            self.leave_room(&joined_room);
         }
         self.hub.directory.lock().quit(&self.member);
     }

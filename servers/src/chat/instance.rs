@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_successor_is_told_from_a_stranger() {
+    fn a_successor_differs_from_another_server() {
         for first in [Instance(7), Instance(u64::MAX)] {
             let second = first.successor();
             let third = second.successor();

@@ -328,7 +328,7 @@ fn identity(given: Option<Name>) -> Result<(Name, Instance), Failure> {
         Some((origin, instance)) => (given.unwrap_or(origin), instance.successor()),
         None => (given.unwrap_or_else(default_origin), Instance::draw()?),
     };
-    handover::bequeath(VARIABLE, format!("{origin} {instance}"));
+    handover::pass_text(VARIABLE, format!("{origin} {instance}"));
     Ok((origin, instance))
 }
 

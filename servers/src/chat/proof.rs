@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_newcomer_said_goes_to_another_process() {
+    fn lines_of_a_newcomer_go_to_the_new_process() {
         let mut newcomer = Newcomer::default();
         for message in ["one", "", "three"] {
             newcomer.hear(message.as_bytes(), "0123456789ab");

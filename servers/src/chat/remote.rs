@@ -22,7 +22,7 @@ const ROSTER: usize = 65_536;
 
 /// A task for the publisher.
 #[derive(Debug)]
-pub enum Errand {
+pub enum PublisherTask {
     /// Publish this news with this number.
     Publish(News, u64),
     /// Publish the members of this process.
@@ -36,7 +36,7 @@ pub struct Remote {
     pub(super) origin: Name,
     pub(super) instance: Instance,
     pub(super) presence: Duration,
-    queue: Sender<Errand>,
+    queue: Sender<PublisherTask>,
     /// The number of the last news in the queue. It is locked while news is queued, so that the numbers are in order.
     number: Mutex<u64>,
     /// What was heard from the others.
@@ -55,7 +55,7 @@ pub struct Remote {
 impl Remote {
     /// Starts without reachable processes. The receiver is for the publisher. `presence` is how long a member
     /// elsewhere counts as present without being repeated.
-    pub fn new(origin: Name, instance: Instance, presence: Duration) -> (Self, Receiver<Errand>) {
+    pub fn new(origin: Name, instance: Instance, presence: Duration) -> (Self, Receiver<PublisherTask>) {
         let (queue, errands) = bounded(QUEUE);
         let remote = Self {
             origin,
@@ -101,7 +101,7 @@ impl Remote {
             return false;
         }
         let mut number = self.number.lock();
-        let queued = self.queue.try_send(Errand::Publish(news, *number + 1)).is_ok();
+        let queued = self.queue.try_send(PublisherTask::Publish(news, *number + 1)).is_ok();
         if queued {
             *number += 1;
         } else {
@@ -111,15 +111,15 @@ impl Remote {
     }
 
     /// Makes the publisher check its connection.
-    pub fn poke(&self) {
+    pub fn check_connection(&self) {
         // If the queue is full, its next item has the same effect.
-        let _ = self.queue.try_send(Errand::Publish(News::Alive, 0));
+        let _ = self.queue.try_send(PublisherTask::Publish(News::Alive, 0));
     }
 
     /// Asks the publisher to end after it has published what is queued.
     pub fn end(&self, patience: Duration) {
         // This fails only if the publisher is blocked or has ended.
-        let _ = self.queue.send_timeout(Errand::End, patience);
+        let _ = self.queue.send_timeout(PublisherTask::End, patience);
     }
 
     /// Counts bulletins for the others that are lost.
@@ -190,7 +190,9 @@ impl Remote {
     }
 
     pub(super) fn want_rosters(&self) {
-        if !self.rosters_due.swap(true, Ordering::AcqRel) && self.queue.try_send(Errand::Rosters).is_err() {
+        if !self.rosters_due.swap(true, Ordering::AcqRel)
+            && self.queue.try_send(PublisherTask::Rosters).is_err()
+        {
             // The next regular publication includes them.
             self.rosters_due.store(false, Ordering::Release);
         }

@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_repeated_in_time_is_gone() {
+    fn members_that_are_not_repeated_in_time_are_removed() {
         let (mut roster, start) = (Roster::new(10), Instant::now());
         let (lobby, north) = (room("lobby"), name("north"));
         let at = |seconds| start + Duration::from_secs(seconds);
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_like_somebody_or_a_room_elsewhere_is_found_while_they_are_there() {
+    fn names_that_resemble_remote_members_or_rooms_are_found_while_these_exist() {
         let (mut roster, until) = (Roster::new(10), Instant::now());
         let (north, lobby, attic) = (name("north"), room("lobby"), room("attic"));
         for place in [&lobby, &attic] {
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beyond_the_bound_is_not_remembered() {
+    fn members_beyond_the_bound_are_not_remembered() {
         let (mut roster, until) = (Roster::new(2), Instant::now());
         for who in ["a", "b", "c"] {
             roster.see(&room(who), &name(who), by(&name("north")), until);

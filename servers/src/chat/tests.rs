@@ -12,7 +12,7 @@ use super::hub::{Hub, Outlet, Rules};
 use super::instance::Instance;
 use super::line::Line;
 use super::name::{Name, RoomName};
-use super::remote::{Errand, Remote};
+use super::remote::{PublisherTask, Remote};
 use super::text::Lengths;
 
 const SOUTH: Instance = Instance(1);
@@ -66,7 +66,7 @@ fn type_in(member: &mut Conversation<Screen>, line: &str) {
 }
 
 #[test]
-fn whoever_comes_is_a_guest_in_the_lobby_and_may_just_type() {
+fn a_new_member_is_a_guest_in_the_lobby_and_can_write_at_once() {
     let hub = hub(rules());
     let screen = Screen::default();
     let mut alice = Conversation::begin(&hub, screen.clone(), 0);
@@ -186,7 +186,7 @@ fn a_message_of_several_lines_is_several_messages() {
 }
 
 #[test]
-fn who_writes_too_fast_is_not_heard_and_told_once() {
+fn a_member_that_writes_too_fast_is_ignored_and_told_once() {
     let hub = hub(Rules { flood: "1/3".parse().unwrap(), ..rules() });
     let ((mut alice, to_alice), (_bob, to_bob)) = (come(&hub), come(&hub));
     to_alice.lines();
@@ -231,7 +231,7 @@ fn a_full_lobby_leaves_a_guest_in_no_room() {
 }
 
 #[test]
-fn nobody_is_in_more_rooms_than_allowed() {
+fn a_member_cannot_join_more_rooms_than_allowed() {
     let hub = hub(rules());
     let (mut alice, to_alice) = come(&hub);
     for number in 1..32 {
@@ -278,7 +278,7 @@ fn rooms_have_streams_where_there_are_some() {
 }
 
 /// Makes a hub with reachable processes. The receiver gets what the hub publishes.
-fn shared_hub(origin: &str) -> (TestHub, Receiver<Errand>) {
+fn shared_hub(origin: &str) -> (TestHub, Receiver<PublisherTask>) {
     let (remote, errands) = Remote::new(name(origin), SOUTH, PRESENCE);
     let hub = Arc::new(Hub::new(rules(), Some(remote)));
     hub.reached();
@@ -298,16 +298,16 @@ fn hear(hub: &TestHub, news: News, now: Instant) {
     hub.hear(bulletin.write().as_bytes(), now);
 }
 
-fn published(errands: &Receiver<Errand>) -> Vec<News> {
+fn published(errands: &Receiver<PublisherTask>) -> Vec<News> {
     let news = |errand| match errand {
-        Errand::Publish(news, _) => Some(news),
+        PublisherTask::Publish(news, _) => Some(news),
         _ => None,
     };
     errands.try_iter().filter_map(news).collect()
 }
 
 #[test]
-fn what_members_do_is_told_to_other_processes() {
+fn actions_of_members_are_published_to_other_processes() {
     let (hub, errands) = shared_hub("south");
     assert_eq!(published(&errands), [News::Hello]);
     let (mut alice, _) = come(&hub);
@@ -471,7 +471,7 @@ fn a_name_or_room_that_looks_like_one_on_another_host_is_refused() {
 }
 
 #[test]
-fn whoever_joins_a_room_is_told_who_is_there() {
+fn a_member_that_joins_a_room_is_told_its_members() {
     let (hub, _errands) = shared_hub("south");
     let _crowd: Vec<_> = (0..7).map(|_| come(&hub)).collect();
     let (mut last, to_last) = come(&hub);
@@ -491,7 +491,7 @@ fn whoever_joins_a_room_is_told_who_is_there() {
 }
 
 #[test]
-fn whoever_speaks_to_nobody_is_told_so() {
+fn a_member_alone_in_a_room_is_told_so() {
     let (hub, _errands) = shared_hub("south");
     let (mut alone, screen) = come(&hub);
     type_in(&mut alone, "anyone?");
@@ -635,7 +635,7 @@ fn lines_that_the_old_process_has_sent_to_its_own_members_are_not_repeated_by_th
     new.await_hand_over();
     // Redis forwards what the old process has published.
     for errand in errands.try_iter() {
-        if let Errand::Publish(news, number) = errand {
+        if let PublisherTask::Publish(news, number) = errand {
             let bulletin = Bulletin { origin: name("south"), instance: SOUTH, number, news };
             new.hear(bulletin.write().as_bytes(), Instant::now());
         }

@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(quoted(&"ä".repeat(100)).chars().count(), QUOTED + 1);
     }
     #[test]
-    fn what_cannot_be_seen_goes() {
+    fn invisible_characters_are_removed() {
         for (line, expected) in [
             ("a\u{200b}b\u{ad}c\u{2060}d\u{3164}e\u{115f}f", "abcdef"),
             ("\u{3164}\u{200d}\u{fe0f}\u{e0061}\u{180e}", ""),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_emoji_and_scripts_need_stays() {
+    fn joiners_that_emoji_and_scripts_need_are_kept() {
         for line in [
             // A technologist, a heart on fire, a keycap, a family with skin tones, and Scotland's flag.
             "\u{1f469}\u{200d}\u{1f4bb}",
@@ -214,7 +214,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_clean_stays_as_it_is(line in proptest::collection::vec(suspects(), 0..12)) {
+        fn clean_text_is_unchanged(line in proptest::collection::vec(suspects(), 0..12)) {
             let once = clean(&line.into_iter().collect::<String>());
             prop_assert_eq!(clean(&once), once.clone());
             prop_assert!(!once.chars().all(is_ignorable) || once.is_empty(), "{:?}", once);

@@ -75,18 +75,18 @@ impl Environment {
 
     /// Returns a sentence about each variable that sets no option but whose name is similar to that of an option.
     /// Other variables are ignored: Kubernetes, for example, sets PEELOFF_PORT if a service is named peeloff.
-    pub(super) fn slips(&self, command: &Command) -> Vec<String> {
+    pub(super) fn near_misses(&self, command: &Command) -> Vec<String> {
         let keys = keys(command);
         let is_known = |name: &str| name == "config" || keys.iter().any(|key| key.name == name);
-        let slip = |(name, _): &(String, OsString)| {
+        let near_miss = |(name, _): &(String, OsString)| {
             let option = name[PREFIX.len()..].to_lowercase().replace('_', "-");
-            let slips = |key: &&Key| strsim::damerau_levenshtein(&option, key.name);
-            let near = keys.iter().min_by_key(slips).filter(|_| !is_known(&option));
-            let near = near.filter(|key| slips(key) <= (option.len() / 5).max(1))?;
+            let distance = |key: &&Key| strsim::damerau_levenshtein(&option, key.name);
+            let near = keys.iter().min_by_key(distance).filter(|_| !is_known(&option));
+            let near = near.filter(|key| distance(key) <= (option.len() / 5).max(1))?;
             let right = variable(near.name);
             Some(format!("the environment variable {name} sets no option: the nearest is {right}"))
         };
-        self.0.iter().filter_map(slip).collect()
+        self.0.iter().filter_map(near_miss).collect()
     }
 
     fn get(&self, option: &str) -> Option<&(String, OsString)> {

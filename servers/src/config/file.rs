@@ -336,8 +336,8 @@ fn advice(key: &Key, value: &Value) -> String {
 /// missing.
 fn is_near(name: &str, candidate: &str) -> bool {
     let has = |word: &str| candidate.split('-').any(|part| part == word);
-    let slips = strsim::damerau_levenshtein(name, candidate);
-    slips <= (name.chars().count() / 3).max(1) || name.split('-').all(has)
+    let distance = strsim::damerau_levenshtein(name, candidate);
+    distance <= (name.chars().count() / 3).max(1) || name.split('-').all(has)
 }
 
 /// Returns the candidate whose name is most similar to this one, if any is near enough. The first of several

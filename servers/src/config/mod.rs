@@ -165,8 +165,8 @@ impl<T: ServerOptions> Config<T> {
 
     /// Returns a sentence about each environment variable whose name is similar to, but not the same as, that of
     /// an option.
-    pub(crate) fn slips(&self) -> Vec<String> {
-        self.environment.slips(&command::<T>())
+    pub(crate) fn near_misses(&self) -> Vec<String> {
+        self.environment.near_misses(&command::<T>())
     }
 
     /// Adds the place in the file, or the environment variable, to a failure about an option that was set there,

@@ -227,7 +227,7 @@ fn a_mistake_in_the_environment_is_one_sentence_with_the_variable() {
 }
 
 #[test]
-fn a_variable_that_is_nearly_an_option_is_told_and_others_are_not() {
+fn only_a_variable_that_resembles_an_option_is_warned_of() {
     let names = [
         "PEELOFF_MAX_PEER",
         "PEELOFF_PORT",
@@ -241,7 +241,7 @@ fn a_variable_that_is_nearly_an_option_is_told_and_others_are_not() {
     let config = parse_in(&variables, &[]).unwrap();
     let expected =
         "the environment variable PEELOFF_MAX_PEER sets no option: the nearest is PEELOFF_MAX_PEERS";
-    assert_eq!(config.slips(), [expected]);
+    assert_eq!(config.near_misses(), [expected]);
 }
 
 #[test]
@@ -295,7 +295,7 @@ fn paths_are_taken_from_the_folder_of_the_file() {
 }
 
 #[test]
-fn a_key_that_is_unknown_is_told_the_nearest() {
+fn the_error_for_an_unknown_key_has_the_nearest_one() {
     for (text, expected) in [
         ("lisen = 'udp://127.0.0.1:1'", "1: there is no key lisen here: the nearest is listen"),
         ("\n\n[limits]\nmax_peers = 1", "4: there is no key max_peers here: the nearest is max-peers"),
@@ -325,7 +325,7 @@ fn a_key_that_is_unknown_is_told_the_nearest() {
 }
 
 #[test]
-fn a_wrong_value_is_told_its_place_and_what_to_write() {
+fn the_error_for_a_wrong_value_has_its_place_and_a_remedy() {
     for (text, expected) in [
         ("v6only = 'yes'", "1: v6only: write v6only = true"),
         ("v6only = 'No'", "1: v6only: write v6only = false"),
@@ -397,7 +397,7 @@ fn a_mistake_on_the_command_line_is_no_mistake_of_the_file() {
 }
 
 #[test]
-fn a_failure_about_an_option_in_the_file_is_told_its_place() {
+fn a_failure_of_an_option_in_the_file_has_its_place() {
     let folder = Folder::with("locate", "[limits]\nstack-size = '1K'\n");
     let file = folder.file();
     let failure = || Failure::input("--stack-size 1K is not usable");

@@ -10,7 +10,7 @@ use crate::algorithms::AlgorithmArgs;
 use crate::logging::LogArgs;
 use crate::nc::association::AssociationArgs;
 use crate::nc::messages::Chunks;
-use crate::nc::talk::Manner;
+use crate::nc::talk::TalkOptions;
 use crate::passphrase::PassphraseArgs;
 use crate::psk::Psk;
 use crate::stream::{FramingMode, StreamArgs};
@@ -166,7 +166,7 @@ impl NcArgs {
         self.alpn.iter().map(|protocol| protocol.0.as_str()).collect()
     }
 
-    pub(super) fn manner(&self) -> Manner {
+    pub(super) fn options(&self) -> TalkOptions {
         let chunks = match self.block {
             Some(Size(bytes)) => Chunks::Blocks(bytes),
             None => Chunks::Lines,
@@ -176,7 +176,7 @@ impl NcArgs {
             None if self.listen => None,
             None => Some(Duration::from_secs(1)),
         };
-        Manner {
+        TalkOptions {
             chunks,
             interval: self.interval.0,
             quiet,

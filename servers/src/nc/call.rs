@@ -40,7 +40,7 @@ pub(super) fn run(
     } else {
         let sender = peer.sender();
         signal = on_signal(move || sender.close())?;
-        talk(&mut peer, args.manner())
+        talk(&mut peer, args.options())
     };
     peer.close();
     match signal.get() {

@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_confirmed_is_delivered_and_one_that_is_not_is_told() {
+    fn a_confirmed_line_counts_as_delivered_and_an_unconfirmed_one_is_reported() {
         let now = Instant::now();
         let mut ledger = greeted(now);
         assert_eq!(ledger.write("one", now), ("one\n/ping 0\n".to_owned(), 0));
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_server_is_asked_and_an_icmp_error_is_a_sign() {
+    fn a_silent_server_is_pinged_and_an_icmp_error_counts_as_silence() {
         let now = Instant::now();
         let mut ledger = greeted(now);
         assert_eq!(ledger.look(false, now + seconds(29)), Outcome::default());

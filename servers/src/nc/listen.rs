@@ -20,7 +20,7 @@ use crate::logging;
 use crate::nc::args::NcArgs;
 use crate::nc::association::AssociationArgs;
 use crate::nc::exit::{BROKEN, TIMED_OUT};
-use crate::nc::talk::{Manner, PATIENCE, explain, print, receive, send_input, send_within, talk};
+use crate::nc::talk::{PATIENCE, TalkOptions, explain, print, receive, send_input, send_within, talk};
 use crate::signals;
 
 /// How long peers may take to finish at the end.
@@ -48,14 +48,20 @@ pub(super) fn run(
     signals::on_first_signal(move |signal| {
         let _ = signals.send(Event::Signal(signal));
     })?;
-    let manner = args.manner();
+    let options = args.options();
     let server = if args.keep_open {
-        let (audience, started) = (Arc::default(), AtomicBool::new(false));
+        let (connected, started) = (Arc::default(), AtomicBool::new(false));
         let association = args.association.clone();
-        start(args, identity, settings, stream, Everyone { manner, association, events, audience, started })?
+        start(
+            args,
+            identity,
+            settings,
+            stream,
+            AllPeers { options, association, events, connected, started },
+        )?
     } else {
         let (association, taken) = (args.association.clone(), AtomicBool::new(false));
-        start(args, identity, settings, stream, First { manner, association, events, taken })?
+        start(args, identity, settings, stream, FirstPeer { options, association, events, taken })?
     };
     for address in server.addresses() {
         logging::say(format_args!("listening {address}"));
@@ -134,14 +140,14 @@ fn wait(happened: &Receiver<Event>, timeout: Option<Duration>) -> Result<u8, Fai
 }
 
 /// Serves the first peer that completes its handshake, and no other.
-struct First {
-    manner: Manner,
+struct FirstPeer {
+    options: TalkOptions,
     association: AssociationArgs,
     events: mpsc::Sender<Event>,
     taken: AtomicBool,
 }
 
-impl PeerHandler for First {
+impl PeerHandler for FirstPeer {
     fn admit(&self, _: &Incoming) -> Admission {
         match self.taken.load(Ordering::Relaxed) {
             true => Admission::Refuse,
@@ -156,7 +162,7 @@ impl PeerHandler for First {
         }
         tracing::info!(peer = %peer.peer_address(), cipher = peer.cipher(), "connected");
         let _ = self.events.send(Event::Started);
-        let result = self.association.prepare(peer).and_then(|()| talk(peer, self.manner));
+        let result = self.association.prepare(peer).and_then(|()| talk(peer, self.options));
         peer.close();
         let _ = self.events.send(Event::Done(result));
         Ok(())
@@ -164,29 +170,29 @@ impl PeerHandler for First {
 }
 
 /// Serves all peers: prints what they send on standard output, and sends standard input to all of them.
-struct Everyone {
-    manner: Manner,
+struct AllPeers {
+    options: TalkOptions,
     association: AssociationArgs,
     events: mpsc::Sender<Event>,
-    audience: Arc<Audience>,
+    connected: Arc<ConnectedPeers>,
     started: AtomicBool,
 }
 
-impl PeerHandler for Everyone {
+impl PeerHandler for AllPeers {
     fn handle(&self, peer: &mut Peer) -> Result<(), HandlerError> {
         tracing::info!(peer = %peer.peer_address(), cipher = peer.cipher(), "connected");
         if let Err(failure) = self.association.prepare(peer) {
             tracing::error!(peer = %peer.peer_address(), "{failure}");
             return Ok(());
         }
-        self.audience.lock().push(peer.sender());
+        self.connected.lock().push(peer.sender());
         let _ = self.events.send(Event::Started);
         // Read the input only once a peer is connected.
         if !self.started.swap(true, Ordering::Relaxed) {
             self.read_input(peer.max_message_size());
         }
-        let result = receive(peer, self.manner, |message| print(message, self.manner));
-        self.audience.lock().retain(|sender| sender.id() != peer.id());
+        let result = receive(peer, self.options, |message| print(message, self.options));
+        self.connected.lock().retain(|sender| sender.id() != peer.id());
         match result {
             // Standard output is closed, so serving further peers is pointless.
             Err(error @ Error::Io(_)) => self.end(explain(error)),
@@ -197,14 +203,14 @@ impl PeerHandler for Everyone {
     }
 }
 
-impl Everyone {
+impl AllPeers {
     /// Starts the thread `stdin`, which sends standard input to all connected peers.
     fn read_input(&self, limit: usize) {
-        let (manner, audience) = (self.manner, Arc::clone(&self.audience));
+        let (options, connected) = (self.options, Arc::clone(&self.connected));
         let events = self.events.clone();
         let run = move || {
-            let result = send_input(manner, limit, |message| {
-                audience.send(message, &manner.how);
+            let result = send_input(options, limit, |message| {
+                connected.send(message, &options.how);
                 Ok(true)
             });
             if let Err(failure) = result {
@@ -223,9 +229,9 @@ impl Everyone {
 
 /// The connected peers.
 #[derive(Default)]
-struct Audience(Mutex<Vec<Sender>>);
+struct ConnectedPeers(Mutex<Vec<Sender>>);
 
-impl Audience {
+impl ConnectedPeers {
     fn lock(&self) -> MutexGuard<'_, Vec<Sender>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

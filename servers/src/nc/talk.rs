@@ -25,7 +25,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The parameters of a conversation.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Manner {
+pub(super) struct TalkOptions {
     /// How the input is split.
     pub(super) chunks: Chunks,
     /// The pause after each message.
@@ -46,19 +46,19 @@ pub(super) struct Manner {
 
 /// Exchanges messages with one peer until it closes, or until standard input has ended and `quiet` has passed
 /// without a message.
-pub(super) fn talk(peer: &mut Peer, manner: Manner) -> Result<(), Failure> {
+pub(super) fn talk(peer: &mut Peer, options: TalkOptions) -> Result<(), Failure> {
     let limit = peer.max_message_size();
-    check_block(manner.chunks, limit)?;
+    check_block(options.chunks, limit)?;
     let (arrivals, watch) = mpsc::sync_channel(1);
     let (complaints, complaint) = mpsc::sync_channel(1);
-    let stdin = Stdin { to: peer.sender(), manner, limit, arrivals: watch };
+    let stdin = Stdin { to: peer.sender(), options, limit, arrivals: watch };
     thread::Builder::new()
         .name("stdin".to_owned())
         .spawn(move || stdin.run(&complaints))
         .map_err(|error| Failure::new(BROKEN, format_args!("cannot start a thread: {error}")))?;
     let to = peer.sender();
-    let result = receive(peer, manner, |message| {
-        let asked = manner.chat.then(|| std::str::from_utf8(message).ok().and_then(proof::answer)).flatten();
+    let result = receive(peer, options, |message| {
+        let asked = options.chat.then(|| std::str::from_utf8(message).ok().and_then(proof::answer)).flatten();
         if let Some(answer) = asked {
             // If this answer is lost, the server repeats its question after the next message.
             let _ = to.try_send(answer.as_bytes());
@@ -66,7 +66,7 @@ pub(super) fn talk(peer: &mut Peer, manner: Manner) -> Result<(), Failure> {
         }
         // If the channel is full, it already says that a message has arrived.
         let _ = arrivals.try_send(());
-        print(message, manner)
+        print(message, options)
     });
     // The other thread reports a failure before it closes the association, so the failure that caused the end is
     // in the channel by now.
@@ -89,15 +89,15 @@ fn check_block(chunks: Chunks, limit: usize) -> Result<(), Failure> {
 /// Passes every message of a peer to `take` until the association ends or `take` fails.
 pub(super) fn receive(
     peer: &mut Peer,
-    manner: Manner,
+    options: TalkOptions,
     mut take: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<(), Error> {
     // Streams are read in larger pieces than datagrams.
     let mut buffer = vec![0; if peer.scheme().is_stream() { 16 << 10 } else { 2048 }];
-    let mut change_port_at = manner.change_port_after.map(|after| Instant::now() + after);
+    let mut change_port_at = options.change_port_after.map(|after| Instant::now() + after);
     loop {
         let event = match (peer.sctp(), change_port_at) {
-            (Some(mut sctp), _) if manner.notifications => sctp.recv_event(&mut buffer),
+            (Some(mut sctp), _) if options.notifications => sctp.recv_event(&mut buffer),
             (_, Some(at)) => match peer.recv_deadline(&mut buffer, at) {
                 Err(Error::TimedOut) => {
                     change_port_at = None;
@@ -139,10 +139,10 @@ fn change_port(peer: &mut Peer) {
 }
 
 /// Writes one message to standard output and flushes it.
-pub(super) fn print(message: &[u8], manner: Manner) -> io::Result<()> {
+pub(super) fn print(message: &[u8], options: TalkOptions) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(message)?;
-    if manner.lines && !message.ends_with(b"\n") {
+    if options.lines && !message.ends_with(b"\n") {
         stdout.write_all(b"\n")?;
     }
     stdout.flush()
@@ -163,7 +163,7 @@ pub(super) fn explain(error: Error) -> Failure {
 /// The sending half, on its own thread.
 struct Stdin {
     to: Sender,
-    manner: Manner,
+    options: TalkOptions,
     limit: usize,
     /// Receives an item for a message that has arrived since the last look. Closed when the conversation has
     /// ended.
@@ -172,8 +172,8 @@ struct Stdin {
 
 impl Stdin {
     fn run(self, complaints: &SyncSender<Failure>) {
-        match send_input(self.manner, self.limit, |message| send(&self.to, message, &self.manner.how)) {
-            Ok(()) => match self.manner.quiet {
+        match send_input(self.options, self.limit, |message| send(&self.to, message, &self.options.how)) {
+            Ok(()) => match self.options.quiet {
                 Some(quiet) => self.wait_for_quiet(quiet),
                 // The peer ends the conversation.
                 None => return,
@@ -195,17 +195,17 @@ impl Stdin {
 
 /// Reads standard input to its end and passes each message to `send`, until `send` returns that no peer is left.
 pub(super) fn send_input(
-    manner: Manner,
+    options: TalkOptions,
     limit: usize,
     mut send: impl FnMut(&[u8]) -> Result<bool, Failure>,
 ) -> Result<(), Failure> {
-    let mut messages = Messages::new(io::stdin().lock(), manner.chunks, limit);
+    let mut messages = Messages::new(io::stdin().lock(), options.chunks, limit);
     let mut message = Vec::new();
     loop {
         match messages.read(&mut message) {
             Ok(true) if send(&message)? => {
-                if !manner.interval.is_zero() {
-                    thread::sleep(manner.interval);
+                if !options.interval.is_zero() {
+                    thread::sleep(options.interval);
                 }
             }
             Ok(_) => return Ok(()),

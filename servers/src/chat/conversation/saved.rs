@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Conversation, Farewell, Seat};
+use super::{Announce, Conversation, JoinedRoom};
 use crate::chat::flood::Bucket;
 use crate::chat::hub::{Hub, Outlet};
 use crate::chat::name::{Name, RoomName};
@@ -18,7 +18,7 @@ impl<O: Outlet> Conversation<O> {
     pub fn save(&self, now: Instant) -> String {
         let (pending, warned) = self.bucket.save(now);
         let first = format!("{} {} {}", self.member.name(), pending.as_millis(), u8::from(warned));
-        let rooms = self.seats.iter().map(|seat| seat.room.name().to_string());
+        let rooms = self.joined.iter().map(|joined_room| joined_room.room.name().to_string());
         [first].into_iter().chain(rooms).collect::<Vec<_>>().join("\n")
     }
 
@@ -33,24 +33,24 @@ impl<O: Outlet> Conversation<O> {
         let member = hub.directory.lock().enter_as(&name, outlet).ok()?;
         let bucket = Bucket::resume(hub.rules.flood, pending, warned, now);
         // The others must not see a member whose restoration fails half way.
-        let farewell = Farewell::Nobody;
+        let announce_leave_to = Announce::Nobody;
         let mut resumed =
-            Self { hub: Arc::clone(hub), member, seats: Vec::new(), bucket, streams: 0, farewell };
+            Self { hub: Arc::clone(hub), member, joined: Vec::new(), bucket, streams: 0, announce_leave_to };
         for room in lines.take(MEMBER_ROOMS) {
             let room = RoomName::parse(room, LONGEST).ok()?;
             let room = hub.directory.lock().join(&resumed.member, &room, 0).ok()?;
             if let Some(remote) = &hub.remote {
                 remote.forget_own(room.name(), &name);
             }
-            resumed.seats.push(Seat { room, stream: 0 });
+            resumed.joined.push(JoinedRoom { room, stream: 0 });
         }
-        resumed.farewell = Farewell::Everybody;
+        resumed.announce_leave_to = Announce::Everybody;
         Some(resumed)
     }
 
     /// Ends the conversation here without telling the others, because it continues in another process.
     pub fn end_here(&mut self) {
         self.hub.hand_over();
-        self.farewell = Farewell::Nobody;
+        self.announce_leave_to = Announce::Nobody;
     }
 }

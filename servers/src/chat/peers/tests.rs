@@ -173,7 +173,7 @@ fn a_slow_reader_is_disconnected_where_that_is_the_policy() {
 }
 
 #[test]
-fn who_only_listens_stays_and_who_never_ends_a_line_does_not() {
+fn a_member_that_only_reads_stays_and_one_that_never_ends_a_line_is_disconnected() {
     let server = Server::with(&[]);
     let [listener, slow] = [Scheme::Tcp, Scheme::Tls].map(|scheme| server.come(scheme));
     listener.0.elapse(Duration::from_secs(299));
@@ -186,7 +186,7 @@ fn who_only_listens_stays_and_who_never_ends_a_line_does_not() {
 }
 
 #[test]
-fn who_writes_too_fast_is_not_heard() {
+fn a_member_that_writes_too_fast_is_ignored() {
     let server = Server::with(&["--flood", "1/5"]);
     let [fast, other] = [Scheme::Dtls, Scheme::Dtls].map(|scheme| server.come(scheme));
     for number in 0..50 {
