@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_came_before_the_drain_is_answered_and_then_the_peer_is_told() {
+    fn messages_before_the_drain_are_answered_and_then_the_peer_is_told() {
         let (mut peer, remote) = pair(Scheme::Dtls);
         remote.send("x");
         remote.drain();

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_comes_in_without_a_list_or_a_name() {
+    fn no_peer_is_admitted_without_a_list_or_a_name() {
         assert!(!is_allowed(Path::new("/no/such/list"), &PeerIdentity::Anonymous));
     }
 }

@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_put_is_found_and_a_mistake_is_answered() {
+    fn a_stored_value_is_found_and_a_malformed_request_is_answered() {
         // A database in memory is that of one connection, so the table is made by hand.
         let database = Connection::open_in_memory().unwrap();
         database.execute("create table store (key text primary key, value text) strict", []).unwrap();

@@ -36,7 +36,7 @@ fn visit(running: &Running, address: Ipv4Addr) {
 }
 
 #[test]
-fn the_listeners_of_addresses_that_nobody_asks_any_more_are_closed() {
+fn anchors_of_addresses_without_peers_are_closed() {
     let running = Running::with("udp://0.0.0.0:0", |builder| builder, echo_once);
     let before = open_fds();
     for last in 1..=VISITED {

@@ -125,7 +125,7 @@ fn held_echo(url: &str) -> (Running, Sender<()>) {
 }
 
 #[test]
-fn what_is_kept_for_a_busy_handler_has_a_bound() {
+fn data_kept_for_a_busy_handler_is_bounded() {
     let (running, go_on) = held_echo("dtls://127.0.0.1:0");
     let mut client = running.client().connect(running.url()).unwrap();
     let mut sent = 0_u32;
@@ -152,7 +152,7 @@ fn what_is_kept_for_a_busy_handler_has_a_bound() {
 }
 
 #[test]
-fn what_is_read_in_place_of_a_handler_reaches_it_in_order() {
+fn datagrams_read_for_a_busy_handler_reach_it_in_order() {
     let (running, go_on) = held_echo("dtls://127.0.0.1:0");
     let relay = Relay::to(running.address());
     let mut client = connect(&running, &relay);
@@ -174,7 +174,7 @@ fn what_is_read_in_place_of_a_handler_reaches_it_in_order() {
 }
 
 #[test]
-fn what_waits_for_room_is_sent_while_the_handler_is_busy() {
+fn output_that_waits_for_room_is_sent_while_the_handler_is_busy() {
     for scheme in ["tcp", "tls"] {
         let (running, handlers) = stuck(&format!("{scheme}://127.0.0.1:0"), Timeouts::default());
         let mut client = running.client().tcp(lines()).connect(running.url()).unwrap();
@@ -218,7 +218,7 @@ fn arrive(client: &mut Peer) {
 
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
-fn what_is_read_from_sctp_in_place_of_a_handler_reaches_it_in_order() {
+fn messages_read_from_sctp_for_a_busy_handler_reach_it_in_order() {
     for scheme in ["sctp", "sctp+tls", "sctp+dtls"] {
         let (running, go_on) = held_echo(&format!("{scheme}://127.0.0.1:0"));
         let mut client = running.client().connect(running.url()).unwrap();
@@ -246,7 +246,7 @@ fn what_is_read_from_sctp_in_place_of_a_handler_reaches_it_in_order() {
 
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
-fn what_is_not_kept_for_a_busy_handler_stays_in_its_sctp_socket() {
+fn data_beyond_the_bound_stays_in_the_sctp_socket_of_a_busy_handler() {
     let (running, go_on) = held_echo("sctp://127.0.0.1:0");
     let mut client = running.client().connect(running.url()).unwrap();
     let long = |number: usize| format!("{number:2000}").into_bytes();

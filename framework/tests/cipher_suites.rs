@@ -71,7 +71,7 @@ fn openssls_client_agrees_on_each_suite_that_is_allowed() {
 }
 
 #[test]
-fn short_tags_are_for_the_constrained_alone() {
+fn only_the_constrained_profile_has_short_tags() {
     let serve = |suites| {
         let credentials = Credentials::new().cipher_suites(suites);
         start("dtls://127.0.0.1:0", Identity::self_signed().unwrap(), credentials).unwrap()

@@ -146,7 +146,7 @@ fn revoked_certificates_are_refused() {
 }
 
 #[test]
-fn whoever_is_not_authorised_is_told_goodbye_before_the_handler_sees_them() {
+fn an_unauthorized_peer_is_told_so_before_the_handler_sees_it() {
     let authority = Authority::new();
     for url in BOTH {
         let served = Arc::new(Mutex::new(0));
@@ -184,7 +184,7 @@ fn whoever_is_not_authorised_is_told_goodbye_before_the_handler_sees_them() {
 }
 
 #[test]
-fn an_authorisation_that_panics_lets_nobody_in() {
+fn an_authorization_callback_that_panics_refuses_the_peer() {
     let authority = Authority::new();
     let credentials =
         Credentials::new().identity(authority.issue("server", &p256())).authorize(|_| quiet_panic());
@@ -194,7 +194,7 @@ fn an_authorisation_that_panics_lets_nobody_in() {
 }
 
 #[test]
-fn an_ocsp_response_is_stapled_for_those_who_ask() {
+fn an_ocsp_response_is_stapled_for_clients_that_request_it() {
     let authority = Authority::new();
     let identity = authority.issue("server", &p256());
     let response = authority.ocsp_response(&identity);
@@ -322,7 +322,7 @@ fn files_that_are_of_no_use_are_named() {
 }
 
 #[test]
-fn the_end_of_a_client_that_was_turned_away_is_said() {
+fn the_end_of_an_unauthorized_client_has_a_reason() {
     let authority = Authority::new();
     let credentials = Credentials::new().identity(authority.issue("server", &p256())).authorize(|_| false);
     for url in BOTH {

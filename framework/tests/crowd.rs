@@ -133,7 +133,7 @@ fn blocking() -> (impl Fn(&mut Peer) -> Result<(), Error> + Send + Sync + 'stati
 }
 
 #[test]
-fn a_slow_handler_holds_up_nobody_else() {
+fn a_slow_handler_delays_no_other_peer() {
     for url in BOTH {
         let (handler, release) = blocking();
         let running = Running::with(url, |builder| builder, handler);
@@ -268,7 +268,7 @@ fn everything_is_given_back() {
                 clients.iter_mut().for_each(Peer::close);
             }
             let what = String::from_utf8_lossy(message);
-            running.until(&format!("nobody is left, {url} {what}"), |stats| {
+            running.until(&format!("all peers have left, {url} {what}"), |stats| {
                 (stats.peers, stats.half_open, stats.workers) == (0, 0, 0)
             });
         }
@@ -375,7 +375,7 @@ fn record(content_type: u8, epoch: u16, sequence: u64, body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn what_others_send_from_a_peers_address_ends_nothing_and_is_delivered_to_nobody() {
+fn forged_datagrams_from_a_peers_address_end_no_association_and_are_not_delivered() {
     let running = Running::echo("dtls://127.0.0.1:0");
     let relay = Relay::to(running.address());
     let mut client = running.client().connect(Address::from_socket(Scheme::Dtls, relay.address())).unwrap();

@@ -96,7 +96,7 @@ fn a_key_opens_with_its_passphrase_alone() {
 
 /// With one in 256 wrong passphrases, the decrypted padding is valid by chance, and the bytes are not a key.
 #[test]
-fn a_wrong_passphrase_is_told_so_also_where_the_padding_is_right_by_chance() {
+fn a_wrong_passphrase_is_reported_even_if_the_padding_is_right_by_chance() {
     let folder = Folder::new();
     folder.make_identity(&["EC", "-pkeyopt", "ec_paramgen_curve:P-256"]);
     for how in [&["ec", "-aes128"][..], &["pkcs8", "-topk8", "-iter", "1"]] {

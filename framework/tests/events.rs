@@ -43,7 +43,9 @@ impl PeerEvents for Onlooker {
     type State = Seen;
 
     fn open(&self, peer: &Sender) -> Result<Seen, HandlerError> {
-        let PeerIdentity::Certificate(certificate) = peer.identity() else { panic!("nobody") };
+        let PeerIdentity::Certificate(certificate) = peer.identity() else {
+            panic!("the peer has no certificate")
+        };
         let mut keys = [0; 16];
         peer.export_keying_material(LABEL, None, &mut keys)?;
         assert_eq!(peer.end_reason(), None);
@@ -216,7 +218,7 @@ fn callbacks_see_a_life_from_open_to_close() {
             }
             assert_eq!(line(), format!("close after {messages}: {reason}"), "{url}");
         }
-        running.until("nobody is left", |stats| (stats.peers, stats.handler_errors) == (0, 1));
+        running.until("all peers have left", |stats| (stats.peers, stats.handler_errors) == (0, 1));
         assert!(notes.try_recv().is_err());
     }
 }
@@ -411,7 +413,7 @@ fn a_timer_that_is_always_due_and_messages_without_a_pause_take_turns() {
 }
 
 #[test]
-fn what_is_sent_to_a_slow_peer_waits_in_order_and_fails_where_too_much_waits() {
+fn messages_to_a_slow_peer_wait_in_order_and_fail_when_the_outbox_is_full() {
     for url in ["tcp://127.0.0.1:0", "tls://127.0.0.1:0"] {
         for overflow in [Overflow::DropNewest, Overflow::Disconnect] {
             let bound = OutboxLimits::default().max_messages(16).overflow(overflow);

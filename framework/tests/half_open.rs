@@ -133,7 +133,7 @@ fn each_limit_refuses_and_is_counted() {
 }
 
 #[test]
-fn a_network_that_comes_too_fast_is_refused_until_its_time_has_come() {
+fn a_network_above_its_rate_is_refused_until_the_rate_allows_a_peer() {
     let limits = strict().new_peers_per_second(1).new_peers_burst(2);
     let running = Running::echo_with("dtls://127.0.0.1:0", |builder| builder.limits(limits));
     let mut inside = Vec::new();
@@ -201,7 +201,7 @@ impl PeerHandler for Doorman {
 }
 
 #[test]
-fn whom_the_handler_refuses_or_panics_at_is_denied_access() {
+fn a_peer_that_the_handler_refuses_or_panics_for_is_denied_access() {
     let (release, released) = channel();
     let running = Running::with("dtls://127.0.0.1:0", |builder| builder, Doorman(Mutex::new(released)));
     let [refused, feared] = [REFUSED, FEARED].map(|source| Stranger::new(source, running.address()));
@@ -221,7 +221,7 @@ fn whom_the_handler_refuses_or_panics_at_is_denied_access() {
 }
 
 #[test]
-fn nobody_is_let_in_while_the_server_drains() {
+fn a_draining_server_admits_no_peer() {
     let (release, released) = channel();
     let running = Running::with("dtls://127.0.0.1:0", |builder| builder, Doorman(Mutex::new(released)));
     let mut client = running.connect();

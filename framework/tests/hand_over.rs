@@ -216,7 +216,7 @@ fn assert_served(peer: &mut Peer, count: u64, message: &[u8]) {
 }
 
 #[test]
-fn peers_that_cannot_go_stay_until_they_end_and_are_heard_all_the_while() {
+fn peers_that_cannot_be_handed_over_are_served_in_the_old_process_until_they_end() {
     for loops in [1, 2] {
         let events = Counter { stays: Some(PEER_THAT_STAYS), ..Counter::default() };
         let old = builder("dtls://127.0.0.1:0").event_loops(2).start_events(events.clone()).unwrap();
@@ -365,7 +365,7 @@ impl PeerEvents for Late {
 }
 
 #[test]
-fn what_is_sent_while_the_server_stands_still_arrives_once() {
+fn messages_sent_during_the_pause_of_a_hand_over_arrive_once() {
     for url in ["dtls://127.0.0.1:0", "udp://127.0.0.1:0"] {
         let late = || Late(Mutex::default());
         let old = builder(url).event_loops(1).start_events(late()).unwrap();

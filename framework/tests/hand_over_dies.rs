@@ -112,7 +112,7 @@ fn peers_of_a_new_process_that_dies_at_its_first_message_go_on_in_the_old_one() 
     // This waits in the kernel until the new process reads it.
     peers[0].send(b"the first message").unwrap();
     test.send_to(b"go on", new).unwrap();
-    let error = giving.join().unwrap().expect_err("nobody serves");
+    let error = giving.join().unwrap().expect_err("the new process does not serve");
     assert!(matches!(error, HandOverError::Gone), "{error:?}");
     assert!(!process.wait().unwrap().success());
     // The new process has used numbers of records. The client takes none of them twice.

@@ -82,7 +82,7 @@ impl Running {
         let handle = self.server.handle();
         let giving = thread::spawn(move || handle.hand_over(give));
         let alive = successor(Raw(Socket::from(take)));
-        let error = giving.join().unwrap().expect_err("nobody has taken it over");
+        let error = giving.join().unwrap().expect_err("no process has taken it over");
         drop(alive);
         self.peers.iter_mut().for_each(|peer| exchange(peer, b"still the same"));
         let stats = self.server.handle().stats();
@@ -303,7 +303,7 @@ fn a_process_of_another_user_gets_nothing() {
 }
 
 #[test]
-fn what_is_no_socket_for_it_is_refused_on_both_sides() {
+fn an_unsuitable_socket_is_refused_on_both_sides() {
     let mut running = Running::start();
     let file = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
     let stream = || OwnedFd::from(Socket::pair(Domain::UNIX, Type::STREAM, None).unwrap().0);

@@ -156,7 +156,7 @@ fn a_full_send_buffer_ends_the_association_of_a_peer_that_is_too_slow() {
 }
 
 #[test]
-fn what_was_not_sent_comes_back_with_the_reason() {
+fn messages_that_were_not_sent_are_returned_with_the_reason() {
     let running = Running::echo("dtls://127.0.0.1:0");
     let mut peer = running.connect();
     let sender = peer.sender();

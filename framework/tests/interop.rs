@@ -59,7 +59,7 @@ fn mbed_tls_exchanges_lines_with_both_key_types() {
 }
 
 #[test]
-fn mutual_tls_lets_in_who_has_a_certificate_and_nobody_else() {
+fn mutual_tls_admits_only_clients_with_a_certificate() {
     let authority = Authority::new();
     let auth = ClientAuth::Required(authority.bundle());
     let server = start(Some(authority.issue("server", &p256())), auth, greet);

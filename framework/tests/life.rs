@@ -66,7 +66,7 @@ fn a_silent_peer_ends_at_the_idle_deadline_and_an_old_one_at_its_lifetime() {
 }
 
 #[test]
-fn workers_interrupt_nobody_unless_they_are_asked_to() {
+fn workers_use_batch_scheduling_unless_it_is_turned_off() {
     // The scheduling policy of the calling thread: the 41st field of proc_pid_stat(5), of which the name in
     // parentheses is the second.
     let policy = || {

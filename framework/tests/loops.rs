@@ -96,7 +96,7 @@ impl Running {
 }
 
 #[test]
-fn peers_share_a_socket_and_few_threads_and_none_gets_what_is_anothers() {
+fn peers_that_share_a_socket_and_few_threads_receive_only_their_own_messages() {
     for url in URLS {
         let running = Running::on(url, |builder| builder.event_loops(2).spare_threads(4));
         let mut peers: Vec<_> = (0..40).map(|_| running.client()).collect();
@@ -136,7 +136,7 @@ fn messages_of_one_peer_keep_their_order() {
 }
 
 #[test]
-fn a_callback_that_blocks_holds_up_nobody_but_its_own_peer() {
+fn a_callback_that_blocks_delays_only_its_own_peer() {
     for url in URLS {
         let running = Running::on(url, |builder| builder.event_loops(1));
         let (mut stuck, mut other) = (running.client(), running.client());
@@ -176,7 +176,7 @@ fn without_spare_threads_a_blocked_loop_says_so_and_goes_on_later() {
 }
 
 #[test]
-fn a_message_behind_a_crowd_of_useless_datagrams_is_heard() {
+fn a_message_behind_many_useless_datagrams_is_received() {
     let running = Running::on("dtls://127.0.0.1:0", |builder| {
         builder.event_loops(1).spare_threads(1).sockets(Sockets::PerPeer)
     });

@@ -347,7 +347,7 @@ fn hello(version: SslVersion) -> Vec<u8> {
 }
 
 #[test]
-fn thousands_of_malformed_handshakes_leave_nothing_behind_and_disturb_nobody() {
+fn thousands_of_malformed_handshakes_leave_no_state_and_disturb_no_peer() {
     let mut child = Child::start("the_server_of_malformed_handshakes");
     let server = child.address();
     // The first handshakes allocate what is allocated only once.

@@ -24,7 +24,7 @@ fn of<'a>(metrics: &'a Metrics, scheme: &str) -> &'a ListenerMetrics {
 }
 
 #[test]
-fn numbers_and_times_are_told_apart_by_listener_and_add_up() {
+fn numbers_and_times_are_counted_for_each_listener_and_add_up() {
     let running = Running::echo_with("dtls://127.0.0.1:0", |builder| {
         builder.listen("udp://127.0.0.1:0").listen("tcp://127.0.0.1:0").listen("tls://127.0.0.1:0")
     });
@@ -74,7 +74,7 @@ fn peers_of_a_wildcard_count_at_it_whatever_address_they_ask() {
 
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
-fn drops_on_sctp_are_told_from_those_on_udp() {
+fn drops_on_sctp_and_on_udp_are_counted_separately() {
     let settings = Settings::default().max_message(1000);
     let running = Running::echo_with("udp://127.0.0.1:0", |builder| {
         builder.listen("sctp://127.0.0.1:0").listen("sctp+dtls://127.0.0.1:0").sctp(settings)
@@ -186,7 +186,7 @@ fn says_hello(server: &Server) -> UdpSocket {
 }
 
 #[test]
-fn a_dispatcher_that_is_held_up_is_told_from_one_that_has_nothing_to_do() {
+fn a_held_up_dispatcher_differs_from_an_idle_one() {
     let blocks = Blocks { released: Arc::default() };
     let server = Server::builder().listen("udp://127.0.0.1:0").start(blocks.clone()).unwrap();
     let (handle, client) = (server.handle(), says_hello(&server));
@@ -197,7 +197,7 @@ fn a_dispatcher_that_is_held_up_is_told_from_one_that_has_nothing_to_do() {
 }
 
 #[test]
-fn a_loop_that_is_held_up_is_told_from_one_that_a_spare_thread_goes_on_with() {
+fn a_held_up_loop_differs_from_one_that_a_spare_thread_continues() {
     for spares in [0, 1] {
         let blocks = Blocks { released: Arc::default() };
         let builder = Server::builder().listen("udp://127.0.0.1:0").event_loops(1).spare_threads(spares);

@@ -123,7 +123,7 @@ fn a_socket_that_others_share_by_reuseport_is_served_and_leaves_them_their_part(
 }
 
 #[test]
-fn what_came_before_the_start_is_served_from_the_address_that_it_was_sent_to() {
+fn a_datagram_that_arrived_before_the_start_is_answered_from_the_address_it_was_sent_to() {
     for (bound, host) in [("0.0.0.0:0", "127.0.0.1"), ("0.0.0.0:0", "127.0.0.5"), ("[::]:0", "127.0.0.5")] {
         let listener = UdpSocket::bind(bound).unwrap();
         let address = SocketAddr::new(host.parse().unwrap(), listener.local_addr().unwrap().port());

@@ -155,7 +155,7 @@ proptest! {
     }
 
     #[test]
-    fn what_a_client_builds_is_read_back(hello in Hello::any()) {
+    fn a_hello_that_a_client_builds_is_read_back(hello in Hello::any()) {
         let datagram = hello.datagram();
         let parsed = parsed(&datagram).expect("a hello");
         prop_assert!(parsed.complete && hello.is(&parsed));
@@ -250,7 +250,7 @@ proptest! {
     #![proptest_config(seeded(3000))]
 
     #[test]
-    fn what_passes_the_filter_is_whole_records_that_have_business_there(
+    fn only_whole_records_of_expected_types_pass_the_filter(
         datagram in plausible_datagram(),
     ) {
         fuzz_bodies::record_filter(&datagram);
@@ -265,7 +265,7 @@ proptest! {
     }
 
     #[test]
-    fn what_follows_the_good_records_never_stops_them(junk in vec(any::<u8>(), 0..80), count in 1_usize..4) {
+    fn bad_records_behind_good_ones_do_not_stop_the_good_ones(junk in vec(any::<u8>(), 0..80), count in 1_usize..4) {
         let good = record(23, 1, 7, &[0; 30]).repeat(count);
         let datagram = [&good[..], &junk].concat();
         let Filtered::Pass { len } = record::filter(&datagram, 0) else {
@@ -316,7 +316,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_sent_is_received(
+    fn sent_messages_are_received(
         messages in vec(vec(any::<u8>(), 0..200), 0..20), lines: bool, size in 1_usize..300,
     ) {
         let framing = if lines { Framing::Lines } else { Framing::LengthPrefixed };

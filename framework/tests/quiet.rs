@@ -54,7 +54,7 @@ fn quiet_peer(running: &Running, workers: &Receiver<Worker>) -> (Peer, Worker) {
 }
 
 #[test]
-fn a_quiet_peer_is_heard_again() {
+fn messages_of_a_peer_that_was_quiet_are_received() {
     for &url in with_sockets() {
         let (running, workers) = start(url);
         let (mut client, worker) = quiet_peer(&running, &workers);

@@ -45,7 +45,7 @@ fn a_port_that_is_in_use_on_another_address_is_in_no_peers_way() {
 }
 
 #[test]
-fn sixty_thousand_children_of_a_specific_address_get_what_is_theirs() {
+fn sixty_thousand_children_of_a_specific_address_receive_their_own_datagrams() {
     let stats = make_children("udp://127.0.0.1:0", &[Ipv4Addr::LOCALHOST], scaled(60_000));
     // Occasionally the port is in use on the address of a client, by this or another test.
     assert!(stats.children_by_wildcard > stats.opened * 5 / 6, "{stats:?}");
@@ -57,13 +57,13 @@ fn sixty_thousand_children_of_a_specific_address_get_what_is_theirs() {
 }
 
 #[test]
-fn twenty_thousand_children_of_an_address_that_routing_does_not_choose_get_what_is_theirs() {
+fn twenty_thousand_children_of_an_address_that_routing_does_not_choose_receive_their_own_datagrams() {
     let stats = make_children("udp://127.0.0.5:0", &[Ipv4Addr::new(127, 0, 0, 5)], scaled(20_000));
     assert_eq!((stats.children_by_wildcard, stats.children_by_group), (0, stats.opened));
 }
 
 #[test]
-fn twenty_thousand_children_of_the_wildcard_address_get_what_is_theirs() {
+fn twenty_thousand_children_of_the_wildcard_address_receive_their_own_datagrams() {
     let asked = [1, 1, 2, 3].map(|last| Ipv4Addr::new(127, 0, 0, last));
     let stats = make_children("udp://0.0.0.0:0", &asked, scaled(20_000));
     assert!(stats.children_by_wildcard > 0 && stats.children_by_group > 0, "{stats:?}");

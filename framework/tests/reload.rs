@@ -149,7 +149,7 @@ fn authorities_lists_and_keys_are_replaced_too() {
 }
 
 #[test]
-fn what_is_of_no_use_leaves_everything_as_it_was() {
+fn a_failed_reload_changes_nothing() {
     let authority = Authority::new();
     let keys = SharedKeys::random().unwrap();
     let good = || Credentials::new().identity(authority.issue("good", &p256())).shared_keys(keys.clone());

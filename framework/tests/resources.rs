@@ -114,7 +114,7 @@ fn a_program_that_takes_all_descriptors_harms_no_peer() {
             child.ask("exhaust");
             peers = fill(&mut child, peers);
             let there = peers.len() as u64;
-            let full = child.until("nobody else is there", |stats| stats.get("peers") == there);
+            let full = child.until("no other peer is left", |stats| stats.get("peers") == there);
             assert_eq!(full.get("half_open"), 0, "{url}");
             assert!(there >= 4 + round, "{url}");
             // No descriptor was left for the dispatcher, nor for a worker that is woken.
@@ -307,7 +307,7 @@ fn without_threads_new_peers_wait_until_some_are_free() {
 }
 
 #[test]
-fn threads_that_the_system_grants_again_serve_those_who_wait() {
+fn waiting_peers_are_served_once_threads_can_be_started_again() {
     let _alone = alone();
     let mut child = start_without_threads();
     let served = fill_threads(&mut child);

@@ -43,7 +43,7 @@ fn a_client_that_was_killed_comes_again_from_the_same_port() {
     let local: SocketAddr = local.expect("the client says where it is");
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(running.stats().peers, 1, "nobody said goodbye");
+    assert_eq!(running.stats().peers, 1, "a killed client has sent no close_notify");
 
     let mut client = running.client().bind(local).connect(running.url()).unwrap();
     exchange(&mut client, b"here again");

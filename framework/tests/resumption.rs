@@ -157,7 +157,7 @@ fn trusting(authority: &Authority) -> Client {
 }
 
 #[test]
-fn who_comes_again_resumes_again_and_again() {
+fn a_client_resumes_its_session_many_times() {
     let authority = Authority::new();
     for url in BOTH {
         let credentials = Credentials::new().identity(authority.issue("server", &p256())).alpn(&["chat/1"]);
@@ -355,7 +355,7 @@ fn a_server_keeps_its_random_keys_through_a_reload() {
 }
 
 #[test]
-fn a_resumed_client_is_who_it_was_and_is_asked_about_again() {
+fn a_resumed_client_keeps_its_identity_and_is_authorized_again() {
     let authority = Authority::new();
     let alice = authority.issue("alice", &rsa(2048));
     for url in BOTH {

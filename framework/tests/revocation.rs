@@ -95,13 +95,13 @@ fn showing(identity: &Identity) -> Client {
 }
 
 #[test]
-fn whole_chains_are_held_against_the_lists_as_openssl_does() {
+fn whole_chains_are_checked_against_revocation_lists_as_openssl_does() {
     hold_whole_chains_against_lists(BOTH);
 }
 
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
-fn whole_chains_are_held_against_the_lists_over_sctp() {
+fn whole_chains_are_checked_against_revocation_lists_over_sctp() {
     hold_whole_chains_against_lists(["sctp+dtls://127.0.0.1:0", "sctp+tls://127.0.0.1:0"]);
 }
 
@@ -112,7 +112,7 @@ fn hold_whole_chains_against_lists(urls: [&str; 2]) {
     let leaf = Identity::from_pem(&pem, &key).unwrap();
     let [of_root, of_sub, of_subsub] = [root, sub, subsub].map(|authority| authority.revoke(&[]));
     let cases: [(&str, Vec<u8>, Option<&str>); 8] = [
-        ("nobody is revoked", tree.clean(), None),
+        ("no certificate is revoked", tree.clean(), None),
         (
             "the leaf is revoked",
             [&of_root[..], &of_sub, &subsub.revoke(&[&leaf])].concat(),

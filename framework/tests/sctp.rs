@@ -81,7 +81,7 @@ fn a_thousand_associations_leave_nothing_behind() {
 
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
-fn what_was_sent_before_the_peel_off_arrives_in_order() {
+fn messages_sent_before_the_peel_off_arrive_in_order() {
     // The dispatcher is blocked in the admission of the first peer, while the second one sends.
     let (release, held) = channel::<()>();
     let (report, reports) = channel();
@@ -151,7 +151,7 @@ impl peeloff::PeerHandler for Slow {
 
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
-fn a_peer_that_was_gone_before_its_peel_off_is_heard_all_the_same() {
+fn messages_of_a_peer_that_left_before_its_peel_off_are_received() {
     let (release, held) = channel::<()>();
     let (report, reports) = channel();
     let running =
@@ -189,7 +189,7 @@ fn associations() -> Option<usize> {
 
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
-fn those_above_the_cap_are_aborted_and_told_why() {
+fn associations_above_the_cap_are_aborted_with_the_reason() {
     let limits = Limits::default().max_peers(10);
     let running = Running::echo_with(URL, |builder| builder.limits(limits));
     let mut kept: Vec<Peer> = (0..10).map(|_| running.connect()).collect();
@@ -212,7 +212,7 @@ fn those_above_the_cap_are_aborted_and_told_why() {
             }
         }
     }
-    assert_ne!(told, 0, "nobody was told why");
+    assert_ne!(told, 0, "no client received the reason of its refusal");
     let stats = running.until("all are refused", |stats| stats.sctp_aborted == 40);
     assert_eq!((stats.peers, stats.opened), (10, 10));
     kept.iter_mut().for_each(|peer| exchange(peer, b"kept"));
@@ -447,7 +447,7 @@ fn several_addresses_make_one_association() {
 
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
-fn nobody_there_is_said_in_one_sentence() {
+fn a_refused_connect_has_an_error_of_one_sentence() {
     let running = Running::echo(URL);
     let url = running.url().clone();
     let client = running.client();

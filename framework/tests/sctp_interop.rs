@@ -151,7 +151,7 @@ fn ncat_and_socat_have_their_echo_while_their_input_is_open() {
 /// programs call shutdown(2) when their input ends, so no server can answer their last message.
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
-fn what_ncat_and_socat_say_arrives_where_their_input_ends_at_once() {
+fn messages_of_ncat_and_socat_arrive_although_their_input_ends_at_once() {
     let running = Running::with("sctp://127.0.0.1:0", |builder| builder, echo);
     for mut command in clients(&running) {
         for _ in 0..VISITS {

@@ -292,7 +292,7 @@ fn one_to_one_sockets_accept_and_shut_down() {
 
 #[test]
 #[ignore = "needs a kernel with SCTP: scripts/test runs it"]
-fn a_non_blocking_socket_is_told_later() {
+fn a_nonblocking_connect_reports_its_result_later() {
     let server = endpoint(&[address("127.0.0.1:0")], |_| {});
     let client = endpoint(&[address("127.0.0.1:0")], |_| {});
     client.set_nonblocking(true).unwrap();
@@ -340,7 +340,7 @@ fn an_abort_brings_its_reason() {
 
 #[test]
 #[ignore = "needs a kernel with SCTP: scripts/test runs it"]
-fn a_good_end_is_told_on_either_side() {
+fn an_orderly_end_is_reported_on_both_sides() {
     let pair = Pair::prepared(|options| options.set_adaptation_layer(0xfeed).unwrap());
     let indication = |told: &Notification| match *told {
         Notification::AdaptationIndication { indication, .. } => Some(indication),
@@ -363,7 +363,7 @@ fn a_good_end_is_told_on_either_side() {
 
 #[test]
 #[ignore = "needs a kernel with SCTP: scripts/test runs it"]
-fn what_could_not_be_sent_comes_back() {
+fn messages_that_could_not_be_sent_are_reported() {
     let pair = Pair::new();
     // Nobody reads, so the window closes. Messages that wait then are abandoned after their lifetime, and the
     // rest with the abort.
@@ -387,7 +387,7 @@ fn what_could_not_be_sent_comes_back() {
 
 #[test]
 #[ignore = "needs a kernel with SCTP: scripts/test runs it"]
-fn a_lifetime_that_is_over_is_told_with_the_context() {
+fn an_expired_message_is_reported_with_its_context() {
     let pair = Pair::new();
     // Nobody reads: the window closes after about 100 KiB, and later messages wait.
     for _ in 0..120 {
@@ -493,7 +493,7 @@ fn streams_are_reset_and_added() {
 
 #[test]
 #[ignore = "needs a kernel with SCTP: scripts/test runs it"]
-fn a_freed_key_is_told() {
+fn a_freed_key_is_reported() {
     let pair = Pair::prepared(|options| {
         options.set_auth_supported(true).unwrap();
         options.require_auth(0).unwrap();

@@ -391,7 +391,7 @@ fn streams_are_scheduled_by_priority() {
 
 #[test]
 #[ignore = "needs a kernel with SCTP: scripts/test runs it"]
-fn a_reset_that_nobody_negotiated_is_refused() {
+fn a_stream_reset_that_was_not_negotiated_is_refused() {
     let pair = Pair::prepared(|options| options.set_reconfig_supported(false).unwrap());
     let options = pair.client.options().association(pair.to_server);
     assert_eq!(errno(options.reset_streams(ResetDirection::Outbound, &[])), Some(libc::ENOPROTOOPT));

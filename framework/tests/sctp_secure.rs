@@ -104,14 +104,14 @@ fn a_client_shows_a_certificate_or_is_refused() {
 
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
-fn a_server_that_nobody_vouches_for_is_not_talked_to() {
+fn a_server_with_an_untrusted_certificate_is_refused() {
     for url in BOTH {
         let running = Running::echo(url);
         let other = CaBundle::from_pem(&Identity::self_signed().unwrap().certificate_pem()).unwrap();
         let error = running.client().ca(other).connect(running.url()).unwrap_err();
         assert!(error.to_string().contains("does not verify"), "{error}");
         running.until("it failed", |stats| stats.ended(EndKind::HandshakeFailed) == 1 && stats.peers == 0);
-        exchange(&mut running.connect(), b"nobody else is concerned");
+        exchange(&mut running.connect(), b"other clients are served");
     }
 }
 
@@ -198,7 +198,7 @@ fn the_labels_of_both_sides_must_agree() {
 
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
-fn what_was_said_before_a_goodbye_is_heard() {
+fn messages_sent_before_a_close_are_received() {
     for url in BOTH {
         let (report, reports) = channel();
         let report = Mutex::new(report);

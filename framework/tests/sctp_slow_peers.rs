@@ -24,7 +24,7 @@ fn echo(peer: &mut Peer) -> Result<(), Error> {
 
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
-fn a_peer_that_never_reads_is_given_up_and_nobody_else_notices() {
+fn a_peer_that_never_reads_is_given_up_and_other_peers_are_not_affected() {
     let mut settings = Settings::default();
     settings.dead_after = Some(Duration::from_secs(4));
     let (give, senders) = channel();
@@ -165,7 +165,7 @@ fn a_message_that_is_too_long_for_its_handler_aborts_the_association_with_a_reas
 
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
-fn what_waits_for_a_slow_peer_arrives_in_order_once_it_reads() {
+fn output_for_a_slow_peer_arrives_in_order_once_it_reads() {
     for url in ["sctp://127.0.0.1:0", "sctp+tls://127.0.0.1:0", "sctp+dtls://127.0.0.1:0"] {
         let (came, arrivals) = channel();
         let came = Mutex::new(came);

@@ -125,7 +125,7 @@ fn a_flush_waits_for_the_kernel_to_take_all_and_loses_nothing_where_it_does_not(
 }
 
 #[test]
-fn what_has_messages_is_no_stream() {
+fn a_peer_with_message_boundaries_is_not_a_byte_stream() {
     for &scheme in Scheme::ALL {
         for (framing, is_stream) in [(Framing::Raw, scheme.is_stream()), (Framing::Lines, false)] {
             let settings = TcpSettings::default().framing(framing);

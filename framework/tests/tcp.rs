@@ -123,7 +123,7 @@ fn a_peer_that_half_closes_gets_its_answers() {
 }
 
 #[test]
-fn what_was_sent_before_the_end_arrives_though_more_was_said() {
+fn data_sent_before_the_end_arrives_although_the_peer_sends_more() {
     for url in BOTH {
         // The handler returns without having read what the peer sends. If the end reset the connection, the
         // answer would be lost.
@@ -148,7 +148,7 @@ fn what_was_sent_before_the_end_arrives_though_more_was_said() {
 }
 
 #[test]
-fn a_line_of_ten_megabytes_is_thrown_away_and_the_next_one_is_heard() {
+fn a_line_of_ten_megabytes_is_discarded_and_the_next_one_is_received() {
     for url in BOTH {
         let (refusals, refused) = channel();
         let refusals = Mutex::new(refusals);
@@ -194,7 +194,7 @@ fn a_line_that_does_not_end_ends_with_the_idle_deadline() {
 }
 
 #[test]
-fn a_peer_that_does_not_read_blocks_nobody_and_is_bounded() {
+fn a_peer_that_does_not_read_blocks_no_other_peer_and_its_backlog_is_bounded() {
     for url in BOTH {
         let (came, arrivals) = channel();
         let came = Mutex::new(came);
@@ -241,7 +241,7 @@ fn a_peer_that_does_not_read_blocks_nobody_and_is_bounded() {
 }
 
 #[test]
-fn what_waits_for_a_slow_peer_arrives_in_order_once_it_reads() {
+fn output_for_a_slow_peer_arrives_in_order_once_it_reads() {
     for url in BOTH {
         let (came, arrivals) = channel();
         let came = Mutex::new(came);
@@ -332,7 +332,7 @@ fn a_peer_that_is_too_slow_is_disconnected_as_its_transport_loses_nothing() {
         assert_eq!(last, Some(PostOutcome::Disconnected), "{url}");
         running.until("it is gone", |stats| stats.ended(EndKind::TooSlow) == 1);
         assert!(sender.is_ended());
-        assert_eq!(Arc::strong_count(&message), 1, "{url}: somebody still keeps it");
+        assert_eq!(Arc::strong_count(&message), 1, "{url}: the message is still in memory");
     }
 }
 
@@ -376,7 +376,7 @@ fn a_drain_ends_quiet_peers_and_lets_busy_ones_finish() {
 }
 
 #[test]
-fn a_peer_that_was_woken_goes_on_to_be_heard() {
+fn messages_of_a_peer_whose_worker_was_woken_are_still_received() {
     // The drain wakes the worker by shutting the socket down for reading; later messages must still be received.
     let handler = |peer: &mut Peer| -> Result<(), Error> {
         let mut buffer = [0; 16];
@@ -419,7 +419,7 @@ fn a_peer_that_was_woken_goes_on_to_be_heard() {
 }
 
 #[test]
-fn a_connection_that_is_cut_short_is_told_from_one_that_ends() {
+fn a_truncated_connection_differs_from_one_that_ends_in_order() {
     let (ends, ended) = channel();
     let ends = Mutex::new(ends);
     let handler = move |peer: &mut Peer| {
@@ -536,7 +536,7 @@ fn junk_instead_of_a_handshake_ends_that_connection_alone() {
 }
 
 #[test]
-fn caps_hold_and_whoever_is_refused_learns_it_at_once() {
+fn caps_hold_and_a_refused_connection_is_reset_at_once() {
     for url in BOTH {
         let limits = Limits::default().max_peers(5);
         let running = Running::echo_with(url, |builder| builder.limits(limits));

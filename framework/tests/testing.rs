@@ -178,7 +178,7 @@ fn the_deadlines_of_the_server_hold() {
 }
 
 #[test]
-fn a_drain_is_told_once_what_was_said_before_is_received() {
+fn messages_sent_before_a_drain_are_received_and_the_drain_is_reported_once() {
     for &scheme in Scheme::ALL {
         let (mut peer, remote) = pair(scheme);
         let mut buffer = [0; 16];
@@ -371,7 +371,7 @@ fn a_full_send_buffer_refuses_or_queues_and_is_emptied_when_there_is_room() {
 }
 
 #[test]
-fn who_takes_a_message_makes_room_for_the_next_and_wakes_the_handler() {
+fn receiving_a_message_makes_room_for_the_next_and_wakes_the_handler() {
     for &scheme in Scheme::ALL {
         let (waits, ready) = channel();
         let handler = move |peer: &mut Peer| -> Result<(), Error> {
@@ -403,7 +403,7 @@ fn who_takes_a_message_makes_room_for_the_next_and_wakes_the_handler() {
 }
 
 #[test]
-fn what_was_posted_before_a_close_leaves_first_as_far_as_there_is_room() {
+fn messages_posted_before_a_close_are_sent_first_as_far_as_there_is_room() {
     for &scheme in Scheme::ALL {
         let (mut peer, remote) = Pair::new(scheme).tcp(lines().max_pending(1)).open();
         remote.set_room(0);
@@ -569,7 +569,7 @@ fn senders_on_other_threads_reach_the_remote_end_in_order() {
 }
 
 #[test]
-fn nothing_waits_for_what_cannot_come() {
+fn a_wait_for_input_that_cannot_arrive_ends() {
     for &scheme in Scheme::ALL {
         // The peer has gone.
         let (peer, remote) = pair(scheme);

@@ -40,7 +40,7 @@ fn sctp_carries_streams_identifiers_and_order_both_ways() {
 }
 
 #[test]
-fn notifications_come_between_messages_to_who_asked_for_them() {
+fn subscribed_notifications_arrive_between_messages() {
     let (mut peer, remote) = pair(Scheme::Sctp);
     let changed = |state| Notification::PathChanged {
         association: AssocId::default(),
@@ -77,7 +77,7 @@ fn notifications_come_between_messages_to_who_asked_for_them() {
 }
 
 #[test]
-fn what_waits_in_the_outbox_keeps_no_message_from_the_handler() {
+fn a_full_outbox_does_not_stop_received_messages() {
     for scheme in [Scheme::Sctp, Scheme::SctpTls, Scheme::SctpDtls] {
         let (told, heard) = channel();
         let remote = Pair::new(scheme).serve(move |peer: &mut Peer| -> Result<(), Error> {

@@ -127,7 +127,7 @@ fn curl_gets_an_answer_that_ends_with_the_connection() {
 }
 
 #[test]
-fn mutual_tls_lets_in_who_has_a_certificate_and_nobody_else() {
+fn mutual_tls_admits_only_clients_with_a_certificate() {
     let authority = Authority::new();
     let auth = ClientAuth::Required(authority.bundle());
     let server = start(Some(authority.issue("server", &p256())), auth, greet);

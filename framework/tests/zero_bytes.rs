@@ -150,7 +150,7 @@ fn a_server_name_with_a_zero_byte_is_refused() {
 }
 
 #[test]
-fn what_openssl_would_cut_is_an_error_at_the_start() {
+fn a_value_that_openssl_would_truncate_is_an_error_at_the_start() {
     let url = BOTH[0];
     let credentials = Credentials::new().identity(Identity::self_signed().unwrap());
     let credentials = credentials.srtp_profiles("SRTP_AEAD_AES_128_GCM\0");

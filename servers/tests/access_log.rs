@@ -179,7 +179,7 @@ fn levels_by_target_change_at_a_hangup() {
 }
 
 #[test]
-fn a_full_disk_stops_nobody_and_its_lines_are_counted() {
+fn a_full_disk_stops_no_peer_and_dropped_lines_are_counted() {
     let (mut server, address) = start(&["--access-log", "/dev/full", "--admin", "127.0.0.1:0"]);
     let line = server.stderr_line("metrics and health");
     let url = format!("http://{}/metrics", line.rsplit_once("address=").unwrap().1);
@@ -240,7 +240,7 @@ fn a_check_tells_whether_the_file_can_be_opened_and_makes_none() {
 }
 
 #[test]
-fn a_pipe_that_nobody_reads_stops_nobody() {
+fn an_unread_pipe_stops_no_peer() {
     let files = Directory::new("access-pipe");
     let path = files.path("pipe");
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());

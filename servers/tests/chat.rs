@@ -109,7 +109,7 @@ fn the_chat_client_without_a_terminal_passes_lines_on() {
 }
 
 #[test]
-fn without_the_proof_the_start_warns_and_everybody_is_let_in() {
+fn without_the_proof_the_start_warns_and_every_peer_is_admitted() {
     let (mut server, addresses) = start(&["--no-udp-proof"]);
     server.stderr_line("--no-udp-proof: an attacker who forges an address");
     let mut nc = Program::start(NC, &["--wait", "off", &addresses[0]]);

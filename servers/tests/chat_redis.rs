@@ -227,7 +227,7 @@ fn the_members_of_a_process_that_crashes_or_ends_leave() {
 }
 
 #[test]
-fn nobody_hears_that_members_left_whom_a_new_process_took_over() {
+fn members_that_a_new_process_took_over_are_not_announced_as_gone() {
     let files = Directory::new("redis-handed");
     let mut redis = Redis::at(&files);
     redis.start();
@@ -305,7 +305,7 @@ fn a_member_that_is_handed_over_gets_each_line_from_elsewhere_once() {
 }
 
 #[test]
-fn what_comes_from_redis_is_not_trusted() {
+fn input_from_redis_is_not_trusted() {
     let files = Directory::new("redis-forged");
     let mut redis = Redis::at(&files);
     redis.start();

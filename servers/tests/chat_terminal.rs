@@ -126,7 +126,7 @@ fn long_lines_break_between_words_at_the_width_of_the_terminal() {
 }
 
 #[test]
-fn a_server_that_is_killed_is_missed_and_its_return_is_told() {
+fn the_loss_and_the_return_of_a_killed_server_are_reported() {
     for scheme in ["udp", "dtls", "tcp", "tls"] {
         let (server, address) = start(&format!("{scheme}://127.0.0.1:0"));
         let mut terminal = Terminal::start(&address, 100);
@@ -166,7 +166,7 @@ fn a_server_that_is_killed_is_missed_and_its_return_is_told() {
 }
 
 #[test]
-fn a_line_is_told_to_be_delivered_after_all_when_the_server_only_slept() {
+fn a_line_is_reported_as_delivered_after_all_when_the_server_only_slept() {
     for scheme in ["udp", "dtls", "tcp", "tls"] {
         let (server, address) = start(&format!("{scheme}://127.0.0.1:0"));
         let mut bob = Member::come(&client(), &address);
@@ -184,7 +184,7 @@ fn a_line_is_told_to_be_delivered_after_all_when_the_server_only_slept() {
 }
 
 #[test]
-fn nobody_at_an_address_is_said_and_the_user_can_end() {
+fn an_unreachable_server_is_reported_and_the_user_can_end() {
     // No program listens at this port any more.
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = format!("udp://{}", socket.local_addr().unwrap());

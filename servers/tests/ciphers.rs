@@ -28,7 +28,7 @@ fn groups_are_restricted_on_both_sides() {
 }
 
 #[test]
-fn a_wrong_name_is_told_the_option_and_what_is_near() {
+fn the_error_for_a_wrong_name_has_the_option_and_the_nearest_name() {
     let expected = [
         (["--ciphers", "TLS_PSK_WITH_AES_128_CCM8"], "the nearest is TLS_PSK_WITH_AES_128_CCM_8"),
         (["--ciphers", "ECDHE-RSA-AES128-SHA"], "its cipher is not an AEAD"),

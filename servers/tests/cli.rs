@@ -170,7 +170,7 @@ fn sigterm_and_sigint_let_peers_go_in_good_order() {
 }
 
 #[test]
-fn a_server_outlives_those_who_read_its_output() {
+fn a_server_outlives_the_readers_of_its_output() {
     let mut server =
         Program::start_with_outputs(ECHO, &["--listen", "udp://127.0.0.1:0"], full_device(), Stdio::piped());
     // Nothing can be written to standard output, but the log has the address too.
@@ -321,7 +321,7 @@ fn full_device() -> Stdio {
 }
 
 #[test]
-fn a_server_that_could_serve_nobody_does_not_start() {
+fn a_server_that_cannot_serve_any_peer_does_not_start() {
     let command = format!("ulimit -n 20; exec {ECHO} --listen udp://127.0.0.1:0");
     let ended = run("sh", &["-c", &command], "");
     ended.failed_with("peeloff-echo", 2, "the limit of 20 descriptors leaves none for a peer");

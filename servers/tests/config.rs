@@ -62,7 +62,7 @@ fn a_mistake_in_the_file_is_one_sentence_with_its_place() {
 }
 
 #[test]
-fn what_is_printed_can_be_read_back() {
+fn a_printed_configuration_can_be_read_back() {
     let files = Directory::new("config-print");
     let config = files.file("echo.toml", "listen = 'udp://127.0.0.1:0'\n[identity]\npsk-file = 'psk'\n");
     let flags = ["--config", &config, "--max-peers", "7", "--idle-timeout", "off", "--print-config"];

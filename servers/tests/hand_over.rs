@@ -280,7 +280,7 @@ fn the_log_says_why_a_new_process_could_not_start() {
 }
 
 #[test]
-fn a_new_process_whose_old_one_has_ended_serves_nobody() {
+fn a_new_process_whose_old_process_has_ended_does_not_serve() {
     let (ended, input) = peeloff::hand_over_sockets().unwrap();
     drop(ended);
     let mut command = Command::new(ECHO);

@@ -75,7 +75,7 @@ fn a_refusal_names_the_peer_the_listener_and_the_cap() {
 }
 
 #[test]
-fn who_comes_and_leaves_is_in_the_log_when_it_is_asked_for() {
+fn arrivals_and_departures_are_logged_if_enabled() {
     let files = Directory::new("log-peers");
     let (mut server, address) = psk_server(&files, "dtls", &["-v"]);
     let ended = run(NC, &["--psk", "alice:000102030405060708090a0b0c0d0e0f", &address], "hello\n");

@@ -133,7 +133,7 @@ fn exit_code_2_is_bad_input() {
 }
 
 #[test]
-fn exit_code_3_is_a_certificate_that_nobody_vouches_for() {
+fn exit_code_3_is_an_untrusted_certificate() {
     let files = Directory::new("unverified");
     let authority = Authority::named("test authority");
     let cert = authority.certificate("server.example");

@@ -226,7 +226,7 @@ fn a_listener_that_is_kept_open_serves_all_peers() {
 
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
-fn exit_code_3_is_an_association_that_nobody_takes() {
+fn exit_code_3_is_an_association_that_is_refused() {
     run(NC, &["sctp://127.0.0.1:9"], "x\n").failed_with("peeloff-nc", 3, "no association with 127.0.0.1:9");
 }
 

@@ -47,7 +47,7 @@ fn udp_peer(port: u16) -> (UdpSocket, bool) {
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_up_nobody() {
+fn an_unread_log_delays_no_peer() {
     for verbosity in ["-q", "-v", "-vv"] {
         let listen =
             ["--listen", "udp://127.0.0.1:0", "--limit-loopback", "--max-peers-per-source", "30", verbosity];
@@ -181,7 +181,7 @@ fn a_server_whose_reload_hangs_can_be_ended() {
 }
 
 #[test]
-fn a_listening_nc_whose_errors_nobody_reads_can_be_ended() {
+fn a_listening_nc_with_unread_errors_can_be_ended() {
     let (_reader, errors) = UnixStream::pair().unwrap();
     let stderr = OwnedFd::from(errors.try_clone().unwrap());
     fill(errors);

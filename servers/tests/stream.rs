@@ -37,7 +37,7 @@ fn messages_come_back_with_every_framing() {
 }
 
 #[test]
-fn who_says_nothing_is_sent_away_and_the_log_says_so() {
+fn a_silent_peer_is_disconnected_and_logged() {
     for framing in ["lines", "length"] {
         let (mut server, address) = start_echo(&[
             "--listen",
@@ -194,7 +194,7 @@ fn openssl_talks_tls_with_the_echo_server() {
 }
 
 #[test]
-fn exit_code_3_is_a_port_where_nobody_listens() {
+fn exit_code_3_is_a_port_without_a_listener() {
     // The port is taken by a connection, and no program listens there.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

@@ -29,7 +29,7 @@ fn idle_peers_are_counted_and_still_served() {
 }
 
 #[test]
-fn everybody_of_a_burst_gets_in() {
+fn every_client_of_a_burst_connects() {
     let report = report(BURST, &["--clients", "20,40", "--floor"]);
     for clients in [20, 40] {
         assert_eq!(value(&report, &format!("connected of {clients}")), f64::from(clients));

@@ -97,7 +97,7 @@ fn more_peers_than_messages_under_way_take_turns_on_several_threads() {
 }
 
 #[test]
-fn a_target_that_is_not_there_is_one_sentence() {
+fn the_error_for_a_missing_target_is_one_sentence() {
     let said = refusal(PROGRAM, &["--target", "udp://127.9.9.9:9", "--answer", "100ms"]);
     assert!(said.contains("udp://127.9.9.9:9") && said.contains("echo server"), "{said}");
     let said = refusal(PROGRAM, &["--compare", "/nowhere/old.json"]);

@@ -57,7 +57,7 @@ fn the_price_of_a_handshake_is_measured_beside_each_number_of_peers_and_on_a_bar
 }
 
 #[test]
-fn a_dead_target_is_one_sentence() {
+fn the_error_for_a_dead_target_is_one_sentence() {
     // No program listens at port 9 of this address, which no other test uses.
     let said = refusal(PROGRAM, &["--target", "tcp://127.9.9.9:9", "--patience", "1s"]);
     assert!(said.contains("tcp://127.9.9.9:9") && said.contains("--target"), "{said}");

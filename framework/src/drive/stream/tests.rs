@@ -493,7 +493,7 @@ fn messages_of_a_peer_that_vanished_are_read_although_they_cannot_be_answered() 
     Socket::from(client.get_ref().socket.try_clone().unwrap()).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
     assert!(message::read(socket.as_fd(), &mut [0; 8], true).is_err(), "the reset is here");
-    assert!(step(&mut session), "the handshake is complete, though nobody hears of it");
+    assert!(step(&mut session), "the handshake is complete, although the peer has reset the connection");
     let mut buffer = [0; 100];
     assert!(matches!(session.read(&mut buffer, &mut Vec::new()), Read::Message(13)));
     assert_eq!(&buffer[..13], b"the last word");

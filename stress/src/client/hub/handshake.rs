@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flight_is_said_again_after_one_second_and_then_after_two() {
+    fn a_flight_is_sent_again_after_one_second_and_then_after_two() {
         let (began, both) = (Instant::now(), Both::new(Auth::Psk));
         let mut client = both.handshake(false, NEVER, began);
         let hello: Vec<_> = client.outgoing().collect();
