@@ -50,14 +50,12 @@ fn greet(peer: &mut Peer) -> Result<(), Error> {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [address, chain, key, authorities, list] = arguments.as_slice() else {
-        return Err(
-            "usage: mutual_tls URL CERT KEY CA LIST, with an URL such as dtls://127.0.0.1:4433".into()
-        );
+        return Err("usage: mutual_tls URL CERT KEY CA LIST, with a URL such as dtls://127.0.0.1:4433".into());
     };
     let list = list.clone();
     let credentials = Credentials::new()
-        .identity(Identity::from_files(Path::new(chain), Path::new(key))?)
-        .client_auth(ClientAuth::Required(CaBundle::from_file(Path::new(authorities))?))
+        .identity(Identity::from_files(chain, key)?)
+        .client_auth(ClientAuth::Required(CaBundle::from_file(authorities)?))
         .authorize(move |peer| is_allowed(Path::new(&list), peer));
     let server = Server::builder().listen(address).credentials(credentials).start(greet)?;
     println!("listening {}", server.addresses()[0]);

@@ -48,7 +48,7 @@ use crate::tls::{Failure, Resume};
 /// use peeloff::{Client, CaBundle};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let authorities = CaBundle::from_file("ca.pem".as_ref())?;
+/// let authorities = CaBundle::from_file("ca.pem")?;
 /// let mut peer = Client::builder().ca(authorities).connect("dtls://localhost:4433")?;
 /// peer.send(b"hello")?;
 /// let mut buffer = [0; 2048];

@@ -178,8 +178,8 @@ impl Credentials {
     /// Appends the secrets of all sessions to this file (SSLKEYLOGFILE's format): anyone who can read it can decrypt
     /// all recorded traffic. For debugging only.
     #[must_use]
-    pub fn danger_key_log(mut self, path: &Path) -> Self {
-        self.key_log = Some(path.to_owned());
+    pub fn danger_key_log(mut self, path: impl AsRef<Path>) -> Self {
+        self.key_log = Some(path.as_ref().to_owned());
         self
     }
 

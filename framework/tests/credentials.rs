@@ -300,14 +300,14 @@ fn secrets_are_logged_only_where_that_was_asked_for() {
         assert!(written.lines().any(|line| line.starts_with(label)), "{url}: {written}");
     }
     std::fs::remove_file(&log).unwrap();
-    let credentials = Credentials::new().identity(identity).danger_key_log(&log.join("no/such/folder"));
+    let credentials = Credentials::new().identity(identity).danger_key_log(log.join("no/such/folder"));
     let builder = Server::builder().listen(BOTH[1]).credentials(credentials);
     assert!(builder.start(echo).unwrap_err().to_string().starts_with("cannot write "));
 }
 
 #[test]
 fn files_that_are_of_no_use_are_named() {
-    let missing = RevocationList::from_file("/no/such/list.pem".as_ref()).unwrap_err().to_string();
+    let missing = RevocationList::from_file("/no/such/list.pem").unwrap_err().to_string();
     assert!(missing.contains("/no/such/list.pem"), "{missing}");
     let junk = file("junk.pem");
     std::fs::write(&junk, b"-----BEGIN X509 CRL-----\nnothing\n-----END X509 CRL-----\n").unwrap();

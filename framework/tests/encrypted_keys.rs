@@ -71,7 +71,7 @@ fn a_key_opens_with_its_passphrase_alone() {
     ];
     for (kind, how) in cases {
         folder.make_identity(kind);
-        let expected = Identity::from_files(&folder.0.join("cert"), &folder.0.join("key")).unwrap();
+        let expected = Identity::from_files(folder.0.join("cert"), folder.0.join("key")).unwrap();
         folder.lock(how, PASSPHRASE);
         let pem = fs::read_to_string(folder.0.join("locked")).unwrap();
         assert!(pem.contains("ENCRYPTED"), "{how:?}: {pem}");

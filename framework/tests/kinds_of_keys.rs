@@ -42,7 +42,7 @@ fn identity(name: &str, key: &[&str]) -> Identity {
     let (subject, names) = (format!("/CN={name}"), format!("subjectAltName=DNS:{name}"));
     let ask = ["req", "-x509", "-new", "-key", "key", "-days", "2", "-out", "certificate", "-subj", &subject];
     openssl(&folder, &[&ask[..], &["-addext", &names]].concat());
-    let identity = Identity::from_files(&folder.join("certificate"), &folder.join("key")).unwrap();
+    let identity = Identity::from_files(folder.join("certificate"), folder.join("key")).unwrap();
     std::fs::remove_dir_all(folder).unwrap();
     identity
 }

@@ -168,7 +168,7 @@ fn a_failed_reload_changes_nothing() {
     assert!(matches!(running.reload(Credentials::new().shared_keys(fresh())), Err(IdentityError::Nothing)));
     let long = "x".repeat(256);
     assert!(matches!(running.reload(good().alpn(&[&long])), Err(IdentityError::BadAlpn)));
-    let file = Identity::from_files("/no/such.pem".as_ref(), "/no/such.key".as_ref()).unwrap_err();
+    let file = Identity::from_files("/no/such.pem", "/no/such.key").unwrap_err();
     assert!(file.to_string().contains("/no/such.pem"), "{file}");
 
     let mut late = running.connect(&client).unwrap();

@@ -68,8 +68,8 @@ impl Identity {
     /// # Errors
     ///
     /// As [`from_pem`](Self::from_pem), and a file cannot be read.
-    pub fn from_files(chain: &Path, key: &Path) -> Result<Self, IdentityError> {
-        Self::read(chain, key, None)
+    pub fn from_files(chain: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self, IdentityError> {
+        Self::read(chain.as_ref(), key.as_ref(), None)
     }
 
     /// Reads them like [`from_encrypted_pem`](Self::from_encrypted_pem), from files.
@@ -77,8 +77,12 @@ impl Identity {
     /// # Errors
     ///
     /// As [`from_encrypted_pem`](Self::from_encrypted_pem), and a file cannot be read.
-    pub fn from_encrypted_files(chain: &Path, key: &Path, passphrase: &[u8]) -> Result<Self, IdentityError> {
-        Self::read(chain, key, Some(passphrase))
+    pub fn from_encrypted_files(
+        chain: impl AsRef<Path>,
+        key: impl AsRef<Path>,
+        passphrase: &[u8],
+    ) -> Result<Self, IdentityError> {
+        Self::read(chain.as_ref(), key.as_ref(), Some(passphrase))
     }
 
     pub(crate) fn new(chain: Vec<X509>, key: PKey<Private>) -> Self {
@@ -129,7 +133,8 @@ impl Identity {
     /// # Errors
     ///
     /// The file cannot be read, or is not a successful OCSP response.
-    pub fn with_ocsp_file(self, path: &Path) -> Result<Self, IdentityError> {
+    pub fn with_ocsp_file(self, path: impl AsRef<Path>) -> Result<Self, IdentityError> {
+        let path = path.as_ref();
         let der = read(path)?;
         self.with_ocsp_response(&der)
             .map_err(|_| IdentityError::NoOcspResponse { place: path.display().to_string() })
@@ -177,7 +182,8 @@ impl CaBundle {
     }
 
     /// Reads certificates like [`from_pem`](Self::from_pem), from a file.
-    pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, IdentityError> {
+        let path = path.as_ref();
         let pem = read(path)?;
         let certificates = certificates(&pem, &path.display().to_string())?;
         Ok(Self { certificates, file: Some(path.to_owned()) })
@@ -210,7 +216,8 @@ impl PublicKey {
     /// # Errors
     ///
     /// The file cannot be read, or has no public key.
-    pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, IdentityError> {
+        let path = path.as_ref();
         let pem = read(path)?;
         Self::from_pem(&pem).map_err(|_| IdentityError::NoPublicKey { place: path.display().to_string() })
     }

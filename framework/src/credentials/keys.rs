@@ -79,7 +79,8 @@ impl SharedKeys {
     /// # Errors
     ///
     /// The file cannot be read, or a line is wrong; the message names the line and shows no key.
-    pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, IdentityError> {
+        let path = path.as_ref();
         let bytes = Zeroizing::new(read(path)?);
         warn_of_permissions(path);
         let wrong = |(line, why): (usize, &str)| {

@@ -47,7 +47,8 @@ impl RevocationList {
     /// # Errors
     ///
     /// The file cannot be read, or contains no list.
-    pub fn from_file(path: &Path) -> Result<Self, IdentityError> {
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, IdentityError> {
+        let path = path.as_ref();
         let list = Self::parse(&read(path)?, &path.display().to_string())?;
         Ok(Self { file: Some(path.to_owned()), ..list })
     }
