@@ -240,7 +240,9 @@ pub enum StartError {
         address: SocketAddr,
     },
     /// A listener for TLS or DTLS has neither a certificate nor a pre-shared key.
-    #[error("a secure listener needs an identity (certificate and key) or pre-shared keys")]
+    #[error(
+        "a secure listener needs an identity (ServerBuilder::identity; for an experiment Identity::self_signed) or pre-shared keys (ServerBuilder::psk)"
+    )]
     NoIdentity,
     /// A listener behind a proxy is not on TCP.
     #[error("the PROXY protocol works with tcp:// and tls://, not with {scheme}://")]
@@ -341,7 +343,7 @@ pub enum ConnectError {
     },
     /// The server's certificate does not verify.
     #[error(
-        "the certificate of {peer} does not verify: {why}; trust its authority (CA), or accept any certificate if you must"
+        "the certificate of {peer} does not verify: {why}; it must be valid now, come from an authority that the client trusts (Client::ca) and name the host (Client::server_name)"
     )]
     Unverified {
         /// The address of the server.

@@ -58,6 +58,10 @@ const MAX_KEPT: usize = 2 << 10;
 ///   message arrives.
 /// * [`PeerHandler`] describes what each error means. If a send to another peer fails and a callback passes that error
 ///   on, it ends its own peer. A panic ends this association only; the state is then dropped and `close` is not called.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not implement the callbacks of `PeerEvents`",
+    note = "`ServerBuilder::start` serves a function, a closure or another `PeerHandler`"
+)]
 pub trait PeerEvents: Send + Sync + 'static {
     /// What the callbacks keep for one peer.
     type State: Send + 'static;

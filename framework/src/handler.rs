@@ -44,6 +44,11 @@ pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
 ///   on with `?`, it ends its own peer. Handle such errors where they occur.
 /// * A panic ends this association only.
 /// * One handler value serves all peers at the same time, so it must be `Sync`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a handler",
+    note = "a handler is a function or closure that takes a `&mut Peer` and returns a `Result<(), E>`, where `E` converts to a `HandlerError`; or a type that implements `PeerHandler`",
+    note = "`ServerBuilder::start_events` serves a type that implements `PeerEvents`, and so does `start(Callbacks::new(events))`"
+)]
 pub trait PeerHandler: Send + Sync + 'static {
     /// Decides whether to accept a new peer. Runs on the dispatcher thread for every new peer and must not block,
     /// because no other peer is admitted until it returns. Behind a proxy

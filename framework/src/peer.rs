@@ -222,6 +222,7 @@ impl Peer {
     /// association ended in an orderly way ([`end_reason`](Self::end_reason) gives the reason), or the server
     /// [drains](Self::is_draining) and no message is pending. In the second case the handler may return, or finish its
     /// work first: `recv` continues to work until the grace period ends.
+    ///
     /// # Errors
     ///
     /// [`Error::BufferTooSmall`]: the message is kept; call again with a larger buffer, or use
