@@ -15,7 +15,7 @@ use peeloff::{
     ServerBuilder, TcpSettings,
 };
 use peeloff_certificates::{Authority, p256};
-use support::{DEADLINE, Running, exchange};
+use support::{DEADLINE, Echo, Running, exchange};
 
 /// The longest line, in bytes.
 const LONGEST: usize = 10_000;
@@ -106,21 +106,6 @@ fn callbacks_see_who_the_peer_is() {
         peer.close();
         assert_eq!(seen.recv_timeout(DEADLINE).unwrap(), (expected, EndReason::ClosedByPeer), "{url}");
         server.handle().shutdown(DEADLINE);
-    }
-}
-
-/// An echo that leaves everything else at its default.
-struct Echo;
-
-impl PeerEvents for Echo {
-    type State = ();
-
-    fn open(&self, _: &Sender) -> Result<(), HandlerError> {
-        Ok(())
-    }
-
-    fn message(&self, (): &mut (), peer: &Sender, message: Message<'_>) -> Result<(), HandlerError> {
-        Ok(peer.send(&message)?)
     }
 }
 

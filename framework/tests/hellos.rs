@@ -19,7 +19,7 @@ use peeloff::{ClientAuth, Limits};
 use programs::{KEY_HEX, port, run, serve, words};
 use random::Random;
 use stranger::Stranger;
-use support::{DEADLINE, Running, exchange};
+use support::{DEADLINE, Running, SetOnDrop, exchange};
 
 /// Splits a hello into fragments, of which the first contains at least everything up to the cookie, and packs
 /// them.
@@ -102,30 +102,27 @@ fn a_fragment_that_is_lost_comes_again_with_the_whole_hello() {
     assert_eq!(running.stats().opened, 1);
 }
 
+/// A server name that makes a hello longer than a datagram of [`openssl_gets_in`].
+fn long_name() -> String {
+    ["a"; 60].concat() + "." + &["b"; 60].concat() + ".example"
+}
+
+/// Expects an echo for `openssl s_client`, which sends small datagrams.
+fn openssl_gets_in(address: &str) {
+    let name = &long_name();
+    let small = ["s_client", "-dtls1_2", "-quiet", "-connect", address, "-mtu", "256", "-servername", name];
+    let key = ["-psk_identity", "alice", "-psk", KEY_HEX];
+    let (found, seen) = run("openssl", &words(&small, &key), "hello over there");
+    assert!(found, "openssl: {seen}");
+}
+
 #[test]
 fn openssl_and_gnutls_get_in_with_small_datagrams() {
     let server = serve("dtls://127.0.0.1:0", None, ClientAuth::None, support::echo);
     let port = port(&server);
     let connect = format!("127.0.0.1:{port}");
-    // The name makes the hello longer than the datagrams.
-    let name = ["a"; 60].concat() + "." + &["b"; 60].concat() + ".example";
-    let openssl = [
-        "s_client",
-        "-dtls1_2",
-        "-quiet",
-        "-connect",
-        &connect,
-        "-mtu",
-        "256",
-        "-servername",
-        &name,
-        "-psk_identity",
-        "alice",
-        "-psk",
-        KEY_HEX,
-    ];
-    let (found, seen) = run("openssl", &words(&openssl, &[]), "hello over there");
-    assert!(found, "openssl: {seen}");
+    let name = long_name();
+    openssl_gets_in(&connect);
     let gnutls = [
         "--udp",
         "--mtu",
@@ -169,7 +166,6 @@ fn fragments_that_are_joined_on_the_way_get_in() {
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     }
     let connect = near.local_addr().unwrap().to_string();
-    let name = ["a"; 60].concat() + "." + &["b"; 60].concat() + ".example";
     let client = OnceLock::new();
     let (client, near, far, stop) = (&client, &near, &far, &stop);
     thread::scope(|scope| {
@@ -194,24 +190,8 @@ fn fragments_that_are_joined_on_the_way_get_in() {
                 }
             }
         });
-        let arguments = [
-            "s_client",
-            "-dtls1_2",
-            "-quiet",
-            "-connect",
-            &connect,
-            "-mtu",
-            "256",
-            "-servername",
-            &name,
-            "-psk_identity",
-            "alice",
-            "-psk",
-            KEY_HEX,
-        ];
-        let (found, seen) = run("openssl", &words(&arguments, &[]), "hello over there");
-        stop.store(true, Ordering::Relaxed);
-        assert!(found, "openssl: {seen}");
+        let _stop = SetOnDrop(stop);
+        openssl_gets_in(&connect);
     });
     server.handle().shutdown(DEADLINE);
 }

@@ -8,19 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use peeloff::sctp::{SendInfo, Settings, Socket};
-use peeloff::{EndKind, EndReason, Error, OutboxLimits, Peer, PostOutcome, Timeouts};
-use support::{DEADLINE, Running, exchange};
+use peeloff::{EndKind, EndReason, Error, OutboxLimits, Peer, Timeouts};
+use support::{DEADLINE, Running, echo, exchange, expect_numbered, post_until_queued};
 
 const URL: &str = "sctp://127.0.0.1:0";
-
-/// Answers on the same stream and with the same identifier.
-fn echo(peer: &mut Peer) -> Result<(), Error> {
-    let mut message = Vec::new();
-    while peer.recv_into(&mut message)?.is_some() {
-        peer.reply(&message)?;
-    }
-    Ok(())
-}
 
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
@@ -173,27 +164,13 @@ fn output_for_a_slow_peer_arrives_in_order_once_it_reads() {
         (bound.max_messages, bound.max_bytes) = (1000, 64 << 20);
         let handler = move |peer: &mut Peer| {
             came.lock().unwrap().send(peer.sender()).unwrap();
-            support::echo(peer)
+            echo(peer)
         };
         let running = Running::with(url, |builder| builder.outbox(bound), handler);
         let mut slow = running.connect();
         let sender = arrivals.recv_timeout(DEADLINE).unwrap();
-        let (mut sent, mut queued) = (0u32, 0);
-        while queued < 50 {
-            let mut message = vec![0; 8000];
-            message[..4].copy_from_slice(&sent.to_be_bytes());
-            match sender.post(&message.into()) {
-                PostOutcome::Queued => queued += 1,
-                PostOutcome::Sent => {}
-                other => panic!("{url}: {other:?}"),
-            }
-            sent += 1;
-        }
-        let mut buffer = [0; 8000];
-        for number in 0..sent {
-            assert_eq!(slow.recv_timeout(&mut buffer, DEADLINE).unwrap(), Some(8000), "{url}");
-            assert_eq!(buffer[..4], number.to_be_bytes(), "{url}");
-        }
+        let sent = post_until_queued(&sender, 50);
+        expect_numbered(&mut slow, sent);
         exchange(&mut slow, b"and now");
     }
 }

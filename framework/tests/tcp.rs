@@ -15,7 +15,7 @@ use peeloff::{
     EndKind, EndReason, Error, Framing, Limits, OutboxLimits, Overflow, Peer, PeerIdentity, PostOutcome,
     Refusal, Scheme, ServerBuilder, TcpSettings, Timeouts, TrySendError,
 };
-use support::{DEADLINE, Running, echo, exchange};
+use support::{DEADLINE, Running, echo, exchange, expect_numbered, post_until_queued};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -259,23 +259,8 @@ fn output_for_a_slow_peer_arrives_in_order_once_it_reads() {
         let running = Running::with(url, configure, handler);
         let mut slow = running.client().tcp(settings.clone()).connect(running.url()).unwrap();
         let sender = arrivals.recv_timeout(DEADLINE).unwrap();
-        let mut queued = 0;
-        let mut sent = 0u32;
-        while queued < 500 {
-            let mut message = vec![0; 8000];
-            message[..4].copy_from_slice(&sent.to_be_bytes());
-            match sender.post(&message.into()) {
-                PostOutcome::Queued => queued += 1,
-                PostOutcome::Sent => {}
-                other => panic!("{url}: {other:?}"),
-            }
-            sent += 1;
-        }
-        let mut buffer = [0; 8000];
-        for number in 0..sent {
-            assert_eq!(slow.recv_timeout(&mut buffer, DEADLINE).unwrap(), Some(8000), "{url}");
-            assert_eq!(buffer[..4], number.to_be_bytes(), "{url}");
-        }
+        let sent = post_until_queued(&sender, 500);
+        expect_numbered(&mut slow, sent);
         // The worker waits as before.
         exchange(&mut slow, b"and now");
     }

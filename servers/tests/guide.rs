@@ -11,7 +11,8 @@ use support::{NC, Program, start_echo};
 fn the_clients_in_the_first_chapter_of_the_guide_have_their_echo() {
     let chapter = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/guide/first_server.md");
     let chapter = std::fs::read_to_string(chapter).unwrap();
-    let commands = chapter.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let section = chapter.split("## Other clients\n").nth(1).unwrap();
+    let commands = section.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
     let (_server, url) = start_echo(&["--listen", "dtls://127.0.0.1:0"]);
     let port = url.rsplit(':').next().unwrap();
     assert_eq!(commands.lines().count(), 3, "{commands}");

@@ -1,36 +1,21 @@
 //! `peeloff-nc`: what it sends and prints in both directions, and its exit codes for scripts.
 
+#[path = "support/nc_ends.rs"]
+mod nc_ends;
 mod support;
 
 use std::fs;
 use std::net::UdpSocket;
 use std::process::Stdio;
 
+use nc_ends::{all_are_served, hear_each_other, listen};
 use peeloff_certificates::Authority;
 use support::{DEADLINE, Directory, NC, Program, run, start_echo};
-
-/// Starts a listening `peeloff-nc`, and returns its address.
-fn listen(arguments: &[&str]) -> (Program, String) {
-    let mut all = vec!["-l"];
-    all.extend(arguments);
-    let mut program = Program::start(NC, &all);
-    let line = program.stderr_line("listening ");
-    (program, line.strip_prefix("listening ").unwrap().to_owned())
-}
 
 #[test]
 fn both_ends_hear_each_other() {
     for (url, options) in [("udp://127.0.0.1:0", &[][..]), ("dtls://127.0.0.1:0", &["--insecure"][..])] {
-        let (mut server, address) = listen(&[url]);
-        let mut arguments = vec!["--wait", "off", &address];
-        arguments.extend(options);
-        let mut client = Program::start(NC, &arguments);
-        client.write("from the client\n");
-        assert_eq!(server.line(), "from the client");
-        server.write("from the server\n");
-        assert_eq!(client.line(), "from the server");
-        client.signal("INT");
-        assert_eq!(client.wait().code, Some(130));
+        let server = hear_each_other(&[url], options);
         if url.starts_with("dtls") {
             // The close of the first peer ends the program.
             assert_eq!(server.wait().code, Some(0));
@@ -63,21 +48,7 @@ fn a_listener_waits_for_quiet_if_told_to() {
 
 #[test]
 fn a_listener_that_is_kept_open_serves_all_peers() {
-    let (mut server, address) = listen(&["-k", "dtls://127.0.0.1:0"]);
-    let mut clients = [(); 2].map(|()| Program::start(NC, &["--insecure", &address]));
-    for (number, client) in clients.iter_mut().enumerate() {
-        client.write(&format!("client {number}\n"));
-        assert_eq!(server.line(), format!("client {number}"));
-    }
-    server.write("to everyone\n");
-    for client in &mut clients {
-        assert_eq!(client.line(), "to everyone");
-    }
-    server.signal("TERM");
-    assert_eq!(server.wait().code, Some(143));
-    for client in clients {
-        assert_eq!(client.wait().code, Some(0));
-    }
+    all_are_served("dtls://127.0.0.1:0", &["--insecure"]);
 }
 
 #[test]
@@ -145,7 +116,7 @@ fn exit_code_3_is_an_untrusted_certificate() {
     run(NC, &[&address], "x\n").failed_with(
         "peeloff-nc",
         3,
-        "pass --ca FILE with its authority, or --insecure",
+        "pass --ca FILE with its authority, --server-name",
     );
     let (_server, address) = start_echo(&["--listen", "dtls://127.0.0.1:0", "--cert", &chain, "--key", &key]);
     run(NC, &["--ca", &other, &address], "x\n").failed_with("peeloff-nc", 3, "--ca");

@@ -1,6 +1,8 @@
 //! The servers over SCTP: with each other, with servers that report a message's parameters, and with other
 //! clients (ncat, socat, lksctp-tools).
 
+#[path = "support/nc_ends.rs"]
+mod nc_ends;
 #[path = "../../framework/tests/support/network.rs"]
 #[allow(dead_code)]
 mod network;
@@ -9,6 +11,7 @@ mod support;
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, Receiver};
 
+use nc_ends::{all_are_served, hear_each_other};
 use peeloff::sctp::MessageInfo;
 use peeloff::{Error, Identity, Peer, Server};
 use support::{DEADLINE, NC, Program, run, start_echo};
@@ -189,15 +192,7 @@ fn notifications_are_lines_on_standard_error() {
 fn both_ends_of_nc_hear_each_other() {
     for (url, options) in [("sctp://127.0.0.1:0", &[][..]), ("sctp+dtls://127.0.0.1:0", &["--insecure"][..])]
     {
-        let mut server = Program::start(NC, &["-l", url, "--stream", "3"]);
-        let address = server.stderr_line("listening ").replace("listening ", "");
-        let mut client = Program::start(NC, &[&["--wait", "off", &address], options].concat());
-        client.write("from the client\n");
-        assert_eq!(server.line(), "from the client");
-        server.write("from the server\n");
-        assert_eq!(client.line(), "from the server");
-        client.signal("INT");
-        assert_eq!(client.wait().code, Some(130));
+        let server = hear_each_other(&[url, "--stream", "3"], options);
         // The shutdown of the first peer ends the program.
         assert_eq!(server.wait().code, Some(0));
     }
@@ -206,22 +201,7 @@ fn both_ends_of_nc_hear_each_other() {
 #[test]
 #[ignore = "needs a kernel with SCTP; scripts/test runs it in one"]
 fn a_listener_that_is_kept_open_serves_all_peers() {
-    let mut server = Program::start(NC, &["-l", "-k", "sctp://127.0.0.1:0"]);
-    let address = server.stderr_line("listening ").replace("listening ", "");
-    let mut clients = [(); 2].map(|()| Program::start(NC, &[&address]));
-    for (number, client) in clients.iter_mut().enumerate() {
-        client.write(&format!("client {number}\n"));
-        assert_eq!(server.line(), format!("client {number}"));
-    }
-    server.write("to everyone\n");
-    for client in &mut clients {
-        assert_eq!(client.line(), "to everyone");
-    }
-    server.signal("TERM");
-    assert_eq!(server.wait().code, Some(143));
-    for client in clients {
-        assert_eq!(client.wait().code, Some(0));
-    }
+    all_are_served("sctp://127.0.0.1:0", &[]);
 }
 
 #[test]

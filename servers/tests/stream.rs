@@ -1,11 +1,15 @@
 //! TCP and TLS with the programs: framings, proxies, and how a conversation ends.
 
+#[path = "support/nc_ends.rs"]
+#[allow(dead_code)]
+mod nc_ends;
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
+use nc_ends::hear_each_other;
 use peeloff_certificates::Authority;
 use support::{DEADLINE, Directory, ECHO, NC, Program, run, start_echo};
 
@@ -14,13 +18,6 @@ fn dial(address: &str) -> TcpStream {
     let stream = TcpStream::connect(address.strip_prefix("tcp://").unwrap()).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream
-}
-
-/// Starts a listening `peeloff-nc`, and returns its address.
-fn listen(arguments: &[&str]) -> (Program, String) {
-    let mut program = Program::start(NC, &[&["-l"], arguments].concat());
-    let line = program.stderr_line("listening ");
-    (program, line.strip_prefix("listening ").unwrap().to_owned())
 }
 
 #[test]
@@ -71,14 +68,7 @@ fn a_stream_of_a_megabyte_comes_back_as_it_was() {
 #[test]
 fn both_ends_of_nc_hear_each_other_and_the_end_of_one() {
     for (url, options) in [("tcp://127.0.0.1:0", &[][..]), ("tls://127.0.0.1:0", &["--insecure"][..])] {
-        let (mut server, address) = listen(&[url]);
-        let mut client = Program::start(NC, &[&["--wait", "off", &address], options].concat());
-        client.write("from the client\n");
-        assert_eq!(server.line(), "from the client");
-        server.write("from the server\n");
-        assert_eq!(client.line(), "from the server");
-        client.signal("INT");
-        assert_eq!(client.wait().code, Some(130));
+        let server = hear_each_other(&[url], options);
         let ended = server.wait();
         assert_eq!(ended.code, Some(0), "{ended:?}");
     }

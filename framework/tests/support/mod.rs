@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use peeloff::{
-    Address, CaBundle, Client, Error, Handle, HandlerError, Identity, Message, Peer, PeerEvents, Sender,
-    Server, ServerBuilder, Sockets, Stats,
+    Address, CaBundle, Client, Error, Handle, HandlerError, Identity, Message, Peer, PeerEvents, PostOutcome,
+    Sender, Server, ServerBuilder, Sockets, Stats,
 };
 
 /// How long a step may take before a test fails. It is generous, for slow machines.
@@ -163,6 +163,34 @@ pub fn exchange(peer: &mut Peer, message: &[u8]) {
     peer.send(message).unwrap();
     assert_eq!(peer.recv_timeout(&mut buffer, DEADLINE).unwrap(), Some(message.len()));
     assert_eq!(&buffer[..message.len()], message);
+}
+
+/// The length of the messages of [`post_until_queued`], in bytes.
+const NUMBERED: usize = 8000;
+
+/// Posts numbered messages until `most` of them wait in the peer's outbox. Returns how many were posted.
+pub fn post_until_queued(sender: &Sender, most: u32) -> u32 {
+    let (mut posted, mut queued) = (0u32, 0);
+    while queued < most {
+        let mut message = vec![0; NUMBERED];
+        message[..4].copy_from_slice(&posted.to_be_bytes());
+        match sender.post(&message.into()) {
+            PostOutcome::Queued => queued += 1,
+            PostOutcome::Sent => {}
+            other => panic!("{other:?}"),
+        }
+        posted += 1;
+    }
+    posted
+}
+
+/// Receives the messages of [`post_until_queued`], all of them in order.
+pub fn expect_numbered(peer: &mut Peer, count: u32) {
+    let mut buffer = [0; NUMBERED];
+    for number in 0..count {
+        assert_eq!(peer.recv_timeout(&mut buffer, DEADLINE).unwrap(), Some(NUMBERED), "{number}");
+        assert_eq!(buffer[..4], number.to_be_bytes());
+    }
 }
 
 /// Checks that no retransmission timer fired although no datagram was lost. On a slow machine a handshake may
