@@ -9,7 +9,6 @@
 //! scripts/sctp-vm cargo run -p peeloff-examples --bin diameter    # on a kernel without SCTP
 //! ```
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use peeloff::sctp::{SendInfo, Settings};
@@ -51,14 +50,11 @@ fn serve(peer: &mut Peer) -> Result<(), HandlerError> {
     Ok(())
 }
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
+fn main() {
+    if let Err(error) = run() {
         // One sentence, also where the kernel has no SCTP.
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
+        eprintln!("{error}");
+        std::process::exit(1);
     }
 }
 

@@ -8,7 +8,6 @@
 //! cargo run -p peeloff-examples --bin multihoming sctp://10.0.0.1,10.0.1.1:38412
 //! ```
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use peeloff::sctp::{Notification, NotificationKind};
@@ -22,14 +21,11 @@ fn echo(peer: &mut Peer) -> Result<(), Error> {
     Ok(())
 }
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
+fn main() {
+    if let Err(error) = run() {
         // One sentence, also where the kernel has no SCTP.
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
+        eprintln!("{error}");
+        std::process::exit(1);
     }
 }
 
