@@ -153,7 +153,8 @@ pub struct Pair {
 
 impl Pair {
     /// Describes an anonymous peer of this protocol, with the address 192.0.2.1:50000, at a server with default
-    /// settings and the address 198.51.100.1:4433.
+    /// settings and the address 198.51.100.1:4433. [`addresses`](Self::addresses) sets others, for tests in which several
+    /// peers meet.
     pub fn new(scheme: Scheme) -> Self {
         let cipher = match scheme {
             Scheme::Tls | Scheme::SctpTls => Some("TLS_AES_256_GCM_SHA384"),
