@@ -116,7 +116,7 @@ fn exit_code_3_is_an_untrusted_certificate() {
     run(NC, &[&address], "x\n").failed_with(
         "peeloff-nc",
         3,
-        "pass --ca FILE with its authority, --server-name",
+        "pass --ca FILE with its authority, or --insecure",
     );
     let (_server, address) = start_echo(&["--listen", "dtls://127.0.0.1:0", "--cert", &chain, "--key", &key]);
     run(NC, &["--ca", &other, &address], "x\n").failed_with("peeloff-nc", 3, "--ca");
