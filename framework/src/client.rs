@@ -289,6 +289,9 @@ impl Client {
         {
             return Err(IdentityError::BadServerName { name: name.clone() }.into());
         }
+        if address.port == 0 {
+            return Err(AddressError::PortZero(address.to_string()).into());
+        }
         let found = address.resolve()?;
         if address.scheme.is_sctp() && !address.alternates.is_empty() {
             return self.connect_sctp(address, &found);

@@ -37,6 +37,7 @@
 //!   for a monitoring system.
 //! * [`Client`] connects to a server.
 //! * [`testing`] has peers over memory, to test handlers without a network.
+//! * [`guide`] is a guide in nine chapters, which begins with [your first server](guide::first_server).
 //!
 //! The same handler serves `udp://`, `dtls://`, `tcp://`, `tls://`, `sctp://`, `sctp+tls://` and `sctp+dtls://`
 //! ([`Scheme`]). On TCP, [`Framing`] defines what a message is. Features that only SCTP has are in [`sctp`] and

@@ -77,6 +77,9 @@ pub enum AddressError {
         /// The host in it.
         host: String,
     },
+    /// A client is to connect to port 0, which only a listener may have.
+    #[error("{0} has port 0, which only a listener may have: write the port on which the server listens")]
+    PortZero(String),
     /// A user name or a password precedes an `@`.
     #[error("{0} has a user name, which has no meaning here: remove everything up to the @")]
     UserInfo(String),

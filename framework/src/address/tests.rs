@@ -217,6 +217,12 @@ fn start_and_connect_fail_for_a_text_that_is_no_address() {
     let error = crate::Client::builder().connect("dtls://localhost").unwrap_err();
     assert!(matches!(error, crate::ConnectError::Address(AddressError::MissingPort { .. })), "{error}");
     assert!(error.to_string().contains("dtls://localhost has no port"), "{error}");
+
+    let error = crate::Client::builder().connect("dtls://localhost:0").unwrap_err();
+    assert!(
+        error.to_string().contains("dtls://localhost:0 has port 0, which only a listener may have"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -16,14 +16,14 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// The input has no PEM certificate.
-    #[error("{place} holds no PEM certificate; it must have a BEGIN CERTIFICATE block")]
+    #[error("{place} holds no PEM certificate; it must have an undamaged BEGIN CERTIFICATE block")]
     NoCertificate {
         /// The file, or "the certificate chain".
         place: String,
     },
     /// The input has no PEM private key.
     #[error(
-        "{place} holds no PEM private key; it must have a BEGIN PRIVATE KEY or BEGIN ENCRYPTED PRIVATE KEY block"
+        "{place} holds no PEM private key; it must have an undamaged BEGIN PRIVATE KEY or BEGIN ENCRYPTED PRIVATE KEY block"
     )]
     NoKey {
         /// The file, or "the key".
