@@ -151,10 +151,11 @@ fn perform<S: Scenario>(scenario: &S) -> Result<bool, Box<dyn Error>> {
     let threads = usize::from(common.client_threads) + 2;
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     let stop = Stop::on_signals()?;
-    let target = match &common.target {
+    let mut target = match &common.target {
         Some(address) => Target::running(address, common.pid)?,
         None => Target::start(scenario.role(), common.scheme.as_str(), &common)?,
     };
+    target.watch(stop.clone());
     let mut report = Report::new(S::NAME, &target.address.to_string());
     if common.target.is_none() {
         report.target = format!("peeloff, {}", common.scheme);
@@ -182,7 +183,9 @@ fn perform<S: Scenario>(scenario: &S) -> Result<bool, Box<dyn Error>> {
     report.option(pinned, pin);
     report.option("client threads", common.client_threads);
     let mut bench = Bench { common, target, report, stop };
-    scenario.run(&mut bench)?;
+    let run = scenario.run(&mut bench);
+    bench.target.check()?;
+    run?;
     let Bench { common, mut report, stop, .. } = bench;
     report.interrupted = stop.wanted();
     if common.floor && report.rows.iter().all(|row| row.floor.is_none()) {

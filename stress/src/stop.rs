@@ -1,11 +1,11 @@
-//! Lets the user end a run early.
+//! Lets a run end early: because the user wants it, or because its server has ended.
 
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Whether the user wants to end the run. The first Ctrl-C or SIGTERM ends it with a report, the second one
+/// Whether the run must end. The first Ctrl-C or SIGTERM ends it with a report, the second one
 /// without.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<AtomicBool>);
@@ -18,6 +18,11 @@ impl Stop {
             signal_hook::flag::register(signal, Arc::clone(&stop.0))?;
         }
         Ok(stop)
+    }
+
+    /// Ends the run.
+    pub(crate) fn end(&self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 
     /// Returns whether the run must end now.

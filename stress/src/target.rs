@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 
 use peeloff::Address;
 
@@ -15,6 +15,7 @@ use crate::outside::Usage;
 use crate::role::{self, Serve, Sockets, until_stdin_ends};
 pub use crate::role::{Role, Serving};
 use crate::secure::Auth;
+use crate::stop::Stop;
 use crate::{bare, floor, product, secure};
 
 /// Runs another role instead of the scenario if the arguments say so. Returns none if they do not.
@@ -68,6 +69,8 @@ pub struct Target {
     /// Its process ID, if known.
     pub pid: Option<u32>,
     child: Option<Child>,
+    /// The rest of the output of a server that was started here, which ends when the server does.
+    output: Option<BufReader<ChildStdout>>,
 }
 
 impl Target {
@@ -82,7 +85,7 @@ impl Target {
             Usage::of(pid)
                 .map_err(|why| format!("process {pid} cannot be read in /proc ({why}); check --pid"))?;
         }
-        Ok(Self { address: address.clone(), socket, pid, child: None })
+        Ok(Self { address: address.clone(), socket, pid, child: None, output: None })
     }
 
     /// Starts this binary in a role, as a server on loopback at a port that the kernel chooses.
@@ -102,7 +105,8 @@ impl Target {
             None => format!("the server cannot be started: {why}"),
         })?;
         let mut line = String::new();
-        BufReader::new(child.stdout.take().ok_or("the server has no output")?).read_line(&mut line)?;
+        let mut output = BufReader::new(child.stdout.take().ok_or("the server has no output")?);
+        output.read_line(&mut line)?;
         let address: Option<Address> =
             line.strip_prefix("listening ").and_then(|url| url.trim().parse().ok());
         let Some(address) = address else {
@@ -113,7 +117,30 @@ impl Target {
             return Err(format!("the server for {scheme} did not start: {}", why.trim()).into());
         };
         let socket = address.resolve()?[0];
-        Ok(Self { address, socket, pid: Some(child.id()), child: Some(child) })
+        Ok(Self { address, socket, pid: Some(child.id()), child: Some(child), output: Some(output) })
+    }
+
+    /// Ends the run if the server ends, so that clients do not go on without it.
+    pub fn watch(&mut self, stop: Stop) {
+        if let Some(mut output) = self.output.take() {
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut output, &mut std::io::sink());
+                stop.end();
+            });
+        }
+    }
+
+    /// Checks that the server still runs, if it was started here.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if its process has ended.
+    pub fn check(&mut self) -> Result<(), Box<dyn Error>> {
+        let Some(child) = &mut self.child else { return Ok(()) };
+        match child.try_wait()? {
+            Some(status) => Err(format!("the server (process {}) has ended: {status}", child.id()).into()),
+            None => Ok(()),
+        }
     }
 
     /// Returns what the server has used so far, or none if its process is not known.

@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use common::{WAYS, assert_whole, refusal, report, run, value};
 use peeloff_stress::report::Report;
@@ -112,15 +112,36 @@ fn an_interrupted_run_still_reports() {
     let arguments = ["--scheme", "udp", "--peers", "3", "--duration", "1h", "--json", "-", "--quiet"];
     let child = Command::new(IDLE).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
     // Once its peers are connected it is quiet. By then the server has a thread for each of them.
-    let pid = child.id();
-    let children = || fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    let threads = |pid: &str| fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
-    while children().split_whitespace().map(threads).max().unwrap_or(0) < 5 {
-        std::thread::yield_now();
-    }
-    assert!(Command::new("kill").args(["-INT", &pid.to_string()]).status().unwrap().success());
+    server_of(&child);
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success());
     let report: Report = serde_json::from_slice(&output.stdout).unwrap();
     assert!(report.interrupted);
+}
+
+#[test]
+fn a_run_whose_server_has_ended_ends_too_and_says_so() {
+    let mut command = Command::new(CHURN);
+    command.args(["--duration", "1h", "--warm-up", "1000000", "--rate", "50"]);
+    let churn = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let server = server_of(&churn);
+    assert!(Command::new("kill").args(["-KILL", &server]).status().unwrap().success());
+    let output = churn.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("has ended: signal: 9"), "{errors}");
+}
+
+/// Returns the process ID of the server of a run, as soon as the server has threads for peers.
+fn server_of(run: &Child) -> String {
+    let children = format!("/proc/{0}/task/{0}/children", run.id());
+    let threads = |pid: &str| fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    loop {
+        let children = fs::read_to_string(&children).unwrap_or_default();
+        if let Some(server) = children.split_whitespace().find(|pid| threads(pid) >= 5) {
+            return server.to_owned();
+        }
+        std::thread::yield_now();
+    }
 }
