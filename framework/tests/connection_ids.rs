@@ -23,7 +23,21 @@ fn ids(length: usize) -> ConnectionIds {
 
 /// Starts an echo server that gives connection IDs of this length.
 fn serve(length: usize) -> Running {
-    Running::echo_with("dtls://127.0.0.1:0", |builder| builder.connection_ids(ids(length)))
+    serve_at("dtls://127.0.0.1:0", length)
+}
+
+fn serve_at(url: &str, length: usize) -> Running {
+    Running::echo_with(url, |builder| builder.connection_ids(ids(length)))
+}
+
+/// Waits until the server has followed clients this many times. The client answers the server's challenge while it
+/// waits for a message; there is none.
+fn until_followed(running: &Running, client: &mut Peer, times: u64) {
+    until("the peer is followed", || {
+        let none = client.recv_timeout(&mut [0; 1000], Duration::from_millis(5));
+        assert!(matches!(none, Err(Error::TimedOut)), "{none:?}");
+        (running.stats().addresses_changed == times).then_some(())
+    });
 }
 
 /// Makes a client behind a translator (NAT), which requests no connection ID for itself.
@@ -46,12 +60,7 @@ fn a_client_that_changes_its_port_stays_the_same_peer() {
             peer.change_port().unwrap();
             assert_ne!(peer.local_address(), before);
             exchange(&mut peer, &message);
-            // The client answers the challenge while it waits for a message.
-            assert!(matches!(
-                peer.recv_timeout(&mut [0; 700], Duration::from_millis(50)),
-                Err(Error::TimedOut)
-            ));
-            running.until("the address is validated", |stats| stats.addresses_changed == round);
+            until_followed(&running, &mut peer, round);
             exchange(&mut peer, &message);
         }
         let stats = running.stats();
@@ -73,8 +82,7 @@ fn a_client_is_followed_on_wildcard_listeners_and_on_ipv6() {
         for round in 1..=3 {
             peer.change_port().unwrap();
             exchange(&mut peer, &[2; 100]);
-            let _ = peer.recv_timeout(&mut [0; 200], Duration::from_millis(50));
-            running.until("the peer is followed", |stats| stats.addresses_changed == round);
+            until_followed(&running, &mut peer, round);
             exchange(&mut peer, &[3; 100]);
         }
         assert_eq!((running.stats().opened, running.stats().peers), (1, 1), "{listen}");
@@ -89,8 +97,7 @@ fn a_client_that_moved_may_begin_anew_from_its_new_address() {
     exchange(&mut client, &[1; 100]);
     nat.rebind(0);
     exchange(&mut client, &[2; 100]);
-    let _ = client.recv_timeout(&mut [0; 200], Duration::from_millis(50));
-    running.until("the peer is followed", |stats| stats.addresses_changed == 1);
+    until_followed(&running, &mut client, 1);
     // The client has ended without a close_notify, and another one has its address.
     nat.cut(true);
     let sent = nat.passed().len();
@@ -265,7 +272,8 @@ fn a_peer_is_followed_through_loss_and_reordering() {
 
 #[test]
 fn a_peer_may_have_the_address_that_another_one_has_left() {
-    let running = serve(8);
+    // No other test uses this address, so a port that was left stays free.
+    let running = serve_at("dtls://127.0.77.11:0", 8);
     let (mut one, mut other) = (Nat::to(running.address()), Nat::to(running.address()));
     let (mut first, mut second) = (behind(&running, &one), behind(&running, &other));
     let message = [3; 100];
@@ -274,13 +282,12 @@ fn a_peer_may_have_the_address_that_another_one_has_left() {
     let ports = [one.source().port(), other.source().port()];
     // The second client leaves its port without sending anything, so the server does not know.
     other.rebind(0);
-    until("the port is free", || UdpSocket::bind(("127.0.0.1", ports[1])).ok());
+    until("the port is free", || UdpSocket::bind((running.address().ip(), ports[1])).ok());
     one.rebind(ports[1]);
     for changed in 1..=2 {
         let peer = if changed == 1 { &mut first } else { &mut second };
         exchange(peer, &message);
-        let _ = peer.recv_timeout(&mut [0; 200], Duration::from_millis(50));
-        running.until("the peer is followed", |stats| stats.addresses_changed == changed);
+        until_followed(&running, peer, changed);
         exchange(peer, &message);
     }
     exchange(&mut first, &message);
@@ -292,7 +299,8 @@ fn a_peer_may_have_the_address_that_another_one_has_left() {
 
 #[test]
 fn a_peer_that_answers_from_an_address_has_it_though_one_without_a_connection_id_had() {
-    let running = serve(8);
+    // No other test uses this address, so a port that was left stays free.
+    let running = serve_at("dtls://127.0.77.12:0", 8);
     let (mut one, mut other) = (Nat::to(running.address()), Nat::to(running.address()));
     let mut first = behind(&running, &one);
     let address = Address::from_socket(Scheme::Dtls, other.address());
@@ -303,11 +311,10 @@ fn a_peer_that_answers_from_an_address_has_it_though_one_without_a_connection_id
     let port = other.source().port();
     // The second client is lost behind its translator, and the server does not know.
     other.rebind(0);
-    until("the port is free", || UdpSocket::bind(("127.0.0.1", port)).ok());
+    until("the port is free", || UdpSocket::bind((running.address().ip(), port)).ok());
     one.rebind(port);
     exchange(&mut first, &message);
-    let _ = first.recv_timeout(&mut [0; 200], Duration::from_millis(50));
-    running.until("the first is followed", |stats| stats.addresses_changed == 1);
+    until_followed(&running, &mut first, 1);
     exchange(&mut first, &message);
     let stats = running.stats();
     assert_eq!((stats.opened, stats.peers, stats.address_changes_refused), (2, 2, 0), "{stats:?}");
@@ -328,11 +335,13 @@ fn a_crowd_changes_its_ports_at_once() {
         exchange(peer, &[9; 100]);
     }
     // Clients that have not had a challenge to answer yet answer one now.
-    for peer in &mut crowd {
-        let _ = peer.recv_timeout(&mut [0; 200], Duration::from_millis(1));
-        exchange(peer, &[9; 100]);
-    }
-    let stats = running.until("all are followed", |stats| stats.addresses_changed == u64::from(count));
+    let stats = until("all are followed", || {
+        for peer in &mut crowd {
+            let _ = peer.recv_timeout(&mut [0; 200], Duration::from_millis(1));
+        }
+        Some(running.stats()).filter(|stats| stats.addresses_changed == u64::from(count))
+    });
+    crowd.iter_mut().for_each(|peer| exchange(peer, &[9; 100]));
     assert_eq!((stats.opened, stats.peers), (u64::from(count), u64::from(count)));
     drop(crowd);
     running.until("all have left", |stats| stats.peers == 0);

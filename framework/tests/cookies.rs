@@ -100,20 +100,23 @@ fn the_previous_secrets_cookie_is_accepted_and_an_older_one_is_refused() {
 fn honest_clients_get_in_while_the_secret_changes() {
     let mut timeouts = Timeouts::default();
     timeouts.cookie_period = Duration::from_secs(1);
-    let running = Running::echo_with("dtls://127.0.0.1:0", |builder| builder.timeouts(timeouts));
+    let running = Running::echo_with("dtls://127.0.0.1:0", |builder| builder.timeouts(timeouts.clone()));
     let watch = Stranger::new(HOME, running.address());
     let client = running.client();
-    let (mut cookie, mut secrets, mut connected) = (watch.challenge(), 1, 0);
-    let began = Instant::now();
-    while began.elapsed() < Duration::from_millis(3500) {
+    let (mut cookie, mut secrets, mut connected, mut longest) = (watch.challenge(), 1, 0, Duration::ZERO);
+    until("a few new secrets", || {
+        let began = Instant::now();
         let mut peer = client.connect(running.url()).unwrap();
+        longest = longest.max(began.elapsed());
         exchange(&mut peer, b"x");
         connected += 1;
         let now = watch.challenge();
         secrets += u32::from(now != cookie);
         cookie = now;
-    }
+        (secrets > 3).then_some(())
+    });
     let stats = running.stats();
-    assert!(secrets > 3, "{secrets} secrets in {:?}", began.elapsed());
-    assert_eq!((stats.handshakes, stats.cookies_refused), (connected, 0));
+    // If the machine stops for a period, a cookie may rightly be too old.
+    let too_old = if longest < timeouts.cookie_period { 0 } else { stats.cookies_refused };
+    assert_eq!((stats.handshakes, stats.cookies_refused), (connected, too_old));
 }

@@ -99,9 +99,10 @@ fn an_empty_datagram_is_not_the_end_of_a_peer() {
     let relay = Relay::to(running.address());
     let mut client = running.client().connect(Address::from_socket(Scheme::Dtls, relay.address())).unwrap();
     let worker = workers.recv_timeout(DEADLINE).unwrap();
-    for round in 1..=3 {
+    for _ in 1..=3 {
+        let before = running.stats().records_dropped;
         relay.inject(b"");
-        running.until("the datagram is seen", |stats| stats.records_dropped == round);
+        running.until("the datagram is seen", |stats| stats.records_dropped > before);
         exchange(&mut client, b"still here");
     }
     // The empty datagram does not change how the thread waits either: it still waits in reads.

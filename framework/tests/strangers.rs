@@ -38,10 +38,11 @@ fn two_hundred_thousand_strangers_leave_nothing_behind() {
     let mut live = child.connect();
     // The first peers allocate what is allocated only once.
     ask(server, 0..AT_ONCE);
-    let answered = u64::from(1 + AT_ONCE);
-    child.until("all are counted", |stats| stats.get("hello_verify_requests") == answered);
+    let least = u64::from(1 + AT_ONCE);
+    // On a busy machine, the first client may have sent its hello twice.
+    let stats = child.until("all are counted", |stats| stats.get("hello_verify_requests") >= least);
+    let answered = stats.get("hello_verify_requests");
     let before = child.usage();
-    let others = child.threads_besides_loops();
 
     let over = AtomicBool::new(false);
     let exchanges = thread::scope(|scope| {
@@ -66,11 +67,13 @@ fn two_hundred_thousand_strangers_leave_nothing_behind() {
     let stats = child.until("all are counted", |stats| stats.get("hello_verify_requests") >= answered);
     assert_eq!(stats.get("hello_verify_requests"), answered, "each was answered once");
     assert_eq!((stats.get("peers"), stats.get("half_open"), stats.get("opened")), (1, 0, 1));
-    let after = child.usage();
-    assert_eq!(after.get("fds"), before.get("fds"));
-    // On a busy machine, spare threads of the loops may have started or ended. Their number has a bound of its own.
-    until("the other threads are as many as before", || {
-        (child.threads_besides_loops() == others).then_some(())
+    // On a busy machine, spare threads of the loops may have started. Their number has a bound of its own.
+    let after = until("descriptors and other threads are as many as before", || {
+        let after = child.usage();
+        ["fds", "threads_besides_loops"]
+            .iter()
+            .all(|name| after.get(name) <= before.get(name))
+            .then_some(after)
     });
     child::assert_memory(&before, &after, MORE_MEMORY);
 }
@@ -107,8 +110,13 @@ fn anything_else_from_a_stranger_gets_silence_and_ends_nothing() {
     for _ in 0..3 {
         exchange(&mut live, b"before");
     }
-    // These are two hellos, the last flight, and three messages.
+    // These are two hellos, the last flight, and three messages. On a busy machine, the client may have sent hellos
+    // again.
+    let is_hello =
+        |datagram: &[u8], number| datagram[0] == 22 && datagram[13] == 1 && datagram[13 + 5] == number;
     let recorded = until("what the client sent", || Some(relay.passed()).filter(|all| all.len() >= 6));
+    let challenged = recorded.iter().filter(|datagram| is_hello(datagram, 0)).count() as u64;
+    let with_a_cookie = recorded.iter().filter(|datagram| is_hello(datagram, 1)).count() as u64;
 
     let stranger = Stranger::new([127, 0, 0, 77], server);
     let hello = stranger.hello(&[]);
@@ -152,7 +160,7 @@ fn anything_else_from_a_stranger_gets_silence_and_ends_nothing() {
     ];
     nuisances.extend((0..hello.len()).map(|len| hello[..len].to_vec()));
     // All recorded datagrams except the first hello, which anybody may send.
-    nuisances.extend_from_slice(&recorded[1..]);
+    nuisances.extend(recorded.into_iter().filter(|datagram| !is_hello(datagram, 0)));
 
     let counted = || {
         let stats = running.stats();
@@ -168,10 +176,10 @@ fn anything_else_from_a_stranger_gets_silence_and_ends_nothing() {
         }
     }
     exchange(&mut live, b"after");
-    let answered = 1 + nuisances.len() as u64;
+    let answered = challenged + nuisances.len() as u64;
     let stats = running.until("the last answer is counted", |stats| stats.hello_verify_requests >= answered);
     assert_eq!(stats.hello_verify_requests, answered);
-    assert_eq!((stats.hellos_too_short, stats.cookies_refused), (1, 1));
+    assert_eq!((stats.hellos_too_short, stats.cookies_refused), (1, with_a_cookie));
     assert_eq!((stats.peers, stats.half_open, stats.opened), (1, 0, 1));
     assert_eq!(stats.workers, u64::from(!COMBINATION.loops));
     assert_eq!(stats.ended_total(), 0);

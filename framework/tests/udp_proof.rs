@@ -3,8 +3,8 @@
 mod support;
 
 use std::net::UdpSocket;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 
 use peeloff::{Error, Peer, PostOutcome, TrySendError};
 use support::{DEADLINE, Running};
@@ -12,9 +12,9 @@ use support::{DEADLINE, Running};
 /// The size of the headers of IPv4 and UDP, in bytes.
 const HEADERS: usize = 28;
 
-/// Answers one message many times and with every way to send, and reports the result of each. Then sends the
-/// token, if one is still needed.
-fn flood(peer: &mut Peer) -> Result<(), Error> {
+/// Sends the token, if one is still needed. Then answers one message many times and with every way to send, checks
+/// the result of each, and calls `answered`.
+fn flood(peer: &mut Peer, answered: impl Fn()) -> Result<(), Error> {
     let mut buffer = [0; 2048];
     while peer.recv(&mut buffer)?.is_some() {
         // The token fits into the budget of the shortest message.
@@ -39,6 +39,7 @@ fn flood(peer: &mut Peer) -> Result<(), Error> {
         if !unproven {
             peer.send(b"end")?;
         }
+        answered();
     }
     Ok(())
 }
@@ -46,7 +47,10 @@ fn flood(peer: &mut Peer) -> Result<(), Error> {
 #[test]
 fn a_source_gets_three_times_what_it_sent_until_it_returned_the_token() {
     for url in ["udp://127.0.0.1:0", "udp://[::1]:0"] {
-        let running = Running::with(url, |builder| builder.udp_proof(true), flood);
+        let (tell, told) = channel();
+        let tell = Mutex::new(tell);
+        let handler = move |peer: &mut Peer| flood(peer, || tell.lock().unwrap().send(()).unwrap());
+        let running = Running::with(url, |builder| builder.udp_proof(true), handler);
         let socket = UdpSocket::bind((running.address().ip(), 0)).unwrap();
         socket.connect(running.address()).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -59,12 +63,12 @@ fn a_source_gets_three_times_what_it_sent_until_it_returned_the_token() {
             let length = socket.recv(&mut buffer).unwrap();
             token = buffer[..length].to_vec();
             came += length + headers;
-            // When nothing more arrives, everything that the server sends has left.
-            socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            told.recv_timeout(DEADLINE).expect("everything is sent");
+            socket.set_nonblocking(true).unwrap();
             while let Ok(length) = socket.recv(&mut buffer) {
                 came += length + headers;
             }
-            socket.set_read_timeout(Some(DEADLINE)).unwrap();
+            socket.set_nonblocking(false).unwrap();
             assert!(came <= 3 * sent, "{url}: {came} bytes for {sent}");
         }
         // The server used its budget.

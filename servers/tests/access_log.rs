@@ -13,6 +13,7 @@ use serde_json::Value;
 use support::{DEADLINE, Directory, ECHO, NC, Program, run, start_echo};
 
 const TCP: [&str; 2] = ["--listen", "tcp://127.0.0.1:0"];
+const STATS: [&str; 2] = ["--stats-interval", "20ms"];
 
 fn start(arguments: &[&str]) -> (Program, String) {
     start_echo(&[&TCP, arguments].concat())
@@ -37,6 +38,11 @@ fn wait_for(path: &str, wanted: impl Fn(&str) -> bool) -> String {
         assert!(Instant::now() < give_up, "{path} has {text:?}");
         std::thread::yield_now();
     }
+}
+
+/// Waits until this many peers have left a server with [`STATS`]. Their lines are in its logs by then.
+fn wait_for_leavers(server: &mut Program, count: u32) {
+    while !server.stderr_line(" stats ").contains(&format!(" ended_closed_by_peer={count} ")) {}
 }
 
 fn has_lines(count: usize) -> impl Fn(&str) -> bool {
@@ -115,7 +121,7 @@ fn a_hangup_opens_the_file_again_and_the_configuration_can_turn_it_off_and_on() 
     // The path is relative to the folder of the configuration file.
     let on = "access-log = \"access.log\"\n".to_owned();
     let config = write(&on);
-    let (mut server, address) = start_echo(&["--config", &config]);
+    let (mut server, address) = start_echo(&[&["--config", &config], &STATS[..]].concat());
     let reload = |server: &mut Program| {
         server.signal("HUP");
         server.stderr_line("reloaded")
@@ -131,6 +137,7 @@ fn a_hangup_opens_the_file_again_and_the_configuration_can_turn_it_off_and_on() 
     let line = reload(&mut server);
     assert!(line.contains("in_effect=\"access-log\""), "{line}");
     let third = visit(&address);
+    wait_for_leavers(&mut server, 3);
     write(&on);
     reload(&mut server);
     let fourth = visit(&address);
@@ -165,8 +172,9 @@ fn levels_by_target_change_at_a_hangup() {
         files.file("echo.toml", format!("listen = \"tcp://127.0.0.1:0\"\n[logging]\nlog = \"{filter}\"\n"))
     };
     let config = write("info");
-    let (mut server, address) = start_echo(&["--config", &config]);
+    let (mut server, address) = start_echo(&[&["--config", &config], &STATS[..]].concat());
     visit(&address);
+    wait_for_leavers(&mut server, 1);
     write("warn,peeloff::access=debug,peeloff_servers=info");
     server.signal("HUP");
     server.stderr_line("reloaded");

@@ -16,7 +16,7 @@ fn honest_peers_are_served_in_a_flood_that_is_answered() {
     let flood = ["--rate", "500", "--sources", "8", "--floor"];
     let report = report(FLOOD, &[&HONEST[..], &flood].concat());
     assert_eq!(value(&report, "newcomers that got in"), 3.0);
-    assert!(value(&report, "datagrams of strangers") >= 100.0);
+    assert!(value(&report, "datagrams of strangers") > 0.0);
     assert!(value(&report, "of them answered") > 0.0);
     assert!(value(&report, "hellos answered per second of server CPU") > 0.0);
     assert_whole(&report);

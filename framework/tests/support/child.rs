@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use peeloff::{Address, Client, Peer};
 
-use super::support::{DEADLINE, Running, exchange, open_fds, threads, until};
+use super::support::{DEADLINE, Running, exchange, open_fds, until};
 
 /// Set in the process of the server.
 const ROLE: &str = "PEELOFF_TEST_CHILD";
@@ -66,15 +66,9 @@ impl Child {
         Numbers::parse(&self.ask("stats"))
     }
 
-    /// Returns the resources of the process: `fds`, `threads`, and `rss` in bytes.
+    /// Returns the resources of the process: `fds`, `threads_besides_loops`, and `rss` in bytes.
     pub fn usage(&mut self) -> Numbers {
         Numbers::parse(&self.ask("usage"))
-    }
-
-    /// Returns the number of threads of the process that do not belong to event loops.
-    pub fn threads_besides_loops(&mut self) -> u64 {
-        let loops = self.stats().get("loop_threads");
-        self.usage().get("threads").saturating_sub(loops)
     }
 
     /// Waits until the counters are as wanted.
@@ -169,13 +163,20 @@ pub fn serve(running: &Running, mut other: impl FnMut(&str) -> String) {
             "stats" => line(running.stats().entries().map(|entry| (entry.to_string(), entry.value))),
             "usage" => line([
                 ("fds".to_owned(), open_fds() as u64),
-                ("threads".to_owned(), threads() as u64),
+                ("threads_besides_loops".to_owned(), threads_besides_loops()),
                 ("rss".to_owned(), status("VmRSS")),
             ]),
             command => other(command),
         };
         println!("{ANSWER}{answer}");
     }
+}
+
+/// Returns the number of this process's threads that do not belong to event loops.
+fn threads_besides_loops() -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok());
+    names.filter(|name| !name.starts_with("peeloff-l")).count() as u64
 }
 
 /// Returns a size from this process's /proc/self/status, in bytes.

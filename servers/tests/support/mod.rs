@@ -152,7 +152,7 @@ impl Program {
         };
         let give_up = Instant::now() + DEADLINE;
         loop {
-            let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+            let status = self.status();
             let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
             let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
             if mask & 1 << (bit - 1) != 0 {
@@ -163,13 +163,21 @@ impl Program {
         }
     }
 
+    /// Returns whether the program has ended and has not been waited for.
+    pub fn has_ended(&self) -> bool {
+        self.status().contains("State:\tZ")
+    }
+
+    /// Returns the text of proc_pid_status(5).
+    fn status(&self) -> String {
+        fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default()
+    }
+
     /// Returns whether signals are pending (`ShdPnd` in proc_pid_status(5)); false if the program has ended.
     fn has_pending_signals(&self) -> bool {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        let status = status.unwrap_or_default();
+        let status = self.status();
         let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
-        let ended = status.contains("State:\tZ");
-        !ended && pending.is_some_and(|mask| mask.trim().bytes().any(|digit| digit != b'0'))
+        !self.has_ended() && pending.is_some_and(|mask| mask.trim().bytes().any(|digit| digit != b'0'))
     }
 
     /// Returns the program's process ID.
@@ -288,11 +296,17 @@ pub fn start_chat(arguments: &[&str]) -> (Program, Vec<String>) {
     (server, addresses)
 }
 
-/// Runs a program with this input until it has ended.
+/// Runs a program with this input until it has ended. A client's input stays open until the last line of it has come
+/// back or the client has ended: after the end of its input, a client waits for an answer for a second only, which may
+/// be too short on a busy machine.
 pub fn run(program: &str, arguments: &[&str], input: &str) -> Ended {
+    let is_client = program == NC && !arguments.contains(&"--wait");
     let mut program = Program::start(program, arguments);
-    if !input.is_empty() {
-        program.write(input);
+    let stdin = program.stdin.as_mut().expect("standard input is open");
+    // The program may have failed already.
+    let _ = stdin.write_all(input.as_bytes());
+    if let (true, Some(last)) = (is_client, input.lines().last()) {
+        while program.stdout.line().is_some_and(|line| line != last) {}
     }
     program.finish()
 }

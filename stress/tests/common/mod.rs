@@ -17,9 +17,10 @@ pub fn run(program: &str, arguments: &[&str]) -> Output {
     Command::new(program).args(arguments).output().unwrap()
 }
 
-/// Returns the report of a run, which must succeed.
+/// Returns the report of a run, which must succeed. On a busy machine, answers and connections take their time.
 pub fn report(program: &str, arguments: &[&str]) -> Report {
-    let output = run(program, &[arguments, &["--json", "-", "--quiet"]].concat());
+    let always = ["--answer", "30s", "--patience", "60s", "--json", "-", "--quiet"];
+    let output = run(program, &[arguments, &always].concat());
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");
     serde_json::from_slice(&output.stdout).unwrap()
