@@ -25,7 +25,7 @@ fn listen(peer: &mut Peer) -> Result<(), Error> {
 /// Sends without a pause until the association has ended or `what` returns.
 fn while_it_talks(running: &Running, what: impl FnOnce()) {
     let over = AtomicBool::new(false);
-    let mut peer = running.connect();
+    let mut peer = running.connect_in_time();
     std::thread::scope(|scope| {
         let over = &over;
         scope.spawn(move || {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peeloff::{Client, EndKind, HandlerError, Peer, Timeouts};
-use support::{DEADLINE, Running, until};
+use support::{DEADLINE, Running, SLOWNESS, until};
 
 /// How the association ends, and what the handler does meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,8 +103,10 @@ fn end_of(scheme: &str, act: Act, expected: &str) -> String {
     let (go_on, waits) = channel();
     let handler = Obedient { heard: Mutex::new(heard), go_on: Arc::new(Mutex::new(waits)) };
     let mut timeouts = Timeouts::default();
-    timeouts.idle = (expected == "idle").then_some(Duration::from_secs(1));
-    timeouts.lifetime = (expected == "lifetime").then_some(Duration::from_secs(1));
+    // The peer connects and gets its answer in less time than that.
+    let time = Duration::from_secs(1) * (*SLOWNESS).min(5);
+    timeouts.idle = (expected == "idle").then_some(time);
+    timeouts.lifetime = (expected == "lifetime").then_some(time);
     let url = format!("{scheme}://127.0.0.1:0");
     let running = Running::with(&url, |builder| builder.timeouts(timeouts), handler);
     let wait = || hears.recv_timeout(DEADLINE).unwrap();

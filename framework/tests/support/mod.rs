@@ -141,6 +141,13 @@ impl Running {
         self.client().connect(self.url()).unwrap()
     }
 
+    /// Connects a client to a server whose peers have a short lifetime. On a busy machine, a handshake may take longer
+    /// than that.
+    pub fn connect_in_time(&self) -> Peer {
+        let client = self.client().timeout(Duration::from_secs(5));
+        until("a handshake within the lifetime", || client.connect(self.url()).ok())
+    }
+
     /// Waits until the counters are as wanted.
     pub fn until(&self, what: &str, wanted: impl Fn(&Stats) -> bool) -> Stats {
         let look = || Some(self.stats()).filter(|stats| wanted(stats));
