@@ -26,8 +26,6 @@ const CLOCK: &str = "PEELOFF_TEST_CLOCK";
 const MESSAGE_TYPE_AT: usize = 13;
 const SERVER_HELLO: u8 = 2;
 const HOUR: Duration = Duration::from_secs(3600);
-/// A flight is sent again after one second, and again two seconds later.
-const SECONDS: Duration = Duration::from_secs(8);
 
 #[test]
 fn the_wall_clock_may_jump_during_a_handshake_and_after_it() {
@@ -73,11 +71,9 @@ fn under_a_clock_that_jumps() {
         let mut new = thread::scope(|scope| {
             let connecting = scope.spawn(|| running.client().connect(&url).unwrap());
             until("the server's flight is lost", || relay.has_lost().then_some(()));
-            let began = Instant::now();
             jump(&clock, offset);
-            let new = connecting.join().unwrap();
-            assert!(began.elapsed() < SECONDS, "{offset}: after {:?}", began.elapsed());
-            new
+            // A timer that the jump stopped would fire after the client's deadline.
+            connecting.join().unwrap()
         });
         exchange(&mut new, b"after");
         exchange(&mut old, b"after");
