@@ -223,20 +223,20 @@ fn a_peer_that_does_not_read_blocks_no_other_peer_and_its_backlog_is_bounded() {
             Err(TrySendError { error: Error::SendBufferFull, .. })
         ));
         let message: Arc<[u8]> = Arc::from(&[6; 10_000][..]);
-        let posted: Vec<PostOutcome> = (0..40).map(|_| to_silent.post(&message)).collect();
-        assert_eq!(
-            posted.iter().filter(|posted| **posted == PostOutcome::Queued).count(),
-            16,
-            "{url}: {posted:?}"
-        );
-        assert_eq!(posted.last(), Some(&PostOutcome::Dropped), "{url}");
+        // On a busy machine, the kernel may find more room meanwhile.
+        let mut posted = 0;
+        while to_silent.post(&message) != PostOutcome::Dropped {
+            posted += 1;
+            assert!(posted < 10_000, "{url}: there is no bound");
+        }
+        assert!(posted >= 16, "{url}: {posted}");
         // The messages of the outbox share their bytes.
-        assert_eq!(Arc::strong_count(&message), 17, "{url}");
+        assert!(Arc::strong_count(&message) <= 17, "{url}");
         assert_eq!(to_other.post(&Arc::from(&b"hello"[..])), PostOutcome::Sent);
         let mut buffer = [0; 16];
         assert_eq!(other.recv_timeout(&mut buffer, DEADLINE).unwrap(), Some(5));
         exchange(&mut other, b"still");
-        assert_eq!(running.stats().messages_dropped, 24, "{url}");
+        assert_eq!(running.stats().messages_dropped, 1, "{url}");
     }
 }
 

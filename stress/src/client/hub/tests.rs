@@ -26,7 +26,7 @@ fn clients_that_get_no_answer_say_their_hello_again_and_are_counted() {
     let server = deaf();
     let mut clients = dialer(Scheme::Dtls, &server).clients(1).unwrap();
     // The first timer fires after 1 s, the second one after 3 s.
-    let visits = Visits { patience: Duration::from_millis(1500), ..Visits::of(3) };
+    let visits = Visits { patience: Duration::from_secs(2), ..Visits::of(3) };
     let visited = visits::run(&mut clients, &visits, &Stop::default(), &ProgressBar::hidden()).unwrap();
     assert_eq!((visited.completed, visited.failed, clients.len()), (0, 3, 0));
     assert_eq!((visited.retransmitted, visited.timed, visited.datagrams_again), (3, 3, 3));
