@@ -2,6 +2,7 @@
 
 mod busy_since;
 mod histogram;
+mod listening;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -11,6 +12,8 @@ use std::time::Instant;
 pub(crate) use self::busy_since::BusySince;
 pub use self::histogram::Distribution;
 pub(crate) use self::histogram::Histogram;
+pub(crate) use self::listening::Listening;
+use self::listening::Sockets;
 use crate::address::{Address, Host, Scheme};
 use crate::admission::Refusal;
 use crate::error::{EndKind, EndReason};
@@ -58,6 +61,8 @@ macro_rules! numbers {
             pub(crate) refused: [AtomicU64; Refusal::ALL.len()],
             pub(crate) ended: [AtomicU64; EndKind::ALL.len()],
             pub(crate) times: Times,
+            /// The sockets whose drops the kernel counts.
+            sockets: Sockets,
         }
 
         /// Counters of a server as a whole.
@@ -234,6 +239,8 @@ numbers! {
         accept_pauses,
         /// Connections to proxied listeners that did not begin with a valid PROXY header in time.
         proxy_headers_refused,
+        /// Datagrams that one event loop read and passed on to another, which has their peer.
+        passed_between_loops,
         /// Peers that this process took over from another one.
         taken_over,
         /// Datagrams passed on to the process that serves their peer, after a hand-over.
@@ -264,6 +271,10 @@ numbers! {
         strays_lost: "internal_queue_full",
         /// Datagrams from shared sockets that were dropped because too many waited for their peer.
         datagrams_dropped: "peer_queue_full",
+        /// Datagrams that the kernel dropped at UDP sockets, nearly always because a receive buffer was full, and
+        /// connection requests that it dropped because the backlog of a TCP listener was full. Those at a socket of a
+        /// single peer are added when its association ends.
+        dropped_by_kernel: "receive_buffer_full",
         /// Datagrams on an association's own socket that are not DTLS, are forged, or have no use.
         records_dropped: "record_invalid",
         /// Messages longer than the limit, which were discarded (SCTP, and streams with a framing).
@@ -437,22 +448,6 @@ impl ByListener {
     /// Returns the counters of all listeners.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &(Address, Arc<Counters>)> {
         self.0.iter()
-    }
-}
-
-/// A listening socket; it is counted while this value lives.
-pub(crate) struct Listening(pub(crate) Arc<Counters>);
-
-impl Listening {
-    pub(crate) fn new(counters: &Arc<Counters>) -> Self {
-        bump(&counters.listeners);
-        Self(Arc::clone(counters))
-    }
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.0.listeners.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -15,6 +15,7 @@ use super::attention::{Attention, Waker, signal};
 use super::clock::later;
 use super::wait::{Arrival, place};
 use crate::address::Scheme;
+use crate::observe::{Counters, Listening};
 use crate::protocol::Sent;
 use crate::sys::control::PacketInfo;
 use crate::sys::epoll::wait_writable;
@@ -39,7 +40,7 @@ pub(crate) struct SharedListener {
 
 /// A socket that many peers share.
 pub(crate) struct SharedSocket {
-    pub(crate) socket: Socket,
+    pub(crate) socket: Arc<Socket>,
     pub(crate) scheme: Scheme,
     /// The address that it is bound to.
     pub(crate) address: SocketAddr,
@@ -48,6 +49,8 @@ pub(crate) struct SharedSocket {
     /// Its position in its group. Connection IDs begin with this number, which must stay the same when a process with
     /// another number of loops takes over the group.
     pub(crate) index: u8,
+    /// Counts the socket while this process reads it.
+    listening: Mutex<Option<Listening>>,
     /// Another process reads the socket; this process still sends to peers on it.
     handed_over: AtomicBool,
     outgoing: Mutex<Outgoing>,
@@ -74,10 +77,25 @@ impl SharedSocket {
         address: SocketAddr,
         (listener, index): (u16, u8),
         full: Arc<EventFd>,
+        counters: &Arc<Counters>,
     ) -> Self {
+        let socket = Arc::new(socket);
+        let listening = Mutex::new(Some(Listening::new(counters, Some(&socket))));
         let (outgoing, waiting) = (Mutex::default(), Mutex::default());
         let (handed_over, batching) = (AtomicBool::new(false), AtomicUsize::new(0));
-        Self { socket, scheme, address, listener, index, handed_over, outgoing, batching, waiting, full }
+        Self {
+            socket,
+            scheme,
+            address,
+            listener,
+            index,
+            listening,
+            handed_over,
+            outgoing,
+            batching,
+            waiting,
+            full,
+        }
     }
 
     /// Returns whether datagrams to this address may arrive at the socket.
@@ -89,6 +107,12 @@ impl SharedSocket {
     /// Notes that another process reads the socket from now on.
     pub(crate) fn mark_handed_over(&self) {
         self.handed_over.store(true, Ordering::Release);
+        self.stop_listening();
+    }
+
+    /// Notes that this process does not read the socket any more.
+    pub(crate) fn stop_listening(&self) {
+        let _listening = self.listening.lock().take();
     }
 
     /// Returns whether another process reads the socket.

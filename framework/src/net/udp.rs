@@ -312,6 +312,7 @@ impl Drop for UdpTransport {
         if self.strays.is_none() {
             return;
         }
+        self.counters.count_last_drops(&self.socket);
         for hello in std::mem::take(&mut self.late) {
             let info = crate::sys::control::PacketInfo::default();
             self.give_back(self.association.peer, info, &[], &hello, hello.len());

@@ -418,6 +418,7 @@ impl Registry {
     /// between the parts.
     pub(crate) fn stats(&self, listeners: &ByListener) -> Vec<Stats> {
         let _counting = self.counting.lock();
+        listeners.iter().for_each(|(_, counters)| counters.count_kernel_drops());
         let mut table = self.table.lock();
         table.census.begin(listeners);
         let mut all = loop {

@@ -45,7 +45,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A listener that is bound and not yet served.
 pub(crate) struct TcpListener {
-    socket: Socket,
+    socket: Arc<Socket>,
     scheme: Scheme,
     address: SocketAddr,
     proxied: bool,
@@ -62,7 +62,8 @@ impl TcpListener {
     ) -> Result<Self, StartError> {
         let socket = listen(address, &options).map_err(|error| cannot_listen(error, address, "TCP"))?;
         let bound = socket.local_addr().ok().and_then(|found| found.as_socket());
-        Ok(Self { socket, scheme, address: bound.unwrap_or(address), proxied, hook: options.hook })
+        let (socket, address) = (Arc::new(socket), bound.unwrap_or(address));
+        Ok(Self { socket, scheme, address, proxied, hook: options.hook })
     }
 
     /// Takes a socket of the user's, and makes it listen if it does not yet.
@@ -76,6 +77,7 @@ impl TcpListener {
         });
         prepared.map_err(|error| adopted.cannot("listening on it", &error))?;
         let Adopted { socket, scheme, address } = adopted;
+        let socket = Arc::new(socket);
         Ok(Self { socket, scheme, address, proxied, hook: options.hook })
     }
 
@@ -126,7 +128,8 @@ impl Tcp {
         for (index, listener) in listeners.iter().enumerate() {
             epoll.add(listener.socket.as_fd(), READABLE, Token::Tcp(index).into())?;
         }
-        let count = |listener: &TcpListener| Listening::new(listener.counters(shared));
+        let count =
+            |listener: &TcpListener| Listening::new(listener.counters(shared), Some(&listener.socket));
         let counted = listeners.iter().map(count).collect();
         Ok(Self { listeners, counted, pause: FIRST_PAUSE, resume: None })
     }

@@ -92,13 +92,12 @@ impl Loops {
             (0..settings.loops).map(|_| EventFd::new().map(Arc::new)).collect::<Result<_, _>>()?;
         let mut sockets: Vec<Vec<Arc<SharedSocket>>> = vec![Vec::new(); settings.loops];
         for SharedListener { sockets: bound, scheme, address, number } in listeners {
-            let listening = &shared.counted(scheme, address).listeners;
-            listening.fetch_add(bound.len() as u64, Ordering::Relaxed);
+            let counters = shared.counted(scheme, address);
             // A group that came from another process may have another number of sockets than there are loops.
             for (index, socket) in (0..=u8::MAX).zip(bound) {
                 let (on, place) = (usize::from(index) % settings.loops, (number, index));
                 let full = Arc::clone(&fulls[on]);
-                sockets[on].push(Arc::new(SharedSocket::new(socket, scheme, address, place, full)));
+                sockets[on].push(Arc::new(SharedSocket::new(socket, scheme, address, place, full, counters)));
             }
         }
         let mut loops = Vec::new();

@@ -68,7 +68,7 @@ pub(crate) fn spawn(name: &str, _stack_size: usize, run: Box<dyn FnOnce() + Send
 }
 
 /// A mutex like parking_lot's, without poisoning.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
 
 /// The guard of a [`Mutex`]; a [`Condvar`] takes the inner guard out for a moment.

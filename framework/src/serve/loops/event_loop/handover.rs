@@ -23,7 +23,6 @@ use crate::serve::handover::relay::Relay;
 use crate::serve::loops::entry::Entry;
 use crate::serve::loops::mailbox::{LoopMessage, PeerWaker};
 use crate::serve::loops::token::Token;
-use crate::sys::sync::atomic::Ordering;
 
 /// A peer that stays in this process.
 pub(crate) struct Staying {
@@ -142,7 +141,6 @@ impl Loop {
         for (index, socket) in state.sockets.iter().enumerate() {
             if goes(socket.listener) {
                 socket.mark_handed_over();
-                self.counted(socket).listeners.fetch_sub(1, Ordering::Relaxed);
                 let _ = self.epoll.modify(socket.socket.as_fd(), 0, SOCKETS + index as u64);
             }
         }
