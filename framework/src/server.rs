@@ -1,6 +1,7 @@
 //! A running server: its statistics, reload, hand-over and shutdown.
 
 pub(crate) mod builder;
+mod capacity;
 mod listeners;
 
 use std::io;
