@@ -108,6 +108,12 @@ pub(crate) fn write_source(local: IpAddr, interface: u32, out: &mut ControlBuffe
     write(level, kind, &data[..used], &mut out.0)
 }
 
+/// Writes the control message that makes the kernel cut a datagram into datagrams of this length (UDP_SEGMENT). Returns
+/// its length.
+pub(crate) fn write_segment_length(len: u16, out: &mut [u8]) -> usize {
+    write(libc::IPPROTO_UDP, libc::UDP_SEGMENT, &len.to_ne_bytes(), out)
+}
+
 /// Writes one control message to the front of `out`, which must have room for it. Returns its length, including the
 /// padding that aligns the next message if `out` has room for that.
 pub(crate) fn write(level: i32, kind: i32, data: &[u8], out: &mut [u8]) -> usize {

@@ -322,6 +322,50 @@ pub(crate) struct Outgoing {
     headers: Vec<libc::mmsghdr>,
     parts: Vec<libc::iovec>,
     controls: Vec<(ControlBuffer, usize)>,
+    runs: Vec<Run>,
+    /// The number of calls in which no segments are sent, because the kernel has refused some.
+    without_segments: u32,
+}
+
+/// The longest datagrams that are sent as segments, in bytes. Longer ones do not fit into packets of most networks.
+const MAX_SEGMENT: usize = 1472;
+/// The most datagrams that are sent as segments of one (UDP_MAX_SEGMENTS before Linux 6.9), and the most bytes in them.
+const MAX_SEGMENTS: usize = 64;
+const MAX_SEGMENTED: usize = 65_000;
+/// The number of calls that send each datagram by itself after the kernel has refused segments.
+const CALLS_WITHOUT_SEGMENTS: u32 = 256;
+
+/// Datagrams that are sent as segments of one, or a single datagram.
+struct Run {
+    /// The index of the first one.
+    first: usize,
+    datagrams: usize,
+    /// Whether there is a control message.
+    has_control: bool,
+}
+
+/// Returns how many of the datagrams can be sent as segments of one, at least one. All but the last have one length.
+/// `start` is where the content of the first one begins.
+fn run_length(queued: &[Queued], start: usize) -> usize {
+    let [first, rest @ ..] = queued else { return 0 };
+    let (segment, mut before) = (first.end - start, first);
+    if segment == 0 || segment > MAX_SEGMENT {
+        return 1;
+    }
+    let mut count = 1;
+    for next in rest {
+        let len = next.end - before.end;
+        let fits = (1..=segment).contains(&len) && next.end - start <= MAX_SEGMENTED && count < MAX_SEGMENTS;
+        if !fits || next.destination != first.destination || next.source != first.source {
+            break;
+        }
+        count += 1;
+        if len < segment {
+            break;
+        }
+        before = next;
+    }
+    count
 }
 
 struct Queued {
@@ -374,41 +418,15 @@ impl Outgoing {
     /// Sends the queued datagrams without blocking. Returns how many were sent. A datagram that the kernel refuses, for
     /// example because the destination is unreachable, is dropped. Datagrams that find the send buffer full stay
     /// queued.
+    ///
+    /// Datagrams of one length to one destination that follow each other are sent as segments of one (UDP_SEGMENT,
+    /// [udp(7)](https://man7.org/linux/man-pages/man7/udp.7.html)). They leave the host as they would by themselves.
     pub(crate) fn send(&mut self, socket: BorrowedFd<'_>) -> usize {
-        let Self { queued, bytes, headers, parts, controls } = self;
-        headers.clear();
-        parts.clear();
-        controls.clear();
-        let mut start = 0;
-        for datagram in queued.iter() {
-            let payload = &mut bytes[start..datagram.end];
-            start = datagram.end;
-            parts.push(libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() });
-            if let Some(PacketInfo { local: Some(local), interface }) = datagram.source {
-                let mut control = ControlBuffer([0; SPACE]);
-                let len = control::write_source(local, interface, &mut control);
-                controls.push((control, len));
-            }
-        }
-        let mut sources = controls.iter_mut();
-        for (datagram, part) in queued.iter().zip(parts.iter_mut()) {
-            // SAFETY: mmsghdr is plain data, all zeroes is a valid value of it.
-            let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
-            header.msg_hdr.msg_name = datagram.destination.as_ptr().cast_mut().cast();
-            header.msg_hdr.msg_namelen = datagram.destination.len();
-            header.msg_hdr.msg_iov = part;
-            header.msg_hdr.msg_iovlen = 1;
-            if datagram.source.is_some()
-                && let Some((control, len)) = sources.next()
-            {
-                header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
-                header.msg_hdr.msg_controllen = *len as _;
-            }
-            headers.push(header);
-        }
-        let (mut sent, mut next) = (0, 0);
-        while next < headers.len() {
-            let rest = &mut headers[next..];
+        let (mut sent, mut next, mut done) = (0, 0, 0);
+        self.without_segments = self.without_segments.saturating_sub(1);
+        self.prepare(next);
+        while done < self.headers.len() {
+            let rest = &mut self.headers[done..];
             // SAFETY: every header points to memory of the stated length that outlives the call.
             let result = cvt(unsafe {
                 libc::sendmmsg(
@@ -420,16 +438,73 @@ impl Outgoing {
             });
             match result {
                 Ok(count) => {
-                    sent += count as usize;
-                    next += count as usize;
+                    let count = count as usize;
+                    let datagrams: usize =
+                        self.runs[done..done + count].iter().map(|run| run.datagrams).sum();
+                    sent += datagrams;
+                    next += datagrams;
+                    done += count;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock || is_memory(&error) => break,
+                // The segments may be longer than packets to this destination, or the kernel or the device may not make
+                // segments.
+                Err(_) if self.runs[done].datagrams > 1 => {
+                    self.without_segments = CALLS_WITHOUT_SEGMENTS;
+                    self.prepare(next);
+                    done = 0;
+                }
                 // The kernel refused the first of the rest; continue after it.
-                Err(_) => next += 1,
+                Err(_) => (next, done) = (next + 1, done + 1),
             }
         }
         self.forget(next);
         sent
+    }
+
+    /// Prepares the system call for the queued datagrams from this one on.
+    fn prepare(&mut self, first: usize) {
+        let Self { queued, bytes, headers, parts, controls, runs, without_segments } = self;
+        headers.clear();
+        parts.clear();
+        controls.clear();
+        runs.clear();
+        let (mut next, mut start) = (first, first.checked_sub(1).map_or(0, |before| queued[before].end));
+        while let Some(datagram) = queued.get(next) {
+            let segment = datagram.end - start;
+            let datagrams = if *without_segments == 0 { run_length(&queued[next..], start) } else { 1 };
+            let end = queued[next + datagrams - 1].end;
+            let payload = &mut bytes[start..end];
+            parts.push(libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() });
+            let (mut control, mut len) = (ControlBuffer([0; SPACE]), 0);
+            if let Some(PacketInfo { local: Some(local), interface }) = datagram.source {
+                len = control::write_source(local, interface, &mut control);
+            }
+            if datagrams > 1 {
+                len += control::write_segment_length(segment as u16, &mut control.0[len..]);
+            }
+            if len > 0 {
+                controls.push((control, len));
+            }
+            runs.push(Run { first: next, datagrams, has_control: len > 0 });
+            (next, start) = (next + datagrams, end);
+        }
+        let mut controls = controls.iter_mut();
+        for (run, part) in runs.iter().zip(parts.iter_mut()) {
+            // SAFETY: mmsghdr is plain data, all zeroes is a valid value of it.
+            let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
+            let destination = &queued[run.first].destination;
+            header.msg_hdr.msg_name = destination.as_ptr().cast_mut().cast();
+            header.msg_hdr.msg_namelen = destination.len();
+            header.msg_hdr.msg_iov = part;
+            header.msg_hdr.msg_iovlen = 1;
+            if run.has_control
+                && let Some((control, len)) = controls.next()
+            {
+                header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
+                header.msg_hdr.msg_controllen = *len as _;
+            }
+            headers.push(header);
+        }
     }
 
     /// Removes the first `count` queued datagrams.
@@ -454,4 +529,105 @@ unsafe impl Send for Outgoing {}
 pub(crate) fn shutdown_read(socket: &impl AsFd) {
     // SAFETY: the call takes no pointers.
     let _ = cvt(unsafe { libc::shutdown(socket.as_fd().as_raw_fd(), libc::SHUT_RD) });
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+    use crate::sys::socket::set_merged_receive;
+
+    fn sockets<const N: usize>() -> [UdpSocket; N] {
+        std::array::from_fn(|_| {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        })
+    }
+
+    /// Returns the lengths of all datagrams that have arrived. Their bytes must be those that were queued.
+    fn arrived(socket: &UdpSocket) -> Vec<usize> {
+        let mut buffer = vec![0; DATAGRAM_MAX];
+        let mut arrived = Vec::new();
+        while let Ok(len) = socket.recv(&mut buffer) {
+            assert!(buffer[..len].iter().all(|byte| usize::from(*byte) == len % 251));
+            arrived.push(len);
+        }
+        arrived
+    }
+
+    fn push(outgoing: &mut Outgoing, to: &UdpSocket, lengths: &[usize]) {
+        for &len in lengths {
+            outgoing.push(to.local_addr().unwrap(), None, false, &vec![(len % 251) as u8; len]);
+        }
+    }
+
+    #[test]
+    fn datagrams_arrive_one_by_one_whatever_their_lengths_and_destinations_are() {
+        let [from, one, other] = sockets();
+        let mut outgoing = Outgoing::default();
+        let lengths = [100, 100, 100, 7, 7, 0, 7, 1472, 1472, 1473, 1473, 30_000, 8, 9, 9, 9, 0, 0, 9, 9];
+        push(&mut outgoing, &one, &lengths);
+        push(&mut outgoing, &other, &[9, 9]);
+        push(&mut outgoing, &one, &[9]);
+        push(&mut outgoing, &other, &[9, 9]);
+        assert_eq!(outgoing.send(from.as_fd()), lengths.len() + 5);
+        assert!(outgoing.is_empty());
+        assert_eq!(arrived(&one), [&lengths[..], &[9]].concat());
+        assert_eq!(arrived(&other), [9; 4]);
+        // More than the segments of one datagram.
+        push(&mut outgoing, &one, &[1; 3 * MAX_SEGMENTS + 1]);
+        assert_eq!(outgoing.send(from.as_fd()), 3 * MAX_SEGMENTS + 1);
+        assert_eq!(arrived(&one).len(), 3 * MAX_SEGMENTS + 1);
+        for _ in 0..2 {
+            push(&mut outgoing, &one, &[1400; 50]);
+            assert_eq!(outgoing.send(from.as_fd()), 50);
+            assert_eq!(arrived(&one), [1400; 50]);
+        }
+    }
+
+    #[test]
+    fn datagrams_of_one_length_to_one_destination_are_sent_as_segments() {
+        let [from, to] = sockets();
+        set_merged_receive(&to).unwrap();
+        let mut outgoing = Outgoing::default();
+        push(&mut outgoing, &to, &[100, 100, 100, 30]);
+        assert_eq!(outgoing.send(from.as_fd()), 4);
+        // This socket receives them as the one datagram as which they passed through the kernel.
+        assert_eq!(to.recv(&mut [0; 500]).unwrap(), 330);
+    }
+
+    #[test]
+    fn segments_that_the_kernel_refuses_are_sent_one_by_one_and_nothing_behind_them_is_lost() {
+        let [from, to] = sockets();
+        let mut outgoing = Outgoing::default();
+        // Nobody can send to port 0.
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        for _ in 0..2 {
+            push(&mut outgoing, &to, &[50, 50]);
+            (0..3).for_each(|_| outgoing.push(nowhere, None, false, &[0; 50]));
+            push(&mut outgoing, &to, &[50, 50, 50]);
+            assert_eq!(outgoing.send(from.as_fd()), 5);
+            assert_eq!(arrived(&to), [50; 5]);
+            assert!(outgoing.is_empty() && outgoing.without_segments > 0);
+        }
+    }
+
+    #[test]
+    fn segments_leave_from_the_address_that_was_given() {
+        let from = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let [to] = sockets();
+        let source = "127.0.0.9".parse().unwrap();
+        let mut outgoing = Outgoing::default();
+        for _ in 0..3 {
+            let info = PacketInfo { local: Some(source), interface: 0 };
+            outgoing.push(to.local_addr().unwrap(), Some(info), false, &[5; 5]);
+        }
+        assert_eq!(outgoing.send(from.as_fd()), 3);
+        for _ in 0..3 {
+            let (len, found) = to.recv_from(&mut [0; 10]).unwrap();
+            assert_eq!((len, found.ip()), (5, source));
+        }
+    }
 }
