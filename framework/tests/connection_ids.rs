@@ -346,3 +346,27 @@ fn a_crowd_changes_its_ports_at_once() {
     drop(crowd);
     running.until("all have left", |stats| stats.peers == 0);
 }
+
+#[test]
+fn a_hello_from_an_address_to_which_a_peer_has_moved_is_not_passed_between_loops_for_ever() {
+    // The kernel gives the two addresses of the client to one loop or to two.
+    for _ in 0..5 {
+        let running = serve(8);
+        let mut nat = Nat::to(running.address());
+        let mut client = behind(&running, &nat);
+        exchange(&mut client, &[1; 100]);
+        nat.rebind(0);
+        exchange(&mut client, &[2; 100]);
+        until("the peer is followed", || {
+            let _ = client.recv_timeout(&mut [0; 200], Duration::from_millis(5));
+            (running.stats().addresses_changed == 1).then_some(())
+        });
+        nat.cut(true);
+        drop(client);
+        nat.cut(false);
+        exchange(&mut behind(&running, &nat), &[3; 100]);
+        // The hello goes to the loop of the old association and back, again if the client repeats it.
+        let stats = running.stats();
+        assert!(stats.passed_between_loops < 20, "{stats:?}");
+    }
+}

@@ -11,7 +11,7 @@ use crate::sctp::{self, MessageInfo, NotificationKind};
 use crate::sys::epoll::Epoll;
 use crate::sys::message;
 use crate::sys::sync::Mutex;
-use crate::sys::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use crate::sys::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 /// Signals from other threads to the worker; bits of [`Attention::signals`].
 pub(crate) mod signal {
@@ -89,7 +89,7 @@ struct Inbox {
 }
 
 /// Data that another thread read for an association.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct InboxItem {
     /// A datagram, or (part of) an SCTP message.
     pub(crate) payload: Box<[u8]>,
@@ -101,13 +101,46 @@ pub(crate) struct InboxItem {
     pub(crate) complete: bool,
     /// The data is an SCTP notification.
     pub(crate) notification: bool,
+    /// The room that the data takes, if the inboxes of several peers share it.
+    #[expect(dead_code, reason = "it is given back when the item is dropped")]
+    pub(crate) room: Option<TakenRoom>,
+}
+
+/// The room that the inboxes of several peers share, in bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Room(AtomicUsize);
+
+/// Room that is taken until this value is dropped.
+#[derive(Debug)]
+pub(crate) struct TakenRoom {
+    room: Arc<Room>,
+    bytes: usize,
+}
+
+impl Room {
+    /// The bytes that may wait in all inboxes, and what a datagram takes besides its content.
+    const BYTES: usize = 16 << 20;
+    const EACH: usize = 128;
+
+    /// Takes room for a datagram of this length. Returns `None` if there is none.
+    pub(crate) fn take(self: &Arc<Self>, len: usize) -> Option<TakenRoom> {
+        let taken = TakenRoom { room: Arc::clone(self), bytes: len + Self::EACH };
+        let before = self.0.fetch_add(taken.bytes, Ordering::Relaxed);
+        (before + taken.bytes <= Self::BYTES).then_some(taken)
+    }
+}
+
+impl Drop for TakenRoom {
+    fn drop(&mut self) {
+        self.room.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl InboxItem {
     /// Makes an item of a datagram.
     pub(crate) fn datagram(payload: &[u8]) -> Self {
         let (payload, info) = (payload.into(), MessageInfo::default());
-        Self { payload, from: None, info, complete: true, notification: false }
+        Self { payload, from: None, info, complete: true, notification: false, room: None }
     }
 
     /// Makes an item of a datagram with the peer's connection ID that came from this address.
@@ -278,10 +311,10 @@ mod tests {
         assert_eq!(attention.deliver(InboxItem::datagram(b"one"), true), Delivery::Queued);
         assert_eq!(attention.deliver(InboxItem::datagram(b"two"), true), Delivery::Queued);
         assert_eq!(attention.signals(), signal::INBOX);
-        assert_eq!(attention.take_delivered(), Some(InboxItem::datagram(b"one")));
-        assert_eq!(attention.take_delivered(), Some(InboxItem::datagram(b"two")));
+        let take = || attention.take_delivered().map(|item| item.payload);
+        assert_eq!((take().as_deref(), take().as_deref()), (Some(&b"one"[..]), Some(&b"two"[..])));
         assert_eq!(attention.signals(), 0);
-        assert_eq!(attention.take_delivered(), None);
+        assert_eq!(take(), None);
     }
 
     #[test]
@@ -299,6 +332,28 @@ mod tests {
         assert_eq!(large.deliver(InboxItem::datagram(b"x"), true), Delivery::Full);
         assert!(large.take_delivered().is_some());
         assert_eq!(large.deliver(InboxItem::datagram(b"x"), true), Delivery::Queued);
+    }
+
+    #[test]
+    fn inboxes_that_share_room_are_bounded_together_and_give_it_back() {
+        let (room, inboxes) = (Arc::new(Room::default()), [(); 32].map(|()| Attention::default()));
+        let datagram = [0; 60_000];
+        let deliver = |inbox: &Attention| {
+            let room = room.take(datagram.len())?;
+            let item = InboxItem { room: Some(room), ..InboxItem::datagram(&datagram) };
+            Some(inbox.deliver(item, true))
+        };
+        let each = INBOX_BYTES / datagram.len();
+        let fill =
+            || inboxes.iter().map(|inbox| (0..each).filter_map(|_| deliver(inbox)).count()).sum::<usize>();
+        let most = Room::BYTES / (datagram.len() + Room::EACH);
+        assert!(most < each * inboxes.len());
+        assert_eq!((fill(), fill()), (most, 0));
+        assert!(inboxes[0].take_delivered().is_some());
+        assert_eq!((deliver(&inboxes[0]), deliver(&inboxes[0])), (Some(Delivery::Queued), None));
+        inboxes.iter().for_each(|inbox| drop(inbox.close_inbox()));
+        assert_eq!(deliver(&inboxes[0]), Some(Delivery::Gone));
+        assert_eq!(room.0.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The server builder: listeners, settings, and the start.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -17,13 +17,14 @@ use crate::credentials::{ClientAuth, Credentials, Identity, SharedKeys};
 use crate::error::StartError;
 use crate::events::{AnyEvents, Callbacks, PeerEvents};
 use crate::handler::PeerHandler;
+use crate::net::shared::SharedListener;
 use crate::new_socket::{NewSocket, SocketOptions};
 use crate::observe::ByListener;
 use crate::outbox::OutboxLimits;
 use crate::protocol::dtls::restart::Cookies;
 use crate::sctp::Settings;
+use crate::serve::dispatcher::Dispatcher;
 use crate::serve::dispatcher::child::Options;
-use crate::serve::dispatcher::{Dispatcher, RESERVED_FDS};
 use crate::serve::handover::new_process::{self, Predecessor};
 use crate::serve::loops::{self, Loops};
 use crate::serve::mailbox;
@@ -31,7 +32,6 @@ use crate::serve::registry::Registry;
 use crate::serve::shared::{Done, Shared};
 use crate::serve::worker::pool::{Pool, Threads};
 use crate::stream::TcpSettings;
-use crate::sys::eventfd::EventFd;
 use crate::sys::limits;
 use crate::sys::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sys::sync::channel::bounded;
@@ -454,6 +454,9 @@ impl ServerBuilder {
             listeners.bind(listen, options, &self.sctp)?;
         }
         let Listeners { udp, shared: sharing, sctp, tcp, addresses, offers, exports, .. } = listeners;
+        if self.connection_ids.is_some() {
+            sharing.iter().for_each(SharedListener::steer_by_connection_id);
+        }
         let io = |doing: &str| {
             let doing = doing.to_owned();
             move |source: io::Error| StartError::Io { doing, source }
@@ -502,7 +505,8 @@ impl ServerBuilder {
             successor: OnceLock::new(),
             done: Done { report: Mutex::default(), changed: Condvar::new(), stopped },
         });
-        check_limits(&self.limits, most)?;
+        let threads = shared.takes_threads.then_some(most);
+        super::capacity::check(&self.limits, threads, shared.takes_descriptors)?;
         if secure {
             warn_of_openssl();
         }
@@ -570,40 +574,4 @@ fn warn_of_openssl() {
             "this OpenSSL was built from source and lacks DTLS fixes that distributions have"
         );
     }
-}
-
-/// Checks that a peer can get a descriptor, and logs which limit is reached first.
-fn check_limits(limits: &Limits, threads: u64) -> Result<(), StartError> {
-    let descriptors = limits::fd_limit().map_err(|source| StartError::Io {
-        doing: "asking for the limit on descriptors".to_owned(),
-        source,
-    })?;
-    let lowest_free = match EventFd::new() {
-        Ok(probe) => probe.as_fd().as_raw_fd() as u64,
-        Err(_) => descriptors,
-    };
-    let taken = lowest_free + RESERVED_FDS;
-    if taken > descriptors {
-        return Err(StartError::NoDescriptors { limit: descriptors, needed: taken });
-    }
-    let room = descriptors - taken + 1;
-    let all = [
-        (limits.max_peers as u64, "the limit on peers (max_peers, --max-peers)"),
-        (threads, "the threads that the system allows (kernel.threads-max, vm.max_map_count, TasksMax)"),
-        (room, "the limit on descriptors (ulimit -n)"),
-    ];
-    let [wanted, ..] = all;
-    let Some((peers, first)) = all.into_iter().min_by_key(|(peers, _)| *peers) else { return Ok(()) };
-    let per_local_address = limits.max_peers_per_local_address;
-    if peers < wanted.0 && wanted.0 != usize::MAX as u64 {
-        tracing::warn!(
-            peers,
-            per_local_address,
-            wanted = wanted.0,
-            "more peers than this are refused because of {first}"
-        );
-    } else {
-        tracing::info!(peers, per_local_address, "more peers than this are refused because of {first}");
-    }
-    Ok(())
 }

@@ -7,11 +7,13 @@
 //! SIGSEGV.
 
 use std::ffi::CString;
-use std::io;
 use std::mem::MaybeUninit;
-use std::ptr;
+use std::time::Duration;
+use std::{fs, io, ptr};
 
 use libc::c_void;
+
+use super::cvt;
 
 /// The function that a thread runs.
 type Run = Box<dyn FnOnce() + Send>;
@@ -48,6 +50,31 @@ pub(crate) fn spawn(name: &str, stack_size: usize, run: Run) -> io::Result<()> {
         error
     };
     if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
+/// Returns the number of the calling thread; see [gettid(2)](https://man7.org/linux/man-pages/man2/gettid.2.html).
+pub(crate) fn number() -> libc::pid_t {
+    // SAFETY: the call has no arguments.
+    unsafe { libc::gettid() }
+}
+
+/// Returns the processor time of the thread of this process that has this number, if there is one:
+/// [pthread_getcpuclockid(3)](https://man7.org/linux/man-pages/man3/pthread_getcpuclockid.3.html), whose clock has a
+/// number that is made from the thread's (`make_thread_cpuclock` in Linux).
+pub(crate) fn processor_time(number: libc::pid_t) -> Option<Duration> {
+    const SCHEDULER_OF_THREAD: libc::clockid_t = 2 | 4;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is valid for writes.
+    cvt(unsafe { libc::clock_gettime(!number << 3 | SCHEDULER_OF_THREAD, &mut time) }).ok()?;
+    Some(Duration::new(time.tv_sec.try_into().ok()?, time.tv_nsec.try_into().ok()?))
+}
+
+/// Returns whether the thread of this process that has this number runs or waits for a processor, rather than for
+/// something else. Reads [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html).
+pub(crate) fn is_runnable(number: libc::pid_t) -> bool {
+    let stat = fs::read_to_string(format!("/proc/self/task/{number}/stat")).unwrap_or_default();
+    // The name of the thread stands in parentheses before its state.
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('R'))
 }
 
 extern "C" fn main(start: *mut c_void) -> *mut c_void {

@@ -89,13 +89,14 @@ pub fn classify(datagram: &[u8]) -> FirstDatagram<'_> {
     }
 }
 
+/// The position of a connection ID in its record, after the sequence number (RFC 9146 §4).
+pub(crate) const CONNECTION_ID_AT: usize = 11;
+
 /// Returns the connection ID of the first record of `datagram`, if it has one (RFC 9146 §4). All connection IDs have
 /// `len` bytes, at least one.
 pub fn connection_id(datagram: &[u8], len: usize) -> Option<&[u8]> {
-    /// Its position in the record, after the sequence number.
-    const AT: usize = 11;
     let is_record = datagram.first() == Some(&TLS12_CID) && datagram.get(1) == Some(&VERSION_MAJOR);
-    datagram.get(AT..AT + len).filter(|_| is_record && len > 0)
+    datagram.get(CONNECTION_ID_AT..CONNECTION_ID_AT + len).filter(|_| is_record && len > 0)
 }
 
 /// Builds the HelloVerifyRequest that answers `hello` with `cookie`. Returns `None` if it would be longer than the

@@ -179,7 +179,14 @@ fn read_sctp_for_handler(
         }
         let info = received.info.map(|(info, _)| info).unwrap_or_default();
         let (complete, notification) = (received.complete, received.notification);
-        let item = InboxItem { payload: payload.as_slice().into(), from: None, info, complete, notification };
+        let item = InboxItem {
+            payload: payload.as_slice().into(),
+            from: None,
+            info,
+            complete,
+            notification,
+            room: None,
+        };
         attention.deliver(item, false);
     }
     None

@@ -15,9 +15,11 @@ use crate::error::StartError;
 use crate::net::shared::SharedListener;
 use crate::new_socket::HookFailed;
 use crate::observe::{Counters, Listening};
+use crate::protocol::dtls::hello::{CONNECTION_ID_AT, TLS12_CID};
 use crate::serve::admit::address_hit;
 use crate::serve::worker::Job;
 use crate::sys::control::PacketInfo;
+use crate::sys::socket::attach_selection_by_byte;
 
 /// The least that a queued datagram takes of a receive buffer, in bytes: the kernel's bookkeeping for it. The size of
 /// the buffer divided by this is the most datagrams that the buffer can hold.
@@ -127,6 +129,17 @@ impl SharedListener {
         Ok(Self { sockets, scheme, address, number: 0 })
     }
 
+    /// Makes the kernel give each record with a connection ID to the socket whose number the connection ID begins with.
+    /// Otherwise it gives the records of a peer whose address has changed to any socket, and the loops pass them on.
+    pub(crate) fn steer_by_connection_id(&self) {
+        if let [first, _, ..] = &self.sockets[..]
+            && self.scheme == Scheme::Dtls
+            && let Err(error) = attach_selection_by_byte(first, TLS12_CID, CONNECTION_ID_AT as u32)
+        {
+            tracing::debug!(address = %self.address, %error, "the kernel cannot select sockets by connection IDs");
+        }
+    }
+
     /// Returns the address that it is bound to.
     pub(crate) fn address(&self) -> Address {
         Address::from_socket(self.scheme, self.address)
@@ -164,7 +177,7 @@ fn with_scope_of(mut address: SocketAddr, bound: Option<SocketAddr>) -> SocketAd
 
 /// A listening socket that the user asked for, or an anchor under it.
 pub(super) struct Listener {
-    pub(super) socket: Socket,
+    pub(super) socket: Arc<Socket>,
     pub(super) scheme: Scheme,
     pub(super) address: SocketAddr,
     pub(super) options: Options,
@@ -256,13 +269,15 @@ impl Listener {
     ) -> Self {
         let buffer = socket.recv_buffer_size().unwrap_or(1 << 20);
         let capacity = (buffer / MIN_QUEUED) as u64;
+        let socket = Arc::new(socket);
+        let counted = Listening::new(counters, Some(&socket));
         Self {
             socket,
             scheme,
             address,
             options,
             recipes,
-            counted: Listening::new(counters),
+            counted,
             consumed: 0,
             capacity,
             held: Vec::new(),
@@ -273,7 +288,7 @@ impl Listener {
 
     /// Returns its counters. Those of an anchor are the counters of the listener that the user asked for.
     pub(super) fn counters(&self) -> &Arc<Counters> {
-        &self.counted.0
+        self.counted.counters()
     }
 
     /// Returns the local address that a datagram was sent to.
@@ -292,5 +307,49 @@ pub(super) fn probe_ip(address: SocketAddr, options: &Options) -> IpAddr {
         },
         IpAddr::V6(ip) if ip.is_unicast_link_local() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    #[test]
+    fn a_record_goes_to_the_socket_that_its_connection_id_names_whatever_its_source_is() {
+        let listener =
+            SharedListener::bind(Scheme::Dtls, "127.0.0.1:0".parse().unwrap(), Options::default(), 3)
+                .unwrap();
+        listener.steer_by_connection_id();
+        listener.sockets.iter().for_each(|socket| socket.set_nonblocking(true).unwrap());
+        // On loopback a datagram has arrived when the call that sends it returns.
+        let arrived = |datagram: &[u8]| {
+            for _ in 0..30 {
+                let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+                sender.send_to(datagram, listener.address).unwrap();
+            }
+            let count = |socket: &Socket| std::iter::from_fn(|| socket.recv(&mut []).ok()).count();
+            [0, 1, 2].map(|number| count(&listener.sockets[number]))
+        };
+        let record = |kind, number| {
+            let mut record = [0; 40];
+            (record[0], record[1], record[CONNECTION_ID_AT]) = (kind, 254, number);
+            record
+        };
+        for number in 0..3 {
+            let mut all = [0; 3];
+            all[usize::from(number)] = 30;
+            assert_eq!(arrived(&record(TLS12_CID, number)), all);
+        }
+        // A connection ID that names no socket, and a record without a connection ID: the sources decide.
+        for record in [record(TLS12_CID, 3), record(TLS12_CID, 255), record(22, 1)] {
+            let counts = arrived(&record);
+            assert_eq!(counts.iter().sum::<usize>(), 30, "{counts:?}");
+            assert!(counts.iter().all(|count| *count < 30), "{counts:?}");
+        }
+        for short in [&[][..], &[TLS12_CID], &record(TLS12_CID, 2)[..CONNECTION_ID_AT]] {
+            assert_eq!(arrived(short).iter().sum::<usize>(), 30);
+        }
     }
 }

@@ -178,7 +178,7 @@ impl Sctp {
         let mut listeners = Vec::new();
         for SctpListener { socket, scheme, addresses, hook } in bound {
             epoll.add(socket.as_fd(), READABLE, Token::Sctp(listeners.len()).into())?;
-            let counted = Listening::new(shared.counted(scheme, addresses[0]));
+            let counted = Listening::new(shared.counted(scheme, addresses[0]), None);
             let (refused, gathered) = (HashSet::new(), HashMap::new());
             let skipping = false;
             listeners.push(Listener {
@@ -259,7 +259,7 @@ impl Listener {
     }
 
     fn take_notification(&mut self, received: &Received, payload: &[u8], assigner: &mut Assigner) {
-        let counters = Arc::clone(&self.counted.0);
+        let counters = Arc::clone(self.counted.counters());
         if self.skipping || !received.complete {
             if !self.skipping {
                 bump(&counters.notifications_too_long);
@@ -312,7 +312,14 @@ impl Listener {
             return;
         }
         let complete = received.complete;
-        let item = InboxItem { payload: payload.into(), from: None, info, complete, notification: false };
+        let item = InboxItem {
+            payload: payload.into(),
+            from: None,
+            info,
+            complete,
+            notification: false,
+            room: None,
+        };
         match self.gathered.get(&id) {
             Some(job) => deliver(&job.association, item),
             None => self.open(id, received.source, Some(item), assigner),
@@ -334,7 +341,7 @@ impl Listener {
         let peers = options.peer_addresses().unwrap_or_default();
         // The source of a notification is the primary address; an association that has ended has no other.
         let Some(peer) = source.or_else(|| peers.first().copied()) else {
-            return bump(&self.counted.0.notifications_malformed);
+            return bump(&self.counted.counters().notifications_malformed);
         };
         let local = self.local_address(id);
         let further = peers.into_iter().filter(|address| *address != peer).collect();
@@ -359,7 +366,7 @@ impl Listener {
         match self.socket.peel_off(id) {
             Ok(socket) => {
                 if let Err(error) = self.hook.peer(&socket, local, peer) {
-                    bump(&self.counted.0.sctp_aborted);
+                    bump(&self.counted.counters().sctp_aborted);
                     assigner.cancel(&association);
                     assigner.refuse_for(&error, self.scheme, local, peer);
                     return abort(socket.as_socket(), Refusal::SocketOptions.as_str().as_bytes());
@@ -373,7 +380,7 @@ impl Listener {
                 self.gather(id, association, early, assigner);
             }
             Err(error) => {
-                bump(&self.counted.0.sctp_peel_offs_failed);
+                bump(&self.counted.counters().sctp_peel_offs_failed);
                 assigner.cancel(&association);
                 assigner.refuse_for(&error, self.scheme, local, peer);
                 self.refuse(id);
@@ -394,9 +401,9 @@ impl Listener {
         let room = self.gathered.len() < MAX_GATHERED;
         let Some(socket) = room.then(|| Socket::one_to_one(false)).and_then(Result::ok) else {
             assigner.cancel(&association);
-            return bump(&self.counted.0.sctp_peel_offs_failed);
+            return bump(&self.counted.counters().sctp_peel_offs_failed);
         };
-        bump(&self.counted.0.sctp_over_early);
+        bump(&self.counted.counters().sctp_over_early);
         if !assigner.shared.registry.insert(&association) {
             return assigner.cancel(&association);
         }
@@ -416,7 +423,7 @@ impl Listener {
     }
 
     fn abort(&mut self, id: AssocId, refusal: Refusal) {
-        bump(&self.counted.0.sctp_aborted);
+        bump(&self.counted.counters().sctp_aborted);
         if let Err(error) = self.socket.abort(id, refusal.as_str().as_bytes()) {
             log_limited!(debug, %error, "a refused association had already ended");
         }

@@ -24,6 +24,7 @@ use super::pause::Pause;
 use super::slots::Slots;
 use super::token::Token;
 use crate::error::EndReason;
+use crate::net::attention::Room;
 use crate::net::shared::SharedSocket;
 use crate::observe::{BusySince, Counters, SAMPLED, bump, log_limited};
 use crate::serve::worker::Job;
@@ -31,9 +32,10 @@ use crate::serve::worker::pool::{Pool, Run};
 use crate::sys::epoll::{EITHER_EDGE, Epoll, READABLE, READABLE_OR_WRITABLE, WRITABLE};
 use crate::sys::eventfd::EventFd;
 use crate::sys::message::{BATCH, Batch};
-use crate::sys::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sys::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use crate::sys::sync::channel::Sender;
 use crate::sys::sync::{Mutex, MutexGuard};
+use crate::sys::thread;
 
 /// The number of turns before the loop looks at its sockets again.
 const MAX_TURNS: usize = 64;
@@ -82,6 +84,10 @@ pub(super) struct Loop {
     /// Grows at the beginning and at the end of each turn, and is odd during a turn. A thread that ends a turn and
     /// finds another number has lost the loop.
     turn: AtomicU64,
+    /// The number of the thread that runs the loop.
+    thread: AtomicI32,
+    /// The room in the inboxes of peers that have threads.
+    inboxes: Arc<Room>,
     pause: Pause,
     stop: AtomicBool,
     /// Tells how long the present round has lasted.
@@ -150,13 +156,33 @@ impl Loop {
             running: Some(running),
         };
         let (turn, pause, stop) = (AtomicU64::new(0), Pause::new(paused), AtomicBool::new(false));
-        let (state, busy_since) = (Mutex::new(state), BusySince::default());
-        Ok(Self { number, context, common, mailbox, full, epoll, state, turn, pause, stop, busy_since })
+        let (state, busy_since, thread) = (Mutex::new(state), BusySince::default(), AtomicI32::new(0));
+        let inboxes = Arc::default();
+        Ok(Self {
+            number,
+            context,
+            common,
+            mailbox,
+            full,
+            epoll,
+            state,
+            turn,
+            thread,
+            inboxes,
+            pause,
+            stop,
+            busy_since,
+        })
     }
 
     /// Returns the number of the present turn.
     pub(super) fn turn(&self) -> u64 {
         self.turn.load(Ordering::SeqCst)
+    }
+
+    /// Returns the number of the thread that runs the loop.
+    pub(super) fn thread(&self) -> i32 {
+        self.thread.load(Ordering::Relaxed)
     }
 
     /// Tells the loop to end.
@@ -182,6 +208,7 @@ impl Loop {
 
     /// Runs the loop until it ends or another thread takes it over.
     fn run(self: Arc<Self>) {
+        self.thread.store(thread::number(), Ordering::Relaxed);
         let mut memory = Memory::default();
         let mut state = self.state.lock();
         state.flush(&self.epoll);
@@ -244,9 +271,7 @@ impl Loop {
         }
         state.flush(&self.epoll);
         self.busy_since.begin_wait();
-        for socket in state.sockets.drain(..).filter(|socket| !socket.is_handed_over()) {
-            self.counted(&socket).listeners.fetch_sub(1, Ordering::Relaxed);
-        }
+        state.sockets.drain(..).for_each(|socket| socket.stop_listening());
         state.running = None;
     }
 

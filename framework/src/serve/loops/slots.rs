@@ -22,6 +22,10 @@ const MAX_BYTES: usize = 256 << 10;
 /// the kernel drops datagrams.
 const MAX_ALL_DATAGRAMS: usize = 8192;
 const MAX_ALL_BYTES: usize = 16 << 20;
+/// The datagrams and bytes that wait for all peers in their handshakes. Further ones are dropped, so that such peers,
+/// whose turns take long, do not keep the loop from reading the datagrams of open peers.
+const MAX_HANDSHAKING_DATAGRAMS: usize = MAX_ALL_DATAGRAMS / 2;
+const MAX_HANDSHAKING_BYTES: usize = MAX_ALL_BYTES / 2;
 
 /// One peer.
 pub(super) struct Slot {
@@ -49,7 +53,7 @@ pub(super) struct Slot {
 impl Slot {
     /// Returns whether datagrams wait for the peer.
     pub(super) fn has_more(&self) -> bool {
-        self.datagrams > 0 || !self.held.is_empty()
+        self.datagrams > 0
     }
 }
 
@@ -67,22 +71,61 @@ pub(super) struct Slots {
     by_connection_id: HashMap<Box<[u8]>, Token>,
     /// Has random keys, because unknown peers choose the addresses.
     hasher: RandomState,
+    /// Has timers that are no longer set too, until they are the first.
     timers: BinaryHeap<Reverse<(Instant, Token)>>,
     /// The turns of open peers.
-    ready: VecDeque<Turn>,
+    ready: Turns,
     /// The turns of peers in their handshake, each of which takes long.
-    handshaking: VecDeque<Turn>,
+    handshaking: Turns,
     /// The number of turns of open peers since the last turn of a handshake.
     turns: u32,
-    /// The number of datagrams that wait, and of their bytes.
-    datagrams: usize,
-    bytes: usize,
     /// The time at which the present round began.
     now: Instant,
 }
 
 /// A turn that waits: the peer, a datagram for it if there is one, and the time since which the turn waits.
 type Turn = (Token, Option<Datagram>, Instant);
+
+/// Turns that wait, with the number of their datagrams and of the bytes in these.
+#[derive(Default)]
+struct Turns {
+    queue: VecDeque<Turn>,
+    datagrams: usize,
+    bytes: usize,
+}
+
+impl Turns {
+    /// Returns whether this many datagrams or bytes wait.
+    fn is_full(&self, datagrams: usize, bytes: usize) -> bool {
+        self.datagrams >= datagrams || self.bytes >= bytes
+    }
+
+    fn push_back(&mut self, turn: Turn) {
+        self.count(&turn);
+        self.queue.push_back(turn);
+    }
+
+    fn push_front(&mut self, turn: Turn) {
+        self.count(&turn);
+        self.queue.push_front(turn);
+    }
+
+    fn count(&mut self, (_, datagram, _): &Turn) {
+        if let Some((datagram, _)) = datagram {
+            self.datagrams += 1;
+            self.bytes += datagram.len();
+        }
+    }
+
+    fn pop_front(&mut self) -> Option<Turn> {
+        let turn = self.queue.pop_front()?;
+        if let Some((datagram, _)) = &turn.1 {
+            self.datagrams -= 1;
+            self.bytes -= datagram.len();
+        }
+        Some(turn)
+    }
+}
 
 /// The number of turns of open peers before one turn of a handshake, while both wait.
 const TURNS: u32 = 16;
@@ -96,11 +139,9 @@ impl Slots {
             by_connection_id: HashMap::new(),
             hasher: RandomState::new(),
             timers: BinaryHeap::new(),
-            ready: VecDeque::new(),
-            handshaking: VecDeque::new(),
+            ready: Turns::default(),
+            handshaking: Turns::default(),
             turns: 0,
-            datagrams: 0,
-            bytes: 0,
             now: Instant::now(),
         }
     }
@@ -233,10 +274,8 @@ impl Slots {
         let left = std::mem::replace(place, Place::Free);
         if self.free.len() == self.places.len() {
             // The last of many peers has left, so the memory of the queues is released.
-            let (ready, handshaking) = (VecDeque::new(), VecDeque::new());
-            (self.timers, self.ready, self.handshaking) = (BinaryHeap::new(), ready, handshaking);
-            // The datagrams that waited in the queues have been dropped with them.
-            (self.datagrams, self.bytes) = (0, 0);
+            (self.ready, self.handshaking) = (Turns::default(), Turns::default());
+            self.timers = BinaryHeap::new();
         }
         match left {
             Place::Occupied(slot) => Some(slot),
@@ -285,33 +324,32 @@ impl Slots {
         datagram: Vec<u8>,
         from: Option<SocketAddr>,
     ) -> Result<(), Vec<u8>> {
+        let is_handshaking_full = self.handshaking.is_full(MAX_HANDSHAKING_DATAGRAMS, MAX_HANDSHAKING_BYTES);
         let Some(slot) = self.get(token) else { return Err(datagram) };
-        if slot.datagrams >= MAX_DATAGRAMS || slot.bytes + datagram.len() > MAX_BYTES {
+        let is_handshaking = slot.entry.as_ref().is_some_and(|entry| entry.is_handshaking());
+        let is_full = slot.datagrams >= MAX_DATAGRAMS || slot.bytes + datagram.len() > MAX_BYTES;
+        if is_full || (is_handshaking && is_handshaking_full) {
             return Err(datagram);
         }
         slot.datagrams += 1;
         slot.bytes += datagram.len();
-        let is_handshaking = slot.entry.as_ref().is_some_and(|entry| entry.is_handshaking());
-        self.datagrams += 1;
-        self.bytes += datagram.len();
-        if is_handshaking { &mut self.handshaking } else { &mut self.ready }.push_back((
-            token,
-            Some((datagram, from)),
-            self.now,
-        ));
+        let turns = if is_handshaking { &mut self.handshaking } else { &mut self.ready };
+        turns.push_back((token, Some((datagram, from)), self.now));
         Ok(())
     }
 
     /// Returns whether so many datagrams wait that the loop must not read more.
     pub(super) fn is_full(&self) -> bool {
-        self.datagrams >= MAX_ALL_DATAGRAMS || self.bytes >= MAX_ALL_BYTES
+        let Self { ready, handshaking, .. } = self;
+        ready.datagrams + handshaking.datagrams >= MAX_ALL_DATAGRAMS
+            || ready.bytes + handshaking.bytes >= MAX_ALL_BYTES
     }
 
     /// Takes out the entry whose turn is next. Returns its datagram, if there is one, and the time since which the turn
     /// has waited.
     pub(super) fn next(&mut self) -> Option<(Token, Box<Entry>, Option<Datagram>, Instant)> {
         loop {
-            let handshake_first = self.ready.is_empty() || self.turns >= TURNS;
+            let handshake_first = !self.has_ready() || self.turns >= TURNS;
             let (token, datagram, since) = match handshake_first {
                 true => self
                     .handshaking
@@ -320,10 +358,6 @@ impl Slots {
                     .or_else(|| self.ready.pop_front()),
                 false => self.ready.pop_front().inspect(|_| self.turns += 1),
             }?;
-            if let Some((datagram, _)) = &datagram {
-                self.datagrams -= 1;
-                self.bytes -= datagram.len();
-            }
             let Some(slot) = self.get(token) else { continue };
             match (slot.entry.take(), datagram) {
                 (Some(entry), datagram) => {
@@ -349,8 +383,6 @@ impl Slots {
         let is_due = std::mem::take(&mut slot.is_due);
         let mut held = std::mem::take(&mut slot.held);
         while let Some(datagram) = held.pop() {
-            self.datagrams += 1;
-            self.bytes += datagram.0.len();
             // These datagrams go in front of those that arrived later.
             self.ready.push_front((token, Some(datagram), self.now));
         }
@@ -361,7 +393,7 @@ impl Slots {
 
     /// Returns whether an open peer waits for a turn.
     pub(super) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.queue.is_empty()
     }
 
     /// Returns whether some entry is taken out.
@@ -371,36 +403,42 @@ impl Slots {
 
     /// Returns whether any peer waits for a turn.
     pub(super) fn has_queued(&self) -> bool {
-        !self.ready.is_empty() || !self.handshaking.is_empty()
+        !self.ready.queue.is_empty() || !self.handshaking.queue.is_empty()
     }
 
-    /// Sets a timer for a peer, unless it has an earlier one.
+    /// Sets the timer of a peer, or removes it. The timer may fire too early: if it was set before, it stays as it is
+    /// while at least half of the time until `at` would pass before it fires. So a deadline that moves with each
+    /// message costs almost nothing, and the timer of a handshake does not fire after the handshake.
     pub(super) fn set_timer(&mut self, token: Token, at: Option<Instant>) {
-        let (Some(at), Some(slot)) = (at, self.get(token)) else { return };
-        // An earlier timer sets the next one when it fires, so a deadline that moves with each message costs nothing.
-        if slot.timer.is_none_or(|timer| at < timer) {
-            slot.timer = Some(at);
-            self.timers.push(Reverse((at, token)));
+        let now = self.now;
+        let Some(slot) = self.get(token) else { return };
+        if let (Some(at), Some(timer)) = (at, slot.timer)
+            && timer <= at
+            && timer >= now + at.saturating_duration_since(now) / 2
+        {
+            return;
         }
+        slot.timer = at;
+        self.timers.extend(at.map(|at| Reverse((at, token))));
     }
 
     /// Returns when the first timer fires.
-    pub(super) fn next_timer(&self) -> Option<Instant> {
-        self.timers.peek().map(|Reverse((at, _))| *at)
+    pub(super) fn next_timer(&mut self) -> Option<Instant> {
+        loop {
+            let Reverse((at, token)) = *self.timers.peek()?;
+            if self.get(token).is_some_and(|slot| slot.timer == Some(at)) {
+                return Some(at);
+            }
+            self.timers.pop();
+        }
     }
 
     /// Queues turns for the peers whose timers have fired.
     pub(super) fn fire(&mut self, now: Instant) {
-        while let Some(Reverse((at, token))) = self.timers.peek().copied()
-            && at <= now
-        {
-            self.timers.pop();
-            if let Some(slot) = self.get(token)
-                && slot.timer == Some(at)
-            {
-                slot.timer = None;
-                self.queue(token);
-            }
+        while self.next_timer().is_some_and(|at| at <= now) {
+            let Some(Reverse((_, token))) = self.timers.pop() else { break };
+            self.set_timer(token, None);
+            self.queue(token);
         }
     }
 }
@@ -427,9 +465,77 @@ fn hash(keys: &RandomState, local: SocketAddr, peer: SocketAddr) -> u64 {
 
 #[cfg(all(test, not(shuttle)))]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::address::Scheme;
     use crate::serve::loops::mailbox::LoopMailbox;
+
+    fn insert(slots: &mut Slots, port: u16) -> Token {
+        let mailbox = Arc::new(LoopMailbox::new().unwrap());
+        let (local, peer) = ("127.0.0.1:1".parse().unwrap(), SocketAddr::from(([127, 0, 0, 1], port)));
+        let association = Arc::new(Association::new(Scheme::Udp, local, peer, Arc::default()));
+        slots.insert(&association, true, |token| PeerWaker::new(&mailbox, token))
+    }
+
+    #[test]
+    fn a_timer_does_not_fire_long_before_the_deadline_of_its_peer() {
+        let mut slots = Slots::new();
+        let start = Instant::now();
+        let at = |seconds| Some(start + Duration::from_secs(seconds));
+        slots.begin_round(start);
+        let token = insert(&mut slots, 2);
+        slots.set_timer(token, at(1));
+        assert_eq!(slots.next_timer(), at(1));
+        // The handshake is over.
+        slots.set_timer(token, at(60));
+        assert_eq!(slots.next_timer(), at(60));
+        // Messages move the deadline, and the timer follows now and then.
+        for (now, deadline, timer) in [(1, 61, 60), (29, 89, 60), (31, 91, 91), (32, 40, 40), (33, 93, 93)] {
+            slots.begin_round(at(now).unwrap());
+            slots.set_timer(token, at(deadline));
+            assert_eq!(slots.next_timer(), at(timer), "at {now} s");
+        }
+        slots.set_timer(token, None);
+        assert_eq!(slots.next_timer(), None);
+    }
+
+    #[test]
+    fn timers_fire_once_and_not_for_peers_that_have_left() {
+        let mut slots = Slots::new();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let [first, left, last] = [(2, 1), (3, 2), (4, 3)].map(|(port, deadline)| {
+            let token = insert(&mut slots, port);
+            slots.set_timer(token, Some(at(deadline)));
+            token
+        });
+        slots.remove(left);
+        slots.fire(at(2));
+        assert_eq!(slots.next_timer(), Some(at(3)));
+        let is_due = |slots: &mut Slots, token| slots.get(token).unwrap().is_due;
+        assert_eq!((is_due(&mut slots, first), is_due(&mut slots, last)), (true, false));
+        slots.remove(first);
+        slots.remove(last);
+        assert_eq!(slots.next_timer(), None);
+    }
+
+    #[test]
+    fn turns_are_full_at_a_number_of_datagrams_or_of_bytes() {
+        let token = insert(&mut Slots::new(), 2);
+        let mut turns = Turns::default();
+        turns.push_back((token, None, Instant::now()));
+        for len in [10, 20] {
+            assert!(!turns.is_full(2, 30));
+            turns.push_back((token, Some((vec![0; len], None)), Instant::now()));
+        }
+        assert!(turns.is_full(2, 31) && turns.is_full(3, 30) && !turns.is_full(3, 31));
+        assert!(turns.pop_front().is_some_and(|(_, datagram, _)| datagram.is_none()));
+        turns.push_front((token, Some((vec![0; 1], None)), Instant::now()));
+        assert!(turns.is_full(3, 31));
+        while turns.pop_front().is_some() {}
+        assert_eq!((turns.datagrams, turns.bytes), (0, 0));
+    }
 
     #[test]
     fn datagrams_of_peers_that_have_left_are_no_longer_counted() {

@@ -80,7 +80,9 @@ impl Loop {
     /// Routes a datagram that the last association between its addresses left.
     pub(super) fn stray(&self, state: &mut State, stray: Stray, origin: Option<u8>, index: Option<u8>) {
         let Stray { local, peer, interface, payload } = stray;
-        if let Some(origin) = origin {
+        let cid = self.context.shared.connection_ids.and_then(|ids| connection_id(&payload, ids.length()));
+        // Only a hello is ever returned. Anybody can forge records with connection IDs.
+        if let Some(origin) = origin.filter(|_| cid.is_none()) {
             if state.origins.len() >= MAX_ORIGINS {
                 state.origins.clear();
             }
@@ -163,8 +165,11 @@ impl Loop {
             let here = shared.registry.find(local, peer);
             let number = here.and_then(|known| known.connection_id.first().copied());
             let origin = state.origins.remove(&(local, peer));
-            if let Some(number) = number.or(origin).filter(|number| !self.is_own(*number))
-                && self.send_to(number, local, peer, info, bytes)
+            // A hello that is returned has no origin any more, so that the other loop keeps it.
+            let next =
+                number.map(|number| (number, Some(self.number))).or(origin.map(|origin| (origin, None)));
+            if let Some((number, from)) = next.filter(|(number, _)| !self.is_own(*number))
+                && self.send_to(number, from, local, peer, info, bytes)
             {
                 return;
             }
@@ -189,7 +194,7 @@ impl Loop {
         payload: &[u8],
     ) -> bool {
         let Some(number) = cid.first().copied().filter(|number| !self.is_own(*number)) else { return false };
-        self.send_to(number, local, peer, info, payload)
+        self.send_to(number, Some(self.number), local, peer, info, payload)
     }
 
     /// Returns whether this loop has the peers whose connection IDs begin with this number. The number is that of a
@@ -198,10 +203,12 @@ impl Loop {
         usize::from(number) % self.common.mailboxes.len() == usize::from(self.number)
     }
 
-    /// Gives a datagram to the loop that has the socket with this number. Returns `false` if there is none.
+    /// Gives a datagram to the loop that has the socket with this number, with the number of the loop that gets such
+    /// datagrams from the kernel, if that is another one. Returns `false` if there is no such loop.
     fn send_to(
         &self,
         number: u8,
+        origin: Option<u8>,
         local: SocketAddr,
         peer: SocketAddr,
         info: PacketInfo,
@@ -210,8 +217,10 @@ impl Loop {
         let mailboxes = &self.common.mailboxes;
         let Some(other) = mailboxes.get(usize::from(number) % mailboxes.len()) else { return false };
         let stray = Stray { local, peer, interface: info.interface, payload: payload.into() };
-        if !other.send(LoopMessage::Stray(stray, Some(self.number))) {
-            bump(&self.context.shared.by_listener.of_udp(local).strays_lost);
+        let counters = self.context.shared.by_listener.of_udp(local);
+        match other.send(LoopMessage::Stray(stray, origin)) {
+            true => bump(&counters.passed_between_loops),
+            false => bump(&counters.strays_lost),
         }
         true
     }
@@ -289,7 +298,11 @@ impl Loop {
         }
         let bytes = payload.bytes(&state.batch);
         let Some(slot) = state.slots.get(token) else { return true };
-        let item = InboxItem { from, ..InboxItem::datagram(bytes) };
+        let Some(room) = self.inboxes.take(bytes.len()) else {
+            bump(&slot.association.counters.datagrams_dropped);
+            return false;
+        };
+        let item = InboxItem { from, room: Some(room), ..InboxItem::datagram(bytes) };
         match slot.association.attention.deliver(item, true) {
             Delivery::Queued => false,
             Delivery::Full => {
