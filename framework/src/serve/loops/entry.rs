@@ -295,6 +295,10 @@ impl Entry {
             }
         };
         shared.registry.end_handshake(&self.association);
+        // Nothing wakes the peer after the handshake, so this is the time to return the memory of handshakes.
+        if self.association.scheme.is_secure() {
+            self.owner.peer_became_quiet();
+        }
         audit::opened(&self.association, &summary);
         let mut peer = Box::new(Peer::open(Parts {
             association: Arc::clone(&self.association),
