@@ -3,6 +3,7 @@
 mod busy_since;
 mod histogram;
 mod listening;
+mod sockets;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +14,7 @@ pub(crate) use self::busy_since::BusySince;
 pub use self::histogram::Distribution;
 pub(crate) use self::histogram::Histogram;
 pub(crate) use self::listening::Listening;
-use self::listening::Sockets;
+use self::sockets::Sockets;
 use crate::address::{Address, Host, Scheme};
 use crate::admission::Refusal;
 use crate::error::{EndKind, EndReason};

@@ -6,12 +6,7 @@ use socket2::Socket;
 
 use super::{Counters, bump};
 use crate::sys::socket::drops;
-use crate::sys::sync::Mutex;
 use crate::sys::sync::atomic::Ordering;
-
-/// The sockets of one listener, each with the kernel's count of its drops at the last look.
-#[derive(Debug, Default)]
-pub(super) struct Sockets(Mutex<Vec<(Arc<Socket>, u32)>>);
 
 impl Counters {
     /// Counts what the kernel has dropped at the listening sockets since the last look. One system call for each
