@@ -45,6 +45,8 @@ const DRAIN_NOTICE: Duration = Duration::from_secs(1);
 
 /// Maximum number of reads that search unread data for the peer's end: a receive buffer full of short messages.
 const MAX_LAST_READS: usize = 1 << 16;
+/// How long they may take. A peer that sends without a pause may send faster than a slow processor reads.
+const MAX_LAST_READS_TIME: Duration = Duration::from_millis(500);
 
 // While a peer is quiet, the frames of `recv` and `next_until` are on its stack. Functions that they call are kept out
 // of line, so that the stack fits into two pages together with a handler's buffer of 2 KiB.
@@ -220,7 +222,8 @@ impl Peer {
         for _ in 0..MAX_LAST_READS {
             let next = self.next_until(&mut [], Some(now));
             self.kept = None;
-            if self.transport.is_none() || matches!(next, Ok(Next::Over) | Err(Error::TimedOut)) {
+            let is_last = matches!(next, Ok(Next::Over) | Err(Error::TimedOut));
+            if is_last || self.transport.is_none() || self.association.now() >= now + MAX_LAST_READS_TIME {
                 break;
             }
         }
