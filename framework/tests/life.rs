@@ -6,6 +6,8 @@ use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use peeloff::{Client, EndKind, Error, Peer, Timeouts};
 use support::{DEADLINE, Running, assert_no_retransmission, exchange};
 
@@ -118,23 +120,44 @@ fn a_message_longer_than_the_buffer_is_kept_for_a_larger_one() {
 
 #[test]
 fn the_first_fifty_datagrams_of_a_plain_peer_arrive_in_order() {
+    // Between two processors a datagram can overtake another: the kernel has found the listener for one, and before it
+    // queues it, the peer's socket is made and gets the next.
+    on_one_processor();
     for listen in ["udp://127.0.0.1:0", "udp://0.0.0.0:0", "udp://[::]:0"] {
         let running = Running::echo(listen);
         let port = running.address().port();
-        for _ in 0..20 {
+        for client in 0..50 {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             socket.connect(("127.0.0.1", port)).unwrap();
             socket.set_read_timeout(Some(DEADLINE)).unwrap();
-            for number in 0..50u8 {
+            for number in 0..50 {
                 socket.send(&[number]).unwrap();
+                // The server makes the peer's socket meanwhile, and this thread goes on at another of its steps for each
+                // client.
+                if number < 4 {
+                    std::thread::sleep(Duration::from_micros(client));
+                }
             }
-            for number in 0..50u8 {
-                let mut buffer = [0; 2];
-                assert_eq!(socket.recv(&mut buffer).unwrap(), 1, "{listen}");
-                assert_eq!(buffer[0], number, "{listen}");
+            let mut answers = Vec::new();
+            let mut buffer = [0; 2];
+            while answers.len() < 50
+                && let Ok(length) = socket.recv(&mut buffer)
+            {
+                answers.extend_from_slice(&buffer[..length]);
             }
+            assert_eq!(answers, (0..50).collect::<Vec<u8>>(), "{listen}");
         }
     }
+}
+
+/// Runs this thread, and those that it starts from now on, on one processor.
+fn on_one_processor() {
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this).unwrap();
+    let first = (0..CpuSet::count()).find(|&processor| allowed.is_set(processor).unwrap()).unwrap();
+    let mut one = CpuSet::new();
+    one.set(first).unwrap();
+    sched_setaffinity(this, &one).unwrap();
 }
 
 #[test]
