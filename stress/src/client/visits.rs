@@ -229,6 +229,8 @@ impl<'a> Arrivals<'a> {
         }
         // Clients that are cut short are closed.
         self.under_way.keys().for_each(|index| carrier.close(*index));
+        // Without this the last close_notify alerts would wait for further clients, and the server would keep the peers.
+        carrier.flush();
         self.done.took = began.elapsed();
         Ok(self.done)
     }
