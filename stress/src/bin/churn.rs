@@ -46,8 +46,9 @@ struct Cli {
     /// How long the server may take afterwards to release what it keeps for further clients.
     #[arg(long, default_value = "15s", value_parser = humantime::parse_duration)]
     settle: Duration,
-    /// Exit with code 1 if descriptors, threads or more than 1 MiB of memory are left behind, or if a client
-    /// failed.
+    /// Exit with code 1 if descriptors, threads or more than 4 MiB of memory are left behind, or if a client
+    /// failed. Without a leak, memory differs by up to 1.3 MiB both ways, because the free pieces of the heap are
+    /// elsewhere each time.
     #[arg(long)]
     strict: bool,
 }
@@ -69,7 +70,7 @@ impl Scenario for Cli {
             ("clients that failed", 0.0),
             ("descriptors left behind", 0.0),
             ("threads left behind", 0.0),
-            ("memory left behind", 1024.0),
+            ("memory left behind", 4096.0),
         ];
         let (name, most) = limits.into_iter().filter(|_| self.strict).find(too_much)?;
         Some(match report.find(name) {

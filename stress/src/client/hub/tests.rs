@@ -1,12 +1,12 @@
 use std::net::UdpSocket;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use peeloff::Scheme;
+use peeloff::{Credentials, Peer, Scheme, Server};
 
 use super::*;
 use crate::client::visits::{self, Visits};
-use crate::secure::{Auth, Suite};
+use crate::secure::{Auth, PSK, Suite};
 use crate::stop::Stop;
 
 fn deaf() -> UdpSocket {
@@ -114,4 +114,30 @@ fn a_client_without_an_answer_is_counted_though_others_keep_this_side_busy() {
         hub.wait(None, &mut |_, _| std::thread::sleep(Duration::from_millis(2))).unwrap();
     }
     assert!(hub.again(lonely).timer);
+}
+
+#[test]
+fn a_server_learns_that_the_last_clients_of_a_run_have_left() {
+    let credentials = Credentials::new().psk(|_| Some(PSK.to_vec()));
+    let builder = Server::builder().listen("dtls://127.0.0.1:0").credentials(credentials);
+    let server = builder
+        .start(|peer: &mut Peer| {
+            let mut message = Vec::new();
+            while peer.recv_into(&mut message)?.is_some() {
+                peer.send(&message)?;
+            }
+            Ok::<(), peeloff::Error>(())
+        })
+        .unwrap();
+    let address = server.addresses()[0].resolve().unwrap()[0];
+    let suite = Suite { dtls: true, auth: Auth::Psk, group: "P-256".to_owned() };
+    let mut clients = Dialer::new(Scheme::Dtls, address, Some(suite)).unwrap().clients(1).unwrap();
+    let visits = Visits { messages: 1, stay: false, ..Visits::of(20) };
+    let visited = visits::run(&mut clients, &visits, &Stop::default(), &ProgressBar::hidden()).unwrap();
+    assert_eq!((visited.completed, visited.failed, clients.len()), (20, 0, 0));
+    let end = Instant::now() + Duration::from_secs(10);
+    while server.handle().stats().peers > 0 {
+        assert!(Instant::now() < end, "{} have not left", server.handle().stats().peers);
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
