@@ -12,7 +12,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use clap::Parser;
-use peeloff_stress::client::visits::{self, Pace, Visits};
+use peeloff_stress::client::load::{self, Load, Pace};
 use peeloff_stress::figures;
 use peeloff_stress::options::{self, Bench, Common, Scenario};
 
@@ -44,30 +44,30 @@ impl Scenario for Sensors {
         // One echo first: a server that does not answer is an error, not a figure.
         bench.probe()?;
         let count = self.sensors as usize;
-        let visits = Visits {
+        let load = Load {
             pace: Pace::Rate(f64::from(self.rate)),
             messages: self.messages,
             payload: 32,
             stay: false,
-            ..bench.visits(count)
+            ..bench.load(count)
         };
         let mut sensors = bench.clients()?;
         let before = bench.target.usage()?;
         let bar = bench.progress("sensors", u64::from(self.sensors));
-        let visited = visits::run(&mut sensors, &visits, &bench.stop, &bar)?;
+        let results = load::run(&mut sensors, &load, &bench.stop, &bar)?;
         bar.finish_and_clear();
         let after = bench.target.usage()?;
         let report = &mut bench.report;
         report.option("sensors per second", self.rate);
-        report.plain("sensors that reported", visited.completed as f64, "");
-        report.lower("sensors that failed", visited.failed as f64, "");
+        report.plain("sensors that reported", results.completed as f64, "");
+        report.lower("sensors that failed", results.failed as f64, "");
         if let (Some(before), Some(after)) = (before, after) {
-            figures::cpu(report, "server CPU per sensor", &after.since(&before), visited.completed);
+            figures::cpu(report, "server CPU per sensor", &after.since(&before), results.completed);
         }
-        visited.connect.describe(report, "connect");
-        visited.echo.describe(report, "echo");
-        figures::tally(report, &visited.tally);
-        report.notes.extend(visited.why.map(|why| format!("The first failure: {why}.")));
+        results.connect.describe(report, "connect");
+        results.echo.describe(report, "echo");
+        figures::tally(report, &results.tally);
+        report.notes.extend(results.why.map(|why| format!("The first failure: {why}.")));
         Ok(())
     }
 

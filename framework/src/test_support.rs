@@ -24,7 +24,7 @@ use crate::sys::control::PacketInfo;
 use crate::sys::message;
 use crate::tls::HandshakeSummary;
 
-pub use crate::admission::{Ledger, Prefix, RateTable};
+pub use crate::admission::{PeerCounts, Prefix, RateTable};
 pub use crate::protocol::dtls::{self, cookie, filter as record, hello};
 pub use crate::protocol::stream::{frames, proxy};
 pub use crate::sys::control::packet_info as control_messages;

@@ -12,7 +12,7 @@ use peeloff::test_support::cookie::{CookieJar, CookieVerdict};
 use peeloff::test_support::frames::{self, Frame, Frames};
 use peeloff::test_support::hello::{self, ClientHello, FirstDatagram};
 use peeloff::test_support::record::{self, Filtered};
-use peeloff::test_support::{Ledger, Prefix, RateTable};
+use peeloff::test_support::{PeerCounts, Prefix, RateTable};
 use peeloff::{Framing, Limits, Refusal};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -386,7 +386,7 @@ proptest! {
         steps in steps(), caps in [1_usize..40, 1..20, 1..8, 1..12], exempt_loopback: bool,
     ) {
         let limits = Limits::default().max_peers(caps[0]).max_peers_per_local_address(caps[1]).max_peers_per_source(caps[2]).max_peers_per_prefix(caps[3]).new_peers_per_second(20).new_peers_burst(10).exempt_loopback(exempt_loopback);
-        let mut ledger = Ledger::new(limits, (3, 4));
+        let mut peer_counts = PeerCounts::new(limits, (3, 4));
         let mut now = Instant::now();
         let mut live: Vec<(SocketAddr, SocketAddr)> = Vec::new();
         for step in steps {
@@ -394,7 +394,7 @@ proptest! {
                 Step::Release(_) if live.is_empty() => {}
                 Step::Release(which) => {
                     let (local, peer) = live.swap_remove(which.index(live.len()));
-                    ledger.release(local, peer);
+                    peer_counts.release(local, peer);
                 }
                 Step::Admit { local, peer, later } => {
                     now += Duration::from_millis(later.into());
@@ -411,7 +411,7 @@ proptest! {
                             && count(&|entry| Prefix::network(entry.1.ip()) == Prefix::network(peer.ip())) >= caps[3],
                     ];
                     let expected = Refusal::ALL.iter().copied().zip(full).find_map(|(refusal, full)| full.then_some(refusal));
-                    match ledger.admit(local, peer, now) {
+                    match peer_counts.admit(local, peer, now) {
                         Ok(()) => {
                             prop_assert_eq!(expected, None);
                             live.push((local, peer));
@@ -421,12 +421,12 @@ proptest! {
                     }
                 }
             }
-            prop_assert_eq!(ledger.total(), live.len());
+            prop_assert_eq!(peer_counts.total(), live.len());
         }
         for (local, peer) in live {
-            ledger.release(local, peer);
+            peer_counts.release(local, peer);
         }
-        prop_assert!(ledger.is_empty());
+        prop_assert!(peer_counts.is_empty());
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::error::Error;
 
 use crate::client::Clients;
+use crate::client::load::LoadResults;
 use crate::client::talk::Talked;
-use crate::client::visits::Visited;
 use crate::message::Tally;
 use crate::outside::Usage;
 use crate::report::{Plot, Report, Row};
@@ -24,17 +24,17 @@ pub fn tally(report: &mut Report, tally: &Tally) {
 }
 
 /// Reports the results of clients that connected.
-pub fn visited(report: &mut Report, visited: &Visited) {
-    report.plain("clients connected", visited.completed as f64, "");
-    report.lower("clients that failed", visited.failed as f64, "");
-    report.lower("clients that retransmitted", visited.retransmitted as f64, "");
-    report.lower("of them after a second without an answer", visited.timed as f64, "");
-    report.lower("datagrams sent again", visited.datagrams_again as f64, "");
-    report.plain("took", visited.took.as_secs_f64(), "s");
-    if let Some(why) = &visited.why {
+pub fn results(report: &mut Report, results: &LoadResults) {
+    report.plain("clients connected", results.completed as f64, "");
+    report.lower("clients that failed", results.failed as f64, "");
+    report.lower("clients that retransmitted", results.retransmitted as f64, "");
+    report.lower("of them after a second without an answer", results.timed as f64, "");
+    report.lower("datagrams sent again", results.datagrams_again as f64, "");
+    report.plain("took", results.took.as_secs_f64(), "s");
+    if let Some(why) = &results.why {
         report.note(format!("The first failure: {why}."));
     }
-    visited.connect.describe(report, "connect");
+    results.connect.describe(report, "connect");
 }
 
 /// Reports the results of a conversation, and the clients' own share of the latency.

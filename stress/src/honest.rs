@@ -7,8 +7,8 @@ use clap::Args;
 use indicatif::ProgressBar;
 
 use crate::client::Clients;
+use crate::client::load::{self, Load, LoadResults};
 use crate::client::talk::{self, Pace, Talk, Talked};
-use crate::client::visits::{self, Visited, Visits};
 use crate::figures;
 use crate::options::Bench;
 use crate::report::Report;
@@ -44,7 +44,7 @@ pub struct While {
     /// The results of the connected peers.
     pub talked: Talked,
     /// The results of the new clients.
-    pub visited: Visited,
+    pub results: LoadResults,
 }
 
 impl Honest {
@@ -59,11 +59,11 @@ impl Honest {
         bench.report.option("honest", format!("{peers} peers, {rate}/s"));
         let dialer = bench.dialer()?;
         let (mut clients, lobby) = (dialer.clients(1)?, dialer.clients(1)?);
-        let visits = Visits { messages: 1, ..bench.visits(peers) };
-        let visited = visits::run(&mut clients, &visits, &bench.stop, &ProgressBar::hidden())?;
-        if visited.failed > 0 {
-            let why = visited.why.unwrap_or_default();
-            return Err(format!("{} honest peers could not connect: {why}", visited.failed).into());
+        let load = Load { messages: 1, ..bench.load(peers) };
+        let results = load::run(&mut clients, &load, &bench.stop, &ProgressBar::hidden())?;
+        if results.failed > 0 {
+            let why = results.why.unwrap_or_default();
+            return Err(format!("{} honest peers could not connect: {why}", results.failed).into());
         }
         Ok(Self { clients, lobby, rate, newcomers })
     }
@@ -83,16 +83,16 @@ impl Honest {
             together: usize::MAX,
             apart: None,
         };
-        let pace = visits::Pace::Rate((self.newcomers as f64 / duration.as_secs_f64().max(1e-3)).max(1e-3));
-        let come = Visits { pace, messages: 1, stay: false, ..bench.visits(self.newcomers) };
+        let pace = load::Pace::Rate((self.newcomers as f64 / duration.as_secs_f64().max(1e-3)).max(1e-3));
+        let come = Load { pace, messages: 1, stay: false, ..bench.load(self.newcomers) };
         let (clients, lobby) = (&mut self.clients, &mut self.lobby);
         let bar = ProgressBar::hidden();
         std::thread::scope(|scope| {
             let newcomers =
-                scope.spawn(|| visits::run(lobby, &come, &bench.stop, &bar).map_err(|why| why.to_string()));
+                scope.spawn(|| load::run(lobby, &come, &bench.stop, &bar).map_err(|why| why.to_string()));
             let talked = talk::run(clients, clients.len(), &talk, &bench.stop, &bar);
-            let visited = newcomers.join().map_err(|_| "the newcomers' thread failed")??;
-            Ok(While { talked: talked?, visited })
+            let results = newcomers.join().map_err(|_| "the newcomers' thread failed")??;
+            Ok(While { talked: talked?, results })
         })
     }
 }
@@ -104,14 +104,14 @@ pub fn say(report: &mut Report, quiet: &While, busy: &While, what: &str) {
         let floor = quiet.talked.latency.percentile(percentile);
         report.lower(&format!("honest echo {name} {what}"), value, "µs").over(floor, "the same in quiet");
     }
-    let connect = busy.visited.connect.percentile(50.0);
-    let floor = quiet.visited.connect.percentile(50.0);
+    let connect = busy.results.connect.percentile(50.0);
+    let floor = quiet.results.connect.percentile(50.0);
     report.lower(&format!("honest connect p50 {what}"), connect, "µs").over(floor, "the same in quiet");
-    report.plain("newcomers that got in", busy.visited.completed as f64, "");
-    report.lower("newcomers that did not", busy.visited.failed as f64, "");
-    report.lower("newcomers that retransmitted", busy.visited.retransmitted as f64, "");
-    figures::tally(report, &busy.talked.tally.plus(busy.visited.tally));
-    if let Some(why) = &busy.visited.why {
+    report.plain("newcomers that got in", busy.results.completed as f64, "");
+    report.lower("newcomers that did not", busy.results.failed as f64, "");
+    report.lower("newcomers that retransmitted", busy.results.retransmitted as f64, "");
+    figures::tally(report, &busy.talked.tally.plus(busy.results.tally));
+    if let Some(why) = &busy.results.why {
         report.note(format!("The first newcomer that failed: {why}."));
     }
     let mut plot = figures::percentiles("Latency of honest peers", Vec::new());

@@ -43,7 +43,7 @@ fn pieces(client: u64, sequence: u64) -> impl Iterator<Item = [u8; 8]> {
 }
 
 /// Returns the number of the client that sent this message.
-pub fn speaker(message: &[u8]) -> Option<u64> {
+pub fn client_of(message: &[u8]) -> Option<u64> {
     message.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
@@ -96,7 +96,7 @@ impl Tally {
 
 /// The messages of one client that are in flight, each with a value that its sender wants to keep.
 #[derive(Debug)]
-pub struct Ledger<T> {
+pub struct Outstanding<T> {
     client: u64,
     len: usize,
     next: u64,
@@ -106,8 +106,8 @@ pub struct Ledger<T> {
     pub tally: Tally,
 }
 
-impl<T> Ledger<T> {
-    /// Makes the ledger of the client with this number, whose messages have `len` bytes (at least [`SHORTEST`]).
+impl<T> Outstanding<T> {
+    /// Makes the record of the client with this number, without messages, whose messages have `len` bytes (at least [`SHORTEST`]).
     pub fn new(client: u64, len: usize) -> Self {
         Self { client, len: len.max(SHORTEST), next: 0, under_way: VecDeque::new(), tally: Tally::default() }
     }
@@ -182,11 +182,11 @@ mod tests {
 
     #[test]
     fn an_echo_is_counted_once() {
-        let (mut ledger, mut sent) = (Ledger::new(7, 61), Vec::new());
-        ledger.next(&mut sent, "first");
-        assert_eq!(ledger.came(&sent), Some("first"));
-        assert_eq!(ledger.came(&sent), None);
-        assert_eq!(ledger.tally, Tally { sent: 1, echoes: 1, duplicates: 1, ..Tally::default() });
+        let (mut outstanding, mut sent) = (Outstanding::new(7, 61), Vec::new());
+        outstanding.next(&mut sent, "first");
+        assert_eq!(outstanding.came(&sent), Some("first"));
+        assert_eq!(outstanding.came(&sent), None);
+        assert_eq!(outstanding.tally, Tally { sent: 1, echoes: 1, duplicates: 1, ..Tally::default() });
     }
 
     #[test]
@@ -208,10 +208,10 @@ mod tests {
 
     #[test]
     fn a_message_of_the_future_is_corruption_and_a_missing_one_loss() {
-        let (mut ledger, mut sent) = (Ledger::new(7, 61), Vec::new());
-        ledger.next(&mut sent, 1);
-        assert_eq!(ledger.came(&message(7, 1)), None);
-        assert_eq!(ledger.give_up(|_| true), 1);
-        assert_eq!(ledger.tally, Tally { sent: 1, lost: 1, corrupt: 1, ..Tally::default() });
+        let (mut outstanding, mut sent) = (Outstanding::new(7, 61), Vec::new());
+        outstanding.next(&mut sent, 1);
+        assert_eq!(outstanding.came(&message(7, 1)), None);
+        assert_eq!(outstanding.give_up(|_| true), 1);
+        assert_eq!(outstanding.tally, Tally { sent: 1, lost: 1, corrupt: 1, ..Tally::default() });
     }
 }

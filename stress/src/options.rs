@@ -9,7 +9,7 @@ use clap::{Args, Parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use peeloff::{Address, Scheme};
 
-use crate::client::visits::{self, Visits};
+use crate::client::load::{self, Load};
 use crate::client::{Clients, Dialer};
 use crate::report::{self, Report};
 use crate::role::{Serve, Sockets};
@@ -251,12 +251,12 @@ impl Bench {
 
     /// Describes this many clients that connect as fast as they can, 64 at a time, and stay. On plain UDP each
     /// sends a message first, because the server learns of it only by that.
-    pub fn visits(&self, count: usize) -> Visits {
-        Visits {
+    pub fn load(&self, count: usize) -> Load {
+        Load {
             messages: u32::from(self.suite().is_none() && !self.scheme().is_stream()),
             answer: self.common.answer,
             patience: self.common.patience,
-            ..Visits::of(count)
+            ..Load::of(count)
         }
     }
 
@@ -288,13 +288,13 @@ impl Bench {
     /// differs from the message.
     pub fn probe(&self) -> Result<(), Box<dyn Error>> {
         let patience = self.common.patience.min(Duration::from_secs(5));
-        let one = Visits { messages: 1, stay: false, patience, ..self.visits(1) };
+        let one = Load { messages: 1, stay: false, patience, ..self.load(1) };
         let mut clients = self.dialer()?.clients(1)?;
-        let visited = visits::run(&mut clients, &one, &self.stop, &ProgressBar::hidden())?;
+        let results = load::run(&mut clients, &one, &self.stop, &ProgressBar::hidden())?;
         let address = &self.target.address;
-        let tally = visited.tally;
-        match visited.why {
-            Some(why) if visited.completed == 0 => {
+        let tally = results.tally;
+        match results.why {
+            Some(why) if results.completed == 0 => {
                 Err(format!("{address} cannot be measured: {why}; check --target, --auth and --group").into())
             }
             _ if tally.corrupt + tally.cross > 0 => Err(format!(

@@ -73,7 +73,7 @@ fn credentials(serving: &Serving) -> Result<Credentials, Box<dyn Error>> {
 fn nap_of(role: Role) -> fn(&[u8]) {
     match role {
         Role::Sleepers => |message| {
-            if message::speaker(message).is_some_and(|client| client.is_multiple_of(SLEEPER_OF)) {
+            if message::client_of(message).is_some_and(|client| client.is_multiple_of(SLEEPER_OF)) {
                 thread::sleep(SLEEP);
             }
         },
@@ -144,13 +144,13 @@ impl FanOut {
 
     /// Sends a message to all other peers. Encrypting and sending for all receivers happens on this thread, and
     /// no other thread wakes up. The list of peers is read again only after a new peer has connected.
-    fn pass_on(&self, (others, known): &mut Others, speaker: peeloff::AssociationId, message: &[u8]) {
+    fn pass_on(&self, (others, known): &mut Others, sender: peeloff::AssociationId, message: &[u8]) {
         let message: Arc<[u8]> = message.into();
         let arrived = self.arrivals.load(Ordering::Relaxed);
         if *known != arrived {
             *known = arrived;
             let all = self.handle.get().map(Handle::peers).unwrap_or_default();
-            *others = all.into_iter().filter(|other| other.id() != speaker).collect();
+            *others = all.into_iter().filter(|other| other.id() != sender).collect();
         }
         for other in others {
             other.post(&message);

@@ -1,8 +1,8 @@
 //! Admission: decides from counts and rates whether a new peer is accepted.
 //!
-//! [`Ledger::admit`] checks the limits from the general to the specific: all peers, those of one local address, those
+//! [`PeerCounts::admit`] checks the limits from the general to the specific: all peers, those of one local address, those
 //! of one source, those of one prefix, and last the rate of new peers of a prefix. The first limit that is reached is
-//! the [`Refusal`]; a peer that passes all of them is booked until [`Ledger::release`]. Memory is bounded: the tables
+//! the [`Refusal`]; a peer that passes all of them is booked until [`PeerCounts::release`]. Memory is bounded: the tables
 //! hold at most one entry per live source, and the rates are kept in a [`RateTable`] of constant size.
 
 use std::collections::HashMap;
@@ -215,7 +215,7 @@ impl fmt::Display for Refusal {
 /// Counts the live peers for every limit. It belongs to one dispatcher; peers that it has admitted must be released to
 /// it.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct PeerCounts {
     limits: Limits,
     total: usize,
     half_open: usize,
@@ -225,12 +225,12 @@ pub struct Ledger {
     rates: RateTable,
 }
 
-impl Ledger {
-    /// Returns an empty ledger. `key` comes from a secure random source, so that peers cannot choose which table slots
+impl PeerCounts {
+    /// Returns counts of no peers. `key` comes from a secure random source, so that peers cannot choose which table slots
     /// they use.
-    pub fn new(limits: Limits, key: (u64, u64)) -> Ledger {
+    pub fn new(limits: Limits, key: (u64, u64)) -> PeerCounts {
         let key = HashKey(key.0, key.1);
-        Ledger {
+        PeerCounts {
             limits,
             total: 0,
             half_open: 0,
@@ -390,7 +390,7 @@ impl Ledger {
     /// Returns whether no peer is booked and no table has an entry.
     #[cfg(any(test, feature = "test-support"))]
     pub fn is_empty(&self) -> bool {
-        let Ledger { total, half_open, per_local_address, per_source, per_prefix, limits: _, rates: _ } =
+        let PeerCounts { total, half_open, per_local_address, per_source, per_prefix, limits: _, rates: _ } =
             self;
         *total == 0
             && *half_open == 0
@@ -447,9 +447,9 @@ mod tests {
     }
 
     /// Admits one peer after the other to 192.0.2.1:5, until one is refused.
-    fn fill(ledger: &mut Ledger, peers: &[&str]) -> Result<(), Refusal> {
+    fn fill(peer_counts: &mut PeerCounts, peers: &[&str]) -> Result<(), Refusal> {
         let now = Instant::now();
-        peers.iter().try_for_each(|peer| ledger.admit(at("192.0.2.1:5"), at(peer), now))
+        peers.iter().try_for_each(|peer| peer_counts.admit(at("192.0.2.1:5"), at(peer), now))
     }
 
     #[test]
@@ -465,9 +465,9 @@ mod tests {
             (Limits { max_peers_per_prefix: 2, ..Limits::UNLIMITED }, Refusal::MaxPeersPerPrefix),
             (Limits { new_peers_per_second: 1, new_peers_burst: 2, ..Limits::UNLIMITED }, Refusal::Rate),
         ] {
-            let mut ledger = Ledger::new(limits, (1, 2));
-            assert_eq!(fill(&mut ledger, &peers), Err(refusal));
-            assert_eq!(ledger.total(), 2);
+            let mut peer_counts = PeerCounts::new(limits, (1, 2));
+            assert_eq!(fill(&mut peer_counts, &peers), Err(refusal));
+            assert_eq!(peer_counts.total(), 2);
         }
     }
 
@@ -482,18 +482,18 @@ mod tests {
             Limits { new_peers_per_second: 0, ..Limits::UNLIMITED },
             Limits { new_peers_burst: 0, ..Limits::UNLIMITED },
         ] {
-            assert!(fill(&mut Ledger::new(limits, (1, 2)), &peer[..1]).is_err(), "{limits:?}");
+            assert!(fill(&mut PeerCounts::new(limits, (1, 2)), &peer[..1]).is_err(), "{limits:?}");
         }
-        assert_eq!(fill(&mut Ledger::new(Limits::UNLIMITED, (1, 2)), &peer), Ok(()));
+        assert_eq!(fill(&mut PeerCounts::new(Limits::UNLIMITED, (1, 2)), &peer), Ok(()));
     }
 
     #[test]
     fn a_source_has_its_own_count_inside_its_prefix() {
         let limits = Limits { max_peers_per_source: 1, max_peers_per_prefix: 2, ..Limits::UNLIMITED };
-        let mut ledger = Ledger::new(limits, (1, 2));
-        assert_eq!(fill(&mut ledger, &["198.51.100.1:1", "198.51.100.2:1", "[2001:db8::1]:1"]), Ok(()));
-        assert_eq!(fill(&mut ledger, &["[::ffff:198.51.100.1]:2"]), Err(Refusal::MaxPeersPerSource));
-        assert_eq!(fill(&mut ledger, &["198.51.100.99:1"]), Err(Refusal::MaxPeersPerPrefix));
+        let mut peer_counts = PeerCounts::new(limits, (1, 2));
+        assert_eq!(fill(&mut peer_counts, &["198.51.100.1:1", "198.51.100.2:1", "[2001:db8::1]:1"]), Ok(()));
+        assert_eq!(fill(&mut peer_counts, &["[::ffff:198.51.100.1]:2"]), Err(Refusal::MaxPeersPerSource));
+        assert_eq!(fill(&mut peer_counts, &["198.51.100.99:1"]), Err(Refusal::MaxPeersPerPrefix));
     }
 
     #[test]
@@ -506,10 +506,10 @@ mod tests {
             ..Limits::UNLIMITED
         };
         let peers = ["127.0.0.1:1", "[::1]:1", "[::ffff:127.9.9.9]:1"];
-        let mut ledger = Ledger::new(narrow, (1, 2));
-        assert_eq!(fill(&mut ledger, &peers), Ok(()));
-        assert_eq!(fill(&mut ledger, &["127.0.0.1:2"]), Err(Refusal::MaxPeers));
-        let mut strict = Ledger::new(Limits { exempt_loopback: false, ..narrow }, (1, 2));
+        let mut peer_counts = PeerCounts::new(narrow, (1, 2));
+        assert_eq!(fill(&mut peer_counts, &peers), Ok(()));
+        assert_eq!(fill(&mut peer_counts, &["127.0.0.1:2"]), Err(Refusal::MaxPeers));
+        let mut strict = PeerCounts::new(Limits { exempt_loopback: false, ..narrow }, (1, 2));
         for peer in peers {
             assert_eq!(fill(&mut strict, &[peer]), Err(Refusal::MaxPeersPerSource));
         }
@@ -517,61 +517,61 @@ mod tests {
 
     #[test]
     fn a_released_peer_is_no_longer_counted() {
-        let mut ledger = Ledger::new(Limits::UNLIMITED, (1, 2));
+        let mut peer_counts = PeerCounts::new(Limits::UNLIMITED, (1, 2));
         let peers = ["198.51.100.1:1", "198.51.100.1:2", "[2001:db8::1]:1", "127.0.0.1:1"];
-        fill(&mut ledger, &peers).unwrap();
-        ledger.begin_handshake().unwrap();
-        assert_eq!(ledger.at_local_address(at("[::ffff:192.0.2.1]:5")), 4);
+        fill(&mut peer_counts, &peers).unwrap();
+        peer_counts.begin_handshake().unwrap();
+        assert_eq!(peer_counts.at_local_address(at("[::ffff:192.0.2.1]:5")), 4);
         for peer in peers {
-            assert!(!ledger.is_empty());
-            ledger.release(at("192.0.2.1:5"), at(peer));
+            assert!(!peer_counts.is_empty());
+            peer_counts.release(at("192.0.2.1:5"), at(peer));
         }
-        ledger.end_handshake();
-        assert!(ledger.is_empty());
+        peer_counts.end_handshake();
+        assert!(peer_counts.is_empty());
     }
 
     #[test]
     fn a_refusal_books_nothing_and_costs_no_rate() {
         let limits =
             Limits { max_peers: 1, new_peers_per_second: 1, new_peers_burst: 2, ..Limits::UNLIMITED };
-        let mut ledger = Ledger::new(limits, (1, 2));
-        assert_eq!(fill(&mut ledger, &["198.51.100.1:1"]), Ok(()));
+        let mut peer_counts = PeerCounts::new(limits, (1, 2));
+        assert_eq!(fill(&mut peer_counts, &["198.51.100.1:1"]), Ok(()));
         for _ in 0..10 {
-            assert_eq!(fill(&mut ledger, &["198.51.100.1:2"]), Err(Refusal::MaxPeers));
+            assert_eq!(fill(&mut peer_counts, &["198.51.100.1:2"]), Err(Refusal::MaxPeers));
         }
-        ledger.release(at("192.0.2.1:5"), at("198.51.100.1:1"));
-        assert!(ledger.is_empty());
-        assert_eq!(fill(&mut ledger, &["198.51.100.1:2"]), Ok(()));
+        peer_counts.release(at("192.0.2.1:5"), at("198.51.100.1:1"));
+        assert!(peer_counts.is_empty());
+        assert_eq!(fill(&mut peer_counts, &["198.51.100.1:2"]), Ok(()));
     }
 
     #[test]
     fn handshakes_have_a_limit_of_their_own() {
-        let mut ledger = Ledger::new(Limits { max_half_open: 1, ..Limits::UNLIMITED }, (1, 2));
-        assert_eq!(ledger.begin_handshake(), Ok(()));
-        assert_eq!(ledger.begin_handshake(), Err(Refusal::MaxHalfOpen));
-        ledger.end_handshake();
-        assert_eq!((ledger.begin_handshake(), ledger.half_open()), (Ok(()), 1));
+        let mut peer_counts = PeerCounts::new(Limits { max_half_open: 1, ..Limits::UNLIMITED }, (1, 2));
+        assert_eq!(peer_counts.begin_handshake(), Ok(()));
+        assert_eq!(peer_counts.begin_handshake(), Err(Refusal::MaxHalfOpen));
+        peer_counts.end_handshake();
+        assert_eq!((peer_counts.begin_handshake(), peer_counts.half_open()), (Ok(()), 1));
     }
 
     #[test]
     fn new_limits_hold_for_the_next_peer() {
-        let mut ledger = Ledger::new(Limits::UNLIMITED, (1, 2));
-        fill(&mut ledger, &["198.51.100.1:1", "198.51.100.1:2"]).unwrap();
-        ledger.set_limits(Limits { max_peers: 1, ..Limits::UNLIMITED });
-        assert_eq!(fill(&mut ledger, &["203.0.113.1:1"]), Err(Refusal::MaxPeers));
-        assert_eq!((ledger.total(), ledger.limits().max_peers), (2, 1));
-        ledger.set_limits(Limits::UNLIMITED);
-        assert_eq!(fill(&mut ledger, &["203.0.113.1:1"]), Ok(()));
+        let mut peer_counts = PeerCounts::new(Limits::UNLIMITED, (1, 2));
+        fill(&mut peer_counts, &["198.51.100.1:1", "198.51.100.1:2"]).unwrap();
+        peer_counts.set_limits(Limits { max_peers: 1, ..Limits::UNLIMITED });
+        assert_eq!(fill(&mut peer_counts, &["203.0.113.1:1"]), Err(Refusal::MaxPeers));
+        assert_eq!((peer_counts.total(), peer_counts.limits().max_peers), (2, 1));
+        peer_counts.set_limits(Limits::UNLIMITED);
+        assert_eq!(fill(&mut peer_counts, &["203.0.113.1:1"]), Ok(()));
     }
 
     #[test]
     fn the_rate_recovers_with_time() {
         let limits = Limits { new_peers_per_second: 10, new_peers_burst: 1, ..Limits::UNLIMITED };
-        let mut ledger = Ledger::new(limits, (1, 2));
+        let mut peer_counts = PeerCounts::new(limits, (1, 2));
         let (local, peer, now) = (at("192.0.2.1:5"), at("198.51.100.1:1"), Instant::now());
-        assert_eq!(ledger.admit(local, peer, now), Ok(()));
-        assert_eq!(ledger.admit(local, peer, now), Err(Refusal::Rate));
-        assert_eq!(ledger.admit(local, peer, now + Duration::from_millis(100)), Ok(()));
+        assert_eq!(peer_counts.admit(local, peer, now), Ok(()));
+        assert_eq!(peer_counts.admit(local, peer, now), Err(Refusal::Rate));
+        assert_eq!(peer_counts.admit(local, peer, now + Duration::from_millis(100)), Ok(()));
     }
 
     #[test]

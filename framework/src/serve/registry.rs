@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use self::census::Census;
 use self::places::{Key, Places};
-use crate::admission::{Ledger, Limits, Refusal};
+use crate::admission::{Limits, PeerCounts, Refusal};
 use crate::association::{Association, AssociationId};
 use crate::error::EndReason;
 use crate::net::attention::{InboxItem, signal};
@@ -43,7 +43,7 @@ struct Table {
     census: Census,
     /// The DTLS associations that have a connection ID, by that ID.
     connection_ids: HashMap<Box<[u8]>, Arc<Association>>,
-    ledger: Ledger,
+    peer_counts: PeerCounts,
     /// Handshakes in the order in which they began. Finished handshakes stay until they reach the front.
     half_open: VecDeque<(Instant, Weak<Association>)>,
     /// Connections whose PROXY header is incomplete, by the number of their listener, the oldest first.
@@ -70,7 +70,7 @@ impl Registry {
                 associations: Places::default(),
                 census: Census::default(),
                 connection_ids: HashMap::new(),
-                ledger: Ledger::new(limits, key),
+                peer_counts: PeerCounts::new(limits, key),
                 half_open: VecDeque::new(),
                 awaiting_header: HashMap::new(),
                 draining: None,
@@ -127,14 +127,14 @@ impl Registry {
             return Err(Refusal::Draining);
         }
         match own_socket {
-            true => table.ledger.admit(local, peer, Instant::now()),
-            false => table.ledger.admit_sharing(local, peer, Instant::now()),
+            true => table.peer_counts.admit(local, peer, Instant::now()),
+            false => table.peer_counts.admit_sharing(local, peer, Instant::now()),
         }
     }
 
     /// Returns the number of live and booked peers of a local address, over all protocols.
     pub(crate) fn peers_at(&self, local: SocketAddr) -> usize {
-        self.table.lock().ledger.at_local_address(local)
+        self.table.lock().peer_counts.at_local_address(local)
     }
 
     /// Books a place for a connection from a proxy. The limits on source addresses do not apply to the proxy's address.
@@ -143,7 +143,7 @@ impl Registry {
         if table.draining.is_some() {
             return Err(Refusal::Draining);
         }
-        table.ledger.admit_proxy(local, proxy)
+        table.peer_counts.admit_proxy(local, proxy)
     }
 
     /// Books a place for the peer that the proxy has named, in place of the proxy's. Changes nothing if that is
@@ -155,7 +155,7 @@ impl Registry {
     ) -> Result<(), Refusal> {
         let mut table = self.table.lock();
         let (local, proxy) = (association.local, association.peer);
-        table.ledger.transfer(local, proxy, addresses.peer, Instant::now())?;
+        table.peer_counts.transfer(local, proxy, addresses.peer, Instant::now())?;
         association.set_proxied(addresses);
         Ok(())
     }
@@ -165,7 +165,7 @@ impl Registry {
     pub(crate) fn await_header(&self, association: &Arc<Association>) -> Result<(), Refusal> {
         let Some(listener) = association.proxied_listener else { return Ok(()) };
         let mut table = self.table.lock();
-        let most = table.ledger.limits().max_awaiting_header;
+        let most = table.peer_counts.limits().max_awaiting_header;
         if most == 0 {
             return Err(Refusal::MaxHalfOpen);
         }
@@ -202,7 +202,7 @@ impl Registry {
     }
 
     fn release_in(&self, table: &mut Table, local: SocketAddr, peer: SocketAddr) {
-        table.ledger.release(local, peer);
+        table.peer_counts.release(local, peer);
         if table.has_no_bookings() {
             self.emptied.notify_all();
         }
@@ -214,11 +214,11 @@ impl Registry {
         let now = Instant::now();
         let mut evicted = None;
         let mut table = self.table.lock();
-        if table.ledger.begin_handshake().is_err() {
+        if table.peer_counts.begin_handshake().is_err() {
             let oldest = table.oldest_handshake(now).ok_or(Refusal::MaxHalfOpen)?;
             table.end_handshake(&oldest);
             evicted = Some(oldest);
-            table.ledger.begin_handshake()?;
+            table.peer_counts.begin_handshake()?;
         }
         association.attention.half_open.store(true, Ordering::Release);
         // Finished handshakes at the front are removed, so the queue only spans the time since the oldest handshake
@@ -264,7 +264,7 @@ impl Registry {
         if !table.insert(key, association) {
             return false;
         }
-        table.ledger.take_over(association.local, association.peer);
+        table.peer_counts.take_over(association.local, association.peer);
         true
     }
 
@@ -291,7 +291,7 @@ impl Registry {
             let key = table.associations.key_of(association);
             table.associations.remove(&key);
             table.connection_ids.remove(&association.connection_id);
-            table.ledger.release(association.local, association.admitted_address());
+            table.peer_counts.release(association.local, association.admitted_address());
         }
         let [received, received_bytes, sent, sent_bytes, dropped] = association.carried();
         let fold = |from: &AtomicU64, carried: u64, into: &AtomicU64| {
@@ -410,7 +410,7 @@ impl Registry {
 
     /// Changes the limits for new peers.
     pub(crate) fn set_limits(&self, limits: Limits) {
-        self.table.lock().ledger.set_limits(limits);
+        self.table.lock().peer_counts.set_limits(limits);
     }
 
     /// Returns the numbers of each listener, including those that only the registry knows. They are added up under its
@@ -439,18 +439,18 @@ impl Registry {
     /// Returns the limit that would refuse the next peer, whatever its address is, and `None` if there is room.
     pub(crate) fn is_full(&self) -> Option<Refusal> {
         let table = self.table.lock();
-        let (ledger, limits) = (&table.ledger, table.ledger.limits());
+        let (peer_counts, limits) = (&table.peer_counts, table.peer_counts.limits());
         match () {
             () if table.draining.is_some() => Some(Refusal::Draining),
-            () if ledger.total() >= limits.max_peers => Some(Refusal::MaxPeers),
-            () if ledger.half_open() >= limits.max_half_open => Some(Refusal::MaxHalfOpen),
+            () if peer_counts.total() >= limits.max_peers => Some(Refusal::MaxPeers),
+            () if peer_counts.half_open() >= limits.max_half_open => Some(Refusal::MaxHalfOpen),
             () => None,
         }
     }
 
     /// Returns the limits in effect.
     pub(crate) fn limits(&self) -> Limits {
-        *self.table.lock().ledger.limits()
+        *self.table.lock().peer_counts.limits()
     }
 }
 
@@ -497,13 +497,13 @@ impl Table {
 
     /// Returns whether there is neither an association nor one between its booking and its insertion.
     fn has_no_bookings(&self) -> bool {
-        self.ledger.total() == 0
+        self.peer_counts.total() == 0
     }
 
     /// Notes that the handshake of this association, if there is one, has ended. The flag changes only under the lock.
     fn end_handshake(&mut self, association: &Association) {
         if association.attention.half_open.swap(false, Ordering::AcqRel) {
-            self.ledger.end_handshake();
+            self.peer_counts.end_handshake();
         }
     }
 

@@ -76,7 +76,7 @@ impl Bridge {
         let client = Client::open(redis.0)
             .map_err(|error| Failure::input(format_args!("--redis cannot be used: {error}")))?;
         let ending = Arc::new(Ending::default());
-        let line = Arc::new(Carrier {
+        let line = Arc::new(BridgeShared {
             hub: Arc::clone(hub),
             client,
             prefix: prefix.to_string(),
@@ -117,7 +117,7 @@ enum Half {
 }
 
 /// The state that both threads share.
-struct Carrier<O> {
+struct BridgeShared<O> {
     hub: Arc<Hub<O>>,
     client: Client,
     prefix: String,
@@ -125,7 +125,7 @@ struct Carrier<O> {
     ending: Arc<Ending>,
 }
 
-impl<O: Outlet> Carrier<O> {
+impl<O: Outlet> BridgeShared<O> {
     /// Runs on the thread `chat-sub`.
     fn subscribe(&self) {
         let Some(remote) = &self.hub.remote else { return };

@@ -45,7 +45,7 @@ pub struct Addressee {
 
 /// Why a line was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Complaint {
+pub enum LineError {
     /// The line is not UTF-8.
     NotUtf8,
     /// The line is longer than a line may be.
@@ -92,14 +92,14 @@ pub const LONGEST_ORIGIN: usize = 32;
 ///
 /// # Errors
 ///
-/// Returns the complaint to send to the line's writer.
-pub fn parse(line: &[u8], lengths: Lengths) -> Result<Command, Complaint> {
+/// Returns the error to send to the line's writer.
+pub fn parse(line: &[u8], lengths: Lengths) -> Result<Command, LineError> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     if line.len() > lengths.line {
-        return Err(Complaint::TooLong { limit: lengths.line });
+        return Err(LineError::TooLong { limit: lengths.line });
     }
-    let line = clean(std::str::from_utf8(line).map_err(|_| Complaint::NotUtf8)?);
+    let line = clean(std::str::from_utf8(line).map_err(|_| LineError::NotUtf8)?);
     let Some(command) = line.strip_prefix('/') else {
         return Ok(if line.is_empty() { Command::Nothing } else { Command::Say(line) });
     };
@@ -111,7 +111,7 @@ pub fn parse(line: &[u8], lengths: Lengths) -> Result<Command, Complaint> {
     let argument = (!rest.is_empty()).then_some(rest);
     let room = |command, text: &str| {
         let limit = lengths.name;
-        RoomName::parse(text, limit).map_err(|bad| Complaint::BadName { command, given: quoted(text), bad })
+        RoomName::parse(text, limit).map_err(|bad| LineError::BadName { command, given: quoted(text), bad })
     };
     match word {
         "me" => Ok(Command::Act(needed(argument, "/me", "/me waves")?.to_owned())),
@@ -139,7 +139,7 @@ pub fn parse(line: &[u8], lengths: Lengths) -> Result<Command, Complaint> {
         "ping" => Ok(Command::Ping(quoted(rest))),
         "help" | "?" => Ok(Command::Help),
         "quit" | "exit" => Ok(Command::Quit),
-        _ => Err(Complaint::Unknown(quoted(word))),
+        _ => Err(LineError::Unknown(quoted(word))),
     }
 }
 
@@ -147,12 +147,12 @@ fn needed<'a>(
     argument: Option<&'a str>,
     command: &'static str,
     example: &'static str,
-) -> Result<&'a str, Complaint> {
-    argument.ok_or(Complaint::Missing { command, example })
+) -> Result<&'a str, LineError> {
+    argument.ok_or(LineError::Missing { command, example })
 }
 
-fn name(command: &'static str, text: &str, limit: usize) -> Result<Name, Complaint> {
-    Name::parse(text, limit).map_err(|bad| Complaint::BadName { command, given: quoted(text), bad })
+fn name(command: &'static str, text: &str, limit: usize) -> Result<Name, LineError> {
+    Name::parse(text, limit).map_err(|bad| LineError::BadName { command, given: quoted(text), bad })
 }
 
 impl fmt::Display for Addressee {
@@ -164,7 +164,7 @@ impl fmt::Display for Addressee {
     }
 }
 
-impl fmt::Display for Complaint {
+impl fmt::Display for LineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotUtf8 => f.write_str("that line is not UTF-8: set your terminal to UTF-8"),
@@ -192,7 +192,7 @@ mod tests {
 
     const LENGTHS: Lengths = Lengths { line: 100, name: 10 };
 
-    fn read(line: &str) -> Result<Command, Complaint> {
+    fn read(line: &str) -> Result<Command, LineError> {
         parse(line.as_bytes(), LENGTHS)
     }
 
@@ -266,13 +266,13 @@ mod tests {
                 "is not a name: it mixes scripts whose letters look alike, so use letters of one",
             ),
         ] {
-            let complaint = read(line).unwrap_err().to_string();
-            assert!(complaint.contains(expected), "{line}: {complaint}");
+            let line_error = read(line).unwrap_err().to_string();
+            assert!(line_error.contains(expected), "{line}: {line_error}");
         }
         assert!(read(&"x".repeat(101)).unwrap_err().to_string().contains("longer than 100 bytes"));
         assert!(read(&"x".repeat(100)).is_ok());
-        let complaint = parse(b"caf\xe9", LENGTHS).unwrap_err();
-        assert_eq!(complaint.to_string(), "that line is not UTF-8: set your terminal to UTF-8");
+        let line_error = parse(b"caf\xe9", LENGTHS).unwrap_err();
+        assert_eq!(line_error.to_string(), "that line is not UTF-8: set your terminal to UTF-8");
     }
 
     proptest! {
@@ -284,8 +284,8 @@ mod tests {
                     prop_assert!(!text.chars().any(char::is_control), "{text:?}");
                 }
                 Ok(_) => {}
-                Err(complaint) => {
-                    let sentence = complaint.to_string();
+                Err(line_error) => {
+                    let sentence = line_error.to_string();
                     prop_assert!(!sentence.chars().any(char::is_control), "{sentence:?}");
                     prop_assert!(sentence.len() < 400);
                 }

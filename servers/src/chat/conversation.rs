@@ -97,8 +97,8 @@ impl<O: Outlet> Conversation<O> {
             }
             let flow = match parsed {
                 Ok(command) => self.obey(command, stream),
-                Err(complaint) => {
-                    self.wrong(complaint);
+                Err(line_error) => {
+                    self.wrong(line_error);
                     Flow::GoesOn
                 }
             };

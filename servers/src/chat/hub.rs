@@ -120,16 +120,16 @@ impl<O: Outlet> Hub<O> {
 
     /// Sends a line to all members of a room except `except`.
     pub fn broadcast(room: &Room<O>, line: &Line, except: Option<u64>) {
-        for occupant in room.occupants().iter() {
-            if Some(occupant.member.id()) != except {
-                occupant.member.outlet.deliver(line, occupant.stream);
+        for room_member in room.room_members().iter() {
+            if Some(room_member.member.id()) != except {
+                room_member.member.outlet.deliver(line, room_member.stream);
             }
         }
     }
 
     /// Announces that a member comes or goes, like [`broadcast`](Self::broadcast), except in a large room.
     pub fn announce(&self, room: &Room<O>, line: &Line, except: Option<u64>) {
-        if room.occupants().len() <= self.rules.announce_up_to {
+        if room.room_members().len() <= self.rules.announce_up_to {
             Self::broadcast(room, line, except);
         }
     }
@@ -143,13 +143,13 @@ impl<O: Outlet> Hub<O> {
     ) {
         let mut told: HashSet<u64> = except.into_iter().collect();
         for room in rooms {
-            let occupants = room.occupants();
-            if occupants.len() > self.rules.announce_up_to {
+            let room_members = room.room_members();
+            if room_members.len() > self.rules.announce_up_to {
                 continue;
             }
-            for occupant in occupants.iter() {
-                if told.insert(occupant.member.id()) {
-                    occupant.member.outlet.deliver(line, 0);
+            for room_member in room_members.iter() {
+                if told.insert(room_member.member.id()) {
+                    room_member.member.outlet.deliver(line, 0);
                 }
             }
         }
@@ -174,7 +174,7 @@ impl<O: Outlet> Hub<O> {
     pub(super) fn list_rooms(&self, to: &Member<O>) {
         let local = self.directory.lock().rooms();
         let mut rooms: Vec<(RoomName, usize)> =
-            local.iter().map(|room| (room.name().clone(), room.occupants().len())).collect();
+            local.iter().map(|room| (room.name().clone(), room.room_members().len())).collect();
         if let Some(remote) = &self.remote {
             remote.add_counts(&mut rooms);
         }
@@ -184,20 +184,20 @@ impl<O: Outlet> Hub<O> {
 
     /// Returns whether a room has another member than the caller, here or in another process.
     pub(super) fn has_others(&self, room: &Room<O>) -> bool {
-        room.occupants().len() > 1
+        room.room_members().len() > 1
             || self.remote.as_ref().is_some_and(|remote| remote.has_members(room.name()))
     }
 
     /// Returns the other members of a room, for a member that joins it.
     pub(super) fn others(&self, member: &Member<O>, room: &Room<O>) -> String {
-        let occupants = room.occupants();
-        let mut others: Vec<String> = occupants
+        let room_members = room.room_members();
+        let mut others: Vec<String> = room_members
             .iter()
-            .filter(|occupant| occupant.member.id() != member.id())
+            .filter(|room_member| room_member.member.id() != member.id())
             .take(GREETED + 1)
-            .map(|occupant| occupant.member.name().to_string())
+            .map(|room_member| room_member.member.name().to_string())
             .collect();
-        let mut count = occupants.len().saturating_sub(1);
+        let mut count = room_members.len().saturating_sub(1);
         if let Some(remote) = &self.remote {
             let (elsewhere, all) = remote.some_members(room.name(), GREETED);
             count += all;
@@ -214,9 +214,9 @@ impl<O: Outlet> Hub<O> {
     /// Answers `/who`. Returns false if there is no such room.
     pub(super) fn list_members(&self, to: &Member<O>, name: &RoomName) -> bool {
         let room = self.room(name);
-        let occupants = room.map(|room| room.occupants()).unwrap_or_default();
+        let room_members = room.map(|room| room.room_members()).unwrap_or_default();
         let mut names: Vec<String> =
-            occupants.iter().map(|occupant| occupant.member.name().to_string()).collect();
+            room_members.iter().map(|room_member| room_member.member.name().to_string()).collect();
         if let Some(remote) = &self.remote {
             names.extend(remote.members(name));
         }

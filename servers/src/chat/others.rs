@@ -12,7 +12,7 @@ use crate::chat::hub::{Hub, Outlet};
 use crate::chat::line::{Line, foreign};
 use crate::chat::name::{Name, RoomName};
 use crate::chat::remote::Remote;
-use crate::chat::roster::Speaker;
+use crate::chat::roster::RemoteProcess;
 
 const OUT_OF_REACH: &str = "other hosts are out of reach";
 const BACK: &str = "other hosts are back";
@@ -63,8 +63,8 @@ impl<O: Outlet> Hub<O> {
         }
         let rooms = self.directory.lock().rooms();
         for room in rooms {
-            for some in room.occupants().chunks(ROSTER_NAMES) {
-                let names = some.iter().map(|occupant| occupant.member.name()).collect();
+            for some in room.room_members().chunks(ROSTER_NAMES) {
+                let names = some.iter().map(|room_member| room_member.member.name()).collect();
                 rosters.push(News::Roster { room: room.name().clone(), names });
             }
         }
@@ -153,7 +153,7 @@ impl<O: Outlet> Hub<O> {
             );
         }
         let until = now + remote.presence;
-        let by = Speaker { origin: &origin, instance };
+        let by = RemoteProcess { origin: &origin, instance };
         let see = |room: &RoomName, name: &Name| {
             let mut roster = remote.roster.lock();
             // Before the hand-over was complete, the other process had this member, which is here now.

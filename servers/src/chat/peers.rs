@@ -8,7 +8,7 @@ use peeloff::{EndReason, HandlerError, Message, PeerEvents, PostOutcome, Scheme,
 use crate::chat::conversation::{Conversation, Flow};
 use crate::chat::hub::{Hub, Outlet};
 use crate::chat::line::Line;
-use crate::chat::proof::{COMMAND, Newcomer};
+use crate::chat::proof::{COMMAND, UnverifiedPeer};
 
 /// Serves the rooms of a [`Hub`] to peers.
 pub struct Chat {
@@ -43,7 +43,7 @@ impl Outlet for PeerOutlet {
 /// A member, or a peer on plain UDP that has not proven its address yet.
 #[derive(Default)]
 pub struct Guest {
-    newcomer: Newcomer,
+    unverified: UnverifiedPeer,
     conversation: Option<Conversation<PeerOutlet>>,
 }
 
@@ -62,11 +62,11 @@ impl PeerEvents for Chat {
             }
             (None, Some(token)) => {
                 // If the question is lost, the next message causes the same answer.
-                let _ = peer.try_send(guest.newcomer.hear(&message, token));
+                let _ = peer.try_send(guest.unverified.hear(&message, token));
             }
             (None, None) => {
                 let conversation = guest.conversation.insert(self.begin(peer));
-                let mut said = guest.newcomer.said().into_iter();
+                let mut said = guest.unverified.said().into_iter();
                 // Stop if one of the messages says goodbye.
                 said.all(|message| take(conversation, peer, Message::new(&message, None)) == Flow::GoesOn);
             }
@@ -85,7 +85,7 @@ impl PeerEvents for Chat {
                 let news = self.hub.hold_news();
                 [b"m", news.as_bytes(), b"\n", conversation.save(peer.now()).as_bytes()].concat()
             }
-            None => [b"n".to_vec(), guest.newcomer.save()].concat(),
+            None => [b"n".to_vec(), guest.unverified.save()].concat(),
         })
     }
 
@@ -100,7 +100,9 @@ impl PeerEvents for Chat {
                     Conversation::resume(&self.hub, outlet, saved, peer.now()).ok_or_else(none)?;
                 Ok(Guest { conversation: Some(conversation), ..Guest::default() })
             }
-            Some((b'n', saved)) => Ok(Guest { newcomer: Newcomer::resume(saved), conversation: None }),
+            Some((b'n', saved)) => {
+                Ok(Guest { unverified: UnverifiedPeer::resume(saved), conversation: None })
+            }
             _ => Err(none()),
         }
     }

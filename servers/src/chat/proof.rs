@@ -23,12 +23,12 @@ pub fn answer(line: &str) -> Option<String> {
 
 /// A peer that has not proven its address, and its messages so far.
 #[derive(Default)]
-pub(super) struct Newcomer {
+pub(super) struct UnverifiedPeer {
     said: Vec<Vec<u8>>,
     bytes: usize,
 }
 
-impl Newcomer {
+impl UnverifiedPeer {
     /// Keeps a message for later, within limits, and returns the question to send.
     pub(super) fn hear(&mut self, message: &[u8], token: &str) -> String {
         let is_kept = self.said.len() < KEPT && self.bytes + message.len() <= KEPT_BYTES;
@@ -49,16 +49,16 @@ impl Newcomer {
 
     /// Restores what [`save`](Self::save) saved.
     pub(super) fn resume(mut saved: &[u8]) -> Self {
-        let mut newcomer = Self::default();
+        let mut unverified = Self::default();
         while let Some((len, rest)) = saved.split_first_chunk()
             && let Some((message, rest)) = rest.split_at_checked(u16::from_be_bytes(*len).into())
-            && newcomer.said.len() < KEPT
+            && unverified.said.len() < KEPT
         {
-            newcomer.bytes += message.len();
-            newcomer.said.push(message.to_vec());
+            unverified.bytes += message.len();
+            unverified.said.push(message.to_vec());
             saved = rest;
         }
-        newcomer
+        unverified
     }
 
     /// Takes the kept messages out.
@@ -73,14 +73,14 @@ mod tests {
 
     #[test]
     fn lines_of_a_newcomer_go_to_the_new_process() {
-        let mut newcomer = Newcomer::default();
+        let mut unverified = UnverifiedPeer::default();
         for message in ["one", "", "three"] {
-            newcomer.hear(message.as_bytes(), "0123456789ab");
+            unverified.hear(message.as_bytes(), "0123456789ab");
         }
-        let mut other = Newcomer::resume(&newcomer.save());
-        assert_eq!(other.bytes, newcomer.bytes);
+        let mut other = UnverifiedPeer::resume(&unverified.save());
+        assert_eq!(other.bytes, unverified.bytes);
         assert_eq!(other.said(), [&b"one"[..], b"", b"three"]);
-        assert!(Newcomer::resume(&[0, 9, 1]).said().is_empty());
+        assert!(UnverifiedPeer::resume(&[0, 9, 1]).said().is_empty());
     }
 
     #[test]

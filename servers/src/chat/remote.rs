@@ -13,7 +13,7 @@ use crate::chat::bulletin::{Bulletin, News};
 use crate::chat::hearing::Hearing;
 use crate::chat::instance::Instance;
 use crate::chat::name::{Name, RoomName};
-use crate::chat::roster::{Roster, Speaker};
+use crate::chat::roster::{RemoteProcess, Roster};
 
 /// The largest number of bulletins that wait to be published; more are dropped.
 const QUEUE: usize = 4096;
@@ -151,7 +151,7 @@ impl Remote {
 
     /// Removes a member that belonged to the previous process, and belongs to this one now.
     pub(super) fn forget_own(&self, room: &RoomName, name: &Name) {
-        self.roster.lock().lose(room, name, Speaker { origin: &self.origin, instance: self.instance });
+        self.roster.lock().lose(room, name, RemoteProcess { origin: &self.origin, instance: self.instance });
     }
 
     /// Returns whether a room has members elsewhere.

@@ -1,7 +1,7 @@
 //! The members, their rooms and names, and the limits on them. Pure: an outlet is any way to a member, and
 //! nothing is sent here.
 //!
-//! The list of a room's occupants is shared, and copied on writing. A broadcast takes the current list and holds
+//! The list of a room's members is shared, and copied on writing. A broadcast takes the current list and holds
 //! no lock while it sends. Rooms therefore neither wait for each other nor for members that come and go.
 
 use std::collections::{BTreeMap, HashMap};
@@ -47,14 +47,14 @@ impl<O> Member<O> {
 
 /// A member in a room.
 #[derive(Debug)]
-pub struct Occupant<O> {
+pub struct RoomMember<O> {
     /// The member.
     pub member: Arc<Member<O>>,
     /// The room's SCTP stream for this member; 0 if the room has none of its own.
     pub stream: u16,
 }
 
-impl<O> Clone for Occupant<O> {
+impl<O> Clone for RoomMember<O> {
     fn clone(&self) -> Self {
         Self { member: Arc::clone(&self.member), stream: self.stream }
     }
@@ -64,7 +64,7 @@ impl<O> Clone for Occupant<O> {
 #[derive(Debug)]
 pub struct Room<O> {
     name: RoomName,
-    occupants: Mutex<Arc<Vec<Occupant<O>>>>,
+    room_members: Mutex<Arc<Vec<RoomMember<O>>>>,
 }
 
 impl<O> Room<O> {
@@ -74,8 +74,8 @@ impl<O> Room<O> {
     }
 
     /// Returns the present members, in the order in which they joined.
-    pub fn occupants(&self) -> Arc<Vec<Occupant<O>>> {
-        Arc::clone(&self.occupants.lock())
+    pub fn room_members(&self) -> Arc<Vec<RoomMember<O>>> {
+        Arc::clone(&self.room_members.lock())
     }
 }
 
@@ -205,26 +205,26 @@ impl<O> Directory<O> {
                 if let Some(known) = self.room_looks.get(&name.look()) {
                     return Err(Refusal::RoomLike(name.clone(), known.to_string()));
                 }
-                let room = Arc::new(Room { name: name.clone(), occupants: Mutex::default() });
+                let room = Arc::new(Room { name: name.clone(), room_members: Mutex::default() });
                 self.room_looks.insert(name.look(), name.clone());
                 self.rooms.insert(name.clone(), Arc::clone(&room));
                 room
             }
         };
-        let mut occupants = room.occupants.lock();
-        if occupants.len() >= self.crowds.room_members {
+        let mut room_members = room.room_members.lock();
+        if room_members.len() >= self.crowds.room_members {
             return Err(Refusal::RoomFull(name.clone(), self.crowds.room_members));
         }
-        Arc::make_mut(&mut *occupants).push(Occupant { member: Arc::clone(member), stream });
-        drop(occupants);
+        Arc::make_mut(&mut *room_members).push(RoomMember { member: Arc::clone(member), stream });
+        drop(room_members);
         Ok(room)
     }
 
     /// Removes a member from a room. An empty room is removed.
     pub fn leave(&mut self, member: &Member<O>, room: &Room<O>) {
-        let mut occupants = room.occupants.lock();
-        Arc::make_mut(&mut *occupants).retain(|occupant| occupant.member.id != member.id);
-        if occupants.is_empty() {
+        let mut room_members = room.room_members.lock();
+        Arc::make_mut(&mut *room_members).retain(|room_member| room_member.member.id != member.id);
+        if room_members.is_empty() {
             self.rooms.remove(&room.name);
             self.room_looks.remove(&room.name.look());
         }
@@ -244,8 +244,8 @@ impl<O> Directory<O> {
     /// Returns whether the member with exactly this name is in a room.
     pub fn is_in(&self, name: &Name, room: &RoomName) -> bool {
         let Some(member) = self.member(name).filter(|member| member.name() == *name) else { return false };
-        let occupants = self.rooms.get(room).map(|room| room.occupants()).unwrap_or_default();
-        occupants.iter().any(|occupant| occupant.member.id == member.id)
+        let room_members = self.rooms.get(room).map(|room| room.room_members()).unwrap_or_default();
+        room_members.iter().any(|room_member| room_member.member.id == member.id)
     }
 
     /// Returns all members.
@@ -392,12 +392,12 @@ mod tests {
         let mut directory = directory();
         let members = [(); 2].map(|()| directory.enter(()));
         let lobby = directory.join(&members[0], &room("lobby"), 0).unwrap();
-        let taken = lobby.occupants();
+        let taken = lobby.room_members();
         directory.join(&members[1], &room("lobby"), 7).unwrap();
-        assert_eq!((taken.len(), lobby.occupants().len()), (1, 2));
-        assert_eq!(lobby.occupants()[1].stream, 7);
+        assert_eq!((taken.len(), lobby.room_members().len()), (1, 2));
+        assert_eq!(lobby.room_members()[1].stream, 7);
         directory.leave(&members[0], &lobby);
-        let left: Vec<_> = lobby.occupants().iter().map(|occupant| occupant.member.id()).collect();
+        let left: Vec<_> = lobby.room_members().iter().map(|room_member| room_member.member.id()).collect();
         assert_eq!(left, [members[1].id()]);
     }
 }

@@ -15,14 +15,14 @@ use crate::chat::name::{Looks, Name, RoomName};
 
 /// A member of another process.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Foreigner {
+struct RemoteMember {
     origin: Name,
     name: Name,
 }
 
 /// A process, identified by the name that others show and by its number.
 #[derive(Clone, Copy, Debug)]
-pub struct Speaker<'a> {
+pub struct RemoteProcess<'a> {
     /// The name of the process.
     pub origin: &'a Name,
     /// The number of the process.
@@ -41,9 +41,9 @@ struct Presence {
 /// The members of other processes.
 #[derive(Debug)]
 pub struct Roster {
-    rooms: BTreeMap<RoomName, BTreeMap<Foreigner, Presence>>,
+    rooms: BTreeMap<RoomName, BTreeMap<RemoteMember, Presence>>,
     /// All members in `rooms`, once for each room.
-    looks: Looks<Foreigner>,
+    looks: Looks<RemoteMember>,
     room_looks: Looks<RoomName>,
     entries: usize,
     max_entries: usize,
@@ -57,9 +57,9 @@ impl Roster {
     }
 
     /// Records that a member is in a room, at least until `until`. Returns whether that is new.
-    pub fn see(&mut self, room: &RoomName, name: &Name, by: Speaker<'_>, until: Instant) -> bool {
-        let foreigner = by.member(name);
-        if let Some(known) = self.rooms.get_mut(room).and_then(|members| members.get_mut(&foreigner)) {
+    pub fn see(&mut self, room: &RoomName, name: &Name, by: RemoteProcess<'_>, until: Instant) -> bool {
+        let remote_member = by.member(name);
+        if let Some(known) = self.rooms.get_mut(room).and_then(|members| members.get_mut(&remote_member)) {
             known.until = until;
             // A late bulletin of the previous process does not take the member back.
             if !by.instance.precedes(known.instance) {
@@ -71,25 +71,25 @@ impl Roster {
             return false;
         }
         self.entries += 1;
-        foreigner.add_to(&mut self.looks);
+        remote_member.add_to(&mut self.looks);
         let members = self.rooms.entry(room.clone()).or_insert_with(|| {
             self.room_looks.add(room.look(), room);
             BTreeMap::new()
         });
-        members.insert(foreigner, Presence { until, instance: by.instance });
+        members.insert(remote_member, Presence { until, instance: by.instance });
         true
     }
 
     /// Records that a member has left a room. Returns false if the member was not known, or if another process has
     /// confirmed it later.
-    pub fn lose(&mut self, room: &RoomName, name: &Name, by: Speaker<'_>) -> bool {
-        let foreigner = by.member(name);
+    pub fn lose(&mut self, room: &RoomName, name: &Name, by: RemoteProcess<'_>) -> bool {
+        let remote_member = by.member(name);
         let Some(members) = self.rooms.get_mut(room) else { return false };
-        let known = members.get(&foreigner).is_some_and(|known| by.may_speak_for(known));
+        let known = members.get(&remote_member).is_some_and(|known| by.may_speak_for(known));
         if known {
-            members.remove(&foreigner);
+            members.remove(&remote_member);
             self.entries -= 1;
-            foreigner.remove_from(&mut self.looks);
+            remote_member.remove_from(&mut self.looks);
         }
         if self.rooms.get(room).is_some_and(BTreeMap::is_empty) {
             self.rooms.remove(room);
@@ -99,7 +99,7 @@ impl Roster {
     }
 
     /// Records that a member has another name. Returns its rooms.
-    pub fn rename(&mut self, old: &Name, new: &Name, by: Speaker<'_>) -> Vec<RoomName> {
+    pub fn rename(&mut self, old: &Name, new: &Name, by: RemoteProcess<'_>) -> Vec<RoomName> {
         let (before, after) = (by.member(old), by.member(new));
         let mut found = Vec::new();
         for (room, members) in &mut self.rooms {
@@ -122,8 +122,8 @@ impl Roster {
     }
 
     /// Removes the members that one process confirmed last, and returns them.
-    pub fn forget(&mut self, by: Speaker<'_>) -> Vec<(RoomName, String)> {
-        self.drain(|foreigner, known| foreigner.origin == *by.origin && known.instance == by.instance)
+    pub fn forget(&mut self, by: RemoteProcess<'_>) -> Vec<(RoomName, String)> {
+        self.drain(|remote_member, known| remote_member.origin == *by.origin && known.instance == by.instance)
     }
 
     /// Removes all members.
@@ -137,7 +137,7 @@ impl Roster {
     /// Returns the members of a room, as `alice@north`.
     pub fn members(&self, room: &RoomName) -> impl Iterator<Item = String> {
         let members = self.rooms.get(room).into_iter().flatten();
-        members.map(|(foreigner, _)| foreign(&foreigner.name, &foreigner.origin))
+        members.map(|(remote_member, _)| foreign(&remote_member.name, &remote_member.origin))
     }
 
     /// Returns the number of members in a room.
@@ -154,9 +154,10 @@ impl Roster {
     pub fn origins_of(&self, name: &Name) -> Vec<(Name, Name)> {
         let folded = name.folded();
         let [_, look] = name.looks();
-        let matching = self.looks.get(&look).filter(|foreigner| foreigner.name.folded() == folded);
-        let mut found: Vec<_> =
-            matching.map(|foreigner| (foreigner.name.clone(), foreigner.origin.clone())).collect();
+        let matching = self.looks.get(&look).filter(|remote_member| remote_member.name.folded() == folded);
+        let mut found: Vec<_> = matching
+            .map(|remote_member| (remote_member.name.clone(), remote_member.origin.clone()))
+            .collect();
         found.sort();
         found
     }
@@ -166,7 +167,7 @@ impl Roster {
         let folded = name.folded();
         let looks = name.looks();
         let mut alike = looks.iter().flat_map(|look| self.looks.get(look));
-        let found = alike.find(|foreigner| foreigner.name.folded() != folded)?;
+        let found = alike.find(|remote_member| remote_member.name.folded() != folded)?;
         Some(foreign(&found.name, &found.origin))
     }
 
@@ -175,15 +176,15 @@ impl Roster {
         self.room_looks.get(&room.look()).find(|known| *known != room).cloned()
     }
 
-    fn drain(&mut self, gone: impl Fn(&Foreigner, &Presence) -> bool) -> Vec<(RoomName, String)> {
+    fn drain(&mut self, gone: impl Fn(&RemoteMember, &Presence) -> bool) -> Vec<(RoomName, String)> {
         let mut found = Vec::new();
         let (looks, room_looks) = (&mut self.looks, &mut self.room_looks);
         self.rooms.retain(|room, members| {
-            members.retain(|foreigner, known| {
-                let gone = gone(foreigner, known);
+            members.retain(|remote_member, known| {
+                let gone = gone(remote_member, known);
                 if gone {
-                    foreigner.remove_from(looks);
-                    found.push((room.clone(), foreign(&foreigner.name, &foreigner.origin)));
+                    remote_member.remove_from(looks);
+                    found.push((room.clone(), foreign(&remote_member.name, &remote_member.origin)));
                 }
                 !gone
             });
@@ -197,9 +198,9 @@ impl Roster {
     }
 }
 
-impl Speaker<'_> {
-    fn member(&self, name: &Name) -> Foreigner {
-        Foreigner { origin: self.origin.clone(), name: name.clone() }
+impl RemoteProcess<'_> {
+    fn member(&self, name: &Name) -> RemoteMember {
+        RemoteMember { origin: self.origin.clone(), name: name.clone() }
     }
 
     /// Returns whether this process, or one that it took over from, confirmed the member last.
@@ -208,7 +209,7 @@ impl Speaker<'_> {
     }
 }
 
-impl Foreigner {
+impl RemoteMember {
     fn add_to(&self, looks: &mut Looks<Self>) {
         for look in self.name.looks() {
             looks.add(look, self);
@@ -236,8 +237,8 @@ mod tests {
         RoomName::parse(text, 24).unwrap()
     }
 
-    fn by(origin: &Name) -> Speaker<'_> {
-        Speaker { origin, instance: Instance(1) }
+    fn by(origin: &Name) -> RemoteProcess<'_> {
+        RemoteProcess { origin, instance: Instance(1) }
     }
 
     fn members(roster: &Roster, of: &str) -> Vec<String> {
@@ -278,7 +279,7 @@ mod tests {
         let (north, lobby) = (name("north"), room("lobby"));
         let (alice, bob, carol) = (name("alice"), name("bob"), name("carol"));
         let old = by(&north);
-        let new = Speaker { instance: old.instance.successor(), ..old };
+        let new = RemoteProcess { instance: old.instance.successor(), ..old };
         for who in [&alice, &bob, &carol] {
             roster.see(&lobby, who, old, until);
         }
@@ -295,7 +296,7 @@ mod tests {
         roster.see(&lobby, &carol, old, until);
         assert!(roster.lose(&lobby, &carol, new));
         assert_eq!(roster.rename(&bob, &name("bert"), new), std::slice::from_ref(&lobby));
-        let stranger = Speaker { instance: Instance(1 << 40), ..old };
+        let stranger = RemoteProcess { instance: Instance(1 << 40), ..old };
         assert!(roster.forget(stranger).is_empty());
         assert_eq!(roster.forget(new).len(), 2);
         assert_eq!((roster.rooms().count(), roster.entries), (0, 0));

@@ -1,7 +1,7 @@
 //! A terminal for chats: the line that the user types stays whole while lines from others arrive.
 //!
 //! The chat has two threads. The caller's thread receives, prints, and checks whether the server answers. The
-//! thread `stdin` runs the line editor and sends. They share a [`Link`]. The [`Ledger`] keeps what both know
+//! thread `stdin` runs the line editor and sends. They share a [`Link`]. The [`ServerView`] keeps what both know
 //! about the server.
 
 use std::io::{self, IsTerminal, Write};
@@ -20,7 +20,7 @@ use textwrap::Options;
 use crate::chat::text::clean;
 use crate::failure::Failure;
 use crate::nc::exit::BROKEN;
-use crate::nc::ledger::Ledger;
+use crate::nc::server_view::ServerView;
 use crate::nc::talk::{explain, send};
 
 /// How often the caller's thread checks the clock while no message arrives.
@@ -48,7 +48,7 @@ pub(super) struct Link {
 
 struct State {
     to: Sender,
-    ledger: Ledger,
+    view: ServerView,
     /// Whether the user wants to quit.
     quit: bool,
 }
@@ -56,8 +56,8 @@ struct State {
 impl Link {
     /// Makes the link for a new association.
     pub(super) fn new(to: Sender) -> Arc<Self> {
-        let ledger = Ledger::new(matches!(to.scheme(), Scheme::Udp | Scheme::Dtls), Instant::now());
-        Arc::new(Self { state: Mutex::new(State { to, ledger, quit: false }), changed: Condvar::new() })
+        let view = ServerView::new(matches!(to.scheme(), Scheme::Udp | Scheme::Dtls), Instant::now());
+        Arc::new(Self { state: Mutex::new(State { to, view, quit: false }), changed: Condvar::new() })
     }
 
     /// Ends the chat from this side.
@@ -68,10 +68,10 @@ impl Link {
         self.changed.notify_all();
     }
 
-    /// Runs `work` on the ledger, and wakes the thread that waits for a change.
-    fn with<T>(&self, work: impl FnOnce(&mut Ledger) -> T) -> T {
+    /// Runs `work` on the view, and wakes the thread that waits for a change.
+    fn with<T>(&self, work: impl FnOnce(&mut ServerView) -> T) -> T {
         let mut state = self.state.lock();
-        let result = work(&mut state.ledger);
+        let result = work(&mut state.view);
         self.changed.notify_all();
         result
     }
@@ -81,12 +81,12 @@ impl Link {
     fn prompt(&self) -> String {
         let deadline = Instant::now() + PATIENCE;
         let mut state = self.state.lock();
-        while !state.ledger.is_settled() && !state.quit {
+        while !state.view.is_settled() && !state.quit {
             if self.changed.wait_until(&mut state, deadline).timed_out() {
                 break;
             }
         }
-        state.ledger.prompt()
+        state.view.prompt()
     }
 
     /// Waits before the next attempt. Returns false if the user wants to quit.
@@ -135,7 +135,7 @@ pub(super) fn converse(
         let Some(why) = outcome? else { break };
         peer.close();
         screen.notice(&why)?;
-        let lost = link.with(|ledger| ledger.lose(Instant::now()));
+        let lost = link.with(|view| view.lose(Instant::now()));
         lost.iter().try_for_each(|line| screen.notice(line))?;
         match reconnect(link, &connect)? {
             Some(next) => *peer = next,
@@ -160,7 +160,7 @@ fn listen(
                 for line in String::from_utf8_lossy(&message).lines() {
                     // The server may send escape sequences.
                     let line = clean(line);
-                    let outcome = link.with(|ledger| ledger.hear(&line, Instant::now()));
+                    let outcome = link.with(|view| view.hear(&line, Instant::now()));
                     outcome.notices.iter().try_for_each(|notice| screen.notice(notice))?;
                     if outcome.show {
                         screen.show(&line)?;
@@ -171,10 +171,10 @@ fn listen(
             Err(Error::TimedOut) => {}
             ended @ (Ok(None) | Err(_)) => {
                 let state = link.state.lock();
-                if state.quit || state.ledger.is_leaving() {
+                if state.quit || state.view.is_leaving() {
                     return Ok(None);
                 }
-                let known = state.ledger.is_known();
+                let known = state.view.is_known();
                 drop(state);
                 let why = match ended {
                     Err(error) if !known => return Err(explain(error)),
@@ -190,8 +190,7 @@ fn listen(
             }
         }
         let (unreachable, now) = (peer.take_unreachable(), Instant::now());
-        let (outcome, hopeless) =
-            link.with(|ledger| (ledger.look(unreachable, now), ledger.is_hopeless(now)));
+        let (outcome, hopeless) = link.with(|view| (view.look(unreachable, now), view.is_hopeless(now)));
         outcome.notices.iter().try_for_each(|notice| screen.notice(notice))?;
         outcome.send.into_iter().for_each(|question| send_now(peer, &question));
         // A server that was restarted does not know the session. Plain UDP has no session.
@@ -214,7 +213,7 @@ fn reconnect(
     Ok(None)
 }
 
-/// Sends what the ledger asks for. Errors are ignored: the ledger repeats lost lines, and the next receive
+/// Sends what the view asks for. Errors are ignored: the view repeats lost lines, and the next receive
 /// reports the end of the association.
 fn send_now(peer: &mut Peer, text: &str) {
     let _ = peer.send(text.as_bytes());
@@ -231,7 +230,7 @@ fn type_lines(
         match editor.readline(&link.prompt()) {
             Ok(line) => {
                 let mut state = link.state.lock();
-                let (text, number) = state.ledger.write(&line, Instant::now());
+                let (text, number) = state.view.write(&line, Instant::now());
                 let to = state.to.clone();
                 drop(state);
                 let why = match send(&to, text.as_bytes(), how) {
@@ -239,7 +238,7 @@ fn type_lines(
                     Ok(false) => "the server is gone".to_owned(),
                     Err(failure) => failure.to_string(),
                 };
-                link.with(|ledger| ledger.fail(number));
+                link.with(|view| view.fail(number));
                 if screen.notice(&format!("not delivered ({why}): {line}")).is_err() {
                     break;
                 }

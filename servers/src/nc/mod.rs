@@ -2,7 +2,7 @@
 //!
 //! `args` has the options. `messages` splits the input, and `talk` exchanges messages with one peer. `call`
 //! connects, and `listen` accepts peers. `association` has what only SCTP needs, `chat` is the terminal of a
-//! chat, and `ledger` keeps its state.
+//! chat, and `server_view` keeps its state.
 
 pub use self::args::NcArgs;
 use crate::credentials::identity;
@@ -15,9 +15,9 @@ mod association;
 mod call;
 mod chat;
 mod exit;
-mod ledger;
 mod listen;
 mod messages;
+mod server_view;
 mod talk;
 
 /// Examples and exit codes for the end of the help text.

@@ -50,7 +50,7 @@ pub(super) fn threads(listen: &Address) -> Result<(), Box<dyn Error>> {
 ///
 /// Returns an error if the listener cannot be opened, or if the scheme does not use UDP.
 pub fn epoll(listen: &Address) -> Result<(), Box<dyn Error>> {
-    serve(listen, |speaker, children, message| drop(children.get(&speaker).map(|child| child.send(message))))
+    serve(listen, |sender, children, message| drop(children.get(&sender).map(|child| child.send(message))))
 }
 
 /// Serves peers in the same way, but sends each message to all other peers. A peer's first message goes back to
@@ -60,8 +60,8 @@ pub fn epoll(listen: &Address) -> Result<(), Box<dyn Error>> {
 ///
 /// Returns an error if the listener cannot be opened, or if the scheme does not use UDP.
 pub fn fan_out(listen: &Address) -> Result<(), Box<dyn Error>> {
-    serve(listen, |speaker, children, message| {
-        for (_, child) in children.iter().filter(|(token, _)| **token != speaker) {
+    serve(listen, |sender, children, message| {
+        for (_, child) in children.iter().filter(|(token, _)| **token != sender) {
             let _ = child.send(message);
         }
     })

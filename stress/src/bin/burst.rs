@@ -5,7 +5,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use clap::Parser;
-use peeloff_stress::client::visits::{self, Pace, Visits};
+use peeloff_stress::client::load::{self, Load, Pace};
 use peeloff_stress::figures;
 use peeloff_stress::floor::{self, Question};
 use peeloff_stress::options::{self, Bench, Common, Scenario};
@@ -48,35 +48,35 @@ impl Scenario for Cli {
         let mut plot = figures::percentiles("From the instant to the open session", Vec::new());
         for &clients in &self.clients {
             let count = clients as usize;
-            let visits = Visits {
+            let load = Load {
                 pace: Pace::Together(count),
                 messages: u32::from(bench.suite().is_none()),
-                ..bench.visits(count)
+                ..bench.load(count)
             };
             let mut comers = bench.clients()?;
             let (before, own) = (bench.target.usage()?, Usage::own()?);
             let bar = bench.progress("burst", u64::from(clients));
-            let visited = visits::run(&mut comers, &visits, &bench.stop, &bar)?;
+            let results = load::run(&mut comers, &load, &bench.stop, &bar)?;
             bar.finish_and_clear();
             let after = bench.target.usage()?;
             let report = &mut bench.report;
-            report.plain(&format!("connected of {clients}"), visited.completed as f64, "");
-            report.lower(&format!("failed of {clients}"), visited.failed as f64, "");
-            report.lower(&format!("retransmitted of {clients}"), visited.retransmitted as f64, "");
-            report.lower(&format!("after a second without an answer of {clients}"), visited.timed as f64, "");
-            report.lower(&format!("time of {clients}"), visited.took.as_secs_f64() * 1e3, "ms");
+            report.plain(&format!("connected of {clients}"), results.completed as f64, "");
+            report.lower(&format!("failed of {clients}"), results.failed as f64, "");
+            report.lower(&format!("retransmitted of {clients}"), results.retransmitted as f64, "");
+            report.lower(&format!("after a second without an answer of {clients}"), results.timed as f64, "");
+            report.lower(&format!("time of {clients}"), results.took.as_secs_f64() * 1e3, "ms");
             if let (Some(before), Some(after)) = (before, after) {
                 let used = after.since(&before);
                 let name = format!("server CPU per handshake of {clients}");
-                let row = figures::cpu(report, &name, &used, visited.completed);
+                let row = figures::cpu(report, &name, &used, results.completed);
                 if let (Some(row), Some(floor)) = (row, floor) {
                     row.over(floor, "OpenSSL in memory");
                 }
             }
-            figures::own(report, &comers, &own, &format!("handshake of {clients}"), visited.completed)?;
-            visited.connect.describe(report, &format!("connect of {clients}"));
-            plot.series.push(visited.connect.series(&format!("{clients} at once")));
-            if let Some(why) = visited.why {
+            figures::own(report, &comers, &own, &format!("handshake of {clients}"), results.completed)?;
+            results.connect.describe(report, &format!("connect of {clients}"));
+            plot.series.push(results.connect.series(&format!("{clients} at once")));
+            if let Some(why) = results.why {
                 report.note(format!("The first failure of {clients}: {why}."));
             }
             // Disconnect these clients before the next ones connect.

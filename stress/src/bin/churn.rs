@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use peeloff::Scheme;
-use peeloff_stress::client::visits::{self, Pace, Visits};
+use peeloff_stress::client::load::{self, Load, Pace};
 use peeloff_stress::figures;
 use peeloff_stress::floor::{self, Question};
 use peeloff_stress::options::{self, Bench, Common, Scenario};
@@ -88,7 +88,7 @@ impl Scenario for Cli {
         let first = bench.target.usage()?;
         bench.probe()?;
         let mut clients = bench.clients()?;
-        let visits = Visits {
+        let load = Load {
             pace: match self.rate {
                 Some(rate) => Pace::Rate(f64::from(rate)),
                 None => Pace::Together(usize::from(self.together)),
@@ -96,34 +96,34 @@ impl Scenario for Cli {
             messages: self.messages.max(u32::from(bench.suite().is_none())),
             payload: usize::from(self.payload),
             stay: false,
-            ..bench.visits(self.warm_up as usize)
+            ..bench.load(self.warm_up as usize)
         };
         bench.report.option(
             "they come",
             self.rate.map_or(format!("{} at once", self.together), |rate| format!("{rate}/s")),
         );
-        bench.report.option("messages of each", visits.messages);
+        bench.report.option("messages of each", load.messages);
         let bar = bench.progress("warming up", u64::from(self.warm_up));
-        visits::run(&mut clients, &visits, &bench.stop, &bar)?;
+        load::run(&mut clients, &load, &bench.stop, &bar)?;
         bar.finish_and_clear();
         self.settle(bench, first)?;
         let before = bench.target.usage()?;
 
-        let visits = Visits {
+        let load = Load {
             count: self.count.map_or(usize::MAX, |count| count as usize),
             until: Some(Instant::now() + self.duration),
-            ..visits
+            ..load
         };
         let bar = bench.progress("come and gone", u64::from(self.count.unwrap_or(0)));
         let over = AtomicBool::new(false);
-        let (visited, samples) = thread::scope(|scope| {
+        let (results, samples) = thread::scope(|scope| {
             let sampler = scope.spawn(|| sample(bench.target.pid, &over));
-            let visited = visits::run(&mut clients, &visits, &bench.stop, &bar);
+            let results = load::run(&mut clients, &load, &bench.stop, &bar);
             over.store(true, Ordering::Relaxed);
             sampler.thread().unpark();
-            (visited, sampler.join().unwrap_or_default())
+            (results, sampler.join().unwrap_or_default())
         });
-        let visited = visited?;
+        let results = results?;
         bar.finish_and_clear();
         let busy = bench.target.usage()?;
         self.settle(bench, before)?;
@@ -138,11 +138,11 @@ impl Scenario for Cli {
             None => None,
         };
         let report = &mut bench.report;
-        let per_second = visited.completed as f64 / visited.took.as_secs_f64().max(1e-9);
+        let per_second = results.completed as f64 / results.took.as_secs_f64().max(1e-9);
         report.higher("clients per second", per_second, "/s");
         if let (Some(before), Some(busy), Some(after)) = (before, busy, after) {
             let name = "server CPU per client";
-            if let Some(row) = figures::cpu(report, name, &busy.since(&before), visited.completed)
+            if let Some(row) = figures::cpu(report, name, &busy.since(&before), results.completed)
                 && let Some(floor) = floor
             {
                 row.over(floor, "OpenSSL's handshake in memory");
@@ -155,9 +155,9 @@ impl Scenario for Cli {
         if bench.target.address.scheme == Scheme::Udp {
             report.note("Plain UDP has no close: what is left behind stays until the server's idle timeout.");
         }
-        figures::visited(report, &visited);
-        visited.echo.describe(report, "echo");
-        figures::tally(report, &visited.tally);
+        figures::results(report, &results);
+        results.echo.describe(report, "echo");
+        figures::tally(report, &results.tally);
         let series = |name: &str, pick: fn(&Usage) -> f64| Series {
             name: name.to_owned(),
             points: samples.iter().map(|(at, usage)| (at.as_secs_f64(), pick(usage))).collect(),

@@ -8,8 +8,8 @@ use std::time::Duration;
 use clap::Parser;
 use indicatif::ProgressBar;
 use peeloff::{Address, NoSctp, Peer, Scheme};
+use peeloff_stress::client::load;
 use peeloff_stress::client::talk::{self, Pace, Talk, Talked};
-use peeloff_stress::client::visits;
 use peeloff_stress::client::{Clients, Dialer, threads};
 use peeloff_stress::floor::{self, Question};
 use peeloff_stress::options::{self, Bench, Common, Scenario, Stop};
@@ -69,7 +69,7 @@ const EVP: &str = "bare socket, batches, EVP";
 const MAX_THREADS: u64 = 16_000;
 
 /// A server with its peers, and the results of its turns.
-struct Contestant {
+struct MeasuredServer {
     name: &'static str,
     target: Target,
     peers: Peers,
@@ -123,49 +123,49 @@ impl Scenario for Cli {
                  For latency at a load, give --rate.",
             );
         }
-        let mut contestants = vec![self.enter(bench, "the server", None)?];
+        let mut servers = vec![self.enter(bench, "the server", None)?];
         if self.sleeper {
-            contestants.push(self.enter(bench, "with sleepers", Some(Role::Sleepers))?);
+            servers.push(self.enter(bench, "with sleepers", Some(Role::Sleepers))?);
         }
         if bench.common.floor {
             let datagrams = matches!(bench.scheme(), Scheme::Udp | Scheme::Dtls);
             // This floor needs a descriptor for each peer, and perhaps a thread.
             let room = peeloff::raise_fd_limit()?.min(MAX_THREADS) > u64::from(self.peers) + 200;
             if room {
-                contestants.push(self.enter(bench, THREADS, Some(Role::BareThreads))?);
+                servers.push(self.enter(bench, THREADS, Some(Role::BareThreads))?);
             } else {
                 bench.report.note("There is no floor with a thread or a descriptor per peer, because there are too many peers.");
             }
             if datagrams && room {
-                contestants.push(self.enter(bench, "bare epoll", Some(Role::BareEpoll))?);
+                servers.push(self.enter(bench, "bare epoll", Some(Role::BareEpoll))?);
             }
             if datagrams {
-                contestants.push(self.enter(bench, BATCHES, Some(Role::BareBatches))?);
+                servers.push(self.enter(bench, BATCHES, Some(Role::BareBatches))?);
             }
             if bench.scheme() == Scheme::Dtls {
-                contestants.push(self.enter(bench, EVP, Some(Role::BareEvp))?);
+                servers.push(self.enter(bench, EVP, Some(Role::BareEvp))?);
             }
         }
         let mut plot = figures::percentiles("Latency", Vec::new());
         for &payload in &self.payload {
             let payload = usize::from(payload);
             for turn in 0..self.turns {
-                let mut order: Vec<usize> = (0..contestants.len()).collect();
+                let mut order: Vec<usize> = (0..servers.len()).collect();
                 if turn % 2 == 1 {
                     // Alternate the order, so that no server always runs directly after the same one.
                     order.reverse();
                 }
                 for index in order {
-                    let bar = bench.progress(contestants[index].name, 0);
-                    let turn = self.turn(bench, &mut contestants[index], payload, &bar)?;
+                    let bar = bench.progress(servers[index].name, 0);
+                    let turn = self.turn(bench, &mut servers[index], payload, &bar)?;
                     bar.finish_and_clear();
-                    contestants[index].turns.push(turn);
+                    servers[index].turns.push(turn);
                 }
             }
-            self.say(bench, &contestants, payload)?;
-            let latency = &contestants[0].turns[0].talked.latency;
+            self.say(bench, &servers, payload)?;
+            let latency = &servers[0].turns[0].talked.latency;
             plot.series.push(latency.series(&format!("{payload} B")));
-            contestants.iter_mut().for_each(|contestant| contestant.turns.clear());
+            servers.iter_mut().for_each(|measured| measured.turns.clear());
         }
         bench.report.plots.push(plot);
         Ok(())
@@ -179,7 +179,7 @@ impl Cli {
         bench: &mut Bench,
         name: &'static str,
         role: Option<Role>,
-    ) -> Result<Contestant, Box<dyn Error>> {
+    ) -> Result<MeasuredServer, Box<dyn Error>> {
         let common = &bench.common;
         let (target, suite) = match role {
             None => (Target::running(&bench.target.address, bench.target.pid)?, bench.suite()),
@@ -198,7 +198,7 @@ impl Cli {
         };
         let (before, own) = (target.usage()?, Usage::own()?);
         let peers = self.connect(bench, &target.address, suite)?;
-        let mut contestant = Contestant { name, target, peers, turns: Vec::new() };
+        let mut measured = MeasuredServer { name, target, peers, turns: Vec::new() };
         // Pay one-time costs before the first turn. On UDP a peer becomes known by its first message.
         let warm = Talk {
             duration: Duration::from_secs(5),
@@ -206,19 +206,19 @@ impl Cli {
             ..self.talk(bench, 64)
         };
         let warm = Talk { pace: Pace::Window(1), ..warm };
-        match &mut contestant.peers {
+        match &mut measured.peers {
             Peers::Carried(clients) => {
                 talk::run(clients, self.peers as usize, &warm, &bench.stop, &ProgressBar::hidden())?
             }
             Peers::Threads(peers) => threads::run(peers, &warm, &bench.stop, &ProgressBar::hidden())?,
         };
         // Read this only now: on UDP and SCTP, clients are connected before the server knows about them.
-        if let (None, Some(before), Some(after)) = (role, before, contestant.target.usage()?) {
+        if let (None, Some(before), Some(after)) = (role, before, measured.target.usage()?) {
             figures::held(&mut bench.report, &after.since(&before), &after, self.peers as usize);
             let each = Usage::own()?.since(&own).rss_kib as f64 / f64::from(self.peers);
             bench.report.plain("clients' own RSS per peer", each, "KiB");
         }
-        Ok(contestant)
+        Ok(measured)
     }
 
     fn connect(
@@ -234,13 +234,13 @@ impl Cli {
         let dialer = Dialer::new(address.scheme, address.resolve()?[0], suite)?;
         let mut clients = dialer.clients(bench.threads())?;
         let bar = bench.progress("peers", u64::from(self.peers));
-        let visits = bench.visits(self.peers as usize);
-        let visited = visits::run(&mut clients, &visits, &bench.stop, &bar)?;
+        let load = bench.load(self.peers as usize);
+        let results = load::run(&mut clients, &load, &bench.stop, &bar)?;
         bar.finish_and_clear();
-        match visited.why {
-            Some(why) if visited.failed > 0 => Err(format!(
+        match results.why {
+            Some(why) if results.failed > 0 => Err(format!(
                 "{} of {} peers could not connect to {address}: {why}",
-                visited.failed, self.peers
+                results.failed, self.peers
             )
             .into()),
             _ => Ok(Peers::Carried(clients)),
@@ -264,19 +264,19 @@ impl Cli {
     fn turn(
         &self,
         bench: &Bench,
-        contestant: &mut Contestant,
+        measured: &mut MeasuredServer,
         payload: usize,
         bar: &ProgressBar,
     ) -> Result<Turn, Box<dyn Error>> {
         let talk = self.talk(bench, payload);
-        let (before, own) = (contestant.target.usage()?, Usage::own()?);
+        let (before, own) = (measured.target.usage()?, Usage::own()?);
         let active = (self.active as usize).min(self.peers as usize);
         let stop: &Stop = &bench.stop;
-        let talked = match &mut contestant.peers {
+        let talked = match &mut measured.peers {
             Peers::Carried(clients) => talk::run(clients, active, &talk, stop, bar)?,
             Peers::Threads(peers) => threads::run(&mut peers[..active], &talk, stop, bar)?,
         };
-        let used = before.zip(contestant.target.usage()?).map(|(before, after)| after.since(&before));
+        let used = before.zip(measured.target.usage()?).map(|(before, after)| after.since(&before));
         let echoes = talked.tally.echoes;
         let cpu = used.filter(|_| echoes > 0).map(|used| used.cpu.as_secs_f64() * 1e6 / echoes as f64);
         let own = Usage::own()?.since(&own).cpu.as_secs_f64() * 1e6 / echoes.max(1) as f64;
@@ -286,11 +286,11 @@ impl Cli {
     fn say(
         &self,
         bench: &mut Bench,
-        contestants: &[Contestant],
+        servers: &[MeasuredServer],
         payload: usize,
     ) -> Result<(), Box<dyn Error>> {
         let cost =
-            |contestant: &Contestant| median(contestant.turns.iter().filter_map(|turn| turn.cpu).collect());
+            |measured: &MeasuredServer| median(measured.turns.iter().filter_map(|turn| turn.cpu).collect());
         let crypto = |sessions: u32| -> Result<f64, Box<dyn Error>> {
             match bench.suite().filter(|_| bench.common.floor && !bench.scheme().is_sctp()) {
                 Some(suite) => {
@@ -306,9 +306,8 @@ impl Cli {
             if is_secured { "bare thread per peer with OpenSSL's session" } else { "bare thread per peer" };
         let batches = if is_secured { EVP } else { BATCHES };
         let report = &mut bench.report;
-        let server = &contestants[0];
-        let floor_of =
-            |name: &str| contestants.iter().find(|contestant| contestant.name == name).and_then(cost);
+        let server = &servers[0];
+        let floor_of = |name: &str| servers.iter().find(|measured| measured.name == name).and_then(cost);
         if let Some(cpu) = cost(server) {
             let row = report.lower(&format!("server CPU per echo, {payload} B"), cpu, "µs");
             if let Some(floor) = floor_of(THREADS) {
@@ -321,9 +320,9 @@ impl Cli {
                     .over(floor, batches);
             }
         }
-        for contestant in &contestants[1..] {
-            if let Some(cpu) = cost(contestant).filter(|_| contestant.name != "with sleepers") {
-                report.plain(&format!("{} CPU per echo, {payload} B", contestant.name), cpu, "µs");
+        for measured in &servers[1..] {
+            if let Some(cpu) = cost(measured).filter(|_| measured.name != "with sleepers") {
+                report.plain(&format!("{} CPU per echo, {payload} B", measured.name), cpu, "µs");
             }
         }
         if crypto > 0.0 {
@@ -338,18 +337,18 @@ impl Cli {
                 "µs",
             );
         }
-        if let Some(asleep) = contestants.iter().find(|contestant| contestant.name == "with sleepers") {
+        if let Some(asleep) = servers.iter().find(|measured| measured.name == "with sleepers") {
             self.say_sleepers(report, server, asleep, payload);
         }
         let own = median(server.turns.iter().map(|turn| turn.own).collect());
         report.plain(&format!("clients' own CPU per echo, {payload} B"), own.unwrap_or_default(), "µs");
-        for contestant in contestants {
-            if let Peers::Carried(clients) = &contestant.peers {
+        for measured in servers {
+            if let Peers::Carried(clients) = &measured.peers {
                 figures::dropped(report, clients.dropped());
             }
-            let lost = contestant.turns.iter().map(|turn| turn.talked.tally.lost).sum::<u64>();
-            if lost > 0 && contestant.name != server.name {
-                report.note(format!("{}: {lost} messages of {payload} B were lost.", contestant.name));
+            let lost = measured.turns.iter().map(|turn| turn.talked.tally.lost).sum::<u64>();
+            if lost > 0 && measured.name != server.name {
+                report.note(format!("{}: {lost} messages of {payload} B were lost.", measured.name));
             }
         }
         let what = format!("echo {payload} B");
@@ -385,13 +384,13 @@ impl Cli {
     fn say_sleepers(
         &self,
         report: &mut peeloff_stress::report::Report,
-        awake: &Contestant,
-        asleep: &Contestant,
+        awake: &MeasuredServer,
+        asleep: &MeasuredServer,
         payload: usize,
     ) {
         let of = product::SLEEPER_OF;
-        let all = |contestant: &Contestant, figure: fn(&Talked) -> f64| {
-            median(contestant.turns.iter().map(|turn| figure(&turn.talked)).collect()).unwrap_or_default()
+        let all = |measured: &MeasuredServer, figure: fn(&Talked) -> f64| {
+            median(measured.turns.iter().map(|turn| figure(&turn.talked)).collect()).unwrap_or_default()
         };
         let rate = |talked: &Talked| talked.others.echoes as f64 / talked.took.as_secs_f64().max(1e-9);
         let name = format!("others' echoes with 1 of {of} asleep, {payload} B");

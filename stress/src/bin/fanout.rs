@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use peeloff::{Address, Scheme};
+use peeloff_stress::client::load::{self, Load};
 use peeloff_stress::client::talk::{Pace, Talk};
-use peeloff_stress::client::visits::{self, Visits};
 use peeloff_stress::client::{Clients, Dialer, fan};
 use peeloff_stress::figures;
 use peeloff_stress::floor::{self, Question};
@@ -136,12 +136,12 @@ impl Cli {
         let bar = bench.progress("receivers", u64::from(self.receivers) + 1);
         // On plain UDP the server learns of a peer only by its first message.
         let messages = u32::from(address.scheme == Scheme::Udp);
-        let visits = Visits { messages, ..bench.visits(self.receivers as usize + 1) };
+        let load = Load { messages, ..bench.load(self.receivers as usize + 1) };
         let mut clients = dialer.clients(1)?;
-        let visited = visits::run(&mut clients, &visits, &bench.stop, &bar)?;
+        let results = load::run(&mut clients, &load, &bench.stop, &bar)?;
         bar.finish_and_clear();
-        if visited.failed > 0 || clients.is_empty() {
-            let why = visited.why.unwrap_or_else(|| "the run was ended".to_owned());
+        if results.failed > 0 || clients.is_empty() {
+            let why = results.why.unwrap_or_else(|| "the run was ended".to_owned());
             return Err(format!("{address} cannot be measured: {why}; check --target").into());
         }
         Ok(clients)

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use peeloff::Scheme;
-use peeloff_stress::client::visits;
+use peeloff_stress::client::load;
 use peeloff_stress::figures;
 use peeloff_stress::flood::{Flood, Flooded, Kind};
 use peeloff_stress::honest::{self, Honest, HonestArgs};
@@ -156,7 +156,7 @@ impl Cli {
         for &wanted in &self.children {
             let missing = (wanted as usize).saturating_sub(clients.len());
             let bar = bench.progress("peers", missing as u64);
-            let visited = visits::run(&mut clients, &bench.visits(missing), &bench.stop, &bar)?;
+            let results = load::run(&mut clients, &bench.load(missing), &bench.stop, &bar)?;
             bar.finish_and_clear();
             let stranger = UdpSocket::bind("127.0.0.1:0")?;
             // Run five rounds and report the median.
@@ -181,7 +181,7 @@ impl Cli {
             }
             points.push((clients.len() as f64, rounds[2]));
             if clients.len() < wanted as usize {
-                let why = visited.why.unwrap_or_else(|| "the run ended".to_owned());
+                let why = results.why.unwrap_or_else(|| "the run ended".to_owned());
                 bench.report.note(format!("Only {} of {wanted} peers could connect: {why}.", clients.len()));
                 break;
             }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use peeloff::Scheme;
-use peeloff_stress::client::visits::{self, Pace, Visits};
+use peeloff_stress::client::load::{self, Load, Pace};
 use peeloff_stress::client::{Clients, Dialer};
 use peeloff_stress::floor::{self, Question};
 use peeloff_stress::options::{self, Bench, Common, Scenario};
@@ -65,21 +65,21 @@ impl Scenario for Cli {
             Some(rate) => Pace::Rate(f64::from(rate)),
             None => Pace::Together(usize::from(self.together)),
         };
-        let mut visits = Visits {
+        let mut load = Load {
             pace,
             stay: !self.leave,
             // Without a handshake, the server learns of a peer only by its first message.
             messages: u32::from(secure.is_none()),
-            ..bench.visits(self.count as usize)
+            ..bench.load(self.count as usize)
         };
         if !self.kept.is_empty() {
-            return self.beside(bench, &Visits { stay: false, ..visits });
+            return self.beside(bench, &Load { stay: false, ..load });
         }
         if self.resumed {
             // TLS 1.3 sends its tickets after the handshake. A client that has waited for an answer has them.
-            let first = Visits { messages: 1, stay: false, ..bench.visits(1) };
-            visits::run(&mut clients, &first, &bench.stop, &bench.progress("a session to resume", 1))?;
-            visits.session = Some(
+            let first = Load { messages: 1, stay: false, ..bench.load(1) };
+            load::run(&mut clients, &first, &bench.stop, &bench.progress("a session to resume", 1))?;
+            load.session = Some(
                 dialer.last_session().ok_or("the server gave no session to resume; leave out --resumed")?,
             );
         }
@@ -91,33 +91,32 @@ impl Scenario for Cli {
         bench.report.option("resumed", self.resumed);
         bench.report.option("they", self.business());
 
-        visits.until = Some(Instant::now() + self.duration);
+        load.until = Some(Instant::now() + self.duration);
         let (before, own) = (bench.target.usage()?, Usage::own()?);
         let bar = bench.progress("handshakes", u64::from(self.count));
-        let visited = visits::run(&mut clients, &visits, &bench.stop, &bar)?;
+        let results = load::run(&mut clients, &load, &bench.stop, &bar)?;
         let after = bench.target.usage()?;
         bar.finish_and_clear();
-        figures::own(&mut bench.report, &clients, &own, "handshake", visited.completed)?;
+        figures::own(&mut bench.report, &clients, &own, "handshake", results.completed)?;
 
-        let floor = if bench.common.floor { self.floor(bench, &visits)? } else { None };
+        let floor = if bench.common.floor { self.floor(bench, &load)? } else { None };
         let crowd = if bench.common.floor { self.crowd(bench)? } else { None };
         if bench.common.floor && bench.scheme() == Scheme::Dtls {
             let bare = Target::start(Role::BareEvp, "dtls", &bench.common)?;
             let mut clients =
                 Dialer::new(Scheme::Dtls, bare.socket, secure.clone())?.clients(bench.threads())?;
             // The bare server gives no sessions to resume.
-            let visits =
-                Visits { session: None, until: Some(Instant::now() + self.duration), ..visits.clone() };
-            if let Some(each) = self.cost(bench, &bare, &mut clients, &visits)?.filter(|_| !self.resumed) {
+            let load = Load { session: None, until: Some(Instant::now() + self.duration), ..load.clone() };
+            if let Some(each) = self.cost(bench, &bare, &mut clients, &load)?.filter(|_| !self.resumed) {
                 bench.report.plain("bare socket, batches, EVP: CPU per handshake", each, "µs");
             }
         }
         let report = &mut bench.report;
-        let per_second = visited.completed as f64 / visited.took.as_secs_f64().max(1e-9);
+        let per_second = results.completed as f64 / results.took.as_secs_f64().max(1e-9);
         report.higher("handshakes per second", per_second, "/s");
         if let (Some(before), Some(after)) = (before, after) {
             let used = after.since(&before);
-            let row = figures::cpu(report, "server CPU per handshake", &used, visited.completed);
+            let row = figures::cpu(report, "server CPU per handshake", &used, results.completed);
             if let (Some(row), Some((value, of))) = (row, &floor) {
                 row.over(*value, of);
             }
@@ -126,20 +125,20 @@ impl Scenario for Cli {
                 report.plain(&name, crowd, "µs");
             }
             if !self.leave {
-                figures::held(report, &used, &after, visited.completed as usize);
+                figures::held(report, &used, &after, results.completed as usize);
             }
         }
-        figures::visited(report, &visited);
-        report.plain("resumed", visited.resumed as f64, "");
-        if self.resumed && visited.resumed < visited.completed {
+        figures::results(report, &results);
+        report.plain("resumed", results.resumed as f64, "");
+        if self.resumed && results.resumed < results.completed {
             report.note("Not every handshake resumed the session: the server did not accept it each time.");
         }
         if secure.is_none() {
-            figures::tally(report, &visited.tally);
+            figures::tally(report, &results.tally);
         }
         report.plots.push(figures::percentiles(
             "From the intended start to the open session",
-            vec![series(&visited.connect)],
+            vec![series(&results.connect)],
         ));
         Ok(())
     }
@@ -171,7 +170,7 @@ impl Cli {
 
     /// Returns the floor in microseconds: OpenSSL's handshake in memory, or a bare server's CPU time for the same
     /// clients.
-    fn floor(&self, bench: &Bench, visits: &Visits) -> Result<Option<(f64, String)>, Box<dyn Error>> {
+    fn floor(&self, bench: &Bench, load: &Load) -> Result<Option<(f64, String)>, Box<dyn Error>> {
         if let Some(suite) = bench.suite() {
             let cookie = suite.dtls && !self.resumed;
             let question = Question::Handshake { suite, cookie, resumed: self.resumed };
@@ -188,7 +187,7 @@ impl Cli {
         let common = &bench.common;
         let bare = Target::start(Role::BareThreads, bench.scheme().as_str(), common)?;
         let mut clients = Dialer::new(bench.scheme(), bare.socket, None)?.clients(bench.threads())?;
-        let again = Visits { until: Some(Instant::now() + self.duration), ..visits.clone() };
+        let again = Load { until: Some(Instant::now() + self.duration), ..load.clone() };
         let each = self.cost(bench, &bare, &mut clients, &again)?;
         Ok(each.map(|each| (each, "bare thread per peer".to_owned())))
     }
@@ -199,19 +198,19 @@ impl Cli {
         bench: &Bench,
         server: &Target,
         clients: &mut Clients,
-        visits: &Visits,
+        load: &Load,
     ) -> Result<Option<f64>, Box<dyn Error>> {
         let before = server.usage()?;
-        let bar = bench.progress("handshakes", visits.count as u64);
-        let visited = visits::run(clients, visits, &bench.stop, &bar)?;
+        let bar = bench.progress("handshakes", load.count as u64);
+        let results = load::run(clients, load, &bench.stop, &bar)?;
         bar.finish_and_clear();
         let used = before.zip(server.usage()?).map(|(before, after)| after.since(&before));
-        Ok(used.map(|used| used.cpu.as_secs_f64() * 1e6 / visited.completed.max(1) as f64))
+        Ok(used.map(|used| used.cpu.as_secs_f64() * 1e6 / results.completed.max(1) as f64))
     }
 
     /// Reports the cost of a handshake beside each number of connected peers, as a ratio to the cost beside the
     /// first number. Measures the same with a bare loop.
-    fn beside(&self, bench: &mut Bench, visits: &Visits) -> Result<(), Box<dyn Error>> {
+    fn beside(&self, bench: &mut Bench, load: &Load) -> Result<(), Box<dyn Error>> {
         bench.report.option("clients", self.count);
         let common = &bench.common;
         let mut servers = vec![("", Target::running(&bench.target.address, bench.target.pid)?)];
@@ -227,10 +226,10 @@ impl Cli {
                 let missing = (wanted as usize).saturating_sub(kept.len());
                 let (own, before) = (Usage::own()?, server.usage()?);
                 let bar = bench.progress("peers", missing as u64);
-                let visited = visits::run(&mut kept, &bench.visits(missing), &bench.stop, &bar)?;
+                let results = load::run(&mut kept, &bench.load(missing), &bench.stop, &bar)?;
                 bar.finish_and_clear();
                 if kept.len() < wanted as usize {
-                    let why = visited.why.unwrap_or_else(|| "the run ended".to_owned());
+                    let why = results.why.unwrap_or_else(|| "the run ended".to_owned());
                     bench
                         .report
                         .note(format!("{who}only {} of {wanted} peers could connect: {why}.", kept.len()));
@@ -242,8 +241,8 @@ impl Cli {
                 }
                 let each = Usage::own()?.since(&own).rss_kib as f64 / missing.max(1) as f64;
                 bench.report.plain(&format!("{who}clients' own RSS per peer until {wanted}"), each, "KiB");
-                let visits = Visits { until: Some(Instant::now() + self.duration), ..visits.clone() };
-                let Some(cost) = self.cost(bench, server, &mut comers, &visits)? else { continue };
+                let load = Load { until: Some(Instant::now() + self.duration), ..load.clone() };
+                let Some(cost) = self.cost(bench, server, &mut comers, &load)? else { continue };
                 let name = format!("{who}server CPU per handshake beside {wanted}");
                 let row = bench.report.lower(&name, cost, "µs");
                 if let Some((wanted, first)) = first {

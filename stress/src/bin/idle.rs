@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use peeloff::Scheme;
 use peeloff_stress::client::talk::{self, Pace, Talk};
-use peeloff_stress::client::{Dialer, visits};
+use peeloff_stress::client::{Dialer, load};
 use peeloff_stress::figures;
 use peeloff_stress::floor::{self, Question};
 use peeloff_stress::options::{self, Bench, Common, Scenario};
@@ -48,10 +48,10 @@ impl Scenario for Cli {
         let mut clients = bench.clients()?;
         let (before, own) = (bench.target.usage()?, Usage::own()?);
         let bar = bench.progress("peers", u64::from(self.peers));
-        let visits = bench.visits(self.peers as usize);
-        let visited = visits::run(&mut clients, &visits, &bench.stop, &bar)?;
+        let load = bench.load(self.peers as usize);
+        let results = load::run(&mut clients, &load, &bench.stop, &bar)?;
         bar.finish_and_clear();
-        figures::own(&mut bench.report, &clients, &own, "handshake", visited.completed)?;
+        figures::own(&mut bench.report, &clients, &own, "handshake", results.completed)?;
         let each = Usage::own()?.since(&own).rss_kib as f64 / clients.len().max(1) as f64;
         bench.report.plain("clients' own RSS per peer", each, "KiB");
         let quiet = bench.target.usage()?;
@@ -84,7 +84,7 @@ impl Scenario for Cli {
         {
             row.over(bare, "bare socket, batches, EVP");
         }
-        figures::visited(&mut bench.report, &visited);
+        figures::results(&mut bench.report, &results);
         // Check that the server still serves each of them.
         let talk = Talk {
             pace: Pace::Window(1),
@@ -114,7 +114,7 @@ impl Cli {
         let mut clients = Dialer::new(Scheme::Dtls, bare.socket, bench.suite())?.clients(bench.threads())?;
         let before = bare.usage()?;
         let bar = bench.progress("floor", u64::from(self.peers));
-        visits::run(&mut clients, &bench.visits(self.peers as usize), &bench.stop, &bar)?;
+        load::run(&mut clients, &bench.load(self.peers as usize), &bench.stop, &bar)?;
         bar.finish_and_clear();
         let Some((before, after)) = before.zip(bare.usage()?) else { return Ok(None) };
         let each = after.since(&before).rss_kib as f64 / clients.len().max(1) as f64;

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+use peeloff_stress::client::load::{self, Load};
 use peeloff_stress::client::slow;
-use peeloff_stress::client::visits::{self, Visits};
 use peeloff_stress::honest::{self, Honest, HonestArgs};
 use peeloff_stress::options::{self, Bench, Common, Scenario};
 
@@ -51,10 +51,10 @@ impl Scenario for Cli {
         bar.finish_and_clear();
 
         let (before, began) = (bench.target.usage()?, Instant::now());
-        let visits = Visits { messages: 0, ..bench.visits(self.slow as usize) };
+        let load = Load { messages: 0, ..bench.load(self.slow as usize) };
         let mut slow = bench.clients()?;
         let bar = bench.progress("slow readers", u64::from(self.slow));
-        visits::run(&mut slow, &visits, &bench.stop, &bar)?;
+        load::run(&mut slow, &load, &bench.stop, &bar)?;
         bar.finish_and_clear();
         slow::say_and_ignore(&mut slow, self.slow_messages, 1200);
         // Plain UDP has no handshake to stall.

@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 
 use super::talk::{Pace, Talk, Talked};
 use super::{Clients, Event, LOOK, Share};
-use crate::message::{Ledger, Tally};
+use crate::message::{Outstanding, Tally};
 use crate::stop::Stop;
 
 /// Lets the client that connected last send, and lets all others check what they receive. All clients must be on
@@ -21,14 +21,15 @@ pub fn run(clients: &mut Clients, talk: &Talk, stop: &Stop, bar: &ProgressBar) -
     let [Share { carrier, present }] = &mut clients.shares[..] else {
         return Err(io::Error::other("the sender and the receivers are not on one thread"));
     };
-    let Some((&speaker, receivers)) = present.split_last() else {
+    let Some((&sender, receivers)) = present.split_last() else {
         return Err(io::Error::other("there is no client to send"));
     };
     carrier.expect(talk.payload);
     let mut receiver_of = vec![None; present.iter().max().map_or(0, |most| most + 1)];
     receivers.iter().enumerate().for_each(|(index, &client)| receiver_of[client] = Some(index));
     // Every receiver takes the sender for client 0, and all receive the same messages.
-    let mut ledgers: Vec<Ledger<Instant>> = receivers.iter().map(|_| Ledger::new(0, talk.payload)).collect();
+    let mut outstanding_of: Vec<Outstanding<Instant>> =
+        receivers.iter().map(|_| Outstanding::new(0, talk.payload)).collect();
     let (mut talked, mut message) = (Talked::default(), Vec::new());
     let began = Instant::now();
     let end = began + talk.duration;
@@ -48,16 +49,16 @@ pub fn run(clients: &mut Clients, talk: &Talk, stop: &Stop, bar: &ProgressBar) -
         };
         if let Some(due) = due.filter(|due| !over && *due <= now) {
             talked.lateness.record(now.duration_since(due));
-            ledgers.iter_mut().for_each(|ledger| ledger.next(&mut message, due));
-            missing += ledgers.len();
-            carrier.send(speaker, &message)?;
+            outstanding_of.iter_mut().for_each(|outstanding| outstanding.next(&mut message, due));
+            missing += outstanding_of.len();
+            carrier.send(sender, &message)?;
             sent += 1;
             bar.inc(1);
         }
         carrier.wait(due.filter(|_| !over), &mut |client, event| {
             let receiver = receiver_of.get(client).copied().flatten();
             if let (Some(receiver), Event::Message(message)) = (receiver, event)
-                && let Some(intended) = ledgers[receiver].came(message)
+                && let Some(intended) = outstanding_of[receiver].came(message)
             {
                 talked.latency.record(intended.elapsed());
                 missing -= 1;
@@ -66,11 +67,13 @@ pub fn run(clients: &mut Clients, talk: &Talk, stop: &Stop, bar: &ProgressBar) -
         let now = Instant::now();
         if now.duration_since(looked) >= LOOK {
             looked = now;
-            for ledger in &mut ledgers {
-                missing -= ledger.give_up(|intended| now.saturating_duration_since(*intended) > talk.answer);
+            for outstanding in &mut outstanding_of {
+                missing -=
+                    outstanding.give_up(|intended| now.saturating_duration_since(*intended) > talk.answer);
             }
         }
     }
-    talked.tally = ledgers.iter().fold(Tally::default(), |sum, ledger| sum.plus(ledger.tally));
+    talked.tally =
+        outstanding_of.iter().fold(Tally::default(), |sum, outstanding| sum.plus(outstanding.tally));
     Ok(talked)
 }

@@ -6,7 +6,7 @@
 //! about 2 KiB. On TCP and TLS each client has a socket in an epoll loop. On SCTP each client is peeloff's own
 //! [`Client`](peeloff::Client) with a thread ([`threads`]).
 //!
-//! * [`visits`]: clients that connect, send messages, and stay or disconnect.
+//! * [`load`]: clients that connect, send messages, and stay or disconnect.
 //! * [`talk`]: connected clients that send messages.
 //! * [`fan`]: one client that sends, and many that receive.
 //! * [`slow`]: clients that never finish their handshake, or do not read.
@@ -16,11 +16,11 @@ mod dialer;
 pub mod fan;
 mod hub;
 mod link;
+pub mod load;
 pub mod slow;
 mod streams;
 pub mod talk;
 pub mod threads;
-pub mod visits;
 
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 
 use super::{Carrier, Clients, Event, LOOK, Share};
 use crate::latency::Latency;
-use crate::message::{Ledger, Tally};
+use crate::message::{Outstanding, Tally};
 use crate::stop::Stop;
 
 /// How fast clients send.
@@ -96,9 +96,9 @@ pub fn run(
         .enumerate()
         .map(|(thread, Share { carrier, present })| {
             let count = (active + threads - 1 - thread) / threads;
-            let speakers = &present[..count.min(present.len())];
+            let talkers = &present[..count.min(present.len())];
             let place = Place { thread, threads, clients: active.max(1) };
-            Conversation::new(speakers, talk, place)
+            Conversation::new(talkers, talk, place)
                 .run(carrier.as_mut(), stop, bar)
                 .map_err(|why| format!("the clients' side failed: {why}"))
         })
@@ -127,10 +127,10 @@ impl Place {
 }
 
 /// A client that sends.
-struct Speaker {
+struct Talker {
     /// The client's index in its carrier.
     client: usize,
-    ledger: Ledger<Instant>,
+    outstanding: Outstanding<Instant>,
     ended: bool,
     apart: bool,
 }
@@ -138,13 +138,13 @@ struct Speaker {
 /// The work of one thread.
 struct Conversation<'a> {
     talk: &'a Talk,
-    speakers: Vec<Speaker>,
-    /// The speaker of each client.
+    talkers: Vec<Talker>,
+    /// The talker of each client.
     speaker_of: Vec<Option<usize>>,
-    /// When each speaker sends next, in an open loop.
+    /// When each talker sends next, in an open loop.
     due: BinaryHeap<Reverse<(Instant, usize)>>,
     interval: Duration,
-    /// The speakers whose turn it is, in a closed loop: one entry for each message that may leave.
+    /// The talkers whose turn it is, in a closed loop: one entry for each message that may leave.
     turns: VecDeque<usize>,
     /// The largest number of messages in flight together, in a closed loop.
     together: usize,
@@ -160,28 +160,28 @@ impl<'a> Conversation<'a> {
     fn new(clients: &[usize], talk: &'a Talk, place: Place) -> Self {
         let number = |index: usize| index * place.threads + place.thread;
         let mut speaker_of = vec![None; clients.iter().max().map_or(0, |most| most + 1)];
-        let speaker = |(index, &client): (usize, &usize)| {
+        let talker = |(index, &client): (usize, &usize)| {
             speaker_of[client] = Some(index);
             let number = number(index) as u64;
             let apart = talk.apart.is_some_and(|of| number.is_multiple_of(of));
-            Speaker { client, ledger: Ledger::new(number, talk.payload), ended: false, apart }
+            Talker { client, outstanding: Outstanding::new(number, talk.payload), ended: false, apart }
         };
-        let speakers: Vec<Speaker> = clients.iter().enumerate().map(speaker).collect();
+        let talkers: Vec<Talker> = clients.iter().enumerate().map(talker).collect();
         let (mut due, mut turns, mut interval) = (BinaryHeap::new(), VecDeque::new(), Duration::ZERO);
         match talk.pace {
             Pace::Window(window) => {
-                (0..window).for_each(|_| turns.extend(0..speakers.len()));
+                (0..window).for_each(|_| turns.extend(0..talkers.len()));
             }
             Pace::Rate(rate) => {
                 let began = Instant::now();
                 interval = Duration::from_secs_f64(place.clients as f64 / rate.max(1e-3));
                 let at = |index: usize| began + interval.mul_f64(number(index) as f64 / place.clients as f64);
-                due = (0..speakers.len()).map(|index| Reverse((at(index), index))).collect();
+                due = (0..talkers.len()).map(|index| Reverse((at(index), index))).collect();
             }
         }
         Self {
             talk,
-            speakers,
+            talkers,
             speaker_of,
             due,
             interval,
@@ -221,13 +221,13 @@ impl<'a> Conversation<'a> {
             let until = self.sending.then(|| next.map_or(end, |next| next.min(end)));
             carrier.wait(until, &mut |client, event| self.happened(client, event))?;
         }
-        for speaker in &self.speakers {
-            self.talked.tally = self.talked.tally.plus(speaker.ledger.tally);
-            if !speaker.apart {
-                self.talked.others = self.talked.others.plus(speaker.ledger.tally);
+        for talker in &self.talkers {
+            self.talked.tally = self.talked.tally.plus(talker.outstanding.tally);
+            if !talker.apart {
+                self.talked.others = self.talked.others.plus(talker.outstanding.tally);
             }
         }
-        self.talked.ended = self.speakers.iter().filter(|speaker| speaker.ended).count() as u64;
+        self.talked.ended = self.talkers.iter().filter(|talker| talker.ended).count() as u64;
         Ok(self.talked)
     }
 
@@ -237,7 +237,7 @@ impl<'a> Conversation<'a> {
                 return;
             }
             self.due.pop();
-            if !self.speakers[index].ended {
+            if !self.talkers[index].ended {
                 self.due.push(Reverse((due + self.interval, index)));
                 self.talked.lateness.record(Instant::now().duration_since(due));
                 self.send(carrier, index, due);
@@ -248,7 +248,7 @@ impl<'a> Conversation<'a> {
     fn take_turns(&mut self, carrier: &mut dyn Carrier) {
         while self.sending && self.left > 0 && self.under_way < self.together {
             let Some(index) = self.turns.pop_front() else { return };
-            if !self.speakers[index].ended {
+            if !self.talkers[index].ended {
                 self.send(carrier, index, Instant::now());
             }
         }
@@ -257,26 +257,26 @@ impl<'a> Conversation<'a> {
     fn send(&mut self, carrier: &mut dyn Carrier, index: usize, intended: Instant) {
         self.left -= 1;
         self.under_way += 1;
-        let speaker = &mut self.speakers[index];
-        speaker.ledger.next(&mut self.message, intended);
-        if carrier.send(speaker.client, &self.message).is_err() {
+        let talker = &mut self.talkers[index];
+        talker.outstanding.next(&mut self.message, intended);
+        if carrier.send(talker.client, &self.message).is_err() {
             self.end(index);
         }
     }
 
     fn end(&mut self, index: usize) {
-        let speaker = &mut self.speakers[index];
-        speaker.ended = true;
-        self.under_way -= speaker.ledger.give_up(|_| true);
+        let talker = &mut self.talkers[index];
+        talker.ended = true;
+        self.under_way -= talker.outstanding.give_up(|_| true);
     }
 
     fn happened(&mut self, client: usize, event: Event<'_>) {
         let Some(Some(index)) = self.speaker_of.get(client).copied() else { return };
         match event {
             Event::Message(message) => {
-                let speaker = &mut self.speakers[index];
-                let Some(intended) = speaker.ledger.came(message) else { return };
-                if !speaker.apart {
+                let talker = &mut self.talkers[index];
+                let Some(intended) = talker.outstanding.came(message) else { return };
+                if !talker.apart {
                     self.talked.latency.record(intended.elapsed());
                 }
                 self.answered(index, 1);
@@ -286,7 +286,7 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    /// Removes this many of a speaker's messages from those in flight.
+    /// Removes this many of a talker's messages from those in flight.
     fn answered(&mut self, index: usize, count: usize) {
         self.under_way -= count;
         if matches!(self.talk.pace, Pace::Window(_)) {
@@ -296,9 +296,9 @@ impl<'a> Conversation<'a> {
 
     fn give_up(&mut self, now: Instant) {
         let answer = self.talk.answer;
-        for index in 0..self.speakers.len() {
-            let ledger = &mut self.speakers[index].ledger;
-            let lost = ledger.give_up(|intended| now.saturating_duration_since(*intended) > answer);
+        for index in 0..self.talkers.len() {
+            let outstanding = &mut self.talkers[index].outstanding;
+            let lost = outstanding.give_up(|intended| now.saturating_duration_since(*intended) > answer);
             self.answered(index, lost);
         }
     }

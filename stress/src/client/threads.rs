@@ -10,7 +10,7 @@ use peeloff::{Address, Client, Peer};
 use rayon::prelude::*;
 
 use super::talk::{Talk, Talked};
-use crate::message::Ledger;
+use crate::message::Outstanding;
 use crate::stop::Stop;
 
 /// Connects this many clients, as many at a time as rayon has threads. Each fails after its timeout.
@@ -64,36 +64,36 @@ pub fn run(
 }
 
 fn alone(peer: &mut Peer, number: u64, talk: &Talk, over: &AtomicBool, left: &AtomicU64) -> Talked {
-    let (mut talked, mut ledger) = (Talked::default(), Ledger::new(number, talk.payload));
+    let (mut talked, mut outstanding) = (Talked::default(), Outstanding::new(number, talk.payload));
     let (mut message, mut answer) = (Vec::new(), vec![0; talk.payload + 64]);
     let one_less = |left: u64| left.checked_sub(1);
     while !over.load(Ordering::Relaxed)
         && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
     {
-        ledger.next(&mut message, Instant::now());
+        outstanding.next(&mut message, Instant::now());
         if peer.send(&message).is_err() {
             talked.ended += 1;
             break;
         }
         let deadline = Instant::now() + talk.answer;
-        while ledger.under_way() > 0 {
+        while outstanding.under_way() > 0 {
             match peer.recv_deadline(&mut answer, deadline) {
                 Ok(Some(len)) => {
-                    if let Some(sent) = ledger.came(&answer[..len]) {
+                    if let Some(sent) = outstanding.came(&answer[..len]) {
                         talked.latency.record(sent.elapsed());
                     }
                 }
-                Err(error) if !error.is_fatal() => drop(ledger.give_up(|_| true)),
+                Err(error) if !error.is_fatal() => drop(outstanding.give_up(|_| true)),
                 Ok(None) | Err(_) => {
-                    ledger.give_up(|_| true);
+                    outstanding.give_up(|_| true);
                     talked.ended += 1;
                     over.store(true, Ordering::Relaxed);
                 }
             }
         }
     }
-    ledger.give_up(|_| true);
-    talked.tally = ledger.tally;
-    talked.others = ledger.tally;
+    outstanding.give_up(|_| true);
+    talked.tally = outstanding.tally;
+    talked.others = outstanding.tally;
     talked
 }

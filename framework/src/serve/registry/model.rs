@@ -45,7 +45,7 @@ fn join(threads: Vec<thread::JoinHandle<()>>) {
 
 fn assert_empty((registry, _): &(Registry, ByListener)) {
     let table = registry.table.lock();
-    assert!(table.associations.is_empty() && table.ledger.is_empty());
+    assert!(table.associations.is_empty() && table.peer_counts.is_empty());
 }
 
 #[test]
@@ -76,8 +76,8 @@ fn one_association_at_a_time_has_the_addresses_and_the_cap_holds() {
         threads.push(spawn(&world, |(registry, _)| {
             for _ in 0..4 {
                 let table = registry.table.lock();
-                assert!(table.ledger.total() <= CAP && table.associations.len() <= 1);
-                assert!(table.ledger.total() >= table.associations.len());
+                assert!(table.peer_counts.total() <= CAP && table.associations.len() <= 1);
+                assert!(table.peer_counts.total() >= table.associations.len());
             }
         }));
         join(threads);
@@ -156,7 +156,7 @@ fn a_handshake_that_is_evicted_while_it_ends_gives_its_place_back_once() {
                 let open =
                     |association: &&Arc<Association>| association.attention.half_open.load(Ordering::Acquire);
                 let flagged = watched.iter().filter(open).count();
-                assert!(flagged == table.ledger.half_open() && flagged <= CAP);
+                assert!(flagged == table.peer_counts.half_open() && flagged <= CAP);
             }
         }));
         join(threads);

@@ -5,7 +5,7 @@ use indicatif::ProgressBar;
 use peeloff::{Credentials, Peer, Scheme, Server};
 
 use super::*;
-use crate::client::visits::{self, Visits};
+use crate::client::load::{self, Load};
 use crate::secure::{Auth, PSK, Suite};
 use crate::stop::Stop;
 
@@ -26,11 +26,11 @@ fn clients_that_get_no_answer_say_their_hello_again_and_are_counted() {
     let server = deaf();
     let mut clients = dialer(Scheme::Dtls, &server).clients(1).unwrap();
     // The first timer fires after 1 s, the second one after 3 s.
-    let visits = Visits { patience: Duration::from_secs(2), ..Visits::of(3) };
-    let visited = visits::run(&mut clients, &visits, &Stop::default(), &ProgressBar::hidden()).unwrap();
-    assert_eq!((visited.completed, visited.failed, clients.len()), (0, 3, 0));
-    assert_eq!((visited.retransmitted, visited.timed, visited.datagrams_again), (3, 3, 3));
-    assert!(visited.why.unwrap().contains("nobody answered"));
+    let load = Load { patience: Duration::from_secs(2), ..Load::of(3) };
+    let results = load::run(&mut clients, &load, &Stop::default(), &ProgressBar::hidden()).unwrap();
+    assert_eq!((results.completed, results.failed, clients.len()), (0, 3, 0));
+    assert_eq!((results.retransmitted, results.timed, results.datagrams_again), (3, 3, 3));
+    assert!(results.why.unwrap().contains("nobody answered"));
     let (mut hellos, mut buffer) = (Vec::new(), [0; 2048]);
     while let Ok((len, client)) = server.recv_from(&mut buffer) {
         hellos.push((client, buffer[..len].to_vec()));
@@ -132,9 +132,9 @@ fn a_server_learns_that_the_last_clients_of_a_run_have_left() {
     let address = server.addresses()[0].resolve().unwrap()[0];
     let suite = Suite { dtls: true, auth: Auth::Psk, group: "P-256".to_owned() };
     let mut clients = Dialer::new(Scheme::Dtls, address, Some(suite)).unwrap().clients(1).unwrap();
-    let visits = Visits { messages: 1, stay: false, ..Visits::of(20) };
-    let visited = visits::run(&mut clients, &visits, &Stop::default(), &ProgressBar::hidden()).unwrap();
-    assert_eq!((visited.completed, visited.failed, clients.len()), (20, 0, 0));
+    let load = Load { messages: 1, stay: false, ..Load::of(20) };
+    let results = load::run(&mut clients, &load, &Stop::default(), &ProgressBar::hidden()).unwrap();
+    assert_eq!((results.completed, results.failed, clients.len()), (20, 0, 0));
     let end = Instant::now() + Duration::from_secs(10);
     while server.handle().stats().peers > 0 {
         assert!(Instant::now() < end, "{} have not left", server.handle().stats().peers);

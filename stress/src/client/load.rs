@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::{Again, Carrier, Clients, Event, LOOK, Share};
 use crate::latency::Latency;
-use crate::message::{Ledger, SHORTEST, Tally};
+use crate::message::{Outstanding, SHORTEST, Tally};
 use crate::stop::Stop;
 
 /// How clients follow each other.
@@ -28,7 +28,7 @@ pub enum Pace {
 
 /// The parameters of the clients.
 #[derive(Clone)]
-pub struct Visits {
+pub struct Load {
     /// The number of clients.
     pub count: usize,
     /// How they follow each other.
@@ -49,7 +49,7 @@ pub struct Visits {
     pub patience: Duration,
 }
 
-impl Visits {
+impl Load {
     /// Describes this many clients that connect as fast as they can, 64 at a time, send nothing and stay.
     pub fn of(count: usize) -> Self {
         Self {
@@ -68,7 +68,7 @@ impl Visits {
 
 /// The results of the clients.
 #[derive(Default)]
-pub struct Visited {
+pub struct LoadResults {
     /// Completed handshakes.
     pub completed: u64,
     /// Completed handshakes that resumed a session.
@@ -93,7 +93,7 @@ pub struct Visited {
     pub took: Duration,
 }
 
-impl Visited {
+impl LoadResults {
     fn add(&mut self, other: Self) {
         self.completed += other.completed;
         self.resumed += other.resumed;
@@ -117,22 +117,22 @@ impl Visited {
 /// Returns an error if epoll or a socket fails.
 pub fn run(
     clients: &mut Clients,
-    visits: &Visits,
+    load: &Load,
     stop: &Stop,
     bar: &ProgressBar,
-) -> Result<Visited, Box<dyn Error>> {
+) -> Result<LoadResults, Box<dyn Error>> {
     let (began, threads) = (Instant::now(), clients.shares.len());
-    let shares: Vec<Result<Visited, String>> = clients
+    let shares: Vec<Result<LoadResults, String>> = clients
         .shares
         .par_iter_mut()
         .enumerate()
         .map(|(thread, share)| {
-            Arrivals::new(visits)
+            LoadRun::new(load)
                 .run(share, (thread, threads), began, stop, bar)
                 .map_err(|why| format!("the clients' side failed: {why}"))
         })
         .collect();
-    let mut all = Visited::default();
+    let mut all = LoadResults::default();
     for share in shares {
         all.add(share?);
     }
@@ -140,35 +140,35 @@ pub fn run(
 }
 
 /// A client that has not finished.
-struct Visitor {
+struct ActiveClient {
     /// When the client was due.
     intended: Instant,
     /// When the client fails.
     deadline: Instant,
     connected: bool,
-    ledger: Ledger<Instant>,
+    outstanding: Outstanding<Instant>,
 }
 
 /// The work of one thread.
-struct Arrivals<'a> {
-    visits: &'a Visits,
-    under_way: HashMap<usize, Visitor>,
+struct LoadRun<'a> {
+    load: &'a Load,
+    under_way: HashMap<usize, ActiveClient>,
     /// Clients that send a message next.
-    speakers: Vec<usize>,
+    to_send: Vec<usize>,
     /// Clients that have finished.
     finished: Vec<usize>,
-    done: Visited,
+    done: LoadResults,
     message: Vec<u8>,
 }
 
-impl<'a> Arrivals<'a> {
-    fn new(visits: &'a Visits) -> Self {
+impl<'a> LoadRun<'a> {
+    fn new(load: &'a Load) -> Self {
         Self {
-            visits,
+            load,
             under_way: HashMap::new(),
-            speakers: Vec::new(),
+            to_send: Vec::new(),
             finished: Vec::new(),
-            done: Visited::default(),
+            done: LoadResults::default(),
             message: Vec::new(),
         }
     }
@@ -180,22 +180,22 @@ impl<'a> Arrivals<'a> {
         began: Instant,
         stop: &Stop,
         bar: &ProgressBar,
-    ) -> std::io::Result<Visited> {
+    ) -> std::io::Result<LoadResults> {
         let Share { carrier, present } = share;
-        carrier.expect(self.visits.payload);
+        carrier.expect(self.load.payload);
         let (mut next, mut looked) = (thread, Instant::now());
         loop {
             let now = Instant::now();
-            let over = stop.wanted() || self.visits.until.is_some_and(|until| now >= until);
-            let more = next < self.visits.count && !over;
+            let over = stop.wanted() || self.load.until.is_some_and(|until| now >= until);
+            let more = next < self.load.count && !over;
             if !more && self.under_way.is_empty() || stop.wanted() {
                 break;
             }
-            let intended = match self.visits.pace {
+            let intended = match self.load.pace {
                 Pace::Rate(rate) => began + Duration::from_secs_f64(next as f64 / rate.max(1e-3)),
                 Pace::Together(_) => now,
             };
-            let room = match self.visits.pace {
+            let room = match self.load.pace {
                 Pace::Together(most) => self.under_way.len() < (most / threads).max(1),
                 Pace::Rate(_) => true,
             };
@@ -204,23 +204,23 @@ impl<'a> Arrivals<'a> {
                 self.come(carrier.as_mut(), next, intended);
                 next += threads;
                 // In a closed loop, start all clients that may start before reading anything.
-                if matches!(self.visits.pace, Pace::Together(_)) {
+                if matches!(self.load.pace, Pace::Together(_)) {
                     continue;
                 }
             }
-            let due = (more && room && matches!(self.visits.pace, Pace::Rate(_))).then_some(intended);
+            let due = (more && room && matches!(self.load.pace, Pace::Rate(_))).then_some(intended);
             carrier.wait(due, &mut |index, event| self.happened(index, event))?;
             let now = Instant::now();
             if now.duration_since(looked) >= LOOK {
                 looked = now;
                 self.give_up(carrier.as_mut(), now);
             }
-            for index in std::mem::take(&mut self.speakers) {
+            for index in std::mem::take(&mut self.to_send) {
                 self.say(carrier.as_mut(), index);
             }
             for index in std::mem::take(&mut self.finished) {
                 self.count(carrier.again(index));
-                match self.visits.stay {
+                match self.load.stay {
                     true => present.push(index),
                     false => carrier.close(index),
                 }
@@ -236,12 +236,13 @@ impl<'a> Arrivals<'a> {
     }
 
     fn come(&mut self, carrier: &mut dyn Carrier, number: usize, intended: Instant) {
-        match carrier.begin(self.visits.session.as_ref()) {
+        match carrier.begin(self.load.session.as_ref()) {
             Err(why) => self.fail(why.to_string()),
             Ok(index) => {
-                let deadline = Instant::now() + self.visits.patience;
-                let ledger = Ledger::new(number as u64, self.visits.payload.max(SHORTEST));
-                self.under_way.insert(index, Visitor { intended, deadline, connected: false, ledger });
+                let deadline = Instant::now() + self.load.patience;
+                let outstanding = Outstanding::new(number as u64, self.load.payload.max(SHORTEST));
+                self.under_way
+                    .insert(index, ActiveClient { intended, deadline, connected: false, outstanding });
             }
         }
     }
@@ -258,35 +259,35 @@ impl<'a> Arrivals<'a> {
     }
 
     fn happened(&mut self, index: usize, event: Event<'_>) {
-        let Some(visitor) = self.under_way.get_mut(&index) else { return };
+        let Some(active) = self.under_way.get_mut(&index) else { return };
         match event {
             Event::Open { resumed } => {
-                visitor.connected = true;
-                self.done.connect.record(visitor.intended.elapsed());
+                active.connected = true;
+                self.done.connect.record(active.intended.elapsed());
                 self.done.completed += 1;
                 self.done.resumed += u64::from(resumed);
-                match self.visits.messages {
+                match self.load.messages {
                     0 => self.finish(index),
-                    _ => self.speakers.push(index),
+                    _ => self.to_send.push(index),
                 }
             }
             Event::Message(message) => {
-                if let Some(sent) = visitor.ledger.came(message) {
+                if let Some(sent) = active.outstanding.came(message) {
                     self.done.echo.record(sent.elapsed());
                 }
-                if visitor.ledger.under_way() == 0 {
-                    match visitor.ledger.tally.sent >= u64::from(self.visits.messages) {
+                if active.outstanding.under_way() == 0 {
+                    match active.outstanding.tally.sent >= u64::from(self.load.messages) {
                         true => self.finish(index),
-                        false => self.speakers.push(index),
+                        false => self.to_send.push(index),
                     }
                 }
             }
             Event::Ended(why, again) => {
                 self.count(again);
-                if let Some(mut visitor) = self.under_way.remove(&index) {
-                    visitor.ledger.give_up(|_| true);
-                    self.done.tally = self.done.tally.plus(visitor.ledger.tally);
-                    match visitor.connected {
+                if let Some(mut active) = self.under_way.remove(&index) {
+                    active.outstanding.give_up(|_| true);
+                    self.done.tally = self.done.tally.plus(active.outstanding.tally);
+                    match active.connected {
                         false => self.fail(why),
                         true => drop(self.done.why.get_or_insert(why)),
                     }
@@ -298,39 +299,40 @@ impl<'a> Arrivals<'a> {
 
     /// Handles a client that has finished.
     fn finish(&mut self, index: usize) {
-        if let Some(visitor) = self.under_way.remove(&index) {
-            self.done.tally = self.done.tally.plus(visitor.ledger.tally);
+        if let Some(active) = self.under_way.remove(&index) {
+            self.done.tally = self.done.tally.plus(active.outstanding.tally);
             self.finished.push(index);
         }
     }
 
     fn say(&mut self, carrier: &mut dyn Carrier, index: usize) {
-        let Some(visitor) = self.under_way.get_mut(&index).filter(|visitor| visitor.ledger.under_way() == 0)
+        let Some(active) =
+            self.under_way.get_mut(&index).filter(|active| active.outstanding.under_way() == 0)
         else {
             return;
         };
         let now = Instant::now();
-        visitor.ledger.next(&mut self.message, now);
-        visitor.deadline = now + self.visits.answer;
+        active.outstanding.next(&mut self.message, now);
+        active.deadline = now + self.load.answer;
         // A message that cannot be sent counts as lost after its timeout.
         let _ = carrier.send(index, &self.message);
     }
 
     /// Gives up clients that took too long.
     fn give_up(&mut self, carrier: &mut dyn Carrier, now: Instant) {
-        let late = |(_, visitor): &(&usize, &Visitor)| now >= visitor.deadline;
+        let late = |(_, active): &(&usize, &ActiveClient)| now >= active.deadline;
         let late: Vec<usize> = self.under_way.iter().filter(late).map(|(index, _)| *index).collect();
         for index in late {
-            let Some(visitor) = self.under_way.get_mut(&index) else { continue };
-            visitor.ledger.give_up(|_| true);
-            if visitor.connected {
+            let Some(active) = self.under_way.get_mut(&index) else { continue };
+            active.outstanding.give_up(|_| true);
+            if active.connected {
                 // The client was connected, and its message was lost.
                 self.finish(index);
             } else {
                 self.under_way.remove(&index);
                 self.count(carrier.again(index));
                 carrier.close(index);
-                self.fail(format!("nobody answered within {:?}", self.visits.patience));
+                self.fail(format!("nobody answered within {:?}", self.load.patience));
             }
         }
     }

@@ -23,7 +23,7 @@ const SILENT: &str = "the server does not answer; still trying";
 const BACK: &str = "the server is back";
 
 /// What this side knows about the server.
-pub(super) struct Ledger {
+pub(super) struct ServerView {
     name: Option<String>,
     /// The rooms; the last one is the current room.
     rooms: Vec<String>,
@@ -66,7 +66,7 @@ pub(super) struct Outcome {
     pub(super) send: Option<String>,
 }
 
-impl Ledger {
+impl ServerView {
     /// Starts with a new association.
     pub(super) fn new(awaits_greeting: bool, now: Instant) -> Self {
         Self {
@@ -293,19 +293,19 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Makes a ledger that has been greeted in the lobby.
-    fn greeted(now: Instant) -> Ledger {
-        let mut ledger = Ledger::new(true, now);
-        assert_eq!(ledger.hear(HELLO, now), Outcome { show: true, ..Outcome::default() });
-        ledger.hear(LOBBY, now);
-        ledger
+    /// Makes a view that has been greeted in the lobby.
+    fn greeted(now: Instant) -> ServerView {
+        let mut view = ServerView::new(true, now);
+        assert_eq!(view.hear(HELLO, now), Outcome { show: true, ..Outcome::default() });
+        view.hear(LOBBY, now);
+        view
     }
 
     #[test]
     fn the_prompt_follows_the_name_and_the_rooms() {
         let now = Instant::now();
-        let mut ledger = Ledger::new(true, now);
-        assert_eq!(ledger.prompt(), "> ");
+        let mut view = ServerView::new(true, now);
+        assert_eq!(view.prompt(), "> ");
         for (line, expected) in [
             (HELLO, "guest1> "),
             (LOBBY, "[lobby] guest1> "),
@@ -319,88 +319,88 @@ mod tests {
             ("[kitchen] bob: * you left kitchen", "[kitchen] alice> "),
             ("* you left kitchen", "alice> "),
         ] {
-            assert!(ledger.hear(line, now).show, "{line}");
-            assert_eq!(ledger.prompt(), expected, "{line}");
+            assert!(view.hear(line, now).show, "{line}");
+            assert_eq!(view.prompt(), expected, "{line}");
         }
     }
 
     #[test]
     fn a_confirmed_line_counts_as_delivered_and_an_unconfirmed_one_is_reported() {
         let now = Instant::now();
-        let mut ledger = greeted(now);
-        assert_eq!(ledger.write("one", now), ("one\n/ping 0\n".to_owned(), 0));
-        assert_eq!(ledger.write("two", now).0, "two\n/ping 1\n");
-        assert!(!ledger.is_settled());
-        assert_eq!(ledger.hear("= pong 0", now), Outcome::default());
+        let mut view = greeted(now);
+        assert_eq!(view.write("one", now), ("one\n/ping 0\n".to_owned(), 0));
+        assert_eq!(view.write("two", now).0, "two\n/ping 1\n");
+        assert!(!view.is_settled());
+        assert_eq!(view.hear("= pong 0", now), Outcome::default());
         let later = now + ANSWER;
-        assert_eq!(ledger.look(false, later - Duration::from_millis(1)), Outcome::default());
-        let outcome = ledger.look(false, later);
+        assert_eq!(view.look(false, later - Duration::from_millis(1)), Outcome::default());
+        let outcome = view.look(false, later);
         assert_eq!(outcome.notices, [SILENT, "perhaps not delivered: two"]);
-        assert!(ledger.is_settled());
+        assert!(view.is_settled());
         // The notice comes once, and the question is repeated.
         assert_eq!(outcome.send.as_deref(), Some("/ping 2\n"));
-        assert_eq!(ledger.look(false, later), Outcome::default());
-        assert_eq!(ledger.look(false, later + ANSWER).send.as_deref(), Some("/ping 3\n"));
-        assert_eq!(ledger.hear("= pong 3", later + ANSWER).notices, [BACK]);
-        assert_eq!(ledger.hear("= pong 1", later + ANSWER).notices, ["delivered after all: two"]);
+        assert_eq!(view.look(false, later), Outcome::default());
+        assert_eq!(view.look(false, later + ANSWER).send.as_deref(), Some("/ping 3\n"));
+        assert_eq!(view.hear("= pong 3", later + ANSWER).notices, [BACK]);
+        assert_eq!(view.hear("= pong 1", later + ANSWER).notices, ["delivered after all: two"]);
     }
 
     #[test]
     fn a_silent_server_is_pinged_and_an_icmp_error_counts_as_silence() {
         let now = Instant::now();
-        let mut ledger = greeted(now);
-        assert_eq!(ledger.look(false, now + seconds(29)), Outcome::default());
-        assert_eq!(ledger.look(false, now + seconds(30)).send.as_deref(), Some("/ping 0\n"));
-        assert_eq!(ledger.look(false, now + seconds(33)).notices, [SILENT]);
-        assert!(!ledger.is_hopeless(now + seconds(47)) && ledger.is_hopeless(now + seconds(48)));
-        ledger.hear("[lobby] bob: hello", now + seconds(49));
-        assert!(!ledger.is_hopeless(now + seconds(49)));
-        assert_eq!(ledger.look(true, now + seconds(50)).notices, [SILENT]);
+        let mut view = greeted(now);
+        assert_eq!(view.look(false, now + seconds(29)), Outcome::default());
+        assert_eq!(view.look(false, now + seconds(30)).send.as_deref(), Some("/ping 0\n"));
+        assert_eq!(view.look(false, now + seconds(33)).notices, [SILENT]);
+        assert!(!view.is_hopeless(now + seconds(47)) && view.is_hopeless(now + seconds(48)));
+        view.hear("[lobby] bob: hello", now + seconds(49));
+        assert!(!view.is_hopeless(now + seconds(49)));
+        assert_eq!(view.look(true, now + seconds(50)).notices, [SILENT]);
     }
 
     #[test]
     fn a_server_that_starts_anew_gets_the_name_and_the_rooms_again() {
         let now = Instant::now();
-        let mut ledger = greeted(now);
+        let mut view = greeted(now);
         for line in [
             "* you are alice now",
             "* you joined kitchen; nobody else is here",
             "* lobby is your current room",
         ] {
-            ledger.hear(line, now);
+            view.hear(line, now);
         }
-        ledger.write("lost", now);
-        assert_eq!(ledger.lose(now), ["perhaps not delivered: lost"]);
-        let outcome = ledger.hear(HELLO, now);
+        view.write("lost", now);
+        assert_eq!(view.lose(now), ["perhaps not delivered: lost"]);
+        let outcome = view.hear(HELLO, now);
         assert_eq!(outcome.notices, [BACK]);
         assert_eq!(outcome.send.as_deref(), Some("/nick alice\n/join kitchen\n/join lobby\n"));
         // Every new member is a guest in the lobby, so nothing needs to be restored.
-        let mut ledger = greeted(now);
-        assert_eq!(ledger.hear("* you are guest7; /help lists the commands", now).send, None);
+        let mut view = greeted(now);
+        assert_eq!(view.hear("* you are guest7; /help lists the commands", now).send, None);
     }
 
     #[test]
     fn another_server_is_neither_pinged_nor_told_to_be_silent() {
         let now = Instant::now();
-        let mut ledger = Ledger::new(false, now);
-        assert!(ledger.is_settled());
-        assert_eq!(ledger.write("hello", now).0, "hello\n");
-        assert_eq!(ledger.look(false, now + seconds(29)), Outcome::default());
-        let outcome = ledger.look(false, now + seconds(30));
+        let mut view = ServerView::new(false, now);
+        assert!(view.is_settled());
+        assert_eq!(view.write("hello", now).0, "hello\n");
+        assert_eq!(view.look(false, now + seconds(29)), Outcome::default());
+        let outcome = view.look(false, now + seconds(30));
         assert_eq!((outcome.notices.len(), outcome.send.as_deref()), (0, Some("\n")));
         // This server greets in the same way but does not know pings.
-        let mut ledger = greeted(now);
-        ledger.write("hello", now);
-        assert!(!ledger.hear("! there is no command /ping: /help lists them", now).show);
-        assert_eq!(ledger.look(false, now + seconds(9)), Outcome::default());
+        let mut view = greeted(now);
+        view.write("hello", now);
+        assert!(!view.hear("! there is no command /ping: /help lists them", now).show);
+        assert_eq!(view.look(false, now + seconds(9)), Outcome::default());
     }
 
     #[test]
     fn a_server_on_udp_that_never_greets_is_silent_from_the_start() {
         let now = Instant::now();
-        let mut ledger = Ledger::new(true, now);
-        ledger.write("hello", now);
-        let outcome = ledger.look(false, now + ANSWER);
+        let mut view = ServerView::new(true, now);
+        view.write("hello", now);
+        let outcome = view.look(false, now + ANSWER);
         assert_eq!(outcome.notices, [SILENT, "perhaps not delivered: hello"]);
         assert_eq!(outcome.send.as_deref(), Some("\n"));
     }
@@ -408,10 +408,10 @@ mod tests {
     #[test]
     fn what_waits_is_bounded() {
         let now = Instant::now();
-        let mut ledger = greeted(now);
+        let mut view = greeted(now);
         for _ in 0..10 * PENDING {
-            ledger.write("line", now);
+            view.write("line", now);
         }
-        assert_eq!(ledger.pending.len(), PENDING);
+        assert_eq!(view.pending.len(), PENDING);
     }
 }
