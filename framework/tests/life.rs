@@ -132,8 +132,8 @@ fn the_first_fifty_datagrams_of_a_plain_peer_arrive_in_order() {
             socket.set_read_timeout(Some(DEADLINE)).unwrap();
             for number in 0..50 {
                 socket.send(&[number]).unwrap();
-                // The server makes the peer's socket meanwhile, and this thread goes on at another of its steps for each
-                // client.
+                // The server makes the peer's socket meanwhile, and this thread goes on at another of its steps for
+                // each client.
                 if number < 4 {
                     std::thread::sleep(Duration::from_micros(client));
                 }

@@ -47,7 +47,7 @@ fn a_broadcast_beside_bare_sends() {
             .collect();
 
         let lobby = hub.room(&hub.lobby()).unwrap();
-        let occupants = lobby.room_members();
+        let occupants = lobby.members();
         assert_eq!(occupants.len(), RECEIVERS);
         let line = Line::said(lobby.name(), "alice", "what is said in a chat is often about this long");
         let ways: [Way<'_>; 3] = [

@@ -107,7 +107,7 @@ pub struct Outstanding<T> {
 }
 
 impl<T> Outstanding<T> {
-    /// Makes the record of the client with this number, without messages, whose messages have `len` bytes (at least [`SHORTEST`]).
+    /// Makes the record of the client with this number, whose messages have `len` bytes (at least [`SHORTEST`]).
     pub fn new(client: u64, len: usize) -> Self {
         Self { client, len: len.max(SHORTEST), next: 0, under_way: VecDeque::new(), tally: Tally::default() }
     }

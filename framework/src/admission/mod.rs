@@ -1,9 +1,9 @@
 //! Admission: decides from counts and rates whether a new peer is accepted.
 //!
-//! [`PeerCounts::admit`] checks the limits from the general to the specific: all peers, those of one local address, those
-//! of one source, those of one prefix, and last the rate of new peers of a prefix. The first limit that is reached is
-//! the [`Refusal`]; a peer that passes all of them is booked until [`PeerCounts::release`]. Memory is bounded: the tables
-//! hold at most one entry per live source, and the rates are kept in a [`RateTable`] of constant size.
+//! [`PeerCounts::admit`] checks the limits from the general to the specific: all peers, those of one local address,
+//! those of one source, those of one prefix, and last the rate of new peers of a prefix. The first limit that is reached
+//! is the [`Refusal`]; a peer that passes all of them is booked until [`PeerCounts::release`]. Memory is bounded: the
+//! tables hold at most one entry per live source, and the rates are kept in a [`RateTable`] of constant size.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -226,8 +226,8 @@ pub struct PeerCounts {
 }
 
 impl PeerCounts {
-    /// Returns counts of no peers. `key` comes from a secure random source, so that peers cannot choose which table slots
-    /// they use.
+    /// Returns counts of no peers. `key` comes from a secure random source, so that peers cannot choose which table
+    /// slots they use.
     pub fn new(limits: Limits, key: (u64, u64)) -> PeerCounts {
         let key = HashKey(key.0, key.1);
         PeerCounts {

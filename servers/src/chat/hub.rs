@@ -120,7 +120,7 @@ impl<O: Outlet> Hub<O> {
 
     /// Sends a line to all members of a room except `except`.
     pub fn broadcast(room: &Room<O>, line: &Line, except: Option<u64>) {
-        for room_member in room.room_members().iter() {
+        for room_member in room.members().iter() {
             if Some(room_member.member.id()) != except {
                 room_member.member.outlet.deliver(line, room_member.stream);
             }
@@ -129,7 +129,7 @@ impl<O: Outlet> Hub<O> {
 
     /// Announces that a member comes or goes, like [`broadcast`](Self::broadcast), except in a large room.
     pub fn announce(&self, room: &Room<O>, line: &Line, except: Option<u64>) {
-        if room.room_members().len() <= self.rules.announce_up_to {
+        if room.members().len() <= self.rules.announce_up_to {
             Self::broadcast(room, line, except);
         }
     }
@@ -143,11 +143,11 @@ impl<O: Outlet> Hub<O> {
     ) {
         let mut told: HashSet<u64> = except.into_iter().collect();
         for room in rooms {
-            let room_members = room.room_members();
-            if room_members.len() > self.rules.announce_up_to {
+            let members = room.members();
+            if members.len() > self.rules.announce_up_to {
                 continue;
             }
-            for room_member in room_members.iter() {
+            for room_member in members.iter() {
                 if told.insert(room_member.member.id()) {
                     room_member.member.outlet.deliver(line, 0);
                 }
@@ -174,7 +174,7 @@ impl<O: Outlet> Hub<O> {
     pub(super) fn list_rooms(&self, to: &Member<O>) {
         let local = self.directory.lock().rooms();
         let mut rooms: Vec<(RoomName, usize)> =
-            local.iter().map(|room| (room.name().clone(), room.room_members().len())).collect();
+            local.iter().map(|room| (room.name().clone(), room.members().len())).collect();
         if let Some(remote) = &self.remote {
             remote.add_counts(&mut rooms);
         }
@@ -184,20 +184,19 @@ impl<O: Outlet> Hub<O> {
 
     /// Returns whether a room has another member than the caller, here or in another process.
     pub(super) fn has_others(&self, room: &Room<O>) -> bool {
-        room.room_members().len() > 1
-            || self.remote.as_ref().is_some_and(|remote| remote.has_members(room.name()))
+        room.members().len() > 1 || self.remote.as_ref().is_some_and(|remote| remote.has_members(room.name()))
     }
 
     /// Returns the other members of a room, for a member that joins it.
     pub(super) fn others(&self, member: &Member<O>, room: &Room<O>) -> String {
-        let room_members = room.room_members();
-        let mut others: Vec<String> = room_members
+        let members = room.members();
+        let mut others: Vec<String> = members
             .iter()
             .filter(|room_member| room_member.member.id() != member.id())
             .take(GREETED + 1)
             .map(|room_member| room_member.member.name().to_string())
             .collect();
-        let mut count = room_members.len().saturating_sub(1);
+        let mut count = members.len().saturating_sub(1);
         if let Some(remote) = &self.remote {
             let (elsewhere, all) = remote.some_members(room.name(), GREETED);
             count += all;
@@ -214,9 +213,9 @@ impl<O: Outlet> Hub<O> {
     /// Answers `/who`. Returns false if there is no such room.
     pub(super) fn list_members(&self, to: &Member<O>, name: &RoomName) -> bool {
         let room = self.room(name);
-        let room_members = room.map(|room| room.room_members()).unwrap_or_default();
+        let members = room.map(|room| room.members()).unwrap_or_default();
         let mut names: Vec<String> =
-            room_members.iter().map(|room_member| room_member.member.name().to_string()).collect();
+            members.iter().map(|room_member| room_member.member.name().to_string()).collect();
         if let Some(remote) = &self.remote {
             names.extend(remote.members(name));
         }

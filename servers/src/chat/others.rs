@@ -63,7 +63,7 @@ impl<O: Outlet> Hub<O> {
         }
         let rooms = self.directory.lock().rooms();
         for room in rooms {
-            for some in room.room_members().chunks(ROSTER_NAMES) {
+            for some in room.members().chunks(ROSTER_NAMES) {
                 let names = some.iter().map(|room_member| room_member.member.name()).collect();
                 rosters.push(News::Roster { room: room.name().clone(), names });
             }

@@ -64,7 +64,7 @@ impl<O> Clone for RoomMember<O> {
 #[derive(Debug)]
 pub struct Room<O> {
     name: RoomName,
-    room_members: Mutex<Arc<Vec<RoomMember<O>>>>,
+    members: Mutex<Arc<Vec<RoomMember<O>>>>,
 }
 
 impl<O> Room<O> {
@@ -74,8 +74,8 @@ impl<O> Room<O> {
     }
 
     /// Returns the present members, in the order in which they joined.
-    pub fn room_members(&self) -> Arc<Vec<RoomMember<O>>> {
-        Arc::clone(&self.room_members.lock())
+    pub fn members(&self) -> Arc<Vec<RoomMember<O>>> {
+        Arc::clone(&self.members.lock())
     }
 }
 
@@ -205,26 +205,26 @@ impl<O> Directory<O> {
                 if let Some(known) = self.room_looks.get(&name.look()) {
                     return Err(Refusal::RoomLike(name.clone(), known.to_string()));
                 }
-                let room = Arc::new(Room { name: name.clone(), room_members: Mutex::default() });
+                let room = Arc::new(Room { name: name.clone(), members: Mutex::default() });
                 self.room_looks.insert(name.look(), name.clone());
                 self.rooms.insert(name.clone(), Arc::clone(&room));
                 room
             }
         };
-        let mut room_members = room.room_members.lock();
-        if room_members.len() >= self.crowds.room_members {
+        let mut members = room.members.lock();
+        if members.len() >= self.crowds.room_members {
             return Err(Refusal::RoomFull(name.clone(), self.crowds.room_members));
         }
-        Arc::make_mut(&mut *room_members).push(RoomMember { member: Arc::clone(member), stream });
-        drop(room_members);
+        Arc::make_mut(&mut *members).push(RoomMember { member: Arc::clone(member), stream });
+        drop(members);
         Ok(room)
     }
 
     /// Removes a member from a room. An empty room is removed.
     pub fn leave(&mut self, member: &Member<O>, room: &Room<O>) {
-        let mut room_members = room.room_members.lock();
-        Arc::make_mut(&mut *room_members).retain(|room_member| room_member.member.id != member.id);
-        if room_members.is_empty() {
+        let mut members = room.members.lock();
+        Arc::make_mut(&mut *members).retain(|room_member| room_member.member.id != member.id);
+        if members.is_empty() {
             self.rooms.remove(&room.name);
             self.room_looks.remove(&room.name.look());
         }
@@ -244,8 +244,8 @@ impl<O> Directory<O> {
     /// Returns whether the member with exactly this name is in a room.
     pub fn is_in(&self, name: &Name, room: &RoomName) -> bool {
         let Some(member) = self.member(name).filter(|member| member.name() == *name) else { return false };
-        let room_members = self.rooms.get(room).map(|room| room.room_members()).unwrap_or_default();
-        room_members.iter().any(|room_member| room_member.member.id == member.id)
+        let members = self.rooms.get(room).map(|room| room.members()).unwrap_or_default();
+        members.iter().any(|room_member| room_member.member.id == member.id)
     }
 
     /// Returns all members.
@@ -392,12 +392,12 @@ mod tests {
         let mut directory = directory();
         let members = [(); 2].map(|()| directory.enter(()));
         let lobby = directory.join(&members[0], &room("lobby"), 0).unwrap();
-        let taken = lobby.room_members();
+        let taken = lobby.members();
         directory.join(&members[1], &room("lobby"), 7).unwrap();
-        assert_eq!((taken.len(), lobby.room_members().len()), (1, 2));
-        assert_eq!(lobby.room_members()[1].stream, 7);
+        assert_eq!((taken.len(), lobby.members().len()), (1, 2));
+        assert_eq!(lobby.members()[1].stream, 7);
         directory.leave(&members[0], &lobby);
-        let left: Vec<_> = lobby.room_members().iter().map(|room_member| room_member.member.id()).collect();
+        let left: Vec<_> = lobby.members().iter().map(|room_member| room_member.member.id()).collect();
         assert_eq!(left, [members[1].id()]);
     }
 }

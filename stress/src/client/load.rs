@@ -229,7 +229,8 @@ impl<'a> LoadRun<'a> {
         }
         // Clients that are cut short are closed.
         self.under_way.keys().for_each(|index| carrier.close(*index));
-        // Without this the last close_notify alerts would wait for further clients, and the server would keep the peers.
+        // Otherwise the last close_notify alerts would wait for further clients, and the server would keep the
+        // peers.
         carrier.flush();
         self.done.took = began.elapsed();
         Ok(self.done)
@@ -332,7 +333,7 @@ impl<'a> LoadRun<'a> {
                 self.under_way.remove(&index);
                 self.count(carrier.again(index));
                 carrier.close(index);
-                self.fail(format!("nobody answered within {:?}", self.load.patience));
+                self.fail(format!("the handshake had no end within {:?}", self.load.patience));
             }
         }
     }

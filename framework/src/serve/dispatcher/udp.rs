@@ -10,8 +10,8 @@
 //!
 //! The job of a peer whose further datagrams may still be in the listener's queue is *held* until the dispatcher has
 //! read the queue up to its length at the time when the child was connected. From then on the child's queue has only
-//! later datagrams. In rare cases a processor has found the listener for a datagram, and queues it only after that; such a
-//! datagram is not lost, but the peer's next one may overtake it.
+//! later datagrams. In rare cases a processor has found the listener for a datagram, and queues it only after that; such
+//! a datagram is not lost, but the peer's next one may overtake it.
 
 mod anchors;
 
