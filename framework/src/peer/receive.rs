@@ -1,7 +1,11 @@
 //! The receive path of a peer: bytes from the transport pass through the session's layers, and the association's
 //! deadlines and signals are checked between reads.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -211,6 +215,12 @@ impl Peer {
     /// Checks whether the peer has ended the association in data that has not been read yet: reads and discards the
     /// data that has arrived. Never blocks.
     pub(super) fn look_for_end(&mut self) {
+        let association = Arc::clone(&self.association);
+        self.look_for_end_by(|| association.now());
+    }
+
+    /// Does the work of [`look_for_end`](Self::look_for_end), whose time this clock limits.
+    fn look_for_end_by(&mut self, mut clock: impl FnMut() -> Instant) {
         if self.transport.is_none() || self.association.scheme == Scheme::Udp {
             return;
         }
@@ -218,12 +228,12 @@ impl Peer {
         self.with_open(|open| open.deadlines.disarm());
         (self.told_to_drain, self.ending) = (true, true);
         let received = self.association.received.load(Ordering::Relaxed);
-        let now = self.association.now();
+        let now = clock();
         for _ in 0..MAX_LAST_READS {
             let next = self.next_until(&mut [], Some(now));
             self.kept = None;
             let is_last = matches!(next, Ok(Next::Over) | Err(Error::TimedOut));
-            if is_last || self.transport.is_none() || self.association.now() >= now + MAX_LAST_READS_TIME {
+            if is_last || self.transport.is_none() || clock() >= now + MAX_LAST_READS_TIME {
                 break;
             }
         }
