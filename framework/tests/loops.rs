@@ -7,12 +7,14 @@ mod support;
 
 use std::collections::HashSet;
 use std::net::UdpSocket;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender as Notes, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use peeloff::test_support::Outgoing;
 use peeloff::{
     Address, CaBundle, Client, EndReason, Error, HandlerError, Identity, Message, PeerEvents, Scheme, Sender,
     Server, ServerBuilder, Sockets, Timeouts,
@@ -92,6 +94,24 @@ impl Running {
 
     fn end(&self) -> EndReason {
         self.ends.recv_timeout(DEADLINE).unwrap()
+    }
+}
+
+#[test]
+fn datagrams_that_the_kernel_handles_as_segments_of_one_are_messages_of_their_own() {
+    let running = Running::on("udp://127.0.0.1:0", |builder| builder);
+    let to = running.server.addresses()[0].resolve().unwrap()[0];
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(to).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut outgoing = Outgoing::default();
+    let lines: Vec<String> = (10..60).map(|number| format!("line {number}")).collect();
+    lines.iter().for_each(|line| outgoing.push(to, None, line.as_bytes()));
+    assert_eq!(outgoing.send(socket.as_fd()), lines.len());
+    for line in &lines {
+        let mut buffer = [0; 100];
+        let len = socket.recv(&mut buffer).unwrap();
+        assert_eq!(std::str::from_utf8(&buffer[..len]), Ok(&**line));
     }
 }
 

@@ -21,6 +21,7 @@ use crate::sys::control::PacketInfo;
 use crate::sys::epoll::wait_writable;
 use crate::sys::eventfd::EventFd;
 use crate::sys::message::Outgoing;
+use crate::sys::socket::set_merged_receive;
 use crate::sys::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sys::sync::{Condvar, Mutex};
 
@@ -79,6 +80,9 @@ impl SharedSocket {
         full: Arc<EventFd>,
         counters: &Arc<Counters>,
     ) -> Self {
+        if let Err(error) = set_merged_receive(&socket) {
+            tracing::debug!(%address, %error, "the kernel cannot receive several datagrams as one");
+        }
         let socket = Arc::new(socket);
         let listening = Mutex::new(Some(Listening::new(counters, Some(&socket))));
         let (outgoing, waiting) = (Mutex::default(), Mutex::default());

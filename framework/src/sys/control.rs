@@ -22,7 +22,7 @@ pub(crate) const HEADER: usize = size_of::<libc::cmsghdr>();
 const ALIGN: usize = size_of::<usize>();
 
 /// Room for the control messages of one datagram: on a dual-stack socket an IPv4 datagram has both IP_PKTINFO and
-/// IPV6_PKTINFO.
+/// IPV6_PKTINFO, and on a shared socket it may have UDP_GRO too.
 pub(crate) const SPACE: usize = 128;
 
 /// A buffer with the alignment that the kernel requires.
@@ -33,8 +33,15 @@ pub(crate) struct ControlBuffer(pub(crate) [u8; SPACE]);
 /// Reads the packet information from a control buffer. Messages of other kinds, truncated messages and wrong lengths
 /// are skipped. If there is both IPv4 and IPv6 information, the IPv4 information is used: its `ipi_spec_dst` is the
 /// address to reply from.
-pub fn packet_info(mut control: &[u8]) -> PacketInfo {
+pub fn packet_info(control: &[u8]) -> PacketInfo {
+    received(control).0
+}
+
+/// Reads the packet information like [`packet_info`], and the length of the datagrams that the payload consists of
+/// (UDP_GRO, see [udp(7)](https://man7.org/linux/man-pages/man7/udp.7.html)), if it has more than one.
+pub(crate) fn received(mut control: &[u8]) -> (PacketInfo, Option<usize>) {
     let mut info = PacketInfo::default();
+    let mut segment = None;
     while let Some((level, kind, data, rest)) = next(control) {
         match (level, kind) {
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
@@ -53,11 +60,15 @@ pub fn packet_info(mut control: &[u8]) -> PacketInfo {
                     info.local = Some(Ipv6Addr::from(*address).to_canonical());
                 }
             }
+            (libc::IPPROTO_UDP, libc::UDP_GRO) => {
+                let len = data.first_chunk().and_then(|len| usize::try_from(i32::from_ne_bytes(*len)).ok());
+                segment = len.filter(|len| *len > 0);
+            }
             _ => {}
         }
         control = rest;
     }
-    info
+    (info, segment)
 }
 
 /// Reads the address to reply from, which follows the interface in a `struct in_pktinfo`: `ipi_spec_dst`. The kernel

@@ -7,6 +7,7 @@
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 
@@ -235,10 +236,14 @@ pub(crate) struct Batch {
     names: Vec<SockAddrStorage>,
     controls: Vec<ControlBuffer>,
     headers: Vec<libc::mmsghdr>,
-    filled: usize,
+    /// The source and destination of each payload.
+    paths: Vec<(Option<SocketAddr>, PacketInfo)>,
+    /// The datagrams: the index of the payload that contains it, and its bytes there.
+    datagrams: Vec<(usize, Range<usize>)>,
 }
 
-/// Maximum number of datagrams that one call of recvmmsg(2) receives.
+/// Maximum number of payloads that one call of recvmmsg(2) receives. Each is a datagram, or, on a socket with UDP_GRO,
+/// up to 64 datagrams of one peer.
 pub(crate) const BATCH: usize = 32;
 
 impl Batch {
@@ -249,15 +254,18 @@ impl Batch {
             names: (0..BATCH).map(|_| SockAddrStorage::zeroed()).collect(),
             controls: vec![ControlBuffer([0; SPACE]); BATCH],
             headers: Vec::with_capacity(BATCH),
-            filled: 0,
+            paths: Vec::with_capacity(BATCH),
+            datagrams: Vec::with_capacity(BATCH),
         }
     }
 
-    /// Receives the queued datagrams, up to [`BATCH`]; never blocks. Returns how many.
+    /// Receives the queued datagrams, at most [`BATCH`] payloads; never blocks. Returns how many datagrams. Payloads of
+    /// several datagrams (UDP_GRO, see [udp(7)](https://man7.org/linux/man-pages/man7/udp.7.html)) are divided.
     pub(crate) fn recv(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
-        self.filled = 0;
         let mut parts: [libc::iovec; BATCH] = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; BATCH];
         self.headers.clear();
+        self.paths.clear();
+        self.datagrams.clear();
         for (index, payload) in self.payloads.iter_mut().enumerate() {
             payload.clear();
             payload.reserve(DATAGRAM_MAX);
@@ -274,7 +282,7 @@ impl Batch {
             self.headers.push(header);
         }
         // SAFETY: every header points to memory of the stated length that outlives the call.
-        let count = cvt(unsafe {
+        let filled = cvt(unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
                 self.headers.as_mut_ptr(),
@@ -282,30 +290,40 @@ impl Batch {
                 libc::MSG_DONTWAIT as _,
                 ptr::null_mut(),
             )
-        })?;
-        self.filled = count as usize;
-        for (payload, header) in self.payloads.iter_mut().zip(&self.headers[..self.filled]) {
+        })? as usize;
+        for (index, header) in self.headers[..filled].iter().enumerate() {
+            let len = header.msg_len as usize;
             // SAFETY: the kernel wrote this many bytes of the capacity.
-            unsafe { payload.set_len(header.msg_len as usize) };
+            unsafe { self.payloads[index].set_len(len) };
+            // SAFETY: the storage is plain data, so a copy of it is valid too.
+            let name = unsafe { ptr::read(&self.names[index]) };
+            let control = &self.controls[index].0;
+            let used = header.msg_hdr.msg_controllen.min(control.len());
+            let (info, segment) = control::received(&control[..used]);
+            self.paths.push((socket_address(name, header.msg_hdr.msg_namelen), info));
+            self.datagrams.extend(segments(len, segment).map(|bytes| (index, bytes)));
         }
-        Ok(self.filled)
+        Ok(self.datagrams.len())
+    }
+
+    /// Returns whether the last call of [`Batch::recv`] filled the batch, so that the socket's queue may have more.
+    pub(crate) fn is_full(&self) -> bool {
+        self.paths.len() == BATCH
     }
 
     /// Returns the datagram at `index`, which must be below the result of [`Batch::recv`].
     pub(crate) fn get(&self, index: usize) -> Datagram<'_> {
-        assert!(index < self.filled, "a datagram that was not received");
-        let header = &self.headers[index];
-        let name_len = header.msg_hdr.msg_namelen;
-        // SAFETY: the storage is plain data, so a copy of it is valid too.
-        let name = unsafe { ptr::read(&self.names[index]) };
-        let control = &self.controls[index].0;
-        let used = header.msg_hdr.msg_controllen.min(control.len());
-        Datagram {
-            source: socket_address(name, name_len),
-            info: control::packet_info(&control[..used]),
-            payload: &self.payloads[index],
-        }
+        let (payload, bytes) = &self.datagrams[index];
+        let (source, info) = self.paths[*payload];
+        Datagram { source, info, payload: &self.payloads[*payload][bytes.clone()] }
     }
+}
+
+/// Returns where the datagrams are in a payload of `len` bytes. Each has `segment` bytes, the last one at most as many.
+/// Without `segment` the payload is one datagram.
+fn segments(len: usize, segment: Option<usize>) -> impl Iterator<Item = Range<usize>> {
+    let segment = segment.unwrap_or(len).max(1);
+    (0..len.max(1)).step_by(segment).map(move |start| start..(start + segment).min(len))
 }
 
 // SAFETY: the pointers in `headers` are only followed inside `recv`, which first sets them to memory that the batch
@@ -535,8 +553,10 @@ pub(crate) fn shutdown_read(socket: &impl AsFd) {
 mod tests {
     use std::net::UdpSocket;
 
+    use socket2::SockRef;
+
     use super::*;
-    use crate::sys::socket::set_merged_receive;
+    use crate::sys::socket::{set_merged_receive, set_packet_info_v4};
 
     fn sockets<const N: usize>() -> [UdpSocket; N] {
         std::array::from_fn(|_| {
@@ -590,12 +610,45 @@ mod tests {
     #[test]
     fn datagrams_of_one_length_to_one_destination_are_sent_as_segments() {
         let [from, to] = sockets();
-        set_merged_receive(&to).unwrap();
+        set_merged_receive(&SockRef::from(&to)).unwrap();
         let mut outgoing = Outgoing::default();
         push(&mut outgoing, &to, &[100, 100, 100, 30]);
         assert_eq!(outgoing.send(from.as_fd()), 4);
         // This socket receives them as the one datagram as which they passed through the kernel.
         assert_eq!(to.recv(&mut [0; 500]).unwrap(), 330);
+    }
+
+    #[test]
+    fn datagrams_that_the_kernel_received_as_one_are_divided_and_keep_their_order() {
+        let from = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let [to, other] = sockets();
+        let socket = SockRef::from(&to);
+        set_packet_info_v4(&socket).unwrap();
+        let lengths = [&[100; 70][..], &[30], &[0], &[7, 7], &[9], &[1472, 1472, 1472]].concat();
+        let mut merged = 0;
+        for is_set in [false, true] {
+            if is_set {
+                set_merged_receive(&socket).unwrap();
+            }
+            let mut outgoing = Outgoing::default();
+            push(&mut outgoing, &to, &lengths);
+            assert_eq!(outgoing.send(from.as_fd()), lengths.len());
+            other.send_to(&[1], to.local_addr().unwrap()).unwrap();
+            let (mut batch, mut arrived) = (Batch::new(), Vec::new());
+            while let Ok(received) = batch.recv(to.as_fd()) {
+                merged = merged.max(received - batch.paths.len());
+                for datagram in (0..received).map(|index| batch.get(index)) {
+                    assert_eq!(datagram.info.local, Some([127, 0, 0, 1].into()));
+                    arrived.push((datagram.source.unwrap().port(), datagram.payload.to_vec()));
+                }
+            }
+            let port = from.local_addr().unwrap().port();
+            let mut expected: Vec<_> =
+                lengths.iter().map(|len| (port, vec![(len % 251) as u8; *len])).collect();
+            expected.push((other.local_addr().unwrap().port(), vec![1]));
+            assert_eq!(arrived, expected);
+            assert_eq!(merged > 0, is_set);
+        }
     }
 
     #[test]

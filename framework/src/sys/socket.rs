@@ -25,11 +25,10 @@ pub(crate) fn set_packet_info_v6(socket: &Socket) -> io::Result<()> {
     set(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, &1 as &libc::c_int)
 }
 
-/// Sets UDP_GRO: datagrams that the kernel has handled as segments of one are received as one.
-#[cfg(test)]
-pub(crate) fn set_merged_receive(socket: &std::net::UdpSocket) -> io::Result<()> {
-    let socket = socket2::SockRef::from(socket);
-    set(&socket, libc::IPPROTO_UDP, libc::UDP_GRO, &1 as &libc::c_int)
+/// Sets UDP_GRO ([udp(7)](https://man7.org/linux/man-pages/man7/udp.7.html)): datagrams of one peer that the kernel has
+/// handled as segments of one are received as one, which [`Batch`](super::message::Batch) divides.
+pub(crate) fn set_merged_receive(socket: &Socket) -> io::Result<()> {
+    set(socket, libc::IPPROTO_UDP, libc::UDP_GRO, &1 as &libc::c_int)
 }
 
 /// Calls [connect(2)](https://man7.org/linux/man-pages/man2/connect.2.html) with AF_UNSPEC: the UDP socket then has no

@@ -44,7 +44,7 @@ use crate::serve::shared::Shared;
 use crate::serve::worker::{Job, Task};
 use crate::sys::control::PacketInfo;
 use crate::sys::epoll::{Epoll, READABLE};
-use crate::sys::message::{BATCH, Batch, Outgoing};
+use crate::sys::message::{Batch, Outgoing};
 use crate::sys::sync::thread;
 
 /// The number of batches that are read from one listener before the others have their turn.
@@ -144,7 +144,7 @@ impl Udp {
                 self.route(datagram, epoll, assigner);
             }
             self.answer(via);
-            let empty = received < BATCH;
+            let empty = !batch.is_full();
             self.release(index, if empty { held } else { 0 }, epoll, assigner);
             if empty && self.listeners[index].held.is_empty() {
                 break;

@@ -26,8 +26,8 @@ use crate::sys::control::PacketInfo;
 use crate::sys::message::{BATCH, Batch};
 use crate::sys::sync::atomic::Ordering;
 
-/// The number of batches that are read from one socket before others have their turn.
-const MAX_BATCHES: usize = 8;
+/// The number of datagrams that are read from one socket before others have their turn. The last batch may exceed it.
+const MAX_READ: usize = 8 * BATCH;
 /// The most pairs of addresses that are remembered because their datagrams arrive at other loops.
 const MAX_ORIGINS: usize = 1024;
 
@@ -54,10 +54,8 @@ impl Loop {
         let Some(socket) = state.sockets.get(index).filter(|socket| !socket.is_handed_over()).cloned() else {
             return;
         };
-        for _ in 0..MAX_BATCHES {
-            if state.slots.is_full() {
-                break;
-            }
+        let mut total = 0;
+        while total < MAX_READ && !state.slots.is_full() {
             let received = match state.batch.recv(socket.socket.as_fd()) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
@@ -71,7 +69,8 @@ impl Loop {
                 self.route(state, &socket, local, peer, info, Payload::Received(datagram));
             }
             self.counted(&socket).datagrams.fetch_add(received as u64, Ordering::Relaxed);
-            if received < BATCH {
+            total += received;
+            if !state.batch.is_full() {
                 break;
             }
         }
