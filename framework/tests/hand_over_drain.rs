@@ -88,23 +88,30 @@ fn stalling_proxy(server: SocketAddr) -> (SocketAddr, Release<()>) {
     (address, release)
 }
 
-/// Connects to a server, and stops in the middle of its handshake until it is released.
-fn stall(old: &Server) -> (thread::JoinHandle<Peer>, Box<dyn FnOnce()>) {
+/// Connects to a server, and stops in the middle of its handshake until the returned function is called. The function
+/// returns the relay that the connection needs, if there is one.
+fn stall(old: &Server) -> (thread::JoinHandle<Peer>, Box<dyn FnOnce() -> Option<Relay>>) {
     let url = &old.addresses()[0];
     let server = url.resolve().unwrap()[0];
-    let (address, release): (_, Box<dyn FnOnce()>) = match url.scheme {
+    let (address, release): (_, Box<dyn FnOnce() -> Option<Relay>>) = match url.scheme {
         Scheme::Dtls => {
             let relay = Relay::to(server);
             // These are a hello, and the same hello with the cookie.
             relay.allow(Some(2));
             let address = relay.address();
-            // The relay runs for as long as the test.
-            let relay: &'static Relay = Box::leak(Box::new(relay));
-            (address, Box::new(|| relay.allow(None)))
+            let release = move || {
+                relay.allow(None);
+                Some(relay)
+            };
+            (address, Box::new(release))
         }
         _ => {
             let (address, release) = stalling_proxy(server);
-            (address, Box::new(move || release.send(()).unwrap()))
+            let release = move || {
+                release.send(()).unwrap();
+                None
+            };
+            (address, Box::new(release))
         }
     };
     let address = Address::from_socket(url.scheme, address);
@@ -123,7 +130,7 @@ fn handshakes_that_stay_are_finished_during_the_drain_and_their_peers_are_answer
             assert_eq!((given.peers, given.staying), (0, 1), "{url}, {serving:?}: {given:?}");
             assert!(old.handle().is_handed_over());
             let shutdown = begin_shutdown(&old.handle());
-            release();
+            let _relay = release();
             let mut peer = connecting.join().unwrap();
             exchange(&mut peer, b"what it came for");
             assert_eq!(peer.recv_timeout(&mut [0; 64], DEADLINE).unwrap(), None, "{url}, {serving:?}");
