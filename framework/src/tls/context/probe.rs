@@ -37,6 +37,10 @@ pub(super) fn newest_version(
         Protocol::Dtls => (SslVersion::DTLS1_2, SslVersion::DTLS1_2, "DTLS 1.2"),
         Protocol::Tls => (SslVersion::TLS1_2, SslVersion::TLS1_3, "TLS"),
     };
+    let uncommon = curve(identity).filter(|curve| !COMMON_CURVES.contains(curve));
+    // OpenSSL 3.2 and later can use Brainpool's curves with TLS 1.3 (RFC 8734), but most clients cannot. With TLS 1.2
+    // they can.
+    let newest = if uncommon.is_some() { oldest } else { newest };
     let found = match try_version(identity, algorithms, protocol, newest) {
         Ok(()) => newest,
         Err(_) if newest != oldest && try_version(identity, algorithms, protocol, oldest).is_ok() => oldest,
@@ -49,12 +53,12 @@ pub(super) fn newest_version(
             });
         }
     };
-    if let Some(curve) = curve(identity).filter(|curve| !COMMON_CURVES.contains(curve)) {
+    if let Some(curve) = uncommon {
         tracing::warn!(
             certificate = certificate(),
             curve = curve.short_name().unwrap_or("?"),
-            "only clients that offer this curve can use the certificate, and none with TLS 1.3; a certificate on P-256 \
-             serves all"
+            "only clients that offer this curve can use the certificate, and only with version 1.2; a certificate \
+             on P-256 serves all"
         );
     }
     Ok(found)
