@@ -286,9 +286,7 @@ impl Peer {
                 // Messages that the peer sent before it closed can still be received.
                 Some(Sent::Gone) => return Err(Error::Ended(EndReason::ClosedByPeer)),
                 Some(Sent::TooLarge) => return Err(self.association.too_large(message)),
-                Some(Sent::Broken(why)) => {
-                    return Err(Error::Ended(self.finish_with(EndReason::Protocol(why), None)));
-                }
+                Some(Sent::Broken(reason)) => return Err(Error::Ended(self.finish_with(reason, None))),
                 Some(Sent::Expired) => return Err(Error::Ended(self.finish_with(EndReason::Lifetime, None))),
                 None => return Err(Error::Ended(self.finish_with(EndReason::ClosedByUs, None))),
                 Some(Sent::Full) => {}

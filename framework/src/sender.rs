@@ -187,9 +187,7 @@ impl Sender {
             Some(Sent::NoSuchStream) => Error::NoSuchStream { stream: how.stream },
             Some(Sent::Gone) => Error::Ended(EndReason::ClosedByPeer),
             Some(Sent::Expired) => Error::Ended(self.association.ask_to_end(EndReason::Lifetime).clone()),
-            Some(Sent::Broken(why)) => {
-                Error::Ended(self.association.ask_to_end(EndReason::Protocol(why)).clone())
-            }
+            Some(Sent::Broken(reason)) => Error::Ended(self.association.ask_to_end(reason).clone()),
             None => Error::Ended(self.end_reason().cloned().unwrap_or(EndReason::ClosedByUs)),
         })
     }

@@ -82,8 +82,11 @@ impl SctpSession {
                 Ok(Sent::Done) => ActionResult::Done,
                 Ok(Sent::Full) => ActionResult::Full,
                 Ok(Sent::Gone) => ActionResult::Gone,
-                Ok(other) => ActionResult::Refused(format!("{other:?}")),
-                Err(error) => ActionResult::Refused(format!("the keys of SCTP-AUTH: {error}")),
+                Ok(Sent::Broken(reason)) => ActionResult::Refused(reason),
+                Ok(other) => ActionResult::Refused(EndReason::Protocol(format!("{other:?}"))),
+                Err(error) => {
+                    ActionResult::Refused(EndReason::Protocol(format!("the keys of SCTP-AUTH: {error}")))
+                }
             });
         }
     }

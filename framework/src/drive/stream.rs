@@ -82,6 +82,7 @@ impl StreamSession {
         let wrote = self.push();
         self.backlog.flush();
         match wrote {
+            Written::Failed(reason) if stepped.is_ok() => Err(Failure::Ended(reason)),
             Written::Broken(why) if stepped.is_ok() => Err(Failure::of(why)),
             _ => stepped,
         }
@@ -129,7 +130,8 @@ impl StreamSession {
             Written::All => Sent::Done,
             Written::Some => Sent::Parked,
             Written::Gone => Sent::Gone,
-            Written::Broken(why) => Sent::Broken(why),
+            Written::Failed(reason) => Sent::Broken(reason),
+            Written::Broken(why) => Sent::Broken(EndReason::Protocol(why)),
         }
     }
 
@@ -166,7 +168,8 @@ impl StreamSession {
         }
         match wrote {
             Written::Gone => Err(Sent::Gone),
-            Written::Broken(why) => Err(Sent::Broken(why)),
+            Written::Failed(reason) => Err(Sent::Broken(reason)),
+            Written::Broken(why) => Err(Sent::Broken(EndReason::Protocol(why))),
             Written::All | Written::Some => Ok(()),
         }
     }
@@ -181,7 +184,7 @@ impl StreamSession {
         let read = self.state().read(buffer, piece);
         match self.push() {
             Written::Broken(why) => Read::Broken(why),
-            // If the peer has closed the connection, an answer is lost, but the peer's earlier data can still be read.
+            // If the connection has ended, an answer is lost, but the peer's earlier data can still be read.
             _ => read,
         }
     }
@@ -189,8 +192,8 @@ impl StreamSession {
     /// Takes the end of the peer's data. Returns the reason for the end of the association, or `None` if a last line is
     /// still to be read.
     pub(crate) fn handle_end_of_stream(&mut self) -> Option<EndReason> {
-        if self.backlog.reset {
-            return Some(crate::net::tcp::was_reset());
+        if let Some(reason) = &self.backlog.failed {
+            return Some(reason.clone());
         }
         if self.core.is_secure() {
             return Some(EndReason::Truncated);

@@ -59,7 +59,8 @@ pub enum EndReason {
     /// is its reason.
     Aborted(String),
     /// The peer does not answer on any of its addresses: neither retransmissions and heartbeats of SCTP
-    /// ([`Settings::dead_after`](crate::sctp::Settings::dead_after)), nor retransmissions of TCP (ETIMEDOUT).
+    /// ([`Settings::dead_after`](crate::sctp::Settings::dead_after)), nor retransmissions of TCP (ETIMEDOUT, or the last
+    /// ICMP error before it).
     Unreachable,
     /// The peer's TLS connection, or its secured SCTP association, ended without a close_notify (RFC 8446 §6.1, RFC
     /// 6083 §4.7), so an attacker on the path may have truncated it.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use socket2::Socket;
 
 use super::sink::Sink;
-use super::tcp::reset;
+use super::tcp::{end, reset};
+use crate::error::EndReason;
 use crate::sys::epoll::wait_writable;
 use crate::sys::errno::is_memory;
 use crate::sys::message;
@@ -21,7 +22,9 @@ pub(crate) enum Written {
     Some,
     /// The peer has ended the connection; buffered data from it can still be read.
     Gone,
-    /// The connection has failed.
+    /// The socket has failed, and the connection ends for this reason; buffered data can still be read.
+    Failed(EndReason),
+    /// The peer has broken the protocol.
     Broken(String),
 }
 
@@ -49,13 +52,13 @@ pub(crate) struct Backlog {
     sent: usize,
     /// Maximum number of bytes that may wait.
     limit: usize,
-    /// A write found that the peer had reset the connection. Later reads do not report that again.
-    pub(crate) reset: bool,
+    /// Why the connection has ended, if a write reported it: the kernel does not report it to a later read.
+    pub(crate) failed: Option<EndReason>,
 }
 
 impl Backlog {
     pub(crate) fn new(outlet: Outlet, limit: usize) -> Self {
-        Self { outlet, bytes: Vec::new(), sent: 0, limit, reset: false }
+        Self { outlet, bytes: Vec::new(), sent: 0, limit, failed: None }
     }
 
     /// Returns how many more bytes may be written.
@@ -159,16 +162,17 @@ impl Backlog {
                 Err(error) => error,
             };
             match error.raw_os_error() {
-                Some(libc::EINTR) => {}
+                Some(libc::EINTR) => continue,
                 Some(libc::EAGAIN) => return Ok(0),
                 _ if is_memory(&error) => return Ok(0),
-                Some(code @ (libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN | libc::ESHUTDOWN)) => {
-                    // EPIPE means that the peer's FIN came before its reset.
-                    self.reset |= code == libc::ECONNRESET;
-                    return Err(Written::Gone);
-                }
-                _ => return Err(Written::Broken(error.to_string())),
+                // EPIPE means that the peer's FIN came before its reset, or that an earlier write reported a failure.
+                Some(libc::EPIPE | libc::ENOTCONN | libc::ESHUTDOWN) => {}
+                _ => self.failed = Some(end(&error)),
             }
+            return Err(match &self.failed {
+                None | Some(EndReason::Aborted(_)) => Written::Gone,
+                Some(reason) => Written::Failed(reason.clone()),
+            });
         }
     }
 }

@@ -474,7 +474,7 @@ pub(crate) fn send(socket: &Socket, message: &[u8], info: &SendInfo, flags: u16)
             Some(libc::EMSGSIZE) => return Sent::TooLarge,
             Some(libc::EINVAL) => return Sent::NoSuchStream,
             _ if is_over(&error) => return Sent::Gone,
-            _ => return Sent::Broken(error.to_string()),
+            _ => return Sent::Broken(EndReason::Io(error.kind())),
         }
     }
 }

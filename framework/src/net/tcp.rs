@@ -16,7 +16,7 @@ use super::wait::{Arrival, ReadTimeout, await_readable};
 use crate::error::EndReason;
 use crate::net::attention::Attention;
 use crate::observe::{Counters, bump};
-use crate::sys::errno::is_memory;
+use crate::sys::errno::{is_icmp, is_memory};
 use crate::sys::{message, socket::is_tcp_at_end};
 
 /// The worker's end of a connection.
@@ -119,13 +119,16 @@ impl TcpTransport {
     }
 }
 
-/// Returns why a connection has ended whose read fails with this error (tcp(7)).
-fn end(error: &io::Error) -> EndReason {
+/// Returns why a connection has ended whose read or write fails with this error (tcp(7)).
+pub(crate) fn end(error: &io::Error) -> EndReason {
     match error.raw_os_error() {
         Some(libc::ECONNRESET) => was_reset(),
         // A reset after the peer's FIN: its program had ended when it received our data.
         Some(libc::EPIPE) => EndReason::ClosedByPeer,
-        Some(libc::ETIMEDOUT) => EndReason::Unreachable,
+        // The peer did not answer until the kernel gave up. It then reports the last ICMP message or failed look-up of
+        // a route, if there was one (RFC 1122 §4.2.3.9); EINVAL is a blackhole route (ip-route(8)).
+        Some(libc::ETIMEDOUT | libc::EINVAL) => EndReason::Unreachable,
+        _ if is_icmp(error) => EndReason::Unreachable,
         _ => EndReason::Io(error.kind()),
     }
 }

@@ -355,16 +355,18 @@ fn send_by(send: impl Fn() -> io::Result<usize>) -> Sent {
     loop {
         let Err(error) = send() else { return Sent::Done };
         attempts += 1;
-        match error.kind() {
-            io::ErrorKind::WouldBlock => return Sent::Full,
-            io::ErrorKind::Interrupted => {}
+        match error.raw_os_error() {
+            Some(libc::EAGAIN) => return Sent::Full,
+            Some(libc::EINTR) => {}
             _ if is_memory(&error) => return Sent::Full,
             // The first EMSGSIZE may be an ICMP report; the second is about the size of this datagram.
             _ if is_icmp(&error) && attempts < 3 => {}
-            _ if error.raw_os_error() == Some(libc::EMSGSIZE) => return Sent::TooLarge,
-            // No host, no route, or a firewall rule: the datagram counts as lost on the way.
+            Some(libc::EMSGSIZE) => return Sent::TooLarge,
+            // No host, no route, a firewall rule (EPERM), or a blackhole route (EINVAL, ip-route(8)): the datagram
+            // counts as lost on the way.
+            Some(libc::EPERM | libc::EINVAL) => return Sent::Done,
             _ if is_icmp(&error) => return Sent::Done,
-            _ => return Sent::Broken(error.to_string()),
+            _ => return Sent::Broken(EndReason::Io(error.kind())),
         }
     }
 }

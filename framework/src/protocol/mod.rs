@@ -8,6 +8,8 @@ pub(crate) mod exporter;
 pub(crate) mod sctp;
 pub mod stream;
 
+use crate::error::EndReason;
+
 /// The longest plaintext of a record of TLS or DTLS, in bytes (RFC 6347 §4.1, RFC 5246 §6.2.1).
 pub(crate) const RECORD_MAX: usize = 16_384;
 
@@ -30,8 +32,8 @@ pub(crate) enum Sent {
     Gone,
     /// The association has reached its maximum lifetime; nothing was sent.
     Expired,
-    /// The session has failed.
-    Broken(String),
+    /// The session or its socket has failed; the association ends for this reason.
+    Broken(EndReason),
 }
 
 /// Result of reading from a session.

@@ -101,6 +101,15 @@ impl Running {
         Self::start(url, configure, |builder| builder.start(handler).unwrap())
     }
 
+    /// Starts a server whose event loops run these callbacks, and whose builder `configure` has changed.
+    pub fn with_events(
+        url: &str,
+        configure: impl FnOnce(ServerBuilder) -> ServerBuilder,
+        events: impl PeerEvents,
+    ) -> Self {
+        Self::start(url, configure, |builder| builder.start_events(events).unwrap())
+    }
+
     fn start(
         url: &str,
         configure: impl FnOnce(ServerBuilder) -> ServerBuilder,

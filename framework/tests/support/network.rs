@@ -7,7 +7,7 @@ use std::process::Command;
 /// Set in the process with the namespace.
 const INSIDE: &str = "PEELOFF_TEST_NETWORK";
 
-/// Runs the ignored test of this name again in a network namespace of its own. Returns `false` inside.
+/// Runs the test of this name again in a network namespace of its own, which takes root. Returns `false` inside.
 pub fn run_in_own_network(test: &str) -> bool {
     if env::var_os(INSIDE).is_some() {
         return false;
@@ -15,7 +15,7 @@ pub fn run_in_own_network(test: &str) -> bool {
     let status = Command::new("unshare")
         .args(["--net", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""])
         .arg(env::current_exe().unwrap())
-        .args(["--exact", test, "--ignored", "--nocapture", "--test-threads", "1"])
+        .args(["--exact", test, "--include-ignored", "--nocapture", "--test-threads", "1"])
         .env(INSIDE, "1")
         .status()
         .expect("unshare");

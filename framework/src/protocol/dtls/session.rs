@@ -12,6 +12,7 @@ use super::paths::{self, Paths, Policy};
 use super::restart::{self, Restart};
 use super::takeover::{NextRecord, take_over};
 use super::{Dropped, Opened, Opener, SealError, Sealer};
+use crate::error::EndReason;
 use crate::observe::{Counters, bump};
 use crate::protocol::alert::Alert;
 use crate::protocol::exporter::{Exporter, RefusedExport};
@@ -395,7 +396,7 @@ impl Session {
         match self.sealer.seal_data(message, out) {
             Ok(()) => Sent::Done,
             Err(SealError::TooLong) => Sent::TooLarge,
-            Err(error) => Sent::Broken(error.to_string()),
+            Err(error) => Sent::Broken(EndReason::Protocol(error.to_string())),
         }
     }
 

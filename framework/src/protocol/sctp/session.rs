@@ -62,8 +62,8 @@ pub(crate) enum ActionResult {
     Full,
     /// The association has ended.
     Gone,
-    /// The kernel refused the action.
-    Refused(String),
+    /// The kernel refused the action, and the association ends for this reason.
+    Refused(EndReason),
 }
 
 impl Session {
@@ -145,8 +145,8 @@ impl Session {
     ///
     /// The handshake has failed.
     pub(crate) fn advance(&mut self) -> Result<bool, Failure> {
-        if let Some(ActionResult::Refused(why)) = &self.trouble {
-            return Err(Failure::of(why.as_str()));
+        if let Some(ActionResult::Refused(reason)) = &self.trouble {
+            return Err(Failure::of(reason.to_string()));
         }
         self.secure.as_mut().map_or(Ok(true), SecureSctp::open_all)
     }
@@ -180,7 +180,7 @@ impl Session {
         Some(match refused {
             Refused::Closed => Sent::Gone,
             Refused::Empty | Refused::TooLong { .. } => Sent::TooLarge,
-            Refused::Broken(why) => Sent::Broken(why),
+            Refused::Broken(why) => Sent::Broken(EndReason::Protocol(why)),
             Refused::NotOpen | Refused::NoSuchStream { .. } | Refused::Unordered | Refused::Unreliable => {
                 Sent::NoSuchStream
             }
@@ -190,7 +190,7 @@ impl Session {
     /// Returns the result of the last written message.
     pub(crate) fn sent(&self) -> Sent {
         match &self.trouble {
-            Some(ActionResult::Refused(why)) => Sent::Broken(why.clone()),
+            Some(ActionResult::Refused(reason)) => Sent::Broken(reason.clone()),
             Some(_) => Sent::Gone,
             None if self.has_unsent() => Sent::Parked,
             None => Sent::Done,

@@ -326,7 +326,7 @@ fn an_action_that_the_kernel_refuses_ends_a_handshake_and_an_ended_association_a
     let [client, _] = world.sides(true);
     let mut state = Session::secure(client, world.start + PATIENCE);
     assert!(matches!(state.next_action(), Some(Action::Send { .. })));
-    state.action_done(ActionResult::Refused("no such thing".to_owned()));
+    state.action_done(ActionResult::Refused(EndReason::Protocol("no such thing".to_owned())));
     assert_eq!(state.next_action(), None);
     assert!(matches!(state.advance(), Err(Failure::Ended(EndReason::HandshakeFailed(_)))));
     let mut pair = Pair::new(&world, true, 1);
