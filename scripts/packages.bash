@@ -1,4 +1,4 @@
-# The other scripts source this file. It installs missing Debian packages.
+# The other scripts source this file. It installs missing Debian packages and python-mbedtls.
 
 missing=()
 
@@ -87,4 +87,19 @@ install_missing() {
         exit 1
     fi
     missing=()
+}
+
+# Finds the Python with python-mbedtls, for the tests with Mbed TLS. Systems do not let pip write into their own
+# Python, so it is in an environment of its own.
+find_python() {
+    local target environment
+    target=$(cargo metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+    environment=$target/python
+    if ! "$environment/bin/python" -c 'import mbedtls.tls' 2>/dev/null; then
+        echo "== installing python-mbedtls into $environment"
+        python3 -m venv --clear "$environment" &&
+            "$environment/bin/pip" install -q --disable-pip-version-check python-mbedtls==2.10.1 &&
+            "$environment/bin/python" -c 'import mbedtls.tls' || return
+    fi
+    export PEELOFF_PYTHON=$environment/bin/python
 }
