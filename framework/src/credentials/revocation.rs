@@ -3,7 +3,6 @@
 //! If lists are given, every certificate of a chain is checked, including those of authorities, and each needs a
 //! current list from its issuer. OpenSSL does that in a full handshake. But it does not report which list is missing,
 //! and it does not check a chain again when its session is resumed; this module does both.
-//! not look at a chain again when its session is resumed; both is done here.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -52,7 +52,7 @@ macro_rules! about_the_peer {
             }
 
             /// Returns whether the handshake resumed an earlier session, in which case the peer did not show its
-            /// certificate again.
+            /// certificate again. A handshake that began with a pre-shared key resumes nothing.
             pub fn is_resumed(&self) -> bool {
                 self.association.summary().resumed
             }

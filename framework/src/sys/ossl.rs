@@ -43,6 +43,7 @@ unsafe extern "C" {
         ssl: *mut ffi::SSL,
         callback: Option<extern "C" fn(*mut ffi::SSL, c_uint) -> c_uint>,
     );
+    fn SSL_SESSION_has_ticket(session: *const ffi::SSL_SESSION) -> c_int;
     fn SSL_SESSION_dup(session: *const ffi::SSL_SESSION) -> *mut ffi::SSL_SESSION;
     fn X509_STORE_add_crl(store: *mut ffi::X509_STORE, crl: *mut ffi::X509_CRL) -> c_int;
     fn SSL_is_dtls(ssl: *const ffi::SSL) -> c_int;
@@ -303,6 +304,12 @@ pub(crate) fn copy_session(session: &SslSessionRef) -> Result<SslSession, ErrorS
     }
     // SAFETY: nothing else owns the copy.
     Ok(unsafe { SslSession::from_ptr(copy) })
+}
+
+/// Calls [SSL_SESSION_has_ticket(3)](https://docs.openssl.org/3.0/man3/SSL_SESSION_has_ticket/).
+pub(crate) fn has_ticket(session: &SslSessionRef) -> bool {
+    // SAFETY: the session is live and only read.
+    unsafe { SSL_SESSION_has_ticket(session.as_ptr()) == 1 }
 }
 
 /// The complete PSK identity that the client of a handshake sent last.

@@ -10,7 +10,7 @@ use super::context::names::asked_name;
 use super::context::psk::psk_identity;
 use crate::codec::{Malformed, Reader, Writer};
 use crate::credentials::{PeerCertificate, PeerIdentity};
-use crate::sys::raw_keys;
+use crate::sys::{ossl, raw_keys};
 
 /// The results of a handshake.
 #[derive(Clone, Debug, Default)]
@@ -74,11 +74,18 @@ impl HandshakeSummary {
     }
 
     pub(crate) fn of(ssl: &SslRef) -> Self {
-        let (resumed, old) = (ssl.session_reused(), ssl.version2() != Some(SslVersion::TLS1_3));
+        let (reused, old) = (ssl.session_reused(), ssl.version2() != Some(SslVersion::TLS1_3));
         // With TLS 1.3 a key may be looked up and not be used. In earlier versions a resumption looks up no key, and
         // the session contains the identity whose key it began with.
-        let known = || ssl.psk_identity().filter(|_| old && resumed && ssl.is_server()).map(<[u8]>::to_vec);
-        let psk = psk_identity(ssl).filter(|_| old || resumed).or_else(known);
+        let known = || ssl.psk_identity().filter(|_| old && reused && ssl.is_server()).map(<[u8]>::to_vec);
+        let psk = psk_identity(ssl).filter(|_| old || reused).or_else(known);
+        // With TLS 1.3 OpenSSL also calls a session reused that began with a pre-shared key. On a server that looks up
+        // keys there are no tickets; the client of an earlier session has its ticket.
+        let has_ticket = || match ssl.is_server() {
+            true => psk.is_none(),
+            false => ssl.session().is_some_and(ossl::has_ticket),
+        };
+        let resumed = reused && (old || has_ticket());
         let identity = match (ssl.peer_certificate(), psk) {
             (Some(certificate), _) => {
                 PeerIdentity::Certificate(Box::new(PeerCertificate::from_x509(&certificate)))
