@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_fields_are_read_back() {
         let mut out = Writer::new();
         let addresses: [SocketAddr; 3] = [
             "192.0.2.1:5".parse().unwrap(),

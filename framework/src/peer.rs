@@ -118,7 +118,7 @@ pub(crate) trait AssociationOwner: Send + Sync {
 
     /// Registers a peer's new address. Returns `false` if the peer cannot be registered there and keeps its old
     /// address.
-    fn follow(&self, association: &Association, moved: Move) -> bool;
+    fn change_peer_address(&self, association: &Association, moved: Move) -> bool;
 
     /// Notes that the association has ended, and that its socket has been closed or passed on.
     fn association_ended(
@@ -128,11 +128,11 @@ pub(crate) trait AssociationOwner: Send + Sync {
         for_successor: Option<ForSuccessor>,
     );
 
-    /// The handler of a peer goes on although its association is about to be over;
+    /// Notes that the association of a peer is about to end while the peer's handler still runs.
     /// [`handler_returned`](Self::handler_returned) follows.
     fn handler_outlives_association(&self);
 
-    /// That handler has returned.
+    /// Notes that this handler has returned.
     fn handler_returned(&self);
 }
 
@@ -433,12 +433,12 @@ impl Peer {
         } else if let Some(session) = &mut closing.session {
             session.await_end();
         }
-        self.part(&reason, closing);
+        self.complete_end(&reason, closing);
         reason
     }
 
-    /// Closes the socket or passes it on, and releases the addresses.
-    fn part(&mut self, reason: &EndReason, closing: Closing) {
+    /// Completes the end: closes the socket or passes it on, and releases the addresses.
+    fn complete_end(&mut self, reason: &EndReason, closing: Closing) {
         let Closing { session, transport, for_successor } = closing;
         if session.is_some() {
             transport.discard();

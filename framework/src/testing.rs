@@ -469,7 +469,7 @@ impl Remote {
 impl Drop for Remote {
     fn drop(&mut self) {
         self.close();
-        self.sink.desert();
+        self.sink.mark_abandoned();
     }
 }
 

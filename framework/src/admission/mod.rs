@@ -330,7 +330,7 @@ impl PeerCounts {
     }
 
     /// Books a peer that another process has admitted, regardless of the limits.
-    pub fn take_over(&mut self, local: SocketAddr, peer: SocketAddr) {
+    pub fn book_transferred(&mut self, local: SocketAddr, peer: SocketAddr) {
         self.book(local, peer);
     }
 

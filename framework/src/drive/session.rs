@@ -105,7 +105,7 @@ impl Session {
         matches!(self, Self::Stream(session) if session.core().is_framed())
     }
 
-    /// Returns the peer's new address, once for each move; see [`follow`](Self::follow).
+    /// Returns the peer's new address, once for each move; see [`set_peer_address`](Self::set_peer_address).
     pub(crate) fn take_move(&mut self) -> Option<Move> {
         match self {
             Self::Dtls(session, _) => session.take_move(),
@@ -118,10 +118,10 @@ impl Session {
     /// # Errors
     ///
     /// Fails if the kernel has no route to the address, or does not allow it.
-    pub(crate) fn follow(&mut self, peer: SocketAddr) -> io::Result<()> {
+    pub(crate) fn set_peer_address(&mut self, peer: SocketAddr) -> io::Result<()> {
         let Self::Dtls(session, egress) = self else { return Ok(()) };
-        egress.follow(peer)?;
-        session.follow(peer);
+        egress.set_peer_address(peer)?;
+        session.set_peer_address(peer);
         Ok(())
     }
 

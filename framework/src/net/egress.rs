@@ -41,7 +41,7 @@ impl Egress {
     /// # Errors
     ///
     /// The kernel has no route to the address, or does not permit it.
-    pub(crate) fn follow(&mut self, peer: SocketAddr) -> io::Result<()> {
+    pub(crate) fn set_peer_address(&mut self, peer: SocketAddr) -> io::Result<()> {
         match self {
             Self::Connected(socket) => socket.connect(&peer.into())?,
             Self::Shared(path) => path.peer = peer,

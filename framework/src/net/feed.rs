@@ -39,7 +39,7 @@ pub(super) enum Found {
     Woken,
     TimedOut,
     /// There is no deadline, and no input arrived within the patience.
-    Deserted,
+    GaveUp,
 }
 
 /// The queue. Its lock is a leaf.
@@ -88,7 +88,7 @@ impl Feed {
     /// that has already arrived is delivered even if the deadline has passed.
     pub(super) fn take(&self, piece: Option<usize>, deadline: Option<Instant>) -> Found {
         let mut state = self.state.lock();
-        let mut deserted = None;
+        let mut give_up_at = None;
         loop {
             if std::mem::take(&mut state.woken) {
                 return Found::Woken;
@@ -111,11 +111,11 @@ impl Feed {
                 None if left == Some(Duration::ZERO) => return Found::TimedOut,
                 None => {}
             }
-            let until = *deserted.get_or_insert_with(|| later(Instant::now(), self.patience));
+            let until = *give_up_at.get_or_insert_with(|| later(Instant::now(), self.patience));
             let timed_out = self.changed.wait_until(&mut state, until).timed_out();
             if timed_out && state.queue.is_empty() && !state.woken {
                 self.clock.advance(left.unwrap_or_default());
-                return if left.is_some() { Found::TimedOut } else { Found::Deserted };
+                return if left.is_some() { Found::TimedOut } else { Found::GaveUp };
             }
         }
     }

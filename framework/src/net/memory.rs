@@ -69,7 +69,7 @@ impl MemoryTransport {
             match self.feed.take(piece, deadline) {
                 Found::Woken => return Arrival::Woken,
                 Found::TimedOut => return Arrival::TimedOut,
-                Found::Deserted => {
+                Found::GaveUp => {
                     let why = format!("nothing came from it for {:?}", self.feed.patience());
                     self.end = Some(EndReason::Aborted(why));
                 }

@@ -70,9 +70,9 @@ impl Transport {
     }
 
     /// Sets the peer's new address.
-    pub(crate) fn follow(&mut self, peer: SocketAddr) {
+    pub(crate) fn set_peer_address(&mut self, peer: SocketAddr) {
         if let Self::Udp(transport) = self {
-            transport.follow(peer);
+            transport.set_peer_address(peer);
         }
     }
 

@@ -4,7 +4,6 @@
 //! `shutdown(SHUT_RD)`, after which Linux acknowledges and discards arriving data; a notification wakes it without that
 //! ([`Attention::raise`]). A message that arrives in parts is reassembled here, up to a limit. The end of an
 //! association is reported first by a notification and then by an error of the read.
-//! after it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -132,12 +131,12 @@ impl SctpTransport {
                 self.attention.take_delivered()
         {
             if notification {
-                if let Some(arrival) = self.take_notification(payload.len(), complete, &[], &payload) {
+                if let Some(arrival) = self.handle_notification(payload.len(), complete, &[], &payload) {
                     return arrival;
                 }
                 continue;
             }
-            if let Some(arrival) = self.take_part(&payload, &[], info, complete, first, overflow) {
+            if let Some(arrival) = self.add_part(&payload, &[], info, complete, first, overflow) {
                 return arrival;
             }
         }
@@ -154,7 +153,7 @@ impl SctpTransport {
             match sys::recv(self.socket.as_fd(), first, overflow, wait) {
                 Ok(received) if received.notification => {
                     if let Some(arrival) =
-                        self.take_notification(received.len, received.complete, first, overflow)
+                        self.handle_notification(received.len, received.complete, first, overflow)
                     {
                         return arrival;
                     }
@@ -168,7 +167,7 @@ impl SctpTransport {
                     }
                     let head = first[..len.min(first.len())].to_vec();
                     let rest = std::mem::take(overflow);
-                    let arrival = self.take_part(&head, &rest, info, complete, first, overflow);
+                    let arrival = self.add_part(&head, &rest, info, complete, first, overflow);
                     if arrival.is_some() {
                         return arrival.unwrap_or(Arrival::Woken);
                     }
@@ -179,7 +178,7 @@ impl SctpTransport {
                     }
                 }
                 Err(error) => {
-                    if let Some(arrival) = self.absorb(&error) {
+                    if let Some(arrival) = self.handle_read_error(&error) {
                         return arrival;
                     }
                 }
@@ -198,7 +197,8 @@ impl SctpTransport {
         Arrival::Over(EndReason::Shutdown)
     }
 
-    fn take_part(
+    /// Adds a part of a message. Returns the message if it is complete, or that it is too long.
+    fn add_part(
         &mut self,
         head: &[u8],
         rest: &[u8],
@@ -217,8 +217,8 @@ impl SctpTransport {
         }
     }
 
-    /// Processes a notification. Returns `None` if the handler does not need it.
-    fn take_notification(
+    /// Handles a notification. Returns `None` if the handler does not need it.
+    fn handle_notification(
         &mut self,
         len: usize,
         complete: bool,
@@ -244,7 +244,7 @@ impl SctpTransport {
             return None;
         };
         let kind = notification.kind();
-        self.heed(&notification);
+        self.apply_notification(&notification);
         if kind.is_some_and(|kind| self.wanted.contains(&kind)) {
             return Some(Arrival::Notification(Box::new(notification)));
         }
@@ -258,7 +258,7 @@ impl SctpTransport {
     }
 
     /// Applies the effect of a notification on the association.
-    fn heed(&mut self, notification: &Notification) {
+    fn apply_notification(&mut self, notification: &Notification) {
         let mut end = end_by(notification);
         match notification {
             Notification::AssociationChanged { state, .. } => match state {
@@ -296,8 +296,8 @@ impl SctpTransport {
         }
     }
 
-    /// Handles an error of a read: `None` means to try again, otherwise the association ends.
-    fn absorb(&mut self, error: &io::Error) -> Option<Arrival> {
+    /// Handles an error of a read. Returns `None` if the caller should read again, otherwise why the association ends.
+    fn handle_read_error(&mut self, error: &io::Error) -> Option<Arrival> {
         if error.kind() == io::ErrorKind::Interrupted {
             return None;
         }
@@ -536,7 +536,7 @@ mod tests {
         assert_eq!((parts.messages.len(), parts.bytes), (MAX_PARTIAL, MAX_PARTIAL));
     }
 
-    /// Notifications are read off a socket, but nothing here looks at which.
+    /// The tests pass notifications in, so the socket need not be an SCTP socket.
     fn transport() -> SctpTransport {
         use socket2::{Domain, Type};
         let socket = Arc::new(Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap());
@@ -548,7 +548,7 @@ mod tests {
         let (first, overflow) = bytes.split_at(bytes.len().min(7));
         let mut buffer = [0; 7];
         buffer[..first.len()].copy_from_slice(first);
-        transport.take_notification(bytes.len(), complete, &buffer, overflow)
+        transport.handle_notification(bytes.len(), complete, &buffer, overflow)
     }
 
     #[test]

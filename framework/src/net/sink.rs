@@ -42,8 +42,8 @@ struct State {
     abort: Option<Vec<u8>>,
     /// The association has ended: nothing more is sent.
     closed: bool,
-    /// The other end has been dropped and takes nothing more.
-    deserted: bool,
+    /// The other end has been dropped, so nothing takes the output any more.
+    abandoned: bool,
 }
 
 impl Sink {
@@ -57,7 +57,7 @@ impl Sink {
             frames,
             abort: None,
             closed: false,
-            deserted: false,
+            abandoned: false,
         };
         let is_reliable = scheme.is_reliable();
         Self { state: Mutex::new(state), changed: Condvar::new(), feed, is_reliable }
@@ -66,7 +66,7 @@ impl Sink {
     /// Sends one message; never blocks.
     pub(crate) fn send(&self, message: &[u8], how: &SendInfo) -> Sent {
         let mut state = self.state.lock();
-        if state.deserted {
+        if state.abandoned {
             return if self.is_reliable { Sent::Gone } else { Sent::Done };
         }
         let bytes = state.bytes + message.len();
@@ -83,7 +83,7 @@ impl Sink {
     /// dropped.
     pub(super) fn write(&self, bytes: &[u8]) -> Option<usize> {
         let mut state = self.state.lock();
-        if state.deserted {
+        if state.abandoned {
             return None;
         }
         let room = if state.queue.len() < MAX_MESSAGES { state.room.min(MAX_BYTES) } else { 0 };
@@ -101,7 +101,7 @@ impl Sink {
     pub(super) fn wait_for_room(&self, timeout: Duration) -> bool {
         let until = later(Instant::now(), timeout.min(self.feed.patience()));
         let mut state = self.state.lock();
-        while state.refused && !state.deserted {
+        while state.refused && !state.abandoned {
             if self.changed.wait_until(&mut state, until).timed_out() {
                 return !state.refused;
             }
@@ -122,7 +122,7 @@ impl Sink {
             }
             if let Some((bytes, how)) = state.queue.pop_front() {
                 state.bytes -= bytes.len();
-                self.tell_of_room(&mut state);
+                self.notify_of_room(&mut state);
                 match &mut state.frames {
                     Some(frames) => frames.push(&bytes),
                     None => return Some((bytes, how)),
@@ -142,10 +142,11 @@ impl Sink {
     pub(crate) fn set_room(&self, room: usize) {
         let mut state = self.state.lock();
         state.room = room;
-        self.tell_of_room(&mut state);
+        self.notify_of_room(&mut state);
     }
 
-    fn tell_of_room(&self, state: &mut State) {
+    /// Wakes the writers, if one of them found no room.
+    fn notify_of_room(&self, state: &mut State) {
         if std::mem::take(&mut state.refused) {
             self.changed.notify_all();
             self.feed.wake();
@@ -178,11 +179,11 @@ impl Sink {
     }
 
     /// Notes that the other end has been dropped: further output is lost.
-    pub(crate) fn desert(&self) {
+    pub(crate) fn mark_abandoned(&self) {
         let mut state = self.state.lock();
-        state.deserted = true;
+        state.abandoned = true;
         (state.queue, state.bytes) = (VecDeque::new(), 0);
-        self.tell_of_room(&mut state);
+        self.notify_of_room(&mut state);
     }
 }
 

@@ -91,7 +91,7 @@ impl TcpTransport {
                     }
                     !blocking
                 }
-                Err(error) => match self.absorb(&error) {
+                Err(error) => match self.handle_read_error(&error) {
                     true => false,
                     false => return Arrival::Over(end(&error)),
                 },
@@ -108,8 +108,8 @@ impl TcpTransport {
         }
     }
 
-    /// Returns whether an error of a read is only temporary.
-    fn absorb(&self, error: &io::Error) -> bool {
+    /// Handles an error of a read. Returns whether the caller should read again; otherwise the connection has failed.
+    fn handle_read_error(&self, error: &io::Error) -> bool {
         if is_memory(error) {
             bump(&self.counters.out_of_memory);
             std::thread::yield_now();

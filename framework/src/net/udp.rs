@@ -121,7 +121,7 @@ impl UdpTransport {
     }
 
     /// Sets the peer's new address, to which the socket is connected.
-    pub(crate) fn follow(&mut self, peer: SocketAddr) {
+    pub(crate) fn set_peer_address(&mut self, peer: SocketAddr) {
         self.association.peer = peer;
     }
 
@@ -204,7 +204,7 @@ impl UdpTransport {
                     }
                 }
                 Err(error) => {
-                    if let Some(arrival) = self.absorb(error) {
+                    if let Some(arrival) = self.handle_read_error(error) {
                         return arrival;
                     }
                 }
@@ -286,8 +286,8 @@ impl UdpTransport {
             && matches!(hello::classify(datagram), FirstDatagram::ClientHello(hello) if hello.random != hello_random)
     }
 
-    /// Handles an error of a read: `None` for noise, otherwise the end of the association.
-    fn absorb(&mut self, error: io::Error) -> Option<Arrival> {
+    /// Handles an error of a read. Returns `None` if the caller should read again, otherwise why the association ends.
+    fn handle_read_error(&mut self, error: io::Error) -> Option<Arrival> {
         if error.kind() == io::ErrorKind::Interrupted {
             return None;
         }

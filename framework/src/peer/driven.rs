@@ -52,7 +52,7 @@ impl Peer {
     /// Ends the association now, regardless of pending output.
     pub(super) fn end_now(&mut self) {
         if let (Some(closing), Some(reason)) = (self.closing.take(), self.end_reason().cloned()) {
-            self.part(&reason, *closing);
+            self.complete_end(&reason, *closing);
         }
     }
 

@@ -112,7 +112,7 @@ impl Peer {
             }
             let due = match self.poll(buffer, now) {
                 Polled::Read(read) => {
-                    if let Some(next) = self.take_outcome(read, buffer)? {
+                    if let Some(next) = self.handle_outcome(read, buffer)? {
                         return Ok(next);
                     }
                     continue;
@@ -130,7 +130,7 @@ impl Peer {
             let deadline = [user, due, notice, next_check, quiet].into_iter().flatten().min();
             let mut arrival = self.wait(buffer, now, deadline);
             if let Arrival::Message(len) = arrival
-                && let Some(next) = self.take_read(len, buffer)?
+                && let Some(next) = self.handle_read(len, buffer)?
             {
                 return Ok(next);
             }
@@ -145,7 +145,7 @@ impl Peer {
                 self.leaves_unread = true;
                 (late, arrival) = (0, Arrival::TimedOut);
             }
-            if let Some(next) = self.take_arrival(arrival, user, notice)? {
+            if let Some(next) = self.handle_arrival(arrival, user, notice)? {
                 return Ok(next);
             }
             now = self.association.now();
@@ -187,7 +187,7 @@ impl Peer {
         let (unsent, moved) = (open.session.has_unsent(), open.session.take_move());
         drop(link);
         if let Some(moved) = moved {
-            self.follow(moved);
+            self.change_peer_address(moved);
         }
         // A response from OpenSSL may not have fit into the send buffer, or must wait until everything before it is
         // acknowledged.
@@ -266,7 +266,7 @@ impl Peer {
     /// handler.
     #[cold]
     #[inline(never)]
-    fn take_arrival(
+    fn handle_arrival(
         &mut self,
         arrival: Arrival,
         user: Option<Instant>,
@@ -345,12 +345,12 @@ impl Peer {
 
     /// Handles a message of `len` bytes that was read: without encryption into `buffer` and then the scratch buffer,
     /// otherwise into the scratch buffer.
-    fn take_read(&mut self, len: usize, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
+    fn handle_read(&mut self, len: usize, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
         if let Some(info) = self.transport.as_ref().and_then(Transport::message_info) {
             self.info = info;
         }
         if !self.is_direct {
-            return self.take_input(buffer);
+            return self.handle_input(buffer);
         }
         self.count_message(len);
         let proof = self.association.proof.as_ref();
@@ -365,7 +365,7 @@ impl Peer {
     }
 
     /// Passes the scratch buffer through the session.
-    pub(super) fn take_input(&mut self, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
+    pub(super) fn handle_input(&mut self, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
         if let Some(Transport::Udp(transport)) = &mut self.transport
             && self.ending
             && transport.keep_for_successor(&self.scratch)
@@ -384,38 +384,42 @@ impl Peer {
             _ => (Read::Nothing, None),
         };
         if let Some(moved) = moved {
-            self.follow(moved);
+            self.change_peer_address(moved);
         }
-        self.take_outcome(read, buffer)
+        self.handle_outcome(read, buffer)
     }
 
-    /// Sends to the peer's new address from now on, unless it cannot be reached there.
+    /// Sends to the peer's new address from now on, unless the owner or the kernel refuses that address.
     #[cold]
     #[inline(never)]
-    fn follow(&mut self, moved: Move) {
+    fn change_peer_address(&mut self, moved: Move) {
         let Move { to, .. } = moved;
         let association = &self.association;
         let from = association.current_peer();
-        let finds = |moved| self.owner.as_ref().is_none_or(|owner| owner.follow(association, moved));
-        let mut followed = finds(moved);
-        if followed && self.with_open(|open| open.session.follow(to)).is_none_or(|outcome| outcome.is_err()) {
-            finds(Move { to: from, is_checked: false });
-            followed = false;
+        let register =
+            |moved| self.owner.as_ref().is_none_or(|owner| owner.change_peer_address(association, moved));
+        let mut has_moved = register(moved);
+        if has_moved
+            && self.with_open(|open| open.session.set_peer_address(to)).is_none_or(|outcome| outcome.is_err())
+        {
+            register(Move { to: from, is_checked: false });
+            has_moved = false;
         }
-        if !followed {
+        if !has_moved {
             return bump(&self.association.counters.address_changes_refused);
         }
         association.set_current_peer(to);
         if let Some(transport) = &mut self.transport {
-            transport.follow(to);
+            transport.set_peer_address(to);
         }
         bump(&self.association.counters.addresses_changed);
         log_limited!(debug, %from, %to, "the address of a peer has changed");
         self.moved_from.get_or_insert_with(|| Box::new(from));
     }
 
+    /// Handles the result of a read from the session. Returns `Ok(None)` if there is nothing for the handler.
     #[inline(never)]
-    fn take_outcome(&mut self, read: Read, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
+    fn handle_outcome(&mut self, read: Read, buffer: &mut [u8]) -> Result<Option<Next>, Error> {
         match read {
             Read::Message(len) => {
                 self.count_message(len);

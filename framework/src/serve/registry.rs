@@ -97,7 +97,7 @@ impl Registry {
     /// address is displaced in two cases: if its own peer uses a connection ID, because it can then be found at any
     /// address; or if the moved peer has answered from the new address, because no other peer can then be there.
     /// Otherwise returns `false`, so that a forged source address cannot cut off a peer.
-    pub(crate) fn follow(&self, association: &Association, moved_to: Move) -> bool {
+    pub(crate) fn change_peer_address(&self, association: &Association, moved_to: Move) -> bool {
         let mut table = self.table.lock();
         let associations = &mut table.associations;
         if !associations.has(association) {
@@ -253,9 +253,10 @@ impl Registry {
         table.insert(key, association)
     }
 
-    /// Books an association that comes from another process, without regard to the limits, and makes it findable; if
-    /// `is_found` is false, only by its connection ID. Returns `false` if another association is found there.
-    pub(crate) fn take_over(&self, association: &Arc<Association>, is_found: bool) -> bool {
+    /// Books an association that comes from another process, regardless of the limits, and makes it findable by its
+    /// addresses, or only by its connection ID if `is_found` is false. Returns `false` if another association has these
+    /// addresses.
+    pub(crate) fn insert_transferred(&self, association: &Arc<Association>, is_found: bool) -> bool {
         let mut table = self.table.lock();
         let key = match is_found {
             true => Key::Addresses(association.local, association.current_peer()),
@@ -264,7 +265,7 @@ impl Registry {
         if !table.insert(key, association) {
             return false;
         }
-        table.peer_counts.take_over(association.local, association.peer);
+        table.peer_counts.book_transferred(association.local, association.peer);
         true
     }
 

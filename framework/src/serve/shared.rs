@@ -139,7 +139,7 @@ impl Shared {
 
     /// Releases the addresses of an association that has ended and closed or handed on its socket. Returns the
     /// datagrams for the next association at these addresses.
-    pub(super) fn part(
+    pub(super) fn release_addresses(
         &self,
         association: &Association,
         reason: &EndReason,
@@ -215,8 +215,8 @@ impl AssociationOwner for Shared {
         }
     }
 
-    fn follow(&self, association: &Association, moved: Move) -> bool {
-        self.registry.follow(association, moved)
+    fn change_peer_address(&self, association: &Association, moved: Move) -> bool {
+        self.registry.change_peer_address(association, moved)
     }
 
     fn handler_outlives_association(&self) {
@@ -233,7 +233,9 @@ impl AssociationOwner for Shared {
         reason: &EndReason,
         for_successor: Option<ForSuccessor>,
     ) {
-        self.part(association, reason, for_successor).into_iter().for_each(|stray| self.take(stray));
+        self.release_addresses(association, reason, for_successor)
+            .into_iter()
+            .for_each(|stray| self.take(stray));
     }
 }
 

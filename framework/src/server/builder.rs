@@ -558,7 +558,7 @@ impl ServerBuilder {
             if let Some(loops) = &loops {
                 loops.go_on();
             }
-            new_process::follow(&shared, loops.clone(), relay);
+            new_process::report_and_relay(&shared, loops.clone(), relay);
         }
         Ok(Server { handle: Handle { shared, loops }, detached: false })
     }

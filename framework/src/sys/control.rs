@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn written_packet_info_is_read_back() {
         for local in ["10.0.0.7", "2001:db8::7", "fe80::1"] {
             let local: IpAddr = local.parse().unwrap();
             assert_eq!(packet_info(&written(local, 3)).local, Some(local));

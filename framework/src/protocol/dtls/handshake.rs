@@ -146,7 +146,7 @@ impl Handshake {
     /// OpenSSL does not accept the hello.
     pub(crate) fn start(&mut self, now: Instant) -> Result<bool, Failure> {
         self.rearm(now);
-        self.take_hello()?;
+        self.pass_hello_to_openssl()?;
         self.advance(now)
     }
 
@@ -156,8 +156,8 @@ impl Handshake {
         self.resend_at = now + FIRST_TIMEOUT;
     }
 
-    /// Gives OpenSSL the client's hello once it is complete.
-    fn take_hello(&mut self) -> Result<(), Failure> {
+    /// Passes the client's hello to OpenSSL once it is complete.
+    fn pass_hello_to_openssl(&mut self) -> Result<(), Failure> {
         let Some(hello) = self.hello.take_if(|hello| hello.is_whole()) else { return Ok(()) };
         self.stream.get_mut().swap(&mut hello.record());
         if !ossl::dtls_listen(&mut self.stream) {
@@ -183,7 +183,7 @@ impl Handshake {
         }
         if let Some(hello) = &mut self.hello {
             hello.add(datagram);
-            self.take_hello()?;
+            self.pass_hello_to_openssl()?;
             return self.advance(now);
         }
         match filter::filter(datagram, self.cid_len()) {

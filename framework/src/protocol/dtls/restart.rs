@@ -193,7 +193,7 @@ impl Restart {
     }
 
     /// Notes the peer's new address.
-    pub(crate) fn follow(&mut self, peer: SocketAddr) {
+    pub(crate) fn set_peer_address(&mut self, peer: SocketAddr) {
         self.peer = peer;
     }
 

@@ -318,9 +318,9 @@ impl Session {
     }
 
     /// Notes that the caller sends to this address from now on.
-    pub(crate) fn follow(&mut self, peer: SocketAddr) {
+    pub(crate) fn set_peer_address(&mut self, peer: SocketAddr) {
         if let Some(restart) = &mut self.restart {
-            restart.follow(peer);
+            restart.set_peer_address(peer);
         }
     }
 

@@ -203,7 +203,7 @@ impl DtlsSctp {
             self.actions.push_back(Action::AddKey { number: SECOND_KEY, key });
             handshake.key_added = true;
         }
-        handshake.take_outgoing(&mut self.actions);
+        handshake.queue_outgoing(&mut self.actions);
         if stepped? {
             self.summary = handshake.engine.summary();
             let (secrets, sealer, opener) = take_over(handshake.engine.ssl(), handshake.next)?;
@@ -371,7 +371,7 @@ impl DtlsSctp {
 
 impl Handshake {
     /// Makes messages of the records that OpenSSL wrote.
-    fn take_outgoing(&mut self, actions: &mut VecDeque<Action>) {
+    fn queue_outgoing(&mut self, actions: &mut VecDeque<Action>) {
         let mut bytes = std::mem::take(&mut self.partial);
         for written in self.engine.take_outgoing() {
             bytes.extend_from_slice(&written);

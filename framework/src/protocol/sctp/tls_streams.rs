@@ -110,7 +110,7 @@ impl TlsStreams {
     /// reports errors.
     pub(crate) fn receive(&mut self, message: &[u8], info: MessageInfo) -> Result<bool, Failure> {
         if self.is_complete() {
-            self.take_in(message, info);
+            self.handle_message(message, info);
             return Ok(true);
         }
         self.check(info).map_err(Failure::of)?;
@@ -127,7 +127,7 @@ impl TlsStreams {
         if self.is_complete() {
             self.summary = self.sessions[&0].engine.summary();
             for (message, info) in std::mem::take(&mut self.early) {
-                self.take_in(&message, info);
+                self.handle_message(&message, info);
             }
         }
         Ok(self.is_complete())
@@ -151,16 +151,16 @@ impl TlsStreams {
     }
 
     /// Handles a message after stream 0's handshake.
-    fn take_in(&mut self, message: &[u8], info: MessageInfo) {
+    fn handle_message(&mut self, message: &[u8], info: MessageInfo) {
         if self.broken.is_some() {
             return;
         }
-        if let Err(why) = self.check(info).and_then(|()| self.take_in_on(info.stream, message, info)) {
+        if let Err(why) = self.check(info).and_then(|()| self.handle_message_on(info.stream, message, info)) {
             self.broken = Some(why);
         }
     }
 
-    fn take_in_on(&mut self, stream: u16, message: &[u8], info: MessageInfo) -> Result<(), String> {
+    fn handle_message_on(&mut self, stream: u16, message: &[u8], info: MessageInfo) -> Result<(), String> {
         let state = self.sessions.get(&stream).map(|session| session.state);
         match state {
             Some(State::Handshake) => {}
@@ -211,7 +211,7 @@ impl TlsStreams {
         if let Ok(true) = stepped {
             session.state = State::Open;
         }
-        self.take_outgoing(stream, None);
+        self.queue_outgoing(stream, None);
         if stream == 0 && matches!(stepped, Ok(true)) {
             self.wake(0);
         }
@@ -219,7 +219,7 @@ impl TlsStreams {
     }
 
     /// Makes a message of each write of OpenSSL. With `data`, the last one is application data.
-    fn take_outgoing(&mut self, stream: u16, data: Option<SendInfo>) {
+    fn queue_outgoing(&mut self, stream: u16, data: Option<SendInfo>) {
         let Some(session) = self.sessions.get_mut(&stream) else { return };
         let written = session.engine.take_outgoing();
         let last = written.len().saturating_sub(1);
@@ -279,7 +279,7 @@ impl TlsStreams {
                 Read::Nothing if session.engine.is_drained() => session.inbox.pop_front(),
                 _ => None,
             };
-            self.take_outgoing(stream, None);
+            self.queue_outgoing(stream, None);
             match read {
                 Read::Nothing => match next {
                     Some((message, info)) => self.feed(&message, info),
@@ -340,7 +340,7 @@ impl TlsStreams {
             }
             None => return Err(Refused::NotOpen),
         };
-        self.take_outgoing(stream, written.is_ok().then_some(info));
+        self.queue_outgoing(stream, written.is_ok().then_some(info));
         written.map_err(Refused::Broken)
     }
 
@@ -355,7 +355,7 @@ impl TlsStreams {
                 && session.state != State::Handshake
             {
                 session.engine.close();
-                self.take_outgoing(stream, None);
+                self.queue_outgoing(stream, None);
             }
         }
     }

@@ -223,7 +223,7 @@ impl Sctp {
         let Some(listener) = listeners.get_mut(index) else { return };
         for _ in 0..TURN {
             match sys::recv(listener.socket.as_fd(), &mut [], scratch, false) {
-                Ok(received) => listener.take(&received, scratch, assigner),
+                Ok(received) => listener.handle_received(&received, scratch, assigner),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // The queue is empty, so gathered associations are complete. Other errors belong to associations,
                 // whose notifications report the same.
@@ -250,15 +250,15 @@ impl Sctp {
 }
 
 impl Listener {
-    fn take(&mut self, received: &Received, payload: &[u8], assigner: &mut Assigner) {
+    fn handle_received(&mut self, received: &Received, payload: &[u8], assigner: &mut Assigner) {
         if received.notification {
-            self.take_notification(received, payload, assigner);
+            self.handle_notification(received, payload, assigner);
         } else if let Some((info, id)) = received.info {
-            self.take_message(AssocId::from_raw(id), info, received, payload, assigner);
+            self.handle_message(AssocId::from_raw(id), info, received, payload, assigner);
         }
     }
 
-    fn take_notification(&mut self, received: &Received, payload: &[u8], assigner: &mut Assigner) {
+    fn handle_notification(&mut self, received: &Received, payload: &[u8], assigner: &mut Assigner) {
         let counters = Arc::clone(self.counted.counters());
         if self.skipping || !received.complete {
             if !self.skipping {
@@ -298,9 +298,9 @@ impl Listener {
         }
     }
 
-    /// Takes a message on the one-to-many socket. It belongs to a refused association, to a gathered one, or to one
+    /// Handles a message on the one-to-many socket. It belongs to a refused association, to a gathered one, or to one
     /// that no notification has announced.
-    fn take_message(
+    fn handle_message(
         &mut self,
         id: AssocId,
         info: MessageInfo,

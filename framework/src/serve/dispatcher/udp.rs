@@ -160,7 +160,7 @@ impl Udp {
 
     /// Closes retired anchors, and retires those whose local address has had no peer for a minute.
     pub(super) fn tick(&mut self, epoll: &Epoll, now: Instant, assigner: &mut Assigner) {
-        while let Some(index) = self.anchors.take_closed(now) {
+        while let Some(index) = self.anchors.take_expired(now) {
             self.read(index, epoll, assigner);
             self.listeners.remove(index);
         }

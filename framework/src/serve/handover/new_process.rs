@@ -132,7 +132,7 @@ impl Predecessor {
         let relay = Relay::new(Arc::new(channel));
         let take_over = TakeOver { shared, loops, events, relay: &relay, taken };
         let mut peers = Vec::new();
-        let taken = take_over.take_peers(&mut frame, &mut out, &mut peers);
+        let taken = take_over.receive_peers(&mut frame, &mut out, &mut peers);
         let peers: Vec<TransferredPeer> = peers.into_iter().flatten().collect();
         if let Err(error) = taken {
             // These peers still belong to the other process, and this one must not send to them.
@@ -167,8 +167,9 @@ struct TakeOver<'a> {
 }
 
 impl TakeOver<'_> {
-    /// Takes the peers, in their order. `peers` gets `None` for each peer that cannot be served here.
-    fn take_peers(
+    /// Receives the peers, and waits for `GO`. `peers` gets them in their order, and `None` for each that cannot be
+    /// served here.
+    fn receive_peers(
         &self,
         frame: &mut Frame,
         out: &mut Writer,
@@ -192,7 +193,7 @@ impl TakeOver<'_> {
             match kind {
                 frame::SECRETS => self.shared.cookies.restore(&mut from, Instant::now())?,
                 frame::PEER => {
-                    let peer = self.take_peer(from)?;
+                    let peer = self.restore_peer(from)?;
                     if peer.is_none() {
                         refused.push(peers.len() as u32);
                     }
@@ -209,12 +210,13 @@ impl TakeOver<'_> {
         }
     }
 
-    fn take_peer(&self, mut from: Reader<'_>) -> Result<Option<TransferredPeer>, Malformed> {
+    /// Restores a peer. Returns `None` if it cannot be served here.
+    fn restore_peer(&self, mut from: Reader<'_>) -> Result<Option<TransferredPeer>, Malformed> {
         let (on, listener, index) = (from.u8()?, from.u16()?, from.u8()?);
         let own = *self.taken.get(&listener).ok_or(Malformed)?;
         let (Some(loops), Some(events)) = (self.loops, self.events) else { return Err(Malformed) };
         let place: SocketId = (own, index);
-        if let Some(transferred) = loops.take_peer(place, events, from)? {
+        if let Some(transferred) = loops.restore_peer(place, events, from)? {
             return Ok(Some(transferred));
         }
         // The peer stays in the other process.
@@ -265,10 +267,10 @@ impl TakeOver<'_> {
     }
 }
 
-/// Reports to the old process that this one serves, once its loops, which have just begun, have carried out their first
-/// turns. Blocks until then, for a second at most. Then takes the datagrams that the old process reads and that are for
-/// none of its peers, until that process ends.
-pub(crate) fn follow(shared: &Arc<Shared>, loops: Option<Arc<Loops>>, relay: Arc<Relay>) {
+/// Reports to the old process that this one serves. The loops have just begun, and the report waits until they have
+/// carried out their first turns; this blocks for a second at most. Then starts a thread that receives the datagrams
+/// that the old process passes back because none of its peers sent them. The thread runs until that process ends.
+pub(crate) fn report_and_relay(shared: &Arc<Shared>, loops: Option<Arc<Loops>>, relay: Arc<Relay>) {
     if let Some(loops) = &loops {
         loops.await_first_turns(FIRST_TURNS);
     }

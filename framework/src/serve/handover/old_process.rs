@@ -301,7 +301,7 @@ impl<'a> PausedServer<'a> {
         let run = move || {
             let mut frame = Frame::new();
             while let Some(relayed) = next(&thread, &mut frame) {
-                take(&shared, loops.as_ref(), relayed);
+                handle_relayed(&shared, loops.as_ref(), relayed);
             }
             thread.end();
         };
@@ -327,7 +327,8 @@ impl<'a> PausedServer<'a> {
                 (Ok(()), frame::SERVES) => return true,
                 // The loops take it when they continue.
                 (Ok(()), frame::DATAGRAM) => {
-                    let _ = Relayed::read(from).map(|relayed| take(self.shared, self.loops, relayed));
+                    let _ =
+                        Relayed::read(from).map(|relayed| handle_relayed(self.shared, self.loops, relayed));
                 }
                 _ => {
                     tracing::warn!("the new process was told to serve, and has not reported that it does");
@@ -338,8 +339,8 @@ impl<'a> PausedServer<'a> {
     }
 }
 
-/// Takes a datagram that the new process has read and that is for a peer of this one.
-fn take(shared: &Shared, loops: Option<&Arc<Loops>>, Relayed { stray, on, index }: Relayed) {
+/// Handles a datagram that the new process has read and that is for a peer of this one.
+fn handle_relayed(shared: &Shared, loops: Option<&Arc<Loops>>, Relayed { stray, on, index }: Relayed) {
     let local = stray.local;
     if !loops.is_some_and(|loops| loops.relay(on, stray, index)) {
         bump(&shared.by_listener.of_udp(local).relayed_lost);

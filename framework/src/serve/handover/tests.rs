@@ -104,7 +104,7 @@ fn hand_over(
 }
 
 #[test]
-fn whatever_message_is_cut_off_or_missing_the_old_process_goes_on() {
+fn the_old_process_continues_when_any_message_is_cut_off_or_missing() {
     for url in ["dtls://127.0.0.1:0", "udp://127.0.0.1:0"] {
         let old = builder(url).start_events(Echo).unwrap();
         let mut peers: Vec<Peer> = (0..PEERS)

@@ -214,7 +214,7 @@ impl Entry {
                 self.stage = Stage::Opening(Box::new((opening, transport)));
                 match begun {
                     Ok(false) => self.go_on(context, memory, datagram),
-                    begun => self.take_progress(context, memory, begun.map(|_| Round::Open), datagram),
+                    begun => self.handle_progress(context, memory, begun.map(|_| Round::Open), datagram),
                 }
             }
             Err(failure) => {
@@ -231,11 +231,11 @@ impl Entry {
             transport.put(datagram.0, datagram.1);
         }
         let advanced = handshake::turn(opening, transport, &self.association.attention, &mut memory.datagram);
-        self.take_progress(context, memory, advanced, None)
+        self.handle_progress(context, memory, advanced, None)
     }
 
     /// Continues with the result of a turn of the handshake.
-    fn take_progress(
+    fn handle_progress(
         &mut self,
         context: &Context,
         memory: &mut Memory,

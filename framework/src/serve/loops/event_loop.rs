@@ -278,7 +278,7 @@ impl Loop {
     /// Takes out a peer whose turn waits. If there is none, pauses the loop and returns `None`.
     fn next_before_pause(&self, state: &mut MutexGuard<'_, State>) -> Option<Next> {
         loop {
-            self.take_messages(state);
+            self.handle_messages(state);
             let may_finish_turns = self.may_finish_turns();
             let next = may_finish_turns.then(|| state.slots.next()).flatten();
             if next.is_none()
@@ -337,12 +337,12 @@ impl Loop {
             }
         }
         state.events = events;
-        self.take_messages(state);
+        self.handle_messages(state);
         state.slots.fire(now);
         state.slots.next()
     }
 
-    fn take_messages(&self, state: &mut State) {
+    fn handle_messages(&self, state: &mut State) {
         let mut messages = std::mem::take(&mut state.messages);
         self.mailbox.take(&mut messages);
         for message in messages.drain(..) {
@@ -355,10 +355,10 @@ impl Loop {
                 }
                 LoopMessage::Returned(token, entry, outcome) => state.put_back(token, entry, outcome),
                 LoopMessage::Left(token) => drop(state.slots.remove(token)),
-                LoopMessage::Moved(token, peer) => state.slots.follow(token, peer),
+                LoopMessage::Moved(token, peer) => state.slots.change_peer_address(token, peer),
                 LoopMessage::Stray(stray, origin) => self.stray(state, stray, origin, None),
-                LoopMessage::Relayed(stray, index) => self.take_relayed(state, stray, index),
-                LoopMessage::New(job) => self.take_in(state, *job),
+                LoopMessage::Relayed(stray, index) => self.handle_relayed(state, stray, index),
+                LoopMessage::New(job) => self.add_peer(state, *job),
                 // It comes again after the turns of this round, and once more if they lead to others.
                 LoopMessage::Rounds(left @ 1.., done) => {
                     let left = if state.slots.has_queued() { left - 1 } else { 0 };
@@ -377,8 +377,8 @@ impl Loop {
         self.context.shared.counted(socket.scheme, socket.address)
     }
 
-    /// Takes in a new peer that has its own socket.
-    fn take_in(&self, state: &mut State, job: Job) {
+    /// Adds a new peer that has its own socket.
+    fn add_peer(&self, state: &mut State, job: Job) {
         let association = Arc::clone(&job.association);
         let token = state.slots.insert(&association, false, |token| PeerWaker::new(&self.mailbox, token));
         let Some(slot) = state.slots.get(token) else { return };

@@ -112,16 +112,16 @@ impl Loops {
         }
     }
 
-    /// Takes in a peer that [`save_peers`](Self::save_peers) wrote and that shares the socket of this place. The peer
+    /// Restores a peer that [`save_peers`](Self::save_peers) wrote and that shares the socket of this place. The peer
     /// is silent until it is [released](Self::release). Returns `Ok(None)` if it cannot be served here.
-    pub(crate) fn take_peer(
+    pub(crate) fn restore_peer(
         &self,
         place: SocketId,
         events: &Arc<dyn AnyEvents>,
         from: Reader<'_>,
     ) -> Result<Option<TransferredPeer>, Malformed> {
         let on = usize::from(place.1) % self.loops.len();
-        let token = self.loops[on].take_peer(place, events, from, Instant::now())?;
+        let token = self.loops[on].restore_peer(place, events, from, Instant::now())?;
         Ok(token.map(|token| TransferredPeer { on, token }))
     }
 

@@ -26,8 +26,8 @@ impl AssociationOwner for LoopOwner {
         self.shared.peer_became_quiet();
     }
 
-    fn follow(&self, association: &Association, to: Move) -> bool {
-        let follows = self.shared.registry.follow(association, to);
+    fn change_peer_address(&self, association: &Association, to: Move) -> bool {
+        let follows = self.shared.registry.change_peer_address(association, to);
         if let (true, Some(token)) = (follows, Token::of(association)) {
             self.mailbox.send(LoopMessage::Moved(token, to.to));
         }
@@ -49,7 +49,7 @@ impl AssociationOwner for LoopOwner {
         for_successor: Option<ForSuccessor>,
     ) {
         let token = Token::of(association);
-        let strays = self.shared.part(association, reason, for_successor);
+        let strays = self.shared.release_addresses(association, reason, for_successor);
         // The loop gets this message first, so that the datagrams below do not find the old association.
         token.map(|token| self.mailbox.send(LoopMessage::Left(token)));
         for stray in strays {

@@ -219,7 +219,7 @@ impl Slots {
     }
 
     /// Moves a peer to a new address. A peer that had this address is found only by its connection ID from now on.
-    pub(super) fn follow(&mut self, token: Token, peer: SocketAddr) {
+    pub(super) fn change_peer_address(&mut self, token: Token, peer: SocketAddr) {
         let Some(local) = self.get(token).map(|slot| slot.association.local) else { return };
         if let Some(other) = self.find(local, peer) {
             self.displace_address(other.index() as u32);
@@ -235,7 +235,7 @@ impl Slots {
     /// Makes a peer findable at this address, or, without an address, only by its connection ID.
     pub(super) fn find_at(&mut self, token: Token, peer: Option<SocketAddr>) {
         match peer {
-            Some(peer) => self.follow(token, peer),
+            Some(peer) => self.change_peer_address(token, peer),
             None => self.displace_address(token.index() as u32),
         }
     }

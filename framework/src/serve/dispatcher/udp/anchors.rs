@@ -96,14 +96,14 @@ impl Anchors {
         (anchor, true)
     }
 
-    /// Returns when [`take_closed`](Self::take_closed) or [`retire_idle`](Self::retire_idle) has something to do.
+    /// Returns when [`take_expired`](Self::take_expired) or [`retire_idle`](Self::retire_idle) has something to do.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let close = self.retired.front().map(|&(at, _)| at);
         [close, self.next_check].into_iter().flatten().min()
     }
 
     /// Returns a retired anchor that can be closed now, after the caller has read it for the last time.
-    pub(super) fn take_closed(&mut self, now: Instant) -> Option<usize> {
+    pub(super) fn take_expired(&mut self, now: Instant) -> Option<usize> {
         let &(at, index) = self.retired.front()?;
         (at <= now).then(|| {
             self.retired.pop_front();

@@ -159,9 +159,9 @@ impl Loop {
         state.sockets.iter().find(|socket| (socket.listener, socket.index) == place).cloned()
     }
 
-    /// Takes in a peer that shares the socket of this place. The peer is silent until it is [released](Self::release).
+    /// Restores a peer that shares the socket of this place. The peer is silent until it is [released](Self::release).
     /// Returns `Ok(None)` if the peer cannot be served here.
-    pub(in crate::serve::loops) fn take_peer(
+    pub(in crate::serve::loops) fn restore_peer(
         &self,
         place: SocketId,
         events: &Arc<dyn AnyEvents>,
@@ -182,7 +182,7 @@ impl Loop {
             return Ok(None);
         }
         let association = Arc::new(association.with_outbox(shared.outbox));
-        if !shared.registry.take_over(&association, is_found) {
+        if !shared.registry.insert_transferred(&association, is_found) {
             return Ok(None);
         }
         let transport = SharedTransport::driven(socket, Arc::clone(&association.attention));
@@ -238,8 +238,8 @@ impl Loop {
         shared.successor.get().filter(|_| is_nobody).is_some_and(|relay| pass(relay, 0))
     }
 
-    /// Takes a datagram that another process read, from the socket with this index.
-    pub(super) fn take_relayed(&self, state: &mut State, stray: Stray, index: Option<u8>) {
+    /// Handles a datagram that another process read from the socket with this index.
+    pub(super) fn handle_relayed(&self, state: &mut State, stray: Stray, index: Option<u8>) {
         let shared = &self.context.shared;
         let Some(successor) = shared.successor.get() else {
             return self.stray(state, stray, None, index);
