@@ -4,7 +4,7 @@ use std::error::Error;
 
 use crate::client::Clients;
 use crate::client::load::LoadResults;
-use crate::client::talk::Talked;
+use crate::client::talk::TalkResults;
 use crate::message::Tally;
 use crate::outside::Usage;
 use crate::report::{Plot, Report, Row};
@@ -29,7 +29,7 @@ pub fn results(report: &mut Report, results: &LoadResults) {
     report.lower("clients that failed", results.failed as f64, "");
     report.lower("clients that retransmitted", results.retransmitted as f64, "");
     report.lower("of them after a second without an answer", results.timed as f64, "");
-    report.lower("datagrams sent again", results.datagrams_again as f64, "");
+    report.lower("datagrams sent again", results.retransmitted_datagrams as f64, "");
     report.plain("took", results.took.as_secs_f64(), "s");
     if let Some(why) = &results.why {
         report.note(format!("The first failure: {why}."));
@@ -38,7 +38,7 @@ pub fn results(report: &mut Report, results: &LoadResults) {
 }
 
 /// Reports the results of a conversation, and the clients' own share of the latency.
-pub fn talked(report: &mut Report, talked: &Talked, what: &str) {
+pub fn talked(report: &mut Report, talked: &TalkResults, what: &str) {
     let rate = talked.tally.echoes as f64 / talked.took.as_secs_f64().max(1e-9);
     report.higher(&format!("{what} per second"), rate, "/s");
     talked.latency.describe(report, what);

@@ -1,4 +1,5 @@
-//! Measures floors: the best that the machine can do, in a process of its own that is pinned like the server.
+//! Measures floors. A floor is the best figure that the machine allows, such as the time that OpenSSL alone takes. A
+//! separate process measures it, on the same processor as the server.
 //!
 //! A floor of OpenSSL is the median of as many repetitions as fit into a fraction of a second. It uses the wall
 //! clock around the server's steps only, so that another program that occasionally takes the processor does not
@@ -15,7 +16,7 @@ use crate::outside::Usage;
 use crate::role::Role;
 use crate::secure::Suite;
 
-/// A question to a floor process.
+/// What a floor process measures.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Question {
     /// The time of a server's handshake in memory, in seconds.
@@ -67,7 +68,7 @@ pub enum Question {
     },
 }
 
-/// Starts a floor process on the processor `pin`, and returns its answer.
+/// Starts a floor process on the processor `pin`, and returns the value that it measured.
 ///
 /// # Errors
 ///
@@ -81,11 +82,11 @@ pub fn ask(question: &Question, pin: Option<usize>) -> Result<f64, Box<dyn Error
     })
 }
 
-/// Runs the floor process: prints the answer to a question.
+/// Runs the floor process: measures a floor and prints the value.
 ///
 /// # Errors
 ///
-/// Returns an error if the question cannot be parsed, or if OpenSSL fails.
+/// Returns an error if the question cannot be parsed as JSON, or if OpenSSL fails.
 pub fn answer(question: &str) -> Result<(), Box<dyn Error>> {
     const TIME: Duration = Duration::from_millis(400);
     let value = match serde_json::from_str(question)? {

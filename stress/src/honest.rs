@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 
 use crate::client::Clients;
 use crate::client::load::{self, Load, LoadResults};
-use crate::client::talk::{self, Pace, Talk, Talked};
+use crate::client::talk::{self, Pace, Talk, TalkResults};
 use crate::figures;
 use crate::options::Bench;
 use crate::report::Report;
@@ -30,19 +30,19 @@ pub struct HonestArgs {
     pub duration: Duration,
 }
 
-/// Honest clients, which are connected for the whole run.
+/// Honest clients that stay connected for the whole run, and a place for others that connect meanwhile.
 pub struct Honest {
     clients: Clients,
-    /// The clients that connect during a measurement.
-    lobby: Clients,
+    /// Where clients connect during a measurement.
+    new_clients: Clients,
     rate: u32,
     newcomers: usize,
 }
 
 /// The results of one measurement.
-pub struct While {
+pub struct HonestResults {
     /// The results of the connected peers.
-    pub talked: Talked,
+    pub talked: TalkResults,
     /// The results of the new clients.
     pub results: LoadResults,
 }
@@ -54,26 +54,26 @@ impl Honest {
     /// # Errors
     ///
     /// Returns an error if a peer cannot connect.
-    pub fn enter(bench: &mut Bench, args: &HonestArgs) -> Result<Self, Box<dyn Error>> {
+    pub fn connect(bench: &mut Bench, args: &HonestArgs) -> Result<Self, Box<dyn Error>> {
         let (peers, rate, newcomers) = (args.honest as usize, args.honest_rate, args.newcomers as usize);
         bench.report.option("honest", format!("{peers} peers, {rate}/s"));
         let dialer = bench.dialer()?;
-        let (mut clients, lobby) = (dialer.clients(1)?, dialer.clients(1)?);
+        let (mut clients, new_clients) = (dialer.clients(1)?, dialer.clients(1)?);
         let load = Load { messages: 1, ..bench.load(peers) };
         let results = load::run(&mut clients, &load, &bench.stop, &ProgressBar::hidden())?;
         if results.failed > 0 {
             let why = results.why.unwrap_or_default();
             return Err(format!("{} honest peers could not connect: {why}", results.failed).into());
         }
-        Ok(Self { clients, lobby, rate, newcomers })
+        Ok(Self { clients, new_clients, rate, newcomers })
     }
 
-    /// Lets the peers send for this long, while new clients connect at equal intervals.
+    /// Runs one measurement: the peers send for this long, while new clients connect at equal intervals.
     ///
     /// # Errors
     ///
     /// Returns an error if the clients' side fails.
-    pub fn serve(&mut self, bench: &Bench, duration: Duration) -> Result<While, Box<dyn Error>> {
+    pub fn run(&mut self, bench: &Bench, duration: Duration) -> Result<HonestResults, Box<dyn Error>> {
         let talk = Talk {
             pace: Pace::Rate(f64::from(self.rate)),
             payload: 64,
@@ -85,20 +85,20 @@ impl Honest {
         };
         let pace = load::Pace::Rate((self.newcomers as f64 / duration.as_secs_f64().max(1e-3)).max(1e-3));
         let come = Load { pace, messages: 1, stay: false, ..bench.load(self.newcomers) };
-        let (clients, lobby) = (&mut self.clients, &mut self.lobby);
+        let (clients, new_clients) = (&mut self.clients, &mut self.new_clients);
         let bar = ProgressBar::hidden();
         std::thread::scope(|scope| {
-            let newcomers =
-                scope.spawn(|| load::run(lobby, &come, &bench.stop, &bar).map_err(|why| why.to_string()));
+            let newcomers = scope
+                .spawn(|| load::run(new_clients, &come, &bench.stop, &bar).map_err(|why| why.to_string()));
             let talked = talk::run(clients, clients.len(), &talk, &bench.stop, &bar);
             let results = newcomers.join().map_err(|_| "the newcomers' thread failed")??;
-            Ok(While { talked: talked?, results })
+            Ok(HonestResults { talked: talked?, results })
         })
     }
 }
 
 /// Reports the results, compared with those without the attack.
-pub fn say(report: &mut Report, quiet: &While, busy: &While, what: &str) {
+pub fn report(report: &mut Report, quiet: &HonestResults, busy: &HonestResults, what: &str) {
     for (percentile, name) in [(50.0, "p50"), (99.0, "p99")] {
         let value = busy.talked.latency.percentile(percentile);
         let floor = quiet.talked.latency.percentile(percentile);

@@ -122,7 +122,7 @@ impl<T> Outstanding<T> {
     }
 
     /// Checks and counts an answer. Returns the value kept with the message if the message was in flight.
-    pub fn came(&mut self, answer: &[u8]) -> Option<T> {
+    pub fn handle_answer(&mut self, answer: &[u8]) -> Option<T> {
         match check(answer, self.client, self.len) {
             Checked::Right(sequence) => match self.take(sequence) {
                 Some(remembered) => {
@@ -184,8 +184,8 @@ mod tests {
     fn an_echo_is_counted_once() {
         let (mut outstanding, mut sent) = (Outstanding::new(7, 61), Vec::new());
         outstanding.next(&mut sent, "first");
-        assert_eq!(outstanding.came(&sent), Some("first"));
-        assert_eq!(outstanding.came(&sent), None);
+        assert_eq!(outstanding.handle_answer(&sent), Some("first"));
+        assert_eq!(outstanding.handle_answer(&sent), None);
         assert_eq!(outstanding.tally, Tally { sent: 1, echoes: 1, duplicates: 1, ..Tally::default() });
     }
 
@@ -210,7 +210,7 @@ mod tests {
     fn a_message_of_the_future_is_corruption_and_a_missing_one_loss() {
         let (mut outstanding, mut sent) = (Outstanding::new(7, 61), Vec::new());
         outstanding.next(&mut sent, 1);
-        assert_eq!(outstanding.came(&message(7, 1)), None);
+        assert_eq!(outstanding.handle_answer(&message(7, 1)), None);
         assert_eq!(outstanding.give_up(|_| true), 1);
         assert_eq!(outstanding.tally, Tally { sent: 1, lost: 1, corrupt: 1, ..Tally::default() });
     }

@@ -32,7 +32,7 @@ pub enum Role {
     BareEvp,
     /// Runs a loop without a framework: one thread that forwards one peer's messages to all others.
     BareFanOut,
-    /// Answers a question about a floor.
+    /// Measures a floor; see [`floor`](crate::floor).
     Floor,
 }
 
@@ -53,12 +53,12 @@ impl Role {
         Self::ALL.iter().find(|(role, _)| *role == self).map_or("", |(_, name)| name)
     }
 
-    /// Returns the command that starts a process in this role.
+    /// Returns the command that starts a process in this role with these parameters, as JSON.
     ///
     /// # Errors
     ///
     /// Returns an error if the path of this program cannot be determined.
-    pub fn command(self, knows: &str, pin: Option<usize>) -> io::Result<Command> {
+    pub fn command(self, parameters: &str, pin: Option<usize>) -> io::Result<Command> {
         let program = std::env::current_exe()?;
         let mut command = match pin {
             Some(cpu) => {
@@ -69,7 +69,7 @@ impl Role {
             None => Command::new(program),
         };
         // Ctrl-C must reach only the process that writes the report.
-        command.args([BE, self.name(), knows]).process_group(0);
+        command.args([BE, self.name(), parameters]).process_group(0);
         Ok(command)
     }
 }

@@ -20,21 +20,21 @@ use crate::{bare, floor, product, secure};
 
 /// Runs another role instead of the scenario if the arguments say so. Returns none if they do not.
 pub fn be_another(arguments: &[String]) -> Option<Result<(), Box<dyn Error>>> {
-    let [_, be, role, knows] = arguments else { return None };
+    let [_, be, role, parameters] = arguments else { return None };
     if be != role::BE {
         return None;
     }
     let role = Role::ALL.iter().find(|(_, name)| name == role)?.0;
-    Some(play(role, knows))
+    Some(play(role, parameters))
 }
 
-fn play(role: Role, knows: &str) -> Result<(), Box<dyn Error>> {
+fn play(role: Role, parameters: &str) -> Result<(), Box<dyn Error>> {
     peeloff::tune_malloc();
     if role == Role::Floor {
-        return floor::answer(knows);
+        return floor::answer(parameters);
     }
     peeloff::raise_fd_limit()?;
-    let serving: Serving = serde_json::from_str(knows)?;
+    let serving: Serving = serde_json::from_str(parameters)?;
     match role {
         Role::BareThreads => bare::threads(&serving)?,
         Role::BareEpoll => bare::epoll(&serving.listen.parse()?)?,

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn written_bulletins_are_read_back() {
         for bulletin in all() {
             let text = bulletin.write();
             assert_eq!(Bulletin::read(text.as_bytes(), LENGTHS), Some(bulletin), "{text}");

@@ -135,7 +135,7 @@ pub(super) fn converse(
         let Some(why) = outcome? else { break };
         peer.close();
         screen.notice(&why)?;
-        let lost = link.with(|view| view.lose(Instant::now()));
+        let lost = link.with(|view| view.handle_end(Instant::now()));
         lost.iter().try_for_each(|line| screen.notice(line))?;
         match reconnect(link, &connect)? {
             Some(next) => *peer = next,
@@ -160,7 +160,7 @@ fn listen(
                 for line in String::from_utf8_lossy(&message).lines() {
                     // The server may send escape sequences.
                     let line = clean(line);
-                    let outcome = link.with(|view| view.hear(&line, Instant::now()));
+                    let outcome = link.with(|view| view.handle_line(&line, Instant::now()));
                     outcome.notices.iter().try_for_each(|notice| screen.notice(notice))?;
                     if outcome.show {
                         screen.show(&line)?;
@@ -190,7 +190,8 @@ fn listen(
             }
         }
         let (unreachable, now) = (peer.take_unreachable(), Instant::now());
-        let (outcome, hopeless) = link.with(|view| (view.look(unreachable, now), view.is_hopeless(now)));
+        let (outcome, hopeless) =
+            link.with(|view| (view.handle_timeout(unreachable, now), view.is_hopeless(now)));
         outcome.notices.iter().try_for_each(|notice| screen.notice(notice))?;
         outcome.send.into_iter().for_each(|question| send_now(peer, &question));
         // A server that was restarted does not know the session. Plain UDP has no session.

@@ -135,7 +135,7 @@ impl ServerView {
     }
 
     /// Handles a line from the server.
-    pub(super) fn hear(&mut self, line: &str, now: Instant) -> Outcome {
+    pub(super) fn handle_line(&mut self, line: &str, now: Instant) -> Outcome {
         self.heard = now;
         let mut outcome = Outcome { show: true, ..Outcome::default() };
         if self.silent_since.take().is_some() {
@@ -154,16 +154,16 @@ impl ServerView {
         } else if let Some(name) =
             line.strip_prefix("* you are ").and_then(|rest| rest.strip_suffix(GREETING))
         {
-            outcome.send = self.greeted(name);
-        } else if let Some(what) = line.strip_prefix("* ") {
-            self.follow(what);
+            outcome.send = self.handle_greeting(name);
+        } else if let Some(notice) = line.strip_prefix("* ") {
+            self.handle_notice(notice);
         }
         outcome
     }
 
     /// Handles the passing of time. `unreachable` means that an ICMP error says that no program listens at the
     /// server's port.
-    pub(super) fn look(&mut self, unreachable: bool, now: Instant) -> Outcome {
+    pub(super) fn handle_timeout(&mut self, unreachable: bool, now: Instant) -> Outcome {
         let mut outcome = Outcome::default();
         let late = |since: Instant| now.saturating_duration_since(since) >= ANSWER;
         let ungreeted = self.awaits_greeting && self.confirms == Confirms::Unknown && late(self.heard);
@@ -185,7 +185,7 @@ impl ServerView {
     }
 
     /// Handles the end of the association. Returns notices about the lines that the server has not confirmed.
-    pub(super) fn lose(&mut self, now: Instant) -> Vec<String> {
+    pub(super) fn handle_end(&mut self, now: Instant) -> Vec<String> {
         self.silent_since.get_or_insert(now);
         let pending = std::mem::take(&mut self.pending);
         pending
@@ -225,7 +225,7 @@ impl ServerView {
 
     /// Handles a greeting, in which the server gives this side a guest's name: at the start, and after the server
     /// or the association has been restarted. Returns the lines that restore the previous name and rooms.
-    fn greeted(&mut self, guest: &str) -> Option<String> {
+    fn handle_greeting(&mut self, guest: &str) -> Option<String> {
         if self.confirms != Confirms::Yes {
             self.confirms = Confirms::Yes;
             // These lines were sent before the greeting, without a ping.
@@ -248,9 +248,9 @@ impl ServerView {
         (!lines.is_empty()).then_some(lines)
     }
 
-    /// Follows what the server says about this user. No member can have the name `you`.
-    fn follow(&mut self, what: &str) {
-        let words: Vec<&str> = what.split(' ').collect();
+    /// Handles a notice of the server about this user. No member can have the name `you`.
+    fn handle_notice(&mut self, notice: &str) {
+        let words: Vec<&str> = notice.split(' ').collect();
         match words.as_slice() {
             ["you", "are", name, "now"] => self.name = Some((*name).to_owned()),
             ["you", "joined", room, ..] => self.enter(room),
@@ -296,8 +296,8 @@ mod tests {
     /// Makes a view that has been greeted in the lobby.
     fn greeted(now: Instant) -> ServerView {
         let mut view = ServerView::new(true, now);
-        assert_eq!(view.hear(HELLO, now), Outcome { show: true, ..Outcome::default() });
-        view.hear(LOBBY, now);
+        assert_eq!(view.handle_line(HELLO, now), Outcome { show: true, ..Outcome::default() });
+        view.handle_line(LOBBY, now);
         view
     }
 
@@ -319,7 +319,7 @@ mod tests {
             ("[kitchen] bob: * you left kitchen", "[kitchen] alice> "),
             ("* you left kitchen", "alice> "),
         ] {
-            assert!(view.hear(line, now).show, "{line}");
+            assert!(view.handle_line(line, now).show, "{line}");
             assert_eq!(view.prompt(), expected, "{line}");
         }
     }
@@ -331,31 +331,31 @@ mod tests {
         assert_eq!(view.write("one", now), ("one\n/ping 0\n".to_owned(), 0));
         assert_eq!(view.write("two", now).0, "two\n/ping 1\n");
         assert!(!view.is_settled());
-        assert_eq!(view.hear("= pong 0", now), Outcome::default());
+        assert_eq!(view.handle_line("= pong 0", now), Outcome::default());
         let later = now + ANSWER;
-        assert_eq!(view.look(false, later - Duration::from_millis(1)), Outcome::default());
-        let outcome = view.look(false, later);
+        assert_eq!(view.handle_timeout(false, later - Duration::from_millis(1)), Outcome::default());
+        let outcome = view.handle_timeout(false, later);
         assert_eq!(outcome.notices, [SILENT, "perhaps not delivered: two"]);
         assert!(view.is_settled());
         // The notice comes once, and the question is repeated.
         assert_eq!(outcome.send.as_deref(), Some("/ping 2\n"));
-        assert_eq!(view.look(false, later), Outcome::default());
-        assert_eq!(view.look(false, later + ANSWER).send.as_deref(), Some("/ping 3\n"));
-        assert_eq!(view.hear("= pong 3", later + ANSWER).notices, [BACK]);
-        assert_eq!(view.hear("= pong 1", later + ANSWER).notices, ["delivered after all: two"]);
+        assert_eq!(view.handle_timeout(false, later), Outcome::default());
+        assert_eq!(view.handle_timeout(false, later + ANSWER).send.as_deref(), Some("/ping 3\n"));
+        assert_eq!(view.handle_line("= pong 3", later + ANSWER).notices, [BACK]);
+        assert_eq!(view.handle_line("= pong 1", later + ANSWER).notices, ["delivered after all: two"]);
     }
 
     #[test]
     fn a_silent_server_is_pinged_and_an_icmp_error_counts_as_silence() {
         let now = Instant::now();
         let mut view = greeted(now);
-        assert_eq!(view.look(false, now + seconds(29)), Outcome::default());
-        assert_eq!(view.look(false, now + seconds(30)).send.as_deref(), Some("/ping 0\n"));
-        assert_eq!(view.look(false, now + seconds(33)).notices, [SILENT]);
+        assert_eq!(view.handle_timeout(false, now + seconds(29)), Outcome::default());
+        assert_eq!(view.handle_timeout(false, now + seconds(30)).send.as_deref(), Some("/ping 0\n"));
+        assert_eq!(view.handle_timeout(false, now + seconds(33)).notices, [SILENT]);
         assert!(!view.is_hopeless(now + seconds(47)) && view.is_hopeless(now + seconds(48)));
-        view.hear("[lobby] bob: hello", now + seconds(49));
+        view.handle_line("[lobby] bob: hello", now + seconds(49));
         assert!(!view.is_hopeless(now + seconds(49)));
-        assert_eq!(view.look(true, now + seconds(50)).notices, [SILENT]);
+        assert_eq!(view.handle_timeout(true, now + seconds(50)).notices, [SILENT]);
     }
 
     #[test]
@@ -367,16 +367,16 @@ mod tests {
             "* you joined kitchen; nobody else is here",
             "* lobby is your current room",
         ] {
-            view.hear(line, now);
+            view.handle_line(line, now);
         }
         view.write("lost", now);
-        assert_eq!(view.lose(now), ["perhaps not delivered: lost"]);
-        let outcome = view.hear(HELLO, now);
+        assert_eq!(view.handle_end(now), ["perhaps not delivered: lost"]);
+        let outcome = view.handle_line(HELLO, now);
         assert_eq!(outcome.notices, [BACK]);
         assert_eq!(outcome.send.as_deref(), Some("/nick alice\n/join kitchen\n/join lobby\n"));
         // Every new member is a guest in the lobby, so nothing needs to be restored.
         let mut view = greeted(now);
-        assert_eq!(view.hear("* you are guest7; /help lists the commands", now).send, None);
+        assert_eq!(view.handle_line("* you are guest7; /help lists the commands", now).send, None);
     }
 
     #[test]
@@ -385,14 +385,14 @@ mod tests {
         let mut view = ServerView::new(false, now);
         assert!(view.is_settled());
         assert_eq!(view.write("hello", now).0, "hello\n");
-        assert_eq!(view.look(false, now + seconds(29)), Outcome::default());
-        let outcome = view.look(false, now + seconds(30));
+        assert_eq!(view.handle_timeout(false, now + seconds(29)), Outcome::default());
+        let outcome = view.handle_timeout(false, now + seconds(30));
         assert_eq!((outcome.notices.len(), outcome.send.as_deref()), (0, Some("\n")));
         // This server greets in the same way but does not know pings.
         let mut view = greeted(now);
         view.write("hello", now);
-        assert!(!view.hear("! there is no command /ping: /help lists them", now).show);
-        assert_eq!(view.look(false, now + seconds(9)), Outcome::default());
+        assert!(!view.handle_line("! there is no command /ping: /help lists them", now).show);
+        assert_eq!(view.handle_timeout(false, now + seconds(9)), Outcome::default());
     }
 
     #[test]
@@ -400,13 +400,13 @@ mod tests {
         let now = Instant::now();
         let mut view = ServerView::new(true, now);
         view.write("hello", now);
-        let outcome = view.look(false, now + ANSWER);
+        let outcome = view.handle_timeout(false, now + ANSWER);
         assert_eq!(outcome.notices, [SILENT, "perhaps not delivered: hello"]);
         assert_eq!(outcome.send.as_deref(), Some("\n"));
     }
 
     #[test]
-    fn what_waits_is_bounded() {
+    fn pending_lines_are_bounded() {
         let now = Instant::now();
         let mut view = greeted(now);
         for _ in 0..10 * PENDING {

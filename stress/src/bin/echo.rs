@@ -9,7 +9,7 @@ use clap::Parser;
 use indicatif::ProgressBar;
 use peeloff::{Address, NoSctp, Peer, Scheme};
 use peeloff_stress::client::load;
-use peeloff_stress::client::talk::{self, Pace, Talk, Talked};
+use peeloff_stress::client::talk::{self, Pace, Talk, TalkResults};
 use peeloff_stress::client::{Clients, Dialer, threads};
 use peeloff_stress::floor::{self, Question};
 use peeloff_stress::options::{self, Bench, Common, Scenario, Stop};
@@ -82,7 +82,7 @@ enum Peers {
 }
 
 struct Turn {
-    talked: Talked,
+    talked: TalkResults,
     /// The server's CPU time for each echo, in microseconds.
     cpu: Option<f64>,
     used: Option<Usage>,
@@ -123,27 +123,27 @@ impl Scenario for Cli {
                  For latency at a load, give --rate.",
             );
         }
-        let mut servers = vec![self.enter(bench, "the server", None)?];
+        let mut servers = vec![self.connect_to(bench, "the server", None)?];
         if self.sleeper {
-            servers.push(self.enter(bench, "with sleepers", Some(Role::Sleepers))?);
+            servers.push(self.connect_to(bench, "with sleepers", Some(Role::Sleepers))?);
         }
         if bench.common.floor {
             let datagrams = matches!(bench.scheme(), Scheme::Udp | Scheme::Dtls);
             // This floor needs a descriptor for each peer, and perhaps a thread.
             let room = peeloff::raise_fd_limit()?.min(MAX_THREADS) > u64::from(self.peers) + 200;
             if room {
-                servers.push(self.enter(bench, THREADS, Some(Role::BareThreads))?);
+                servers.push(self.connect_to(bench, THREADS, Some(Role::BareThreads))?);
             } else {
                 bench.report.note("There is no floor with a thread or a descriptor per peer, because there are too many peers.");
             }
             if datagrams && room {
-                servers.push(self.enter(bench, "bare epoll", Some(Role::BareEpoll))?);
+                servers.push(self.connect_to(bench, "bare epoll", Some(Role::BareEpoll))?);
             }
             if datagrams {
-                servers.push(self.enter(bench, BATCHES, Some(Role::BareBatches))?);
+                servers.push(self.connect_to(bench, BATCHES, Some(Role::BareBatches))?);
             }
             if bench.scheme() == Scheme::Dtls {
-                servers.push(self.enter(bench, EVP, Some(Role::BareEvp))?);
+                servers.push(self.connect_to(bench, EVP, Some(Role::BareEvp))?);
             }
         }
         let mut plot = figures::percentiles("Latency", Vec::new());
@@ -162,7 +162,7 @@ impl Scenario for Cli {
                     servers[index].turns.push(turn);
                 }
             }
-            self.say(bench, &servers, payload)?;
+            self.report_server(bench, &servers, payload)?;
             let latency = &servers[0].turns[0].talked.latency;
             plot.series.push(latency.series(&format!("{payload} B")));
             servers.iter_mut().for_each(|measured| measured.turns.clear());
@@ -174,7 +174,7 @@ impl Scenario for Cli {
 
 impl Cli {
     /// Connects all peers to the target itself, or to a server that is started in a role.
-    fn enter(
+    fn connect_to(
         &self,
         bench: &mut Bench,
         name: &'static str,
@@ -283,7 +283,7 @@ impl Cli {
         Ok(Turn { talked, cpu, used, own })
     }
 
-    fn say(
+    fn report_server(
         &self,
         bench: &mut Bench,
         servers: &[MeasuredServer],
@@ -338,7 +338,7 @@ impl Cli {
             );
         }
         if let Some(asleep) = servers.iter().find(|measured| measured.name == "with sleepers") {
-            self.say_sleepers(report, server, asleep, payload);
+            self.report_sleepers(report, server, asleep, payload);
         }
         let own = median(server.turns.iter().map(|turn| turn.own).collect());
         report.plain(&format!("clients' own CPU per echo, {payload} B"), own.unwrap_or_default(), "µs");
@@ -381,7 +381,7 @@ impl Cli {
     }
 
     /// Reports the other peers' figures with sleepers among them as a ratio to those without sleepers.
-    fn say_sleepers(
+    fn report_sleepers(
         &self,
         report: &mut peeloff_stress::report::Report,
         awake: &MeasuredServer,
@@ -389,16 +389,17 @@ impl Cli {
         payload: usize,
     ) {
         let of = product::SLEEPER_OF;
-        let all = |measured: &MeasuredServer, figure: fn(&Talked) -> f64| {
+        let all = |measured: &MeasuredServer, figure: fn(&TalkResults) -> f64| {
             median(measured.turns.iter().map(|turn| figure(&turn.talked)).collect()).unwrap_or_default()
         };
-        let rate = |talked: &Talked| talked.others.echoes as f64 / talked.took.as_secs_f64().max(1e-9);
+        let rate = |talked: &TalkResults| talked.others.echoes as f64 / talked.took.as_secs_f64().max(1e-9);
         let name = format!("others' echoes with 1 of {of} asleep, {payload} B");
         report.higher(&name, all(asleep, rate), "/s").over(all(awake, rate), "the same without sleepers");
-        let p99 = |talked: &Talked| talked.latency.percentile(99.0);
+        let p99 = |talked: &TalkResults| talked.latency.percentile(99.0);
         let name = format!("others' echo p99 with 1 of {of} asleep, {payload} B");
         report.lower(&name, all(asleep, p99), "µs").over(all(awake, p99), "the same without sleepers");
-        let lost = |talked: &Talked| 100.0 * talked.others.lost as f64 / talked.others.sent.max(1) as f64;
+        let lost =
+            |talked: &TalkResults| 100.0 * talked.others.lost as f64 / talked.others.sent.max(1) as f64;
         let name = format!("others' messages lost with 1 of {of} asleep, {payload} B");
         report.lower(&name, all(asleep, lost), "%");
     }

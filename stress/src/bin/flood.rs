@@ -72,16 +72,16 @@ impl Scenario for Cli {
         bench
             .report
             .option("flood", format!("{:?}, {}/s from {} addresses", self.kind, self.rate, self.sources));
-        let mut honest = Honest::enter(bench, &self.honest)?;
+        let mut honest = Honest::connect(bench, &self.honest)?;
         let bar = bench.progress("in quiet", 0);
-        let quiet = honest.serve(bench, self.honest.duration)?;
+        let quiet = honest.run(bench, self.honest.duration)?;
         bar.finish_and_clear();
         let (before, began) = (bench.target.usage()?, Instant::now());
         let over = AtomicBool::new(false);
         let bar = bench.progress("in the flood", 0);
         let (busy, flooded) = thread::scope(|scope| {
             let flooding = scope.spawn(|| flood.run(Some(self.rate), &over));
-            let busy = honest.serve(bench, self.honest.duration);
+            let busy = honest.run(bench, self.honest.duration);
             over.store(true, Ordering::Relaxed);
             flooding.thread().unpark();
             (busy, flooding.join())
@@ -99,7 +99,7 @@ impl Scenario for Cli {
             report.lower("descriptors grown", grown.fds as f64, "");
             report.plain("server CPU", grown.cpu.as_secs_f64() * 1e3 / seconds, "ms/s");
         }
-        honest::say(report, &quiet, &busy, "in the flood");
+        honest::report(report, &quiet, &busy, "in the flood");
         drop(honest);
         if bench.common.floor && self.kind == Kind::Hellos && bench.scheme() == Scheme::Dtls {
             self.flat_out(bench, &suite)?;

@@ -45,9 +45,9 @@ impl Scenario for Cli {
         bench.probe()?;
         bench.report.option("stalled", self.stalled);
         bench.report.option("slow", format!("{}, {} messages each", self.slow, self.slow_messages));
-        let mut honest = Honest::enter(bench, &self.honest)?;
+        let mut honest = Honest::connect(bench, &self.honest)?;
         let bar = bench.progress("in quiet", 0);
-        let quiet = honest.serve(bench, self.honest.duration)?;
+        let quiet = honest.run(bench, self.honest.duration)?;
         bar.finish_and_clear();
 
         let (before, began) = (bench.target.usage()?, Instant::now());
@@ -56,14 +56,14 @@ impl Scenario for Cli {
         let bar = bench.progress("slow readers", u64::from(self.slow));
         load::run(&mut slow, &load, &bench.stop, &bar)?;
         bar.finish_and_clear();
-        slow::say_and_ignore(&mut slow, self.slow_messages, 1200);
+        slow::send_without_reading(&mut slow, self.slow_messages, 1200);
         // Plain UDP has no handshake to stall.
         let stalls = bench.suite().is_some() || bench.scheme().is_stream();
         let stalled = if stalls { self.stalled as usize } else { 0 };
         let mut stallers = bench.dialer()?.clients(1)?;
         slow::stall(&mut stallers, stalled, &bench.stop)?;
         let bar = bench.progress("beside them", 0);
-        let busy = honest.serve(bench, self.honest.duration)?;
+        let busy = honest.run(bench, self.honest.duration)?;
         bar.finish_and_clear();
         let (after, seconds) = (bench.target.usage()?, began.elapsed().as_secs_f64().max(1e-9));
 
@@ -78,7 +78,7 @@ impl Scenario for Cli {
             report.plain("descriptors for them", grown.fds as f64, "");
             report.plain("server CPU", grown.cpu.as_secs_f64() * 1e3 / seconds, "ms/s");
         }
-        honest::say(report, &quiet, &busy, "beside them");
+        honest::report(report, &quiet, &busy, "beside them");
         Ok(())
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 
-use super::talk::{Pace, Talk, Talked};
-use super::{Clients, Event, LOOK, Share};
+use super::talk::{Pace, Talk, TalkResults};
+use super::{CHECK_INTERVAL, Clients, Event, Share};
 use crate::message::{Outstanding, Tally};
 use crate::stop::Stop;
 
@@ -17,23 +17,23 @@ use crate::stop::Stop;
 /// # Errors
 ///
 /// Returns an error if epoll or a socket fails, or if there is no client to send.
-pub fn run(clients: &mut Clients, talk: &Talk, stop: &Stop, bar: &ProgressBar) -> io::Result<Talked> {
-    let [Share { carrier, present }] = &mut clients.shares[..] else {
+pub fn run(clients: &mut Clients, talk: &Talk, stop: &Stop, bar: &ProgressBar) -> io::Result<TalkResults> {
+    let [Share { driver, connected }] = &mut clients.shares[..] else {
         return Err(io::Error::other("the sender and the receivers are not on one thread"));
     };
-    let Some((&sender, receivers)) = present.split_last() else {
+    let Some((&sender, receivers)) = connected.split_last() else {
         return Err(io::Error::other("there is no client to send"));
     };
-    carrier.expect(talk.payload);
-    let mut receiver_of = vec![None; present.iter().max().map_or(0, |most| most + 1)];
+    driver.expect(talk.payload);
+    let mut receiver_of = vec![None; connected.iter().max().map_or(0, |most| most + 1)];
     receivers.iter().enumerate().for_each(|(index, &client)| receiver_of[client] = Some(index));
     // Every receiver takes the sender for client 0, and all receive the same messages.
     let mut outstanding_of: Vec<Outstanding<Instant>> =
         receivers.iter().map(|_| Outstanding::new(0, talk.payload)).collect();
-    let (mut talked, mut message) = (Talked::default(), Vec::new());
+    let (mut talked, mut message) = (TalkResults::default(), Vec::new());
     let began = Instant::now();
     let end = began + talk.duration;
-    let (mut sent, mut missing, mut looked) = (0u64, 0usize, began);
+    let (mut sent, mut missing, mut last_check) = (0u64, 0usize, began);
     loop {
         let now = Instant::now();
         let over = now >= end || stop.wanted() || talk.count.is_some_and(|count| sent >= count);
@@ -51,22 +51,22 @@ pub fn run(clients: &mut Clients, talk: &Talk, stop: &Stop, bar: &ProgressBar) -
             talked.lateness.record(now.duration_since(due));
             outstanding_of.iter_mut().for_each(|outstanding| outstanding.next(&mut message, due));
             missing += outstanding_of.len();
-            carrier.send(sender, &message)?;
+            driver.send(sender, &message)?;
             sent += 1;
             bar.inc(1);
         }
-        carrier.wait(due.filter(|_| !over), &mut |client, event| {
+        driver.wait(due.filter(|_| !over), &mut |client, event| {
             let receiver = receiver_of.get(client).copied().flatten();
             if let (Some(receiver), Event::Message(message)) = (receiver, event)
-                && let Some(intended) = outstanding_of[receiver].came(message)
+                && let Some(intended) = outstanding_of[receiver].handle_answer(message)
             {
                 talked.latency.record(intended.elapsed());
                 missing -= 1;
             }
         })?;
         let now = Instant::now();
-        if now.duration_since(looked) >= LOOK {
-            looked = now;
+        if now.duration_since(last_check) >= CHECK_INTERVAL {
+            last_check = now;
             for outstanding in &mut outstanding_of {
                 missing -=
                     outstanding.give_up(|intended| now.saturating_duration_since(*intended) > talk.answer);

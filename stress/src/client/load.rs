@@ -12,12 +12,12 @@ use indicatif::ProgressBar;
 use openssl::ssl::SslSession;
 use rayon::prelude::*;
 
-use super::{Again, Carrier, Clients, Event, LOOK, Share};
+use super::{CHECK_INTERVAL, ClientDriver, Clients, Event, Retransmissions, Share};
 use crate::latency::Latency;
 use crate::message::{Outstanding, SHORTEST, Tally};
 use crate::stop::Stop;
 
-/// How clients follow each other.
+/// When the next client connects.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
     /// This many clients are active at the same time; the next one connects when one has finished.
@@ -31,7 +31,7 @@ pub enum Pace {
 pub struct Load {
     /// The number of clients.
     pub count: usize,
-    /// How they follow each other.
+    /// When the next client connects.
     pub pace: Pace,
     /// The number of messages of each client, sent one after the other.
     pub messages: u32,
@@ -82,7 +82,7 @@ pub struct LoadResults {
     /// Clients that retransmitted after a second without an answer.
     pub timed: u64,
     /// Datagrams that were sent again.
-    pub datagrams_again: u64,
+    pub retransmitted_datagrams: u64,
     /// The time from when a client was due until it was connected.
     pub connect: Latency,
     /// The time from a message to its answer.
@@ -101,7 +101,7 @@ impl LoadResults {
         self.why = self.why.take().or(other.why);
         self.retransmitted += other.retransmitted;
         self.timed += other.timed;
-        self.datagrams_again += other.datagrams_again;
+        self.retransmitted_datagrams += other.retransmitted_datagrams;
         self.connect.add(&other.connect);
         self.echo.add(&other.echo);
         self.tally = self.tally.plus(other.tally);
@@ -181,9 +181,9 @@ impl<'a> LoadRun<'a> {
         stop: &Stop,
         bar: &ProgressBar,
     ) -> std::io::Result<LoadResults> {
-        let Share { carrier, present } = share;
-        carrier.expect(self.load.payload);
-        let (mut next, mut looked) = (thread, Instant::now());
+        let Share { driver, connected } = share;
+        driver.expect(self.load.payload);
+        let (mut next, mut last_check) = (thread, Instant::now());
         loop {
             let now = Instant::now();
             let over = stop.wanted() || self.load.until.is_some_and(|until| now >= until);
@@ -201,7 +201,7 @@ impl<'a> LoadRun<'a> {
             };
             let before = self.done.completed + self.done.failed;
             if more && room && intended <= now {
-                self.come(carrier.as_mut(), next, intended);
+                self.begin_client(driver.as_mut(), next, intended);
                 next += threads;
                 // In a closed loop, start all clients that may start before reading anything.
                 if matches!(self.load.pace, Pace::Together(_)) {
@@ -209,35 +209,36 @@ impl<'a> LoadRun<'a> {
                 }
             }
             let due = (more && room && matches!(self.load.pace, Pace::Rate(_))).then_some(intended);
-            carrier.wait(due, &mut |index, event| self.happened(index, event))?;
+            driver.wait(due, &mut |index, event| self.handle_event(index, event))?;
             let now = Instant::now();
-            if now.duration_since(looked) >= LOOK {
-                looked = now;
-                self.give_up(carrier.as_mut(), now);
+            if now.duration_since(last_check) >= CHECK_INTERVAL {
+                last_check = now;
+                self.give_up(driver.as_mut(), now);
             }
             for index in std::mem::take(&mut self.to_send) {
-                self.say(carrier.as_mut(), index);
+                self.send_message(driver.as_mut(), index);
             }
             for index in std::mem::take(&mut self.finished) {
-                self.count(carrier.again(index));
+                self.count(driver.retransmissions(index));
                 match self.load.stay {
-                    true => present.push(index),
-                    false => carrier.close(index),
+                    true => connected.push(index),
+                    false => driver.close(index),
                 }
             }
             bar.inc(self.done.completed + self.done.failed - before);
         }
-        // Clients that are cut short are closed.
-        self.under_way.keys().for_each(|index| carrier.close(*index));
+        // Clients that have not finished are closed.
+        self.under_way.keys().for_each(|index| driver.close(*index));
         // Otherwise the last close_notify alerts would wait for further clients, and the server would keep the
         // peers.
-        carrier.flush();
+        driver.flush();
         self.done.took = began.elapsed();
         Ok(self.done)
     }
 
-    fn come(&mut self, carrier: &mut dyn Carrier, number: usize, intended: Instant) {
-        match carrier.begin(self.load.session.as_ref()) {
+    /// Starts client number `number`, which was due at `intended`.
+    fn begin_client(&mut self, driver: &mut dyn ClientDriver, number: usize, intended: Instant) {
+        match driver.begin(self.load.session.as_ref()) {
             Err(why) => self.fail(why.to_string()),
             Ok(index) => {
                 let deadline = Instant::now() + self.load.patience;
@@ -253,13 +254,13 @@ impl<'a> LoadRun<'a> {
         self.done.why.get_or_insert(why);
     }
 
-    fn count(&mut self, again: Again) {
-        self.done.retransmitted += u64::from(again.datagrams > 0);
-        self.done.timed += u64::from(again.timer);
-        self.done.datagrams_again += u64::from(again.datagrams);
+    fn count(&mut self, retransmissions: Retransmissions) {
+        self.done.retransmitted += u64::from(retransmissions.datagrams > 0);
+        self.done.timed += u64::from(retransmissions.timer);
+        self.done.retransmitted_datagrams += u64::from(retransmissions.datagrams);
     }
 
-    fn happened(&mut self, index: usize, event: Event<'_>) {
+    fn handle_event(&mut self, index: usize, event: Event<'_>) {
         let Some(active) = self.under_way.get_mut(&index) else { return };
         match event {
             Event::Open { resumed } => {
@@ -273,7 +274,7 @@ impl<'a> LoadRun<'a> {
                 }
             }
             Event::Message(message) => {
-                if let Some(sent) = active.outstanding.came(message) {
+                if let Some(sent) = active.outstanding.handle_answer(message) {
                     self.done.echo.record(sent.elapsed());
                 }
                 if active.outstanding.under_way() == 0 {
@@ -283,8 +284,8 @@ impl<'a> LoadRun<'a> {
                     }
                 }
             }
-            Event::Ended(why, again) => {
-                self.count(again);
+            Event::Ended(why, retransmissions) => {
+                self.count(retransmissions);
                 if let Some(mut active) = self.under_way.remove(&index) {
                     active.outstanding.give_up(|_| true);
                     self.done.tally = self.done.tally.plus(active.outstanding.tally);
@@ -306,7 +307,8 @@ impl<'a> LoadRun<'a> {
         }
     }
 
-    fn say(&mut self, carrier: &mut dyn Carrier, index: usize) {
+    /// Sends the next message of a client.
+    fn send_message(&mut self, driver: &mut dyn ClientDriver, index: usize) {
         let Some(active) =
             self.under_way.get_mut(&index).filter(|active| active.outstanding.under_way() == 0)
         else {
@@ -316,11 +318,11 @@ impl<'a> LoadRun<'a> {
         active.outstanding.next(&mut self.message, now);
         active.deadline = now + self.load.answer;
         // A message that cannot be sent counts as lost after its timeout.
-        let _ = carrier.send(index, &self.message);
+        let _ = driver.send(index, &self.message);
     }
 
     /// Gives up clients that took too long.
-    fn give_up(&mut self, carrier: &mut dyn Carrier, now: Instant) {
+    fn give_up(&mut self, driver: &mut dyn ClientDriver, now: Instant) {
         let late = |(_, active): &(&usize, &ActiveClient)| now >= active.deadline;
         let late: Vec<usize> = self.under_way.iter().filter(late).map(|(index, _)| *index).collect();
         for index in late {
@@ -331,9 +333,9 @@ impl<'a> LoadRun<'a> {
                 self.finish(index);
             } else {
                 self.under_way.remove(&index);
-                self.count(carrier.again(index));
-                carrier.close(index);
-                self.fail(format!("the handshake had no end within {:?}", self.load.patience));
+                self.count(driver.retransmissions(index));
+                driver.close(index);
+                self.fail(format!("the handshake did not complete within {:?}", self.load.patience));
             }
         }
     }

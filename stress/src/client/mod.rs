@@ -11,8 +11,8 @@
 //! * [`fan`]: one client that sends, and many that receive.
 //! * [`slow`]: clients that never finish their handshake, or do not read.
 
-mod carriers;
 mod dialer;
+mod drivers;
 pub mod fan;
 mod hub;
 mod link;
@@ -31,8 +31,8 @@ use openssl::ssl::SslSession;
 pub use dialer::Dialer;
 pub(crate) use hub::sockets::Sockets;
 
-/// How often overdue clients are checked, and how late Ctrl-C may be noticed.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often overdue clients are checked. Ctrl-C is noticed after this time at the latest.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// An event of a client.
 #[derive(Debug)]
@@ -47,39 +47,39 @@ enum Event<'a> {
     /// The handshake has stopped at the intended step.
     Stalled,
     /// The client has ended for this reason, after these retransmissions.
-    Ended(String, Again),
+    Ended(String, Retransmissions),
 }
 
 /// A client's retransmissions in its handshake.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Again {
+struct Retransmissions {
     /// The number of datagrams.
     datagrams: u32,
     /// Whether a second passed without an answer, at least once.
     timer: bool,
 }
 
-/// The clients of one thread, and their sockets. Each client has an index, which another client may get after
+/// Drives the clients of one thread on their sockets. Each client has an index, which another client may get after
 /// this one has ended.
-trait Carrier: Send {
+trait ClientDriver: Send {
     /// Starts a client. [`wait`](Self::wait) reports its events.
     fn begin(&mut self, session: Option<&SslSession>) -> io::Result<usize>;
 
     /// Sends a message of an open client, at the latest when [`wait`](Self::wait) is called.
     fn send(&mut self, index: usize, message: &[u8]) -> io::Result<()>;
 
-    /// Sends what is queued, waits for events until `due` or for [`LOOK`] at most, and reports the events.
+    /// Sends the queued data, waits for events until `due` or for [`CHECK_INTERVAL`] at most, and reports the events.
     fn wait(&mut self, due: Option<Instant>, each: &mut dyn FnMut(usize, Event<'_>)) -> io::Result<()>;
 
-    /// Sends what is queued.
+    /// Sends the queued data.
     fn flush(&mut self) {}
 
     /// Removes a client, and sends close_notify if its protocol has it.
     fn close(&mut self, index: usize);
 
     /// Returns the client's retransmissions so far.
-    fn again(&self, _index: usize) -> Again {
-        Again::default()
+    fn retransmissions(&self, _index: usize) -> Retransmissions {
+        Retransmissions::default()
     }
 
     /// Returns how many datagrams for clients the kernel dropped because the clients did not read in time.
@@ -99,25 +99,26 @@ trait Carrier: Send {
     fn stall(&mut self);
 }
 
-/// The connected clients of one target, in shares of a thread each.
+/// The connected clients of one target, divided among threads.
 pub struct Clients {
     shares: Vec<Share>,
 }
 
+/// The clients of one thread.
 struct Share {
-    carrier: Box<dyn Carrier>,
+    driver: Box<dyn ClientDriver>,
     /// The indices of the connected clients, in the order in which they connected.
-    present: Vec<usize>,
+    connected: Vec<usize>,
 }
 
 impl Clients {
-    fn of(carriers: Vec<Box<dyn Carrier>>) -> Self {
-        Self { shares: carriers.into_iter().map(|carrier| Share { carrier, present: Vec::new() }).collect() }
+    fn of(drivers: Vec<Box<dyn ClientDriver>>) -> Self {
+        Self { shares: drivers.into_iter().map(|driver| Share { driver, connected: Vec::new() }).collect() }
     }
 
     /// Returns the number of clients.
     pub fn len(&self) -> usize {
-        self.shares.iter().map(|share| share.present.len()).sum()
+        self.shares.iter().map(|share| share.connected.len()).sum()
     }
 
     /// Returns whether there are no clients.
@@ -127,14 +128,14 @@ impl Clients {
 
     /// Returns how many datagrams for clients the kernel dropped because the clients did not read in time.
     pub fn dropped(&self) -> u64 {
-        self.shares.iter().map(|share| share.carrier.dropped()).sum()
+        self.shares.iter().map(|share| share.driver.dropped()).sum()
     }
 
     /// Disconnects all clients with a close_notify. Dropping them sends nothing.
     pub fn close(mut self) {
-        for Share { carrier, present } in &mut self.shares {
-            present.drain(..).for_each(|index| carrier.close(index));
-            carrier.flush();
+        for Share { driver, connected } in &mut self.shares {
+            connected.drain(..).for_each(|index| driver.close(index));
+            driver.flush();
         }
     }
 }
@@ -142,7 +143,8 @@ impl Clients {
 /// Waits for events until `due`. Spins for the last millisecond, because epoll's clock is not finer and a message
 /// that leaves late would count as latency of the server.
 fn wait(poll: &mut Poll, events: &mut Events, due: Option<Instant>) -> io::Result<()> {
-    let left = due.map_or(LOOK, |due| due.saturating_duration_since(Instant::now()).min(LOOK));
+    let left =
+        due.map_or(CHECK_INTERVAL, |due| due.saturating_duration_since(Instant::now()).min(CHECK_INTERVAL));
     let time = if left < Duration::from_micros(1500) && due.is_some() {
         Duration::ZERO
     } else {

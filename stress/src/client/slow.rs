@@ -18,13 +18,13 @@ const FIRST: Duration = Duration::from_secs(2);
 /// Returns an error if no descriptors or ports are left.
 pub fn stall(clients: &mut Clients, count: usize, stop: &Stop) -> io::Result<()> {
     let Some(share) = clients.shares.first_mut() else { return Ok(()) };
-    share.carrier.stall();
+    share.driver.stall();
     for _ in 0..count {
-        share.carrier.begin(None)?;
+        share.driver.begin(None)?;
     }
     let (mut stalled, end) = (0, Instant::now() + FIRST);
     while stalled < count && Instant::now() < end && !stop.wanted() {
-        share.carrier.wait(None, &mut |_, event| {
+        share.driver.wait(None, &mut |_, event| {
             // A refused client counts as stalled too.
             stalled += usize::from(matches!(event, Event::Stalled | Event::Ended(..)));
         })?;
@@ -32,18 +32,18 @@ pub fn stall(clients: &mut Clients, count: usize, stop: &Stop) -> io::Result<()>
     Ok(())
 }
 
-/// Lets each client send this many messages without reading the answers.
-pub fn say_and_ignore(clients: &mut Clients, messages: u64, payload: usize) {
+/// Sends this many messages from each client, and reads no answers.
+pub fn send_without_reading(clients: &mut Clients, messages: u64, payload: usize) {
     let mut message = vec![0; payload.max(message::SHORTEST)];
     for share in &mut clients.shares {
-        for (number, &client) in share.present.iter().enumerate() {
+        for (number, &client) in share.connected.iter().enumerate() {
             for sequence in 0..messages {
                 message::fill(&mut message, number as u64, sequence);
-                if share.carrier.send(client, &message).is_err() || share.carrier.is_full(client) {
+                if share.driver.send(client, &message).is_err() || share.driver.is_full(client) {
                     break;
                 }
             }
         }
-        share.carrier.flush();
+        share.driver.flush();
     }
 }

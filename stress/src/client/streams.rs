@@ -8,7 +8,7 @@ use mio::{Events, Poll};
 use openssl::ssl::SslSession;
 
 use super::link::{Link, Received};
-use super::{Again, Carrier, Dialer, Event, wait};
+use super::{ClientDriver, Dialer, Event, Retransmissions, wait};
 
 /// The clients and their poll.
 pub(super) struct Streams {
@@ -39,7 +39,7 @@ impl Streams {
     }
 
     /// Handles the events of a client. Returns false if the client has ended.
-    fn go_on(&mut self, index: usize, each: &mut dyn FnMut(usize, Event<'_>)) -> bool {
+    fn handle_events(&mut self, index: usize, each: &mut dyn FnMut(usize, Event<'_>)) -> bool {
         let Some(Some(link)) = self.links.get_mut(index) else { return true };
         if !link.is_open() {
             match link.step() {
@@ -50,13 +50,13 @@ impl Streams {
                 Ok(false) => return true,
                 Ok(true) => each(index, Event::Open { resumed: link.is_resumed() }),
                 Err(why) => {
-                    each(index, Event::Ended(why.to_string(), Again::default()));
+                    each(index, Event::Ended(why.to_string(), Retransmissions::default()));
                     return false;
                 }
             }
         }
         if let Err(why) = link.flush() {
-            each(index, Event::Ended(why.to_string(), Again::default()));
+            each(index, Event::Ended(why.to_string(), Retransmissions::default()));
             return false;
         }
         loop {
@@ -65,7 +65,7 @@ impl Streams {
                 Received::Nothing => return true,
                 Received::Ended => {
                     let why = "the server closed the connection".to_owned();
-                    each(index, Event::Ended(why, Again::default()));
+                    each(index, Event::Ended(why, Retransmissions::default()));
                     return false;
                 }
             }
@@ -79,7 +79,7 @@ impl Streams {
     }
 }
 
-impl Carrier for Streams {
+impl ClientDriver for Streams {
     fn begin(&mut self, session: Option<&SslSession>) -> io::Result<usize> {
         let link = Link::begin(&self.dialer, session)?;
         let index = self.free.pop_front().unwrap_or(self.links.len());
@@ -103,7 +103,7 @@ impl Carrier for Streams {
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
             let index = event.token().0;
-            if !self.go_on(index, each) {
+            if !self.handle_events(index, each) {
                 drop(self.take(index));
             }
         }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 use rayon::prelude::*;
 
-use super::{Carrier, Clients, Event, LOOK, Share};
+use super::{CHECK_INTERVAL, ClientDriver, Clients, Event, Share};
 use crate::latency::Latency;
 use crate::message::{Outstanding, Tally};
 use crate::stop::Stop;
@@ -49,7 +49,7 @@ pub struct Talk {
 
 /// The results of a conversation.
 #[derive(Clone, Debug, Default)]
-pub struct Talked {
+pub struct TalkResults {
     /// The results of all messages.
     pub tally: Tally,
     /// The results of the messages of clients that are not counted separately.
@@ -65,7 +65,7 @@ pub struct Talked {
     pub took: Duration,
 }
 
-impl Talked {
+impl TalkResults {
     pub(super) fn add(&mut self, other: &Self) {
         self.tally = self.tally.plus(other.tally);
         self.others = self.others.plus(other.others);
@@ -88,29 +88,29 @@ pub fn run(
     talk: &Talk,
     stop: &Stop,
     bar: &ProgressBar,
-) -> Result<Talked, Box<dyn Error>> {
+) -> Result<TalkResults, Box<dyn Error>> {
     let threads = clients.shares.len();
-    let shares: Vec<Result<Talked, String>> = clients
+    let shares: Vec<Result<TalkResults, String>> = clients
         .shares
         .par_iter_mut()
         .enumerate()
-        .map(|(thread, Share { carrier, present })| {
+        .map(|(thread, Share { driver, connected })| {
             let count = (active + threads - 1 - thread) / threads;
-            let talkers = &present[..count.min(present.len())];
+            let talkers = &connected[..count.min(connected.len())];
             let place = Place { thread, threads, clients: active.max(1) };
             Conversation::new(talkers, talk, place)
-                .run(carrier.as_mut(), stop, bar)
+                .run(driver.as_mut(), stop, bar)
                 .map_err(|why| format!("the clients' side failed: {why}"))
         })
         .collect();
-    let mut all = Talked::default();
+    let mut all = TalkResults::default();
     for share in shares {
         all.add(&share?);
     }
     Ok(all)
 }
 
-/// The number of this thread, the number of threads, and the number of clients on all threads.
+/// A thread's place among all: its number, the number of threads, and the number of clients on all threads.
 #[derive(Clone, Copy)]
 struct Place {
     thread: usize,
@@ -119,8 +119,8 @@ struct Place {
 }
 
 impl Place {
-    /// Returns this thread's part of a number that all threads share.
-    fn part(self, number: u64) -> u64 {
+    /// Returns this thread's share of a number that is divided among all threads.
+    fn share_of(self, number: u64) -> u64 {
         let (thread, threads) = (self.thread as u64, self.threads as u64);
         number / threads + u64::from(thread < number % threads)
     }
@@ -128,7 +128,7 @@ impl Place {
 
 /// A client that sends.
 struct Talker {
-    /// The client's index in its carrier.
+    /// The index of the client at its driver.
     client: usize,
     outstanding: Outstanding<Instant>,
     ended: bool,
@@ -140,7 +140,7 @@ struct Conversation<'a> {
     talk: &'a Talk,
     talkers: Vec<Talker>,
     /// The talker of each client.
-    speaker_of: Vec<Option<usize>>,
+    talker_of: Vec<Option<usize>>,
     /// When each talker sends next, in an open loop.
     due: BinaryHeap<Reverse<(Instant, usize)>>,
     interval: Duration,
@@ -153,15 +153,15 @@ struct Conversation<'a> {
     left: u64,
     sending: bool,
     message: Vec<u8>,
-    talked: Talked,
+    talked: TalkResults,
 }
 
 impl<'a> Conversation<'a> {
     fn new(clients: &[usize], talk: &'a Talk, place: Place) -> Self {
         let number = |index: usize| index * place.threads + place.thread;
-        let mut speaker_of = vec![None; clients.iter().max().map_or(0, |most| most + 1)];
+        let mut talker_of = vec![None; clients.iter().max().map_or(0, |most| most + 1)];
         let talker = |(index, &client): (usize, &usize)| {
-            speaker_of[client] = Some(index);
+            talker_of[client] = Some(index);
             let number = number(index) as u64;
             let apart = talk.apart.is_some_and(|of| number.is_multiple_of(of));
             Talker { client, outstanding: Outstanding::new(number, talk.payload), ended: false, apart }
@@ -182,24 +182,29 @@ impl<'a> Conversation<'a> {
         Self {
             talk,
             talkers,
-            speaker_of,
+            talker_of,
             due,
             interval,
             turns,
             together: (talk.together / place.threads).max(1),
             under_way: 0,
-            left: talk.count.map_or(u64::MAX, |count| place.part(count)),
+            left: talk.count.map_or(u64::MAX, |count| place.share_of(count)),
             sending: true,
             message: Vec::new(),
-            talked: Talked::default(),
+            talked: TalkResults::default(),
         }
     }
 
-    fn run(mut self, carrier: &mut dyn Carrier, stop: &Stop, bar: &ProgressBar) -> std::io::Result<Talked> {
-        carrier.expect(self.talk.payload);
+    fn run(
+        mut self,
+        driver: &mut dyn ClientDriver,
+        stop: &Stop,
+        bar: &ProgressBar,
+    ) -> std::io::Result<TalkResults> {
+        driver.expect(self.talk.payload);
         let began = Instant::now();
         let end = began + self.talk.duration;
-        let (mut looked, mut shown) = (began, 0);
+        let (mut last_check, mut shown) = (began, 0);
         loop {
             let now = Instant::now();
             if self.sending && (now >= end || stop.wanted() || self.left == 0) {
@@ -209,17 +214,17 @@ impl<'a> Conversation<'a> {
             if !self.sending && self.under_way == 0 {
                 break;
             }
-            if now.duration_since(looked) >= LOOK {
-                looked = now;
+            if now.duration_since(last_check) >= CHECK_INTERVAL {
+                last_check = now;
                 self.give_up(now);
                 bar.inc(self.talked.latency.count() - shown);
                 shown = self.talked.latency.count();
             }
-            self.send_due(carrier, now);
-            self.take_turns(carrier);
+            self.send_due(driver, now);
+            self.send_turns(driver);
             let next = self.due.peek().map(|Reverse((due, _))| *due);
             let until = self.sending.then(|| next.map_or(end, |next| next.min(end)));
-            carrier.wait(until, &mut |client, event| self.happened(client, event))?;
+            driver.wait(until, &mut |client, event| self.handle_event(client, event))?;
         }
         for talker in &self.talkers {
             self.talked.tally = self.talked.tally.plus(talker.outstanding.tally);
@@ -231,7 +236,8 @@ impl<'a> Conversation<'a> {
         Ok(self.talked)
     }
 
-    fn send_due(&mut self, carrier: &mut dyn Carrier, now: Instant) {
+    /// Sends the messages that are due, in an open loop.
+    fn send_due(&mut self, driver: &mut dyn ClientDriver, now: Instant) {
         while let Some(&Reverse((due, index))) = self.due.peek().filter(|_| self.sending) {
             if due > now || self.left == 0 {
                 return;
@@ -240,26 +246,27 @@ impl<'a> Conversation<'a> {
             if !self.talkers[index].ended {
                 self.due.push(Reverse((due + self.interval, index)));
                 self.talked.lateness.record(Instant::now().duration_since(due));
-                self.send(carrier, index, due);
+                self.send(driver, index, due);
             }
         }
     }
 
-    fn take_turns(&mut self, carrier: &mut dyn Carrier) {
+    /// Sends messages of the talkers whose turn it is, in a closed loop.
+    fn send_turns(&mut self, driver: &mut dyn ClientDriver) {
         while self.sending && self.left > 0 && self.under_way < self.together {
             let Some(index) = self.turns.pop_front() else { return };
             if !self.talkers[index].ended {
-                self.send(carrier, index, Instant::now());
+                self.send(driver, index, Instant::now());
             }
         }
     }
 
-    fn send(&mut self, carrier: &mut dyn Carrier, index: usize, intended: Instant) {
+    fn send(&mut self, driver: &mut dyn ClientDriver, index: usize, intended: Instant) {
         self.left -= 1;
         self.under_way += 1;
         let talker = &mut self.talkers[index];
         talker.outstanding.next(&mut self.message, intended);
-        if carrier.send(talker.client, &self.message).is_err() {
+        if driver.send(talker.client, &self.message).is_err() {
             self.end(index);
         }
     }
@@ -270,12 +277,12 @@ impl<'a> Conversation<'a> {
         self.under_way -= talker.outstanding.give_up(|_| true);
     }
 
-    fn happened(&mut self, client: usize, event: Event<'_>) {
-        let Some(Some(index)) = self.speaker_of.get(client).copied() else { return };
+    fn handle_event(&mut self, client: usize, event: Event<'_>) {
+        let Some(Some(index)) = self.talker_of.get(client).copied() else { return };
         match event {
             Event::Message(message) => {
                 let talker = &mut self.talkers[index];
-                let Some(intended) = talker.outstanding.came(message) else { return };
+                let Some(intended) = talker.outstanding.handle_answer(message) else { return };
                 if !talker.apart {
                     self.talked.latency.record(intended.elapsed());
                 }
@@ -294,6 +301,7 @@ impl<'a> Conversation<'a> {
         }
     }
 
+    /// Counts the answers that took too long as lost.
     fn give_up(&mut self, now: Instant) {
         let answer = self.talk.answer;
         for index in 0..self.talkers.len() {

@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 use peeloff::{Address, Client, Peer};
 use rayon::prelude::*;
 
-use super::talk::{Talk, Talked};
+use super::talk::{Talk, TalkResults};
 use crate::message::Outstanding;
 use crate::stop::Stop;
 
@@ -34,16 +34,16 @@ pub fn run(
     talk: &Talk,
     stop: &Stop,
     bar: &ProgressBar,
-) -> Result<Talked, Box<dyn Error>> {
+) -> Result<TalkResults, Box<dyn Error>> {
     let (over, left) = (AtomicBool::new(false), AtomicU64::new(talk.count.unwrap_or(u64::MAX)));
     let began = Instant::now();
-    let mut all = Talked::default();
+    let mut all = TalkResults::default();
     thread::scope(|scope| -> Result<(), Box<dyn Error>> {
         let (over, left) = (&over, &left);
         let mut threads = Vec::new();
         for (number, peer) in peers.iter_mut().enumerate() {
-            let talk_alone = move || alone(peer, number as u64, talk, over, left);
-            let thread = thread::Builder::new().stack_size(128 << 10).spawn_scoped(scope, talk_alone);
+            let run = move || run_client(peer, number as u64, talk, over, left);
+            let thread = thread::Builder::new().stack_size(128 << 10).spawn_scoped(scope, run);
             if thread.is_err() {
                 over.store(true, Ordering::Relaxed);
             }
@@ -63,8 +63,8 @@ pub fn run(
     Ok(all)
 }
 
-fn alone(peer: &mut Peer, number: u64, talk: &Talk, over: &AtomicBool, left: &AtomicU64) -> Talked {
-    let (mut talked, mut outstanding) = (Talked::default(), Outstanding::new(number, talk.payload));
+fn run_client(peer: &mut Peer, number: u64, talk: &Talk, over: &AtomicBool, left: &AtomicU64) -> TalkResults {
+    let (mut talked, mut outstanding) = (TalkResults::default(), Outstanding::new(number, talk.payload));
     let (mut message, mut answer) = (Vec::new(), vec![0; talk.payload + 64]);
     let one_less = |left: u64| left.checked_sub(1);
     while !over.load(Ordering::Relaxed)
@@ -79,7 +79,7 @@ fn alone(peer: &mut Peer, number: u64, talk: &Talk, over: &AtomicBool, left: &At
         while outstanding.under_way() > 0 {
             match peer.recv_deadline(&mut answer, deadline) {
                 Ok(Some(len)) => {
-                    if let Some(sent) = outstanding.came(&answer[..len]) {
+                    if let Some(sent) = outstanding.handle_answer(&answer[..len]) {
                         talked.latency.record(sent.elapsed());
                     }
                 }

@@ -11,7 +11,7 @@ use peeloff::test_support::dtls::{Opener, Sealer};
 use peeloff::test_support::never_retransmit;
 
 use super::session::Session;
-use crate::client::Again;
+use crate::client::Retransmissions;
 use crate::secure;
 
 /// The first retransmission comes after this time (RFC 6347 §4.2.4.1).
@@ -74,7 +74,7 @@ pub(super) struct Handshake {
     timer: (Instant, Duration),
     /// How many more answers the handshake processes.
     answers: u32,
-    pub(super) again: Again,
+    pub(super) retransmissions: Retransmissions,
 }
 
 /// The progress of a handshake.
@@ -99,13 +99,13 @@ impl Handshake {
         ssl.set_connect_state();
         let stream = SslStream::new(ssl, Memory::default()).map_err(io::Error::other)?;
         let timer = (now + FIRST_TIMEOUT, FIRST_TIMEOUT);
-        let mut handshake = Self { stream, timer, answers, again: Again::default() };
+        let mut handshake = Self { stream, timer, answers, retransmissions: Retransmissions::default() };
         handshake.advance()?;
         Ok(handshake)
     }
 
     /// Processes a datagram.
-    pub(super) fn take(&mut self, datagram: &[u8], now: Instant) -> io::Result<Step> {
+    pub(super) fn handle_datagram(&mut self, datagram: &[u8], now: Instant) -> io::Result<Step> {
         if self.answers == 0 {
             return Ok(Step::UnderWay);
         }
@@ -134,15 +134,15 @@ impl Handshake {
     }
 
     /// Sends the last flight again if its timer has expired.
-    pub(super) fn repeat(&mut self, now: Instant) {
+    pub(super) fn retransmit(&mut self, now: Instant) {
         if self.due().is_none_or(|due| now < due) {
             return;
         }
         self.timer = (now + self.timer.1 * 2, self.timer.1 * 2);
         let memory = self.stream.get_mut();
         memory.outgoing.extend(memory.flight.iter().cloned());
-        self.again.datagrams += memory.flight.len() as u32;
-        self.again.timer = true;
+        self.retransmissions.datagrams += memory.flight.len() as u32;
+        self.retransmissions.timer = true;
     }
 
     /// Returns the datagrams to send now.
@@ -168,14 +168,14 @@ impl Handshake {
         let flight = if resumed { std::mem::take(&mut memory.flight) } else { Vec::new() };
         let sealer = Sealer::new(aead, &ours, sequence, nonce)?;
         let opener = Opener::new(aead, &theirs)?;
-        Ok((Session::new(sealer, opener, flight, self.again), resumed))
+        Ok((Session::new(sealer, opener, flight, self.retransmissions), resumed))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::hub::session::Came;
+    use crate::client::hub::session::Received;
     use crate::secure::{Auth, LastSession, Suite};
 
     const NEVER: u32 = u32::MAX;
@@ -215,7 +215,7 @@ mod tests {
             let flight: Vec<_> = client.outgoing().collect();
             assert!(!flight.is_empty(), "the handshake is stuck");
             for datagram in flight.iter().flat_map(|datagram| ask(server, datagram)) {
-                if matches!(client.take(&datagram, now).unwrap(), Step::Complete) {
+                if matches!(client.handle_datagram(&datagram, now).unwrap(), Step::Complete) {
                     client.outgoing().for_each(|datagram| drop(ask(server, &datagram)));
                     return;
                 }
@@ -231,7 +231,7 @@ mod tests {
             for resumed in [false, true] {
                 let (mut client, mut server) = (both.handshake(resumed, NEVER, now), both.server());
                 connect(&mut client, &mut server, now);
-                assert_eq!(client.again, Again::default());
+                assert_eq!(client.retransmissions, Retransmissions::default());
                 let (mut session, is_resumed) = client.finish().unwrap();
                 assert_eq!(is_resumed, resumed, "{auth:?}");
                 for message in [&b"one"[..], &[7; 1400], b"three"] {
@@ -248,12 +248,12 @@ mod tests {
                     assert_eq!(heard, [message]);
                 }
                 let mut goodbye = Vec::new();
-                session.goodbye(&mut goodbye);
+                session.close_notify(&mut goodbye);
                 server.get_mut().incoming = goodbye;
                 assert_eq!(server.ssl_read(&mut [0; 16]).unwrap_err().code(), ErrorCode::ZERO_RETURN);
                 let _ = server.shutdown();
                 let mut goodbye = server.get_mut().outgoing.pop().unwrap();
-                assert!(matches!(session.open(&mut goodbye, |_| ()), Came::Ended(_)));
+                assert!(matches!(session.open(&mut goodbye, |_| ()), Received::Ended(_)));
             }
         }
     }
@@ -268,7 +268,7 @@ mod tests {
             let flight: Vec<_> = client.outgoing().collect();
             for datagram in flight {
                 for answer in ask(&mut server, &datagram) {
-                    if matches!(client.take(&answer, now).unwrap(), Step::Complete) {
+                    if matches!(client.handle_datagram(&answer, now).unwrap(), Step::Complete) {
                         last.push(answer);
                     }
                 }
@@ -277,15 +277,15 @@ mod tests {
         // The client's answer is lost, and the server sends its Finished again.
         let lost: Vec<_> = client.outgoing().collect();
         let (mut session, _) = client.finish().unwrap();
-        assert!(matches!(session.open(&mut last[0].clone(), |_| ()), Came::Missed));
-        assert_eq!(session.repeat(), lost);
-        assert_eq!(session.again, Again { datagrams: lost.len() as u32, timer: false });
-        session.repeat().to_vec().iter().for_each(|datagram| drop(ask(&mut server, datagram)));
+        assert!(matches!(session.open(&mut last[0].clone(), |_| ()), Received::Missed));
+        assert_eq!(session.retransmit(), lost);
+        assert_eq!(session.retransmissions, Retransmissions { datagrams: lost.len() as u32, timer: false });
+        session.retransmit().to_vec().iter().for_each(|datagram| drop(ask(&mut server, datagram)));
         server.ssl_write(b"hello").unwrap();
         let mut hello = server.get_mut().outgoing.pop().unwrap();
         session.open(&mut hello, |message| assert_eq!(message, b"hello"));
         // The server has the flight, because otherwise it would have no keys.
-        assert!(matches!(session.open(&mut last[0], |_| ()), Came::Nothing));
+        assert!(matches!(session.open(&mut last[0], |_| ()), Received::Nothing));
     }
 
     #[test]
@@ -293,17 +293,17 @@ mod tests {
         let (began, both) = (Instant::now(), Both::new(Auth::Psk));
         let mut client = both.handshake(false, NEVER, began);
         let hello: Vec<_> = client.outgoing().collect();
-        client.repeat(began + FIRST_TIMEOUT / 2);
+        client.retransmit(began + FIRST_TIMEOUT / 2);
         assert_eq!(client.outgoing().count(), 0);
         for (seconds, times) in [(1, 1), (2, 1), (3, 2)] {
-            client.repeat(began + Duration::from_secs(seconds));
-            assert_eq!(client.again.datagrams, times);
+            client.retransmit(began + Duration::from_secs(seconds));
+            assert_eq!(client.retransmissions.datagrams, times);
             assert!(client.outgoing().all(|datagram| datagram == hello[0]));
         }
         // An answer begins a flight with a timer of its own.
         let now = began + Duration::from_secs(4);
         for answer in ask(&mut both.server(), &hello[0]) {
-            client.take(&answer, now).unwrap();
+            client.handle_datagram(&answer, now).unwrap();
         }
         assert_eq!(client.due(), Some(now + FIRST_TIMEOUT));
         assert!(client.outgoing().next().is_some_and(|second| second.len() > hello[0].len()));
@@ -315,12 +315,12 @@ mod tests {
         let (mut client, mut server) = (both.handshake(false, 1, now), both.server());
         let hello: Vec<_> = client.outgoing().collect();
         let answer = ask(&mut server, &hello[0]);
-        assert!(matches!(client.take(&answer[0], now).unwrap(), Step::Stalled));
+        assert!(matches!(client.handle_datagram(&answer[0], now).unwrap(), Step::Stalled));
         let second: Vec<_> = client.outgoing().collect();
         for datagram in ask(&mut server, &second[0]) {
-            assert!(matches!(client.take(&datagram, now).unwrap(), Step::UnderWay));
+            assert!(matches!(client.handle_datagram(&datagram, now).unwrap(), Step::UnderWay));
         }
-        client.repeat(now + Duration::from_secs(60));
+        client.retransmit(now + Duration::from_secs(60));
         assert_eq!((client.outgoing().count(), client.due()), (0, None));
     }
 }

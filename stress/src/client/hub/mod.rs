@@ -15,9 +15,9 @@ use std::time::Instant;
 use openssl::ssl::SslSession;
 
 use self::handshake::{Handshake, Step};
-use self::session::{Came, Session};
+use self::session::{Received, Session};
 use self::sockets::Sockets;
-use super::{Again, Carrier, Dialer, Event, LOOK};
+use super::{CHECK_INTERVAL, ClientDriver, Dialer, Event, Retransmissions};
 
 /// The number of closed clients whose addresses are not reused yet, because the server may still know them.
 const RESTING: usize = 60_000;
@@ -42,7 +42,7 @@ pub(super) struct Hub {
     free: VecDeque<usize>,
     /// Clients that are open from the start, and that have not been reported yet.
     open: Vec<usize>,
-    /// When flights are to be sent again. An answered flight has a later time than its entry here.
+    /// When flights are retransmitted. An answered flight has a later time than its entry here.
     timers: BinaryHeap<Reverse<(Instant, usize)>>,
     /// How many answers each handshake processes.
     answers: u32,
@@ -106,15 +106,16 @@ impl Hub {
         })
     }
 
-    /// Passes the datagram in the buffer to a handshake.
-    fn shake(
+    /// Passes the datagram in the buffer to a handshake, sends its flight, and reports the result.
+    fn advance_handshake(
         &mut self,
         index: usize,
         mut handshake: Box<Handshake>,
         now: Instant,
         each: &mut dyn FnMut(usize, Event<'_>),
     ) {
-        let (step, again) = (handshake.take(&self.datagram, now), handshake.again);
+        let (step, retransmissions) =
+            (handshake.handle_datagram(&self.datagram, now), handshake.retransmissions);
         handshake.outgoing().for_each(|datagram| self.sockets.send(index, &datagram));
         let outcome = match step {
             Ok(Step::Complete) => handshake.finish().map(Some),
@@ -137,31 +138,31 @@ impl Hub {
                 each(index, Event::Open { resumed });
             }
             Err(why) => {
-                each(index, Event::Ended(why.to_string(), again));
+                each(index, Event::Ended(why.to_string(), retransmissions));
                 self.release(index);
             }
         }
     }
 
     /// Passes the datagram in the buffer to its client.
-    fn hear(&mut self, index: usize, now: Instant, each: &mut dyn FnMut(usize, Event<'_>)) {
+    fn handle_datagram(&mut self, index: usize, now: Instant, each: &mut dyn FnMut(usize, Event<'_>)) {
         match self.clients.get_mut(index) {
             Some(Some(Client::Plain)) => each(index, Event::Message(&self.datagram)),
             Some(Some(Client::Open(session))) => {
                 match session.open(&mut self.datagram, |message| each(index, Event::Message(message))) {
-                    Came::Nothing => {}
-                    Came::Missed => {
-                        session.repeat().iter().for_each(|datagram| self.sockets.send(index, datagram));
+                    Received::Nothing => {}
+                    Received::Missed => {
+                        session.retransmit().iter().for_each(|datagram| self.sockets.send(index, datagram));
                     }
-                    Came::Ended(why) => {
-                        each(index, Event::Ended(why, session.again));
+                    Received::Ended(why) => {
+                        each(index, Event::Ended(why, session.retransmissions));
                         self.forget(index);
                     }
                 }
             }
             Some(client @ Some(Client::UnderWay(_))) => {
                 if let Some(Client::UnderWay(handshake)) = client.take() {
-                    self.shake(index, handshake, now, each);
+                    self.advance_handshake(index, handshake, now, each);
                 }
             }
             // The client has been closed, or the datagram belongs to no client.
@@ -187,15 +188,15 @@ impl Hub {
         Ok(())
     }
 
-    /// Sends the flights again that had no answer by then.
-    fn repeat_overdue(&mut self, now: Instant) {
+    /// Retransmits the flights that had no answer by then.
+    fn retransmit_overdue(&mut self, now: Instant) {
         while let Some(&Reverse((due, index))) = self.timers.peek().filter(|Reverse((due, _))| *due <= now) {
             self.timers.pop();
             let Some(Some(Client::UnderWay(handshake))) = self.clients.get_mut(index) else { continue };
             if handshake.due() != Some(due) {
                 continue;
             }
-            handshake.repeat(now);
+            handshake.retransmit(now);
             handshake.outgoing().for_each(|datagram| self.sockets.send(index, &datagram));
             self.timers.extend(handshake.due().map(|due| Reverse((due, index))));
         }
@@ -209,12 +210,12 @@ impl Hub {
 
     /// Keeps the number of a closed client unused for a while.
     fn release(&mut self, index: usize) {
-        self.sockets.shut(index);
+        self.sockets.release(index);
         self.free.push_back(index);
     }
 }
 
-impl Carrier for Hub {
+impl ClientDriver for Hub {
     fn begin(&mut self, session: Option<&SslSession>) -> io::Result<usize> {
         let index = match self.free.len() > RESTING {
             true => self.free.pop_front().unwrap_or_default(),
@@ -264,9 +265,9 @@ impl Carrier for Hub {
             self.sockets.wait(due)?;
             self.read_ahead()?;
         }
-        let (mut now, end) = (Instant::now(), now + LOOK);
+        let (mut now, end) = (Instant::now(), now + CHECK_INTERVAL);
         while let Some(index) = self.inbox.pop(&mut self.datagram) {
-            self.hear(index, now, each);
+            self.handle_datagram(index, now, each);
             now = Instant::now();
             if now >= end && !self.inbox.is_empty() {
                 self.sockets.flush();
@@ -275,7 +276,7 @@ impl Carrier for Hub {
         }
         self.inbox.clear();
         if let Some(read) = self.inbox.read.take() {
-            self.repeat_overdue(read);
+            self.retransmit_overdue(read);
         }
         self.sockets.flush();
         Ok(())
@@ -288,17 +289,17 @@ impl Carrier for Hub {
     fn close(&mut self, index: usize) {
         if let Some(Some(Client::Open(session))) = self.clients.get_mut(index) {
             self.datagram.clear();
-            session.goodbye(&mut self.datagram);
+            session.close_notify(&mut self.datagram);
             self.sockets.send(index, &self.datagram);
         }
         self.forget(index);
     }
 
-    fn again(&self, index: usize) -> Again {
+    fn retransmissions(&self, index: usize) -> Retransmissions {
         match self.clients.get(index) {
-            Some(Some(Client::UnderWay(handshake))) => handshake.again,
-            Some(Some(Client::Open(session))) => session.again,
-            _ => Again::default(),
+            Some(Some(Client::UnderWay(handshake))) => handshake.retransmissions,
+            Some(Some(Client::Open(session))) => session.retransmissions,
+            _ => Retransmissions::default(),
         }
     }
 

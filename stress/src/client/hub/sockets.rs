@@ -66,14 +66,15 @@ impl Layout {
     }
 }
 
-struct Lane {
+/// A socket, and the datagrams that wait to be sent on it together.
+struct BatchedSocket {
     socket: UdpSocket,
     outgoing: Outgoing,
     /// Whether it is in the list of sockets that may have more to read.
     readable: bool,
 }
 
-impl Lane {
+impl BatchedSocket {
     fn new(socket: UdpSocket) -> Self {
         Self { socket, outgoing: Outgoing::default(), readable: false }
     }
@@ -83,7 +84,7 @@ impl Lane {
 pub(crate) struct Sockets {
     target: SocketAddr,
     layout: Layout,
-    lanes: Vec<Option<Lane>>,
+    sockets: Vec<Option<BatchedSocket>>,
     poll: Poll,
     events: Events,
     incoming: Incoming,
@@ -103,24 +104,24 @@ impl Sockets {
     /// Returns an error if no descriptor or port is left.
     pub(crate) fn new(target: SocketAddr) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let mut lanes = Vec::new();
+        let mut sockets = Vec::new();
         let layout = match target.ip() {
             IpAddr::V4(address) if address.is_loopback() => {
                 let mut held = 0;
-                while held < QUEUE && lanes.len() < MAX_SHARED {
+                while held < QUEUE && sockets.len() < MAX_SHARED {
                     let socket = shared()?;
                     held += SockRef::from(&socket).recv_buffer_size()?.max(1);
-                    register(&poll, &socket, lanes.len())?;
-                    lanes.push(Some(Lane::new(socket)));
+                    register(&poll, &socket, sockets.len())?;
+                    sockets.push(Some(BatchedSocket::new(socket)));
                 }
-                Layout::Shared(lanes.len())
+                Layout::Shared(sockets.len())
             }
             _ => Layout::Each,
         };
         Ok(Self {
             target,
             layout,
-            lanes,
+            sockets,
             poll,
             events: Events::with_capacity(1024),
             incoming: Incoming::default(),
@@ -130,7 +131,7 @@ impl Sockets {
         })
     }
 
-    /// Makes sure that a client has an address.
+    /// Prepares an address for a client, with a socket of its own if the layout needs it.
     ///
     /// # Errors
     ///
@@ -146,38 +147,38 @@ impl Sockets {
         let socket = UdpSocket::bind((local, 0))?;
         socket.connect(self.target)?;
         register(&self.poll, &socket, client)?;
-        if self.lanes.len() <= client {
-            self.lanes.resize_with(client + 1, || None);
+        if self.sockets.len() <= client {
+            self.sockets.resize_with(client + 1, || None);
         }
-        self.lanes[client] = Some(Lane::new(socket));
+        self.sockets[client] = Some(BatchedSocket::new(socket));
         Ok(())
     }
 
-    /// Sends what is queued, and releases what only this client used.
-    pub(crate) fn shut(&mut self, client: usize) {
+    /// Releases a client. If it has its own socket, sends the datagrams that are queued there, and closes it.
+    pub(crate) fn release(&mut self, client: usize) {
         if self.layout == Layout::Each {
             self.send_queued(client);
             // The kernel removes a closed socket from the poll.
-            self.lanes[client] = None;
+            self.sockets[client] = None;
         }
     }
 
     /// Queues a datagram of a client.
     pub(crate) fn send(&mut self, client: usize, datagram: &[u8]) {
         let number = self.layout.socket(client);
-        let Some(lane) = self.lanes.get_mut(number).and_then(Option::as_mut) else { return };
-        if lane.outgoing.is_empty() {
+        let Some(batched) = self.sockets.get_mut(number).and_then(Option::as_mut) else { return };
+        if batched.outgoing.is_empty() {
             self.queued.push(number);
         }
-        lane.outgoing.push(self.target, self.layout.address(client), datagram);
-        if lane.outgoing.len() >= BATCH {
+        batched.outgoing.push(self.target, self.layout.address(client), datagram);
+        if batched.outgoing.len() >= BATCH {
             self.send_queued(number);
         }
     }
 
     fn send_queued(&mut self, number: usize) {
-        if let Some(lane) = self.lanes.get_mut(number).and_then(Option::as_mut) {
-            lane.outgoing.send(lane.socket.as_fd());
+        if let Some(batched) = self.sockets.get_mut(number).and_then(Option::as_mut) {
+            batched.outgoing.send(batched.socket.as_fd());
         }
     }
 
@@ -199,8 +200,8 @@ impl Sockets {
         wait(&mut self.poll, &mut self.events, due)?;
         for event in &self.events {
             let number = event.token().0;
-            if let Some(Some(lane)) = self.lanes.get_mut(number)
-                && !std::mem::replace(&mut lane.readable, true)
+            if let Some(Some(batched)) = self.sockets.get_mut(number)
+                && !std::mem::replace(&mut batched.readable, true)
             {
                 self.readable.push(number);
             }
@@ -215,15 +216,15 @@ impl Sockets {
     /// Those of recvmmsg(2).
     pub(crate) fn receive(&mut self) -> io::Result<usize> {
         while let Some(&number) = self.readable.last() {
-            let Some(Some(lane)) = self.lanes.get_mut(number) else {
+            let Some(Some(batched)) = self.sockets.get_mut(number) else {
                 self.readable.pop();
                 continue;
             };
             self.read = number;
-            match self.incoming.receive(lane.socket.as_fd()) {
+            match self.incoming.receive(batched.socket.as_fd()) {
                 Ok(count) => return Ok(count),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    lane.readable = false;
+                    batched.readable = false;
                     self.readable.pop();
                 }
                 // ICMP errors can be forged. If the server has gone, lost messages show it.
@@ -252,7 +253,7 @@ impl Sockets {
         if self.layout == Layout::Each {
             return 0;
         }
-        let ports = self.lanes.iter().flatten().filter_map(|lane| lane.socket.local_addr().ok());
+        let ports = self.sockets.iter().flatten().filter_map(|batched| batched.socket.local_addr().ok());
         outside::dropped(&ports.map(|address| address.port()).collect::<Vec<_>>())
     }
 }
@@ -320,7 +321,7 @@ mod tests {
             assert_eq!(reflect(&server), 100, "{target}");
             // A datagram from an unknown sender must reach no client.
             if target.starts_with("127") {
-                let port = sockets.lanes[0].as_ref().unwrap().socket.local_addr().unwrap().port();
+                let port = sockets.sockets[0].as_ref().unwrap().socket.local_addr().unwrap().port();
                 let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
                 stranger.send_to(b"stranger", (FIRST, port)).unwrap();
             }

@@ -29,7 +29,7 @@ fn clients_that_get_no_answer_say_their_hello_again_and_are_counted() {
     let load = Load { patience: Duration::from_secs(2), ..Load::of(3) };
     let results = load::run(&mut clients, &load, &Stop::default(), &ProgressBar::hidden()).unwrap();
     assert_eq!((results.completed, results.failed, clients.len()), (0, 3, 0));
-    assert_eq!((results.retransmitted, results.timed, results.datagrams_again), (3, 3, 3));
+    assert_eq!((results.retransmitted, results.timed, results.retransmitted_datagrams), (3, 3, 3));
     assert!(results.why.unwrap().contains("no end within 2s"));
     let (mut hellos, mut buffer) = (Vec::new(), [0; 2048]);
     while let Ok((len, client)) = server.recv_from(&mut buffer) {
@@ -109,11 +109,11 @@ fn a_client_without_an_answer_is_counted_though_others_keep_this_side_busy() {
     }
     hub.clients[busy] = Some(Client::Plain);
     // Processing the busy client's datagrams takes longer than the interval between two checks.
-    while hub.again(lonely).datagrams == 0 {
+    while hub.retransmissions(lonely).datagrams == 0 {
         (0..100).for_each(|_| drop(server.send_to(b"message", addresses[1])));
         hub.wait(None, &mut |_, _| std::thread::sleep(Duration::from_millis(2))).unwrap();
     }
-    assert!(hub.again(lonely).timer);
+    assert!(hub.retransmissions(lonely).timer);
 }
 
 #[test]

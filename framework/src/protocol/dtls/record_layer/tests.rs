@@ -315,7 +315,9 @@ fn each_useless_record_has_its_reason_and_the_next_one_is_read() {
     let pair = Pair::new(SUITES[0], SslOptions::empty());
     let (_, mut opener) = pair.server_layer();
     let (mut sealer, _) = pair.client_layer();
-    let good = sealed(&mut sealer, b"good");
+    // Without its last byte, the record takes the first byte of the next one in its place. That byte must be wrong.
+    let mut records = std::iter::repeat_with(|| sealed(&mut sealer, b"good"));
+    let good = records.find(|record| record.last() != Some(&APPLICATION_DATA)).unwrap();
     let mut forged = good.clone();
     *forged.last_mut().unwrap() ^= 1;
     let mut short = good[..13 + 23].to_vec();
