@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_request_is_answered_on_its_stream_and_anything_else_aborts() {
-        for (stranger, ppid) in [(b"hello".to_vec(), PPID), (message(WATCHDOG, 9), PPID + 1)] {
+        for (foreign, ppid) in [(b"hello".to_vec(), PPID), (message(WATCHDOG, 9), PPID + 1)] {
             let remote = Pair::new(Scheme::Sctp).serve(serve);
             for stream in [0, 1] {
                 let how = SendInfo::default().stream(stream).ppid(PPID);
@@ -100,7 +100,7 @@ mod tests {
                 expected[4] = 0;
                 assert_eq!(remote.recv_with(), Some((expected, how)));
             }
-            remote.send_with(stranger, &SendInfo::default().ppid(ppid));
+            remote.send_with(foreign, &SendInfo::default().ppid(ppid));
             remote.wait_for_end();
             let reason = String::from_utf8(remote.abort_reason().unwrap()).unwrap();
             assert_eq!(reason, "no Diameter message, or not with the identifier 46");

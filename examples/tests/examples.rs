@@ -169,7 +169,7 @@ fn mutual_tls_lets_in_who_is_on_the_list() {
     let files = Directory::new("mutual-tls");
     let authority = Authority::new();
     let [server, alice, bob] = ["localhost", "alice", "bob"].map(|name| authority.certificate(name));
-    let stranger = Authority::named("another authority").certificate("stranger");
+    let unknown = Authority::named("another authority").certificate("unknown");
     let arguments = [
         files.file("server.pem", server.pem()),
         files.file("server.key", server.key_pem()),
@@ -191,7 +191,7 @@ fn mutual_tls_lets_in_who_is_on_the_list() {
     files.file("allowed", b"alice\nbob\n".to_vec());
     let mut peer = trusting().identity(bob.identity()).connect(&example.address).unwrap();
     assert_eq!(next(&mut peer).unwrap(), "welcome, bob\n");
-    for client in [trusting(), trusting().identity(stranger.identity())] {
+    for client in [trusting(), trusting().identity(unknown.identity())] {
         let refusal = client.connect(&example.address);
         assert!(matches!(refusal, Err(ConnectError::Handshake { .. })), "{refusal:?}");
     }

@@ -1,9 +1,9 @@
 //! The listeners that a wildcard listener opens for the local addresses that peers use: each is closed when it is
 //! no longer needed, and no datagram is lost with it.
 
-#[path = "support/stranger.rs"]
+#[path = "support/raw_client.rs"]
 #[allow(dead_code)]
-mod stranger;
+mod raw_client;
 mod support;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use peeloff::{Address, Error, Peer, Scheme};
-use stranger::Stranger;
+use raw_client::RawClient;
 use support::{Running, SetOnDrop, exchange, open_fds, until};
 
 /// The number of anchors without a peer that stay open for a while.
@@ -62,16 +62,16 @@ fn no_hello_is_lost_while_the_listener_of_its_address_is_closed() {
     let over = AtomicBool::new(false);
     let hellos: u64 = thread::scope(|scope| {
         let ask = || {
-            let stranger = Stranger::new(Ipv4Addr::LOCALHOST, to);
+            let unknown_peer = RawClient::new(Ipv4Addr::LOCALHOST, to);
             let mut hellos = 0;
             while !over.load(Ordering::Relaxed) {
                 // This panics if there is no answer, or an ICMP error.
-                stranger.challenge();
+                unknown_peer.challenge();
                 hellos += 1;
             }
             hellos
         };
-        let strangers = [scope.spawn(ask), scope.spawn(ask)];
+        let unknown_peers = [scope.spawn(ask), scope.spawn(ask)];
         let over = SetOnDrop(&over);
         for round in 0..3 {
             visit(&running, asked);
@@ -84,7 +84,7 @@ fn no_hello_is_lost_while_the_listener_of_its_address_is_closed() {
             });
         }
         drop(over);
-        strangers.map(|stranger| stranger.join().unwrap()).iter().sum()
+        unknown_peers.map(|unknown_peer| unknown_peer.join().unwrap()).iter().sum()
     });
     assert!(hellos > 100, "{hellos}");
 }

@@ -1,14 +1,14 @@
 //! Cookies on the wire: which ones are refused, and which clients are admitted while the secret changes.
 
-#[path = "support/stranger.rs"]
+#[path = "support/raw_client.rs"]
 #[allow(dead_code)]
-mod stranger;
+mod raw_client;
 mod support;
 
 use std::time::{Duration, Instant};
 
 use peeloff::Timeouts;
-use stranger::Stranger;
+use raw_client::RawClient;
 use support::{Running, exchange, until};
 
 const HOME: [u8; 4] = [127, 0, 0, 1];
@@ -17,7 +17,7 @@ const HOME: [u8; 4] = [127, 0, 0, 1];
 fn forged_and_foreign_cookies_are_refused() {
     let running = Running::echo("dtls://127.0.0.1:0");
     let server = running.address();
-    let owner = Stranger::new(HOME, server);
+    let owner = RawClient::new(HOME, server);
     let cookie = owner.challenge();
 
     let changed = |at: usize| {
@@ -38,9 +38,9 @@ fn forged_and_foreign_cookies_are_refused() {
     }
     // The same hello comes from another port and from another address, and another hello comes from there.
     let foreign = [
-        Stranger::new(HOME, server).with_random_of(&owner),
-        Stranger::new([127, 0, 0, 2], server).with_random_of(&owner),
-        Stranger::new(HOME, server),
+        RawClient::new(HOME, server).with_random_of(&owner),
+        RawClient::new([127, 0, 0, 2], server).with_random_of(&owner),
+        RawClient::new(HOME, server),
     ];
     for foreign in &foreign {
         foreign.send(&foreign.hello(&cookie));
@@ -62,12 +62,12 @@ fn the_previous_secrets_cookie_is_accepted_and_an_older_one_is_refused() {
     let running = Running::echo_with("dtls://127.0.0.1:0", |builder| builder.timeouts(timeouts));
     let server = running.address();
     // Its cookie changes when the secret does.
-    let watch = Stranger::new(HOME, server);
+    let watch = RawClient::new(HOME, server);
     let next = |cookie| until("a new secret", || Some(watch.challenge()).filter(|new| *new != cookie));
 
     // If the machine stops for a whole period, the secret may have changed twice. Then try again.
     until("a cookie is used under the next secret", || {
-        let (peer, now) = (Stranger::new(HOME, server), watch.challenge());
+        let (peer, now) = (RawClient::new(HOME, server), watch.challenge());
         let cookie = peer.challenge();
         if watch.challenge() != now {
             return None;
@@ -83,7 +83,7 @@ fn the_previous_secrets_cookie_is_accepted_and_an_older_one_is_refused() {
         Some(())
     });
 
-    let peer = Stranger::new(HOME, server);
+    let peer = RawClient::new(HOME, server);
     let (cookie, first) = (peer.challenge(), watch.challenge());
     next(next(first));
     let before = running.stats();
@@ -101,7 +101,7 @@ fn honest_clients_get_in_while_the_secret_changes() {
     let mut timeouts = Timeouts::default();
     timeouts.cookie_period = Duration::from_secs(1);
     let running = Running::echo_with("dtls://127.0.0.1:0", |builder| builder.timeouts(timeouts.clone()));
-    let watch = Stranger::new(HOME, running.address());
+    let watch = RawClient::new(HOME, running.address());
     let client = running.client();
     let (mut cookie, mut secrets, mut connected, mut longest) = (watch.challenge(), 1, 0, Duration::ZERO);
     until("a few new secrets", || {

@@ -69,7 +69,7 @@ fn is_turned_away(connected: Result<Peer, ConnectError>) -> bool {
 }
 
 #[test]
-fn each_name_gets_its_certificate_and_strangers_the_first() {
+fn each_name_gets_its_certificate_and_other_names_the_first() {
     let authority = Authority::new();
     for url in BOTH {
         let names = Arc::new(Mutex::new(Vec::new()));

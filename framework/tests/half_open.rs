@@ -1,8 +1,8 @@
 //! Peers that prove their address and then stall, and peers that are not admitted.
 
-#[path = "support/stranger.rs"]
+#[path = "support/raw_client.rs"]
 #[allow(dead_code)]
-mod stranger;
+mod raw_client;
 mod support;
 
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use peeloff::{
     Admission, EndKind, HandlerError, Incoming, Limits, Peer, PeerHandler, Refusal, Stats, Timeouts,
 };
-use stranger::Stranger;
+use raw_client::RawClient;
 use support::{COMBINATION, DEADLINE, Running, exchange, until};
 
 const HOME: [u8; 4] = [127, 0, 0, 1];
@@ -32,13 +32,13 @@ fn stalled_handshakes_make_way_for_honest_clients() {
     let limits = Limits::default().max_half_open(CAP);
     let configure = |builder: peeloff::ServerBuilder| builder.timeouts(timeouts).limits(limits);
     let running = Running::echo_with("dtls://127.0.0.1:0", configure);
-    let stalled: Vec<_> = (0..CAP).map(|_| Stranger::new(HOME, running.address())).collect();
-    stalled.iter().for_each(Stranger::stall);
+    let stalled: Vec<_> = (0..CAP).map(|_| RawClient::new(HOME, running.address())).collect();
+    stalled.iter().for_each(RawClient::stall);
     let stats = running.stats();
     assert_eq!((stats.half_open, stats.peers), (CAP as u64, CAP as u64));
 
     // No handshake has run for two seconds yet, so the newcomer gets neither a place nor an answer.
-    let late = Stranger::new(HOME, running.address());
+    let late = RawClient::new(HOME, running.address());
     late.knock();
     late.assert_silence();
     assert_eq!(running.stats().refused(Refusal::MaxHalfOpen), 1);
@@ -68,8 +68,8 @@ fn the_deadline_ends_stalled_handshakes() {
     timeouts.handshake = deadline;
     let running = Running::echo_with("dtls://127.0.0.1:0", |builder| builder.timeouts(timeouts));
     let began = Instant::now();
-    let stalled: Vec<_> = (0..CAP).map(|_| Stranger::new(HOME, running.address())).collect();
-    stalled.iter().for_each(Stranger::stall);
+    let stalled: Vec<_> = (0..CAP).map(|_| RawClient::new(HOME, running.address())).collect();
+    stalled.iter().for_each(RawClient::stall);
     assert_eq!(running.stats().half_open, CAP as u64);
     let ended = running.until("the deadline", |stats| stats.ended(EndKind::HandshakeTimedOut) > 0);
     assert!(began.elapsed() >= deadline, "after {:?}", began.elapsed());
@@ -108,10 +108,10 @@ fn each_limit_refuses_and_is_counted() {
     let holds = |refusal| refusal != Refusal::MaxPeersPerLocalAddress || !COMBINATION.shares();
     for (refusal, limits, let_in, refused, other) in cases.into_iter().filter(|case| holds(case.0)) {
         let running = Running::echo_with("dtls://127.0.0.1:0", |builder| builder.limits(limits));
-        let stranger = |source: [u8; 4]| Stranger::new(source, running.address());
-        let mut inside: Vec<_> = let_in.into_iter().map(stranger).collect();
-        inside.iter().for_each(Stranger::stall);
-        let outside = stranger(refused);
+        let unknown_peer = |source: [u8; 4]| RawClient::new(source, running.address());
+        let mut inside: Vec<_> = let_in.into_iter().map(unknown_peer).collect();
+        inside.iter().for_each(RawClient::stall);
+        let outside = unknown_peer(refused);
         // A limit that lasts for seconds sends no answer, so that the same hello may be admitted when it is
         // repeated. Other limits send an alert, and the same hello stays refused.
         let passes = matches!(refusal, Refusal::Rate | Refusal::MaxHalfOpen);
@@ -124,7 +124,7 @@ fn each_limit_refuses_and_is_counted() {
             }
         }
         let refused = if passes { 3 } else { 1 };
-        inside.extend(other.map(stranger).inspect(Stranger::stall));
+        inside.extend(other.map(unknown_peer).inspect(RawClient::stall));
         let stats = running.until("all are counted", |stats| stats.opened == inside.len() as u64);
         assert_eq!(stats.refused(refusal), refused, "{refusal}");
         assert_eq!(stats.refused_total(), refused, "{refusal}: under its own name alone");
@@ -139,14 +139,14 @@ fn a_network_above_its_rate_is_refused_until_the_rate_allows_a_peer() {
     let mut inside = Vec::new();
     // Returns whether a peer from this address is admitted.
     let mut knock = |source: [u8; 4]| {
-        let stranger = Stranger::new(source, running.address());
+        let unknown_peer = RawClient::new(source, running.address());
         let before = running.stats();
-        stranger.knock();
+        unknown_peer.knock();
         let is_decided = |stats: &Stats| {
             stats.opened + stats.refused(Refusal::Rate) > before.opened + before.refused(Refusal::Rate)
         };
         let is_in = running.until("a decision", is_decided).opened > before.opened;
-        inside.push(stranger);
+        inside.push(unknown_peer);
         is_in
     };
     let began = Instant::now();
@@ -168,7 +168,7 @@ fn freed_places_are_taken_by_others() {
     let running = Running::echo_with("dtls://127.0.0.1:0", |builder| builder.limits(limits));
     for round in 0..5 {
         let [mut first, mut second] = [running.connect(), running.connect()];
-        let third = Stranger::new(HOME, running.address());
+        let third = RawClient::new(HOME, running.address());
         third.knock();
         third.assert_refused(80);
         assert_eq!(running.stats().refused(Refusal::MaxPeers), round + 1);
@@ -204,10 +204,10 @@ impl PeerHandler for Doorman {
 fn a_peer_that_the_handler_refuses_or_panics_for_is_denied_access() {
     let (release, released) = channel();
     let running = Running::with("dtls://127.0.0.1:0", |builder| builder, Doorman(Mutex::new(released)));
-    let [refused, feared] = [REFUSED, FEARED].map(|source| Stranger::new(source, running.address()));
-    for (number, stranger) in [&refused, &feared, &refused, &feared].into_iter().enumerate() {
-        stranger.knock();
-        stranger.assert_refused(49);
+    let [refused, feared] = [REFUSED, FEARED].map(|source| RawClient::new(source, running.address()));
+    for (number, unknown_peer) in [&refused, &feared, &refused, &feared].into_iter().enumerate() {
+        unknown_peer.knock();
+        unknown_peer.assert_refused(49);
         // The second time, the hello itself is known as refused, and the handler is not asked again.
         assert_eq!(running.stats().refused(Refusal::Handler), (number as u64 + 1).min(2));
     }
@@ -226,7 +226,7 @@ fn a_draining_server_admits_no_peer() {
     let running = Running::with("dtls://127.0.0.1:0", |builder| builder, Doorman(Mutex::new(released)));
     let mut client = running.connect();
     assert_eq!(client.recv_timeout(&mut [0; 16], DEADLINE).unwrap(), Some(7));
-    let late = Stranger::new(HOME, running.address());
+    let late = RawClient::new(HOME, running.address());
     let cookie = late.challenge();
     let handle = running.handle();
     let report = thread::scope(|scope| {
@@ -234,7 +234,7 @@ fn a_draining_server_admits_no_peer() {
         // The first knocks may arrive before the shutdown has begun. They use an address that the handler
         // refuses.
         until("the drain begins", || {
-            let probe = Stranger::new(REFUSED, running.address());
+            let probe = RawClient::new(REFUSED, running.address());
             probe.knock();
             let draining = running.stats().refused(Refusal::Draining) > 0;
             draining.then_some(())

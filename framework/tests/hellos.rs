@@ -4,9 +4,9 @@
 mod programs;
 #[path = "support/random.rs"]
 mod random;
-#[path = "support/stranger.rs"]
+#[path = "support/raw_client.rs"]
 #[allow(dead_code)]
-mod stranger;
+mod raw_client;
 mod support;
 
 use std::net::UdpSocket;
@@ -18,12 +18,12 @@ use std::time::Duration;
 use peeloff::{ClientAuth, Limits};
 use programs::{KEY_HEX, port, run, serve, words};
 use random::Random;
-use stranger::Stranger;
+use raw_client::RawClient;
 use support::{DEADLINE, Running, SetOnDrop, exchange};
 
 /// Splits a hello into fragments, of which the first contains at least everything up to the cookie, and packs
 /// them.
-fn packed(random: &mut Random, client: &Stranger, number: u16, body: &[u8]) -> Vec<Vec<u8>> {
+fn packed(random: &mut Random, client: &RawClient, number: u16, body: &[u8]) -> Vec<Vec<u8>> {
     const THROUGH_THE_COOKIE: usize = 2 + 32 + 1 + 1 + 32;
     let first = THROUGH_THE_COOKIE + random.below(body.len() - THROUGH_THE_COOKIE + 1);
     let mut cuts = vec![0, first];
@@ -53,7 +53,7 @@ fn any_packing_of_a_hello_gets_in() {
     let running = Running::echo_with("dtls://127.0.0.1:0", configure);
     let mut random = Random(0x6347);
     // The peers stay connected, so that none gets the port of an earlier one, whose association it would replace.
-    let clients: Vec<_> = (0..150).map(|_| Stranger::new([127, 0, 0, 1], running.address())).collect();
+    let clients: Vec<_> = (0..150).map(|_| RawClient::new([127, 0, 0, 1], running.address())).collect();
     for (round, client) in clients.iter().enumerate() {
         // With a post-quantum key share a hello has about 1,800 bytes.
         let padding = [0, 0, 700, 1700, 4000][round % 5];
@@ -76,7 +76,7 @@ fn any_packing_of_a_hello_gets_in() {
 #[test]
 fn without_the_first_fragment_there_is_neither_an_answer_nor_a_peer() {
     let running = Running::echo("dtls://127.0.0.1:0");
-    let client = Stranger::new([127, 0, 0, 1], running.address());
+    let client = RawClient::new([127, 0, 0, 1], running.address());
     let cookie = client.challenge();
     let body = client.hello_body(&cookie, 300);
     client.send(&client.fragment(1, &body, 20..body.len()));
@@ -89,7 +89,7 @@ fn without_the_first_fragment_there_is_neither_an_answer_nor_a_peer() {
 #[test]
 fn a_fragment_that_is_lost_comes_again_with_the_whole_hello() {
     let running = Running::echo("dtls://127.0.0.1:0");
-    let client = Stranger::new([127, 0, 0, 1], running.address());
+    let client = RawClient::new([127, 0, 0, 1], running.address());
     let body = client.hello_body(&client.challenge(), 1500);
     let cuts = [0..600, 600..1200, 1200..body.len()];
     client.send(&client.fragment(1, &body, cuts[0].clone()));

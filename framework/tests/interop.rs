@@ -133,8 +133,8 @@ fn a_preshared_key_is_proof_enough() {
     let (found, seen) = run("gnutls-cli", &gnutls(&server, &psk), "you are alice");
     assert!(found, "gnutls-cli: {seen}");
 
-    let stranger = Client::builder().psk(b"mallory", KEY).connect(url).unwrap_err();
-    assert!(matches!(stranger, ConnectError::Handshake { .. }), "{stranger}");
+    let unknown_peer = Client::builder().psk(b"mallory", KEY).connect(url).unwrap_err();
+    assert!(matches!(unknown_peer, ConnectError::Handshake { .. }), "{unknown_peer}");
     let wrong = Client::builder().psk(b"alice", b"a wrong key").timeout(std::time::Duration::from_secs(3));
     assert!(wrong.connect(url).is_err());
     server.handle().shutdown(DEADLINE);

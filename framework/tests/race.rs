@@ -16,7 +16,7 @@ const CLIENT_THREADS: usize = 4;
 const AT_ONCE: usize = 32;
 
 /// The number of sockets of each thread that the server refuses, again and again.
-const STRANGERS: usize = 8;
+const UNKNOWN: usize = 8;
 /// The number of refused datagrams for each client.
 const STRANGE: usize = 2;
 
@@ -26,7 +26,7 @@ const RESIDENTS: usize = 4;
 const RESIDENT_MESSAGES: usize = 8;
 
 /// The second octets of the addresses; those of clients are lower.
-const STRANGER_NET: u8 = 200;
+const UNKNOWN_NET: u8 = 200;
 const RESIDENT_NET: u8 = 201;
 
 #[test]
@@ -87,7 +87,7 @@ struct Tagged {
 impl PeerHandler for Tagged {
     fn admit(&self, incoming: &Incoming) -> Admission {
         match v4(incoming.peer_address()).ip().octets()[1] {
-            STRANGER_NET => Admission::Refuse,
+            UNKNOWN_NET => Admission::Refuse,
             _ => Admission::Accept,
         }
     }
@@ -156,8 +156,8 @@ fn make_children(listen: &str, asked: &[Ipv4Addr], children: u32) -> Stats {
 /// is being closed. Everything in flight fits into a listener's queue, so nothing may be lost. Returns how many
 /// refused datagrams there were.
 fn come_and_go(thread: u8, children: usize, asked: &[SocketAddrV4]) -> u64 {
-    let strangers: Vec<_> = (0..STRANGERS)
-        .map(|number| socket(Ipv4Addr::new(127, STRANGER_NET, thread, number as u8 + 1)))
+    let unknown_peers: Vec<_> = (0..UNKNOWN)
+        .map(|number| socket(Ipv4Addr::new(127, UNKNOWN_NET, thread, number as u8 + 1)))
         .collect();
     let residents: Vec<_> = (0..RESIDENTS)
         .map(|number| {
@@ -177,8 +177,8 @@ fn come_and_go(thread: u8, children: usize, asked: &[SocketAddrV4]) -> u64 {
             client.send(&message(from, true)).unwrap();
             clients.push((client, from));
             for _ in 0..STRANGE {
-                let (stranger, from) = &strangers[strange % STRANGERS];
-                stranger.send_to(&message(*from, true), server).unwrap();
+                let (unknown_peer, from) = &unknown_peers[strange % UNKNOWN];
+                unknown_peer.send_to(&message(*from, true), server).unwrap();
                 strange += 1;
             }
             let resident = number % AT_ONCE;

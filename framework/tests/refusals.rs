@@ -82,18 +82,18 @@ fn a_client_that_the_handler_refuses_is_denied_access_and_its_hello_opens_nothin
     assert_eq!(refused, "the peer sent alert 49 (access_denied)");
 
     // Do the same manually, in order to send the hello again when the handler would accept it.
-    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
-    stranger.connect(running.address()).unwrap();
-    stranger.set_read_timeout(Some(DEADLINE)).unwrap();
+    let unknown_peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    unknown_peer.connect(running.address()).unwrap();
+    unknown_peer.set_read_timeout(Some(DEADLINE)).unwrap();
     let mut answer = [0; 256];
-    let (first, second) = hellos(&stranger, &mut answer);
+    let (first, second) = hellos(&unknown_peer, &mut answer);
     assert!(first.len() > 15);
-    stranger.send(&second).unwrap();
-    let len = stranger.recv(&mut answer).unwrap();
+    unknown_peer.send(&second).unwrap();
+    let len = unknown_peer.recv(&mut answer).unwrap();
     assert_eq!(answer[..len], alert(49, 1));
     open.store(true, Ordering::Relaxed);
-    stranger.send(&second).unwrap();
-    let len = stranger.recv(&mut answer).unwrap();
+    unknown_peer.send(&second).unwrap();
+    let len = unknown_peer.recv(&mut answer).unwrap();
     assert_eq!(answer[..len], alert(49, 1), "the hello was refused, and stays refused");
     assert_eq!(running.stats().opened, 0);
     exchange(&mut running.connect(), b"another hello is another peer");
@@ -105,7 +105,7 @@ fn alert(description: u8, sequence: u8) -> [u8; 15] {
 }
 
 /// Makes a first hello, and the second one with the cookie from the answer.
-fn hellos(stranger: &UdpSocket, answer: &mut [u8]) -> (Vec<u8>, Vec<u8>) {
+fn hellos(unknown_peer: &UdpSocket, answer: &mut [u8]) -> (Vec<u8>, Vec<u8>) {
     let hello = |cookie: &[u8], number: u8| {
         let mut body = vec![0xfe, 0xfd];
         body.extend([7; 32]);
@@ -120,8 +120,8 @@ fn hellos(stranger: &UdpSocket, answer: &mut [u8]) -> (Vec<u8>, Vec<u8>) {
         [&header[..], &message].concat()
     };
     let first = hello(&[], 0);
-    stranger.send(&first).unwrap();
-    let len = stranger.recv(answer).unwrap();
+    unknown_peer.send(&first).unwrap();
+    let len = unknown_peer.recv(answer).unwrap();
     let second = hello(&answer[28..len], 1);
     (first, second)
 }

@@ -1,8 +1,8 @@
 //! New credentials for a running server: which peers get which credentials, and that no peer is lost meanwhile.
 
-#[path = "support/stranger.rs"]
+#[path = "support/raw_client.rs"]
 #[allow(dead_code)]
-mod stranger;
+mod raw_client;
 mod support;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use peeloff::{
     RevocationList, Server, SharedKeys,
 };
 use peeloff_certificates::{Authority, ed25519, p256};
-use stranger::Stranger;
+use raw_client::RawClient;
 use support::{DEADLINE, echo, exchange};
 
 const BOTH: [&str; 2] = ["dtls://127.0.0.1:0", "tls://127.0.0.1:0"];
@@ -155,8 +155,8 @@ fn a_failed_reload_changes_nothing() {
     let good = || Credentials::new().identity(authority.issue("good", &p256())).shared_keys(keys.clone());
     let running = Running::start(&BOTH, good());
     let address = running.0.addresses()[0].resolve().unwrap()[0];
-    let stranger = Stranger::new([127, 0, 0, 1], address);
-    let cookie = stranger.challenge();
+    let unknown_peer = RawClient::new([127, 0, 0, 1], address);
+    let cookie = unknown_peer.challenge();
     let client = Client::builder().ca(authority.bundle());
     let mut early = running.connect(&client).unwrap();
     exchange(&mut early, b"hello");
@@ -176,7 +176,7 @@ fn a_failed_reload_changes_nothing() {
     assert!(late.is_resumed(), "the ticket keys are the old ones");
     exchange(&mut late, b"hello");
     exchange(&mut early, b"hello");
-    assert_eq!(stranger.challenge(), cookie, "the cookie secret is the old one");
+    assert_eq!(unknown_peer.challenge(), cookie, "the cookie secret is the old one");
 }
 
 #[test]
@@ -189,13 +189,13 @@ fn a_cookie_exchange_under_way_survives_a_change_of_secrets() {
     // The secrets change from random ones to shared ones, to other shared ones that are the same twice, and back.
     let same = fresh();
     for steps in [vec![fresh()], vec![same.clone(), same], vec![credentials()]] {
-        let stranger = Stranger::new([127, 0, 0, 1], address);
-        let cookie = stranger.challenge();
+        let unknown_peer = RawClient::new([127, 0, 0, 1], address);
+        let cookie = unknown_peer.challenge();
         for credentials in steps {
             running.reload(credentials).unwrap();
         }
-        assert_ne!(stranger.challenge(), cookie);
-        stranger.send(&stranger.hello(&cookie));
-        stranger.assert_served();
+        assert_ne!(unknown_peer.challenge(), cookie);
+        unknown_peer.send(&unknown_peer.hello(&cookie));
+        unknown_peer.assert_served();
     }
 }

@@ -3,9 +3,9 @@
 
 #[path = "support/faulty.rs"]
 mod faulty;
-#[path = "support/stranger.rs"]
+#[path = "support/raw_client.rs"]
 #[allow(dead_code)]
-mod stranger;
+mod raw_client;
 mod support;
 
 use std::io::{Read, Write};
@@ -23,7 +23,7 @@ use peeloff::{
     RevocationList, Server, SharedKeys, StartError, Timeouts,
 };
 use peeloff_certificates::{Authority, p256, rsa};
-use stranger::Stranger;
+use raw_client::RawClient;
 use support::{DEADLINE, echo, exchange, until};
 
 const BOTH: [&str; 2] = ["dtls://127.0.0.1:0", "tls://127.0.0.1:0"];
@@ -228,13 +228,13 @@ fn servers_with_the_same_key_file_take_each_others_tickets() {
         assert!(!one.resumes(version, &session), "{version}");
         assert!(one.resumes(version, &session), "{version}");
         assert!(other.resumes(version, &session), "{version}");
-        for (stranger, what) in
+        for (unrelated, what) in
             [(&foreign, "other keys"), (&alone, "no key file"), (&elsewhere, "another server's names")]
         {
             // The tickets that it issues instead are useless for the others.
             let copy = file("copy.session");
             std::fs::copy(&session, &copy).unwrap();
-            assert!(!stranger.resumes(version, &copy), "{version}: {what}");
+            assert!(!unrelated.resumes(version, &copy), "{version}: {what}");
             assert!(!other.resumes(version, &copy), "{version}: {what}");
         }
         std::fs::remove_file(session).unwrap();
@@ -466,8 +466,8 @@ fn a_cookie_is_good_on_every_server_with_the_same_key_file() {
     let one = start("dtls://127.0.77.10:0", keys(&[("current", 1)]));
     let url = one.server.addresses()[0].to_string();
     let address = one.server.addresses()[0].resolve().unwrap()[0];
-    let peers: Vec<_> = (0..3).map(|_| Stranger::new([127, 0, 0, 1], address)).collect();
-    let cookies: Vec<_> = peers.iter().map(Stranger::challenge).collect();
+    let peers: Vec<_> = (0..3).map(|_| RawClient::new([127, 0, 0, 1], address)).collect();
+    let cookies: Vec<_> = peers.iter().map(RawClient::challenge).collect();
     drop(one);
     for (index, lines) in [&[("current", 1)][..], &[("current", 2), ("previous", 1)]].into_iter().enumerate()
     {

@@ -190,7 +190,7 @@ fn a_preshared_key_is_proof_enough_in_both_versions() {
         assert!(found, "openssl, {}: {seen}", version.name);
         let unknown = ["-psk_identity", "mallory", "-psk", KEY_HEX];
         let (found, seen) = run("openssl", &s_client(&server, version, &unknown), "you are");
-        assert!(!found, "openssl, a stranger, {}: {seen}", version.name);
+        assert!(!found, "openssl, an unknown peer, {}: {seen}", version.name);
         let wrong = ["-psk_identity", "alice", "-psk", "0102030405060708"];
         let (found, seen) = run("openssl", &s_client(&server, version, &wrong), "you are");
         assert!(!found, "openssl, a wrong key, {}: {seen}", version.name);

@@ -16,7 +16,7 @@ fn honest_peers_are_served_in_a_flood_that_is_answered() {
     let flood = ["--rate", "500", "--sources", "8", "--floor"];
     let report = report(FLOOD, &[&HONEST[..], &flood].concat());
     assert_eq!(value(&report, "newcomers that got in"), 3.0);
-    assert!(value(&report, "datagrams of strangers") > 0.0);
+    assert!(value(&report, "datagrams of unknown peers") > 0.0);
     assert!(value(&report, "of them answered") > 0.0);
     assert!(value(&report, "hellos answered per second of server CPU") > 0.0);
     assert_whole(&report);
@@ -43,7 +43,7 @@ fn junk_is_not_answered() {
 }
 
 #[test]
-fn the_price_of_a_stranger_is_measured_beside_each_number_of_peers() {
+fn the_cost_of_an_unknown_peer_is_measured_beside_each_number_of_peers() {
     let report = report(FLOOD, &["--children", "0,20", "--datagrams", "50"]);
     assert_eq!(value(&report, "clients connected"), 20.0);
     assert!(value(&report, "unknown datagram beside 0") > 0.0);

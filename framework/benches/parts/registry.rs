@@ -33,7 +33,7 @@ pub fn table(criterion: &mut Criterion) {
                 assert!(table.find(local(), black_box(peer(number))));
             });
         });
-        group.bench_function(BenchmarkId::new("find_stranger", count), |bench| {
+        group.bench_function(BenchmarkId::new("find_unknown_peer", count), |bench| {
             bench.iter(|| assert!(!table.find(local(), black_box(peer(count)))));
         });
         let mut come_and_go = |name, of: fn((Duration, Duration)) -> Duration| {

@@ -296,8 +296,8 @@ mod tests {
         roster.see(&lobby, &carol, old, until);
         assert!(roster.lose(&lobby, &carol, new));
         assert_eq!(roster.rename(&bob, &name("bert"), new), std::slice::from_ref(&lobby));
-        let stranger = RemoteProcess { instance: Instance(1 << 40), ..old };
-        assert!(roster.forget(stranger).is_empty());
+        let other = RemoteProcess { instance: Instance(1 << 40), ..old };
+        assert!(roster.forget(other).is_empty());
         assert_eq!(roster.forget(new).len(), 2);
         assert_eq!((roster.rooms().count(), roster.entries), (0, 0));
     }

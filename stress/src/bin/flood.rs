@@ -90,7 +90,7 @@ impl Scenario for Cli {
         let (busy, flooded) = (busy?, flooded.map_err(|_| "the flood's thread failed")??);
         let (after, seconds) = (bench.target.usage()?, began.elapsed().as_secs_f64().max(1e-9));
         let report = &mut bench.report;
-        report.plain("datagrams of strangers", flooded.sent as f64, "");
+        report.plain("datagrams of unknown peers", flooded.sent as f64, "");
         report.plain("of them answered", flooded.answers as f64, "");
         if let (Some(before), Some(after)) = (before, after) {
             let grown = after.since(&before);
@@ -158,7 +158,7 @@ impl Cli {
             let bar = bench.progress("peers", missing as u64);
             let results = load::run(&mut clients, &bench.load(missing), &bench.stop, &bar)?;
             bar.finish_and_clear();
-            let stranger = UdpSocket::bind("127.0.0.1:0")?;
+            let other = UdpSocket::bind("127.0.0.1:0")?;
             // Run five rounds and report the median.
             let (each, mut rounds) = (self.datagrams / 5, Vec::new());
             let before = bench.target.usage()?;
@@ -166,7 +166,7 @@ impl Cli {
                 let began = Instant::now();
                 for _ in 0..each {
                     // The byte is not DTLS, so a server drops it without an answer.
-                    stranger.send_to(b"?", bench.target.socket)?;
+                    other.send_to(b"?", bench.target.socket)?;
                 }
                 rounds.push(began.elapsed().as_secs_f64() * 1e6 / f64::from(each));
             }

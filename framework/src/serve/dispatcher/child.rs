@@ -94,14 +94,14 @@ impl Recipes {
 fn steals(recipe: Recipe, address: IpAddr) -> io::Result<bool> {
     let listener = listen(SocketAddr::new(address, 0), &Options::default())?;
     let local = listener.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
-    let (peer, stranger) = (UdpSocket::bind((address, 0))?, UdpSocket::bind((address, 0))?);
+    let (peer, other) = (UdpSocket::bind((address, 0))?, UdpSocket::bind((address, 0))?);
     let child = bind(recipe, local, peer.local_addr()?, &Options::default())?;
     const LISTENER: u64 = 0;
     const CHILD: u64 = 1;
     let window = Epoll::new()?;
     window.add(listener.as_fd(), epoll::READABLE, LISTENER)?;
     window.add(child.as_fd(), epoll::READABLE, CHILD)?;
-    stranger.send_to(b"?", local)?;
+    other.send_to(b"?", local)?;
     // The window stays open until the datagram has arrived, so the result depends on the socket that has it and not on
     // the time.
     let mut arrived = Vec::new();
@@ -199,12 +199,12 @@ fn prepare(socket: &Socket, address: SocketAddr, options: &Options) -> io::Resul
 /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) if children would be bound in another network namespace.
 pub(crate) fn adopt(socket: &Socket, address: SocketAddr, options: &Options) -> io::Result<()> {
     // A bind that shares nothing must fail in the listener's network namespace, because the listener has the port.
-    let stranger = open(address)?;
+    let probe = open(address)?;
     if address.is_ipv6() {
-        stranger.set_only_v6(options.v6_only)?;
+        probe.set_only_v6(options.v6_only)?;
     }
-    option::set_freebind(&stranger, address.is_ipv6())?;
-    match stranger.bind(&address.into()) {
+    option::set_freebind(&probe, address.is_ipv6())?;
+    match probe.bind(&address.into()) {
         Ok(()) => return Err(io::ErrorKind::AddrNotAvailable.into()),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
         Err(error) => return Err(error),

@@ -322,8 +322,8 @@ mod tests {
             // A datagram from an unknown sender must reach no client.
             if target.starts_with("127") {
                 let port = sockets.sockets[0].as_ref().unwrap().socket.local_addr().unwrap().port();
-                let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
-                stranger.send_to(b"stranger", (FIRST, port)).unwrap();
+                let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+                other.send_to(b"unknown", (FIRST, port)).unwrap();
             }
             let (mut came, mut foreign, mut datagram) = (Vec::new(), 0, Vec::new());
             while came.len() + foreign < 100 + usize::from(target.starts_with("127")) {

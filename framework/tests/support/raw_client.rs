@@ -17,13 +17,13 @@ const SERVER_HELLO: u8 = 2;
 const HELLO_VERIFY_REQUEST: u8 = 3;
 
 /// A socket that is connected to the server, and has a ClientHello of its own.
-pub struct Stranger {
+pub struct RawClient {
     socket: UdpSocket,
     random: [u8; 32],
     records: AtomicU64,
 }
 
-impl Stranger {
+impl RawClient {
     /// Makes an unknown peer at this address, with a port that the kernel picks.
     pub fn new(source: impl Into<IpAddr>, server: SocketAddr) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(1);

@@ -4,12 +4,12 @@
 #[path = "support/child.rs"]
 #[allow(dead_code)]
 mod child;
+#[path = "support/raw_client.rs"]
+#[allow(dead_code)]
+mod raw_client;
 #[path = "support/relay.rs"]
 #[allow(dead_code)]
 mod relay;
-#[path = "support/stranger.rs"]
-#[allow(dead_code)]
-mod stranger;
 mod support;
 
 use std::net::Ipv4Addr;
@@ -18,11 +18,11 @@ use std::thread;
 
 use child::Child;
 use peeloff::{Address, EndKind, Error, Peer, Scheme};
+use raw_client::{RawClient, record};
 use relay::Relay;
-use stranger::{Stranger, record};
 use support::{COMBINATION, Running, SetOnDrop, exchange, quiet_panic, scaled, until};
 
-const STRANGERS: u32 = 200_000;
+const UNKNOWN: u32 = 200_000;
 /// The number of unknown peers that wait for answers at the same time. Their hellos fit into the smallest receive
 /// buffer.
 const AT_ONCE: u32 = 200;
@@ -31,10 +31,10 @@ const AT_ONCE: u32 = 200;
 const MORE_MEMORY: u64 = 5 << 20;
 
 #[test]
-fn two_hundred_thousand_strangers_leave_nothing_behind() {
-    let mut child = Child::start("the_server_that_strangers_ask");
+fn two_hundred_thousand_unknown_peers_leave_nothing_behind() {
+    let mut child = Child::start("the_server_that_unknown_peers_ask");
     let server = child.address();
-    let strangers = scaled(STRANGERS) / AT_ONCE * AT_ONCE;
+    let unknown_peers = scaled(UNKNOWN) / AT_ONCE * AT_ONCE;
     let mut live = child.connect();
     // The first peers allocate what is allocated only once.
     ask(server, 0..AT_ONCE);
@@ -55,7 +55,7 @@ fn two_hundred_thousand_strangers_leave_nothing_behind() {
             exchanges
         });
         let over = SetOnDrop(&over);
-        for first in (AT_ONCE..AT_ONCE + strangers).step_by(AT_ONCE as usize) {
+        for first in (AT_ONCE..AT_ONCE + unknown_peers).step_by(AT_ONCE as usize) {
             ask(server, first..first + AT_ONCE);
         }
         drop(over);
@@ -63,7 +63,7 @@ fn two_hundred_thousand_strangers_leave_nothing_behind() {
     });
     assert!(exchanges > 100, "the peer was served {exchanges} times only");
 
-    let answered = answered + u64::from(strangers);
+    let answered = answered + u64::from(unknown_peers);
     let stats = child.until("all are counted", |stats| stats.get("hello_verify_requests") >= answered);
     assert_eq!(stats.get("hello_verify_requests"), answered, "each was answered once");
     assert_eq!((stats.get("peers"), stats.get("half_open"), stats.get("opened")), (1, 0, 1));
@@ -82,27 +82,27 @@ fn two_hundred_thousand_strangers_leave_nothing_behind() {
 fn ask(server: std::net::SocketAddr, numbers: std::ops::Range<u32>) {
     let source = |number: u32| Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 1)) + number);
     let asking = |number| {
-        let stranger = Stranger::new(source(number), server);
-        let hello = stranger.hello(&[]);
-        stranger.send(&hello);
-        (stranger, hello)
+        let unknown_peer = RawClient::new(source(number), server);
+        let hello = unknown_peer.hello(&[]);
+        unknown_peer.send(&hello);
+        (unknown_peer, hello)
     };
-    let strangers: Vec<_> = numbers.map(asking).collect();
-    for (stranger, hello) in strangers {
-        stranger.challenged(&hello);
+    let unknown_peers: Vec<_> = numbers.map(asking).collect();
+    for (unknown_peer, hello) in unknown_peers {
+        unknown_peer.challenged(&hello);
     }
 }
 
 #[test]
-#[ignore = "run by two_hundred_thousand_strangers_leave_nothing_behind"]
-fn the_server_that_strangers_ask() {
+#[ignore = "run by two_hundred_thousand_unknown_peers_leave_nothing_behind"]
+fn the_server_that_unknown_peers_ask() {
     if child::is_child() {
         child::serve(&Running::echo("dtls://127.0.0.1:0"), |command| panic!("what is {command}?"));
     }
 }
 
 #[test]
-fn anything_else_from_a_stranger_gets_silence_and_ends_nothing() {
+fn anything_else_from_an_unknown_peer_gets_silence_and_ends_nothing() {
     let running = Running::echo("dtls://127.0.0.1:0");
     let server = running.address();
     let relay = Relay::to(server);
@@ -118,8 +118,8 @@ fn anything_else_from_a_stranger_gets_silence_and_ends_nothing() {
     let challenged = recorded.iter().filter(|datagram| is_hello(datagram, 0)).count() as u64;
     let with_a_cookie = recorded.iter().filter(|datagram| is_hello(datagram, 1)).count() as u64;
 
-    let stranger = Stranger::new([127, 0, 0, 77], server);
-    let hello = stranger.hello(&[]);
+    let unknown_peer = RawClient::new([127, 0, 0, 77], server);
+    let hello = unknown_peer.hello(&[]);
     let fragment = |offset: u32, len: usize| {
         let body = &hello[13 + 12..];
         let u24 = |value: u32| value.to_be_bytes();
@@ -168,8 +168,8 @@ fn anything_else_from_a_stranger_gets_silence_and_ends_nothing() {
     };
     for (number, nuisance) in nuisances.iter().enumerate() {
         let before = counted();
-        stranger.send(nuisance);
-        stranger.assert_silence();
+        unknown_peer.send(nuisance);
+        unknown_peer.assert_silence();
         assert_eq!(counted(), before + 1, "{:?}", &nuisance[..nuisance.len().min(100)]);
         if number % 10 == 0 {
             exchange(&mut live, b"between");
@@ -187,7 +187,7 @@ fn anything_else_from_a_stranger_gets_silence_and_ends_nothing() {
 }
 
 #[test]
-fn a_plain_strangers_datagram_opens_one_association_whatever_the_handler_does() {
+fn a_datagram_of_an_unknown_udp_peer_opens_one_association_whatever_the_handler_does() {
     type Handler = fn(&mut Peer) -> Result<(), Error>;
     let handlers: [(Handler, EndKind); 3] = [
         (|peer| peer.send(b"unread"), EndKind::ClosedByUs),
@@ -196,12 +196,12 @@ fn a_plain_strangers_datagram_opens_one_association_whatever_the_handler_does() 
     ];
     for (handler, end) in handlers {
         let running = Running::with("udp://127.0.0.1:0", |builder| builder, handler);
-        let stranger = Stranger::new([127, 0, 0, 1], running.address());
-        stranger.send(b"one");
+        let unknown_peer = RawClient::new([127, 0, 0, 1], running.address());
+        unknown_peer.send(b"one");
         running.until("it ends", |stats| stats.ended(end) >= 1);
         // By the time that the next unknown peer is served, the dispatcher has seen everything that the first one
         // left.
-        let second = Stranger::new([127, 0, 0, 1], running.address());
+        let second = RawClient::new([127, 0, 0, 1], running.address());
         second.send(b"another");
         let stats = running.until("the second ends", |stats| stats.ended(end) >= 2 && stats.peers == 0);
         assert_eq!((stats.opened, stats.datagrams), (2, 2), "{end}");
