@@ -397,7 +397,7 @@ impl<E: PeerEvents> AnyOpen for Open<E> {
             events.timeout(state, sender, now)?;
             due = events.next_timeout(state);
         }
-        // A time that is over takes what is there.
+        // With a time that has passed, only data that has already arrived is read.
         let until = if may_wait { due } else { Some(peer.opened_at()) };
         match peer.next_into(message, until) {
             Ok(Next::Message(_)) => {

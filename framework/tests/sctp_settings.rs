@@ -153,7 +153,7 @@ fn a_setting_that_the_kernel_does_not_take_is_named() {
         [server, client.connect("sctp://127.0.0.1:9").unwrap_err().to_string()]
     };
     for refusal in refusals(settings) {
-        assert!(refusal.contains("does not take the value of hmac_algorithms"), "{refusal}");
+        assert!(refusal.contains("does not accept the value of hmac_algorithms"), "{refusal}");
     }
     let mut settings = Settings::default();
     settings.interleaving = true;
@@ -172,7 +172,7 @@ fn fair_schedulers_are_there_or_are_named() {
         match builder.start(support::echo) {
             // This is Linux before 6.4.
             Err(error) => {
-                assert!(error.to_string().contains("does not take the value of scheduler"), "{error}");
+                assert!(error.to_string().contains("does not accept the value of scheduler"), "{error}");
             }
             Ok(server) => {
                 server.handle().shutdown(Duration::ZERO);

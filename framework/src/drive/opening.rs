@@ -73,7 +73,7 @@ impl Opening {
                 transmit(handshake, egress);
                 begun
             }
-            Self::Proxied(_) | Self::Sctp(_) | Self::Tls(..) => self.go_on(),
+            Self::Proxied(_) | Self::Sctp(_) | Self::Tls(..) => self.advance(),
         }
     }
 
@@ -107,7 +107,7 @@ impl Opening {
             (Arrival::Over(EndReason::Replaced), _) => return Err(Failure::RestartedSctp),
             (Arrival::Over(reason), _) => return Err(Failure::Ended(reason)),
             (Arrival::Dry | Arrival::Woken | Arrival::TimedOut | Arrival::Notification(_), _) => {
-                self.go_on()?
+                self.advance()?
             }
         };
         // The deadline is checked here too, because a peer could otherwise prevent the check by sending without a
@@ -131,7 +131,7 @@ impl Opening {
             Self::Tls(session, _) => session.feed(message),
             Self::Plain(_) | Self::Proxied(_) => {}
         }
-        let advanced = self.go_on();
+        let advanced = self.advance();
         if let Self::Tls(session, _) = self {
             session.core.give_back(message);
         }
@@ -238,14 +238,14 @@ impl Opening {
                 Some(Session::Sctp(session))
             }
             Self::Tls(mut session, _) => {
-                session.hang_up_by(now);
+                session.begin_end_without_close_notify(now);
                 Some(Session::Stream(session))
             }
         }
     }
 
     /// Continues without new data of the peer, because the send buffer may have room.
-    fn go_on(&mut self) -> Result<bool, Failure> {
+    fn advance(&mut self) -> Result<bool, Failure> {
         match self {
             Self::Plain(_) => Ok(true),
             Self::Proxied(_) | Self::Dtls(..) => Ok(false),

@@ -226,8 +226,8 @@ impl StreamSession {
         self.ends_by = Some(now + patience.min(CLOSE_TIMEOUT));
     }
 
-    /// Begins an end without close_notify, after a handshake that failed. An alert may wait until then at most.
-    pub(crate) fn hang_up_by(&mut self, until: Instant) {
+    /// Begins an end without close_notify, after a handshake that failed. An alert may wait for room until `until`.
+    pub(crate) fn begin_end_without_close_notify(&mut self, until: Instant) {
         self.ends_by = Some(until);
     }
 
@@ -239,7 +239,7 @@ impl StreamSession {
             return Some(until);
         }
         self.ends_by = None;
-        self.backlog.hang_up();
+        self.backlog.shut_down();
         None
     }
 

@@ -137,8 +137,8 @@ impl Backlog {
         }
     }
 
-    /// Sends a FIN and discards the unread data of the peer.
-    pub(crate) fn hang_up(&self) {
+    /// Shuts the connection down: sends a FIN, and discards the unread data of the peer.
+    pub(crate) fn shut_down(&self) {
         let Outlet::Socket(socket) = &self.outlet else { return };
         let _ = socket.shutdown(std::net::Shutdown::Write);
         let (mut scrap, mut left) = ([0; 4096], DISCARD);

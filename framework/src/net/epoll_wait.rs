@@ -14,32 +14,33 @@ use crate::observe::{Counters, bump};
 use crate::sys::epoll::{EITHER_EDGE, Epoll, READABLE_EDGE};
 
 /// Retry interval when no descriptor is available for an epoll instance.
-const NAP: Duration = Duration::from_millis(20);
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How a worker waits if not in blocking reads.
+/// How a worker waits.
 pub(super) enum EpollWait {
-    Unneeded,
+    /// In blocking reads.
+    Blocking,
     /// By epoll, for these events.
     Epoll(Arc<Epoll>, u32),
     /// No descriptor was available for an epoll instance; retried after each interval.
-    Missing,
+    NoDescriptor,
 }
 
 impl EpollWait {
     /// Returns whether reads block.
-    pub(super) fn is_unneeded(&self) -> bool {
-        matches!(self, Self::Unneeded)
+    pub(super) fn is_blocking(&self) -> bool {
+        matches!(self, Self::Blocking)
     }
 
-    /// Returns to blocking reads if only room was awaited. Returns `true` if signals may have been raised meanwhile;
-    /// the caller must check them.
+    /// Returns to blocking reads. Returns `true` if the worker waited by epoll before: signals may have been raised
+    /// meanwhile, and the caller must check them.
     pub(super) fn return_to_blocking(&mut self, socket: &Arc<Socket>, attention: &Attention) -> bool {
-        let resting = self.is_unneeded();
-        if !resting {
-            *self = Self::Unneeded;
+        let was_blocking = self.is_blocking();
+        if !was_blocking {
+            *self = Self::Blocking;
             attention.wake_by_shutdown(socket);
         }
-        !resting
+        !was_blocking
     }
 
     /// Waits until the socket is readable or, with `room`, writable, at most for `left`. The caller then checks the
@@ -70,7 +71,7 @@ impl EpollWait {
                 let _ = epoll.modify(socket.as_fd(), wanted, 0);
                 attention.wake_by_epoll(socket, epoll, wanted);
             }
-            Self::Unneeded | Self::Missing => self.begin(socket, attention, counters, wanted, left),
+            Self::Blocking | Self::NoDescriptor => self.begin(socket, attention, counters, wanted, left),
         }
         // An event may have occurred before the registration.
         Some(Arrival::Woken)
@@ -95,10 +96,10 @@ impl EpollWait {
             }
             Err(_) => {
                 bump(&counters.out_of_descriptors);
-                if matches!(self, Self::Missing) {
-                    std::thread::park_timeout(left.map_or(NAP, |left| left.min(NAP)));
+                if matches!(self, Self::NoDescriptor) {
+                    std::thread::park_timeout(left.map_or(RETRY_INTERVAL, |left| left.min(RETRY_INTERVAL)));
                 }
-                *self = Self::Missing;
+                *self = Self::NoDescriptor;
             }
         }
     }

@@ -121,7 +121,7 @@ impl Feed {
     }
 
     /// Waits until a thread calls [`wake`](Self::wake), which tells a sender that there is room. Returns `false` if the
-    /// timeout has passed. Elapsed time that is queued behind messages passes too; the messages stay queued.
+    /// timeout has passed. [`Input::Passed`] advances the clock even behind queued messages; the messages stay queued.
     pub(super) fn wait_for_room(&self, timeout: Duration) -> bool {
         let deadline = later(self.clock.now(), timeout);
         let until = later(Instant::now(), self.patience);

@@ -70,7 +70,7 @@ impl MemoryTransport {
                 Found::Woken => return Arrival::Woken,
                 Found::TimedOut => return Arrival::TimedOut,
                 Found::GaveUp => {
-                    let why = format!("nothing came from it for {:?}", self.feed.patience());
+                    let why = format!("no input arrived for {:?}", self.feed.patience());
                     self.end = Some(EndReason::Aborted(why));
                 }
                 Found::Input(input) => match input {
@@ -100,7 +100,7 @@ impl MemoryTransport {
     }
 
     /// Sets whether the handler receives these notifications.
-    pub(crate) fn want(&mut self, kind: NotificationKind, wanted: bool) {
+    pub(crate) fn subscribe(&mut self, kind: NotificationKind, wanted: bool) {
         self.wanted.retain(|known| *known != kind);
         if wanted {
             self.wanted.push(kind);

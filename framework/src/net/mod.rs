@@ -96,7 +96,7 @@ impl Transport {
     }
 
     /// Discards the unread data of an association that has ended and whose socket is closed next. For TCP the
-    /// [backlog](crate::net::backlog::Backlog::hang_up) does that.
+    /// [backlog](crate::net::backlog::Backlog::shut_down) does that.
     pub(crate) fn discard(&self) {
         if let Self::Sctp(transport) = self {
             transport.discard();

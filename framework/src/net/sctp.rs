@@ -47,7 +47,7 @@ pub(crate) struct SctpTransport {
     attention: Arc<Attention>,
     counters: Arc<Counters>,
     timeout: ReadTimeout,
-    parts: Parts,
+    reassembly: Reassembly,
     /// The metadata of the last message.
     pub(crate) info: MessageInfo,
     stall: Option<Stall>,
@@ -78,7 +78,7 @@ impl SctpTransport {
             attention,
             counters,
             timeout: ReadTimeout::default(),
-            parts: Parts::new(settings.max_message),
+            reassembly: Reassembly::new(settings.max_message),
             stall: settings.dead_after.map(Stall::new),
             info: MessageInfo::default(),
             wanted: Vec::new(),
@@ -93,11 +93,11 @@ impl SctpTransport {
 
     /// Returns the length of the longest message that is reassembled, in bytes.
     pub(crate) fn limit(&self) -> usize {
-        self.parts.limit
+        self.reassembly.limit
     }
 
     /// Sets whether the handler receives these notifications.
-    pub(crate) fn want(&mut self, kind: NotificationKind, wanted: bool) {
+    pub(crate) fn subscribe(&mut self, kind: NotificationKind, wanted: bool) {
         self.wanted.retain(|known| *known != kind);
         if wanted {
             self.wanted.push(kind);
@@ -161,7 +161,7 @@ impl SctpTransport {
                 Ok(Received { len: 0, .. }) => return self.shut_down(),
                 Ok(Received { len, complete, info, .. }) => {
                     let info = info.map(|(info, _)| info).unwrap_or_default();
-                    if complete && self.parts.is_empty() && len <= self.parts.limit {
+                    if complete && self.reassembly.is_empty() && len <= self.reassembly.limit {
                         self.info = info;
                         return Arrival::Message(len);
                     }
@@ -207,13 +207,13 @@ impl SctpTransport {
         first: &mut [u8],
         overflow: &mut Vec<u8>,
     ) -> Option<Arrival> {
-        match self.parts.add(head, rest, info, complete) {
-            Part::More => None,
-            Part::Whole(message, info) => {
+        match self.reassembly.add(head, rest, info, complete) {
+            Added::Incomplete => None,
+            Added::Complete(message, info) => {
                 self.info = info;
                 Some(Arrival::Message(place(&message, first, overflow)))
             }
-            Part::TooLong => Some(Arrival::TooLong),
+            Added::TooLong => Some(Arrival::TooLong),
         }
     }
 
@@ -278,7 +278,7 @@ impl SctpTransport {
             },
             Notification::PeerShutDown { .. } => bump(&self.counters.sctp_shutdowns),
             Notification::PartialDelivery { stream, .. } => {
-                self.parts.forget(*stream as u16);
+                self.reassembly.forget(*stream as u16);
                 bump(&self.counters.messages_cut_off);
             }
             Notification::PathChanged { address, state, .. } => {
@@ -378,7 +378,7 @@ pub(crate) fn loss(notification: &Notification) -> EndReason {
 const MAX_DISCARDED: usize = 1 << 16;
 
 /// Messages of which only some parts have arrived. A part is what one read returned.
-struct Parts {
+struct Reassembly {
     limit: usize,
     bytes: usize,
     messages: Vec<Partial>,
@@ -394,16 +394,16 @@ struct Partial {
 
 /// Result of adding a part.
 #[derive(Debug, PartialEq, Eq)]
-enum Part {
+enum Added {
     /// No complete message yet.
-    More,
+    Incomplete,
     /// A complete message, and the metadata of its first part.
-    Whole(Vec<u8>, MessageInfo),
+    Complete(Vec<u8>, MessageInfo),
     /// The end of a message that was longer than the limit.
     TooLong,
 }
 
-impl Parts {
+impl Reassembly {
     fn new(limit: usize) -> Self {
         Self { limit, bytes: 0, messages: Vec::new() }
     }
@@ -413,7 +413,7 @@ impl Parts {
     }
 
     /// Adds a part of a message, in two pieces. The limit applies to all incomplete messages together.
-    fn add(&mut self, head: &[u8], rest: &[u8], info: MessageInfo, complete: bool) -> Part {
+    fn add(&mut self, head: &[u8], rest: &[u8], info: MessageInfo, complete: bool) -> Added {
         let key = |partial: &Partial| (partial.stream, partial.unordered);
         let found = self.messages.iter().position(|partial| key(partial) == (info.stream, info.unordered));
         let index = found.unwrap_or_else(|| {
@@ -438,15 +438,15 @@ impl Parts {
             }
         }
         if !complete {
-            return Part::More;
+            return Added::Incomplete;
         }
         let partial = self.messages.swap_remove(index);
         match partial.bytes {
             Some(bytes) => {
                 self.bytes -= bytes.len();
-                Part::Whole(bytes, partial.info)
+                Added::Complete(bytes, partial.info)
             }
-            None => Part::TooLong,
+            None => Added::TooLong,
         }
     }
 
@@ -504,28 +504,28 @@ mod tests {
 
     #[test]
     fn a_message_is_put_together_from_its_parts_also_between_those_of_others() {
-        let mut parts = Parts::new(100);
-        assert_eq!(parts.add(b"ab", b"c", on(1), false), Part::More);
-        assert_eq!(parts.add(b"xy", b"", on(2), false), Part::More);
-        assert_eq!(parts.add(b"d", b"", on(1), true), Part::Whole(b"abcd".to_vec(), on(1)));
-        assert_eq!(parts.add(b"z", b"", on(2), true), Part::Whole(b"xyz".to_vec(), on(2)));
+        let mut parts = Reassembly::new(100);
+        assert_eq!(parts.add(b"ab", b"c", on(1), false), Added::Incomplete);
+        assert_eq!(parts.add(b"xy", b"", on(2), false), Added::Incomplete);
+        assert_eq!(parts.add(b"d", b"", on(1), true), Added::Complete(b"abcd".to_vec(), on(1)));
+        assert_eq!(parts.add(b"z", b"", on(2), true), Added::Complete(b"xyz".to_vec(), on(2)));
         assert!(parts.is_empty());
         assert_eq!(parts.bytes, 0);
     }
 
     #[test]
     fn a_message_above_the_limit_is_refused_once_and_the_next_one_is_whole() {
-        let mut parts = Parts::new(5);
-        assert_eq!(parts.add(b"abc", b"", on(0), false), Part::More);
-        assert_eq!(parts.add(b"def", b"", on(0), false), Part::More);
-        assert_eq!(parts.add(b"ghi", b"", on(0), true), Part::TooLong);
-        assert_eq!(parts.add(b"12345", b"", on(0), true), Part::Whole(b"12345".to_vec(), on(0)));
+        let mut parts = Reassembly::new(5);
+        assert_eq!(parts.add(b"abc", b"", on(0), false), Added::Incomplete);
+        assert_eq!(parts.add(b"def", b"", on(0), false), Added::Incomplete);
+        assert_eq!(parts.add(b"ghi", b"", on(0), true), Added::TooLong);
+        assert_eq!(parts.add(b"12345", b"", on(0), true), Added::Complete(b"12345".to_vec(), on(0)));
         assert_eq!(parts.bytes, 0);
     }
 
     #[test]
     fn messages_that_the_kernel_gives_up_are_dropped_and_the_number_of_partial_messages_is_bounded() {
-        let mut parts = Parts::new(1000);
+        let mut parts = Reassembly::new(1000);
         parts.add(b"lost", b"", on(3), false);
         parts.forget(3);
         assert!(parts.is_empty());

@@ -117,7 +117,7 @@ fn set_extensions(options: Options<'_>, scheme: Scheme, settings: &Settings) -> 
 /// Adds the name of the setting to an error of the kernel.
 fn named(setting: &str, result: io::Result<()>) -> io::Result<()> {
     result.map_err(|error| {
-        io::Error::other(format!("this kernel does not take the value of {setting} ({error})"))
+        io::Error::other(format!("this kernel does not accept the value of {setting} ({error})"))
     })
 }
 
@@ -152,7 +152,7 @@ pub(crate) fn require_auth(socket: &Socket) -> Result<(), Failure> {
     }
 }
 
-/// How often a silent peer is probed, so that its failure is detected in time.
+/// The timers and limits with which the kernel detects in time that a peer has failed.
 struct Pace {
     rto: Rto,
     heartbeat: Duration,
@@ -161,10 +161,11 @@ struct Pace {
 }
 
 impl Pace {
-    /// Computes the pace for this time. The association fails with the fifth unanswered retransmission or heartbeat, a
-    /// path with the third (RFC 9260 §8.1, §8.2). Heartbeats are sent at an interval of the heartbeat time plus one
-    /// RTO, which varies by up to half of itself (§8.3). So a fifth of the time is divided into two fifths for the
-    /// heartbeat time and one and a half times as much for the RTO.
+    /// Computes the timers for a failure that is detected within `dead_after`. The association fails with the fifth
+    /// unanswered retransmission or heartbeat, a path with the third (RFC 9260 §8.1, §8.2). Heartbeats are sent at an
+    /// interval of the heartbeat time plus one RTO, which varies by up to half of itself (§8.3). So each fifth of
+    /// `dead_after` is divided: two fifths of it for the heartbeat time, and three fifths for an RTO of two fifths that
+    /// is half as long again.
     fn new(dead_after: Duration) -> Self {
         const RETRANSMISSIONS: u16 = 4;
         let turn = dead_after / u32::from(RETRANSMISSIONS + 1);

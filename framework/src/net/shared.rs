@@ -64,9 +64,9 @@ pub(crate) struct SharedSocket {
 }
 
 /// Returns a number that identifies the calling thread.
-fn here() -> usize {
-    thread_local!(static HERE: u8 = const { 0 });
-    HERE.with(|here| std::ptr::from_ref(here).addr())
+fn thread_id() -> usize {
+    thread_local!(static MARK: u8 = const { 0 });
+    MARK.with(|mark| std::ptr::from_ref(mark).addr())
 }
 
 impl SharedSocket {
@@ -126,7 +126,7 @@ impl SharedSocket {
 
     /// Makes datagrams of the calling thread wait for [`end_turn`](Self::end_turn) from now on.
     pub(crate) fn begin_turn(&self) {
-        self.batching.store(here(), Ordering::Relaxed);
+        self.batching.store(thread_id(), Ordering::Relaxed);
     }
 
     /// Sends the queued datagrams, and stops queueing. Returns `false` if the send buffer is full.
@@ -147,7 +147,7 @@ impl SharedSocket {
     /// Sends or queues a datagram. Never blocks.
     pub(crate) fn send(&self, peer: SocketAddr, source: PacketInfo, datagram: &[u8]) -> Sent {
         let mut outgoing = self.outgoing.lock();
-        let batching = self.batching.load(Ordering::Relaxed) == here();
+        let batching = self.batching.load(Ordering::Relaxed) == thread_id();
         let is_many = |outgoing: &Outgoing| outgoing.len() >= MAX_QUEUED || outgoing.byte_len() >= MAX_BYTES;
         if is_many(&outgoing) || (!batching && !outgoing.is_empty()) {
             outgoing.send(self.socket.as_fd());

@@ -1,4 +1,4 @@
-//! The output to a peer over memory, in place of a send buffer; the other end takes it from here.
+//! The output of a peer over memory. It takes the place of a socket's send buffer, and the other end reads it here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -96,8 +96,8 @@ impl Sink {
         Some(len)
     }
 
-    /// Waits until there may be room, at most for `timeout` of real time and for the patience of the test. Returns
-    /// `false` if there is none.
+    /// Waits until there may be room, at most for `timeout` of real time, and no longer than the [`Feed`] waits for
+    /// input. Returns `false` if there is none.
     pub(super) fn wait_for_room(&self, timeout: Duration) -> bool {
         let until = later(Instant::now(), timeout.min(self.feed.patience()));
         let mut state = self.state.lock();

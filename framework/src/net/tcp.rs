@@ -35,7 +35,7 @@ pub(crate) struct TcpTransport {
 impl TcpTransport {
     pub(crate) fn new(socket: Arc<Socket>, attention: Arc<Attention>, counters: Arc<Counters>) -> Self {
         attention.wake_by_shutdown(&socket);
-        let (timeout, epoll_wait) = (ReadTimeout::default(), EpollWait::Unneeded);
+        let (timeout, epoll_wait) = (ReadTimeout::default(), EpollWait::Blocking);
         Self { socket, attention, counters, timeout, epoll_wait, shut: false, await_room: false }
     }
 
@@ -60,7 +60,7 @@ impl TcpTransport {
         }
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
-            let blocking = self.epoll_wait.is_unneeded() && !self.await_room && left != Some(Duration::ZERO);
+            let blocking = self.epoll_wait.is_blocking() && !self.await_room && left != Some(Duration::ZERO);
             if blocking {
                 self.timeout.set(&self.socket, left);
             }

@@ -64,7 +64,7 @@ pub(crate) struct UdpTransport {
     /// Set once the datagrams that were queued before connect() have been read; destination addresses need no check
     /// afterwards.
     pub(crate) early_datagrams_read: bool,
-    /// Datagrams of the peer that begin another association.
+    /// ClientHellos of the peer that begin another association. They are passed on when the socket is closed.
     late: Vec<Box<[u8]>>,
     /// The connection ID in the peer's records, empty if they have none, and the length of other peers' connection IDs.
     cid: (Box<[u8]>, usize),
@@ -94,7 +94,7 @@ impl UdpTransport {
         strays: Option<Arc<dyn StraySink>>,
     ) -> Self {
         attention.wake_by_shutdown(&socket);
-        let epoll_wait = EpollWait::Unneeded;
+        let epoll_wait = EpollWait::Blocking;
         let timeout = ReadTimeout::default();
         Self {
             socket,
@@ -175,7 +175,7 @@ impl UdpTransport {
         let mut now = now;
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
-            let blocking = self.epoll_wait.is_unneeded() && !self.await_room && left != Some(Duration::ZERO);
+            let blocking = self.epoll_wait.is_blocking() && !self.await_room && left != Some(Duration::ZERO);
             if blocking {
                 self.timeout.set(&self.socket, left);
             }

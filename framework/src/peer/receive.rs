@@ -49,7 +49,7 @@ const DRAIN_NOTICE: Duration = Duration::from_secs(1);
 
 /// Maximum number of reads that search unread data for the peer's end: a receive buffer full of short messages.
 const MAX_LAST_READS: usize = 1 << 16;
-/// How long they may take. A peer that sends without a pause may send faster than a slow processor reads.
+/// Maximum duration of these reads. A peer may send faster than a slow processor reads.
 const MAX_LAST_READS_TIME: Duration = Duration::from_millis(500);
 
 // While a peer is quiet, the frames of `recv` and `next_until` are on its stack. Functions that they call are kept out
@@ -70,6 +70,7 @@ impl Peer {
         }
     }
 
+    /// Keeps a notification until the handler asks for it. If too many are kept, drops the oldest.
     #[cold]
     #[inline(never)]
     #[expect(clippy::boxed_local, reason = "without its box it would be in the caller's frame")]
@@ -81,6 +82,7 @@ impl Peer {
         notifications.push_back(*notification);
     }
 
+    /// Waits for the next event that concerns the handler, until `user`, the handler's deadline.
     pub(super) fn next_until(&mut self, buffer: &mut [u8], user: Option<Instant>) -> Result<Next, Error> {
         if let Some(kept) = self.kept.take() {
             return self.deliver_long(kept.into_vec(), buffer);
@@ -171,7 +173,7 @@ impl Peer {
         }
     }
 
-    /// Returns what comes next without waiting.
+    /// Reads the next message from data that has already arrived, or returns until when to wait for more. Never blocks.
     #[inline(never)]
     fn poll(&mut self, buffer: &mut [u8], now: Instant) -> Polled {
         let received = self.association.received.load(Ordering::Relaxed);
@@ -219,7 +221,7 @@ impl Peer {
         self.look_for_end_by(|| association.now());
     }
 
-    /// Does the work of [`look_for_end`](Self::look_for_end), whose time this clock limits.
+    /// Does the work of [`look_for_end`](Self::look_for_end). `clock` measures its time limit.
     fn look_for_end_by(&mut self, mut clock: impl FnMut() -> Instant) {
         if self.transport.is_none() || self.association.scheme == Scheme::Udp {
             return;
@@ -321,6 +323,7 @@ impl Peer {
         }
     }
 
+    /// Waits until a message arrives, a signal is raised, or `deadline` has passed.
     pub(super) fn wait(&mut self, buffer: &mut [u8], now: Instant, deadline: Option<Instant>) -> Arrival {
         let Some(transport) = &mut self.transport else { return Arrival::Woken };
         let first = if self.is_direct { buffer } else { &mut [] };

@@ -105,14 +105,14 @@ impl SctpPeer<'_> {
             Kind::AssociationChanged | Kind::PeerShutDown | Kind::PartialDelivery | Kind::PathChanged
         );
         if let Some(Transport::Memory(transport)) = &mut self.peer.transport {
-            transport.want(kind, wanted);
+            transport.subscribe(kind, wanted);
             return Ok(());
         }
         if wanted || !ours {
             self.options()?.subscribe(kind, wanted)?;
         }
         if let Some(Transport::Sctp(transport)) = &mut self.peer.transport {
-            transport.want(kind, wanted);
+            transport.subscribe(kind, wanted);
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::observe::{ByListener, Stats};
 use crate::protocol::dtls::session::Move;
 use crate::protocol::stream::proxy::ProxiedAddresses;
 use crate::sys::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use crate::sys::sync::{Condvar, Mutex, give_way};
+use crate::sys::sync::{Condvar, Mutex, yield_lock};
 
 /// The age below which a handshake is not evicted, so that an honest one has time for a retransmission. Models do not
 /// wait.
@@ -346,15 +346,15 @@ impl Registry {
         self.collect(|_, association| Some(Arc::clone(association)))
     }
 
-    /// Collects something of each association that is there all the while. Threads that wait for the lock get it after
-    /// each part of the walk.
+    /// Collects the results of `take` for all associations. One that comes or goes during the walk may be left out. The
+    /// lock is yielded to waiting threads after each part of the walk.
     fn collect<T>(&self, take: impl Fn(&Table, &Arc<Association>) -> Option<T>) -> Vec<T> {
         let (mut all, mut next) = (Vec::with_capacity(self.len()), 0);
         let mut table = self.table.lock();
         while let Some(part) = table.census.part(next) {
             all.extend(part.iter().flatten().filter_map(|association| take(&table, association)));
             next += part.len();
-            give_way(&mut table);
+            yield_lock(&mut table);
         }
         all
     }
@@ -423,10 +423,10 @@ impl Registry {
         let mut table = self.table.lock();
         table.census.begin(listeners);
         let mut all = loop {
-            if let Some(all) = table.census.go_on() {
+            if let Some(all) = table.census.visit_next_part() {
                 break all;
             }
-            give_way(&mut table);
+            yield_lock(&mut table);
         };
         for association in table.awaiting_header.values().flat_map(BTreeMap::values) {
             let mut counters = listeners.iter().map(|(_, counters)| counters);

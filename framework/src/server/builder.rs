@@ -556,7 +556,7 @@ impl ServerBuilder {
         let _ = begin.try_send(());
         if let Some(relay) = predecessor {
             if let Some(loops) = &loops {
-                loops.go_on();
+                loops.resume();
             }
             new_process::report_and_relay(&shared, loops.clone(), relay);
         }

@@ -22,13 +22,13 @@ mod real {
 
     pub(crate) use crate::sys::thread::spawn;
 
-    /// Lets a thread that waits for the lock have it, if there is one, and waits until it is done.
-    pub(crate) fn give_way<T>(lock: &mut MutexGuard<'_, T>) {
+    /// Yields the lock to a thread that waits for it, if there is one, and takes the lock again after that thread.
+    pub(crate) fn yield_lock<T>(lock: &mut MutexGuard<'_, T>) {
         MutexGuard::bump(lock);
     }
 }
 
 #[cfg(shuttle)]
-pub(crate) use self::model::{Condvar, Mutex, MutexGuard, atomic, channel, give_way, spawn, thread};
+pub(crate) use self::model::{Condvar, Mutex, MutexGuard, atomic, channel, spawn, thread, yield_lock};
 #[cfg(not(shuttle))]
-pub(crate) use self::real::{Condvar, Mutex, MutexGuard, atomic, channel, give_way, spawn, thread};
+pub(crate) use self::real::{Condvar, Mutex, MutexGuard, atomic, channel, spawn, thread, yield_lock};

@@ -16,7 +16,7 @@ pub(crate) struct Export {
     pub(crate) addresses: Vec<SocketAddr>,
     /// Whether connections begin with a PROXY header.
     pub(crate) proxied: bool,
-    /// Whether the server bound the sockets itself, rather than get them from its user.
+    /// Whether the server bound the sockets itself. Otherwise the program gave them to the server.
     pub(crate) own: bool,
     /// One socket, or the group of sockets that the loops of a server share.
     pub(crate) sockets: Vec<OwnedFd>,
@@ -47,7 +47,7 @@ impl Export {
     }
 
     /// Returns whether this is the requested listener, at these addresses; port 0 stands for any port.
-    pub(crate) fn is(&self, scheme: Scheme, addresses: &[SocketAddr], proxied: bool) -> bool {
+    pub(crate) fn matches(&self, scheme: Scheme, addresses: &[SocketAddr], proxied: bool) -> bool {
         let is_at = |(own, wanted): (&SocketAddr, &SocketAddr)| {
             own.ip() == wanted.ip() && [0, own.port()].contains(&wanted.port())
         };

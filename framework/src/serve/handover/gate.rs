@@ -27,7 +27,7 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Blocks the dispatcher until the decision about the listeners is there, and returns it.
+    /// Blocks the dispatcher until the decision about the listeners has been made, and returns it.
     pub(crate) fn wait(&self) -> Verdict {
         let mut state = self.state.lock();
         state.reached = true;

@@ -108,7 +108,7 @@ impl Predecessor {
         proxied: bool,
         own: u16,
     ) -> Option<Export> {
-        let index = self.listeners.iter().position(|offer| offer.is(scheme, addresses, proxied))?;
+        let index = self.listeners.iter().position(|offer| offer.matches(scheme, addresses, proxied))?;
         let export = self.listeners.remove(index);
         self.taken.insert(export.number, own);
         Some(export)
@@ -157,7 +157,7 @@ impl fmt::Debug for Predecessor {
     }
 }
 
-/// A server that is about to take the peers of another process.
+/// The state of a take-over while the peers of the other process arrive.
 struct TakeOver<'a> {
     shared: &'a Arc<Shared>,
     loops: Option<&'a Arc<Loops>>,
@@ -245,7 +245,7 @@ impl TakeOver<'_> {
         }
     }
 
-    /// Waits until this process may serve, and takes the messages that are sent to the peers meanwhile.
+    /// Waits until this process may serve, and receives the messages that are sent to the peers meanwhile.
     fn await_go(&self, frame: &mut Frame, peers: &[Option<TransferredPeer>]) -> Result<(), HandOverError> {
         // The old process numbers the peers without those that were refused.
         let peers: Vec<TransferredPeer> = peers.iter().flatten().copied().collect();
@@ -276,7 +276,7 @@ pub(crate) fn report_and_relay(shared: &Arc<Shared>, loops: Option<Arc<Loops>>, 
     }
     let mut out = Writer::new();
     out.u8(frame::SERVES);
-    // It fails if the old process has ended. Then this one serves all the same.
+    // The send fails if the old process has ended; this process serves anyway.
     let _ = relay.channel().send(&out, &[], STEP);
     let (shared, thread) = (Arc::clone(shared), Arc::clone(&relay));
     let run = move || {

@@ -2,10 +2,10 @@
 //! that stay. Until the new process has reported that it serves, nothing has changed, and after a failure the old
 //! process just continues.
 //!
-//! The old process is in doubt only between `GO` and `SERVES`: the new one may have sent records then, with numbers that
-//! must not be used twice. If it ends in that time, the old process leaves out more numbers than were possible. It
-//! cannot know which records the new process has received, so for one replay window it may take a replayed one, and
-//! messages to peers that came during the pause may be sent by both.
+//! Between `GO` and `SERVES` the old process cannot know whether the new one has already sent records, whose numbers
+//! must not be used twice. If the new process ends in that time, the old one leaves out more numbers than can have been
+//! used. It cannot know either which records the new process has received. So it may accept a replayed record within
+//! one replay window, and both processes may send a message that was queued for a peer during the pause.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -57,7 +57,7 @@ pub(crate) fn hand_over(
     socket: OwnedFd,
 ) -> Result<HandedOver, HandOverError> {
     let Some(_handing_over) = shared.handing_over.try_lock() else { return Err(HandOverError::Busy) };
-    // A predecessor that is about to end gets a moment to do so.
+    // A predecessor may be about to end, so this waits for a moment.
     let predecessor = shared.predecessor.get();
     let has_predecessor = predecessor.is_some_and(|relay| !relay.await_end(Instant::now() + STEP));
     if has_predecessor || shared.successor.get().is_some() || is_ending(shared) {
@@ -65,7 +65,7 @@ pub(crate) fn hand_over(
     }
     let channel = Channel::new(socket)?;
     let (mut frame, mut out) = (Frame::new(), Writer::new());
-    let knows_peers = greet(shared, &channel, &mut frame, &mut out)?;
+    let knows_peers = send_welcome(shared, &channel, &mut frame, &mut out)?;
     let (takes_peers, taken) = await_ready(&channel, &mut frame)?;
     // The server may have begun to shut down meanwhile.
     if is_ending(shared) {
@@ -86,7 +86,7 @@ fn is_ending(shared: &Shared) -> bool {
 }
 
 /// Answers the new process. Returns whether it reads peers in the format that this process writes.
-fn greet(
+fn send_welcome(
     shared: &Shared,
     channel: &Channel,
     frame: &mut Frame,
@@ -245,7 +245,7 @@ impl<'a> PausedServer<'a> {
         Ok(())
     }
 
-    /// Tells the new process to serve, and gives up what it has taken once it does.
+    /// Tells the new process to serve. Once it does, gives up the listeners and the peers that it has taken.
     fn finish(
         mut self,
         channel: Channel,
@@ -314,18 +314,18 @@ impl<'a> PausedServer<'a> {
 
     /// Waits until the new process reports that it serves. Returns `false` if it has ended before. Its sockets are
     /// closed only after all its threads have ended, so it sends nothing more then. If it neither reports nor ends in
-    /// time, it counts as serving, because two processes must not.
+    /// time, it counts as serving, because two processes must never serve at once.
     fn await_first_turns(&self, channel: &Channel, frame: &mut Frame) -> bool {
         let give_up = Instant::now() + FIRST_TURNS;
         loop {
             let left = give_up.saturating_duration_since(Instant::now());
-            let heard =
+            let received =
                 if left.is_zero() { Err(HandOverError::TimedOut) } else { channel.recv(frame, Some(left)) };
             let (kind, from) = frame.read();
-            match (heard, kind) {
+            match (received, kind) {
                 (Err(HandOverError::Gone), _) => return false,
                 (Ok(()), frame::SERVES) => return true,
-                // The loops take it when they continue.
+                // The loops handle the datagram when they continue.
                 (Ok(()), frame::DATAGRAM) => {
                     let _ =
                         Relayed::read(from).map(|relayed| handle_relayed(self.shared, self.loops, relayed));
@@ -351,7 +351,7 @@ impl Drop for PausedServer<'_> {
     fn drop(&mut self) {
         if let Some(loops) = self.loops {
             self.transferred.drain(..).for_each(|transferred| loops.release(transferred));
-            loops.go_on();
+            loops.resume();
         }
         self.gate.open(self.verdict);
     }

@@ -127,8 +127,8 @@ impl Entry {
         }
     }
 
-    /// Gives the peer its turn: takes the datagram, does the work that is due, and calls back. A panic ends the
-    /// association.
+    /// Carries out a turn of the peer: handles the datagram, does the work that is due, and runs the callbacks. A panic
+    /// ends the association.
     pub(super) fn drive(
         &mut self,
         context: &Context,
@@ -162,7 +162,7 @@ impl Entry {
                 let outcome = step(peer, &mut **open, memory);
                 self.conclude(outcome)
             }
-            Stage::Opening(..) => self.go_on(context, memory, datagram),
+            Stage::Opening(..) => self.advance_handshake(context, memory, datagram),
             Stage::New(..) => self.begin(context, memory, datagram),
             Stage::Failing(failing) => {
                 let (session, transport, _) = &mut **failing;
@@ -213,7 +213,7 @@ impl Entry {
                 let begun = opening.start(Instant::now());
                 self.stage = Stage::Opening(Box::new((opening, transport)));
                 match begun {
-                    Ok(false) => self.go_on(context, memory, datagram),
+                    Ok(false) => self.advance_handshake(context, memory, datagram),
                     begun => self.handle_progress(context, memory, begun.map(|_| Round::Open), datagram),
                 }
             }
@@ -224,7 +224,12 @@ impl Entry {
         }
     }
 
-    fn go_on(&mut self, context: &Context, memory: &mut Memory, datagram: Option<Datagram>) -> Outcome {
+    fn advance_handshake(
+        &mut self,
+        context: &Context,
+        memory: &mut Memory,
+        datagram: Option<Datagram>,
+    ) -> Outcome {
         let Stage::Opening(beginning) = &mut self.stage else { return Outcome::Over };
         let (opening, transport) = &mut **beginning;
         if let (Transport::Shared(transport), Some(datagram)) = (&mut *transport, datagram) {
@@ -408,7 +413,7 @@ impl Entry {
     }
 }
 
-/// Calls back for what has arrived.
+/// Runs the callbacks for data that has arrived and for timeouts.
 fn step(peer: &mut Peer, open: &mut dyn AnyOpen, memory: &mut Memory) -> Result<Outcome, HandlerError> {
     const MAX_KEPT: usize = 128 << 10;
     let outcome = match peer.shares_socket() {

@@ -42,8 +42,8 @@ const MAX_TURNS: usize = 64;
 /// The number of buffers for datagrams that are kept, and their size in bytes, into which nearly all datagrams fit.
 const MAX_FREE: usize = 2 * BATCH;
 const FREE_BYTES: usize = 2048;
-/// A peer that has held its loop up has its turns on the loop again after this many turns in a row that are shorter than
-/// this time.
+/// A peer whose callback blocked its loop has its turns on spare threads. It returns to the loop after `SPARE_TURNS`
+/// turns in a row that were shorter than `QUICK`.
 const QUICK: Duration = Duration::from_millis(1);
 const SPARE_TURNS: u8 = 8;
 /// The time that a loop whose epoll fails waits before it tries again.
@@ -112,7 +112,8 @@ struct State {
     parked: bool,
     /// Whether the send buffer of some socket was full, so that the loop waits for room.
     full: bool,
-    /// The loops that the kernel gives the datagrams between these addresses to, if another loop has the peer.
+    /// For pairs of addresses whose datagrams the kernel delivers to another loop, although this loop has the peer: the
+    /// number of that loop.
     origins: HashMap<(SocketAddr, SocketAddr), u8>,
     /// Dropped when the loop ends, which the thread that shuts the server down waits for.
     running: Option<Arc<Sender<()>>>,
@@ -192,8 +193,8 @@ impl Loop {
         self.pause.notify();
     }
 
-    /// Gives the loop to a spare thread, which continues it if it is still in this turn. Returns `false` if there is
-    /// none.
+    /// Gives the loop to a spare thread, which continues it if it is still in this turn. Returns `false` if there is no
+    /// spare thread.
     pub(super) fn hand_over(self: &Arc<Self>, turn: u64) -> bool {
         self.common.spares.submit(Task::TakeOver(Arc::clone(self), turn)).is_ok()
     }
@@ -359,7 +360,7 @@ impl Loop {
                 LoopMessage::Stray(stray, origin) => self.stray(state, stray, origin, None),
                 LoopMessage::Relayed(stray, index) => self.handle_relayed(state, stray, index),
                 LoopMessage::New(job) => self.add_peer(state, *job),
-                // It comes again after the turns of this round, and once more if they lead to others.
+                // The message is queued again behind the turns of this round, and again if these queue others.
                 LoopMessage::Rounds(left @ 1.., done) => {
                     let left = if state.slots.has_queued() { left - 1 } else { 0 };
                     self.mailbox.send(LoopMessage::Rounds(left, done));
@@ -429,7 +430,7 @@ impl State {
             self.slots.remove(token);
             return;
         }
-        // A wake-up during the turn may have been too late for it; its message is on the way and leads to another turn.
+        // A wake-up that came too late for this turn has sent a message, which leads to another turn.
         self.slots.put_back(token, entry);
         match outcome {
             Outcome::Wait(at) => self.slots.set_timer(token, at),

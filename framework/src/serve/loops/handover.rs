@@ -26,15 +26,16 @@ pub(crate) struct TransferredPeer {
 }
 
 impl Loops {
-    /// Pauses all loops. Returns `false` if one is not paused by then. [`go_on`](Self::go_on) must follow in any case.
+    /// Pauses all loops. Returns `false` if one is not paused at `deadline`. [`resume`](Self::resume) must follow in any
+    /// case.
     pub(crate) fn pause(&self, deadline: Instant) -> bool {
         self.loops.iter().for_each(|on| on.pause());
         self.loops.iter().all(|on| on.await_pause(deadline))
     }
 
     /// Lets the loops continue.
-    pub(crate) fn go_on(&self) {
-        self.loops.iter().for_each(|on| on.go_on());
+    pub(crate) fn resume(&self) {
+        self.loops.iter().for_each(|on| on.resume());
     }
 
     /// Writes each peer that can go and that shares a socket of a listener that `goes` selects, and calls `emit` to

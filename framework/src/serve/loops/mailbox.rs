@@ -34,7 +34,7 @@ pub(super) enum LoopMessage {
     Relayed(Stray, Option<u8>),
     /// A new peer that has its own socket.
     New(Box<Job>),
-    /// Dropped when no turn waits any more, or after this many rounds.
+    /// The loop drops the sender when no turn waits any more, or after this many rounds.
     Rounds(u16, Arc<Sender<()>>),
 }
 

@@ -48,7 +48,7 @@ pub(crate) struct Settings {
     /// The number of threads that callbacks may hold up before a loop has to wait.
     pub(crate) spares: usize,
     pub(crate) stack_size: usize,
-    /// Whether the loops are paused at first, until [`go_on`](Loops::go_on).
+    /// Whether the loops are paused at first, until [`resume`](Loops::resume).
     pub(crate) paused: bool,
 }
 

@@ -8,11 +8,11 @@ use super::monitor_waker::MonitorWaker;
 use crate::observe::bump;
 use crate::sys::thread;
 
-/// The time between two looks at loops that are busy. A loop that is in the same turn at both looks is held up, unless
-/// its thread only waits for a processor.
+/// The time between two checks of busy loops. A loop that is in the same turn at both checks is held up, unless its
+/// thread only waits for a processor.
 const PERIOD: Duration = Duration::from_millis(4);
-/// The number of looks at idle loops before the monitor sleeps.
-const QUIET_LOOKS: u32 = 12;
+/// The number of checks of idle loops before the monitor sleeps.
+const QUIET_CHECKS: u32 = 12;
 
 /// Watches the loops until they are stopped.
 pub(super) fn run(waker: &MonitorWaker, loops: &[Arc<Loop>]) {
@@ -20,7 +20,7 @@ pub(super) fn run(waker: &MonitorWaker, loops: &[Arc<Loop>]) {
     // The processor time of each loop's thread when its turn was seen first.
     let mut times = vec![None; loops.len()];
     let mut quiet = 0;
-    while waker.wait(PERIOD, (quiet >= QUIET_LOOKS).then_some(&|| nothing_new(loops, &seen))) {
+    while waker.wait(PERIOD, (quiet >= QUIET_CHECKS).then_some(&|| nothing_new(loops, &seen))) {
         quiet += 1;
         for ((on, seen), time) in loops.iter().zip(&mut seen).zip(&mut times) {
             let turn = on.turn();
@@ -39,13 +39,13 @@ pub(super) fn run(waker: &MonitorWaker, loops: &[Arc<Loop>]) {
     }
 }
 
-/// Returns whether no turn has begun or ended since the last look.
+/// Returns whether no turn has begun or ended since the last check.
 fn nothing_new(loops: &[Arc<Loop>], seen: &[u64]) -> bool {
     loops.iter().zip(seen).all(|(on, seen)| on.turn() == *seen)
 }
 
-/// Returns whether a thread has been in a callback that blocks, or that has computed for a period since the thread had
-/// taken this processor time. Otherwise the thread waits for a processor, which another thread would not get sooner.
+/// Returns whether a thread is blocked in a callback, or has computed for a period since its processor time was
+/// `before`. Otherwise it only waits for a processor, and a spare thread would not get one sooner.
 fn is_held_up(number: libc::pid_t, before: Option<Duration>) -> bool {
     let Some((before, now)) = before.zip(thread::processor_time(number)) else { return true };
     cfg!(shuttle) || now.saturating_sub(before) >= PERIOD || !thread::is_runnable(number)

@@ -29,11 +29,11 @@ impl MonitorWaker {
         self.changed.notify_one();
     }
 
-    /// Waits for the period, or, with a function that tells whether there is nothing new, until there is something new.
-    /// Returns `false` if the monitor has to end.
-    pub(super) fn wait(&self, period: Duration, until_new: Option<&dyn Fn() -> bool>) -> bool {
+    /// Waits for the period. With `while_idle`, a function that returns whether all loops are still idle, waits instead
+    /// until one begins a turn. Returns `false` if the monitor has to end.
+    pub(super) fn wait(&self, period: Duration, while_idle: Option<&dyn Fn() -> bool>) -> bool {
         let mut stopped = self.state.lock();
-        let Some(nothing_new) = until_new else {
+        let Some(are_idle) = while_idle else {
             if !*stopped {
                 self.changed.wait_until(&mut stopped, Instant::now() + period);
             }
@@ -41,7 +41,7 @@ impl MonitorWaker {
         };
         self.asleep.store(true, Ordering::SeqCst);
         // The check below sees a turn that began before the store; a turn that begins later wakes the monitor.
-        while !*stopped && self.asleep.load(Ordering::SeqCst) && nothing_new() {
+        while !*stopped && self.asleep.load(Ordering::SeqCst) && are_idle() {
             self.changed.wait(&mut stopped);
         }
         self.asleep.store(false, Ordering::SeqCst);

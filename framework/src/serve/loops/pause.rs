@@ -1,11 +1,11 @@
-//! The state by which a loop is told to pause.
+//! A request to a loop to pause.
 
 use std::time::Instant;
 
 use crate::sys::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::sync::{Condvar, Mutex};
 
-/// A request to a loop to pause.
+/// The state of the request, which the requesting thread and the loop share.
 pub(super) struct Pause {
     pub(super) wanted: AtomicBool,
     /// The time at which the loop pauses even if turns wait.

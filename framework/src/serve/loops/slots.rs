@@ -71,7 +71,7 @@ pub(super) struct Slots {
     by_connection_id: HashMap<Box<[u8]>, Token>,
     /// Has random keys, because unknown peers choose the addresses.
     hasher: RandomState,
-    /// Has timers that are no longer set too, until they are the first.
+    /// May contain timers that are no longer set; each is dropped when it becomes the first.
     timers: BinaryHeap<Reverse<(Instant, Token)>>,
     /// The turns of open peers.
     ready: Turns,

@@ -57,7 +57,8 @@ impl Census {
     }
 
     /// Returns the part of the places that begins with this one, and `None` after the last. An association keeps its
-    /// place, so a caller that goes through all parts meets each association that is there all the while once.
+    /// place, so a caller that goes through all parts visits each association once, except those that come or go
+    /// meanwhile.
     pub(super) fn part(&self, from: usize) -> Option<&[Option<Arc<Association>>]> {
         self.places.get(from..).filter(|rest| !rest.is_empty()).map(|rest| &rest[..rest.len().min(PART)])
     }
@@ -70,7 +71,7 @@ impl Census {
     }
 
     /// Visits the next part of the places. Returns the numbers of each listener after the last part.
-    pub(super) fn go_on(&mut self) -> Option<Vec<Stats>> {
+    pub(super) fn visit_next_part(&mut self) -> Option<Vec<Stats>> {
         let walk = self.walk.as_mut()?;
         let part = self.places.iter().skip(walk.next).take(PART);
         part.flatten().for_each(|association| walk.count(association));
@@ -123,18 +124,18 @@ mod tests {
         let peers: Vec<_> = (0..3 * PART).map(|_| peer(&listeners)).collect();
         peers.iter().for_each(|peer| census.insert(peer));
         census.begin(&listeners);
-        assert!(census.go_on().is_none());
+        assert!(census.visit_next_part().is_none());
         // An association that has been counted leaves, and so does one that has not; two new ones take their places.
         census.remove(&peers[0]);
         census.remove(&peers[2 * PART]);
-        let newcomers = [peer(&listeners), peer(&listeners)];
-        newcomers.iter().for_each(|peer| census.insert(peer));
-        assert!(census.go_on().is_none());
-        let [stats] = census.go_on().unwrap().try_into().unwrap();
+        let added = [peer(&listeners), peer(&listeners)];
+        added.iter().for_each(|peer| census.insert(peer));
+        assert!(census.visit_next_part().is_none());
+        let [stats] = census.visit_next_part().unwrap().try_into().unwrap();
         // One of the new associations has a place that the walk had not reached yet.
         let count = 3 * PART as u64 + 1;
         assert_eq!((stats.peers, stats.messages_received, stats.received_bytes), (count, count, 10 * count));
-        // Whoever stays is met once.
+        // Each association that stays is visited once.
         let (mut met, mut next) = (Vec::new(), 0);
         while let Some(part) = census.part(next) {
             assert!(part.len() <= PART);
@@ -151,9 +152,9 @@ mod tests {
         peers[1..2 * PART]
             .iter()
             .chain(&peers[2 * PART + 1..])
-            .chain(&newcomers)
+            .chain(&added)
             .for_each(|peer| census.remove(peer));
-        let [stats] = census.go_on().unwrap().try_into().unwrap();
+        let [stats] = census.visit_next_part().unwrap().try_into().unwrap();
         assert_eq!(stats.peers, 3 * PART as u64);
         assert!(census.places.is_empty() && census.vacant.is_empty());
     }

@@ -103,7 +103,7 @@ impl<T> DerefMut for MutexGuard<'_, T> {
 }
 
 /// Lets others have the lock.
-pub(crate) fn give_way<T>(lock: &mut MutexGuard<'_, T>) {
+pub(crate) fn yield_lock<T>(lock: &mut MutexGuard<'_, T>) {
     lock.guard = None;
     thread::yield_now();
     lock.guard = lock.mutex.lock().guard;

@@ -212,9 +212,9 @@ impl Loop {
         Ok(Some(token))
     }
 
-    /// Passes a datagram that no peer of this process sent to the process that has its peer, or that reads the sockets
-    /// now. Returns `false` if there is no such process.
-    pub(super) fn is_elsewhere(
+    /// Passes a datagram to the other process of a hand-over, if that process has the peer, or if it reads the socket
+    /// now and no peer of this process has the address. Returns `false` if the datagram stays here.
+    pub(super) fn pass_to_other_process(
         &self,
         state: &State,
         socket: &SharedSocket,
@@ -232,10 +232,9 @@ impl Loop {
             let cid = shared.connection_ids.and_then(|ids| connection_id(payload, ids.length()));
             return relay.find_remote(local, peer, cid).is_some_and(|on| pass(relay, on));
         }
-        // A peer that this process finds by its address is not the other process's, whatever connection ID the record
-        // has.
-        let is_nobody = socket.is_handed_over() && state.slots.find(local, peer).is_none();
-        shared.successor.get().filter(|_| is_nobody).is_some_and(|relay| pass(relay, 0))
+        // A peer that is found by its address belongs to this process, whatever connection ID the record has.
+        let is_unknown = socket.is_handed_over() && state.slots.find(local, peer).is_none();
+        shared.successor.get().filter(|_| is_unknown).is_some_and(|relay| pass(relay, 0))
     }
 
     /// Handles a datagram that another process read from the socket with this index.
@@ -251,7 +250,7 @@ impl Loop {
             // The datagram may have arrived at another loop's socket, but this loop has the peer.
             return self.stray(state, stray, None, None);
         }
-        // This process no longer has the peer. The kernel still gives datagrams from its address to that socket.
+        // This process no longer has the peer. The kernel still delivers datagrams from its address to that socket.
         let counters = shared.by_listener.of_udp(*local);
         let passed = successor.pass((*local, *peer, *interface), payload, 0, index);
         bump(if passed { &counters.relayed } else { &counters.relayed_lost });

@@ -42,7 +42,7 @@ impl Loop {
     }
 
     /// Lets the loop continue.
-    pub(in crate::serve::loops) fn go_on(&self) {
+    pub(in crate::serve::loops) fn resume(&self) {
         self.pause.wanted.store(false, Ordering::SeqCst);
         // Taking the lock makes sure that the loop does not miss the notification.
         drop(self.state.lock());

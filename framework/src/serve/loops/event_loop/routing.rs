@@ -122,12 +122,12 @@ impl Loop {
             }
         }
         if let Some(token) = found
-            && !self.is_gone(state, token, payload, from)
+            && self.deliver_to_thread(state, token, payload, from)
         {
             if self.context.events.is_none() {
                 return;
             }
-            let datagram = state.own(payload);
+            let datagram = state.copy_datagram(payload);
             if let Err(datagram) = state.slots.queue_datagram(token, datagram, from) {
                 bump(&self.counted(socket).datagrams_dropped);
                 state.recycle(datagram);
@@ -135,7 +135,7 @@ impl Loop {
             return;
         }
         let way = (local, peer, info.interface);
-        if self.is_elsewhere(state, socket, way, payload.bytes(&state.batch)) {
+        if self.pass_to_other_process(state, socket, way, payload.bytes(&state.batch)) {
             return;
         }
         let bytes = payload.bytes(&state.batch);
@@ -173,7 +173,7 @@ impl Loop {
                 return;
             }
         }
-        let datagram = hello.is_none().then(|| state.own(payload));
+        let datagram = hello.is_none().then(|| state.copy_datagram(payload));
         self.open(
             state,
             SharedPath { socket: Arc::clone(socket), peer, source: info },
@@ -183,7 +183,7 @@ impl Loop {
         );
     }
 
-    /// Gives a record to the loop that its connection ID names, if that is another loop.
+    /// Passes a record to the loop that its connection ID names, if that is another loop.
     fn pass_on(
         &self,
         cid: &[u8],
@@ -202,8 +202,8 @@ impl Loop {
         usize::from(number) % self.common.mailboxes.len() == usize::from(self.number)
     }
 
-    /// Gives a datagram to the loop that has the socket with this number, with the number of the loop that gets such
-    /// datagrams from the kernel, if that is another one. Returns `false` if there is no such loop.
+    /// Passes a datagram to the loop that has the socket with this number. `origin` is the number of the loop to which
+    /// the kernel delivers such datagrams, if that is another loop. Returns `false` if there is no such loop.
     fn send_to(
         &self,
         number: u8,
@@ -284,8 +284,8 @@ impl Loop {
         }
     }
 
-    /// Gives a datagram to the peer's own thread, if it has one. Returns `true` if the association has ended.
-    fn is_gone(
+    /// Delivers a datagram to the peer's own thread, if it has one. Returns `false` if the association has ended.
+    fn deliver_to_thread(
         &self,
         state: &mut State,
         token: Token,
@@ -293,24 +293,24 @@ impl Loop {
         from: Option<SocketAddr>,
     ) -> bool {
         if self.context.events.is_some() {
-            return false;
+            return true;
         }
         let bytes = payload.bytes(&state.batch);
-        let Some(slot) = state.slots.get(token) else { return true };
+        let Some(slot) = state.slots.get(token) else { return false };
         let Some(room) = self.inboxes.take(bytes.len()) else {
             bump(&slot.association.counters.datagrams_dropped);
-            return false;
+            return true;
         };
         let item = InboxItem { from, room: Some(room), ..InboxItem::datagram(bytes) };
         match slot.association.attention.deliver(item, true) {
-            Delivery::Queued => false,
+            Delivery::Queued => true,
             Delivery::Full => {
                 bump(&slot.association.counters.datagrams_dropped);
-                false
+                true
             }
             Delivery::Gone => {
                 state.slots.remove(token);
-                true
+                false
             }
         }
     }
@@ -318,7 +318,7 @@ impl Loop {
 
 impl State {
     /// Copies a datagram into its own buffer.
-    fn own(&mut self, payload: Payload<'_>) -> Vec<u8> {
+    fn copy_datagram(&mut self, payload: Payload<'_>) -> Vec<u8> {
         let mut memory = self.free.pop().unwrap_or_else(|| Vec::with_capacity(FREE_BYTES));
         memory.extend_from_slice(payload.bytes(&self.batch));
         memory
