@@ -89,6 +89,11 @@ impl Frames {
 
     /// Returns the next message; `None` if it is incomplete.
     pub fn next_frame(&mut self) -> Option<Frame<'_>> {
+        if self.start == self.bytes.len() {
+            // A peer that sends nothing more for a while holds no memory of its last message.
+            self.clear();
+            return None;
+        }
         match self.framing {
             Framing::Raw => None,
             Framing::Lines => self.next_line(),
