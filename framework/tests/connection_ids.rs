@@ -245,7 +245,7 @@ fn a_peer_is_followed_through_loss_and_reordering() {
     let running = serve(8);
     let mut nat = Nat::to(running.address());
     let mut client = behind(&running, &nat);
-    nat.weather(20, 20);
+    nat.set_faults(20, 20);
     let mut buffer = [0; 2048];
     for round in 0..scaled(10) {
         nat.rebind(0);
@@ -259,7 +259,7 @@ fn a_peer_is_followed_through_loss_and_reordering() {
             found
         });
     }
-    nat.weather(0, 0);
+    nat.set_faults(0, 0);
     nat.rebind(0);
     until("the peer is followed to its last address", || {
         client.send(b"where am I").unwrap();

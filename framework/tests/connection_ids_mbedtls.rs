@@ -93,7 +93,7 @@ fn a_client_that_cannot_be_checked_is_answered_at_its_old_port() {
 fn a_client_of_mbed_tls_is_followed_through_loss_and_reordering() {
     let server = serve(ids(8).follow_unchecked(true));
     let mut nat = Nat::to(server.addresses()[0].resolve().unwrap()[0]);
-    nat.weather(15, 15);
+    nat.set_faults(15, 15);
     let port = nat.address().port().to_string();
     let Some(mut client) = mbedtls(&["client", &port, "1"]) else { return };
     client.expect("open 1 8");

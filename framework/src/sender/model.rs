@@ -1,7 +1,7 @@
-//! A slow peer that several threads post to while its worker sends what waits, or ends, under shuttle.
+//! Models, under shuttle, a slow peer to which several threads post while its worker sends waiting messages, or ends.
 //!
-//! The association, the worker's [`Peer`] and its transport are the real ones, over a pair of Unix sockets, whose
-//! buffer is as small as it gets. What is seen to by the worker alone has to wake it.
+//! The association, the worker's [`Peer`] and its transport are the real ones, over a pair of Unix sockets with the
+//! smallest possible buffer. The tests show that the worker is woken for all work that only the worker does.
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ const EACH: u8 = 4;
 const LENGTH: usize = 4000;
 const BOUND: usize = 2;
 
-/// A peer over one of two sockets, the other one, and what others send by.
+/// Makes a peer over one of two sockets. Returns also the other socket, and the association, by which threads send.
 fn peer(overflow: Overflow) -> (Peer, Socket, Arc<Association>) {
     let (here, there) = Socket::pair(Domain::UNIX, Type::SEQPACKET, None).unwrap();
     here.set_send_buffer_size(1).unwrap();
@@ -55,17 +55,17 @@ fn peer(overflow: Overflow) -> (Peer, Socket, Arc<Association>) {
     (Peer::open(parts), there, association)
 }
 
-/// What became of everything.
+/// The results of a run.
 struct Outcome {
-    /// What each post came to, by poster.
+    /// The results of the posts of each poster.
     posted: Vec<Vec<PostOutcome>>,
-    /// Poster and number of each message that reached the peer.
+    /// The poster and the number of each message that reached the peer.
     arrived: Vec<(u8, u8)>,
     end: EndReason,
 }
 
-/// Has everybody do their part. Where nobody `closes`, the association ends when all that is said to wait has
-/// arrived.
+/// Runs the posters, the worker and the reader. Unless `closes`, the association ends once all messages that were not
+/// dropped have arrived.
 fn run(overflow: Overflow, closes: bool) -> Outcome {
     let (mut peer, there, association) = peer(overflow);
     let sender = peer.sender();
@@ -93,7 +93,6 @@ fn run(overflow: Overflow, closes: bool) -> Outcome {
                         let all = arrived.lock().len() == expected.load(Ordering::Acquire);
                         (done || all).then_some(())
                     }
-                    // The end.
                     Ok(0) => Some(()),
                     other => panic!("{other:?}"),
                 }
@@ -131,7 +130,7 @@ fn run(overflow: Overflow, closes: bool) -> Outcome {
         reader.join().unwrap();
         end
     } else {
-        // Were something left without anybody being woken for it, this would not end.
+        // The reader would never end if a message were left and no thread were woken for it.
         reader.join().unwrap();
         sender.close();
         worker.join().unwrap()
@@ -139,7 +138,7 @@ fn run(overflow: Overflow, closes: bool) -> Outcome {
     assert_eq!(sender.post(&Arc::from([0; LENGTH])), PostOutcome::Ended);
     assert!(association.outbox.lock().is_empty());
     let arrived = std::mem::take(&mut *arrived.lock());
-    // Nothing is counted twice, and nothing is forgotten.
+    // Each message is counted once.
     let refused = posted.iter().flatten().filter(|posted| **posted == PostOutcome::Ended).count();
     let (sent, dropped) =
         (association.sent.load(Ordering::Relaxed), association.dropped.load(Ordering::Relaxed));
@@ -154,8 +153,8 @@ fn run(overflow: Overflow, closes: bool) -> Outcome {
 }
 
 impl Outcome {
-    /// The messages of which this was said.
-    fn said(&self, of: &[PostOutcome]) -> Vec<(u8, u8)> {
+    /// Returns the messages whose post had one of these results.
+    fn with_result(&self, of: &[PostOutcome]) -> Vec<(u8, u8)> {
         let numbered = (0..).zip(&self.posted).flat_map(|(poster, all)| {
             (0..).zip(all).map(move |(number, posted)| ((poster, number), *posted))
         });
@@ -173,7 +172,7 @@ impl Outcome {
 fn sent_and_queued_messages_arrive_and_dropped_ones_do_not() {
     explore(700, || {
         let outcome = run(Overflow::DropNewest, false);
-        assert_eq!(outcome.sorted(), outcome.said(&[PostOutcome::Sent, PostOutcome::Queued]));
+        assert_eq!(outcome.sorted(), outcome.with_result(&[PostOutcome::Sent, PostOutcome::Queued]));
         assert_eq!(outcome.end, EndReason::ClosedByUs);
     });
 }
@@ -182,7 +181,7 @@ fn sent_and_queued_messages_arrive_and_dropped_ones_do_not() {
 fn the_last_message_arrives_where_older_ones_make_room() {
     explore(700, || {
         let outcome = run(Overflow::DropOldest, false);
-        // One of the two that were posted last was the last of all.
+        // One of the posters' last messages was the last message of all.
         assert!((0..POSTERS).any(|poster| outcome.arrived.contains(&(poster, EACH - 1))));
         assert_eq!(outcome.end, EndReason::ClosedByUs);
     });
@@ -192,9 +191,9 @@ fn the_last_message_arrives_where_older_ones_make_room() {
 fn a_peer_that_is_too_slow_is_disconnected_once() {
     explore(700, || {
         let outcome = run(Overflow::Disconnect, false);
-        let disconnected = !outcome.said(&[PostOutcome::Disconnected]).is_empty();
+        let disconnected = !outcome.with_result(&[PostOutcome::Disconnected]).is_empty();
         assert_eq!(outcome.end, if disconnected { EndReason::TooSlow } else { EndReason::ClosedByUs });
-        assert!(outcome.said(&[PostOutcome::Dropped]).is_empty());
+        assert!(outcome.with_result(&[PostOutcome::Dropped]).is_empty());
         if !disconnected {
             assert_eq!(outcome.arrived.len(), usize::from(POSTERS * EACH));
         }
@@ -206,11 +205,11 @@ fn every_thread_that_posts_sees_the_end() {
     explore(700, || {
         let outcome = run(Overflow::DropNewest, true);
         assert_eq!(outcome.end, EndReason::ClosedByUs);
-        assert!(outcome.said(&[PostOutcome::Disconnected, PostOutcome::Unsendable]).is_empty());
-        // What was sent is sent, whatever comes after it.
+        assert!(outcome.with_result(&[PostOutcome::Disconnected, PostOutcome::Unsendable]).is_empty());
+        // A message whose post returned `Sent` arrives in any case.
         let arrived = outcome.sorted();
-        assert!(outcome.said(&[PostOutcome::Sent]).iter().all(|message| arrived.contains(message)));
-        // Once somebody was told of the end, nobody of the same thread gets in any more.
+        assert!(outcome.with_result(&[PostOutcome::Sent]).iter().all(|message| arrived.contains(message)));
+        // Once a post has returned `Ended`, all later posts of the same thread do.
         for posted in &outcome.posted {
             let ended =
                 posted.iter().position(|posted| *posted == PostOutcome::Ended).unwrap_or(posted.len());

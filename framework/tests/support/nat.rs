@@ -88,7 +88,7 @@ impl Nat {
     }
 
     /// Loses and delays these percentages of the datagrams.
-    pub fn weather(&self, lost: u64, late: u64) {
+    pub fn set_faults(&self, lost: u64, late: u64) {
         let mut state = self.shared.state.lock().unwrap();
         (state.lost, state.late) = (lost, late);
     }

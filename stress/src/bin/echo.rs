@@ -77,7 +77,7 @@ struct MeasuredServer {
 }
 
 enum Peers {
-    Carried(Clients),
+    Driven(Clients),
     Threads(Vec<Peer>),
 }
 
@@ -207,7 +207,7 @@ impl Cli {
         };
         let warm = Talk { pace: Pace::Window(1), ..warm };
         match &mut measured.peers {
-            Peers::Carried(clients) => {
+            Peers::Driven(clients) => {
                 talk::run(clients, self.peers as usize, &warm, &bench.stop, &ProgressBar::hidden())?
             }
             Peers::Threads(peers) => threads::run(peers, &warm, &bench.stop, &ProgressBar::hidden())?,
@@ -243,7 +243,7 @@ impl Cli {
                 results.failed, self.peers
             )
             .into()),
-            _ => Ok(Peers::Carried(clients)),
+            _ => Ok(Peers::Driven(clients)),
         }
     }
 
@@ -273,7 +273,7 @@ impl Cli {
         let active = (self.active as usize).min(self.peers as usize);
         let stop: &Stop = &bench.stop;
         let talked = match &mut measured.peers {
-            Peers::Carried(clients) => talk::run(clients, active, &talk, stop, bar)?,
+            Peers::Driven(clients) => talk::run(clients, active, &talk, stop, bar)?,
             Peers::Threads(peers) => threads::run(&mut peers[..active], &talk, stop, bar)?,
         };
         let used = before.zip(measured.target.usage()?).map(|(before, after)| after.since(&before));
@@ -343,7 +343,7 @@ impl Cli {
         let own = median(server.turns.iter().map(|turn| turn.own).collect());
         report.plain(&format!("clients' own CPU per echo, {payload} B"), own.unwrap_or_default(), "µs");
         for measured in servers {
-            if let Peers::Carried(clients) = &measured.peers {
+            if let Peers::Driven(clients) = &measured.peers {
                 figures::dropped(report, clients.dropped());
             }
             let lost = measured.turns.iter().map(|turn| turn.talked.tally.lost).sum::<u64>();

@@ -1,4 +1,4 @@
-//! Whole lives of clients and servers in memory, under a clock of their own and on a network with a seed.
+//! Whole associations of clients and servers in memory, with a virtual clock and a network whose faults follow a seed.
 
 mod handed_over;
 
@@ -34,14 +34,14 @@ fn address(side: usize) -> SocketAddr {
     [SocketAddr::from(([192, 0, 2, 1], 4433)), SocketAddr::from(([192, 0, 2, 2], 4433))][side]
 }
 
-/// What the network does to datagrams, in percent of them.
+/// The faults of the network, each in percent of the datagrams.
 #[derive(Clone, Copy, Default)]
-struct Weather {
+struct Faults {
     lost: u64,
-    doubled: u64,
-    /// They come some milliseconds later than others.
+    duplicated: u64,
+    /// Datagrams that arrive some milliseconds later than others.
     late: u64,
-    /// Something that nobody sent comes with them.
+    /// Datagrams after which a forged one arrives too.
     forged: u64,
 }
 
@@ -60,13 +60,13 @@ struct Side {
     messages: Vec<Vec<u8>>,
 }
 
-/// Contexts and counters are shared by all lives of a test.
+/// The contexts and counters that all associations of a test share.
 struct World {
     server: Contexts,
     client: SslContext,
     counters: Arc<Counters>,
     start: Instant,
-    /// What each side offers or answers of connection IDs.
+    /// The connection IDs that each side offers, or answers with.
     offers: [Option<Offer>; 2],
     /// Where the client keeps sessions, if it resumes them.
     sessions: Option<Arc<Sessions>>,
@@ -105,24 +105,24 @@ fn offer(cid: Box<[u8]>) -> Offer {
     Offer { cid, check: false, follow_unchecked: false, secret: [9; 32].into() }
 }
 
-/// A client, a server, and what lies between them.
+/// A client, a server, and the network between them.
 struct Pair<'a> {
     world: &'a World,
     cookies: Arc<Cookies>,
     sides: [Side; 2],
     now: Instant,
     rng: Rng,
-    weather: Weather,
-    /// When what comes to whom.
-    travelling: Vec<(Instant, usize, Vec<u8>)>,
-    /// Datagrams that each side sent, the last ones first lost if a test wants that.
+    faults: Faults,
+    /// Datagrams in flight: the time of arrival, the receiver, and the content.
+    in_flight: Vec<(Instant, usize, Vec<u8>)>,
+    /// The number of datagrams that each side has sent.
     sent: [usize; 2],
-    /// Which datagrams of which side are lost whatever the weather, by their number.
-    doomed: [Vec<usize>; 2],
+    /// The numbers of the datagrams of each side that the network drops in any case.
+    dropped: [Vec<usize>; 2],
 }
 
 impl<'a> Pair<'a> {
-    fn new(world: &'a World, seed: u64, weather: Weather) -> Self {
+    fn new(world: &'a World, seed: u64, faults: Faults) -> Self {
         let now = world.start;
         let cookies = Arc::new(Cookies::new(&Timeouts::default(), None, now).unwrap());
         let sides = [world.connect(now), Side { life: None, messages: Vec::new() }];
@@ -133,10 +133,10 @@ impl<'a> Pair<'a> {
             sides,
             now,
             rng,
-            weather,
-            travelling: Vec::new(),
+            faults,
+            in_flight: Vec::new(),
             sent: [0; 2],
-            doomed: Default::default(),
+            dropped: Default::default(),
         };
         pair.start(CLIENT);
         pair
@@ -154,31 +154,31 @@ impl<'a> Pair<'a> {
         self.rng.below(100) < percent
     }
 
-    /// Puts a datagram of this side on its way.
+    /// Sends a datagram of this side over the network.
     fn send(&mut self, from: usize, datagram: &[u8]) {
         self.check_connection_ids(from, datagram);
-        let Weather { lost, doubled, late, forged } = self.weather;
+        let Faults { lost, duplicated, late, forged } = self.faults;
         self.sent[from] += 1;
-        let copies = if self.chance(doubled) { 2 } else { 1 };
+        let copies = if self.chance(duplicated) { 2 } else { 1 };
         for _ in 0..copies {
-            if self.doomed[from].contains(&self.sent[from]) || self.chance(lost) {
+            if self.dropped[from].contains(&self.sent[from]) || self.chance(lost) {
                 continue;
             }
             let delay = if self.chance(late) { self.rng.below(400) } else { 5 };
             let arrival = self.now + Duration::from_millis(delay);
-            self.travelling.push((arrival, 1 - from, datagram.to_vec()));
+            self.in_flight.push((arrival, 1 - from, datagram.to_vec()));
         }
         if self.chance(forged) {
             let mut garbage = datagram.to_vec();
             let kept = self.rng.below(garbage.len() as u64) as usize;
             garbage.truncate(kept);
-            // Epoch 1, so that nothing in clear is forged: that could end a handshake, as RFC 6347 has it.
+            // The forged record has epoch 1, because an unencrypted one could end a handshake (RFC 6347).
             garbage.iter_mut().skip(3).for_each(|byte| *byte = byte.wrapping_add(1));
-            self.travelling.push((self.now, 1 - from, garbage));
+            self.in_flight.push((self.now, 1 - from, garbage));
         }
     }
 
-    /// Every protected record has the connection ID that its receiver asked for, if any.
+    /// Checks that every protected record has the connection ID that its receiver asked for, if any.
     fn check_connection_ids(&self, from: usize, datagram: &[u8]) {
         let [Some(client), Some(server)] = &self.world.offers else { return };
         let cid = &[server, client][from].cid;
@@ -191,7 +191,7 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// Sends what a side has to say, and looks at what a step of its handshake came to.
+    /// Sends the datagrams of a side, and handles the result of a step of its handshake.
     fn send_and_check(&mut self, side: usize, advanced: Result<bool, Failure>) {
         while let Some(Life::Handshaking(handshake)) = &mut self.sides[side].life
             && let Some(datagram) = handshake.poll_transmit()
@@ -210,7 +210,7 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// Takes what a read of a session found, and reads on.
+    /// Handles the result of a read of a session, and reads until nothing is left.
     fn read(&mut self, side: usize, read: Read) {
         let (mut read, mut buffer) = (read, [0; 2048]);
         while let Some(Life::Open(session)) = &mut self.sides[side].life {
@@ -247,7 +247,7 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// What a server's dispatcher does with a datagram of an unknown peer.
+    /// Handles a datagram of an unknown peer, as a server's dispatcher does.
     fn meet(&mut self, datagram: &[u8]) {
         let (local, peer) = (address(SERVER), address(CLIENT));
         let FirstDatagram::ClientHello(hello) = hello::classify(datagram) else { return };
@@ -288,20 +288,20 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// Lets the next thing happen before `until`; `false` where nothing does.
+    /// Processes the next event before `until`. Returns `false` if there is none.
     fn step(&mut self, until: Instant) -> bool {
-        let arrival = (0..self.travelling.len()).min_by_key(|&index| self.travelling[index].0);
+        let arrival = (0..self.in_flight.len()).min_by_key(|&index| self.in_flight[index].0);
         let timeout = (0..2).filter_map(|side| match &self.sides[side].life {
             Some(Life::Handshaking(handshake)) => Some((handshake.next_timeout(), side)),
             _ => None,
         });
         let timeout = timeout.min();
         match (arrival, timeout) {
-            (Some(index), timeout) if timeout.is_none_or(|(at, _)| self.travelling[index].0 <= at) => {
-                if self.travelling[index].0 > until {
+            (Some(index), timeout) if timeout.is_none_or(|(at, _)| self.in_flight[index].0 <= at) => {
+                if self.in_flight[index].0 > until {
                     return false;
                 }
-                let (at, side, datagram) = self.travelling.remove(index);
+                let (at, side, datagram) = self.in_flight.remove(index);
                 self.now = self.now.max(at);
                 self.arrive(side, datagram);
             }
@@ -351,10 +351,11 @@ impl<'a> Pair<'a> {
 #[test]
 fn a_life_on_a_good_network_takes_four_flights_and_ends_with_close_notify() {
     let world = World::new();
-    let mut pair = Pair::new(&world, 1, Weather::default());
+    let mut pair = Pair::new(&world, 1, Faults::default());
     pair.run_for(Duration::from_millis(100));
     pair.assert_open("a good network");
-    // Two hellos and the last flight; a challenge and two flights in several datagrams.
+    // The client sends two hellos and its last flight. The server sends a challenge and two flights, in several
+    // datagrams.
     assert_eq!(pair.sides[CLIENT].messages.len() + pair.sides[SERVER].messages.len(), 0);
     pair.say(CLIENT, b"ping");
     pair.run_for(Duration::from_millis(10));
@@ -374,15 +375,15 @@ fn a_life_on_a_good_network_takes_four_flights_and_ends_with_close_notify() {
 fn handshakes_complete_and_messages_arrive_once_over_a_faulty_network() {
     let world = World::new();
     for seed in 0..400 {
-        let weather = Weather { lost: seed % 40, doubled: seed % 31, late: seed % 50, forged: seed % 23 };
-        let mut pair = Pair::new(&world, seed, weather);
+        let faults = Faults { lost: seed % 40, duplicated: seed % 31, late: seed % 50, forged: seed % 23 };
+        let mut pair = Pair::new(&world, seed, faults);
         let context = format!("seed {seed}");
-        // A flight may be lost each time that it is said again, until the weather clears up.
+        // A flight may be lost each time that it is retransmitted, until the faults end.
         pair.run_for(Duration::from_secs(60));
-        pair.weather = Weather::default();
+        pair.faults = Faults::default();
         pair.run_for(Duration::from_secs(100));
         pair.assert_open(&context);
-        pair.weather = weather;
+        pair.faults = faults;
         let mut said = [VecDeque::new(), VecDeque::new()];
         for number in 0..20_u8 {
             for (side, said) in said.iter_mut().enumerate() {
@@ -401,7 +402,7 @@ fn handshakes_complete_and_messages_arrive_once_over_a_faulty_network() {
             once.dedup();
             assert_eq!(once.len(), came.len(), "{context}: a message came twice");
             assert!(came.iter().all(|message| said[1 - side].contains(message)), "{context}: {came:?}");
-            assert!(weather.lost > 0 || came.len() == 20, "{context}: {} of 20", came.len());
+            assert!(faults.lost > 0 || came.len() == 20, "{context}: {} of 20", came.len());
         }
     }
 }
@@ -409,7 +410,7 @@ fn handshakes_complete_and_messages_arrive_once_over_a_faulty_network() {
 #[test]
 fn a_flight_is_sent_again_after_one_three_and_seven_seconds_until_the_deadline() {
     let world = World::new();
-    let mut pair = Pair::new(&world, 1, Weather { lost: 100, ..Weather::default() });
+    let mut pair = Pair::new(&world, 1, Faults { lost: 100, ..Faults::default() });
     assert_eq!(pair.sent, [1, 0]);
     for (second, sent) in [(1, 2), (2, 2), (3, 3), (6, 3), (7, 4), (14, 4), (15, 5), (31, 6), (599, 10)] {
         let until = world.start + Duration::from_secs(second);
@@ -424,23 +425,24 @@ fn a_flight_is_sent_again_after_one_three_and_seven_seconds_until_the_deadline()
 #[test]
 fn a_lost_last_flight_is_sent_again_by_the_open_session() {
     let world = World::new();
-    let mut pair = Pair::new(&world, 1, Weather::default());
+    let mut pair = Pair::new(&world, 1, Faults::default());
     pair.run_for(Duration::from_millis(24));
-    // The client's last flight is on its way; all that answers it is lost once.
+    // The client's last flight is in flight; the first answer to it is lost.
     let answered = pair.sent[SERVER];
-    pair.doomed[SERVER] = vec![answered + 1];
+    pair.dropped[SERVER] = vec![answered + 1];
     pair.run_for(Duration::from_millis(500));
     assert!(pair.is_open(SERVER) && !pair.is_open(CLIENT));
     pair.run_for(Duration::from_secs(1));
     pair.assert_open("the flight was said again");
-    // The client's timer counted one, and the answer of the open session another; others count for themselves.
+    // The client's timer counted one retransmission, and the answer of the open session another. Other callers of
+    // `repeat_last_flight` count by themselves.
     let retransmissions = || world.counters.retransmissions.load(std::sync::atomic::Ordering::Relaxed);
     assert_eq!(retransmissions(), 2);
     let Some(Life::Open(session)) = &mut pair.sides[SERVER].life else { unreachable!() };
     session.repeat_last_flight();
     assert!(session.poll_transmit().is_some());
     assert_eq!(retransmissions(), 2);
-    // Data of the client's shows that it has it: after that nobody asks for more.
+    // Data of the client shows that it has received the last flight, so the server frees the flight.
     pair.say(CLIENT, b"x");
     pair.run_for(Duration::from_millis(10));
     assert!(matches!(&pair.sides[SERVER].life, Some(Life::Open(session)) if !session.keeps_flight()));
@@ -449,7 +451,7 @@ fn a_lost_last_flight_is_sent_again_by_the_open_session() {
 #[test]
 fn a_client_that_begins_anew_is_challenged_and_then_replaces_its_session() {
     let world = World::new();
-    let mut pair = Pair::new(&world, 1, Weather::default());
+    let mut pair = Pair::new(&world, 1, Faults::default());
     pair.run_for(Duration::from_millis(100));
     pair.assert_open("the first life");
     pair.sides[CLIENT] = world.connect(pair.now);
@@ -467,8 +469,8 @@ fn a_client_that_begins_anew_is_challenged_and_then_replaces_its_session() {
 #[test]
 fn a_forged_hello_ends_neither_a_handshake_nor_a_session() {
     let world = World::new();
-    let mut pair = Pair::new(&world, 1, Weather::default());
-    let first = pair.travelling[0].2.clone();
+    let mut pair = Pair::new(&world, 1, Faults::default());
+    let first = pair.in_flight[0].2.clone();
     let forge = |pair: &mut Pair<'_>, number: u8| {
         let mut hello = first.clone();
         // Record and message headers, version, then the random.
@@ -503,7 +505,7 @@ fn ping_pong(pair: &mut Pair<'_>) {
 fn connection_ids_of_any_length_are_used_in_both_directions() {
     for lengths in CID_LENGTHS {
         let world = World::with_cids(lengths);
-        let mut pair = Pair::new(&world, 1, Weather::default());
+        let mut pair = Pair::new(&world, 1, Faults::default());
         pair.run_for(Duration::from_millis(100));
         pair.assert_open(&format!("{lengths:?}"));
         ping_pong(&mut pair);
@@ -521,7 +523,7 @@ fn a_side_without_connection_ids_is_spoken_to_as_ever() {
     for without in [CLIENT, SERVER] {
         let mut world = World::with_cids([8, 8]);
         world.offers[without] = None;
-        let mut pair = Pair::new(&world, 1, Weather::default());
+        let mut pair = Pair::new(&world, 1, Faults::default());
         pair.run_for(Duration::from_millis(100));
         pair.assert_open("ordinary records");
         ping_pong(&mut pair);
@@ -529,13 +531,13 @@ fn a_side_without_connection_ids_is_spoken_to_as_ever() {
 }
 
 #[test]
-fn handshakes_with_connection_ids_complete_in_any_weather() {
+fn handshakes_with_connection_ids_complete_over_a_faulty_network() {
     for seed in 0..160 {
         let world = World::with_cids(CID_LENGTHS[seed as usize % CID_LENGTHS.len()]);
-        let weather = Weather { lost: seed % 40, doubled: seed % 31, late: seed % 50, forged: seed % 23 };
-        let mut pair = Pair::new(&world, seed, weather);
+        let faults = Faults { lost: seed % 40, duplicated: seed % 31, late: seed % 50, forged: seed % 23 };
+        let mut pair = Pair::new(&world, seed, faults);
         pair.run_for(Duration::from_secs(60));
-        pair.weather = Weather::default();
+        pair.faults = Faults::default();
         pair.run_for(Duration::from_secs(100));
         pair.assert_open(&format!("seed {seed}"));
         ping_pong(&mut pair);
@@ -543,22 +545,22 @@ fn handshakes_with_connection_ids_complete_in_any_weather() {
 }
 
 #[test]
-fn a_session_is_resumed_with_connection_ids_in_any_weather() {
+fn a_session_is_resumed_with_connection_ids_over_a_faulty_network() {
     for seed in 0..80 {
         let lengths = CID_LENGTHS[seed as usize % CID_LENGTHS.len()];
         let world = World { sessions: Some(Arc::default()), ..World::with_cids(lengths) };
-        let mut pair = Pair::new(&world, seed, Weather::default());
+        let mut pair = Pair::new(&world, seed, Faults::default());
         pair.run_for(Duration::from_millis(100));
         pair.assert_open("the first session");
         let full = pair.sent;
-        let weather = Weather { lost: seed % 30, doubled: seed % 31, late: seed % 50, forged: seed % 23 };
-        let mut pair = Pair::new(&world, seed, weather);
+        let faults = Faults { lost: seed % 30, duplicated: seed % 31, late: seed % 50, forged: seed % 23 };
+        let mut pair = Pair::new(&world, seed, faults);
         pair.run_for(Duration::from_secs(60));
-        pair.weather = Weather::default();
-        // The client of a resumed session speaks last, and answers what the server repeats.
+        pair.faults = Faults::default();
+        // The client of a resumed session sends the last flight, and answers a flight that the server repeats.
         pair.run_for(Duration::from_secs(200));
         pair.assert_open(&format!("seed {seed}"));
-        // Without a certificate it takes fewer datagrams.
+        // A handshake without certificates takes fewer datagrams.
         assert!(seed > 0 || pair.sent[SERVER] < full[SERVER], "the session was not resumed");
         ping_pong(&mut pair);
     }
@@ -567,15 +569,15 @@ fn a_session_is_resumed_with_connection_ids_in_any_weather() {
 #[test]
 fn data_that_overtakes_a_finished_with_a_connection_id_is_read_after_it() {
     let world = World { sessions: Some(Arc::default()), ..World::with_cids([8, 8]) };
-    let mut pair = Pair::new(&world, 1, Weather::default());
+    let mut pair = Pair::new(&world, 1, Faults::default());
     pair.run_for(Duration::from_millis(100));
-    let mut pair = Pair::new(&world, 1, Weather::default());
+    let mut pair = Pair::new(&world, 1, Faults::default());
     while !pair.is_open(CLIENT) {
         assert!(pair.step(world.start + PATIENCE));
     }
-    // The client's Finished and what it says next are under way: the latter comes first.
+    // The client's Finished and its first message are in flight. The message arrives first.
     pair.say(CLIENT, b"early");
-    let early = pair.travelling.pop().unwrap().2;
+    let early = pair.in_flight.pop().unwrap().2;
     assert!(!pair.is_open(SERVER));
     pair.arrive(SERVER, early);
     assert!(!pair.is_open(SERVER));
@@ -586,9 +588,9 @@ fn data_that_overtakes_a_finished_with_a_connection_id_is_read_after_it() {
 #[test]
 fn a_lost_last_flight_with_connection_ids_is_sent_again_by_the_open_session() {
     let world = World::with_cids([8, 8]);
-    let mut pair = Pair::new(&world, 1, Weather::default());
+    let mut pair = Pair::new(&world, 1, Faults::default());
     pair.run_for(Duration::from_millis(24));
-    pair.doomed[SERVER] = vec![pair.sent[SERVER] + 1];
+    pair.dropped[SERVER] = vec![pair.sent[SERVER] + 1];
     pair.run_for(Duration::from_millis(500));
     assert!(pair.is_open(SERVER) && !pair.is_open(CLIENT));
     pair.run_for(Duration::from_secs(1));
@@ -599,14 +601,14 @@ fn a_lost_last_flight_with_connection_ids_is_sent_again_by_the_open_session() {
 #[test]
 fn an_ordinary_record_is_not_taken_where_a_connection_id_is_due() {
     let world = World::with_cids([8, 8]);
-    let mut pair = Pair::new(&world, 1, Weather::default());
+    let mut pair = Pair::new(&world, 1, Faults::default());
     pair.run_for(Duration::from_millis(24));
     let is_last_flight = |(_, to, datagram): &(Instant, usize, Vec<u8>)| {
         *to == SERVER && Record::split(datagram).is_ok_and(|(record, _)| record.content_type == HANDSHAKE)
     };
-    let at = pair.travelling.iter().position(is_last_flight).expect("the client's last flight");
-    // Its Finished, the last record, becomes one without a connection ID.
-    let datagram = &mut pair.travelling[at].2;
+    let at = pair.in_flight.iter().position(is_last_flight).expect("the client's last flight");
+    // Removes the connection ID from the Finished, which is the last record.
+    let datagram = &mut pair.in_flight[at].2;
     let (mut rest, mut finished) = (&datagram[..], 0);
     while let Ok((record, behind)) = Record::split_with(rest, 8) {
         if record.content_type == TLS12_CID {
@@ -619,7 +621,7 @@ fn an_ordinary_record_is_not_taken_where_a_connection_id_is_due() {
     datagram.drain(finished + 11..finished + 19);
     pair.run_for(Duration::from_millis(100));
     assert!(!pair.is_open(SERVER));
-    // The client's timer sends it again as it was.
+    // The client's timer retransmits it unchanged.
     pair.run_for(Duration::from_secs(2));
     pair.assert_open("the flight was said again");
 }

@@ -223,8 +223,8 @@ fn a_drain_reaches_every_association_and_no_peer_is_admitted_after_it() {
     });
 }
 
-/// Opens a peer and drains meanwhile: the peer is told of the drain when its handshake is complete. `broken_off` is the signal
-/// that may come before that, or late, when it is ignored.
+/// Opens a peer while the server drains: the peer gets the signal for the drain when its handshake is complete.
+/// `broken_off` is the signal that may come before that, or late, when it is ignored.
 fn drain_while_a_peer_opens(drain: Drain, broken_off: u8) {
     explore(2000, move || {
         let world = world(Limits::UNLIMITED);

@@ -510,7 +510,7 @@ fn a_record_with_anothers_connection_id_or_none_is_dropped_and_the_next_one_read
     let ((mut sealer, _), (mut other, _)) = (layer_with(aead, b"ours"), layer_with(aead, b"them"));
     let (mut ordinary, mut opener) = layer_with(aead, b"");
     let dropped = [Opened::Dropped(Dropped::ForeignConnectionId)];
-    // Nobody asked for one: where the record's length is, nobody can say.
+    // The receiver did not ask for a connection ID, so it cannot know where the record's length is.
     assert_eq!(messages(&mut opener, &sealed(&mut sealer, b"with one")), [b""; 0]);
     let (_, mut opener) = layer_with(aead, b"ours");
     for foreign in [sealed(&mut other, b"x"), sealed(&mut ordinary, b"x")] {

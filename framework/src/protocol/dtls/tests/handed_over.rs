@@ -1,4 +1,4 @@
-//! Sessions that go from one process to another, and again, in the middle of their lives.
+//! Open sessions that are handed over to another process, and then handed over again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::codec::{Malformed, Reader, Writer};
 
 impl Pair<'_> {
     fn restored(&self, saved: &[u8]) -> Result<Session, Malformed> {
-        // Of what the restart looks at only the addresses and the cookies matter here.
+        // Of the restart's state, only the addresses and the cookies matter here.
         let restart = Restart::new(Arc::clone(&self.cookies), [0; 32], address(SERVER), address(CLIENT));
         let mut from = Reader::new(saved);
         let session = Session::restore(&mut from, restart, Arc::clone(&self.world.counters), self.now)?;
@@ -16,7 +16,8 @@ impl Pair<'_> {
         Ok(session)
     }
 
-    /// Has the server's session go to another process, if it is open. It is written alike there.
+    /// Hands the server's session over to another process, if it is open. Checks that it is written there in the same
+    /// way.
     fn hand_over(&mut self) -> Vec<u8> {
         let mut out = Writer::new();
         let Some(Life::Open(session)) = &self.sides[SERVER].life else { return Vec::new() };
@@ -35,12 +36,12 @@ impl Pair<'_> {
 fn messages_arrive_once_over_a_faulty_network_while_the_session_is_handed_over() {
     for seed in 0..100 {
         let world = World::with_cids(CID_LENGTHS[seed as usize % CID_LENGTHS.len()]);
-        let weather =
-            Weather { lost: seed % 20, doubled: 20 + seed % 31, late: seed % 50, forged: seed % 23 };
-        let mut pair = Pair::new(&world, seed, Weather::default());
+        let faults =
+            Faults { lost: seed % 20, duplicated: 20 + seed % 31, late: seed % 50, forged: seed % 23 };
+        let mut pair = Pair::new(&world, seed, Faults::default());
         pair.run_for(Duration::from_secs(1));
         pair.assert_open("at first");
-        pair.weather = weather;
+        pair.faults = faults;
         for number in 0..20_u8 {
             for side in [CLIENT, SERVER] {
                 pair.say(side, &[side as u8, number]);
@@ -56,7 +57,7 @@ fn messages_arrive_once_over_a_faulty_network_while_the_session_is_handed_over()
             once.sort();
             once.dedup();
             assert_eq!(once.len(), came.len(), "seed {seed}: a message came twice");
-            assert!(weather.lost > 0 || came.len() == 20, "seed {seed}: {} of 20", came.len());
+            assert!(faults.lost > 0 || came.len() == 20, "seed {seed}: {} of 20", came.len());
         }
     }
 }
@@ -64,9 +65,9 @@ fn messages_arrive_once_over_a_faulty_network_while_the_session_is_handed_over()
 #[test]
 fn a_lost_last_flight_is_sent_again_by_the_process_that_took_the_session_over() {
     let world = World::new();
-    let mut pair = Pair::new(&world, 1, Weather::default());
+    let mut pair = Pair::new(&world, 1, Faults::default());
     pair.run_for(Duration::from_millis(24));
-    pair.doomed[SERVER] = vec![pair.sent[SERVER] + 1];
+    pair.dropped[SERVER] = vec![pair.sent[SERVER] + 1];
     pair.run_for(Duration::from_millis(500));
     assert!(pair.is_open(SERVER) && !pair.is_open(CLIENT));
     pair.hand_over();
@@ -78,14 +79,14 @@ fn a_lost_last_flight_is_sent_again_by_the_process_that_took_the_session_over() 
 #[test]
 fn a_session_that_is_cut_off_anywhere_is_none() {
     let world = World::with_cids([8, 8]);
-    let mut pair = Pair::new(&world, 1, Weather::default());
+    let mut pair = Pair::new(&world, 1, Faults::default());
     pair.run_for(Duration::from_millis(100));
     let saved = pair.hand_over();
     assert!(saved.len() < 1024, "{} bytes", saved.len());
     for len in 0..saved.len() {
         assert!(pair.restored(&saved[..len]).is_err(), "{len} of {}", saved.len());
     }
-    // Whatever is in it: no panic.
+    // No content may cause a panic.
     let mut rng = Rng::new(1);
     for _ in 0..2000 {
         let mut garbled = saved.clone();

@@ -337,7 +337,7 @@ fn an_action_that_the_kernel_refuses_ends_a_handshake_and_an_ended_association_a
     state.action_done(ActionResult::Gone);
     assert_eq!(state.sent(), Sent::Gone);
     assert_eq!(state.write(b"y", SendInfo::default()), Some(Sent::Gone));
-    // Whatever ends it then waits for nothing.
+    // Every end waits for nothing then.
     assert!(state.end(&EndReason::ClosedByUs, PATIENCE, world.start));
     assert_eq!(state.next_action(), Some(&Action::ShutDown));
 }

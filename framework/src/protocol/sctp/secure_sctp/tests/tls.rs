@@ -84,7 +84,7 @@ fn another_identity_on_a_further_stream_breaks_the_session() {
     let (client, mut server) = credentials(true);
     let ClientAuth::Required(bundle) = server.client_auth else { unreachable!() };
     server.client_auth = ClientAuth::Optional(bundle);
-    // Nobody is somebody else, too.
+    // A peer without an identity differs from one that has an identity, too.
     let other = ClientCredentials { identity: None, ..client.clone() };
     let credentials = (client, server);
     let new_context = context::client(&other, Protocol::Tls).unwrap();
