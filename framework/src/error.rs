@@ -64,9 +64,6 @@ pub enum Error {
     /// association continues.
     #[error("the label or the context of this export cannot be used")]
     BadExport,
-    /// The call needs SCTP, and the transport is another one.
-    #[error("this call needs SCTP, and the transport is {0}")]
-    NeedsSctp(crate::address::Scheme),
     /// The received message is longer than the buffer. It is kept for the next call, and the association continues.
     #[error("the buffer is too small for a message of {needed} bytes")]
     BufferTooSmall {

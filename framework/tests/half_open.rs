@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use peeloff::{
     Admission, EndKind, HandlerError, Incoming, Limits, Peer, PeerHandler, Refusal, Stats, Timeouts,
 };
-use raw_client::RawClient;
+use raw_client::{RawClient, record};
 use support::{COMBINATION, DEADLINE, Running, exchange, until};
 
 const HOME: [u8; 4] = [127, 0, 0, 1];
@@ -248,4 +248,31 @@ fn a_draining_server_admits_no_peer() {
     });
     assert_eq!((report.peers, report.finished), (1, 1));
     assert_eq!(running.stats().opened, 1);
+}
+
+/// Makes an alert in clear, which anyone can forge.
+fn alert(level: u8, description: u8) -> Vec<u8> {
+    record(21, 0, 9, &[level, description])
+}
+
+#[test]
+fn a_fatal_alert_in_clear_ends_a_handshake_after_a_grace_period_and_a_warning_does_not() {
+    let running = Running::echo("dtls://127.0.0.1:0");
+    let stalled = RawClient::new(HOME, running.address());
+    stalled.stall();
+    const WARNING: u8 = 1;
+    const FATAL: u8 = 2;
+    const USER_CANCELED: u8 = 90;
+    const INTERNAL_ERROR: u8 = 80;
+    stalled.send(&alert(WARNING, USER_CANCELED));
+    let stats = running.until("the warning is dropped", |stats| stats.records_dropped == 1);
+    assert_eq!((stats.plaintext_alerts, stats.half_open), (0, 1));
+    let began = Instant::now();
+    stalled.send(&alert(FATAL, INTERNAL_ERROR));
+    let stats = running.until("the alert is counted", |stats| stats.plaintext_alerts == 1);
+    assert_eq!(stats.records_dropped, 1);
+    let stats = running.until("the handshake ends", |stats| stats.half_open == 0);
+    assert_eq!((stats.ended(EndKind::HandshakeFailed), stats.ended_total()), (1, 1), "{stats:?}");
+    // A forged alert leaves an honest peer this long to complete the handshake.
+    assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
 }

@@ -6,6 +6,7 @@
 mod network;
 mod support;
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Mutex;
@@ -13,7 +14,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use network::run_in_own_network;
-use peeloff::{EndKind, EndReason, Error, Peer, ServerBuilder, SocketRole, Sockets};
+use peeloff::{Client, ConnectError, EndKind, EndReason, Error, Peer, ServerBuilder, SocketRole, Sockets};
 use socket2::SockRef;
 use support::{DEADLINE, Running, echo, exchange, until};
 
@@ -113,5 +114,17 @@ fn a_connection_without_a_route_is_unreachable_when_the_kernel_gives_it_up() {
             assert_eq!(reason, Some(EndReason::Unreachable), "{scheme}: {begin}");
             until("it is counted", || (running.stats().ended(EndKind::Unreachable) == 1).then_some(()));
         }
+    }
+}
+
+#[test]
+fn a_client_without_a_route_to_the_server_is_told_so() {
+    if run_in_own_network("a_client_without_a_route_to_the_server_is_told_so") {
+        return;
+    }
+    for scheme in ["udp", "tcp"] {
+        let error = Client::builder().connect(format!("{scheme}://192.0.2.1:9").as_str()).unwrap_err();
+        let ConnectError::Io { peer, source } = error else { panic!("{scheme}: {error:?}") };
+        assert_eq!((peer.port(), source.kind()), (9, ErrorKind::NetworkUnreachable), "{scheme}");
     }
 }

@@ -1,16 +1,21 @@
 //! Options that the user's hook sets on a socket apply to the sockets in use, and if the hook fails, the socket
 //! is not used.
 
+#[path = "support/network.rs"]
+#[allow(dead_code)]
+mod network;
 mod support;
 
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use network::run_in_own_network;
 use peeloff::{
-    ConnectError, NewSocket, Refusal, Scheme, Server, SocketRole, StartError, inherited_descriptor,
+    ConnectError, NewSocket, Refusal, Scheme, Server, SocketRole, Sockets, StartError, inherited_descriptor,
 };
 use socket2::SockRef;
 use support::{Running, echo, exchange, quiet_panic};
@@ -263,4 +268,66 @@ fn a_client_does_not_connect_where_the_hook_fails() {
         }
     }
     assert_eq!(running.stats().connections, 0);
+}
+
+/// The mark and the DSCP that the hook of the test below gives to sockets of this role.
+fn labels_of(role: SocketRole) -> (u32, u32) {
+    if role == SocketRole::Listener { (1, 8) } else { (2, 16) }
+}
+
+/// Drops all packets of the server on this port that have neither the labels of listeners nor those of peers'
+/// sockets, and counts the others. The rules are those of nft(8).
+fn allow_labelled(port: u16) {
+    let count = |counter: &str, role| {
+        let (mark, dscp) = labels_of(role);
+        format!("add rule ip t c meta mark {mark} ip dscp {dscp} counter name {counter} accept;")
+    };
+    nft(&format!(
+        "add table ip t; flush table ip t; delete table ip t; add table ip t; \
+         add counter ip t listener; add counter ip t peer; \
+         add chain ip t c {{ type filter hook output priority 0; }}; \
+         add rule ip t c meta l4proto != {{ tcp, udp }} accept; add rule ip t c th sport != {port} accept; \
+         {} {} add rule ip t c drop",
+        count("listener", SocketRole::Listener),
+        count("peer", SocketRole::Peer),
+    ));
+}
+
+fn nft(rules: &str) -> String {
+    let done = Command::new("nft").arg(rules).output().expect("nft");
+    assert!(done.status.success(), "{rules}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
+}
+
+/// Returns how many packets this counter has counted.
+fn counted(counter: &str) -> u64 {
+    let listed = nft(&format!("list counter ip t {counter}"));
+    let mut words = listed.split_whitespace().skip_while(|word| *word != "packets");
+    words.nth(1).and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{listed}"))
+}
+
+#[test]
+fn packets_carry_the_mark_and_the_dscp_of_the_socket_that_sends_them() {
+    if run_in_own_network("packets_carry_the_mark_and_the_dscp_of_the_socket_that_sends_them") {
+        return;
+    }
+    for scheme in ["udp", "dtls", "tcp", "tls"] {
+        for sockets in [Sockets::PerPeer, Sockets::Shared] {
+            let configure = |builder: peeloff::ServerBuilder| {
+                builder.sockets(sockets).socket_options(|socket| {
+                    let (mark, dscp) = labels_of(socket.role());
+                    SockRef::from(socket).set_mark(mark)?;
+                    SockRef::from(socket).set_tos_v4(dscp << 2)
+                })
+            };
+            let running = Running::echo_with(&format!("{scheme}://127.0.0.1:0"), configure);
+            allow_labelled(running.url().port);
+            let mut peer = running.connect();
+            let (by_listener, by_peer) = (counted("listener"), counted("peer"));
+            exchange(&mut peer, b"hello");
+            let shares = sockets == Sockets::Shared && matches!(scheme, "udp" | "dtls");
+            let sent = (counted("listener") > by_listener, counted("peer") > by_peer);
+            assert_eq!(sent, (shares, !shares), "{scheme} {sockets:?}");
+        }
+    }
 }
