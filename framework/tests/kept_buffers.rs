@@ -52,21 +52,25 @@ fn check<C>(url: &str, connect: impl Fn() -> C, exchange: impl Fn(&mut C, usize)
 /// Both checks are in one test, because another one's memory would be counted too.
 #[test]
 fn a_quiet_peer_with_callbacks_keeps_a_buffer_of_two_kibibytes_at_most() {
-    let configure = |builder: ServerBuilder| builder.sockets(Sockets::PerPeer);
-    let running = Running::with("udp://127.0.0.1:0", configure, Callbacks::new(Echo));
-    let connect = || {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.connect(running.address()).unwrap();
-        socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        (socket, vec![0; 65_536])
-    };
-    let exchange = |(socket, buffer): &mut (UdpSocket, Vec<u8>), len| {
-        socket.send(&buffer[..len]).unwrap();
-        assert_eq!(socket.recv(buffer).unwrap(), len);
-    };
-    check("udp", connect, exchange, KEPT);
-    drop(running);
-    until("no workers are left", || workers_wait(0).then_some(()));
+    for sockets in [Sockets::PerPeer, Sockets::Shared] {
+        let configure = |builder: ServerBuilder| builder.sockets(sockets);
+        let running = Running::with("udp://127.0.0.1:0", configure, Callbacks::new(Echo));
+        let connect = || {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.connect(running.address()).unwrap();
+            socket.set_read_timeout(Some(DEADLINE)).unwrap();
+            (socket, vec![0; 65_536])
+        };
+        let exchange = |(socket, buffer): &mut (UdpSocket, Vec<u8>), len| {
+            socket.send(&buffer[..len]).unwrap();
+            assert_eq!(socket.recv(buffer).unwrap(), len);
+        };
+        // On a shared socket the datagram itself is a second buffer.
+        let buffers = if sockets == Sockets::Shared { 2 } else { 1 };
+        check("udp", connect, exchange, buffers * KEPT);
+        drop(running);
+        until("no workers are left", || workers_wait(0).then_some(()));
+    }
 
     let mut settings = TcpSettings::default();
     settings.framing = Framing::LengthPrefixed;

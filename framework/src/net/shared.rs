@@ -28,6 +28,8 @@ use crate::sys::sync::{Condvar, Mutex};
 /// Maximum number of queued datagrams, and of their bytes; more are sent before the end of the turn.
 const MAX_QUEUED: usize = 64;
 const MAX_BYTES: usize = 64 << 10;
+/// Maximum capacity of the read buffer that a waiting thread keeps, in bytes.
+const MAX_KEPT: usize = 2 << 10;
 
 /// A listener whose sockets are shared by its peers; it is bound and not yet served.
 pub(crate) struct SharedListener {
@@ -296,6 +298,10 @@ impl SharedTransport {
                 return Arrival::Message(len);
             }
             let Some(waker) = &self.waker else { return Arrival::TimedOut };
+            // The last datagram has been read, so a quiet peer does not keep its memory.
+            if overflow.capacity() > MAX_KEPT {
+                *overflow = Vec::new();
+            }
             let mut woken = waker.woken.lock();
             if std::mem::take(&mut *woken) {
                 if self.attention.signals() & signal::INBOX != 0 {
