@@ -3,10 +3,14 @@
 mod support;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
-use peeloff::{ConnectError, PostOutcome, Server, ServerBuilder, StartError};
+use peeloff::{
+    ConnectError, Identity, IdentityError, PostOutcome, PublicKey, Server, ServerBuilder, StartError,
+};
+use peeloff_certificates::Authority;
 use support::{Running, echo, exchange};
 
 /// An address for documentation (RFC 5737), which no host has.
@@ -100,4 +104,28 @@ fn a_message_that_the_transport_cannot_carry_is_not_posted_and_the_association_g
         exchange(&mut peer, b"after");
         assert_eq!(running.stats().messages_dropped, 0);
     }
+}
+
+#[test]
+fn a_file_that_is_no_ocsp_response_or_no_public_key_is_refused_by_its_name() {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("errors-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("input");
+    let place = path.display().to_string();
+    // An OCSP response with the status malformedRequest (RFC 6960 §4.2.1) is a response, but not a successful one.
+    for content in [&b""[..], b"no DER", b"\x30\x03\x0a\x01\x01"] {
+        std::fs::write(&path, content).unwrap();
+        let identity = Identity::self_signed().unwrap();
+        let error = identity.clone().with_ocsp_file(&path).map(drop).unwrap_err();
+        assert!(matches!(&error, IdentityError::NoOcspResponse { place: file } if *file == place), "{error}");
+        let error = identity.with_ocsp_response(content).map(drop).unwrap_err();
+        assert!(matches!(error, IdentityError::NoOcspResponse { .. }), "{error}");
+    }
+    let certificate = Authority::new().pem();
+    for content in [&b""[..], b"no PEM", &certificate] {
+        std::fs::write(&path, content).unwrap();
+        let error = PublicKey::from_file(&path).map(drop).unwrap_err();
+        assert!(matches!(&error, IdentityError::NoPublicKey { place: file } if *file == place), "{error}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
 }

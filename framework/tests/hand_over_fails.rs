@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -53,6 +54,22 @@ impl PeerEvents for Echo {
 
     fn restore(&self, _: &[u8], _: &Sender) -> Result<(), HandlerError> {
         Ok(())
+    }
+}
+
+/// Echoes, and waits before that as long as the test holds the lock.
+struct Blocked(Arc<Mutex<()>>);
+
+impl PeerEvents for Blocked {
+    type State = ();
+
+    fn open(&self, _: &Sender) -> Result<(), HandlerError> {
+        Ok(())
+    }
+
+    fn message(&self, (): &mut (), peer: &Sender, message: Message<'_>) -> Result<(), HandlerError> {
+        drop(self.0.lock().unwrap());
+        Ok(peer.send(&message)?)
     }
 }
 
@@ -282,6 +299,27 @@ fn a_server_that_is_ended_while_it_stands_still_ends_and_is_not_handed_over() {
     for peer in &mut running.peers {
         assert!(matches!(peer.recv_timeout(&mut [0; 8], DEADLINE), Ok(None)));
     }
+}
+
+#[test]
+fn a_server_with_a_blocked_callback_and_no_spare_thread_is_not_handed_over_and_serves_on() {
+    let gate = Arc::new(Mutex::new(()));
+    let builder = builder("dtls://127.0.0.1:0").event_loops(1).spare_threads(0);
+    let server = builder.start_events(Blocked(Arc::clone(&gate))).unwrap();
+    let mut peer =
+        Client::builder().psk(b"a", KEY).timeout(DEADLINE).connect(&server.addresses()[0]).unwrap();
+    exchange(&mut peer, b"before");
+    let blocked = gate.lock().unwrap();
+    peer.send(b"blocked").unwrap();
+    until("the callback to begin", || (server.handle().stats().messages_received == 2).then_some(()));
+    let (give, take) = hand_over_sockets().unwrap();
+    let raw = Raw(Socket::from(take)).hello(VERSION).ready();
+    let error = server.handle().hand_over(give).unwrap_err();
+    assert!(matches!(error, HandOverError::HeldUp), "{error:?}");
+    drop((raw, blocked));
+    let mut buffer = [0; 64];
+    assert_eq!(peer.recv_timeout(&mut buffer, DEADLINE).unwrap(), Some(7));
+    exchange(&mut peer, b"after");
 }
 
 #[test]
