@@ -205,11 +205,13 @@ fn a_peer_that_the_handler_refuses_or_panics_for_is_denied_access() {
     let (release, released) = channel();
     let running = Running::with("dtls://127.0.0.1:0", |builder| builder, Doorman(Mutex::new(released)));
     let [refused, feared] = [REFUSED, FEARED].map(|source| RawClient::new(source, running.address()));
-    for (number, unknown_peer) in [&refused, &feared, &refused, &feared].into_iter().enumerate() {
-        unknown_peer.knock();
-        unknown_peer.assert_refused(49);
-        // The second time, the hello itself is known as refused, and the handler is not asked again.
-        assert_eq!(running.stats().refused(Refusal::Handler), (number as u64 + 1).min(2));
+    for (number, unknown_peer) in [&refused, &feared].into_iter().enumerate() {
+        for _ in 0..2 {
+            unknown_peer.knock();
+            unknown_peer.assert_refused(49);
+            // The second time, the hello itself is known as refused, and the handler is not asked again.
+            assert_eq!(running.stats().refused(Refusal::Handler), number as u64 + 1);
+        }
     }
     let stats = running.stats();
     assert_eq!((stats.handler_panics, stats.opened, stats.peers, stats.half_open), (1, 0, 0, 0));

@@ -82,7 +82,9 @@ fn die(role: &str) {
     socket.connect(test).unwrap();
     let predecessor = Predecessor::ask(peeloff::inherited_descriptor(0).unwrap()).unwrap();
     let dies = Dies { test: socket, told: Once::new() };
-    let _server = builder(url).take_over(predecessor).start_events(dies).unwrap();
+    // A spare thread would continue the loop while the callback sends, and the process would report that it serves.
+    let builder = builder(url).spare_threads(0);
+    let _server = builder.take_over(predecessor).start_events(dies).unwrap();
     loop {
         thread::park();
     }
