@@ -20,8 +20,8 @@ use crate::observe::Counters;
 use crate::outbox::OutboxLimits;
 use crate::sender::Sender;
 use crate::serve::registry::Registry;
+use crate::sys::batch;
 use crate::sys::control::PacketInfo;
-use crate::sys::message;
 use crate::tls::HandshakeSummary;
 
 pub use crate::admission::{PeerCounts, Prefix, RateTable};
@@ -82,11 +82,11 @@ pub fn sender(socket: Socket, bound: OutboxLimits) -> Sender {
 }
 
 /// Datagrams that were received by one call of recvmmsg(2).
-pub struct Incoming(message::Batch);
+pub struct Incoming(batch::Batch);
 
 impl Default for Incoming {
     fn default() -> Self {
-        Self(message::Batch::new())
+        Self(batch::Batch::new())
     }
 }
 
@@ -110,7 +110,7 @@ impl Incoming {
 
 /// Datagrams that are sent by one call of sendmmsg(2), each with its own source address.
 #[derive(Default)]
-pub struct Outgoing(message::Outgoing);
+pub struct Outgoing(batch::Outgoing);
 
 impl Outgoing {
     /// Queues a datagram with the source address `from`, an address of this host, or with the one that routing chooses.

@@ -5,6 +5,7 @@
 //! function blocks unless its name or its documentation says so.
 #![allow(unsafe_code)]
 
+pub(crate) mod batch;
 pub(crate) mod control;
 pub(crate) mod descriptor;
 pub(crate) mod epoll;

@@ -26,7 +26,7 @@ pub(crate) fn set_packet_info_v6(socket: &Socket) -> io::Result<()> {
 }
 
 /// Sets UDP_GRO ([udp(7)](https://man7.org/linux/man-pages/man7/udp.7.html)): datagrams of one peer that the kernel has
-/// handled as segments of one are received as one, which [`Batch`](super::message::Batch) divides.
+/// handled as segments of one are received as one, which [`Batch`](super::batch::Batch) divides.
 pub(crate) fn set_merged_receive(socket: &Socket) -> io::Result<()> {
     set(socket, libc::IPPROTO_UDP, libc::UDP_GRO, &1 as &libc::c_int)
 }

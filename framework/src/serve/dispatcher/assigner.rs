@@ -21,9 +21,10 @@ use crate::serve::mailbox::DispatcherMessage;
 use crate::serve::shared::Shared;
 use crate::serve::worker::pool::Pool;
 use crate::serve::worker::{Job, PeerSocket, Task};
+use crate::sys::batch::BATCH;
 use crate::sys::errno::is_memory;
 use crate::sys::limits;
-use crate::sys::message::{self, BATCH, DATAGRAM_MAX};
+use crate::sys::message::{self, DATAGRAM_MAX};
 
 /// The most peers that wait for a thread, and the time between two attempts to start one.
 const MAX_WAITING: usize = 256;

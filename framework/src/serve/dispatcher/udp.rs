@@ -42,9 +42,9 @@ use crate::protocol::dtls::hello::connection_id;
 use crate::serve::admit::{Classified, SocketKind, alert_for};
 use crate::serve::shared::Shared;
 use crate::serve::worker::{Job, Task};
+use crate::sys::batch::{Batch, Outgoing};
 use crate::sys::control::PacketInfo;
 use crate::sys::epoll::{Epoll, READABLE};
-use crate::sys::message::{Batch, Outgoing};
 use crate::sys::sync::thread;
 
 /// The number of batches that are read from one listener before the others have their turn.

@@ -22,8 +22,8 @@ use crate::serve::loops::entry::Entry;
 use crate::serve::loops::mailbox::{LoopMessage, PeerWaker};
 use crate::serve::loops::token::Token;
 use crate::serve::worker::{self, Job, PeerSocket};
+use crate::sys::batch::{BATCH, Batch};
 use crate::sys::control::PacketInfo;
-use crate::sys::message::{BATCH, Batch};
 use crate::sys::sync::atomic::Ordering;
 
 /// The number of datagrams that are read from one socket before others have their turn. The last batch may exceed it.
