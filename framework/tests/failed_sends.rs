@@ -105,7 +105,7 @@ fn a_sender_that_finds_a_broken_socket_gets_the_reason_and_so_do_the_peers_callb
             assert_eq!(sender.end_reason(), Some(&BROKEN), "{url}");
             // The callbacks end without another event on the socket.
             assert_eq!(ends.recv_timeout(DEADLINE).unwrap(), BROKEN, "{url}, loops: {loops}");
-            let stats = running.until("nobody is left", |stats| stats.peers == 0);
+            let stats = running.until("no peer is left", |stats| stats.peers == 0);
             assert_eq!((stats.ended(EndKind::Io), stats.handler_errors), (1, 0), "{url}: {stats:?}");
         }
     }
@@ -210,7 +210,7 @@ fn a_connection_that_the_kernel_gives_up_is_unreachable_whichever_call_finds_tha
                 matches!(received, Err(Error::Ended(EndReason::Unreachable))),
                 "{url} {serve:?}: {received:?}"
             );
-            let stats = running.until("nobody is left", |stats| stats.peers == 0);
+            let stats = running.until("no peer is left", |stats| stats.peers == 0);
             assert_eq!(stats.ended(EndKind::Unreachable), 1, "{url} {serve:?}: {stats:?}");
         }
     }

@@ -208,7 +208,7 @@ fn peer_is_refused(scheme: &str) {
                 running.until("the peer is refused", refused);
             }
         }
-        let stats = running.until("nobody is left", |stats| (stats.peers, stats.half_open) == (0, 0));
+        let stats = running.until("no peer is left", |stats| (stats.peers, stats.half_open) == (0, 0));
         assert_eq!(stats.opened, 0, "{scheme}: {stats:?}");
         assert_eq!(stats.handler_panics > 0, panics, "{scheme}: {stats:?}");
         fails.store(false, Ordering::SeqCst);
