@@ -1,5 +1,5 @@
 //! The cost of an unknown peer's datagram is measured in one place, `stress/RESULTS.md`, which `scripts/bench`
-//! writes. All other files quote these figures.
+//! writes. All other files quote these figures; `scripts/bench --quote` writes them there.
 
 use std::fs;
 use std::path::Path;
@@ -76,6 +76,18 @@ fn the_readme_and_the_guide_quote_what_a_quiet_peer_takes_and_what_an_unknown_on
     let most = ratios.iter().copied().fold(0.0, f64::max);
     let range = format!("{least:.1} to {most:.1} times a bare loop");
     assert!(text("README.md").contains(&range), "README.md has to say {range:?}");
+
+    // The table of all combinations has no figure for event loops with a socket per peer.
+    let [loops, threads, shared] = ["a bare loop", "a thread and", "threads with"].map(|beside| {
+        let line = results.lines().find(|line| {
+            line.starts_with("| echo, 64 talking")
+                && line.contains(&format!("beside {beside} "))
+                && !line.contains("OpenSSL's session")
+        });
+        line.unwrap().split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>()
+    });
+    let quoted = row("docs/serving.md", "server CPU for an echo of 64 B");
+    assert_eq!(quoted[..3], [&*threads[3], &*shared[2], &*loops[2]], "docs/serving.md");
 
     let curve = &curves(&results)[0];
     let (_, figure) = curve.iter().find(|(children, _)| children == "10,000").unwrap();
