@@ -51,60 +51,62 @@ impl fmt::Display for AssociationId {
 /// and read its state.
 ///
 /// Lock order: `link` before `outbox`; `moved` is a leaf. No lock is held across a blocking call or a handler.
+#[repr(C)]
 pub(crate) struct Association {
-    pub(crate) id: AssociationId,
-    pub(crate) scheme: Scheme,
-    pub(crate) local: SocketAddr,
-    pub(crate) peer: SocketAddr,
-    /// The place of the association among those of its server.
-    pub(crate) place: AtomicU32,
-    /// The counters of its listener.
-    pub(crate) counters: Arc<Counters>,
+    // The fields up to `established` are used for each message. They come first, so that they share cache lines.
     /// The clock of its deadlines.
     pub(crate) clock: Clock,
-    pub(crate) opened: Instant,
-    /// The random of the ClientHello that began the association; zeros if there was none. A hello with the same random
-    /// is the same hello.
-    pub(crate) hello_random: [u8; 32],
-    /// The session and the deadlines while the association is open.
-    pub(crate) link: Mutex<Link>,
-    /// The properties that were fixed when the association opened.
-    established: OnceLock<Established>,
-    /// Why it has ended, or is about to; set under the lock of `link`.
-    ended: OnceLock<EndReason>,
-    /// Messages that wait for room; accessed only while `link` is held.
-    pub(crate) outbox: Mutex<Queue>,
-    pub(crate) outbox_bound: OutboxLimits,
-    /// The number of the listener, if its connections begin with a PROXY header.
-    pub(crate) proxied_listener: Option<u32>,
-    /// The token that the peer has to return before it may be sent much, on plain UDP if the server asks for that.
-    pub(crate) proof: Option<Box<Proof>>,
-    /// The addresses in the PROXY header, once it has been read.
-    proxied: OnceLock<Box<ProxiedAddresses>>,
-    /// The connection ID that the peer has to put into its records, on DTLS if the server uses them; otherwise empty.
-    pub(crate) connection_id: Box<[u8]>,
-    /// The token of the peer in the event loop that reads for it, if there is one.
-    pub(crate) loop_token: std::sync::atomic::AtomicU64,
-    /// The current addresses, if one has changed because the peer's connection ID arrived from elsewhere or the client
-    /// moved.
-    moved: Mutex<Option<Box<Moved>>>,
     /// Signals and wake-ups from other threads to the worker.
     pub(crate) attention: Arc<Attention>,
-    /// The worker is waiting for the peer, so arriving data is read at once.
-    pub(crate) reading: AtomicBool,
-    /// Set on the client of a resumed session while its last flight is not confirmed: a send then checks whether the
-    /// server asks for the flight.
-    pub(crate) answers_in_send: AtomicBool,
+    /// The counters of its listener.
+    pub(crate) counters: Arc<Counters>,
+    /// The token that the peer has to return before it may be sent much, on plain UDP if the server asks for that.
+    pub(crate) proof: Option<Box<Proof>>,
     /// Messages received and their bytes; only the worker counts.
     pub(crate) received: AtomicU64,
     pub(crate) received_bytes: AtomicU64,
     /// Messages sent and their bytes; counted while `link` is held.
     pub(crate) sent: AtomicU64,
     pub(crate) sent_bytes: AtomicU64,
+    /// The session and the deadlines while the association is open.
+    pub(crate) link: Mutex<Link>,
+    /// Messages that wait for room; accessed only while `link` is held.
+    pub(crate) outbox: Mutex<Queue>,
+    /// The current addresses, if one has changed because the peer's connection ID arrived from elsewhere or the client
+    /// moved.
+    moved: Mutex<Option<Box<Moved>>>,
+    /// The addresses in the PROXY header, once it has been read.
+    proxied: OnceLock<Box<ProxiedAddresses>>,
+    /// Why it has ended, or is about to; set under the lock of `link`.
+    ended: OnceLock<EndReason>,
+    pub(crate) local: SocketAddr,
+    pub(crate) scheme: Scheme,
+    /// The worker is waiting for the peer, so arriving data is read at once.
+    pub(crate) reading: AtomicBool,
+    /// Set on the client of a resumed session while its last flight is not confirmed: a send then checks whether the
+    /// server asks for the flight.
+    pub(crate) answers_in_send: AtomicBool,
+    /// The place of the association among those of its server.
+    pub(crate) place: AtomicU32,
+    /// The properties that were fixed when the association opened.
+    established: OnceLock<Established>,
+    pub(crate) peer: SocketAddr,
+    pub(crate) id: AssociationId,
+    pub(crate) opened: Instant,
+    /// The random of the ClientHello that began the association; zeros if there was none. A hello with the same random
+    /// is the same hello.
+    pub(crate) hello_random: [u8; 32],
+    pub(crate) outbox_bound: OutboxLimits,
+    /// The connection ID that the peer has to put into its records, on DTLS if the server uses them; otherwise empty.
+    pub(crate) connection_id: Box<[u8]>,
+    /// The token of the peer in the event loop that reads for it, if there is one.
+    pub(crate) loop_token: std::sync::atomic::AtomicU64,
     /// Messages that did not fit into the outbox.
     pub(crate) dropped: AtomicU64,
     /// The part of these numbers that another process has counted, in the same order.
     carried: Option<Box<[u64; 5]>>,
+    /// The number of the listener, if its connections begin with a PROXY header.
+    pub(crate) proxied_listener: Option<u32>,
 }
 
 /// Addresses that have changed since the association began.
@@ -126,10 +128,11 @@ pub(crate) enum Link {
 
 /// Properties that do not change once an association is open.
 #[derive(Default)]
+#[repr(C)]
 struct Established {
-    summary: HandshakeSummary,
     max_message: usize,
     min_message: usize,
+    summary: HandshakeSummary,
 }
 
 impl Association {

@@ -44,50 +44,52 @@ pub use self::sctp::{Event, SctpPeer};
 /// All calls run on the calling thread, which is the peer's own. Other threads send through a [`Sender`].
 ///
 /// Dropping the value ends the association.
+#[repr(C)]
 pub struct Peer {
+    // The fields up to `info` are used for each message. They come first, so that they share cache lines.
     association: Arc<Association>,
     /// `None` once the association has ended.
     transport: Option<Transport>,
-    /// The bytes read from the socket are the message as it is.
-    is_direct: bool,
-    /// Messages are pieces of a byte stream without boundaries.
-    is_raw_stream: bool,
-    /// How long a send waits for room (`Timeouts::send`).
-    send_timeout: Duration,
-    /// Releases the addresses when the association has ended; `None` on the client's side.
-    owner: Option<Arc<dyn AssociationOwner>>,
     /// Buffer for reads from the socket. On DTLS it holds a whole record, on plain UDP the part of a datagram that does
     /// not fit into the handler's buffer. Only the pages that datagrams fill are touched.
     scratch: Vec<u8>,
-    /// Metadata of the last message on SCTP.
-    info: MessageInfo,
     /// A message that was longer than the handler's buffer.
     kept: Option<Box<[u8]>>,
-    /// Notifications that arrived while the handler asked only for messages; see [`SctpPeer::subscribe`].
-    #[allow(clippy::box_collection, reason = "most peers have none, and 24 bytes less each")]
-    notifications: Option<Box<VecDeque<Notification>>>,
     /// The address before the peer's last change of address, until the handler has been told.
     moved_from: Option<Box<SocketAddr>>,
     /// When the handler received its last message, if that message is timed.
     delivered: Option<Instant>,
+    /// When the peer last sent something; `None` once its thread has returned the memory that only the handshake
+    /// needed.
+    quiet_from: Option<Instant>,
+    /// The bytes read from the socket are the message as it is.
+    is_direct: bool,
+    /// Messages are pieces of a byte stream without boundaries.
+    is_raw_stream: bool,
     /// The handler has been told that the server drains.
     told_to_drain: bool,
     /// The server drained when the peer's handshake was complete.
     opened_draining: bool,
-    /// When this peer's thread saw that the server drains.
-    draining_since: Option<Instant>,
-    /// When the peer last sent something; `None` once its thread has returned the memory that only the handshake
-    /// needed.
-    quiet_from: Option<Instant>,
     /// Unread data is being searched for the peer's end.
     ending: bool,
-    /// The failure of the handler (error or panic) that was counted last.
-    failure: Option<EndKind>,
     /// The last call stopped at its deadline and may have left data unread.
     leaves_unread: bool,
     /// An event loop drives the peer: calls do not wait, and there is no thread of its own whose memory could be
     /// returned.
     driven: bool,
+    /// The failure of the handler (error or panic) that was counted last.
+    failure: Option<EndKind>,
+    /// Metadata of the last message on SCTP.
+    info: MessageInfo,
+    /// How long a send waits for room (`Timeouts::send`).
+    send_timeout: Duration,
+    /// Releases the addresses when the association has ended; `None` on the client's side.
+    owner: Option<Arc<dyn AssociationOwner>>,
+    /// Notifications that arrived while the handler asked only for messages; see [`SctpPeer::subscribe`].
+    #[allow(clippy::box_collection, reason = "most peers have none, and 24 bytes less each")]
+    notifications: Option<Box<VecDeque<Notification>>>,
+    /// When this peer's thread saw that the server drains.
+    draining_since: Option<Instant>,
     /// A closing association that still waits for its peer.
     closing: Option<Box<Closing>>,
 }

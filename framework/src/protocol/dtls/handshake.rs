@@ -21,7 +21,7 @@ use super::assembly::{HelloAssembly, VerifiedHello};
 use super::datagrams::Datagrams;
 use super::filter::{self, Filtered};
 use super::hello::{HANDSHAKE, Record, TLS12_CID};
-use super::restart::{Restart, Verdict};
+use super::restart::{Restart, Verdict, may_be_hello};
 use super::session::Session;
 use super::translation::{Translated, Translation};
 use crate::error::EndReason;
@@ -247,7 +247,7 @@ impl Handshake {
 
     /// Checks for a hello of a restarted peer. Returns `false` if the datagram needs no further handling.
     fn is_of_this_handshake(&mut self, datagram: &mut Vec<u8>, now: Instant) -> Result<bool, Failure> {
-        let Some(restart) = &self.restart else { return Ok(true) };
+        let Some(restart) = self.restart.as_ref().filter(|_| may_be_hello(datagram)) else { return Ok(true) };
         match restart.check(datagram, now) {
             Verdict::NotAHello => return Ok(true),
             // A repetition of the first fragment; further fragments may follow it in the datagram.

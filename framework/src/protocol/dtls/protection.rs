@@ -1,13 +1,13 @@
-//! The AEAD cipher of one direction: converts content to a record and back (RFC 6347 §4.1, RFC 9146 §4 and §5).
+//! The protection of records in one direction: converts content to a record and back (RFC 6347 §4.1, RFC 9146 §4 and §5).
 //!
 //! A record with a connection ID has the content type `tls12_cid` and the connection ID after its sequence number. Its
 //! real content type follows the content and is encrypted with it, followed by any number of zeros.
 
 use std::ops::Range;
 
-use openssl::cipher_ctx::CipherCtx;
 use openssl::error::ErrorStack;
 
+use super::ciphers::{Algorithm, CIPHERS, Direction, KeyId};
 use super::hello::{RECORD_HEADER_LEN, TLS12_CID};
 use super::keys::DirectionKeys;
 use super::suite::Aead;
@@ -28,39 +28,29 @@ pub(super) struct Header<'a> {
     pub(super) cid: &'a [u8],
 }
 
-/// A cipher with its key.
+/// The protection of records in one direction.
+///
+/// It has the keys and no cipher: each record is encrypted by one of [`CIPHERS`].
 pub(super) struct Protection {
-    cipher: CipherCtx,
-    aead: Aead,
-    /// The keys of the cipher, which does not return them; needed to hand a session over to another process.
+    id: KeyId,
+    algorithm: Algorithm,
+    /// Boxed, because moving the keys would leave copies of them behind.
     keys: Box<DirectionKeys>,
 }
 
 impl Protection {
-    /// Makes a cipher that encrypts.
-    ///
-    /// # Errors
-    ///
-    /// OpenSSL cannot set up the cipher.
-    pub(super) fn to_seal(aead: Aead, keys: &DirectionKeys) -> Result<Self, ErrorStack> {
-        let mut cipher = CipherCtx::new()?;
-        cipher.encrypt_init(Some(aead.cipher()), None, None)?;
-        set_lengths(&mut cipher, aead)?;
-        cipher.encrypt_init(None, Some(&keys.key[..aead.key_len()]), None)?;
-        Ok(Self { cipher, aead, keys: keys.boxed() })
+    /// Makes the protection of records that are sent.
+    pub(super) fn to_seal(aead: Aead, keys: &DirectionKeys) -> Self {
+        Self::new(aead, Direction::Seal, keys)
     }
 
-    /// Makes a cipher that decrypts.
-    ///
-    /// # Errors
-    ///
-    /// OpenSSL cannot set up the cipher.
-    pub(super) fn to_open(aead: Aead, keys: &DirectionKeys) -> Result<Self, ErrorStack> {
-        let mut cipher = CipherCtx::new()?;
-        cipher.decrypt_init(Some(aead.cipher()), None, None)?;
-        set_lengths(&mut cipher, aead)?;
-        cipher.decrypt_init(None, Some(&keys.key[..aead.key_len()]), None)?;
-        Ok(Self { cipher, aead, keys: keys.boxed() })
+    /// Makes the protection of records that are received.
+    pub(super) fn to_open(aead: Aead, keys: &DirectionKeys) -> Self {
+        Self::new(aead, Direction::Open, keys)
+    }
+
+    fn new(aead: Aead, direction: Direction, keys: &DirectionKeys) -> Self {
+        Self { id: KeyId::next(direction), algorithm: Algorithm { aead, direction }, keys: keys.boxed() }
     }
 
     pub(super) fn keys(&self) -> &DirectionKeys {
@@ -68,7 +58,7 @@ impl Protection {
     }
 
     pub(super) fn aead(&self) -> Aead {
-        self.aead
+        self.algorithm.aead
     }
 
     /// Appends a record to `out`, which is unchanged on failure. The content has at most 16,384 bytes.
@@ -83,7 +73,8 @@ impl Protection {
         out: &mut Vec<u8>,
     ) -> Result<(), ErrorStack> {
         let Header { kind, sequence, explicit, cid } = header;
-        let (start, overhead) = (out.len(), self.aead.overhead());
+        let aead = self.aead();
+        let (start, overhead) = (out.len(), aead.overhead());
         let inner_len = content.len() + usize::from(!cid.is_empty());
         out.reserve(RECORD_HEADER_LEN + cid.len() + inner_len + overhead);
         out.push(if cid.is_empty() { kind } else { TLS12_CID });
@@ -92,14 +83,14 @@ impl Protection {
         out.extend_from_slice(cid);
         // At most 16,385 bytes and the overhead, so the conversion does not truncate.
         out.extend_from_slice(&((inner_len + overhead) as u16).to_be_bytes());
-        out.extend_from_slice(&explicit.to_be_bytes()[..self.aead.explicit_nonce_len()]);
+        out.extend_from_slice(&explicit.to_be_bytes()[..aead.explicit_nonce_len()]);
         let inner = out.len();
         out.extend_from_slice(content);
         if !cid.is_empty() {
             out.push(kind);
         }
         let mut tag = [0; 16];
-        let tag = &mut tag[..self.aead.tag_len()];
+        let tag = &mut tag[..aead.tag_len()];
         if let Err(error) = self.encrypt(header, &mut out[inner..], tag) {
             out.truncate(start);
             return Err(error);
@@ -109,18 +100,20 @@ impl Protection {
     }
 
     fn encrypt(&mut self, header: Header<'_>, text: &mut [u8], tag: &mut [u8]) -> Result<(), ErrorStack> {
-        let nonce = nonce(self.aead, &self.keys.iv, header.explicit, header.sequence);
+        let aead = self.aead();
         let mut additional = [0; AdditionalData::MAX];
         let additional = additional_data(&mut additional, header, text.len());
-        let cipher = &mut self.cipher;
-        cipher.encrypt_init(None, None, Some(&nonce))?;
-        if self.aead.is_ccm() {
-            cipher.set_data_len(text.len())?;
-        }
-        cipher.cipher_update(additional, None)?;
-        cipher.cipher_update_inplace(text, text.len())?;
-        cipher.cipher_final(&mut [])?;
-        cipher.tag(tag)
+        CIPHERS.with_key(self.id, self.algorithm, &self.keys, |cipher, iv| {
+            let nonce = nonce(aead, iv, header.explicit, header.sequence);
+            cipher.encrypt_init(None, None, Some(&nonce))?;
+            if aead.is_ccm() {
+                cipher.set_data_len(text.len())?;
+            }
+            cipher.cipher_update(additional, None)?;
+            cipher.cipher_update_inplace(text, text.len())?;
+            cipher.cipher_final(&mut [])?;
+            cipher.tag(tag)
+        })
     }
 
     /// Decrypts the body of a record in place. Returns the range of the content in the body, and its real content type,
@@ -137,8 +130,8 @@ impl Protection {
         cid: &[u8],
         body: &mut [u8],
     ) -> Result<(Range<usize>, Option<u8>), ErrorStack> {
-        let tag_at = body.len() - self.aead.tag_len();
-        let start = self.aead.explicit_nonce_len();
+        let tag_at = body.len() - self.aead().tag_len();
+        let start = self.aead().explicit_nonce_len();
         let (front, tag) = body.split_at_mut(tag_at);
         let (explicit, text) = front.split_at_mut(start);
         let explicit = explicit.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
@@ -151,32 +144,32 @@ impl Protection {
     }
 
     fn decrypt(&mut self, header: Header<'_>, text: &mut [u8], tag: &[u8]) -> Result<(), ErrorStack> {
-        let nonce = nonce(self.aead, &self.keys.iv, header.explicit, header.sequence);
+        let aead = self.aead();
         let mut additional = [0; AdditionalData::MAX];
         let additional = additional_data(&mut additional, header, text.len());
-        let cipher = &mut self.cipher;
-        cipher.decrypt_init(None, None, Some(&nonce))?;
-        cipher.set_tag(tag)?;
-        if self.aead.is_ccm() {
-            // CCM checks the tag in the single update that decrypts.
-            cipher.set_data_len(text.len())?;
+        CIPHERS.with_key(self.id, self.algorithm, &self.keys, |cipher, iv| {
+            let nonce = nonce(aead, iv, header.explicit, header.sequence);
+            cipher.decrypt_init(None, None, Some(&nonce))?;
+            cipher.set_tag(tag)?;
+            if aead.is_ccm() {
+                // CCM checks the tag in the single update that decrypts.
+                cipher.set_data_len(text.len())?;
+                cipher.cipher_update(additional, None)?;
+                cipher.cipher_update_inplace(text, text.len())?;
+                return Ok(());
+            }
             cipher.cipher_update(additional, None)?;
             cipher.cipher_update_inplace(text, text.len())?;
-            return Ok(());
-        }
-        cipher.cipher_update(additional, None)?;
-        cipher.cipher_update_inplace(text, text.len())?;
-        cipher.cipher_final(&mut [])?;
-        Ok(())
+            cipher.cipher_final(&mut [])?;
+            Ok(())
+        })
     }
 }
 
-fn set_lengths(cipher: &mut CipherCtx, aead: Aead) -> Result<(), ErrorStack> {
-    if aead.is_ccm() {
-        cipher.set_iv_length(12)?;
-        cipher.set_tag_length(aead.tag_len())?;
+impl Drop for Protection {
+    fn drop(&mut self) {
+        CIPHERS.forget(self.id);
     }
-    Ok(())
 }
 
 /// Returns epoch (16 bits) and sequence number (48 bits) as in the record header.

@@ -9,8 +9,6 @@
 use std::fmt;
 use std::ops::Range;
 
-use openssl::error::ErrorStack;
-
 use super::keys::DirectionKeys;
 use super::protection::{EPOCH, Header, Protection, VERSION};
 use super::replay_window::ReplayWindow;
@@ -74,12 +72,8 @@ impl fmt::Display for SealError {
 impl Sealer {
     /// Makes a sealer. `next` is the number of the first record to seal, `nonce` the explicit part of its nonce. Both
     /// follow those of the last record that OpenSSL sealed with this key.
-    ///
-    /// # Errors
-    ///
-    /// OpenSSL cannot set up the cipher.
-    pub fn new(aead: Aead, keys: &DirectionKeys, next: u64, nonce: u64) -> Result<Self, ErrorStack> {
-        Ok(Self { protection: Protection::to_seal(aead, keys)?, cid: Box::default(), next, nonce })
+    pub fn new(aead: Aead, keys: &DirectionKeys, next: u64, nonce: u64) -> Self {
+        Self { protection: Protection::to_seal(aead, keys), cid: Box::default(), next, nonce }
     }
 
     /// Seals records with this connection ID of the peer (RFC 9146 §3), of at most 255 bytes; with an empty one it
@@ -108,10 +102,10 @@ impl Sealer {
     ///
     /// # Errors
     ///
-    /// The input is malformed, or OpenSSL could not allocate memory.
+    /// The input is malformed.
     pub(super) fn restore(from: &mut Reader<'_>) -> Result<Self, Malformed> {
         let aead = Aead::of_number(from.u8()?).ok_or(Malformed)?;
-        let protection = Protection::to_seal(aead, &*DirectionKeys::restore(from)?).map_err(|_| Malformed)?;
+        let protection = Protection::to_seal(aead, &*DirectionKeys::restore(from)?);
         let cid = restore_cid(from)?;
         Ok(Self { protection, cid, next: from.u64()?, nonce: from.u64()? })
     }
@@ -229,13 +223,9 @@ pub enum Dropped {
 
 impl Opener {
     /// Makes an opener.
-    ///
-    /// # Errors
-    ///
-    /// OpenSSL cannot set up the cipher.
-    pub fn new(aead: Aead, keys: &DirectionKeys) -> Result<Self, ErrorStack> {
-        let (protection, window) = (Protection::to_open(aead, keys)?, Some(ReplayWindow::default()));
-        Ok(Self { protection, cid: Box::default(), window, authentic: 0, forgeries: 0, newest: false })
+    pub fn new(aead: Aead, keys: &DirectionKeys) -> Self {
+        let (protection, window) = (Protection::to_open(aead, keys), Some(ReplayWindow::default()));
+        Self { protection, cid: Box::default(), window, authentic: 0, forgeries: 0, newest: false }
     }
 
     /// Accepts only records with this connection ID (RFC 9146 §3), of at most 255 bytes; with an empty one only
@@ -266,10 +256,10 @@ impl Opener {
     ///
     /// # Errors
     ///
-    /// The input is malformed, or OpenSSL could not allocate memory.
+    /// The input is malformed.
     pub(super) fn restore(from: &mut Reader<'_>) -> Result<Self, Malformed> {
         let aead = Aead::of_number(from.u8()?).ok_or(Malformed)?;
-        let protection = Protection::to_open(aead, &*DirectionKeys::restore(from)?).map_err(|_| Malformed)?;
+        let protection = Protection::to_open(aead, &*DirectionKeys::restore(from)?);
         let (cid, window) = (restore_cid(from)?, from.option(ReplayWindow::restore)?);
         Ok(Self { protection, cid, window, authentic: from.u64()?, forgeries: from.u64()?, newest: false })
     }

@@ -20,6 +20,11 @@ use crate::protocol::dtls::cookie::{CookieJar, CookieVerdict};
 use crate::protocol::dtls::hello::{self, ClientHello, FirstDatagram, HELLO_VERIFY_REQUEST_LEN};
 use crate::protocol::dtls::recent_hellos::{HelloOutcome, RecentHellos};
 
+/// Returns whether a datagram may begin with a ClientHello: it has a handshake record of epoch 0. The test is cheap.
+pub(crate) fn may_be_hello(datagram: &[u8]) -> bool {
+    datagram.first() == Some(&hello::HANDSHAKE) && datagram.get(3..5) == Some(&[0, 0])
+}
+
 /// The cookie secrets, for the dispatcher and all workers, and the hellos whose outcome is known. Readers share the
 /// lock on the secrets; a rotation holds it for microseconds, once per [`Timeouts::cookie_period`].
 pub(crate) struct Cookies {
@@ -199,10 +204,6 @@ impl Restart {
 
     /// Checks a datagram that arrived between the association's addresses.
     pub(crate) fn check(&self, datagram: &[u8], now: Instant) -> Verdict {
-        // Only handshake records of epoch 0 need further checks; this test is cheap for all others.
-        if datagram.first() != Some(&hello::HANDSHAKE) || datagram.get(3..5) != Some(&[0, 0]) {
-            return Verdict::NotAHello;
-        }
         let hello = match hello::classify(datagram) {
             FirstDatagram::ClientHello(hello) => hello,
             FirstDatagram::HelloTooShort => return Verdict::Ignore,

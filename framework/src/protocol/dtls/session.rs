@@ -44,22 +44,34 @@ const MAX_BLIND_REPEATS: u8 = 16;
 
 /// The state of an open session. After each call the caller sends the datagrams of
 /// [`poll_transmit`](Self::poll_transmit).
+#[repr(C)]
 pub(crate) struct Session {
-    counters: Arc<Counters>,
-    sealer: Sealer,
+    // The fields up to `restart` are used for each record. They come first, so that they share cache lines.
     opener: Opener,
-    /// The secrets for exporters, if exports are allowed.
-    secrets: Option<Box<Secrets>>,
-    /// Distinguishes a peer that restarts from one that repeats a datagram; `None` for a client.
-    restart: Option<Restart>,
-    /// Candidates for the peer's next address; `None` if the peer does not use a connection ID of ours.
-    paths: Option<Box<Paths>>,
-    /// Both sides have agreed on return routability checks.
-    checks: bool,
+    sealer: Sealer,
     /// The source of the datagram that is being read.
     source: Source,
+    /// Candidates for the peer's next address; `None` if the peer does not use a connection ID of ours.
+    paths: Option<Box<Paths>>,
     /// The peer's new address, until the caller has taken it.
     moved: Option<Box<Move>>,
+    /// `None` if there are no such datagrams, as in most sessions.
+    kept: Option<Box<Kept>>,
+    counters: Arc<Counters>,
+    /// Both sides have agreed on return routability checks.
+    checks: bool,
+    refusals: u8,
+    blind_repeats: u8,
+    closed: bool,
+    /// Distinguishes a peer that restarts from one that repeats a datagram; `None` for a client.
+    restart: Option<Restart>,
+    /// The secrets for exporters, if exports are allowed.
+    secrets: Option<Box<Secrets>>,
+}
+
+/// Datagrams that a session keeps for a while.
+#[derive(Default)]
+struct Kept {
     /// The rest of the last datagram after the record that was read; not decrypted yet.
     rest: Vec<u8>,
     /// Records that overtook the end of the handshake.
@@ -68,9 +80,6 @@ pub(crate) struct Session {
     flight: Vec<Box<[u8]>>,
     /// Datagrams to send: alerts, repetitions of the last flight, path challenges.
     outgoing: VecDeque<Transmit>,
-    refusals: u8,
-    blind_repeats: u8,
-    closed: bool,
 }
 
 /// A change of the peer's address.
@@ -136,10 +145,7 @@ impl Session {
             checks,
             source: Source::default(),
             moved: None,
-            rest: Vec::new(),
-            early,
-            flight,
-            outgoing: VecDeque::new(),
+            kept: Some(Box::new(Kept { early, flight, ..Kept::default() })),
             refusals: 0,
             blind_repeats: 0,
             closed: false,
@@ -172,12 +178,15 @@ impl Session {
     /// Handles a datagram that begins with an unencrypted ClientHello: of a client that restarts, or an old one.
     /// Returns `None` if it is something else, and leaves it unchanged.
     pub(crate) fn handle_hello(&mut self, datagram: &mut Vec<u8>, now: Instant) -> Option<Read> {
+        if !restart::may_be_hello(datagram) {
+            return None;
+        }
         match self.restart.as_ref()?.check(datagram, now) {
             restart::Verdict::NotAHello => return None,
             restart::Verdict::Duplicate => bump(&self.counters.duplicate_hellos),
             restart::Verdict::Challenge(reply) => {
                 bump(&self.counters.restarts_challenged);
-                self.outgoing.push_back(Box::<[u8]>::from(reply.as_slice()).into());
+                self.push(Box::<[u8]>::from(reply.as_slice()).into());
             }
             restart::Verdict::Ignore => {}
             restart::Verdict::Restarted => return Some(Read::Restarted(std::mem::take(datagram).into())),
@@ -191,7 +200,7 @@ impl Session {
         let read = self.open(datagram, &mut at, buffer, now);
         if at < datagram.len() {
             // Rare: few peers put several records into one datagram.
-            self.rest = datagram[at..].to_vec();
+            self.kept().rest = datagram[at..].to_vec();
         }
         datagram.clear();
         read
@@ -199,16 +208,16 @@ impl Session {
 
     /// Returns whether the last datagram, or one from the time of the handshake, may hold more messages.
     pub(crate) fn has_more(&self) -> bool {
-        !self.rest.is_empty() || !self.early.is_empty()
+        self.kept.as_ref().is_some_and(|kept| !kept.rest.is_empty() || !kept.early.is_empty())
     }
 
     /// Reads the next message of the received datagrams.
     pub(crate) fn read(&mut self, buffer: &mut [u8], now: Instant) -> Read {
         while self.has_more() {
-            let mut datagram = match std::mem::take(&mut self.rest) {
+            let mut datagram = match std::mem::take(&mut self.kept().rest) {
                 rest if rest.is_empty() => {
                     self.source = Source::default();
-                    self.early.pop_front().unwrap_or_default().into_vec()
+                    self.kept().early.pop_front().unwrap_or_default().into_vec()
                 }
                 rest => rest,
             };
@@ -307,7 +316,7 @@ impl Session {
         }
         let may_send = |to| self.paths.as_mut().is_some_and(|paths| paths.may_send(to, record.len()));
         if to.is_none_or(may_send) {
-            self.outgoing.push_back(Transmit { to, datagram: record.into() });
+            self.push(Transmit { to, datagram: record.into() });
         }
     }
 
@@ -358,17 +367,31 @@ impl Session {
 
     /// Queues our last flight again, if the peer may still ask for it.
     pub(crate) fn repeat_last_flight(&mut self) {
-        self.outgoing.extend(self.flight.iter().cloned().map(Transmit::from));
+        if let Some(kept) = &mut self.kept {
+            kept.outgoing.extend(kept.flight.iter().cloned().map(Transmit::from));
+        }
     }
 
     /// Returns whether the peer may still ask for our last flight.
     pub(crate) fn keeps_flight(&self) -> bool {
-        !self.flight.is_empty()
+        self.kept.as_ref().is_some_and(|kept| !kept.flight.is_empty())
     }
 
     /// Discards our last flight: the peer has it, or can no longer ask for it.
     pub(crate) fn discard_last_flight(&mut self) {
-        self.flight = Vec::new();
+        let Some(kept) = &mut self.kept else { return };
+        kept.flight = Vec::new();
+        if kept.rest.is_empty() && kept.early.is_empty() && kept.outgoing.is_empty() {
+            self.kept = None;
+        }
+    }
+
+    fn kept(&mut self) -> &mut Kept {
+        self.kept.get_or_insert_default()
+    }
+
+    fn push(&mut self, transmit: Transmit) {
+        self.kept().outgoing.push_back(transmit);
     }
 
     /// Answers with a warning, after which the session continues unchanged (RFC 5246 §7.2.2).
@@ -382,13 +405,13 @@ impl Session {
     fn push_alert(&mut self, level: u8, Alert(description): Alert) {
         let mut record = Vec::new();
         if self.sealer.seal_alert(level, description, &mut record).is_ok() {
-            self.outgoing.push_back(Box::<[u8]>::from(record).into());
+            self.push(Box::<[u8]>::from(record).into());
         }
     }
 
     /// Returns the next datagram to send.
     pub(crate) fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.outgoing.pop_front()
+        self.kept.as_mut()?.outgoing.pop_front()
     }
 
     /// Encrypts one message and appends its datagram to `out`. [`Sent::Done`] means only that it was encrypted.

@@ -10,7 +10,6 @@ use crate::error::EndReason;
 use crate::tls::Failure;
 use crate::tls::context::connection_ids::agreed;
 use crate::tls::context::wants_exporters;
-use crate::tls::handshake::broken;
 
 /// The numbers of the record after the last one that OpenSSL sealed (see [`Sealer::new`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +31,7 @@ impl NextRecord {
 ///
 /// # Errors
 ///
-/// [`Aead`] does not support the cipher suite, or OpenSSL could not allocate memory.
+/// [`Aead`] does not support the cipher suite.
 pub(crate) fn take_over(
     ssl: &SslRef,
     next: NextRecord,
@@ -44,8 +43,8 @@ pub(crate) fn take_over(
     };
     let (client, server) = secrets.key_block(aead);
     let (ours, theirs) = if ssl.is_server() { (server, client) } else { (client, server) };
-    let sealer = Sealer::new(aead, &ours, next.sequence, next.nonce).map_err(broken)?;
-    let opener = Opener::new(aead, &theirs).map_err(broken)?;
+    let sealer = Sealer::new(aead, &ours, next.sequence, next.nonce);
+    let opener = Opener::new(aead, &theirs);
     let (sealer, opener) = match agreed(ssl) {
         Some(agreed) => (
             sealer.with_connection_id(agreed.peer.into()),

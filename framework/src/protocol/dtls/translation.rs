@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 
-use openssl::error::ErrorStack;
 use openssl::ssl::SslRef;
 
 use super::hello::{HANDSHAKE, RECORD_HEADER_LEN, Record};
@@ -137,8 +136,8 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(aead: Aead, keys: &DirectionKeys) -> Result<Self, ErrorStack> {
-        Ok(Self { open: Protection::to_open(aead, keys)?, seal: Protection::to_seal(aead, keys)? })
+    fn new(aead: Aead, keys: &DirectionKeys) -> Self {
+        Self { open: Protection::to_open(aead, keys), seal: Protection::to_seal(aead, keys) }
     }
 
     /// Opens a record with one connection ID and seals its content with the other. Returns its content type and the new
@@ -167,7 +166,7 @@ impl Ciphers {
         let aead = Aead::of_suite(ssl.current_cipher()?.name())?;
         let (client, server) = Secrets::of(ssl)?.key_block(aead);
         let (ours, theirs) = if ssl.is_server() { (server, client) } else { (client, server) };
-        Some(Self { ours: Pair::new(aead, &ours).ok()?, theirs: Pair::new(aead, &theirs).ok()? })
+        Some(Self { ours: Pair::new(aead, &ours), theirs: Pair::new(aead, &theirs) })
     }
 
     /// Translates a record of the peer. Returns `None` if it is not authentic, and `Some(None)` if it is not a

@@ -39,9 +39,10 @@ use crate::sys::thread;
 
 /// The number of turns before the loop looks at its sockets again.
 const MAX_TURNS: usize = 64;
-/// The number of buffers for datagrams that are kept, and their size in bytes, into which nearly all datagrams fit.
-const MAX_FREE: usize = 2 * BATCH;
-const FREE_BYTES: usize = 2048;
+/// The number of buffers for short datagrams that are kept, of those for longer ones, and their sizes in bytes. Nearly
+/// all datagrams fit into one of them. Short ones have smaller buffers because fewer of these fill the caches.
+const MAX_FREE: [usize; 2] = [16 * BATCH, 2 * BATCH];
+const FREE_BYTES: [usize; 2] = [256, 2048];
 /// A peer whose callback blocked its loop has its turns on spare threads. It returns to the loop after `SPARE_TURNS`
 /// turns in a row that were shorter than `QUICK`.
 const QUICK: Duration = Duration::from_millis(1);
@@ -102,8 +103,8 @@ struct State {
     sockets: Vec<Arc<SharedSocket>>,
     slots: Slots,
     batch: Box<Batch>,
-    /// Free buffers for datagrams.
-    free: Vec<Vec<u8>>,
+    /// Free buffers for datagrams, of each size.
+    free: [Vec<Vec<u8>>; 2],
     events: Vec<u64>,
     messages: Vec<LoopMessage>,
     /// The number of turns since the loop looked at its sockets.
@@ -147,7 +148,7 @@ impl Loop {
             sockets,
             slots: Slots::new(),
             batch: Box::new(Batch::new()),
-            free: Vec::new(),
+            free: [const { Vec::new() }; 2],
             events: Vec::new(),
             messages: Vec::new(),
             turns: 0,
@@ -319,7 +320,8 @@ impl Loop {
         let now = Instant::now();
         self.busy_since.begin(now);
         state.slots.begin_round(now);
-        state.turns = 0;
+        // This call returns the first turn of the round.
+        state.turns = 1;
         state.sockets.iter().for_each(|socket| socket.begin_turn());
         let events = std::mem::take(&mut state.events);
         for &event in &events {
@@ -418,9 +420,10 @@ impl Run for Task {
 impl State {
     /// Keeps a buffer for another datagram.
     fn recycle(&mut self, mut memory: Vec<u8>) {
-        if memory.capacity() == FREE_BYTES && self.free.len() < MAX_FREE {
+        let Some(size) = FREE_BYTES.iter().position(|bytes| memory.capacity() == *bytes) else { return };
+        if self.free[size].len() < MAX_FREE[size] {
             memory.clear();
-            self.free.push(memory);
+            self.free[size].push(memory);
         }
     }
 

@@ -166,8 +166,8 @@ impl Handshake {
         let (sequence, nonce) = memory.next;
         // In a resumed handshake the client sends the last flight, and the server may not receive it.
         let flight = if resumed { std::mem::take(&mut memory.flight) } else { Vec::new() };
-        let sealer = Sealer::new(aead, &ours, sequence, nonce)?;
-        let opener = Opener::new(aead, &theirs)?;
+        let sealer = Sealer::new(aead, &ours, sequence, nonce);
+        let opener = Opener::new(aead, &theirs);
         Ok((Session::new(sealer, opener, flight, self.retransmissions), resumed))
     }
 }

@@ -148,15 +148,15 @@ impl Pair {
     /// Sealer and opener in the place of OpenSSL's server.
     fn server_layer(&self) -> (Sealer, Opener) {
         let (client, server) = Secrets::of(self.server.ssl.ssl()).unwrap().key_block(self.aead);
-        let sealer = Sealer::new(self.aead, &server, self.server.next, self.server.nonce).unwrap();
-        (sealer, Opener::new(self.aead, &client).unwrap())
+        let sealer = Sealer::new(self.aead, &server, self.server.next, self.server.nonce);
+        (sealer, Opener::new(self.aead, &client))
     }
 
     /// Sealer and opener in the place of OpenSSL's client.
     fn client_layer(&self) -> (Sealer, Opener) {
         let (client, server) = Secrets::of(self.client.ssl.ssl()).unwrap().key_block(self.aead);
-        let sealer = Sealer::new(self.aead, &client, self.client.next, self.client.nonce).unwrap();
-        (sealer, Opener::new(self.aead, &server).unwrap())
+        let sealer = Sealer::new(self.aead, &client, self.client.next, self.client.nonce);
+        (sealer, Opener::new(self.aead, &server))
     }
 }
 
@@ -440,8 +440,8 @@ const CID_LENGTHS: [usize; 4] = [0, 1, 8, 255];
 /// Sealer and opener of one direction, whose receiver asked for this connection ID.
 fn layer_with(aead: Aead, cid: &[u8]) -> (Sealer, Opener) {
     let keys = DirectionKeys { key: [3; 32].into(), iv: [4; 12].into() };
-    let sealer = Sealer::new(aead, &keys, 1, 7).unwrap().with_connection_id(cid.into());
-    (sealer, Opener::new(aead, &keys).unwrap().with_connection_id(cid.into()))
+    let sealer = Sealer::new(aead, &keys, 1, 7).with_connection_id(cid.into());
+    (sealer, Opener::new(aead, &keys).with_connection_id(cid.into()))
 }
 
 #[test]

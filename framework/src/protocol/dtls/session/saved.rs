@@ -1,10 +1,9 @@
 //! Serializes an open session for the process that takes over the peer.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{MAX_REFUSALS, Session, Source};
+use super::{Kept, MAX_REFUSALS, Session, Source};
 use crate::codec::{Malformed, Reader, Writer};
 use crate::observe::Counters;
 use crate::protocol::dtls::keys::Secrets;
@@ -17,8 +16,9 @@ impl Session {
     /// record may be sealed here once the other process seals its first one.
     pub(crate) fn save(&self, now: Instant, out: &mut Writer) -> bool {
         let Self { counters: _, sealer, opener, secrets, restart, paths, checks, source: _, .. } = self;
-        let Self { moved, rest, early, flight, outgoing, refusals, blind_repeats, closed, .. } = self;
-        let is_busy = moved.is_some() || !rest.is_empty() || !early.is_empty() || !outgoing.is_empty();
+        let Self { moved, kept, refusals, blind_repeats, closed, .. } = self;
+        let sends = kept.as_ref().is_some_and(|kept| !kept.outgoing.is_empty());
+        let is_busy = moved.is_some() || self.has_more() || sends;
         // A client has a socket of its own and is never handed over.
         if is_busy || *closed || restart.is_none() {
             return false;
@@ -28,7 +28,8 @@ impl Session {
         out.option(secrets.as_deref(), |out, secrets| secrets.save(out));
         out.option(paths.as_deref(), |out, paths| paths.save(now, out));
         out.flag(*checks);
-        flight.iter().for_each(|datagram| out.option(Some(datagram), |out, datagram| out.bytes(datagram)));
+        let flight = kept.iter().flat_map(|kept| &kept.flight);
+        flight.for_each(|datagram| out.option(Some(datagram), |out, datagram| out.bytes(datagram)));
         out.flag(false);
         out.u8(*refusals);
         out.u8(*blind_repeats);
@@ -70,10 +71,7 @@ impl Session {
             checks,
             source: Source::default(),
             moved: None,
-            rest: Vec::new(),
-            early: VecDeque::new(),
-            flight,
-            outgoing: VecDeque::new(),
+            kept: (!flight.is_empty()).then(|| Box::new(Kept { flight, ..Kept::default() })),
             refusals,
             blind_repeats,
             closed: false,

@@ -319,8 +319,10 @@ impl Loop {
 impl State {
     /// Copies a datagram into its own buffer.
     fn copy_datagram(&mut self, payload: Payload<'_>) -> Vec<u8> {
-        let mut memory = self.free.pop().unwrap_or_else(|| Vec::with_capacity(FREE_BYTES));
-        memory.extend_from_slice(payload.bytes(&self.batch));
+        let bytes = payload.bytes(&self.batch);
+        let size = usize::from(bytes.len() > FREE_BYTES[0]);
+        let mut memory = self.free[size].pop().unwrap_or_else(|| Vec::with_capacity(FREE_BYTES[size]));
+        memory.extend_from_slice(bytes);
         memory
     }
 }
