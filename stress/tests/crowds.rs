@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use common::{WAYS, assert_whole, refusal, report, run, value};
 use peeloff_stress::report::Report;
@@ -112,7 +113,7 @@ fn an_interrupted_run_still_reports() {
     let arguments = ["--scheme", "udp", "--peers", "3", "--duration", "1h", "--json", "-", "--quiet"];
     let child = Command::new(IDLE).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
     // Once its peers are connected it is quiet. By then the server has a thread for each of them.
-    server_of(&child);
+    server_of(&child, 3);
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success());
@@ -125,7 +126,8 @@ fn a_run_whose_server_has_ended_ends_too_and_says_so() {
     let mut command = Command::new(CHURN);
     command.args(["--duration", "1h", "--warm-up", "1000000", "--rate", "50"]);
     let churn = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let server = server_of(&churn);
+    // Its clients leave at once, so that one thread may serve them all.
+    let server = server_of(&churn, 1);
     assert!(Command::new("kill").args(["-KILL", &server]).status().unwrap().success());
     let output = churn.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(2));
@@ -133,15 +135,18 @@ fn a_run_whose_server_has_ended_ends_too_and_says_so() {
     assert!(errors.contains("has ended: signal: 9"), "{errors}");
 }
 
-/// Returns the process ID of the server of a run, as soon as the server has threads for peers.
-fn server_of(run: &Child) -> String {
+/// Returns the process ID of the server of a run, as soon as the server has threads for so many peers, beside its first
+/// thread and the dispatcher.
+fn server_of(run: &Child, peers: usize) -> String {
     let children = format!("/proc/{0}/task/{0}/children", run.id());
     let threads = |pid: &str| fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
-    loop {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(60) {
         let children = fs::read_to_string(&children).unwrap_or_default();
-        if let Some(server) = children.split_whitespace().find(|pid| threads(pid) >= 5) {
+        if let Some(server) = children.split_whitespace().find(|pid| threads(pid) >= 2 + peers) {
             return server.to_owned();
         }
         std::thread::yield_now();
     }
+    panic!("the server has no threads for {peers} peers")
 }
