@@ -24,6 +24,8 @@ pub enum Role {
     FanOut,
     /// Runs a loop without a framework: a blocking thread for each peer.
     BareThreads,
+    /// Runs the same on DTLS, and decrypts and encrypts with OpenSSL's ciphers.
+    BareThreadsEvp,
     /// Runs a loop without a framework: one thread with epoll for all peers.
     BareEpoll,
     /// Runs a loop without a framework: one socket for all peers, which it reads and answers in batches.
@@ -37,11 +39,12 @@ pub enum Role {
 }
 
 impl Role {
-    pub(crate) const ALL: [(Self, &str); 9] = [
+    pub(crate) const ALL: [(Self, &str); 10] = [
         (Self::Echo, "echo"),
         (Self::Sleepers, "sleepers"),
         (Self::FanOut, "fan-out"),
         (Self::BareThreads, "bare-threads"),
+        (Self::BareThreadsEvp, "bare-threads-evp"),
         (Self::BareEpoll, "bare-epoll"),
         (Self::BareBatches, "bare-batches"),
         (Self::BareEvp, "bare-evp"),

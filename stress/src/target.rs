@@ -37,6 +37,7 @@ fn play(role: Role, parameters: &str) -> Result<(), Box<dyn Error>> {
     let serving: Serving = serde_json::from_str(parameters)?;
     match role {
         Role::BareThreads => bare::threads(&serving)?,
+        Role::BareThreadsEvp => bare::threads_with_evp(&serving)?,
         Role::BareEpoll => bare::epoll(&serving.listen.parse()?)?,
         Role::BareBatches => bare::batches(&serving.listen.parse()?)?,
         Role::BareEvp => bare::sessions(&serving)?,

@@ -24,6 +24,16 @@ pub fn sessions(serving: &Serving) -> Result<(), Box<dyn Error>> {
     sessions::serve(serving)
 }
 
+/// Starts a DTLS server with a blocking thread for each peer, which uses OpenSSL's session for the handshake only, and
+/// prints its address.
+///
+/// # Errors
+///
+/// Returns an error if the listener cannot be opened.
+pub fn threads_with_evp(serving: &Serving) -> Result<(), Box<dyn Error>> {
+    secured::dtls_with_evp(serving)
+}
+
 /// Starts a server with a blocking thread for each peer, and prints its address. On DTLS and TLS, OpenSSL handles
 /// the sessions.
 ///

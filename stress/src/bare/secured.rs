@@ -1,4 +1,5 @@
-//! Bare servers on DTLS and TLS: a thread for each peer, with a session of OpenSSL for its whole life.
+//! Bare servers on DTLS and TLS: a thread for each peer, with a session of OpenSSL for its whole life or, on DTLS, for
+//! its handshake only.
 
 use std::error::Error;
 use std::io::{self, Read, Write};
@@ -6,9 +7,10 @@ use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::thread;
 
-use openssl::ssl::{SslContext, SslStream};
+use openssl::ssl::{Ssl, SslContext, SslStream};
 
 use super::datagrams;
+use super::sessions::{ALERT, Keys};
 use super::thread::{LONGEST, STACK, start};
 use crate::role::Serving;
 use crate::secure::{self, Suite};
@@ -39,8 +41,59 @@ impl Write for Datagrams {
     }
 }
 
-/// Serves each DTLS peer with a blocking thread. Requests no cookie.
+/// A socket that also keeps the datagram that was sent last.
+struct Recorded {
+    io: Datagrams,
+    last: Vec<u8>,
+}
+
+impl Read for Recorded {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.io.read(buffer)
+    }
+}
+
+impl Write for Recorded {
+    fn write(&mut self, datagram: &[u8]) -> io::Result<usize> {
+        self.last = datagram.to_vec();
+        self.io.write(datagram)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Serves each DTLS peer with a blocking thread, which keeps OpenSSL's session. Requests no cookie.
 pub(super) fn dtls(serving: &Serving) -> Result<(), Box<dyn Error>> {
+    accept(serving, echo)
+}
+
+/// Serves each DTLS peer with a blocking thread, which keeps only two keys after the handshake. Requests no cookie.
+pub(super) fn dtls_with_evp(serving: &Serving) -> Result<(), Box<dyn Error>> {
+    accept(serving, |ssl, io| {
+        let mut stream = SslStream::new(ssl, Recorded { io, last: Vec::new() }).ok()?;
+        stream.accept().ok()?;
+        let mut keys = Keys::of(stream.ssl(), &stream.get_ref().last)?;
+        let socket = stream.get_ref().io.socket.try_clone().ok()?;
+        drop(stream);
+        let mut buffer = [0; LONGEST];
+        loop {
+            let len = socket.recv(&mut buffer).ok()?;
+            match keys.answer(&mut buffer[..len]) {
+                Some(()) => drop(socket.send(&buffer[..len]).ok()?),
+                None if buffer[0] == ALERT => return None,
+                None => {}
+            }
+        }
+    })
+}
+
+/// Runs `serve` in a thread for each DTLS peer.
+fn accept(
+    serving: &Serving,
+    serve: impl Fn(Ssl, Datagrams) -> Option<()> + Copy + Send + 'static,
+) -> Result<(), Box<dyn Error>> {
     let context = context(serving, true)?;
     let listener = datagrams::open(&serving.listen.parse()?)?;
     start("accept", move || {
@@ -49,7 +102,7 @@ pub(super) fn dtls(serving: &Serving) -> Result<(), Box<dyn Error>> {
             let (len, peer) = listener.recv_from(&mut buffer)?;
             let socket = datagrams::child(&listener, peer)?;
             let io = Datagrams { socket, first: Some(buffer[..len].to_vec()) };
-            spawn(&context, true, io)?;
+            spawn(&context, true, io, serve)?;
         }
     })?;
     Ok(())
@@ -64,7 +117,7 @@ pub(super) fn tls(serving: &Serving) -> Result<(), Box<dyn Error>> {
         for socket in listener.incoming() {
             let socket = socket?;
             socket.set_nodelay(true)?;
-            spawn(&context, false, socket)?;
+            spawn(&context, false, socket, echo)?;
         }
         Ok(())
     })?;
@@ -78,17 +131,25 @@ pub(super) fn context(serving: &Serving, dtls: bool) -> Result<Arc<SslContext>, 
     Ok(Arc::new(suite.server(false)?))
 }
 
-/// Starts a peer's thread, which runs the handshake and answers until the session ends.
-fn spawn(context: &Arc<SslContext>, dtls: bool, io: impl Read + Write + Send + 'static) -> io::Result<()> {
+/// Runs `serve` in a thread for a peer.
+fn spawn<S: Send + 'static>(
+    context: &Arc<SslContext>,
+    dtls: bool,
+    io: S,
+    serve: impl Fn(Ssl, S) -> Option<()> + Send + 'static,
+) -> io::Result<()> {
     let context = Arc::clone(context);
-    let serve = move || -> Option<()> {
-        let mut stream = SslStream::new(secure::ssl(&context, dtls).ok()?, io).ok()?;
-        stream.accept().ok()?;
-        let mut buffer = [0; LONGEST];
-        loop {
-            let len = stream.ssl_read(&mut buffer).ok()?;
-            stream.ssl_write(&buffer[..len]).ok()?;
-        }
-    };
-    thread::Builder::new().stack_size(STACK).spawn(move || serve().unwrap_or_default()).map(drop)
+    let run = move || serve(secure::ssl(&context, dtls).ok()?, io);
+    thread::Builder::new().stack_size(STACK).spawn(move || run().unwrap_or_default()).map(drop)
+}
+
+/// Runs the handshake and answers until the session ends.
+fn echo(ssl: Ssl, io: impl Read + Write) -> Option<()> {
+    let mut stream = SslStream::new(ssl, io).ok()?;
+    stream.accept().ok()?;
+    let mut buffer = [0; LONGEST];
+    loop {
+        let len = stream.ssl_read(&mut buffer).ok()?;
+        stream.ssl_write(&buffer[..len]).ok()?;
+    }
 }

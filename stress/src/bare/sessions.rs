@@ -12,7 +12,7 @@ use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg};
 use openssl::cipher::Cipher;
 use openssl::cipher_ctx::CipherCtx;
 use openssl::error::ErrorStack;
-use openssl::ssl::{ErrorCode, SslContext, SslStream};
+use openssl::ssl::{ErrorCode, SslContext, SslRef, SslStream};
 use peeloff::test_support::dtls::keys::{DirectionKeys, Secrets};
 use peeloff::test_support::dtls::suite::Aead;
 
@@ -28,6 +28,9 @@ const BATCH: usize = 64;
 const HEADER: usize = 13;
 const NONCE: usize = 8;
 const TAG: usize = 16;
+/// Content types (RFC 5246 §6.2.1).
+pub(super) const ALERT: u8 = 21;
+const APPLICATION_DATA: u8 = 23;
 
 /// The memory that OpenSSL reads and writes.
 #[derive(Default)]
@@ -57,7 +60,7 @@ impl Write for Memory {
 }
 
 /// The keys of a session.
-struct Keys {
+pub(super) struct Keys {
     opener: CipherCtx,
     sealer: CipherCtx,
     their_salt: [u8; 4],
@@ -70,8 +73,8 @@ struct Keys {
 impl Keys {
     /// Returns the keys of a complete handshake. `last` is the last datagram that OpenSSL wrote, whose last
     /// record is the Finished.
-    fn of(stream: &SslStream<Memory>, last: &[u8]) -> Option<Self> {
-        let (client, server) = Secrets::of(stream.ssl())?.key_block(Aead::Aes128Gcm);
+    pub(super) fn of(ssl: &SslRef, last: &[u8]) -> Option<Self> {
+        let (client, server) = Secrets::of(ssl)?.key_block(Aead::Aes128Gcm);
         let cipher = |keys: &DirectionKeys, seals: bool| -> Result<CipherCtx, ErrorStack> {
             let mut cipher = CipherCtx::new()?;
             match seals {
@@ -94,7 +97,13 @@ impl Keys {
         })
     }
 
-    /// Decrypts a record in place and encrypts its message again with the server's key.
+    /// Answers a datagram: decrypts the record with application data in place, and encrypts its message again with
+    /// the server's key. Returns `None` if the datagram is anything else.
+    pub(super) fn answer(&mut self, datagram: &mut [u8]) -> Option<()> {
+        let is_data = *datagram.first()? == APPLICATION_DATA && datagram.len() > HEADER + NONCE + TAG;
+        is_data.then(|| self.echo(datagram).ok())?
+    }
+
     fn echo(&mut self, record: &mut [u8]) -> Result<(), ErrorStack> {
         let len = record.len() - HEADER - NONCE - TAG;
         let mut tag = [0; TAG];
@@ -169,21 +178,14 @@ impl Hasher for Multiplied {
 type Peers = HashMap<u64, Peer, BuildHasherDefault<Multiplied>>;
 
 fn answer(peers: &mut Peers, context: &SslContext, key: u64, datagram: &mut [u8]) -> Option<Answer> {
-    const ALERT: u8 = 21;
-    const APPLICATION_DATA: u8 = 23;
     let peer = match peers.get_mut(&key) {
         Some(Peer::Open(keys)) => {
-            return match *datagram.first()? {
-                APPLICATION_DATA if datagram.len() > HEADER + NONCE + TAG => {
-                    keys.echo(datagram).ok().map(|()| Answer::Itself)
-                }
-                ALERT => {
-                    peers.remove(&key);
-                    None
-                }
-                // The client has sent its last flight again because the answer came late.
-                _ => None,
-            };
+            if *datagram.first()? == ALERT {
+                peers.remove(&key);
+                return None;
+            }
+            // If it is no message, the client has sent its last flight again because the answer came late.
+            return keys.answer(datagram).map(|()| Answer::Itself);
         }
         Some(peer) => peer,
         None => {
@@ -196,7 +198,7 @@ fn answer(peers: &mut Peers, context: &SslContext, key: u64, datagram: &mut [u8]
     let step = stream.accept();
     let flight = std::mem::take(&mut stream.get_mut().outgoing);
     match step {
-        Ok(()) => *peer = Peer::Open(Box::new(Keys::of(stream, flight.last()?)?)),
+        Ok(()) => *peer = Peer::Open(Box::new(Keys::of(stream.ssl(), flight.last()?)?)),
         Err(error) if error.code() == ErrorCode::WANT_READ => {}
         Err(_) => drop(peers.remove(&key)),
     }

@@ -63,10 +63,13 @@ fn main() -> ExitCode {
 
 /// The names of the floors that the figures are compared with.
 const THREADS: &str = "bare thread per peer";
+const THREADS_EVP: &str = "bare thread per peer, EVP";
 const BATCHES: &str = "bare socket, batches";
 const EVP: &str = "bare socket, batches, EVP";
 /// A process can have only as many threads as the kernel's default for memory maps allows (vm.max_map_count).
 const MAX_THREADS: u64 = 16_000;
+/// The most peers of a third server with a thread for each: the kernel's default has room for 32,768 threads in all.
+const MOST_EVP_THREADS: u32 = 4_000;
 
 /// A server with its peers, and the results of its turns.
 struct MeasuredServer {
@@ -136,6 +139,9 @@ impl Scenario for Cli {
             } else {
                 bench.report.note("There is no floor with a thread or a descriptor per peer, because there are too many peers.");
             }
+            if bench.scheme() == Scheme::Dtls && self.peers <= MOST_EVP_THREADS {
+                servers.push(self.connect_to(bench, THREADS_EVP, Some(Role::BareThreadsEvp))?);
+            }
             if datagrams && room {
                 servers.push(self.connect_to(bench, "bare epoll", Some(Role::BareEpoll))?);
             }
@@ -193,7 +199,9 @@ impl Cli {
                 let suite = bench.suite().filter(|_| scheme != "sctp");
                 (Target::start(Role::BareThreads, scheme, common)?, suite)
             }
-            Some(Role::BareEvp) => (Target::start(Role::BareEvp, "dtls", common)?, bench.suite()),
+            Some(role @ (Role::BareEvp | Role::BareThreadsEvp)) => {
+                (Target::start(role, "dtls", common)?, bench.suite())
+            }
             Some(role) => (Target::start(role, below(bench.scheme()), common)?, None),
         };
         let (before, own) = (target.usage()?, Usage::own()?);
