@@ -71,6 +71,7 @@ fn floors_and_sleepers_are_beside_the_figure() {
     let row = report.find("server CPU per echo, beside one bare socket, 64 B").unwrap();
     assert_eq!(row.floor.as_ref().unwrap().of, "bare socket, batches, EVP");
     for name in [
+        "bare thread per peer, EVP CPU per echo, 64 B",
         "bare epoll CPU per echo, 64 B",
         "bare socket, batches CPU per echo, 64 B",
         "bare socket, batches, EVP CPU per echo, 64 B",
