@@ -66,7 +66,7 @@ fn the_readme_and_the_guide_quote_what_a_quiet_peer_takes_and_what_an_unknown_on
         assert!(quoted[0].starts_with(&threads), "{page} has to say {threads}: {quoted:?}");
         assert_eq!(quoted[1], loops, "{page}");
     }
-    // Of an echo, beside a bare loop with a thread for each peer and the crypto.
+    // Of an echo, beside a bare loop with a thread and a session of OpenSSL's for each peer.
     let results = text("stress/RESULTS.md");
     let of_threads = results.split("## Event loops").next().unwrap();
     let rows = of_threads.lines().filter(|line| line.starts_with("| echo, "));

@@ -37,21 +37,22 @@ use crate::config::setters;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Maximum number of peers. Default: 8192, which is 720 MiB of DTLS peers or 300 MiB of plain UDP peers.
+    /// Maximum number of peers. Default: 8192, which is 280 MiB of quiet DTLS peers with threads, their stacks in the
+    /// kernel included (35 KiB each, measured with 1,000 peers).
     ///
     /// Each peer has a thread: above about 28,000, raise the kernel's `kernel.pid_max` and `vm.max_map_count`; above
     /// 4,915, raise the `TasksMax` of a systemd unit.
     pub max_peers: usize,
-    /// Maximum number of peers of one local address and port. Default: 4096, which is 360 MiB of DTLS peers.
+    /// Maximum number of peers of one local address and port. Default: 4096, which is 140 MiB of such peers.
     ///
     /// For each datagram of an unknown peer the kernel walks a list of all these sockets. This took 11.1 µs at 1,000
     /// sockets, 102 µs at 5,000 and 344 µs at 15,000 in the measurement in `stress/RESULTS.md`. To serve more peers,
     /// more ports or addresses are better than a higher limit.
     pub max_peers_per_local_address: usize,
-    /// Maximum number of peers of one source address (an IPv4 /32 or an IPv6 /128). Default: 256, which is 23 MiB of
-    /// DTLS peers.
+    /// Maximum number of peers of one source address (an IPv4 /32 or an IPv6 /128). Default: 256, which is 9 MiB of
+    /// such peers.
     pub max_peers_per_source: usize,
-    /// Maximum number of peers of one network (an IPv4 /24 or an IPv6 /56). Default: 1024, which is 90 MiB of DTLS
+    /// Maximum number of peers of one network (an IPv4 /24 or an IPv6 /56). Default: 1024, which is 35 MiB of such
     /// peers.
     ///
     /// Many providers give a /56 to one subscriber, so a limit per IPv6 address alone would not limit a subscriber.

@@ -139,7 +139,7 @@ impl Scenario for Cli {
             } else {
                 bench.report.note("There is no floor with a thread or a descriptor per peer, because there are too many peers.");
             }
-            if bench.scheme() == Scheme::Dtls && self.peers <= MOST_EVP_THREADS {
+            if bench.scheme() == Scheme::Dtls && room && self.peers <= MOST_EVP_THREADS {
                 servers.push(self.connect_to(bench, THREADS_EVP, Some(Role::BareThreadsEvp))?);
             }
             if datagrams && room {
