@@ -89,17 +89,33 @@ install_missing() {
     missing=()
 }
 
-# Finds the Python with python-mbedtls, for the tests with Mbed TLS. Systems do not let pip write into their own
-# Python, so it is in an environment of its own.
-find_python() {
-    local target environment
+# python_environment NAME PACKAGE==VERSION CODE: makes environment the path of a Python environment in the target
+# directory that has this package, and installs it there if the Python code fails. Systems do not let pip write into
+# their own Python.
+python_environment() {
+    local target
     target=$(cargo metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
-    environment=$target/python
-    if ! "$environment/bin/python" -c 'import mbedtls.tls' 2>/dev/null; then
-        echo "== installing python-mbedtls into $environment"
+    environment=$target/$1
+    if ! "$environment/bin/python" -c "$3" 2>/dev/null; then
+        echo "== installing $2 into $environment"
         python3 -m venv --clear "$environment" &&
-            "$environment/bin/pip" install -q --disable-pip-version-check python-mbedtls==2.10.1 &&
-            "$environment/bin/python" -c 'import mbedtls.tls' || return
+            "$environment/bin/pip" install -q --disable-pip-version-check "$2" &&
+            "$environment/bin/python" -c "$3"
     fi
+}
+
+# Finds the Python with python-mbedtls, for the tests with Mbed TLS.
+find_python() {
+    local environment
+    python_environment python python-mbedtls==2.10.1 'import mbedtls.tls' || return
     export PEELOFF_PYTHON=$environment/bin/python
+}
+
+# check_spelling: runs codespell over the tree. Each version knows more misspellings than the one before, so it is
+# always the same version, whichever the system has. What it skips and which words it knows is in .codespellrc.
+check_spelling() {
+    local environment
+    python_environment codespell codespell==2.4.3 \
+        'from importlib.metadata import version; assert version("codespell") == "2.4.3"' || return
+    "$environment/bin/codespell"
 }
