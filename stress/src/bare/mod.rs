@@ -2,6 +2,7 @@
 //! checks, timeouts or counters.
 
 mod datagrams;
+mod keys;
 mod secured;
 mod sessions;
 mod streams;

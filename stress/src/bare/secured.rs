@@ -10,7 +10,7 @@ use std::thread;
 use openssl::ssl::{Ssl, SslContext, SslStream};
 
 use super::datagrams;
-use super::sessions::{ALERT, Keys};
+use super::keys::{ALERT, Keys};
 use super::thread::{LONGEST, STACK, start};
 use crate::role::Serving;
 use crate::secure::{self, Suite};
