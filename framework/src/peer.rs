@@ -14,8 +14,8 @@ use crate::address::Scheme;
 use crate::association::Association;
 use crate::audit;
 use crate::config::Timeouts;
-use crate::drive::Session;
 use crate::drive::open::Open;
+use crate::drive::{Session, with_record};
 use crate::error::{EndKind, EndReason, Error};
 use crate::net::Transport;
 use crate::net::attention::signal;
@@ -51,7 +51,8 @@ pub struct Peer {
     /// `None` once the association has ended.
     transport: Option<Transport>,
     /// Buffer for reads from the socket. On DTLS it holds a whole record, on plain UDP the part of a datagram that does
-    /// not fit into the handler's buffer. Only the pages that datagrams fill are touched.
+    /// not fit into the handler's buffer. Only the pages that datagrams fill are touched. Between calls nothing is kept in
+    /// it, and a send may use its memory.
     scratch: Vec<u8>,
     /// A message that was longer than the handler's buffer.
     kept: Option<Box<[u8]>>,
@@ -277,7 +278,7 @@ impl Peer {
         self.association.check_size(message)?;
         let mut deadline = None;
         loop {
-            match lock_and_send(&self.association, message, how) {
+            match self.try_send(message, how) {
                 Some(Sent::Done) => return Ok(()),
                 Some(Sent::Parked) => {
                     self.note_unsent();
@@ -308,6 +309,19 @@ impl Peer {
             let until = next_check.map_or(deadline, |next_check| next_check.min(deadline));
             if !transport.wait_for_room(until.saturating_duration_since(now)) && until == deadline {
                 return Err(Error::SendBufferFull);
+            }
+        }
+    }
+
+    /// Sends a message if there is room. A record is sealed in the memory of the datagram that was read last, which the
+    /// processor still has in its cache.
+    fn try_send(&mut self, message: &[u8], how: &SendInfo) -> Option<Sent> {
+        let Self { association, scratch, .. } = self;
+        match scratch.capacity() {
+            0 => with_record(|record| lock_and_send(association, message, how, record)),
+            _ => {
+                scratch.clear();
+                lock_and_send(association, message, how, scratch)
             }
         }
     }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::association::{Association, Link};
-use crate::drive::Session;
 use crate::drive::open::{Hold, Open};
+use crate::drive::{Session, with_record};
 use crate::error::{EndReason, Error, TrySendError};
 use crate::net::attention::{InboxItem, signal};
 use crate::outbox::{Overflow, PostOutcome, Pushed, Queue};
@@ -103,7 +103,7 @@ impl Sender {
     pub fn try_send_with<M: AsRef<[u8]>>(&self, message: M, how: &SendInfo) -> Result<(), TrySendError<M>> {
         let bytes = message.as_ref();
         let sent = self.association.check_size(bytes).and_then(|()| {
-            let sent = lock_and_send(&self.association, bytes, how);
+            let sent = with_record(|record| lock_and_send(&self.association, bytes, how, record));
             self.conclude(sent, bytes, how)
         });
         match sent {
@@ -151,7 +151,7 @@ impl Sender {
             return Offered::Sent(None);
         }
         let mut outbox = association.outbox.lock();
-        let sent = send_behind(association, open, &mut outbox, message, how);
+        let sent = with_record(|record| send_behind(association, open, &mut outbox, message, how, record));
         if sent != Sent::Full {
             if matches!(sent, Sent::Done | Sent::Parked) {
                 association.count_sent(message.len());
@@ -242,15 +242,20 @@ enum Offered {
 }
 
 /// Sends a message under the lock of the link; the send itself never blocks. Returns `None` if the association is not
-/// open. After [`Sent::Parked`] the caller has to notify the worker.
-pub(crate) fn lock_and_send(association: &Association, message: &[u8], how: &SendInfo) -> Option<Sent> {
+/// open. After [`Sent::Parked`] the caller has to notify the worker. `record` is an empty buffer for records.
+pub(crate) fn lock_and_send(
+    association: &Association,
+    message: &[u8],
+    how: &SendInfo,
+    record: &mut Vec<u8>,
+) -> Option<Sent> {
     answer_repeated_flight(association);
     let mut link = association.link.lock();
     let Link::Open(open) = &mut *link else { return None };
     if open.hold == Hold::Refuse {
         return None;
     }
-    let sent = send_behind(association, open, &mut association.outbox.lock(), message, how);
+    let sent = send_behind(association, open, &mut association.outbox.lock(), message, how, record);
     if matches!(sent, Sent::Done | Sent::Parked) {
         association.count_sent(message.len());
     }
@@ -300,27 +305,37 @@ fn send_behind(
     outbox: &mut Queue,
     message: &[u8],
     how: &SendInfo,
+    record: &mut Vec<u8>,
 ) -> Sent {
     let Open { session, deadlines, hold } = open;
     if deadlines.limits_lifetime() && deadlines.is_past_lifetime(association.now()) {
         return Sent::Expired;
     }
-    if *hold != Hold::Free || (!outbox.is_empty() && empty(association, session, outbox)) {
+    if *hold != Hold::Free || (!outbox.is_empty() && empty(association, session, outbox, record)) {
         return Sent::Full;
     }
-    transmit(association, session, message, how)
+    transmit(association, session, message, how, record)
 }
 
 /// Sends a message if the peer's address is proven well enough for its length.
-fn transmit(association: &Association, session: &mut Session, message: &[u8], how: &SendInfo) -> Sent {
-    if association.may_send(message.len()) { session.send(message, how) } else { Sent::Unproven }
+fn transmit(
+    association: &Association,
+    session: &mut Session,
+    message: &[u8],
+    how: &SendInfo,
+    record: &mut Vec<u8>,
+) -> Sent {
+    match association.may_send(message.len()) {
+        true => session.send(message, how, record),
+        false => Sent::Unproven,
+    }
 }
 
 /// Sends the messages of the outbox as far as there is room, and counts them. Returns `true` if some are left.
-fn empty(association: &Association, session: &mut Session, outbox: &mut Queue) -> bool {
+fn empty(association: &Association, session: &mut Session, outbox: &mut Queue, record: &mut Vec<u8>) -> bool {
     let (mut dropped, mut left) = (0, false);
     while let Some((message, how)) = outbox.front() {
-        match transmit(association, session, message, how) {
+        match transmit(association, session, message, how, record) {
             Sent::Full => {
                 left = true;
                 break;
@@ -345,5 +360,5 @@ pub(crate) fn flush(association: &Association) -> bool {
     if left || outbox.is_empty() {
         return left;
     }
-    empty(association, session, &mut outbox) || session.has_unsent()
+    with_record(|record| empty(association, session, &mut outbox, record)) || session.has_unsent()
 }

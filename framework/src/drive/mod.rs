@@ -8,4 +8,4 @@ pub(crate) mod sctp;
 mod session;
 pub(crate) mod stream;
 
-pub(crate) use self::session::{Session, release_record, transmit};
+pub(crate) use self::session::{Session, release_record, transmit, with_record};

@@ -21,20 +21,19 @@ use crate::sctp::SendInfo;
 const MAX_KEPT: usize = 2048;
 
 thread_local! {
-    /// The buffer for the record that is being sent.
+    /// The buffer for the record that is being sent, unless the caller has another.
     static RECORD: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Calls `call` with a buffer for one record, which the thread reuses.
-fn with_record(call: impl FnOnce(&mut Vec<u8>) -> Sent) -> Sent {
+/// Calls `call` with an empty buffer for records, which the thread reuses.
+pub(crate) fn with_record<T>(call: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     // While a thread ends, its thread-local buffer is gone.
     let mut record = RECORD.try_with(Cell::take).unwrap_or_default();
-    let sent = call(&mut record);
+    let result = call(&mut record);
     if record.capacity() <= MAX_KEPT {
-        record.clear();
         let _ = RECORD.try_with(|kept| kept.set(record));
     }
-    sent
+    result
 }
 
 /// Frees the record buffer that the calling thread keeps.
@@ -57,15 +56,20 @@ pub(crate) enum Session {
 }
 
 impl Session {
-    /// Sends one message; never blocks. `how` applies to SCTP only.
-    pub(crate) fn send(&mut self, message: &[u8], how: &SendInfo) -> Sent {
+    /// Sends one message; never blocks. `how` applies to SCTP only. `record` is an empty buffer for a record, and is
+    /// empty again afterwards.
+    pub(crate) fn send(&mut self, message: &[u8], how: &SendInfo, record: &mut Vec<u8>) -> Sent {
         match self {
             Self::Plain(egress) => egress.send(message),
-            Self::Dtls(session, egress) => with_record(|record| match session.seal(message, record) {
-                // DTLS allows gaps: if the send buffer is full, the record is dropped and its message is not sent.
-                Sent::Done => egress.send_to(session.destination(record.len()), record),
-                failed => failed,
-            }),
+            Self::Dtls(session, egress) => {
+                let sent = match session.seal(message, record) {
+                    // DTLS allows gaps: if the send buffer is full, the record is dropped and its message is not sent.
+                    Sent::Done => egress.send_to(session.destination(record.len()), record),
+                    failed => failed,
+                };
+                record.clear();
+                sent
+            }
             Self::Sctp(session) => session.write(message, how),
             Self::Stream(session) => session.write(message),
             Self::Memory(session) => session.send(message, how),

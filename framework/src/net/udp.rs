@@ -22,6 +22,8 @@ use crate::net::attention::signal;
 use crate::observe::{Counters, bump};
 use crate::protocol::Sent;
 use crate::protocol::dtls::hello::{self, FirstDatagram, connection_id};
+use crate::sys::control::PacketInfo;
+use crate::sys::epoll::is_shut_down;
 use crate::sys::errno::{is_icmp, is_memory};
 use crate::sys::message::{self, DATAGRAM_MAX, Received};
 use crate::sys::socket::disconnect;
@@ -218,7 +220,14 @@ impl UdpTransport {
     #[inline(never)]
     fn read(&self, first: &mut [u8], overflow: &mut Vec<u8>, wait: bool) -> io::Result<ReadOutcome> {
         let socket = self.socket.as_fd();
-        let Received { len, source, info } = match self.early_datagrams_read && first.is_empty() {
+        let certain = self.early_datagrams_read && first.is_empty();
+        let Received { len, source, info } = match certain {
+            // The kernel delivers the peer's datagrams only. It takes some time to write their source too, which is
+            // needed only to tell an empty datagram from a read of a socket that was shut down.
+            true if !self.shut => match message::read_spare(socket, overflow, wait)? {
+                0 if is_shut_down(socket) => return Ok(ReadOutcome::Shut),
+                len => Received { len, source: Some(self.association.peer), info: PacketInfo::default() },
+            },
             true => message::recv_from(socket, overflow, wait)?,
             false => message::recv(socket, first, overflow, wait)?,
         };
@@ -249,14 +258,7 @@ impl UdpTransport {
     }
 
     /// Passes a datagram of another association to the dispatcher, which finds out where it belongs.
-    fn give_back(
-        &self,
-        source: SocketAddr,
-        info: crate::sys::control::PacketInfo,
-        first: &[u8],
-        overflow: &[u8],
-        len: usize,
-    ) {
+    fn give_back(&self, source: SocketAddr, info: PacketInfo, first: &[u8], overflow: &[u8], len: usize) {
         let Some(strays) = &self.strays else { return };
         let mut local = self.association.local;
         if let Some(hit) = info.local {
@@ -314,7 +316,7 @@ impl Drop for UdpTransport {
         }
         self.counters.count_last_drops(&self.socket);
         for hello in std::mem::take(&mut self.late) {
-            let info = crate::sys::control::PacketInfo::default();
+            let info = PacketInfo::default();
             self.give_back(self.association.peer, info, &[], &hello, hello.len());
         }
         let mut payload = Vec::with_capacity(DATAGRAM_MAX);

@@ -103,14 +103,25 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io
     wait_for(fd, libc::POLLIN, timeout)
 }
 
+/// Returns whether a datagram socket has been shut down for reading.
+pub(crate) fn is_shut_down(socket: BorrowedFd<'_>) -> bool {
+    poll(socket, libc::POLLRDHUP, Some(Duration::ZERO)).is_ok_and(|found| found & libc::POLLRDHUP != 0)
+}
+
 fn wait_for(fd: BorrowedFd<'_>, events: libc::c_short, timeout: Option<Duration>) -> io::Result<bool> {
-    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
-    // SAFETY: one valid pollfd for a count of one.
-    match cvt(unsafe { libc::poll(&mut poll, 1, millis(timeout)) }) {
-        Ok(ready) => Ok(ready > 0),
+    match poll(fd, events, timeout) {
+        Ok(found) => Ok(found != 0),
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(true),
         Err(error) => Err(error),
     }
+}
+
+/// Waits for one of these events. Returns the events that were found, also errors, or 0 after the timeout.
+fn poll(fd: BorrowedFd<'_>, events: libc::c_short, timeout: Option<Duration>) -> io::Result<libc::c_short> {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
+    // SAFETY: one valid pollfd for a count of one.
+    cvt(unsafe { libc::poll(&mut poll, 1, millis(timeout)) })?;
+    Ok(poll.revents)
 }
 
 /// Returns milliseconds, rounded up so that a wait never ends before its deadline; -1 means no limit.

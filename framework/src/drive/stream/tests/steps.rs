@@ -132,7 +132,7 @@ fn a_handshake_takes_single_bytes_and_waits_for_room_without_blocking() {
         client.do_handshake().unwrap();
         assert!(feed_slowly(&mut opening, &client.get_mut().take_written(), now));
         let (mut session, _) = opening.finish().unwrap();
-        assert_eq!(session.send(b"welcome", &Default::default()), Sent::Done);
+        assert_eq!(session.send(b"welcome", &Default::default(), &mut Vec::new()), Sent::Done);
         let mut buffer = [0; 100];
         assert_eq!(client.ssl_read(&mut buffer).unwrap(), 8);
         assert_eq!(&buffer[..8], b"welcome\n");
