@@ -1,5 +1,7 @@
 //! OpenSSL calls that the `openssl` crate does not bind.
 
+pub(crate) mod gcm_records;
+
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};

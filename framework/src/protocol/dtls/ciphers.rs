@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::keys::DirectionKeys;
 use super::suite::Aead;
+use crate::sys::ossl::gcm_records;
 
 /// The ciphers of this process: enough for 16,384 busy sessions. They take 40 MiB once all have been used.
 pub(super) static CIPHERS: Ciphers<{ 1 << 15 }> = Ciphers::new();
@@ -54,12 +55,14 @@ impl KeyId {
 }
 
 /// A cipher, and the key that is set in it.
-struct Keyed {
+pub(super) struct Keyed {
     cipher: CipherCtx,
     algorithm: Algorithm,
     id: KeyId,
     /// The part of the nonce that belongs to the key.
     iv: Zeroizing<[u8; 12]>,
+    /// The rest of the nonce that the cipher takes for the next whole record, if one is set.
+    next: Option<u64>,
 }
 
 impl Keyed {
@@ -74,14 +77,14 @@ impl Keyed {
             cipher.set_iv_length(12)?;
             cipher.set_tag_length(aead.tag_len())?;
         }
-        let mut new = Self { cipher, algorithm, id, iv: Zeroizing::default() };
+        let mut new = Self { cipher, algorithm, id, iv: Zeroizing::default(), next: None };
         new.set_key(id, keys)?;
         Ok(new)
     }
 
     /// Sets a key. The cipher cannot be used after an error.
     fn set_key(&mut self, id: KeyId, keys: &DirectionKeys) -> Result<(), ErrorStack> {
-        self.id = id;
+        (self.id, self.next) = (id, None);
         *self.iv = *keys.iv;
         let Algorithm { aead, direction } = self.algorithm;
         let key = Some(&keys.key[..aead.key_len()]);
@@ -89,6 +92,35 @@ impl Keyed {
             Direction::Seal => self.cipher.encrypt_init(None, key, None),
             Direction::Open => self.cipher.decrypt_init(None, key, None),
         }
+    }
+
+    /// Returns the cipher, for the steps of one record, and the key's part of the nonce.
+    pub(super) fn steps(&mut self) -> (&mut CipherCtx, &[u8; 12]) {
+        self.next = None;
+        (&mut self.cipher, &self.iv)
+    }
+
+    /// Encrypts or decrypts the body of a record with AES-GCM at once; see [`gcm_records::process`]. `explicit` is the
+    /// part of the nonce that the record carries.
+    ///
+    /// # Errors
+    ///
+    /// The record is not authentic, or OpenSSL cannot encrypt.
+    pub(super) fn process(
+        &mut self,
+        explicit: u64,
+        additional: &mut [u8; 13],
+        body: &mut [u8],
+    ) -> Result<(), ErrorStack> {
+        let follows = |next| self.algorithm.direction == Direction::Open || next == explicit;
+        if !self.next.take().is_some_and(follows) {
+            let mut nonce = Zeroizing::new(*self.iv);
+            nonce[4..].copy_from_slice(&explicit.to_be_bytes());
+            gcm_records::set_nonce(&mut self.cipher, &mut nonce)?;
+        }
+        gcm_records::process(&mut self.cipher, additional, body)?;
+        self.next = Some(explicit.wrapping_add(1));
+        Ok(())
     }
 }
 
@@ -102,7 +134,7 @@ impl<const N: usize> Ciphers<N> {
         &self.0[(id.0 % N as u64) as usize].0
     }
 
-    /// Calls `call` with a cipher in which this key is set, and with the key's part of the nonce.
+    /// Calls `call` with a cipher in which this key is set.
     ///
     /// # Errors
     ///
@@ -112,12 +144,11 @@ impl<const N: usize> Ciphers<N> {
         id: KeyId,
         algorithm: Algorithm,
         keys: &DirectionKeys,
-        call: impl FnOnce(&mut CipherCtx, &[u8; 12]) -> Result<T, ErrorStack>,
+        call: impl FnOnce(&mut Keyed) -> Result<T, ErrorStack>,
     ) -> Result<T, ErrorStack> {
         let Some(mut place) = self.place(id).try_lock() else {
             // Another thread is using the cipher. Nobody waits for it.
-            let mut keyed = Keyed::new(id, algorithm, keys)?;
-            return call(&mut keyed.cipher, &keyed.iv);
+            return call(&mut Keyed::new(id, algorithm, keys)?);
         };
         let keyed = match &mut *place {
             Some(keyed) if keyed.id == id => keyed,
@@ -130,7 +161,7 @@ impl<const N: usize> Ciphers<N> {
             }
             place => place.insert(Keyed::new(id, algorithm, keys)?),
         };
-        call(&mut keyed.cipher, &keyed.iv)
+        call(keyed)
     }
 
     /// Wipes this key, if it is still set in a cipher.
@@ -158,7 +189,8 @@ mod tests {
         let ciphers = Ciphers::<3>::new();
         let sealed = |ciphers: &Ciphers<3>, id, algorithm, number| {
             let mut text = [0; 16];
-            let sealed = ciphers.with_key(id, algorithm, &keys(number), |cipher, iv| {
+            let sealed = ciphers.with_key(id, algorithm, &keys(number), |keyed| {
+                let (cipher, iv) = keyed.steps();
                 assert_eq!(*iv, [number; 12]);
                 cipher.encrypt_init(None, None, Some(iv))?;
                 cipher.cipher_update_inplace(&mut text, 16)
@@ -189,7 +221,7 @@ mod tests {
     fn a_cipher_that_another_thread_uses_is_not_waited_for() {
         let (ciphers, id) = (Ciphers::<1>::new(), KeyId::next(Direction::Seal));
         let held = ciphers.place(id).lock();
-        assert_eq!(ciphers.with_key(id, SEAL, &keys(1), |_, iv| Ok(*iv)).unwrap(), [1; 12]);
+        assert_eq!(ciphers.with_key(id, SEAL, &keys(1), |keyed| Ok(*keyed.iv)).unwrap(), [1; 12]);
         assert!(held.is_none());
     }
 
@@ -198,8 +230,8 @@ mod tests {
         let (ciphers, first, second) =
             (Ciphers::<1>::new(), KeyId::next(Direction::Seal), KeyId::next(Direction::Seal));
         let has = |id| ciphers.place(id).lock().as_ref().is_some_and(|keyed| keyed.id == id);
-        ciphers.with_key(first, SEAL, &keys(1), |_, _| Ok(())).unwrap();
-        ciphers.with_key(second, SEAL, &keys(2), |_, _| Ok(())).unwrap();
+        ciphers.with_key(first, SEAL, &keys(1), |_| Ok(())).unwrap();
+        ciphers.with_key(second, SEAL, &keys(2), |_| Ok(())).unwrap();
         ciphers.forget(first);
         assert!(has(second));
         ciphers.forget(second);

@@ -77,6 +77,10 @@ impl Aead {
         }
     }
 
+    pub(super) fn is_gcm(self) -> bool {
+        matches!(self, Self::Aes128Gcm | Self::Aes256Gcm)
+    }
+
     pub(super) fn is_ccm(self) -> bool {
         matches!(self, Self::Aes128Ccm | Self::Aes256Ccm | Self::Aes128Ccm8 | Self::Aes256Ccm8)
     }
