@@ -20,6 +20,9 @@ const KEY: &[u8] = b"0123456789abcdef";
 
 /// The name of peers that a [`Counter`] does not save.
 const PEER_THAT_STAYS: &str = "stays";
+/// The name of peers whose state a [`Counter`] saves with more bytes than a message of a hand-over carries.
+const PEER_WITH_A_LONG_STATE: &str = "long";
+const LONG_STATE: usize = 128 << 10;
 
 /// Answers each message with the number of messages from the peer and the message itself.
 #[derive(Clone, Default)]
@@ -49,8 +52,12 @@ impl PeerEvents for Counter {
     }
 
     fn save(&self, count: &u64, peer: &Sender) -> Option<Vec<u8>> {
-        if self.stays.is_some_and(|name| *peer.identity() == PeerIdentity::Psk(name.into())) {
+        let is_called = |name: &str| *peer.identity() == PeerIdentity::Psk(name.into());
+        if self.stays.is_some_and(is_called) {
             return None;
+        }
+        if is_called(PEER_WITH_A_LONG_STATE) {
+            return Some(vec![0; LONG_STATE]);
         }
         Some(count.to_be_bytes().to_vec())
     }
@@ -230,7 +237,9 @@ fn peers_that_cannot_be_handed_over_are_served_in_the_old_process_until_they_end
             let client = Client::builder().psk(name, KEY).timeout(DEADLINE).bind(SocketAddr::new(own, port));
             client.connect(&old.addresses()[0]).unwrap()
         };
-        let mut stays: Vec<Peer> = (0..8).map(|_| connect(PEER_THAT_STAYS.as_bytes(), 0)).collect();
+        let names = [PEER_THAT_STAYS, PEER_WITH_A_LONG_STATE];
+        let mut stays: Vec<Peer> =
+            names.iter().cycle().take(8).map(|name| connect(name.as_bytes(), 0)).collect();
         assert_served(&mut goes, 1, b"before");
         stays.iter_mut().for_each(|peer| assert_served(peer, 1, b"before"));
         let (new, given) = hand_over(&old, |builder| builder.event_loops(loops), Counter::default());
