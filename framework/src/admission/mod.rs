@@ -45,8 +45,8 @@ pub struct Limits {
     pub max_peers: usize,
     /// Maximum number of peers of one local address and port. Default: 4096, which is 140 MiB of such peers.
     ///
-    /// For each datagram of an unknown peer the kernel walks a list of all these sockets. This took 11.1 µs at 1,000
-    /// sockets, 102 µs at 5,000 and 344 µs at 15,000 in the measurement in `stress/RESULTS.md`. To serve more peers,
+    /// For each datagram of an unknown peer the kernel walks a list of all these sockets. This took 12.1 µs at 1,000
+    /// sockets, 151 µs at 5,000 and 676 µs at 15,000 in the measurement in `stress/RESULTS.md`. To serve more peers,
     /// more ports or addresses are better than a higher limit.
     pub max_peers_per_local_address: usize,
     /// Maximum number of peers of one source address (an IPv4 /32 or an IPv6 /128). Default: 256, which is 9 MiB of
