@@ -20,8 +20,8 @@ use crate::error::{EndKind, EndReason, Error};
 use crate::net::Transport;
 use crate::net::attention::signal;
 use crate::observe::{bump, log_limited};
-use crate::protocol::Sent;
 use crate::protocol::dtls::session::Move;
+use crate::protocol::{RECORD_OVERHEAD_MAX, Sent};
 use crate::sctp::{MessageInfo, Notification, SendInfo};
 pub use crate::sender::Sender;
 use crate::sender::{about_the_peer, flush, lock_and_send};
@@ -314,16 +314,14 @@ impl Peer {
     }
 
     /// Sends a message if there is room. A record is sealed in the memory of the datagram that was read last, which the
-    /// processor still has in its cache.
+    /// processor still has in its cache, unless the record may be longer than that memory.
     fn try_send(&mut self, message: &[u8], how: &SendInfo) -> Option<Sent> {
         let Self { association, scratch, .. } = self;
-        match scratch.capacity() {
-            0 => with_record(|record| lock_and_send(association, message, how, record)),
-            _ => {
-                scratch.clear();
-                lock_and_send(association, message, how, scratch)
-            }
+        if scratch.capacity() < message.len() + RECORD_OVERHEAD_MAX {
+            return with_record(|record| lock_and_send(association, message, how, record));
         }
+        scratch.clear();
+        lock_and_send(association, message, how, scratch)
     }
 
     /// Returns a handle with which any thread can send to this peer.
@@ -360,7 +358,9 @@ impl Peer {
     /// [`Client::bind`](crate::Client::bind) chose the port; [`std::io::ErrorKind::NotConnected`] after the end of the
     /// association.
     pub fn change_port(&mut self) -> std::io::Result<()> {
-        let Some(transport) = &self.transport else { return Err(std::io::ErrorKind::NotConnected.into()) };
+        let Some(transport) = &mut self.transport else {
+            return Err(std::io::ErrorKind::NotConnected.into());
+        };
         match transport {
             Transport::Udp(transport)
                 if self.owner.is_none() && self.association.summary().connection_ids =>

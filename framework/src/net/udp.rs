@@ -63,9 +63,12 @@ pub(crate) struct UdpTransport {
     pub(crate) await_room: bool,
     /// An ICMP port unreachable has arrived.
     pub(crate) unreachable: bool,
-    /// Set once the datagrams that were queued before connect() have been read; destination addresses need no check
-    /// afterwards.
+    /// Set once the datagrams that were queued before connect() have been read; addresses need no check afterwards,
+    /// unless the socket is reconnected.
     pub(crate) early_datagrams_read: bool,
+    /// The socket has been connected to another address or from another port, so datagrams of other sources may have
+    /// been queued.
+    reconnected: bool,
     /// ClientHellos of the peer that begin another association. They are passed on when the socket is closed.
     late: Vec<Box<[u8]>>,
     /// The connection ID in the peer's records, empty if they have none, and the length of other peers' connection IDs.
@@ -110,6 +113,7 @@ impl UdpTransport {
             await_room: false,
             unreachable: false,
             early_datagrams_read: false,
+            reconnected: false,
             late: Vec::new(),
             cid: Default::default(),
             source: None,
@@ -125,10 +129,12 @@ impl UdpTransport {
     /// Sets the peer's new address, to which the socket is connected.
     pub(crate) fn set_peer_address(&mut self, peer: SocketAddr) {
         self.association.peer = peer;
+        self.reconnected = true;
     }
 
     /// Connects the socket again from another port. Returns its local address.
-    pub(crate) fn change_port(&self) -> io::Result<SocketAddr> {
+    pub(crate) fn change_port(&mut self) -> io::Result<SocketAddr> {
+        self.reconnected = true;
         let port = |socket: &Socket| socket.local_addr().map(|address| address.as_socket());
         let before = port(&self.socket)?;
         // The kernel may choose the same port again.
@@ -222,9 +228,9 @@ impl UdpTransport {
         let socket = self.socket.as_fd();
         let certain = self.early_datagrams_read && first.is_empty();
         let Received { len, source, info } = match certain {
-            // The kernel delivers the peer's datagrams only. It takes some time to write their source too, which is
-            // needed only to tell an empty datagram from a read of a socket that was shut down.
-            true if !self.shut => match message::read_spare(socket, overflow, wait)? {
+            // The kernel delivers the peer's datagrams only, and it takes time to write their source. An empty datagram
+            // has to be told from a read of a socket that was shut down.
+            true if !self.shut && !self.reconnected => match message::read_spare(socket, overflow, wait)? {
                 0 if is_shut_down(socket) => return Ok(ReadOutcome::Shut),
                 len => Received { len, source: Some(self.association.peer), info: PacketInfo::default() },
             },

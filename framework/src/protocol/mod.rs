@@ -13,6 +13,10 @@ use crate::error::EndReason;
 /// The longest plaintext of a record of TLS or DTLS, in bytes (RFC 6347 §4.1, RFC 5246 §6.2.1).
 pub(crate) const RECORD_MAX: usize = 16_384;
 
+/// The most bytes that a DTLS record has besides its plaintext: the header with the longest connection ID (RFC 9146
+/// §4), the inner content type, the nonce, and the tag.
+pub(crate) const RECORD_OVERHEAD_MAX: usize = 13 + 255 + 1 + 8 + 16;
+
 /// Result of sending a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
