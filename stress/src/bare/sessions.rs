@@ -20,6 +20,7 @@ use crate::secure;
 
 /// Datagrams of a batch.
 const BATCH: usize = 64;
+
 /// The memory that OpenSSL reads and writes.
 #[derive(Default)]
 struct Memory {
